@@ -1,0 +1,128 @@
+//! The command line of `mana-sync dev` and `mana-sync token`.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, value_parser};
+
+/// Run a whole cluster on this machine: PostgreSQL, a token issuer, a credits service, replicas
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DevArgs {
+    #[command(subcommand)]
+    pub command: Option<DevCommand>,
+
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum DevCommand {
+    /// Hold a WebSocket open and print every message with its time
+    Listen(ListenArgs),
+    /// Run a command with TEST_DATABASE_URL naming a temporary PostgreSQL
+    WithPostgres(WithPostgresArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LocalArgs {
+    /// How many server processes to run
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..=50))]
+    pub replicas: u16,
+
+    /// The port that all replicas share; each has its own too, counted up from the next. The token
+    /// issuer, the credits service and PostgreSQL listen 100 above it
+    #[arg(long, default_value_t = 3050, value_parser = value_parser!(u16).range(1..=65_000))]
+    pub port: u16,
+
+    /// Drop what is stored, and start with an empty database
+    #[arg(long)]
+    pub reset: bool,
+
+    /// Where data, key and (if it isn't installed) PostgreSQL itself are kept
+    #[arg(long, value_name = "FOLDER", default_value = ".dev")]
+    pub data_dir: PathBuf,
+
+    /// Another build of this program to run the replicas with
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    pub exe: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ListenArgs {
+    /// The address, with or without an app at its end
+    #[arg(long, default_value = "ws://127.0.0.1:3050/ws")]
+    pub url: String,
+
+    #[command(flatten)]
+    pub who: Who,
+
+    /// The token to use, in place of a fresh one of the local issuer
+    #[arg(long)]
+    pub token: Option<String>,
+
+    /// This device's name: its own pushes don't wake it
+    #[arg(long)]
+    pub client_id: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct WithPostgresArgs {
+    /// Where PostgreSQL is kept if it isn't installed
+    #[arg(long, value_name = "FOLDER", default_value = ".dev")]
+    pub data_dir: PathBuf,
+
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Print a token that the local cluster accepts
+#[derive(Args, Clone, Debug)]
+pub struct TokenArgs {
+    #[command(flatten)]
+    pub who: Who,
+
+    /// How long it is valid: 90s, 15m, 24h, 7d
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    pub ttl: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Who {
+    /// The user that the token is for
+    #[arg(long, default_value = "alice")]
+    pub user: String,
+
+    /// The issuer's key
+    #[arg(long, value_name = "FILE", default_value = ".dev/issuer-key.json")]
+    pub key: PathBuf,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parse = || {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 60 * 60,
+            "d" => 24 * 60 * 60,
+            _ => return None,
+        };
+        number.parse::<u32>().ok().map(|n| Duration::from_secs(u64::from(n) * seconds))
+    };
+    parse().ok_or_else(|| "write a whole number and s, m, h or d, as in 24h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "h", "24", "-1h", "1.5h", "1h30m", "10€"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

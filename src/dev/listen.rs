@@ -1,0 +1,66 @@
+//! `mana-sync dev listen`: what a WebSocket client hears, for machines without a WebSocket tool.
+
+use std::{process::ExitCode, time::Duration};
+
+use chrono::Local;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use tokio::time::interval;
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Error, Message},
+};
+
+use super::{DevError, SigningKey, args::ListenArgs, say::say};
+
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// Ends when the server closes; Ctrl-C ends it before.
+pub async fn listen(args: ListenArgs) -> Result<ExitCode, DevError> {
+    let token = match &args.token {
+        Some(token) => token.clone(),
+        None => SigningKey::load_or_create(&args.who.key)?.token(&args.who.user, TOKEN_TTL),
+    };
+    let mut auth = json!({ "type": "auth", "token": token });
+    if let Some(client) = &args.client_id {
+        auth["clientId"] = json!(client);
+    }
+    converse(&args.url, auth.to_string())
+        .await
+        .map_err(|source| DevError::WebSocket { url: args.url.clone(), source: Box::new(source) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn converse(url: &str, auth: String) -> Result<(), Error> {
+    let (mut socket, _) = connect_async(url).await?;
+    stamped("connected");
+    socket.send(Message::text(auth)).await?;
+    let mut pings = interval(PING_EVERY);
+    loop {
+        let message = tokio::select! {
+            message = socket.next() => message,
+            _ = pings.tick() => {
+                socket.send(Message::text(r#"{"type":"ping"}"#)).await?;
+                continue;
+            }
+        };
+        match message.transpose()? {
+            // The answers to our pings are of no interest.
+            Some(Message::Text(text)) if text.contains(r#""pong""#) => {}
+            Some(Message::Text(text)) => stamped(text.as_str()),
+            Some(Message::Close(Some(frame))) => {
+                stamped(&format!("closed by the server: {frame}"));
+            }
+            Some(_) => {}
+            None => {
+                stamped("disconnected");
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn stamped(what: &str) {
+    say(format_args!("{}  {what}", Local::now().format("%H:%M:%S%.3f")));
+}

@@ -1,0 +1,202 @@
+//! `mana-sync dev`: starts everything, says what to try, keeps it running, stops it in order.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use super::{
+    Credits, DevError, Issuer, Postgres, PostgresOptions, Replica, ReplicaOptions, Shutdown, SigningKey,
+    args::LocalArgs,
+    binaries::Binaries,
+    cluster::Services,
+    guide::{Guide, tokens},
+    lock::FolderLock,
+    place::{self, Account},
+    say::{note, say},
+    signals::Stop,
+    supervise::supervise,
+    wait::tail,
+};
+
+const DATABASE: &str = "mana_sync";
+const SERVICE_KEY: &str = "dev-service-key";
+const READY_LIMIT: Duration = Duration::from_secs(30);
+/// The other servers listen this far above the shared port, if that is free.
+const OTHERS: u16 = 100;
+
+/// Ends when it is told to, or when something essential doesn't stay alive.
+pub async fn run(args: LocalArgs) -> Result<ExitCode, DevError> {
+    let stop = Stop::on_signals()?;
+    place::create(&args.data_dir)?;
+    let _only_one = FolderLock::take(&args.data_dir.join("lock"), &args.data_dir)?;
+    let cluster = tokio::select! {
+        cluster = Cluster::start(&args) => cluster?,
+        // What has been started so far stops by being dropped.
+        () = stop.soft.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    say(cluster.guide(&args)?);
+    cluster.keep_running(&stop).await.map(|()| ExitCode::SUCCESS)
+}
+
+/// Everything that runs. Fields are dropped in this order, those first that need the others.
+struct Cluster {
+    replicas: Vec<(Replica, ReplicaOptions)>,
+    credits: Credits,
+    issuer: Issuer,
+    postgres: Postgres,
+    key: SigningKey,
+    exe: PathBuf,
+}
+
+impl Cluster {
+    async fn start(args: &LocalArgs) -> Result<Self, DevError> {
+        check_ports(args)?;
+        let exe = match &args.exe {
+            Some(exe) => exe.clone(),
+            None => std::env::current_exe().map_err(DevError::io("find this program's file"))?,
+        };
+        let postgres = start_postgres(args).await?;
+        let key = SigningKey::load_or_create(&args.data_dir.join("issuer-key.json"))?;
+        let keys = std::slice::from_ref(&key);
+        let issuer = Issuer::start(local(preferred(args.port + OTHERS)), keys).await?;
+        let credits = Credits::start(local(preferred(args.port + OTHERS + 1)), SERVICE_KEY).await?;
+        let services = Services {
+            database_url: postgres.url(DATABASE),
+            jwks_url: issuer.jwks_url(),
+            credits_url: credits.url(),
+            service_key: SERVICE_KEY.into(),
+            port: args.port,
+            extra: Vec::new(),
+        };
+        services.migrate(&exe).await?;
+        let mut replicas = Vec::new();
+        for number in 1..=args.replicas {
+            let options = services.replica(&exe, number, args.port + number, None);
+            replicas.push((Replica::spawn(options.clone())?, options));
+        }
+        for (replica, _) in &replicas {
+            replica.wait_ready(READY_LIMIT).await?;
+        }
+        Ok(Self { replicas, credits, issuer, postgres, key, exe })
+    }
+
+    fn guide(&self, args: &LocalArgs) -> Result<Guide, DevError> {
+        let of = |(replica, _): &(Replica, _)| (replica.base_url().to_owned(), replica.pid());
+        Ok(Guide {
+            exe: self.exe.clone(),
+            port: args.port,
+            replicas: self.replicas.iter().map(of).collect(),
+            binaries: self.postgres.binaries().clone(),
+            data_dir: self.postgres.data_dir().to_owned(),
+            database_url: self.postgres.url(DATABASE),
+            jwks_url: self.issuer.jwks_url(),
+            credits_url: self.credits.url(),
+            tokens: tokens(&self.key, &args.data_dir)?,
+        })
+    }
+
+    /// Until it is time to stop; then replicas first, the database last.
+    async fn keep_running(self, stop: &Stop) -> Result<(), DevError> {
+        let mut running = JoinSet::new();
+        for (replica, options) in self.replicas {
+            running.spawn(supervise(replica, options, stop.clone()));
+        }
+        let mut outcome = Ok(());
+        loop {
+            tokio::select! {
+                ended = running.join_next() => match ended {
+                    None => break,
+                    Some(ended) => {
+                        if let Ok(Err(error)) = ended {
+                            outcome = outcome.and(Err(error));
+                        }
+                        stop.soft.cancel();
+                    }
+                },
+                status = self.postgres.ended(), if !stop.soft.is_cancelled() => {
+                    outcome = Err(DevError::EndedEarly {
+                        who: "PostgreSQL".into(),
+                        status,
+                        log: tail(&self.postgres.log_path()),
+                    });
+                    stop.soft.cancel();
+                }
+            }
+        }
+        let stopped = tokio::select! {
+            stopped = self.postgres.end(Shutdown::Fast) => stopped,
+            () = stop.hard.cancelled() => self.postgres.end(Shutdown::Immediate).await,
+        };
+        self.credits.stop().await;
+        self.issuer.stop().await;
+        note("Everything is stopped.");
+        if stop.hard.is_cancelled() {
+            return Err(DevError::Forced);
+        }
+        outcome.and(stopped)
+    }
+}
+
+async fn start_postgres(args: &LocalArgs) -> Result<Postgres, DevError> {
+    let account = Account::for_postgres()?;
+    let binaries = Binaries::locate(&args.data_dir, account).await?;
+    let data_dir = args.data_dir.join("postgres");
+    if args.reset {
+        reset(&place::reachable(&data_dir, account)?).await?;
+    }
+    let options = PostgresOptions {
+        data_dir,
+        port: Some(preferred(args.port + OTHERS + 2)).filter(|port| *port != 0),
+        settings: Vec::new(),
+        durable: true,
+    };
+    let postgres = Postgres::start_with(binaries, options).await?;
+    if !postgres.has_database(DATABASE).await? {
+        postgres.create_database(DATABASE).await?;
+    }
+    Ok(postgres)
+}
+
+/// Our lock says that nobody uses the folder; what a crash left running in it goes first.
+async fn reset(data_dir: &Path) -> Result<(), DevError> {
+    super::datadir::stop_leftovers(data_dir).await?;
+    match fs::remove_dir_all(data_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(DevError::Io { action: format!("remove {}", data_dir.display()), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Each port that the user has been promised must be free, before anything is started.
+fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
+    for offset in 0..=args.replicas {
+        let port = args.port + offset;
+        if TcpListener::bind(local(port)).is_err() {
+            return Err(DevError::PortTaken {
+                port,
+                purpose: match offset {
+                    0 => "shared by all replicas".into(),
+                    number => format!("replica {number}"),
+                },
+                flag: "--port",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// This port if it is free, else 0, which means any.
+fn preferred(port: u16) -> u16 {
+    TcpListener::bind(local(port)).map_or(0, |_| port)
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}

@@ -1,0 +1,30 @@
+//! Waiting for a condition of another process, which has no way to tell us.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+const BETWEEN: Duration = Duration::from_millis(20);
+
+/// Asks again and again until there is an answer. None once `limit` is over.
+pub async fn until<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await {
+            return Some(answer);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        sleep(BETWEEN).await;
+    }
+}
+
+/// The last lines of a log file, for an error message.
+pub fn tail(path: &std::path::Path) -> String {
+    const LINES: usize = 30;
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
