@@ -66,7 +66,9 @@ impl Binaries {
     }
 
     async fn check(folder: &Path, account: Option<Account>) -> Option<Self> {
-        let folder = std::path::absolute(folder).ok()?;
+        // A link in /usr/local/bin leads to the folder that has the other programs too.
+        let postgres = folder.join("postgres").canonicalize().ok()?;
+        let folder = postgres.parent()?.to_owned();
         let reachable = ["postgres", "initdb"].iter().all(|name| {
             let program = folder.join(name);
             program.is_file() && account.is_none_or(|account| account.can_reach(&program))
@@ -74,7 +76,7 @@ impl Binaries {
         if !reachable {
             return None;
         }
-        let mut command = Command::new(folder.join("postgres"));
+        let mut command = Command::new(postgres);
         command.arg("--version");
         let finished = child::run(command).await.ok()?;
         let major = major(&finished.output)?;

@@ -66,7 +66,10 @@ impl Guide {
     }
 
     fn what_runs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |what: &str, url: &str, note: &str| writeln!(f, "  {what:<16} {url:<48} {note}");
+        let mut line = |what: &str, url: &str, note: &str| {
+            let text = format!("  {what:<16} {url:<46} {note}");
+            writeln!(f, "{}", text.trim_end())
+        };
         let all = format!("http://127.0.0.1:{}", self.port);
         line("all replicas", &all, "the kernel picks one for each connection")?;
         for (index, (url, pid)) in self.replicas.iter().enumerate() {

@@ -53,3 +53,22 @@ async fn end(replica: &Replica, stop: &Stop) {
         replica.kill().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_that_keeps_dying_is_given_up() {
+        let options = ReplicaOptions {
+            exe: "/bin/false".into(),
+            name: "replica 1".into(),
+            env: Vec::new(),
+            log: None,
+            base_url: "http://127.0.0.1:1".into(),
+        };
+        let replica = Replica::spawn(options.clone()).unwrap();
+        let outcome = supervise(replica, options, Stop::default()).await;
+        assert!(matches!(outcome, Err(DevError::KeepsDying { .. })), "{outcome:?}");
+    }
+}
