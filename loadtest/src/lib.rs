@@ -1,1 +1,25 @@
-//! load
+//! The load kit of mana-sync, and the second opinion on it: nothing here shares code with the server.
+//!
+//! ```text
+//! token ─► device ─► transport ─► any replica          stream, wakeups: the two ways of being told
+//!            │  ▲
+//!            ▼  └── invariants: every answer is checked against the protocol
+//!          store ──► snapshot ◄── fold ◄── sync_changes in PostgreSQL
+//!                       ▲
+//!                     replay: histories through a cluster, then everyone compared with everyone
+//! ```
+//! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must
+//! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
+
+pub mod device;
+pub mod fold;
+pub mod invariants;
+pub mod protocol;
+pub mod replay;
+pub mod snapshot;
+pub mod stamp;
+pub mod store;
+pub mod stream;
+pub mod token;
+pub mod transport;
+pub mod wakeups;

@@ -1,0 +1,214 @@
+//! The wire types as a client writes them down, on its own reading of the protocol.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::stamp;
+
+/// The cursor that existing clients start from.
+pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
+/// The most changes that one answer to a pull may carry.
+pub const PULL_PAGE: usize = 1_000;
+
+/// One insert, update or delete of one record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub table: String,
+    pub id: String,
+    #[serde(flatten)]
+    pub op: Op,
+}
+
+/// What a change does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Op {
+    Insert {
+        data: Map<String, Value>,
+    },
+    Update {
+        fields: BTreeMap<String, FieldWrite>,
+    },
+    Delete {
+        #[serde(rename = "deletedAt", default, skip_serializing_if = "Option::is_none")]
+        deleted_at: Option<String>,
+    },
+}
+
+/// The new value of one field and when it was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FieldWrite {
+    #[serde(default)]
+    pub value: Value,
+    #[serde(rename = "updatedAt", alias = "at")]
+    pub updated_at: String,
+}
+
+/// The body of `POST /sync/{appId}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushRequest {
+    pub client_id: String,
+    pub since: String,
+    pub changes: Vec<Change>,
+}
+
+/// The answer to a push and to a pull.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncAnswer {
+    pub server_changes: Vec<Change>,
+    #[serde(default)]
+    pub conflicts: Vec<Value>,
+    pub synced_until: String,
+    pub has_more: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adjusted: Vec<Adjusted>,
+}
+
+/// A stamp that was too far ahead, and what the server stored in its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adjusted {
+    /// The place of the change in the push.
+    pub index: usize,
+    pub table: String,
+    pub id: String,
+    /// The field of an update; `updatedAt`, `createdAt` or `deletedAt` where the stamp is the record's own.
+    pub field: String,
+    pub updated_at: String,
+}
+
+/// The data of one `changes` event of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableDelta {
+    pub table: String,
+    pub changes: Vec<Change>,
+    pub synced_until: String,
+    pub has_more: bool,
+}
+
+/// The write of one field, with the stamp that decides whether it wins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub field: String,
+    pub value: Value,
+    /// Empty where the change carries no stamp at all, which is older than any.
+    pub stamp: String,
+}
+
+impl Change {
+    /// The field writes that this change is made of: all fields of an insert at the record's `updatedAt`, else its
+    /// `createdAt`; each field of an update at its own stamp; the field `deletedAt` of a delete.
+    pub fn writes(&self) -> Vec<Write> {
+        match &self.op {
+            Op::Insert { data } => {
+                let own = |name: &str| data.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+                let stamp = own("updatedAt").or_else(|| own("createdAt")).unwrap_or_default();
+                let write = |(field, value): (&String, &Value)| Write {
+                    field: field.clone(),
+                    value: value.clone(),
+                    stamp: stamp.to_owned(),
+                };
+                data.iter().map(write).collect()
+            }
+            Op::Update { fields } => fields
+                .iter()
+                .map(|(field, write)| Write {
+                    field: field.clone(),
+                    value: write.value.clone(),
+                    stamp: write.updated_at.clone(),
+                })
+                .collect(),
+            Op::Delete { deleted_at } => {
+                let stamp = deleted_at.clone().unwrap_or_default();
+                vec![Write { field: "deletedAt".to_owned(), value: Value::String(stamp.clone()), stamp }]
+            }
+        }
+    }
+
+    /// Replaces a stamp by the one the server stored, as an entry of `adjusted` says.
+    pub fn adjust(&mut self, field: &str, stored: &str) {
+        match &mut self.op {
+            Op::Insert { data } => {
+                data.insert(field.to_owned(), Value::String(stored.to_owned()));
+            }
+            Op::Update { fields } => {
+                if let Some(write) = fields.get_mut(field) {
+                    stored.clone_into(&mut write.updated_at);
+                }
+            }
+            Op::Delete { deleted_at } => *deleted_at = Some(stored.to_owned()),
+        }
+    }
+
+    /// The same change with every stamp spelled as `toISOString` does.
+    pub fn with_canonical_stamps(mut self) -> Self {
+        let respell = |text: &mut String| {
+            if let Some(spelled) = stamp::canonical(text) {
+                *text = spelled;
+            }
+        };
+        match &mut self.op {
+            Op::Insert { data } => {
+                for name in ["updatedAt", "createdAt"] {
+                    if let Some(Value::String(text)) = data.get_mut(name) {
+                        respell(text);
+                    }
+                }
+            }
+            Op::Update { fields } => fields.values_mut().for_each(|write| respell(&mut write.updated_at)),
+            Op::Delete { deleted_at } => deleted_at.iter_mut().for_each(respell),
+        }
+        self
+    }
+}
+
+/// Whether a cursor is the beginning, however it is spelled.
+pub fn is_beginning(cursor: &str) -> bool {
+    cursor.is_empty() || chrono::DateTime::parse_from_rfc3339(cursor).is_ok_and(|at| at == chrono::DateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn changes_read_and_write_as_the_protocol_shows_them() {
+        let wire = json!([
+            {"table": "todos", "id": "1", "op": "insert", "data": {"title": "Milk", "updatedAt": "2024-01-01T10:05:00Z"}},
+            {"table": "todos", "id": "2", "op": "update", "fields": {"title": {"value": null, "updatedAt": "2024-01-01T10:05:00Z"}}},
+            {"table": "todos", "id": "3", "op": "delete", "deletedAt": "2024-01-01T10:06:00Z"}
+        ]);
+        let changes: Vec<Change> = serde_json::from_value(wire.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&changes).unwrap(), wire);
+        let at: Change = serde_json::from_value(
+            json!({"table": "t", "id": "r", "op": "update", "fields": {"a": {"value": 1, "at": "x"}}}),
+        )
+        .unwrap();
+        assert_eq!(at.writes()[0].stamp, "x");
+    }
+
+    #[test]
+    fn an_inserts_fields_carry_updated_at_else_created_at() {
+        let insert = |data: Value| -> Change {
+            serde_json::from_value(json!({"table": "t", "id": "r", "op": "insert", "data": data})).unwrap()
+        };
+        assert_eq!(insert(json!({"a": 1, "createdAt": "c", "updatedAt": "u"})).writes()[0].stamp, "u");
+        assert_eq!(insert(json!({"a": 1, "createdAt": "c"})).writes()[0].stamp, "c");
+        assert_eq!(insert(json!({"a": 1})).writes()[0].stamp, "");
+    }
+
+    #[test]
+    fn the_beginning_has_many_spellings() {
+        for spelled in ["", BEGINNING, "1970-01-01T00:00:00Z", "1970-01-01T01:00:00.000000+01:00"] {
+            assert!(is_beginning(spelled), "{spelled}");
+        }
+        assert!(!is_beginning("1970-01-01T00:00:00.000001Z"));
+    }
+}
