@@ -1,1 +1,128 @@
-fn main(){}
+//! The command line of the load kit.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mana_load::replay::{self, ReplayError, ReplayOptions};
+use mana_load::token::TokenMint;
+
+/// Drives a mana-sync cluster as real devices do, and checks that it keeps its promises.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Replay(ReplayArgs),
+}
+
+/// Replays edit histories through a cluster and compares all devices.
+///
+/// Every clientId of a history is a device, all of them at once, each request to a random target. In the end every
+/// device, a late reader by pull, one by push and one that followed a stream must hold the same records, and the same
+/// as the independent fold of the stored rows.
+///
+/// Exit status: 0 where all agree, 1 where somebody differs, 2 where the replay could not be finished.
+#[derive(Args)]
+struct ReplayArgs {
+    /// Histories: .jsonl or .jsonl.gz, one object a line with appId, clientId and changes.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Base URLs of the replicas, separated by commas; each request goes to a random one.
+    #[arg(long, env = "MANA_LOAD_TARGETS", value_delimiter = ',', default_value = "http://127.0.0.1:3050")]
+    targets: Vec<String>,
+    /// The issuer's private key, an Ed25519 JWK file; it signs the tokens of the replay's users.
+    #[arg(long, env = "MANA_LOAD_KEY", value_name = "JWKFILE")]
+    key: PathBuf,
+    /// PostgreSQL with sync_changes, to compare with the stored rows; without it only devices are compared.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Draws the replicas, batches, lost answers and pulls.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Replays each file this many times at once, as as many users.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    users_per_file: usize,
+    /// The most lines that a device pushes at once, as after a while offline; 1 makes each line a push.
+    #[arg(long, default_value_t = 8, value_name = "LINES")]
+    batch: usize,
+    /// The share of pushes that are sent twice, as after a lost answer.
+    #[arg(long, default_value_t = 0.02, value_parser = share, value_name = "SHARE")]
+    lost_answers: f64,
+    /// The share of pushes after which the device pulls as well.
+    #[arg(long, default_value_t = 0.05, value_parser = share, value_name = "SHARE")]
+    pulls: f64,
+    /// The tokens' iss, where the servers ask for one.
+    #[arg(long)]
+    issuer: Option<String>,
+    /// The tokens' aud, where the servers ask for one.
+    #[arg(long)]
+    audience: Option<String>,
+    /// Shows no progress.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+    }
+}
+
+impl ReplayArgs {
+    fn options(self) -> Result<ReplayOptions, ReplayError> {
+        let mut mint = TokenMint::from_jwk_file(&self.key)?;
+        if let Some(issuer) = self.issuer {
+            mint = mint.with_issuer(issuer);
+        }
+        if let Some(audience) = self.audience {
+            mint = mint.with_audience(audience);
+        }
+        Ok(ReplayOptions {
+            database_url: self.database_url,
+            seed: self.seed,
+            users_per_file: self.users_per_file,
+            batch: self.batch,
+            lost_answers: self.lost_answers,
+            pulls: self.pulls,
+            progress: !self.quiet,
+            ..ReplayOptions::new(self.files, self.targets, mint)
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Several TLS backends may be linked in; one of them must be named before the first connection.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let Command::Replay(args) = Cli::parse().command;
+    match run_replay(args).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run_replay(args: ReplayArgs) -> Result<bool, ReplayError> {
+    let report = Box::pin(replay::run(args.options()?)).await?;
+    print!("{report}");
+    if report.is_good() {
+        println!("\nEveryone holds the same records ({:.1} s).", report.duration.as_secs_f64());
+    }
+    Ok(report.is_good())
+}
+
+/// An error and everything below it, in one line.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(format!("error: {error}"), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,115 @@
+//! Devices that write nothing and must nevertheless hold everything in the end: one over a stream during the whole
+//! replay, one by pulls and one by empty pushes after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::device::{Device, DeviceError, Mode};
+use crate::protocol::{Change, TableDelta};
+use crate::replay::{ReplayError, ReplayOptions};
+use crate::stream::{StreamCheck, StreamError, StreamEvent, StreamReader, StreamRequest};
+use crate::transport::http_client;
+
+/// How long the stream may take for the last changes once everything has been pushed.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// What a stream reader has seen.
+#[derive(Debug, Default)]
+pub struct Streamed {
+    /// Every change, in the order received.
+    pub changes: Vec<Change>,
+    pub events: usize,
+    pub reconnects: usize,
+    check: StreamCheck,
+}
+
+/// Reads a stream from the beginning until it has seen as many changes as `expected` says, once that is known; goes
+/// on with `Last-Event-ID` on another replica when the stream ends.
+pub async fn stream(
+    options: Arc<ReplayOptions>,
+    mut request: StreamRequest,
+    mut expected: watch::Receiver<Option<usize>>,
+) -> Result<Streamed, ReplayError> {
+    let http = http_client()?;
+    let mut seen = Streamed::default();
+    loop {
+        let target = rand::rng().random_range(0..options.targets.len());
+        request.base.clone_from(&options.targets[target]);
+        request.last_event_id = seen.check.last_id().map(str::to_owned);
+        match follow(&http, &request, &mut expected, &mut seen).await {
+            Ok(true) => return Ok(seen),
+            Ok(false) | Err(StreamError::Connection(_)) => {}
+            Err(StreamError::Refused { status, .. }) if status.is_server_error() || status.as_u16() == 429 => {}
+            Err(source) => return Err(ReplayError::Stream { changes: seen.changes.len(), source }),
+        }
+        seen.reconnects += 1;
+        sleep(options.retry.pause).await;
+    }
+}
+
+/// One connection: true where everything has come, false where the server ended it.
+async fn follow(
+    http: &reqwest::Client,
+    request: &StreamRequest,
+    expected: &mut watch::Receiver<Option<usize>>,
+    seen: &mut Streamed,
+) -> Result<bool, StreamError> {
+    let mut reader = StreamReader::open(http, request).await?;
+    loop {
+        if expected.borrow_and_update().is_some_and(|count| seen.changes.len() >= count) {
+            return Ok(true);
+        }
+        // The server promises a sign of life every 30 s.
+        let next = reader.next_event(Duration::from_secs(45));
+        let event = tokio::select! {
+            event = next => event?,
+            changed = expected.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return Ok(true),
+            },
+        };
+        match event {
+            None => return Ok(false),
+            Some(StreamEvent::Changes { id, delta }) => seen.take(id.as_deref(), delta)?,
+            Some(_) => {}
+        }
+    }
+}
+
+impl Streamed {
+    fn take(&mut self, id: Option<&str>, delta: TableDelta) -> Result<(), StreamError> {
+        self.check.observe(id, &delta)?;
+        self.events += 1;
+        self.changes.extend(delta.changes);
+        Ok(())
+    }
+}
+
+/// Tells the stream reader how much there is, and waits until it has it.
+pub async fn finish(
+    readers: &mut JoinSet<Result<Streamed, ReplayError>>,
+    expected: &watch::Sender<Option<usize>>,
+    count: usize,
+) -> Result<Streamed, ReplayError> {
+    expected.send_replace(Some(count));
+    match timeout(CATCH_UP, readers.join_next()).await {
+        Ok(Some(ended)) => ended?,
+        Ok(None) | Err(_) => Err(ReplayError::StreamBehind { expected: count, within: CATCH_UP }),
+    }
+}
+
+/// A fresh device that takes in everything page by page.
+pub async fn hydrate(mut device: Device, mode: Mode) -> Result<Device, DeviceError> {
+    match mode {
+        Mode::IgnoresHasMore => device.pull_until_quiet().await?,
+        Mode::FollowsHasMore | Mode::TakesAdjusted => {
+            device.push().await?;
+        }
+    }
+    Ok(device)
+}
