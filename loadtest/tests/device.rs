@@ -8,7 +8,7 @@ use mana_load::device::{Device, DeviceError, DeviceOptions, Mode};
 use mana_load::protocol::Change;
 use mana_load::transport::{TransportError, http_client};
 use serde_json::json;
-use support::{Fault, Server};
+use support::{Fault, LATEST, Server};
 
 const STAMP: &str = "2024-01-01T10:00:00.000Z";
 
@@ -20,7 +20,11 @@ fn device(name: &str, targets: &[String], change: impl FnOnce(&mut DeviceOptions
 }
 
 fn update(id: &str, value: &str) -> Change {
-    let fields = json!({"a": {"value": value, "updatedAt": STAMP}});
+    update_at(id, value, STAMP)
+}
+
+fn update_at(id: &str, value: &str, stamp: &str) -> Change {
+    let fields = json!({"a": {"value": value, "updatedAt": stamp}});
     serde_json::from_value(json!({"table": "t", "id": id, "op": "update", "fields": fields})).unwrap()
 }
 
@@ -94,4 +98,26 @@ async fn both_kinds_of_client_take_in_everything_page_by_page() {
     lost_its_database.push().await.unwrap();
     lost_its_database.pull_until_quiet().await.unwrap();
     assert_eq!(lost_its_database.snapshot().records(), 40);
+}
+
+/// The server stores both edits with one stamp, so the one it stored later wins, and a client that takes `adjusted`
+/// follows it; one that doesn't is stuck with its own clock.
+#[tokio::test]
+async fn stamps_from_the_future_are_taken_as_the_server_stored_them() {
+    for (mode, own, later) in [(Mode::TakesAdjusted, "second", "other"), (Mode::FollowsHasMore, "first", "first")] {
+        let (_, base) = Server::start(Fault::None, 1_000).await;
+        let targets = [base];
+        let mut ahead = device("ahead", &targets, |options| options.mode = mode);
+        let mut other = device("other", &targets, |_| {});
+        ahead.edit(update_at("r", "first", "2200-01-01T00:00:00.000Z"));
+        ahead.edit(update_at("r", "second", "2150-01-01T00:00:00.000Z"));
+        assert_eq!(ahead.push().await.unwrap().adjusted.len(), 2);
+        assert_eq!(value(&ahead), own);
+        other.pull_all().await.unwrap();
+        assert_eq!(value(&other), "second");
+        other.edit(update_at("r", "other", LATEST));
+        other.push().await.unwrap();
+        ahead.pull_all().await.unwrap();
+        assert_eq!(value(&ahead), later);
+    }
 }

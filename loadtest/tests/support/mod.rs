@@ -10,10 +10,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use mana_load::protocol::{Change, Op, PushRequest, SyncAnswer, is_beginning};
+use mana_load::protocol::{Adjusted, Change, Op, PushRequest, SyncAnswer, is_beginning};
 use mana_load::stamp;
 use serde_json::Value;
 use tokio::sync::watch;
+
+/// Update stamps later than this are stored as this, as if it were the server's time plus the allowed skew.
+pub const LATEST: &str = "2100-01-01T00:00:00.000Z";
 
 /// What the server does wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -94,7 +97,10 @@ impl Server {
             return first;
         }
         for change in &request.changes {
-            let change = change.clone().with_canonical_stamps();
+            let mut change = change.clone().with_canonical_stamps();
+            for write in change.writes().iter().filter(|write| *write.stamp > *LATEST) {
+                change.adjust(&write.field, LATEST);
+            }
             state.log.push(Stored { client_id: request.client_id.clone(), change });
         }
         state.answered.insert(key.to_owned(), before);
@@ -159,6 +165,21 @@ fn answer(answer: &SyncAnswer) -> Response {
     serde_json::to_string(answer).unwrap().into_response()
 }
 
+fn adjusted(changes: &[Change]) -> Vec<Adjusted> {
+    let of_change = |(index, change): (usize, &Change)| {
+        let late = change.writes().into_iter().filter(|write| *write.stamp > *LATEST);
+        let entry = |field| Adjusted {
+            index,
+            table: change.table.clone(),
+            id: change.id.clone(),
+            field,
+            updated_at: LATEST.to_owned(),
+        };
+        late.map(|write| entry(write.field)).collect::<Vec<_>>()
+    };
+    changes.iter().enumerate().flat_map(of_change).collect()
+}
+
 fn unavailable() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, [("Retry-After", "0")], "{}").into_response()
 }
@@ -174,7 +195,8 @@ async fn push(State(server): State<Arc<Server>>, body: Bytes) -> Response {
     if fails == Some(false) {
         return unavailable();
     }
-    answer(&server.delta(&request.client_id, &request.since, None, own_until))
+    let delta = server.delta(&request.client_id, &request.since, None, own_until);
+    answer(&SyncAnswer { adjusted: adjusted(&request.changes), ..delta })
 }
 
 async fn pull(
