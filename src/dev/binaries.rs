@@ -41,12 +41,14 @@ impl Binaries {
             }
         }
         let home = place::reachable(&cache.join("postgresql"), account)?;
-        let folder = home.join("bin");
-        if let Some(found) = Self::check(&folder, account).await {
-            return Ok(found);
+        if fetch::programs(&home).is_none() {
+            fetch::postgresql(&home).await?;
         }
-        fetch::postgresql(&home).await?;
-        Self::check(&folder, account).await.ok_or_else(|| DevError::NoPostgres {
+        let fetched = match fetch::programs(&home) {
+            Some(folder) => Self::check(&folder, account).await,
+            None => None,
+        };
+        fetched.ok_or_else(|| DevError::NoPostgres {
             tried: format!("what was fetched into {} doesn't run here", home.display()),
         })
     }
@@ -76,11 +78,10 @@ impl Binaries {
         if !reachable {
             return None;
         }
-        let mut command = Command::new(postgres);
-        command.arg("--version");
-        let finished = child::run(command).await.ok()?;
-        let major = major(&finished.output)?;
-        finished.status.success().then_some(Self { folder, major })
+        let printed = version(&postgres).await?;
+        // It may lack a library that the server does without.
+        version(&folder.join("initdb")).await?;
+        Some(Self { folder, major: major(&printed)? })
     }
 }
 
@@ -101,6 +102,14 @@ fn installed() -> Vec<PathBuf> {
     folders.extend(debian.into_iter().map(|(_, folder)| folder));
     folders.push("/usr/local/pgsql/bin".into());
     folders
+}
+
+/// What the program prints about itself, if it runs at all.
+async fn version(program: &Path) -> Option<String> {
+    let mut command = Command::new(program);
+    command.arg("--version");
+    let finished = child::run(command).await.ok()?;
+    finished.status.success().then_some(finished.output)
 }
 
 /// From `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` or `… 18beta1`.

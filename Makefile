@@ -1,0 +1,40 @@
+# `make` lists the targets. Everything here works on a Debian machine with Rust and nothing else:
+# scripts/bootstrap installs what is missing.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+ifdef RELEASE
+profile := --release
+bin := $(TARGET)/release/mana-sync
+else
+bin := $(TARGET)/debug/mana-sync
+endif
+
+.PHONY: help dev test fmt fmt-check lint unit bootstrap
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --reset", RELEASE=1
+	$(CARGO) build $(profile) --bin mana-sync
+	@$(bin) dev $(ARGS)
+
+test: bootstrap fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
+	$(CARGO) build --workspace
+	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+lint: ## Warnings are errors
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit: ## The tests that need no database
+	$(CARGO) test --workspace --lib $(ARGS)
+
+bootstrap:
+	@scripts/bootstrap
