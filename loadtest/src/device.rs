@@ -157,10 +157,8 @@ impl Device {
                     return Err(self.failed(source));
                 }
             };
-            let since = match request.since == self.push_cursor.value {
-                true => self.push_cursor.clone(),
-                false => Cursor::at(&request.since),
-            };
+            // Only a push moves this cursor, so it is still the one that the push was sent with.
+            let since = self.push_cursor.clone();
             self.accept_push(&since, &request, &answer)?;
             pushed.received += answer.server_changes.len();
             pushed.has_more = answer.has_more;

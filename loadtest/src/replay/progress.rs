@@ -42,8 +42,10 @@ impl Progress {
 
     fn line(&self) -> String {
         let (done, seconds) = (self.done.load(Relaxed), self.begun.elapsed().as_secs_f64());
-        let stage = if done < self.total { "replaying" } else { "comparing" };
+        if done >= self.total {
+            return format!("all {done} lines stored, comparing the devices ({seconds:.1} s)");
+        }
         let rate = done as f64 / seconds.max(0.001);
-        format!("{stage}: {done} of {} lines, {seconds:.1} s, {rate:.0} lines/s", self.total)
+        format!("replaying: {done} of {} lines, {seconds:.1} s, {rate:.0} lines/s", self.total)
     }
 }
