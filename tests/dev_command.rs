@@ -230,11 +230,12 @@ async fn a_taken_port_is_named_with_the_flag_that_changes_it() {
 #[tokio::test]
 async fn a_replica_that_does_not_start_is_reported_with_what_it_said() {
     let folder = folder();
-    let script = folder.path().join("server");
-    fs::write(&script, "#!/bin/sh\n[ \"$1\" = migrate ] && exit 0\necho no way; exit 3\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut dev = command(&["dev", "--port", &ports().to_string(), "--data-dir"]);
-    let output = dev.arg(folder.path()).arg("--exe").arg(&script).output().unwrap();
+    // The replicas are `sh serve`: a program of our own making would now and then be "busy", while
+    // a child of another test still has the file open.
+    fs::write(folder.path().join("migrate"), "exit 0").unwrap();
+    fs::write(folder.path().join("serve"), "echo no way; exit 3").unwrap();
+    let mut dev = command(&["dev", "--exe", "/bin/sh", "--port", &ports().to_string()]);
+    let output = dev.current_dir(folder.path()).output().unwrap();
     let told = stderr(&output);
     assert!(!output.status.success());
     assert!(told.contains("no way") && told.contains("exit status: 3"), "{told}");

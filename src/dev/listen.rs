@@ -64,3 +64,28 @@ async fn converse(url: &str, auth: String) -> Result<(), Error> {
 fn stamped(what: &str) {
     say(format_args!("{}  {what}", Local::now().format("%H:%M:%S%.3f")));
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::accept_async;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_authenticates_and_ends_when_the_server_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut socket = accept_async(stream).await.unwrap();
+            let auth = socket.next().await.unwrap().unwrap();
+            socket.send(Message::text(r#"{"type":"auth-ok"}"#)).await.unwrap();
+            socket.close(None).await.unwrap();
+            while let Some(Ok(_)) = socket.next().await {}
+            auth.into_text().unwrap().to_string()
+        });
+        converse(&url, "hello".into()).await.unwrap();
+        assert_eq!(server.await.unwrap(), "hello");
+    }
+}

@@ -15,18 +15,20 @@ use super::{
     args::LocalArgs,
     binaries::Binaries,
     cluster::Services,
+    datadir::stop_leftovers,
     guide::{Guide, tokens},
     lock::FolderLock,
     place::{self, Account},
     say::{note, say},
     signals::Stop,
     supervise::supervise,
-    wait::tail,
+    wait::{tail, until},
 };
 
 const DATABASE: &str = "mana_sync";
 const SERVICE_KEY: &str = "dev-service-key";
 const READY_LIMIT: Duration = Duration::from_secs(30);
+const PORTS_LIMIT: Duration = Duration::from_secs(1);
 /// The other servers listen this far above the shared port, if that is free.
 const OTHERS: u16 = 100;
 
@@ -56,7 +58,7 @@ struct Cluster {
 
 impl Cluster {
     async fn start(args: &LocalArgs) -> Result<Self, DevError> {
-        check_ports(args)?;
+        check_ports(args).await?;
         let exe = match &args.exe {
             Some(exe) => exe.clone(),
             None => std::env::current_exe().map_err(DevError::io("find this program's file"))?,
@@ -146,9 +148,11 @@ impl Cluster {
 async fn start_postgres(args: &LocalArgs) -> Result<Postgres, DevError> {
     let account = Account::for_postgres()?;
     let binaries = Binaries::locate(&args.data_dir, account).await?;
-    let data_dir = args.data_dir.join("postgres");
+    let data_dir = place::reachable(&args.data_dir.join("postgres"), account)?;
+    // Our lock says that nobody uses it: this is left from a crash, and holds the port.
+    stop_leftovers(&data_dir).await?;
     if args.reset {
-        reset(&place::reachable(&data_dir, account)?).await?;
+        reset(&data_dir)?;
     }
     let options = PostgresOptions {
         data_dir,
@@ -163,22 +167,21 @@ async fn start_postgres(args: &LocalArgs) -> Result<Postgres, DevError> {
     Ok(postgres)
 }
 
-/// Our lock says that nobody uses the folder; what a crash left running in it goes first.
-async fn reset(data_dir: &Path) -> Result<(), DevError> {
-    super::datadir::stop_leftovers(data_dir).await?;
-    match fs::remove_dir_all(data_dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(DevError::Io { action: format!("remove {}", data_dir.display()), source: error })
-        }
-        _ => Ok(()),
+fn reset(data_dir: &Path) -> Result<(), DevError> {
+    // Whatever folder the user has named: only what is a database is removed.
+    if !data_dir.join("PG_VERSION").exists() {
+        return Ok(());
     }
+    fs::remove_dir_all(data_dir).map_err(DevError::io(format!("remove {}", data_dir.display())))
 }
 
-/// Each port that the user has been promised must be free, before anything is started.
-fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
+/// Each port that the user has been promised must be free, before anything is started. Those of a
+/// cluster that was killed just now become free in a moment.
+async fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
     for offset in 0..=args.replicas {
         let port = args.port + offset;
-        if TcpListener::bind(local(port)).is_err() {
+        let free = async || TcpListener::bind(local(port)).ok();
+        if until(PORTS_LIMIT, free).await.is_none() {
             return Err(DevError::PortTaken {
                 port,
                 purpose: match offset {

@@ -182,3 +182,64 @@ fn client() -> Result<reqwest::Client, DevError> {
         .build()
         .map_err(DevError::HttpClient)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A process that isn't our server: bash, which first reads the script that BASH_ENV names.
+    fn spawn(folder: &Path, script: &str) -> Replica {
+        let path = folder.join("script");
+        fs::write(&path, script).unwrap();
+        Replica::spawn(ReplicaOptions {
+            exe: "/bin/bash".into(),
+            name: "replica 1".into(),
+            env: vec![("BASH_ENV".into(), path.to_str().unwrap().into())],
+            log: Some(folder.join("log")),
+            base_url: "http://127.0.0.1:1".into(),
+        })
+        .unwrap()
+    }
+
+    const STUBBORN: &str = "trap 'echo bye; exit 5' TERM; echo hello; while :; do sleep 0.02; done";
+
+    async fn says(replica: &Replica, word: &str) -> bool {
+        let said = async || replica.log_tail().contains(word).then_some(());
+        until(LIMIT, said).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_to_stop_and_answers_with_its_status() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = spawn(folder.path(), STUBBORN);
+        assert!(says(&replica, "hello").await);
+        replica.pause();
+        let frozen = replica.terminate(Duration::from_millis(50)).await;
+        assert!(matches!(frozen, Err(DevError::NotStopped { .. })), "{frozen:?}");
+        replica.resume();
+        assert_eq!(replica.ended().await.code(), Some(5));
+        assert!(says(&replica, "bye").await);
+        // The pid may be somebody else's by now.
+        replica.signal(Signal::SIGKILL);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_before_it_is_ready_is_reported_with_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = spawn(folder.path(), "echo no way; exit 3");
+        let error = replica.wait_ready(LIMIT).await.unwrap_err().to_string();
+        assert!(error.contains("no way") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn killed_is_gone_at_once_whatever_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = spawn(folder.path(), STUBBORN);
+        replica.pause();
+        assert!(replica.kill().await.code().is_none());
+    }
+}
