@@ -1,1 +1,42 @@
-//! mana-sync
+//! The sync backend of local-first apps: any number of identical, stateless replicas over one PostgreSQL.
+//!
+//! ```text
+//!  device A ── POST /sync/{app} ──► replica 1: auth → billing → validate
+//!                                       │ one statement: take the head, store the changes
+//!                                       ▼
+//!                                  PostgreSQL  sync_heads, sync_changes        (the truth)
+//!                                       ▲ │ commit, answer A
+//!                 publisher of replica 1 ┘ │ coalesced pg_notify, own connection, after the commit
+//!                                          ▼
+//!               listener of replica 1, 2, 3 … ── hub: user → local sessions
+//!                                                  ├─► WebSocket: "sync-available" → device B pulls
+//!                                                  └─► SSE session: reads from its cursor → "changes" → device C
+//!       reconciler of each replica: asks the heads of its connected users ─► hub   (whatever a notification missed)
+//! ```
+//!
+//! The log is the truth, a notification is a hint. Modules stand in the order of the flow; a module uses only
+//! those above it, and [`app`] alone knows them all.
+
+pub mod protocol;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod auth;
+pub mod billing;
+
+pub mod store;
+
+pub mod fanout;
+
+pub mod hub;
+
+pub mod session;
+
+pub mod shutdown;
+
+pub mod http;
+
+pub mod app;
+
+pub mod dev;

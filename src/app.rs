@@ -1,0 +1,173 @@
+//! The composition root: builds everything a replica consists of, runs it, and stops it. The only module that
+//! knows all others.
+
+use crate::auth::Authenticator;
+use crate::billing::Billing;
+use crate::config::{Config, ConfigError};
+use crate::fanout::connection::{Connector, ConnectorError};
+use crate::fanout::listener::{Hearing, Listener};
+use crate::fanout::reconciler::Means;
+use crate::fanout::{Audience, Publisher, Reconciler};
+use crate::http::server::{Server, bind};
+use crate::http::{AppState, router};
+use crate::hub::Hub;
+use crate::session::Sessions;
+use crate::shutdown::{Shutdown, StopSignals};
+use crate::store::schema::{self, SchemaError};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Pause between two attempts to find the database at the start.
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a replica could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the settings do not go together")]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}")]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot catch signals")]
+    Signals(#[source] std::io::Error),
+    #[error("cannot prepare connections to the database")]
+    Store(#[from] StoreError),
+    #[error("cannot prepare connections to the database")]
+    Connector(#[from] ConnectorError),
+    #[error("cannot use the database")]
+    Schema(#[from] SchemaError),
+    #[error("cannot make HTTP requests")]
+    Http(#[from] reqwest::Error),
+    #[error("told to stop a second time")]
+    Forced,
+}
+
+/// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
+pub async fn serve(config: Config) -> Result<(), RunError> {
+    config.check()?;
+    let mut signals = StopSignals::catch().map_err(RunError::Signals)?;
+    let shutdown = Shutdown::default();
+    let running = run(config, shutdown.clone());
+    let mut running = std::pin::pin!(running);
+    tokio::select! {
+        ended = &mut running => return ended,
+        () = signals.next() => shutdown.draining.cancel(),
+    }
+    tokio::select! {
+        ended = running => ended,
+        () = signals.next() => Err(RunError::Forced),
+    }
+}
+
+/// Runs a replica until `shutdown` says that it drains.
+async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let metrics = Arc::new(Metrics::new());
+    let listeners = listen(&config)?;
+    let store = Store::new(&config)?;
+    let found = shutdown.draining.run_until_cancelled(await_schema(&config, &store)).await;
+    match found {
+        Some(found) => found?,
+        None => return Ok(()),
+    }
+
+    let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(3)).build()?;
+    let auth = Arc::new(Authenticator::new(&config, http.clone(), metrics.clone()));
+    let billing = Billing::new(&config, http, metrics.clone());
+    let publisher = Publisher::new(config.publish_queue as usize, metrics.clone());
+    let hub = Arc::new(Hub::new(metrics.clone()));
+    let audience: Arc<dyn Audience> = hub.clone();
+    let (reconciler, reconciling) = Reconciler::new();
+    let hearing = Hearing::default();
+    let name = config.replica_name();
+    let listener = Listener {
+        connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
+        ping: config.listener_ping_ms,
+        audience: audience.clone(),
+        reconciler: reconciler.clone(),
+        hearing: hearing.clone(),
+        metrics: metrics.clone(),
+    };
+    let means = Means { store: store.clone(), audience, metrics: metrics.clone(), period: config.reconcile_ms };
+    let publish = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
+    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());
+    let health = AppState::new_health(&config, hearing, &shutdown);
+
+    let stopping = || shutdown.stopping.clone();
+    shutdown.essential("listener", listener.run(stopping()));
+    shutdown.essential("publisher", publisher.clone().run(publish, stopping()));
+    shutdown.essential("reconciler", reconciling.run(means, stopping()));
+    let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
+    let watch_metrics = metrics.clone();
+    shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
+
+    let (delay, window) = (config.drain_delay_ms, config.drain_window_ms);
+    let config = Arc::new(config);
+    let state = AppState {
+        config: config.clone(),
+        auth,
+        billing,
+        store: store.clone(),
+        publisher,
+        sessions: Arc::new(sessions),
+        health,
+        shutdown: shutdown.clone(),
+        metrics: metrics.clone(),
+    };
+    let server = Server::new(&config, router::router(state), shutdown.clone(), metrics);
+    for listener in listeners {
+        shutdown.essential("accepting", accepting(server.clone(), listener, &shutdown));
+    }
+    tracing::info!(replica = name, port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
+    shutdown.run(delay, window).await;
+    store.pool().close().await;
+    Ok(())
+}
+
+/// Accepting ends when the replica closes, which is before background tasks are told to stop.
+fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl Future<Output = ()> + use<> {
+    let stopping = shutdown.stopping.clone();
+    async move {
+        server.accept(listener).await;
+        stopping.cancelled().await;
+    }
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
+    let open = |port, shared| {
+        let address = SocketAddr::new(config.bind_address, port);
+        bind(address, shared).map_err(|source| RunError::Bind { address, source })
+    };
+    let mut listeners = vec![open(config.port, config.reuse_port)?];
+    if let Some(port) = config.replica_port {
+        listeners.push(open(port, false)?);
+    }
+    Ok(listeners)
+}
+
+/// Waits until the database is there, and sees to its schema.
+async fn await_schema(config: &Config, store: &Store) -> Result<(), SchemaError> {
+    loop {
+        let migrated = match config.migrate_on_start {
+            true => schema::migrate(config.database.direct_url().expose()).await,
+            false => Ok(()),
+        };
+        let checked = match migrated {
+            Ok(()) => schema::check(store.pool()).await,
+            failed => failed,
+        };
+        match checked {
+            Err(error) if error.is_passing() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Who is calling: EdDSA tokens, checked with the keys that the issuer publishes.
+
+mod jwks;
+
+use crate::config::Config;
+use crate::protocol::UserKey;
+use crate::telemetry::Metrics;
+use jsonwebtoken::{Algorithm, Validation};
+pub use jwks::JwksError;
+use jwks::KeySource;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How far ahead of our clock a token's `nbf` may be: the issuer's clock is not ours.
+const NOT_BEFORE_LEEWAY: f64 = 60.0;
+
+/// A user whose token was checked.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub user_id: Arc<str>,
+    pub user: UserKey,
+    /// When the token expires.
+    pub expires: SystemTime,
+}
+
+impl Identity {
+    /// How long the token is still good.
+    pub fn remaining(&self) -> Duration {
+        self.expires.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+}
+
+/// Why a token was not accepted. The messages are for the client.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("send a token: Authorization: Bearer <jwt>")]
+    Missing,
+    #[error("the token is not valid: {0}")]
+    Invalid(&'static str),
+    #[error("the token has expired; get a fresh one")]
+    Expired,
+    #[error("tokens cannot be checked at the moment; try again")]
+    Unavailable(#[source] JwksError),
+}
+
+/// Checks tokens. Keeps to what PROTOCOL.md says: EdDSA, a `kid`, `exp`, a non-empty `sub`; issuer and audience
+/// where configured.
+#[derive(Debug)]
+pub struct Authenticator {
+    keys: KeySource,
+    validation: Validation,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: f64,
+    nbf: Option<f64>,
+}
+
+impl Authenticator {
+    /// Keys are fetched when the first token comes.
+    pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> Authenticator {
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        let mut required = vec!["exp", "sub"];
+        validation.leeway = 0;
+        validation.validate_aud = config.jwt_audience.is_some();
+        if let Some(audience) = &config.jwt_audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
+        }
+        if let Some(issuer) = &config.jwt_issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        validation.set_required_spec_claims(&required);
+        Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, metrics }
+    }
+
+    /// Checks a token.
+    pub async fn check(&self, token: &str) -> Result<Identity, AuthError> {
+        let checked = self.decode(token).await;
+        let outcome = match &checked {
+            Ok(_) => "ok",
+            Err(AuthError::Unavailable(_)) => "unavailable",
+            Err(_) => "refused",
+        };
+        self.metrics.auth.with_label_values(&[outcome]).inc();
+        checked
+    }
+
+    async fn decode(&self, token: &str) -> Result<Identity, AuthError> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid("it is no JWT"))?;
+        if header.alg != Algorithm::EdDSA {
+            return Err(AuthError::Invalid("it must be signed with EdDSA"));
+        }
+        let kid = header.kid.ok_or(AuthError::Invalid("it names no key (kid)"))?;
+        let key = self.keys.get(&kid).await.map_err(AuthError::Unavailable)?;
+        let key = key.ok_or(AuthError::Invalid("its key (kid) is unknown"))?;
+        let claims: Claims =
+            jsonwebtoken::decode(token, &key, &self.validation).map_err(|error| refusal(&error))?.claims;
+        identity(claims)
+    }
+}
+
+fn identity(claims: Claims) -> Result<Identity, AuthError> {
+    if claims.sub.is_empty() || claims.sub.contains('\0') {
+        return Err(AuthError::Invalid("it names no user (sub)"));
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    if claims.nbf.is_some_and(|not_before| not_before > now + NOT_BEFORE_LEEWAY) {
+        return Err(AuthError::Invalid("it is not valid yet (nbf)"));
+    }
+    if claims.exp <= now {
+        return Err(AuthError::Expired);
+    }
+    // Far beyond any token's life, and well within what a SystemTime holds.
+    let life = Duration::try_from_secs_f64(claims.exp - now).unwrap_or(Duration::MAX).min(Duration::from_secs(1 << 32));
+    Ok(Identity { user: UserKey::of(&claims.sub), user_id: claims.sub.into(), expires: SystemTime::now() + life })
+}
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
+    use jsonwebtoken::errors::ErrorKind;
+    match error.kind() {
+        ErrorKind::ExpiredSignature => AuthError::Expired,
+        ErrorKind::InvalidSignature => AuthError::Invalid("its signature is wrong"),
+        ErrorKind::InvalidIssuer => AuthError::Invalid("it is from another issuer (iss)"),
+        ErrorKind::InvalidAudience => AuthError::Invalid("it is for another audience (aud)"),
+        ErrorKind::MissingRequiredClaim(_) => AuthError::Invalid("it lacks a claim: exp and sub are required"),
+        _ => AuthError::Invalid("it cannot be read"),
+    }
+}

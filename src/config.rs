@@ -1,0 +1,311 @@
+//! Every setting: name, default, check and one line of doc.
+//!
+//! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
+//! prints this file's docs; the table in the README is tested against it.
+
+use axum::http::HeaderValue;
+use clap::Args;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use url::Url;
+
+/// A text that must not be shown: `Debug` hides it, and it has no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Secret(text.to_owned())
+    }
+}
+
+/// Connecting to PostgreSQL: what `serve` and `migrate` share.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseConfig {
+    /// PostgreSQL, as postgres://user:password@host:port/database. May lead through a pooler.
+    #[arg(long, env, hide_env_values = true, value_parser = postgres_url)]
+    pub database_url: Secret,
+
+    /// PostgreSQL without a pooler in between, for LISTEN and for migrations. Default: DATABASE_URL.
+    #[arg(long, env, hide_env_values = true, value_parser = postgres_url)]
+    pub database_listen_url: Option<Secret>,
+}
+
+impl DatabaseConfig {
+    /// The URL that reaches PostgreSQL itself.
+    pub fn direct_url(&self) -> &Secret {
+        self.database_listen_url.as_ref().unwrap_or(&self.database_url)
+    }
+}
+
+/// The settings of a replica.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+
+    /// Connections in the pool, at most.
+    #[arg(long, env, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_pool_size: u32,
+
+    /// How long a request waits for a connection of the pool before it is answered 503, in milliseconds.
+    #[arg(long, env, default_value = "3000", value_parser = millis)]
+    pub database_acquire_timeout_ms: Duration,
+
+    /// How long one SQL statement may run, in milliseconds.
+    #[arg(long, env, default_value = "15000", value_parser = millis)]
+    pub database_statement_timeout_ms: Duration,
+
+    /// Apply migrations before serving. Otherwise a schema that is too old stops the start.
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub migrate_on_start: bool,
+
+    /// Address to listen on.
+    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind_address: IpAddr,
+
+    /// Port to listen on.
+    #[arg(long, env, default_value_t = 3050)]
+    pub port: u16,
+
+    /// A second port of this replica's own, where several share PORT.
+    #[arg(long, env)]
+    pub replica_port: Option<u16>,
+
+    /// Let several processes listen on PORT; the kernel spreads connections over them.
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub reuse_port: bool,
+
+    /// This replica's name in logs and in pg_stat_activity. Default: the host's name.
+    #[arg(long, env)]
+    pub replica_id: Option<String>,
+
+    /// Where the token issuer publishes its keys.
+    #[arg(long, env, default_value = "http://localhost:3001/api/auth/jwks", value_parser = http_url)]
+    pub jwks_url: Url,
+
+    /// The issuer that tokens must name (iss). Default: not checked.
+    #[arg(long, env)]
+    pub jwt_issuer: Option<String>,
+
+    /// The audience that tokens must name (aud). Default: not checked.
+    #[arg(long, env)]
+    pub jwt_audience: Option<String>,
+
+    /// How long the issuer's keys are used before they are fetched again, in milliseconds.
+    #[arg(long, env, default_value = "300000", value_parser = millis)]
+    pub jwks_refresh_ms: Duration,
+
+    /// The least time between two fetches of the issuer's keys, in milliseconds.
+    #[arg(long, env, default_value = "5000", value_parser = millis)]
+    pub jwks_cooldown_ms: Duration,
+
+    /// How long keys are still used while the issuer cannot be reached, in milliseconds.
+    #[arg(long, env, default_value = "86400000", value_parser = millis)]
+    pub jwks_max_stale_ms: Duration,
+
+    /// The credits service that says whose sync is paid for.
+    #[arg(long, env, default_value = "http://localhost:3061", value_parser = http_url)]
+    pub mana_credits_url: Url,
+
+    /// The key that the credits service knows us by.
+    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = "dev-service-key", value_parser = secret)]
+    pub mana_service_key: Secret,
+
+    /// How long an answer of the credits service is used, in milliseconds.
+    #[arg(long, env, default_value = "300000", value_parser = millis)]
+    pub billing_cache_ms: Duration,
+
+    /// How long a request waits for the credits service before it is let through, in milliseconds.
+    #[arg(long, env, default_value = "500", value_parser = millis)]
+    pub billing_timeout_ms: Duration,
+
+    /// How long the credits service is left alone once it failed, in milliseconds.
+    #[arg(long, env, default_value = "15000", value_parser = millis)]
+    pub billing_retry_ms: Duration,
+
+    /// Origins whose pages may call, comma-separated, such as https://todo.example.com.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<Origin>,
+
+    /// How far a field stamp may be ahead of the server's clock, in milliseconds; beyond, it is adjusted.
+    #[arg(long, env, default_value = "300000", value_parser = millis)]
+    pub max_clock_skew_ms: Duration,
+
+    /// Changes in one push, at most.
+    #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_push_changes: u32,
+
+    /// Changes in one page of a delta, at most.
+    #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub page_max_changes: u32,
+
+    /// Bytes of changes in one page of a delta; a page ends with the change that passes it.
+    #[arg(long, env, default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=256 << 20))]
+    pub page_max_bytes: u32,
+
+    /// Connections that this replica holds, at most. Above it, further ones wait to be accepted.
+    #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub max_connections: u32,
+
+    /// How long a client may take to send a request's head, or keep a connection idle, in milliseconds. Longer
+    /// than balancers keep their idle connections, so that they are the ones to close them.
+    #[arg(long, env, default_value = "75000", value_parser = millis)]
+    pub header_timeout_ms: Duration,
+
+    /// How long a client may take to send a request's body, in milliseconds.
+    #[arg(long, env, default_value = "60000", value_parser = millis)]
+    pub body_timeout_ms: Duration,
+
+    /// How long a write may wait for a client that does not read before the connection is ended, in milliseconds.
+    #[arg(long, env, default_value = "20000", value_parser = millis)]
+    pub write_timeout_ms: Duration,
+
+    /// How long a WebSocket may take to authenticate, in milliseconds.
+    #[arg(long, env, default_value = "10000", value_parser = millis)]
+    pub ws_auth_timeout_ms: Duration,
+
+    /// How often an idle WebSocket is pinged, in milliseconds. One that answers two in a row with silence is closed.
+    #[arg(long, env, default_value = "30000", value_parser = millis)]
+    pub ws_ping_ms: Duration,
+
+    /// How often an idle stream gets a heartbeat, in milliseconds; the protocol promises one every 30 s.
+    #[arg(long, env, default_value = "20000", value_parser = millis)]
+    pub sse_heartbeat_ms: Duration,
+
+    /// How often the heads of connected users are compared with what was announced, in milliseconds.
+    #[arg(long, env, default_value = "2000", value_parser = millis)]
+    pub reconcile_ms: Duration,
+
+    /// How often the listener tests its connection, in milliseconds.
+    #[arg(long, env, default_value = "1000", value_parser = millis)]
+    pub listener_ping_ms: Duration,
+
+    /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers.
+    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub publish_queue: u32,
+
+    /// How long the database or the listener may be away before this replica counts as not ready, in milliseconds.
+    #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
+    pub ready_grace_ms: Duration,
+
+    /// How long a stopping replica still accepts, so that balancers notice that it is not ready, in milliseconds.
+    #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
+    pub drain_delay_ms: Duration,
+
+    /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
+    #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
+    pub drain_window_ms: Duration,
+
+    /// How logs are written.
+    #[arg(long, env, default_value = "json", value_enum)]
+    pub log_format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person's eyes.
+    Text,
+}
+
+/// Settings that do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("REPLICA_PORT must not be the same as PORT ({0})")]
+    SamePort(u16),
+    #[error("SSE_HEARTBEAT_MS is {0:?}; the protocol promises a heartbeat at least every 30 s")]
+    Heartbeat(Duration),
+    #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
+    JwksTimes,
+}
+
+impl Config {
+    /// Checks what no single setting can be checked for.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.replica_port == Some(self.port) && self.port != 0 {
+            return Err(ConfigError::SamePort(self.port));
+        }
+        if self.sse_heartbeat_ms > Duration::from_secs(30) {
+            return Err(ConfigError::Heartbeat(self.sse_heartbeat_ms));
+        }
+        if self.jwks_cooldown_ms >= self.jwks_refresh_ms || self.jwks_refresh_ms >= self.jwks_max_stale_ms {
+            return Err(ConfigError::JwksTimes);
+        }
+        Ok(())
+    }
+
+    /// This replica's name.
+    pub fn replica_name(&self) -> String {
+        let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        self.replica_id.clone().or_else(host).unwrap_or_else(|| "mana-sync".to_owned())
+    }
+}
+
+/// An origin that may call, as browsers send it.
+pub type Origin = Option<HeaderValue>;
+
+fn millis(text: &str) -> Result<Duration, String> {
+    match millis_or_zero(text)? {
+        Duration::ZERO => Err("must be at least 1 millisecond".to_owned()),
+        time => Ok(time),
+    }
+}
+
+fn millis_or_zero(text: &str) -> Result<Duration, String> {
+    let millis: u32 = text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())?;
+    Ok(Duration::from_millis(millis.into()))
+}
+
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::from(text))
+}
+
+// The message must not repeat the URL: it may hold a password.
+fn postgres_url(text: &str) -> Result<Secret, &'static str> {
+    let parsed: Result<tokio_postgres::Config, _> = text.parse();
+    let scheme = text.starts_with("postgres://") || text.starts_with("postgresql://");
+    match parsed {
+        Ok(config) if scheme && !config.get_hosts().is_empty() => Ok(Secret::from(text)),
+        _ => Err("must look like postgres://user:password@host:port/database"),
+    }
+}
+
+fn http_url(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn origin(text: &str) -> Result<Origin, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text == "*" {
+        return Err("\"*\" cannot be combined with credentials; name each origin".to_owned());
+    }
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if url.origin().ascii_serialization() != text {
+        return Err(format!("is no origin; did you mean {}?", url.origin().ascii_serialization()));
+    }
+    HeaderValue::from_str(text).map(Some).map_err(|error| error.to_string())
+}

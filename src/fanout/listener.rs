@@ -1,0 +1,149 @@
+//! Hears what all replicas publish.
+//!
+//! On a connection of its own, straight to the primary: LISTEN does not survive a pooler, and a standby hears
+//! nothing. The connection is distrusted: it is pinged, and one that answers late is replaced. After every
+//! connect: LISTEN first, then reconcile, so that nothing falls in between.
+
+use super::Audience;
+use super::connection::{Connector, Driver};
+use super::reconciler::Reconciler;
+use super::wakeup::{self, CHANNEL, Wakeup};
+use crate::telemetry::Metrics;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::{AsyncMessage, Client};
+use tokio_util::sync::CancellationToken;
+
+/// How long one step may take: to answer a ping, to LISTEN.
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pauses between attempts to connect: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Whether the listener hears; shared with the readiness probe.
+#[derive(Clone, Debug, Default)]
+pub struct Hearing(Arc<AtomicBool>);
+
+impl Hearing {
+    /// Whether the listener is connected and listening.
+    pub fn is_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a listening connection ended.
+#[derive(Debug, thiserror::Error)]
+enum ListenError {
+    #[error("the connection failed")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("no answer in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("this server is a standby, on which nothing can be heard")]
+    Standby,
+}
+
+/// The listening task.
+pub struct Listener {
+    pub connector: Connector,
+    pub ping: Duration,
+    pub audience: Arc<dyn Audience>,
+    pub reconciler: Reconciler,
+    pub hearing: Hearing,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Listener {
+    /// Listens until told to stop, whatever happens to the connection.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut pause = BACKOFF.0;
+        while let Some(ended) = stop.run_until_cancelled(self.listen()).await {
+            let was_up = self.hearing.0.swap(false, Ordering::Relaxed);
+            self.metrics.listener_up.set(0);
+            let Err(error) = ended;
+            tracing::warn!(error = &error as &dyn std::error::Error, "the listener has no connection; reconnecting");
+            pause = if was_up { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
+            let jitter = rand::random_range(0.5..1.5);
+            if stop.run_until_cancelled(tokio::time::sleep(pause.mul_f64(jitter))).await.is_none() {
+                break;
+            }
+        }
+        self.hearing.0.store(false, Ordering::Relaxed);
+        self.metrics.listener_up.set(0);
+    }
+
+    /// One connection, from its beginning to its end.
+    async fn listen(&self) -> Result<std::convert::Infallible, ListenError> {
+        let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
+        self.drive(&mut driver, timeout(STEP_TIMEOUT, start_listening(&client))).await???;
+        self.hearing.0.store(true, Ordering::Relaxed);
+        self.metrics.listener_up.set(1);
+        self.metrics.listener_connects.inc();
+        self.reconciler.reconcile_now();
+        tracing::info!("listening");
+        let mut ticks = interval(self.ping);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.drive(&mut driver, ticks.tick()).await?;
+            self.drive(&mut driver, timeout(STEP_TIMEOUT, client.simple_query(""))).await???;
+        }
+    }
+
+    /// Does something while the connection is driven and what arrives on it is heard.
+    async fn drive<T>(&self, driver: &mut Driver, doing: impl Future<Output = T>) -> Result<T, ListenError> {
+        let mut doing = pin!(doing);
+        loop {
+            tokio::select! {
+                message = poll_fn(|cx| driver.poll_message(cx)) => match message {
+                    Some(Ok(AsyncMessage::Notification(notification))) => self.hear(notification.payload()),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(ListenError::Closed),
+                },
+                done = &mut doing => return Ok(done),
+            }
+        }
+    }
+
+    fn hear(&self, payload: &str) {
+        let wakeups = match wakeup::decode(payload) {
+            Ok(wakeups) => wakeups,
+            Err(error) => {
+                self.metrics.notifications_unreadable.inc();
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a notification cannot be read; reconciling instead"
+                );
+                self.reconciler.reconcile_now();
+                return;
+            }
+        };
+        self.metrics.wakeups_received.inc_by(wakeups.len() as u64);
+        for wakeup in wakeups.into_iter().filter(|wakeup| self.audience.is_connected(wakeup.user)) {
+            if wakeup.tables.is_some() {
+                self.audience.announce(&wakeup);
+                self.observe_delivery(&wakeup);
+            } else {
+                self.reconciler.look_up(wakeup);
+            }
+        }
+    }
+
+    fn observe_delivery(&self, wakeup: &Wakeup) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = now.saturating_sub(Duration::from_micros(wakeup.last().max(0) as u64));
+        self.metrics.delivery_seconds.observe(since.as_secs_f64());
+    }
+}
+
+async fn start_listening(client: &Client) -> Result<(), ListenError> {
+    let standby: bool = client.query_typed("select pg_is_in_recovery()", &[]).await?[0].try_get(0)?;
+    if standby {
+        return Err(ListenError::Standby);
+    }
+    Ok(client.batch_execute(&format!("listen {CHANNEL}")).await?)
+}

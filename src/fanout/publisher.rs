@@ -1,0 +1,259 @@
+//! Tells the cluster what this replica has committed.
+//!
+//! Not in the transaction of a push: a commit with a NOTIFY in it takes a lock on the whole cluster across the
+//! flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
+//! wake-ups share one. A wake-up that is lost here is found by every replica's reconciler.
+
+use super::connection::Connector;
+use super::wakeup::{self, CHANNEL, Wakeup};
+use crate::protocol::UserKey;
+use crate::telemetry::Metrics;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
+const MAX_STRETCHES: usize = 16;
+/// How long sending one batch may take.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pauses after failures: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a stopping replica tries to get rid of its last wake-ups.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Wake-ups sent in one statement, at most.
+const MAX_BATCH: usize = 5_000;
+
+/// Where pushes leave their wake-ups. Never blocks.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    pending: Mutex<Pending>,
+    filled: Notify,
+    capacity: usize,
+    metrics: Arc<Metrics>,
+}
+
+type Key = (UserKey, Arc<str>, Option<Arc<str>>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    wakeups: HashMap<Key, Wakeup>,
+}
+
+/// What sending can fail with.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error("the database refused")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("no answer in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+}
+
+impl Publisher {
+    /// A publisher that keeps at most `capacity` wake-ups waiting.
+    pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Publisher {
+        let queue = Queue { pending: Mutex::default(), filled: Notify::new(), capacity, metrics };
+        Publisher { queue: Arc::new(queue) }
+    }
+
+    /// Leaves a wake-up to be sent. Call it after the commit.
+    pub fn publish(&self, wakeup: Wakeup) {
+        self.queue.add(wakeup);
+        self.queue.filled.notify_one();
+    }
+
+    /// Sends what is left here, until told to stop; then what is still there.
+    pub async fn run(self, connector: Connector, stop: CancellationToken) {
+        let mut sender = Sender { connector, connection: None, metrics: self.queue.metrics.clone() };
+        let mut pause = BACKOFF.0;
+        loop {
+            tokio::select! {
+                () = self.queue.filled.notified() => {}
+                () = stop.cancelled() => break,
+            }
+            while let Some(batch) = self.queue.take() {
+                match sender.send(&batch).await {
+                    Ok(()) => pause = BACKOFF.0,
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            waiting = batch.len(),
+                            "cannot publish"
+                        );
+                        batch.into_iter().for_each(|wakeup| self.queue.add(wakeup));
+                        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                            break;
+                        }
+                        pause = (pause * 2).min(BACKOFF.1);
+                    }
+                }
+            }
+        }
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.flush(&mut sender)).await.is_err() {
+            tracing::warn!("the last wake-ups could not be sent; other replicas will find what they announced");
+        }
+    }
+
+    async fn flush(&self, sender: &mut Sender) {
+        while let Some(batch) = self.queue.take() {
+            if let Err(error) = sender.send(&batch).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot publish while stopping; trying again");
+                batch.into_iter().for_each(|wakeup| self.queue.add(wakeup));
+                tokio::time::sleep(BACKOFF.0).await;
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn add(&self, wakeup: Wakeup) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = pending.wakeups.len() >= self.capacity;
+        let key = (wakeup.user, wakeup.app.clone(), wakeup.client.clone());
+        match pending.wakeups.get_mut(&key) {
+            Some(waiting) => merge(waiting, wakeup),
+            None if full => self.metrics.wakeups_dropped.inc(),
+            None => {
+                pending.wakeups.insert(key, wakeup);
+            }
+        }
+        self.metrics.publish_queue.set(pending.wakeups.len() as i64);
+    }
+
+    fn take(&self) -> Option<Vec<Wakeup>> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch: Vec<Wakeup> = if pending.wakeups.len() <= MAX_BATCH {
+            pending.wakeups.drain().map(|(_, wakeup)| wakeup).collect()
+        } else {
+            let keys: Vec<Key> = pending.wakeups.keys().take(MAX_BATCH).cloned().collect();
+            keys.iter().filter_map(|key| pending.wakeups.remove(key)).collect()
+        };
+        self.metrics.publish_queue.set(pending.wakeups.len() as i64);
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// Adds a wake-up to one of the same device in the same app.
+fn merge(waiting: &mut Wakeup, other: Wakeup) {
+    waiting.tables = match (waiting.tables.take(), other.tables) {
+        (Some(mut tables), Some(more)) => {
+            for table in more {
+                if !tables.contains(&table) {
+                    tables.push(table);
+                }
+            }
+            Some(tables)
+        }
+        _ => None,
+    };
+    for (from, to) in other.stretches {
+        if let Some(before) = waiting.stretches.iter_mut().find(|(_, last)| *last == from) {
+            before.1 = to;
+        } else if waiting.stretches.len() < MAX_STRETCHES {
+            waiting.stretches.push((from, to));
+        }
+    }
+}
+
+struct Sender {
+    connector: Connector,
+    connection: Option<(Client, AbortOnDropHandle<()>)>,
+    metrics: Arc<Metrics>,
+}
+
+impl Sender {
+    async fn send(&mut self, batch: &[Wakeup]) -> Result<(), SendError> {
+        let sent = match tokio::time::timeout(SEND_TIMEOUT, self.try_send(batch)).await {
+            Ok(sent) => sent.map_err(SendError::from),
+            Err(elapsed) => Err(elapsed.into()),
+        };
+        if sent.is_err() {
+            self.connection = None;
+            self.metrics.publish_failures.inc();
+        }
+        sent
+    }
+
+    async fn try_send(&mut self, batch: &[Wakeup]) -> Result<(), tokio_postgres::Error> {
+        let payloads = wakeup::encode(batch);
+        let client = self.client().await?;
+        // Parameters with their types given: one round trip, and nothing prepared that a pooler would lose.
+        client
+            .query_typed(
+                "select pg_notify($1, payload) from unnest($2) as payload",
+                &[(&CHANNEL, Type::TEXT), (&payloads, Type::TEXT_ARRAY)],
+            )
+            .await?;
+        self.metrics.notifications_sent.inc_by(payloads.len() as u64);
+        self.metrics.wakeups_published.inc_by(batch.len() as u64);
+        Ok(())
+    }
+
+    async fn client(&mut self) -> Result<&Client, tokio_postgres::Error> {
+        let connection = match self.connection.take().filter(|(client, _)| !client.is_closed()) {
+            Some(connection) => connection,
+            None => {
+                let (client, driver) = self.connector.connect().await?;
+                let driving = tokio::spawn(async move {
+                    // What ends the connection also fails the statement that it was needed for.
+                    let _ = driver.await;
+                });
+                (client, AbortOnDropHandle::new(driving))
+            }
+        };
+        Ok(&self.connection.insert(connection).0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wakeup(client: &str, table: &str, stretch: (i64, i64)) -> Wakeup {
+        Wakeup {
+            user: UserKey::of("u"),
+            app: "todo".into(),
+            client: Some(client.into()),
+            tables: Some(vec![table.into()]),
+            stretches: vec![stretch],
+        }
+    }
+
+    #[test]
+    fn wake_ups_of_one_device_merge_and_keep_every_table_and_stretch() {
+        let publisher = Publisher::new(10, Arc::default());
+        for wakeup in [
+            wakeup("a", "tasks", (0, 2)),
+            wakeup("a", "lists", (2, 4)),
+            wakeup("a", "tasks", (8, 10)),
+            wakeup("b", "tasks", (4, 8)),
+        ] {
+            publisher.publish(wakeup);
+        }
+        let mut batch = publisher.queue.take().unwrap();
+        batch.sort_by_key(|wakeup| wakeup.client.clone());
+        assert_eq!(batch[0].tables, Some(vec!["tasks".into(), "lists".into()]));
+        assert_eq!(batch[0].stretches, [(0, 4), (8, 10)]);
+        assert_eq!(batch[1], wakeup("b", "tasks", (4, 8)));
+        assert_eq!(publisher.queue.take(), None);
+    }
+
+    #[test]
+    fn a_full_queue_counts_what_it_leaves_to_the_reconcilers() {
+        let publisher = Publisher::new(2, Arc::default());
+        for client in ["a", "b", "c", "a"] {
+            publisher.publish(wakeup(client, "tasks", (0, 2)));
+        }
+        assert_eq!(publisher.queue.metrics.wakeups_dropped.get(), 1);
+        assert_eq!(publisher.queue.take().unwrap().len(), 2);
+    }
+}

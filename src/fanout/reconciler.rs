@@ -1,0 +1,218 @@
+//! Finds what no notification brought (G4).
+//!
+//! A replica can die between its commit and its notification, a connection can be dead while it looks alive. So
+//! every replica compares, every few seconds and whenever its listener has reconnected, the heads of its connected
+//! users' logs with what has been announced without a gap, and announces what is missing.
+
+use super::{Audience, Wakeup};
+use crate::protocol::{LogId, UserKey};
+use crate::store::{Head, LogStretch, Store, StoreError};
+use crate::telemetry::Metrics;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Users asked for in one statement.
+const USERS_PER_QUERY: usize = 5_000;
+/// Logs whose changed tables are asked for in one statement.
+const LOGS_PER_QUERY: usize = 500;
+/// A head just seen may be on its way as a notification; what is still missing after this is lost.
+const GRACE: Duration = Duration::from_millis(250);
+/// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
+const QUEUE: usize = 10_000;
+
+/// The reconciler, as the others see it.
+#[derive(Clone, Debug)]
+pub struct Reconciler {
+    now: Arc<Notify>,
+    joins: mpsc::Sender<Join>,
+    lookups: mpsc::Sender<Wakeup>,
+}
+
+/// A user whose first session has come.
+#[derive(Debug)]
+struct Join {
+    user: UserKey,
+    begun: oneshot::Sender<()>,
+}
+
+/// A user's logs could not be asked for.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the database could not be asked where the user's logs stand")]
+pub struct CannotBegin;
+
+/// The reconciler's tasks.
+#[derive(Debug)]
+pub struct ReconcilerTask {
+    now: Arc<Notify>,
+    joins: mpsc::Receiver<Join>,
+    lookups: mpsc::Receiver<Wakeup>,
+}
+
+/// What the reconciler works with.
+#[derive(Clone)]
+pub struct Means {
+    pub store: Store,
+    pub audience: Arc<dyn Audience>,
+    pub metrics: Arc<Metrics>,
+    pub period: Duration,
+}
+
+impl Reconciler {
+    /// A reconciler, and the task that is to be run for it.
+    pub fn new() -> (Reconciler, ReconcilerTask) {
+        let now = Arc::new(Notify::new());
+        let (joins, joins_task) = mpsc::channel(QUEUE);
+        let (lookups, lookups_task) = mpsc::channel(QUEUE);
+        let task = ReconcilerTask { now: now.clone(), joins: joins_task, lookups: lookups_task };
+        (Reconciler { now, joins, lookups }, task)
+    }
+
+    /// Starts a round now instead of at the next tick.
+    pub fn reconcile_now(&self) {
+        self.now.notify_one();
+    }
+
+    /// Looks up what a wake-up was too long to say.
+    pub(super) fn look_up(&self, wakeup: Wakeup) {
+        // If the queue is full, the next round finds it.
+        let _ = self.lookups.try_send(wakeup);
+    }
+
+    /// Finds out where a newly connected user's logs stand; everything stored after this returns is announced.
+    pub async fn begin(&self, user: UserKey) -> Result<(), CannotBegin> {
+        let (begun, done) = oneshot::channel();
+        self.joins.send(Join { user, begun }).await.map_err(|_| CannotBegin)?;
+        done.await.map_err(|_| CannotBegin)
+    }
+}
+
+impl ReconcilerTask {
+    /// Works until told to stop.
+    pub async fn run(self, means: Means, stop: CancellationToken) {
+        let work = async {
+            tokio::join!(
+                run_rounds(&means, &self.now),
+                run_joins(&means, self.joins),
+                run_lookups(&means, self.lookups),
+            )
+        };
+        stop.run_until_cancelled(work).await;
+    }
+}
+
+async fn run_rounds(means: &Means, now: &Notify) {
+    let mut ticks = interval(means.period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = now.notified() => {}
+        }
+        if let Err(error) = round(means).await {
+            means.metrics.reconcile_failures.inc();
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot reconcile; trying again");
+        }
+    }
+}
+
+/// One comparison of all connected users' heads with what was announced.
+async fn round(means: &Means) -> Result<(), StoreError> {
+    let users = means.audience.connected();
+    let mut behind = Vec::new();
+    for users in users.chunks(USERS_PER_QUERY) {
+        let heads = means.store.heads(users).await?;
+        behind.extend(heads.into_iter().filter(|head| stretch(means, head).is_some()));
+    }
+    if behind.is_empty() {
+        return Ok(());
+    }
+    sleep(GRACE).await;
+    announce_missing(means, &behind).await
+}
+
+/// What of a log has not been announced, up to a head.
+fn stretch(means: &Means, head: &Head) -> Option<LogStretch> {
+    let after = means.audience.announced_before(head.user, &head.app, head.at)?;
+    Some(LogStretch { log: LogId::of(head.user, &head.app), after, upto: head.at })
+}
+
+/// Announces whatever of these logs is still missing.
+async fn announce_missing(means: &Means, heads: &[Head]) -> Result<(), StoreError> {
+    let missing: Vec<(&Head, LogStretch)> =
+        heads.iter().filter_map(|head| Some((head, stretch(means, head)?))).collect();
+    for missing in missing.chunks(LOGS_PER_QUERY) {
+        let stretches: Vec<LogStretch> = missing.iter().map(|(_, stretch)| *stretch).collect();
+        let mut changed: BTreeMap<LogId, BTreeMap<String, Vec<Arc<str>>>> = BTreeMap::new();
+        for row in means.store.changed_tables(&stretches).await? {
+            changed.entry(row.log).or_default().entry(row.client).or_default().push(row.table.into());
+        }
+        for (head, stretch) in missing {
+            means.metrics.wakeups_reconciled.inc();
+            let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, stretches| Wakeup {
+                user: head.user,
+                app: head.app.as_str().into(),
+                client,
+                tables: Some(tables),
+                stretches,
+            };
+            for (client, tables) in changed.remove(&stretch.log).unwrap_or_default() {
+                means.audience.announce(&wakeup(Some(client.into()), tables, vec![]));
+            }
+            // Even if nothing is left in the stretch: then there is nothing in it to be missed.
+            means.audience.announce(&wakeup(None, vec![], vec![(stretch.after, stretch.upto)]));
+        }
+    }
+    Ok(())
+}
+
+async fn run_joins(means: &Means, mut joins: mpsc::Receiver<Join>) {
+    let mut batch = Vec::new();
+    while joins.recv_many(&mut batch, USERS_PER_QUERY).await > 0 {
+        let users: Vec<UserKey> = batch.iter().map(|join| join.user).collect();
+        match means.store.heads(&users).await {
+            Ok(heads) => begin_all(means, &mut batch, heads),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    sessions = batch.len(),
+                    "sessions cannot be joined"
+                );
+                // Dropping a request tells its session.
+                batch.clear();
+            }
+        }
+    }
+}
+
+fn begin_all(means: &Means, joins: &mut Vec<Join>, heads: Vec<Head>) {
+    let mut by_user: HashMap<UserKey, Vec<Head>> = HashMap::new();
+    for head in heads {
+        by_user.entry(head.user).or_default().push(head);
+    }
+    for join in joins.drain(..) {
+        means.audience.begin(join.user, by_user.get(&join.user).map_or(&[], Vec::as_slice));
+        // A session that has gone in the meantime does not mind.
+        let _ = join.begun.send(());
+    }
+}
+
+async fn run_lookups(means: &Means, mut lookups: mpsc::Receiver<Wakeup>) {
+    let mut batch = Vec::new();
+    while lookups.recv_many(&mut batch, LOGS_PER_QUERY).await > 0 {
+        let heads: Vec<Head> = batch
+            .drain(..)
+            .map(|wakeup| Head { user: wakeup.user, app: wakeup.app.to_string(), at: wakeup.last() })
+            .collect();
+        if let Err(error) = announce_missing(means, &heads).await {
+            means.metrics.reconcile_failures.inc();
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot look up what changed; the next round will"
+            );
+        }
+    }
+}

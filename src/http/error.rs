@@ -1,0 +1,154 @@
+//! Every error that a client can get: its status, its code, and what to do about it.
+//!
+//! A 5xx says nothing of the inside; what happened goes to the log.
+
+use crate::auth::AuthError;
+use crate::fanout::reconciler::CannotBegin;
+use crate::protocol::cursor::CursorError;
+use crate::protocol::merge::UnreadableChange;
+use crate::protocol::push::{NameProblem, PushError};
+use crate::session::stream::OpenError;
+use crate::store::StoreError;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::error::Error;
+
+/// Why a request was not answered 2xx.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("sync is not active for this user; activate it and try again")]
+    SyncInactive,
+    #[error(transparent)]
+    Push(#[from] PushError),
+    #[error("{name} {problem}")]
+    Name { name: &'static str, problem: NameProblem },
+    #[error("the parameter {0} is missing or empty")]
+    MissingParameter(&'static str),
+    #[error("since {0}")]
+    Since(#[from] CursorError),
+    #[error("the header {0} must be plain text")]
+    Header(&'static str),
+    #[error("the body is larger than {0} bytes; push in smaller parts")]
+    TooLarge(usize),
+    #[error("the body must be sent with Content-Type: application/json")]
+    MediaType,
+    #[error("the body did not arrive in time")]
+    BodyTimeout,
+    #[error("the body ended early")]
+    BodyBroken,
+    #[error("there is nothing here; see the documentation for the endpoints")]
+    NotFound,
+    #[error("this endpoint does not have this method")]
+    MethodNotAllowed,
+    #[error("this is a WebSocket: connect with Upgrade: websocket, version 13")]
+    UpgradeRequired,
+    #[error("not ready: {0}")]
+    NotReady(String),
+    #[error(transparent)]
+    Begin(#[from] CannotBegin),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the metrics could not be written")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl From<UnreadableChange> for ApiError {
+    fn from(error: UnreadableChange) -> Self {
+        ApiError::Store(error.into())
+    }
+}
+
+impl From<OpenError> for ApiError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Begin(error) => error.into(),
+            OpenError::Store(error) => error.into(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    message: &'a str,
+}
+
+/// Seconds after which a client may try again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+impl ApiError {
+    /// The table: status and code of every error.
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            ApiError::Auth(AuthError::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            ApiError::Auth(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            ApiError::SyncInactive => (StatusCode::PAYMENT_REQUIRED, "sync_inactive"),
+            ApiError::Push(_)
+            | ApiError::Name { .. }
+            | ApiError::MissingParameter(_)
+            | ApiError::Since(_)
+            | ApiError::Header(_)
+            | ApiError::BodyBroken => (StatusCode::BAD_REQUEST, "bad_request"),
+            ApiError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            ApiError::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            ApiError::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            ApiError::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            ApiError::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
+            ApiError::Store(StoreError::Unstorable(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Begin(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
+            ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+            ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// What the client is told.
+    fn message(&self) -> String {
+        match self {
+            ApiError::Store(StoreError::Unstorable(_)) => {
+                "a value cannot be stored: a number out of range, or a text with a character that is none".to_owned()
+            }
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Begin(_) => {
+                "the server cannot do this at the moment; try again".to_owned()
+            }
+            ApiError::Store(_) | ApiError::Metrics(_) => {
+                "something went wrong on the server; trying again may help".to_owned()
+            }
+            told => told.to_string(),
+        }
+    }
+
+    fn log(&self, status: StatusCode) {
+        let error = self as &dyn Error;
+        match status {
+            StatusCode::INTERNAL_SERVER_ERROR => tracing::error!(error, "a request failed"),
+            StatusCode::SERVICE_UNAVAILABLE if matches!(self, ApiError::NotReady(_)) => {}
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::UNPROCESSABLE_ENTITY => {
+                tracing::warn!(error, "a request was refused");
+            }
+            _ => tracing::debug!(%status, "a request was refused"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status();
+        self.log(status);
+        let body = Body { error: code, message: &self.message() };
+        // Two strings always serialize.
+        let body = serde_json::to_string(&body).unwrap_or_default();
+        let mut response =
+            (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        response
+    }
+}

@@ -1,0 +1,126 @@
+//! `/health`, `/health/live`, `/health/ready`.
+
+use super::AppState;
+use super::error::ApiError;
+use crate::fanout::listener::Hearing;
+use crate::store::Store;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio_util::sync::CancellationToken;
+
+/// How often the database is asked whether it is there.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What readiness is judged by.
+///
+/// A database that blinks must not empty every replica's endpoints at once, so what was well a moment ago counts
+/// as well: a failure shows when it has lasted for the grace time.
+#[derive(Debug)]
+pub struct Health {
+    grace: Duration,
+    hearing: Hearing,
+    draining: CancellationToken,
+    well: Mutex<Well>,
+}
+
+/// When each of them was last well; none: not yet.
+#[derive(Debug, Default)]
+struct Well {
+    database: Option<Instant>,
+    listener: Option<Instant>,
+}
+
+impl Health {
+    pub(super) fn new(grace: Duration, hearing: Hearing, draining: CancellationToken) -> Health {
+        Health { grace, hearing, draining, well: Mutex::default() }
+    }
+
+    /// Looks after the database and the listener, until told to stop.
+    pub async fn watch(
+        &self,
+        store: Store,
+        metrics: std::sync::Arc<crate::telemetry::Metrics>,
+        stop: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let answered = tokio::time::timeout(PERIOD * 2, store.ping()).await.is_ok_and(|answer| answer.is_ok());
+            let heard = self.hearing.is_up();
+            let now = Instant::now();
+            {
+                let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+                well.database = if answered { Some(now) } else { well.database };
+                well.listener = if heard { Some(now) } else { well.listener };
+            }
+            let pool = store.pool();
+            metrics.pool_connections.with_label_values(&["open"]).set(pool.size().into());
+            metrics.pool_connections.with_label_values(&["idle"]).set(pool.num_idle() as i64);
+            metrics.ready.set(i64::from(self.missing().is_empty()));
+        }
+    }
+
+    /// What keeps this replica from being ready.
+    fn missing(&self) -> Vec<&'static str> {
+        let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasting = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() > self.grace);
+        let mut missing = Vec::new();
+        if lasting(well.database) {
+            missing.push("the database does not answer");
+        }
+        if lasting(well.listener) && !self.hearing.is_up() {
+            missing.push("the listener is not connected");
+        }
+        if self.draining.is_cancelled() {
+            missing.push("the replica is draining");
+        }
+        missing
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    status: &'static str,
+    service: &'static str,
+    timestamp: String,
+    connections: i64,
+    users: i64,
+}
+
+pub(super) async fn health(State(state): State<AppState>) -> Response {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    json(&Report {
+        status: "ok",
+        service: "mana-sync",
+        timestamp: crate::protocol::Stamp::from_millis(now.as_millis() as i64).to_string(),
+        connections: state.metrics.connections.get(),
+        users: state.metrics.users.get(),
+    })
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+}
+
+pub(super) async fn live() -> Response {
+    json(&Status { status: "ok" })
+}
+
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Response, ApiError> {
+    match state.health.missing() {
+        missing if missing.is_empty() => Ok(json(&Status { status: "ready" })),
+        missing => Err(ApiError::NotReady(missing.join(", "))),
+    }
+}
+
+fn json(body: &impl Serialize) -> Response {
+    // Strings and numbers always serialize.
+    let body = serde_json::to_string(body).unwrap_or_default();
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}

@@ -1,0 +1,44 @@
+//! HTTP: one file per endpoint, one table of routes, one table of errors.
+
+pub mod error;
+mod extract;
+mod health;
+mod metrics;
+mod pull;
+mod push;
+pub mod router;
+pub mod server;
+mod socket;
+mod stream;
+
+use crate::auth::Authenticator;
+use crate::billing::Billing;
+use crate::config::Config;
+use crate::fanout::Publisher;
+use crate::fanout::listener::Hearing;
+use crate::session::Sessions;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+
+/// What the endpoints work with.
+#[derive(Clone, Debug)]
+pub struct AppState {
+    pub config: Arc<Config>,
+    pub auth: Arc<Authenticator>,
+    pub billing: Billing,
+    pub store: Store,
+    pub publisher: Publisher,
+    pub sessions: Arc<Sessions>,
+    pub health: Arc<health::Health>,
+    pub shutdown: Shutdown,
+    pub metrics: Arc<Metrics>,
+}
+
+impl AppState {
+    /// What readiness is judged by.
+    pub fn new_health(config: &Config, hearing: Hearing, shutdown: &Shutdown) -> Arc<health::Health> {
+        Arc::new(health::Health::new(config.ready_grace_ms, hearing, shutdown.draining.clone()))
+    }
+}

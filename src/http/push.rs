@@ -1,0 +1,163 @@
+//! `POST /sync/{appId}`: push, and get the delta.
+
+use super::AppState;
+use super::error::ApiError;
+use super::extract::{Caller, client_id};
+use crate::fanout::Wakeup;
+use crate::protocol::merge::OwnWrites;
+use crate::protocol::page::{Page, encode_answer};
+use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
+use crate::protocol::retry_answer::adjusted_as_stored;
+use crate::protocol::{Cursor, Log, Stamp};
+use crate::store::{OwnChanges, PageRequest, StoreError, Stored};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Most bytes of a body.
+const MAX_BODY: usize = 10 << 20;
+/// A body that is too large is read on up to here, so that its client gets to read the answer.
+const MAX_DISCARDED: usize = 64 << 20;
+/// ... and for so long.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) async fn push(
+    State(state): State<AppState>,
+    caller: Result<Caller, ApiError>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let caller = match caller.and_then(|caller| check_media_type(&parts.headers).map(|()| caller)) {
+        Ok(caller) => caller,
+        Err(error) => {
+            discard(body).await;
+            return Err(error);
+        }
+    };
+    let body = read_body(body, state.config.body_timeout_ms).await?;
+    let started = std::time::Instant::now();
+    let answer = answer(&state, &caller.log, client_id(&parts.headers)?, &body).await;
+    state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
+    let outcome = match &answer {
+        Ok((_, outcome)) => outcome,
+        Err(ApiError::Store(StoreError::Unstorable(_))) => "refused",
+        Err(ApiError::Store(_)) => "failed",
+        Err(_) => "refused",
+    };
+    state.metrics.pushes.with_label_values(&[outcome]).inc();
+    let (json, _) = answer?;
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+}
+
+async fn answer(
+    state: &AppState,
+    log: &Log,
+    client: Option<&str>,
+    body: &[u8],
+) -> Result<(String, &'static str), ApiError> {
+    let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
+    let push = read_push(body, client, policy, state.config.max_push_changes as usize)?;
+    if push.changes.is_empty() {
+        let page = state.store.page(log, &delta_request(&push, None)).await?;
+        return Ok((encode_answer(page, &[])?, "empty"));
+    }
+    let stored = state.store.push(log, &push).await?;
+    state.publisher.publish(wakeup(log, &push, stored));
+    if !stored.was_retried() {
+        state.metrics.changes_stored.inc_by(push.changes.len() as u64);
+        let page = delta(state, log, &push, stored).await?;
+        return Ok((encode_answer(page, &push.adjusted)?, "stored"));
+    }
+    let adjusted = adjusted_before(state, log, client, body).await?;
+    let page = delta(state, log, &push, stored).await?;
+    Ok((encode_answer(page, &adjusted)?, "retried"))
+}
+
+/// What a retried push was told about its stamps: what it claims against what the first attempt stored.
+async fn adjusted_before(
+    state: &AppState,
+    log: &Log,
+    client: Option<&str>,
+    body: &[u8],
+) -> Result<Vec<Adjusted>, ApiError> {
+    let claimed = read_push(body, client, StampPolicy::AS_CLAIMED, usize::MAX)?;
+    let stored = state.store.stored_before(log, &claimed).await?;
+    Ok(adjusted_as_stored(&claimed.changes, &stored)?)
+}
+
+/// What the other devices have changed since the push's cursor.
+async fn delta(state: &AppState, log: &Log, push: &Push, stored: Stored) -> Result<Page, StoreError> {
+    // Nothing was stored between the cursor and this push: the store need not be asked.
+    if stored.previous.is_some_and(|previous| previous <= push.since.micros()) {
+        let until = Cursor::after(stored.last);
+        return Ok(Page { changes: vec![], own: OwnWrites::default(), until, has_more: false });
+    }
+    state.store.page(log, &delta_request(push, Some(stored.first))).await
+}
+
+fn delta_request(push: &Push, first: Option<i64>) -> PageRequest<'_> {
+    let own = match (push.since.is_walk(), first) {
+        (false, _) => OwnChanges::Without,
+        (true, Some(first)) => OwnChanges::Before(first),
+        (true, None) => OwnChanges::All,
+    };
+    PageRequest { since: push.since, reader: Some(&push.client), own, tables: None }
+}
+
+fn wakeup(log: &Log, push: &Push, stored: Stored) -> Wakeup {
+    let tables: BTreeSet<&str> = push.changes.iter().map(|change| change.table.as_str()).collect();
+    Wakeup {
+        user: log.user,
+        app: log.app.clone(),
+        client: Some(push.client.as_str().into()),
+        tables: Some(tables.into_iter().map(Arc::from).collect()),
+        // A retried push announces itself alone: what was before it is not known any more.
+        stretches: vec![(stored.previous.unwrap_or(stored.first - Cursor::STEP), stored.last)],
+    }
+}
+
+fn now() -> Stamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Stamp::from_millis(since.as_millis() as i64)
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+    if json { Ok(()) } else { Err(ApiError::MediaType) }
+}
+
+async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, ApiError> {
+    let read = tokio::time::timeout(timeout, Limited::new(&mut body, MAX_BODY).collect()).await;
+    match read.map_err(|_| ApiError::BodyTimeout)? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            discard(body).await;
+            Err(ApiError::TooLarge(MAX_BODY))
+        }
+        Err(_) => Err(ApiError::BodyBroken),
+    }
+}
+
+/// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
+async fn discard(mut body: Body) {
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MAX_DISCARDED {
+                break;
+            }
+        }
+    };
+    // Whether it was all of it makes no difference to the answer.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
+}

@@ -1,0 +1,49 @@
+//! The table of routes, and what every request passes.
+
+use super::error::ApiError;
+use super::{AppState, health, metrics, pull, push, socket, stream};
+use crate::config::Config;
+use axum::Router;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, Method};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use std::time::Duration;
+use tower_http::cors::CorsLayer;
+
+/// How long browsers may remember what CORS allows.
+const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// All endpoints.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/sync/{app}", post(push::push))
+        .route("/sync/{app}/pull", get(pull::pull))
+        .route("/sync/{app}/stream", get(stream::stream))
+        .route("/ws", get(socket::connect))
+        .route("/ws/{app}", get(socket::connect))
+        .route("/health", get(health::health))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
+        .fallback(async || ApiError::NotFound)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(cors(&state.config))
+        .layer(from_fn_with_state(state.clone(), metrics::count))
+        .with_state(state)
+}
+
+fn cors(config: &Config) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(config.cors_origins.iter().flatten().cloned().collect::<Vec<_>>())
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static("x-client-id"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([RETRY_AFTER])
+        .max_age(CORS_MAX_AGE)
+}

@@ -1,0 +1,179 @@
+//! `GET /ws` and `GET /ws/{appId}`: the transport of [`WebSocketSession`].
+
+use super::AppState;
+use super::error::ApiError;
+use super::extract::PathApp;
+use super::server::{Connection, Transport};
+use crate::protocol::close::CloseReason;
+use crate::session::websocket::{Action, WebSocketSession};
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// Most bytes of a message.
+const MAX_MESSAGE: usize = 64 << 10;
+/// Read buffer of each connection, in bytes. Messages are small; a larger one makes it grow.
+const READ_BUFFER: usize = 1 << 10;
+/// How long a client may take to answer a close, and most bytes that it may still send until then.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+const MAX_DISCARDED: u64 = 16 << 20;
+
+type Socket = WebSocketStream<Transport>;
+
+pub(super) async fn connect(
+    State(state): State<AppState>,
+    PathApp(app): PathApp,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let accept = accept_key(request.headers()).ok_or(ApiError::UpgradeRequired)?;
+    let connection = request.extensions().get::<Connection>().cloned();
+    let upgrade = hyper::upgrade::on(&mut request);
+    let session = WebSocketSession::new(state.sessions.clone(), app);
+    let ping = state.config.ws_ping_ms;
+    let tracker = state.shutdown.connections.clone();
+    tracker.spawn(async move {
+        // Lives as long as the socket: it counts against the limit of connections.
+        let _connection = connection;
+        match upgrade.await {
+            Ok(upgraded) => {
+                let reason = run(open(upgraded).await, session, ping).await;
+                state.sessions.count_close(reason);
+            }
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "an upgrade failed"),
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_ACCEPT, accept.as_str())];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// The answer to the client's key (RFC 6455, section 4.2); none if this is no WebSocket's handshake.
+fn accept_key(headers: &HeaderMap) -> Option<String> {
+    let has = |name: HeaderName, token: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+    };
+    let is_handshake = has(CONNECTION, "upgrade") && has(UPGRADE, "websocket") && has(SEC_WEBSOCKET_VERSION, "13");
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake)?;
+    Some(derive_accept_key(key.as_bytes()))
+}
+
+async fn open(upgraded: Upgraded) -> Socket {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    // Every connection comes from our own server, which makes nothing but transports.
+    match upgraded.downcast::<TokioIo<Transport>>() {
+        Ok(parts) => {
+            WebSocketStream::from_partially_read(
+                parts.io.into_inner(),
+                parts.read_buf.into(),
+                Role::Server,
+                Some(config),
+            )
+            .await
+        }
+        Err(_) => unreachable!("connections are served as TokioIo<Transport>"),
+    }
+}
+
+/// Runs a session on its socket, from the upgrade to the end.
+async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) -> CloseReason {
+    let mut heard = Instant::now();
+    let mut next_ping = heard + ping;
+    loop {
+        let action = tokio::select! {
+            message = socket.next() => {
+                heard = Instant::now();
+                match message {
+                    Some(Ok(Message::Text(text))) => session.hear(&text).await,
+                    Some(Ok(Message::Close(_))) | None => return leave(socket).await,
+                    Some(Ok(_)) => Action::Send(vec![]),
+                    Some(Err(error)) => match reason_for(&error) {
+                        Some(reason) => Action::close(reason),
+                        None => return CloseReason::ClientLeft,
+                    },
+                }
+            }
+            action = session.next() => action,
+            () = tokio::time::sleep_until(next_ping) => {
+                if heard.elapsed() >= ping * 2 {
+                    return CloseReason::Unresponsive;
+                }
+                next_ping = Instant::now() + ping;
+                match socket.send(Message::Ping(Default::default())).await {
+                    Ok(()) => Action::Send(vec![]),
+                    Err(_) => return CloseReason::Unresponsive,
+                }
+            }
+        };
+        match action {
+            Action::Send(messages) => {
+                if send(&mut socket, messages).await.is_err() {
+                    return CloseReason::Unresponsive;
+                }
+            }
+            Action::Close { reason, last_words } => {
+                drop(session);
+                // A client that cannot be told has gone, or will see the connection end.
+                let _ = send(&mut socket, last_words.into_iter().collect()).await;
+                close(socket, reason).await;
+                return reason;
+            }
+        }
+    }
+}
+
+async fn send(socket: &mut Socket, messages: Vec<String>) -> Result<(), Error> {
+    for message in messages {
+        socket.feed(Message::text(message)).await?;
+    }
+    socket.flush().await
+}
+
+/// The reason to close for; none if the connection is beyond closing.
+fn reason_for(error: &Error) -> Option<CloseReason> {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseReason::TooLarge),
+        Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_) => Some(CloseReason::ProtocolError),
+        _ => None,
+    }
+}
+
+/// The client closes: the answer to that is waiting to be written.
+async fn leave(mut socket: Socket) -> CloseReason {
+    // Whether it gets there or not, the client has gone.
+    let _ = timeout(CLOSE_TIMEOUT, socket.flush()).await;
+    CloseReason::ClientLeft
+}
+
+/// Closes, and lets the client read why: a connection that is dropped with something unread in it is reset, and a
+/// reset takes the close frame with it.
+async fn close(mut socket: Socket, reason: CloseReason) {
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
+    let frame = CloseFrame { code: reason.code().into(), reason: reason.text().into() };
+    let closing = async {
+        socket.send(Message::Close(Some(frame))).await?;
+        // What cannot be read as messages is read as bytes below.
+        while let Some(Ok(_)) = socket.next().await {}
+        let transport = socket.get_mut();
+        transport.shutdown().await?;
+        tokio::io::copy(&mut transport.take(MAX_DISCARDED), &mut tokio::io::sink()).await?;
+        Ok::<_, Error>(())
+    };
+    // In time or not, answered or not, the connection ends here.
+    let _ = timeout_at(deadline, closing).await;
+}

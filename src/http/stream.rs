@@ -1,0 +1,53 @@
+//! `GET /sync/{appId}/stream`: server-sent events.
+
+use super::AppState;
+use super::error::ApiError;
+use super::extract::{Caller, client_id, query};
+use crate::protocol::Cursor;
+use crate::protocol::push::{MAX_TABLE, check_name};
+use crate::session::stream::{StreamRequest, StreamSession};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
+pub(super) async fn stream(
+    State(state): State<AppState>,
+    caller: Caller,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let last_event = headers.get("Last-Event-ID").map(|id| id.to_str().map_err(|_| ApiError::Header("Last-Event-ID")));
+    let last_event = last_event.transpose()?.filter(|id| !id.is_empty());
+    let since = match (last_event, query(&uri, "since")) {
+        (Some(id), _) => Cursor::parse(id)?,
+        (None, Some(since)) => Cursor::parse(&since)?,
+        (None, None) => Cursor::BEGINNING,
+    };
+    let request =
+        StreamRequest { log: caller.log, tables: tables(&uri)?, since, reader: client_id(&headers)?.map(Into::into) };
+    let session = StreamSession::open(state.sessions, state.store, &caller.identity, request).await?;
+    let events = futures_util::stream::unfold(session, async |mut session| {
+        let text = session.next().await?;
+        Some((Ok::<_, Infallible>(text), session))
+    });
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-cache, no-transform"),
+        (axum::http::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// The tables asked for; none means all.
+fn tables(uri: &Uri) -> Result<Option<Vec<String>>, ApiError> {
+    let Some(list) = query(uri, "collections") else { return Ok(None) };
+    let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    for name in &names {
+        check_name(name, MAX_TABLE).map_err(|problem| ApiError::Name { name: "a collection", problem })?;
+    }
+    Ok((!names.is_empty()).then(|| names.into_iter().map(str::to_owned).collect()))
+}

@@ -1,0 +1,107 @@
+//! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
+
+use crate::fanout::Wakeup;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Names of apps and tables that may wait for a reader. One that is further behind is told to start over.
+const MAX_WAITING: usize = 10_000;
+
+/// Which wake-ups a session cares for.
+#[derive(Clone, Debug, Default)]
+pub struct Interest {
+    /// This app's only; none means all.
+    pub app: Option<Arc<str>>,
+    /// Those in which one of these tables changed; none means all.
+    pub tables: Option<BTreeSet<String>>,
+    /// The device whose own changes need no waking.
+    pub client: Option<Arc<str>>,
+}
+
+/// What waits in a mailbox.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Mail {
+    /// Apps, and the tables in them that changed.
+    Changed(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>),
+    /// So much that it was not kept.
+    TooMuch,
+}
+
+/// One session's wake-ups.
+#[derive(Debug)]
+pub struct Mailbox {
+    state: Mutex<State>,
+    filled: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    interest: Interest,
+    waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    names: usize,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    pub fn new(interest: Interest) -> Mailbox {
+        let state = State { interest, waiting: BTreeMap::new(), names: 0 };
+        Mailbox { state: Mutex::new(state), filled: Notify::new() }
+    }
+
+    /// Makes the mailbox one of this device.
+    pub fn set_client(&self, client: Option<Arc<str>>) {
+        self.state().interest.client = client;
+    }
+
+    /// Adds a wake-up, if the session cares for it.
+    pub fn deliver(&self, wakeup: &Wakeup) {
+        if self.state().add(wakeup) {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
+    pub async fn take(&self) -> Mail {
+        loop {
+            if let Some(mail) = self.state().take() {
+                return mail;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn add(&mut self, wakeup: &Wakeup) -> bool {
+        let interest = &self.interest;
+        let other_app = interest.app.as_ref().is_some_and(|app| *app != wakeup.app);
+        let own = wakeup.client.is_some() && interest.client == wakeup.client;
+        if other_app || own {
+            return false;
+        }
+        let cares = |table: &&Arc<str>| interest.tables.as_ref().is_none_or(|tables| tables.contains(&***table));
+        let tables: Vec<&Arc<str>> = wakeup.tables.iter().flatten().filter(cares).collect();
+        if tables.is_empty() || self.names > MAX_WAITING {
+            return false;
+        }
+        let waiting = self.waiting.entry(wakeup.app.clone()).or_default();
+        let before = waiting.len();
+        waiting.extend(tables.into_iter().cloned());
+        self.names += waiting.len() - before;
+        true
+    }
+
+    fn take(&mut self) -> Option<Mail> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let names = std::mem::take(&mut self.names);
+        Some(if names > MAX_WAITING { Mail::TooMuch } else { Mail::Changed(waiting) })
+    }
+}

@@ -1,0 +1,134 @@
+//! The sessions of this replica, by user. No I/O.
+//!
+//! A wake-up reaches every session of its user that cares (G4), and no other user's (G5): the user's key is the
+//! only way in. Per user the hub also keeps up to where each of the user's logs has been announced, so that the
+//! reconciler can tell what was missed. All of it goes when the user's last session goes.
+
+mod announced;
+mod mailbox;
+
+pub use mailbox::{Interest, Mail, Mailbox};
+
+use crate::fanout::{Audience, Wakeup};
+use crate::protocol::UserKey;
+use crate::store::Head;
+use crate::telemetry::Metrics;
+use announced::Announced;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Sessions are spread over so many locks.
+const SHARDS: usize = 64;
+
+/// All sessions of this replica.
+#[derive(Debug)]
+pub struct Hub {
+    shards: Vec<Mutex<HashMap<UserKey, User>>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    mailboxes: Vec<Arc<Mailbox>>,
+    announced: Announced,
+}
+
+/// A session's place in the hub; given up when it is dropped.
+#[derive(Debug)]
+pub struct Membership {
+    hub: Arc<Hub>,
+    user: UserKey,
+    mailbox: Arc<Mailbox>,
+    transport: &'static str,
+}
+
+impl Hub {
+    /// A hub without sessions.
+    pub fn new(metrics: Arc<Metrics>) -> Hub {
+        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), metrics }
+    }
+
+    /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
+    pub fn join(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: &'static str) -> Membership {
+        let mailbox = Arc::new(Mailbox::new(interest));
+        let mut users = self.shard(user);
+        let entry = users.entry(user).or_insert_with(|| {
+            self.metrics.users.inc();
+            User::default()
+        });
+        entry.mailboxes.push(mailbox.clone());
+        self.metrics.connections.inc();
+        self.metrics.sessions.with_label_values(&[transport]).inc();
+        Membership { hub: self.clone(), user, mailbox, transport }
+    }
+
+    fn shard(&self, user: UserKey) -> MutexGuard<'_, HashMap<UserKey, User>> {
+        let shard = user.0.as_u128() as usize % SHARDS;
+        // Every change to a shard is complete before the lock is given back: a panic leaves nothing half done.
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, membership: &Membership) {
+        let mut users = self.shard(membership.user);
+        let Some(user) = users.get_mut(&membership.user) else { return };
+        user.mailboxes.retain(|mailbox| !Arc::ptr_eq(mailbox, &membership.mailbox));
+        if user.mailboxes.is_empty() {
+            users.remove(&membership.user);
+            self.metrics.users.dec();
+        }
+        self.metrics.connections.dec();
+        self.metrics.sessions.with_label_values(&[membership.transport]).dec();
+    }
+}
+
+impl Membership {
+    /// Where the session's wake-ups arrive.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Whether it is known where this user's logs stand, so that nothing stored from now on is missed.
+    pub fn has_begun(&self) -> bool {
+        self.hub.shard(self.user).get(&self.user).is_some_and(|user| user.announced.has_begun())
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.hub.leave(self);
+    }
+}
+
+impl Audience for Hub {
+    fn announce(&self, wakeup: &Wakeup) {
+        if let Some(user) = self.shard(wakeup.user).get_mut(&wakeup.user) {
+            user.announced.note(&wakeup.app, &wakeup.stretches);
+            user.mailboxes.iter().for_each(|mailbox| mailbox.deliver(wakeup));
+        }
+    }
+
+    fn is_connected(&self, user: UserKey) -> bool {
+        self.shard(user).contains_key(&user)
+    }
+
+    fn connected(&self) -> Vec<UserKey> {
+        let users = |shard: &Mutex<HashMap<UserKey, User>>| {
+            let users = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            users.keys().copied().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(users).collect()
+    }
+
+    fn begin(&self, user: UserKey, heads: &[Head]) {
+        if let Some(user) = self.shard(user).get_mut(&user) {
+            user.announced.begin(heads.iter().map(|head| (head.app.as_str(), head.at)));
+        }
+    }
+
+    fn announced_before(&self, user: UserKey, app: &str, head: i64) -> Option<i64> {
+        self.shard(user).get(&user)?.announced.before(app, head)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use super::*;
+use std::collections::BTreeSet;
+
+fn wakeup(user: &str, app: &str, client: Option<&str>, tables: &[&str]) -> Wakeup {
+    Wakeup {
+        user: UserKey::of(user),
+        app: app.into(),
+        client: client.map(Into::into),
+        tables: Some(tables.iter().map(|table| (*table).into()).collect()),
+        stretches: vec![],
+    }
+}
+
+fn interest(app: Option<&str>, tables: Option<&[&str]>, client: Option<&str>) -> Interest {
+    Interest {
+        app: app.map(Into::into),
+        tables: tables.map(|tables| tables.iter().map(|table| (*table).to_owned()).collect()),
+        client: client.map(Into::into),
+    }
+}
+
+/// What waits for a session, as "app:table,table app:table"; empty if nothing does.
+async fn mail(membership: &Membership) -> String {
+    let names = |tables: BTreeSet<Arc<str>>| tables.iter().map(|table| &**table).collect::<Vec<_>>().join(",");
+    tokio::select! {
+        biased;
+        mail = membership.mailbox().take() => match mail {
+            Mail::TooMuch => "too much".to_owned(),
+            Mail::Changed(apps) => apps.into_iter().map(|(app, tables)| format!("{app}:{}", names(tables))).collect::<Vec<_>>().join(" "),
+        },
+        () = std::future::ready(()) => String::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_wake_up_reaches_the_users_sessions_that_care_and_nobody_else() {
+    let hub = Arc::new(Hub::new(Arc::default()));
+    let alice = UserKey::of("alice");
+    let all = hub.join(alice, interest(None, None, None), "websocket");
+    let todo = hub.join(alice, interest(Some("todo"), None, None), "websocket");
+    let lists = hub.join(alice, interest(Some("todo"), Some(&["lists"]), None), "sse");
+    let device = hub.join(alice, interest(None, None, Some("phone")), "websocket");
+    let bob = hub.join(UserKey::of("bob"), interest(None, None, None), "websocket");
+
+    hub.announce(&wakeup("alice", "todo", Some("phone"), &["tasks"]));
+    hub.announce(&wakeup("alice", "notes", Some("laptop"), &["pages"]));
+
+    assert_eq!(mail(&all).await, "notes:pages todo:tasks");
+    assert_eq!(mail(&todo).await, "todo:tasks");
+    assert_eq!(mail(&lists).await, "");
+    assert_eq!(mail(&device).await, "notes:pages");
+    assert_eq!(mail(&bob).await, "");
+}
+
+#[tokio::test]
+async fn wake_ups_that_pile_up_are_merged_and_bounded() {
+    let hub = Arc::new(Hub::new(Arc::default()));
+    let session = hub.join(UserKey::of("u"), Interest::default(), "websocket");
+    for _ in 0..1_000 {
+        hub.announce(&wakeup("u", "todo", None, &["tasks"]));
+        hub.announce(&wakeup("u", "todo", None, &["lists"]));
+    }
+    assert_eq!(mail(&session).await, "todo:lists,tasks");
+    assert_eq!(mail(&session).await, "");
+    for n in 0..20_000 {
+        hub.announce(&wakeup("u", "todo", None, &[&format!("table-{n}")]));
+    }
+    assert_eq!(mail(&session).await, "too much");
+    hub.announce(&wakeup("u", "todo", None, &["tasks"]));
+    assert_eq!(mail(&session).await, "todo:tasks");
+}
+
+#[test]
+fn a_user_is_connected_from_the_first_session_to_the_last() {
+    let metrics = Arc::new(Metrics::new());
+    let hub = Arc::new(Hub::new(metrics.clone()));
+    let user = UserKey::of("u");
+    let first = hub.join(user, Interest::default(), "sse");
+    let second = hub.join(user, Interest::default(), "websocket");
+    assert_eq!((metrics.users.get(), metrics.connections.get()), (1, 2));
+    drop(first);
+    assert!(hub.is_connected(user));
+    drop(second);
+    assert!(!hub.is_connected(user));
+    assert!(hub.connected().is_empty());
+    assert_eq!((metrics.users.get(), metrics.connections.get()), (0, 0));
+}

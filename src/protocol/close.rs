@@ -1,0 +1,93 @@
+//! Why a WebSocket or a stream ends, and what its client is told.
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client went, or its connection broke.
+    ClientLeft,
+    /// No token within the time given.
+    AuthTimeout,
+    InvalidToken,
+    TokenExpired,
+    /// A token of another user on a session that has one.
+    OtherUser,
+    /// A message larger than is allowed.
+    TooLarge,
+    /// Something that is no WebSocket message.
+    ProtocolError,
+    /// Silent for too long, or not reading.
+    Unresponsive,
+    /// More wake-ups piled up than are kept.
+    TooFarBehind,
+    /// The database cannot be asked, so the session could not be joined.
+    Unavailable,
+    /// The replica is going away.
+    GoingAway,
+}
+
+use CloseReason::*;
+
+impl CloseReason {
+    /// All labels, as metrics have them.
+    pub const LABELS: &'static [&'static str] = &[
+        "client_left",
+        "auth_timeout",
+        "invalid_token",
+        "token_expired",
+        "other_user",
+        "too_large",
+        "protocol_error",
+        "unresponsive",
+        "too_far_behind",
+        "unavailable",
+        "going_away",
+    ];
+
+    /// The reason as a label.
+    pub fn label(self) -> &'static str {
+        CloseReason::LABELS[self as usize]
+    }
+
+    /// The close code (RFC 6455, section 7.4, and the IANA registry for 1012 and 1013).
+    pub fn code(self) -> u16 {
+        match self {
+            ClientLeft => 1000,
+            AuthTimeout | InvalidToken | TokenExpired | OtherUser => 1008,
+            TooLarge => 1009,
+            ProtocolError => 1002,
+            Unresponsive => 1001,
+            GoingAway => 1012,
+            TooFarBehind | Unavailable => 1013,
+        }
+    }
+
+    /// What stands in the close frame.
+    pub fn text(self) -> &'static str {
+        match self {
+            ClientLeft => "",
+            AuthTimeout => "no auth message in time",
+            InvalidToken => "the token is not valid",
+            TokenExpired => "the token has expired",
+            OtherUser => "the token is of another user",
+            TooLarge => "message too large",
+            ProtocolError => "protocol error",
+            Unresponsive => "no answer to pings",
+            TooFarBehind => "too far behind; reconnect and pull",
+            Unavailable => "try again later",
+            GoingAway => "this replica is going away; reconnect",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_in_the_order_of_the_reasons() {
+        assert_eq!(ClientLeft.label(), "client_left");
+        assert_eq!(OtherUser.label(), "other_user");
+        assert_eq!(GoingAway.label(), "going_away");
+        assert_eq!(GoingAway as usize + 1, CloseReason::LABELS.len());
+    }
+}

@@ -1,0 +1,156 @@
+//! JSON that is carried, not read: what PostgreSQL's `jsonb` can hold, and writing strings.
+
+use std::fmt;
+
+/// Nesting beyond this is refused. `jsonb` is parsed recursively; this is far below what its stack carries and
+/// far above what any document nests.
+pub const MAX_DEPTH: usize = 512;
+
+/// Why a JSON text that is well-formed cannot be stored as `jsonb`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unstorable {
+    /// PostgreSQL has no NUL character.
+    #[error("has the character \\u0000, which cannot be stored; remove it")]
+    Nul,
+    /// Half of a surrogate pair is no character.
+    #[error("has half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")]
+    LoneSurrogate,
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("is nested more than {MAX_DEPTH} levels deep")]
+    TooDeep,
+}
+
+/// Checks a well-formed JSON text for what `jsonb` refuses although JSON allows it.
+pub fn check_storable(json: &str) -> Result<(), Unstorable> {
+    let bytes = json.as_bytes();
+    let (mut at, mut depth, mut in_string) = (0, 0usize, false);
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at = check_escape(bytes, at)?,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Err(Unstorable::TooDeep);
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks the escape whose backslash stands before `at`; returns where the text goes on.
+fn check_escape(bytes: &[u8], at: usize) -> Result<usize, Unstorable> {
+    match unicode_escape(bytes, at) {
+        None => Ok(at + 1),
+        Some(0) => Err(Unstorable::Nul),
+        Some(0xD800..=0xDBFF) => match bytes.get(at + 5).and_then(|_| unicode_escape(bytes, at + 6)) {
+            Some(0xDC00..=0xDFFF) if bytes.get(at + 5) == Some(&b'\\') => Ok(at + 11),
+            _ => Err(Unstorable::LoneSurrogate),
+        },
+        Some(0xDC00..=0xDFFF) => Err(Unstorable::LoneSurrogate),
+        Some(_) => Ok(at + 5),
+    }
+}
+
+/// The code unit of `uXXXX` at `at`, if that is what stands there.
+fn unicode_escape(bytes: &[u8], at: usize) -> Option<u16> {
+    let escape = bytes.get(at..at + 5)?;
+    if escape.first() != Some(&b'u') {
+        return None;
+    }
+    u16::from_str_radix(std::str::from_utf8(&escape[1..]).ok()?, 16).ok()
+}
+
+/// Displays a text as a JSON string, quotes and all.
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = serde_json::to_string(self.0).map_err(|_| fmt::Error)?;
+        f.write_str(&quoted)
+    }
+}
+
+/// Writes the members of one JSON object into a string.
+#[derive(Debug)]
+pub struct ObjectWriter {
+    out: String,
+}
+
+impl ObjectWriter {
+    /// An object without members.
+    pub fn new() -> ObjectWriter {
+        ObjectWriter { out: String::from("{") }
+    }
+
+    /// Adds a member. `json` is written as it is.
+    pub fn raw(&mut self, name: &str, json: &str) {
+        use fmt::Write;
+        if self.out.len() > 1 {
+            self.out.push(',');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(self.out, "{}:{json}", Quoted(name));
+    }
+
+    /// Adds a member whose value is a string that needs no escaping, such as a stamp.
+    pub fn plain(&mut self, name: &str, value: impl fmt::Display) {
+        self.raw(name, &format!("\"{value}\""));
+    }
+
+    /// Whether no member was added.
+    pub fn is_empty(&self) -> bool {
+        self.out.len() == 1
+    }
+
+    /// The object as JSON.
+    pub fn finish(mut self) -> String {
+        self.out.push('}');
+        self.out
+    }
+}
+
+impl Default for ObjectWriter {
+    fn default() -> Self {
+        ObjectWriter::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_jsonb_cannot_hold_is_found() {
+        for (json, found) in [
+            (r#""a\u0000b""#, Err(Unstorable::Nul)),
+            (r#"{"k\u0000":1}"#, Err(Unstorable::Nul)),
+            (r#""\\u0000""#, Ok(())),
+            (r#""\ud83d\ude00""#, Ok(())),
+            (r#""\ud83d""#, Err(Unstorable::LoneSurrogate)),
+            (r#""\ud83dxxxxxx""#, Err(Unstorable::LoneSurrogate)),
+            (r#""\ud83d\n\u0041""#, Err(Unstorable::LoneSurrogate)),
+            (r#""\ude00\ud83d""#, Err(Unstorable::LoneSurrogate)),
+            (r#"[1,"[[[[",{"a":"\"["}]"#, Ok(())),
+            ("12", Ok(())),
+        ] {
+            assert_eq!(check_storable(json), found, "{json}");
+        }
+        let nest = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check_storable(&nest(MAX_DEPTH)), Ok(()));
+        assert_eq!(check_storable(&nest(MAX_DEPTH + 1)), Err(Unstorable::TooDeep));
+    }
+
+    #[test]
+    fn objects_are_written_with_escaped_names() {
+        let mut object = ObjectWriter::new();
+        assert!(object.is_empty());
+        object.raw("a\"b", "[1]");
+        object.plain("at", 7);
+        assert_eq!(object.finish(), r#"{"a\"b":[1],"at":"7"}"#);
+    }
+}

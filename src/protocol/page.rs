@@ -1,0 +1,101 @@
+//! Stored changes as JSON: the answer of a push and a pull, and the events of a stream.
+
+use super::cursor::Cursor;
+use super::json::Quoted;
+use super::merge::{FieldWrite, OwnWrites, StoredChange, UnreadableChange, View};
+use super::push::{Adjusted, Op};
+use std::fmt::Write;
+
+/// Changes in the order of the log, and where that leaves the reader.
+#[derive(Debug)]
+pub struct Page {
+    pub changes: Vec<StoredChange>,
+    /// What the reader itself wrote to the same records; see [`super::merge`].
+    pub own: OwnWrites,
+    /// The reader's next `since`.
+    pub until: Cursor,
+    /// Whether there is more after `until`.
+    pub has_more: bool,
+}
+
+/// The answer to a push or a pull.
+pub fn encode_answer(mut page: Page, adjusted: &[Adjusted]) -> Result<String, UnreadableChange> {
+    let mut out = String::with_capacity(128 + page.changes.iter().map(size_hint).sum::<usize>());
+    out.push_str("{\"serverChanges\":");
+    write_changes(&mut out, &page.changes, &mut page.own)?;
+    // Writing to a String cannot fail, here and below.
+    let _ = write!(out, ",\"conflicts\":[],\"syncedUntil\":\"{}\",\"hasMore\":{}", page.until, page.has_more);
+    if !adjusted.is_empty() {
+        let adjusted = serde_json::to_string(adjusted).unwrap_or_else(|_| "[]".to_owned());
+        let _ = write!(out, ",\"adjusted\":{adjusted}");
+    }
+    out.push('}');
+    Ok(out)
+}
+
+/// One event of a stream. `changes` must all be of `table`.
+pub fn encode_event(
+    out: &mut String,
+    table: &str,
+    changes: &[StoredChange],
+    own: &mut OwnWrites,
+    until: Cursor,
+    has_more: bool,
+) -> Result<(), UnreadableChange> {
+    let _ = write!(out, "id: {until}\nevent: changes\ndata: {{\"table\":{},\"changes\":", Quoted(table));
+    write_changes(out, changes, own)?;
+    let _ = write!(out, ",\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
+    Ok(())
+}
+
+fn size_hint(change: &StoredChange) -> usize {
+    64 + change.table.len() + change.record.len() + change.data.as_ref().map_or(0, String::len) + change.stamps.len()
+}
+
+fn write_changes(out: &mut String, changes: &[StoredChange], own: &mut OwnWrites) -> Result<(), UnreadableChange> {
+    out.push('[');
+    let before = out.len();
+    for change in changes {
+        let view = own.view(change)?;
+        if view == View::Nothing {
+            continue;
+        }
+        if out.len() > before {
+            out.push(',');
+        }
+        write_change(out, change, view)?;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn write_change(out: &mut String, change: &StoredChange, view: View<'_>) -> Result<(), UnreadableChange> {
+    let op = if matches!(view, View::Fields(_)) { Op::Update } else { change.op };
+    let (table, record) = (Quoted(&change.table), Quoted(&change.record));
+    let _ = write!(out, "{{\"table\":{table},\"id\":{record},\"op\":\"{}\"", op.name());
+    match (view, change.op) {
+        (View::Whole, Op::Insert) => {
+            let _ = write!(out, ",\"data\":{}", change.data.as_deref().unwrap_or("{}"));
+        }
+        (View::Whole, Op::Delete) => {
+            for write in change.fields()? {
+                let _ = write!(out, ",\"deletedAt\":{}", write.value);
+            }
+        }
+        (View::Whole, Op::Update) => write_fields(out, &change.fields()?),
+        (View::Fields(writes), _) => write_fields(out, &writes),
+        (View::Nothing, _) => {}
+    }
+    out.push('}');
+    Ok(())
+}
+
+fn write_fields(out: &mut String, writes: &[FieldWrite<'_>]) {
+    out.push_str(",\"fields\":{");
+    for (index, write) in writes.iter().enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        let (name, value, stamp) = (Quoted(&write.name), &write.value, write.stamp);
+        let _ = write!(out, "{comma}{name}:{{\"value\":{value},\"updatedAt\":\"{stamp}\"}}");
+    }
+    out.push('}');
+}

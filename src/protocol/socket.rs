@@ -1,0 +1,100 @@
+//! The messages of a WebSocket.
+
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// What a client says.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ClientMessage<'a> {
+    #[serde(rename_all = "camelCase")]
+    Auth {
+        #[serde(default)]
+        token: Cow<'a, str>,
+        client_id: Option<Cow<'a, str>>,
+    },
+    Ping,
+}
+
+impl<'a> ClientMessage<'a> {
+    /// Reads a message; what is unknown or malformed is none.
+    pub fn read(text: &'a str) -> Option<ClientMessage<'a>> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// What the server says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ServerMessage<'a> {
+    AuthOk,
+    Pong,
+    #[serde(rename_all = "camelCase")]
+    SyncAvailable {
+        app_id: &'a str,
+        tables: Vec<&'a str>,
+    },
+    Error {
+        code: ErrorCode,
+        message: &'a str,
+    },
+}
+
+/// The codes of [`ServerMessage::Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    InvalidToken,
+    TokenExpired,
+}
+
+impl ServerMessage<'_> {
+    /// The message as JSON.
+    pub fn encode(&self) -> String {
+        // Strings, enums and lists of strings always serialize.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_documented_form() {
+        let wake_up = ServerMessage::SyncAvailable { app_id: "todo", tables: vec!["tasks"] };
+        for (message, json) in [
+            (ServerMessage::AuthOk, r#"{"type":"auth-ok"}"#),
+            (ServerMessage::Pong, r#"{"type":"pong"}"#),
+            (wake_up, r#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#),
+            (
+                ServerMessage::Error { code: ErrorCode::InvalidToken, message: "m" },
+                r#"{"type":"error","code":"invalid_token","message":"m"}"#,
+            ),
+            (
+                ServerMessage::Error { code: ErrorCode::TokenExpired, message: "m" },
+                r#"{"type":"error","code":"token_expired","message":"m"}"#,
+            ),
+        ] {
+            assert_eq!(message.encode(), json);
+        }
+    }
+
+    #[test]
+    fn unknown_or_malformed_messages_are_none() {
+        for text in
+            ["", "{", "[]", "null", r#"{"type":"subscribe"}"#, r#"{"token":"x"}"#, r#"{"type":"auth","token":7}"#]
+        {
+            assert_eq!(ClientMessage::read(text), None, "{text}");
+        }
+        assert_eq!(ClientMessage::read(r#"{"type":"ping","extra":1}"#), Some(ClientMessage::Ping));
+        assert_eq!(
+            ClientMessage::read(r#"{"type":"auth","token":"a.b","clientId":"c"}"#),
+            Some(ClientMessage::Auth { token: "a.b".into(), client_id: Some("c".into()) })
+        );
+        assert_eq!(
+            ClientMessage::read(r#"{"type":"auth"}"#),
+            Some(ClientMessage::Auth { token: "".into(), client_id: None })
+        );
+    }
+}

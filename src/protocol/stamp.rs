@@ -1,0 +1,130 @@
+//! Field stamps: the time at which a client wrote one field.
+
+use chrono::{DateTime, Datelike, NaiveDateTime, Timelike};
+use std::fmt;
+
+/// A field stamp: an instant with the precision that JavaScript's `Date` has, in milliseconds since the epoch.
+///
+/// Stamps compare as instants. [`Display`](fmt::Display) writes them exactly as `toISOString` does
+/// (`2024-01-01T10:05:00.000Z`), because existing clients compare the strings that they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp(i64);
+
+/// Why a text is not a field stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StampError {
+    /// The text is not an RFC 3339 date and time.
+    #[error("is not an RFC 3339 date and time such as 2024-01-01T10:05:00.000Z")]
+    NotRfc3339,
+    /// In UTC the year leaves 0000–9999: `toISOString` would write it with another width, and strings of
+    /// different widths do not compare as the instants do.
+    #[error("lies outside the years 0000 to 9999")]
+    OutOfRange,
+}
+
+/// Milliseconds of 0000-01-01T00:00:00.000Z and of 9999-12-31T23:59:59.999Z.
+const FIRST: i64 = -62_167_219_200_000;
+const LAST: i64 = 253_402_300_799_999;
+const SECOND: i64 = 1_000;
+const DAY: i64 = 86_400 * SECOND;
+
+impl Stamp {
+    /// The length of a written stamp, in bytes.
+    pub const WIDTH: usize = 24;
+    /// The earliest stamp there is.
+    pub const EARLIEST: Stamp = Stamp(FIRST);
+
+    /// The stamp `millis` milliseconds after the epoch, held within the years 0000–9999.
+    pub fn from_millis(millis: i64) -> Stamp {
+        Stamp(millis.clamp(FIRST, LAST))
+    }
+
+    /// Milliseconds since the epoch.
+    pub fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Reads any RFC 3339 spelling. What is finer than a millisecond is cut off.
+    pub fn parse(text: &str) -> Result<Stamp, StampError> {
+        let time = DateTime::parse_from_rfc3339(text).map_err(|_| StampError::NotRfc3339)?;
+        match time.timestamp_millis() {
+            millis @ FIRST..=LAST => Ok(Stamp(millis)),
+            _ => Err(StampError::OutOfRange),
+        }
+    }
+
+    /// The first stamp whose written form is not below `spelled` when the two are compared as strings, or none
+    /// if that is this stamp itself.
+    ///
+    /// `spelled` is what the writing device holds for a field that was stored with this stamp. A client takes a
+    /// value only if its stamp's string is not below the one it holds; where the device spelled the instant in
+    /// another way, or was ahead of the server by more than the allowed skew, it would refuse values that win.
+    pub fn to_outrank(self, spelled: &str) -> Option<Stamp> {
+        if self.encode()[..] >= *spelled.as_bytes() {
+            return None;
+        }
+        let wall = wall_clock(spelled).unwrap_or(self.0).clamp(FIRST, LAST);
+        // Where the spelling differs decides how far up the next greater string is: in a finer digit
+        // ("…00.1Z"), in the missing fraction ("…00Z"), or in the separator ("…t…").
+        [1, 10, 100, SECOND, DAY]
+            .into_iter()
+            .map(|unit| wall.div_euclid(unit) * unit + if unit == 1 { 0 } else { unit })
+            .chain([wall + 1])
+            .map(Stamp::from_millis)
+            .filter(|stamp| stamp.encode()[..] >= *spelled.as_bytes())
+            .min()
+            .or(Some(Stamp(LAST)))
+    }
+
+    /// The written form, as bytes.
+    pub fn encode(self) -> [u8; Self::WIDTH] {
+        let mut out = *b"0000-00-00T00:00:00.000Z";
+        write_seconds(&mut out, self.0.div_euclid(SECOND));
+        digits(&mut out[20..23], self.0.rem_euclid(SECOND) as u32);
+        out
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.encode() {
+            fmt::Write::write_char(f, char::from(byte))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes `YYYY-MM-DDTHH:MM:SS` over the first 19 bytes of `out`, whose separators stand already.
+pub(super) fn write_seconds(out: &mut [u8], seconds: i64) {
+    let time = DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::UNIX_EPOCH);
+    digits(&mut out[0..4], time.year().unsigned_abs());
+    digits(&mut out[5..7], time.month());
+    digits(&mut out[8..10], time.day());
+    digits(&mut out[11..13], time.hour());
+    digits(&mut out[14..16], time.minute());
+    digits(&mut out[17..19], time.second());
+}
+
+/// Fills `out` with the decimal digits of `value`, padded with zeros.
+pub(super) fn digits(out: &mut [u8], mut value: u32) {
+    for byte in out.iter_mut().rev() {
+        *byte = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+/// The date and time that a spelling shows, whatever its offset, as milliseconds.
+fn wall_clock(spelled: &str) -> Option<i64> {
+    let date_time = spelled.get(..19)?.to_ascii_uppercase().replace(' ', "T");
+    let time = NaiveDateTime::parse_from_str(&date_time, "%Y-%m-%dT%H:%M:%S").ok()?;
+    let fraction = spelled.get(19..)?.strip_prefix('.').unwrap_or("");
+    let millis = (0..3).fold(0, |value, at| {
+        let digit = fraction.as_bytes().get(at).filter(|byte| byte.is_ascii_digit());
+        value * 10 + digit.map_or(0, |byte| i64::from(byte - b'0'))
+    });
+    Some(time.and_utc().timestamp() * SECOND + millis)
+}
+
+#[cfg(test)]
+#[path = "stamp_tests.rs"]
+mod tests;

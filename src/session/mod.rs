@@ -1,0 +1,110 @@
+//! What a WebSocket and a stream do, apart from their transport.
+//!
+//! * [`websocket`]: authenticate, hear wake-ups, stay fresh: the rules of `/ws` without a socket.
+//! * [`stream`]: read the log from a cursor, then again whenever woken: the rules of `/stream` without HTTP.
+//!
+//! A session joins the hub before it looks at the database, so nothing falls in between (G2, G4); it holds a
+//! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
+//! goes away (G7).
+
+pub mod stream;
+pub mod websocket;
+
+use crate::auth::{Authenticator, Identity};
+use crate::config::Config;
+use crate::fanout::Reconciler;
+use crate::fanout::reconciler::CannotBegin;
+use crate::hub::{Hub, Interest, Membership};
+use crate::protocol::close::CloseReason;
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// How long a session waits for the database before it is told to come back later.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two attempts to join.
+const JOIN_PAUSE: Duration = Duration::from_millis(300);
+
+/// What sessions need from the replica.
+#[derive(Debug)]
+pub struct Sessions {
+    hub: Arc<Hub>,
+    reconciler: Reconciler,
+    auth: Arc<Authenticator>,
+    metrics: Arc<Metrics>,
+    closing: CancellationToken,
+    drain_window: Duration,
+    auth_timeout: Duration,
+    heartbeat: Duration,
+}
+
+impl Sessions {
+    /// Sessions that leave within the drain window once `closing` is cancelled.
+    pub fn new(
+        config: &Config,
+        hub: Arc<Hub>,
+        reconciler: Reconciler,
+        auth: Arc<Authenticator>,
+        metrics: Arc<Metrics>,
+        closing: CancellationToken,
+    ) -> Sessions {
+        Sessions {
+            hub,
+            reconciler,
+            auth,
+            metrics,
+            closing,
+            drain_window: config.drain_window_ms,
+            auth_timeout: config.ws_auth_timeout_ms,
+            heartbeat: config.sse_heartbeat_ms,
+        }
+    }
+
+    /// Joins the hub. What is stored after this returns wakes the session.
+    async fn join(
+        &self,
+        identity: &Identity,
+        interest: Interest,
+        transport: &'static str,
+    ) -> Result<Membership, CannotBegin> {
+        let membership = self.hub.join(identity.user, interest, transport);
+        let patience = Instant::now() + JOIN_PATIENCE;
+        while !membership.has_begun() {
+            match self.reconciler.begin(identity.user).await {
+                Ok(()) => break,
+                Err(error) if Instant::now() >= patience => return Err(error),
+                Err(_) => sleep(JOIN_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await,
+            }
+        }
+        Ok(membership)
+    }
+
+    fn farewell(&self) -> Farewell {
+        Farewell { closing: self.closing.clone(), window: self.drain_window, at: None }
+    }
+
+    /// Counts the end of a session.
+    pub fn count_close(&self, reason: CloseReason) {
+        self.metrics.closes.with_label_values(&[reason.label()]).inc();
+    }
+}
+
+/// When a session leaves a replica that is going away.
+#[derive(Debug)]
+struct Farewell {
+    closing: CancellationToken,
+    window: Duration,
+    at: Option<Instant>,
+}
+
+impl Farewell {
+    /// Returns at a random moment of the drain window. May be given up and asked again.
+    async fn due(&mut self) {
+        self.closing.cancelled().await;
+        let window = self.window;
+        let at = *self.at.get_or_insert_with(|| Instant::now() + window.mul_f64(rand::random_range(0.0..1.0)));
+        sleep_until(at).await;
+    }
+}

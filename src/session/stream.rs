@@ -1,0 +1,223 @@
+//! The rules of `/sync/{appId}/stream`, without HTTP.
+
+use super::{Farewell, Sessions};
+use crate::auth::Identity;
+use crate::fanout::reconciler::CannotBegin;
+use crate::hub::{Interest, Mail, Membership};
+use crate::protocol::close::CloseReason;
+use crate::protocol::merge::OwnWrites;
+use crate::protocol::page::{Page, encode_event};
+use crate::protocol::{Cursor, Log};
+use crate::store::{OwnChanges, PageRequest, Store, StoreError};
+use crate::telemetry::metrics::SSE;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
+/// What a client is told on the way out: reconnect after this many milliseconds.
+const RETRY: &str = "retry: 1000\n\n";
+/// Pauses while the database is away: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What a stream is asked for.
+#[derive(Debug)]
+pub struct StreamRequest {
+    pub log: Log,
+    /// None means every table of the app.
+    pub tables: Option<Vec<String>>,
+    pub since: Cursor,
+    /// The device that reads.
+    pub reader: Option<Arc<str>>,
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Begin(#[from] CannotBegin),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct StreamSession {
+    sessions: Arc<Sessions>,
+    store: Store,
+    request: StreamRequest,
+    cursor: Cursor,
+    phase: Phase,
+    membership: Membership,
+    expires: Instant,
+    /// When the next heartbeat is due.
+    heartbeat: Instant,
+    farewell: Farewell,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Reading what is there already; these requested tables have had no event yet.
+    Backlog {
+        unheard: BTreeSet<String>,
+    },
+    /// Everything up to the cursor has been sent.
+    Live,
+    /// Woken: there may be something after the cursor.
+    Woken,
+    Over,
+}
+
+/// What comes next on a stream.
+enum Next {
+    Text(String),
+    End(CloseReason),
+    /// Look again.
+    Nothing,
+}
+
+impl StreamSession {
+    /// Opens a stream. The session joins the hub before it reads, so that what is stored in between wakes it.
+    pub async fn open(
+        sessions: Arc<Sessions>,
+        store: Store,
+        identity: &Identity,
+        request: StreamRequest,
+    ) -> Result<StreamSession, OpenError> {
+        let tables: Option<BTreeSet<String>> = request.tables.as_ref().map(|tables| tables.iter().cloned().collect());
+        let interest =
+            Interest { app: Some(request.log.app.clone()), tables: tables.clone(), client: request.reader.clone() };
+        let membership = sessions.join(identity, interest, SSE).await?;
+        store.ping().await?;
+        let now = Instant::now();
+        Ok(StreamSession {
+            cursor: request.since,
+            phase: Phase::Backlog { unheard: tables.unwrap_or_default() },
+            expires: now + identity.remaining(),
+            heartbeat: now + sessions.heartbeat,
+            farewell: sessions.farewell(),
+            pause: BACKOFF.0,
+            sessions,
+            store,
+            request,
+            membership,
+        })
+    }
+
+    /// The next piece of the stream: one or more whole events. None when it is over.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            let next = match self.phase {
+                Phase::Over => return None,
+                Phase::Backlog { .. } | Phase::Woken => self.read().await,
+                Phase::Live => self.wait().await,
+            };
+            match next {
+                Next::Nothing => {}
+                Next::Text(text) => {
+                    self.heartbeat = Instant::now() + self.sessions.heartbeat;
+                    return Some(text);
+                }
+                Next::End(reason) => {
+                    self.phase = Phase::Over;
+                    self.sessions.count_close(reason);
+                    return (reason == CloseReason::GoingAway).then(|| RETRY.to_owned());
+                }
+            }
+        }
+    }
+
+    /// Waits, while there is nothing to read, for a reason to do something.
+    async fn wait(&mut self) -> Next {
+        tokio::select! {
+            mail = self.membership.mailbox().take() => {
+                let (Mail::Changed(_) | Mail::TooMuch) = mail;
+                self.phase = Phase::Woken;
+                Next::Nothing
+            }
+            () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
+            () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
+            () = self.farewell.due() => Next::End(CloseReason::GoingAway),
+        }
+    }
+
+    /// Reads one page, whatever else is due in the meantime.
+    async fn read(&mut self) -> Next {
+        let request = PageRequest {
+            since: self.cursor,
+            reader: self.request.reader.as_deref(),
+            own: OwnChanges::at(self.cursor),
+            tables: self.request.tables.as_deref(),
+        };
+        let page = tokio::select! {
+            page = self.store.page(&self.request.log, &request) => page,
+            () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
+            () = self.farewell.due() => return Next::End(CloseReason::GoingAway),
+        };
+        match page {
+            Ok(page) => {
+                self.pause = BACKOFF.0;
+                self.send(page)
+            }
+            Err(StoreError::Unavailable(_)) => self.sit_out().await,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
+                Next::End(CloseReason::Unavailable)
+            }
+        }
+    }
+
+    /// The database is away: the stream stays, and tries again after a while.
+    async fn sit_out(&mut self) -> Next {
+        let pause = self.pause.mul_f64(rand::random_range(0.5..1.5));
+        tokio::select! {
+            () = sleep(pause) => {
+                self.pause = (self.pause * 2).min(BACKOFF.1);
+                Next::Nothing
+            }
+            () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
+            () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
+            () = self.farewell.due() => Next::End(CloseReason::GoingAway),
+        }
+    }
+
+    fn send(&mut self, page: Page) -> Next {
+        let Page { changes, mut own, until, has_more } = page;
+        let walk = self.cursor.is_walk();
+        let mut out = String::new();
+        let mut runs = changes.chunk_by(|a, b| a.table == b.table).peekable();
+        while let Some(run) = runs.next() {
+            let more = has_more || runs.peek().is_some();
+            let (Some(last), table) = (run.last(), run[0].table.as_str()) else { continue };
+            let at = Cursor::after(last.at).on_walk(walk && more);
+            if let Phase::Backlog { unheard } = &mut self.phase {
+                unheard.remove(table);
+            }
+            if let Err(error) = encode_event(&mut out, table, run, &mut own, at, more) {
+                tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
+                return Next::End(CloseReason::Unavailable);
+            }
+        }
+        self.cursor = until;
+        if has_more {
+            return Next::Text(out);
+        }
+        if let Phase::Backlog { unheard } = std::mem::replace(&mut self.phase, Phase::Live) {
+            for table in unheard {
+                // Nothing to read back: this cannot fail.
+                let _ = encode_event(&mut out, &table, &[], &mut OwnWrites::default(), until, false);
+            }
+        }
+        if out.is_empty() { Next::Nothing } else { Next::Text(out) }
+    }
+}
+
+impl Drop for StreamSession {
+    fn drop(&mut self) {
+        if !matches!(self.phase, Phase::Over) {
+            self.sessions.count_close(CloseReason::ClientLeft);
+        }
+    }
+}

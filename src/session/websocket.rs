@@ -1,0 +1,140 @@
+//! The rules of `/ws` and `/ws/{appId}`, without a socket.
+
+use super::{Farewell, Sessions};
+use crate::auth::{AuthError, Identity};
+use crate::hub::{Interest, Mail, Membership};
+use crate::protocol::close::CloseReason;
+use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
+use crate::telemetry::metrics::WEBSOCKET;
+use std::sync::Arc;
+use tokio::time::{Instant, sleep_until};
+
+/// One WebSocket.
+#[derive(Debug)]
+pub struct WebSocketSession {
+    sessions: Arc<Sessions>,
+    app: Option<Arc<str>>,
+    state: State,
+    farewell: Farewell,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not authenticated, and to be closed at that time.
+    Stranger(Instant),
+    Member {
+        identity: Identity,
+        expires: Instant,
+        membership: Membership,
+    },
+}
+
+/// What is to be done with the socket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send these messages.
+    Send(Vec<String>),
+    /// Send the last words, if any, and close.
+    Close { reason: CloseReason, last_words: Option<String> },
+}
+
+impl Action {
+    fn say(message: &ServerMessage<'_>) -> Action {
+        Action::Send(vec![message.encode()])
+    }
+
+    /// Closes without a word.
+    pub fn close(reason: CloseReason) -> Action {
+        Action::Close { reason, last_words: None }
+    }
+
+    fn close_with(reason: CloseReason, code: ErrorCode, message: &str) -> Action {
+        Action::Close { reason, last_words: Some(ServerMessage::Error { code, message }.encode()) }
+    }
+}
+
+impl WebSocketSession {
+    /// A session that hears of one app, or of all apps of its user.
+    pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
+        let deadline = Instant::now() + sessions.auth_timeout;
+        let farewell = sessions.farewell();
+        WebSocketSession { sessions, app, state: State::Stranger(deadline), farewell }
+    }
+
+    /// Answers a message.
+    pub async fn hear(&mut self, text: &str) -> Action {
+        match ClientMessage::read(text) {
+            None => Action::Send(vec![]),
+            Some(ClientMessage::Ping) => Action::say(&ServerMessage::Pong),
+            Some(ClientMessage::Auth { token, client_id }) => {
+                let client = client_id.filter(|client| !client.is_empty()).map(|client| Arc::from(&*client));
+                match self.sessions.auth.check(&token).await {
+                    Ok(identity) => self.authenticated(identity, client).await,
+                    Err(error) => refused(&error),
+                }
+            }
+        }
+    }
+
+    async fn authenticated(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
+        let expires = Instant::now() + identity.remaining();
+        match &mut self.state {
+            State::Member { identity: known, .. } if known.user != identity.user => {
+                return Action::close(CloseReason::OtherUser);
+            }
+            State::Member { expires: until, membership, .. } => {
+                *until = expires;
+                if client.is_some() {
+                    membership.mailbox().set_client(client);
+                }
+            }
+            State::Stranger(_) => {
+                let interest = Interest { app: self.app.clone(), tables: None, client };
+                match self.sessions.join(&identity, interest, WEBSOCKET).await {
+                    Ok(membership) => self.state = State::Member { identity, expires, membership },
+                    Err(_) => return Action::close(CloseReason::Unavailable),
+                }
+            }
+        }
+        Action::say(&ServerMessage::AuthOk)
+    }
+
+    /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
+    pub async fn next(&mut self) -> Action {
+        let Self { state, farewell, .. } = self;
+        let (deadline, late) = match state {
+            State::Stranger(deadline) => (*deadline, Action::close(CloseReason::AuthTimeout)),
+            State::Member { expires, .. } => {
+                let message = "the token has expired; send a fresh one in time, or reconnect with it";
+                (*expires, Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message))
+            }
+        };
+        let mail = async {
+            match state {
+                State::Stranger(_) => std::future::pending().await,
+                State::Member { membership, .. } => membership.mailbox().take().await,
+            }
+        };
+        tokio::select! {
+            () = sleep_until(deadline) => late,
+            () = farewell.due() => Action::close(CloseReason::GoingAway),
+            mail = mail => wake(mail),
+        }
+    }
+}
+
+fn wake(mail: Mail) -> Action {
+    let Mail::Changed(apps) = mail else { return Action::close(CloseReason::TooFarBehind) };
+    let message = |(app, tables): (&Arc<str>, &std::collections::BTreeSet<Arc<str>>)| {
+        let tables = tables.iter().map(|table| &**table).collect();
+        ServerMessage::SyncAvailable { app_id: app, tables }.encode()
+    };
+    Action::Send(apps.iter().map(message).collect())
+}
+
+fn refused(error: &AuthError) -> Action {
+    match error {
+        AuthError::Unavailable(_) => Action::close(CloseReason::Unavailable),
+        error => Action::close_with(CloseReason::InvalidToken, ErrorCode::InvalidToken, &error.to_string()),
+    }
+}

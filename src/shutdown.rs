@@ -1,0 +1,79 @@
+//! One way to stop (G7): not ready, stop accepting, let what runs finish, then the background tasks, then out.
+
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The stages of a stop, each a token that is cancelled when it begins.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Told to stop: not ready any more, but still accepting, until balancers have noticed.
+    pub draining: CancellationToken,
+    /// No new connections; open ones end within the drain window.
+    pub closing: CancellationToken,
+    /// Connections are gone: background tasks finish what they have.
+    pub stopping: CancellationToken,
+    /// Connections, and the requests and sessions on them.
+    pub connections: TaskTracker,
+    /// Background tasks.
+    pub background: TaskTracker,
+}
+
+/// How long requests may run on after the drain window, and background tasks after the last connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Shutdown {
+    /// Goes through the stages, once `draining` is cancelled.
+    pub async fn run(&self, delay: Duration, window: Duration) {
+        self.draining.cancelled().await;
+        tracing::info!(?delay, ?window, "stopping: not ready any more, still accepting");
+        tokio::time::sleep(delay).await;
+        self.closing.cancel();
+        self.connections.close();
+        if tokio::time::timeout(window + PATIENCE, self.connections.wait()).await.is_err() {
+            tracing::warn!(left = self.connections.len(), "some connections did not end in time");
+        }
+        self.stopping.cancel();
+        self.background.close();
+        if tokio::time::timeout(PATIENCE, self.background.wait()).await.is_err() {
+            tracing::warn!(left = self.background.len(), "some background tasks did not end in time");
+        }
+        tracing::info!("stopped");
+    }
+
+    /// Runs a background task whose end, before it is told to, ends the process: without it the replica would
+    /// look well and not work.
+    pub fn essential(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.clone();
+        self.background.spawn(async move {
+            let ended = tokio::spawn(task).await;
+            if !shutdown.stopping.is_cancelled() {
+                tracing::error!(name, panicked = ended.is_err(), "an essential task ended; stopping");
+                shutdown.draining.cancel();
+            }
+        });
+    }
+}
+
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Begins to catch the signals.
+    pub fn catch() -> std::io::Result<StopSignals> {
+        Ok(StopSignals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading a log in pages, bounded by count and by bytes (G2, G6).
+
+use super::push::{forever, read_change};
+use super::{Store, StoreError, time};
+use crate::protocol::merge::{OwnWrites, StoredChange};
+use crate::protocol::page::Page;
+use crate::protocol::{Cursor, Log, LogId};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
+
+/// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
+///
+/// `$tables` is the condition on the table, over `$6`. One row more than a page is read to know whether there is
+/// more; a row is left out by the sum of the bytes before it, so a page has at least one.
+macro_rules! page_query {
+    ($tables:literal) => {
+        concat!(
+            "select h.head, c.created_at, c.table_name, c.record_id, c.op, c.data, c.stamps, c.candidates
+             from sync_heads h
+             left join lateral (
+                 select * from (
+                     select r.*,
+                            count(*) over () as candidates,
+                            sum(octet_length(r.stamps) + coalesce(octet_length(r.data), 0))
+                                over (order by r.created_at rows between unbounded preceding and 1 preceding) as bytes
+                     from (
+                         select created_at, table_name, record_id, op, data::text as data,
+                                field_timestamps::text as stamps
+                         from sync_changes
+                         where log_id = $1 and created_at > $2
+                           and ($3::text is null or client_id <> $3 or created_at < $4)
+                           and ",
+            $tables,
+            "
+                         order by created_at limit $5
+                     ) r
+                 ) sized where bytes is null or bytes < $7
+             ) c on true
+             where h.log_id = $1 order by c.created_at"
+        )
+    };
+}
+
+const PAGE_OF_ALL_TABLES: &str = page_query!("$6::text[] is null");
+const PAGE_OF_ONE_TABLE: &str = page_query!("table_name = ($6::text[])[1]");
+const PAGE_OF_SOME_TABLES: &str = page_query!("table_name = any($6)");
+
+/// What a device wrote to these records: since a position, and before it whatever it holds in other words.
+const OWN_WRITES: &str = "
+select c.created_at, c.table_name, c.record_id, c.op, c.data::text as data, c.field_timestamps::text as stamps,
+       c.held::text as held
+from unnest($3::text[], $4::text[]) as k (table_name, record_id)
+join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
+union all
+select c.created_at, c.table_name, c.record_id, c.op, c.data::text, c.field_timestamps::text, c.held::text
+from unnest($3::text[], $4::text[]) as k (table_name, record_id)
+join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null";
+
+const HISTORY: &str = "
+select c.created_at, c.table_name, c.record_id, c.op, c.data::text as data, c.field_timestamps::text as stamps
+from unnest($2::text[], $3::text[]) as k (table_name, record_id)
+join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+where c.log_id = $1 and c.created_at < $4
+order by c.created_at";
+
+/// Which of its own changes a device gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnChanges {
+    /// None.
+    Without,
+    /// On a walk from the beginning: those stored before this position.
+    Before(i64),
+    /// On a walk from the beginning: all.
+    All,
+}
+
+impl OwnChanges {
+    /// What a reader at this cursor gets.
+    pub fn at(since: Cursor) -> OwnChanges {
+        if since.is_walk() { OwnChanges::All } else { OwnChanges::Without }
+    }
+}
+
+/// Which page of a log is wanted.
+#[derive(Clone, Debug)]
+pub struct PageRequest<'a> {
+    pub since: Cursor,
+    /// The device that reads.
+    pub reader: Option<&'a str>,
+    pub own: OwnChanges,
+    /// These tables only; none means all.
+    pub tables: Option<&'a [String]>,
+}
+
+impl Store {
+    /// The changes after a cursor, as many as a page holds.
+    pub async fn page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
+        let limit = self.limits.changes as usize;
+        let own_before = match request.own {
+            OwnChanges::Without => DateTime::UNIX_EPOCH,
+            OwnChanges::Before(position) => time(position),
+            OwnChanges::All => forever(),
+        };
+        let query = match request.tables {
+            None => PAGE_OF_ALL_TABLES,
+            Some([_]) => PAGE_OF_ONE_TABLE,
+            Some(_) => PAGE_OF_SOME_TABLES,
+        };
+        let rows = sqlx::query(query)
+            .bind(log.id.0)
+            .bind(time(request.since.micros()))
+            .bind(request.reader)
+            .bind(own_before)
+            .bind(limit as i64 + 1)
+            .bind(request.tables)
+            .bind(i64::from(self.limits.bytes))
+            .fetch_all(&self.pool)
+            .await?;
+        let (head, candidates, mut changes) = read_page(rows)?;
+        changes.truncate(limit);
+        let has_more = changes.len() < candidates;
+        let until = match changes.last() {
+            Some(last) if has_more => Cursor::after(last.at).on_walk(request.since.is_walk()),
+            _ => Cursor::after(head),
+        };
+        let own = self.own_writes(log.id, request, &changes, own_before).await?;
+        Ok(Page { changes, own, until, has_more })
+    }
+
+    /// What the reader itself wrote to the records of these changes, where it bears on how they are sent.
+    async fn own_writes(
+        &self,
+        log: LogId,
+        request: &PageRequest<'_>,
+        changes: &[StoredChange],
+        own_before: DateTime<Utc>,
+    ) -> Result<OwnWrites, StoreError> {
+        let mut own = OwnWrites::default();
+        let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok(own) };
+        let records: BTreeSet<(&str, &str)> =
+            changes.iter().map(|change| (change.table.as_str(), change.record.as_str())).collect();
+        let (tables, ids): (Vec<&str>, Vec<&str>) = records.into_iter().unzip();
+        // On a walk the device's changes come back in their places; only what it is not sent again counts.
+        let since = if request.own == OwnChanges::Without { time(first.at) } else { own_before };
+        let rows = sqlx::query(OWN_WRITES)
+            .bind(log.0)
+            .bind(reader)
+            .bind(&tables)
+            .bind(&ids)
+            .bind(since)
+            .fetch_all(&self.pool)
+            .await?;
+        for row in rows {
+            let held = row.try_get("held")?;
+            own.add_own(&StoredChange { held, ..read_change(row)? })?;
+        }
+        self.add_history(log, first.at, &mut own).await?;
+        Ok(own)
+    }
+
+    async fn add_history(&self, log: LogId, before: i64, own: &mut OwnWrites) -> Result<(), StoreError> {
+        let (tables, ids): (Vec<&str>, Vec<&str>) = own.needs_history().into_iter().unzip();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query(HISTORY).bind(log.0).bind(&tables).bind(&ids).bind(time(before)).fetch_all(&self.pool);
+        for row in rows.await? {
+            own.add_earlier(&read_change(row)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The head, how many changes there were to choose from, and those chosen.
+fn read_page(rows: Vec<PgRow>) -> Result<(i64, usize, Vec<StoredChange>), StoreError> {
+    let Some(first) = rows.first() else { return Ok((0, 0, Vec::new())) };
+    let head: DateTime<Utc> = first.try_get("head")?;
+    let Some(candidates) = first.try_get::<Option<i64>, _>("candidates")? else {
+        return Ok((head.timestamp_micros(), 0, Vec::new()));
+    };
+    let changes: Result<Vec<_>, _> = rows.into_iter().map(read_change).collect();
+    Ok((head.timestamp_micros(), candidates as usize, changes?))
+}

@@ -1,0 +1,116 @@
+//! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
+//!
+//! The log is the truth (G1, G2). [`push`] stores a push in one statement that takes the head of its log first;
+//! the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
+//! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
+//! lock taken before. [`heads`] answers the reconciler, [`schema`] applies and checks migrations.
+
+mod delta;
+mod heads;
+mod push;
+pub mod schema;
+
+pub use delta::{OwnChanges, PageRequest};
+pub use heads::{ChangedTable, Head, LogStretch};
+pub use push::Stored;
+
+use crate::config::Config;
+use crate::protocol::merge::UnreadableChange;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
+
+/// How a page is bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    /// Changes at most.
+    pub changes: u32,
+    /// Bytes after which no further change is added.
+    pub bytes: u32,
+}
+
+/// The changes of all users and apps.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+    limits: PageLimits,
+}
+
+/// Why the store could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, busy, or not a primary: the same request may succeed later.
+    #[error("the database cannot be used at the moment")]
+    Unavailable(#[source] sqlx::Error),
+    /// A value that PostgreSQL cannot represent. Nothing was stored.
+    #[error("the database cannot represent a value")]
+    Unstorable(#[source] sqlx::Error),
+    /// Something that should not happen.
+    #[error("the database refused a statement")]
+    Failed(#[source] sqlx::Error),
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableChange),
+    #[error("{found} of the {expected} rows of a retried push are stored")]
+    PartlyStored { expected: usize, found: usize },
+    #[error("the operation {0:?} of a stored change is unknown")]
+    UnknownOp(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = match &error {
+            sqlx::Error::Database(database) => database.code().unwrap_or_default().into_owned(),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => return StoreError::Unavailable(error),
+            _ => return StoreError::Failed(error),
+        };
+        // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
+        match code.as_str() {
+            // Read-only (a standby, or a primary that was one), deadlock or serialization, cancelled.
+            "25006" | "57014" | "55P03" => StoreError::Unavailable(error),
+            "54000" | "54001" => StoreError::Unstorable(error),
+            _ => match code.get(..2) {
+                Some("08" | "40" | "53" | "57" | "58") => StoreError::Unavailable(error),
+                Some("22") => StoreError::Unstorable(error),
+                _ => StoreError::Failed(error),
+            },
+        }
+    }
+}
+
+impl Store {
+    /// A store whose connections are made when they are needed.
+    pub fn new(config: &Config) -> Result<Store, StoreError> {
+        let timeout = config.database_statement_timeout_ms.as_millis().to_string();
+        let connect: PgConnectOptions = config.database.database_url.expose().parse()?;
+        let connect = connect
+            .application_name(&format!("mana-sync {}", config.replica_name()))
+            .options([("statement_timeout", timeout.as_str()), ("idle_in_transaction_session_timeout", "30000")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.database_pool_size)
+            .acquire_timeout(config.database_acquire_timeout_ms)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect);
+        let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
+        Ok(Store { pool, limits })
+    }
+
+    /// The pool: for migrations, for the readiness probe, and for tests.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+/// A position in a log as the database has it.
+fn time(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
+}

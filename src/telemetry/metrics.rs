@@ -1,0 +1,202 @@
+//! Every metric, named once. All of them exist, at zero, from the start; none has a label that a user chooses.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The metrics of one replica.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Open WebSockets and streams, both transports together.
+    pub connections: IntGauge,
+    /// Users with at least one of them.
+    pub users: IntGauge,
+    /// Open ones by transport.
+    pub sessions: IntGaugeVec,
+    pub closes: IntCounterVec,
+    pub tcp_connections: IntGauge,
+    pub requests: IntCounterVec,
+    pub pushes: IntCounterVec,
+    pub changes_stored: IntCounter,
+    pub push_seconds: Histogram,
+    pub pull_seconds: Histogram,
+    pub delivery_seconds: Histogram,
+    pub wakeups_published: IntCounter,
+    pub wakeups_dropped: IntCounter,
+    pub notifications_sent: IntCounter,
+    pub publish_failures: IntCounter,
+    pub publish_queue: IntGauge,
+    pub wakeups_received: IntCounter,
+    pub wakeups_reconciled: IntCounter,
+    pub notifications_unreadable: IntCounter,
+    pub listener_up: IntGauge,
+    pub listener_connects: IntCounter,
+    pub reconcile_failures: IntCounter,
+    pub pool_connections: IntGaugeVec,
+    pub auth: IntCounterVec,
+    pub billing: IntCounterVec,
+    pub jwks_fetches: IntCounterVec,
+    pub ready: IntGauge,
+}
+
+/// Transports, as labels.
+pub const WEBSOCKET: &str = "websocket";
+pub const SSE: &str = "sse";
+
+/// Upper bounds of latencies, in seconds.
+const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Metrics {
+        let r = Registry::new();
+        let metrics = Metrics {
+            connections: gauge(&r, "mana_sync_connections_total", "Open WebSockets and streams."),
+            users: gauge(&r, "mana_sync_users_connected", "Users with an open WebSocket or stream."),
+            sessions: gauges(
+                &r,
+                "mana_sync_sessions",
+                "Open WebSockets and streams by transport.",
+                "transport",
+                &[WEBSOCKET, SSE],
+            ),
+            closes: counters(
+                &r,
+                "mana_sync_session_closes_total",
+                "WebSockets and streams that ended, by why.",
+                "reason",
+                crate::protocol::close::CloseReason::LABELS,
+            ),
+            tcp_connections: gauge(&r, "mana_sync_tcp_connections", "Open TCP connections."),
+            requests: counters(
+                &r,
+                "mana_sync_http_responses_total",
+                "HTTP answers by class of status.",
+                "class",
+                &["1xx", "2xx", "3xx", "4xx", "5xx"],
+            ),
+            pushes: counters(
+                &r,
+                "mana_sync_pushes_total",
+                "Pushes by outcome.",
+                "outcome",
+                &["stored", "empty", "retried", "refused", "failed"],
+            ),
+            changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
+            push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
+            pull_seconds: histogram(&r, "mana_sync_pull_duration_seconds", "Reading one page of a delta."),
+            delivery_seconds: histogram(
+                &r,
+                "mana_sync_delivery_seconds",
+                "From taking the head of a push to waking the sessions of a replica.",
+            ),
+            wakeups_published: counter(&r, "mana_sync_wakeups_published_total", "Wake-ups sent to the cluster."),
+            wakeups_dropped: counter(
+                &r,
+                "mana_sync_wakeups_dropped_total",
+                "Wake-ups left to the reconcilers because the queue was full.",
+            ),
+            notifications_sent: counter(&r, "mana_sync_notifications_sent_total", "NOTIFY payloads sent."),
+            publish_failures: counter(&r, "mana_sync_publish_failures_total", "Attempts to publish that failed."),
+            publish_queue: gauge(&r, "mana_sync_publish_queue", "Wake-ups waiting to be published."),
+            wakeups_received: counter(&r, "mana_sync_wakeups_received_total", "Wake-ups heard by the listener."),
+            wakeups_reconciled: counter(
+                &r,
+                "mana_sync_wakeups_reconciled_total",
+                "Wake-ups that no notification brought and the reconciler found.",
+            ),
+            notifications_unreadable: counter(
+                &r,
+                "mana_sync_notifications_unreadable_total",
+                "Notifications that could not be read.",
+            ),
+            listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
+            listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
+            reconcile_failures: counter(&r, "mana_sync_reconcile_failures_total", "Reconciliations that failed."),
+            pool_connections: gauges(
+                &r,
+                "mana_sync_pool_connections",
+                "Connections of the database pool.",
+                "state",
+                &["open", "idle"],
+            ),
+            auth: counters(
+                &r,
+                "mana_sync_auth_total",
+                "Token checks by outcome.",
+                "outcome",
+                &["ok", "refused", "unavailable"],
+            ),
+            billing: counters(
+                &r,
+                "mana_sync_billing_total",
+                "Billing decisions by where they came from.",
+                "outcome",
+                &["active", "inactive", "failed_open"],
+            ),
+            jwks_fetches: counters(
+                &r,
+                "mana_sync_jwks_fetches_total",
+                "Fetches of the issuer's keys by outcome.",
+                "outcome",
+                &["ok", "failed"],
+            ),
+            ready: gauge(&r, "mana_sync_ready", "Whether this replica is ready."),
+            registry: r,
+        };
+        let build = gauges(
+            &metrics.registry,
+            "mana_sync_build_info",
+            "Always 1; says which version runs.",
+            "version",
+            &[env!("CARGO_PKG_VERSION")],
+        );
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+    }
+
+    /// All metrics as Prometheus text.
+    pub fn encode(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+// The names are constants of this file: they are valid and none is given twice, or no replica would start.
+fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("metric names are constants of this file");
+    registry.register(Box::new(metric.clone())).expect("every metric is named once");
+    metric
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
+    let metric = register(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+    values.iter().for_each(|value| metric.with_label_values(&[value]).reset());
+    metric
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> IntGaugeVec {
+    let metric = register(registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+    values.iter().for_each(|value| metric.with_label_values(&[value]).set(0));
+    metric
+}
