@@ -74,7 +74,7 @@ impl Cluster {
             credits_url: credits.url(),
             service_key: SERVICE_KEY.into(),
             port: args.port,
-            extra: Vec::new(),
+            extra: readable_logs(),
         };
         services.migrate(&exe).await?;
         let mut replicas = Vec::new();
@@ -193,6 +193,13 @@ async fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
         }
     }
     Ok(())
+}
+
+/// A person reads them, unless somebody has said otherwise.
+fn readable_logs() -> Vec<(String, String)> {
+    const SETTING: &str = "LOG_FORMAT";
+    let chosen = std::env::var_os(SETTING).is_some();
+    if chosen { Vec::new() } else { vec![(SETTING.into(), "text".into())] }
 }
 
 /// This port if it is free, else 0, which means any.
