@@ -1,0 +1,268 @@
+//! What the tests of the whole server share: a cluster of real processes over a real PostgreSQL, and a plain
+//! HTTP client for it.
+//!
+//! Everything that must outlive a single test runs on one runtime of its own.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use mana_sync::dev::{
+    Credits, Issuer, Replica, ReplicaOptions, Services, SigningKey, TEST_DATABASE_URL, TemporaryPostgres,
+};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use sqlx::PgPool;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+/// How long anything that must happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const SERVICE_KEY: &str = "test-service-key";
+/// Where a walk begins.
+pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap())
+}
+
+/// Runs something on the runtime that outlives the test.
+async fn outlive<T: Send + 'static, W: Future<Output = T>>(work: impl FnOnce() -> W + Send + 'static) -> T {
+    tokio::task::spawn_blocking(|| runtime().block_on(work())).await.unwrap()
+}
+
+fn anywhere() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// The URL of the server that tests make their databases on: the one `make test` started, or our own.
+async fn admin_url() -> String {
+    static OWN: OnceCell<TemporaryPostgres> = OnceCell::const_new();
+    if let Ok(url) = std::env::var(TEST_DATABASE_URL) {
+        return url;
+    }
+    let own =
+        OWN.get_or_init(|| outlive(|| async { TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap() }));
+    own.await.server().admin_url()
+}
+
+/// Makes an empty database and says where it is.
+pub async fn create_database() -> String {
+    let admin = admin_url().await;
+    let name = format!("t_{}", Uuid::new_v4().simple());
+    let pool = PgPool::connect(&admin).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&pool).await.unwrap();
+    pool.close().await;
+    let mut url: url::Url = admin.parse().unwrap();
+    url.set_path(&name);
+    url.to_string()
+}
+
+/// One replica, and its port, which stays ours while the process is not there.
+#[derive(Debug)]
+pub struct Node {
+    pub process: Replica,
+    options: ReplicaOptions,
+    _port: Socket,
+}
+
+impl Node {
+    fn start(services: &Services, number: u16, log: PathBuf) -> Node {
+        // Bound and never listening: nobody else is given this port, and SO_REUSEPORT lets the replica have it.
+        let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        port.set_reuse_port(true).unwrap();
+        port.bind(&anywhere().into()).unwrap();
+        let own = port.local_addr().unwrap().as_socket().unwrap().port();
+        let mut env = services.env();
+        env.push(("PORT".into(), own.to_string()));
+        env.push(("REPLICA_ID".into(), format!("replica-{number}")));
+        env.extend(services.extra.iter().cloned());
+        let options = ReplicaOptions {
+            exe: env!("CARGO_BIN_EXE_mana-sync").into(),
+            name: format!("replica {number}"),
+            env,
+            log: Some(log),
+            base_url: format!("http://127.0.0.1:{own}"),
+        };
+        Node { process: Replica::spawn(options.clone()).unwrap(), options, _port: port }
+    }
+
+    /// Starts the process again, on the same port.
+    pub async fn restart(&mut self) {
+        self.process = Replica::spawn(self.options.clone()).unwrap();
+        self.process.wait_ready(PATIENCE).await.unwrap();
+    }
+
+    pub fn url(&self) -> &str {
+        self.process.base_url()
+    }
+}
+
+/// Replicas over a database of their own, with the services that they ask.
+#[derive(Debug)]
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub issuer: Arc<Issuer>,
+    pub credits: Arc<Credits>,
+    pub key: SigningKey,
+    pub database_url: String,
+    pub pool: PgPool,
+    pub http: reqwest::Client,
+    _logs: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub async fn start(replicas: u16) -> Cluster {
+        Cluster::start_with(replicas, &[]).await
+    }
+
+    /// A cluster with other settings than the defaults.
+    pub async fn start_with(replicas: u16, settings: &[(&str, &str)]) -> Cluster {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        outlive(move || Cluster::start_here(replicas, settings)).await
+    }
+
+    async fn start_here(replicas: u16, extra: Vec<(String, String)>) -> Cluster {
+        let database_url = create_database().await;
+        let key = SigningKey::generate().unwrap();
+        let issuer = Issuer::start(anywhere(), std::slice::from_ref(&key)).await.unwrap();
+        let credits = Credits::start(anywhere(), SERVICE_KEY).await.unwrap();
+        let services = Services {
+            database_url: database_url.clone(),
+            jwks_url: issuer.jwks_url(),
+            credits_url: credits.url(),
+            service_key: SERVICE_KEY.to_owned(),
+            port: 0,
+            extra,
+        };
+        services.migrate(Path::new(env!("CARGO_BIN_EXE_mana-sync"))).await.unwrap();
+        let logs = tempfile::tempdir().unwrap();
+        let log = |number| logs.path().join(format!("replica-{number}.log"));
+        let nodes: Vec<Node> = (1..=replicas).map(|number| Node::start(&services, number, log(number))).collect();
+        for node in &nodes {
+            node.process.wait_ready(PATIENCE).await.unwrap();
+        }
+        Cluster {
+            nodes,
+            issuer: Arc::new(issuer),
+            credits: Arc::new(credits),
+            key,
+            pool: PgPool::connect(&database_url).await.unwrap(),
+            database_url,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            _logs: logs,
+        }
+    }
+
+    /// The base URL of replica `index`, from 0, round and round.
+    pub fn url(&self, index: usize) -> &str {
+        self.nodes[index % self.nodes.len()].url()
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.url().to_owned()).collect()
+    }
+
+    /// A user who is signed in.
+    pub fn user(&self) -> User {
+        self.user_named(&format!("user-{}", Uuid::new_v4().simple()))
+    }
+
+    pub fn user_named(&self, id: &str) -> User {
+        User { id: id.to_owned(), token: self.key.token(id, Duration::from_secs(3600)) }
+    }
+
+    /// How many changes of a user are stored.
+    pub async fn stored(&self, user: &User) -> i64 {
+        let count = sqlx::query_scalar("select count(*) from sync_changes where user_id = $1");
+        count.bind(&user.id).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// A request to replica 0, signed.
+    pub fn request(&self, user: &User, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.request_to(0, user, method, path)
+    }
+
+    pub fn request_to(&self, index: usize, user: &User, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let url = format!("{}{path}", self.url(index));
+        self.http.request(method, url).bearer_auth(&user.token).timeout(PATIENCE)
+    }
+
+    /// A push to replica 0: its status and its answer.
+    pub async fn push(&self, user: &User, app: &str, body: Value) -> (StatusCode, Value) {
+        self.push_to(0, user, app, body).await
+    }
+
+    pub async fn push_to(&self, index: usize, user: &User, app: &str, body: Value) -> (StatusCode, Value) {
+        let request = self.request_to(index, user, Method::POST, &format!("/sync/{app}"));
+        answer(request.header("Content-Type", "application/json").body(body.to_string())).await
+    }
+
+    /// A pull from replica 0: its status and its answer.
+    pub async fn pull(
+        &self,
+        user: &User,
+        app: &str,
+        table: &str,
+        since: &str,
+        client: Option<&str>,
+    ) -> (StatusCode, Value) {
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("collection", table)
+            .append_pair("since", since)
+            .finish();
+        let mut request = self.request(user, Method::GET, &format!("/sync/{app}/pull?{query}"));
+        if let Some(client) = client {
+            request = request.header("X-Client-Id", client);
+        }
+        answer(request).await
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: String,
+    pub token: String,
+}
+
+/// Sends a request; status and JSON body. A body that is no JSON fails the test.
+pub async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let text = response.text().await.unwrap();
+    let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} with {text:?}: {error}"));
+    (status, json)
+}
+
+/// The cluster of three replicas that the tests of one binary share, each with users of its own.
+pub async fn shared() -> &'static Cluster {
+    static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+    SHARED.get_or_init(|| Cluster::start(3)).await
+}
+
+/// Asks until the answer is yes; fails the test with `what` if it never is.
+pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    let asked = mana_sync::dev::wait::until(PATIENCE, async || ask().await.then_some(())).await;
+    assert!(asked.is_some(), "not within {PATIENCE:?}: {what}");
+}
+
+/// An update of one field.
+pub fn update(table: &str, id: &str, field: &str, value: impl Into<Value>, at: &str) -> Value {
+    serde_json::json!({ "table": table, "id": id, "op": "update", "fields": { field: { "value": value.into(), "updatedAt": at } } })
+}
+
+/// An insert whose fields were written at `at`.
+pub fn insert(table: &str, id: &str, title: &str, at: &str) -> Value {
+    serde_json::json!({ "table": table, "id": id, "op": "insert", "data": { "title": title, "createdAt": at, "updatedAt": at } })
+}
+
+/// The ids of an answer's changes, in order.
+pub fn ids(answer: &Value) -> Vec<&str> {
+    answer["serverChanges"].as_array().unwrap().iter().map(|change| change["id"].as_str().unwrap()).collect()
+}
