@@ -20,6 +20,7 @@
 pub mod protocol;
 
 pub mod config;
+pub mod defects;
 pub mod telemetry;
 
 pub mod auth;

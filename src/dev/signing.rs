@@ -88,7 +88,7 @@ impl SigningKey {
     }
 
     /// Complete or not at all, and never over another's.
-    fn save(&self, path: &Path) -> Result<(), DevError> {
+    pub fn save(&self, path: &Path) -> Result<(), DevError> {
         let action = || DevError::io(format!("write the key {}", path.display()));
         let seed = self
             .pair

@@ -2,6 +2,7 @@
 
 use super::push::{forever, read_change};
 use super::{Store, StoreError, time};
+use crate::defects::Defect;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::Page;
 use crate::protocol::{Cursor, Log, LogId};
@@ -124,7 +125,9 @@ impl Store {
         changes.truncate(limit);
         let has_more = changes.len() < candidates;
         let until = match changes.last() {
-            Some(last) if has_more => Cursor::after(last.at).on_walk(request.since.is_walk()),
+            Some(last) if has_more && !Defect::PageEndsAtHead.is_on() => {
+                Cursor::after(last.at).on_walk(request.since.is_walk())
+            }
             _ => Cursor::after(head),
         };
         let own = self.own_writes(log.id, request, &changes, own_before).await?;

@@ -1,6 +1,7 @@
 //! Storing a push: whole or not at all, once however often it comes (G1).
 
 use super::{Store, StoreError, time};
+use crate::defects::Defect;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log};
@@ -25,6 +26,26 @@ with head as (
         head = greatest(date_bin('2 microseconds', clock_timestamp(), 'epoch'), h.head + interval '2 microseconds')
                + ($5 - 1) * interval '2 microseconds'
     returning head, previous
+), stored as (
+    insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
+                              field_timestamps, held, created_at)
+    select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
+           head.head - ($5 - c.position) * interval '2 microseconds'
+    from head,
+         unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
+             with ordinality as c (id, table_name, record_id, op, data, stamps, held, position)
+)
+select head, previous from head";
+
+/// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
+const PUSH_WITHOUT_LOCK: &str = "
+with head as (
+    select date_bin('2 microseconds', now(), 'epoch') + ($5 - 1) * interval '2 microseconds' as head,
+           timestamptz 'epoch' as previous
+), noted as (
+    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
+    select $1, $2, $3, $4, head.head, head.previous from head
+    on conflict (log_id) do update set head = greatest(h.head, excluded.head)
 ), stored as (
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
                               field_timestamps, held, created_at)
@@ -83,7 +104,8 @@ impl Store {
             changes.iter().map(of).collect()
         }
         let changes = push.changes.as_slice();
-        let row = sqlx::query(PUSH)
+        let statement = if Defect::NoHeadRow.is_on() { PUSH_WITHOUT_LOCK } else { PUSH };
+        let row = sqlx::query(statement)
             .bind(log.id.0)
             .bind(log.user.0)
             .bind(&*log.user_id)
