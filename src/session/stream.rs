@@ -143,12 +143,18 @@ impl StreamSession {
         }
     }
 
+    /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
+    /// of an empty log is still the beginning then, but the walk is over.
+    fn is_walking(&self) -> bool {
+        self.cursor.is_walk() && matches!(self.phase, Phase::Backlog { .. })
+    }
+
     /// Reads one page, whatever else is due in the meantime.
     async fn read(&mut self) -> Next {
         let request = PageRequest {
             since: self.cursor,
             reader: self.request.reader.as_deref(),
-            own: OwnChanges::at(self.cursor),
+            own: if self.is_walking() { OwnChanges::All } else { OwnChanges::Without },
             tables: self.request.tables.as_deref(),
         };
         let page = tokio::select! {
@@ -185,7 +191,7 @@ impl StreamSession {
 
     fn send(&mut self, page: Page) -> Next {
         let Page { changes, mut own, until, has_more } = page;
-        let walk = self.cursor.is_walk();
+        let walk = self.is_walking();
         let mut out = String::new();
         let mut runs = changes.chunk_by(|a, b| a.table == b.table).peekable();
         while let Some(run) = runs.next() {
@@ -200,7 +206,7 @@ impl StreamSession {
                 return Next::End(CloseReason::Unavailable);
             }
         }
-        self.cursor = until;
+        self.cursor = until.on_walk(walk && has_more);
         if has_more {
             return Next::Text(out);
         }
