@@ -1,0 +1,322 @@
+//! Clients for the live part of the protocol: streams as they stand on the wire, and sockets down to the bytes.
+
+use crate::support::{Cluster, PATIENCE, User, insert};
+use mana_load::stream::{RawEvent, SseParser};
+use mana_load::wakeups::{WakeMessage, Wakeups};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+/// The app of tests that need but one.
+pub const APP: &str = "todo";
+/// Later than every cursor: a push that asks from here gets no delta.
+pub const NO_DELTA: &str = "2100-01-01T00:00:00.000Z";
+
+/// An event of kind `changes`.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    pub id: String,
+    pub data: Value,
+}
+
+impl Delta {
+    pub fn table(&self) -> &str {
+        self.data["table"].as_str().unwrap()
+    }
+
+    pub fn until(&self) -> &str {
+        self.data["syncedUntil"].as_str().unwrap()
+    }
+
+    pub fn has_more(&self) -> bool {
+        self.data["hasMore"].as_bool().unwrap()
+    }
+
+    /// The ids of its changes, in order.
+    pub fn ids(&self) -> Vec<String> {
+        let changes = self.data["changes"].as_array().unwrap().iter();
+        changes.map(|change| change["id"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// An open stream.
+#[derive(Debug)]
+pub struct Events {
+    response: reqwest::Response,
+    parser: SseParser,
+    ready: VecDeque<RawEvent>,
+    /// All that was read, as it came.
+    pub text: String,
+}
+
+impl Events {
+    /// Opens a stream, which must succeed.
+    pub async fn open(request: reqwest::RequestBuilder) -> Events {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        Events { response, parser: SseParser::default(), ready: VecDeque::new(), text: String::new() }
+    }
+
+    pub fn headers(&self) -> &reqwest::header::HeaderMap {
+        self.response.headers()
+    }
+
+    /// The next event of any kind; none once the server has ended the stream as it should.
+    pub async fn next(&mut self) -> Option<RawEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("an event was due");
+            let bytes = chunk.expect("a stream must not break off")?;
+            self.text.push_str(std::str::from_utf8(&bytes).expect("events are whole"));
+            self.ready.extend(self.parser.feed(&bytes));
+        }
+    }
+
+    /// The next event with changes in it or none; heartbeats are passed over.
+    pub async fn delta(&mut self) -> Delta {
+        loop {
+            let event = self.next().await.expect("the stream must go on");
+            if event.event == "changes" {
+                let data = serde_json::from_str(&event.data).unwrap();
+                return Delta { id: event.id.expect("an event of changes has an id"), data };
+            }
+        }
+    }
+
+    /// Events up to the one that brings the record `id`; the ids of all records on the way, in order.
+    pub async fn until(&mut self, id: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|last| last != id) {
+            seen.extend(self.delta().await.ids());
+        }
+        seen
+    }
+
+    /// The backlog: every event up to the first that says that there is no more.
+    pub async fn backlog(&mut self) -> Vec<Delta> {
+        let mut events = vec![self.delta().await];
+        while events.last().is_some_and(Delta::has_more) {
+            events.push(self.delta().await);
+        }
+        events
+    }
+}
+
+/// The ids of all records in some events.
+pub fn all_ids(events: &[Delta]) -> Vec<String> {
+    events.iter().flat_map(Delta::ids).collect()
+}
+
+/// A request for a stream of [`APP`]. `query` is what stands after the question mark.
+pub fn stream_of(cluster: &Cluster, index: usize, user: &User, query: &str) -> reqwest::RequestBuilder {
+    cluster.request_to(index, user, Method::GET, &format!("/sync/{APP}/stream?{query}"))
+}
+
+/// Stores an insert for each (table, id) in one push of `device` to [`APP`]; the cursor after it.
+pub async fn store(cluster: &Cluster, index: usize, user: &User, device: &str, records: &[(&str, &str)]) -> String {
+    store_in(cluster, index, user, APP, device, records).await
+}
+
+/// The same in any app.
+pub async fn store_in(
+    cluster: &Cluster,
+    index: usize,
+    user: &User,
+    app: &str,
+    device: &str,
+    records: &[(&str, &str)],
+) -> String {
+    let changes: Vec<Value> =
+        records.iter().map(|(table, id)| insert(table, id, "T", "2024-01-01T10:00:00.000Z")).collect();
+    let body = json!({ "clientId": device, "since": NO_DELTA, "changes": changes });
+    let (status, answer) = cluster.push_to(index, user, app, body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    answer["syncedUntil"].as_str().unwrap().to_owned()
+}
+
+/// The user with a token that expires after the current second and `more` whole ones.
+pub fn short_lived(cluster: &Cluster, user: &User, more: u64) -> User {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token = cluster.key.mint(&json!({ "sub": user.id, "iat": now, "exp": now + 1 + more }));
+    User { id: user.id.clone(), token }
+}
+
+/// An authenticated WebSocket on replica `index`.
+pub async fn socket(cluster: &Cluster, index: usize, user: &User, app: Option<&str>, device: Option<&str>) -> Wakeups {
+    Wakeups::connect(cluster.url(index), app, &user.token, device).await.unwrap()
+}
+
+/// The next message, which must be a wake-up: its app, and its tables in order.
+pub async fn woken(socket: &mut Wakeups) -> (String, Vec<String>) {
+    match socket.next(PATIENCE).await.unwrap() {
+        WakeMessage::SyncAvailable { app_id, mut tables } => {
+            tables.sort();
+            (app_id, tables)
+        }
+        other => panic!("a wake-up was due, got {other:?}"),
+    }
+}
+
+/// Wake-ups up to the one for `table`; all tables on the way.
+pub async fn woken_until(socket: &mut Wakeups, table: &str) -> Vec<String> {
+    let mut tables: Vec<String> = Vec::new();
+    while !tables.iter().any(|woken| woken == table) {
+        tables.extend(woken(socket).await.1);
+    }
+    tables
+}
+
+/// The next message, which must be the close.
+pub async fn closed(socket: &mut Wakeups) -> Option<u16> {
+    match socket.next(PATIENCE).await.unwrap() {
+        WakeMessage::Closed { code, .. } => code,
+        other => panic!("a close was due, got {other:?}"),
+    }
+}
+
+/// A metric of one replica; 0 if it is not there.
+pub async fn metric(cluster: &Cluster, index: usize, name: &str) -> f64 {
+    let response = cluster.http.get(format!("{}/metrics", cluster.url(index))).timeout(PATIENCE).send().await.unwrap();
+    let text = response.text().await.unwrap();
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    text.lines().find_map(value).unwrap_or(0.0)
+}
+
+/// A connection on which everything is done by hand.
+#[derive(Debug)]
+pub struct Raw {
+    pub tcp: TcpStream,
+    unread: Vec<u8>,
+}
+
+/// First bytes of WebSocket frames: final, and the opcode.
+pub const TEXT: u8 = 0x81;
+pub const CLOSE: u8 = 0x88;
+pub const PING: u8 = 0x89;
+
+impl Raw {
+    pub async fn connect(base: &str) -> Raw {
+        Raw::connect_narrow(base, 1 << 20).await
+    }
+
+    /// With a receive buffer of so many bytes, or few more.
+    pub async fn connect_narrow(base: &str, buffer: u32) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(buffer).unwrap();
+        let address = base.strip_prefix("http://").unwrap().parse().unwrap();
+        Raw { tcp: socket.connect(address).await.unwrap(), unread: Vec::new() }
+    }
+
+    /// A WebSocket, open and with nothing said on it.
+    pub async fn websocket(base: &str, path: &str, buffer: u32) -> Raw {
+        let mut raw = Raw::connect_narrow(base, buffer).await;
+        let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n");
+        raw.write(head.as_bytes()).await;
+        let answer = raw.head().await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        raw
+    }
+
+    /// The same, authenticated.
+    pub async fn member(base: &str, path: &str, user: &User, buffer: u32) -> Raw {
+        let mut raw = Raw::websocket(base, path, buffer).await;
+        raw.send(TEXT, json!({ "type": "auth", "token": user.token }).to_string().as_bytes()).await;
+        assert_eq!(raw.frame().await, Some((TEXT, br#"{"type":"auth-ok"}"#.to_vec())));
+        raw
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) {
+        timeout(PATIENCE, self.tcp.write_all(bytes)).await.expect("the server must read").unwrap();
+    }
+
+    /// Sends a masked frame. The mask is zero, which leaves the payload as it is.
+    pub async fn send(&mut self, first: u8, payload: &[u8]) {
+        let mut frame = vec![first];
+        match payload.len() {
+            small @ ..=125 => frame.push(0x80 | small as u8),
+            medium @ ..=65_535 => {
+                frame.push(0x80 | 126);
+                frame.extend((medium as u16).to_be_bytes());
+            }
+            large => {
+                frame.push(0x80 | 127);
+                frame.extend((large as u64).to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        self.write(&frame).await;
+    }
+
+    /// Reads up to the empty line after a head.
+    pub async fn head(&mut self) -> String {
+        loop {
+            if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head: Vec<u8> = self.unread.drain(..end + 4).collect();
+                return String::from_utf8(head).unwrap();
+            }
+            assert!(self.read().await, "the connection ended in a head: {:?}", self.unread);
+        }
+    }
+
+    /// Reads until the server ends the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.read().await {}
+        std::mem::take(&mut self.unread)
+    }
+
+    /// The next frame: its first byte and its payload. None once the connection has ended.
+    pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let (head, length) = loop {
+            let length = |range: std::ops::Range<usize>| {
+                let bytes = self.unread.get(range)?;
+                Some(bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))
+            };
+            let known = match self.unread.get(1) {
+                Some(126) => length(2..4).map(|length| (4, length)),
+                Some(127) => length(2..10).map(|length| (10, length)),
+                Some(small) => Some((2, usize::from(*small))),
+                None => None,
+            };
+            match known {
+                Some(known) => break known,
+                None if self.read().await => {}
+                None => return None,
+            }
+        };
+        while self.unread.len() < head + length {
+            if !self.read().await {
+                return None;
+            }
+        }
+        let frame: Vec<u8> = self.unread.drain(..head + length).collect();
+        Some((frame[0], frame[head..].to_vec()))
+    }
+
+    /// Reads some more; false at the end, be it a reset.
+    async fn read(&mut self) -> bool {
+        let mut buffer = [0; 64 << 10];
+        let read = timeout(PATIENCE, self.tcp.read(&mut buffer)).await.expect("the server must send, or end");
+        let read = read.unwrap_or(0);
+        self.unread.extend(&buffer[..read]);
+        read > 0
+    }
+}
+
+/// The code in a close frame's payload.
+pub fn close_code(payload: &[u8]) -> Option<u16> {
+    payload.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// How long until `at`, a whole second since 1970.
+pub fn time_until(at: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Duration::from_secs(at).saturating_sub(now)
+}
