@@ -3,7 +3,12 @@
 //!
 //! Everything that must outlive a single test runs on one runtime of its own.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
+
+mod exchange;
+pub mod live;
+
+pub use exchange::*;
 
 use mana_sync::dev::{
     Credits, Issuer, Replica, ReplicaOptions, Services, SigningKey, TEST_DATABASE_URL, TemporaryPostgres,
@@ -12,6 +17,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -53,14 +59,25 @@ async fn admin_url() -> String {
 
 /// Makes an empty database and says where it is.
 pub async fn create_database() -> String {
-    let admin = admin_url().await;
+    create_database_on(&admin_url().await).await
+}
+
+/// The same on a given server.
+pub async fn create_database_on(admin: &str) -> String {
     let name = format!("t_{}", Uuid::new_v4().simple());
-    let pool = PgPool::connect(&admin).await.unwrap();
+    let pool = PgPool::connect(admin).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&pool).await.unwrap();
     pool.close().await;
     let mut url: url::Url = admin.parse().unwrap();
     url.set_path(&name);
     url.to_string()
+}
+
+/// A pool that keeps no connection: each test has a runtime of its own, and a connection goes with the runtime
+/// that it was opened on.
+fn open_pool(url: &str) -> PgPool {
+    let options = PgPoolOptions::new().max_connections(8).after_release(|_, _| Box::pin(async { Ok(false) }));
+    options.connect_lazy(url).unwrap()
 }
 
 /// One replica, and its port, which stays ours while the process is not there.
@@ -123,12 +140,18 @@ impl Cluster {
 
     /// A cluster with other settings than the defaults.
     pub async fn start_with(replicas: u16, settings: &[(&str, &str)]) -> Cluster {
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        outlive(move || Cluster::start_here(replicas, settings)).await
+        Cluster::start_on(&admin_url().await, replicas, settings).await
     }
 
-    async fn start_here(replicas: u16, extra: Vec<(String, String)>) -> Cluster {
-        let database_url = create_database().await;
+    /// A cluster over a PostgreSQL of the test's own, which it may stop.
+    pub async fn start_on(admin_url: &str, replicas: u16, settings: &[(&str, &str)]) -> Cluster {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let admin_url = admin_url.to_owned();
+        outlive(move || Cluster::start_here(admin_url, replicas, settings)).await
+    }
+
+    async fn start_here(admin_url: String, replicas: u16, extra: Vec<(String, String)>) -> Cluster {
+        let database_url = create_database_on(&admin_url).await;
         let key = SigningKey::generate().unwrap();
         let issuer = Issuer::start(anywhere(), std::slice::from_ref(&key)).await.unwrap();
         let credits = Credits::start(anywhere(), SERVICE_KEY).await.unwrap();
@@ -152,9 +175,11 @@ impl Cluster {
             issuer: Arc::new(issuer),
             credits: Arc::new(credits),
             key,
-            pool: PgPool::connect(&database_url).await.unwrap(),
+            pool: open_pool(&database_url),
             database_url,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            // Each test has a runtime of its own, and a connection goes with the runtime it was opened on: none
+            // is kept for another test to stumble over.
+            http: reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap(),
             _logs: logs,
         }
     }

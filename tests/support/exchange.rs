@@ -1,0 +1,122 @@
+//! Requests and what is expected of their answers.
+
+use super::*;
+use reqwest::Body;
+use reqwest::header::HeaderMap;
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub async fn to(request: reqwest::RequestBuilder) -> Reply {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Reply { status, headers, text: response.text().await.unwrap() }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    }
+
+    /// The message of an error, which must have this status and code and the documented form.
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str) -> String {
+        let json = self.json();
+        assert_eq!((self.status.as_u16(), json["error"].as_str()), (status, Some(code)), "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        let members: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(members, ["error", "message"], "{self:?}");
+        let message = json["message"].as_str().unwrap().to_owned();
+        assert!(!message.is_empty(), "{self:?}");
+        message
+    }
+}
+
+impl Cluster {
+    /// An unsigned request to replica 0.
+    pub async fn get(&self, path: &str) -> Reply {
+        Reply::to(self.http.get(format!("{}{path}", self.url(0))).timeout(PATIENCE)).await
+    }
+
+    /// A request with this Authorization header.
+    pub async fn get_as(&self, authorization: &str, path: &str) -> Reply {
+        let request = self.http.get(format!("{}{path}", self.url(0))).header("Authorization", authorization);
+        Reply::to(request.timeout(PATIENCE)).await
+    }
+
+    /// A push of any body, as JSON.
+    pub async fn push_raw(&self, user: &User, app: &str, body: impl Into<Body>) -> Reply {
+        let request = self.request(user, Method::POST, &format!("/sync/{app}"));
+        Reply::to(request.header("Content-Type", "application/json").body(body)).await
+    }
+
+    /// A push that must succeed.
+    pub async fn pushed(&self, user: &User, app: &str, body: Value) -> Value {
+        self.pushed_to(0, user, app, body).await
+    }
+
+    pub async fn pushed_to(&self, index: usize, user: &User, app: &str, body: Value) -> Value {
+        let (status, answer) = self.push_to(index, user, app, body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    /// A pull that must succeed.
+    pub async fn pulled(&self, user: &User, app: &str, table: &str, since: &str, client: Option<&str>) -> Value {
+        let (status, answer) = self.pull(user, app, table, since, client).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    /// All pages of a table, one after the other.
+    pub async fn pull_all(&self, user: &User, app: &str, table: &str, since: &str, client: Option<&str>) -> Vec<Value> {
+        let mut pages = vec![self.pulled(user, app, table, since, client).await];
+        while pages[pages.len() - 1]["hasMore"] == true {
+            let since = until(&pages[pages.len() - 1]).to_owned();
+            pages.push(self.pulled(user, app, table, &since, client).await);
+        }
+        pages
+    }
+
+    /// All pages of an app, by pushes without changes.
+    pub async fn push_all(&self, user: &User, app: &str, since: &str, client: &str) -> Vec<Value> {
+        let ask = |since: String| async move {
+            self.pushed(user, app, serde_json::json!({ "clientId": client, "since": since, "changes": [] })).await
+        };
+        let mut pages = vec![ask(since.to_owned()).await];
+        while pages[pages.len() - 1]["hasMore"] == true {
+            let since = until(&pages[pages.len() - 1]).to_owned();
+            pages.push(ask(since).await);
+        }
+        pages
+    }
+}
+
+/// An answer's cursor.
+pub fn until(answer: &Value) -> &str {
+    answer["syncedUntil"].as_str().unwrap()
+}
+
+/// The ids of all pages, in order.
+pub fn ids_of(pages: &[Value]) -> Vec<&str> {
+    pages.iter().flat_map(ids).collect()
+}
+
+/// The time in milliseconds since the epoch.
+pub fn now_millis() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// A time as JavaScript's `toISOString` writes it.
+pub fn iso(millis: i64) -> String {
+    mana_sync::protocol::Stamp::from_millis(millis).to_string()
+}
