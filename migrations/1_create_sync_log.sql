@@ -34,8 +34,7 @@ create table sync_changes (
     -- The cursor: unique and ascending within a log, always an even number of microseconds.
     created_at       timestamptz not null,
     log_id           uuid not null,
-    -- Stamps that outrank what the writing device holds, where it holds them in other words than they are
-    -- stored (protocol/merge.rs).
+    -- Stamps that were ahead of the allowed skew, as the writing device holds them: by field (protocol/merge.rs).
     held             jsonb
 );
 
@@ -44,5 +43,5 @@ create unique index sync_changes_by_log on sync_changes (log_id, created_at);
 create index sync_changes_by_table on sync_changes (log_id, table_name, created_at);
 create index sync_changes_by_record on sync_changes (log_id, table_name, record_id, created_at);
 
--- The few changes whose device holds other stamps than are stored.
+-- The few changes whose device holds later stamps than are stored.
 create index sync_changes_held on sync_changes (log_id, client_id, table_name, record_id) where held is not null;

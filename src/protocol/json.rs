@@ -6,6 +6,10 @@ use std::fmt;
 /// far above what any document nests.
 pub const MAX_DEPTH: usize = 512;
 
+/// Powers of ten beyond this are refused. No reader of JSON that holds numbers as doubles can tell them from zero
+/// or infinity, but `jsonb` writes them out digit by digit: a few bytes of a push would be answered as 128 KiB.
+pub const MAX_EXPONENT: u32 = 400;
+
 /// Why a JSON text that is well-formed cannot be stored as `jsonb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unstorable {
@@ -18,6 +22,9 @@ pub enum Unstorable {
     /// Nested deeper than [`MAX_DEPTH`].
     #[error("is nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
+    /// A power of ten beyond [`MAX_EXPONENT`].
+    #[error("has a number with an exponent beyond ±{MAX_EXPONENT}")]
+    Exponent,
 }
 
 /// Checks a well-formed JSON text for what `jsonb` refuses although JSON allows it.
@@ -36,10 +43,21 @@ pub fn check_storable(json: &str) -> Result<(), Unstorable> {
                 }
             }
             b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            // Outside of strings there is one letter e after a digit: that of an exponent. The others are in
+            // true and false.
+            b'e' | b'E' if !in_string && at > 1 && bytes[at - 2].is_ascii_digit() => check_exponent(&bytes[at..])?,
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Checks the exponent with which `rest` begins.
+fn check_exponent(rest: &[u8]) -> Result<(), Unstorable> {
+    let digits = rest.strip_prefix(b"+").or(rest.strip_prefix(b"-")).unwrap_or(rest);
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    let exponent = digits.fold(0_u32, |value, digit| value.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+    if exponent > MAX_EXPONENT { Err(Unstorable::Exponent) } else { Ok(()) }
 }
 
 /// Checks the escape whose backslash stands before `at`; returns where the text goes on.
@@ -139,6 +157,17 @@ mod tests {
             ("12", Ok(())),
         ] {
             assert_eq!(check_storable(json), found, "{json}");
+        }
+        for (number, found) in [
+            ("1.7976931348623157e+308", Ok(())),
+            ("5E-324", Ok(())),
+            ("[true,false,1e400]", Ok(())),
+            ("1e401", Err(Unstorable::Exponent)),
+            ("[-1.5E+99999999999999999999]", Err(Unstorable::Exponent)),
+            ("{\"n\":0e-000401}", Err(Unstorable::Exponent)),
+            (r#""1e999 \" 1e999""#, Ok(())),
+        ] {
+            assert_eq!(check_storable(number), found, "{number}");
         }
         let nest = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert_eq!(check_storable(&nest(MAX_DEPTH)), Ok(()));

@@ -3,14 +3,13 @@
 //! Existing clients apply changes in the order received and take a value if its stamp's string is not below the
 //! one they hold. Sent unchanged, the log would lead them astray in two cases:
 //!
-//! 1. **The device's own write wins.** A value that ties with the device's own and was stored earlier, or that
-//!    loses to a stamp which the device spells in a way that sorts low, would be taken though it lost. Such a
-//!    field is left out: the device has the winning value, for it wrote it.
-//! 2. **The device holds a stamp that sorts too high**, because it spelled the instant in another way
-//!    (`10:00:00Z` sorts above `10:00:00.500Z`) or was ahead of the server by more than the allowed skew and its
-//!    stamp was stored as an earlier one. It would refuse values that win. For such a field the store keeps the
-//!    stamp that outranks the device's spelling, and a value that wins is sent to that device with this stamp. From
-//!    there on the string no longer tells winners from losers, so a value that loses to an earlier one is left out.
+//! 1. **The device's own write wins.** A value that ties with the device's own and was stored earlier would be
+//!    taken though it lost. Such a field is left out: the device has the winning value, for it wrote it.
+//! 2. **The device holds a stamp that is too late.** It was ahead of the server by more than the allowed skew, its
+//!    stamp was stored as an earlier one, and existing clients do not know `adjusted`: it would refuse values that
+//!    win. The store keeps the stamp that the device holds, and a value that wins is sent to that device with this
+//!    stamp. From there on the string no longer tells winners from losers, so a value that loses to an earlier one
+//!    is left out.
 //!
 //! Both concern only fields that the reading device itself wrote; everyone else is sent the log as it is.
 
@@ -130,8 +129,8 @@ struct RecordWrites {
 #[derive(Debug)]
 struct OwnField {
     best: Rank,
-    /// Sorts above whatever string the device holds.
-    outranks: Option<Stamp>,
+    /// The stamp that the device holds, where it is later than the one stored.
+    held: Option<Stamp>,
 }
 
 impl OwnWrites {
@@ -143,12 +142,12 @@ impl OwnWrites {
         };
         let record = self.records.entry((change.table.clone(), change.record.clone())).or_default();
         for write in change.fields()? {
-            let outranks =
+            let claimed =
                 held.get(&*write.name).and_then(|text| Stamp::parse(text).ok()).filter(|at| *at > write.stamp);
             let rank = (write.stamp, change.at);
-            let field = record.own.entry(write.name.into_owned()).or_insert(OwnField { best: rank, outranks });
+            let field = record.own.entry(write.name.into_owned()).or_insert(OwnField { best: rank, held: claimed });
             field.best = field.best.max(rank);
-            field.outranks = field.outranks.max(outranks);
+            field.held = field.held.max(claimed);
         }
         Ok(())
     }
@@ -162,12 +161,12 @@ impl OwnWrites {
     }
 
     /// The records for which [`add_earlier`](OwnWrites::add_earlier) must have been told the history before
-    /// [`view`](OwnWrites::view) is asked: those where the device holds a stamp that sorts too high.
+    /// [`view`](OwnWrites::view) is asked: those where the device holds a stamp that is too late.
     pub fn needs_history(&self) -> Vec<(&str, &str)> {
-        let outranked = |record: &RecordWrites| record.own.values().any(|field| field.outranks.is_some());
+        let too_late = |record: &RecordWrites| record.own.values().any(|field| field.held.is_some());
         self.records
             .iter()
-            .filter(|(_, record)| outranked(record))
+            .filter(|(_, record)| too_late(record))
             .map(|((table, record), _)| (table.as_str(), record.as_str()))
             .collect()
     }
@@ -203,14 +202,13 @@ impl RecordWrites {
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);
         let Some(own) = self.own.get(&*write.name) else { return Some(write.stamp) };
-        // Its own change coming back on a walk from the beginning is not below itself.
-        if own.best > rank {
+        if own.best.0 == write.stamp && own.best.1 > at {
             return None;
         }
-        match own.outranks {
-            Some(outranks) if write.stamp < outranks => {
+        match own.held {
+            Some(held) if write.stamp < held && own.best < rank => {
                 let loses = self.others.get(&*write.name).is_some_and(|best| *best > rank);
-                (!loses).then_some(outranks)
+                (!loses).then_some(held)
             }
             _ => Some(write.stamp),
         }
@@ -228,3 +226,7 @@ impl RecordWrites {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

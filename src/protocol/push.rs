@@ -56,8 +56,7 @@ pub struct NewChange {
     pub data: Option<String>,
     /// Stamps by field, as JSON. Empty for an insert: its stamp is in its data.
     pub stamps: String,
-    /// For fields whose stamp the device holds in other words than it is stored: the stamp that a value must be
-    /// sent with for that device to take it (see [`super::merge`]). As JSON.
+    /// The stamps that were adjusted, as the device holds them (see [`super::merge`]). As JSON.
     pub held: Option<String>,
 }
 
@@ -177,7 +176,7 @@ pub fn read_push(
     policy: StampPolicy,
     max_changes: usize,
 ) -> Result<Push, PushError> {
-    let body: Body<'_> = serde_json::from_slice(body).map_err(PushError::Body)?;
+    let Object(body): Object<Body<'_>> = serde_json::from_slice(body).map_err(PushError::Body)?;
     let client = header_client.or(body.client_id.as_deref()).unwrap_or("");
     let client = check_name(client, MAX_CLIENT).map_err(|problem| match problem {
         NameProblem::Empty => PushError::NoClient,
@@ -221,9 +220,9 @@ struct Stamps {
 }
 
 impl Stamps {
-    fn held(&mut self, field: &str, stored: Stamp, spelled: &str) {
-        if spelled.as_bytes() != stored.encode() {
-            self.held.plain(field, stored.to_outrank(spelled).unwrap_or(stored));
+    fn held(&mut self, field: &str, stored: Stamp, claimed: Stamp) {
+        if stored != claimed {
+            self.held.plain(field, claimed);
         }
     }
 
@@ -261,9 +260,11 @@ impl ChangeReader<'_> {
         stamps: &mut Stamps,
     ) -> Result<String, ChangeProblem> {
         let fields = fields.ok_or(ChangeProblem::NoFields)?.get();
-        let fields: Members<'_, RawField<'_>> = serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
+        let fields: Members<'_, Object<RawField<'_>>> = serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
+        // How many there are keeps the texts of one change apart from those of the next.
+        self.fingerprint.add(&[&fields.0.len().to_string()]);
         let mut data = ObjectWriter::new();
-        for (name, field) in fields.0 {
+        for (name, Object(field)) in fields.0 {
             let place = || format!("field {name:?}");
             if name.contains('\0') {
                 return Err(ChangeProblem::Value { place: place(), problem: Unstorable::Nul });
@@ -278,7 +279,7 @@ impl ChangeReader<'_> {
             let stored = self.within_skew(stamp, table, record, &name);
             data.raw(&name, value);
             stamps.stored.plain(&name, stored);
-            stamps.held(&name, stored, &spelled);
+            stamps.held(&name, stored, stamp);
         }
         Ok(data.finish())
     }
@@ -310,7 +311,7 @@ impl ChangeReader<'_> {
             } else {
                 rewritten.raw(member, value.get());
             }
-            stamps.held(member, stored, &spelled);
+            stamps.held(member, stored, stamp);
         }
         Ok(rewritten.finish())
     }
@@ -333,7 +334,7 @@ impl ChangeReader<'_> {
         self.fingerprint.add(&[&spelled]);
         let stored = self.within_skew(stamp, table, record, FIELD);
         stamps.stored.plain(FIELD, stored);
-        stamps.held(FIELD, stored, &spelled);
+        stamps.held(FIELD, stored, stamp);
         Ok(())
     }
 
@@ -440,8 +441,30 @@ impl<'de> DeserializeSeed<'de> for Indexed {
     type Value = RawChange<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        RawChange::deserialize(deserializer)
+        Object::deserialize(deserializer)
+            .map(|Object(change)| change)
             .map_err(|error| serde::de::Error::custom(format_args!("changes[{}]: {error}", self.0)))
+    }
+}
+
+/// What must be written as an object: by itself a struct is also read from a list of its members.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Map(std::marker::PhantomData)).map(Object)
     }
 }
 
@@ -469,3 +492,7 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Members<'a, V> {
         deserializer.deserialize_map(Map(std::marker::PhantomData)).map(Members)
     }
 }
+
+#[cfg(test)]
+#[path = "push_tests.rs"]
+mod tests;

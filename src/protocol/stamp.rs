@@ -1,6 +1,6 @@
 //! Field stamps: the time at which a client wrote one field.
 
-use chrono::{DateTime, Datelike, NaiveDateTime, Timelike};
+use chrono::{DateTime, Datelike, Timelike};
 use std::fmt;
 
 /// A field stamp: an instant with the precision that JavaScript's `Date` has, in milliseconds since the epoch.
@@ -26,7 +26,6 @@ pub enum StampError {
 const FIRST: i64 = -62_167_219_200_000;
 const LAST: i64 = 253_402_300_799_999;
 const SECOND: i64 = 1_000;
-const DAY: i64 = 86_400 * SECOND;
 
 impl Stamp {
     /// The length of a written stamp, in bytes.
@@ -51,29 +50,6 @@ impl Stamp {
             millis @ FIRST..=LAST => Ok(Stamp(millis)),
             _ => Err(StampError::OutOfRange),
         }
-    }
-
-    /// The first stamp whose written form is not below `spelled` when the two are compared as strings, or none
-    /// if that is this stamp itself.
-    ///
-    /// `spelled` is what the writing device holds for a field that was stored with this stamp. A client takes a
-    /// value only if its stamp's string is not below the one it holds; where the device spelled the instant in
-    /// another way, or was ahead of the server by more than the allowed skew, it would refuse values that win.
-    pub fn to_outrank(self, spelled: &str) -> Option<Stamp> {
-        if self.encode()[..] >= *spelled.as_bytes() {
-            return None;
-        }
-        let wall = wall_clock(spelled).unwrap_or(self.0).clamp(FIRST, LAST);
-        // Where the spelling differs decides how far up the next greater string is: in a finer digit
-        // ("…00.1Z"), in the missing fraction ("…00Z"), or in the separator ("…t…").
-        [1, 10, 100, SECOND, DAY]
-            .into_iter()
-            .map(|unit| wall.div_euclid(unit) * unit + if unit == 1 { 0 } else { unit })
-            .chain([wall + 1])
-            .map(Stamp::from_millis)
-            .filter(|stamp| stamp.encode()[..] >= *spelled.as_bytes())
-            .min()
-            .or(Some(Stamp(LAST)))
     }
 
     /// The written form, as bytes.
@@ -111,18 +87,6 @@ pub(super) fn digits(out: &mut [u8], mut value: u32) {
         *byte = b'0' + (value % 10) as u8;
         value /= 10;
     }
-}
-
-/// The date and time that a spelling shows, whatever its offset, as milliseconds.
-fn wall_clock(spelled: &str) -> Option<i64> {
-    let date_time = spelled.get(..19)?.to_ascii_uppercase().replace(' ', "T");
-    let time = NaiveDateTime::parse_from_str(&date_time, "%Y-%m-%dT%H:%M:%S").ok()?;
-    let fraction = spelled.get(19..)?.strip_prefix('.').unwrap_or("");
-    let millis = (0..3).fold(0, |value, at| {
-        let digit = fraction.as_bytes().get(at).filter(|byte| byte.is_ascii_digit());
-        value * 10 + digit.map_or(0, |byte| i64::from(byte - b'0'))
-    });
-    Some(time.and_utc().timestamp() * SECOND + millis)
 }
 
 #[cfg(test)]

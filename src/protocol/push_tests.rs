@@ -1,0 +1,204 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const AT: &str = "2024-01-01T10:05:00.000Z";
+const NOW: &str = "2024-01-01T12:00:00.000Z";
+const SKEW: i64 = 300_000;
+
+fn policy() -> StampPolicy {
+    StampPolicy { now: Stamp::parse(NOW).unwrap(), max_ahead: SKEW }
+}
+
+fn read(body: &str) -> Result<Push, PushError> {
+    read_push(body.as_bytes(), None, policy(), 100)
+}
+
+/// Reads a push of one change.
+fn read_one(change: &Value) -> Push {
+    read(&json!({ "clientId": "c", "changes": [change] }).to_string()).unwrap()
+}
+
+fn field(name: &str, value: Value, at: &str) -> Value {
+    json!({ "table": "t", "id": "r", "op": "update", "fields": { name: { "value": value, "updatedAt": at } } })
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn the_header_names_the_device_and_the_body_if_there_is_none() {
+    let body = br#"{"clientId":"body"}"#;
+    assert_eq!(read_push(body, Some("header"), policy(), 1).unwrap().client, "header");
+    assert_eq!(read_push(body, None, policy(), 1).unwrap().client, "body");
+    assert!(matches!(read_push(b"{}", None, policy(), 1), Err(PushError::NoClient)));
+    assert!(matches!(read_push(body, Some("h\0"), policy(), 1), Err(PushError::Client(NameProblem::Nul))));
+}
+
+#[test]
+fn since_and_changes_may_be_missing() {
+    for body in [
+        r#"{"clientId":"c"}"#,
+        r#"{"clientId":"c","since":"","changes":[]}"#,
+        r#"{"clientId":"c","since":null,"changes":null}"#,
+    ] {
+        let push = read(body).unwrap();
+        assert_eq!((push.since, push.changes.len()), (Cursor::BEGINNING, 0), "{body}");
+    }
+}
+
+#[test]
+fn each_op_becomes_a_stored_change() {
+    let update = &read_one(&field("title", json!({ "a": [1] }), AT)).changes[0];
+    assert_eq!((update.op, parsed(update.data.as_ref().unwrap())), (Op::Update, json!({ "title": { "a": [1] } })));
+    assert_eq!(parsed(&update.stamps), json!({ "title": AT }));
+
+    let insert = json!({ "table": "t", "id": "r", "op": "insert", "data": { "title": "Milk", "updatedAt": AT } });
+    let insert = &read_one(&insert).changes[0];
+    assert_eq!(
+        (insert.op, parsed(insert.data.as_ref().unwrap())),
+        (Op::Insert, json!({ "title": "Milk", "updatedAt": AT }))
+    );
+    assert_eq!(insert.stamps, "{}");
+
+    let delete = &read_one(&json!({ "table": "t", "id": "r", "op": "delete", "deletedAt": AT })).changes[0];
+    assert_eq!((delete.op, &delete.data), (Op::Delete, &None));
+    assert_eq!(parsed(&delete.stamps), json!({ "deletedAt": AT }));
+
+    let delete = &read_one(&json!({ "table": "t", "id": "r", "op": "delete" })).changes[0];
+    assert_eq!(parsed(&delete.stamps), json!({ "deletedAt": NOW }));
+}
+
+#[test]
+fn stamps_are_stored_canonically_and_kept_as_claimed_only_where_they_were_adjusted() {
+    for spelled in [AT, "2024-01-01T10:05:00Z", "2024-01-01T12:05:00.000+02:00", "2024-01-01T10:05:00.000999Z"] {
+        let push = read_one(&field("title", json!(1), spelled));
+        assert_eq!(parsed(&push.changes[0].stamps), json!({ "title": AT }), "{spelled}");
+        assert_eq!(push.changes[0].held, None, "{spelled}");
+    }
+    let push = read_one(&field("title", json!(1), "2099-01-01T12:05:00+02:00"));
+    let held = push.changes[0].held.as_deref().map_or(Value::Null, parsed);
+    assert_eq!(held, json!({ "title": "2099-01-01T10:05:00.000Z" }));
+}
+
+#[test]
+fn a_stamp_beyond_the_skew_is_lowered_to_it_and_one_at_the_skew_is_not() {
+    let latest = Stamp::from_millis(policy().now.millis() + SKEW);
+    let at = |ahead: i64| Stamp::from_millis(latest.millis() + ahead).to_string();
+    for (ahead, lowered) in [(-1, false), (0, false), (1, true), (i64::from(u32::MAX), true)] {
+        let push = read_one(&field("title", json!(1), &at(ahead)));
+        assert_eq!(!push.adjusted.is_empty(), lowered, "{ahead}");
+        assert_eq!(parsed(&push.changes[0].stamps), json!({ "title": at(ahead.min(0)) }));
+        if let Some(adjusted) = push.adjusted.first() {
+            let listed =
+                json!({ "index": 0, "table": "t", "id": "r", "field": "title", "updatedAt": latest.to_string() });
+            assert_eq!(serde_json::to_value(adjusted).unwrap(), listed);
+        }
+    }
+}
+
+#[test]
+fn an_inserts_stamp_is_its_updated_at_else_its_created_at() {
+    let data = |data: Value| {
+        let push = read_one(&json!({ "table": "t", "id": "r", "op": "insert", "data": data }));
+        let stored = parsed(push.changes[0].data.as_ref().unwrap());
+        (stored, push.adjusted.into_iter().map(|one| one.field).collect::<Vec<_>>())
+    };
+    let (late, latest) = ("2025-01-01T00:00:00.000Z", "2024-01-01T12:05:00.000Z");
+    for (sent, stored, adjusted) in [
+        (
+            json!({ "updatedAt": late, "createdAt": late }),
+            json!({ "updatedAt": latest, "createdAt": late }),
+            vec!["updatedAt"],
+        ),
+        (
+            json!({ "updatedAt": "no", "createdAt": late }),
+            json!({ "updatedAt": "no", "createdAt": latest }),
+            vec!["createdAt"],
+        ),
+        (json!({ "createdAt": late }), json!({ "createdAt": latest }), vec!["createdAt"]),
+        (json!({ "title": late }), json!({ "title": late }), vec![]),
+    ] {
+        assert_eq!(data(sent), (stored, adjusted.into_iter().map(str::to_owned).collect()));
+    }
+}
+
+#[test]
+fn claimed_stamps_are_read_as_they_are_for_a_retry() {
+    let body = json!({ "clientId": "c", "changes": [field("title", json!(1), "9999-01-01T00:00:00Z")] }).to_string();
+    let push = read_push(body.as_bytes(), None, StampPolicy::AS_CLAIMED, 1).unwrap();
+    assert!(push.adjusted.is_empty());
+    assert_eq!(parsed(&push.changes[0].stamps), json!({ "title": "9999-01-01T00:00:00.000Z" }));
+    let ids = |push: &Push| push.fingerprint.row_ids("u", "a", 1);
+    assert_eq!(ids(&push), ids(&read(&body).unwrap()));
+}
+
+#[test]
+fn a_problem_names_its_change() {
+    for (change, problem) in [
+        (json!({ "id": "r", "op": "delete" }), "changes[1]: table is missing or empty"),
+        (json!({ "table": "t", "op": "delete" }), "changes[1]: id is missing or empty"),
+        (json!({ "table": "t", "id": "r" }), "changes[1]: op is missing; it must be insert, update or delete"),
+        (
+            json!({ "table": "t", "id": "r", "op": "x" }),
+            "changes[1]: op must be insert, update or delete, and is \"x\"",
+        ),
+        (field("f", json!(1), "x"), "changes[1]: updatedAt of field \"f\" is not an RFC 3339 date and time such as"),
+        (
+            json!({ "table": "t", "id": "r", "op": "delete", "deletedAt": 1 }),
+            "changes[1]: deletedAt is not an RFC 3339",
+        ),
+    ] {
+        let good = field("title", json!(1), AT);
+        let told =
+            read(&json!({ "clientId": "c", "changes": [good, change, good] }).to_string()).unwrap_err().to_string();
+        assert!(told.starts_with(problem), "{told}");
+    }
+}
+
+#[test]
+fn a_push_of_too_many_changes_is_refused() {
+    let body = json!({ "clientId": "c", "changes": vec![field("f", json!(1), AT); 101] }).to_string();
+    assert!(matches!(read(&body), Err(PushError::TooMany { got: 101, max: 100 })));
+}
+
+#[test]
+fn objects_are_not_read_from_lists() {
+    for body in [
+        r#"["c","",[]]"#.to_owned(),
+        r#"{"clientId":"c","changes":[["t","r","delete",null,null,null]]}"#.to_owned(),
+        format!(
+            r#"{{"clientId":"c","changes":[{{"table":"t","id":"r","op":"update","fields":{{"f":[1,"{AT}",null]}}}}]}}"#
+        ),
+    ] {
+        assert!(read(&body).is_err(), "{body}");
+    }
+}
+
+#[test]
+fn texts_that_run_together_are_still_two_pushes() {
+    let of = |changes: Value| {
+        let push = read(&json!({ "clientId": "c", "changes": changes }).to_string()).unwrap();
+        push.fingerprint.row_ids("u", "a", 1)
+    };
+    let two =
+        json!([{ "table": "t", "id": "r", "op": "update", "fields": {} }, { "table": "1", "id": AT, "op": "delete" }]);
+    assert_ne!(of(two), of(json!([field("delete", json!(1), AT)])));
+}
+
+proptest! {
+    #[test]
+    fn reading_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = read_push(&bytes, Some("c"), policy(), 10);
+    }
+
+    #[test]
+    fn any_names_and_texts_come_through(table in "[^\0]{1,20}", id in "[^\0]{1,20}", name in "[^\0]{0,20}", text in "[^\0]{0,40}") {
+        let change = json!({ "table": table, "id": id, "op": "update", "fields": { &name: { "value": text, "updatedAt": AT } } });
+        let push = read_one(&change);
+        let stored = &push.changes[0];
+        prop_assert_eq!((&stored.table, &stored.record), (&table, &id));
+        prop_assert_eq!(parsed(stored.data.as_ref().unwrap()), json!({ name: text }));
+    }
+}
