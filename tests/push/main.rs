@@ -1,0 +1,14 @@
+//! `POST /sync/{appId}`, sentence by sentence of PROTOCOL.md.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod body;
+mod checks;
+mod delta;
+mod pages;
+mod retry;
+mod stamps;
+mod ties;
+
+const AT: &str = "2024-01-01T10:05:00.000Z";

@@ -1,0 +1,138 @@
+//! A push that is sent again: answered like the first, stored once.
+
+use super::AT;
+use super::support::*;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+/// A push with every kind of change, one of them stamped too far ahead.
+fn push(since: &str) -> Value {
+    let ahead = iso(now_millis() + 3_600_000);
+    let changes = [
+        insert("todos", "a", "Milk", AT),
+        update("todos", "b", "title", "Eggs", &ahead),
+        json!({ "table": "todos", "id": "c", "op": "delete" }),
+        json!({ "table": "todos", "id": "d", "op": "insert", "data": { "title": "Tea" } }),
+        insert("todos", "e", "Rice", &ahead),
+        json!({ "table": "todos", "id": "f", "op": "delete", "deletedAt": ahead }),
+    ];
+    json!({ "clientId": "phone", "since": since, "changes": changes })
+}
+
+async fn other_device(cluster: &Cluster, user: &User, id: &str) -> Value {
+    let body = json!({ "clientId": "laptop", "since": AT, "changes": [insert("todos", id, "Salt", AT)] });
+    cluster.pushed(user, "todo", body).await
+}
+
+#[tokio::test]
+async fn a_retried_push_is_answered_like_the_first_on_every_replica_and_stored_once() {
+    let cluster = shared().await;
+    for since in ["", AT] {
+        let user = cluster.user();
+        other_device(cluster, &user, "x").await;
+        let push = push(since);
+        let first = cluster.pushed(&user, "todo", push.clone()).await;
+        assert_eq!(ids(&first), ["x"]);
+        let adjusted: Vec<_> = first["adjusted"].as_array().unwrap().iter().map(|one| &one["index"]).collect();
+        assert_eq!(adjusted, [1, 4, 5]);
+        for replica in 0..3 {
+            assert_eq!(cluster.pushed_to(replica, &user, "todo", push.clone()).await, first);
+        }
+        assert_eq!(cluster.stored(&user).await, 7);
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_arrives_ten_times_at_once_on_three_replicas_is_stored_once_and_answered_alike() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    other_device(cluster, &user, "x").await;
+    let push = push("");
+    let answers = join_all((0..10).map(|at| cluster.pushed_to(at, &user, "todo", push.clone()))).await;
+    for answer in &answers {
+        assert_eq!(answer, &answers[0]);
+    }
+    assert_eq!(cluster.stored(&user).await, 7);
+}
+
+#[tokio::test]
+async fn a_push_retried_after_others_came_in_between_also_brings_theirs() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    other_device(cluster, &user, "x").await;
+    let push = push("");
+    let first = cluster.pushed(&user, "todo", push.clone()).await;
+    let last = other_device(cluster, &user, "y").await;
+    let own = json!({ "clientId": "phone", "since": until(&first), "changes": [insert("todos", "z", "Milk", AT)] });
+    cluster.pushed(&user, "todo", own).await;
+    let retried = cluster.pushed_to(1, &user, "todo", push).await;
+    assert_eq!(retried["adjusted"], first["adjusted"]);
+    assert_eq!(ids(&retried), ["x", "y"]);
+    assert!(until(&retried) > until(&last));
+    assert_eq!(cluster.stored(&user).await, 9);
+}
+
+#[tokio::test]
+async fn a_push_retried_from_the_beginning_brings_back_own_earlier_changes_again() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let earlier = json!({ "clientId": "phone", "since": AT, "changes": [insert("todos", "own", "Milk", AT)] });
+    cluster.pushed(&user, "todo", earlier).await;
+    let push = push("");
+    let first = cluster.pushed(&user, "todo", push.clone()).await;
+    assert_eq!(ids(&first), ["own"]);
+    assert_eq!(cluster.pushed(&user, "todo", push).await, first);
+}
+
+#[tokio::test]
+async fn the_same_changes_with_another_since_device_user_or_app_are_another_push() {
+    let cluster = shared().await;
+    let (user, other) = (cluster.user(), cluster.user());
+    let changes = [insert("todos", "a", "Milk", AT)];
+    let body = |client: &str, since: &str| json!({ "clientId": client, "since": since, "changes": changes });
+    cluster.pushed(&user, "todo", body("phone", AT)).await;
+    cluster.pushed(&user, "todo", body("phone", "2024-01-01T10:05:00.000002Z")).await;
+    assert_eq!(cluster.stored(&user).await, 2);
+    cluster.pushed(&user, "todo", body("laptop", AT)).await;
+    assert_eq!(cluster.stored(&user).await, 3);
+    cluster.pushed(&user, "notes", body("phone", AT)).await;
+    assert_eq!(cluster.stored(&user).await, 4);
+    cluster.pushed(&other, "todo", body("phone", AT)).await;
+    assert_eq!((cluster.stored(&user).await, cluster.stored(&other).await), (4, 1));
+}
+
+#[tokio::test]
+async fn other_changes_with_the_same_since_are_another_push() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let variants = [
+        json!([insert("todos", "a", "Milk", AT)]),
+        json!([insert("todos", "a", "Eggs", AT)]),
+        json!([insert("todos", "a", "Milk", AT), insert("todos", "a", "Milk", AT)]),
+        json!([update("todos", "a", "title", "Milk", AT)]),
+        json!([update("todos", "a", "title", "Milk", "2024-01-01T10:05:00.001Z")]),
+        json!([{ "table": "todos", "id": "a", "op": "delete" }]),
+        json!([{ "table": "todos", "id": "a", "op": "delete", "deletedAt": AT }]),
+        // Laid end to end these two say the same words.
+        json!([{ "table": "t", "id": "a", "op": "update", "fields": {} }, { "table": "1", "id": AT, "op": "delete" }]),
+        json!([update("t", "a", "delete", 1, AT)]),
+    ];
+    let mut expected = 0;
+    for changes in &variants {
+        cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": changes })).await;
+        expected += changes.as_array().unwrap().len() as i64;
+        assert_eq!(cluster.stored(&user).await, expected, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_was_refused_can_be_mended_and_sent_again() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let good = insert("todos", "a", "Milk", AT);
+    let bad = json!({ "table": "todos", "id": "b", "op": "move" });
+    let (status, _) = cluster.push(&user, "todo", json!({ "clientId": "phone", "changes": [good, bad] })).await;
+    assert_eq!(status, 400);
+    cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [good] })).await;
+    assert_eq!(cluster.stored(&user).await, 1);
+}
