@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use rand::RngExt as _;
 
 use crate::invariants::{Asked, Checks, Cursor, Violation};
-use crate::protocol::{Adjusted, Change, PushRequest, SyncAnswer};
+use crate::protocol::{Adjusted, Change, Op, PushRequest, SyncAnswer};
 use crate::snapshot::Snapshot;
 use crate::store::{Cell, LocalStore};
 use crate::transport::{Stats, Transport, TransportError};
@@ -198,10 +198,12 @@ impl Device {
         }
         for (index, change) in changes.iter().enumerate() {
             let mut stored = self.as_kept(change);
-            for entry in adjusted.iter().filter(|entry| entry.index == index) {
+            let entries: Vec<&Adjusted> = adjusted.iter().filter(|entry| entry.index == index).collect();
+            for entry in &entries {
                 stored.adjust(&entry.field, &entry.updated_at);
             }
-            self.store.edit(&stored);
+            let by_field = matches!(stored.op, Op::Update { .. });
+            self.store.edit_adjusted(&stored, |field| entries.iter().any(|entry| !by_field || entry.field == field));
             if self.options.check_own {
                 self.checks.sent(&stored);
             }

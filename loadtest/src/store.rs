@@ -41,10 +41,17 @@ impl LocalStore {
     /// are not in the order of arrival, and an edit that is older than what the device holds does nothing.
     /// The comparison is of instants, at the millisecond that the server will store.
     pub fn edit(&mut self, change: &Change) {
+        self.edit_adjusted(change, |_| false);
+    }
+
+    /// The device's own edit with the stamps that the server stored, some of them adjusted. An adjusted stamp is the
+    /// latest that the server allowed when it stored the edit, so that edit wins over whatever was stored before it,
+    /// and so over all that the device held.
+    pub fn edit_adjusted(&mut self, change: &Change, is_adjusted: impl Fn(&str) -> bool) {
         for write in change.writes() {
             let held = self.cell(&change.table, &change.id, &write.field);
             let later = held.is_some_and(|held| stamp::millis(&held.stamp) > stamp::millis(&write.stamp));
-            if !later {
+            if !later || is_adjusted(&write.field) {
                 self.put(&change.table, &change.id, write);
             }
         }

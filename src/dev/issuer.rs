@@ -41,6 +41,11 @@ impl Issuer {
         *lock(&self.published) = keys.iter().map(SigningKey::public_jwk).collect();
     }
 
+    /// Publishes these JSON web keys, whatever they are: an issuer has keys of other kinds too.
+    pub fn set_jwks(&self, keys: Vec<Value>) {
+        *lock(&self.published) = keys;
+    }
+
     pub fn set_mode(&self, mode: Mode) {
         self.stub.set_mode(mode);
     }

@@ -33,6 +33,8 @@ pub struct Health {
 struct Well {
     database: Option<Instant>,
     listener: Option<Instant>,
+    /// Whether the database answered when it was last asked.
+    answered: bool,
 }
 
 impl Health {
@@ -55,6 +57,7 @@ impl Health {
             let now = Instant::now();
             {
                 let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+                well.answered = answered;
                 well.database = if answered { Some(now) } else { well.database };
                 well.listener = if heard { Some(now) } else { well.listener };
             }
@@ -70,7 +73,7 @@ impl Health {
         let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         let lasting = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() > self.grace);
         let mut missing = Vec::new();
-        if lasting(well.database) {
+        if lasting(well.database) && !well.answered {
             missing.push("the database does not answer");
         }
         if lasting(well.listener) && !self.hearing.is_up() {
