@@ -146,8 +146,8 @@ pub struct Config {
     #[arg(long, env, default_value = "300000", value_parser = millis)]
     pub max_clock_skew_ms: Duration,
 
-    /// Changes in one push, at most.
-    #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Changes in one push, at most. By default no body of the allowed size has more.
+    #[arg(long, env, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_push_changes: u32,
 
     /// Changes in one page of a delta, at most.
