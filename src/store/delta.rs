@@ -100,6 +100,10 @@ pub struct PageRequest<'a> {
 impl Store {
     /// The changes after a cursor, as many as a page holds.
     pub async fn page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
+        self.despite_loss(|| self.try_page(log, request)).await
+    }
+
+    async fn try_page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
         let limit = self.limits.changes as usize;
         let own_before = match request.own {
             OwnChanges::Without => DateTime::UNIX_EPOCH,

@@ -41,6 +41,10 @@ join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.crea
 impl Store {
     /// Where all the logs of these users stand.
     pub async fn heads(&self, users: &[UserKey]) -> Result<Vec<Head>, StoreError> {
+        self.despite_loss(|| self.try_heads(users)).await
+    }
+
+    async fn try_heads(&self, users: &[UserKey]) -> Result<Vec<Head>, StoreError> {
         let keys: Vec<Uuid> = users.iter().map(|user| user.0).collect();
         let rows = sqlx::query(HEADS).bind(keys).fetch_all(&self.pool).await?;
         rows.into_iter()
@@ -54,6 +58,10 @@ impl Store {
 
     /// The tables changed in these stretches, with who changed them.
     pub async fn changed_tables(&self, stretches: &[LogStretch]) -> Result<Vec<ChangedTable>, StoreError> {
+        self.despite_loss(|| self.try_changed_tables(stretches)).await
+    }
+
+    async fn try_changed_tables(&self, stretches: &[LogStretch]) -> Result<Vec<ChangedTable>, StoreError> {
         let logs: Vec<Uuid> = stretches.iter().map(|stretch| stretch.log.0).collect();
         let after: Vec<_> = stretches.iter().map(|stretch| time(stretch.after)).collect();
         let upto: Vec<_> = stretches.iter().map(|stretch| time(stretch.upto)).collect();

@@ -3,10 +3,12 @@
 //! The log is the truth (G1, G2). [`push`] stores a push in one statement that takes the head of its log first;
 //! the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
 //! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
-//! lock taken before. [`heads`] answers the reconciler, [`schema`] applies and checks migrations.
+//! lock taken before. [`heads`] answers the reconciler, [`lost`] outlives connections, [`schema`] applies and checks
+//! migrations.
 
 mod delta;
 mod heads;
+mod lost;
 mod push;
 pub mod schema;
 
@@ -16,6 +18,7 @@ pub use push::Stored;
 
 use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
+use lost::Alarm;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
 
@@ -33,6 +36,7 @@ pub struct PageLimits {
 pub struct Store {
     pool: PgPool,
     limits: PageLimits,
+    alarm: Alarm,
 }
 
 /// Why the store could not answer.
@@ -89,13 +93,15 @@ impl Store {
         let connect = connect
             .application_name(&format!("mana-sync {}", config.replica_name()))
             .options([("statement_timeout", timeout.as_str()), ("idle_in_transaction_session_timeout", "30000")]);
-        let pool = PgPoolOptions::new()
+        let alarm = Alarm::default();
+        let pool = alarm
+            .watch(PgPoolOptions::new())
             .max_connections(config.database_pool_size)
             .acquire_timeout(config.database_acquire_timeout_ms)
             .test_before_acquire(false)
             .connect_lazy_with(connect);
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
-        Ok(Store { pool, limits })
+        Ok(Store { pool, limits, alarm })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.
@@ -105,8 +111,11 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("select 1").execute(&self.pool).await?;
-        Ok(())
+        let ask = async || {
+            sqlx::query("select 1").execute(&self.pool).await?;
+            Ok(())
+        };
+        self.despite_loss(ask).await
     }
 }
 

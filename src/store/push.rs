@@ -84,6 +84,10 @@ impl Store {
     ///
     /// A push that is stored already is found by the ids of its rows, and stays as it is.
     pub async fn push(&self, log: &Log, push: &Push) -> Result<Stored, StoreError> {
+        self.despite_loss(|| self.try_push(log, push)).await
+    }
+
+    async fn try_push(&self, log: &Log, push: &Push) -> Result<Stored, StoreError> {
         let ids = push.fingerprint.row_ids(&log.user_id, &log.app, push.changes.len());
         match self.insert(log, push, &ids).await {
             Err(sqlx::Error::Database(error)) if error.constraint() == Some("sync_changes_pkey") => {
@@ -131,7 +135,7 @@ impl Store {
     /// The rows of a push that was stored before, in the order of its changes.
     pub async fn stored_before(&self, log: &Log, push: &Push) -> Result<Vec<StoredChange>, StoreError> {
         let ids = push.fingerprint.row_ids(&log.user_id, &log.app, push.changes.len());
-        self.stored_rows(log, push, &ids).await
+        self.despite_loss(|| self.stored_rows(log, push, &ids)).await
     }
 
     async fn stored_rows(&self, log: &Log, push: &Push, ids: &[Uuid]) -> Result<Vec<StoredChange>, StoreError> {
