@@ -9,7 +9,7 @@ use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{Audience, Publisher, Reconciler};
 use crate::http::server::{Server, bind};
-use crate::http::{AppState, router};
+use crate::http::{Admission, AppState, router};
 use crate::hub::Hub;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -115,6 +115,7 @@ async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         billing,
         store: store.clone(),
         publisher,
+        admission: Arc::new(Admission::new(&config)),
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),

@@ -150,6 +150,14 @@ pub struct Config {
     #[arg(long, env, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_push_changes: u32,
 
+    /// Bytes that the bodies of all pushes in progress may hold, at most.
+    #[arg(long, env, default_value_t = 256 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
+    pub max_push_bytes_in_flight: u32,
+
+    /// How long a push waits for room before it is answered 503, in milliseconds.
+    #[arg(long, env, default_value = "2000", value_parser = millis)]
+    pub queue_timeout_ms: Duration,
+
     /// Changes in one page of a delta, at most.
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub page_max_changes: u32,
@@ -158,7 +166,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=256 << 20))]
     pub page_max_bytes: u32,
 
-    /// Connections that this replica holds, at most. Above it, further ones wait to be accepted.
+    /// Connections that this replica holds, at most. Above it, further ones are answered 503.
     #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 

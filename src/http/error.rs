@@ -46,6 +46,8 @@ pub enum ApiError {
     MethodNotAllowed,
     #[error("this is a WebSocket: connect with Upgrade: websocket, version 13")]
     UpgradeRequired,
+    #[error("the server is busy; try again")]
+    Busy,
     #[error("not ready: {0}")]
     NotReady(String),
     #[error(transparent)]
@@ -103,6 +105,7 @@ impl ApiError {
             ApiError::Store(StoreError::Unavailable(_)) | ApiError::Begin(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
+            ApiError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }

@@ -1,5 +1,6 @@
 //! HTTP: one file per endpoint, one table of routes, one table of errors.
 
+mod admission;
 pub mod error;
 mod extract;
 mod health;
@@ -10,6 +11,8 @@ pub mod router;
 pub mod server;
 mod socket;
 mod stream;
+
+pub use admission::Admission;
 
 use crate::auth::Authenticator;
 use crate::billing::Billing;
@@ -30,6 +33,7 @@ pub struct AppState {
     pub billing: Billing,
     pub store: Store,
     pub publisher: Publisher,
+    pub admission: Arc<Admission>,
     pub sessions: Arc<Sessions>,
     pub health: Arc<health::Health>,
     pub shutdown: Shutdown,

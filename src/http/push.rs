@@ -41,6 +41,13 @@ pub(super) async fn push(
             return Err(error);
         }
     };
+    let _room = match state.admission.admit(&parts.headers, MAX_BODY).await {
+        Ok(room) => room,
+        Err(busy) => {
+            state.metrics.refused.with_label_values(&["push_bytes"]).inc();
+            return Err(busy);
+        }
+    };
     let body = read_body(body, state.config.body_timeout_ms).await?;
     let started = std::time::Instant::now();
     let answer = answer(&state, &caller.log, client_id(&parts.headers)?, &body).await;

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
@@ -29,6 +30,12 @@ pub type Transport = Pin<Box<TimeoutStream<TcpStream>>>;
 const BACKLOG: i32 = 4096;
 /// Most bytes of a request's head, and of what is read at once.
 const MAX_BUFFER: usize = 64 << 10;
+/// What a connection gets that finds no place, and how many get it at once; others are cut off.
+const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 75\r\n\
+    retry-after: 1\r\nconnection: close\r\n\r\n\
+    {\"error\":\"busy\",\"message\":\"this replica has no place left; try again soon\"}";
+const MAX_REFUSALS: usize = 256;
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,6 +65,7 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     limits: Limits,
     places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +90,8 @@ impl Server {
     pub fn new(config: &Config, router: Router, shutdown: Shutdown, metrics: Arc<Metrics>) -> Server {
         let limits = Limits { header: config.header_timeout_ms, write: config.write_timeout_ms };
         let places = Arc::new(Semaphore::new(config.max_connections as usize));
-        Server { router, shutdown, metrics, limits, places }
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        Server { router, shutdown, metrics, limits, places, refusals }
     }
 
     /// Accepts until the replica stops accepting.
@@ -90,10 +99,11 @@ impl Server {
         let closing = self.shutdown.closing.clone();
         let accepting = async {
             loop {
-                // Closed never: the semaphore lives as long as the server.
-                let Ok(permit) = self.places.clone().acquire_owned().await else { return };
                 match listener.accept().await {
-                    Ok((stream, _)) => self.serve(stream, permit),
+                    Ok((stream, _)) => match self.places.clone().try_acquire_owned() {
+                        Ok(permit) => self.serve(stream, permit),
+                        Err(_) => self.refuse(stream),
+                    },
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -134,6 +144,22 @@ impl Server {
                     serving.await
                 }
             };
+        });
+    }
+
+    /// Says that there is no place, and reads what the client sends until it has read that.
+    fn refuse(&self, mut stream: TcpStream) {
+        self.metrics.refused.with_label_values(&["connections"]).inc();
+        let Ok(permit) = self.refusals.clone().try_acquire_owned() else { return };
+        self.shutdown.connections.spawn(async move {
+            let _permit = permit;
+            let refusing = async {
+                stream.write_all(REFUSAL.as_bytes()).await?;
+                stream.shutdown().await?;
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+            };
+            // A client that does not wait for the answer does not need it.
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refusing).await;
         });
     }
 

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub tcp_connections: IntGauge,
     pub requests: IntCounterVec,
     pub pushes: IntCounterVec,
+    /// Refused because a limit was reached, by which.
+    pub refused: IntCounterVec,
     pub changes_stored: IntCounter,
     pub push_seconds: Histogram,
     pub pull_seconds: Histogram,
@@ -82,6 +84,13 @@ impl Metrics {
                 "Pushes by outcome.",
                 "outcome",
                 &["stored", "empty", "retried", "refused", "failed"],
+            ),
+            refused: counters(
+                &r,
+                "mana_sync_refused_total",
+                "Requests, connections and sessions refused because a limit was reached, by which.",
+                "limit",
+                &["connections", "unauthenticated", "sessions_per_user", "push_bytes"],
             ),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
             push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),

@@ -1,0 +1,80 @@
+//! G6: what operators bound stays bounded; overload is refused clearly and passes by itself.
+
+mod support;
+
+use serde_json::json;
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn connect(cluster: &Cluster) -> TcpStream {
+    TcpStream::connect(cluster.url(0).trim_start_matches("http://")).await.unwrap()
+}
+
+/// Everything that the server says until it closes.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    text
+}
+
+async fn metric(cluster: &Cluster, line_start: &str) -> f64 {
+    let text = cluster.http.get(format!("{}/metrics", cluster.url(0))).send().await.unwrap().text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(line_start)).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_finds_no_place_is_answered_503_and_a_place_that_is_given_up_is_taken() {
+    let cluster = Cluster::start_with(1, &[("MAX_CONNECTIONS", "12")]).await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut stream = connect(&cluster).await;
+        // A head that never ends: the connection stays open, unless it is refused.
+        stream.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
+        let mut first = [0];
+        tokio::select! {
+            read = stream.read(&mut first) => break (read.unwrap(), first[0], read_all(&mut stream).await),
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => held.push(stream),
+        }
+        assert!(held.len() <= 12, "nobody is refused");
+    };
+    let (read, first, rest) = refused;
+    assert_eq!((read, first), (1, b'H'));
+    assert!(rest.starts_with("TTP/1.1 503 ") && rest.contains("retry-after: 1\r\n"), "{rest}");
+    let (_, body) = rest.split_once("\r\n\r\n").unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["error"], "busy");
+    held.clear();
+    eventually("a place is free", async || {
+        let health = cluster.http.get(format!("{}/health", cluster.url(0))).send().await;
+        health.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    assert!(metric(&cluster, "mana_sync_refused_total{limit=\"connections\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is() {
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "1048576"), ("QUEUE_TIMEOUT_MS", "100")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let mut slow = connect(&cluster).await;
+    let head = format!(
+        "POST /sync/todo HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 1048576\r\nconnection: close\r\n\r\n{{",
+        user.token
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let push = || json!({ "clientId": "a", "changes": [insert("t", "r", "x", "2024-01-01T10:00:00.000Z")] });
+    eventually("a push is refused", async || {
+        let (status, answer) = cluster.push(&user, "todo", push()).await;
+        status == 503 && answer["error"] == "busy"
+    })
+    .await;
+    slow.write_all(b"}").await.unwrap();
+    slow.write_all(&vec![b' '; 1_048_574]).await.unwrap();
+    assert!(read_all(&mut slow).await.starts_with("HTTP/1.1 400 "), "an object without a client is refused");
+    let (status, answer) = cluster.push(&user, "todo", push()).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(cluster.stored(&user).await, 1);
+}
