@@ -86,7 +86,7 @@ async fn names_that_grow_when_they_are_written_down_wake_too() {
     for name in &names {
         store(cluster, 1, &user, &device, &[(name, "a")]).await;
         for socket in &mut sockets {
-            assert_eq!(woken(socket).await.1, [name.clone()]);
+            assert_eq!(woken(socket).await.1, std::slice::from_ref(name));
         }
     }
 }

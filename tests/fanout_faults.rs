@@ -144,6 +144,29 @@ async fn a_publisher_whose_connection_was_cut_sends_what_it_has_on_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_replica_that_stops_sends_what_it_could_not_send_before() {
+    let settings = [NO_ROUNDS, ("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "0")];
+    let cluster = &Cluster::start_with(2, &settings).await;
+    let (admin, user) = (&admin(cluster).await, cluster.user());
+    let mut socket = socket(cluster, 1, &user, None, None).await;
+    store(cluster, 0, &user, "phone", &[("before", "a")]).await;
+    assert_eq!(woken(&mut socket).await.1, ["before"]);
+    fill_pools(cluster, &user).await;
+    cut_off(cluster, admin, "publish").await;
+    store(cluster, 0, &user, "phone", &[("late", "b")]).await;
+    let failures = async || metric(cluster, 0, "mana_sync_publish_failures_total").await >= 2.0;
+    eventually("the publisher cannot publish", failures).await;
+    let process = &cluster.nodes[0].process;
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    let accepts = async || cluster.http.get(cluster.url(0)).send().await.is_ok();
+    eventually("it no longer accepts", async || !accepts().await).await;
+    let_in(cluster, admin, true).await;
+    let seen = timeout(FOUND, woken_until(&mut socket, "late")).await.expect("in time");
+    assert_eq!(seen, ["late"]);
+    assert_eq!(timeout(FOUND, process.ended()).await.expect("in time").code(), Some(0));
+}
+
+#[tokio::test]
 async fn pushes_of_a_replica_that_dies_as_it_answers_are_found_by_the_others() {
     let cluster = &Cluster::start(3).await;
     let user = cluster.user();

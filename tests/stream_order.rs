@@ -64,6 +64,7 @@ async fn a_live_push_larger_than_a_page_comes_whole_and_in_order() {
     let (cluster, user) = (cluster().await, cluster().await.user());
     let mut stream =
         Events::open(stream_of(cluster, 1, &user, "collections=t0,t1").header("X-Client-Id", "phone")).await;
+    stream.backlog().await;
     let ids: Vec<String> = (0..30).map(|n| format!("{n:03}")).collect();
     let records: Vec<(&str, &str)> =
         ids.iter().enumerate().map(|(n, id)| (["t0", "t1"][n / 3 % 2], id.as_str())).collect();

@@ -10,6 +10,9 @@
 pub mod stream;
 pub mod websocket;
 
+#[cfg(test)]
+mod testing;
+
 use crate::auth::{Authenticator, Identity};
 use crate::config::Config;
 use crate::fanout::Reconciler;

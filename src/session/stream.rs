@@ -227,3 +227,7 @@ impl Drop for StreamSession {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

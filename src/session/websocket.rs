@@ -138,3 +138,7 @@ fn refused(error: &AuthError) -> Action {
         error => Action::close_with(CloseReason::InvalidToken, ErrorCode::InvalidToken, &error.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "websocket_tests.rs"]
+mod tests;

@@ -302,10 +302,9 @@ impl Raw {
 
     /// Reads some more; false at the end, be it a reset.
     async fn read(&mut self) -> bool {
-        let mut buffer = [0; 64 << 10];
-        let read = timeout(PATIENCE, self.tcp.read(&mut buffer)).await.expect("the server must send, or end");
-        let read = read.unwrap_or(0);
-        self.unread.extend(&buffer[..read]);
+        self.unread.reserve(64 << 10);
+        let reading = self.tcp.read_buf(&mut self.unread);
+        let read = timeout(PATIENCE, reading).await.expect("the server must send, or end").unwrap_or(0);
         read > 0
     }
 }

@@ -1,0 +1,157 @@
+use super::super::testing::*;
+use super::*;
+use crate::protocol::UserKey;
+use crate::protocol::merge::StoredChange;
+use crate::protocol::push::Op;
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// What cannot be had from the database is given up quickly.
+const AWAY: [&str; 4] = ["--database-acquire-timeout-ms", "20", "--sse-heartbeat-ms", "150"];
+
+/// A session on the known user's log, as after [`StreamSession::open`].
+fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) -> StreamSession {
+    let tables: Option<Vec<String>> = tables.map(|tables| tables.iter().map(|table| (*table).to_owned()).collect());
+    let set: Option<BTreeSet<String>> = tables.as_ref().map(|tables| tables.iter().cloned().collect());
+    let interest = Interest { app: Some("todo".into()), tables: set.clone(), client: None };
+    StreamSession {
+        sessions: rig.sessions.clone(),
+        store: rig.store.clone(),
+        cursor: since,
+        phase: Phase::Backlog { unheard: set.unwrap_or_default() },
+        membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
+        expires: Instant::now() + life,
+        heartbeat: Instant::now() + rig.sessions.heartbeat,
+        farewell: rig.sessions.farewell(),
+        pause: BACKOFF.0,
+        request: StreamRequest { log: Log::new(KNOWN.into(), "todo"), tables, since, reader: None },
+    }
+}
+
+fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
+    let change = |(table, at): &(&str, i64)| StoredChange {
+        at: *at,
+        table: (*table).to_owned(),
+        record: at.to_string(),
+        op: Op::Insert,
+        data: Some("{}".to_owned()),
+        stamps: "{}".to_owned(),
+        held: None,
+    };
+    Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more }
+}
+
+fn text(next: Next) -> String {
+    match next {
+        Next::Text(text) => text,
+        Next::End(reason) => panic!("{reason:?}"),
+        Next::Nothing => String::new(),
+    }
+}
+
+/// The events of a text in short: "cursor table ids more".
+fn events(next: Next) -> Vec<String> {
+    let event = |event: &str| {
+        let mut lines = event.lines();
+        let id = lines.next().and_then(|line| line.strip_prefix("id: ")).expect("an id");
+        let data = lines.nth(1).and_then(|line| line.strip_prefix("data: ")).expect("data");
+        let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        assert_eq!(data["syncedUntil"], id);
+        let ids = data["changes"].as_array().expect("changes").iter().map(|change| change["id"].as_str().expect("id"));
+        let ids = ids.collect::<Vec<_>>().join(",");
+        let cursor = Cursor::parse(id).expect("a cursor");
+        let walk = if cursor.is_walk() { "walk " } else { "" };
+        let more = if data["hasMore"] == true { "…" } else { "." };
+        format!("{walk}{} {} {ids}{more}", cursor.micros(), data["table"].as_str().expect("a table"))
+    };
+    text(next).split_terminator("\n\n").map(event).collect()
+}
+
+#[tokio::test]
+async fn a_page_becomes_an_event_for_each_run_of_one_table() {
+    let rig = Rig::new(&[]);
+    let mut session = session(&rig, Cursor::after(2), Some(&["a", "b", "c"]), HOUR);
+    let first = page(&[("a", 4), ("a", 6), ("b", 8), ("a", 10)], Cursor::after(10), true);
+    assert_eq!(events(session.send(first)), ["6 a 4,6…", "8 b 8…", "10 a 10…"]);
+    assert!(matches!(session.phase, Phase::Backlog { .. }));
+    let last = page(&[("b", 12)], Cursor::after(20), false);
+    assert_eq!(events(session.send(last)), ["12 b 12.", "20 c ."], "the silent one is told where the log stands");
+    assert!(matches!(session.phase, Phase::Live));
+    assert_eq!(session.cursor, Cursor::after(20), "other tables need not be looked at again");
+}
+
+#[tokio::test]
+async fn live_pages_without_changes_say_nothing_and_move_on() {
+    let rig = Rig::new(&[]);
+    let mut session = session(&rig, Cursor::after(2), Some(&["a"]), HOUR);
+    assert_eq!(events(session.send(page(&[], Cursor::after(2), false))), ["2 a ."]);
+    session.phase = Phase::Woken;
+    assert!(matches!(session.send(page(&[], Cursor::after(8), false)), Next::Nothing));
+    assert_eq!(session.cursor, Cursor::after(8));
+}
+
+#[tokio::test]
+async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
+    let rig = Rig::new(&[]);
+    let mut stream = session(&rig, Cursor::BEGINNING, None, HOUR);
+    let first = page(&[("a", 4), ("b", 6)], Cursor::after(6).on_walk(true), true);
+    assert_eq!(events(stream.send(first)), ["walk 4 a 4…", "walk 6 b 6…"]);
+    assert!(stream.is_walking());
+    let last = page(&[("a", 8), ("b", 10)], Cursor::after(10), false);
+    assert_eq!(events(stream.send(last)), ["walk 8 a 8…", "10 b 10."]);
+    assert!(!stream.is_walking());
+
+    let mut empty = session(&rig, Cursor::BEGINNING, None, HOUR);
+    empty.send(page(&[], Cursor::BEGINNING, false));
+    assert!(!empty.is_walking(), "what comes now is live");
+    empty.phase = Phase::Woken;
+    let large = page(&[("a", 4)], Cursor::after(4).on_walk(true), true);
+    assert_eq!(events(empty.send(large)), ["4 a 4…"]);
+    assert!(!empty.is_walking() && !empty.cursor.is_walk());
+}
+
+#[tokio::test]
+async fn a_stream_sits_out_a_database_that_is_away_and_beats_meanwhile() {
+    let rig = Rig::new(&AWAY);
+    let mut session = session(&rig, Cursor::after(2), None, HOUR);
+    for _ in 0..2 {
+        assert_eq!(session.next().await.as_deref(), Some("event: heartbeat\ndata: {}\n\n"));
+    }
+    assert!(matches!(session.phase, Phase::Backlog { .. }), "nothing was given up");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_though_the_database_is_away() {
+    let rig = Rig::new(&AWAY);
+    let mut session = session(&rig, Cursor::after(2), None, Duration::from_millis(50));
+    assert_eq!(session.next().await, None);
+    assert_eq!(session.next().await, None);
+    drop(session);
+    assert_eq!((rig.closes(CloseReason::TokenExpired), rig.closes(CloseReason::ClientLeft)), (1, 0));
+}
+
+#[tokio::test]
+async fn a_stream_says_when_to_come_back_and_ends_as_the_replica_goes() {
+    let rig = Rig::new(&["--drain-window-ms", "20"]);
+    let mut stream = session(&rig, Cursor::after(2), None, HOUR);
+    stream.phase = Phase::Live;
+    rig.closing.cancel();
+    assert_eq!(stream.next().await.as_deref(), Some("retry: 1000\n\n"));
+    assert_eq!(stream.next().await, None);
+    drop(stream);
+    assert_eq!((rig.closes(CloseReason::GoingAway), rig.closes(CloseReason::ClientLeft)), (1, 0));
+    drop(session(&rig, Cursor::after(2), None, HOUR));
+    assert_eq!(rig.closes(CloseReason::ClientLeft), 1, "one that was dropped was left");
+}
+
+#[tokio::test]
+async fn a_live_stream_is_woken_for_its_tables_alone() {
+    let rig = Rig::new(&["--sse-heartbeat-ms", "20"]);
+    let mut session = session(&rig, Cursor::after(2), Some(&["a"]), HOUR);
+    session.phase = Phase::Live;
+    rig.wake("todo", "phone", &["b".to_owned()]);
+    rig.wake("notes", "phone", &["a".to_owned()]);
+    assert!(matches!(session.wait().await, Next::Text(text) if text == HEARTBEAT));
+    rig.wake("todo", "phone", &["a".to_owned()]);
+    assert!(matches!(session.wait().await, Next::Nothing));
+    assert!(matches!(session.phase, Phase::Woken));
+}

@@ -1,0 +1,108 @@
+//! Sessions without a network: a hub to join, and a database that is never there.
+
+use super::*;
+use crate::fanout::{Audience, Wakeup};
+use crate::protocol::UserKey;
+use crate::store::Store;
+use clap::Parser;
+use std::time::SystemTime;
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What sessions need, with nothing behind it.
+pub(super) struct Rig {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) closing: CancellationToken,
+    /// Nobody listens where its database should be.
+    pub(super) store: Store,
+    _known: Membership,
+}
+
+/// A user of whom it is known where the logs stand.
+pub(super) const KNOWN: &str = "alice";
+
+impl Rig {
+    /// `settings` as on the command line.
+    pub(super) fn new(settings: &[&str]) -> Rig {
+        let database = ["replica", "--database-url", "postgres://nobody@127.0.0.1:1/none"];
+        let given = database.iter().chain(settings);
+        let config = Settings::parse_from(given).config;
+        let metrics = Arc::new(Metrics::new());
+        let hub = Arc::new(Hub::new(metrics.clone()));
+        let user = UserKey::of(KNOWN);
+        let known = hub.join(user, Interest::default(), "websocket");
+        hub.begin(user, &[]);
+        let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone()));
+        let closing = CancellationToken::new();
+        let (reconciler, _) = Reconciler::new();
+        let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), closing.clone());
+        let store = Store::new(&config).expect("no connection is made yet");
+        Rig { sessions: Arc::new(sessions), hub, metrics, closing, store, _known: known }
+    }
+
+    /// Tells the known user's sessions that a device changed tables of an app.
+    pub(super) fn wake(&self, app: &str, client: &str, tables: &[String]) {
+        self.hub.announce(&Wakeup {
+            user: UserKey::of(KNOWN),
+            app: app.into(),
+            client: Some(client.into()),
+            tables: Some(tables.iter().map(|table| table.as_str().into()).collect()),
+            stretches: vec![],
+        });
+    }
+
+    /// How many sessions ended for this reason.
+    pub(super) fn closes(&self, reason: CloseReason) -> u64 {
+        self.metrics.closes.with_label_values(&[reason.label()]).get()
+    }
+}
+
+/// Somebody whose token is good for that long.
+pub(super) fn identity(user: &str, life: Duration) -> Identity {
+    Identity { user_id: user.into(), user: UserKey::of(user), expires: SystemTime::now() + life }
+}
+
+/// What is there already, if anything is: the wait for more is given up.
+pub(super) async fn at_once<T>(waiting: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = waiting => Some(done),
+        () = std::future::ready(()) => None,
+    }
+}
+
+#[tokio::test]
+async fn sessions_leave_at_moments_of_their_own_all_over_the_window() {
+    const WINDOW: Duration = Duration::from_secs(3600);
+    let rig = Rig::new(&["--drain-window-ms", "3600000"]);
+    let mut waiting = rig.sessions.farewell();
+    assert_eq!((at_once(waiting.due()).await, waiting.at), (None, None), "no moment before the stop");
+    rig.closing.cancel();
+    let begun = Instant::now();
+    let mut moments = Vec::new();
+    for _ in 0..200 {
+        let mut farewell = rig.sessions.farewell();
+        assert_eq!(at_once(farewell.due()).await, None);
+        let at = farewell.at;
+        assert_eq!(at_once(farewell.due()).await, None);
+        assert_eq!(farewell.at, at, "a wait that is given up does not put it off");
+        moments.push(at.expect("the stop has begun") - begun);
+    }
+    for tenth in 0..10 {
+        let part = WINDOW / 10 * tenth..WINDOW / 10 * (tenth + 1) + Duration::from_secs(60);
+        assert!(moments.iter().any(|moment| part.contains(moment)), "{part:?} of {moments:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_window_sessions_leave_at_once() {
+    let rig = Rig::new(&["--drain-window-ms", "0"]);
+    rig.closing.cancel();
+    rig.sessions.farewell().due().await;
+}

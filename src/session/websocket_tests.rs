@@ -1,0 +1,119 @@
+use super::super::testing::*;
+use super::*;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn said(texts: &[&str]) -> Action {
+    Action::Send(texts.iter().map(|text| (*text).to_owned()).collect())
+}
+
+fn tables(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A session of the known user.
+async fn member(rig: &Rig, app: Option<&str>, client: Option<&str>, life: Duration) -> WebSocketSession {
+    let mut session = WebSocketSession::new(rig.sessions.clone(), app.map(Into::into));
+    let action = session.authenticated(identity(KNOWN, life), client.map(Into::into)).await;
+    assert_eq!(action, said(&[r#"{"type":"auth-ok"}"#]));
+    session
+}
+
+#[tokio::test]
+async fn a_stranger_is_answered_pings_and_closed_when_its_time_is_over() {
+    let rig = Rig::new(&["--ws-auth-timeout-ms", "50"]);
+    let mut session = WebSocketSession::new(rig.sessions.clone(), None);
+    rig.wake("todo", "phone", &tables(&["tasks"]));
+    assert_eq!(session.hear(r#"{"type":"ping"}"#).await, said(&[r#"{"type":"pong"}"#]));
+    for text in ["", "nonsense", r#"{"type":"subscribe"}"#] {
+        assert_eq!(session.hear(text).await, said(&[]), "{text}");
+    }
+    assert_eq!(session.next().await, Action::close(CloseReason::AuthTimeout));
+}
+
+#[tokio::test]
+async fn what_is_no_token_is_refused_with_a_reason() {
+    let rig = Rig::new(&[]);
+    let mut session = WebSocketSession::new(rig.sessions.clone(), None);
+    let action = session.hear(r#"{"type":"auth","token":"nonsense"}"#).await;
+    let Action::Close { reason: CloseReason::InvalidToken, last_words: Some(words) } = action else {
+        panic!("{action:?}");
+    };
+    assert!(words.starts_with(r#"{"type":"error","code":"invalid_token","message":"#), "{words}");
+}
+
+#[tokio::test]
+async fn wake_ups_that_waited_are_one_message_for_each_app() {
+    let rig = Rig::new(&[]);
+    let mut session = member(&rig, None, None, HOUR).await;
+    assert_eq!(at_once(session.next()).await, None);
+    rig.wake("todo", "phone", &tables(&["tasks", "lists"]));
+    rig.wake("notes", "phone", &tables(&["pages"]));
+    rig.wake("todo", "laptop", &tables(&["tasks"]));
+    let expected = [
+        r#"{"type":"sync-available","appId":"notes","tables":["pages"]}"#,
+        r#"{"type":"sync-available","appId":"todo","tables":["lists","tasks"]}"#,
+    ];
+    assert_eq!(session.next().await, said(&expected));
+    assert_eq!(at_once(session.next()).await, None);
+}
+
+#[tokio::test]
+async fn a_session_that_is_too_far_behind_is_closed_to_start_over() {
+    let rig = Rig::new(&[]);
+    let mut session = member(&rig, None, None, HOUR).await;
+    for part in 0..3 {
+        rig.wake("todo", "phone", &(0..5_000).map(|n| format!("{part} {n}")).collect::<Vec<_>>());
+    }
+    assert_eq!(session.next().await, Action::close(CloseReason::TooFarBehind));
+}
+
+#[tokio::test]
+async fn a_device_keeps_its_name_until_it_gives_another() {
+    let rig = Rig::new(&[]);
+    let mut session = member(&rig, None, None, HOUR).await;
+    for (name, silent, waking) in
+        [(Some("phone"), "phone", "laptop"), (None, "phone", "laptop"), (Some("laptop"), "laptop", "phone")]
+    {
+        session.authenticated(identity(KNOWN, HOUR), name.map(Into::into)).await;
+        rig.wake("todo", silent, &tables(&["own"]));
+        rig.wake("todo", waking, &tables(&["other"]));
+        assert_eq!(session.next().await, said(&[r#"{"type":"sync-available","appId":"todo","tables":["other"]}"#]));
+    }
+}
+
+#[tokio::test]
+async fn another_users_token_ends_the_session() {
+    let rig = Rig::new(&[]);
+    let mut session = member(&rig, None, None, HOUR).await;
+    assert_eq!(session.authenticated(identity("bob", HOUR), None).await, Action::close(CloseReason::OtherUser));
+}
+
+#[tokio::test]
+async fn the_session_ends_with_its_token_unless_a_fresh_one_came() {
+    let rig = Rig::new(&[]);
+    let short = Duration::from_millis(100);
+    let mut extended = member(&rig, None, None, short).await;
+    let mut witness = member(&rig, None, None, short).await;
+    extended.authenticated(identity(KNOWN, HOUR), None).await;
+    let action = witness.next().await;
+    let Action::Close { reason: CloseReason::TokenExpired, last_words: Some(words) } = action else {
+        panic!("{action:?}");
+    };
+    assert!(words.starts_with(r#"{"type":"error","code":"token_expired","message":"#), "{words}");
+    assert_eq!(at_once(extended.next()).await, None);
+    rig.wake("todo", "phone", &tables(&["tasks"]));
+    assert_eq!(extended.next().await, said(&[r#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#]));
+}
+
+#[tokio::test]
+async fn all_are_sent_away_when_the_replica_goes_strangers_too() {
+    let rig = Rig::new(&["--drain-window-ms", "20"]);
+    let mut session = member(&rig, Some("todo"), None, HOUR).await;
+    let mut stranger = WebSocketSession::new(rig.sessions.clone(), None);
+    rig.closing.cancel();
+    for session in [&mut session, &mut stranger] {
+        assert_eq!(session.next().await, Action::close(CloseReason::GoingAway));
+    }
+}
