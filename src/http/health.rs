@@ -53,13 +53,10 @@ impl Health {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let answered = tokio::time::timeout(PERIOD * 2, store.ping()).await.is_ok_and(|answer| answer.is_ok());
-            let heard = self.hearing.is_up();
-            let now = Instant::now();
             {
                 let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
                 well.answered = answered;
-                well.database = if answered { Some(now) } else { well.database };
-                well.listener = if heard { Some(now) } else { well.listener };
+                well.database = if answered { Some(Instant::now()) } else { well.database };
             }
             let pool = store.pool();
             metrics.pool_connections.with_label_values(&["open"]).set(pool.size().into());
@@ -70,13 +67,17 @@ impl Health {
 
     /// What keeps this replica from being ready.
     fn missing(&self) -> Vec<&'static str> {
-        let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.hearing.is_up();
+        if heard {
+            well.listener = Some(Instant::now());
+        }
         let lasting = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() > self.grace);
         let mut missing = Vec::new();
-        if lasting(well.database) && !well.answered {
+        if !well.answered && lasting(well.database) {
             missing.push("the database does not answer");
         }
-        if lasting(well.listener) && !self.hearing.is_up() {
+        if !heard && lasting(well.listener) {
             missing.push("the listener is not connected");
         }
         if self.draining.is_cancelled() {
