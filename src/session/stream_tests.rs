@@ -151,6 +151,7 @@ async fn a_live_stream_is_woken_for_its_tables_alone() {
     rig.wake("todo", "phone", &["b".to_owned()]);
     rig.wake("notes", "phone", &["a".to_owned()]);
     assert!(matches!(session.wait().await, Next::Text(text) if text == HEARTBEAT));
+    session.heartbeat += HOUR;
     rig.wake("todo", "phone", &["a".to_owned()]);
     assert!(matches!(session.wait().await, Next::Nothing));
     assert!(matches!(session.phase, Phase::Woken));
