@@ -170,6 +170,14 @@ pub struct Config {
     #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 
+    /// WebSockets and streams that one user has on this replica, at most.
+    #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_sessions_per_user: u32,
+
+    /// WebSockets that have not authenticated yet, at most. Above it, further ones are answered 503.
+    #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_unauthenticated: u32,
+
     /// How long a client may take to send a request's head, or keep a connection idle, in milliseconds. Longer
     /// than balancers keep their idle connections, so that they are the ones to close them.
     #[arg(long, env, default_value = "75000", value_parser = millis)]
@@ -187,7 +195,7 @@ pub struct Config {
     #[arg(long, env, default_value = "10000", value_parser = millis)]
     pub ws_auth_timeout_ms: Duration,
 
-    /// How often an idle WebSocket is pinged, in milliseconds. One that answers two in a row with silence is closed.
+    /// How often an idle WebSocket is pinged, in milliseconds. One that has been silent for twice as long is closed.
     #[arg(long, env, default_value = "30000", value_parser = millis)]
     pub ws_ping_ms: Duration,
 

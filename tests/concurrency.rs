@@ -187,10 +187,10 @@ async fn everybody_at_once(cluster: Cluster, writing: Duration) -> Result<Vec<us
             found.push(format!("{reader} reader of user {user}: {}", first_difference(&expected, &ids)));
         }
     }
-    for user in 0..USERS {
+    for (user, written) in written.iter().enumerate() {
         let stored = stored(&run, user, None).await.len();
-        if stored != written[user] {
-            found.push(format!("user {user}: {} changes were acknowledged, {stored} are stored", written[user]));
+        if stored != *written {
+            found.push(format!("user {user}: {written} changes were acknowledged, {stored} are stored"));
         }
     }
     if found.is_empty() { Ok(written) } else { Err(found.join("\n")) }

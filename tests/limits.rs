@@ -2,6 +2,8 @@
 
 mod support;
 
+use mana_load::wakeups::{WakeMessage, Wakeups};
+use reqwest::Method;
 use serde_json::json;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,4 +79,39 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
     let (status, answer) = cluster.push(&user, "todo", push()).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(cluster.stored(&user).await, 1);
+}
+
+#[tokio::test]
+async fn a_user_has_a_bounded_number_of_sockets_and_streams() {
+    let cluster = Cluster::start_with(1, &[("MAX_SESSIONS_PER_USER", "2")]).await;
+    let user = cluster.user();
+    let first = Wakeups::connect(cluster.url(0), None, &user.token, None).await.unwrap();
+    let stream = cluster.request(&user, Method::GET, "/sync/todo/stream").send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    let refused = cluster.request(&user, Method::GET, "/sync/todo/stream").send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+    let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
+    socket.send(&json!({ "type": "auth", "token": user.token }).to_string()).await.unwrap();
+    let answer = socket.next(PATIENCE).await.unwrap();
+    assert!(matches!(answer, WakeMessage::Closed { code: Some(1013), .. }), "{answer:?}");
+    drop(first);
+    eventually("a place is free", async || {
+        let stream = cluster.request(&user, Method::GET, "/sync/todo/stream").send().await.unwrap();
+        stream.status() == 200
+    })
+    .await;
+    let other = Wakeups::connect(cluster.url(0), None, &cluster.user().token, None).await;
+    assert!(other.is_ok(), "other users are not concerned");
+}
+
+#[tokio::test]
+async fn sockets_that_do_not_authenticate_are_bounded() {
+    let cluster = Cluster::start_with(1, &[("MAX_UNAUTHENTICATED", "2")]).await;
+    let mut strangers =
+        vec![Wakeups::open(cluster.url(0), None).await.unwrap(), Wakeups::open(cluster.url(0), None).await.unwrap()];
+    assert!(Wakeups::open(cluster.url(0), None).await.is_err(), "a third one is refused");
+    assert_eq!(metric(&cluster, "mana_sync_refused_total{limit=\"unauthenticated\"}").await, 1.0);
+    let user = cluster.user();
+    strangers[0].authenticate(&user.token, None).await.unwrap();
+    assert!(Wakeups::open(cluster.url(0), None).await.is_ok(), "one that has authenticated makes room");
 }

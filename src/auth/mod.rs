@@ -8,9 +8,17 @@ use crate::telemetry::Metrics;
 use jsonwebtoken::{Algorithm, Validation};
 pub use jwks::JwksError;
 use jwks::KeySource;
+use moka::future::Cache;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+/// How long a token that was checked is taken as checked: a key that the issuer withdraws is honoured so much
+/// longer. Checking a signature costs more than everything else that a small push costs here.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Tokens that are remembered, at most.
+const MAX_REMEMBERED: u64 = 100_000;
 
 /// How far ahead of our clock a token's `nbf` may be: the issuer's clock is not ours.
 const NOT_BEFORE_LEEWAY: f64 = 60.0;
@@ -50,6 +58,8 @@ pub enum AuthError {
 pub struct Authenticator {
     keys: KeySource,
     validation: Validation,
+    /// By the token's digest: what was checked a moment ago, and was good.
+    remembered: Cache<[u8; 32], Identity>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,12 +86,13 @@ impl Authenticator {
             required.push("iss");
         }
         validation.set_required_spec_claims(&required);
-        Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, metrics }
+        let remembered = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
+        Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, remembered, metrics }
     }
 
     /// Checks a token.
     pub async fn check(&self, token: &str) -> Result<Identity, AuthError> {
-        let checked = self.decode(token).await;
+        let checked = self.check_or_remember(token).await;
         let outcome = match &checked {
             Ok(_) => "ok",
             Err(AuthError::Unavailable(_)) => "unavailable",
@@ -89,6 +100,16 @@ impl Authenticator {
         };
         self.metrics.auth.with_label_values(&[outcome]).inc();
         checked
+    }
+
+    async fn check_or_remember(&self, token: &str) -> Result<Identity, AuthError> {
+        let digest = <[u8; 32]>::from(Sha256::digest(token));
+        if let Some(identity) = self.remembered.get(&digest).await {
+            return if identity.remaining().is_zero() { Err(AuthError::Expired) } else { Ok(identity) };
+        }
+        let identity = self.decode(token).await?;
+        self.remembered.insert(digest, identity.clone()).await;
+        Ok(identity)
     }
 
     async fn decode(&self, token: &str) -> Result<Identity, AuthError> {

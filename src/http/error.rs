@@ -3,10 +3,10 @@
 //! A 5xx says nothing of the inside; what happened goes to the log.
 
 use crate::auth::AuthError;
-use crate::fanout::reconciler::CannotBegin;
 use crate::protocol::cursor::CursorError;
 use crate::protocol::merge::UnreadableChange;
 use crate::protocol::push::{NameProblem, PushError};
+use crate::session::JoinError;
 use crate::session::stream::OpenError;
 use crate::store::StoreError;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -51,7 +51,7 @@ pub enum ApiError {
     #[error("not ready: {0}")]
     NotReady(String),
     #[error(transparent)]
-    Begin(#[from] CannotBegin),
+    Join(#[from] JoinError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the metrics could not be written")]
@@ -67,7 +67,7 @@ impl From<UnreadableChange> for ApiError {
 impl From<OpenError> for ApiError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Begin(error) => error.into(),
+            OpenError::Join(error) => error.into(),
             OpenError::Store(error) => error.into(),
         }
     }
@@ -102,9 +102,10 @@ impl ApiError {
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             ApiError::Store(StoreError::Unstorable(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
-            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Begin(_) => {
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
+            ApiError::Join(JoinError::TooManySessions) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
             ApiError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -117,7 +118,7 @@ impl ApiError {
             ApiError::Store(StoreError::Unstorable(_)) => {
                 "a value cannot be stored: a number out of range, or a text with a character that is none".to_owned()
             }
-            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Begin(_) => {
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => {
                 "the server cannot do this at the moment; try again".to_owned()
             }
             ApiError::Store(_) | ApiError::Metrics(_) => {

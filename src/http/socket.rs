@@ -40,7 +40,8 @@ pub(super) async fn connect(
     let accept = accept_key(request.headers()).ok_or(ApiError::UpgradeRequired)?;
     let connection = request.extensions().get::<Connection>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
-    let session = WebSocketSession::new(state.sessions.clone(), app);
+    let place = state.sessions.admit_stranger().ok_or(ApiError::Busy)?;
+    let session = WebSocketSession::new(state.sessions.clone(), app).holding(place);
     let ping = state.config.ws_ping_ms;
     let tracker = state.shutdown.connections.clone();
     tracker.spawn(async move {

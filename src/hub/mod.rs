@@ -87,6 +87,11 @@ impl Membership {
         &self.mailbox
     }
 
+    /// How many sessions this user has here, this one included.
+    pub fn sessions_of_user(&self) -> usize {
+        self.hub.shard(self.user).get(&self.user).map_or(0, |user| user.mailboxes.len())
+    }
+
     /// Whether it is known where this user's logs stand, so that nothing stored from now on is missed.
     pub fn has_begun(&self) -> bool {
         self.hub.shard(self.user).get(&self.user).is_some_and(|user| user.announced.has_begun())

@@ -19,6 +19,8 @@ pub enum CloseReason {
     Unresponsive,
     /// More wake-ups piled up than are kept.
     TooFarBehind,
+    /// The user has as many sessions as are allowed.
+    TooManySessions,
     /// The database cannot be asked, so the session could not be joined.
     Unavailable,
     /// The replica is going away.
@@ -39,6 +41,7 @@ impl CloseReason {
         "protocol_error",
         "unresponsive",
         "too_far_behind",
+        "too_many_sessions",
         "unavailable",
         "going_away",
     ];
@@ -57,7 +60,7 @@ impl CloseReason {
             ProtocolError => 1002,
             Unresponsive => 1001,
             GoingAway => 1012,
-            TooFarBehind | Unavailable => 1013,
+            TooFarBehind | TooManySessions | Unavailable => 1013,
         }
     }
 
@@ -73,6 +76,7 @@ impl CloseReason {
             ProtocolError => "protocol error",
             Unresponsive => "no answer to pings",
             TooFarBehind => "too far behind; reconnect and pull",
+            TooManySessions => "too many connections of this user; close some",
             Unavailable => "try again later",
             GoingAway => "this replica is going away; reconnect",
         }

@@ -22,6 +22,7 @@ use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,15 @@ use tokio_util::sync::CancellationToken;
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);
+
+/// Why a session could not join the hub.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(transparent)]
+    Begin(#[from] CannotBegin),
+    #[error("this user has as many connections here as are allowed; close some")]
+    TooManySessions,
+}
 
 /// What sessions need from the replica.
 #[derive(Debug)]
@@ -41,6 +51,9 @@ pub struct Sessions {
     drain_window: Duration,
     auth_timeout: Duration,
     heartbeat: Duration,
+    max_per_user: usize,
+    /// Places for WebSockets that have not authenticated.
+    strangers: Arc<Semaphore>,
 }
 
 impl Sessions {
@@ -62,7 +75,18 @@ impl Sessions {
             drain_window: config.drain_window_ms,
             auth_timeout: config.ws_auth_timeout_ms,
             heartbeat: config.sse_heartbeat_ms,
+            max_per_user: config.max_sessions_per_user as usize,
+            strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
         }
+    }
+
+    /// A place for a WebSocket until it has authenticated; none if there is none left.
+    pub fn admit_stranger(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.strangers.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            self.metrics.refused.with_label_values(&["unauthenticated"]).inc();
+        }
+        place
     }
 
     /// Joins the hub. What is stored after this returns wakes the session.
@@ -71,13 +95,17 @@ impl Sessions {
         identity: &Identity,
         interest: Interest,
         transport: &'static str,
-    ) -> Result<Membership, CannotBegin> {
+    ) -> Result<Membership, JoinError> {
         let membership = self.hub.join(identity.user, interest, transport);
+        if membership.sessions_of_user() > self.max_per_user {
+            self.metrics.refused.with_label_values(&["sessions_per_user"]).inc();
+            return Err(JoinError::TooManySessions);
+        }
         let patience = Instant::now() + JOIN_PATIENCE;
         while !membership.has_begun() {
             match self.reconciler.begin(identity.user).await {
                 Ok(()) => break,
-                Err(error) if Instant::now() >= patience => return Err(error),
+                Err(error) if Instant::now() >= patience => return Err(error.into()),
                 Err(_) => sleep(JOIN_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await,
             }
         }

@@ -1,8 +1,7 @@
 //! The rules of `/sync/{appId}/stream`, without HTTP.
 
-use super::{Farewell, Sessions};
+use super::{Farewell, JoinError, Sessions};
 use crate::auth::Identity;
-use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::merge::OwnWrites;
@@ -36,7 +35,7 @@ pub struct StreamRequest {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
-    Begin(#[from] CannotBegin),
+    Join(#[from] JoinError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

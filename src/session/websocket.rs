@@ -1,12 +1,13 @@
 //! The rules of `/ws` and `/ws/{appId}`, without a socket.
 
-use super::{Farewell, Sessions};
+use super::{Farewell, JoinError, Sessions};
 use crate::auth::{AuthError, Identity};
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 /// One WebSocket.
@@ -21,7 +22,10 @@ pub struct WebSocketSession {
 #[derive(Debug)]
 enum State {
     /// Not authenticated, and to be closed at that time.
-    Stranger(Instant),
+    Stranger {
+        deadline: Instant,
+        _place: Option<OwnedSemaphorePermit>,
+    },
     Member {
         identity: Identity,
         expires: Instant,
@@ -58,7 +62,15 @@ impl WebSocketSession {
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = Instant::now() + sessions.auth_timeout;
         let farewell = sessions.farewell();
-        WebSocketSession { sessions, app, state: State::Stranger(deadline), farewell }
+        WebSocketSession { sessions, app, state: State::Stranger { deadline, _place: None }, farewell }
+    }
+
+    /// Holds a place among those who have not authenticated, until this one has.
+    pub fn holding(mut self, place: OwnedSemaphorePermit) -> WebSocketSession {
+        if let State::Stranger { _place, .. } = &mut self.state {
+            *_place = Some(place);
+        }
+        self
     }
 
     /// Answers a message.
@@ -88,11 +100,12 @@ impl WebSocketSession {
                     membership.mailbox().set_client(client);
                 }
             }
-            State::Stranger(_) => {
+            State::Stranger { .. } => {
                 let interest = Interest { app: self.app.clone(), tables: None, client };
                 match self.sessions.join(&identity, interest, WEBSOCKET).await {
                     Ok(membership) => self.state = State::Member { identity, expires, membership },
-                    Err(_) => return Action::close(CloseReason::Unavailable),
+                    Err(JoinError::TooManySessions) => return Action::close(CloseReason::TooManySessions),
+                    Err(JoinError::Begin(_)) => return Action::close(CloseReason::Unavailable),
                 }
             }
         }
@@ -103,7 +116,7 @@ impl WebSocketSession {
     pub async fn next(&mut self) -> Action {
         let Self { state, farewell, .. } = self;
         let (deadline, late) = match state {
-            State::Stranger(deadline) => (*deadline, Action::close(CloseReason::AuthTimeout)),
+            State::Stranger { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
             State::Member { expires, .. } => {
                 let message = "the token has expired; send a fresh one in time, or reconnect with it";
                 (*expires, Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message))
@@ -111,7 +124,7 @@ impl WebSocketSession {
         };
         let mail = async {
             match state {
-                State::Stranger(_) => std::future::pending().await,
+                State::Stranger { .. } => std::future::pending().await,
                 State::Member { membership, .. } => membership.mailbox().take().await,
             }
         };

@@ -73,11 +73,13 @@ impl From<sqlx::Error> for StoreError {
         };
         // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
         match code.as_str() {
-            // Read-only (a standby, or a primary that was one), deadlock or serialization, cancelled.
-            "25006" | "57014" | "55P03" => StoreError::Unavailable(error),
+            // Read-only: a standby, or a primary that was one.
+            "25006" => StoreError::Unavailable(error),
             "54000" | "54001" => StoreError::Unstorable(error),
             _ => match code.get(..2) {
-                Some("08" | "40" | "53" | "57" | "58") => StoreError::Unavailable(error),
+                // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, not
+                // in the right state, an operator's doing, the system's.
+                Some("08" | "26" | "28" | "3D" | "40" | "53" | "55" | "57" | "58") => StoreError::Unavailable(error),
                 Some("22") => StoreError::Unstorable(error),
                 _ => StoreError::Failed(error),
             },
