@@ -113,5 +113,6 @@ async fn sockets_that_do_not_authenticate_are_bounded() {
     assert_eq!(metric(&cluster, "mana_sync_refused_total{limit=\"unauthenticated\"}").await, 1.0);
     let user = cluster.user();
     strangers[0].authenticate(&user.token, None).await.unwrap();
+    assert_eq!(strangers[0].next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
     assert!(Wakeups::open(cluster.url(0), None).await.is_ok(), "one that has authenticated makes room");
 }
