@@ -36,6 +36,11 @@ fn without(name: &str) -> Value {
     claims
 }
 
+/// Good claims that were never sent before.
+fn fresh() -> Value {
+    with("jti", uuid::Uuid::new_v4().to_string())
+}
+
 async fn pull(cluster: &Cluster, token: &str) -> Reply {
     cluster.get_as(&format!("Bearer {token}"), PULL).await
 }
@@ -218,15 +223,26 @@ async fn a_rotated_key_is_picked_up_and_the_old_one_is_refused_once_it_is_gone()
     let settings = [("JWKS_COOLDOWN_MS", "50"), ("JWKS_REFRESH_MS", "200")];
     let cluster = Cluster::start_with(1, &settings).await;
     let next = SigningKey::generate().unwrap();
-    let (old_token, new_token) = (cluster.key.mint(&claims()), next.mint(&claims()));
-    assert_accepted(&cluster, "before", &old_token).await;
-    assert_refused(&cluster, "not yet published", &new_token).await;
+    // A token that was seen may be remembered for a while: each is a new one.
+    let (old_token, new_token) = (|| cluster.key.mint(&fresh()), || next.mint(&fresh()));
+    assert_accepted(&cluster, "before", &old_token()).await;
+    assert_refused(&cluster, "not yet published", &new_token()).await;
     cluster.issuer.set_keys(&[cluster.key.clone(), next.clone()]);
-    eventually("the new key counts", async || pull(&cluster, &new_token).await.status == 200).await;
-    assert_accepted(&cluster, "both are published", &old_token).await;
-    cluster.issuer.set_keys(&[next]);
-    eventually("the old key is gone", async || pull(&cluster, &old_token).await.status == 401).await;
-    assert_accepted(&cluster, "after", &new_token).await;
+    eventually("the new key counts", async || pull(&cluster, &new_token()).await.status == 200).await;
+    assert_accepted(&cluster, "both are published", &old_token()).await;
+    cluster.issuer.set_keys(std::slice::from_ref(&next));
+    eventually("the old key is gone", async || pull(&cluster, &old_token()).await.status == 401).await;
+    assert_accepted(&cluster, "after", &new_token()).await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired() {
+    let cluster = shared().await;
+    let token = cluster.key.mint(&with("exp", now() + 2));
+    assert_accepted(cluster, "not expired yet", &token).await;
+    eventually("expired", async || pull(cluster, &token).await.status == 401).await;
+    let message = pull(cluster, &token).await.refused(401, "unauthorized");
+    assert!(message.contains("expired"), "{message}");
 }
 
 #[tokio::test]
@@ -257,18 +273,18 @@ async fn many_first_requests_at_once_ask_the_issuer_once() {
 async fn an_issuer_that_goes_down_after_it_was_asked_disturbs_nobody() {
     let settings = [("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "40")];
     let cluster = Cluster::start_with(1, &settings).await;
-    let token = cluster.user().token;
-    assert_accepted(&cluster, "before", &token).await;
+    let token = || cluster.key.mint(&fresh());
+    assert_accepted(&cluster, "before", &token()).await;
     for mode in [Mode::Error(500), Mode::Garbage, Mode::Error(404), Mode::Hang] {
         cluster.issuer.set_mode(mode);
         let asked = cluster.issuer.requests();
         let began = Instant::now();
         eventually("the issuer was asked again", async || {
-            assert_accepted(&cluster, "meanwhile", &token).await;
+            assert_accepted(&cluster, "meanwhile", &token()).await;
             cluster.issuer.requests() > asked
         })
         .await;
-        assert_accepted(&cluster, "afterwards", &token).await;
+        assert_accepted(&cluster, "afterwards", &token()).await;
         assert!(began.elapsed() < Duration::from_secs(3), "{mode:?} was waited for");
     }
 }

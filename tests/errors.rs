@@ -64,15 +64,16 @@ async fn an_error_says_what_to_do_in_every_case() {
 }
 
 /// Everything that asks the database, once.
-async fn ask_everything(cluster: &Cluster, user: &User) -> Vec<(&'static str, Reply)> {
+async fn ask_everything(cluster: &Cluster, user: &User) -> [(&'static str, Reply); 4] {
     let push = json!({ "clientId": "phone", "since": AT, "changes": [insert("todos", "a", "Milk", AT)] }).to_string();
     let get = async |path: String| Reply::to(cluster.request(user, Method::GET, &path)).await;
-    vec![
-        ("push", cluster.push_raw(user, "todo", push).await),
-        ("empty push", cluster.push_raw(user, "todo", r#"{"clientId":"phone"}"#).await),
-        ("pull", get(format!("/sync/todo/pull?collection=todos&since={BEGINNING}")).await),
-        ("stream", get("/sync/todo/stream".to_owned()).await),
-    ]
+    let (pushed, empty, pulled, streamed) = tokio::join!(
+        cluster.push_raw(user, "todo", push),
+        cluster.push_raw(user, "todo", r#"{"clientId":"phone"}"#),
+        get(format!("/sync/todo/pull?collection=todos&since={BEGINNING}")),
+        get("/sync/todo/stream".to_owned()),
+    );
+    [("push", pushed), ("empty push", empty), ("pull", pulled), ("stream", streamed)]
 }
 
 /// Pushes of many users at once: as many connections to the database as a busy replica has.

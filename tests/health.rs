@@ -62,7 +62,8 @@ async fn health_and_metrics_count_open_connections_and_their_users() {
 #[tokio::test]
 async fn live_never_asks_the_database_and_ready_says_what_is_missing() {
     let mut postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
-    let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &[("READY_GRACE_MS", "0")]).await;
+    let settings = [("READY_GRACE_MS", "0"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "300")];
+    let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &settings).await;
     let live = async || {
         let reply = cluster.get("/health/live").await;
         (reply.status.as_u16(), reply.text)
