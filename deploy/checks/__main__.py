@@ -1,0 +1,28 @@
+"""The checks of scripts/check-ops, which installs what they need."""
+
+import sys
+
+import alerts
+import files
+import kubernetes
+import panels
+import report
+import source
+
+
+def main(arguments):
+    if arguments[:1] == ["--panels"]:
+        panels.check(arguments[1])
+        return report.finish()
+    if arguments == ["--write"]:
+        alerts.write_copies()
+    elif arguments:
+        sys.exit("usage: scripts/check-ops [--write | --panels URL]")
+    settings = source.settings()
+    files.check(settings)
+    alerts.check(source.metrics())
+    kubernetes.check(settings)
+    return report.finish()
+
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""deploy/: what the tools that read it say of it, and whether it agrees with the code's defaults."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import report
+import yaml
+
+DEPLOY = Path("deploy")
+# Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
+NOT_OURS = re.compile(r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH|(POSTGRES|GRAFANA)_PASSWORD")
+
+
+def seconds(text):
+    """What `1s`, `500ms`, `2m` and `45` mean."""
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)?", str(text)).groups()
+    return int(number) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[unit]
+
+
+def stop_takes(settings):
+    """The longest a stop may take, in seconds, as src/shutdown.rs goes about it."""
+    return sum(int(settings[name]) for name in ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "PATIENCE_MS", "PATIENCE_MS")) / 1000
+
+
+def unknown_settings(names, settings):
+    return [f"{name} is no setting of the server" for name in names if name not in settings and not NOT_OURS.fullmatch(name)]
+
+
+def check(settings):
+    report.run("Dockerfile: hadolint", [report.tool("hadolint"), "--no-color", DEPLOY / "Dockerfile"])
+    compose = _compose()
+    environment = os.environ | {"PORT": settings["PORT"]}
+    report.run("haproxy.cfg: haproxy -c", ["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], "[WARNING]", env=environment)
+    report.run("nginx.conf: nginx -t", ["nginx", "-t", "-c", (DEPLOY / "nginx.conf").resolve()], "[warn]")
+    caddy = [report.tool("caddy"), "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"]
+    report.run("Caddyfile: caddy validate", caddy)
+    _systemd()
+    report.line("images have a tag, and not latest", _floating(compose))
+    report.line("settings are the server's", _unknown(compose, settings))
+    report.line("stops, checks and timeouts agree with the code", _disagreements(compose, settings))
+
+
+def _compose():
+    sample = DEPLOY / ".env.sample"
+    command = [report.tool("docker-compose"), "-f", DEPLOY / "compose.yaml", "--env-file", sample, "config"]
+    return yaml.safe_load(report.run("compose.yaml: compose config", command)) or {"services": {}}
+
+
+def _systemd():
+    name = "mana-sync.service: systemd-analyze verify"
+    unit = (DEPLOY / "mana-sync.service").resolve()
+    if not shutil.which("systemd-analyze"):
+        return report.skip(name, "systemd is not here")
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    # The program itself is not installed where this is checked.
+    problems = [text for text in done.stderr.splitlines() if unit.name in text and "is not executable" not in text]
+    report.line(name, problems)
+
+
+def _floating(compose):
+    images = {name: service["image"] for name, service in compose["services"].items()}
+    images |= dict(re.findall(r"^(FROM) (?!scratch)(\S+)", (DEPLOY / "Dockerfile").read_text(), re.M))
+    return [f"{name}: {image}" for name, image in images.items() if not re.search(r":(?!latest)[\w.-]+$", image)]
+
+
+def _unknown(compose, settings):
+    names = set(re.findall(r"^#?([A-Z_]+)=", (DEPLOY / ".env.sample").read_text(), re.M))
+    for service in ("mana-sync", "migrate"):
+        names |= set(compose["services"].get(service, {}).get("environment", {}))
+    return unknown_settings(sorted(names), settings)
+
+
+def _disagreements(compose, settings):
+    haproxy, nginx = (DEPLOY / "haproxy.cfg").read_text(), (DEPLOY / "nginx.conf").read_text()
+    unit = (DEPLOY / "mana-sync.service").read_text()
+    value = lambda pattern, text: seconds(re.search(pattern, text, re.M)[1])
+    setting = lambda name: int(settings[name]) / 1000
+    check_line = re.search(r"check inter (\w+) fall (\d+)", haproxy)
+    noticed = seconds(check_line[1]) * int(check_line[2])
+    silence = max(setting("SSE_HEARTBEAT_MS"), setting("DATABASE_STATEMENT_TIMEOUT_MS"), 30)
+    port = settings["PORT"]
+    compose_stop = seconds(compose["services"]["mana-sync"]["stop_grace_period"])
+    holds = {
+        "compose: stop_grace_period is longer than a stop": compose_stop > stop_takes(settings),
+        "systemd: TimeoutStopSec is longer than a stop": value(r"TimeoutStopSec=(\w+)", unit) > stop_takes(settings),
+        "HAProxy notices a draining replica while it still accepts": noticed < setting("DRAIN_DELAY_MS"),
+        "HAProxy: timeout server is longer than any silence": value(r"timeout server (\w+)", haproxy) > silence,
+        "HAProxy: timeout client is longer than any silence": value(r"timeout client (\w+)", haproxy) > silence,
+        "HAProxy: timeout tunnel is longer than two pings": value(r"timeout tunnel (\w+)", haproxy) > 2 * setting("WS_PING_MS"),
+        "nginx: proxy_read_timeout is longer than any silence": value(r"proxy_read_timeout (\w+)", nginx) > silence,
+        "nginx closes idle connections first": value(r"keepalive_timeout (\w+)", nginx) < setting("HEADER_TIMEOUT_MS"),
+        "HAProxy finds replicas on the default port": f"mana-sync:{port} " in haproxy,
+        "the image exposes the default port": f"EXPOSE {port}\n" in (DEPLOY / "Dockerfile").read_text(),
+    }
+    return [f"no longer so: {what}" for what, so in holds.items() if not so]

@@ -1,0 +1,216 @@
+"""k8s/: every overlay rendered, validated strictly, and held against itself and the code's defaults."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import report
+import yaml
+from files import stop_takes, unknown_settings
+
+OTHERS = ("gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
+WORKLOADS = ("Deployment", "StatefulSet", "Job")
+
+
+def check(settings):
+    with tempfile.TemporaryDirectory() as folder:
+        # Secrets are not in the repository: the examples stand in for them.
+        tree = shutil.copytree("k8s", Path(folder) / "k8s")
+        for example in tree.rglob("*.example"):
+            shutil.copy(example, example.with_suffix(""))
+        for overlay in sorted((tree / "overlays").iterdir()):
+            rendered = Path(folder) / f"{overlay.name}.yaml"
+            name = f"k8s {overlay.name}"
+            text = report.run(f"{name}: kubectl kustomize", [report.tool("kubectl"), "kustomize", overlay])
+            rendered.write_text(text)
+            _validate(name, rendered)
+            resources = [resource for resource in yaml.safe_load_all(text) if resource]
+            _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
+            for what, problems in _assertions(resources, settings).items():
+                report.line(f"{name}: {what}", problems)
+    _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
+
+
+def _validate(name, file):
+    command = [report.tool("kubernetes-validate"), "--strict", "--quiet", "--no-warn", file]
+    report.run(f"{name}: strict schemas", command)
+
+
+def _check_others(name, resources):
+    name += ": strict schemas of other projects"
+    if not resources:
+        return
+    if not shutil.which("node") or not (report.TOOLS / "npm/node_modules").exists():
+        return report.skip(name, "node is not here")
+    script = Path("deploy/checks/crds.js").resolve()
+    done = subprocess.run(
+        ["node", script], input=json.dumps(resources), capture_output=True, text=True, cwd=report.TOOLS / "npm"
+    )
+    report.line(name, json.loads(done.stdout) if done.returncode == 0 else [done.stderr])
+
+
+def _assertions(resources, settings):
+    pods = {f"{r['kind']} {r['metadata']['name']}": r["spec"]["template"] for r in resources if r["kind"] in WORKLOADS}
+    server = next(pod for name, pod in pods.items() if name == "Deployment mana-sync")
+    configured = {}
+    for resource in resources:
+        if resource["kind"] == "ConfigMap" and resource["metadata"]["name"].startswith("mana-sync-") and "data" in resource:
+            configured |= {key: value for key, value in resource["data"].items() if key.isupper()}
+        if resource["kind"] == "Secret" and resource["metadata"]["name"].startswith("mana-sync"):
+            configured |= {key: None for key in resource["data"]}
+    configured |= {entry["name"]: entry.get("value") for entry in server["spec"]["containers"][0]["env"]}
+    effective = settings | {key: value for key, value in configured.items() if value is not None}
+    return {
+        "selectors match": _selectors(resources, pods),
+        "ports match": _ports(resources, pods, effective),
+        "images have a tag, and not latest": _images(pods),
+        "requests and limits are set": _resources(pods),
+        "pods are restricted": _posture(pods),
+        "probes, drain and grace agree with the code": _lifecycle(server["spec"], effective),
+        "settings are the server's, and none is missing": unknown_settings(configured, settings)
+        + [f"{name} is not set" for name in ("DATABASE_URL", "DATABASE_LISTEN_URL", "JWKS_URL", "MANA_CREDITS_URL",
+           "MANA_SERVICE_KEY", "REPLICA_ID") if name not in configured],
+        "scaling agrees": _scaling(resources),
+    }
+
+
+def _containers(pods):
+    return [(f"{name}/{c['name']}", c) for name, pod in pods.items() for c in pod["spec"]["containers"]]
+
+
+def _selected(selector, pods):
+    labels = selector.get("matchLabels", {})
+    return [pod for pod in pods.values() if labels.items() <= pod["metadata"]["labels"].items()]
+
+
+def _selectors(resources, pods):
+    problems = []
+    for r in resources:
+        spec, name = r.get("spec", {}), f"{r['kind']} {r['metadata']['name']}"
+        selector = {
+            "Service": lambda: {"matchLabels": spec["selector"]},
+            "NetworkPolicy": lambda: spec["podSelector"],
+        }.get(r["kind"], lambda: spec.get("selector"))()
+        if selector is None:
+            continue
+        selected = _selected(selector, pods)
+        if not selected:
+            problems.append(f"{name} selects no pod")
+        if r["kind"] in ("Deployment", "StatefulSet", "Service", "PodDisruptionBudget", "PodMonitor") and len(selected) > 1:
+            problems.append(f"{name} selects pods of more than one workload")
+    for name, pod in pods.items():
+        for constraint in pod["spec"].get("topologySpreadConstraints", []):
+            if pod not in _selected(constraint["labelSelector"], pods):
+                problems.append(f"{name} spreads other pods than its own")
+    return problems
+
+
+def _ports(resources, pods, settings):
+    problems = []
+    named = lambda pod: {p["name"]: p["containerPort"] for c in pod["spec"]["containers"] for p in c.get("ports", [])}
+    services = {r["metadata"]["name"]: r["spec"] for r in resources if r["kind"] == "Service"}
+    for name, spec in services.items():
+        for port in spec["ports"]:
+            for pod in _selected({"matchLabels": spec["selector"]}, pods):
+                if port["targetPort"] not in named(pod) and port["targetPort"] not in named(pod).values():
+                    problems.append(f"Service {name}: no pod has the port {port['targetPort']}")
+    for r in resources:
+        if r["kind"] == "HTTPRoute":
+            backends = [backend for rule in r["spec"]["rules"] for backend in rule["backendRefs"]]
+            for backend in backends:
+                if backend["port"] not in [p["port"] for p in services.get(backend["name"], {"ports": []})["ports"]]:
+                    problems.append(f"HTTPRoute: no Service {backend['name']} with port {backend['port']}")
+        if r["kind"] == "PodMonitor":
+            for pod in _selected(r["spec"]["selector"], pods):
+                problems += [f"PodMonitor: no port {e['port']}" for e in r["spec"]["podMetricsEndpoints"] if e["port"] not in named(pod)]
+        if r["kind"] == "NetworkPolicy":
+            for pod in _selected(r["spec"]["podSelector"], pods):
+                ports = [p["port"] for rule in r["spec"].get("ingress", []) for p in rule["ports"]]
+                problems += [f"NetworkPolicy {r['metadata']['name']}: no port {p}" for p in ports if p not in named(pod)]
+    server = pods["Deployment mana-sync"]
+    if str(named(server).get("http")) != settings["PORT"]:
+        problems.append(f"the server listens on {settings['PORT']}, its container's port is {named(server).get('http')}")
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        if server["spec"]["containers"][0][kind]["httpGet"]["port"] != "http":
+            problems.append(f"{kind} asks another port")
+    return problems
+
+
+def _images(pods):
+    containers = _containers(pods)
+    return [f"{name}: {c['image']}" for name, c in containers if not re.search(r":(?!latest)[\w.-]+$", c["image"])]
+
+
+def _resources(pods):
+    problems = []
+    for name, container in _containers(pods):
+        requests = container.get("resources", {}).get("requests", {})
+        limits = container.get("resources", {}).get("limits", {})
+        problems += [f"{name}: no request of {what}" for what in ("cpu", "memory") if what not in requests]
+        if "memory" not in limits:
+            problems.append(f"{name}: no memory limit")
+        if "cpu" in limits:
+            problems.append(f"{name}: a CPU limit, which only adds to the latency")
+    return problems
+
+
+def _posture(pods):
+    problems = []
+    for name, pod in pods.items():
+        spec, context = pod["spec"], pod["spec"].get("securityContext", {})
+        holds = {
+            "runs as a number other than 0": context.get("runAsNonRoot") and context.get("runAsUser", 0) > 0,
+            "has the runtime's seccomp profile": context.get("seccompProfile") == {"type": "RuntimeDefault"},
+            "gets no token of Kubernetes": spec.get("automountServiceAccountToken") is False,
+            "gets no variables of Services": spec.get("enableServiceLinks") is False,
+            "shares nothing with its node": not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
+            "mounts no folder of its node": not any("hostPath" in volume for volume in spec.get("volumes", [])),
+        }
+        problems += [f"{name} no longer {what}" for what, so in holds.items() if not so]
+    for name, container in _containers(pods):
+        context = container.get("securityContext", {})
+        holds = {
+            "cannot gain privileges": context.get("allowPrivilegeEscalation") is False,
+            "has a root file system that is read-only": context.get("readOnlyRootFilesystem") is True,
+            "drops all capabilities": context.get("capabilities") == {"drop": ["ALL"]},
+        }
+        problems += [f"{name} no longer {what}" for what, so in holds.items() if not so]
+    return problems
+
+
+def _lifecycle(spec, settings):
+    container = spec["containers"][0]
+    pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    grace = spec["terminationGracePeriodSeconds"]
+    lasts = lambda probe: container[probe]["periodSeconds"] * container[probe]["failureThreshold"]
+    path = lambda probe: container[probe]["httpGet"]["path"]
+    routes = Path("src/http/router.rs").read_text()
+    holds = {
+        f"preStop {pre_stop} s and a stop of {stop_takes(settings):g} s fit in {grace} s": pre_stop + stop_takes(settings) < grace,
+        "readiness fails before a draining replica stops accepting": lasts("readinessProbe") < int(settings["DRAIN_DELAY_MS"]) / 1000,
+        "readiness asks /health/ready": path("readinessProbe") == "/health/ready",
+        "a start ends when it is ready": path("startupProbe") == "/health/ready",
+        "a start may take minutes": lasts("startupProbe") >= 120,
+        "liveness asks for the process alone": path("livenessProbe") == "/health/live",
+        "the server has these paths": all(f'"{path(probe)}"' in routes for probe in ("startupProbe", "livenessProbe", "readinessProbe")),
+    }
+    return [f"no longer so: {what}" for what, so in holds.items() if not so]
+
+
+def _scaling(resources):
+    kinds = lambda kind: [r for r in resources if r["kind"] == kind]
+    deployment = next(r for r in kinds("Deployment") if r["metadata"]["name"] == "mana-sync")
+    scalers = kinds("HorizontalPodAutoscaler") + kinds("ScaledObject")
+    problems = [f"scales {s['spec']['scaleTargetRef']['name']}" for s in scalers if s["spec"]["scaleTargetRef"]["name"] != "mana-sync"]
+    if len(scalers) > 1:
+        problems.append("two autoscalers for one Deployment")
+    if scalers and "replicas" in deployment["spec"]:
+        problems.append("an apply would reset the autoscaler's count: remove replicas")
+    if not scalers and deployment["spec"].get("replicas", 1) < 2:
+        problems.append("one replica only")
+    if deployment["spec"]["strategy"]["rollingUpdate"] != {"maxSurge": 1, "maxUnavailable": 0}:
+        problems.append("the rollout is not one more, none less")
+    return problems

@@ -1,0 +1,30 @@
+"""What the code says: settings with their defaults, metrics."""
+
+import re
+from pathlib import Path
+
+
+def settings():
+    """Every setting of src/config.rs by its name in the environment, with its default (None: it has none). Beside
+    them PATIENCE_MS, how long a stop waits after each of its stages (src/shutdown.rs)."""
+    text = Path("src/config.rs").read_text()
+    found = {}
+    for attribute, name in re.findall(r"#\[arg\((long, env[^\n]*)\)\]\s*pub (\w+):", text):
+        default = re.search(r'default_value(?:_t)? = "?([\w.:/-]+)', attribute)
+        found[name.upper()] = default and default.group(1).replace("_", "")
+    patience = re.search(r"PATIENCE: Duration = Duration::from_secs\((\d+)\)", Path("src/shutdown.rs").read_text())
+    if not patience or "DRAIN_WINDOW_MS" not in found:
+        raise SystemExit("src/config.rs or src/shutdown.rs does not look as deploy/checks/source.py expects")
+    found["PATIENCE_MS"] = str(int(patience.group(1)) * 1000)
+    return found
+
+
+def metrics():
+    """Every metric of src/telemetry/metrics.rs by its name: type and label (empty: none)."""
+    text = Path("src/telemetry/metrics.rs").read_text()
+    pattern = r'\b(gauge|counter|histogram)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
+    found = {name: (kind, label) for kind, name, label in re.findall(pattern, text)}
+    for name in re.findall(r'"(mana_sync_\w+)"', text):
+        if name not in found:
+            raise SystemExit(f"src/telemetry/metrics.rs has {name} in a way that deploy/checks/source.py cannot read")
+    return found
