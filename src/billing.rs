@@ -123,7 +123,13 @@ impl Shared {
         let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
         let url = format!("{}/api/v1/internal/sync/status/{user}", self.base.as_str().trim_end_matches('/'));
         let request = self.http.get(Url::parse(&url)?).header("X-Service-Key", self.key.expose()).timeout(self.timeout);
-        let status: Status = request.send().await?.error_for_status()?.json().await?;
+        let answer = request.send().await?;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            // The service is well and does not know this user: no reason to stop the user's sync, nor to think
+            // that the service has failed.
+            return Ok(true);
+        }
+        let status: Status = answer.error_for_status()?.json().await?;
         Ok(status.active)
     }
 

@@ -108,7 +108,7 @@ async fn a_user_has_a_bounded_number_of_sockets_and_streams() {
 async fn sockets_that_do_not_authenticate_are_bounded() {
     let cluster = Cluster::start_with(1, &[("MAX_UNAUTHENTICATED", "2")]).await;
     let mut strangers =
-        vec![Wakeups::open(cluster.url(0), None).await.unwrap(), Wakeups::open(cluster.url(0), None).await.unwrap()];
+        [Wakeups::open(cluster.url(0), None).await.unwrap(), Wakeups::open(cluster.url(0), None).await.unwrap()];
     assert!(Wakeups::open(cluster.url(0), None).await.is_err(), "a third one is refused");
     assert_eq!(metric(&cluster, "mana_sync_refused_total{limit=\"unauthenticated\"}").await, 1.0);
     let user = cluster.user();

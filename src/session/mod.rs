@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// How long a session waits for the database before it is told to come back later.
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);
 
