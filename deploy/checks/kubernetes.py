@@ -45,10 +45,11 @@ def _check_others(name, resources):
         return
     if not shutil.which("node") or not (report.TOOLS / "npm/node_modules").exists():
         return report.skip(name, "node is not here")
-    script = Path("deploy/checks/crds.js").resolve()
-    done = subprocess.run(
-        ["node", script], input=json.dumps(resources), capture_output=True, text=True, cwd=report.TOOLS / "npm"
-    )
+    # Node looks for packages beside the script.
+    folder = report.TOOLS / "npm"
+    script = shutil.copy("deploy/checks/crds.mjs", folder)
+    command = ["node", script]
+    done = subprocess.run(command, input=json.dumps(resources), capture_output=True, text=True, cwd=folder)
     report.line(name, json.loads(done.stdout) if done.returncode == 0 else [done.stderr])
 
 
@@ -67,7 +68,7 @@ def _assertions(resources, settings):
         "selectors match": _selectors(resources, pods),
         "ports match": _ports(resources, pods, effective),
         "images have a tag, and not latest": _images(pods),
-        "requests and limits are set": _resources(pods),
+        "requests and limits are set": _resources(pods) + _memory(server["spec"], effective),
         "pods are restricted": _posture(pods),
         "probes, drain and grace agree with the code": _lifecycle(server["spec"], effective),
         "settings are the server's, and none is missing": unknown_settings(configured, settings)
@@ -155,6 +156,14 @@ def _resources(pods):
         if "cpu" in limits:
             problems.append(f"{name}: a CPU limit, which only adds to the latency")
     return problems
+
+
+def _memory(spec, settings):
+    limit, unit = re.fullmatch(r"(\d+)(Mi|Gi)", spec["containers"][0]["resources"]["limits"]["memory"]).groups()
+    limit = int(limit) << {"Mi": 20, "Gi": 30}[unit]
+    # Bodies, what is made of them, and then the connections.
+    enough = limit >= 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"])
+    return [] if enough else ["the memory limit is less than four times MAX_PUSH_BYTES_IN_FLIGHT"]
 
 
 def _posture(pods):

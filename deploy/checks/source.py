@@ -5,13 +5,15 @@ from pathlib import Path
 
 
 def settings():
-    """Every setting of src/config.rs by its name in the environment, with its default (None: it has none). Beside
+    """Every setting of src/config.rs and src/config/ by its name in the environment, with its default (None: it has none). Beside
     them PATIENCE_MS, how long a stop waits after each of its stages (src/shutdown.rs)."""
-    text = Path("src/config.rs").read_text()
+    files = [Path("src/config.rs"), *sorted(Path("src/config").glob("*.rs"))]
+    text = "\n".join(file.read_text() for file in files)
     found = {}
     for attribute, name in re.findall(r"#\[arg\((long, env[^\n]*)\)\]\s*pub (\w+):", text):
-        default = re.search(r'default_value(?:_t)? = "?([\w.:/-]+)', attribute)
-        found[name.upper()] = default and default.group(1).replace("_", "")
+        default = re.search(r'default_value(?:_t)? = (?:"([^"]*)"|(\d[\d_]*)(?: << (\d+))?)', attribute)
+        quoted, number, shift = default.groups() if default else (None, None, None)
+        found[name.upper()] = str(int(number.replace("_", "")) << int(shift or 0)) if number else quoted
     patience = re.search(r"PATIENCE: Duration = Duration::from_secs\((\d+)\)", Path("src/shutdown.rs").read_text())
     if not patience or "DRAIN_WINDOW_MS" not in found:
         raise SystemExit("src/config.rs or src/shutdown.rs does not look as deploy/checks/source.py expects")
