@@ -13,7 +13,8 @@
 //!
 //! Both concern only fields that the reading device itself wrote; everyone else is sent the log as it is.
 
-use super::push::{Carriers, Members, Op};
+use super::push::Op;
+use super::push::wire::{Carriers, Members};
 use super::stamp::Stamp;
 use serde_json::value::RawValue;
 use std::borrow::Cow;

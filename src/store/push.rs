@@ -10,13 +10,34 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use sqlx::types::chrono::{DateTime, Utc};
 
+/// A push, given how it takes the head.
+macro_rules! push_statement {
+    ($head:literal) => {
+        concat!(
+            "with head as (",
+            $head,
+            "
+), stored as (
+    insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
+                              field_timestamps, held, created_at)
+    select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
+           head.head - ($5 - c.position) * interval '2 microseconds'
+    from head,
+         unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
+             with ordinality as c (id, table_name, record_id, op, data, stamps, held, position)
+)
+select head, previous from head"
+        )
+    };
+}
+
 /// Takes the head of the log, then stores the changes with the cursors up to it.
 ///
 /// `clock_timestamp()`, because `now()` is when the transaction began, not when its rows become visible. The
 /// position is the greater of the clock and the next after the head, so cursors ascend even where the clock does
 /// not. All positions are even microseconds: see [`Cursor`].
-const PUSH: &str = "
-with head as (
+const PUSH: &str = push_statement!(
+    "
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
     values ($1, $2, $3, $4,
             date_bin('2 microseconds', clock_timestamp(), 'epoch') + ($5 - 1) * interval '2 microseconds',
@@ -25,37 +46,19 @@ with head as (
         previous = h.head,
         head = greatest(date_bin('2 microseconds', clock_timestamp(), 'epoch'), h.head + interval '2 microseconds')
                + ($5 - 1) * interval '2 microseconds'
-    returning head, previous
-), stored as (
-    insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, created_at)
-    select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
-           head.head - ($5 - c.position) * interval '2 microseconds'
-    from head,
-         unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
-             with ordinality as c (id, table_name, record_id, op, data, stamps, held, position)
-)
-select head, previous from head";
+    returning head, previous"
+);
 
 /// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
-const PUSH_WITHOUT_LOCK: &str = "
-with head as (
+const PUSH_WITHOUT_LOCK: &str = push_statement!(
+    "
     select date_bin('2 microseconds', now(), 'epoch') + ($5 - 1) * interval '2 microseconds' as head,
            timestamptz 'epoch' as previous
 ), noted as (
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
     select $1, $2, $3, $4, head.head, head.previous from head
-    on conflict (log_id) do update set head = greatest(h.head, excluded.head)
-), stored as (
-    insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, created_at)
-    select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
-           head.head - ($5 - c.position) * interval '2 microseconds'
-    from head,
-         unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
-             with ordinality as c (id, table_name, record_id, op, data, stamps, held, position)
-)
-select head, previous from head";
+    on conflict (log_id) do update set head = greatest(h.head, excluded.head)"
+);
 
 const STORED_BEFORE: &str = "
 select id, created_at, table_name, record_id, op, data::text as data, field_timestamps::text as stamps

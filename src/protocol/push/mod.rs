@@ -1,0 +1,213 @@
+//! The body of a push: read, checked as a whole, and made ready to be stored.
+//!
+//! * [`wire`]: the body as it is written; values are kept as the text that they are.
+//! * [`change`]: one change after the other, checked and written as it is stored.
+
+mod change;
+pub(super) mod wire;
+
+use super::cursor::{Cursor, CursorError};
+use super::json::Unstorable;
+use super::retry::Fingerprint;
+use super::stamp::{Stamp, StampError};
+use change::ChangeReader;
+use serde::Serialize;
+use wire::{Body, Object};
+
+/// Longest name of a table, in bytes.
+pub const MAX_TABLE: usize = 255;
+/// Longest record id, in bytes. Table and record stand in an index, whose entries PostgreSQL limits to 2,704.
+pub const MAX_RECORD: usize = 1024;
+/// Longest client id, in bytes.
+pub const MAX_CLIENT: usize = 255;
+/// Longest app id, in bytes.
+pub const MAX_APP: usize = 255;
+
+/// What one change does to a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes every field of `data`.
+    Insert,
+    /// Writes the fields named.
+    Update,
+    /// Writes the field `deletedAt`.
+    Delete,
+}
+
+impl Op {
+    /// The name on the wire and in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+        }
+    }
+
+    /// The operation of that name.
+    pub fn from_name(name: &str) -> Option<Op> {
+        [Op::Insert, Op::Update, Op::Delete].into_iter().find(|op| op.name() == name)
+    }
+}
+
+/// A change as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewChange {
+    pub table: String,
+    pub record: String,
+    pub op: Op,
+    /// An insert's record, or an update's values by field, as JSON.
+    pub data: Option<String>,
+    /// Stamps by field, as JSON. Empty for an insert: its stamp is in its data.
+    pub stamps: String,
+    /// The stamps that were adjusted, as the device holds them (see [`super::merge`]). As JSON.
+    pub held: Option<String>,
+}
+
+/// A stamp that was too far ahead, and what it was stored as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adjusted {
+    /// Which of the push's changes.
+    pub index: usize,
+    pub table: String,
+    pub id: String,
+    /// The field, or for an insert or a delete the member that carries its stamp.
+    pub field: String,
+    /// The stamp as stored.
+    #[serde(serialize_with = "as_text")]
+    pub updated_at: Stamp,
+}
+
+fn as_text<S: serde::Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(stamp)
+}
+
+/// A push that may be stored.
+#[derive(Debug)]
+pub struct Push {
+    pub client: String,
+    pub since: Cursor,
+    pub changes: Vec<NewChange>,
+    pub adjusted: Vec<Adjusted>,
+    /// The same for every retry of this push, different for every other push of the device.
+    pub fingerprint: Fingerprint,
+}
+
+/// What stamps are held against.
+#[derive(Clone, Copy, Debug)]
+pub struct StampPolicy {
+    /// The server's time.
+    pub now: Stamp,
+    /// How far ahead of it a stamp may be, in milliseconds.
+    pub max_ahead: i64,
+}
+
+impl StampPolicy {
+    /// Takes every stamp as it is claimed. What comes without one gets the earliest there is.
+    pub const AS_CLAIMED: StampPolicy = StampPolicy { now: Stamp::EARLIEST, max_ahead: i64::MAX };
+}
+
+/// Why a push was refused. Each message tells the client what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error("the body must be JSON such as {{\"clientId\":\"…\",\"since\":\"…\",\"changes\":[…]}}: {0}")]
+    Body(#[source] serde_json::Error),
+    #[error("say which device pushes: in the header X-Client-Id or as clientId")]
+    NoClient,
+    #[error("the client id {0}")]
+    Client(NameProblem),
+    #[error("since {0}")]
+    Since(#[from] CursorError),
+    #[error("this push has {got} changes; send at most {max} in one")]
+    TooMany { got: usize, max: usize },
+    #[error("changes[{index}]: {problem}")]
+    Change { index: usize, problem: ChangeProblem },
+}
+
+/// What is wrong with one change.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeProblem {
+    #[error("table {0}")]
+    Table(NameProblem),
+    #[error("id {0}")]
+    Id(NameProblem),
+    #[error("op must be insert, update or delete, and is {0:?}")]
+    Op(String),
+    #[error("op is missing; it must be insert, update or delete")]
+    NoOp,
+    #[error("an update needs fields: {{\"<field>\":{{\"value\":…,\"updatedAt\":\"…\"}}}}")]
+    NoFields,
+    #[error("fields must look like {{\"<field>\":{{\"value\":…,\"updatedAt\":\"…\"}}}}: {0}")]
+    Fields(#[source] serde_json::Error),
+    #[error("data must be an object: {0}")]
+    Data(#[source] serde_json::Error),
+    #[error("field {0:?} has no updatedAt")]
+    NoStamp(String),
+    #[error("updatedAt of field {field:?} {problem}")]
+    Stamp { field: String, problem: StampError },
+    #[error("deletedAt {0}")]
+    DeletedAt(StampError),
+    #[error("{place} {problem}")]
+    Value { place: String, problem: Unstorable },
+}
+
+/// What is wrong with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameProblem {
+    #[error("is missing or empty")]
+    Empty,
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("has the character \\u0000, which cannot be stored")]
+    Nul,
+}
+
+/// Checks a name that will be stored: not empty, at most `max` bytes, no NUL.
+pub fn check_name(name: &str, max: usize) -> Result<&str, NameProblem> {
+    match name {
+        "" => Err(NameProblem::Empty),
+        _ if name.len() > max => Err(NameProblem::TooLong(max)),
+        _ if name.contains('\0') => Err(NameProblem::Nul),
+        _ => Ok(name),
+    }
+}
+
+/// Reads and checks the body of a push. `header_client`, where the request has one, wins over the body's.
+pub fn read_push(
+    body: &[u8],
+    header_client: Option<&str>,
+    policy: StampPolicy,
+    max_changes: usize,
+) -> Result<Push, PushError> {
+    let Object(body): Object<Body<'_>> = serde_json::from_slice(body).map_err(PushError::Body)?;
+    let client = header_client.or(body.client_id.as_deref()).unwrap_or("");
+    let client = check_name(client, MAX_CLIENT).map_err(|problem| match problem {
+        NameProblem::Empty => PushError::NoClient,
+        other => PushError::Client(other),
+    })?;
+    let since = Cursor::parse_or_beginning(body.since.as_deref().unwrap_or(""))?;
+    let changes = body.changes.unwrap_or_default().0;
+    if changes.len() > max_changes {
+        return Err(PushError::TooMany { got: changes.len(), max: max_changes });
+    }
+    let mut fingerprint = Fingerprint::start(client, since);
+    let mut push = Push {
+        client: client.to_owned(),
+        since,
+        changes: Vec::with_capacity(changes.len()),
+        adjusted: Vec::new(),
+        fingerprint: Fingerprint::default(),
+    };
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut reader = ChangeReader { index, policy, adjusted: &mut push.adjusted, fingerprint: &mut fingerprint };
+        let change = reader.read(change).map_err(|problem| PushError::Change { index, problem })?;
+        push.changes.push(change);
+    }
+    push.fingerprint = fingerprint;
+    Ok(push)
+}
+
+#[cfg(test)]
+#[path = "../push_tests.rs"]
+mod tests;
