@@ -24,7 +24,7 @@ def settings():
 def metrics():
     """Every metric of src/telemetry/metrics.rs by its name: type and label (empty: none)."""
     text = Path("src/telemetry/metrics.rs").read_text()
-    pattern = r'\b(gauge|counter|histogram)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
+    pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
     found = {name: (kind, label) for kind, name, label in re.findall(pattern, text)}
     for name in re.findall(r'"(mana_sync_\w+)"', text):
         if name not in found:
