@@ -27,6 +27,7 @@ def check(settings):
             text = report.run(f"{name}: kubectl kustomize", [report.tool("kubectl"), "kustomize", overlay])
             rendered.write_text(text)
             _validate(name, rendered)
+            _posture_scan(name, rendered)
             resources = [resource for resource in yaml.safe_load_all(text) if resource]
             _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
             for what, problems in _assertions(resources, settings).items():
@@ -37,6 +38,11 @@ def check(settings):
 def _validate(name, file):
     command = [report.tool("kubernetes-validate"), "--strict", "--quiet", "--no-warn", file]
     report.run(f"{name}: strict schemas", command)
+
+
+def _posture_scan(name, file):
+    scan = report.TOOLS / "posture/bin/checkov"
+    report.run(f"{name}: posture scan", [scan, "--config-file", "k8s/checkov.yaml", "--file", file])
 
 
 def _check_others(name, resources):
