@@ -15,7 +15,7 @@ use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::Telemetry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,11 +50,11 @@ pub enum RunError {
 }
 
 /// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
-pub async fn serve(config: Config) -> Result<(), RunError> {
+pub async fn serve(config: Config, telemetry: &Telemetry) -> Result<(), RunError> {
     config.check()?;
     let mut signals = StopSignals::catch().map_err(RunError::Signals)?;
     let shutdown = Shutdown::default();
-    let running = run(config, shutdown.clone());
+    let running = run(config, telemetry, shutdown.clone());
     let mut running = std::pin::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
@@ -67,8 +67,8 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
 }
 
 /// Runs a replica until `shutdown` says that it drains.
-async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
-    let metrics = Arc::new(Metrics::new());
+async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Result<(), RunError> {
+    let metrics = telemetry.metrics.clone();
     let listeners = listen(&config)?;
     let store = Store::new(&config)?;
     let found = shutdown.draining.run_until_cancelled(await_schema(&config, &store)).await;
@@ -120,6 +120,7 @@ async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         health,
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
+        traces: telemetry.traces.clone(),
     };
     let server = Server::new(&config, router::router(state), shutdown.clone(), metrics);
     for listener in listeners {

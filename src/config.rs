@@ -3,6 +3,10 @@
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
 //! prints this file's docs; the table in the README is tested against it.
 
+mod traces;
+
+pub use traces::{Collector, OtlpProtocol, RootSampler, Sampler, TracesConfig};
+
 use axum::http::HeaderValue;
 use clap::Args;
 use std::fmt;
@@ -230,6 +234,9 @@ pub struct Config {
     /// How logs are written.
     #[arg(long, env, default_value = "json", value_enum)]
     pub log_format: LogFormat,
+
+    #[command(flatten)]
+    pub traces: TracesConfig,
 }
 
 /// How logs are written.

@@ -2,8 +2,14 @@
 
 use clap::{Parser, Subcommand};
 use mana_sync::config::{Config, DatabaseConfig, LogFormat};
-use mana_sync::{app, dev, store, telemetry};
+use mana_sync::telemetry::{self, Telemetry};
+use mana_sync::{app, dev, store};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the last traces may take, at the very end; and how long if it is to end at once.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The sync backend of local-first apps: a cluster of identical replicas over one PostgreSQL.
 #[derive(Parser)]
@@ -48,9 +54,13 @@ fn main() -> ExitCode {
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn serve(config: Config) -> Outcome {
-    telemetry::logs::init(config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(app::serve(config));
+    let telemetry = {
+        let _on = runtime.enter();
+        Telemetry::start(&config)?
+    };
+    let served = runtime.block_on(app::serve(config, &telemetry));
+    telemetry.flush(if matches!(served, Err(app::RunError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
     // What a forced stop leaves running must not hold the process.
     runtime.shutdown_background();
     served?;

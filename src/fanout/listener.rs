@@ -8,7 +8,7 @@ use super::Audience;
 use super::connection::{Connector, Driver};
 use super::reconciler::Reconciler;
 use super::wakeup::{self, CHANNEL, Wakeup};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// From here on a delivery whose trace was sampled is worth a line.
+const SLOW_DELIVERY: Duration = Duration::from_secs(1);
 
 /// Whether the listener hears; shared with the readiness probe.
 #[derive(Clone, Debug, Default)]
@@ -124,12 +127,15 @@ impl Listener {
         };
         self.metrics.wakeups_received.inc_by(wakeups.len() as u64);
         for wakeup in wakeups.into_iter().filter(|wakeup| self.audience.is_connected(wakeup.user)) {
-            if wakeup.tables.is_some() {
-                self.audience.announce(&wakeup);
-                self.observe_delivery(&wakeup);
-            } else {
-                self.reconciler.look_up(wakeup);
-            }
+            let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
+            delivery.in_scope(|| {
+                if wakeup.tables.is_some() {
+                    self.audience.announce(&wakeup);
+                    self.observe_delivery(&wakeup);
+                } else {
+                    self.reconciler.look_up(wakeup);
+                }
+            });
         }
     }
 
@@ -137,6 +143,9 @@ impl Listener {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let since = now.saturating_sub(Duration::from_micros(wakeup.last().max(0) as u64));
         self.metrics.delivery_seconds.observe(since.as_secs_f64());
+        if since >= SLOW_DELIVERY && !wakeup.pushes.is_empty() {
+            tracing::info!(seconds = since.as_secs_f64(), "a delivery was slow; this is its trace");
+        }
     }
 }
 

@@ -5,9 +5,9 @@
 //! wake-ups share one. A wake-up that is lost here is found by every replica's reconciler.
 
 use super::connection::Connector;
-use super::wakeup::{self, CHANNEL, Wakeup};
+use super::wakeup::{self, CHANNEL, MAX_PUSHES, Wakeup};
 use crate::protocol::UserKey;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 /// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
 const MAX_STRETCHES: usize = 16;
@@ -56,6 +57,16 @@ enum SendError {
     Database(#[from] tokio_postgres::Error),
     #[error("no answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
+}
+
+impl SendError {
+    /// What traces call it: the SQLSTATE, if the database said one.
+    fn kind(&self) -> &str {
+        match self {
+            SendError::Database(error) => error.code().map_or("connection", |code| code.code()),
+            SendError::Timeout(_) => "timeout",
+        }
+    }
 }
 
 impl Publisher {
@@ -144,6 +155,8 @@ impl Queue {
 
 /// Adds a wake-up to one of the same device in the same app.
 fn merge(waiting: &mut Wakeup, other: Wakeup) {
+    let room = MAX_PUSHES.saturating_sub(waiting.pushes.len());
+    waiting.pushes.extend(other.pushes.into_iter().take(room));
     waiting.tables = match (waiting.tables.take(), other.tables) {
         (Some(mut tables), Some(more)) => {
             for table in more {
@@ -172,11 +185,15 @@ struct Sender {
 
 impl Sender {
     async fn send(&mut self, batch: &[Wakeup]) -> Result<(), SendError> {
-        let sent = match tokio::time::timeout(SEND_TIMEOUT, self.try_send(batch)).await {
+        let pushes: Vec<_> = batch.iter().flat_map(|wakeup| wakeup.pushes.iter().copied()).collect();
+        let span = traces::send(CHANNEL, batch.len(), &pushes);
+        let sending = tokio::time::timeout(SEND_TIMEOUT, self.try_send(batch)).instrument(span.clone());
+        let sent = match sending.await {
             Ok(sent) => sent.map_err(SendError::from),
             Err(elapsed) => Err(elapsed.into()),
         };
-        if sent.is_err() {
+        if let Err(error) = &sent {
+            traces::failed(&span, error.kind());
             self.connection = None;
             self.metrics.publish_failures.inc();
         }
@@ -225,6 +242,7 @@ mod tests {
             client: Some(client.into()),
             tables: Some(vec![table.into()]),
             stretches: vec![stretch],
+            pushes: vec![],
         }
     }
 

@@ -162,6 +162,7 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<(), StoreErro
                 client,
                 tables: Some(tables),
                 stretches,
+                pushes: vec![],
             };
             for (client, tables) in changed.remove(&stretch.log).unwrap_or_default() {
                 means.audience.announce(&wakeup(Some(client.into()), tables, vec![]));

@@ -1,6 +1,7 @@
 //! What a notification says.
 
 use crate::protocol::UserKey;
+use crate::telemetry::traces::PushSpan;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -13,6 +14,12 @@ pub const CHANNEL: &str = "mana_sync";
 pub const MAX_PAYLOAD: usize = 7_900;
 /// Most bytes of a wake-up that says everything; a larger one leaves out what the listener can look up.
 const MAX_ENTRY: usize = 2_000;
+/// Sampled pushes that one wake-up names at most; deliveries are not linked to further ones.
+pub const MAX_PUSHES: usize = 8;
+/// Most bytes of a payload around its entries; around an entry's pushes, comma and index; and of a push.
+const FRAME_BYTES: usize = 32;
+const TRACE_BYTES: usize = 16;
+const PUSH_BYTES: usize = 52;
 /// The version of the payload's form. A listener that meets a newer one reconciles instead.
 const VERSION: u32 = 1;
 
@@ -27,6 +34,8 @@ pub struct Wakeup {
     pub tables: Option<Vec<Arc<str>>>,
     /// The stretches of the log that this announces: each from the head before it, exclusive, to its end.
     pub stretches: Vec<(i64, i64)>,
+    /// The spans of the sampled pushes among those that this is about, [`MAX_PUSHES`] at most.
+    pub pushes: Vec<PushSpan>,
 }
 
 impl Wakeup {
@@ -40,10 +49,14 @@ impl Wakeup {
 type Entry<'a> = (String, &'a str, Option<&'a str>, Option<Vec<&'a str>>, &'a [(i64, i64)]);
 type OwnedEntry = (String, Arc<str>, Option<Arc<str>>, Option<Vec<Arc<str>>>, Vec<(i64, i64)>);
 
+/// The spans of an entry's sampled pushes stand beside the entries, with the entry's index: replicas that know
+/// nothing of them pass over a member that they do not know, and would not over a longer entry.
 #[derive(Deserialize)]
 struct Payload {
     v: u32,
     w: Vec<OwnedEntry>,
+    #[serde(default)]
+    t: Vec<(usize, Vec<String>)>,
 }
 
 /// A payload that this version cannot read.
@@ -59,23 +72,53 @@ pub enum PayloadError {
 
 /// Writes wake-ups into as few payloads as they fit in.
 pub fn encode(wakeups: &[Wakeup]) -> Vec<String> {
-    let head = format!("{{\"v\":{VERSION},\"w\":[");
     let mut payloads = Vec::new();
-    let mut payload = head.clone();
+    let mut writer = Writer::default();
     for wakeup in wakeups {
         let entry = encode_entry(wakeup);
-        if payload.len() > head.len() && payload.len() + entry.len() + 3 > MAX_PAYLOAD {
-            payloads.push(std::mem::replace(&mut payload, head.clone()) + "]}");
+        if !writer.has_room(&entry, wakeup.pushes.len()) {
+            payloads.push(std::mem::take(&mut writer).finish());
         }
-        if payload.len() > head.len() {
-            payload.push(',');
-        }
-        payload.push_str(&entry);
+        writer.add(&entry, &wakeup.pushes);
     }
-    if payload.len() > head.len() {
-        payloads.push(payload + "]}");
+    if writer.count > 0 {
+        payloads.push(writer.finish());
     }
     payloads
+}
+
+/// One payload in the making.
+#[derive(Default)]
+struct Writer {
+    count: usize,
+    entries: String,
+    traces: String,
+}
+
+impl Writer {
+    /// Whether an entry and so many pushes still fit. The first always does.
+    fn has_room(&self, entry: &str, pushes: usize) -> bool {
+        let more = entry.len() + if pushes > 0 { TRACE_BYTES + pushes * PUSH_BYTES } else { 0 };
+        self.count == 0 || FRAME_BYTES + self.entries.len() + self.traces.len() + more <= MAX_PAYLOAD
+    }
+
+    fn add(&mut self, entry: &str, pushes: &[PushSpan]) {
+        let separator = if self.count > 0 { "," } else { "" };
+        self.entries.extend([separator, entry]);
+        if !pushes.is_empty() {
+            let separator = if self.traces.is_empty() { "" } else { "," };
+            let names: Vec<String> = pushes.iter().map(|push| format!("\"{push}\"")).collect();
+            self.traces.push_str(&format!("{separator}[{},[{}]]", self.count, names.join(",")));
+        }
+        self.count += 1;
+    }
+
+    fn finish(self) -> String {
+        match self.traces.as_str() {
+            "" => format!("{{\"v\":{VERSION},\"w\":[{}]}}", self.entries),
+            traces => format!("{{\"v\":{VERSION},\"w\":[{}],\"t\":[{traces}]}}", self.entries),
+        }
+    }
 }
 
 fn encode_entry(wakeup: &Wakeup) -> String {
@@ -102,13 +145,19 @@ pub fn decode(payload: &str) -> Result<Vec<Wakeup>, PayloadError> {
     if payload.v != VERSION {
         return Err(PayloadError::Version(payload.v));
     }
-    payload.w.into_iter().map(decode_entry).collect()
+    let mut wakeups: Vec<Wakeup> = payload.w.into_iter().map(decode_entry).collect::<Result<_, _>>()?;
+    for (index, pushes) in payload.t {
+        if let Some(wakeup) = wakeups.get_mut(index) {
+            wakeup.pushes = pushes.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
+        }
+    }
+    Ok(wakeups)
 }
 
 fn decode_entry((user, app, client, tables, stretches): OwnedEntry) -> Result<Wakeup, PayloadError> {
     let bytes = URL_SAFE_NO_PAD.decode(user).map_err(|_| PayloadError::User)?;
     let user = UserKey(Uuid::from_slice(&bytes).map_err(|_| PayloadError::User)?);
-    Ok(Wakeup { user, app, client, tables, stretches })
+    Ok(Wakeup { user, app, client, tables, stretches, pushes: Vec::new() })
 }
 
 #[cfg(test)]
@@ -123,6 +172,43 @@ mod tests {
             client: client.map(Into::into),
             tables: Some(tables.iter().map(|table| (*table).into()).collect()),
             stretches: vec![(1_700_000_000_000_000, 1_700_000_000_000_002)],
+            pushes: vec![],
+        }
+    }
+
+    fn push_span(number: u128) -> PushSpan {
+        PushSpan::parse(&format!("{:032x}-{:016x}", number + 1, number as u64 | 1)).unwrap()
+    }
+
+    #[test]
+    fn replicas_of_the_version_before_read_traced_wake_ups_and_theirs_are_read() {
+        /// What they read.
+        #[derive(Deserialize)]
+        struct Before {
+            v: u32,
+            w: Vec<OwnedEntry>,
+        }
+        let mut traced = wakeup("u", "todo", Some("phone"), &["tasks"]);
+        let untraced = traced.clone();
+        traced.pushes = vec![push_span(1), push_span(2)];
+        let payload = encode(&[untraced.clone(), traced.clone()]).remove(0);
+        let before: Before = serde_json::from_str(&payload).unwrap();
+        let read: Vec<Wakeup> = before.w.into_iter().map(|entry| decode_entry(entry).unwrap()).collect();
+        assert_eq!((before.v, read), (1, vec![untraced.clone(), untraced.clone()]));
+        assert_eq!(decode(&payload).unwrap(), [untraced.clone(), traced]);
+        let user = URL_SAFE_NO_PAD.encode(untraced.user.0.as_bytes());
+        let theirs =
+            format!(r#"{{"v":1,"w":[["{user}","todo","phone",["tasks"],[[1700000000000000,1700000000000002]]]]}}"#);
+        assert_eq!(decode(&theirs).unwrap()[0], untraced);
+        assert_eq!(encode(&[untraced]), [theirs], "nothing changes where none is sampled");
+    }
+
+    #[test]
+    fn traces_that_make_no_sense_do_not_keep_a_wake_up_from_being_heard() {
+        let payload = encode(&[wakeup("u", "todo", None, &["tasks"])]).remove(0);
+        for traces in [r#"[[7,["x"]]]"#, r#"[[0,["x","","é-é"]]]"#, r#"[[0,[]]]"#] {
+            let payload = payload.replace("]}", &format!("],\"t\":{traces}}}"));
+            assert_eq!(decode(&payload).unwrap()[0].pushes, [], "{payload}");
         }
     }
 
@@ -150,14 +236,15 @@ mod tests {
     proptest! {
         #[test]
         fn wake_ups_survive_and_payloads_stay_under_the_limit(
-            list in prop::collection::vec((".{0,60}", ".{1,255}", prop::option::of(".{1,255}"), prop::collection::vec(".{1,255}", 1..40)), 0..40)
+            list in prop::collection::vec((".{0,60}", ".{1,255}", prop::option::of(".{1,255}"), prop::collection::vec(".{1,255}", 1..40), 0..=MAX_PUSHES), 0..40)
         ) {
             let list: Vec<Wakeup> = list
                 .iter()
-                .map(|(user, app, client, tables)| {
+                .map(|(user, app, client, tables, pushes)| {
                     let app: String = app.chars().take(60).collect();
                     let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
-                    wakeup(user, &app, client.as_deref(), &tables)
+                    let pushes = (0..*pushes).map(|n| push_span(n as u128 * u128::from(u64::MAX))).collect();
+                    Wakeup { pushes, ..wakeup(user, &app, client.as_deref(), &tables) }
                 })
                 .collect();
             let payloads = encode(&list);
@@ -166,6 +253,7 @@ mod tests {
             prop_assert_eq!(read.len(), list.len());
             for (read, sent) in read.iter().zip(&list) {
                 prop_assert_eq!((read.user, &read.app, read.last()), (sent.user, &sent.app, sent.last()));
+                prop_assert_eq!(&read.pushes, &sent.pushes);
                 if read.tables.is_some() {
                     prop_assert_eq!(read, sent);
                 }

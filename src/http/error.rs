@@ -133,9 +133,7 @@ impl ApiError {
         match status {
             StatusCode::INTERNAL_SERVER_ERROR => tracing::error!(error, "a request failed"),
             StatusCode::SERVICE_UNAVAILABLE if matches!(self, ApiError::NotReady(_)) => {}
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::UNPROCESSABLE_ENTITY => {
-                tracing::warn!(error, "a request was refused");
-            }
+            StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(error, "a request was refused"),
             _ => tracing::debug!(%status, "a request was refused"),
         }
     }

@@ -52,7 +52,11 @@ impl Health {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let answered = tokio::time::timeout(PERIOD * 2, store.ping()).await.is_ok_and(|answer| answer.is_ok());
+            let usage = tokio::time::timeout(PERIOD * 2, store.notification_queue_usage()).await;
+            let answered = matches!(usage, Ok(Ok(_)));
+            if let Ok(Ok(usage)) = usage {
+                metrics.notification_queue.set(usage);
+            }
             {
                 let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
                 well.answered = answered;
@@ -61,6 +65,7 @@ impl Health {
             let pool = store.pool();
             metrics.pool_connections.with_label_values(&["open"]).set(pool.size().into());
             metrics.pool_connections.with_label_values(&["idle"]).set(pool.num_idle() as i64);
+            metrics.pool_waiting.set(store.waiting() as i64);
             metrics.ready.set(i64::from(self.missing().is_empty()));
         }
     }

@@ -5,6 +5,7 @@ pub mod error;
 mod extract;
 mod health;
 mod metrics;
+mod observe;
 mod pull;
 mod push;
 pub mod router;
@@ -22,7 +23,7 @@ use crate::fanout::listener::Hearing;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use std::sync::Arc;
 
 /// What the endpoints work with.
@@ -38,6 +39,7 @@ pub struct AppState {
     pub health: Arc<health::Health>,
     pub shutdown: Shutdown,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
 }
 
 impl AppState {

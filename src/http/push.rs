@@ -10,6 +10,7 @@ use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::retry_answer::adjusted_as_stored;
 use crate::protocol::{Cursor, Log, Stamp};
 use crate::store::{OwnChanges, PageRequest, StoreError, Stored};
+use crate::telemetry::traces::PushSpan;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -127,6 +128,7 @@ fn wakeup(log: &Log, push: &Push, stored: Stored) -> Wakeup {
         tables: Some(tables.into_iter().map(Arc::from).collect()),
         // A retried push announces itself alone: what was before it is not known any more.
         stretches: vec![(stored.previous.unwrap_or(stored.first - Cursor::STEP), stored.last)],
+        pushes: PushSpan::current().into_iter().collect(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::{AppState, health, metrics, pull, push, socket, stream};
+use super::{AppState, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
+use crate::telemetry::request_id;
 use axum::Router;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, Method};
@@ -29,7 +30,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))
-        .layer(from_fn_with_state(state.clone(), metrics::count))
+        .layer(from_fn_with_state(state.clone(), observe::observe))
         .with_state(state)
 }
 
@@ -43,7 +44,10 @@ fn cors(config: &Config) -> CorsLayer {
             CONTENT_TYPE,
             HeaderName::from_static("x-client-id"),
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("tracestate"),
+            request_id::HEADER,
         ])
-        .expose_headers([RETRY_AFTER])
+        .expose_headers([RETRY_AFTER, request_id::HEADER])
         .max_age(CORS_MAX_AGE)
 }

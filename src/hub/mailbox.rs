@@ -1,12 +1,16 @@
 //! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
 
 use crate::fanout::Wakeup;
+use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+use tracing::Span;
 
 /// Names of apps and tables that may wait for a reader. One that is further behind is told to start over.
 const MAX_WAITING: usize = 10_000;
+/// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
+const MAX_DELIVERIES: usize = 8;
 
 /// Which wake-ups a session cares for.
 #[derive(Clone, Debug, Default)]
@@ -40,12 +44,14 @@ struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     names: usize,
+    /// The traced ones among what waits.
+    deliveries: Vec<Span>,
 }
 
 impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
-        let state = State { interest, waiting: BTreeMap::new(), names: 0 };
+        let state = State { interest, waiting: BTreeMap::new(), names: 0, deliveries: Vec::new() };
         Mailbox { state: Mutex::new(state), filled: Notify::new() }
     }
 
@@ -54,11 +60,14 @@ impl Mailbox {
         self.state().interest.client = client;
     }
 
-    /// Adds a wake-up, if the session cares for it.
-    pub fn deliver(&self, wakeup: &Wakeup) {
-        if self.state().add(wakeup) {
+    /// Adds a wake-up, if the session cares for it; says whether it does. If the wake-up is traced, the current
+    /// span is its delivery, and ends for this session when the session takes its mail.
+    pub fn deliver(&self, wakeup: &Wakeup) -> bool {
+        let cares = self.state().add(wakeup);
+        if cares {
             self.filled.notify_one();
         }
+        cares
     }
 
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
@@ -93,6 +102,9 @@ impl State {
         let before = waiting.len();
         waiting.extend(tables.into_iter().cloned());
         self.names += waiting.len() - before;
+        if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
+            self.deliveries.push(Span::current());
+        }
         true
     }
 
@@ -102,6 +114,7 @@ impl State {
         }
         let waiting = std::mem::take(&mut self.waiting);
         let names = std::mem::take(&mut self.names);
+        traces::taken(std::mem::take(&mut self.deliveries));
         Some(if names > MAX_WAITING { Mail::TooMuch } else { Mail::Changed(waiting) })
     }
 }

@@ -12,7 +12,7 @@ pub use mailbox::{Interest, Mail, Mailbox};
 use crate::fanout::{Audience, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Head;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces};
 use announced::Announced;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,7 +108,10 @@ impl Audience for Hub {
     fn announce(&self, wakeup: &Wakeup) {
         if let Some(user) = self.shard(wakeup.user).get_mut(&wakeup.user) {
             user.announced.note(&wakeup.app, &wakeup.stretches);
-            user.mailboxes.iter().for_each(|mailbox| mailbox.deliver(wakeup));
+            let woken = user.mailboxes.iter().filter(|mailbox| mailbox.deliver(wakeup)).count();
+            if !wakeup.pushes.is_empty() {
+                traces::woken(woken);
+            }
         }
     }
 

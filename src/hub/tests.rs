@@ -8,6 +8,7 @@ fn wakeup(user: &str, app: &str, client: Option<&str>, tables: &[&str]) -> Wakeu
         client: client.map(Into::into),
         tables: Some(tables.iter().map(|table| (*table).into()).collect()),
         stretches: vec![],
+        pushes: vec![],
     }
 }
 

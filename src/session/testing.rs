@@ -54,6 +54,7 @@ impl Rig {
             client: Some(client.into()),
             tables: Some(tables.iter().map(|table| table.as_str().into()).collect()),
             stretches: vec![],
+            pushes: vec![],
         });
     }
 

@@ -1,7 +1,7 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
 use super::push::{forever, read_change};
-use super::{Store, StoreError, time};
+use super::{Store, StoreError, time, traced};
 use crate::defects::Defect;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::Page;
@@ -115,7 +115,7 @@ impl Store {
             Some([_]) => PAGE_OF_ONE_TABLE,
             Some(_) => PAGE_OF_SOME_TABLES,
         };
-        let rows = sqlx::query(query)
+        let statement = sqlx::query(query)
             .bind(log.id.0)
             .bind(time(request.since.micros()))
             .bind(request.reader)
@@ -123,8 +123,8 @@ impl Store {
             .bind(limit as i64 + 1)
             .bind(request.tables)
             .bind(i64::from(self.limits.bytes))
-            .fetch_all(&self.pool)
-            .await?;
+            .fetch_all(&self.pool);
+        let rows = self.traced(traced::PAGE, statement).await?;
         let (head, candidates, mut changes) = read_page(rows)?;
         changes.truncate(limit);
         let has_more = changes.len() < candidates;
@@ -153,14 +153,9 @@ impl Store {
         let (tables, ids): (Vec<&str>, Vec<&str>) = records.into_iter().unzip();
         // On a walk the device's changes come back in their places; only what it is not sent again counts.
         let since = if request.own == OwnChanges::Without { time(first.at) } else { own_before };
-        let rows = sqlx::query(OWN_WRITES)
-            .bind(log.0)
-            .bind(reader)
-            .bind(&tables)
-            .bind(&ids)
-            .bind(since)
-            .fetch_all(&self.pool)
-            .await?;
+        let statement =
+            sqlx::query(OWN_WRITES).bind(log.0).bind(reader).bind(&tables).bind(&ids).bind(since).fetch_all(&self.pool);
+        let rows = self.traced(traced::OWN_WRITES, statement).await?;
         for row in rows {
             let held = row.try_get("held")?;
             own.add_own(&StoredChange { held, ..read_change(row)? })?;
@@ -174,8 +169,9 @@ impl Store {
         if tables.is_empty() {
             return Ok(());
         }
-        let rows = sqlx::query(HISTORY).bind(log.0).bind(&tables).bind(&ids).bind(time(before)).fetch_all(&self.pool);
-        for row in rows.await? {
+        let statement =
+            sqlx::query(HISTORY).bind(log.0).bind(&tables).bind(&ids).bind(time(before)).fetch_all(&self.pool);
+        for row in self.traced(traced::HISTORY, statement).await? {
             own.add_earlier(&read_change(row)?)?;
         }
         Ok(())

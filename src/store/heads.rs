@@ -1,6 +1,6 @@
 //! What the reconciler asks: where the logs of connected users stand, and what changed in one of them.
 
-use super::{Store, StoreError, time};
+use super::{Store, StoreError, time, traced};
 use crate::protocol::{LogId, UserKey};
 use sqlx::Row;
 use sqlx::types::Uuid;
@@ -46,7 +46,7 @@ impl Store {
 
     async fn try_heads(&self, users: &[UserKey]) -> Result<Vec<Head>, StoreError> {
         let keys: Vec<Uuid> = users.iter().map(|user| user.0).collect();
-        let rows = sqlx::query(HEADS).bind(keys).fetch_all(&self.pool).await?;
+        let rows = self.traced(traced::HEADS, sqlx::query(HEADS).bind(keys).fetch_all(&self.pool)).await?;
         rows.into_iter()
             .map(|row| {
                 let at: DateTime<Utc> = row.try_get("head")?;
@@ -65,7 +65,8 @@ impl Store {
         let logs: Vec<Uuid> = stretches.iter().map(|stretch| stretch.log.0).collect();
         let after: Vec<_> = stretches.iter().map(|stretch| time(stretch.after)).collect();
         let upto: Vec<_> = stretches.iter().map(|stretch| time(stretch.upto)).collect();
-        let rows = sqlx::query(CHANGED_TABLES).bind(logs).bind(after).bind(upto).fetch_all(&self.pool).await?;
+        let statement = sqlx::query(CHANGED_TABLES).bind(logs).bind(after).bind(upto).fetch_all(&self.pool);
+        let rows = self.traced(traced::CHANGED_TABLES, statement).await?;
         rows.into_iter()
             .map(|row| {
                 let log = LogId(row.try_get("log_id")?);

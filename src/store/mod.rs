@@ -4,13 +4,15 @@
 //! the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
 //! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
 //! lock taken before. [`heads`] answers the reconciler, [`lost`] outlives connections, [`schema`] applies and checks
-//! migrations.
+//! migrations, [`traced`] is how traces and
+//! metrics see statements.
 
 mod delta;
 mod heads;
 mod lost;
 mod push;
 pub mod schema;
+mod traced;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch};
@@ -21,6 +23,8 @@ use crate::protocol::merge::UnreadableChange;
 use lost::Alarm;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,8 @@ pub struct Store {
     pool: PgPool,
     limits: PageLimits,
     alarm: Alarm,
+    /// Statements that run or wait for a connection.
+    running: Arc<AtomicUsize>,
 }
 
 /// Why the store could not answer.
@@ -103,7 +109,7 @@ impl Store {
             .test_before_acquire(false)
             .connect_lazy_with(connect);
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
-        Ok(Store { pool, limits, alarm })
+        Ok(Store { pool, limits, alarm, running: Arc::default() })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.
@@ -117,6 +123,12 @@ impl Store {
             sqlx::query("select 1").execute(&self.pool).await?;
             Ok(())
         };
+        self.despite_loss(ask).await
+    }
+
+    /// How full the database's queue of notifications is, from 0 to 1.
+    pub async fn notification_queue_usage(&self) -> Result<f64, StoreError> {
+        let ask = async || Ok(sqlx::query_scalar("select pg_notification_queue_usage()").fetch_one(&self.pool).await?);
         self.despite_loss(ask).await
     }
 }

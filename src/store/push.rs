@@ -1,6 +1,6 @@
 //! Storing a push: whole or not at all, once however often it comes (G1).
 
-use super::{Store, StoreError, time};
+use super::{Store, StoreError, time, traced};
 use crate::defects::Defect;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::{NewChange, Op, Push};
@@ -112,7 +112,7 @@ impl Store {
         }
         let changes = push.changes.as_slice();
         let statement = if Defect::NoHeadRow.is_on() { PUSH_WITHOUT_LOCK } else { PUSH };
-        let row = sqlx::query(statement)
+        let statement = sqlx::query(statement)
             .bind(log.id.0)
             .bind(log.user.0)
             .bind(&*log.user_id)
@@ -126,8 +126,8 @@ impl Store {
             .bind(column(changes, |change| change.data.as_deref()))
             .bind(column(changes, |change| change.stamps.as_str()))
             .bind(column(changes, |change| change.held.as_deref()))
-            .fetch_one(&self.pool)
-            .await?;
+            .fetch_one(&self.pool);
+        let row = self.traced(traced::PUSH, statement).await?;
         let head: DateTime<Utc> = row.try_get("head")?;
         let previous: DateTime<Utc> = row.try_get("previous")?;
         let last = head.timestamp_micros();
@@ -142,7 +142,8 @@ impl Store {
     }
 
     async fn stored_rows(&self, log: &Log, push: &Push, ids: &[Uuid]) -> Result<Vec<StoredChange>, StoreError> {
-        let rows = sqlx::query(STORED_BEFORE).bind(ids).bind(log.id.0).bind(&push.client).fetch_all(&self.pool).await?;
+        let statement = sqlx::query(STORED_BEFORE).bind(ids).bind(log.id.0).bind(&push.client).fetch_all(&self.pool);
+        let rows = self.traced(traced::STORED_BEFORE, statement).await?;
         if rows.len() != ids.len() {
             return Err(StoreError::PartlyStored { expected: ids.len(), found: rows.len() });
         }

@@ -1,7 +1,9 @@
 //! Every metric, named once. All of them exist, at zero, from the start; none has a label that a user chooses.
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// The metrics of one replica.
@@ -36,10 +38,14 @@ pub struct Metrics {
     pub listener_connects: IntCounter,
     pub reconcile_failures: IntCounter,
     pub pool_connections: IntGaugeVec,
+    pub pool_waiting: IntGauge,
     pub auth: IntCounterVec,
     pub billing: IntCounterVec,
     pub jwks_fetches: IntCounterVec,
     pub ready: IntGauge,
+    /// How full the database's queue of notifications is, from 0 to 1.
+    pub notification_queue: Gauge,
+    pub trace_spans: IntCounterVec,
 }
 
 /// Transports, as labels.
@@ -130,6 +136,7 @@ impl Metrics {
                 "state",
                 &["open", "idle"],
             ),
+            pool_waiting: gauge(&r, "mana_sync_pool_waiting", "Statements that wait for a connection of the pool."),
             auth: counters(
                 &r,
                 "mana_sync_auth_total",
@@ -152,6 +159,18 @@ impl Metrics {
                 &["ok", "failed"],
             ),
             ready: gauge(&r, "mana_sync_ready", "Whether this replica is ready."),
+            notification_queue: fraction_gauge(
+                &r,
+                "mana_sync_notification_queue_usage_ratio",
+                "How full the database's queue of notifications is, from 0 to 1; full, it fails every publisher.",
+            ),
+            trace_spans: counters(
+                &r,
+                "mana_sync_trace_spans_total",
+                "Spans sent to the collector, by whether they arrived.",
+                "outcome",
+                &["exported", "failed"],
+            ),
             registry: r,
         };
         let build = gauges(
@@ -162,6 +181,9 @@ impl Metrics {
             &[env!("CARGO_PKG_VERSION")],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        // Memory, processor time, file descriptors and threads, under the names that Prometheus's clients share.
+        let registered = metrics.registry.register(Box::new(ProcessCollector::for_self()));
+        registered.expect("every metric is named once");
         metrics
     }
 
@@ -188,6 +210,10 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registr
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help))
+}
+
+fn fraction_gauge(registry: &Registry, name: &str, help: &str) -> Gauge {
+    register(registry, Gauge::new(name, help))
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {

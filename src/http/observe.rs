@@ -1,0 +1,64 @@
+//! What every request passes first: it gets an id, a span if it is sampled, a line in the log, and is counted.
+
+use super::AppState;
+use crate::telemetry::request_id::{HEADER, RequestId};
+use crate::telemetry::traces;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use std::time::Instant;
+use tracing::{Instrument, Span};
+
+/// The span ends with the head of the answer: that of a WebSocket at 101, that of a stream before its first event.
+pub(super) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = RequestId::of(request.headers());
+    let span = span(&state, &request);
+    let access = Access { method: request.method().clone(), route: request.extensions().get().cloned() };
+    let noted = span.clone();
+    let answering = async {
+        let response = next.run(request).await;
+        traces::answered(&noted, response.status());
+        access.log(response.status(), started);
+        response
+    };
+    let mut response = id.clone().scope(answering).instrument(span).await;
+    count(&state, response.status());
+    response.headers_mut().insert(HEADER, id.into_header());
+    response
+}
+
+/// Probes and scrapes have none: they are many and tell nothing.
+fn span(state: &AppState, request: &Request) -> Span {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    match route {
+        Some("/health" | "/health/live" | "/health/ready" | "/metrics") => Span::none(),
+        route => state.traces.request(request.method(), route, request.uri().path(), request.headers()),
+    }
+}
+
+struct Access {
+    method: axum::http::Method,
+    route: Option<MatchedPath>,
+}
+
+impl Access {
+    fn log(&self, status: StatusCode, started: Instant) {
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::debug!(method = %self.method, route, status = status.as_u16(), seconds, "answered");
+    }
+}
+
+/// Counts every answer by the class of its status.
+fn count(state: &AppState, status: StatusCode) {
+    let class = match status.as_u16() {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    };
+    state.metrics.requests.with_label_values(&[class]).inc();
+}

@@ -1,0 +1,111 @@
+//! Sending spans to a collector, by OTLP.
+//!
+//! A thread of its own sends what has gathered in a bounded queue; what does not fit is dropped. A collector that
+//! is away or does not answer costs the requests nothing and the process no memory.
+
+use super::metrics::Metrics;
+use crate::config::{Collector, Config, OtlpProtocol, RootSampler, TracesConfig};
+use opentelemetry::KeyValue;
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig, WithTonicConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What makes spans and sends them to the collector. To be called on the runtime that does the sending.
+pub(super) fn provider(
+    config: &Config,
+    collector: &Collector,
+    metrics: Arc<Metrics>,
+) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let exporter = Counting { exporter: exporter(collector)?, metrics, failing: AtomicBool::new(false) };
+    // Which requests are sampled is decided before they have a span; what has one is to be kept.
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::AlwaysOn)
+        .with_resource(resource(config))
+        .with_batch_exporter(exporter);
+    Ok(provider.build())
+}
+
+fn exporter(collector: &Collector) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
+    let builder = opentelemetry_otlp::SpanExporter::builder();
+    let endpoint = collector.endpoint.as_str();
+    match collector.protocol {
+        OtlpProtocol::HttpProtobuf => {
+            builder.with_http().with_protocol(Protocol::HttpBinary).with_endpoint(endpoint).build()
+        }
+        OtlpProtocol::Grpc => {
+            let builder = builder.with_tonic().with_endpoint(endpoint);
+            match collector.endpoint.scheme() {
+                "https" => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build(),
+                _ => builder.build(),
+            }
+        }
+    }
+}
+
+/// Who speaks. What the environment says counts more than what we know ourselves.
+fn resource(config: &Config) -> Resource {
+    let builder = Resource::builder_empty()
+        .with_attributes([
+            KeyValue::new("service.name", "mana-sync"),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", config.replica_name()),
+        ])
+        .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())]);
+    match &config.traces.otel_service_name {
+        Some(name) => builder.with_service_name(name.clone()).build(),
+        None => builder.build(),
+    }
+}
+
+/// The sampler that the settings describe.
+pub(super) fn sampler(config: &TracesConfig) -> Sampler {
+    let root = match config.otel_traces_sampler.root {
+        RootSampler::AlwaysOn => Sampler::AlwaysOn,
+        RootSampler::AlwaysOff => Sampler::AlwaysOff,
+        RootSampler::TraceIdRatio => Sampler::TraceIdRatioBased(config.otel_traces_sampler_arg),
+    };
+    if config.otel_traces_sampler.parent_based { Sampler::ParentBased(Box::new(root)) } else { root }
+}
+
+/// An exporter that counts what arrives and what does not, and says so once each time that changes.
+#[derive(Debug)]
+struct Counting<E> {
+    exporter: E,
+    metrics: Arc<Metrics>,
+    failing: AtomicBool,
+}
+
+impl<E: SpanExporter> SpanExporter for Counting<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len() as u64;
+        let done = self.exporter.export(batch).await;
+        let outcome = if done.is_ok() { "exported" } else { "failed" };
+        self.metrics.trace_spans.with_label_values(&[outcome]).inc_by(spans);
+        match (&done, self.failing.swap(done.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => {
+                tracing::warn!(error = error as &dyn std::error::Error, "traces do not reach the collector; dropped");
+            }
+            (Ok(()), true) => tracing::info!("traces reach the collector again"),
+            _ => {}
+        }
+        done
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}

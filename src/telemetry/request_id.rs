@@ -1,0 +1,69 @@
+//! The id of a request: the caller's, or one of our own. It goes back in the answer and stands in every log line
+//! that the request causes.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Where it stands in requests and answers.
+pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// Longer ones than this are not taken over.
+const MAX_LENGTH: usize = 128;
+
+tokio::task_local! {
+    static CURRENT: RequestId;
+}
+
+/// A request's id: letters, digits and few other characters.
+#[derive(Clone, Debug)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The caller's id, if it is one that can be taken over; else a new one.
+    pub fn of(headers: &HeaderMap) -> RequestId {
+        let given = headers.get(HEADER).filter(|value| is_plain(value.as_bytes()));
+        RequestId(given.cloned().unwrap_or_else(random))
+    }
+
+    /// As a header's value.
+    pub fn into_header(self) -> HeaderValue {
+        self.0
+    }
+
+    /// Does something on behalf of this request.
+    pub async fn scope<T>(self, doing: impl Future<Output = T>) -> T {
+        CURRENT.scope(self, doing).await
+    }
+}
+
+/// The id of the request on whose behalf this happens.
+pub(super) fn current() -> Option<String> {
+    CURRENT.try_with(|id| id.0.to_str().ok().map(str::to_owned)).ok().flatten()
+}
+
+fn is_plain(id: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/".contains(byte);
+    (1..=MAX_LENGTH).contains(&id.len()) && id.iter().all(plain)
+}
+
+fn random() -> HeaderValue {
+    let id = format!("{:032x}", rand::random::<u128>());
+    // Hexadecimal digits can stand in a header.
+    HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_id_is_taken_over_if_it_is_harmless() {
+        let id = |given: &'static str| {
+            let headers = HeaderMap::from_iter([(HEADER, HeaderValue::from_static(given))]);
+            RequestId::of(&headers).into_header()
+        };
+        assert_eq!(id("7f3a-01.B"), "7f3a-01.B");
+        for given in ["", "a b", "a\"b", "a,b"] {
+            assert_eq!(id(given).len(), 32, "{given:?}");
+        }
+        assert_eq!(RequestId::of(&HeaderMap::new()).into_header().len(), 32);
+    }
+}

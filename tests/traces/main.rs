@@ -1,0 +1,238 @@
+//! One trace from the push on one replica to the deliveries on the others, and no trace where none is sampled.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod collector;
+
+use collector::{Collector, Span};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::live::{Events, NO_DELTA, metric, socket, stream_of, woken};
+use support::*;
+
+const SAMPLED: &str = "01";
+const NOT_SAMPLED: &str = "00";
+
+/// A caller's trace: the trace, its span there, and the header that says so.
+struct Caller {
+    trace: String,
+    span: String,
+    header: String,
+}
+
+fn caller(flags: &str) -> Caller {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let (trace, span) = (id.clone(), id[..16].to_owned());
+    Caller { header: format!("00-{trace}-{span}-{flags}"), trace, span }
+}
+
+fn body(device: &str, id: &str) -> Value {
+    json!({ "clientId": device, "since": NO_DELTA, "changes": [insert("tasks", id, "secret title", "2024-01-01T10:00:00.000Z")] })
+}
+
+/// A push to replica 0 as part of the caller's trace.
+async fn push(cluster: &Cluster, user: &User, caller: &Caller, body: Value) -> Reply {
+    let request = cluster.request(user, Method::POST, "/sync/todo").header("traceparent", &caller.header);
+    let reply = Reply::to(request.json(&body)).await;
+    assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    reply
+}
+
+/// Sockets and streams on replica 1, a sampled push to replica 0, and what the collector then has.
+async fn tells_one_story(collector: Collector) {
+    let cluster = Cluster::start_with(2, &collector.settings()).await;
+    let user = cluster.user();
+    let mut socket = socket(&cluster, 1, &user, None, Some("phone")).await;
+    let mut stream = Events::open(stream_of(&cluster, 1, &user, "collections=tasks")).await;
+    stream.backlog().await;
+
+    let caller = caller(SAMPLED);
+    push(&cluster, &user, &caller, body("laptop", "1")).await;
+    assert_eq!(woken(&mut socket).await.1, ["tasks"]);
+    assert_eq!(stream.delta().await.ids(), ["1"]);
+
+    let spans = &collector.spans;
+    let request = spans.find("request", |span| span.kind == SpanKind::Server).await;
+    assert_eq!((&request.trace, &request.parent), (&caller.trace, &caller.span), "continued");
+    assert_eq!(request.name, "POST /sync/{app}");
+    for (name, value) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/sync/{app}"),
+        ("url.path", "/sync/todo"),
+        ("url.scheme", "http"),
+        ("http.response.status_code", "200"),
+        ("error.type", ""),
+    ] {
+        assert_eq!(request.attribute(name), value, "{name}");
+    }
+    let is_the_push = (request.trace.clone(), request.id.clone());
+
+    let stored = spans.find("statement", |span| span.kind == SpanKind::Client).await;
+    assert_eq!((&stored.trace, &stored.parent), (&request.trace, &request.id));
+    assert_eq!(stored.name, "INSERT sync_heads sync_changes");
+    assert_eq!(stored.attribute("db.system.name"), "postgresql");
+    assert_eq!(stored.attribute("db.operation.name"), "INSERT");
+    assert_eq!(stored.attribute("db.query.summary"), stored.name);
+
+    let sent = spans.find("send", |span| span.kind == SpanKind::Producer).await;
+    assert_eq!((sent.name.as_str(), &sent.trace), ("send mana_sync", &request.trace));
+    assert_eq!(sent.links, std::slice::from_ref(&is_the_push));
+    assert_eq!(sent.attribute("messaging.system"), "postgresql");
+    assert_eq!(sent.attribute("messaging.operation.type"), "send");
+
+    let delivered = |replica: &'static str| {
+        spans.find(replica, move |span| span.kind == SpanKind::Consumer && span.replica() == replica)
+    };
+    let there = delivered("replica-2").await;
+    assert_eq!((there.name.as_str(), &there.trace), ("process mana_sync", &request.trace));
+    assert_eq!(there.links, [is_the_push]);
+    assert_eq!(there.attribute("messaging.destination.name"), "mana_sync");
+    assert_eq!(there.attribute("mana_sync.sessions"), "2", "the socket and the stream");
+    assert!(there.nanos < 5_000_000_000, "a delivery's span ends though the sessions go on: {there:?}");
+    for span in [&request, &stored, &sent] {
+        assert_eq!((span.replica(), span.resource["service.name"].as_str()), ("replica-1", "mana-sync"));
+    }
+    assert!(spans.all().iter().all(|span| !span.failed));
+    assert_nothing_of_the_user(&spans.all(), &user);
+}
+
+#[track_caller]
+fn assert_nothing_of_the_user(spans: &[Span], user: &User) {
+    let text = format!("{spans:?}");
+    for secret in [user.id.as_str(), user.token.as_str(), "secret title", "laptop"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_sampled_push_is_one_story_from_its_caller_to_the_other_replica() {
+    tells_one_story(Collector::http().await).await;
+}
+
+#[tokio::test]
+async fn the_story_is_told_over_grpc_too() {
+    let collector = Collector::grpc().await;
+    let settings = [&collector.settings()[..], &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]].concat();
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let caller = caller(SAMPLED);
+    push(&cluster, &user, &caller, body("laptop", "1")).await;
+    let request = collector.spans.find("request", |span| span.kind == SpanKind::Server).await;
+    assert_eq!(request.trace, caller.trace);
+}
+
+#[tokio::test]
+async fn pushes_that_are_not_sampled_leave_no_span_anywhere() {
+    let collector = Collector::http().await;
+    let cluster = Cluster::start_with(2, &collector.settings()).await;
+    let user = cluster.user();
+    let mut socket = socket(&cluster, 1, &user, None, None).await;
+    for id in 0..20 {
+        push(&cluster, &user, &caller(NOT_SAMPLED), body("laptop", &id.to_string())).await;
+        woken(&mut socket).await;
+    }
+    // A sampled one after them: when its delivery is there, theirs would be.
+    let last = caller(SAMPLED);
+    push(&cluster, &user, &last, body("laptop", "last")).await;
+    woken(&mut socket).await;
+    collector.spans.find("delivery", |span| span.kind == SpanKind::Consumer).await;
+    collector.spans.find("request", |span| span.kind == SpanKind::Server).await;
+    let strangers: Vec<Span> = collector.spans.all().into_iter().filter(|span| span.trace != last.trace).collect();
+    assert!(strangers.is_empty(), "{strangers:#?}");
+}
+
+#[tokio::test]
+async fn the_upgrade_of_a_socket_has_a_span_that_ends_at_101_and_probes_have_none() {
+    let collector = Collector::http().await;
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()), ("OTEL_TRACES_SAMPLER", "always_on")];
+    let cluster = Cluster::start_with(1, &[&settings[..], &[("OTEL_BSP_SCHEDULE_DELAY", "50")]].concat()).await;
+    let user = cluster.user();
+    let _socket = socket(&cluster, 0, &user, Some("todo"), None).await;
+    assert_eq!(cluster.get("/health").await.status, StatusCode::OK);
+    assert_eq!(cluster.get("/metrics").await.status, StatusCode::OK);
+    assert_eq!(cluster.get("/nowhere").await.status, StatusCode::NOT_FOUND);
+    let upgrade = collector.spans.find("upgrade", |span| span.name == "GET /ws/{app}").await;
+    assert_eq!(upgrade.attribute("http.response.status_code"), "101");
+    // What is not known has no route: a name for each path would be a name for each guess.
+    collector.spans.find("guess", |span| span.name == "GET" && span.attribute("url.path") == "/nowhere").await;
+    let paths: Vec<String> = collector.spans.all().iter().map(|span| span.attribute("url.path").to_owned()).collect();
+    assert!(!paths.iter().any(|path| path.starts_with("/health") || path == "/metrics"), "{paths:?}");
+}
+
+/// How long so many pushes take, one after the other, each of them sampled.
+async fn time_pushes(cluster: &Cluster, user: &User, round: usize, count: usize) -> Duration {
+    let started = Instant::now();
+    for n in 0..count {
+        push(cluster, user, &caller(SAMPLED), body("laptop", &format!("{round}-{n}"))).await;
+    }
+    started.elapsed()
+}
+
+/// Pushes through a replica whose collector is of no use, and through one that does not trace: the same speed, and
+/// no more memory once the queue is full.
+async fn costs_nothing(url: &str) {
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
+        ("OTEL_TRACES_SAMPLER", "always_on"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "128"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+        ("DRAIN_DELAY_MS", "0"),
+        ("DRAIN_WINDOW_MS", "0"),
+    ];
+    let traced = Cluster::start_with(1, &settings).await;
+    let plain = Cluster::start(1).await;
+    let (alice, bob) = (traced.user(), plain.user());
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let mut memory = Vec::new();
+    for round in 0..6 {
+        with.push(time_pushes(&traced, &alice, round, 100).await);
+        without.push(time_pushes(&plain, &bob, round, 100).await);
+        memory.push(metric(&traced, 0, "process_resident_memory_bytes").await);
+    }
+    let (with, without) = (with.iter().min().unwrap(), without.iter().min().unwrap());
+    println!("best of 6 x 100 pushes: traced {with:?}, not traced {without:?}; resident {memory:?}");
+    assert!(*with < *without * 2, "{with:?} against {without:?}");
+    let grown = memory[5] - memory[1];
+    assert!(grown < 8e6, "{grown} bytes more after 400 more pushes: {memory:?}");
+
+    let stopping = Instant::now();
+    traced.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_costs_nothing() {
+    let collector = Collector::silent().await;
+    costs_nothing(&collector.url).await;
+}
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_costs_nothing() {
+    let gone = Collector::silent().await.url.clone();
+    costs_nothing(&gone).await;
+}
+
+#[tokio::test]
+async fn the_last_spans_are_sent_before_the_process_ends() {
+    let collector = Collector::http().await;
+    // Nothing would be sent by itself for a minute.
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
+        ("OTEL_TRACES_SAMPLER", "always_on"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "60000"),
+        ("DRAIN_DELAY_MS", "0"),
+        ("DRAIN_WINDOW_MS", "0"),
+    ];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let caller = caller(SAMPLED);
+    push(&cluster, &user, &caller, body("laptop", "1")).await;
+    assert!(collector.spans.all().is_empty());
+    cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    let arrived = collector.spans.all();
+    assert!(arrived.iter().any(|span| span.trace == caller.trace && span.kind == SpanKind::Server), "{arrived:#?}");
+}
