@@ -4,11 +4,13 @@
 //! may take, how long a write may wait for a client that does not read; and because a stop (G7) has to reach
 //! sockets and streams, which end by themselves, and idle connections, which do not.
 
+use super::error::ApiError;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::http::Request;
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +19,6 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
@@ -30,10 +31,8 @@ pub type Transport = Pin<Box<TimeoutStream<TcpStream>>>;
 const BACKLOG: i32 = 4096;
 /// Most bytes of a request's head, and of what is read at once.
 const MAX_BUFFER: usize = 64 << 10;
-/// What a connection gets that finds no place, and how many get it at once; others are cut off.
-const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 75\r\n\
-    retry-after: 1\r\nconnection: close\r\n\r\n\
-    {\"error\":\"busy\",\"message\":\"this replica has no place left; try again soon\"}";
+/// Connections beyond the limit that are told so at once; others are cut off. Probes are answered on them too: a
+/// replica that is full is not ill.
 const MAX_REFUSALS: usize = 256;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause when the process is out of file descriptors.
@@ -147,19 +146,24 @@ impl Server {
         });
     }
 
-    /// Says that there is no place, and reads what the client sends until it has read that.
-    fn refuse(&self, mut stream: TcpStream) {
+    /// Answers one request: a probe as ever, anything else with the word that there is no place.
+    fn refuse(&self, stream: TcpStream) {
         self.metrics.refused.with_label_values(&["connections"]).inc();
         let Ok(permit) = self.refusals.clone().try_acquire_owned() else { return };
+        let router = self.router.clone();
         self.shutdown.connections.spawn(async move {
             let _permit = permit;
-            let refusing = async {
-                stream.write_all(REFUSAL.as_bytes()).await?;
-                stream.shutdown().await?;
-                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
-            };
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let (router, is_probe) = (router.clone(), request.uri().path().starts_with("/health"));
+                async move { if is_probe { router.oneshot(request).await } else { Ok(ApiError::Busy.into_response()) } }
+            });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .keep_alive(false)
+                .max_buf_size(MAX_BUFFER)
+                .serve_connection(TokioIo::new(stream), service);
             // A client that does not wait for the answer does not need it.
-            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refusing).await;
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
         });
     }
 
