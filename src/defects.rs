@@ -2,6 +2,7 @@
 //!
 //! A debug build reads one from `MANA_SYNC_DEFECT`; a release build has none of this.
 
+use axum::http::HeaderMap;
 use std::sync::LazyLock;
 
 /// One way to get it wrong.
@@ -17,15 +18,24 @@ pub enum Defect {
     PageEndsAtHead,
     /// A stream reads first and joins the hub afterwards.
     StreamJoinsLate,
+    /// Some wake-ups are never published, as by a task that is given up with its request.
+    NotifyDropped,
+    /// With nothing more to return, a cursor is the time.
+    CursorFromClock,
+    /// After a reconnect the listener catches up first and listens afterwards.
+    ListenLate,
 }
 
 impl Defect {
-    const ALL: [(&str, Defect); 5] = [
+    const ALL: [(&str, Defect); 8] = [
         ("no-head-row", Defect::NoHeadRow),
         ("no-reconciler", Defect::NoReconciler),
         ("no-retry-detection", Defect::NoRetryDetection),
         ("page-ends-at-head", Defect::PageEndsAtHead),
         ("stream-joins-late", Defect::StreamJoinsLate),
+        ("notify-dropped", Defect::NotifyDropped),
+        ("cursor-from-clock", Defect::CursorFromClock),
+        ("listen-late", Defect::ListenLate),
     ];
 
     /// Whether this process is to have this defect. Always false in a release build.
@@ -35,5 +45,20 @@ impl Defect {
             Defect::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, defect)| defect)
         });
         cfg!(debug_assertions) && *CHOSEN == Some(self)
+    }
+
+    /// Whether it shows this time: every third time, at random, where the process has it.
+    pub fn happens(self) -> bool {
+        self.is_on() && rand::random_ratio(1, 3)
+    }
+}
+
+/// Ends the process as a crash would, if this push is to show what happens then. A debug build whose environment
+/// has `MANA_SYNC_TEST_HOOKS=1` does so; no other looks at the header.
+pub fn crash_before_notify(headers: &HeaderMap) {
+    static ALLOWED: LazyLock<bool> =
+        LazyLock::new(|| cfg!(debug_assertions) && std::env::var("MANA_SYNC_TEST_HOOKS").is_ok_and(|on| on == "1"));
+    if *ALLOWED && headers.get("X-Test-Crash").is_some_and(|when| when == "before-notify") {
+        std::process::abort();
     }
 }

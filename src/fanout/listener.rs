@@ -8,6 +8,7 @@ use super::Audience;
 use super::connection::{Connector, Driver};
 use super::reconciler::Reconciler;
 use super::wakeup::{self, CHANNEL, Wakeup};
+use crate::defects::Defect;
 use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -82,11 +83,17 @@ impl Listener {
     /// One connection, from its beginning to its end.
     async fn listen(&self) -> Result<std::convert::Infallible, ListenError> {
         let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
+        if Defect::ListenLate.is_on() {
+            self.reconciler.reconcile_now();
+            self.drive(&mut driver, tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
+        }
         self.drive(&mut driver, timeout(STEP_TIMEOUT, start_listening(&client))).await???;
         self.hearing.0.store(true, Ordering::Relaxed);
         self.metrics.listener_up.set(1);
         self.metrics.listener_connects.inc();
-        self.reconciler.reconcile_now();
+        if !Defect::ListenLate.is_on() {
+            self.reconciler.reconcile_now();
+        }
         tracing::info!("listening");
         let mut ticks = interval(self.ping);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

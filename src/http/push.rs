@@ -3,6 +3,7 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::{Caller, client_id};
+use crate::defects::{self, Defect};
 use crate::fanout::Wakeup;
 use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, encode_answer};
@@ -51,7 +52,7 @@ pub(super) async fn push(
     };
     let body = read_body(body, state.config.body_timeout_ms).await?;
     let started = std::time::Instant::now();
-    let answer = answer(&state, &caller.log, client_id(&parts.headers)?, &body).await;
+    let answer = answer(&state, &caller.log, &parts.headers, &body).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
     let outcome = match &answer {
         Ok((_, outcome)) => outcome,
@@ -67,9 +68,10 @@ pub(super) async fn push(
 async fn answer(
     state: &AppState,
     log: &Log,
-    client: Option<&str>,
+    headers: &HeaderMap,
     body: &[u8],
 ) -> Result<(String, &'static str), ApiError> {
+    let client = client_id(headers)?;
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
     let push = read_push(body, client, policy, state.config.max_push_changes as usize)?;
     if push.changes.is_empty() {
@@ -77,7 +79,10 @@ async fn answer(
         return Ok((encode_answer(page, &[])?, "empty"));
     }
     let stored = state.store.push(log, &push).await?;
-    state.publisher.publish(wakeup(log, &push, stored));
+    defects::crash_before_notify(headers);
+    if !Defect::NotifyDropped.happens() {
+        state.publisher.publish(wakeup(log, &push, stored));
+    }
     if !stored.was_retried() {
         state.metrics.changes_stored.inc_by(push.changes.len() as u64);
         let page = delta(state, log, &push, stored).await?;

@@ -2,6 +2,7 @@
 
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::Identity;
+use crate::defects::Defect;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::merge::OwnWrites;
@@ -19,6 +20,9 @@ const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
 const RETRY: &str = "retry: 1000\n\n";
 /// Pauses while the database is away: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// See [`Defect::StreamJoinsLate`].
+const LATE: Duration = Duration::from_millis(30);
 
 /// What a stream is asked for.
 #[derive(Debug)]
@@ -164,6 +168,10 @@ impl StreamSession {
         match page {
             Ok(page) => {
                 self.pause = BACKOFF.0;
+                if Defect::StreamJoinsLate.is_on() && !page.has_more && matches!(self.phase, Phase::Backlog { .. }) {
+                    // As if it joined only now: what woke it until here is not heard.
+                    let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
+                }
                 self.send(page)
             }
             Err(StoreError::Unavailable(_)) => self.sit_out().await,

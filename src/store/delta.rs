@@ -132,6 +132,7 @@ impl Store {
             Some(last) if has_more && !Defect::PageEndsAtHead.is_on() => {
                 Cursor::after(last.at).on_walk(request.since.is_walk())
             }
+            _ if Defect::CursorFromClock.is_on() => Cursor::after(Utc::now().timestamp_micros() / 2 * 2),
             _ => Cursor::after(head),
         };
         let own = self.own_writes(log.id, request, &changes, own_before).await?;
