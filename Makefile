@@ -11,7 +11,7 @@ else
 bin := $(TARGET)/debug/mana-sync
 endif
 
-.PHONY: help dev test fmt fmt-check lint unit bootstrap
+.PHONY: help dev test chaos fmt fmt-check lint unit bootstrap
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 test: bootstrap fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) build --workspace
 	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
+
+chaos: bootstrap ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
+	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) CHAOS_LONG=1 \
+		$(CARGO) test --test chaos -- --nocapture $(ARGS)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -7,6 +7,7 @@
 
 mod exchange;
 pub mod live;
+pub mod proxy;
 
 pub use exchange::*;
 
@@ -111,8 +112,19 @@ impl Node {
 
     /// Starts the process again, on the same port.
     pub async fn restart(&mut self) {
-        self.process = Replica::spawn(self.options.clone()).unwrap();
+        self.respawn();
         self.process.wait_ready(PATIENCE).await.unwrap();
+    }
+
+    /// The same, without waiting for it: what it needs may be away.
+    pub fn respawn(&mut self) {
+        self.process = Replica::spawn(self.options.clone()).unwrap();
+    }
+
+    /// All that it has logged, in all its lives.
+    pub fn log(&self) -> String {
+        let log = self.options.log.as_ref().expect("every replica of a test logs to a file");
+        String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
     }
 
     pub fn url(&self) -> &str {
@@ -145,12 +157,27 @@ impl Cluster {
 
     /// A cluster over a PostgreSQL of the test's own, which it may stop.
     pub async fn start_on(admin_url: &str, replicas: u16, settings: &[(&str, &str)]) -> Cluster {
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let admin_url = admin_url.to_owned();
-        outlive(move || Cluster::start_here(admin_url, replicas, settings)).await
+        let settings: Vec<(String, String)> =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Cluster::start_each(admin_url, replicas, move |_, _| settings.clone()).await
     }
 
-    async fn start_here(admin_url: String, replicas: u16, extra: Vec<(String, String)>) -> Cluster {
+    /// A cluster whose replicas have settings of their own: `each` is given the replica, from 0, and the URL of the
+    /// database, and its settings win over all others.
+    pub async fn start_each(
+        admin_url: &str,
+        replicas: u16,
+        each: impl Fn(usize, &str) -> Vec<(String, String)> + Send + 'static,
+    ) -> Cluster {
+        let admin_url = admin_url.to_owned();
+        outlive(move || Cluster::start_here(admin_url, replicas, each)).await
+    }
+
+    async fn start_here(
+        admin_url: String,
+        replicas: u16,
+        each: impl Fn(usize, &str) -> Vec<(String, String)>,
+    ) -> Cluster {
         let database_url = create_database_on(&admin_url).await;
         let key = SigningKey::generate().unwrap();
         let issuer = Issuer::start(anywhere(), std::slice::from_ref(&key)).await.unwrap();
@@ -161,12 +188,16 @@ impl Cluster {
             credits_url: credits.url(),
             service_key: SERVICE_KEY.to_owned(),
             port: 0,
-            extra,
+            extra: vec![],
         };
         services.migrate(Path::new(env!("CARGO_BIN_EXE_mana-sync"))).await.unwrap();
         let logs = tempfile::tempdir().unwrap();
         let log = |number| logs.path().join(format!("replica-{number}.log"));
-        let nodes: Vec<Node> = (1..=replicas).map(|number| Node::start(&services, number, log(number))).collect();
+        let start = |number: u16| {
+            let services = Services { extra: each(usize::from(number) - 1, &database_url), ..services.clone() };
+            Node::start(&services, number, log(number))
+        };
+        let nodes: Vec<Node> = (1..=replicas).map(start).collect();
         for node in &nodes {
             node.process.wait_ready(PATIENCE).await.unwrap();
         }

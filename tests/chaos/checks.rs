@@ -1,0 +1,225 @@
+//! What must hold after every schedule: the guarantees by their numbers.
+
+use crate::epilogue::SOON;
+use crate::workload::{Kind, TABLES, Workload, mark_of};
+use crate::world::{REPLICAS, World};
+use chrono::DateTime;
+use mana_load::device::Device;
+use mana_load::fold::{Row, fold_rows, read_rows};
+use mana_load::snapshot::Snapshot;
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long readers that look by themselves may take.
+const PATIENT: Duration = Duration::from_secs(20);
+/// Most resident memory of a replica, in bytes. A debug build has more than a release build.
+const MEMORY: u64 = 300 << 20;
+/// Differences shown of each reader.
+const SHOWN: usize = 3;
+
+async fn rows(world: &World, workload: &Workload, party: usize) -> Vec<Row> {
+    let party = &workload.parties[party];
+    read_rows(&world.cluster.pool, &party.user.id, &party.app).await.unwrap()
+}
+
+async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<Row>> {
+    let mut all = Vec::new();
+    for party in 0..workload.parties.len() {
+        all.push(rows(world, workload, party).await);
+    }
+    all
+}
+
+/// How many changes each reader must have.
+async fn missing(world: &World, workload: &Workload) -> Vec<(std::sync::Arc<crate::workload::Reader>, usize)> {
+    let rows = rows_by_party(world, workload).await;
+    let readers = workload.readers().into_iter().filter(|reader| reader.kind != Kind::Beginning);
+    let expected = |reader: std::sync::Arc<crate::workload::Reader>| {
+        let count = rows[reader.party].iter().filter(|row| reader.reads(&row.table_name)).count();
+        (reader, count)
+    };
+    readers.map(expected).collect()
+}
+
+/// G4: soon everybody who is told has everything that is stored by now. How long the slowest took.
+pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
+    let begin = Instant::now();
+    let mut waiting = missing(world, workload).await;
+    waiting.retain(|(reader, _)| reader.is_told());
+    let mut slowest = Duration::ZERO;
+    let done = mana_sync::dev::wait::until(SOON, async || {
+        waiting.retain(|(reader, expected)| reader.count() < *expected);
+        slowest = begin.elapsed();
+        waiting.is_empty().then_some(())
+    });
+    if done.await.is_none() {
+        for (reader, expected) in &waiting {
+            let count = reader.count();
+            workload.violated(format!("G4: {} has {count} of {expected} changes after {SOON:?}", reader.name));
+        }
+    }
+    slowest
+}
+
+/// Waits for those who look by themselves.
+pub async fn readers_are_complete(world: &World, workload: &Workload) {
+    let mut waiting = missing(world, workload).await;
+    let complete = mana_sync::dev::wait::until(PATIENT, async || {
+        waiting.retain(|(reader, expected)| reader.count() < *expected);
+        waiting.is_empty().then_some(())
+    });
+    if complete.await.is_none() {
+        for (reader, expected) in waiting {
+            workload.violated(format!("G2: {} has {} of {expected} changes", reader.name, reader.count()));
+        }
+    }
+}
+
+fn mark_of_row(row: &Row) -> String {
+    let data = row.data.as_ref().and_then(|data| data.as_object());
+    let value = match row.op.as_str() {
+        "insert" => data.and_then(|data| data.get("mark")),
+        "update" => data.and_then(|data| data.values().next()),
+        _ => None,
+    };
+    mark_of(&row.table_name, &row.record_id, &row.op, value.and_then(|value| value.as_str()))
+}
+
+/// G1: what was acknowledged is stored, in the order of each device, once; whole pushes only. How much is stored.
+pub async fn stored_is_acknowledged(world: &World, workload: &Workload) -> usize {
+    let rows = rows_by_party(world, workload).await;
+    let mut stored: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
+    for (party, rows) in rows.iter().enumerate() {
+        for row in rows {
+            stored.entry((party, row.client_id.clone())).or_default().push(mark_of_row(row));
+        }
+    }
+    for (party, push) in workload.unanswered() {
+        let same = |marks: &Vec<String>| *marks == push;
+        stored.retain(|(owner, _), marks| *owner != party || !same(marks));
+    }
+    let acknowledged = workload.acknowledged();
+    for ((party, client), marks) in &acknowledged {
+        let found = stored.remove(&(*party, client.clone())).unwrap_or_default();
+        if found != *marks {
+            workload.violated(format!("G1: {client}: {}", first_difference(marks, &found, "acknowledged", "stored")));
+        }
+    }
+    for ((_, client), marks) in stored {
+        workload.violated(format!("G1: of {client} {} changes are stored that were never acknowledged", marks.len()));
+    }
+    rows.iter().map(Vec::len).sum()
+}
+
+/// Says where two lists part.
+fn first_difference<T: std::fmt::Debug + PartialEq>(left: &[T], right: &[T], of_left: &str, of_right: &str) -> String {
+    let at = left.iter().zip(right).position(|(a, b)| a != b).unwrap_or(left.len().min(right.len()));
+    format!(
+        "{} {of_left}, {} {of_right}; at {at}: {of_left} {:?}, {of_right} {:?}",
+        left.len(),
+        right.len(),
+        left.get(at),
+        right.get(at)
+    )
+}
+
+/// G2, G5: each reader's list is the log, in its order; nothing else, and nothing twice.
+pub async fn readers_saw_the_log(world: &World, workload: &Workload) {
+    let rows = rows_by_party(world, workload).await;
+    for reader in workload.readers() {
+        let log = rows[reader.party].iter().filter(|row| reader.reads(&row.table_name));
+        let expected: Vec<_> = log.map(|row| row.as_change().unwrap()).collect();
+        let seen = reader.seen();
+        let fits = match reader.kind {
+            Kind::Woken => reader.count() == expected.len(),
+            Kind::Beginning => expected.starts_with(&seen),
+            _ => seen == expected,
+        };
+        if !fits {
+            let what = match reader.kind {
+                Kind::Woken => format!("{} stored, {} received", expected.len(), reader.count()),
+                _ => first_difference(&expected, &seen, "stored", "seen"),
+            };
+            workload.violated(format!("G2: {}: {what}", reader.name));
+        }
+    }
+}
+
+/// G3: all devices, and one that comes only now, hold what the rules make of the log.
+pub async fn devices_converge(world: &World, workload: &Workload, mut devices: Vec<(usize, Device)>) {
+    for party in 0..workload.parties.len() {
+        devices.push((party, workload.device(world, party, &format!("fresh-{party}"))));
+    }
+    let rows = rows_by_party(world, workload).await;
+    let folded: Vec<Snapshot> = rows.iter().map(|rows| only_pulled(&fold_rows(rows).unwrap())).collect();
+    for (party, device) in &mut devices {
+        if let Err(error) = device.pull_until_quiet().await {
+            workload.failed(&device.client_id().to_owned(), &error);
+            continue;
+        }
+        for difference in folded[*party].differences(&only_pulled(&device.snapshot()), SHOWN) {
+            workload.violated(format!("G3: {} differs from the log: {difference}", device.client_id()));
+        }
+    }
+}
+
+/// The tables that devices pull. Stamps that stand as values are what their writer spelled, until it takes
+/// `adjusted`: whether they are there is what counts.
+fn only_pulled(snapshot: &Snapshot) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    snapshot.0.retain(|table, _| TABLES.contains(&table.as_str()));
+    for fields in snapshot.0.values_mut().flat_map(|records| records.values_mut()) {
+        for (name, value) in fields.iter_mut() {
+            let is_stamp = value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_ok());
+            if matches!(name.as_str(), "updatedAt" | "deletedAt") && is_stamp {
+                *value = json!("a stamp");
+            }
+        }
+    }
+    snapshot
+}
+
+/// G6, and that nothing died quietly.
+pub async fn replicas_are_well(world: &World, workload: &Workload) {
+    for replica in 0..REPLICAS {
+        if let Some(status) = world.ended(replica).await {
+            workload.violated(format!("replica {replica} ended by itself with {status}"));
+        }
+        let memory = world.memory(replica).await;
+        if memory > MEMORY {
+            workload.violated(format!("G6: replica {replica} has {} MiB resident", memory >> 20));
+        }
+        let empty = async || (world.metric(replica, "mana_sync_publish_queue").await == Some(0.0)).then_some(());
+        if mana_sync::dev::wait::until(SOON, empty).await.is_none() {
+            workload.violated(format!("G6: wake-ups of replica {replica} are still waiting to be published"));
+        }
+        let log = world.log(replica).await;
+        for line in log.lines().filter(|line| line.contains("panicked") || line.contains("essential task")) {
+            workload.violated(format!("replica {replica} logged: {line}"));
+        }
+    }
+}
+
+/// No session and no connection to the database is left over from anybody who has gone.
+pub async fn nothing_is_left(world: &World, workload: &Workload) {
+    for replica in 0..REPLICAS {
+        let gone = async || (world.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
+        if mana_sync::dev::wait::until(SOON, gone).await.is_none() {
+            workload.violated(format!("G6: replica {replica} still has sessions after all clients have left"));
+        }
+    }
+    // What the network has forgotten is the network's.
+    world.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]).for_each(|proxy| proxy.cut_silent());
+    let listeners = "select application_name, count(*) from pg_stat_activity
+                     where application_name like 'mana-sync % listen' group by application_name";
+    let mut found: HashMap<String, i64> = HashMap::new();
+    let alone = mana_sync::dev::wait::until(SOON, async || {
+        found = sqlx::query_as(listeners).fetch_all(&world.cluster.pool).await.unwrap().into_iter().collect();
+        (found.len() == REPLICAS && found.values().all(|count| *count == 1)).then_some(())
+    });
+    if alone.await.is_none() {
+        workload.violated(format!("each replica must have one listening connection: {found:?}"));
+    }
+}

@@ -1,0 +1,123 @@
+//! The suite tests itself: a server with a deliberate defect must break a guarantee, and be seen to.
+
+use crate::fault::{Fault, Network};
+use crate::run::run_in;
+use crate::schedule::Plan;
+use crate::suite::{LENGTH, alone, number};
+use crate::world::World;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Seeds tried before the suite counts as blind.
+const SEEDS: u64 = 8;
+
+/// Looks for a seed that shows the defect.
+async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
+    let _alone = alone().await;
+    for seed in 1..=SEEDS {
+        let plan = plan(seed).with("MANA_SYNC_DEFECT", defect);
+        let world = World::start(&plan.settings).await;
+        if defect == "no-head-row" {
+            // The unique index would refuse the equal cursors that come of it.
+            world.sql("drop index sync_changes_by_log").await;
+        }
+        let report = run_in(Arc::new(world), &plan).await;
+        if let Some(violation) = report.violations.first() {
+            println!("{defect} shows with seed {seed}, in {} ways: {violation}", report.violations.len());
+            return;
+        }
+    }
+    panic!("{SEEDS} seeds did not show {defect}");
+}
+
+/// Whether this is a run that has the time for all defects.
+fn is_short() -> bool {
+    number("CHAOS_LONG").is_none()
+}
+
+fn short(seed: u64, faults: &[Fault]) -> Plan {
+    Plan::of(seed, LENGTH / 2, faults)
+}
+
+/// Replicas that look for what they missed only when they have reason to.
+fn without_rounds(plan: Plan) -> Plan {
+    plan.with("RECONCILE_MS", "3600000")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reconciler_that_does_nothing_is_noticed() {
+    finds("no-reconciler", |seed| {
+        let mut plan =
+            short(seed, &[Fault::ListenNetwork(0, Network::Refuses), Fault::ListenNetwork(1, Network::Refuses)]);
+        // Nothing is pushed after the listeners are back that would wake those who missed something.
+        plan.length = Duration::from_millis(500);
+        plan
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushes_that_are_stored_twice_are_noticed() {
+    finds("no-retry-detection", |seed| short(seed, &[Fault::Killed(0)])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_without_the_head_row_are_noticed() {
+    if !is_short() {
+        finds("no-head-row", |seed| Plan { writers: 12, ..short(seed, &[Fault::PushStorm(0), Fault::PushStorm(1)]) })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_claims_to_be_all_is_noticed() {
+    if !is_short() {
+        finds("page-ends-at-head", |seed| short(seed, &[Fault::HugePushes(0)])).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_joins_late_is_noticed() {
+    if !is_short() {
+        finds("stream-joins-late", |seed| short(seed, &[Fault::Killed(0)])).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wake_ups_that_are_sometimes_not_published_are_noticed() {
+    if !is_short() {
+        finds("notify-dropped", |seed| short(seed, &[])).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_that_is_the_time_is_noticed() {
+    if !is_short() {
+        finds("cursor-from-clock", |seed| Plan {
+            writers: 8,
+            ..short(seed, &[Fault::PushStorm(0), Fault::HugePushes(0)])
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_listens_after_catching_up_is_noticed() {
+    if !is_short() {
+        finds("listen-late", |seed| without_rounds(short(seed, &[Fault::ListenersTerminated; 3]))).await;
+    }
+}
+
+/// The same schedule with nothing wrong in the server: what the test above sees is the defect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_rounds_a_listener_that_was_cut_still_misses_nothing() {
+    if is_short() {
+        return;
+    }
+    let _alone = alone().await;
+    for seed in 1..=SEEDS {
+        let plan = without_rounds(short(seed, &[Fault::ListenersTerminated; 3]));
+        let report = crate::run::run(&plan).await;
+        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+    }
+}

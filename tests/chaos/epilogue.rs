@@ -1,0 +1,93 @@
+//! After the faults: the cluster must work as if nothing had been.
+
+use crate::readers::stream_request;
+use crate::support::*;
+use crate::workload::{TABLES, Workload, insert_of};
+use crate::world::{REPLICAS, World};
+use mana_load::stream::StreamReader;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Changes pushed one after the other once all is well.
+const CALM: usize = 20;
+/// In health everybody is told at once; only the reconcilers take longer than this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// So many may be slower: other processes run on this machine too.
+const TOLERATED: usize = 2;
+/// How long anybody may take to be told.
+pub const SOON: Duration = Duration::from_secs(5);
+const ROUNDS: usize = 5;
+
+/// Each change reaches everybody who is told, nearly always at once.
+pub async fn nothing_is_slow(world: &World, workload: &Workload) {
+    let (mut slow, mut slowest) = (0, Duration::ZERO);
+    for n in 0..CALM {
+        let party = n % workload.parties.len();
+        let told: Vec<_> = workload.readers().into_iter().filter(|r| r.party == party && r.is_told()).collect();
+        let before: Vec<usize> = told.iter().map(|reader| reader.count()).collect();
+        let client = format!("calm-{}", workload.next_number());
+        let mut device = workload.device(world, party, &client);
+        if !workload.push(party, &mut device, vec![insert_of(TABLES[n % 2], &client)]).await {
+            return;
+        }
+        let pushed = Instant::now();
+        let all_told = async || {
+            let all = told.iter().zip(&before).all(|(reader, before)| reader.count() > *before);
+            all.then_some(())
+        };
+        if mana_sync::dev::wait::until(SOON, all_told).await.is_none() {
+            workload.violated(format!("G4: in health somebody was not told of a change within {SOON:?}"));
+            return;
+        }
+        slowest = slowest.max(pushed.elapsed());
+        slow += usize::from(pushed.elapsed() > AT_ONCE);
+    }
+    if slow > TOLERATED {
+        workload.violated(format!("G4: in health {slow} of {CALM} changes took over {AT_ONCE:?}, up to {slowest:?}"));
+    }
+}
+
+/// A stream that is opened while something is pushed brings it, whichever was first.
+pub async fn late_comers_miss_nothing(world: &World, workload: &Workload) {
+    let party = &workload.parties[0];
+    let mut device = workload.device(world, 0, &format!("late-{}", workload.next_number()));
+    if let Err(error) = device.push().await {
+        return workload.failed("a device without changes", &error);
+    }
+    for round in 0..ROUNDS {
+        let id = format!("late-{}", workload.next_number());
+        let since = device.push_cursor().to_owned();
+        let change = insert_of("late", &id);
+        let pause = Duration::from_millis(3 * round as u64);
+        let pushing = async {
+            tokio::time::sleep(pause).await;
+            workload.push(0, &mut device, vec![change]).await
+        };
+        let opening = (0..REPLICAS).map(|replica| {
+            let mut asked = stream_request(world, party, &format!("late-comer-{replica}"), replica);
+            asked.since = Some(since.clone());
+            let http = &world.cluster.http;
+            let id = &id;
+            async move {
+                let mut stream = StreamReader::open(http, &asked).await?;
+                while let Some((_, delta)) = stream.next_delta(PATIENCE).await? {
+                    if delta.changes.iter().any(|change| change.id == *id) {
+                        return Ok::<_, mana_load::stream::StreamError>(true);
+                    }
+                }
+                Ok(false)
+            }
+        });
+        let opening = timeout(SOON, futures_util::future::join_all(opening));
+        let (pushed, opened) = tokio::join!(pushing, opening);
+        match opened {
+            _ if !pushed => return,
+            Err(_) => return workload.violated(format!("G2: a stream opened during a push lacks it after {SOON:?}")),
+            Ok(streams) => {
+                for stream in streams.into_iter().filter(|stream| !matches!(stream, Ok(true))) {
+                    workload.violated(format!("G2: a stream opened during a push ended without it: {stream:?}"));
+                }
+            }
+        }
+    }
+}

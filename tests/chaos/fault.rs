@@ -1,0 +1,192 @@
+//! What can go wrong: how each fault begins, and how it is undone.
+
+use crate::rude;
+use crate::support::proxy::{Mode, Proxy};
+use crate::workload::Workload;
+use crate::world::World;
+use mana_sync::dev::{Mode as Service, Shutdown};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+/// One way in which something goes wrong. Replicas are numbered from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9`, and started again at the end.
+    Killed(usize),
+    /// The process ends by itself between the commit of a push and its notification; started again at the end.
+    KilledBeforeNotify(usize),
+    /// SIGSTOP, and SIGCONT at the end.
+    Frozen(usize),
+    /// `pg_terminate_backend` of every listening connection.
+    ListenersTerminated,
+    /// ... and of every connection.
+    EverybodyTerminated,
+    /// The network between a replica's listener and the database.
+    ListenNetwork(usize, Network),
+    /// The network between a replica's pool and publisher and the database.
+    QueryNetwork(usize, Network),
+    PostgresRestarted(Stop),
+    /// Stopped, and started again at the end.
+    PostgresGone,
+    /// The table of changes is locked.
+    TableLocked,
+    Issuer(Outside),
+    KeysRotated,
+    Credits(Outside),
+    /// Notifications on our channel that nobody of us wrote.
+    GarbageNotified,
+    /// Clients that connect and never authenticate.
+    Strangers(usize),
+    /// Clients that send heads and bodies byte by byte.
+    SlowSenders(usize),
+    /// A WebSocket and a stream that are not read until the end.
+    SlowReaders(usize),
+    /// One user pushes as fast as it can.
+    PushStorm(usize),
+    /// Pushes of ten thousand changes, and to hundreds of tables.
+    HugePushes(usize),
+}
+
+/// What a network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Open connections are reset, once.
+    Cut,
+    /// Bytes are lost in silence; at the end what lost some is reset.
+    Swallows,
+    /// ... and it stays silent for good: only new connections work.
+    Forgets,
+    Delays(Duration),
+    Refuses,
+}
+
+/// How PostgreSQL is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Fast,
+    Immediate,
+}
+
+/// What a service that others run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    Fails,
+    Hangs,
+    Rambles,
+}
+
+impl Fault {
+    /// What it needs for itself: faults with the same need take turns.
+    pub fn needs(self) -> (u8, usize) {
+        match self {
+            Fault::Killed(replica) | Fault::KilledBeforeNotify(replica) | Fault::Frozen(replica) => (0, replica),
+            Fault::ListenNetwork(replica, _) => (1, replica),
+            Fault::QueryNetwork(replica, _) => (2, replica),
+            Fault::ListenersTerminated
+            | Fault::EverybodyTerminated
+            | Fault::PostgresRestarted(_)
+            | Fault::PostgresGone
+            | Fault::TableLocked
+            | Fault::GarbageNotified => (3, 0),
+            Fault::Issuer(_) | Fault::KeysRotated => (4, 0),
+            Fault::Credits(_) => (5, 0),
+            Fault::Strangers(_)
+            | Fault::SlowSenders(_)
+            | Fault::SlowReaders(_)
+            | Fault::PushStorm(_)
+            | Fault::HugePushes(_) => (6, 0),
+        }
+    }
+
+    /// Lets it happen, for so long.
+    pub async fn happen(self, world: &World, workload: &Workload, lasts: Duration) {
+        let end = tokio::time::Instant::now() + lasts;
+        match self {
+            Fault::Killed(replica) => {
+                world.kill(replica).await;
+                tokio::time::sleep_until(end).await;
+                world.revive(replica).await;
+            }
+            Fault::KilledBeforeNotify(replica) => {
+                workload.push_and_crash(world, replica).await;
+                tokio::time::sleep_until(end).await;
+                world.revive(replica).await;
+            }
+            Fault::Frozen(replica) => {
+                world.node(replica).await.process.signal(Signal::SIGSTOP);
+                tokio::time::sleep_until(end).await;
+                world.node(replica).await.process.signal(Signal::SIGCONT);
+            }
+            Fault::ListenersTerminated => world.sql(TERMINATE_LISTENERS).await,
+            Fault::EverybodyTerminated => world.sql(TERMINATE_ALL).await,
+            Fault::ListenNetwork(replica, network) => network.happen(&world.doors[replica].listen, end).await,
+            Fault::QueryNetwork(replica, network) => network.happen(&world.doors[replica].query, end).await,
+            Fault::PostgresRestarted(Stop::Fast) => world.restart_postgres(Shutdown::Fast).await,
+            Fault::PostgresRestarted(Stop::Immediate) => world.restart_postgres(Shutdown::Immediate).await,
+            Fault::PostgresGone => {
+                world.stop_postgres().await;
+                tokio::time::sleep_until(end).await;
+                world.restart_postgres(Shutdown::Fast).await;
+            }
+            Fault::TableLocked => world.sql(LOCK_TABLE).await,
+            Fault::Issuer(outside) => {
+                world.cluster.issuer.set_mode(outside.mode());
+                tokio::time::sleep_until(end).await;
+                world.cluster.issuer.set_mode(Service::Serve);
+            }
+            Fault::KeysRotated => world.rotate_keys(),
+            Fault::Credits(outside) => {
+                world.cluster.credits.set_mode(outside.mode());
+                tokio::time::sleep_until(end).await;
+                world.cluster.credits.set_mode(Service::Serve);
+            }
+            Fault::GarbageNotified => world.sql(NOTIFY_GARBAGE).await,
+            Fault::Strangers(replica) => rude::never_authenticate(world, replica, end).await,
+            Fault::SlowSenders(replica) => rude::send_slowly(world, replica, end).await,
+            Fault::SlowReaders(replica) => rude::read_nothing(world, workload, replica, end).await,
+            Fault::PushStorm(replica) => workload.push_without_pause(world, replica, end).await,
+            Fault::HugePushes(replica) => workload.push_at_the_limits(world, replica).await,
+        }
+    }
+}
+
+impl Network {
+    async fn happen(self, proxy: &Proxy, end: tokio::time::Instant) {
+        match self {
+            Network::Cut => return proxy.cut(),
+            Network::Swallows | Network::Forgets => proxy.set(Mode::Swallow),
+            Network::Delays(delay) => proxy.set(Mode::Delay(delay)),
+            Network::Refuses => {
+                proxy.set(Mode::Refuse);
+                proxy.cut();
+            }
+        }
+        tokio::time::sleep_until(end).await;
+        proxy.set(Mode::Pass);
+        if self == Network::Swallows {
+            proxy.cut_silent();
+        }
+    }
+}
+
+impl Outside {
+    fn mode(self) -> Service {
+        match self {
+            Outside::Fails => Service::Error(500),
+            Outside::Hangs => Service::Hang,
+            Outside::Rambles => Service::Garbage,
+        }
+    }
+}
+
+const TERMINATE_LISTENERS: &str =
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'mana-sync % listen'";
+const TERMINATE_ALL: &str =
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'mana-sync %'";
+/// One statement, and so one transaction: the lock is held while it sleeps.
+const LOCK_TABLE: &str = "do $$ begin lock table sync_changes in access exclusive mode; perform pg_sleep(2); end $$";
+const NOTIFY_GARBAGE: &str = r#"
+select pg_notify('mana_sync', payload) from unnest(array[
+    '', 'hello', '{}', '[]', 'null', '{"v":1,"w":[["","",null,null,[]]]}', '{"v":99,"w":[]}', repeat('x', 7999),
+    '{"v":1,"w":[["AAAAAAAAAAAAAAAAAAAAAA","app-0",null,["tasks"],[[-9223372036854775808,9223372036854775807]]]]}'
+]) as payload"#;

@@ -1,0 +1,27 @@
+//! The fault suite: a cluster of real processes, everybody at work, a seeded schedule of faults, then the checks.
+//!
+//! ```text
+//! schedule ─► run ─► world      PostgreSQL, three replicas, a breakable network between them
+//!              │ └─► workload   writers, readers, rude: what they were told and what they saw
+//!              ├───► fault      each begins, lasts, and is undone
+//!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had been
+//! suite: random schedules       defects: the suite notices what it must notice       focused: one fault each
+//! ```
+//! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
+//! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod checks;
+mod defects;
+mod epilogue;
+mod fault;
+mod readers;
+mod rude;
+mod run;
+mod schedule;
+mod suite;
+mod workload;
+mod world;
+mod writers;

@@ -1,0 +1,290 @@
+//! Who works while things break, and what everybody has seen.
+
+use crate::support::*;
+use crate::world::World;
+use mana_load::device::{Device, DeviceError, DeviceOptions};
+use mana_load::protocol::{Change, Op};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Map, json};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The tables that devices pull. There are others, which only streams and pushes bring.
+pub const TABLES: [&str; 2] = ["tasks", "lists"];
+/// How long a device tries before the suite takes it for refused.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// The longest that one attempt may take: a person has given up by then.
+const ATTEMPT: Duration = Duration::from_secs(4);
+/// Changes that go with the largest push.
+const HUGE: usize = 10_000;
+/// Devices that push at once in a storm.
+const STORM: usize = 8;
+
+/// A user, who has an app alone, so that what another hears of it shows.
+#[derive(Clone, Debug)]
+pub struct Party {
+    pub user: User,
+    pub app: String,
+}
+
+/// How somebody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Follows the cursor of one table.
+    Pull(&'static str),
+    /// Follows the cursor of empty pushes.
+    Push,
+    /// A stream of all tables.
+    Stream,
+    /// Pulls only when it is woken or has just connected. It counts what comes.
+    Woken,
+    /// A stream that is given up: it has the beginning of the log.
+    Beginning,
+}
+
+/// What one reader has seen.
+#[derive(Debug)]
+pub struct Reader {
+    pub name: String,
+    pub party: usize,
+    pub kind: Kind,
+    count: AtomicUsize,
+    seen: Mutex<Vec<Change>>,
+}
+
+impl Reader {
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    pub fn add_count(&self, count: usize) {
+        self.count.fetch_add(count, Ordering::AcqRel);
+    }
+
+    pub fn add(&self, changes: Vec<Change>) {
+        let count = changes.len();
+        lock(&self.seen).extend(changes);
+        self.add_count(count);
+    }
+
+    pub fn seen(&self) -> Vec<Change> {
+        lock(&self.seen).clone()
+    }
+
+    /// Whether somebody tells it that there is something, so that it must not be late.
+    pub fn is_told(&self) -> bool {
+        matches!(self.kind, Kind::Stream | Kind::Woken)
+    }
+
+    /// Whether a change of this table reaches it.
+    pub fn reads(&self, table: &str) -> bool {
+        match self.kind {
+            Kind::Pull(own) => own == table,
+            Kind::Woken => TABLES.contains(&table),
+            Kind::Push | Kind::Stream | Kind::Beginning => true,
+        }
+    }
+}
+
+/// What a device pushed, in order: who, and what each change was.
+pub type Acknowledged = BTreeMap<(usize, String), Vec<String>>;
+
+/// Everybody at work.
+pub struct Workload {
+    pub parties: Vec<Party>,
+    pub seed: u64,
+    /// Writers begin nothing new.
+    pub stop_writing: CancellationToken,
+    /// Readers leave.
+    pub stop_reading: CancellationToken,
+    readers: Mutex<Vec<Arc<Reader>>>,
+    acknowledged: Mutex<Acknowledged>,
+    /// Pushes that got no answer and were not sent again: stored whole, or not at all.
+    unanswered: Mutex<Vec<(usize, Vec<String>)>>,
+    violations: Mutex<Vec<String>>,
+    number: AtomicU64,
+    stage: Mutex<&'static str>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What tells a change from all others of its device.
+pub fn mark_of(table: &str, id: &str, op: &str, value: Option<&str>) -> String {
+    format!("{op} {table}/{id} {}", value.unwrap_or_default())
+}
+
+impl Workload {
+    pub fn new(world: &World, seed: u64, users: usize) -> Workload {
+        let party = |number| Party { user: world.cluster.user(), app: format!("app-{number}") };
+        Workload {
+            parties: (0..users).map(party).collect(),
+            seed,
+            stop_writing: CancellationToken::new(),
+            stop_reading: CancellationToken::new(),
+            readers: Mutex::default(),
+            acknowledged: Mutex::default(),
+            unanswered: Mutex::default(),
+            violations: Mutex::default(),
+            number: AtomicU64::new(0),
+            stage: Mutex::new("breaking things"),
+        }
+    }
+
+    pub fn reader(&self, name: String, party: usize, kind: Kind) -> Arc<Reader> {
+        let reader = Arc::new(Reader { name, party, kind, count: AtomicUsize::new(0), seen: Mutex::default() });
+        lock(&self.readers).push(reader.clone());
+        reader
+    }
+
+    pub fn readers(&self) -> Vec<Arc<Reader>> {
+        lock(&self.readers).clone()
+    }
+
+    pub fn violated(&self, what: String) {
+        lock(&self.violations).push(what);
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.violations).clone()
+    }
+
+    pub fn acknowledged(&self) -> Acknowledged {
+        lock(&self.acknowledged).clone()
+    }
+
+    pub fn unanswered(&self) -> Vec<(usize, Vec<String>)> {
+        lock(&self.unanswered).clone()
+    }
+
+    /// What the run does now, in case that it never ends.
+    pub fn enter(&self, stage: &'static str) {
+        *lock(&self.stage) = stage;
+    }
+
+    pub fn stage(&self) -> &'static str {
+        *lock(&self.stage)
+    }
+
+    /// A random source of its own for everybody who needs one, the same for the same seed.
+    pub fn rng(&self, who: u64) -> StdRng {
+        StdRng::seed_from_u64(self.seed.wrapping_mul(1_000_003).wrapping_add(who))
+    }
+
+    /// A number that nobody had before.
+    pub fn next_number(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How every device of a party is made.
+    pub fn options(&self, world: &World, party: usize, client: &str) -> DeviceOptions {
+        let Party { user, app } = &self.parties[party];
+        let mut options = DeviceOptions::new(app, client, &user.token, world.urls(), &TABLES);
+        options.seed = self.rng(client.bytes().map(u64::from).sum()).random();
+        options.canonical_stamps = true;
+        // Two devices may well delete at the same instant: not to be told from a change that comes back.
+        options.check_own = false;
+        options.retry.deadline = DEADLINE;
+        options.retry.attempt = ATTEMPT;
+        options
+    }
+
+    pub fn device(&self, world: &World, party: usize, client: &str) -> Device {
+        Device::new(world.cluster.http.clone(), self.options(world, party, client)).unwrap()
+    }
+
+    /// Pushes these changes until they are acknowledged. False if they never were.
+    pub async fn push(&self, party: usize, device: &mut Device, changes: Vec<Change>) -> bool {
+        let marks: Vec<String> = changes.iter().map(mark).collect();
+        changes.into_iter().for_each(|change| device.edit(change));
+        let pushed = device.push().await;
+        if let Err(error) = &pushed {
+            self.failed(device.client_id(), error);
+            return false;
+        }
+        lock(&self.acknowledged).entry((party, device.client_id().to_owned())).or_default().extend(marks);
+        true
+    }
+
+    /// What a device cannot do is a violation: it was given time enough.
+    pub fn failed(&self, who: &str, error: &DeviceError) {
+        let mut text = format!("{who}: {error}");
+        let mut source = std::error::Error::source(error);
+        while let Some(inner) = source {
+            text += &format!(": {inner}");
+            source = inner.source();
+        }
+        self.violated(text);
+    }
+
+    /// A push that its replica does not survive: it ends between the commit and the notification.
+    pub async fn push_and_crash(&self, world: &World, replica: usize) {
+        let party = replica % self.parties.len();
+        let client = format!("crash-{}", self.next_number());
+        let changes: Vec<Change> = (0..3).map(|n| insert_of(TABLES[0], &format!("{client}-{n}"))).collect();
+        let marks: Vec<String> = changes.iter().map(mark).collect();
+        let body = json!({ "clientId": client, "since": live::NO_DELTA, "changes": changes });
+        let Party { user, app } = &self.parties[party];
+        let request = world.cluster.http.post(format!("{}/sync/{app}", world.urls()[replica]));
+        let request = request.bearer_auth(&user.token).header("X-Test-Crash", "before-notify").timeout(ATTEMPT);
+        // An answer means that it could not be stored: the process ends before it answers.
+        let answer = request.header("Content-Type", "application/json").body(body.to_string()).send().await;
+        if let Ok(answer) = answer
+            && answer.status() == 200
+        {
+            self.violated("a push that was to end its replica was answered".into());
+        }
+        lock(&self.unanswered).push((party, marks));
+    }
+
+    /// Several devices of one user push without a pause.
+    pub async fn push_without_pause(&self, world: &World, replica: usize, end: Instant) {
+        let storm = (0..STORM).map(|_| async {
+            let client = format!("storm-{}", self.next_number());
+            let mut options = self.options(world, 0, &client);
+            options.targets = vec![world.urls()[replica].clone()];
+            let mut device = Device::new(world.cluster.http.clone(), options).unwrap();
+            for n in 0.. {
+                let change = insert_of("storm", &format!("{client}-{n}"));
+                if !self.push(0, &mut device, vec![change]).await || Instant::now() >= end {
+                    return;
+                }
+            }
+        });
+        futures_util::future::join_all(storm).await;
+    }
+
+    /// As many changes, and as many tables, as anybody pushes at once.
+    pub async fn push_at_the_limits(&self, world: &World, replica: usize) {
+        let party = replica % self.parties.len();
+        let client = format!("huge-{}", self.next_number());
+        let mut device = self.device(world, party, &client);
+        let many = (0..HUGE).map(|n| insert_of("bulk", &format!("{client}-{n}"))).collect();
+        self.push(party, &mut device, many).await;
+        let wide = (0..300).map(|n| insert_of(&format!("table {n} {}", "x".repeat(50)), &client)).collect();
+        self.push(party, &mut device, wide).await;
+    }
+}
+
+/// An insert that is told by its id.
+pub fn insert_of(table: &str, id: &str) -> Change {
+    let data = Map::from_iter([("mark".into(), json!(id)), ("updatedAt".into(), json!(iso(now_millis())))]);
+    Change { table: table.into(), id: id.into(), op: Op::Insert { data } }
+}
+
+/// See [`mark_of`]; each change is given a value that no other has.
+pub fn mark(change: &Change) -> String {
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let (op, value) = match &change.op {
+        Op::Insert { data } => ("insert", data.get("mark").and_then(text)),
+        Op::Update { fields } => ("update", fields.values().next().and_then(|write| text(&write.value))),
+        Op::Delete { .. } => ("delete", None),
+    };
+    mark_of(&change.table, &change.id, op, value.as_deref())
+}

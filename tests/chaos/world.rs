@@ -1,0 +1,144 @@
+//! The cluster that the faults meet: its own PostgreSQL, three replicas, and a breakable network between them.
+
+use crate::support::proxy::{Mode, Proxy, through};
+use crate::support::*;
+use mana_sync::dev::{Shutdown, SigningKey, TemporaryPostgres};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+
+pub const REPLICAS: usize = 3;
+
+/// The connections of one replica to its database.
+#[derive(Debug)]
+pub struct Doors {
+    /// Of the pool and the publisher.
+    pub query: Proxy,
+    pub listen: Proxy,
+}
+
+/// One cluster, and what can be broken in it.
+pub struct World {
+    pub cluster: Cluster,
+    pub doors: Vec<Doors>,
+    nodes: Vec<Mutex<Node>>,
+    urls: Vec<String>,
+    postgres: Mutex<TemporaryPostgres>,
+    rotated: SigningKey,
+}
+
+impl World {
+    /// Starts everything. `settings` are those of all replicas.
+    pub async fn start(settings: &[(String, String)]) -> World {
+        let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+        let upstream: SocketAddr = (Ipv4Addr::LOCALHOST, postgres.server().port()).into();
+        let mut doors = Vec::new();
+        for _ in 0..REPLICAS {
+            doors.push(Doors { query: Proxy::start(upstream).await, listen: Proxy::start(upstream).await });
+        }
+        let addresses: Vec<_> = doors.iter().map(|doors| (doors.query.address(), doors.listen.address())).collect();
+        let own = settings.to_vec();
+        let each = move |index: usize, url: &str| {
+            let (query, listen) = addresses[index];
+            let fixed = [
+                ("DATABASE_URL", through(query, url)),
+                ("DATABASE_LISTEN_URL", through(listen, url)),
+                // Small, so that readers turn pages and the pool can be exhausted.
+                ("PAGE_MAX_CHANGES", "200".into()),
+                ("DATABASE_POOL_SIZE", "8".into()),
+                ("LOG_FORMAT", "json".into()),
+                ("MANA_SYNC_TEST_HOOKS", "1".into()),
+            ];
+            let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
+            fixed.chain(own.iter().cloned()).collect()
+        };
+        let mut cluster = Cluster::start_each(&postgres.server().admin_url(), REPLICAS as u16, each).await;
+        let urls = cluster.urls();
+        let nodes = std::mem::take(&mut cluster.nodes).into_iter().map(Mutex::new).collect();
+        World { cluster, doors, nodes, urls, postgres: Mutex::new(postgres), rotated: SigningKey::generate().unwrap() }
+    }
+
+    pub fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    /// A replica; nobody else starts or ends it in the meantime.
+    pub async fn node(&self, replica: usize) -> MutexGuard<'_, Node> {
+        self.nodes[replica].lock().await
+    }
+
+    /// The exit status of a replica that has ended, though nobody ended it on purpose.
+    pub async fn ended(&self, replica: usize) -> Option<std::process::ExitStatus> {
+        let node = self.node(replica).await;
+        let ended = tokio::time::timeout(Duration::ZERO, node.process.ended()).await;
+        ended.ok()
+    }
+
+    /// Starts a replica again and waits until it accepts connections, whatever else may be missing to it.
+    pub async fn revive(&self, replica: usize) {
+        let mut node = self.node(replica).await;
+        node.respawn();
+        let url = format!("{}/health/live", node.url());
+        let lives = async || self.cluster.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200);
+        eventually("a replica that was started again lives", lives).await;
+    }
+
+    /// Kills a replica with `kill -9`.
+    pub async fn kill(&self, replica: usize) {
+        self.node(replica).await.process.kill().await;
+    }
+
+    pub async fn restart_postgres(&self, mode: Shutdown) {
+        self.postgres.lock().await.server_mut().restart(mode).await.unwrap();
+    }
+
+    /// Stops PostgreSQL fast, and leaves it so until the next restart.
+    pub async fn stop_postgres(&self) {
+        let postgres = self.postgres.lock().await;
+        kill(Pid::from_raw(postgres.server().pid() as i32), Signal::SIGINT).unwrap();
+        postgres.server().ended().await;
+    }
+
+    /// Does something in the database, past the proxies. An error is of no account: the database may be away.
+    pub async fn sql(&self, statement: &'static str) {
+        let _ = sqlx::query(statement).execute(&self.cluster.pool).await;
+    }
+
+    /// The issuer publishes another key beside the one in use.
+    pub fn rotate_keys(&self) {
+        self.cluster.issuer.set_keys(&[self.rotated.clone(), self.cluster.key.clone()]);
+    }
+
+    /// A token signed with the key that came by rotation.
+    pub fn rotated_token(&self, user: &str) -> String {
+        self.rotated.token(user, Duration::from_secs(3600))
+    }
+
+    /// The network as it should be; `silent` connections that have lost bytes are ended too.
+    pub fn mend_network(&self) {
+        for proxy in self.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]) {
+            proxy.set(Mode::Pass);
+        }
+    }
+
+    pub async fn metric(&self, replica: usize, name: &str) -> Option<f64> {
+        let url = format!("{}/metrics", self.urls[replica]);
+        let text = self.cluster.http.get(url).timeout(PATIENCE).send().await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Resident memory of a replica, in bytes.
+    pub async fn memory(&self, replica: usize) -> u64 {
+        let pid = self.node(replica).await.process.pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB"));
+        kilobytes.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0) << 10
+    }
+
+    pub async fn log(&self, replica: usize) -> String {
+        self.node(replica).await.log()
+    }
+}
