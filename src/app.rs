@@ -157,7 +157,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
 async fn await_schema(config: &Config, store: &Store) -> Result<(), SchemaError> {
     loop {
         let migrated = match config.migrate_on_start {
-            true => schema::migrate(config.database.direct_url().expose()).await,
+            true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
             false => Ok(()),
         };
         let checked = match migrated {

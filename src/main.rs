@@ -1,12 +1,14 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use mana_sync::config::{Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{app, dev, store};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// How long a replica may take to say whether it is ready.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last traces may take, at the very end; and how long if it is to end at once.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
@@ -27,6 +29,8 @@ enum Command {
     Serve(Box<Config>),
     /// Bring the database's schema up to date.
     Migrate(DatabaseConfig),
+    /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
+    Health(HealthArgs),
     /// Run a whole cluster on this machine: PostgreSQL, a token issuer, a credits service and replicas.
     Dev(dev::DevArgs),
     /// Print a token of the development issuer.
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Serve(config)) => serve(*config),
         Some(Command::Migrate(database)) => migrate(&database),
+        Some(Command::Health(args)) => health(&args),
         Some(Command::Dev(args)) => dev(args),
         Some(Command::Token(args)) => dev::token(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         None => match cli.config {
@@ -70,8 +75,33 @@ fn serve(config: Config) -> Outcome {
 fn migrate(database: &DatabaseConfig) -> Outcome {
     telemetry::logs::init(LogFormat::Text);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(store::schema::migrate(database.direct_url().expose()))?;
+    let done = runtime.block_on(store::schema::migrate(database.direct_url().expose()))?;
+    match done.applied {
+        0 => println!("The schema is at version {}; nothing to do.", done.version),
+        applied => println!("The schema is at version {}; {applied} applied.", done.version),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Args)]
+struct HealthArgs {
+    /// Port that the replica listens on.
+    #[arg(long, env, default_value_t = 3050)]
+    port: u16,
+}
+
+fn health(args: &HealthArgs) -> Outcome {
+    let url = format!("http://127.0.0.1:{}/health/ready", args.port);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ask = async {
+        let http = reqwest::Client::builder().no_proxy().timeout(HEALTH_TIMEOUT).build()?;
+        let answer = http.get(url).send().await?;
+        let ready = answer.status().is_success();
+        Ok::<_, reqwest::Error>((ready, answer.text().await?))
+    };
+    let (ready, text) = runtime.block_on(ask)?;
+    println!("{text}");
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn dev(args: dev::DevArgs) -> Outcome {

@@ -269,15 +269,17 @@ async fn what_a_command_started_is_stopped_with_it() {
 }
 
 #[test]
-fn a_token_alone_is_printed_and_the_key_is_kept() {
+fn a_token_alone_is_printed_and_no_key_is_invented() {
     let folder = folder();
-    let key = folder.path().join("key.json");
-    let token = || {
-        let mut command = command(&["token", "--user", "carol", "--ttl", "1h", "--key"]);
-        String::from_utf8(command.arg(&key).output().unwrap().stdout).unwrap()
-    };
-    let (first, second) = (token(), token());
-    assert_eq!(first.lines().count(), 1);
+    let path = folder.path().join("key.json");
+    let token = || command(&["token", "--user", "carol", "--ttl", "1h", "--key"]).arg(&path).output().unwrap();
+    let without = token();
+    assert!(!without.status.success() && without.stdout.is_empty());
+    assert!(String::from_utf8(without.stderr).unwrap().contains("there is no key at"));
+    assert!(!path.exists());
+    let key = mana_sync::dev::SigningKey::load_or_create(&path).unwrap();
+    let printed = String::from_utf8(token().stdout).unwrap();
+    assert_eq!(printed.lines().count(), 1);
     let header = |token: &str| token.split('.').next().unwrap().to_owned();
-    assert_eq!(header(&first), header(&second));
+    assert_eq!(header(&printed), header(&key.token("carol", Duration::from_secs(60))));
 }

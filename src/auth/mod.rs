@@ -149,7 +149,13 @@ fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
         ErrorKind::InvalidSignature => AuthError::Invalid("its signature is wrong"),
         ErrorKind::InvalidIssuer => AuthError::Invalid("it is from another issuer (iss)"),
         ErrorKind::InvalidAudience => AuthError::Invalid("it is for another audience (aud)"),
-        ErrorKind::MissingRequiredClaim(_) => AuthError::Invalid("it lacks a claim: exp and sub are required"),
+        ErrorKind::MissingRequiredClaim(claim) => AuthError::Invalid(match claim.as_str() {
+            "exp" => "it does not say when it expires (exp)",
+            "sub" => "it names no user (sub)",
+            "iss" => "it names no issuer (iss)",
+            "aud" => "it names no audience (aud)",
+            _ => "it lacks a claim that is required",
+        }),
         _ => AuthError::Invalid("it cannot be read"),
     }
 }

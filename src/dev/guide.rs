@@ -26,6 +26,8 @@ pub struct Guide {
     pub replicas: Vec<(String, u32)>,
     pub binaries: Binaries,
     pub data_dir: PathBuf,
+    /// The issuer's private key.
+    pub key: PathBuf,
     pub database_url: String,
     pub jwks_url: String,
     pub credits_url: String,
@@ -99,8 +101,9 @@ impl Guide {
         writeln!(f, "# A push to replica {number}: shows in both of them.")?;
         writeln!(f, "curl {bearer} -H 'Content-Type: application/json' {url}/sync/todo -d '{{")?;
         writeln!(f, "  \"clientId\": \"my-shell\", \"since\": \"\", \"changes\": [{{")?;
-        writeln!(f, "    \"table\": \"tasks\", \"id\": \"task-1\", \"op\": \"insert\",")?;
+        writeln!(f, "    \"table\": \"tasks\", \"id\": \"'$(date +%s)'\", \"op\": \"insert\",")?;
         writeln!(f, "    \"data\": {{\"title\": \"Milk\", \"updatedAt\": \"{now}\"}} }}] }}'\n")?;
+        self.replay(f)?;
         writeln!(f, "# What is stored.")?;
         writeln!(
             f,
@@ -109,6 +112,18 @@ impl Guide {
             shell(&self.psql()),
             self.database_url,
         )
+    }
+
+    /// The load kit's replay, from a checkout.
+    fn replay(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !Path::new("loadtest/data").is_dir() {
+            return Ok(());
+        }
+        let targets: Vec<&str> = self.replicas.iter().map(|(url, _)| url.as_str()).collect();
+        let key = shell(&from_here(&self.key));
+        writeln!(f, "# Two real edit histories, replayed by dozens of devices that compare their records (a minute).")?;
+        writeln!(f, "cargo run -p mana-load -- replay loadtest/data/*.jsonl.gz --key {key} \\")?;
+        writeln!(f, "  --targets {} --database-url {}\n", targets.join(","), self.database_url)
     }
 
     /// By name if the shell finds it, else the one that came with the server.

@@ -20,7 +20,7 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 pub async fn listen(args: ListenArgs) -> Result<ExitCode, DevError> {
     let token = match &args.token {
         Some(token) => token.clone(),
-        None => SigningKey::load_or_create(&args.who.key)?.token(&args.who.user, TOKEN_TTL),
+        None => SigningKey::load(&args.who.key)?.token(&args.who.user, TOKEN_TTL),
     };
     let mut auth = json!({ "type": "auth", "token": token });
     if let Some(client) = &args.client_id {

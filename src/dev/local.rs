@@ -26,6 +26,7 @@ use super::{
 };
 
 const DATABASE: &str = "mana_sync";
+const KEY: &str = "issuer-key.json";
 const SERVICE_KEY: &str = "dev-service-key";
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const PORTS_LIMIT: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ impl Cluster {
             None => std::env::current_exe().map_err(DevError::io("find this program's file"))?,
         };
         let postgres = start_postgres(args).await?;
-        let key = SigningKey::load_or_create(&args.data_dir.join("issuer-key.json"))?;
+        let key = SigningKey::load_or_create(&args.data_dir.join(KEY))?;
         let keys = std::slice::from_ref(&key);
         let issuer = Issuer::start(local(preferred(args.port + OTHERS)), keys).await?;
         let credits = Credits::start(local(preferred(args.port + OTHERS + 1)), SERVICE_KEY).await?;
@@ -74,7 +75,7 @@ impl Cluster {
             credits_url: credits.url(),
             service_key: SERVICE_KEY.into(),
             port: args.port,
-            extra: readable_logs(),
+            extra: for_people(),
         };
         services.migrate(&exe).await?;
         let mut replicas = Vec::new();
@@ -99,6 +100,7 @@ impl Cluster {
             database_url: self.postgres.url(DATABASE),
             jwks_url: self.issuer.jwks_url(),
             credits_url: self.credits.url(),
+            key: args.data_dir.join(KEY),
             tokens: tokens(&self.key, &args.data_dir)?,
         })
     }
@@ -195,16 +197,26 @@ async fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
     Ok(())
 }
 
-/// A person reads them, unless somebody has said otherwise.
-fn readable_logs() -> Vec<(String, String)> {
-    const SETTING: &str = "LOG_FORMAT";
-    let chosen = std::env::var_os(SETTING).is_some();
-    if chosen { Vec::new() } else { vec![(SETTING.into(), "text".into())] }
+/// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
+/// development servers.
+fn for_people() -> Vec<(String, String)> {
+    const ORIGINS: &str = "http://localhost:3000,http://localhost:5173,http://127.0.0.1:3000,http://127.0.0.1:5173";
+    [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS)]
+        .into_iter()
+        .filter(|(setting, _)| std::env::var_os(setting).is_none())
+        .map(|(setting, value)| (setting.to_owned(), value.to_owned()))
+        .collect()
 }
 
-/// This port if it is free, else 0, which means any.
+/// This port if it is free, else 0, which means any: then the guide names another than usual.
 fn preferred(port: u16) -> u16 {
-    TcpListener::bind(local(port)).map_or(0, |_| port)
+    TcpListener::bind(local(port)).map_or_else(
+        |_| {
+            note(format_args!("Port {port} is taken; using another one (see below)."));
+            0
+        },
+        |_| port,
+    )
 }
 
 fn local(port: u16) -> SocketAddr {

@@ -59,6 +59,8 @@ impl Replica {
         let start = || {
             let mut command = Command::new(&options.exe);
             command.arg("serve").stdin(Stdio::null());
+            // The local issuer's tokens name neither; what the shell has set is meant for another server.
+            command.env_remove("JWT_ISSUER").env_remove("JWT_AUDIENCE");
             command.envs(options.env.iter().map(|(name, value)| (name, value)));
             let output = direct(&mut command, &options)?;
             let child = Child::spawn(command, Signal::SIGKILL, Group::Own)?;

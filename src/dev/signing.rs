@@ -71,6 +71,18 @@ impl SigningKey {
         }
     }
 
+    /// The key in `path`, which a running cluster has made.
+    pub fn load(path: &Path) -> Result<Self, DevError> {
+        let text = fs::read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => DevError::Usage(format!(
+                "there is no key at {}: run this where `mana-sync dev` was started, or name its key with --key",
+                path.display()
+            )),
+            _ => DevError::Io { action: format!("read the key {}", path.display()), source: error },
+        })?;
+        Self::parse(path, &text)
+    }
+
     fn parse(path: &Path, text: &[u8]) -> Result<Self, DevError> {
         let bad = |problem: String| DevError::Key {
             path: path.to_owned(),

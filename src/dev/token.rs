@@ -3,7 +3,7 @@
 use super::{DevError, SigningKey, args::TokenArgs, say::say};
 
 pub fn token(args: &TokenArgs) -> Result<(), DevError> {
-    let key = SigningKey::load_or_create(&args.who.key)?;
+    let key = SigningKey::load(&args.who.key)?;
     say(key.token(&args.who.user, args.ttl));
     Ok(())
 }
