@@ -135,7 +135,9 @@ async fn round(means: &Means) -> Result<(), StoreError> {
         return Ok(());
     }
     sleep(GRACE).await;
-    announce_missing(means, &behind).await
+    let lost = announce_missing(means, &behind).await?;
+    means.metrics.wakeups_reconciled.inc_by(lost as u64);
+    Ok(())
 }
 
 /// What of a log has not been announced, up to a head.
@@ -144,8 +146,8 @@ fn stretch(means: &Means, head: &Head) -> Option<LogStretch> {
     Some(LogStretch { log: LogId::of(head.user, &head.app), after, upto: head.at })
 }
 
-/// Announces whatever of these logs is still missing.
-async fn announce_missing(means: &Means, heads: &[Head]) -> Result<(), StoreError> {
+/// Announces whatever of these logs is still missing. In how many of them something was.
+async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreError> {
     let missing: Vec<(&Head, LogStretch)> =
         heads.iter().filter_map(|head| Some((head, stretch(means, head)?))).collect();
     for missing in missing.chunks(LOGS_PER_QUERY) {
@@ -155,7 +157,6 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<(), StoreErro
             changed.entry(row.log).or_default().entry(row.client).or_default().push(row.table.into());
         }
         for (head, stretch) in missing {
-            means.metrics.wakeups_reconciled.inc();
             let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, stretches| Wakeup {
                 user: head.user,
                 app: head.app.as_str().into(),
@@ -171,7 +172,7 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<(), StoreErro
             means.audience.announce(&wakeup(None, vec![], vec![(stretch.after, stretch.upto)]));
         }
     }
-    Ok(())
+    Ok(missing.len())
 }
 
 async fn run_joins(means: &Means, mut joins: mpsc::Receiver<Join>) {
