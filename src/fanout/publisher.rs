@@ -234,6 +234,7 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::traces::PushSpan;
 
     fn wakeup(client: &str, table: &str, stretch: (i64, i64)) -> Wakeup {
         Wakeup {
@@ -263,6 +264,17 @@ mod tests {
         assert_eq!(batch[0].stretches, [(0, 4), (8, 10)]);
         assert_eq!(batch[1], wakeup("b", "tasks", (4, 8)));
         assert_eq!(publisher.queue.take(), None);
+    }
+
+    #[test]
+    fn a_merged_wake_up_names_the_sampled_pushes_up_to_a_bound() {
+        let publisher = Publisher::new(10, Arc::default());
+        let span = |n: usize| PushSpan::parse(&format!("{:032x}-{:016x}", n + 1, n + 1)).unwrap();
+        for n in 0..MAX_PUSHES * 2 {
+            publisher.publish(Wakeup { pushes: vec![span(n)], ..wakeup("a", "tasks", (n as i64, n as i64 + 1)) });
+        }
+        let batch = publisher.queue.take().unwrap();
+        assert_eq!(batch[0].pushes, (0..MAX_PUSHES).map(span).collect::<Vec<_>>());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod support;
 
 mod collector;
+mod cost;
 
 use collector::{Collector, Span};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -42,8 +43,9 @@ async fn push(cluster: &Cluster, user: &User, caller: &Caller, body: Value) -> R
 }
 
 /// Sockets and streams on replica 1, a sampled push to replica 0, and what the collector then has.
-async fn tells_one_story(collector: Collector) {
-    let cluster = Cluster::start_with(2, &collector.settings()).await;
+async fn tells_one_story(collector: Collector, protocol: &str) {
+    let settings = [&collector.settings()[..], &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]].concat();
+    let cluster = Cluster::start_with(2, &settings).await;
     let user = cluster.user();
     let mut socket = socket(&cluster, 1, &user, None, Some("phone")).await;
     let mut stream = Events::open(stream_of(&cluster, 1, &user, "collections=tasks")).await;
@@ -109,19 +111,48 @@ fn assert_nothing_of_the_user(spans: &[Span], user: &User) {
 
 #[tokio::test]
 async fn a_sampled_push_is_one_story_from_its_caller_to_the_other_replica() {
-    tells_one_story(Collector::http().await).await;
+    tells_one_story(Collector::http().await, "http/protobuf").await;
+    tells_one_story(Collector::grpc().await, "grpc").await;
 }
 
 #[tokio::test]
-async fn the_story_is_told_over_grpc_too() {
-    let collector = Collector::grpc().await;
-    let settings = [&collector.settings()[..], &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]].concat();
-    let cluster = Cluster::start_with(1, &settings).await;
+async fn a_notification_that_carries_many_pushes_is_linked_to_each() {
+    // Of each device no more than one wake-up names.
+    const PUSHES: usize = 4 * mana_sync::fanout::wakeup::MAX_PUSHES;
+    let collector = Collector::http().await;
+    let cluster = Cluster::start_with(2, &collector.settings()).await;
     let user = cluster.user();
-    let caller = caller(SAMPLED);
-    push(&cluster, &user, &caller, body("laptop", "1")).await;
-    let request = collector.spans.find("request", |span| span.kind == SpanKind::Server).await;
-    assert_eq!(request.trace, caller.trace);
+    let _socket = socket(&cluster, 1, &user, None, None).await;
+    let callers: Vec<Caller> = (0..PUSHES).map(|_| caller(SAMPLED)).collect();
+    let pushes = callers.iter().enumerate().map(|(n, caller)| {
+        let device = format!("device-{}", n % 4);
+        let (cluster, user) = (&cluster, &user);
+        async move { push(cluster, user, caller, body(&device, &n.to_string())).await }
+    });
+    futures_util::future::join_all(pushes).await;
+
+    let links_of = |kind: SpanKind, replica: &'static str| {
+        let spans =
+            collector.spans.all().into_iter().filter(move |span| span.kind == kind && span.replica() == replica);
+        spans.flat_map(|span| span.links).collect::<Vec<_>>()
+    };
+    eventually("every push is linked to by a send and by a delivery", async || {
+        links_of(SpanKind::Producer, "replica-1").len() >= PUSHES
+            && links_of(SpanKind::Consumer, "replica-2").len() >= PUSHES
+    })
+    .await;
+    let spans = collector.spans.all();
+    let mut requests: Vec<_> =
+        spans.iter().filter(|s| s.kind == SpanKind::Server).map(|s| (s.trace.clone(), s.id.clone())).collect();
+    requests.sort();
+    for (kind, replica) in [(SpanKind::Producer, "replica-1"), (SpanKind::Consumer, "replica-2")] {
+        let mut links = links_of(kind, replica);
+        links.sort();
+        assert_eq!(links, requests, "each once, by {kind:?}");
+    }
+    for span in spans.iter().filter(|span| span.links.len() > 1) {
+        assert!(span.parent.is_empty(), "what is about several is part of none of their traces: {span:?}");
+    }
 }
 
 #[tokio::test]
@@ -171,57 +202,61 @@ async fn time_pushes(cluster: &Cluster, user: &User, round: usize, count: usize)
     started.elapsed()
 }
 
-/// Pushes through a replica whose collector is of no use, and through one that does not trace: the same speed, and
-/// no more memory once the queue is full.
-async fn costs_nothing(url: &str) {
-    let settings = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
-        ("OTEL_TRACES_SAMPLER", "always_on"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "128"),
-        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "20"),
-        ("DRAIN_DELAY_MS", "0"),
-        ("DRAIN_WINDOW_MS", "0"),
-    ];
-    let traced = Cluster::start_with(1, &settings).await;
-    let plain = Cluster::start(1).await;
-    let (alice, bob) = (traced.user(), plain.user());
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    let mut memory = Vec::new();
+/// Pushes through a replica whose collector is of no use, and through one whose collector works: the same speed,
+/// and no more memory once the queue is full.
+async fn costs_nothing(url: &str, protocol: &str) {
+    let useful = if protocol == "grpc" { Collector::grpc().await } else { Collector::http().await };
+    let start = async |url: &str| {
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "128"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+            ("DRAIN_DELAY_MS", "0"),
+            ("DRAIN_WINDOW_MS", "0"),
+        ];
+        Cluster::start_with(1, &settings).await
+    };
+    let (without, with) = (start(url).await, start(&useful.url).await);
+    let (alice, bob) = (without.user(), with.user());
+    let (mut times, mut useful_times, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..6 {
-        with.push(time_pushes(&traced, &alice, round, 100).await);
-        without.push(time_pushes(&plain, &bob, round, 100).await);
-        memory.push(metric(&traced, 0, "process_resident_memory_bytes").await);
+        times.push(time_pushes(&without, &alice, round, 100).await);
+        useful_times.push(time_pushes(&with, &bob, round, 100).await);
+        memory.push(metric(&without, 0, "process_resident_memory_bytes").await);
     }
-    let (with, without) = (with.iter().min().unwrap(), without.iter().min().unwrap());
-    println!("best of 6 x 100 pushes: traced {with:?}, not traced {without:?}; resident {memory:?}");
-    assert!(*with < *without * 2, "{with:?} against {without:?}");
+    let (best, useful_best) = (times.iter().min().unwrap(), useful_times.iter().min().unwrap());
+    println!("best of 6 x 100 pushes: {best:?}, with a useful collector {useful_best:?}; resident {memory:?}");
+    assert!(*best < *useful_best * 2, "{best:?} against {useful_best:?}");
     let grown = memory[5] - memory[1];
     assert!(grown < 8e6, "{grown} bytes more after 400 more pushes: {memory:?}");
 
     let stopping = Instant::now();
-    traced.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    without.nodes[0].process.terminate(PATIENCE).await.unwrap();
     assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
 }
 
 #[tokio::test]
 async fn a_collector_that_never_answers_costs_nothing() {
     let collector = Collector::silent().await;
-    costs_nothing(&collector.url).await;
+    costs_nothing(&collector.url, "http/protobuf").await;
+    costs_nothing(&collector.url, "grpc").await;
 }
 
 #[tokio::test]
 async fn a_collector_that_is_not_there_costs_nothing() {
     let gone = Collector::silent().await.url.clone();
-    costs_nothing(&gone).await;
+    costs_nothing(&gone, "http/protobuf").await;
+    costs_nothing(&gone, "grpc").await;
 }
 
-#[tokio::test]
-async fn the_last_spans_are_sent_before_the_process_ends() {
-    let collector = Collector::http().await;
-    // Nothing would be sent by itself for a minute.
+/// Stops a replica whose spans would not be sent by themselves for a minute.
+async fn the_last_spans_arrive(collector: Collector, protocol: &str) {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
         ("OTEL_TRACES_SAMPLER", "always_on"),
         ("OTEL_BSP_SCHEDULE_DELAY", "60000"),
         ("DRAIN_DELAY_MS", "0"),
@@ -235,4 +270,10 @@ async fn the_last_spans_are_sent_before_the_process_ends() {
     cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
     let arrived = collector.spans.all();
     assert!(arrived.iter().any(|span| span.trace == caller.trace && span.kind == SpanKind::Server), "{arrived:#?}");
+}
+
+#[tokio::test]
+async fn the_last_spans_are_sent_before_the_process_ends() {
+    the_last_spans_arrive(Collector::http().await, "http/protobuf").await;
+    the_last_spans_arrive(Collector::grpc().await, "grpc").await;
 }

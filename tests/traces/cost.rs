@@ -1,0 +1,66 @@
+//! What tracing costs. A measurement, to be run alone and optimized:
+//! `cargo test --release --test traces cost -- --ignored --nocapture`
+
+use crate::collector::Collector;
+use crate::support::live::NO_DELTA;
+use crate::support::{Cluster, User, insert};
+use reqwest::{Client, Method};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+const CLIENTS: usize = 8;
+const ROUNDS: usize = 10;
+const ROUND: Duration = Duration::from_secs(2);
+
+/// Pushes a second, from several clients that each wait for their answer.
+async fn rate(cluster: &Cluster, http: &Client, users: &[User]) -> f64 {
+    let until = Instant::now() + ROUND;
+    let client = async |user: &User| {
+        let mut done = 0;
+        while Instant::now() < until {
+            let id = uuid::Uuid::new_v4().to_string();
+            let change = insert("tasks", &id, "T", "2024-01-01T10:00:00.000Z");
+            let body = json!({ "clientId": "laptop", "since": NO_DELTA, "changes": [change] });
+            let push = http.request(Method::POST, format!("{}/sync/todo", cluster.url(0))).bearer_auth(&user.token);
+            push.json(&body).send().await.unwrap().error_for_status().unwrap();
+            done += 1;
+        }
+        done
+    };
+    let done = futures_util::future::join_all(users.iter().map(client)).await;
+    done.iter().sum::<usize>() as f64 / ROUND.as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn cost() {
+    let collector = Collector::http().await;
+    let settings = |ratio: &'static str| {
+        vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", ratio),
+        ]
+    };
+    let kinds = [("off", vec![]), ("off again", vec![]), ("1 %", settings("0.01")), ("100 %", settings("1"))];
+    let mut runs = Vec::new();
+    for (name, settings) in kinds {
+        let cluster = Cluster::start_with(1, &settings).await;
+        let users: Vec<User> = (0..CLIENTS).map(|_| cluster.user()).collect();
+        runs.push((name, cluster, users, Vec::new()));
+    }
+    let http = Client::builder().no_proxy().build().unwrap();
+    // One after the other, round and round: whatever else the machine does meets all of them.
+    for _ in 0..=ROUNDS {
+        for (_, cluster, users, rates) in &mut runs {
+            rates.push(rate(cluster, &http, users).await);
+        }
+    }
+    for (name, _, _, rates) in &mut runs {
+        // The first round is for warming up.
+        rates.remove(0);
+        rates.sort_by(f64::total_cmp);
+        let (least, median, most) = (rates[0], rates[ROUNDS / 2], rates[ROUNDS - 1]);
+        println!("tracing {name:>9}: {median:6.0} pushes/s (median of {ROUNDS}; {least:.0} to {most:.0})");
+    }
+}
