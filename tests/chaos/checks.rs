@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long readers that look by themselves may take.
-const PATIENT: Duration = Duration::from_secs(20);
+const PATIENT: Duration = Duration::from_secs(10);
 /// Most resident memory of a replica, in bytes. A debug build has more than a release build.
 const MEMORY: u64 = 300 << 20;
 /// Differences shown of each reader.
@@ -202,13 +202,21 @@ pub async fn replicas_are_well(world: &World, workload: &Workload) {
     }
 }
 
-/// No session and no connection to the database is left over from anybody who has gone.
-pub async fn nothing_is_left(world: &World, workload: &Workload) {
+/// Whether every replica has noticed that all clients have left.
+pub async fn sessions_are_gone(world: &World) -> Result<(), String> {
     for replica in 0..REPLICAS {
         let gone = async || (world.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
         if mana_sync::dev::wait::until(SOON, gone).await.is_none() {
-            workload.violated(format!("G6: replica {replica} still has sessions after all clients have left"));
+            return Err(format!("G6: replica {replica} still has sessions after all clients have left"));
         }
+    }
+    Ok(())
+}
+
+/// No session and no connection to the database is left over from anybody who has gone.
+pub async fn nothing_is_left(world: &World, workload: &Workload) {
+    if let Err(left) = sessions_are_gone(world).await {
+        workload.violated(left);
     }
     // What the network has forgotten is the network's.
     world.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]).for_each(|proxy| proxy.cut_silent());

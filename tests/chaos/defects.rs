@@ -5,7 +5,6 @@ use crate::run::run_in;
 use crate::schedule::Plan;
 use crate::suite::{LENGTH, alone, number};
 use crate::world::World;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Seeds tried before the suite counts as blind.
@@ -21,7 +20,7 @@ async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
             // The unique index would refuse the equal cursors that come of it.
             world.sql("drop index sync_changes_by_log").await;
         }
-        let report = run_in(Arc::new(world), &plan).await;
+        let report = run_in(world, &plan).await;
         if let Some(violation) = report.violations.first() {
             println!("{defect} shows with seed {seed}, in {} ways: {violation}", report.violations.len());
             return;

@@ -17,33 +17,61 @@ const TOLERATED: usize = 2;
 /// How long anybody may take to be told.
 pub const SOON: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 5;
+/// How long a replica may take to learn of a new key: it does not ask the issuer all the time.
+const KEYS: Duration = Duration::from_secs(10);
+
+/// Pushes one change, and measures how long it takes until everybody who is told of that user's changes has been.
+/// None, and a violation, if somebody is not in time.
+pub async fn tell(world: &World, workload: &Workload, party: usize) -> Option<Duration> {
+    let told: Vec<_> = workload.readers().into_iter().filter(|r| r.party == party && r.is_told()).collect();
+    let before: Vec<usize> = told.iter().map(|reader| reader.count()).collect();
+    let number = workload.next_number();
+    let client = format!("calm-{number}");
+    let mut device = workload.device(world, party, &client);
+    let change = insert_of(TABLES[number as usize % TABLES.len()], &client);
+    if !workload.push(party, &mut device, vec![change]).await {
+        return None;
+    }
+    let pushed = Instant::now();
+    let behind = || told.iter().zip(&before).filter(|(reader, before)| reader.count() <= **before);
+    let all_told = mana_sync::dev::wait::until(SOON, async || behind().next().is_none().then_some(()));
+    if all_told.await.is_none() {
+        let names: Vec<&str> = behind().map(|(reader, _)| reader.name.as_str()).collect();
+        workload.violated(format!("G4: not told within {SOON:?} though all is well: {names:?}"));
+        return None;
+    }
+    Some(pushed.elapsed())
+}
 
 /// Each change reaches everybody who is told, nearly always at once.
 pub async fn nothing_is_slow(world: &World, workload: &Workload) {
-    let (mut slow, mut slowest) = (0, Duration::ZERO);
+    let mut times = Vec::new();
     for n in 0..CALM {
-        let party = n % workload.parties.len();
-        let told: Vec<_> = workload.readers().into_iter().filter(|r| r.party == party && r.is_told()).collect();
-        let before: Vec<usize> = told.iter().map(|reader| reader.count()).collect();
-        let client = format!("calm-{}", workload.next_number());
-        let mut device = workload.device(world, party, &client);
-        if !workload.push(party, &mut device, vec![insert_of(TABLES[n % 2], &client)]).await {
-            return;
-        }
-        let pushed = Instant::now();
-        let all_told = async || {
-            let all = told.iter().zip(&before).all(|(reader, before)| reader.count() > *before);
-            all.then_some(())
-        };
-        if mana_sync::dev::wait::until(SOON, all_told).await.is_none() {
-            workload.violated(format!("G4: in health somebody was not told of a change within {SOON:?}"));
-            return;
-        }
-        slowest = slowest.max(pushed.elapsed());
-        slow += usize::from(pushed.elapsed() > AT_ONCE);
+        let Some(time) = tell(world, workload, n % workload.parties.len()).await else { return };
+        times.push(time);
     }
+    let slow = times.iter().filter(|time| **time > AT_ONCE).count();
     if slow > TOLERATED {
+        let slowest = times.iter().max();
         workload.violated(format!("G4: in health {slow} of {CALM} changes took over {AT_ONCE:?}, up to {slowest:?}"));
+    }
+}
+
+/// Tokens of the issuer's newest key are accepted on every replica.
+pub async fn new_keys_are_accepted(world: &World, workload: &Workload) {
+    if !world.has_rotated() {
+        return;
+    }
+    let token = world.rotated_token("visitor");
+    for (replica, url) in world.urls().iter().enumerate() {
+        let ask = async || {
+            let request = world.cluster.http.get(format!("{url}/sync/app/pull?collection=a&since={BEGINNING}"));
+            let answer = request.bearer_auth(&token).timeout(SOON).send().await;
+            answer.is_ok_and(|answer| answer.status() == 200).then_some(())
+        };
+        if mana_sync::dev::wait::until(KEYS, ask).await.is_none() {
+            workload.violated(format!("replica {replica} does not accept the issuer's new key after {KEYS:?}"));
+        }
     }
 }
 

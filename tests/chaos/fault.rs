@@ -105,12 +105,12 @@ impl Fault {
             Fault::Killed(replica) => {
                 world.kill(replica).await;
                 tokio::time::sleep_until(end).await;
-                world.revive(replica).await;
+                revive(world, workload, replica).await;
             }
             Fault::KilledBeforeNotify(replica) => {
                 workload.push_and_crash(world, replica).await;
                 tokio::time::sleep_until(end).await;
-                world.revive(replica).await;
+                revive(world, workload, replica).await;
             }
             Fault::Frozen(replica) => {
                 world.node(replica).await.process.signal(Signal::SIGSTOP);
@@ -147,6 +147,12 @@ impl Fault {
             Fault::PushStorm(replica) => workload.push_without_pause(world, replica, end).await,
             Fault::HugePushes(replica) => workload.push_at_the_limits(world, replica).await,
         }
+    }
+}
+
+async fn revive(world: &World, workload: &Workload, replica: usize) {
+    if !world.revive(replica).await {
+        workload.violated(format!("replica {replica} was started again and never lived"));
     }
 }
 

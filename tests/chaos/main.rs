@@ -17,6 +17,7 @@ mod checks;
 mod defects;
 mod epilogue;
 mod fault;
+mod focused;
 mod readers;
 mod rude;
 mod run;

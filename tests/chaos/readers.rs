@@ -97,7 +97,10 @@ async fn stream(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>,
     let reading = async {
         loop {
             match StreamReader::open(&world.cluster.http, &asked).await {
-                Ok(mut stream) => read_stream(&mut stream, &mut check, &reader, &workload).await,
+                Ok(mut stream) => {
+                    reader.connected();
+                    read_stream(&mut stream, &mut check, &reader, &workload).await;
+                }
                 Err(StreamError::Refused { status, body, retry_after }) => {
                     if !status.is_server_error() && status != 429 || status.is_server_error() && retry_after.is_none() {
                         workload.violated(format!("{}: refused with {status}: {body}", reader.name));
@@ -139,6 +142,7 @@ async fn wake(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>, r
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
+            reader.connected();
             let mut tables: Vec<String> = TABLES.map(str::to_owned).to_vec();
             loop {
                 for table in tables.iter().filter(|table| reader.reads(table)) {

@@ -1,11 +1,15 @@
 //! One run: everybody works, the plan's faults happen, all is well again, and then it is checked that it was.
 
+use crate::readers::Woken;
 use crate::schedule::Plan;
 use crate::workload::Workload;
 use crate::world::{REPLICAS, World};
 use crate::{checks, epilogue, readers, writers};
+use mana_load::device::Device;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -23,30 +27,99 @@ pub struct Report {
     pub slowest: Duration,
 }
 
+/// Everybody at work in a world.
+pub struct Play {
+    pub world: Arc<World>,
+    pub workload: Arc<Workload>,
+    reading: Mutex<JoinSet<()>>,
+    woken: Mutex<Woken>,
+    writing: Mutex<JoinSet<(usize, Device)>>,
+}
+
+impl Play {
+    /// Lets so many users read, each with so many devices that write.
+    pub async fn start(world: World, seed: u64, users: usize, writers: usize) -> Play {
+        let world = Arc::new(world);
+        let workload = Arc::new(Workload::new(&world, seed, users));
+        let (reading, woken) = readers::start(&world, &workload);
+        let mut writing = JoinSet::new();
+        for party in 0..users {
+            for number in 0..writers {
+                writing.spawn(writers::write(world.clone(), workload.clone(), party, number));
+            }
+        }
+        Play { world, workload, reading: reading.into(), woken: woken.into(), writing: writing.into() }
+    }
+
+    /// Lets the writers finish.
+    async fn stop_writing(&self) -> Vec<(usize, Device)> {
+        self.workload.stop_writing.cancel();
+        std::mem::take(&mut *self.writing.lock().await).join_all().await
+    }
+
+    /// Lets everybody leave, and compares what they have seen. How many changes are stored.
+    async fn compare(&self, mut devices: Vec<(usize, Device)>) -> usize {
+        let (world, workload) = (&self.world, &self.workload);
+        workload.enter("waiting for readers to leave");
+        checks::readers_are_complete(world, workload).await;
+        checks::replicas_are_well(world, workload).await;
+        workload.stop_reading.cancel();
+        let mut reading = self.reading.lock().await;
+        while reading.join_next().await.is_some() {}
+        devices.extend(std::mem::take(&mut *self.woken.lock().await).join_all().await);
+        workload.enter("comparing what everybody has");
+        let stored = checks::stored_is_acknowledged(world, workload).await;
+        checks::readers_saw_the_log(world, workload).await;
+        checks::devices_converge(world, workload, devices).await;
+        workload.enter("looking for what is left over");
+        checks::nothing_is_left(world, workload).await;
+        stored
+    }
+
+    /// The end of a test that did its own harm: all comparisons. What was not as it should be.
+    pub async fn end(&self) -> Vec<String> {
+        self.world.mend_network();
+        let ending = timeout(LIMIT, async {
+            let devices = self.stop_writing().await;
+            self.compare(devices).await
+        });
+        if ending.await.is_err() {
+            self.workload.violated(format!("no end after {LIMIT:?}, but still {}", self.workload.stage()));
+        }
+        self.workload.violations()
+    }
+}
+
+/// What must be right after any fault: those who are told have everything soon, and further changes come at once.
+pub async fn settle(play: &Play) {
+    checks::all_are_told(&play.world, &play.workload).await;
+    epilogue::nothing_is_slow(&play.world, &play.workload).await;
+}
+
 /// Runs a plan, and says what was not as it should be.
 pub async fn run(plan: &Plan) -> Report {
-    let world = Arc::new(World::start(&plan.settings).await);
-    run_in(world, plan).await
+    run_in(World::start(&plan.settings).await, plan).await
 }
 
 /// The same in a world that is there already.
-pub async fn run_in(world: Arc<World>, plan: &Plan) -> Report {
-    let workload = Arc::new(Workload::new(&world, plan.seed, plan.users));
-    let running = timeout(LIMIT, play(&world, &workload, plan)).await;
+pub async fn run_in(world: World, plan: &Plan) -> Report {
+    let play = Play::start(world, plan.seed, plan.users, plan.writers).await;
+    let running = timeout(LIMIT, follow(&play, plan)).await;
     let mut report = running.unwrap_or_else(|_| {
-        workload.violated(format!("the run had not ended after {LIMIT:?}, but was {}", workload.stage()));
+        let stage = play.workload.stage();
+        play.workload.violated(format!("the run had not ended after {LIMIT:?}, but was {stage}"));
         Report::default()
     });
-    report.violations = workload.violations();
+    report.violations = play.workload.violations();
     if !report.violations.is_empty() {
-        keep_logs(&world, plan.seed).await;
+        keep_logs(&play.world, plan.seed).await;
     }
     report
 }
 
 /// The replicas' logs, for whoever looks for the reason.
 async fn keep_logs(world: &World, seed: u64) {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
     std::fs::create_dir_all(&folder).unwrap();
     for replica in 0..REPLICAS {
         std::fs::write(folder.join(format!("replica-{replica}.log")), world.log(replica).await).unwrap();
@@ -54,43 +127,20 @@ async fn keep_logs(world: &World, seed: u64) {
     println!("  the logs are in {}", folder.display());
 }
 
-async fn play(world: &Arc<World>, workload: &Arc<Workload>, plan: &Plan) -> Report {
-    let (mut reading, mut woken) = readers::start(world, workload);
-    let mut writing = JoinSet::new();
-    for party in 0..plan.users {
-        for number in 0..plan.writers {
-            writing.spawn(writers::write(world.clone(), workload.clone(), party, number));
-        }
-    }
+async fn follow(play: &Play, plan: &Plan) -> Report {
+    let (world, workload) = (&play.world, &play.workload);
     break_things(world, workload, plan).await;
     world.mend_network();
     workload.enter("waiting for the writers to finish");
-    workload.stop_writing.cancel();
-    let (told, mut devices) = tokio::join!(checks::all_are_told(world, workload), writing.join_all());
+    let (told, devices) = tokio::join!(checks::all_are_told(world, workload), play.stop_writing());
     workload.enter("waiting for those who are told");
     let slowest = told.max(checks::all_are_told(world, workload).await);
     workload.enter("pushing in health");
     epilogue::nothing_is_slow(world, workload).await;
     workload.enter("opening streams");
     epilogue::late_comers_miss_nothing(world, workload).await;
-    workload.enter("waiting for readers");
-    checks::readers_are_complete(world, workload).await;
-    workload.enter("looking at the replicas");
-    checks::replicas_are_well(world, workload).await;
-
-    workload.enter("waiting for readers to leave");
-    workload.stop_reading.cancel();
-    while reading.join_next().await.is_some() {}
-    while let Some(device) = woken.join_next().await {
-        devices.extend(device);
-    }
-    workload.enter("comparing");
-    let stored = checks::stored_is_acknowledged(world, workload).await;
-    checks::readers_saw_the_log(world, workload).await;
-    workload.enter("letting devices converge");
-    checks::devices_converge(world, workload, devices).await;
-    workload.enter("looking for what is left");
-    checks::nothing_is_left(world, workload).await;
+    epilogue::new_keys_are_accepted(world, workload).await;
+    let stored = play.compare(devices).await;
     Report { stored, slowest, ..Report::default() }
 }
 

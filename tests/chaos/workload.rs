@@ -54,6 +54,8 @@ pub struct Reader {
     pub party: usize,
     pub kind: Kind,
     count: AtomicUsize,
+    /// How often it has connected.
+    connects: AtomicUsize,
     seen: Mutex<Vec<Change>>,
 }
 
@@ -64,6 +66,14 @@ impl Reader {
 
     pub fn add_count(&self, count: usize) {
         self.count.fetch_add(count, Ordering::AcqRel);
+    }
+
+    pub fn connects(&self) -> usize {
+        self.connects.load(Ordering::Acquire)
+    }
+
+    pub fn connected(&self) {
+        self.connects.fetch_add(1, Ordering::AcqRel);
     }
 
     pub fn add(&self, changes: Vec<Change>) {
@@ -138,7 +148,8 @@ impl Workload {
     }
 
     pub fn reader(&self, name: String, party: usize, kind: Kind) -> Arc<Reader> {
-        let reader = Arc::new(Reader { name, party, kind, count: AtomicUsize::new(0), seen: Mutex::default() });
+        let (count, connects) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let reader = Arc::new(Reader { name, party, kind, count, connects, seen: Mutex::default() });
         lock(&self.readers).push(reader.clone());
         reader
     }

@@ -7,10 +7,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
 pub const REPLICAS: usize = 3;
+/// How long one look at whether a replica lives may take.
+const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The connections of one replica to its database.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub struct World {
     urls: Vec<String>,
     postgres: Mutex<TemporaryPostgres>,
     rotated: SigningKey,
+    has_rotated: AtomicBool,
 }
 
 impl World {
@@ -58,7 +62,15 @@ impl World {
         let mut cluster = Cluster::start_each(&postgres.server().admin_url(), REPLICAS as u16, each).await;
         let urls = cluster.urls();
         let nodes = std::mem::take(&mut cluster.nodes).into_iter().map(Mutex::new).collect();
-        World { cluster, doors, nodes, urls, postgres: Mutex::new(postgres), rotated: SigningKey::generate().unwrap() }
+        World {
+            cluster,
+            doors,
+            nodes,
+            urls,
+            postgres: Mutex::new(postgres),
+            rotated: SigningKey::generate().unwrap(),
+            has_rotated: AtomicBool::new(false),
+        }
     }
 
     pub fn urls(&self) -> &[String] {
@@ -77,13 +89,17 @@ impl World {
         ended.ok()
     }
 
-    /// Starts a replica again and waits until it accepts connections, whatever else may be missing to it.
-    pub async fn revive(&self, replica: usize) {
+    /// Starts a replica again and waits until it accepts connections, whatever else may be missing to it. False if it
+    /// never does.
+    pub async fn revive(&self, replica: usize) -> bool {
         let mut node = self.node(replica).await;
         node.respawn();
         let url = format!("{}/health/live", node.url());
-        let lives = async || self.cluster.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200);
-        eventually("a replica that was started again lives", lives).await;
+        let lives = async || {
+            let answer = self.cluster.http.get(&url).timeout(ATTEMPT).send().await;
+            answer.is_ok_and(|answer| answer.status() == 200).then_some(())
+        };
+        mana_sync::dev::wait::until(PATIENCE, lives).await.is_some()
     }
 
     /// Kills a replica with `kill -9`.
@@ -110,6 +126,11 @@ impl World {
     /// The issuer publishes another key beside the one in use.
     pub fn rotate_keys(&self) {
         self.cluster.issuer.set_keys(&[self.rotated.clone(), self.cluster.key.clone()]);
+        self.has_rotated.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_rotated(&self) -> bool {
+        self.has_rotated.load(Ordering::Relaxed)
     }
 
     /// A token signed with the key that came by rotation.
@@ -117,7 +138,7 @@ impl World {
         self.rotated.token(user, Duration::from_secs(3600))
     }
 
-    /// The network as it should be; `silent` connections that have lost bytes are ended too.
+    /// The network as it should be. What it has forgotten stays forgotten.
     pub fn mend_network(&self) {
         for proxy in self.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]) {
             proxy.set(Mode::Pass);

@@ -1,0 +1,167 @@
+//! One fault each, and exactly what was promised for it.
+
+use crate::run::{Play, settle};
+use crate::suite::{alone, number};
+use crate::support::proxy::Mode;
+use crate::support::*;
+use crate::world::{REPLICAS, World};
+use crate::{checks, epilogue};
+use mana_load::wakeups::{WakeMessage, Wakeups};
+use mana_sync::dev::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+/// How soon after the return of the database everything must work again.
+const BACK: Duration = Duration::from_secs(3);
+/// How long a replica waits for a statement in the test of forgotten connections.
+const STATEMENT: Duration = Duration::from_secs(2);
+/// How long a client tries to come back.
+const COMING_BACK: Duration = Duration::from_secs(60);
+/// Clients of one user in the rush.
+const OF_ONE_USER: usize = 10;
+/// What a replica may keep of the memory of clients that have left, in bytes.
+const KEPT: u64 = 64 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_all_listening_connections_swallowed_for_good_everybody_is_told_in_time_of_every_change() {
+    let _alone = alone().await;
+    let play = Play::start(World::start(&[]).await, 1, 2, 0).await;
+    play.world.doors.iter().for_each(|doors| doors.listen.set(Mode::Swallow));
+    let mut slowest = Duration::ZERO;
+    for n in 0..8 {
+        let told = epilogue::tell(&play.world, &play.workload, n % 2).await;
+        slowest = slowest.max(told.unwrap_or_default());
+    }
+    println!("without a listener, the slowest of 8 changes was told after {slowest:?}");
+    assert_eq!(play.end().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_had_to_reconnect() {
+    let _alone = alone().await;
+    let play = Play::start(World::start(&[]).await, 1, 2, 4).await;
+    let world = &play.world;
+    let all_connected =
+        async || play.workload.readers().iter().all(|reader| !reader.is_told() || reader.connects() == 1);
+    eventually("everybody is connected", all_connected).await;
+    let user = world.cluster.user();
+    for round in 0..3 {
+        world.restart_postgres(Shutdown::Fast).await;
+        let back = Instant::now();
+        for (replica, url) in world.urls().iter().enumerate() {
+            let body = serde_json::json!({
+                "clientId": "prober", "since": live::NO_DELTA,
+                "changes": [insert("tasks", &format!("{round}-{replica}"), "T", "2024-01-01T10:00:00.000Z")],
+            });
+            let push = async || {
+                let request = world.cluster.http.post(format!("{url}/sync/todo")).bearer_auth(&user.token);
+                let request = request.header("Content-Type", "application/json").timeout(BACK);
+                request.body(body.to_string()).send().await.is_ok_and(|answer| answer.status() == 200)
+            };
+            eventually("pushes are stored again", push).await;
+            assert!(back.elapsed() < BACK, "pushes to replica {replica} only after {:?}", back.elapsed());
+        }
+        let listening = async || {
+            let mut up = 0.0;
+            for replica in 0..REPLICAS {
+                up += world.metric(replica, "mana_sync_listener_up").await.unwrap_or(0.0);
+            }
+            up == REPLICAS as f64
+        };
+        eventually("all listen again", listening).await;
+        assert!(back.elapsed() < BACK, "listeners only after {:?}", back.elapsed());
+        println!("all worked {:?} after the return of the database", back.elapsed());
+    }
+    for reader in play.workload.readers().iter().filter(|reader| reader.is_told()) {
+        assert_eq!(reader.connects(), 1, "{} had to reconnect", reader.name);
+    }
+    settle(&play).await;
+    assert_eq!(play.end().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_connections_that_the_network_has_forgotten_are_given_up() {
+    let _alone = alone().await;
+    let statement = [("DATABASE_STATEMENT_TIMEOUT_MS".to_owned(), STATEMENT.as_millis().to_string())];
+    let play = Play::start(World::start(&statement).await, 1, 2, 4).await;
+    let all_connected =
+        async || play.workload.readers().iter().all(|reader| !reader.is_told() || reader.connects() == 1);
+    eventually("everybody is connected", all_connected).await;
+    let query = &play.world.doors[0].query;
+    query.set(Mode::Swallow);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    query.set(Mode::Pass);
+    let back = Instant::now();
+    let user = play.world.cluster.user();
+    let pull = async || {
+        let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", play.world.urls()[0]);
+        let request = play.world.cluster.http.get(path).bearer_auth(&user.token).timeout(PATIENCE);
+        request.send().await.is_ok_and(|answer| answer.status() == 200)
+    };
+    eventually("the replica reads again", pull).await;
+    println!("the replica read again after {:?}", back.elapsed());
+    assert!(back.elapsed() < STATEMENT * 4, "only after {:?}", back.elapsed());
+    settle(&play).await;
+    assert_eq!(play.end().await, Vec::<String>::new());
+}
+
+/// Comes back, however often it is refused, provided that each refusal says when to try again. How often it was.
+async fn come_back(base: &str, user: &User) -> Result<(Wakeups, usize), String> {
+    let begin = Instant::now();
+    for refusals in 0.. {
+        let error = match Wakeups::connect(base, None, &user.token, None).await {
+            Ok(socket) => return Ok((socket, refusals)),
+            Err(error) => error,
+        };
+        if begin.elapsed() > COMING_BACK {
+            return Err(format!("refused {refusals} times, at last: {error:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    unreachable!("the attempts end by a connection or by the deadline")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_all_come_back_at_once_are_all_served() {
+    let _alone = alone().await;
+    let clients = if number("CHAOS_LONG").is_some() { 5_000 } else { 1_000 };
+    let world = Arc::new(World::start(&[]).await);
+    let users: Vec<User> = (0..clients / OF_ONE_USER).map(|_| world.cluster.user()).collect();
+    let mut memory = Vec::new();
+    for _ in 0..2 {
+        memory = Vec::new();
+        let begin = Instant::now();
+        let mut coming = JoinSet::new();
+        for client in 0..clients {
+            let (base, user) = (world.urls()[client % REPLICAS].clone(), users[client / OF_ONE_USER].clone());
+            coming.spawn(
+                async move { come_back(&base, &user).await.map(|(socket, refusals)| (client, socket, refusals)) },
+            );
+        }
+        let arrived: Result<Vec<_>, String> = coming.join_all().await.into_iter().collect();
+        let mut arrived = arrived.unwrap();
+        arrived.sort_by_key(|(client, _, _)| *client);
+        let refusals: usize = arrived.iter().map(|(_, _, refusals)| refusals).sum();
+        println!("{clients} clients were served within {:?}, after {refusals} refusals", begin.elapsed());
+        for client in [0, clients / 2, clients - 1] {
+            let user = &users[client / OF_ONE_USER];
+            let record = insert("tasks", "a", "T", "2024-01-01T10:00:00.000Z");
+            let body = serde_json::json!({ "clientId": "x", "since": live::NO_DELTA, "changes": [record] });
+            let request = world.cluster.http.post(format!("{}/sync/app-{client}", world.urls()[0]));
+            let request = request.bearer_auth(&user.token).header("Content-Type", "application/json");
+            assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 200);
+            let message = timeout(epilogue::SOON, arrived[client].1.next(epilogue::SOON)).await.unwrap().unwrap();
+            assert!(matches!(message, WakeMessage::SyncAvailable { .. }), "{message:?}");
+        }
+        drop(arrived);
+        checks::sessions_are_gone(&world).await.unwrap();
+        for replica in 0..REPLICAS {
+            memory.push(world.memory(replica).await);
+        }
+    }
+    println!("afterwards the replicas have {memory:?} bytes resident");
+    // A debug build that has served nobody has about 40 MiB.
+    assert!(memory.iter().all(|bytes| *bytes < (40 << 20) + KEPT), "{memory:?}");
+}
