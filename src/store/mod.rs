@@ -101,7 +101,7 @@ impl Store {
         let connect = connect
             .application_name(&format!("mana-sync {}", config.replica_name()))
             .options([("statement_timeout", timeout.as_str()), ("idle_in_transaction_session_timeout", "30000")]);
-        let alarm = Alarm::default();
+        let alarm = Alarm::new(config.database_statement_timeout_ms);
         let pool = alarm
             .watch(PgPoolOptions::new())
             .max_connections(config.database_pool_size)

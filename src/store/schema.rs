@@ -25,7 +25,8 @@ impl SchemaError {
             SchemaError::Migrate(_) | SchemaError::TooOld { .. } => return false,
         };
         match database {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+            // A connection that breaks while it is being made fails with an error of the protocol.
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
             // Starting up or shutting down; too many connections.
             sqlx::Error::Database(error) => {
                 matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P03" | "53300"))
