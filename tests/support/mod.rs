@@ -127,12 +127,6 @@ impl Node {
         String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
     }
 
-    /// All that it has logged, in all its lives.
-    pub fn log(&self) -> String {
-        let log = self.options.log.as_ref().expect("every replica of a test logs to a file");
-        String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
-    }
-
     pub fn url(&self) -> &str {
         self.process.base_url()
     }
