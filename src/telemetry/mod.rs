@@ -18,6 +18,7 @@ pub use metrics::Metrics;
 pub use traces::Traces;
 
 use crate::config::Config;
+use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -37,6 +38,14 @@ pub struct Telemetry {
 #[error("traces cannot be exported as the settings OTEL_… say")]
 pub struct TelemetryError(#[from] ExporterBuildError);
 
+/// Who makes the spans, and by which conventions they are named.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder("mana-sync")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url("https://opentelemetry.io/schemas/1.44.0")
+        .build()
+}
+
 impl Telemetry {
     /// Starts logging, and tracing if the settings ask for it. Spans are sent by the current runtime.
     pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
@@ -44,7 +53,7 @@ impl Telemetry {
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
         let traces = provider.as_ref().map_or_else(Traces::default, |_| Traces::new(export::sampler(&config.traces)));
-        logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer("mana-sync")));
+        logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
         Ok(Telemetry { metrics, traces, provider })
     }
 

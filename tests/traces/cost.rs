@@ -4,6 +4,9 @@
 use crate::collector::Collector;
 use crate::support::live::NO_DELTA;
 use crate::support::{Cluster, User, insert};
+use mana_sync::telemetry::Traces;
+use mana_sync::telemetry::traces::{self, PushSpan, Query};
+use opentelemetry_sdk::trace::Sampler;
 use reqwest::{Client, Method};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -62,5 +65,25 @@ async fn cost() {
         rates.sort_by(f64::total_cmp);
         let (least, median, most) = (rates[0], rates[ROUNDS / 2], rates[ROUNDS - 1]);
         println!("tracing {name:>9}: {median:6.0} pushes/s (median of {ROUNDS}; {least:.0} to {most:.0})");
+    }
+}
+
+/// What a push that is not sampled pays: deciding so, and asking at each place where it might have had a span.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_push_that_is_not_sampled() {
+    const PUSHES: u32 = 1_000_000;
+    const QUERY: Query = Query { operation: "INSERT", summary: "INSERT sync_changes" };
+    let ratio = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.0)));
+    let headers = axum::http::HeaderMap::new();
+    for (name, traces) in [("off", Traces::default()), ("on", Traces::new(ratio))] {
+        let started = Instant::now();
+        for _ in 0..PUSHES {
+            let request = traces.request(&Method::POST, Some("/sync/{app}"), "/sync/todo", &headers);
+            let query = traces::database(QUERY);
+            let push = PushSpan::current();
+            std::hint::black_box((request, query, push));
+        }
+        println!("tracing {name}: {:?} a push", started.elapsed() / PUSHES);
     }
 }
