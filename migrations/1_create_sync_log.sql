@@ -34,6 +34,8 @@ create table sync_changes (
     -- The cursor: unique and ascending within a log, always an even number of microseconds.
     created_at       timestamptz not null,
     log_id           uuid not null,
+    -- Bytes of data and field_timestamps as JSON: a page is cut by their sum, without reading them.
+    size             integer not null default 0,
     -- Stamps that were ahead of the allowed skew, as the writing device holds them: by field (protocol/merge.rs).
     held             jsonb
 );

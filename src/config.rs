@@ -151,7 +151,7 @@ pub struct Config {
     pub max_clock_skew_ms: Duration,
 
     /// Changes in one push, at most. By default no body of the allowed size has more.
-    #[arg(long, env, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, env, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..=300_000))]
     pub max_push_changes: u32,
 
     /// Bytes that the bodies of all pushes in progress may hold, at most.

@@ -69,14 +69,14 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
         user.token
     );
     slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&vec![b' '; 1_048_570]).await.unwrap();
     let push = || json!({ "clientId": "a", "changes": [insert("t", "r", "x", "2024-01-01T10:00:00.000Z")] });
     eventually("a push is refused", async || {
         let (status, answer) = cluster.push(&user, "todo", push()).await;
         status == 503 && answer["error"] == "busy"
     })
     .await;
-    slow.write_all(b"}").await.unwrap();
-    slow.write_all(&vec![b' '; 1_048_574]).await.unwrap();
+    slow.write_all(b"   } ").await.unwrap();
     assert!(read_all(&mut slow).await.starts_with("HTTP/1.1 400 "), "an object without a client is refused");
     let (status, answer) = cluster.push(&user, "todo", push()).await;
     assert_eq!(status, 200, "{answer}");
@@ -117,4 +117,35 @@ async fn sockets_that_do_not_authenticate_are_bounded() {
     strangers[0].authenticate(&user.token, None).await.unwrap();
     assert_eq!(strangers[0].next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
     assert!(Wakeups::open(cluster.url(0), None).await.is_ok(), "one that has authenticated makes room");
+}
+
+#[tokio::test]
+async fn pushes_that_wait_for_their_log_take_nothing_from_other_users() {
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "500")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let (noisy, other) = (cluster.user(), cluster.user());
+    let push = |n: usize| json!({ "clientId": "a", "changes": [insert("t", &n.to_string(), "x", "2024-01-01T10:00:00.000Z")] });
+    assert_eq!(cluster.push(&noisy, "todo", push(0)).await.0, 200);
+    // As a push that takes long holds it: the lock on the head of the log.
+    let mut transaction = cluster.pool.begin().await.unwrap();
+    sqlx::query("select 1 from sync_heads where user_id = $1 for update")
+        .bind(&noisy.id)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let waiting = futures_util::future::join_all((1..20).map(|n| cluster.push(&noisy, "todo", push(n))));
+    let others = async {
+        for n in 0..5 {
+            let (status, answer) = cluster.push(&other, "todo", push(n)).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+    };
+    let release = async {
+        others.await;
+        transaction.rollback().await.unwrap();
+    };
+    let (answers, ()) = futures_util::future::join(waiting, release).await;
+    let stored = answers.iter().filter(|(status, _)| *status == 200).count() as i64;
+    assert!(answers.iter().all(|(status, answer)| *status == 200 || answer["error"] == "busy"), "{answers:?}");
+    assert_eq!(cluster.stored(&noisy).await, stored + 1);
 }

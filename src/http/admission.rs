@@ -1,45 +1,62 @@
 //! How much the bodies of pushes may hold in memory at once (G6).
 //!
-//! A push that cannot begin soon is refused early, with 503 and `Retry-After`, rather than served late: its client
+//! Room is taken as the bytes arrive, so that a client which announces much and sends little holds little. A push
+//! for which there is none soon is refused early, with 503 and `Retry-After`, rather than served late: its client
 //! may have given up by then, and would come back on top.
 
 use super::error::ApiError;
 use crate::config::Config;
-use axum::http::HeaderMap;
-use axum::http::header::CONTENT_LENGTH;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The unit that memory is counted in, in bytes.
 const UNIT: usize = 1 << 10;
-/// What a push costs however small it is.
-const LEAST: usize = 8 << 10;
+/// What a push costs however small it is, in units.
+const LEAST: u32 = 8;
 
 /// The memory for the bodies of pushes.
 #[derive(Debug)]
 pub struct Admission {
     units: Arc<Semaphore>,
-    total: u32,
     patience: Duration,
+}
+
+/// The room that one body has; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Room<'a> {
+    admission: &'a Admission,
+    held: OwnedSemaphorePermit,
 }
 
 impl Admission {
     /// With all of the configured memory free.
     pub fn new(config: &Config) -> Admission {
-        let total = config.max_push_bytes_in_flight / UNIT as u32;
-        Admission { units: Arc::new(Semaphore::new(total as usize)), total, patience: config.queue_timeout_ms }
+        let units = Semaphore::new(config.max_push_bytes_in_flight as usize / UNIT);
+        Admission { units: Arc::new(units), patience: config.queue_timeout_ms }
     }
 
-    /// Waits for room for a body of the length that the request announces, else of the greatest length. The room is
-    /// given back when the permit is dropped.
-    pub(super) async fn admit(&self, headers: &HeaderMap, greatest: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let bytes = announced.unwrap_or(greatest).clamp(LEAST, greatest);
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
+    /// Waits for room for a small body.
+    pub(super) async fn admit(&self) -> Result<Room<'_>, ApiError> {
+        Ok(Room { admission: self, held: self.take(LEAST).await? })
+    }
+
+    async fn take(&self, units: u32) -> Result<OwnedSemaphorePermit, ApiError> {
         match tokio::time::timeout(self.patience, self.units.clone().acquire_many_owned(units)).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::Busy),
         }
+    }
+}
+
+impl Room<'_> {
+    /// Waits until there is room for so many bytes in all.
+    pub(super) async fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let needed = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let missing = needed.saturating_sub(self.held.num_permits() as u32);
+        if missing > 0 {
+            self.held.merge(self.admission.take(missing).await?);
+        }
+        Ok(())
     }
 }

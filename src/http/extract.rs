@@ -5,6 +5,7 @@ use super::error::ApiError;
 use crate::auth::{AuthError, Identity};
 use crate::protocol::Log;
 use crate::protocol::push::{MAX_APP, MAX_CLIENT, check_name};
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -46,7 +47,12 @@ impl FromRequestParts<AppState> for PathApp {
 }
 
 async fn path_app(parts: &mut Parts, state: &AppState) -> Result<Option<Arc<str>>, ApiError> {
-    let Ok(params) = RawPathParams::from_request_parts(parts, state).await else { return Ok(None) };
+    let params = match RawPathParams::from_request_parts(parts, state).await {
+        Ok(params) => params,
+        Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => return Err(ApiError::NotFound),
+        // The path of this route has none.
+        Err(_) => return Ok(None),
+    };
     let Some((_, app)) = params.iter().find(|(name, _)| *name == "app") else { return Ok(None) };
     let app = check_name(app, MAX_APP).map_err(|problem| ApiError::Name { name: "the app id", problem })?;
     Ok(Some(app.into()))

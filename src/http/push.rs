@@ -1,6 +1,7 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
+use super::admission::{Admission, Room};
 use super::error::ApiError;
 use super::extract::{Caller, client_id};
 use crate::defects::{self, Defect};
@@ -18,7 +19,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -43,14 +44,11 @@ pub(super) async fn push(
             return Err(error);
         }
     };
-    let _room = match state.admission.admit(&parts.headers, MAX_BODY).await {
-        Ok(room) => room,
-        Err(busy) => {
-            state.metrics.refused.with_label_values(&["push_bytes"]).inc();
-            return Err(busy);
-        }
-    };
-    let body = read_body(body, state.config.body_timeout_ms).await?;
+    let read = read_body(body, &state.admission, state.config.body_timeout_ms).await;
+    if matches!(read, Err(ApiError::Busy)) {
+        state.metrics.refused.with_label_values(&["push_bytes"]).inc();
+    }
+    let (body, _room) = read?;
     let started = std::time::Instant::now();
     let answer = answer(&state, &caller.log, &parts.headers, &body).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
@@ -149,16 +147,27 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     if json { Ok(()) } else { Err(ApiError::MediaType) }
 }
 
-async fn read_body(mut body: Body, timeout: Duration) -> Result<Bytes, ApiError> {
-    let read = tokio::time::timeout(timeout, Limited::new(&mut body, MAX_BODY).collect()).await;
-    match read.map_err(|_| ApiError::BodyTimeout)? {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            discard(body).await;
-            Err(ApiError::TooLarge(MAX_BODY))
+/// Reads a body, and takes the room that it needs.
+async fn read_body(mut body: Body, admission: &Admission, timeout: Duration) -> Result<(Vec<u8>, Room<'_>), ApiError> {
+    let reading = async {
+        let mut room = admission.admit().await?;
+        let mut read = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| ApiError::BodyBroken)?;
+            let Some(bytes) = frame.data_ref() else { continue };
+            if read.len() + bytes.len() > MAX_BODY {
+                return Err(ApiError::TooLarge(MAX_BODY));
+            }
+            room.grow_to(read.len() + bytes.len()).await?;
+            read.extend_from_slice(bytes);
         }
-        Err(_) => Err(ApiError::BodyBroken),
+        Ok((read, room))
+    };
+    let read = tokio::time::timeout(timeout, reading).await.unwrap_or(Err(ApiError::BodyTimeout));
+    if matches!(read, Err(ApiError::TooLarge(_))) {
+        discard(body).await;
     }
+    read
 }
 
 /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.

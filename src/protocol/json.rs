@@ -10,6 +10,11 @@ pub const MAX_DEPTH: usize = 512;
 /// or infinity, but `jsonb` writes them out digit by digit: a few bytes of a push would be answered as 128 KiB.
 pub const MAX_EXPONENT: u32 = 400;
 
+/// What all exponents of a value may add to it: so much in any case, and so many times its length. Doubles as
+/// JavaScript writes them stay below: their exponents are rarely above 20 and cost four characters themselves.
+const MAX_ZEROS: usize = 64 << 10;
+const MAX_GROWTH: usize = 8;
+
 /// Why a JSON text that is well-formed cannot be stored as `jsonb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unstorable {
@@ -25,12 +30,15 @@ pub enum Unstorable {
     /// A power of ten beyond [`MAX_EXPONENT`].
     #[error("has a number with an exponent beyond ±{MAX_EXPONENT}")]
     Exponent,
+    /// So many exponents that the value, written out digit by digit, would be many times as long.
+    #[error("has so many numbers with large exponents that it would be read back many times as long")]
+    Grows,
 }
 
 /// Checks a well-formed JSON text for what `jsonb` refuses although JSON allows it.
 pub fn check_storable(json: &str) -> Result<(), Unstorable> {
     let bytes = json.as_bytes();
-    let (mut at, mut depth, mut in_string) = (0, 0usize, false);
+    let (mut at, mut depth, mut in_string, mut zeros) = (0, 0usize, false, 0usize);
     while let Some(&byte) = bytes.get(at) {
         at += 1;
         match byte {
@@ -45,19 +53,24 @@ pub fn check_storable(json: &str) -> Result<(), Unstorable> {
             b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
             // Outside of strings there is one letter e after a digit: that of an exponent. The others are in
             // true and false.
-            b'e' | b'E' if !in_string && at > 1 && bytes[at - 2].is_ascii_digit() => check_exponent(&bytes[at..])?,
+            b'e' | b'E' if !in_string && at > 1 && bytes[at - 2].is_ascii_digit() => {
+                zeros += check_exponent(&bytes[at..])? as usize;
+                if zeros > MAX_ZEROS + bytes.len() * MAX_GROWTH {
+                    return Err(Unstorable::Grows);
+                }
+            }
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Checks the exponent with which `rest` begins.
-fn check_exponent(rest: &[u8]) -> Result<(), Unstorable> {
+/// Checks the exponent with which `rest` begins, and returns its size.
+fn check_exponent(rest: &[u8]) -> Result<u32, Unstorable> {
     let digits = rest.strip_prefix(b"+").or(rest.strip_prefix(b"-")).unwrap_or(rest);
     let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
     let exponent = digits.fold(0_u32, |value, digit| value.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
-    if exponent > MAX_EXPONENT { Err(Unstorable::Exponent) } else { Ok(()) }
+    if exponent > MAX_EXPONENT { Err(Unstorable::Exponent) } else { Ok(exponent) }
 }
 
 /// Checks the escape whose backslash stands before `at`; returns where the text goes on.

@@ -14,7 +14,7 @@
 //! Both concern only fields that the reading device itself wrote; everyone else is sent the log as it is.
 
 use super::push::Op;
-use super::push::wire::{Carriers, Members};
+use super::push::wire::{Carriers, Members, Object};
 use super::stamp::Stamp;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -66,8 +66,8 @@ impl StoredChange {
     /// The member that carries an insert's stamp, and the stamp.
     pub fn carrier(&self) -> Result<Option<(&'static str, Stamp)>, UnreadableChange> {
         let data = self.data.as_deref().unwrap_or("{}");
-        let carriers: Result<Carriers<'_>, _> = serde_json::from_str(data);
-        let carriers = carriers.map_err(|source| UnreadableChange { at: self.at, source })?;
+        let carriers: Result<Object<Carriers<'_>>, _> = serde_json::from_str(data);
+        let Object(carriers) = carriers.map_err(|source| UnreadableChange { at: self.at, source })?;
         Ok(carriers.stamp().map(|(name, _, stamp)| (name, stamp)))
     }
 
@@ -79,7 +79,7 @@ impl StoredChange {
     fn read_fields(&self) -> Result<Vec<FieldWrite<'_>>, serde_json::Error> {
         let data = self.data.as_deref().unwrap_or("{}");
         if self.op == Op::Insert {
-            let carriers: Carriers<'_> = serde_json::from_str(data)?;
+            let Object(carriers): Object<Carriers<'_>> = serde_json::from_str(data)?;
             let stamp = carriers.stamp().map_or(self.stored_at(), |(_, _, stamp)| stamp);
             let members: Members<'_, &RawValue> = serde_json::from_str(data)?;
             let write =

@@ -19,6 +19,10 @@ pub enum ClientMessage<'a> {
 impl<'a> ClientMessage<'a> {
     /// Reads a message; what is unknown or malformed is none.
     pub fn read(text: &'a str) -> Option<ClientMessage<'a>> {
+        // By itself an enum is also read from a list.
+        if !text.trim_start().starts_with('{') {
+            return None;
+        }
         serde_json::from_str(text).ok()
     }
 }
@@ -82,9 +86,16 @@ mod tests {
 
     #[test]
     fn unknown_or_malformed_messages_are_none() {
-        for text in
-            ["", "{", "[]", "null", r#"{"type":"subscribe"}"#, r#"{"token":"x"}"#, r#"{"type":"auth","token":7}"#]
-        {
+        for text in [
+            "",
+            "{",
+            "[]",
+            "[\"ping\"]",
+            "null",
+            r#"{"type":"subscribe"}"#,
+            r#"{"token":"x"}"#,
+            r#"{"type":"auth","token":7}"#,
+        ] {
             assert_eq!(ClientMessage::read(text), None, "{text}");
         }
         assert_eq!(ClientMessage::read(r#"{"type":"ping","extra":1}"#), Some(ClientMessage::Ping));

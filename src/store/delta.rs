@@ -14,21 +14,22 @@ use std::collections::BTreeSet;
 /// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
 ///
 /// `$tables` is the condition on the table, over `$6`. One row more than a page is read to know whether there is
-/// more; a row is left out by the sum of the bytes before it, so a page has at least one.
+/// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
+/// only for the rows that are left.
 macro_rules! page_query {
     ($tables:literal) => {
         concat!(
-            "select h.head, c.created_at, c.table_name, c.record_id, c.op, c.data, c.stamps, c.candidates
+            "select h.head, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
+                    c.field_timestamps::text as stamps, c.candidates
              from sync_heads h
              left join lateral (
                  select * from (
                      select r.*,
                             count(*) over () as candidates,
-                            sum(octet_length(r.stamps) + coalesce(octet_length(r.data), 0))
-                                over (order by r.created_at rows between unbounded preceding and 1 preceding) as bytes
+                            sum(r.size) over (order by r.created_at rows between unbounded preceding and 1 preceding)
+                                as bytes
                      from (
-                         select created_at, table_name, record_id, op, data::text as data,
-                                field_timestamps::text as stamps
+                         select created_at, table_name, record_id, op, data, field_timestamps, size
                          from sync_changes
                          where log_id = $1 and created_at > $2
                            and ($3::text is null or client_id <> $3 or created_at < $4)
@@ -48,25 +49,47 @@ const PAGE_OF_ALL_TABLES: &str = page_query!("$6::text[] is null");
 const PAGE_OF_ONE_TABLE: &str = page_query!("table_name = ($6::text[])[1]");
 const PAGE_OF_SOME_TABLES: &str = page_query!("table_name = any($6)");
 
-/// What a device wrote to these records: since a position, and before it whatever it holds in other words.
-const OWN_WRITES: &str = "
-select c.created_at, c.table_name, c.record_id, c.op, c.data::text as data, c.field_timestamps::text as stamps,
-       c.held::text as held
+/// The fields that a change `c` writes, without their values, which merging does not need: of an insert all members,
+/// and what may carry its stamp; of an update those that have stamps.
+macro_rules! fields_only {
+    () => {
+        "c.created_at, c.table_name, c.record_id, c.op, c.field_timestamps::text as stamps,
+         case c.op
+             when 'insert' then (
+                 select jsonb_object_agg(name, case when name in ('updatedAt', 'createdAt') then c.data -> name end)
+                 from jsonb_object_keys(case jsonb_typeof(c.data) when 'object' then c.data end) as name)
+             when 'update' then (
+                 select jsonb_object_agg(name, null) from jsonb_object_keys(c.field_timestamps) as name)
+         end::text as data"
+    };
+}
+
+/// What a device wrote to these records: since a position, and before it what it holds with later stamps.
+const OWN_WRITES: &str = concat!(
+    "select ",
+    fields_only!(),
+    ", c.held::text as held
 from unnest($3::text[], $4::text[]) as k (table_name, record_id)
 join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
 where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
 union all
-select c.created_at, c.table_name, c.record_id, c.op, c.data::text, c.field_timestamps::text, c.held::text
+select ",
+    fields_only!(),
+    ", c.held::text as held
 from unnest($3::text[], $4::text[]) as k (table_name, record_id)
 join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null";
+where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null"
+);
 
-const HISTORY: &str = "
-select c.created_at, c.table_name, c.record_id, c.op, c.data::text as data, c.field_timestamps::text as stamps
+const HISTORY: &str = concat!(
+    "select ",
+    fields_only!(),
+    "
 from unnest($2::text[], $3::text[]) as k (table_name, record_id)
 join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
 where c.log_id = $1 and c.created_at < $4
-order by c.created_at";
+order by c.created_at"
+);
 
 /// Which of its own changes a device gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod lost;
 mod push;
 pub mod schema;
 mod traced;
+mod turns;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch};
@@ -22,9 +23,11 @@ use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
 use lost::Alarm;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
+use sqlx::{ConnectOptions, PgPool, types::chrono::DateTime, types::chrono::Utc};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+use turns::Turns;
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,9 @@ pub struct Store {
     alarm: Alarm,
     /// Statements that run or wait for a connection.
     running: Arc<AtomicUsize>,
+    turns: Turns,
+    /// How long a push waits for its turn.
+    patience: Duration,
 }
 
 /// Why the store could not answer.
@@ -51,6 +57,9 @@ pub enum StoreError {
     /// The database is away, busy, or not a primary: the same request may succeed later.
     #[error("the database cannot be used at the moment")]
     Unavailable(#[source] sqlx::Error),
+    /// Other pushes to the same log take too long.
+    #[error("other pushes to the same log did not end in time")]
+    TurnTimeout,
     /// A value that PostgreSQL cannot represent. Nothing was stored.
     #[error("the database cannot represent a value")]
     Unstorable(#[source] sqlx::Error),
@@ -63,6 +72,13 @@ pub enum StoreError {
     PartlyStored { expected: usize, found: usize },
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
+}
+
+impl StoreError {
+    /// Whether there was no connection free to ask with.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, StoreError::Unavailable(sqlx::Error::PoolTimedOut))
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -100,7 +116,9 @@ impl Store {
         let connect: PgConnectOptions = config.database.database_url.expose().parse()?;
         let connect = connect
             .application_name(&format!("mana-sync {}", config.replica_name()))
-            .options([("statement_timeout", timeout.as_str()), ("idle_in_transaction_session_timeout", "30000")]);
+            .options([("statement_timeout", timeout.as_str()), ("idle_in_transaction_session_timeout", "30000")])
+            // Traces and metrics say what is slow, and do not quote statements.
+            .disable_statement_logging();
         let alarm = Alarm::new(config.database_statement_timeout_ms);
         let pool = alarm
             .watch(PgPoolOptions::new())
@@ -109,7 +127,8 @@ impl Store {
             .test_before_acquire(false)
             .connect_lazy_with(connect);
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
-        Ok(Store { pool, limits, alarm, running: Arc::default() })
+        let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
+        Ok(Store { pool, limits, alarm, running: Arc::default(), turns, patience })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.

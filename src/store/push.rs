@@ -19,8 +19,9 @@ macro_rules! push_statement {
             "
 ), stored as (
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, created_at)
+                              field_timestamps, held, size, created_at)
     select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
+           coalesce(octet_length(c.data), 0) + octet_length(c.stamps),
            head.head - ($5 - c.position) * interval '2 microseconds'
     from head,
          unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
@@ -87,6 +88,8 @@ impl Store {
     ///
     /// A push that is stored already is found by the ids of its rows, and stays as it is.
     pub async fn push(&self, log: &Log, push: &Push) -> Result<Stored, StoreError> {
+        let turn = self.turns.take(log.id, self.patience).await;
+        let _turn = turn.ok_or(StoreError::TurnTimeout)?;
         self.despite_loss(|| self.try_push(log, push)).await
     }
 

@@ -200,3 +200,31 @@ async fn one_bad_change_among_many_stores_nothing_and_is_named_by_its_index() {
     assert!(message.contains("changes[321]") && message.contains("move"), "{message}");
     assert_eq!(cluster.stored(&user).await, 0);
 }
+
+#[tokio::test]
+async fn data_that_is_a_list_is_refused_whatever_its_length() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    for data in ["[]", "[1]", "[1,2]", r#"["2024-01-01T10:00:00.000Z",null]"#, "[1,2,3]", "7", "\"x\"", "true"] {
+        let body =
+            format!(r#"{{"clientId":"phone","changes":[{{"table":"todos","id":"a","op":"insert","data":{data}}}]}}"#);
+        let message = cluster.push_raw(&user, "todo", body).await.refused(400, "bad_request");
+        assert!(message.starts_with("changes[0]: data must be an object"), "{data}: {message}");
+    }
+    assert_eq!(cluster.stored(&user).await, 0);
+}
+
+#[tokio::test]
+async fn numbers_that_would_be_read_back_many_times_as_long_are_refused() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let body = |number: &str, count: usize| {
+        let list = vec![number; count].join(",");
+        format!(
+            r#"{{"clientId":"phone","changes":[{{"table":"todos","id":"a","op":"update","fields":{{"list":{{"value":[{list}],"updatedAt":"{AT}"}}}}}}]}}"#
+        )
+    };
+    let message = cluster.push_raw(&user, "todo", body("1e400", 10_000)).await.refused(400, "bad_request");
+    assert!(message.starts_with("changes[0]: field \"list\" has so many numbers"), "{message}");
+    assert_eq!(cluster.push_raw(&user, "todo", body("1.5e-7", 10_000)).await.status, 200);
+}

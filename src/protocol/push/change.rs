@@ -101,7 +101,7 @@ impl ChangeReader<'_> {
         let data = data.map_or("{}", RawValue::get);
         check_storable(data).map_err(|problem| ChangeProblem::Value { place: "data".to_owned(), problem })?;
         self.fingerprint.add(&[data]);
-        let carrier: Carriers<'_> = serde_json::from_str(data).map_err(ChangeProblem::Data)?;
+        let Object(carrier): Object<Carriers<'_>> = serde_json::from_str(data).map_err(ChangeProblem::Data)?;
         let Some((name, spelled, stamp)) = carrier.stamp() else { return Ok(data.to_owned()) };
         let stored = self.within_skew(stamp, table, record, name);
         if spelled.as_bytes() == stored.encode() {

@@ -60,6 +60,9 @@ pub(super) struct RawField<'a> {
     pub(super) at: Option<Cow<'a, str>>,
 }
 
+/// More changes than fit into a body of the allowed size, if each is one.
+const MAX_CHANGES: usize = 300_000;
+
 /// The list of changes; an error in one names its index.
 #[derive(Default)]
 pub(super) struct Changes<'a>(pub(super) Vec<RawChange<'a>>);
@@ -78,6 +81,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Changes<'a> {
                 let mut changes = Vec::new();
                 while let Some(change) = seq.next_element_seed(Indexed(changes.len()))? {
                     changes.push(change);
+                    if changes.len() > MAX_CHANGES {
+                        return Err(serde::de::Error::custom(format_args!("more than {MAX_CHANGES} changes")));
+                    }
                 }
                 Ok(changes)
             }
@@ -100,7 +106,7 @@ impl<'de> DeserializeSeed<'de> for Indexed {
 }
 
 /// What must be written as an object: by itself a struct is also read from a list of its members.
-pub(super) struct Object<T>(pub(super) T);
+pub(in crate::protocol) struct Object<T>(pub(in crate::protocol) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
