@@ -156,7 +156,7 @@ pub async fn devices_converge(world: &World, workload: &Workload, mut devices: V
     let folded: Vec<Snapshot> = rows.iter().map(|rows| only_pulled(&fold_rows(rows).unwrap())).collect();
     for (party, device) in &mut devices {
         if let Err(error) = device.pull_until_quiet().await {
-            workload.failed(&device.client_id().to_owned(), &error);
+            workload.failed(device.client_id(), &error);
             continue;
         }
         for difference in folded[*party].differences(&only_pulled(&device.snapshot()), SHOWN) {
