@@ -21,7 +21,7 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 	@$(bin) dev $(ARGS)
 
 test: bootstrap fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
-	$(CARGO) build --workspace
+	$(CARGO) test --workspace --no-run
 	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
 
 chaos: bootstrap ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
