@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
 const CROWD: usize = 60;
-/// What a slow reader reads on without having to wait longer for it.
-const READ_ON: Duration = Duration::from_millis(300);
+/// How long a slow reader reads on afterwards.
+const READ_ON: Duration = Duration::from_millis(500);
 
 fn address(world: &World, replica: usize) -> String {
     world.urls()[replica].trim_start_matches("http://").to_owned()
@@ -67,8 +67,12 @@ pub async fn read_nothing(world: &World, workload: &Workload, replica: usize, en
     }
     if let Ok(mut stream) = stream {
         let reader = workload.reader(format!("slow stream {name} of user 0"), 0, Kind::Beginning);
-        while let Ok(Some((_, delta))) = stream.next_delta(READ_ON).await {
-            reader.add(delta.changes);
-        }
+        let reading = async {
+            while let Ok(Some((_, delta))) = stream.next_delta(READ_ON).await {
+                reader.add(delta.changes);
+            }
+        };
+        // There is no end while others write.
+        let _ = tokio::time::timeout(READ_ON, reading).await;
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, MutexGuard};
 /// Seeds that always run; each has shown something once, or has many kinds of fault.
 const FIXED: [u64; 3] = [1, 2, 3];
 /// How long the writers write, and faults begin.
-pub const LENGTH: Duration = Duration::from_secs(5);
+pub const LENGTH: Duration = Duration::from_secs(4);
 
 /// The machine for oneself: runs at the same time would disturb each other's times.
 pub async fn alone() -> MutexGuard<'static, ()> {
