@@ -88,8 +88,11 @@ impl Store {
     ///
     /// A push that is stored already is found by the ids of its rows, and stays as it is.
     pub async fn push(&self, log: &Log, push: &Push) -> Result<Stored, StoreError> {
-        let turn = self.turns.take(log.id, self.patience).await;
-        let _turn = turn.ok_or(StoreError::TurnTimeout)?;
+        // Turns order the pushes of one replica, as the head row's lock orders those of all.
+        let _turn = match Defect::NoHeadRow.is_on() {
+            true => None,
+            false => Some(self.turns.take(log.id, self.patience).await.ok_or(StoreError::TurnTimeout)?),
+        };
         self.despite_loss(|| self.try_push(log, push)).await
     }
 
