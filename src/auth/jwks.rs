@@ -17,6 +17,8 @@ use url::Url;
 
 /// How long the issuer may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The cool-down of a replica that has no keys at all, if the configured one is longer: nobody can be let in.
+const COOLDOWN_WITHOUT_KEYS: Duration = Duration::from_secs(1);
 /// A key set larger than this is no key set.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -134,6 +136,7 @@ impl Shared {
     async fn refresh(&self, seen: Option<Instant>, cooldown: Duration) -> Result<(), JwksError> {
         let mut last = self.gate.lock().await;
         let newer = self.set.load().as_ref().map(|set| set.fetched) != seen;
+        let cooldown = if seen.is_none() { cooldown.min(COOLDOWN_WITHOUT_KEYS) } else { cooldown };
         if newer || !cooled_down(*last, cooldown) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use crate::support::*;
 use crate::world::{REPLICAS, World};
 use crate::{checks, epilogue};
 use mana_load::wakeups::{WakeMessage, Wakeups};
-use mana_sync::dev::Shutdown;
+use mana_sync::dev::{Mode as Service, Shutdown};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -105,6 +105,26 @@ async fn database_connections_that_the_network_has_forgotten_are_given_up() {
     assert!(back.elapsed() < STATEMENT * 4, "only after {:?}", back.elapsed());
     settle(&play).await;
     assert_eq!(play.end().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_started_while_the_issuer_was_down_lets_people_in_soon_after_its_return() {
+    let _alone = alone().await;
+    let world = World::start(&[]).await;
+    let user = world.cluster.user();
+    let status = async || {
+        let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", world.urls()[0]);
+        let answer = world.cluster.http.get(path).bearer_auth(&user.token).timeout(BACK).send().await;
+        answer.map(|answer| answer.status().as_u16()).unwrap_or_default()
+    };
+    world.cluster.issuer.set_mode(Service::Error(500));
+    world.kill(0).await;
+    assert!(world.revive(0).await);
+    assert_eq!(status().await, 503);
+    world.cluster.issuer.set_mode(Service::Serve);
+    let back = Instant::now();
+    eventually("the replica lets people in", async || status().await == 200).await;
+    assert!(back.elapsed() < BACK, "only after {:?}", back.elapsed());
 }
 
 /// Comes back, however often it is refused, provided that each refusal says when to try again. How often it was.
