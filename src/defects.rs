@@ -53,12 +53,23 @@ impl Defect {
     }
 }
 
-/// Ends the process as a crash would, if this push is to show what happens then. A debug build whose environment
-/// has `MANA_SYNC_TEST_HOOKS=1` does so; no other looks at the header.
-pub fn crash_before_notify(headers: &HeaderMap) {
+/// Whether the process is to end between the commit of a push and its notification.
+#[derive(Clone, Copy, Debug)]
+pub struct CrashBeforeNotify(bool);
+
+/// Whether this push is to show what a crash does. A debug build whose environment has `MANA_SYNC_TEST_HOOKS=1` does
+/// so; no other looks at the header.
+pub fn crash_before_notify(headers: &HeaderMap) -> CrashBeforeNotify {
     static ALLOWED: LazyLock<bool> =
         LazyLock::new(|| cfg!(debug_assertions) && std::env::var("MANA_SYNC_TEST_HOOKS").is_ok_and(|on| on == "1"));
-    if *ALLOWED && headers.get("X-Test-Crash").is_some_and(|when| when == "before-notify") {
-        std::process::abort();
+    CrashBeforeNotify(*ALLOWED && headers.get("X-Test-Crash").is_some_and(|when| when == "before-notify"))
+}
+
+impl CrashBeforeNotify {
+    /// Ends the process as a crash would, if this push is to.
+    pub fn if_chosen(self) {
+        if self.0 {
+            std::process::abort();
+        }
     }
 }

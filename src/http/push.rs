@@ -71,16 +71,12 @@ async fn answer(
 ) -> Result<(String, &'static str), ApiError> {
     let client = client_id(headers)?;
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
-    let push = read_push(body, client, policy, state.config.max_push_changes as usize)?;
+    let push = Arc::new(read_push(body, client, policy, state.config.max_push_changes as usize)?);
     if push.changes.is_empty() {
         let page = state.store.page(log, &delta_request(&push, None)).await?;
         return Ok((encode_answer(page, &[])?, "empty"));
     }
-    let stored = state.store.push(log, &push).await?;
-    defects::crash_before_notify(headers);
-    if !Defect::NotifyDropped.happens() {
-        state.publisher.publish(wakeup(log, &push, stored));
-    }
+    let stored = state.store.push(log, push.clone(), announce(state, log, push.clone(), headers)).await?;
     if !stored.was_retried() {
         state.metrics.changes_stored.inc_by(push.changes.len() as u64);
         let page = delta(state, log, &push, stored).await?;
@@ -122,7 +118,19 @@ fn delta_request(push: &Push, first: Option<i64>) -> PageRequest<'_> {
     PageRequest { since: push.since, reader: Some(&push.client), own, tables: None }
 }
 
-fn wakeup(log: &Log, push: &Push, stored: Stored) -> Wakeup {
+/// Leaves a wake-up with the publisher once the push is stored.
+fn announce(state: &AppState, log: &Log, push: Arc<Push>, headers: &HeaderMap) -> impl FnOnce(Stored) + Send + 'static {
+    let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
+    let crash = defects::crash_before_notify(headers);
+    move |stored| {
+        crash.if_chosen();
+        if !Defect::NotifyDropped.happens() {
+            publisher.publish(wakeup(&log, &push, stored, span));
+        }
+    }
+}
+
+fn wakeup(log: &Log, push: &Push, stored: Stored, span: Option<PushSpan>) -> Wakeup {
     let tables: BTreeSet<&str> = push.changes.iter().map(|change| change.table.as_str()).collect();
     Wakeup {
         user: log.user,
@@ -131,7 +139,7 @@ fn wakeup(log: &Log, push: &Push, stored: Stored) -> Wakeup {
         tables: Some(tables.into_iter().map(Arc::from).collect()),
         // A retried push announces itself alone: what was before it is not known any more.
         stretches: vec![(stored.previous.unwrap_or(stored.first - Cursor::STEP), stored.last)],
-        pushes: PushSpan::current().into_iter().collect(),
+        pushes: span.into_iter().collect(),
     }
 }
 

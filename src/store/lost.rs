@@ -108,7 +108,7 @@ impl Alarm {
             }
             Err(_) => {
                 self.raise();
-                Err(StoreError::Unavailable(overdue()))
+                Err(StoreError::Unavailable(overdue().into()))
             }
         }
     }

@@ -1,14 +1,16 @@
 //! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
 //!
-//! The log is the truth (G1, G2). [`push`] stores a push in one statement that takes the head of its log first;
-//! the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
+//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their
+//! logs first, [`push`] and [`lanes`] say which share one; the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
 //! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
 //! lock taken before. [`heads`] answers the reconciler, [`lost`] outlives connections, [`schema`] applies and checks
 //! migrations, [`traced`] is how traces and
 //! metrics see statements.
 
+mod batch;
 mod delta;
 mod heads;
+mod lanes;
 mod lost;
 mod push;
 pub mod schema;
@@ -21,6 +23,7 @@ pub use push::Stored;
 
 use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
+use lanes::Lanes;
 use lost::Alarm;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgPool, types::chrono::DateTime, types::chrono::Utc};
@@ -46,6 +49,7 @@ pub struct Store {
     alarm: Alarm,
     /// Statements that run or wait for a connection.
     running: Arc<AtomicUsize>,
+    lanes: Lanes,
     turns: Turns,
     /// How long a push waits for its turn.
     patience: Duration,
@@ -56,9 +60,9 @@ pub struct Store {
 pub enum StoreError {
     /// The database is away, busy, or not a primary: the same request may succeed later.
     #[error("the database cannot be used at the moment")]
-    Unavailable(#[source] sqlx::Error),
-    /// Other pushes to the same log take too long.
-    #[error("other pushes to the same log did not end in time")]
+    Unavailable(#[source] Arc<sqlx::Error>),
+    /// Pushes that came before take too long.
+    #[error("pushes that came before did not end in time")]
     TurnTimeout,
     /// A value that PostgreSQL cannot represent. Nothing was stored.
     #[error("the database cannot represent a value")]
@@ -68,6 +72,9 @@ pub enum StoreError {
     Failed(#[source] sqlx::Error),
     #[error(transparent)]
     Unreadable(#[from] UnreadableChange),
+    /// The task that was storing a push ended early.
+    #[error("a push was given up half-way")]
+    Abandoned,
     #[error("{found} of the {expected} rows of a retried push are stored")]
     PartlyStored { expected: usize, found: usize },
     #[error("the operation {0:?} of a stored change is unknown")]
@@ -77,7 +84,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether there was no connection free to ask with.
     pub fn is_busy(&self) -> bool {
-        matches!(self, StoreError::Unavailable(sqlx::Error::PoolTimedOut))
+        matches!(self, StoreError::Unavailable(error) if matches!(**error, sqlx::Error::PoolTimedOut))
     }
 }
 
@@ -90,18 +97,20 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_) => return StoreError::Unavailable(error),
+            | sqlx::Error::Protocol(_) => return StoreError::Unavailable(error.into()),
             _ => return StoreError::Failed(error),
         };
         // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
         match code.as_str() {
             // Read-only: a standby, or a primary that was one.
-            "25006" => StoreError::Unavailable(error),
+            "25006" => StoreError::Unavailable(error.into()),
             "54000" | "54001" => StoreError::Unstorable(error),
             _ => match code.get(..2) {
                 // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, not
                 // in the right state, an operator's doing, the system's.
-                Some("08" | "26" | "28" | "3D" | "40" | "53" | "55" | "57" | "58") => StoreError::Unavailable(error),
+                Some("08" | "26" | "28" | "3D" | "40" | "53" | "55" | "57" | "58") => {
+                    StoreError::Unavailable(error.into())
+                }
                 Some("22") => StoreError::Unstorable(error),
                 _ => StoreError::Failed(error),
             },
@@ -128,7 +137,7 @@ impl Store {
             .connect_lazy_with(connect);
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
-        Ok(Store { pool, limits, alarm, running: Arc::default(), turns, patience })
+        Ok(Store { pool, limits, alarm, running: Arc::default(), lanes: Lanes::default(), turns, patience })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.

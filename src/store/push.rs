@@ -1,65 +1,24 @@
-//! Storing a push: whole or not at all, once however often it comes (G1).
+//! A push on its way into the log: which statement stores it, and who is told (G1).
 
+use super::batch::Entry;
 use super::{Store, StoreError, time, traced};
 use crate::defects::Defect;
+use crate::protocol::Log;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::{NewChange, Op, Push};
-use crate::protocol::{Cursor, Log};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use sqlx::types::chrono::{DateTime, Utc};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
 
-/// A push, given how it takes the head.
-macro_rules! push_statement {
-    ($head:literal) => {
-        concat!(
-            "with head as (",
-            $head,
-            "
-), stored as (
-    insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, size, created_at)
-    select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
-           coalesce(octet_length(c.data), 0) + octet_length(c.stamps),
-           head.head - ($5 - c.position) * interval '2 microseconds'
-    from head,
-         unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
-             with ordinality as c (id, table_name, record_id, op, data, stamps, held, position)
-)
-select head, previous from head"
-        )
-    };
-}
-
-/// Takes the head of the log, then stores the changes with the cursors up to it.
-///
-/// `clock_timestamp()`, because `now()` is when the transaction began, not when its rows become visible. The
-/// position is the greater of the clock and the next after the head, so cursors ascend even where the clock does
-/// not. All positions are even microseconds: see [`Cursor`].
-const PUSH: &str = push_statement!(
-    "
-    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
-    values ($1, $2, $3, $4,
-            date_bin('2 microseconds', clock_timestamp(), 'epoch') + ($5 - 1) * interval '2 microseconds',
-            'epoch')
-    on conflict (log_id) do update set
-        previous = h.head,
-        head = greatest(date_bin('2 microseconds', clock_timestamp(), 'epoch'), h.head + interval '2 microseconds')
-               + ($5 - 1) * interval '2 microseconds'
-    returning head, previous"
-);
-
-/// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
-const PUSH_WITHOUT_LOCK: &str = push_statement!(
-    "
-    select date_bin('2 microseconds', now(), 'epoch') + ($5 - 1) * interval '2 microseconds' as head,
-           timestamptz 'epoch' as previous
-), noted as (
-    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
-    select $1, $2, $3, $4, head.head, head.previous from head
-    on conflict (log_id) do update set head = greatest(h.head, excluded.head)"
-);
+/// Changes and bytes with which a push still shares a statement with others.
+const MAX_SHARED_CHANGES: usize = 64;
+const MAX_SHARED_BYTES: usize = 64 << 10;
 
 const STORED_BEFORE: &str = "
 select id, created_at, table_name, record_id, op, data::text as data, field_timestamps::text as stamps
@@ -83,66 +42,132 @@ impl Stored {
     }
 }
 
+/// What is told once a push is stored.
+type Announce = Box<dyn FnOnce(Stored) + Send>;
+
+/// A push on its way into the log.
+pub(super) struct Job {
+    pub(super) entry: Entry,
+    announce: Announce,
+    answer: oneshot::Sender<Result<Stored, StoreError>>,
+    /// Whether it is being stored.
+    begun: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// How a push ended, for whoever waits for it.
+pub(super) struct Outcome {
+    answered: oneshot::Receiver<Result<Stored, StoreError>>,
+    begun: Arc<AtomicBool>,
+}
+
+impl Outcome {
+    /// Waits for the end of the push, but not longer than this for its beginning.
+    async fn wait(mut self, patience: Duration) -> Result<Stored, StoreError> {
+        let outcome = match tokio::time::timeout(patience, &mut self.answered).await {
+            Ok(outcome) => outcome,
+            Err(_) if self.begun.load(Ordering::Relaxed) => self.answered.await,
+            Err(_) => return Err(StoreError::TurnTimeout),
+        };
+        outcome.unwrap_or(Err(StoreError::Abandoned))
+    }
+}
+
+impl Job {
+    /// A push with the ids of its rows, and where its outcome will be.
+    pub(super) fn new(log: Log, push: Arc<Push>, ids: Vec<Uuid>, announce: Announce) -> (Job, Outcome) {
+        let (answer, answered) = oneshot::channel();
+        let begun = Arc::<AtomicBool>::default();
+        let outcome = Outcome { answered, begun: begun.clone() };
+        (Job { entry: Entry { log, push, ids }, announce, answer, begun }, outcome)
+    }
+
+    /// Whether it may share a statement with others: it takes hardly longer than the commit.
+    fn is_small(&self) -> bool {
+        let changes = &self.entry.push.changes;
+        let bytes = |change: &NewChange| change.data.as_ref().map_or(0, String::len) + change.stamps.len();
+        changes.len() <= MAX_SHARED_CHANGES && changes.iter().map(bytes).sum::<usize>() <= MAX_SHARED_BYTES
+    }
+
+    /// Notes that it is being stored from now on; false if nobody waits for it any more.
+    pub(super) fn begin(&self) -> bool {
+        self.begun.store(true, Ordering::Relaxed);
+        !self.answer.is_closed()
+    }
+
+    /// Announces what is stored, and answers whoever waits.
+    pub(super) fn finish(self, stored: Result<Stored, StoreError>) {
+        if let Ok(stored) = stored {
+            (self.announce)(stored);
+        }
+        // Whoever has gone meanwhile will send it again, and it will be recognized.
+        let _ = self.answer.send(stored);
+    }
+}
+
 impl Store {
     /// Stores the changes of a push, of which there must be some.
     ///
-    /// A push that is stored already is found by the ids of its rows, and stays as it is.
-    pub async fn push(&self, log: &Log, push: &Push) -> Result<Stored, StoreError> {
-        // Turns order the pushes of one replica, as the head row's lock orders those of all.
-        let _turn = match Defect::NoHeadRow.is_on() {
-            true => None,
-            false => Some(self.turns.take(log.id, self.patience).await.ok_or(StoreError::TurnTimeout)?),
-        };
-        self.despite_loss(|| self.try_push(log, push)).await
-    }
-
-    async fn try_push(&self, log: &Log, push: &Push) -> Result<Stored, StoreError> {
+    /// A push that is stored already is found by the ids of its rows, and stays as it is. What is stored is announced
+    /// at once, even if the caller has gone meanwhile.
+    pub async fn push(
+        &self,
+        log: &Log,
+        push: Arc<Push>,
+        announce: impl FnOnce(Stored) + Send + 'static,
+    ) -> Result<Stored, StoreError> {
         let ids = if Defect::NoRetryDetection.is_on() {
             push.changes.iter().map(|_| Uuid::from_u128(rand::random())).collect()
         } else {
             push.fingerprint.row_ids(&log.user_id, &log.app, push.changes.len())
         };
-        match self.insert(log, push, &ids).await {
-            Err(sqlx::Error::Database(error)) if error.constraint() == Some("sync_changes_pkey") => {
-                let rows = self.stored_rows(log, push, &ids).await?;
-                let positions = || rows.iter().map(|row| row.at);
-                Ok(Stored {
-                    first: positions().min().unwrap_or_default(),
-                    last: positions().max().unwrap_or_default(),
-                    previous: None,
-                })
-            }
-            stored => Ok(stored?),
+        let (job, outcome) = Job::new(log.clone(), push, ids, Box::new(announce));
+        if job.is_small() && !self.turns.is_taken(log.id) && !Defect::NoHeadRow.is_on() {
+            self.enqueue(job);
+        } else {
+            self.store_alone(job);
         }
+        traced::awaited(traced::PUSH, outcome.wait(self.patience)).await
     }
 
-    async fn insert(&self, log: &Log, push: &Push, ids: &[Uuid]) -> Result<Stored, sqlx::Error> {
-        fn column<'a, T>(changes: &'a [NewChange], of: impl Fn(&'a NewChange) -> T) -> Vec<T> {
-            changes.iter().map(of).collect()
+    /// Stores a push in a statement of its own.
+    pub(super) fn store_alone(&self, job: Job) {
+        let store = self.clone();
+        tokio::spawn(async move {
+            // Turns order the pushes of one replica, as the head row's lock orders those of all.
+            let turn = match Defect::NoHeadRow.is_on() {
+                true => None,
+                false => Some(store.turns.take(job.entry.log.id, store.patience).await),
+            };
+            let stored = match turn {
+                Some(None) => Err(StoreError::TurnTimeout),
+                _ if !job.begin() => return,
+                _ => store.despite_loss(|| store.try_push(&job.entry)).await,
+            };
+            job.finish(stored);
+        });
+    }
+
+    async fn try_push(&self, entry: &Entry) -> Result<Stored, StoreError> {
+        match self.insert(&[entry]).await.map(|stored| stored.into_iter().next().flatten()) {
+            Ok(Some(stored)) => return Ok(stored),
+            Ok(None) => {}
+            // The first attempt has been stored by somebody else meanwhile.
+            Err(error) if error.as_database_error().and_then(|e| e.constraint()) == Some("sync_changes_pkey") => {}
+            Err(error) => return Err(error.into()),
         }
-        let changes = push.changes.as_slice();
-        let statement = if Defect::NoHeadRow.is_on() { PUSH_WITHOUT_LOCK } else { PUSH };
-        let statement = sqlx::query(statement)
-            .bind(log.id.0)
-            .bind(log.user.0)
-            .bind(&*log.user_id)
-            .bind(&*log.app)
-            .bind(changes.len() as i64)
-            .bind(&push.client)
-            .bind(ids)
-            .bind(column(changes, |change| change.table.as_str()))
-            .bind(column(changes, |change| change.record.as_str()))
-            .bind(column(changes, |change| change.op.name()))
-            .bind(column(changes, |change| change.data.as_deref()))
-            .bind(column(changes, |change| change.stamps.as_str()))
-            .bind(column(changes, |change| change.held.as_deref()))
-            .fetch_one(&self.pool);
-        let row = self.traced(traced::PUSH, statement).await?;
-        let head: DateTime<Utc> = row.try_get("head")?;
-        let previous: DateTime<Utc> = row.try_get("previous")?;
-        let last = head.timestamp_micros();
-        let first = last - (changes.len() as i64 - 1) * Cursor::STEP;
-        Ok(Stored { first, last, previous: Some(previous.timestamp_micros()) })
+        let rows = self.stored_rows(&entry.log, &entry.push, &entry.ids).await?;
+        let positions = || rows.iter().map(|row| row.at);
+        Ok(Stored {
+            first: positions().min().unwrap_or_default(),
+            last: positions().max().unwrap_or_default(),
+            previous: None,
+        })
     }
 
     /// The rows of a push that was stored before, in the order of its changes.

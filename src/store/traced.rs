@@ -1,6 +1,6 @@
 //! Statements as traces and metrics see them.
 
-use super::Store;
+use super::{Store, StoreError};
 use crate::telemetry::traces::{self, Query};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing::{Instrument, Span};
@@ -50,6 +50,23 @@ impl Store {
         let in_use = (self.pool.size() as usize).saturating_sub(self.pool.num_idle());
         self.running.load(Ordering::Relaxed).saturating_sub(in_use)
     }
+}
+
+/// The span of waiting for a push, whose statement may be shared with others and runs elsewhere.
+pub(super) async fn awaited<T>(
+    query: Query,
+    waiting: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let span = traces::database(query);
+    let done = waiting.instrument(span.clone()).await;
+    match &done {
+        Err(StoreError::Unavailable(error)) => failed(&span, error),
+        Err(StoreError::Unstorable(error) | StoreError::Failed(error)) => failed(&span, error),
+        Err(StoreError::TurnTimeout) => traces::failed(&span, "timeout"),
+        Err(_) => traces::failed(&span, "_OTHER"),
+        Ok(_) => {}
+    }
+    done
 }
 
 fn failed(span: &Span, error: &sqlx::Error) {

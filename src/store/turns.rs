@@ -32,6 +32,11 @@ impl Turns {
         Some(turn)
     }
 
+    /// Whether it is somebody's turn.
+    pub(super) fn is_taken(&self, log: LogId) -> bool {
+        self.queues().contains_key(&log)
+    }
+
     fn queues(&self) -> MutexGuard<'_, HashMap<LogId, Arc<Semaphore>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
