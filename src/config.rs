@@ -174,6 +174,12 @@ pub struct Config {
     #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 
+    /// How long a WebSocket or stream is kept at most, in milliseconds: each is closed at a random moment of the
+    /// second half of it, as if the replica stopped, so that clients spread over replicas that were added. 0: for
+    /// ever.
+    #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
+    pub max_connection_age_ms: Duration,
+
     /// WebSockets and streams that one user has on this replica, at most.
     #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions_per_user: u32,
