@@ -9,7 +9,7 @@ use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{Audience, Publisher, Reconciler};
 use crate::http::server::{Server, bind};
-use crate::http::{Admission, AppState, router};
+use crate::http::{Admission, AppState, router, waiting};
 use crate::hub::Hub;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -71,7 +71,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let metrics = telemetry.metrics.clone();
     let listeners = listen(&config)?;
     let store = Store::new(&config)?;
-    let found = shutdown.draining.run_until_cancelled(await_schema(&config, &store)).await;
+    let schema = waiting::meanwhile(&listeners, &metrics, await_schema(&config, &store));
+    let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
         None => return Ok(()),

@@ -90,6 +90,32 @@ async fn live_never_asks_the_database_and_ready_says_what_is_missing() {
 }
 
 #[tokio::test]
+async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
+    let mut postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let mut cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &[]).await;
+    let user = cluster.user();
+    cluster.nodes[0].process.kill().await;
+    postgres.server_mut().kill().await.unwrap();
+    cluster.nodes[0].respawn();
+    let ask = async |path: &str| {
+        let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(PATIENCE).send().await;
+        asked.ok().map(|answer| (answer.status().as_u16(), answer.headers().contains_key("retry-after")))
+    };
+    eventually("it lives", async || ask("/health/live").await == Some((200, false))).await;
+    assert_eq!(ask("/health/ready").await, Some((503, true)));
+    assert_eq!(ask("/health").await, Some((200, false)));
+    assert_eq!(ask("/ws").await, Some((503, true)));
+    assert_eq!(
+        cluster.push_raw(&user, "todo", "{}").await.refused(503, "not_ready"),
+        "not ready: the replica waits for its database"
+    );
+    assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
+    postgres.server_mut().restart(mana_sync::dev::Shutdown::Fast).await.unwrap();
+    cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
+    cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", AT)] })).await;
+}
+
+#[tokio::test]
 async fn a_database_that_blinks_does_not_make_a_replica_unready() {
     let cluster = Cluster::start_with(1, &[("READY_GRACE_MS", "60000")]).await;
     let name: String = sqlx::query_scalar("select current_database()").fetch_one(&cluster.pool).await.unwrap();

@@ -12,6 +12,7 @@ pub mod router;
 pub mod server;
 mod socket;
 mod stream;
+pub mod waiting;
 
 pub use admission::Admission;
 
