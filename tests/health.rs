@@ -116,6 +116,15 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_replica_raises_its_limit_of_open_files() {
+    let cluster = shared().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", cluster.nodes[0].process.pid())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let values: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(values[0], values[1], "soft and hard: {line}");
+}
+
+#[tokio::test]
 async fn a_database_that_blinks_does_not_make_a_replica_unready() {
     let cluster = Cluster::start_with(1, &[("READY_GRACE_MS", "60000")]).await;
     let name: String = sqlx::query_scalar("select current_database()").fetch_one(&cluster.pool).await.unwrap();

@@ -6,6 +6,7 @@ mod extract;
 mod health;
 mod metrics;
 mod observe;
+pub mod open_files;
 mod pull;
 mod push;
 pub mod router;
