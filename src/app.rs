@@ -72,7 +72,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     open_files::allow(config.max_connections, config.database_pool_size);
     let listeners = listen(&config)?;
     let store = Store::new(&config)?;
-    let schema = waiting::meanwhile(&listeners, &metrics, await_schema(&config, &store));
+    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config, &store)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
