@@ -51,7 +51,12 @@ impl Balancer {
     async fn accepts(&self) {
         let connect = async || tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.ok();
         let accepted = mana_sync::dev::wait::until(crate::support::PATIENCE, connect).await;
-        assert!(accepted.is_some(), "{:?} does not accept (scripts/bootstrap installs it):\n{}", self.kind, self.log());
+        assert!(
+            accepted.is_some(),
+            "{:?} does not accept (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
+            self.kind,
+            self.log()
+        );
     }
 
     fn log(&self) -> String {
@@ -111,7 +116,7 @@ fn haproxy(folder: &Path, port: u16, replicas: u16, names: SocketAddr) -> Comman
             ("parse-resolv-conf", format!("nameserver test {names}")),
             ("mana-sync:3050", format!("mana-sync:{replicas}")),
             // As many files as any machine lets us open.
-            ("maxconn 50000", "maxconn 400".to_owned()),
+            ("maxconn 50000", "maxconn 4000".to_owned()),
         ],
     );
     let path = folder.join("haproxy.cfg");
@@ -139,7 +144,7 @@ fn nginx_conf(port: u16, replicas: u16, addresses: &[Ipv4Addr]) -> String {
             ("listen 3050;", format!("listen 127.0.0.1:{port};")),
             ("pid /tmp/nginx.pid;", "pid nginx.pid;".to_owned()),
             ("worker_rlimit_nofile 65536;", String::new()),
-            ("worker_connections 32768;", "worker_connections 1024;".to_owned()),
+            ("worker_connections 32768;", "worker_connections 8192;".to_owned()),
         ],
     )
 }

@@ -22,8 +22,7 @@ const USERS: usize = 3;
 /// Devices of each user that push, and the pause between two pushes of one.
 const WRITERS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(150);
-/// How long a device gathers wake-ups before it pulls, and a client waits before it comes back.
-const GATHER: Duration = Duration::from_millis(250);
+/// How long a client waits before it comes back, in milliseconds.
 const RETURN: std::ops::Range<u64> = 20..200;
 /// How long a client waits for what may never come, before it waits again.
 const LISTEN: Duration = Duration::from_secs(60);
@@ -33,6 +32,7 @@ pub struct Crowd {
     pub journal: Arc<Journal>,
     pub users: Vec<User>,
     front: String,
+    gather: Duration,
     http: reqwest::Client,
     stop_writing: CancellationToken,
     stop_reading: CancellationToken,
@@ -41,12 +41,14 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Lets so many sockets, and half as many streams, read what a few write.
-    pub fn start(cluster: &Cluster, front: &str, sockets: usize) -> Crowd {
+    /// Lets so many sockets, and half as many streams, read what a few write. A device that was woken waits so long
+    /// for more wake-ups before it pulls.
+    pub fn start(cluster: &Cluster, front: &str, sockets: usize, gather: Duration) -> Crowd {
         let mut crowd = Crowd {
             journal: Arc::default(),
             users: (0..USERS).map(|_| cluster.user()).collect(),
             front: front.to_owned(),
+            gather,
             // Connections are kept, as browsers and balancers keep them: a stop finds some of them idle.
             http: http_client().unwrap(),
             stop_writing: CancellationToken::new(),
@@ -76,6 +78,7 @@ impl Crowd {
             user,
             token: self.users[user].token.clone(),
             front: self.front.clone(),
+            gather: self.gather,
             http: self.http.clone(),
             journal: self.journal.clone(),
         }
@@ -116,6 +119,7 @@ struct Client {
     user: usize,
     token: String,
     front: String,
+    gather: Duration,
     http: reqwest::Client,
     journal: Arc<Journal>,
 }
@@ -189,7 +193,7 @@ impl Client {
             };
             match next {
                 Ok(WakeMessage::SyncAvailable { .. }) => {
-                    gathered.get_or_insert_with(|| Instant::now() + GATHER);
+                    gathered.get_or_insert_with(|| Instant::now() + self.gather);
                 }
                 Ok(WakeMessage::Closed { code, .. }) => {
                     self.journal.closed(code);

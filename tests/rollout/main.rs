@@ -29,6 +29,8 @@ use support::*;
 #[derive(Clone, Copy)]
 struct Size {
     sockets: usize,
+    /// How long a device gathers wake-ups before it pulls: all of them pull on two processors.
+    gather: Duration,
     /// Settings of the replicas, in milliseconds: how long they live, accept, and take to close.
     max_age: &'static str,
     drain_delay: &'static str,
@@ -41,6 +43,7 @@ struct Size {
 
 const SMALL: Size = Size {
     sockets: 40,
+    gather: Duration::from_millis(250),
     max_age: "5000",
     drain_delay: "3000",
     drain_window: "1500",
@@ -50,6 +53,7 @@ const SMALL: Size = Size {
 /// The defaults of everything but the age.
 const LONG: Size = Size {
     sockets: 200,
+    gather: Duration::from_millis(1_500),
     max_age: "40000",
     drain_delay: "5000",
     drain_window: "15000",
@@ -84,7 +88,7 @@ impl Rehearsal {
         let serves = async || cluster.http.get(format!("{}/health/live", balancer.url)).send().await.ok();
         let serving = async || serves().await.filter(|answer| answer.status() == 200);
         assert!(wait::until(PATIENCE, serving).await.is_some(), "the balancer finds no replica");
-        let crowd = Crowd::start(&cluster, &balancer.url, size.sockets);
+        let crowd = Crowd::start(&cluster, &balancer.url, size.sockets, size.gather);
         Rehearsal { size, cluster, fleet, balancer, crowd, addresses, begun: Instant::now() }
     }
 
