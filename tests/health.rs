@@ -229,7 +229,9 @@ async fn metrics_follow_what_happens() {
         ("mana_sync_pushes_total{outcome=\"empty\"}", 1.0),
         ("mana_sync_pushes_total{outcome=\"refused\"}", 1.0),
         ("mana_sync_auth_total{outcome=\"ok\"}", 4.0),
-        ("mana_sync_http_responses_total{class=\"4xx\"}", 2.0),
+        ("mana_sync_http_responses_total{class=\"4xx\",route=\"/sync/{app}\"}", 1.0),
+        ("mana_sync_http_responses_total{class=\"4xx\",route=\"/sync/{app}/stream\"}", 1.0),
+        ("mana_sync_http_request_duration_seconds_count{route=\"/sync/{app}\"}", 4.0),
         ("mana_sync_jwks_fetches_total{outcome=\"ok\"}", 1.0),
     ] {
         assert_eq!(metric(&cluster, 0, name).await, value, "{name}");

@@ -108,7 +108,7 @@ def _untested(alerts):
 
 def _undocumented(metrics):
     rows = re.findall(r"^\| `(mana_sync_\w+)` \| (\w+) \|([^|]*)\|", Path("docs/metrics.md").read_text(), re.M)
-    documented = {name: (kind, (re.match(r" `(\w+)`", labels) or [None, ""])[1]) for name, kind, labels in rows}
+    documented = {name: (kind, ",".join(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     problems = [f"{name} is not in docs/metrics.md" for name in metrics if name not in documented]
     for name, as_documented in documented.items():
         if name not in metrics:

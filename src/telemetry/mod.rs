@@ -6,8 +6,10 @@
 //!
 //! None of them says who a user is or what a user stores.
 
+mod answers;
 mod causes;
 mod export;
+mod kinds;
 mod lines;
 pub mod logs;
 pub mod metrics;
@@ -50,6 +52,7 @@ impl Telemetry {
     /// Starts logging, and tracing if the settings ask for it. Spans are sent by the current runtime.
     pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
+        metrics.show_limits(config);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
         let traces = provider.as_ref().map_or_else(Traces::default, |_| Traces::new(export::sampler(&config.traces)));
