@@ -3,9 +3,13 @@
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
 //! prints this file's docs; the table in the README is tested against it.
 
+mod metrics;
+mod otlp;
 mod traces;
 
-pub use traces::{Collector, OtlpProtocol, RootSampler, Sampler, TracesConfig};
+pub use metrics::{Headers, MetricsConfig};
+pub use otlp::{Collector, OtlpProtocol};
+pub use traces::{RootSampler, Sampler, TracesConfig};
 
 use axum::http::HeaderValue;
 use clap::Args;
@@ -243,6 +247,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub traces: TracesConfig,
+
+    #[command(flatten)]
+    pub metrics: MetricsConfig,
 }
 
 /// How logs are written.
