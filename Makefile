@@ -11,10 +11,10 @@ else
 bin := $(TARGET)/debug/mana-sync
 endif
 
-.PHONY: help dev test chaos rollout fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-image
+.PHONY: help dev test chaos rollout fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --reset", RELEASE=1
 	$(CARGO) build $(profile) --bin mana-sync
@@ -33,6 +33,9 @@ rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, 
 
 check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and against the code
 	@scripts/check-ops
+
+check-dashboards: ## Ask a Prometheus that watches a loaded cluster for every panel of the dashboard
+	@scripts/check-dashboards $(ARGS)
 
 check-image: ## Build the image's last stage and run it as strictly as production does (root, takes minutes)
 	@scripts/check-image $(ARGS)

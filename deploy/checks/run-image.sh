@@ -19,7 +19,10 @@ trap 'kill -9 $pid 2>/dev/null || true' EXIT
 tries=0
 until in_image /mana-sync health 2>/dev/null; do
     tries=$((tries + 1))
-    [ $tries -lt 100 ] && kill -0 $pid || { echo "FAIL: the replica does not get ready" >&2; exit 1; }
+    if [ $tries -ge 100 ] || ! kill -0 $pid; then
+        echo "FAIL: the replica does not get ready" >&2
+        exit 1
+    fi
     sleep 0.1
 done
 
