@@ -11,16 +11,16 @@ else
 bin := $(TARGET)/debug/mana-sync
 endif
 
-.PHONY: help dev test chaos fmt fmt-check lint unit bootstrap check-ops
+.PHONY: help dev test chaos rollout fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --reset", RELEASE=1
 	$(CARGO) build $(profile) --bin mana-sync
 	@$(bin) dev $(ARGS)
 
-test: bootstrap fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
+test: bootstrap-tests fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
 	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
 
@@ -28,8 +28,17 @@ chaos: bootstrap ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 o
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) CHAOS_LONG=1 \
 		$(CARGO) test --test chaos -- --nocapture $(ARGS)
 
+rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, for as long as a real one takes
+	ROLLOUT_LONG=1 $(CARGO) test --test rollout -- --nocapture --include-ignored --test-threads 1 $(ARGS)
+
 check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and against the code
 	@scripts/check-ops
+
+check-dashboards: ## Ask a Prometheus that watches a loaded cluster for every panel of the dashboard
+	@scripts/check-dashboards $(ARGS)
+
+check-image: ## Build the image's last stage and run it as strictly as production does (root, takes minutes)
+	@scripts/check-image $(ARGS)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
@@ -45,3 +54,6 @@ unit: ## The tests that need no database
 
 bootstrap:
 	@scripts/bootstrap
+
+bootstrap-tests:
+	@scripts/bootstrap tests

@@ -9,7 +9,7 @@ use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{Audience, Publisher, Reconciler};
 use crate::http::server::{Server, bind};
-use crate::http::{Admission, AppState, router};
+use crate::http::{Admission, AppState, open_files, router, waiting};
 use crate::hub::Hub;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -69,9 +69,11 @@ pub async fn serve(config: Config, telemetry: &Telemetry) -> Result<(), RunError
 /// Runs a replica until `shutdown` says that it drains.
 async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Result<(), RunError> {
     let metrics = telemetry.metrics.clone();
+    open_files::allow(config.max_connections, config.database_pool_size);
     let listeners = listen(&config)?;
     let store = Store::new(&config)?;
-    let found = shutdown.draining.run_until_cancelled(await_schema(&config, &store)).await;
+    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config, &store)));
+    let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
         None => return Ok(()),

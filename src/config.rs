@@ -3,9 +3,13 @@
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
 //! prints this file's docs; the table in the README is tested against it.
 
+mod metrics;
+mod otlp;
 mod traces;
 
-pub use traces::{Collector, OtlpProtocol, RootSampler, Sampler, TracesConfig};
+pub use metrics::{Headers, MetricsConfig};
+pub use otlp::{Collector, OtlpProtocol};
+pub use traces::{RootSampler, Sampler, TracesConfig};
 
 use axum::http::HeaderValue;
 use clap::Args;
@@ -174,6 +178,12 @@ pub struct Config {
     #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 
+    /// How long a WebSocket or stream is kept at most, in milliseconds: each is closed at a random moment of the
+    /// second half of it, as if the replica stopped, so that clients spread over replicas that were added. 0: for
+    /// ever.
+    #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
+    pub max_connection_age_ms: Duration,
+
     /// WebSockets and streams that one user has on this replica, at most.
     #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions_per_user: u32,
@@ -237,6 +247,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub traces: TracesConfig,
+
+    #[command(flatten)]
+    pub metrics: MetricsConfig,
 }
 
 /// How logs are written.

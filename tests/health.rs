@@ -90,6 +90,41 @@ async fn live_never_asks_the_database_and_ready_says_what_is_missing() {
 }
 
 #[tokio::test]
+async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
+    let mut postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let mut cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &[]).await;
+    let user = cluster.user();
+    cluster.nodes[0].process.kill().await;
+    postgres.server_mut().kill().await.unwrap();
+    cluster.nodes[0].respawn();
+    let ask = async |path: &str| {
+        let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(PATIENCE).send().await;
+        asked.ok().map(|answer| (answer.status().as_u16(), answer.headers().contains_key("retry-after")))
+    };
+    eventually("it lives", async || ask("/health/live").await == Some((200, false))).await;
+    assert_eq!(ask("/health/ready").await, Some((503, true)));
+    assert_eq!(ask("/health").await, Some((200, false)));
+    assert_eq!(ask("/ws").await, Some((503, true)));
+    assert_eq!(
+        cluster.push_raw(&user, "todo", "{}").await.refused(503, "not_ready"),
+        "not ready: the replica waits for its database"
+    );
+    assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
+    postgres.server_mut().restart(mana_sync::dev::Shutdown::Fast).await.unwrap();
+    cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
+    cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", AT)] })).await;
+}
+
+#[tokio::test]
+async fn a_replica_raises_its_limit_of_open_files() {
+    let cluster = shared().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", cluster.nodes[0].process.pid())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let values: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(values[0], values[1], "soft and hard: {line}");
+}
+
+#[tokio::test]
 async fn a_database_that_blinks_does_not_make_a_replica_unready() {
     let cluster = Cluster::start_with(1, &[("READY_GRACE_MS", "60000")]).await;
     let name: String = sqlx::query_scalar("select current_database()").fetch_one(&cluster.pool).await.unwrap();
@@ -194,7 +229,9 @@ async fn metrics_follow_what_happens() {
         ("mana_sync_pushes_total{outcome=\"empty\"}", 1.0),
         ("mana_sync_pushes_total{outcome=\"refused\"}", 1.0),
         ("mana_sync_auth_total{outcome=\"ok\"}", 4.0),
-        ("mana_sync_http_responses_total{class=\"4xx\"}", 2.0),
+        ("mana_sync_http_responses_total{class=\"4xx\",route=\"/sync/{app}\"}", 1.0),
+        ("mana_sync_http_responses_total{class=\"4xx\",route=\"/sync/{app}/stream\"}", 1.0),
+        ("mana_sync_http_request_duration_seconds_count{route=\"/sync/{app}\"}", 4.0),
         ("mana_sync_jwks_fetches_total{outcome=\"ok\"}", 1.0),
     ] {
         assert_eq!(metric(&cluster, 0, name).await, value, "{name}");

@@ -10,12 +10,11 @@ use std::path::Path;
 use support::live::{NO_DELTA, Raw, TEXT, closed, short_lived, socket};
 use support::*;
 
-/// What is known of a metric: its type, and its label with the values that it always has.
+/// What is known of a metric: its type, and its labels with the values that they always have.
 #[derive(Debug, PartialEq, Eq, Default)]
 struct Metric {
     kind: String,
-    label: String,
-    values: BTreeSet<String>,
+    labels: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// The table of docs/metrics.md.
@@ -26,13 +25,18 @@ fn documented() -> BTreeMap<String, Metric> {
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let (label, values) = cells[2].split_once(':').unwrap_or((cells[2], ""));
-        let values = values.split(',').map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        let metric =
-            Metric { kind: cells[1].to_owned(), label: label.trim_matches('`').to_owned(), values: values.collect() };
+        let metric = Metric { kind: cells[1].to_owned(), labels: cells[2].split(';').filter_map(label).collect() };
         (cells[0].trim_end_matches('`').to_owned(), metric)
     })
     .collect()
+}
+
+/// A label as documented: `name`: value, value.
+fn label(text: &str) -> Option<(String, BTreeSet<String>)> {
+    let (name, values) = text.split_once(':').unwrap_or((text, ""));
+    let name = name.trim().trim_matches('`');
+    let values = values.split(',').map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    (!name.is_empty()).then(|| (name.to_owned(), values.collect()))
 }
 
 /// What a replica serves, as text.
@@ -42,12 +46,13 @@ fn exposed(text: &str) -> BTreeMap<String, Metric> {
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             metrics.insert(name.to_owned(), Metric { kind: kind.to_owned(), ..Metric::default() });
         }
-        let Some((name, labels)) = line.split_once('{') else { continue };
-        let labels = labels.split_once('}').unwrap().0.split(',').filter_map(|label| label.split_once('='));
+        let Some((name, labels)) = line.split_once('{').filter(|_| !line.starts_with('#')) else { continue };
+        let labels = labels.rsplit_once('}').unwrap().0.split(',').filter_map(|label| label.split_once('='));
         for (label, value) in labels.filter(|(label, _)| *label != "le") {
-            let metric = metrics.get_mut(name).unwrap_or_else(|| panic!("no type before {line}"));
-            metric.label = label.to_owned();
-            metric.values.insert(value.trim_matches('"').to_owned());
+            let family = name.strip_suffix("_bucket").or(name.strip_suffix("_sum")).or(name.strip_suffix("_count"));
+            let family = family.filter(|family| metrics.contains_key(*family)).unwrap_or(name).to_owned();
+            let metric = metrics.get_mut(&family).unwrap_or_else(|| panic!("no type before {line}"));
+            metric.labels.entry(label.to_owned()).or_default().insert(value.trim_matches('"').to_owned());
         }
     }
     metrics
@@ -62,8 +67,8 @@ async fn every_metric_of_a_replica_is_documented_and_the_other_way_round() {
     exposed.retain(|name, _| !name.starts_with("process_"));
     let mut documented = documented();
     for (name, metric) in &mut documented {
-        if metric.values.is_empty() {
-            metric.values = exposed.get(name).map(|exposed| exposed.values.clone()).unwrap_or_default();
+        for (label, values) in metric.labels.iter_mut().filter(|(_, values)| values.is_empty()) {
+            *values = exposed.get(name).and_then(|exposed| exposed.labels.get(label).cloned()).unwrap_or_default();
         }
     }
     let names = |metrics: &BTreeMap<String, Metric>| metrics.keys().cloned().collect::<BTreeSet<_>>();

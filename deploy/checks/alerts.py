@@ -66,6 +66,7 @@ def check(metrics):
     report.line("rules use metrics that exist", _unknown(expressions, metrics, recorded))
     report.line("the dashboard uses metrics that exist", _unknown(DASHBOARD.read_text(), metrics, recorded))
     report.line("alerts have what they need", _annotations(alerts))
+    report.line("each runbook shows where to look on the dashboard", _unlinked())
     report.line("each alert has a test that fires and one that does not", _untested(alerts))
     report.line("each metric is documented, as it is", _undocumented(metrics))
 
@@ -84,6 +85,16 @@ def _annotations(alerts):
     names = {alert["alert"] for alert in alerts}
     problems += [f"{name}: no page docs/runbooks/{name}.md" for name in sorted(names - pages)]
     problems += [f"docs/runbooks/{page}.md belongs to no alert" for page in sorted(pages - names)]
+    return problems
+
+
+def _unlinked():
+    titles = {(str(panel["id"]), panel["title"]) for panel in panels()}
+    problems = []
+    for page in sorted(RUNBOOKS.glob("ManaSync*.md")):
+        links = re.findall(r"\[([^\]]+)\]\(\S+/d/mana-sync\?viewPanel=(\d+)\)", page.read_text())
+        problems += [f"{page}: no panel {number} {title!r}" for title, number in links if (number, title) not in titles]
+        problems += [] if links else [f"{page} names no panel"]
     return problems
 
 
@@ -108,7 +119,7 @@ def _untested(alerts):
 
 def _undocumented(metrics):
     rows = re.findall(r"^\| `(mana_sync_\w+)` \| (\w+) \|([^|]*)\|", Path("docs/metrics.md").read_text(), re.M)
-    documented = {name: (kind, (re.match(r" `(\w+)`", labels) or [None, ""])[1]) for name, kind, labels in rows}
+    documented = {name: (kind, ",".join(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     problems = [f"{name} is not in docs/metrics.md" for name in metrics if name not in documented]
     for name, as_documented in documented.items():
         if name not in metrics:

@@ -22,10 +22,12 @@ def settings():
 
 
 def metrics():
-    """Every metric of src/telemetry/metrics.rs by its name: type and label (empty: none)."""
+    """Every metric of src/telemetry/metrics.rs by its name: type and labels, comma-separated (empty: none)."""
     text = Path("src/telemetry/metrics.rs").read_text()
     pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
     found = {name: (kind, label) for kind, name, label in re.findall(pattern, text)}
+    paired = r'\bpaired_(counter)s\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*",\s*\("(\w+)", \w+\),\s*\("(\w+)", \w+\)'
+    found |= {name: (kind, f"{label},{other}") for kind, name, label, other in re.findall(paired, text)}
     for name in re.findall(r'"(mana_sync_\w+)"', text):
         if name not in found:
             raise SystemExit(f"src/telemetry/metrics.rs has {name} in a way that deploy/checks/source.py cannot read")

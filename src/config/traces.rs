@@ -3,16 +3,13 @@
 //! The exporter reads some more by itself: `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, and
 //! `OTEL_BSP_*` for the queue; also `OTEL_RESOURCE_ATTRIBUTES`. As the specification asks, an empty setting is none.
 
+use super::otlp::{Collector, Endpoint, Exporter, ExporterKind, Protocol, endpoint, exporter, protocol};
 use clap::{ArgAction, Args};
-use url::Url;
-
-/// The port that is registered for OTLP over gRPC.
-const GRPC_PORT: u16 = 4317;
 
 /// Where traces go, and how many of them.
 #[derive(Args, Clone, Debug)]
 pub struct TracesConfig {
-    /// `true` turns traces off, whatever else is set.
+    /// `true` turns traces off, and metrics to a collector, whatever else is set.
     #[arg(long, env, default_value = "false", value_parser = is_true, action = ArgAction::Set)]
     pub otel_sdk_disabled: bool,
 
@@ -50,26 +47,8 @@ pub struct TracesConfig {
     pub otel_service_name: Name,
 }
 
-/// Where traces go.
-pub type Exporter = Option<ExporterKind>;
-/// Where the collector is.
-pub type Endpoint = Option<Url>;
-/// How it is spoken to.
-pub type Protocol = Option<OtlpProtocol>;
 /// What a service is called.
 pub type Name = Option<String>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExporterKind {
-    Otlp,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OtlpProtocol {
-    Grpc,
-    HttpProtobuf,
-}
 
 /// Which traces are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,78 +65,23 @@ pub enum RootSampler {
     TraceIdRatio,
 }
 
-/// A collector, and how it is spoken to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collector {
-    pub endpoint: Url,
-    pub protocol: OtlpProtocol,
-}
-
 impl TracesConfig {
     /// The collector that gets the traces; none if there are to be none.
     pub fn collector(&self) -> Option<Collector> {
-        let given = self.otel_exporter_otlp_traces_endpoint.as_ref().or(self.otel_exporter_otlp_endpoint.as_ref());
+        let own = self.otel_exporter_otlp_traces_endpoint.as_ref();
+        let base = self.otel_exporter_otlp_endpoint.as_ref();
         let wanted = match self.otel_traces_exporter {
             Some(kind) => kind == ExporterKind::Otlp,
-            None => given.is_some(),
+            None => own.or(base).is_some(),
         };
-        if !wanted || self.otel_sdk_disabled {
-            return None;
-        }
         let protocol = self.otel_exporter_otlp_traces_protocol.or(self.otel_exporter_otlp_protocol);
-        let protocol = protocol.unwrap_or(match given.and_then(Url::port) {
-            Some(GRPC_PORT) => OtlpProtocol::Grpc,
-            _ => OtlpProtocol::HttpProtobuf,
-        });
-        let endpoint = match (&self.otel_exporter_otlp_traces_endpoint, &self.otel_exporter_otlp_endpoint, protocol) {
-            (Some(url), ..) | (None, Some(url), OtlpProtocol::Grpc) => url.clone(),
-            (None, Some(base), OtlpProtocol::HttpProtobuf) => with_path(base),
-            (None, None, OtlpProtocol::Grpc) => local(GRPC_PORT),
-            (None, None, OtlpProtocol::HttpProtobuf) => with_path(&local(GRPC_PORT + 1)),
-        };
-        Some(Collector { endpoint, protocol })
+        (wanted && !self.otel_sdk_disabled).then(|| Collector::at(own, base, protocol, "traces"))
     }
-}
-
-fn local(port: u16) -> Url {
-    Url::parse(&format!("http://localhost:{port}")).expect("a URL with any port can be read")
-}
-
-/// Where a collector at this base takes traces.
-fn with_path(base: &Url) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}/v1/traces", base.path().trim_end_matches('/')));
-    url
 }
 
 fn is_true(text: &str) -> Result<bool, std::convert::Infallible> {
     // The specification: anything but "true" is false.
     Ok(text.trim().eq_ignore_ascii_case("true"))
-}
-
-fn exporter(text: &str) -> Result<Exporter, &'static str> {
-    match text.trim() {
-        "" => Ok(None),
-        "otlp" => Ok(Some(ExporterKind::Otlp)),
-        "none" => Ok(Some(ExporterKind::None)),
-        _ => Err("must be otlp or none"),
-    }
-}
-
-fn endpoint(text: &str) -> Result<Endpoint, String> {
-    match text.trim() {
-        "" => Ok(None),
-        text => super::http_url(text).map(Some),
-    }
-}
-
-fn protocol(text: &str) -> Result<Protocol, &'static str> {
-    match text.trim() {
-        "" => Ok(None),
-        "grpc" => Ok(Some(OtlpProtocol::Grpc)),
-        "http/protobuf" => Ok(Some(OtlpProtocol::HttpProtobuf)),
-        _ => Err("must be grpc or http/protobuf"),
-    }
 }
 
 fn sampler(text: &str) -> Result<Sampler, &'static str> {
@@ -192,6 +116,7 @@ fn name(text: &str) -> Result<Name, std::convert::Infallible> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OtlpProtocol;
     use clap::Parser;
 
     #[derive(Parser)]

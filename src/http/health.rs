@@ -4,12 +4,13 @@ use super::AppState;
 use super::error::ApiError;
 use crate::fanout::listener::Hearing;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
 
@@ -43,12 +44,7 @@ impl Health {
     }
 
     /// Looks after the database and the listener, until told to stop.
-    pub async fn watch(
-        &self,
-        store: Store,
-        metrics: std::sync::Arc<crate::telemetry::Metrics>,
-        stop: CancellationToken,
-    ) {
+    pub async fn watch(&self, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -108,13 +104,17 @@ struct Report {
 }
 
 pub(super) async fn health(State(state): State<AppState>) -> Response {
+    report(&state.metrics)
+}
+
+pub(super) fn report(metrics: &Metrics) -> Response {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     json(&Report {
         status: "ok",
         service: "mana-sync",
         timestamp: crate::protocol::Stamp::from_millis(now.as_millis() as i64).to_string(),
-        connections: state.metrics.connections.get(),
-        users: state.metrics.users.get(),
+        connections: metrics.connections.get(),
+        users: metrics.users.get(),
     })
 }
 

@@ -6,12 +6,14 @@ mod extract;
 mod health;
 mod metrics;
 mod observe;
+pub mod open_files;
 mod pull;
 mod push;
 pub mod router;
 pub mod server;
 mod socket;
 mod stream;
+pub mod waiting;
 
 pub use admission::Admission;
 

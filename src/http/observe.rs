@@ -7,7 +7,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::{Instrument, Span};
 
 /// The span ends with the head of the answer: that of a WebSocket at 101, that of a stream before its first event.
@@ -20,11 +20,12 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let answering = async {
         let response = next.run(request).await;
         traces::answered(&noted, response.status());
-        access.log(response.status(), started);
+        let (route, took) = (access.route.as_ref().map(MatchedPath::as_str), started.elapsed());
+        state.metrics.answers.count(route, response.status().as_u16(), took);
+        access.log(response.status(), took);
         response
     };
     let mut response = id.clone().scope(answering).instrument(span).await;
-    count(&state, response.status());
     response.headers_mut().insert(HEADER, id.into_header());
     response
 }
@@ -44,21 +45,9 @@ struct Access {
 }
 
 impl Access {
-    fn log(&self, status: StatusCode, started: Instant) {
+    fn log(&self, status: StatusCode, took: Duration) {
         let route = self.route.as_ref().map(MatchedPath::as_str);
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = took.as_secs_f64();
         tracing::debug!(method = %self.method, route, status = status.as_u16(), seconds, "answered");
     }
-}
-
-/// Counts every answer by the class of its status.
-fn count(state: &AppState, status: StatusCode) {
-    let class = match status.as_u16() {
-        100..200 => "1xx",
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        _ => "5xx",
-    };
-    state.metrics.requests.with_label_values(&[class]).inc();
 }

@@ -10,11 +10,12 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::http::Request;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, SockRef, Socket, Type};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -33,10 +34,10 @@ const BACKLOG: i32 = 4096;
 const MAX_BUFFER: usize = 64 << 10;
 /// Connections beyond the limit that are told so at once; others are cut off. Probes are answered on them too: a
 /// replica that is full is not ill.
-const MAX_REFUSALS: usize = 256;
+pub(super) const MAX_REFUSALS: usize = 256;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A place among the connections of this replica. What lives as long as the connection holds a clone.
 #[derive(Clone, Debug)]
@@ -153,17 +154,11 @@ impl Server {
         let router = self.router.clone();
         self.shutdown.connections.spawn(async move {
             let _permit = permit;
-            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let answer = |request: Request<Incoming>| {
                 let (router, is_probe) = (router.clone(), request.uri().path().starts_with("/health"));
                 async move { if is_probe { router.oneshot(request).await } else { Ok(ApiError::Busy.into_response()) } }
-            });
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .keep_alive(false)
-                .max_buf_size(MAX_BUFFER)
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that does not wait for the answer does not need it.
-            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
+            };
+            answer_once(stream, answer).await;
         });
     }
 
@@ -174,4 +169,18 @@ impl Server {
         socket.set_tcp_user_timeout(Some(self.limits.write))?;
         socket.set_keepalive(true)
     }
+}
+
+/// Answers one request, and ends the connection.
+pub(super) async fn answer_once<F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer));
+    // A client that does not wait for the answer does not need it.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
 }

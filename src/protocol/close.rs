@@ -25,6 +25,8 @@ pub enum CloseReason {
     Unavailable,
     /// The replica is going away.
     GoingAway,
+    /// Old enough to be spread anew.
+    TooOld,
 }
 
 use CloseReason::*;
@@ -44,6 +46,7 @@ impl CloseReason {
         "too_many_sessions",
         "unavailable",
         "going_away",
+        "too_old",
     ];
 
     /// The reason as a label.
@@ -59,7 +62,7 @@ impl CloseReason {
             TooLarge => 1009,
             ProtocolError => 1002,
             Unresponsive => 1001,
-            GoingAway => 1012,
+            GoingAway | TooOld => 1012,
             TooFarBehind | TooManySessions | Unavailable => 1013,
         }
     }
@@ -79,6 +82,7 @@ impl CloseReason {
             TooManySessions => "too many connections of this user; close some",
             Unavailable => "try again later",
             GoingAway => "this replica is going away; reconnect",
+            TooOld => "connections are spread anew; reconnect",
         }
     }
 }
@@ -92,6 +96,7 @@ mod tests {
         assert_eq!(ClientLeft.label(), "client_left");
         assert_eq!(OtherUser.label(), "other_user");
         assert_eq!(GoingAway.label(), "going_away");
-        assert_eq!(GoingAway as usize + 1, CloseReason::LABELS.len());
+        assert_eq!(TooOld.label(), "too_old");
+        assert_eq!(TooOld as usize + 1, CloseReason::LABELS.len());
     }
 }

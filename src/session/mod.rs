@@ -5,7 +5,7 @@
 //!
 //! A session joins the hub before it looks at the database, so nothing falls in between (G2, G4); it holds a
 //! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
-//! goes away (G7).
+//! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 pub mod stream;
 pub mod websocket;
@@ -49,6 +49,8 @@ pub struct Sessions {
     metrics: Arc<Metrics>,
     closing: CancellationToken,
     drain_window: Duration,
+    /// None: connections may live for ever.
+    max_age: Option<Duration>,
     auth_timeout: Duration,
     heartbeat: Duration,
     max_per_user: usize,
@@ -73,6 +75,7 @@ impl Sessions {
             metrics,
             closing,
             drain_window: config.drain_window_ms,
+            max_age: Some(config.max_connection_age_ms).filter(|age| !age.is_zero()),
             auth_timeout: config.ws_auth_timeout_ms,
             heartbeat: config.sse_heartbeat_ms,
             max_per_user: config.max_sessions_per_user as usize,
@@ -113,7 +116,13 @@ impl Sessions {
     }
 
     fn farewell(&self) -> Farewell {
-        Farewell { closing: self.closing.clone(), window: self.drain_window, at: None }
+        let age = self.max_age.map(|age| age.mul_f64(rand::random_range(0.5..1.0)));
+        Farewell {
+            closing: self.closing.clone(),
+            window: self.drain_window,
+            leaves: None,
+            retires: age.map(|age| Instant::now() + age),
+        }
     }
 
     /// Counts the end of a session.
@@ -122,20 +131,34 @@ impl Sessions {
     }
 }
 
-/// When a session leaves a replica that is going away.
+/// When a session leaves though its client does nothing wrong: its replica goes away, or it is old.
 #[derive(Debug)]
 struct Farewell {
     closing: CancellationToken,
     window: Duration,
-    at: Option<Instant>,
+    /// The moment of the drain window, once that has begun.
+    leaves: Option<Instant>,
+    /// When it is old; none: never.
+    retires: Option<Instant>,
 }
 
 impl Farewell {
-    /// Returns at a random moment of the drain window. May be given up and asked again.
-    async fn due(&mut self) {
-        self.closing.cancelled().await;
-        let window = self.window;
-        let at = *self.at.get_or_insert_with(|| Instant::now() + window.mul_f64(rand::random_range(0.0..1.0)));
-        sleep_until(at).await;
+    /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
+    /// and asked again.
+    async fn due(&mut self) -> CloseReason {
+        let Farewell { closing, window, leaves, retires } = self;
+        let leave = async {
+            closing.cancelled().await;
+            let moment = || Instant::now() + window.mul_f64(rand::random_range(0.0..1.0));
+            sleep_until(*leaves.get_or_insert_with(moment)).await;
+        };
+        let Some(retires) = *retires else {
+            leave.await;
+            return CloseReason::GoingAway;
+        };
+        tokio::select! {
+            () = leave => CloseReason::GoingAway,
+            () = sleep_until(retires) => CloseReason::TooOld,
+        }
     }
 }

@@ -126,7 +126,8 @@ impl StreamSession {
                 Next::End(reason) => {
                     self.phase = Phase::Over;
                     self.sessions.count_close(reason);
-                    return (reason == CloseReason::GoingAway).then(|| RETRY.to_owned());
+                    let returns = matches!(reason, CloseReason::GoingAway | CloseReason::TooOld);
+                    return returns.then(|| RETRY.to_owned());
                 }
             }
         }
@@ -142,7 +143,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            () = self.farewell.due() => Next::End(CloseReason::GoingAway),
+            reason = self.farewell.due() => Next::End(reason),
         }
     }
 
@@ -163,7 +164,7 @@ impl StreamSession {
         let page = tokio::select! {
             page = self.store.page(&self.request.log, &request) => page,
             () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-            () = self.farewell.due() => return Next::End(CloseReason::GoingAway),
+            reason = self.farewell.due() => return Next::End(reason),
         };
         match page {
             Ok(page) => {
@@ -192,7 +193,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            () = self.farewell.due() => Next::End(CloseReason::GoingAway),
+            reason = self.farewell.due() => Next::End(reason),
         }
     }
 

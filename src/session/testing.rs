@@ -83,16 +83,16 @@ async fn sessions_leave_at_moments_of_their_own_all_over_the_window() {
     const WINDOW: Duration = Duration::from_secs(3600);
     let rig = Rig::new(&["--drain-window-ms", "3600000"]);
     let mut waiting = rig.sessions.farewell();
-    assert_eq!((at_once(waiting.due()).await, waiting.at), (None, None), "no moment before the stop");
+    assert_eq!((at_once(waiting.due()).await, waiting.leaves), (None, None), "no moment before the stop");
     rig.closing.cancel();
     let begun = Instant::now();
     let mut moments = Vec::new();
     for _ in 0..200 {
         let mut farewell = rig.sessions.farewell();
         assert_eq!(at_once(farewell.due()).await, None);
-        let at = farewell.at;
+        let at = farewell.leaves;
         assert_eq!(at_once(farewell.due()).await, None);
-        assert_eq!(farewell.at, at, "a wait that is given up does not put it off");
+        assert_eq!(farewell.leaves, at, "a wait that is given up does not put it off");
         moments.push(at.expect("the stop has begun") - begun);
     }
     for tenth in 0..10 {
@@ -105,5 +105,24 @@ async fn sessions_leave_at_moments_of_their_own_all_over_the_window() {
 async fn without_a_window_sessions_leave_at_once() {
     let rig = Rig::new(&["--drain-window-ms", "0"]);
     rig.closing.cancel();
-    rig.sessions.farewell().due().await;
+    assert_eq!(rig.sessions.farewell().due().await, CloseReason::GoingAway);
+}
+
+#[tokio::test]
+async fn sessions_retire_at_moments_of_their_own_in_the_second_half_of_their_age() {
+    let rig = Rig::new(&["--max-connection-age-ms", "60000"]);
+    let begun = Instant::now();
+    let mut ages = Vec::new();
+    for _ in 0..200 {
+        let mut farewell = rig.sessions.farewell();
+        let at = farewell.retires.expect("an age is set");
+        assert_eq!(at_once(farewell.due()).await, None);
+        ages.push(at - begun);
+    }
+    let (least, most) = (*ages.iter().min().unwrap(), *ages.iter().max().unwrap());
+    assert!((30..35).contains(&least.as_secs()) && (55..60).contains(&most.as_secs()), "{least:?} to {most:?}");
+    let short = Rig::new(&["--max-connection-age-ms", "20"]);
+    assert_eq!(short.sessions.farewell().due().await, CloseReason::TooOld);
+    let young = Rig::new(&[]);
+    assert_eq!(young.sessions.farewell().retires, None, "by default they live as long as they like");
 }

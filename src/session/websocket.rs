@@ -130,7 +130,7 @@ impl WebSocketSession {
         };
         tokio::select! {
             () = sleep_until(deadline) => late,
-            () = farewell.due() => Action::close(CloseReason::GoingAway),
+            reason = farewell.due() => Action::close(reason),
             mail = mail => wake(mail),
         }
     }

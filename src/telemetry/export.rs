@@ -49,7 +49,7 @@ fn exporter(collector: &Collector) -> Result<opentelemetry_otlp::SpanExporter, E
 }
 
 /// Who speaks. What the environment says counts more than what we know ourselves.
-fn resource(config: &Config) -> Resource {
+pub(super) fn resource(config: &Config) -> Resource {
     let builder = Resource::builder_empty()
         .with_attributes([
             KeyValue::new("service.name", "mana-sync"),

@@ -1,10 +1,11 @@
 //! Every metric, named once. All of them exist, at zero, from the start; none has a label that a user chooses.
 
+use super::answers::{Answers, CLASSES, ROUTES, TIMED_ROUTES};
+use super::kinds::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
+use crate::config::Config;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 /// The metrics of one replica.
 #[derive(Debug)]
@@ -18,10 +19,12 @@ pub struct Metrics {
     pub sessions: IntGaugeVec,
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
-    pub requests: IntCounterVec,
+    /// Answers to requests, and how long they took.
+    pub answers: Answers,
     pub pushes: IntCounterVec,
     /// Refused because a limit was reached, by which.
     pub refused: IntCounterVec,
+    limits: IntGaugeVec,
     pub changes_stored: IntCounter,
     pub push_seconds: Histogram,
     pub pull_seconds: Histogram,
@@ -46,14 +49,12 @@ pub struct Metrics {
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
     pub trace_spans: IntCounterVec,
+    pub metric_exports: IntCounterVec,
 }
 
 /// Transports, as labels.
 pub const WEBSOCKET: &str = "websocket";
 pub const SSE: &str = "sse";
-
-/// Upper bounds of latencies, in seconds.
-const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 impl Metrics {
     /// All metrics at zero.
@@ -77,12 +78,21 @@ impl Metrics {
                 crate::protocol::close::CloseReason::LABELS,
             ),
             tcp_connections: gauge(&r, "mana_sync_tcp_connections", "Open TCP connections."),
-            requests: counters(
-                &r,
-                "mana_sync_http_responses_total",
-                "HTTP answers by class of status.",
-                "class",
-                &["1xx", "2xx", "3xx", "4xx", "5xx"],
+            answers: Answers::new(
+                &paired_counters(
+                    &r,
+                    "mana_sync_http_responses_total",
+                    "HTTP answers by route and class of status.",
+                    ("route", ROUTES),
+                    ("class", CLASSES),
+                ),
+                &histograms(
+                    &r,
+                    "mana_sync_http_request_duration_seconds",
+                    "From the head of a request to the head of its answer.",
+                    "route",
+                    TIMED_ROUTES,
+                ),
             ),
             pushes: counters(
                 &r,
@@ -97,6 +107,20 @@ impl Metrics {
                 "Requests, connections and sessions refused because a limit was reached, by which.",
                 "limit",
                 &["connections", "unauthenticated", "sessions_per_user", "push_bytes"],
+            ),
+            limits: gauges(
+                &r,
+                "mana_sync_limit",
+                "What this replica has at most, as its settings say.",
+                "limit",
+                &[
+                    "connections",
+                    "unauthenticated",
+                    "sessions_per_user",
+                    "push_bytes",
+                    "pool_connections",
+                    "publish_queue",
+                ],
             ),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
             push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
@@ -171,6 +195,13 @@ impl Metrics {
                 "outcome",
                 &["exported", "failed"],
             ),
+            metric_exports: counters(
+                &r,
+                "mana_sync_metric_exports_total",
+                "Times that all metrics were sent to the collector, by whether they arrived.",
+                "outcome",
+                &["exported", "failed"],
+            ),
             registry: r,
         };
         let build = gauges(
@@ -187,10 +218,29 @@ impl Metrics {
         metrics
     }
 
+    /// Shows the limits that are set.
+    pub fn show_limits(&self, config: &Config) {
+        for (limit, most) in [
+            ("connections", config.max_connections),
+            ("unauthenticated", config.max_unauthenticated),
+            ("sessions_per_user", config.max_sessions_per_user),
+            ("push_bytes", config.max_push_bytes_in_flight),
+            ("pool_connections", config.database_pool_size),
+            ("publish_queue", config.publish_queue),
+        ] {
+            self.limits.with_label_values(&[limit]).set(most.into());
+        }
+    }
+
+    /// All metrics as they stand.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// All metrics as Prometheus text.
     pub fn encode(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut out = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        TextEncoder::new().encode(&self.gather(), &mut out)?;
         Ok(out)
     }
 }
@@ -199,39 +249,4 @@ impl Default for Metrics {
     fn default() -> Self {
         Metrics::new()
     }
-}
-
-// The names are constants of this file: they are valid and none is given twice, or no replica would start.
-fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
-    let metric = metric.expect("metric names are constants of this file");
-    registry.register(Box::new(metric.clone())).expect("every metric is named once");
-    metric
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::new(name, help))
-}
-
-fn fraction_gauge(registry: &Registry, name: &str, help: &str) -> Gauge {
-    register(registry, Gauge::new(name, help))
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    register(registry, IntCounter::new(name, help))
-}
-
-fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
-    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
-    let metric = register(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
-    values.iter().for_each(|value| metric.with_label_values(&[value]).reset());
-    metric
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> IntGaugeVec {
-    let metric = register(registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
-    values.iter().for_each(|value| metric.with_label_values(&[value]).set(0));
-    metric
 }

@@ -1,17 +1,21 @@
 //! What the outside sees of the inside: logs, metrics and traces.
 //!
 //! * [`logs`]: lines on standard output, with the ids of the request and the trace that they belong to.
-//! * [`metrics`]: every metric, named once.
+//! * [`metrics`]: every metric, named once; [`send_metrics`] sends them to a collector too, if one is to have them.
 //! * [`traces`]: which requests are traced, and every span, named once; [`export`] sends them to a collector.
 //!
 //! None of them says who a user is or what a user stores.
 
+mod answers;
 mod causes;
 mod export;
+mod kinds;
 mod lines;
 pub mod logs;
 pub mod metrics;
+mod otlp_metrics;
 pub mod request_id;
+mod send_metrics;
 pub mod traces;
 
 pub use metrics::Metrics;
@@ -22,8 +26,9 @@ use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use send_metrics::{MetricsSender, MetricsSenderError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The telemetry of a process.
 #[derive(Debug)]
@@ -31,12 +36,17 @@ pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
     provider: Option<SdkTracerProvider>,
+    sender: Option<MetricsSender>,
 }
 
 /// Why there is no telemetry.
 #[derive(Debug, thiserror::Error)]
-#[error("traces cannot be exported as the settings OTEL_… say")]
-pub struct TelemetryError(#[from] ExporterBuildError);
+pub enum TelemetryError {
+    #[error("traces cannot be exported as the settings OTEL_… say")]
+    Traces(#[from] ExporterBuildError),
+    #[error("metrics cannot be exported as the settings OTEL_… say")]
+    Metrics(#[from] MetricsSenderError),
+}
 
 /// Who makes the spans, and by which conventions they are named.
 fn scope() -> InstrumentationScope {
@@ -47,20 +57,31 @@ fn scope() -> InstrumentationScope {
 }
 
 impl Telemetry {
-    /// Starts logging, and tracing if the settings ask for it. Spans are sent by the current runtime.
+    /// Starts logging, and tracing and the sending of metrics if the settings ask for it. They are sent on the current
+    /// runtime.
     pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
+        metrics.show_limits(config);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
         let traces = provider.as_ref().map_or_else(Traces::default, |_| Traces::new(export::sampler(&config.traces)));
         logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
-        Ok(Telemetry { metrics, traces, provider })
+        let collector = config.metrics.collector(&config.traces);
+        let resource = (&export::resource(config)).into();
+        let sender = collector.map(|to| MetricsSender::start(&config.metrics, &to, resource, metrics.clone()));
+        Ok(Telemetry { metrics, traces, provider, sender: sender.transpose()? })
     }
 
-    /// Sends the last spans, if that can be done in so much time. Blocks.
-    pub fn flush(&self, limit: Duration) {
+    /// Sends the last spans and numbers, if that can be done in so much time. Blocks; not to be called on a runtime.
+    pub fn flush(mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        // Both at once: the runtime sends these while we wait for those.
+        self.sender.iter().for_each(MetricsSender::stop);
         if let Some(Err(error)) = self.provider.as_ref().map(|provider| provider.shutdown_with_timeout(limit)) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the last traces could not be exported");
+        }
+        if let Some(sender) = &mut self.sender {
+            sender.finish(until.saturating_duration_since(Instant::now()));
         }
     }
 }

@@ -1,9 +1,13 @@
 //! An OTLP collector that keeps what it gets, over HTTP or gRPC; and ones that are of no use.
 
+use crate::numbers::{Numbers, TENANT};
 use crate::support::PATIENCE;
 use axum::Router;
 use axum::body::Bytes;
+use axum::http::HeaderMap;
 use axum::routing::post;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::MetricsServiceServer;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
@@ -98,39 +102,50 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
 #[derive(Debug)]
 pub struct Collector {
     pub spans: Spans,
+    pub numbers: Numbers,
     pub url: String,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Collector {
-    async fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(TcpListener, Spans) -> F) -> Collector {
+    async fn start<F: Future<Output = ()> + Send + 'static>(
+        serve: impl FnOnce(TcpListener, Spans, Numbers) -> F,
+    ) -> Collector {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let spans = Spans::default();
-        let serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, spans.clone())));
-        Collector { spans, url, _serving: serving }
+        let (spans, numbers) = (Spans::default(), Numbers::default());
+        let serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, spans.clone(), numbers.clone())));
+        Collector { spans, numbers, url, _serving: serving }
     }
 
     /// One that speaks OTLP over HTTP.
     pub async fn http() -> Collector {
-        Collector::start(|listener, spans| async move {
+        Collector::start(|listener, spans, numbers| async move {
+            let take_numbers = move |headers: HeaderMap, body: Bytes| {
+                let tenant = headers.get(TENANT).map(|value| value.to_str().unwrap().to_owned());
+                numbers.take_in(tenant, ExportMetricsServiceRequest::decode(body).unwrap());
+                async {}
+            };
             let take = move |body: Bytes| {
                 let spans = spans.clone();
                 async move { spans.take_in(ExportTraceServiceRequest::decode(body).unwrap()) }
             };
-            axum::serve(listener, Router::new().route("/v1/traces", post(take))).await.unwrap();
+            let router = Router::new().route("/v1/traces", post(take)).route("/v1/metrics", post(take_numbers));
+            axum::serve(listener, router).await.unwrap();
         })
         .await
     }
 
     /// One that speaks OTLP over gRPC.
     pub async fn grpc() -> Collector {
-        Collector::start(|listener, spans| async move {
+        Collector::start(|listener, spans, numbers| async move {
             let incoming = futures_util::stream::unfold(listener, async |listener| {
                 let accepted = listener.accept().await.map(|(stream, _)| stream);
                 Some((accepted, listener))
             });
-            let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(spans));
+            let server = tonic::transport::Server::builder()
+                .add_service(TraceServiceServer::new(spans))
+                .add_service(MetricsServiceServer::new(numbers));
             server.serve_with_incoming(incoming).await.unwrap();
         })
         .await
@@ -138,7 +153,7 @@ impl Collector {
 
     /// One that takes connections and requests, and never says anything.
     pub async fn silent() -> Collector {
-        Collector::start(|listener, _| async move {
+        Collector::start(|listener, _, _| async move {
             let mut held = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 held.push(stream);

@@ -5,6 +5,7 @@ mod support;
 
 mod collector;
 mod cost;
+mod numbers;
 
 use collector::{Collector, Span};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;

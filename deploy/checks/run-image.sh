@@ -1,0 +1,47 @@
+#!/bin/sh
+# Runs a replica out of an unpacked image (MANA_IMAGE_ROOT) as MANA_IMAGE_USER, on a port of its own, over
+# TEST_DATABASE_URL: migrates, starts, asks it for its health by its own command, and stops it. scripts/check-image
+# calls it.
+set -eu
+
+here=$(dirname "$0")
+PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export PORT DATABASE_URL="$TEST_DATABASE_URL" LOG_FORMAT=text REPLICA_ID=image BIND_ADDRESS=127.0.0.1
+export JWKS_URL=http://127.0.0.1:9/jwks MANA_CREDITS_URL=http://127.0.0.1:9 DRAIN_DELAY_MS=200 DRAIN_WINDOW_MS=200
+in_image() { unshare --mount --propagation private "$here/strictly.sh" "$MANA_IMAGE_ROOT" "$MANA_IMAGE_USER" "$@"; }
+
+in_image /mana-sync migrate
+# Straight away, not in a function: the process is the program itself once its chroot is done.
+unshare --mount --propagation private "$here/strictly.sh" "$MANA_IMAGE_ROOT" "$MANA_IMAGE_USER" /mana-sync serve &
+pid=$!
+trap 'kill -9 $pid 2>/dev/null || true' EXIT
+
+tries=0
+until in_image /mana-sync health 2>/dev/null; do
+    tries=$((tries + 1))
+    if [ $tries -ge 100 ] || ! kill -0 $pid; then
+        echo "FAIL: the replica does not get ready" >&2
+        exit 1
+    fi
+    sleep 0.1
+done
+
+status() { sed -n "s/^$1:[[:space:]]*//p" "/proc/$pid/status"; }
+holds() {
+    [ "$2" = "$3" ] && echo "ok    $1: $2" && return
+    echo "FAIL  $1: $2, not $3" >&2
+    exit 1
+}
+zero=0000000000000000
+uid=${MANA_IMAGE_USER%:*}
+holds "user" "$(status Uid | tr '\t' ' ')" "$uid $uid $uid $uid"
+holds "capabilities it has" "$(status CapEff)" $zero
+holds "capabilities it may take" "$(status CapPrm)" $zero
+holds "no new privileges" "$(status NoNewPrivs)" 1
+holds "root file system" "$(awk '$5 == "/" { print substr($6, 1, 2) }' "/proc/$pid/mountinfo")" ro
+holds "files open for writing" "$(find "/proc/$pid/fd" -lname "$MANA_IMAGE_ROOT/*" | wc -l)" 0
+kill -TERM $pid
+code=0
+wait $pid || code=$?
+holds "exit status after SIGTERM" $code 0
+trap - EXIT

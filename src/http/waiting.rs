@@ -1,0 +1,72 @@
+//! What a replica answers before it can serve: it lives, and is not ready. Whoever keeps it alive must not end it for
+//! waiting for its database.
+
+use super::error::ApiError;
+use super::server::{ACCEPT_PAUSE, MAX_REFUSALS, answer_once};
+use super::{health, metrics};
+use crate::telemetry::Metrics;
+use axum::Router;
+use axum::routing::get;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+/// A start seldom takes longer: until then connections wait, and are served and not refused.
+const USUAL_START: Duration = Duration::from_millis(500);
+
+/// Does something, and answers on the listeners while that takes long.
+pub async fn meanwhile<T>(listeners: &[TcpListener], metrics: &Arc<Metrics>, doing: impl Future<Output = T>) -> T {
+    let mut doing = pin!(doing);
+    if let Ok(done) = timeout(USUAL_START, &mut doing).await {
+        return done;
+    }
+    let router = router(metrics.clone());
+    let places = Arc::new(Semaphore::new(MAX_REFUSALS));
+    loop {
+        let accepted = tokio::select! {
+            done = &mut doing => return done,
+            accepted = accept_any(listeners) => accepted,
+        };
+        match (accepted, places.clone().try_acquire_owned()) {
+            (Ok(stream), Ok(place)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    answer_once(stream, move |request| router.clone().oneshot(request)).await;
+                    drop(place);
+                });
+            }
+            // More than can be answered are cut off.
+            (Ok(_), Err(_)) => {}
+            (Err(error), _) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn router(metrics: Arc<Metrics>) -> Router {
+    let counted = metrics.clone();
+    Router::new()
+        .route("/health", get(async move || health::report(&counted)))
+        .route("/health/live", get(health::live))
+        .route("/metrics", get(async move || metrics::encode(&metrics)))
+        .fallback(async || ApiError::NotReady("the replica waits for its database".to_owned()))
+}
+
+async fn accept_any(listeners: &[TcpListener]) -> std::io::Result<TcpStream> {
+    poll_fn(|cx| {
+        let accepted = listeners.iter().find_map(|listener| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Some(accepted.map(|(stream, _)| stream)),
+            Poll::Pending => None,
+        });
+        accepted.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}

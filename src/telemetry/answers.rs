@@ -1,0 +1,58 @@
+//! Answers to HTTP requests, counted by route and class of status.
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use std::time::Duration;
+
+/// The routes of `http/router.rs`, as labels; whatever else is asked for is `other`.
+pub(super) const ROUTES: &[&str] = &[
+    "/sync/{app}",
+    "/sync/{app}/pull",
+    "/sync/{app}/stream",
+    "/ws",
+    "/ws/{app}",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    OTHER,
+];
+const OTHER: &str = "other";
+/// Those that clients use: how long probes and scrapes take tells nothing.
+pub(super) const TIMED_ROUTES: &[&str] = ROUTES.split_at(5).0;
+pub(super) const CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// What is counted, by route, so that no request has to look for its series by their names.
+#[derive(Debug)]
+pub struct Answers {
+    routes: Vec<Route>,
+}
+
+#[derive(Debug)]
+struct Route {
+    name: &'static str,
+    /// One for each class.
+    responses: Vec<IntCounter>,
+    seconds: Option<Histogram>,
+}
+
+impl Answers {
+    pub(super) fn new(responses: &IntCounterVec, seconds: &HistogramVec) -> Answers {
+        let route = |name: &&'static str| Route {
+            name,
+            responses: CLASSES.iter().map(|class| responses.with_label_values(&[name, class])).collect(),
+            seconds: TIMED_ROUTES.contains(name).then(|| seconds.with_label_values(&[name])),
+        };
+        Answers { routes: ROUTES.iter().map(route).collect() }
+    }
+
+    /// Counts an answer. `route` is none where there is no such endpoint.
+    pub fn count(&self, route: Option<&str>, status: u16, took: Duration) {
+        let known = self.routes.iter().find(|known| Some(known.name) == route);
+        let Some(route) = known.or(self.routes.last()) else { return };
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        route.responses[class].inc();
+        if let Some(seconds) = &route.seconds {
+            seconds.observe(took.as_secs_f64());
+        }
+    }
+}

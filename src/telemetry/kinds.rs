@@ -1,0 +1,65 @@
+//! Kinds of metrics, each made and registered with all the series that it will ever have.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Upper bounds of latencies, in seconds.
+const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+// The names are constants of metrics.rs: they are valid and none is given twice, or no replica would start.
+fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("metric names are constants of metrics.rs");
+    registry.register(Box::new(metric.clone())).expect("every metric is named once");
+    metric
+}
+
+pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
+pub(super) fn fraction_gauge(registry: &Registry, name: &str, help: &str) -> Gauge {
+    register(registry, Gauge::new(name, help))
+}
+
+pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+pub(super) fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
+}
+
+pub(super) fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
+    let metric = register(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+    values.iter().for_each(|value| metric.with_label_values(&[value]).reset());
+    metric
+}
+
+pub(super) fn gauges(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> IntGaugeVec {
+    let metric = register(registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+    values.iter().for_each(|value| metric.with_label_values(&[value]).set(0));
+    metric
+}
+
+pub(super) fn histograms(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> HistogramVec {
+    let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+    let metric = register(registry, HistogramVec::new(options, &[label]));
+    values.iter().for_each(|value| drop(metric.with_label_values(&[value])));
+    metric
+}
+
+/// Counters with two labels, one for each pair of their values.
+pub(super) fn paired_counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    (label, values): (&str, &[&str]),
+    (other, others): (&str, &[&str]),
+) -> IntCounterVec {
+    let metric = register(registry, IntCounterVec::new(Opts::new(name, help), &[label, other]));
+    for value in values {
+        others.iter().for_each(|other| metric.with_label_values(&[value, other]).reset());
+    }
+    metric
+}

@@ -1,0 +1,193 @@
+//! A rollout, rehearsed: real replicas behind a real balancer with the configuration of `deploy/`, clients of every
+//! kind at work, and meanwhile the replicas are scaled from three to six to two, and then all of them replaced.
+//!
+//! ```text
+//! crowd ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
+//!   └─► journal: what everybody was told and saw, compared with the log at the end
+//! ```
+//! No change is lost, every reader has every change in order and within 5 s, no push needs more than one retry, and
+//! clients are spread evenly again after each step (G1, G2, G4, G7). It prints what it saw. `ROLLOUT_LONG=1` takes the
+//! settings and the time that a real one would; `make rollout` does that, behind each balancer.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod balancer;
+mod crowd;
+mod fleet;
+mod journal;
+mod names;
+
+use balancer::{Balancer, Kind};
+use crowd::Crowd;
+use fleet::Fleet;
+use mana_sync::dev::wait;
+use std::time::{Duration, Instant};
+use support::*;
+
+/// How large a rehearsal is.
+#[derive(Clone, Copy)]
+struct Size {
+    sockets: usize,
+    /// How long a device gathers wake-ups before it pulls: all of them pull on two processors.
+    gather: Duration,
+    /// Settings of the replicas, in milliseconds: how long they live, accept, and take to close.
+    max_age: &'static str,
+    drain_delay: &'static str,
+    drain_window: &'static str,
+    /// Pushes between two steps.
+    pushes: usize,
+    /// How long clients may take to be spread evenly again.
+    even: Duration,
+}
+
+const SMALL: Size = Size {
+    sockets: 40,
+    gather: Duration::from_millis(250),
+    max_age: "5000",
+    drain_delay: "3000",
+    drain_window: "1500",
+    pushes: 30,
+    even: Duration::from_secs(20),
+};
+/// The defaults of everything but the age.
+const LONG: Size = Size {
+    sockets: 200,
+    gather: Duration::from_millis(1_500),
+    max_age: "40000",
+    drain_delay: "5000",
+    drain_window: "15000",
+    pushes: 300,
+    even: Duration::from_secs(120),
+};
+
+/// A rehearsal that goes on.
+struct Rehearsal {
+    size: Size,
+    cluster: Cluster,
+    fleet: Fleet,
+    balancer: Balancer,
+    crowd: Crowd,
+    addresses: Vec<std::net::Ipv4Addr>,
+    begun: Instant,
+}
+
+impl Rehearsal {
+    async fn begin(kind: Kind, size: Size) -> Rehearsal {
+        let cluster = Cluster::start(0).await;
+        let settings = [
+            ("MAX_CONNECTION_AGE_MS", size.max_age),
+            ("DRAIN_DELAY_MS", size.drain_delay),
+            ("DRAIN_WINDOW_MS", size.drain_window),
+            ("DATABASE_POOL_SIZE", "8"),
+        ];
+        let mut fleet = Fleet::new(&cluster, &settings);
+        let balancer = Balancer::start(kind, fleet.port, &fleet.candidates()).await;
+        let addresses = fleet.start(3).await;
+        balancer.set(addresses.clone());
+        let serves = async || cluster.http.get(format!("{}/health/live", balancer.url)).send().await.ok();
+        let serving = async || serves().await.filter(|answer| answer.status() == 200);
+        assert!(wait::until(PATIENCE, serving).await.is_some(), "the balancer finds no replica");
+        let crowd = Crowd::start(&cluster, &balancer.url, size.sockets, size.gather);
+        Rehearsal { size, cluster, fleet, balancer, crowd, addresses, begun: Instant::now() }
+    }
+
+    /// Starts so many, and tells the balancer once they are ready.
+    async fn start(&mut self, count: usize) {
+        self.addresses.extend(self.fleet.start(count).await);
+        self.balancer.set(self.addresses.clone());
+    }
+
+    /// Lets so many that have been told to stop end. Only then are their addresses forgotten: until then the balancer
+    /// has to notice by itself that they are not ready.
+    async fn gone(&mut self, leaving: Vec<fleet::Member>) {
+        let gone = self.fleet.gone(leaving).await;
+        self.addresses.retain(|address| !gone.contains(address));
+        self.balancer.set(self.addresses.clone());
+    }
+
+    /// Waits until some more pushes have been answered and everybody is connected and spread evenly: each replica has
+    /// at least half of its share.
+    async fn settle(&mut self, step: &str) {
+        let (begin, goal) = (Instant::now(), self.crowd.journal.pushes() + self.size.pushes);
+        let (all, http) = (self.size.sockets + self.size.sockets / 2, &self.cluster.http);
+        let mut spread = Vec::new();
+        let even = wait::until(self.size.even, async || {
+            spread = self.fleet.spread(http).await;
+            let share = (all / self.fleet.len()) as u64;
+            let is_even =
+                spread.iter().sum::<u64>() * 10 >= all as u64 * 9 && spread.iter().all(|has| *has >= share / 2);
+            (is_even && self.crowd.journal.pushes() >= goal).then_some(())
+        });
+        let even = even.await;
+        let (at, took) = (self.begun.elapsed(), begin.elapsed());
+        println!("{at:5.1?} {step}: even after {took:.1?}: {spread:?}; {}", self.crowd.journal.summary());
+        if even.is_none() {
+            let took = self.size.even;
+            self.crowd
+                .journal
+                .violated(format!("{step}: not spread evenly, or no pushes, within {took:?}: {spread:?}"));
+        }
+    }
+
+    /// Lets everybody finish and compares what they have.
+    async fn end(mut self) {
+        self.crowd.stop_writing().await;
+        let journal = self.crowd.journal.clone();
+        let mut stored = Vec::new();
+        for user in 0..self.crowd.users.len() {
+            stored.push(self.crowd.stored(&self.cluster, user).await);
+        }
+        // Whoever does not get there is told of by the comparison.
+        let complete = || journal.readers().iter().all(|reader| reader.count() >= stored[reader.user].len());
+        wait::until(Duration::from_secs(10), async || complete().then_some(())).await;
+        self.crowd.stop_reading().await;
+        for (user, stored) in stored.iter().enumerate() {
+            journal.compare(user, stored);
+        }
+        journal.compare_delays();
+        println!("{:5.1?} end: {}", self.begun.elapsed(), journal.summary());
+        let violations = journal.violations();
+        assert!(violations.is_empty(), "{} violations: {violations:#?}", violations.len());
+    }
+}
+
+async fn rehearse(kind: Kind) {
+    let size = if std::env::var_os("ROLLOUT_LONG").is_some() { LONG } else { SMALL };
+    let mut rehearsal = Rehearsal::begin(kind, size).await;
+    rehearsal.settle("three replicas").await;
+
+    rehearsal.start(3).await;
+    rehearsal.settle("six, by the age of connections").await;
+
+    let leaving = rehearsal.fleet.stop(4);
+    rehearsal.gone(leaving).await;
+    rehearsal.settle("two").await;
+
+    // As Kubernetes does with a surge of one: the next one is started while those that were told to stop still drain.
+    let mut leaving = Vec::new();
+    for _ in 0..rehearsal.fleet.len() {
+        rehearsal.start(1).await;
+        leaving.extend(rehearsal.fleet.stop(1));
+    }
+    rehearsal.gone(leaving).await;
+    rehearsal.settle("all replaced").await;
+    rehearsal.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_while_replicas_come_and_go_behind_haproxy() {
+    rehearse(Kind::HaProxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes as long as the one behind HAProxy, which stands for it; make rollout"]
+async fn the_same_behind_nginx() {
+    rehearse(Kind::Nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs caddy, which make check-ops fetches; make rollout"]
+async fn the_same_behind_caddy() {
+    rehearse(Kind::Caddy).await;
+}
