@@ -25,8 +25,8 @@ test: bootstrap fmt-check lint ## Format, lints and every test, against a Postgr
 	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
 
 chaos: bootstrap ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
-	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) CHAOS_LONG=1 \
-		$(CARGO) test --test chaos -- --nocapture $(ARGS)
+	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \
+		$(CARGO) test --test chaos -- --nocapture --include-ignored $(ARGS)
 
 check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and against the code
 	@scripts/check-ops

@@ -74,6 +74,12 @@ pub struct Config {
     #[arg(long, env, default_value = "15000", value_parser = millis)]
     pub database_statement_timeout_ms: Duration,
 
+    /// Let the database keep prepared statements. `false` where DATABASE_URL leads through a pooler that shares its
+    /// connections between transactions and does not keep them itself, such as PgBouncer before 1.21: then each
+    /// statement is a transaction of its own, with four round trips instead of one.
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub database_prepare: bool,
+
     /// Apply migrations before serving. Otherwise a schema that is too old stops the start.
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,

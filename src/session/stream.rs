@@ -19,7 +19,7 @@ const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
 /// What a client is told on the way out: reconnect after this many milliseconds.
 const RETRY: &str = "retry: 1000\n\n";
 /// Pauses while the database is away: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// See [`Defect::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
