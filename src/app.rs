@@ -71,7 +71,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let metrics = telemetry.metrics.clone();
     let listeners = listen(&config)?;
     let store = Store::new(&config)?;
-    let found = shutdown.draining.run_until_cancelled(await_schema(&config, &store)).await;
+    let found = shutdown.draining.run_until_cancelled(await_schema(&config)).await;
     match found {
         Some(found) => found?,
         None => return Ok(()),
@@ -154,14 +154,14 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
 }
 
 /// Waits until the database is there, and sees to its schema.
-async fn await_schema(config: &Config, store: &Store) -> Result<(), SchemaError> {
+async fn await_schema(config: &Config) -> Result<(), SchemaError> {
     loop {
         let migrated = match config.migrate_on_start {
             true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
             false => Ok(()),
         };
         let checked = match migrated {
-            Ok(()) => schema::check(store.pool()).await,
+            Ok(()) => schema::check(config.database.direct_url().expose()).await,
             failed => failed,
         };
         match checked {

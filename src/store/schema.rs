@@ -1,20 +1,42 @@
 //! Applying migrations, and refusing a schema that this version cannot work with.
+//!
+//! Migrations expand first and contract a version later, so that old and new replicas run side by side during a
+//! rollout: a schema that is newer than a replica is fine, until a migration contracts. One that takes away what
+//! older replicas use must say so, by commenting the table of heads:
+//! `comment on table sync_heads is 'replicas must know migration 7'`.
 
+use super::StoreError;
+use super::primary::Servers;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use std::time::Duration;
+use tokio::time::timeout;
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!() };
+
+/// How long connecting, and looking at the schema, may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// See the top of this file.
+const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
 /// Why the schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
+    #[error("the database's URL cannot be used")]
+    Url(#[from] StoreError),
     #[error("the database cannot be asked for its schema")]
     Database(#[from] sqlx::Error),
+    #[error("the database does not answer")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error("none of the database's servers is a primary at the moment")]
+    NoPrimary,
     #[error("the migrations could not be applied")]
     Migrate(#[from] MigrateError),
-    #[error("the schema is at version {found}, this replica needs {needed}: run `mana-sync migrate` first")]
-    TooOld { found: i64, needed: i64 },
+    #[error("the schema lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
+    TooOld { missing: i64 },
+    #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
+    TooNew { needed: i64, known: i64 },
 }
 
 impl SchemaError {
@@ -22,7 +44,10 @@ impl SchemaError {
     pub fn is_passing(&self) -> bool {
         let database = match self {
             SchemaError::Database(error) | SchemaError::Migrate(MigrateError::Execute(error)) => error,
-            SchemaError::Migrate(_) | SchemaError::TooOld { .. } => return false,
+            SchemaError::Timeout(_) | SchemaError::NoPrimary => return true,
+            SchemaError::Url(_) | SchemaError::Migrate(_) | SchemaError::TooOld { .. } | SchemaError::TooNew { .. } => {
+                return false;
+            }
         };
         match database {
             // A connection that breaks while it is being made fails with an error of the protocol.
@@ -36,17 +61,25 @@ impl SchemaError {
     }
 }
 
-/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead
-/// to PostgreSQL itself, because a transaction pooler leaves such a lock behind.
-pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
-    let options: PgConnectOptions = direct_url.parse()?;
+/// Connects to the primary itself: a transaction pooler would leave the lock of a migration behind.
+async fn connect(direct_url: &str) -> Result<PgConnection, SchemaError> {
     // The server would notice that the table of migrations is there already, every time.
-    let options = options.options([("client_min_messages", "warning")]);
-    let mut connection = PgConnection::connect_with(&options).await?;
-    let before = applied(&mut connection).await?.len();
+    let servers = Servers::parse(direct_url, |options| options.options([("client_min_messages", "warning")]))?;
+    let options = match servers.only() {
+        Some(options) => options,
+        None => servers.find().await.ok_or(SchemaError::NoPrimary)?,
+    };
+    Ok(timeout(STEP_TIMEOUT, options.connect()).await??)
+}
+
+/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass.
+pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
+    let mut connection = connect(direct_url).await?;
+    let before = timeout(STEP_TIMEOUT, applied(&mut connection)).await??.len();
+    // May take as long as it needs.
     MIGRATIONS.run(&mut connection).await?;
-    let after = applied(&mut connection).await?;
-    connection.close().await?;
+    let after = timeout(STEP_TIMEOUT, applied(&mut connection)).await??;
+    timeout(STEP_TIMEOUT, connection.close()).await??;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before })
 }
 
@@ -71,11 +104,27 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError>
     }
 }
 
-/// Checks that every migration that this version knows has been applied. A newer schema is fine: migrations
-/// expand first and contract a version later, so that old replicas go on during a rollout.
-pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
-    let mut connection = pool.acquire().await?;
-    let found = applied(&mut connection).await?.last().copied().unwrap_or(0);
-    let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    if found < needed { Err(SchemaError::TooOld { found, needed }) } else { Ok(()) }
+/// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
+/// it does not know has taken away what it needs.
+pub async fn check(direct_url: &str) -> Result<(), SchemaError> {
+    let mut connection = connect(direct_url).await?;
+    timeout(STEP_TIMEOUT, check_on(&mut connection)).await??;
+    Ok(timeout(STEP_TIMEOUT, connection.close()).await??)
+}
+
+async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    let applied = applied(connection).await?;
+    let known = || MIGRATIONS.iter().map(|migration| migration.version);
+    if let Some(missing) = known().find(|version| !applied.contains(version)) {
+        return Err(SchemaError::TooOld { missing });
+    }
+    let known = known().max().unwrap_or(0);
+    let needed: Option<i64> = sqlx::query_scalar(OLDEST_REPLICA).fetch_one(&mut *connection).await?;
+    if let Some(needed) = needed.filter(|needed| *needed > known) {
+        return Err(SchemaError::TooNew { needed, known });
+    }
+    if let Some(newest) = applied.iter().max().filter(|newest| **newest > known) {
+        tracing::info!(newest, known, "the schema is newer than this replica, which can work with it");
+    }
+    Ok(())
 }
