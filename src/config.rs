@@ -168,6 +168,11 @@ pub struct Config {
     #[arg(long, env, default_value = "2000", value_parser = millis)]
     pub queue_timeout_ms: Duration,
 
+    /// Bytes that all streams may hold for clients that have not read them yet, at most; one user's streams an eighth
+    /// of it, or 12 MiB where that is more. What does not fit waits.
+    #[arg(long, env, default_value_t = 256 << 20, value_parser = clap::value_parser!(u32).range(12 << 20..))]
+    pub max_stream_bytes_in_flight: u32,
+
     /// Changes in one page of a delta, at most.
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub page_max_changes: u32,
