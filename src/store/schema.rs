@@ -7,8 +7,8 @@
 
 use super::StoreError;
 use super::primary::Servers;
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -17,6 +17,8 @@ static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!(
 /// How long connecting, and looking at the schema, may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The table is sqlx's.
+const APPLIED: &str = "select version from _sqlx_migrations order by version";
 /// See the top of this file.
 const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
@@ -61,10 +63,10 @@ impl SchemaError {
     }
 }
 
-/// Connects to the primary itself: a transaction pooler would leave the lock of a migration behind.
+/// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
+/// listener can say so more clearly.
 async fn connect(direct_url: &str) -> Result<PgConnection, SchemaError> {
-    // The server would notice that the table of migrations is there already, every time.
-    let servers = Servers::parse(direct_url, |options| options.options([("client_min_messages", "warning")]))?;
+    let servers = Servers::parse(direct_url, |options| options.extra_float_digits(None))?;
     let options = match servers.only() {
         Some(options) => options,
         None => servers.find().await.ok_or(SchemaError::NoPrimary)?,
@@ -72,9 +74,12 @@ async fn connect(direct_url: &str) -> Result<PgConnection, SchemaError> {
     Ok(timeout(STEP_TIMEOUT, options.connect()).await??)
 }
 
-/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass.
+/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to
+/// PostgreSQL itself, because a transaction pooler leaves such a lock behind.
 pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
     let mut connection = connect(direct_url).await?;
+    // The server would notice that the table of migrations is there already, every time.
+    timeout(STEP_TIMEOUT, sqlx::raw_sql("set client_min_messages = warning").execute(&mut connection)).await??;
     let before = timeout(STEP_TIMEOUT, applied(&mut connection)).await??.len();
     // May take as long as it needs.
     MIGRATIONS.run(&mut connection).await?;
@@ -94,12 +99,10 @@ pub struct Migrated {
 
 /// The versions that have been applied, ascending.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError> {
-    match connection.list_applied_migrations(&MIGRATIONS.table_name).await {
-        Ok(applied) => Ok(applied.iter().map(|migration| migration.version).collect()),
+    match sqlx::raw_sql(APPLIED).fetch_all(connection).await {
+        Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
         // No table of migrations: nothing was ever applied.
-        Err(MigrateError::Execute(sqlx::Error::Database(error))) if error.code().as_deref() == Some("42P01") => {
-            Ok(Vec::new())
-        }
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
@@ -119,7 +122,7 @@ async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
         return Err(SchemaError::TooOld { missing });
     }
     let known = known().max().unwrap_or(0);
-    let needed: Option<i64> = sqlx::query_scalar(OLDEST_REPLICA).fetch_one(&mut *connection).await?;
+    let needed: Option<i64> = sqlx::raw_sql(OLDEST_REPLICA).fetch_one(&mut *connection).await?.try_get(0)?;
     if let Some(needed) = needed.filter(|needed| *needed > known) {
         return Err(SchemaError::TooNew { needed, known });
     }
