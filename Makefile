@@ -11,6 +11,11 @@ else
 bin := $(TARGET)/debug/mana-sync
 endif
 
+# Mounting a small file system is for root; a run without it says so.
+ifneq ($(shell id -u),0)
+root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
+endif
+
 .PHONY: help dev test chaos rollout fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
@@ -24,9 +29,9 @@ test: bootstrap-tests fmt-check lint ## Format, lints and every test, against a 
 	$(CARGO) test --workspace --no-run
 	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
 
-chaos: bootstrap ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
-	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) CHAOS_LONG=1 \
-		$(CARGO) test --test chaos -- --nocapture $(ARGS)
+chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
+	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \
+		$(CARGO) test --test chaos -- --nocapture --include-ignored $(root_only) $(ARGS)
 
 rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, for as long as a real one takes
 	ROLLOUT_LONG=1 $(CARGO) test --test rollout -- --nocapture --include-ignored --test-threads 1 $(ARGS)

@@ -72,7 +72,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     open_files::allow(config.max_connections, config.database_pool_size);
     let listeners = listen(&config)?;
     let store = Store::new(&config)?;
-    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config, &store)));
+    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
@@ -156,14 +156,14 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
 }
 
 /// Waits until the database is there, and sees to its schema.
-async fn await_schema(config: &Config, store: &Store) -> Result<(), SchemaError> {
+async fn await_schema(config: &Config) -> Result<(), SchemaError> {
     loop {
         let migrated = match config.migrate_on_start {
             true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
             false => Ok(()),
         };
         let checked = match migrated {
-            Ok(()) => schema::check(store.pool()).await,
+            Ok(()) => schema::check(config.database.direct_url().expose()).await,
             failed => failed,
         };
         match checked {

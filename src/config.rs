@@ -78,6 +78,12 @@ pub struct Config {
     #[arg(long, env, default_value = "15000", value_parser = millis)]
     pub database_statement_timeout_ms: Duration,
 
+    /// Let the database keep prepared statements. `false` where DATABASE_URL leads through a pooler that shares its
+    /// connections between transactions and does not keep them itself, such as PgBouncer before 1.21: then each
+    /// statement is a transaction of its own, with four round trips instead of one.
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub database_prepare: bool,
+
     /// Apply migrations before serving. Otherwise a schema that is too old stops the start.
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
@@ -165,6 +171,11 @@ pub struct Config {
     /// How long a push waits for room before it is answered 503, in milliseconds.
     #[arg(long, env, default_value = "2000", value_parser = millis)]
     pub queue_timeout_ms: Duration,
+
+    /// Bytes that all streams may hold for clients that have not read them yet, at most; one user's streams an eighth
+    /// of it, or 12 MiB where that is more. What does not fit waits.
+    #[arg(long, env, default_value_t = 256 << 20, value_parser = clap::value_parser!(u32).range(12 << 20..))]
+    pub max_stream_bytes_in_flight: u32,
 
     /// Changes in one page of a delta, at most.
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]

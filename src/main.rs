@@ -1,6 +1,7 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mana_sync::config::{Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{app, dev, store};
@@ -38,7 +39,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = without_empty_settings(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Some(Command::Serve(config)) => serve(*config),
         Some(Command::Migrate(database)) => migrate(&database),
@@ -54,6 +56,16 @@ fn main() -> ExitCode {
         report(&*error);
         ExitCode::FAILURE
     })
+}
+
+/// The command line that takes no notice of what is empty in the environment: manifests and compose files set a
+/// variable to nothing where they mean that it is not set.
+fn without_empty_settings(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { argument.env(Resettable::Reset) } else { argument }
+    });
+    command.mut_subcommands(without_empty_settings)
 }
 
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

@@ -4,6 +4,7 @@ use crate::config::Secret;
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Config, Connection, Socket, tls::MakeTlsConnect, tls::TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -44,6 +45,10 @@ impl Connector {
     pub fn new(url: &Secret, name: &str) -> Result<Connector, ConnectorError> {
         let mut config: Config = url.expose().parse().map_err(ConnectorError::Url)?;
         config.application_name(name).connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
+        if config.get_hosts().len() > 1 {
+            // After a failover one of the others is the primary.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         let mut roots = RootCertStore::empty();
         // Certificates of the system that cannot be read are no reason not to try the others.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

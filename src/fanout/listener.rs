@@ -1,8 +1,10 @@
 //! Hears what all replicas publish.
 //!
 //! On a connection of its own, straight to the primary: LISTEN does not survive a pooler, and a standby hears
-//! nothing. The connection is distrusted: it is pinged, and one that answers late is replaced. After every
-//! connect: LISTEN first, then reconcile, so that nothing falls in between.
+//! nothing. The connection is distrusted: before it counts as listening it has to bring a notification that was sent
+//! on another one, which it does not through a pooler that shares its connections between transactions; then it is
+//! pinged, and one that answers late is replaced. After every connect: LISTEN first, then reconcile, so that nothing
+//! falls in between.
 
 use super::Audience;
 use super::connection::{Connector, Driver};
@@ -15,9 +17,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long one step may take: to answer a ping, to LISTEN.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,6 +54,8 @@ enum ListenError {
     Closed,
     #[error("this server is a standby, on which nothing can be heard")]
     Standby,
+    #[error("LISTEN was answered, but notifications do not arrive: DATABASE_LISTEN_URL must lead to PostgreSQL itself")]
+    Deaf,
 }
 
 /// The listening task.
@@ -85,9 +92,14 @@ impl Listener {
         let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
         if Defect::ListenLate.is_on() {
             self.reconciler.reconcile_now();
-            self.drive(&mut driver, tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
+            self.drive(&mut driver, &Echo::new(), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
         }
-        self.drive(&mut driver, timeout(STEP_TIMEOUT, start_listening(&client))).await???;
+        let echo = Echo::new();
+        self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, start_listening(&client, &echo))).await???;
+        self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, Box::pin(self.call(&echo)))).await???;
+        self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, echo.heard.notified()))
+            .await?
+            .map_err(|_| ListenError::Deaf)?;
         self.hearing.0.store(true, Ordering::Relaxed);
         self.metrics.listener_up.set(1);
         self.metrics.listener_connects.inc();
@@ -98,18 +110,24 @@ impl Listener {
         let mut ticks = interval(self.ping);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.drive(&mut driver, ticks.tick()).await?;
-            self.drive(&mut driver, timeout(STEP_TIMEOUT, client.simple_query(""))).await???;
+            self.drive(&mut driver, &echo, ticks.tick()).await?;
+            self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, client.simple_query(""))).await???;
         }
     }
 
     /// Does something while the connection is driven and what arrives on it is heard.
-    async fn drive<T>(&self, driver: &mut Driver, doing: impl Future<Output = T>) -> Result<T, ListenError> {
+    async fn drive<T>(
+        &self,
+        driver: &mut Driver,
+        echo: &Echo,
+        doing: impl Future<Output = T>,
+    ) -> Result<T, ListenError> {
         let mut doing = pin!(doing);
         loop {
             tokio::select! {
                 message = poll_fn(|cx| driver.poll_message(cx)) => match message {
-                    Some(Ok(AsyncMessage::Notification(notification))) => self.hear(notification.payload()),
+                    Some(Ok(AsyncMessage::Notification(heard))) if heard.channel() == CHANNEL => self.hear(heard.payload()),
+                    Some(Ok(AsyncMessage::Notification(_))) => echo.heard.notify_one(),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(ListenError::Closed),
@@ -117,6 +135,17 @@ impl Listener {
                 done = &mut doing => return Ok(done),
             }
         }
+    }
+
+    /// Sends what the listening connection is to bring, on one of its own.
+    async fn call(&self, echo: &Echo) -> Result<(), ListenError> {
+        let (client, driver) = self.connector.connect().await?;
+        let driving = AbortOnDropHandle::new(tokio::spawn(driver));
+        client.query_typed("select pg_notify($1, '')", &[(&echo.channel, Type::TEXT)]).await?;
+        drop(client);
+        // It has nothing left to do but to take its leave, and what it had to say has been said.
+        let _ = driving.await;
+        Ok(())
     }
 
     fn hear(&self, payload: &str) {
@@ -156,10 +185,22 @@ impl Listener {
     }
 }
 
-async fn start_listening(client: &Client) -> Result<(), ListenError> {
+/// A channel of one connection's own, on which it shows that it hears.
+struct Echo {
+    channel: String,
+    heard: Notify,
+}
+
+impl Echo {
+    fn new() -> Echo {
+        Echo { channel: format!("{CHANNEL}_echo_{:016x}", rand::random::<u64>()), heard: Notify::new() }
+    }
+}
+
+async fn start_listening(client: &Client, echo: &Echo) -> Result<(), ListenError> {
     let standby: bool = client.query_typed("select pg_is_in_recovery()", &[]).await?[0].try_get(0)?;
     if standby {
         return Err(ListenError::Standby);
     }
-    Ok(client.batch_execute(&format!("listen {CHANNEL}")).await?)
+    Ok(client.batch_execute(&format!("listen {CHANNEL}; listen {}", echo.channel)).await?)
 }

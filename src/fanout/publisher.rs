@@ -21,9 +21,9 @@ use tracing::Instrument;
 /// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
 const MAX_STRETCHES: usize = 16;
 /// How long sending one batch may take.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a stopping replica tries to get rid of its last wake-ups.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wake-ups sent in one statement, at most.

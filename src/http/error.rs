@@ -9,6 +9,7 @@ use crate::protocol::push::{NameProblem, PushError};
 use crate::session::JoinError;
 use crate::session::stream::OpenError;
 use crate::store::StoreError;
+use crate::telemetry::seldom::Seldom;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -128,12 +129,28 @@ impl ApiError {
         }
     }
 
+    /// The line of such refusals, which is not written for every one: `mana_sync_http_responses_total` counts them.
+    fn refusal_line(&self) -> &'static Seldom {
+        static WITHOUT_KEYS: Seldom = Seldom::new();
+        static WITHOUT_DATABASE: Seldom = Seldom::new();
+        static BUSY: Seldom = Seldom::new();
+        match self {
+            ApiError::Auth(_) => &WITHOUT_KEYS,
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(_) => &WITHOUT_DATABASE,
+            _ => &BUSY,
+        }
+    }
+
     fn log(&self, status: StatusCode) {
         let error = self as &dyn Error;
         match status {
             StatusCode::INTERNAL_SERVER_ERROR => tracing::error!(error, "a request failed"),
             StatusCode::SERVICE_UNAVAILABLE if matches!(self, ApiError::NotReady(_)) => {}
-            StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(error, "a request was refused"),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                if let Some(unwritten) = self.refusal_line().is_due() {
+                    tracing::warn!(error, unwritten, "a request was refused");
+                }
+            }
             _ => tracing::debug!(%status, "a request was refused"),
         }
     }

@@ -7,6 +7,7 @@
 //! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
+mod room;
 pub mod stream;
 pub mod websocket;
 
@@ -20,6 +21,7 @@ use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership};
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
+use room::Room;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -56,6 +58,8 @@ pub struct Sessions {
     max_per_user: usize,
     /// Places for WebSockets that have not authenticated.
     strangers: Arc<Semaphore>,
+    /// For what streams hold.
+    room: Room,
 }
 
 impl Sessions {
@@ -68,6 +72,7 @@ impl Sessions {
         metrics: Arc<Metrics>,
         closing: CancellationToken,
     ) -> Sessions {
+        let room = Room::new(config.max_stream_bytes_in_flight as usize, metrics.clone());
         Sessions {
             hub,
             reconciler,
@@ -80,6 +85,7 @@ impl Sessions {
             heartbeat: config.sse_heartbeat_ms,
             max_per_user: config.max_sessions_per_user as usize,
             strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
+            room,
         }
     }
 

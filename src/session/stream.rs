@@ -1,11 +1,12 @@
 //! The rules of `/sync/{appId}/stream`, without HTTP.
 
+use super::room::{Held, Share};
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::defects::Defect;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
-use crate::protocol::merge::OwnWrites;
+use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::{Page, encode_event};
 use crate::protocol::{Cursor, Log};
 use crate::store::{OwnChanges, PageRequest, Store, StoreError};
@@ -19,7 +20,12 @@ const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
 /// What a client is told on the way out: reconnect after this many milliseconds.
 const RETRY: &str = "retry: 1000\n\n";
 /// Pauses while the database is away: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// The room taken before it is known what a page needs, in bytes.
+const LEAST_ROOM: usize = 32 << 10;
+/// What a change and an event have around their data, in bytes.
+const AROUND: usize = 128;
 
 /// See [`Defect::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
@@ -53,6 +59,11 @@ pub struct StreamSession {
     cursor: Cursor,
     phase: Phase,
     membership: Membership,
+    share: Share,
+    /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
+    held: Option<Held>,
+    /// The room to be taken before the next page is read, in bytes.
+    needs: usize,
     expires: Instant,
     /// When the next heartbeat is due.
     heartbeat: Instant,
@@ -98,6 +109,9 @@ impl StreamSession {
         Ok(StreamSession {
             cursor: request.since,
             phase: Phase::Backlog { unheard: tables.unwrap_or_default() },
+            share: sessions.room.share(identity.user),
+            held: None,
+            needs: LEAST_ROOM,
             expires: now + identity.remaining(),
             heartbeat: now + sessions.heartbeat,
             farewell: sessions.farewell(),
@@ -111,6 +125,7 @@ impl StreamSession {
 
     /// The next piece of the stream: one or more whole events. None when it is over.
     pub async fn next(&mut self) -> Option<String> {
+        self.held = None;
         loop {
             let next = match self.phase {
                 Phase::Over => return None,
@@ -118,7 +133,8 @@ impl StreamSession {
                 Phase::Live => self.wait().await,
             };
             match next {
-                Next::Nothing => {}
+                // Nobody keeps room while waiting for something to put into it.
+                Next::Nothing => self.held = None,
                 Next::Text(text) => {
                     self.heartbeat = Instant::now() + self.sessions.heartbeat;
                     return Some(text);
@@ -153,8 +169,16 @@ impl StreamSession {
         self.cursor.is_walk() && matches!(self.phase, Phase::Backlog { .. })
     }
 
-    /// Reads one page, whatever else is due in the meantime.
+    /// Waits for room, then reads one page into it, whatever else is due in the meantime.
     async fn read(&mut self) -> Next {
+        if self.held.is_none() {
+            tokio::select! {
+                held = self.share.take(self.needs) => self.held = held,
+                () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
+                () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
+                reason = self.farewell.due() => return Next::End(reason),
+            }
+        }
         let request = PageRequest {
             since: self.cursor,
             reader: self.request.reader.as_deref(),
@@ -169,6 +193,9 @@ impl StreamSession {
         match page {
             Ok(page) => {
                 self.pause = BACKOFF.0;
+                if !self.fits(&page) {
+                    return Next::Nothing;
+                }
                 if Defect::StreamJoinsLate.is_on() && !page.has_more && matches!(self.phase, Phase::Backlog { .. }) {
                     // As if it joined only now: what woke it until here is not heard.
                     let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
@@ -181,6 +208,17 @@ impl StreamSession {
                 Next::End(CloseReason::Unavailable)
             }
         }
+    }
+
+    /// Whether there is room for a page. If not, it is read again once there is.
+    fn fits(&mut self, page: &Page) -> bool {
+        let bytes = size_of_all(&page.changes);
+        let fits = self.held.as_mut().is_some_and(|held| self.share.fit(held, bytes));
+        self.needs = if fits { LEAST_ROOM } else { bytes };
+        if !fits {
+            self.held = None;
+        }
+        fits
     }
 
     /// The database is away: the stream stays, and tries again after a while.
@@ -200,7 +238,7 @@ impl StreamSession {
     fn send(&mut self, page: Page) -> Next {
         let Page { changes, mut own, until, has_more } = page;
         let walk = self.is_walking();
-        let mut out = String::new();
+        let mut out = String::with_capacity(size_of_all(&changes));
         let mut runs = changes.chunk_by(|a, b| a.table == b.table).peekable();
         while let Some(run) = runs.next() {
             let more = has_more || runs.peek().is_some();
@@ -226,6 +264,13 @@ impl StreamSession {
         }
         if out.is_empty() { Next::Nothing } else { Next::Text(out) }
     }
+}
+
+/// What a page takes as text, about, in bytes.
+fn size_of_all(changes: &[StoredChange]) -> usize {
+    let text = |change: &StoredChange| change.data.as_ref().map_or(0, String::len) + change.stamps.len();
+    let names = |change: &StoredChange| 2 * change.table.len() + change.record.len();
+    changes.iter().map(|change| AROUND + names(change) + text(change)).sum()
 }
 
 impl Drop for StreamSession {

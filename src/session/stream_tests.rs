@@ -1,7 +1,6 @@
 use super::super::testing::*;
 use super::*;
 use crate::protocol::UserKey;
-use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -19,6 +18,9 @@ fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) ->
         cursor: since,
         phase: Phase::Backlog { unheard: set.unwrap_or_default() },
         membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
+        share: rig.sessions.room.share(UserKey::of(KNOWN)),
+        held: None,
+        needs: LEAST_ROOM,
         expires: Instant::now() + life,
         heartbeat: Instant::now() + rig.sessions.heartbeat,
         farewell: rig.sessions.farewell(),

@@ -5,138 +5,92 @@
 //! after its return. So the first that turns out dead raises an alarm: what has been idle since before it is
 //! tested before it is used, and what failed is done once more.
 //!
-//! A connection can also be dead and look alive: a network forgets it, and nobody says so. PostgreSQL ends every
-//! statement at its time limit, so a statement that has neither ended nor failed a while later is on such a
-//! connection. The pool must not wait for it: whoever gives up a statement half-way leaves a connection that has to
-//! show, before it is used again, that it works.
+//! A connection can also be dead and look alive, because a network has forgotten it: [`super::watch`] finds that
+//! out. Then those that were idle are dropped without a test, each of which would take its time to fail.
 
 use super::{Store, StoreError};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 use std::io;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a connection may take to show that it works.
 const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How much longer than PostgreSQL allows a statement is waited for.
-const SLACK: Duration = Duration::from_secs(1);
-/// For so long after a statement was given up, connections that come back to the pool are tested: that of the
-/// statement is among them.
-const AFTER_GIVING_UP: Duration = Duration::from_millis(500);
-
 /// What is known of the pool's connections.
-#[derive(Clone, Debug)]
-pub(super) struct Alarm {
-    marks: Arc<Mutex<Marks>>,
-    /// Within this time PostgreSQL says something on a connection that works.
-    patience: Duration,
-}
+#[derive(Clone, Debug, Default)]
+pub(super) struct Alarm(Arc<Mutex<Marks>>);
 
+/// When connections of each kind were last found.
 #[derive(Debug, Default)]
 struct Marks {
-    /// When a connection was last found dead.
-    found_dead: Option<Instant>,
-    /// When a statement was last given up before it had ended.
-    given_up: Option<Instant>,
+    dead: Option<Instant>,
+    useless: Option<Instant>,
+}
+
+/// What is thought of a connection that has been idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Trusted,
+    Suspect,
+    Useless,
 }
 
 impl Alarm {
-    /// An alarm for connections on which a statement may run for so long.
-    pub(super) fn new(statement_timeout: Duration) -> Alarm {
-        Alarm { marks: Arc::default(), patience: statement_timeout + SLACK }
+    fn marks(&self) -> std::sync::MutexGuard<'_, Marks> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn mark(&self, mark: impl FnOnce(&mut Marks)) {
-        mark(&mut self.marks.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
+    /// A connection was found dead: the others have to show that they are not.
     fn raise(&self) {
-        self.mark(|marks| marks.found_dead = Some(Instant::now()));
+        self.marks().dead = Some(Instant::now());
     }
 
-    /// Whether what has been idle for so long was there before the alarm.
-    fn suspects(&self, idle_for: Duration) -> bool {
-        let raised = self.marks.lock().unwrap_or_else(PoisonError::into_inner).found_dead;
-        raised.is_some_and(|raised| idle_for >= raised.elapsed())
+    /// A connection was found to be of no use and not to say so: none that is idle now is worth a test.
+    pub(super) fn raise_for_all(&self) {
+        self.marks().useless = Some(Instant::now());
     }
 
-    /// How long a connection that comes back to the pool now may take to show that it works; none if it need not.
-    fn test_returned(&self) -> Option<Duration> {
-        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |mark: Option<Instant>| mark.is_some_and(|mark| mark.elapsed() < AFTER_GIVING_UP);
-        if is_recent(marks.found_dead) {
-            Some(TEST_TIMEOUT)
-        } else {
-            // The answer may have to wait for the end of the statement.
-            is_recent(marks.given_up).then_some(self.patience)
+    fn standing(&self, idle_for: Duration) -> Standing {
+        let marks = self.marks();
+        let was_there = |raised: Option<Instant>| raised.is_some_and(|raised| idle_for >= raised.elapsed());
+        match (was_there(marks.useless), was_there(marks.dead)) {
+            (true, _) => Standing::Useless,
+            (false, true) => Standing::Suspect,
+            (false, false) => Standing::Trusted,
         }
     }
 
     /// Lets the pool test the connections that are suspect.
     pub(super) fn watch(&self, options: PgPoolOptions) -> PgPoolOptions {
-        let (before, after) = (self.clone(), self.clone());
-        options
-            .before_acquire(move |connection, meta| {
-                let suspect = before.suspects(meta.idle_for);
-                Box::pin(async move { Ok(!suspect || works(connection, TEST_TIMEOUT).await) })
-            })
-            .after_release(move |connection, _| {
-                let test = after.test_returned();
-                Box::pin(async move {
-                    match test {
-                        // An error, unlike a no, makes the pool drop the connection without a farewell, which nobody
-                        // might ever take.
-                        Some(within) if !works(connection, within).await => Err(overdue()),
-                        _ => Ok(true),
-                    }
+        let alarm = self.clone();
+        options.before_acquire(move |connection, meta| {
+            let alarm = alarm.clone();
+            Box::pin(async move {
+                Ok(match alarm.standing(meta.idle_for) {
+                    Standing::Trusted => true,
+                    Standing::Suspect => alarm.passes(connection).await,
+                    Standing::Useless => false,
                 })
             })
+        })
     }
 
-    /// Runs a statement, and takes it for lost once PostgreSQL must have ended it.
-    async fn in_time<T>(&self, doing: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let mut doing = pin!(tokio::time::timeout(self.patience, doing));
-        // Goes before the statement does, whose connection is then on its way back to the pool.
-        let given_up = GivenUp(Some(self));
-        match doing.as_mut().await {
-            Ok(done) => {
-                given_up.no();
-                done
-            }
+    async fn passes(&self, connection: &mut PgConnection) -> bool {
+        match tokio::time::timeout(TEST_TIMEOUT, connection.ping()).await {
+            Ok(answer) => answer.is_ok(),
             Err(_) => {
-                self.raise();
-                Err(StoreError::Unavailable(overdue().into()))
+                self.raise_for_all();
+                false
             }
         }
     }
 }
 
-/// Marks that a statement was given up, unless told that it was not.
-struct GivenUp<'a>(Option<&'a Alarm>);
-
-impl GivenUp<'_> {
-    fn no(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for GivenUp<'_> {
-    fn drop(&mut self) {
-        if let Some(alarm) = self.0 {
-            alarm.mark(|marks| marks.given_up = Some(Instant::now()));
-        }
-    }
-}
-
-fn overdue() -> sqlx::Error {
+/// An answer that will never come.
+pub(super) fn overdue() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database's answer is overdue"))
-}
-
-async fn works(connection: &mut PgConnection, within: Duration) -> bool {
-    tokio::time::timeout(within, connection.ping()).await.is_ok_and(|answer| answer.is_ok())
 }
 
 impl Store {
@@ -145,17 +99,22 @@ impl Store {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        match self.alarm.in_time(attempt()).await {
+        match attempt().await {
             Err(StoreError::Unavailable(error)) if is_loss(&error) => {
-                self.alarm.raise();
-                self.alarm.in_time(attempt()).await
+                self.pool.alarm().raise();
+                attempt().await
+            }
+            Err(StoreError::Unavailable(error)) if is_read_only(&error) => {
+                self.pool.alarm().raise_for_all();
+                attempt().await
             }
             done => done,
         }
     }
 }
 
-fn is_loss(error: &sqlx::Error) -> bool {
+/// Whether it was the connection that failed, and not what was said on it.
+pub(super) fn is_loss(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
         // Shut down, crashed, or lost its connection: what a dying server says to its clients.
@@ -163,5 +122,28 @@ fn is_loss(error: &sqlx::Error) -> bool {
             matches!(error.code().as_deref(), Some("57P01" | "57P02" | "08000" | "08003" | "08006"))
         }
         _ => false,
+    }
+}
+
+/// Whether the server is a standby, or has become one.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("25006"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_idle_before_an_alarm_is_concerned() {
+        let alarm = Alarm::default();
+        let long = Duration::from_secs(3600);
+        assert_eq!(alarm.standing(long), Standing::Trusted);
+        alarm.raise();
+        assert_eq!(alarm.standing(long), Standing::Suspect);
+        alarm.raise_for_all();
+        assert_eq!(alarm.standing(long), Standing::Useless);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(alarm.standing(Duration::ZERO), Standing::Trusted, "it came back to the pool afterwards");
     }
 }

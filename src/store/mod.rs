@@ -3,19 +3,22 @@
 //! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their
 //! logs first, [`push`] and [`lanes`] say which share one; the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
 //! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
-//! lock taken before. [`heads`] answers the reconciler, [`lost`] outlives connections, [`schema`] applies and checks
-//! migrations, [`traced`] is how traces and
-//! metrics see statements.
+//! lock taken before. [`heads`] answers the reconciler. [`connections`] is the pool; [`lost`] and [`watch`] outlive
+//! connections, [`primary`] servers. [`schema`] applies and checks migrations, [`traced`] is how traces and metrics
+//! see statements.
 
 mod batch;
+mod connections;
 mod delta;
 mod heads;
 mod lanes;
 mod lost;
+mod primary;
 mod push;
 pub mod schema;
 mod traced;
 mod turns;
+mod watch;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch};
@@ -23,10 +26,9 @@ pub use push::Stored;
 
 use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
+use connections::Connections;
 use lanes::Lanes;
-use lost::Alarm;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool, types::chrono::DateTime, types::chrono::Utc};
+use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -44,9 +46,8 @@ pub struct PageLimits {
 /// The changes of all users and apps.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pool: PgPool,
+    pool: Connections,
     limits: PageLimits,
-    alarm: Alarm,
     /// Statements that run or wait for a connection.
     running: Arc<AtomicUsize>,
     lanes: Lanes,
@@ -121,28 +122,15 @@ impl From<sqlx::Error> for StoreError {
 impl Store {
     /// A store whose connections are made when they are needed.
     pub fn new(config: &Config) -> Result<Store, StoreError> {
-        let timeout = config.database_statement_timeout_ms.as_millis().to_string();
-        let connect: PgConnectOptions = config.database.database_url.expose().parse()?;
-        let connect = connect
-            .application_name(&format!("mana-sync {}", config.replica_name()))
-            .options([("statement_timeout", timeout.as_str()), ("idle_in_transaction_session_timeout", "30000")])
-            // Traces and metrics say what is slow, and do not quote statements.
-            .disable_statement_logging();
-        let alarm = Alarm::new(config.database_statement_timeout_ms);
-        let pool = alarm
-            .watch(PgPoolOptions::new())
-            .max_connections(config.database_pool_size)
-            .acquire_timeout(config.database_acquire_timeout_ms)
-            .test_before_acquire(false)
-            .connect_lazy_with(connect);
+        let pool = Connections::new(config)?;
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
-        Ok(Store { pool, limits, alarm, running: Arc::default(), lanes: Lanes::default(), turns, patience })
+        Ok(Store { pool, limits, running: Arc::default(), lanes: Lanes::default(), turns, patience })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.pool.pool()
     }
 
     /// Whether the database answers.

@@ -1,20 +1,44 @@
 //! Applying migrations, and refusing a schema that this version cannot work with.
+//!
+//! Migrations expand first and contract a version later, so that old and new replicas run side by side during a
+//! rollout: a schema that is newer than a replica is fine, until a migration contracts. One that takes away what
+//! older replicas use must say so, by commenting the table of heads:
+//! `comment on table sync_heads is 'replicas must know migration 7'`.
 
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection, PgPool};
+use super::StoreError;
+use super::primary::Servers;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use std::time::Duration;
+use tokio::time::timeout;
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!() };
+
+/// How long connecting, and looking at the schema, may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The table is sqlx's.
+const APPLIED: &str = "select version from _sqlx_migrations order by version";
+/// See the top of this file.
+const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
 /// Why the schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
+    #[error("the database's URL cannot be used")]
+    Url(#[from] StoreError),
     #[error("the database cannot be asked for its schema")]
     Database(#[from] sqlx::Error),
+    #[error("the database does not answer")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error("none of the database's servers is a primary at the moment")]
+    NoPrimary,
     #[error("the migrations could not be applied")]
     Migrate(#[from] MigrateError),
-    #[error("the schema is at version {found}, this replica needs {needed}: run `mana-sync migrate` first")]
-    TooOld { found: i64, needed: i64 },
+    #[error("the schema lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
+    TooOld { missing: i64 },
+    #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
+    TooNew { needed: i64, known: i64 },
 }
 
 impl SchemaError {
@@ -22,7 +46,10 @@ impl SchemaError {
     pub fn is_passing(&self) -> bool {
         let database = match self {
             SchemaError::Database(error) | SchemaError::Migrate(MigrateError::Execute(error)) => error,
-            SchemaError::Migrate(_) | SchemaError::TooOld { .. } => return false,
+            SchemaError::Timeout(_) | SchemaError::NoPrimary => return true,
+            SchemaError::Url(_) | SchemaError::Migrate(_) | SchemaError::TooOld { .. } | SchemaError::TooNew { .. } => {
+                return false;
+            }
         };
         match database {
             // A connection that breaks while it is being made fails with an error of the protocol.
@@ -36,17 +63,28 @@ impl SchemaError {
     }
 }
 
-/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead
-/// to PostgreSQL itself, because a transaction pooler leaves such a lock behind.
+/// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
+/// listener can say so more clearly.
+async fn connect(direct_url: &str) -> Result<PgConnection, SchemaError> {
+    let servers = Servers::parse(direct_url, |options| options.extra_float_digits(None))?;
+    let options = match servers.only() {
+        Some(options) => options,
+        None => servers.find().await.ok_or(SchemaError::NoPrimary)?,
+    };
+    Ok(timeout(STEP_TIMEOUT, options.connect()).await??)
+}
+
+/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to
+/// PostgreSQL itself, because a transaction pooler leaves such a lock behind.
 pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
-    let options: PgConnectOptions = direct_url.parse()?;
+    let mut connection = connect(direct_url).await?;
     // The server would notice that the table of migrations is there already, every time.
-    let options = options.options([("client_min_messages", "warning")]);
-    let mut connection = PgConnection::connect_with(&options).await?;
-    let before = applied(&mut connection).await?.len();
+    timeout(STEP_TIMEOUT, sqlx::raw_sql("set client_min_messages = warning").execute(&mut connection)).await??;
+    let before = timeout(STEP_TIMEOUT, applied(&mut connection)).await??.len();
+    // May take as long as it needs.
     MIGRATIONS.run(&mut connection).await?;
-    let after = applied(&mut connection).await?;
-    connection.close().await?;
+    let after = timeout(STEP_TIMEOUT, applied(&mut connection)).await??;
+    timeout(STEP_TIMEOUT, connection.close()).await??;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before })
 }
 
@@ -61,21 +99,35 @@ pub struct Migrated {
 
 /// The versions that have been applied, ascending.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError> {
-    match connection.list_applied_migrations(&MIGRATIONS.table_name).await {
-        Ok(applied) => Ok(applied.iter().map(|migration| migration.version).collect()),
+    match sqlx::raw_sql(APPLIED).fetch_all(connection).await {
+        Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
         // No table of migrations: nothing was ever applied.
-        Err(MigrateError::Execute(sqlx::Error::Database(error))) if error.code().as_deref() == Some("42P01") => {
-            Ok(Vec::new())
-        }
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Checks that every migration that this version knows has been applied. A newer schema is fine: migrations
-/// expand first and contract a version later, so that old replicas go on during a rollout.
-pub async fn check(pool: &PgPool) -> Result<(), SchemaError> {
-    let mut connection = pool.acquire().await?;
-    let found = applied(&mut connection).await?.last().copied().unwrap_or(0);
-    let needed = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    if found < needed { Err(SchemaError::TooOld { found, needed }) } else { Ok(()) }
+/// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
+/// it does not know has taken away what it needs.
+pub async fn check(direct_url: &str) -> Result<(), SchemaError> {
+    let mut connection = connect(direct_url).await?;
+    timeout(STEP_TIMEOUT, check_on(&mut connection)).await??;
+    Ok(timeout(STEP_TIMEOUT, connection.close()).await??)
+}
+
+async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    let applied = applied(connection).await?;
+    let known = || MIGRATIONS.iter().map(|migration| migration.version);
+    if let Some(missing) = known().find(|version| !applied.contains(version)) {
+        return Err(SchemaError::TooOld { missing });
+    }
+    let known = known().max().unwrap_or(0);
+    let needed: Option<i64> = sqlx::raw_sql(OLDEST_REPLICA).fetch_one(&mut *connection).await?.try_get(0)?;
+    if let Some(needed) = needed.filter(|needed| *needed > known) {
+        return Err(SchemaError::TooNew { needed, known });
+    }
+    if let Some(newest) = applied.iter().max().filter(|newest| **newest > known) {
+        tracing::info!(newest, known, "the schema is newer than this replica, which can work with it");
+    }
+    Ok(())
 }

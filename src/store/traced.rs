@@ -47,7 +47,7 @@ impl Store {
 
     /// Statements that wait for a connection of the pool: those that run without having one.
     pub fn waiting(&self) -> usize {
-        let in_use = (self.pool.size() as usize).saturating_sub(self.pool.num_idle());
+        let in_use = (self.pool().size() as usize).saturating_sub(self.pool().num_idle());
         self.running.load(Ordering::Relaxed).saturating_sub(in_use)
     }
 }

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub users: IntGauge,
     /// Open ones by transport.
     pub sessions: IntGaugeVec,
+    /// Bytes that streams hold for clients that have not read them yet.
+    pub stream_bytes: IntGauge,
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
@@ -69,6 +71,11 @@ impl Metrics {
                 "Open WebSockets and streams by transport.",
                 "transport",
                 &[WEBSOCKET, SSE],
+            ),
+            stream_bytes: gauge(
+                &r,
+                "mana_sync_stream_bytes",
+                "Bytes that streams hold for clients that have not read them yet.",
             ),
             closes: counters(
                 &r,

@@ -3,7 +3,7 @@
 use crate::fault::{Fault, Network};
 use crate::run::run_in;
 use crate::schedule::Plan;
-use crate::suite::{LENGTH, alone, number};
+use crate::suite::{LENGTH, alone};
 use crate::world::World;
 use std::time::Duration;
 
@@ -27,11 +27,6 @@ async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
         }
     }
     panic!("{SEEDS} seeds did not show {defect}");
-}
-
-/// Whether this is a run that has the time for all defects.
-fn is_short() -> bool {
-    number("CHAOS_LONG").is_none()
 }
 
 fn short(seed: u64, faults: &[Fault]) -> Plan {
@@ -62,57 +57,38 @@ async fn pushes_that_are_stored_twice_are_noticed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cursors_without_the_head_row_are_noticed() {
-    if !is_short() {
-        finds("no-head-row", |seed| Plan { writers: 12, ..short(seed, &[Fault::PushStorm(0), Fault::PushStorm(1)]) })
-            .await;
-    }
+    finds("no-head-row", |seed| Plan { writers: 12, ..short(seed, &[Fault::PushStorm(0), Fault::PushStorm(1)]) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_claims_to_be_all_is_noticed() {
-    if !is_short() {
-        finds("page-ends-at-head", |seed| short(seed, &[Fault::HugePushes(0)])).await;
-    }
+    finds("page-ends-at-head", |seed| short(seed, &[Fault::HugePushes(0)])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_joins_late_is_noticed() {
-    if !is_short() {
-        finds("stream-joins-late", |seed| short(seed, &[Fault::Killed(0)])).await;
-    }
+    finds("stream-joins-late", |seed| short(seed, &[Fault::Killed(0)])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wake_ups_that_are_sometimes_not_published_are_noticed() {
-    if !is_short() {
-        finds("notify-dropped", |seed| short(seed, &[])).await;
-    }
+    finds("notify-dropped", |seed| short(seed, &[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_that_is_the_time_is_noticed() {
-    if !is_short() {
-        finds("cursor-from-clock", |seed| Plan {
-            writers: 8,
-            ..short(seed, &[Fault::PushStorm(0), Fault::HugePushes(0)])
-        })
+    finds("cursor-from-clock", |seed| Plan { writers: 8, ..short(seed, &[Fault::PushStorm(0), Fault::HugePushes(0)]) })
         .await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_that_listens_after_catching_up_is_noticed() {
-    if !is_short() {
-        finds("listen-late", |seed| without_rounds(short(seed, &[Fault::ListenersTerminated; 3]))).await;
-    }
+    finds("listen-late", |seed| without_rounds(short(seed, &[Fault::ListenersTerminated; 3]))).await;
 }
 
 /// The same schedule with nothing wrong in the server: what the test above sees is the defect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_rounds_a_listener_that_was_cut_still_misses_nothing() {
-    if is_short() {
-        return;
-    }
     let _alone = alone().await;
     for seed in 1..=SEEDS {
         let plan = without_rounds(short(seed, &[Fault::ListenersTerminated; 3]));

@@ -185,7 +185,7 @@ impl Outside {
     }
 }
 
-const TERMINATE_LISTENERS: &str =
+pub const TERMINATE_LISTENERS: &str =
     "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'mana-sync % listen'";
 const TERMINATE_ALL: &str =
     "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'mana-sync %'";

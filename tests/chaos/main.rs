@@ -6,6 +6,7 @@
 //!              ├───► fault      each begins, lasts, and is undone
 //!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had been
 //! suite: random schedules       defects: the suite notices what it must notice       focused: one fault each
+//! failover, pooler, database: what takes other servers than a world has      probe: small questions for such tests
 //! ```
 //! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
 //! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run.
@@ -14,10 +15,14 @@
 mod support;
 
 mod checks;
+mod database;
 mod defects;
 mod epilogue;
+mod failover;
 mod fault;
 mod focused;
+mod pooler;
+mod probe;
 mod readers;
 mod rude;
 mod run;

@@ -87,10 +87,7 @@ fn any_fault(rng: &mut StdRng) -> Fault {
         8 => Fault::ListenersTerminated,
         9 => Fault::EverybodyTerminated,
         10..14 => Fault::ListenNetwork(replica, any_network(rng)),
-        14..18 => match any_network(rng) {
-            Network::Forgets => Fault::QueryNetwork(replica, Network::Swallows),
-            network => Fault::QueryNetwork(replica, network),
-        },
+        14..18 => Fault::QueryNetwork(replica, any_network(rng)),
         18 => Fault::PostgresRestarted(Stop::Fast),
         19 => Fault::PostgresRestarted(Stop::Immediate),
         20 => Fault::PostgresGone,

@@ -1,0 +1,51 @@
+//! Lines that would come with every request while something is away.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The least time between two lines.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// One kind of line. As a `static` where it is written, as the line itself is.
+#[derive(Debug)]
+pub struct Seldom(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    written: Option<Instant>,
+    unwritten: u64,
+}
+
+impl Seldom {
+    /// A line that has not been written yet.
+    #[expect(clippy::new_without_default, reason = "a default is no constant")]
+    pub const fn new() -> Seldom {
+        Seldom(Mutex::new(State { written: None, unwritten: 0 }))
+    }
+
+    /// Whether it is to be written now; then, how often it was not since the last time.
+    pub fn is_due(&self) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.written.is_some_and(|written| written.elapsed() < PAUSE) {
+            state.unwritten += 1;
+            return None;
+        }
+        state.written = Some(Instant::now());
+        Some(std::mem::take(&mut state.unwritten))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_written_at_once_and_then_once_in_a_while_with_how_often_it_was_not() {
+        let line = Seldom::new();
+        assert_eq!(line.is_due(), Some(0));
+        assert_eq!((line.is_due(), line.is_due()), (None, None));
+        line.0.lock().unwrap().written = Instant::now().checked_sub(PAUSE);
+        assert_eq!(line.is_due(), Some(2));
+        assert_eq!(line.is_due(), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! The primary dies and a standby takes its place: two real PostgreSQLs with synchronous replication, both hosts in
+//! the URLs.
+
+use crate::epilogue::SOON;
+use crate::probe::{Pushing, brings_all, pushes, stream};
+use crate::suite::alone;
+use crate::support::*;
+use mana_sync::dev::{Postgres, PostgresOptions, TemporaryPostgres};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+const REPLICAS: usize = 2;
+/// How long there is no primary.
+const INTERREGNUM: Duration = Duration::from_secs(2);
+
+async fn execute(server: &str, statement: &'static str) {
+    let mut connection = PgConnection::connect(server).await.unwrap();
+    sqlx::query(statement).execute(&mut connection).await.unwrap();
+}
+
+/// A standby of this server, in this folder, once it has caught up and commits wait for it.
+async fn standby_of(primary: &Postgres, folder: &Path) -> Postgres {
+    // PostgreSQL's user has to get through.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let data_dir = folder.join("standby");
+    let mut copy = Command::new(primary.binaries().program("pg_basebackup"));
+    copy.args(["--no-sync", "--write-recovery-conf", "--checkpoint=fast", "-D"]).arg(&data_dir);
+    copy.args(["-d", &primary.admin_url()]);
+    let copied = tokio::task::spawn_blocking(move || copy.output()).await.unwrap().expect("pg_basebackup is needed");
+    assert!(copied.status.success(), "{copied:?}");
+    let options = PostgresOptions { data_dir, port: None, settings: vec![], durable: false };
+    let standby = Postgres::start_with(primary.binaries().clone(), options).await.unwrap();
+    execute(&primary.admin_url(), "alter system set synchronous_standby_names = '*'").await;
+    execute(&primary.admin_url(), "select pg_reload_conf()").await;
+    let mut connection = PgConnection::connect(&primary.admin_url()).await.unwrap();
+    let is_waited_for = async || {
+        let count = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+        let count: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap();
+        count == 1
+    };
+    eventually("the standby is synchronous", is_waited_for).await;
+    standby
+}
+
+/// The URL with both servers in it.
+fn both(url: &str, primary: &Postgres, standby: &Postgres) -> String {
+    let (primary, standby) = (primary.port(), standby.port());
+    url.replace(&format!(":{primary}/"), &format!(":{primary},127.0.0.1:{standby}/"))
+}
+
+async fn listen(cluster: &Cluster, replica: usize) -> bool {
+    live::metric(cluster, replica, "mana_sync_listener_up").await == 1.0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_everything_goes_on_with_the_new_primary_and_nobody_has_to_reconnect() {
+    let _alone = alone().await;
+    let mut primary = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let standby = standby_of(primary.server(), folder.path()).await;
+    let (first, second) = (primary.server().port(), standby.port());
+    let each = move |_: usize, url: &str| {
+        let both = url.replace(&format!(":{first}/"), &format!(":{first},127.0.0.1:{second}/"));
+        ["DATABASE_URL", "DATABASE_LISTEN_URL"].map(|name| (name.to_owned(), both.clone())).to_vec()
+    };
+    let cluster = Arc::new(Cluster::start_each(&primary.server().admin_url(), REPLICAS as u16, each).await);
+    let user = cluster.user();
+    let mut streams = Vec::new();
+    let mut sockets = Vec::new();
+    for replica in 0..REPLICAS {
+        streams.push(stream(&cluster, replica, &user).await);
+        sockets.push(live::socket(&cluster, replica, &user, None, None).await);
+    }
+    let pushing = Pushing::start(&cluster, &user, 4);
+    eventually("devices push", async || cluster.stored(&user).await > 100).await;
+
+    primary.server_mut().kill().await.unwrap();
+    tokio::time::sleep(INTERREGNUM).await;
+    execute(&standby.admin_url(), "select pg_promote()").await;
+    let promoted = Instant::now();
+    for replica in 0..REPLICAS {
+        eventually("pushes are stored", async || pushes(&cluster, replica, &user, &format!("after-{replica}")).await)
+            .await;
+        println!("replica {replica} stored pushes {:?} after the promotion", promoted.elapsed());
+        eventually("the listener is back", async || listen(&cluster, replica).await).await;
+        println!("replica {replica} listened {:?} after the promotion", promoted.elapsed());
+    }
+    assert!(promoted.elapsed() < SOON, "only after {:?}", promoted.elapsed());
+
+    let mut acknowledged = pushing.end().await;
+    acknowledged.extend((0..REPLICAS).map(|replica| format!("after-{replica}")));
+    for stream in &mut streams {
+        timeout(SOON, brings_all(stream, &acknowledged)).await.expect("streams bring everything soon");
+    }
+    assert!(pushes(&cluster, 0, &user, "last").await);
+    for socket in &mut sockets {
+        timeout(SOON, live::woken(socket)).await.expect("devices are woken");
+    }
+    let url = both(&cluster.database_url, primary.server(), &standby);
+    stored_are(&url.replace(&format!("127.0.0.1:{first},"), ""), &user, &acknowledged).await;
+    let migrated = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    let migrated = { migrated }.arg("migrate").env("DATABASE_URL", &url).output().await.unwrap();
+    assert!(migrated.status.success(), "{migrated:?}");
+}
+
+/// What was acknowledged is in this database, once (G1).
+async fn stored_are(url: &str, user: &User, acknowledged: &BTreeSet<String>) {
+    let pool = PgPoolOptions::new().connect(url).await.unwrap();
+    let select = format!("select record_id from sync_changes where user_id = '{}'", user.id);
+    let stored: Vec<String> = sqlx::query_scalar(AssertSqlSafe(select)).fetch_all(&pool).await.unwrap();
+    let once: BTreeSet<String> = stored.iter().filter(|id| *id != "last").cloned().collect();
+    assert_eq!((once.len() + 1, &once), (stored.len(), acknowledged));
+    println!("{} pushes were acknowledged, and are stored once", acknowledged.len());
+}

@@ -1,0 +1,172 @@
+//! A real PgBouncer in transaction mode before the database.
+
+use crate::probe::{Pushing, brings_all, stream, try_push};
+use crate::suite::alone;
+use crate::support::*;
+use mana_sync::dev::child::{Child, Group};
+use mana_sync::dev::{TemporaryPostgres, free_port, place::Account};
+use nix::sys::signal::Signal;
+use sqlx::{Connection, PgConnection};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const MISSING: &str = "this test needs a real PgBouncer: apt-get install pgbouncer, or scripts/bootstrap as root";
+/// Connections that the pooler shares among all clients.
+const SHARED: usize = 5;
+
+/// A pooler that shares connections between transactions. Dropping it ends it.
+struct Pooler {
+    port: u16,
+    _process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    async fn start(database_port: u16) -> Pooler {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+        let program = program.into_iter().find(|program| Path::new(program).exists()).expect(MISSING);
+        let folder = tempfile::tempdir().unwrap();
+        // It runs under another user than root.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (port, file) = (free_port().unwrap(), folder.path().join("pgbouncer.ini"));
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={database_port} user=postgres\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             pool_mode = transaction\ndefault_pool_size = {SHARED}\nmax_client_conn = 300\n"
+        );
+        std::fs::write(&file, settings).unwrap();
+        let mut command = Command::new(program);
+        command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if Account::for_postgres().unwrap().is_some() {
+            command.args(["-u", "nobody"]);
+        }
+        let process = Child::spawn(command, Signal::SIGKILL, Group::Own).unwrap();
+        let accepts = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        eventually("the pooler accepts connections", accepts).await;
+        Pooler { port, _process: process, _folder: folder }
+    }
+
+    /// The same URL, through the pooler.
+    fn url(&self, url: &str) -> String {
+        proxy::through(([127, 0, 0, 1], self.port).into(), url)
+    }
+}
+
+/// A database, and a pooler before it.
+async fn pooled() -> (TemporaryPostgres, Pooler) {
+    let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let pooler = Pooler::start(postgres.server().port()).await;
+    (postgres, pooler)
+}
+
+/// Settings for replicas whose queries go through a pooler, and whose listeners do not.
+fn settings(pooler: &Pooler, url: &str, statement_timeout: &str) -> Vec<(String, String)> {
+    let settings = [
+        ("DATABASE_URL", pooler.url(url)),
+        ("DATABASE_LISTEN_URL", url.to_owned()),
+        ("DATABASE_PREPARE", "false".to_owned()),
+        ("DATABASE_STATEMENT_TIMEOUT_MS", statement_timeout.to_owned()),
+    ];
+    settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_go_through_a_transaction_pooler_and_wake_ups_past_it() {
+    let _alone = alone().await;
+    let (postgres, pooler) = pooled().await;
+    let pooler = Arc::new(pooler);
+    let through = pooler.clone();
+    let each = move |_: usize, url: &str| settings(&through, url, "15000");
+    let cluster = Arc::new(Cluster::start_each(&postgres.server().admin_url(), 2, each).await);
+    let user = cluster.user();
+    let mut streams = [stream(&cluster, 0, &user).await, stream(&cluster, 1, &user).await];
+    // More devices, each of another user and so without waiting for each other, than the pooler has connections.
+    let others: Vec<User> = (0..4 * SHARED).map(|_| cluster.user()).collect();
+    let busy: Vec<Pushing> = others.iter().map(|other| Pushing::start(&cluster, other, 1)).collect();
+    let pushing = Pushing::start(&cluster, &user, 4);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let acknowledged = pushing.end().await;
+    for stream in &mut streams {
+        brings_all(stream, &acknowledged).await;
+    }
+    let mut total = acknowledged.len();
+    for (other, busy) in others.iter().zip(busy) {
+        let acknowledged = busy.end().await;
+        assert_eq!(cluster.stored(other).await as usize, acknowledged.len());
+        total += acknowledged.len();
+    }
+    for replica in 0..2 {
+        assert_eq!(live::metric(&cluster, replica, "mana_sync_pushes_total{outcome=\"failed\"}").await, 0.0);
+    }
+    println!("{total} pushes went through a transaction pooler, {} of one user", acknowledged.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_limits_hold_through_a_transaction_pooler_and_stay_with_their_statements() {
+    let _alone = alone().await;
+    let (postgres, pooler) = pooled().await;
+    let direct = postgres.server().admin_url();
+    let pooler = Arc::new(pooler);
+    let through = pooler.clone();
+    let each = move |_: usize, url: &str| settings(&through, url, "1000");
+    let cluster = Cluster::start_each(&direct, 1, each).await;
+    let user = cluster.user();
+    let mut locking = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = locking.begin().await.unwrap();
+    sqlx::query("lock table sync_changes in access exclusive mode").execute(&mut *transaction).await.unwrap();
+    let begin = Instant::now();
+    let answer = try_push(&cluster, 0, &user, "blocked").await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    drop(transaction);
+    locking.close().await.unwrap();
+    assert_eq!(try_push(&cluster, 0, &user, "blocked").await.unwrap().status(), 200);
+    // Whoever comes after us on the shared connections has the database's own limits.
+    let url = format!("{}?application_name=other", pooler.url(&cluster.database_url));
+    let (client, driver) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let driving = tokio::spawn(driver);
+    for _ in 0..SHARED {
+        let limit = client.query_typed("select current_setting('statement_timeout')", &[]).await.unwrap();
+        assert_eq!(limit[0].get::<_, &str>(0), "0");
+    }
+    drop(client);
+    driving.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says_why() {
+    let _alone = alone().await;
+    let (postgres, pooler) = pooled().await;
+    let database_url = create_database_on(&postgres.server().admin_url()).await;
+    let exe = env!("CARGO_BIN_EXE_mana-sync");
+    let mut migrate = tokio::process::Command::new(exe);
+    assert!(migrate.arg("migrate").env("DATABASE_URL", &database_url).status().await.unwrap().success());
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port().unwrap();
+    let settings = [
+        ("DATABASE_URL", pooler.url(&database_url)),
+        ("DATABASE_PREPARE", "false".into()),
+        ("BIND_ADDRESS", "127.0.0.1".into()),
+        ("PORT", port.to_string()),
+        ("READY_GRACE_MS", "0".into()),
+    ];
+    let replica = mana_sync::dev::Replica::spawn(mana_sync::dev::ReplicaOptions {
+        exe: exe.into(),
+        name: "replica".into(),
+        env: settings.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        log: Some(folder.path().join("log")),
+        base_url: format!("http://127.0.0.1:{port}"),
+    });
+    let replica = replica.unwrap();
+    let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must lead to PostgreSQL itself");
+    let said = mana_sync::dev::wait::until(PATIENCE, async || says().await.then_some(())).await;
+    assert!(said.is_some(), "{}", replica.log_tail());
+    let ready = format!("{}/health/ready", replica.base_url());
+    let answer = reqwest::get(ready).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().await.unwrap().contains("the listener is not connected"));
+}

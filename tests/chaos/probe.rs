@@ -1,0 +1,93 @@
+//! Small questions to one replica, and a few devices that push until they are answered: for tests that break what a
+//! whole [`crate::world::World`] stands on.
+
+use crate::support::live::{Events, NO_DELTA, stream_of};
+use crate::support::*;
+use reqwest::Method;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long one attempt may take before the device tries again.
+const ATTEMPT: Duration = Duration::from_secs(4);
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(600);
+/// Pause after a push, and after one that failed.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The answer to a push of one record; none if there is no answer.
+pub async fn try_push(cluster: &Cluster, replica: usize, user: &User, id: &str) -> Option<reqwest::Response> {
+    let record = insert("tasks", id, "T", "2024-01-01T10:00:00.000Z");
+    let body = json!({ "clientId": format!("device-of-{id}"), "since": NO_DELTA, "changes": [record] });
+    let request = cluster.request_to(replica, user, Method::POST, &format!("/sync/{}", live::APP)).timeout(ATTEMPT);
+    request.header("Content-Type", "application/json").body(body.to_string()).send().await.ok()
+}
+
+pub async fn pushes(cluster: &Cluster, replica: usize, user: &User, id: &str) -> bool {
+    try_push(cluster, replica, user, id).await.is_some_and(|answer| answer.status() == 200)
+}
+
+/// Devices of one user that push all the time, each to another replica, and again what was not acknowledged. A
+/// refusal that does not say when to try again fails the test.
+#[derive(Debug)]
+pub struct Pushing {
+    stop: CancellationToken,
+    devices: JoinSet<BTreeSet<String>>,
+}
+
+impl Pushing {
+    pub fn start(cluster: &Arc<Cluster>, user: &User, devices: usize) -> Pushing {
+        let stop = CancellationToken::new();
+        let one = |number| push_on(cluster.clone(), user.clone(), number, stop.clone());
+        Pushing { devices: (0..devices).map(one).collect(), stop }
+    }
+
+    /// Lets the last pushes be acknowledged. The ids of all that were.
+    pub async fn end(mut self) -> BTreeSet<String> {
+        self.stop.cancel();
+        let mut all = BTreeSet::new();
+        while let Some(acknowledged) = self.devices.join_next().await {
+            all.extend(acknowledged.unwrap());
+        }
+        all
+    }
+}
+
+async fn push_on(cluster: Arc<Cluster>, user: User, number: usize, stop: CancellationToken) -> BTreeSet<String> {
+    let mut acknowledged = BTreeSet::new();
+    for n in 0.. {
+        let id = format!("{number}-{n}");
+        loop {
+            let answer = try_push(&cluster, number, &user, &id).await;
+            match answer.map(|answer| (answer.status().as_u16(), answer.headers().contains_key("retry-after"))) {
+                Some((200, _)) => break,
+                Some((status, has_retry_after)) => assert!(status == 503 && has_retry_after, "{status}"),
+                None => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        acknowledged.insert(id);
+        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            break;
+        }
+    }
+    acknowledged
+}
+
+/// A stream of all tables that is read until it has brought all of these records, each once.
+pub async fn brings_all(stream: &mut Events, expected: &BTreeSet<String>) {
+    let mut seen = Vec::new();
+    while seen.len() < expected.len() {
+        seen.extend(stream.delta().await.ids());
+    }
+    let once: BTreeSet<String> = seen.iter().cloned().collect();
+    assert_eq!((once.len(), &once), (seen.len(), expected));
+}
+
+/// An open stream of all tables.
+pub async fn stream(cluster: &Cluster, replica: usize, user: &User) -> Events {
+    Events::open(stream_of(cluster, replica, user, "").timeout(LONG)).await
+}
