@@ -6,12 +6,13 @@ use crate::support::proxy::Mode;
 use crate::support::*;
 use crate::world::{REPLICAS, World};
 use crate::{checks, epilogue};
-use mana_load::wakeups::{WakeMessage, Wakeups};
+use mana_load::wakeups::{WakeMessage, WakeupError, Wakeups};
 use mana_sync::dev::{Mode as Service, Shutdown};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite;
 
 /// How soon after the return of the database everything must work again.
 const BACK: Duration = Duration::from_secs(3);
@@ -132,6 +133,12 @@ async fn come_back(base: &str, user: &User) -> Result<(Wakeups, usize), String> 
             Ok(socket) => return Ok((socket, refusals)),
             Err(error) => error,
         };
+        if let WakeupError::Socket(broken) = &error
+            && let tungstenite::Error::Http(refusal) = &**broken
+            && !refusal.headers().contains_key("retry-after")
+        {
+            return Err(format!("refused with {} and without a word on when to try again", refusal.status()));
+        }
         if begin.elapsed() > COMING_BACK {
             return Err(format!("refused {refusals} times, at last: {error:?}"));
         }

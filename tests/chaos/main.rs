@@ -5,8 +5,8 @@
 //!              │ └─► workload   writers, readers, rude: what they were told and what they saw
 //!              ├───► fault      each begins, lasts, and is undone
 //!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had been
-//! suite: random schedules       defects: the suite notices what it must notice       focused: one fault each
-//! failover, pooler, database: what takes other servers than a world has      probe: small questions for such tests
+//! suite: random schedules       defects: the suite notices what it must notice       focused, lasting: one fault each
+//! failover, pooler, database, slow: what takes other servers than a world has      probe: small questions for such tests
 //! ```
 //! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
 //! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run.
@@ -21,12 +21,14 @@ mod epilogue;
 mod failover;
 mod fault;
 mod focused;
+mod lasting;
 mod pooler;
 mod probe;
 mod readers;
 mod rude;
 mod run;
 mod schedule;
+mod slow;
 mod suite;
 mod workload;
 mod world;
