@@ -7,6 +7,7 @@
 //!          store ──► snapshot ◄── fold ◄── sync_changes in PostgreSQL
 //!                       ▲
 //!                     replay: histories through a cluster, then everyone compared with everyone
+//!                     report: what a run measured, as JSON, as a page, against another run
 //! ```
 //! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must
 //! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
@@ -16,6 +17,7 @@ pub mod fold;
 pub mod invariants;
 pub mod protocol;
 pub mod replay;
+pub mod report;
 pub mod snapshot;
 pub mod stamp;
 pub mod store;
