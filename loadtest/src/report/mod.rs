@@ -9,8 +9,10 @@
 //! [`model::Report`] holds everything that is ever shown; nothing is measured or estimated by what shows it.
 
 pub mod course;
+pub mod files;
 mod generator;
 pub mod histogram;
+pub mod html;
 pub mod live;
 pub mod model;
 pub mod recorder;

@@ -376,7 +376,8 @@ pub struct Generator {
     pub machine_busy_p90_share: Option<f64>,
     /// Between intended and sent, over all requests.
     pub lateness_p99_seconds: Option<f64>,
-    pub was_the_limit: bool,
+    /// Null: not known.
+    pub was_the_limit: Option<bool>,
     /// Why, or what speaks against it; and what else to know before believing the numbers.
     pub reason: String,
 }
