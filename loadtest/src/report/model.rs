@@ -146,6 +146,7 @@ pub struct Counts {
     /// Answered as they should be.
     pub done: u64,
     /// Not answered as they should be, by kind. Kinds are few and fixed: `status_503`, `timeout`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -165,15 +166,21 @@ impl Counts {
     }
 }
 
-/// Latencies in seconds; null: there were none.
+/// Latencies in seconds; missing: there were none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Percentiles {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub p90_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub p999_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
 }
 
@@ -221,8 +228,10 @@ pub struct OperationSecond {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GeneratorSecond {
-    /// Processor time in this second.
+    /// Its processor time in this second.
     pub cpu_seconds: f64,
+    /// The busy share, 0 to 1, of all processors of its machine, everything that runs there included.
+    pub machine_busy_share: Option<f64>,
     /// Between the intended time of a request and its being sent.
     pub lateness_p99_seconds: Option<f64>,
     pub lateness_max_seconds: Option<f64>,
@@ -245,6 +254,19 @@ pub struct ReplicaSample {
     pub connections: u64,
     /// `process_start_time_seconds`.
     pub process_start_seconds: f64,
+}
+
+impl ReplicaSample {
+    /// What was added since a sample before, its gauges as they are now; none: the process is another one.
+    pub fn since(&self, before: &Self) -> Option<Self> {
+        let same = (self.process_start_seconds - before.process_start_seconds).abs() < 0.5;
+        same.then(|| Self {
+            cpu_seconds: (self.cpu_seconds - before.cpu_seconds).max(0.0),
+            pushes: self.pushes.saturating_sub(before.pushes),
+            changes_stored: self.changes_stored.saturating_sub(before.changes_stored),
+            ..self.clone()
+        })
+    }
 }
 
 /// A promise that was checked at the end.
@@ -346,11 +368,16 @@ impl Ratio {
 pub struct Generator {
     /// Threads that it could keep busy.
     pub threads: u64,
-    /// Processor time used in the busiest second, as a share of `threads` seconds.
-    pub busiest_cpu_share: f64,
+    /// Processor time over all measured seconds.
+    pub cpu_seconds: f64,
+    /// Processor time as a share of what `threads` could use, in the second that nine of ten seconds did not exceed.
+    pub cpu_p90_share: f64,
+    /// The same of the busy share of all processors of its machine.
+    pub machine_busy_p90_share: Option<f64>,
     /// Between intended and sent, over all requests.
     pub lateness_p99_seconds: Option<f64>,
-    pub was_the_limit: bool,
-    /// Why, or what speaks against it.
+    /// Null: not known.
+    pub was_the_limit: Option<bool>,
+    /// Why, or what speaks against it; and what else to know before believing the numbers.
     pub reason: String,
 }
