@@ -20,6 +20,7 @@ pub mod local;
 pub mod protocol;
 pub mod replay;
 pub mod report;
+pub mod scenario;
 pub mod snapshot;
 pub mod stamp;
 pub mod store;

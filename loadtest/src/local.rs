@@ -123,7 +123,24 @@ impl Surroundings {
 
     /// Starts a replica on a free port, with these settings besides, and waits until it is ready.
     pub async fn replica(&self, name: &str, database: &str, settings: &[(&str, &str)]) -> Result<Replica, LocalError> {
-        let port = free_port().map_err(failed("find a free port".to_owned()))?;
+        let owned = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        self.start(name.to_owned(), database, free_port()?, owned).await
+    }
+
+    /// Starts a replica that shares the address of another one, which can then be stopped without anybody having to
+    /// look for the new one.
+    pub async fn successor(&self, of: &Replica, database: &str) -> Result<Replica, LocalError> {
+        self.start(format!("{}-next", of.name), database, of.port, of.settings.clone()).await
+    }
+
+    async fn start(
+        &self,
+        name: String,
+        database: &str,
+        port: u16,
+        settings: Vec<(String, String)>,
+    ) -> Result<Replica, LocalError> {
+        let own_port = free_port()?;
         let log = self.folder.join(format!("{name}.log"));
         let output = File::create(&log).map_err(failed(format!("write {}", log.display())))?;
         let errors = output.try_clone().map_err(failed(format!("write {}", log.display())))?;
@@ -131,18 +148,18 @@ impl Surroundings {
         command
             .arg("serve")
             .envs([("DATABASE_URL", self.url_of(database)), ("DATABASE_LISTEN_URL", self.url_of(database))])
-            .envs([("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port.to_string()), ("REPLICA_ID", name)])
+            .envs([("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port.to_string()), ("REUSE_PORT", "true")])
+            .envs([("REPLICA_PORT", own_port.to_string()), ("REPLICA_ID", name.clone())])
             .envs([("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "500")])
-            .env_remove("REPLICA_PORT")
-            .envs(settings.iter().copied())
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .kill_on_drop(true);
         let child = command.spawn().map_err(failed(format!("start {}", self.exe.display())))?;
         let base = format!("http://127.0.0.1:{port}");
-        let mut replica = Replica { name: name.to_owned(), base, log, child };
-        replica.wait_ready().await?;
+        let mut replica = Replica { name, base, port, settings, log, child };
+        replica.wait_ready(own_port).await?;
         Ok(replica)
     }
 
@@ -165,6 +182,8 @@ impl Surroundings {
 pub struct Replica {
     name: String,
     base: String,
+    port: u16,
+    settings: Vec<(String, String)>,
     log: PathBuf,
     child: Child,
 }
@@ -206,11 +225,12 @@ impl Replica {
         }
     }
 
-    async fn wait_ready(&mut self) -> Result<(), LocalError> {
+    /// By its own port: the other one may be shared.
+    async fn wait_ready(&mut self, own_port: u16) -> Result<(), LocalError> {
         let begun = Instant::now();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
         let client = client.map_err(|error| self.failed(format!("cannot be asked: {error}")))?;
-        let url = format!("{}/health/ready", self.base);
+        let url = format!("http://127.0.0.1:{own_port}/health/ready");
         while begun.elapsed() < READY {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(self.failed(format!("ended with {status}")));
@@ -233,8 +253,9 @@ pub async fn stop_all(replicas: Vec<Replica>) -> Result<(), LocalError> {
     futures_util::future::try_join_all(replicas.into_iter().map(Replica::stop)).await.map(|_| ())
 }
 
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+fn free_port() -> Result<u16, LocalError> {
+    let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    bound.map(|address| address.port()).map_err(failed("find a free port".to_owned()))
 }
 
 fn failed(action: String) -> impl FnOnce(io::Error) -> LocalError {

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use mana_load::engine::usage::raise_file_limit;
 use mana_load::local::Surroundings;
-use mana_load::yardstick::{Plan, YardstickError, rows, run, table};
+use mana_load::report::files::{self, FileError};
+use mana_load::report::model::Database;
+use mana_load::yardstick::{Plan, YardstickError, report, rows, run, table};
 
 /// Measures the server beside what this machine's PostgreSQL does without it, as ratios.
 ///
@@ -63,16 +65,36 @@ pub async fn yardstick(args: YardstickArgs) -> ExitCode {
     }
 }
 
-async fn measure(args: YardstickArgs) -> Result<ExitCode, YardstickError> {
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error(transparent)]
+    Yardstick(#[from] YardstickError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+async fn measure(args: YardstickArgs) -> Result<ExitCode, Stopped> {
     raise_file_limit();
     let plan = args.plan();
-    let at = Surroundings::from_env(args.exe, args.folder)?;
+    let at = Surroundings::from_env(args.exe, args.folder).map_err(YardstickError::from)?;
+    let (started_at, database) = (report::now(), report::database(&at).await?);
+    eprintln!("PostgreSQL {}: {}", database.version, settings(&database));
     let outcome = run(&at, &plan, |row| eprint!("{}", table::detail(row))).await;
     println!("\n{}", table::render(&outcome.rows));
+    if let Some(path) = &args.json {
+        let page = files::write(&report::report(&plan, &outcome, database, started_at), path)?;
+        println!("{} and {}", path.display(), page.display());
+    }
     let missed = outcome.rows.iter().any(|row| row.ratio.reached == Some(false));
     Ok(match (outcome.failed.is_empty(), missed && args.strict) {
         (false, _) => ExitCode::from(2),
         (true, true) => ExitCode::from(1),
         (true, false) => ExitCode::SUCCESS,
     })
+}
+
+fn settings(database: &Database) -> String {
+    let shown: Vec<String> = database.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    shown.join(", ")
 }

@@ -42,13 +42,24 @@ pub enum Failure {
 
 impl Failure {
     /// A name to count it under.
-    pub fn kind(&self) -> String {
+    pub fn kind(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "connect".to_owned(),
-            Self::Broken(_) | Self::Closed => "broken".to_owned(),
-            Self::Timeout(_) => "timeout".to_owned(),
-            Self::Status { status, .. } => format!("status_{status}"),
-            Self::Answer(_) => "protocol".to_owned(),
+            Self::Connect(_) => "connect",
+            Self::Broken(_) | Self::Closed => "broken",
+            Self::Timeout(_) => "timeout",
+            Self::Status { status, .. } => match status {
+                400 => "status_400",
+                401 => "status_401",
+                402 => "status_402",
+                413 => "status_413",
+                429 => "status_429",
+                500 => "status_500",
+                502 => "status_502",
+                503 => "status_503",
+                504 => "status_504",
+                _ => "status_other",
+            },
+            Self::Answer(_) => "protocol",
         }
     }
 

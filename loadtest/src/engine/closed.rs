@@ -20,7 +20,7 @@ pub trait Work: Send + 'static {
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     pub done: u64,
-    pub errors: BTreeMap<String, u64>,
+    pub errors: BTreeMap<&'static str, u64>,
     pub elapsed: Duration,
     pub latency: LatencyHistogram,
     /// The share of its time that the busiest thread of the generator was on a processor.
@@ -41,8 +41,8 @@ impl Measured {
         self.elapsed = self.elapsed.max(other.elapsed);
         self.busiest = self.busiest.max(other.busiest);
         self.latency.merge(&other.latency);
-        for (kind, count) in &other.errors {
-            *self.errors.entry(kind.clone()).or_default() += count;
+        for (&kind, count) in &other.errors {
+            *self.errors.entry(kind).or_default() += count;
         }
     }
 }

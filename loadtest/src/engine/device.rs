@@ -11,11 +11,11 @@ use crate::protocol::BEGINNING;
 
 /// What of an answer the next request needs. The changes are passed over.
 #[derive(Deserialize)]
-struct Position<'a> {
+pub struct Position<'a> {
     #[serde(rename = "syncedUntil")]
-    synced_until: &'a str,
+    pub synced_until: &'a str,
     #[serde(rename = "hasMore")]
-    has_more: bool,
+    pub has_more: bool,
 }
 
 /// Who a device is.
@@ -68,6 +68,16 @@ impl LeanDevice {
         BEGINNING.clone_into(&mut self.cursor);
     }
 
+    /// Goes on from a cursor that is known from elsewhere.
+    pub fn set_cursor(&mut self, cursor: &str) {
+        cursor.clone_into(&mut self.cursor);
+    }
+
+    /// What it says who it is with.
+    pub fn authorization(&self) -> &HeaderValue {
+        &self.authorization
+    }
+
     /// The number of the next push.
     pub fn number(&self) -> u64 {
         self.number
@@ -118,7 +128,7 @@ impl LeanDevice {
 
 /// The end of an answer says where it ends; parsing a page of a thousand changes for it would make the generator the
 /// limit. Where the end looks otherwise the whole is parsed.
-fn position(body: &[u8]) -> Option<Position<'_>> {
+pub fn position(body: &[u8]) -> Option<Position<'_>> {
     const NAME: &[u8] = br#""syncedUntil":"#;
     let tail = body.len().saturating_sub(100);
     let at = body[tail..].windows(NAME.len()).rposition(|window| window == NAME).map(|at| tail + at);

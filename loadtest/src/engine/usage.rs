@@ -2,20 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
-use nix::sys::time::TimeValLike as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 
 /// Above this share of its threads' time the generator counts as the limit.
 pub const BUSY: f64 = 0.9;
-
-/// Processor time of this process, all threads.
-pub fn process_cpu() -> Duration {
-    getrusage(UsageWho::RUSAGE_SELF).map_or(Duration::ZERO, |usage| {
-        let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-        Duration::from_micros(micros.unsigned_abs())
-    })
-}
 
 /// Processor time of the calling thread.
 pub fn thread_cpu() -> Duration {

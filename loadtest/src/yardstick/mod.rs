@@ -9,8 +9,10 @@
 //! `mana-sync dev with-services`.
 
 pub mod copy;
+pub mod fill;
 pub mod notify;
 pub mod pgbench;
+pub mod report;
 pub mod rows;
 mod run;
 pub mod table;
@@ -20,10 +22,9 @@ use std::time::Duration;
 use crate::engine::closed::LoadError;
 use crate::engine::{EndpointError, Failure};
 use crate::local::LocalError;
-use crate::wakeups::WakeupError;
 use pgbench::PgbenchError;
 
-pub use run::run;
+pub use run::{Outcome, run};
 
 /// How thoroughly.
 #[derive(Clone, Debug)]
@@ -85,8 +86,6 @@ pub enum YardstickError {
     Endpoint(#[from] EndpointError),
     #[error("a request failed")]
     Request(#[from] Failure),
-    #[error("a WebSocket failed")]
-    Wakeup(#[from] WakeupError),
     #[error("no token for the users")]
     Token(#[from] crate::token::TokenError),
     #[error("the database could not {action}")]

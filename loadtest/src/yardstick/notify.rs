@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::YardstickError;
-use crate::report::LatencyHistogram;
 
 const CHANNEL: &str = "mana_load_yardstick";
 const LATE: Duration = Duration::from_secs(5);
@@ -44,11 +43,16 @@ impl NotifyPair {
         Ok(Self { sender, listener, heard })
     }
 
-    /// So many round trips, one after the other: from the sending of NOTIFY to its arrival.
-    pub async fn measure(&mut self, count: usize) -> Result<LatencyHistogram, YardstickError> {
-        let mut latency = LatencyHistogram::default();
+    /// So many round trips, one after the other with a pause before each: seconds from sending to arrival.
+    pub async fn measure(
+        &mut self,
+        count: usize,
+        pause: Duration,
+        seconds: &mut Vec<f64>,
+    ) -> Result<(), YardstickError> {
         let notify = self.sender.prepare("select pg_notify($1, $2)").await.map_err(database("prepare NOTIFY"))?;
         for number in 0..count {
+            tokio::time::sleep(pause).await;
             let payload = number.to_string();
             let sent = Instant::now();
             self.sender.execute(&notify, &[&CHANNEL, &payload]).await.map_err(database("notify"))?;
@@ -60,9 +64,9 @@ impl NotifyPair {
                     break when;
                 }
             };
-            latency.record(arrived - sent);
+            seconds.push((arrived - sent).as_secs_f64());
         }
-        Ok(latency)
+        Ok(())
     }
 
     /// Whether both connections still stand.

@@ -1,6 +1,7 @@
 //! One run: row after row, each printed as soon as it is there.
 
-use super::rows::{Name, Row, pushes};
+use super::rows::idle::Transport;
+use super::rows::{Name, Row, fanout, hydrate, idle, pushes, stored, wakeup};
 use super::{Plan, YardstickError, table};
 use crate::local::Surroundings;
 
@@ -33,5 +34,16 @@ pub async fn run(at: &Surroundings, plan: &Plan, told: impl Fn(&Row)) -> Outcome
 async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>, YardstickError> {
     Ok(match name {
         Name::Pushes => vec![pushes::measure(at, plan, 1).await?, pushes::measure(at, plan, 10).await?],
+        Name::Fanout => vec![fanout::measure(at, plan).await?],
+        Name::Wakeup => vec![wakeup::measure(at, plan).await?],
+        Name::Idle => {
+            let mut rows = Vec::new();
+            for transport in [Transport::WebSocket, Transport::Stream] {
+                rows.push(idle::measure(at, plan, transport).await?);
+            }
+            rows
+        }
+        Name::Hydrate => vec![hydrate::measure(at, plan).await?],
+        Name::Stored => stored::measure(at, plan).await?,
     })
 }

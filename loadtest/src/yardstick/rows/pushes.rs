@@ -16,7 +16,7 @@ use crate::report::model::{Limit, Measurement, Ratio, Unit};
 use crate::yardstick::pgbench::Pgbench;
 use crate::yardstick::{Plan, YardstickError, median};
 
-const WARM_UP: Duration = Duration::from_secs(1);
+pub const WARM_UP: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
