@@ -11,7 +11,7 @@ else
 bin := $(TARGET)/debug/mana-sync
 endif
 
-.PHONY: help dev test chaos fmt fmt-check lint unit bootstrap check-ops
+.PHONY: help dev test chaos bench fmt fmt-check lint unit bootstrap check-ops
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ test: bootstrap fmt-check lint ## Format, lints and every test, against a Postgr
 chaos: bootstrap ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) CHAOS_LONG=1 \
 		$(CARGO) test --test chaos -- --nocapture $(ARGS)
+
+bench: bootstrap ## Our numbers beside PostgreSQL's own; QUICK=1, ROWS=pushes
+	@scripts/bench $(ARGS)
 
 check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and against the code
 	@scripts/check-ops

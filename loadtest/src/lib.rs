@@ -13,8 +13,10 @@
 //! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
 
 pub mod device;
+pub mod engine;
 pub mod fold;
 pub mod invariants;
+pub mod local;
 pub mod protocol;
 pub mod replay;
 pub mod report;
@@ -25,3 +27,4 @@ pub mod stream;
 pub mod token;
 pub mod transport;
 pub mod wakeups;
+pub mod yardstick;

@@ -1,11 +1,14 @@
 //! The command line of the load kit.
 
+mod commands;
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use mana_load::replay::{self, ReplayError, ReplayOptions};
+use commands::{stop, yardstick};
+use mana_load::replay::{ReplayError, ReplayOptions};
 use mana_load::token::TokenMint;
 
 /// Drives a mana-sync cluster as real devices do, and checks that it keeps its promises.
@@ -19,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Replay(ReplayArgs),
+    Yardstick(yardstick::YardstickArgs),
 }
 
 /// Replays edit histories through a cluster and compares all devices.
@@ -101,7 +105,13 @@ impl ReplayArgs {
 async fn main() -> ExitCode {
     // Several TLS backends may be linked in; one of them must be named before the first connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let Command::Replay(args) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Replay(args) => replay(args).await,
+        Command::Yardstick(args) => stop::unless_stopped(yardstick::yardstick(args)).await,
+    }
+}
+
+async fn replay(args: ReplayArgs) -> ExitCode {
     match run_replay(args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -113,7 +123,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run_replay(args: ReplayArgs) -> Result<bool, ReplayError> {
-    let report = Box::pin(replay::run(args.options()?)).await?;
+    let report = Box::pin(mana_load::replay::run(args.options()?)).await?;
     print!("{report}");
     if report.is_good() {
         println!("\nEveryone holds the same records ({:.1} s).", report.duration.as_secs_f64());
@@ -122,7 +132,7 @@ async fn run_replay(args: ReplayArgs) -> Result<bool, ReplayError> {
 }
 
 /// An error and everything below it, in one line.
-fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(format!("error: {error}"), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,0 +1,4 @@
+//! The subcommands, apart from `replay`: their arguments, and what their exit status means.
+
+pub mod stop;
+pub mod yardstick;
