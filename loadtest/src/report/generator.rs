@@ -13,7 +13,7 @@ impl Generator {
     /// Judges the seconds that ended within measured phases. One second in ten may be beyond the limits: a start of a
     /// thousand connections is not the load that is being measured.
     pub fn judge(phases: &[Phase], series: &[Second], threads: u64, lateness_p99_seconds: Option<f64>) -> Self {
-        let measured: Vec<&Second> = series.iter().filter(|second| is_measured(phases, second.at_seconds)).collect();
+        let measured: Vec<&Second> = series.iter().filter(|second| Phase::any_measured(phases, second)).collect();
         let share = |second: &&Second| second.generator.cpu_seconds / second.length_seconds / threads.max(1) as f64;
         let busy = measured.iter().filter_map(|second| second.generator.machine_busy_share).collect();
         let mut verdict = Self {
@@ -51,10 +51,6 @@ impl Generator {
         }
         reason
     }
-}
-
-fn is_measured(phases: &[Phase], at: f64) -> bool {
-    phases.iter().any(|phase| phase.measured && phase.start_seconds < at && at <= phase.end_seconds)
 }
 
 /// The value that nine of ten do not exceed.

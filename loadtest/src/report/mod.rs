@@ -8,15 +8,18 @@
 //! ```
 //! [`model::Report`] holds everything that is ever shown; nothing is measured or estimated by what shows it.
 
+pub mod compare;
 pub mod course;
 pub mod files;
 mod generator;
 pub mod histogram;
 pub mod html;
+mod judged;
 pub mod live;
 pub mod model;
 pub mod recorder;
 pub mod scrape;
+mod series;
 pub mod units;
 pub mod usage;
 

@@ -66,7 +66,7 @@ impl Axis {
             decades.flat_map(|decade| factors.iter().map(move |f| f * 10_f64.powi(decade))).filter(within).collect()
         };
         let fine = all(&[1.0, 2.0, 5.0], 1);
-        if fine.len() as f64 <= TICKS + 1.0 {
+        if fine.len() as f64 <= TICKS + 2.0 {
             return fine;
         }
         let decades = high.abs_diff(low) as f64;

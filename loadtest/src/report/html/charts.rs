@@ -114,16 +114,16 @@ impl<'a> Charts<'a> {
         (!lines.is_empty()).then(|| self.over_time("Errors".to_owned(), note, Unit::PerSecond, false, lines))
     }
 
-    /// As the generator holds them, and as the replicas count them.
-    pub fn connections(&self) -> Plot {
+    /// As the generator holds them, and as the replicas count them; none where there never were any.
+    pub fn connections(&self) -> Option<Plot> {
         let held = self.course.highest(|second| Some(second.connections as f64));
         let mut lines = vec![Line { name: "generator".to_owned(), colour: 0, dashed: false, ys: held }];
         for (place, replica) in self.report.replicas.iter().enumerate() {
             let ys = self.course.highest(|second| Some(second.replicas.get(place)?.as_ref()?.connections as f64));
             lines.push(Line { name: replica.name.clone(), colour: place + 1, dashed: false, ys });
         }
-        let note = self.course.note("the most of them");
-        self.over_time("WebSockets and streams".to_owned(), note, Unit::Number, false, lines)
+        let (note, any) = (self.course.note("the most of them"), values(&lines).any(|value| value > 0.0));
+        any.then(|| self.over_time("WebSockets and streams".to_owned(), note, Unit::Number, false, lines))
     }
 
     /// Of the generator, each replica and the whole machine, as a share of one core.

@@ -1,5 +1,6 @@
-// Shows the values of the nearest point of a plot. Without it the page is complete, only not as exact.
+// Shows the values of the nearest point of a plot, and everything when it is printed. Without it the page is complete, only not as exact.
 "use strict";
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));
 for (const figure of document.querySelectorAll("figure.plot")) {
   const data = figure.querySelector("script");
   const chart = figure.querySelector("svg.chart");

@@ -35,7 +35,7 @@ pub fn page(report: &Report) -> String {
             div.plots {
                 @for plot in charts.throughputs() { (plot.draw()) }
                 @if let Some(plot) = charts.errors() { (plot.draw()) }
-                (charts.connections().draw())
+                @if let Some(plot) = charts.connections() { (plot.draw()) }
             }
             @if charts.errors().is_none() { p.empty { "There were no errors." } }
         }

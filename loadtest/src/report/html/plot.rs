@@ -95,6 +95,7 @@ impl Plot {
                 }
                 @for line in &self.lines {
                     path class=(class(line)) d=(self.path(line)) {}
+                    path class={ (class(line)) " dot" } d=(self.dots(line)) {}
                 }
                 path.axis d={ "M" (LEFT) " " (TOP) "V" (BOTTOM) "H" (RIGHT) } {}
                 path.cursor d={ "M0 " (TOP) "V" (BOTTOM) } {}
@@ -121,22 +122,28 @@ impl Plot {
         }
     }
 
-    /// Broken at gaps; a value with a gap on either side is a dot.
+    /// The line, broken at gaps.
     fn path(&self, line: &Line) -> String {
         let mut path = String::new();
-        let points: Vec<Option<(f64, f64)>> =
-            self.xs.iter().zip(&line.ys).map(|(&x, y)| y.map(|y| (self.x_of(x), self.y_of(y)))).collect();
-        for stretch in points.split(Option::is_none) {
+        for stretch in self.points(line).split(Option::is_none).filter(|stretch| stretch.len() > 1) {
             for (index, (x, y)) in stretch.iter().flatten().enumerate() {
                 let command = if index == 0 { 'M' } else { 'L' };
                 // Writing to a string does not fail.
                 let _ = write!(path, "{command}{} {}", coordinate(*x), coordinate(*y));
             }
-            if stretch.len() == 1 {
-                path.push_str("h0");
-            }
         }
         path
+    }
+
+    /// Values with a gap on either side, which no line would show.
+    fn dots(&self, line: &Line) -> String {
+        let points = self.points(line);
+        let alone = points.split(Option::is_none).filter(|stretch| stretch.len() == 1).flatten().flatten();
+        alone.map(|(x, y)| format!("M{} {}h0", coordinate(*x), coordinate(*y))).collect()
+    }
+
+    fn points(&self, line: &Line) -> Vec<Option<(f64, f64)>> {
+        self.xs.iter().zip(&line.ys).map(|(&x, y)| y.map(|y| (self.x_of(x), self.y_of(y)))).collect()
     }
 
     fn x_of(&self, value: f64) -> f64 {
@@ -200,9 +207,9 @@ mod tests {
     fn gaps_break_a_line_and_single_points_are_seen() {
         let plot = plot(vec![Some(1.0), Some(2.0), None, Some(3.0), None]);
         let path = plot.path(&plot.lines[0]);
-        assert_eq!(path.matches('M').count(), 2, "{path}");
-        assert_eq!(path.matches('L').count(), 1, "{path}");
-        assert!(path.ends_with("h0"), "{path}");
+        assert_eq!((path.matches('M').count(), path.matches('L').count()), (1, 1), "{path}");
+        let dots = plot.dots(&plot.lines[0]);
+        assert_eq!((dots.matches('M').count(), dots.matches("h0").count()), (1, 1), "{dots}");
     }
 
     #[test]
