@@ -3,13 +3,15 @@
 mod commands;
 
 use std::error::Error;
+use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::{stop, yardstick};
+use commands::{run, stop, yardstick};
 use mana_load::replay::{ReplayError, ReplayOptions};
 use mana_load::token::TokenMint;
+use tokio::runtime::Builder;
 
 /// Drives a mana-sync cluster as real devices do, and checks that it keeps its promises.
 #[derive(Parser)]
@@ -23,6 +25,7 @@ struct Cli {
 enum Command {
     Replay(ReplayArgs),
     Yardstick(yardstick::YardstickArgs),
+    Run(run::RunArgs),
 }
 
 /// Replays edit histories through a cluster and compares all devices.
@@ -101,24 +104,54 @@ impl ReplayArgs {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // Several TLS backends may be linked in; one of them must be named before the first connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
-        Command::Replay(args) => replay(args).await,
-        Command::Yardstick(args) => stop::unless_stopped(yardstick::yardstick(args)).await,
+        Command::Replay(args) => on_threads(None, replay(args)),
+        Command::Yardstick(args) => on_threads(None, answer(yardstick::measure(args))),
+        Command::Run(args) => match run::scenario(&args) {
+            Ok(scenario) => on_threads(Some(scenario.generator.threads), answer(run::execute(args, scenario))),
+            Err(error) => failed(&error),
+        },
     }
+}
+
+/// Does the work on so many threads, or as many as there are processors. Told to stop, it drops the work, which ends
+/// the processes that it started.
+fn on_threads(threads: Option<usize>, work: impl Future<Output = ExitCode>) -> ExitCode {
+    let mut builder = match threads {
+        Some(1) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.max(1));
+    }
+    match builder.enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(stop::unless_stopped(work));
+            // A thread that still makes load must not hold the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn answer<E: Error>(work: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
+    work.await.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
+    eprintln!("{}", chain(error));
+    ExitCode::from(2)
 }
 
 async fn replay(args: ReplayArgs) -> ExitCode {
     match run_replay(args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("{}", chain(&error));
-            ExitCode::from(2)
-        }
+        Err(error) => failed(&error),
     }
 }
 
@@ -132,7 +165,7 @@ async fn run_replay(args: ReplayArgs) -> Result<bool, ReplayError> {
 }
 
 /// An error and everything below it, in one line.
-pub fn chain(error: &dyn Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(format!("error: {error}"), |text, cause| format!("{text}: {cause}"))
 }

@@ -55,26 +55,17 @@ impl YardstickArgs {
     }
 }
 
-pub async fn yardstick(args: YardstickArgs) -> ExitCode {
-    match measure(args).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("{}", crate::chain(&error));
-            ExitCode::from(2)
-        }
-    }
-}
-
 /// Why there is no table.
 #[derive(Debug, thiserror::Error)]
-enum Stopped {
+pub enum Stopped {
     #[error(transparent)]
     Yardstick(#[from] YardstickError),
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-async fn measure(args: YardstickArgs) -> Result<ExitCode, Stopped> {
+/// Measures, prints and writes.
+pub async fn measure(args: YardstickArgs) -> Result<ExitCode, Stopped> {
     raise_file_limit();
     let plan = args.plan();
     let at = Surroundings::from_env(args.exe, args.folder).map_err(YardstickError::from)?;
