@@ -236,8 +236,9 @@ pub struct Config {
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,
 
-    /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers.
-    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers. 0 leaves all to them, to
+    /// measure what publishing costs.
+    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
     pub publish_queue: u32,
 
     /// How long the database or the listener may be away before this replica counts as not ready, in milliseconds.

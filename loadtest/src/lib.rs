@@ -7,15 +7,20 @@
 //!          store ──► snapshot ◄── fold ◄── sync_changes in PostgreSQL
 //!                       ▲
 //!                     replay: histories through a cluster, then everyone compared with everyone
+//!                     report: what a run measured, as JSON, as a page, against another run
 //! ```
 //! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must
 //! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
 
 pub mod device;
+pub mod engine;
 pub mod fold;
 pub mod invariants;
+pub mod local;
 pub mod protocol;
 pub mod replay;
+pub mod report;
+pub mod scenario;
 pub mod snapshot;
 pub mod stamp;
 pub mod store;
@@ -23,3 +28,4 @@ pub mod stream;
 pub mod token;
 pub mod transport;
 pub mod wakeups;
+pub mod yardstick;

@@ -1,12 +1,17 @@
 //! The command line of the load kit.
 
+mod commands;
+
 use std::error::Error;
+use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use mana_load::replay::{self, ReplayError, ReplayOptions};
+use commands::{run, stop, yardstick};
+use mana_load::replay::{ReplayError, ReplayOptions};
 use mana_load::token::TokenMint;
+use tokio::runtime::Builder;
 
 /// Drives a mana-sync cluster as real devices do, and checks that it keeps its promises.
 #[derive(Parser)]
@@ -19,6 +24,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Replay(ReplayArgs),
+    Yardstick(yardstick::YardstickArgs),
+    Run(run::RunArgs),
 }
 
 /// Replays edit histories through a cluster and compares all devices.
@@ -97,23 +104,59 @@ impl ReplayArgs {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // Several TLS backends may be linked in; one of them must be named before the first connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let Command::Replay(args) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Replay(args) => on_threads(None, replay(args)),
+        Command::Yardstick(args) => on_threads(None, answer(yardstick::measure(args))),
+        Command::Run(args) => match run::scenario(&args) {
+            Ok(scenario) => on_threads(Some(scenario.generator.threads), answer(run::execute(args, scenario))),
+            Err(error) => failed(&error),
+        },
+    }
+}
+
+/// Does the work on so many threads, or as many as there are processors. Told to stop, it drops the work, which ends
+/// the processes that it started.
+fn on_threads(threads: Option<usize>, work: impl Future<Output = ExitCode>) -> ExitCode {
+    let mut builder = match threads {
+        Some(1) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.max(1));
+    }
+    match builder.enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(stop::unless_stopped(work));
+            // A thread that still makes load must not hold the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn answer<E: Error>(work: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
+    work.await.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
+    eprintln!("{}", chain(error));
+    ExitCode::from(2)
+}
+
+async fn replay(args: ReplayArgs) -> ExitCode {
     match run_replay(args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("{}", chain(&error));
-            ExitCode::from(2)
-        }
+        Err(error) => failed(&error),
     }
 }
 
 async fn run_replay(args: ReplayArgs) -> Result<bool, ReplayError> {
-    let report = Box::pin(replay::run(args.options()?)).await?;
+    let report = Box::pin(mana_load::replay::run(args.options()?)).await?;
     print!("{report}");
     if report.is_good() {
         println!("\nEveryone holds the same records ({:.1} s).", report.duration.as_secs_f64());

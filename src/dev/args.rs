@@ -21,6 +21,8 @@ pub enum DevCommand {
     Listen(ListenArgs),
     /// Run a command with TEST_DATABASE_URL naming a temporary PostgreSQL
     WithPostgres(WithPostgresArgs),
+    /// Run a command with a durable PostgreSQL, a token issuer and a credits service, for replicas that it starts
+    WithServices(WithServicesArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -74,6 +76,28 @@ pub struct WithPostgresArgs {
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// The command finds in its environment what a replica needs (DATABASE_URL, JWKS_URL, MANA_CREDITS_URL,
+/// MANA_SERVICE_KEY), the issuer's key as MANA_LOAD_KEY, and PostgreSQL's programs as PG_BIN.
+#[derive(Args, Clone, Debug)]
+pub struct WithServicesArgs {
+    /// Where data and key are kept, and PostgreSQL if it isn't installed
+    #[arg(long, value_name = "FOLDER", default_value = ".dev")]
+    pub data_dir: PathBuf,
+
+    /// A setting of PostgreSQL, as in postgresql.conf
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Print a token that the local cluster accepts

@@ -34,6 +34,7 @@ pub mod temporary;
 mod token;
 pub mod wait;
 mod with_postgres;
+mod with_services;
 
 use std::{net::TcpListener, path::PathBuf, process::ExitCode};
 
@@ -58,6 +59,7 @@ pub async fn run(args: DevArgs) -> Result<ExitCode, DevError> {
         None => local::run(args.local).await,
         Some(DevCommand::Listen(args)) => listen::listen(args).await,
         Some(DevCommand::WithPostgres(args)) => with_postgres::with_postgres(args).await,
+        Some(DevCommand::WithServices(args)) => with_services::with_services(args).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `mana-sync dev with-postgres -- COMMAND`: what `make test` runs the tests under.
 
 use std::{
+    ffi::OsString,
     io::{IsTerminal as _, stdin},
     os::unix::process::ExitStatusExt as _,
     process::{Command, ExitCode, ExitStatus},
@@ -25,18 +26,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Answers what the command answered; 128 and the signal's number if it was killed.
 pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::on_signals()?;
-    let (program, arguments) =
-        args.command.split_first().ok_or_else(|| DevError::Usage("name the command after --".into()))?;
     let postgres = tokio::select! {
         started = TemporaryPostgres::start(&args.data_dir, Vec::new()) => started?,
         () = stop.soft.cancelled() => return Ok(ExitCode::from(130)),
     };
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env(TEST_DATABASE_URL, postgres.server().admin_url())
+    let env = [
+        (TEST_DATABASE_URL, postgres.server().admin_url()),
         // What starts a PostgreSQL itself need not search or fetch again.
-        .env(PG_BIN, postgres.server().binaries().folder());
+        (PG_BIN, postgres.server().binaries().folder().to_string_lossy().into_owned()),
+    ];
+    run_command(&args.command, env, &stop).await
+}
+
+/// Runs a command with `env` added to ours until it ends; if we are told to stop, so is it. Answers as it does.
+pub(super) async fn run_command(
+    words: &[OsString],
+    env: impl IntoIterator<Item = (&'static str, String)>,
+    stop: &Stop,
+) -> Result<ExitCode, DevError> {
+    let (program, arguments) =
+        words.split_first().ok_or_else(|| DevError::Usage("name the command after --".into()))?;
+    let mut command = Command::new(program);
+    command.args(arguments).envs(env);
     // At a terminal it is the user's program: it may read, and Ctrl-C goes to all of it. Else the
     // processes that it starts are ours to stop too.
     let group = if stdin().is_terminal() { Group::Ours } else { Group::Own };
@@ -44,7 +55,7 @@ pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError>
         .map_err(DevError::io(format!("run {}", program.to_string_lossy())))?;
     let status = tokio::select! {
         status = child.wait() => status,
-        () = stop.soft.cancelled() => end(&child, &stop).await,
+        () = stop.soft.cancelled() => end(&child, stop).await,
     };
     Ok(code(status))
 }

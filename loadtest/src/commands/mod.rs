@@ -1,0 +1,5 @@
+//! The subcommands, apart from `replay`: their arguments, and what their exit status means.
+
+pub mod run;
+pub mod stop;
+pub mod yardstick;

@@ -1,0 +1,211 @@
+//! HTTP/1.1 with as little between the load and the socket as a well-kept implementation allows.
+//!
+//! One task has one [`Client`] and one request in flight. The connection is polled by the task that waits for the
+//! answer, so a request costs no wake-up of another task.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::http::{HeaderName, HeaderValue, Request};
+use hyper_util::rt::TokioIo;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use tokio::time::timeout;
+
+use super::endpoint::Endpoint;
+
+pub const X_CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
+
+/// How a request failed. Few and fixed, so that they can be counted by kind.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("no connection")]
+    Connect(#[source] io::Error),
+    #[error("the connection broke")]
+    Broken(#[source] hyper::Error),
+    #[error("the connection was closed before the answer")]
+    Closed,
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("answered with {status}")]
+    Status { status: u16, retry_after: Option<Duration> },
+    #[error("the answer is not what the protocol says: {0}")]
+    Answer(&'static str),
+}
+
+impl Failure {
+    /// A name to count it under.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Broken(_) | Self::Closed => "broken",
+            Self::Timeout(_) => "timeout",
+            Self::Status { status, .. } => match status {
+                400 => "status_400",
+                401 => "status_401",
+                402 => "status_402",
+                413 => "status_413",
+                429 => "status_429",
+                500 => "status_500",
+                502 => "status_502",
+                503 => "status_503",
+                504 => "status_504",
+                _ => "status_other",
+            },
+            Self::Answer(_) => "protocol",
+        }
+    }
+
+    /// Whether the same request may succeed when it is sent again.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status >= 500 || *status == 429,
+            Self::Answer(_) => false,
+            _ => true,
+        }
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Bytes,
+}
+
+type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: Driver,
+}
+
+impl Connection {
+    async fn open(endpoint: &Endpoint, within: Duration) -> Result<Self, Failure> {
+        let connected = timeout(within, endpoint.connect(None)).await.map_err(|_| Failure::Timeout(within))?;
+        let io = TokioIo::new(connected.map_err(Failure::Connect)?);
+        let (sender, driver) = handshake(io).await.map_err(Failure::Broken)?;
+        Ok(Self { sender, driver: Box::pin(driver) })
+    }
+
+    async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(hyper::http::response::Parts, Bytes), Failure> {
+        let sender = &mut self.sender;
+        let exchange = async {
+            let (parts, body) = sender.send_request(request).await?.into_parts();
+            Ok((parts, body.collect().await?.to_bytes()))
+        };
+        tokio::select! {
+            // The driver ends when the connection does; an answer that came before that is still taken.
+            biased;
+            done = exchange => done.map_err(Failure::Broken),
+            ended = &mut self.driver => Err(ended.map_or_else(Failure::Broken, |()| Failure::Closed)),
+        }
+    }
+}
+
+/// Kept-alive connections to each target, opened when they are first needed.
+pub struct Client {
+    endpoints: Arc<[Endpoint]>,
+    connections: Vec<Option<Connection>>,
+    patience: Duration,
+}
+
+/// A request without its target.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// Path and query.
+    pub path: &'a str,
+    /// The whole value of Authorization.
+    pub authorization: &'a HeaderValue,
+    pub client_id: Option<&'a HeaderValue>,
+    /// JSON to POST; none is a GET.
+    pub body: Option<Bytes>,
+}
+
+impl Client {
+    /// `patience` is the longest that one request may take.
+    pub fn new(endpoints: Arc<[Endpoint]>, patience: Duration) -> Self {
+        let connections = endpoints.iter().map(|_| None).collect();
+        Self { endpoints, connections, patience }
+    }
+
+    /// Sends a request to a random target. Anything but 200 is a failure. A kept connection that has been closed in
+    /// the meantime is replaced without a word, as browsers do.
+    pub async fn call(&mut self, call: &Call<'_>, rng: &mut StdRng) -> Result<Answer, Failure> {
+        let target = match self.endpoints.len() {
+            1 => 0,
+            many => rng.random_range(0..many),
+        };
+        self.call_target(call, target).await
+    }
+
+    /// The same to the target at this place.
+    pub async fn call_target(&mut self, call: &Call<'_>, target: usize) -> Result<Answer, Failure> {
+        let patience = self.patience;
+        let called = timeout(patience, self.attempt(call, target)).await;
+        // A connection whose answer did not come whole is of no use; one that succeeded was put back.
+        called.map_err(|_| Failure::Timeout(patience))?
+    }
+
+    async fn attempt(&mut self, call: &Call<'_>, target: usize) -> Result<Answer, Failure> {
+        let endpoint = &self.endpoints[target];
+        if let Some(mut kept) = self.connections[target].take() {
+            match kept.exchange(request(call, endpoint)).await {
+                Ok(answer) => return self.keep(kept, target, answer),
+                Err(Failure::Broken(_) | Failure::Closed) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let mut fresh = Connection::open(endpoint, self.patience).await?;
+        let answer = fresh.exchange(request(call, endpoint)).await?;
+        self.keep(fresh, target, answer)
+    }
+
+    fn keep(
+        &mut self,
+        connection: Connection,
+        target: usize,
+        (parts, body): (hyper::http::response::Parts, Bytes),
+    ) -> Result<Answer, Failure> {
+        self.connections[target] = Some(connection);
+        let status = parts.status.as_u16();
+        if status == 200 {
+            return Ok(Answer { status, body });
+        }
+        let seconds = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Err(Failure::Status { status, retry_after: seconds.map(Duration::from_secs) })
+    }
+}
+
+fn request(call: &Call<'_>, endpoint: &Endpoint) -> Request<Full<Bytes>> {
+    let path = match endpoint.prefix.is_empty() {
+        true => call.path.to_owned(),
+        false => format!("{}{}", endpoint.prefix, call.path),
+    };
+    let mut request = Request::new(Full::new(call.body.clone().unwrap_or_default()));
+    if call.body.is_some() {
+        *request.method_mut() = hyper::Method::POST;
+    }
+    // Paths are made of names that need no escaping; one that does is sent to the root, and answered 404.
+    *request.uri_mut() = path.try_into().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(HOST, endpoint.host.clone());
+    headers.insert(AUTHORIZATION, call.authorization.clone());
+    if call.body.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Some(client_id) = call.client_id {
+        headers.insert(X_CLIENT_ID, client_id.clone());
+    }
+    request
+}

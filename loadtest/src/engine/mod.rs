@@ -1,0 +1,25 @@
+//! What makes load: lean, because it shares its machine with what it measures.
+//!
+//! ```text
+//! endpoint ─► client: one kept-alive connection to each target, driven by the task that waits for the answer
+//! push_body ─► device: one clientId that pushes and pulls, with as little work as possible
+//! closed: as fast as N connections can        open: at intended times, whatever the server does
+//! socket, feed: the two ways of being told, by the ten thousand
+//! usage: what the generator itself cost
+//! ```
+//! [`crate::device`] is the other kind of device, which keeps records and checks every answer.
+
+pub mod client;
+pub mod closed;
+pub mod device;
+pub mod endpoint;
+pub mod feed;
+pub mod push_body;
+pub mod socket;
+pub mod usage;
+
+pub use client::{Answer, Client, Failure};
+pub use device::LeanDevice;
+pub use endpoint::{Endpoint, EndpointError};
+pub use feed::Feed;
+pub use socket::{Heard, Socket};

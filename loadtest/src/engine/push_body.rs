@@ -1,0 +1,126 @@
+//! Bodies of pushes, written once with holes that each push fills: the cursor, and a number in every record id.
+
+use bytes::Bytes;
+
+use crate::protocol::BEGINNING;
+
+/// What a change carries. The sizes are those of the histories in `loadtest/data`: a median change has 170 bytes and
+/// sets one field; one in ten has over 350.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// One short field of a record: 170 bytes.
+    #[default]
+    Field,
+    /// A whole record of six fields: 420 bytes.
+    Record,
+}
+
+/// A push with so many changes, whose record ids all end in the number of the push.
+#[derive(Clone, Debug)]
+pub struct PushBody {
+    bytes: Vec<u8>,
+    since: usize,
+    /// Where the cursor ends; it is as long as the first cursor that was put in.
+    since_end: usize,
+    numbers: Vec<usize>,
+}
+
+/// Digits of the number in a record id.
+const DIGITS: usize = 10;
+const STAMP: &str = "2024-07-05T16:01:06.000Z";
+
+impl PushBody {
+    /// A body of `changes` changes of `client` to `table`.
+    pub fn new(client: &str, table: &str, changes: usize, shape: Shape) -> Self {
+        let mut text = format!(r#"{{"clientId":"{client}","since":""#);
+        let since = text.len();
+        text.push_str(BEGINNING);
+        let since_end = text.len();
+        text.push_str(r#"","changes":["#);
+        let mut numbers = Vec::with_capacity(changes);
+        for index in 0..changes {
+            let comma = if index == 0 { "" } else { "," };
+            text.push_str(&format!(r#"{comma}{{"table":"{table}","id":"{client}/{index}/"#));
+            numbers.push(text.len());
+            text.push_str(&"0".repeat(DIGITS));
+            match shape {
+                Shape::Field => text.push_str(&format!(
+                    r#"","op":"update","fields":{{"devDependencies.typescript":{{"value":"^5.5.3","updatedAt":"{STAMP}"}}}}}}"#
+                )),
+                Shape::Record => text.push_str(&format!(
+                    concat!(
+                        r#"","op":"insert","data":{{"title":"Water the plants in the hall","notes":"#,
+                        r#""The ones by the window need more of it in July; ask for the long can at the desk.","#,
+                        r#""priority":2,"done":false,"createdAt":"{}","updatedAt":"{}"}}}}"#
+                    ),
+                    STAMP, STAMP
+                )),
+            }
+        }
+        text.push_str("]}");
+        Self { bytes: text.into_bytes(), since, since_end, numbers }
+    }
+
+    /// The body of push `number` since this cursor.
+    pub fn fill(&mut self, since: &str, number: u64) -> Bytes {
+        if since.len() == self.since_end - self.since {
+            self.bytes[self.since..self.since_end].copy_from_slice(since.as_bytes());
+        } else {
+            self.bytes.splice(self.since..self.since_end, since.bytes());
+            let end = self.since + since.len();
+            for place in &mut self.numbers {
+                *place = *place + end - self.since_end;
+            }
+            self.since_end = end;
+        }
+        let mut rest = number;
+        for digit in (0..DIGITS).rev() {
+            let byte = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            for place in &self.numbers {
+                self.bytes[place + digit] = byte;
+            }
+        }
+        Bytes::copy_from_slice(&self.bytes)
+    }
+
+    /// How many changes it has.
+    pub fn changes(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// The record id of one change of push `number`.
+    pub fn record(client: &str, index: usize, number: u64) -> String {
+        format!("{client}/{index}/{number:0DIGITS$}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Op, PushRequest};
+
+    #[test]
+    fn a_filled_body_is_a_push_with_the_cursor_and_the_number() {
+        for shape in [Shape::Field, Shape::Record] {
+            let mut body = PushBody::new("device-7", "packages", 3, shape);
+            for (since, number) in [(BEGINNING, 0), ("2026-01-01T10:06:15.123456Z", 41), (BEGINNING, 9_999_999_999)] {
+                let push: PushRequest = serde_json::from_slice(&body.fill(since, number)).unwrap();
+                assert_eq!((push.client_id.as_str(), push.since.as_str()), ("device-7", since));
+                for (index, change) in push.changes.iter().enumerate() {
+                    assert_eq!(change.id, PushBody::record("device-7", index, number));
+                }
+                assert_eq!(push.changes.len(), body.changes());
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_histories() {
+        let bytes = |shape| PushBody::new("device-0001", "packages", 10, shape).fill(BEGINNING, 1).len() / 10;
+        assert!((150..200).contains(&bytes(Shape::Field)), "{}", bytes(Shape::Field));
+        assert!((330..450).contains(&bytes(Shape::Record)), "{}", bytes(Shape::Record));
+        let push: PushRequest = serde_json::from_slice(&PushBody::new("d", "t", 1, Shape::Record).fill("", 1)).unwrap();
+        assert!(matches!(&push.changes[0].op, Op::Insert { data } if data.len() == 6));
+    }
+}

@@ -1,0 +1,152 @@
+//! Two runs side by side: what changed beyond noise, and what else was different.
+
+mod metrics;
+mod noise;
+mod page;
+mod show;
+mod surroundings;
+
+use std::collections::BTreeMap;
+
+use super::Report;
+use super::model::{Ratio, Unit};
+use metrics::{Metric, metrics};
+use noise::{Certainty, judge};
+use surroundings::{Difference, differences};
+
+pub use page::page;
+
+/// Ratios to yardsticks are single values without a course, so their noise is not known: only changes from this share
+/// on are told.
+const RATIO_CHANGE: f64 = 0.10;
+
+/// The second run seen from the first.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The runs' names and beginnings.
+    pub runs: [String; 2],
+    pub rows: Vec<Row>,
+    /// What one of the two must be doubted for.
+    pub warnings: Vec<String>,
+    pub differences: Vec<Difference>,
+    /// Checks and thresholds that held in the first run and do not in the second.
+    pub broken: Vec<String>,
+}
+
+/// One value of both runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    pub name: String,
+    pub unit: Unit,
+    /// None: not measured there.
+    pub first: Option<f64>,
+    pub second: Option<f64>,
+    /// By how much the second is more, as a share of the first; none: nothing to compare, or from nothing.
+    pub change: Option<f64>,
+    pub outcome: Outcome,
+}
+
+/// What a change is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Better,
+    Worse,
+    WithinNoise,
+    /// It changed, and there is too little to tell whether that is noise.
+    Unknown,
+    /// One of the runs did not measure it.
+    Missing,
+}
+
+impl Comparison {
+    pub fn new(first: &Report, second: &Report) -> Self {
+        let by_name = |report: &Report| -> BTreeMap<String, Metric> {
+            metrics(report).into_iter().map(|metric| (metric.name.clone(), metric)).collect()
+        };
+        let (of_first, of_second) = (by_name(first), by_name(second));
+        let order =
+            metrics(first).into_iter().chain(metrics(second).into_iter().filter(|m| !of_first.contains_key(&m.name)));
+        let mut rows: Vec<Row> =
+            order.map(|metric| row(&metric, of_first.get(&metric.name), of_second.get(&metric.name))).collect();
+        rows.extend(ratio_rows(&first.ratios, &second.ratios));
+        Self {
+            runs: [first, second].map(|report| format!("{} of {}", report.name, report.started_at)),
+            rows,
+            warnings: [("first", first), ("second", second)].into_iter().filter_map(doubt).collect(),
+            differences: differences(first, second),
+            broken: broken(first, second),
+        }
+    }
+
+    /// Values that got worse beyond noise by more than this many percent.
+    pub fn regressions(&self, percent: f64) -> Vec<&Row> {
+        let beyond = |row: &&Row| {
+            row.outcome == Outcome::Worse && row.change.is_none_or(|change| change.abs() * 100.0 > percent)
+        };
+        self.rows.iter().filter(beyond).collect()
+    }
+
+    /// Whether the second run is worse by more than this many percent in anything, or breaks what the first one held.
+    pub fn is_regression(&self, percent: f64) -> bool {
+        !self.broken.is_empty() || !self.regressions(percent).is_empty()
+    }
+}
+
+fn row(like: &Metric, first: Option<&Metric>, second: Option<&Metric>) -> Row {
+    let both = first.zip(second).and_then(|(a, b)| Some(((a.total?, b.total?), (&a.evidence, &b.evidence))));
+    let outcome = both.map_or(Outcome::Missing, |(totals, evidence)| match judge(totals, evidence) {
+        Certainty::WithinNoise => Outcome::WithinNoise,
+        Certainty::Unknown => Outcome::Unknown,
+        Certainty::BeyondNoise if (totals.1 < totals.0) == like.lower_is_better => Outcome::Better,
+        Certainty::BeyondNoise => Outcome::Worse,
+    });
+    let totals = (first.and_then(|metric| metric.total), second.and_then(|metric| metric.total));
+    Row {
+        name: like.name.clone(),
+        unit: like.unit,
+        first: totals.0,
+        second: totals.1,
+        change: change(totals.0, totals.1),
+        outcome,
+    }
+}
+
+fn ratio_rows(first: &[Ratio], second: &[Ratio]) -> Vec<Row> {
+    let find = |ratios: &[Ratio], name: &str| ratios.iter().find(|ratio| ratio.name == name).and_then(|r| r.ratio);
+    let only_second = second.iter().filter(|ratio| first.iter().all(|other| other.name != ratio.name));
+    let rows = first.iter().chain(only_second).map(|ratio| {
+        let (a, b) = (find(first, &ratio.name), find(second, &ratio.name));
+        let change = change(a, b);
+        let lower_is_better = matches!(ratio.goal, Some(super::model::Limit::AtMost(_)));
+        let outcome = match change {
+            None => Outcome::Missing,
+            Some(change) if change.abs() < RATIO_CHANGE => Outcome::WithinNoise,
+            Some(_) if ratio.goal.is_none() => Outcome::Unknown,
+            Some(change) if (change < 0.0) == lower_is_better => Outcome::Better,
+            Some(_) => Outcome::Worse,
+        };
+        Row { name: format!("ratio: {}", ratio.name), unit: Unit::Number, first: a, second: b, change, outcome }
+    });
+    rows.collect()
+}
+
+fn change(first: Option<f64>, second: Option<f64>) -> Option<f64> {
+    let (first, second) = (first?, second?);
+    if first == second { Some(0.0) } else { Some((second - first) / first).filter(|change| change.is_finite()) }
+}
+
+fn doubt((which, report): (&str, &Report)) -> Option<String> {
+    let limit = report.generator.was_the_limit == Some(true);
+    limit.then(|| format!("In the {which} run the generator was the limit: {}.", report.generator.reason))
+}
+
+fn broken(first: &Report, second: &Report) -> Vec<String> {
+    let held = |report: &Report| -> BTreeMap<String, bool> {
+        let checks = report.checks.iter().map(|check| (format!("check: {}", check.name), check.passed));
+        let limits = report.thresholds.iter().map(|limit| (format!("threshold: {}", limit.name), limit.passed));
+        checks.chain(limits).collect()
+    };
+    let before = held(first);
+    let now = held(second).into_iter().filter(|(name, passed)| !passed && before.get(name) != Some(&false));
+    now.map(|(name, _)| name).collect()
+}

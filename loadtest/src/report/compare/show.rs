@@ -1,0 +1,103 @@
+//! A comparison in the terminal.
+
+use std::fmt;
+
+use super::{Comparison, Outcome, Row};
+use crate::report::units::{NONE, number, show_or_none};
+
+/// How noise is judged, for people.
+pub(super) const METHOD: &str = "Better and worse: the totals differ by more than 3 %, and ten stretches of one run differ \
+     from their counterparts in the other in the same way (signed-rank test, 1 %). Failures are judged by their number \
+     (1 %). Ratios to yardsticks have no course: from 10 % on. What differs from run to run but not within one is not \
+     seen: repeat runs.";
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, second] = &self.runs;
+        writeln!(f, "A: {first}\nB: {second}\n")?;
+        table(f, &self.rows)?;
+        writeln!(f, "\n{}", self.summary())?;
+        for name in &self.broken {
+            writeln!(f, "BROKEN in B: {name}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "WARNING: {warning}")?;
+        }
+        if !self.differences.is_empty() {
+            writeln!(f, "WARNING: the runs were not made alike:")?;
+        }
+        for difference in &self.differences {
+            let shown = |value: &str| if value.is_empty() { NONE.to_owned() } else { value.to_owned() };
+            let (first, second) = (shown(&difference.first), shown(&difference.second));
+            writeln!(f, "  {}: {first} in A, {second} in B", difference.what)?;
+        }
+        writeln!(f, "\n{METHOD}")
+    }
+}
+
+impl Comparison {
+    /// What changed beyond noise, in a sentence.
+    pub fn summary(&self) -> String {
+        let named = |outcome: Outcome| -> Vec<String> {
+            let rows = self.rows.iter().filter(|row| row.outcome == outcome);
+            rows.map(|row| format!("{} ({})", row.name, row.change_text())).collect()
+        };
+        let (better, worse, unknown) = (named(Outcome::Better), named(Outcome::Worse), named(Outcome::Unknown));
+        let mut parts = Vec::new();
+        for (names, word) in [(&worse, "Worse"), (&better, "Better"), (&unknown, "Too little to tell")] {
+            if !names.is_empty() {
+                parts.push(format!("{word}: {}.", names.join(", ")));
+            }
+        }
+        if worse.is_empty() && better.is_empty() {
+            parts.insert(0, "Nothing changed beyond noise.".to_owned());
+        }
+        parts.join("\n")
+    }
+}
+
+impl Row {
+    /// `+12 %`; what changed from zero has no share.
+    pub fn change_text(&self) -> String {
+        match self.change {
+            Some(change) if change >= 0.0 => format!("+{} %", number(change * 100.0)),
+            Some(change) => format!("{} %", number(change * 100.0)),
+            None => NONE.to_owned(),
+        }
+    }
+
+    pub fn outcome_text(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Better => "better",
+            Outcome::Worse => "WORSE",
+            Outcome::WithinNoise => "within noise",
+            Outcome::Unknown => "too little to tell",
+            Outcome::Missing => "not in both",
+        }
+    }
+
+    pub fn cells(&self) -> [String; 5] {
+        [
+            self.name.clone(),
+            show_or_none(self.unit, self.first),
+            show_or_none(self.unit, self.second),
+            self.change_text(),
+            self.outcome_text().to_owned(),
+        ]
+    }
+}
+
+fn table(f: &mut fmt::Formatter<'_>, rows: &[Row]) -> fmt::Result {
+    let titles = ["", "A", "B", "change", ""].map(str::to_owned);
+    let all: Vec<[String; 5]> = std::iter::once(titles).chain(rows.iter().map(Row::cells)).collect();
+    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    for [name, first, second, change, outcome] in &all {
+        let line = format!(
+            "{name:<0$}  {first:>1$}  {second:>2$}  {change:>3$}  {outcome}",
+            widths[0], widths[1], widths[2], widths[3]
+        );
+        writeln!(f, "{}", line.trim_end())?;
+    }
+    Ok(())
+}

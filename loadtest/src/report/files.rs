@@ -1,0 +1,81 @@
+//! The two files of a run: the JSON that holds everything, and the page that shows it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::html;
+use super::model::{Report, SCHEMA_VERSION};
+
+/// Why a report could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{} could not be read", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} could not be written", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not a report", path.display())]
+    Json {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{} has schema version {found}, and this program reads {SCHEMA_VERSION}", path.display())]
+    Schema { path: PathBuf, found: u32 },
+}
+
+/// Reads a run's JSON.
+pub fn read(path: &Path) -> Result<Report, FileError> {
+    let text = fs::read(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let report: Report =
+        serde_json::from_slice(&text).map_err(|source| FileError::Json { path: path.to_owned(), source })?;
+    match report.schema_version {
+        SCHEMA_VERSION => Ok(report),
+        found => Err(FileError::Schema { path: path.to_owned(), found }),
+    }
+}
+
+/// Writes `path` and, beside it, the page with the same name and the ending `.html`; the page's path. Folders are made.
+pub fn write(report: &Report, path: &Path) -> Result<PathBuf, FileError> {
+    let json = serde_json::to_vec(report).map_err(|source| FileError::Json { path: path.to_owned(), source })?;
+    write_text(path, &json)?;
+    let page = path.with_extension("html");
+    write_text(&page, html::page(report).as_bytes())?;
+    Ok(page)
+}
+
+/// Writes one file, and the folders to it.
+pub fn write_text(path: &Path, text: &[u8]) -> Result<(), FileError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let made = folder.map_or(Ok(()), fs::create_dir_all);
+    made.and_then(|()| fs::write(path, text)).map_err(|source| FileError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_report_is_refused() {
+        let folder = std::env::temp_dir().join(format!("mana-load-files-{}", std::process::id()));
+        let path = folder.join("deep").join("run.json");
+        assert!(matches!(read(&path), Err(FileError::Read { .. })));
+        write_text(&path, b"{}").unwrap();
+        assert!(matches!(read(&path), Err(FileError::Schema { found: 0, .. })));
+        write_text(&path, b"[").unwrap();
+        assert!(matches!(read(&path), Err(FileError::Json { .. })));
+        let report = Report { schema_version: SCHEMA_VERSION, ..Report::default() };
+        let page = write(&report, &path).unwrap();
+        assert_eq!(read(&path).unwrap(), report);
+        assert!(fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,76 @@
+//! One page for people: the verdict first, then why, then how it went, then on what. It needs no network and no other
+//! file, so that it can be attached to a decision.
+//!
+//! All of it is made from the [`Report`] and nothing else; maud escapes every text.
+
+mod axis;
+mod charts;
+mod plot;
+mod tables;
+mod thin;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::model::Report;
+use charts::Charts;
+
+/// The page.
+pub fn page(report: &Report) -> String {
+    let charts = Charts::new(report);
+    let body = html! {
+        (tables::verdict(report))
+        (tables::checks(report))
+        (tables::ratios(report))
+        (tables::operations(report))
+        section {
+            h2 { "Latency" }
+            @if report.operations.is_empty() { p.empty { "No operation was measured." } }
+            div.plots {
+                @for plot in charts.latencies() { (plot.draw()) }
+                @if !report.operations.is_empty() { (charts.distribution().draw()) }
+            }
+        }
+        section {
+            h2 { "Throughput and errors" }
+            div.plots {
+                @for plot in charts.throughputs() { (plot.draw()) }
+                @if let Some(plot) = charts.errors() { (plot.draw()) }
+                @if let Some(plot) = charts.connections() { (plot.draw()) }
+            }
+            @if charts.errors().is_none() { p.empty { "There were no errors." } }
+        }
+        section {
+            h2 { "What it took" }
+            div.plots {
+                (charts.cpu().draw())
+                @match charts.memory() {
+                    Some(plot) => (plot.draw()),
+                    None => p.empty { "No replica's metrics were read." }
+                }
+                @if let Some(plot) = charts.lateness() { (plot.draw()) }
+            }
+        }
+        (tables::about(report))
+    };
+    document(&report.name, &body).into_string()
+}
+
+/// The frame that every page has.
+pub(super) fn document(title: &str, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " – mana-load" }
+                style { (PreEscaped(include_str!("style.css"))) }
+            }
+            body {
+                main { (body) }
+                script { (PreEscaped(include_str!("hover.js"))) }
+            }
+        }
+    }
+}

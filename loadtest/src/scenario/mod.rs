@@ -1,0 +1,25 @@
+//! Scenarios: load with a course, and a verdict at its end.
+//!
+//! ```text
+//! file (TOML) ─► run ─► arrivals: when each request is meant to be sent, on a thread of its own
+//!                 │        └─► worker: does it, and notes in the world what was acknowledged
+//!                 ├─► listeners: WebSockets and streams that stay, break and come back
+//!                 ├─► rollout: replicas replaced under way
+//!                 └─► verify, thresholds ─► report::Report
+//! ```
+//! Every push has a number, which is in the ids of its records: so everything that anybody reads can be held against
+//! what was acknowledged.
+
+pub mod arrivals;
+pub mod file;
+pub mod history;
+pub mod listeners;
+pub mod rollout;
+mod run;
+pub mod thresholds;
+pub mod verify;
+pub mod worker;
+pub mod world;
+
+pub use file::{Scenario, ScenarioError};
+pub use run::{RunError, RunOptions, run};

@@ -1,0 +1,200 @@
+//! Workers take arrivals and do what is drawn for them: pushes and pulls, each of a random user.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::arrivals::Arrival;
+use super::file::{Event, Kind, Share};
+use super::world::{APP, Position, TABLE, User, World};
+use crate::engine::client::Call;
+use crate::engine::device::position;
+use crate::engine::push_body::Shape;
+use crate::engine::{Client, Failure, push_body::PushBody};
+use crate::protocol::BEGINNING;
+use crate::report::{OperationId, Recorder};
+
+/// The pause before a request is sent again, unless the answer asks for a longer one.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// One thing to do, with its name in the report.
+struct Task {
+    share: Share,
+    operation: OperationId,
+    body: PushBody,
+}
+
+/// What all workers share.
+pub struct Shared {
+    pub world: Arc<World>,
+    pub recorder: Arc<Recorder>,
+    pub mix: Vec<Share>,
+    pub patience: Duration,
+}
+
+/// One task with at most one request in flight.
+pub struct Worker {
+    shared: Arc<Shared>,
+    recorder: crate::report::Worker,
+    client: Client,
+    rng: StdRng,
+    tasks: Vec<Task>,
+    weights: f64,
+    wake: Option<Task>,
+}
+
+type Arriving = Arc<Mutex<UnboundedReceiver<Arrival>>>;
+
+impl Worker {
+    pub fn new(shared: &Arc<Shared>, client: Client, seed: u64) -> Self {
+        let task = |share: &Share| {
+            Some(Task {
+                operation: shared.recorder.operation(&share.name())?,
+                body: PushBody::new("by-header", TABLE, share.changes, Shape::Field),
+                share: share.clone(),
+            })
+        };
+        Self {
+            recorder: shared.recorder.worker(),
+            client,
+            rng: StdRng::seed_from_u64(seed),
+            tasks: shared.mix.iter().filter_map(task).collect(),
+            weights: shared.mix.iter().map(|share| share.weight).sum(),
+            wake: task(&Share { operation: Kind::Push, changes: 1, weight: 0.0 }),
+            shared: shared.clone(),
+        }
+    }
+
+    /// Takes arrivals until there are no more.
+    pub async fn run(mut self, arriving: Arriving, event: Event) -> Self {
+        loop {
+            let mut receiver = arriving.lock().await;
+            let (arrival, waited) = match receiver.try_recv() {
+                Ok(arrival) => (arrival, false),
+                Err(_) => match receiver.recv().await {
+                    Some(arrival) => (arrival, true),
+                    None => return self,
+                },
+            };
+            drop(receiver);
+            // Where this worker was free, what has passed since the arrival's time is the generator's own lateness;
+            // where all were busy, it is the server's, and in the latency alone.
+            let sent = if waited { Instant::now() } else { arrival.released };
+            self.serve(arrival, sent - arrival.intended, event).await;
+        }
+    }
+
+    async fn serve(&mut self, arrival: Arrival, lateness: Duration, event: Event) {
+        let shared = self.shared.clone();
+        let users = &shared.world.users;
+        let (user, task) = match event {
+            Event::WakeAll => {
+                let Ok(number) = usize::try_from(arrival.number) else { return };
+                let Some(user) = users.get(number) else { return };
+                (user, self.tasks.len())
+            }
+            _ => (&users[self.rng.random_range(0..users.len())], self.draw()),
+        };
+        let Some(mut task) = self.take(task) else { return };
+        self.recorder.intended(task.operation);
+        self.recorder.sent(task.operation, lateness);
+        let done = match task.share.operation {
+            Kind::Push => self.push(user, &mut task).await,
+            Kind::Pull => self.pull(user, task.operation, None).await,
+            Kind::Hydrate => self.pull(user, task.operation, Some(BEGINNING)).await,
+        };
+        if done {
+            self.recorder.done(task.operation, arrival.intended.elapsed());
+        }
+        self.put_back(task);
+    }
+
+    fn draw(&mut self) -> usize {
+        let mut drawn = self.rng.random::<f64>() * self.weights;
+        let found = self.tasks.iter().position(|task| {
+            drawn -= task.share.weight;
+            drawn < 0.0
+        });
+        found.unwrap_or(0)
+    }
+
+    // A task's body is filled in place; taken out, the rest of the worker can be used beside it.
+    fn take(&mut self, index: usize) -> Option<Task> {
+        if index < self.tasks.len() { Some(self.tasks.swap_remove(index)) } else { self.wake.take() }
+    }
+
+    fn put_back(&mut self, task: Task) {
+        if task.share.weight > 0.0 { self.tasks.push(task) } else { self.wake = Some(task) }
+    }
+
+    async fn push(&mut self, user: &Arc<User>, task: &mut Task) -> bool {
+        let mut device = user.devices[self.rng.random_range(0..user.devices.len())].lock().await;
+        let number = self.shared.world.next_push(user);
+        let body = task.body.fill(&device.cursor, number);
+        let path = format!("/sync/{APP}");
+        let outcome = self.persist(user, &device, &path, Some(body), task.operation).await;
+        self.shared.world.ended(user, number, task.body.changes(), &outcome);
+        outcome.is_ok_and(|answer| move_to(&mut device, &answer).is_some())
+    }
+
+    /// Page after page. A new device begins at `since` and leaves no trace.
+    async fn pull(&mut self, user: &Arc<User>, operation: OperationId, since: Option<&str>) -> bool {
+        let mut known = user.devices[self.rng.random_range(0..user.devices.len())].lock().await;
+        let mut fresh = since.map(|since| Position {
+            name: hyper::http::HeaderValue::from_static("new-device"),
+            cursor: since.to_owned(),
+        });
+        let device = fresh.as_mut().unwrap_or(&mut known);
+        loop {
+            let path = format!("/sync/{APP}/pull?collection={TABLE}&since={}", device.cursor);
+            let Ok(answer) = self.persist(user, device, &path, None, operation).await else { return false };
+            match move_to(device, &answer) {
+                Some(true) => {}
+                Some(false) => return true,
+                None => return false,
+            }
+        }
+    }
+
+    /// Sends a request again while its failure may pass. Every failed attempt is counted.
+    async fn persist(
+        &mut self,
+        user: &User,
+        device: &Position,
+        path: &str,
+        body: Option<Bytes>,
+        operation: OperationId,
+    ) -> Result<Bytes, Failure> {
+        let (authorization, client_id) = (&user.authorization, Some(&device.name));
+        let call = Call { path, authorization, client_id, body };
+        let begun = Instant::now();
+        loop {
+            let failure = match self.client.call(&call, &mut self.rng).await {
+                Ok(answer) => return Ok(answer.body),
+                Err(failure) => failure,
+            };
+            self.recorder.failed(operation, failure.kind());
+            let asked = match &failure {
+                Failure::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+                _ => Duration::ZERO,
+            };
+            let wait = asked.max(PAUSE.mul_f64(self.rng.random_range(0.5..1.5)));
+            if !failure.is_passing() || begun.elapsed() + wait > self.shared.patience {
+                return Err(failure);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// Takes the cursor of an answer; whether there is more, or none if it is no answer.
+fn move_to(device: &mut Position, answer: &[u8]) -> Option<bool> {
+    let position = position(answer)?;
+    position.synced_until.clone_into(&mut device.cursor);
+    Some(position.has_more)
+}

@@ -1,0 +1,144 @@
+//! Who takes part, and what they were promised: every acknowledged push, to be looked for at the end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::http::HeaderValue;
+
+use crate::engine::Failure;
+use crate::protocol::BEGINNING;
+use crate::token::{TokenError, TokenMint};
+
+pub const APP: &str = "load";
+pub const TABLE: &str = "items";
+/// Longer than any run; a token that ends would be told as a lost connection.
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// One user with all devices.
+pub struct User {
+    pub id: String,
+    pub token: String,
+    pub authorization: HeaderValue,
+    /// Each has one request in flight at a time, as real devices do.
+    pub devices: Vec<tokio::sync::Mutex<Position>>,
+    ledger: Mutex<Ledger>,
+}
+
+/// Where a device stands.
+pub struct Position {
+    /// The value of X-Client-Id.
+    pub name: HeaderValue,
+    pub cursor: String,
+}
+
+/// What a user's devices have pushed, by number; a push's number is in the ids of its records.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// Answered 200: changes of each.
+    pub acknowledged: BTreeMap<u64, usize>,
+    /// Given up without an answer that says which: they may be stored or not.
+    pub unknown: BTreeMap<u64, usize>,
+    /// All that were sent, in their order, and when each was.
+    pub sent: Vec<Instant>,
+    /// When the latest acknowledged push was sent.
+    pub latest_acknowledged: Option<Instant>,
+}
+
+impl User {
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+}
+
+/// Everybody.
+pub struct World {
+    pub users: Vec<Arc<User>>,
+    /// When each push was sent, by its number.
+    sent: Mutex<Vec<Instant>>,
+}
+
+/// Why there are no users.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    #[error("no token for the users")]
+    Token(#[from] TokenError),
+    #[error("a token or a name cannot be sent in a header")]
+    Header(#[from] hyper::http::header::InvalidHeaderValue),
+    #[error("there are {found} tokens, and the scenario has {wanted} users")]
+    Tokens { found: usize, wanted: usize },
+}
+
+/// Where tokens come from.
+#[derive(Clone)]
+pub enum Tokens {
+    /// Signed here; users get fresh names on each run, so that nobody has a past.
+    Minted(TokenMint),
+    /// Given, one for each user.
+    Given(Vec<String>),
+}
+
+impl World {
+    pub fn new(tokens: &Tokens, count: usize, devices: usize) -> Result<Self, WorldError> {
+        let run = uuid::Uuid::new_v4().simple().to_string();
+        let mut users = Vec::with_capacity(count);
+        for number in 0..count {
+            let id = format!("load-{}-{number}", &run[..8]);
+            let token = match tokens {
+                Tokens::Minted(mint) => mint.token(&id, TOKEN_TTL)?,
+                Tokens::Given(all) => {
+                    all.get(number).cloned().ok_or(WorldError::Tokens { found: all.len(), wanted: count })?
+                }
+            };
+            let device = |device: usize| {
+                let name = HeaderValue::from_str(&format!("{id}-device-{device}"))?;
+                Ok::<_, WorldError>(tokio::sync::Mutex::new(Position { name, cursor: BEGINNING.to_owned() }))
+            };
+            users.push(Arc::new(User {
+                authorization: HeaderValue::from_str(&format!("Bearer {token}"))?,
+                devices: (0..devices).map(device).collect::<Result<_, _>>()?,
+                ledger: Mutex::default(),
+                id,
+                token,
+            }));
+        }
+        Ok(Self { users, sent: Mutex::default() })
+    }
+
+    /// Takes the next number for a push that is sent now.
+    pub fn next_push(&self, user: &User) -> u64 {
+        let now = Instant::now();
+        user.ledger().sent.push(now);
+        let mut sent = lock(&self.sent);
+        sent.push(now);
+        sent.len() as u64 - 1
+    }
+
+    /// When the push of this number was sent.
+    pub fn sent_at(&self, number: u64) -> Option<Instant> {
+        lock(&self.sent).get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// Notes how a push ended.
+    pub fn ended(&self, user: &User, number: u64, changes: usize, outcome: &Result<Bytes, Failure>) {
+        let sent = self.sent_at(number);
+        let mut ledger = user.ledger();
+        match outcome {
+            Ok(_) => {
+                ledger.acknowledged.insert(number, changes);
+                ledger.latest_acknowledged = ledger.latest_acknowledged.max(sent);
+            }
+            // Nothing of a push that was refused as it stands is stored.
+            Err(Failure::Status { status: 400..=428, .. }) => {}
+            Err(_) => {
+                ledger.unknown.insert(number, changes);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

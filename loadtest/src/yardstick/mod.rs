@@ -1,0 +1,121 @@
+//! Our numbers beside what this machine's PostgreSQL can do without us: each a ratio of two things measured by turns
+//! in one run, so that what slows one slows the other.
+//!
+//! ```text
+//! rows: one file for each line of the table ─► report::Ratio ─► table
+//!   pgbench, notify, copy: the yardsticks        engine: our side
+//! ```
+//! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
+//! `mana-sync dev with-services`.
+
+pub mod copy;
+pub mod fill;
+pub mod notify;
+pub mod pgbench;
+pub mod report;
+pub mod rows;
+mod run;
+pub mod table;
+
+use std::time::Duration;
+
+use crate::engine::closed::LoadError;
+use crate::engine::{EndpointError, Failure};
+use crate::local::LocalError;
+use pgbench::PgbenchError;
+
+pub use run::{Outcome, run};
+
+/// How thoroughly.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The rows to measure; all of them if empty.
+    pub rows: Vec<rows::Name>,
+    /// Times that both sides are measured, by turns.
+    pub rounds: usize,
+    /// How long one side is measured at a time.
+    pub length: Duration,
+    /// Connections that push, and clients of pgbench.
+    pub connections: usize,
+    /// Users that push.
+    pub users: usize,
+    /// Idle connections that are held.
+    pub idle: usize,
+    /// Rows of the one log that a fresh device pulls.
+    pub hydrated: usize,
+    /// Stored changes that count as few, and as many.
+    pub stored: (u64, u64),
+}
+
+impl Plan {
+    /// As thoroughly as ten minutes allow.
+    pub fn thorough() -> Self {
+        Self {
+            rows: Vec::new(),
+            rounds: 3,
+            length: Duration::from_secs(5),
+            connections: 20,
+            users: 1000,
+            idle: 10_000,
+            hydrated: 100_000,
+            stored: (50_000, 5_000_000),
+        }
+    }
+
+    /// In less than three minutes, with more noise, and with a tenth of the stored changes.
+    pub fn quick() -> Self {
+        let length = Duration::from_secs(3);
+        Self { rounds: 2, length, hydrated: 30_000, stored: (50_000, 500_000), ..Self::thorough() }
+    }
+
+    fn wants(&self, row: rows::Name) -> bool {
+        self.rows.is_empty() || self.rows.contains(&row)
+    }
+}
+
+/// Why a row could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum YardstickError {
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    #[error("pgbench failed")]
+    Pgbench(#[from] PgbenchError),
+    #[error("the load could not be made")]
+    Load(#[from] LoadError),
+    #[error("a replica cannot be addressed")]
+    Endpoint(#[from] EndpointError),
+    #[error("a request failed")]
+    Request(#[from] Failure),
+    #[error("no token for the users")]
+    Token(#[from] crate::token::TokenError),
+    #[error("the database could not {action}")]
+    Database {
+        action: &'static str,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("{what}")]
+    Nothing { what: String },
+}
+
+/// The middle of some numbers; of none, zero.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median(Vec::new()).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,93 @@
+//! The rows as the one JSON of a run, with what the numbers depend on.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::run::Outcome;
+use super::{Plan, YardstickError};
+use crate::engine::usage::BUSY;
+use crate::local::Surroundings;
+use crate::report::Report;
+use crate::report::model::{Build, Check, Database, Generator, Machine, SCHEMA_VERSION, Settings};
+
+/// What commits, caches and checkpoints depend on; the same on both sides of every ratio, which share the server.
+const SETTINGS: [&str; 12] = [
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_sync_method",
+    "commit_delay",
+    "shared_buffers",
+    "max_wal_size",
+    "checkpoint_timeout",
+    "autovacuum",
+    "jit",
+    "max_connections",
+    "track_commit_timestamp",
+];
+
+/// What PostgreSQL says of itself.
+pub async fn database(at: &Surroundings) -> Result<Database, YardstickError> {
+    let failed = |source| YardstickError::Database { action: "say its settings", source };
+    let client = at.connect("postgres").await?;
+    let mut settings = BTreeMap::new();
+    for name in SETTINGS {
+        let value: String = client.query_one("select current_setting($1)", &[&name]).await.map_err(failed)?.get(0);
+        settings.insert(name.to_owned(), value);
+    }
+    let version: String =
+        client.query_one("select current_setting('server_version')", &[]).await.map_err(failed)?.get(0);
+    Ok(Database { version, settings })
+}
+
+/// The report of a run.
+pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: String) -> Report {
+    let busiest = outcome.rows.iter().map(|row| row.generator_busy).fold(0.0, f64::max);
+    let notes = outcome.rows.iter().map(|row| json!({"row": row.ratio.name, "note": row.note}));
+    let failed = outcome.failed.iter().map(|(name, error)| Check {
+        name: format!("{name:?} could be measured"),
+        passed: false,
+        detail: error.to_string(),
+    });
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned();
+    Report {
+        schema_version: SCHEMA_VERSION,
+        name: "yardstick".to_owned(),
+        description: "The server beside what the same PostgreSQL does without it, measured by turns.".to_owned(),
+        started_at,
+        ended_at: now(),
+        tool: Build { name: "mana-load".to_owned(), version, profile },
+        machine: Machine::here(),
+        database: Some(database),
+        settings: Settings {
+            targets: Vec::new(),
+            scenario: json!({
+                "rounds": plan.rounds,
+                "length_seconds": plan.length.as_secs_f64(),
+                "connections": plan.connections,
+                "users": plan.users,
+                "idle": plan.idle,
+                "hydrated": plan.hydrated,
+                "stored": [plan.stored.0, plan.stored.1],
+                "notes": notes.collect::<Vec<_>>(),
+            }),
+        },
+        checks: failed.collect(),
+        ratios: outcome.rows.iter().map(|row| row.ratio.clone()).collect(),
+        generator: Generator {
+            threads: 1,
+            cpu_p90_share: busiest,
+            was_the_limit: Some(busiest >= BUSY),
+            reason: format!("its thread was busy {:.0} % of the time in the busiest round", busiest * 100.0),
+            ..Generator::default()
+        },
+        ..Report::default()
+    }
+}
+
+/// RFC 3339, UTC.
+pub fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}

@@ -1,0 +1,128 @@
+//! Resident memory of a replica for each idle, authenticated connection.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use tokio::task::JoinSet;
+
+use super::Row;
+use crate::engine::{Endpoint, Failure, Feed, Heard, Socket};
+use crate::local::{Replica, Surroundings};
+use crate::report::model::{Limit, Measurement, Ratio, Unit};
+use crate::yardstick::{Plan, YardstickError};
+
+const DATABASE: &str = "bench_idle";
+/// Opened before the memory is looked at, so that what is needed once is not divided among the rest.
+const FIRST: usize = 200;
+const AT_ONCE: usize = 64;
+/// Of one local address; there are 28,000 ports.
+const PER_ADDRESS: usize = 10_000;
+const SETTLE: Duration = Duration::from_secs(2);
+const WATCHED: Duration = Duration::from_secs(5);
+
+/// What is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    WebSocket,
+    Stream,
+}
+
+enum Held {
+    Socket(Box<Socket>),
+    Feed(Box<Feed>),
+}
+
+impl Held {
+    async fn open(endpoint: &Endpoint, transport: Transport, token: &str, number: usize) -> Result<Self, Failure> {
+        let address = u8::try_from(1 + number / PER_ADDRESS).unwrap_or(u8::MAX);
+        let from = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, address)));
+        match transport {
+            Transport::WebSocket => {
+                Socket::open(endpoint, token, Some("idle"), from).await.map(|it| Self::Socket(Box::new(it)))
+            }
+            Transport::Stream => {
+                Feed::open(endpoint, "bench", token, "idle", None, from).await.map(|it| Self::Feed(Box::new(it)))
+            }
+        }
+    }
+
+    /// Takes what comes, as a client would, until the connection ends.
+    async fn hold(self) {
+        match self {
+            Self::Socket(mut socket) => while !matches!(socket.next().await, Ok(Heard::Closed(_)) | Err(_)) {},
+            Self::Feed(mut feed) => while matches!(feed.next().await, Ok(Some(_))) {},
+        }
+    }
+}
+
+/// Holds connections, each of a user of its own, and divides what the replica grew by.
+pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Result<Row, YardstickError> {
+    at.fresh_database(DATABASE).await?;
+    let replica = at.replica("replica", DATABASE, &[]).await?;
+    let endpoint = Endpoint::resolve(replica.base()).await?;
+    let mut held = JoinSet::new();
+    open(at, &endpoint, transport, 0..FIRST, &mut held).await?;
+    tokio::time::sleep(SETTLE).await;
+    let before = resident(&replica)?;
+    let begun = Instant::now();
+    open(at, &endpoint, transport, FIRST..FIRST + plan.idle, &mut held).await?;
+    let opened = plan.idle as f64 / begun.elapsed().as_secs_f64();
+    tokio::time::sleep(SETTLE).await;
+    let after = resident(&replica)?;
+    let cpu = replica.cpu();
+    tokio::time::sleep(WATCHED).await;
+    let cpu = replica.cpu().zip(cpu).map_or(0.0, |(after, before)| (after - before).as_secs_f64());
+    if held.try_join_next().is_some() {
+        return Err(YardstickError::Nothing { what: "a connection ended while it was idle".to_owned() });
+    }
+    held.shutdown().await;
+    replica.stop().await?;
+    let each = (after as f64 - before as f64) / plan.idle as f64;
+    let (name, limit, other) = match transport {
+        Transport::WebSocket => ("memory of an idle WebSocket", 8.0 * 1024.0, "Centrifugo's, as published"),
+        Transport::Stream => ("memory of an idle stream", 20.0 * 1024.0, "the goal itself"),
+    };
+    let yardstick = if transport == Transport::WebSocket { 10.9 * 1000.0 } else { limit };
+    let ratio = Ratio::new(
+        name,
+        Measurement::new("resident bytes of the replica for each", Unit::Bytes, each),
+        Measurement::new(other, Unit::Bytes, yardstick),
+        Some(Limit::AtMost(limit / yardstick)),
+    );
+    let note = format!(
+        "{} of them, each of another user: from {:.1} to {:.1} MiB; {opened:.0} opened in a second; idle they cost \
+         {:.1} % of a core",
+        plan.idle,
+        mib(before),
+        mib(after),
+        cpu / WATCHED.as_secs_f64() * 100.0
+    );
+    Ok(Row { ratio, note, generator_busy: 0.0 })
+}
+
+async fn open(
+    at: &Surroundings,
+    endpoint: &Endpoint,
+    transport: Transport,
+    numbers: std::ops::Range<usize>,
+    held: &mut JoinSet<()>,
+) -> Result<(), YardstickError> {
+    let opening = futures_util::stream::iter(numbers).map(|number| async move {
+        let token = at.mint.token(&format!("bench-idle-{number}"), Duration::from_secs(3600))?;
+        Ok::<_, YardstickError>(Held::open(endpoint, transport, &token, number).await?)
+    });
+    let mut opening = std::pin::pin!(opening.buffer_unordered(AT_ONCE));
+    while let Some(opened) = opening.next().await {
+        held.spawn(opened?.hold());
+    }
+    Ok(())
+}
+
+fn resident(replica: &Replica) -> Result<u64, YardstickError> {
+    replica.resident_bytes().ok_or_else(|| YardstickError::Nothing { what: "the replica is gone".to_owned() })
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,106 @@
+//! Pushes in a second over HTTP, against pgbench running the very statement on the same PostgreSQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::Row;
+use crate::engine::closed::{Measured, Work, closed_loop};
+use crate::engine::device::Identity;
+use crate::engine::push_body::Shape;
+use crate::engine::{Client, Endpoint, Failure, LeanDevice};
+use crate::local::Surroundings;
+use crate::report::model::{Limit, Measurement, Ratio, Unit};
+use crate::yardstick::pgbench::Pgbench;
+use crate::yardstick::{Plan, YardstickError, median};
+
+pub const WARM_UP: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
+const TOKEN_TTL: Duration = Duration::from_secs(3600);
+
+/// Pushes from random ones of its devices, one push at a time.
+pub struct Pusher {
+    client: Client,
+    rng: StdRng,
+    devices: Vec<LeanDevice>,
+}
+
+impl Work for Pusher {
+    async fn once(&mut self) -> Result<(), Failure> {
+        let device = self.rng.random_range(0..self.devices.len());
+        self.devices[device].push(&mut self.client, &mut self.rng).await.map(|_| ())
+    }
+}
+
+/// One pusher for each connection; the users are divided among them, so that the pushes of one user never meet.
+pub fn pushers(
+    at: &Surroundings,
+    plan: &Plan,
+    endpoints: &Arc<[Endpoint]>,
+    changes: usize,
+) -> Result<Vec<Pusher>, YardstickError> {
+    let each = (plan.users / plan.connections).max(1);
+    let pusher = |connection: usize| {
+        let device = |index: usize| {
+            let user = format!("bench-user-{}", connection * each + index);
+            let token = at.mint.token(&user, TOKEN_TTL)?;
+            let client = format!("device-{connection:04}-{index:04}");
+            let identity = Identity { user, app: "bench".to_owned(), client, token };
+            Ok(LeanDevice::new(&identity, "packages", changes, Shape::Field)?)
+        };
+        Ok(Pusher {
+            client: Client::new(endpoints.clone(), PATIENCE),
+            rng: StdRng::seed_from_u64(connection as u64),
+            devices: (0..each).map(device).collect::<Result<_, YardstickError>>()?,
+        })
+    };
+    (0..plan.connections).map(pusher).collect()
+}
+
+/// Measures both sides by turns.
+pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<Row, YardstickError> {
+    let (server, bare) = ("bench_pushes", "bench_pgbench");
+    at.fresh_database(server).await?;
+    at.fresh_database(bare).await?;
+    let replica = at.replica("replica", server, &[]).await?;
+    let endpoints = Endpoint::resolve_all(&[replica.base().to_owned()]).await?;
+    let mut workers = pushers(at, plan, &endpoints, changes)?;
+    let url = at.url_of(bare);
+    let pgbench = Pgbench { pg_bin: &at.pg_bin, database_url: &url, clients: plan.connections, folder: &at.folder };
+    let each = (plan.users / plan.connections).max(1);
+    let (mut ours, mut theirs, mut rounds, mut busy) = (Vec::new(), Vec::new(), Vec::new(), 0.0_f64);
+    for _ in 0..plan.rounds {
+        let limit = pgbench.pushes(changes, each, plan.length).await?;
+        let cpu = replica.cpu();
+        let (measured, back) = closed_loop(workers, 1, WARM_UP, plan.length).await?;
+        workers = back;
+        refuse_failures(&measured)?;
+        let cpu = replica.cpu().zip(cpu).map_or(0.0, |(after, before)| (after - before).as_secs_f64());
+        let cpu_each = cpu / (WARM_UP + plan.length).as_secs_f64() / measured.per_second() * 1e6;
+        rounds.push(format!("{:.0} of {limit:.0} ({cpu_each:.0} µs of the replica's CPU each)", measured.per_second()));
+        busy = busy.max(measured.busiest);
+        ours.push(measured.per_second());
+        theirs.push(limit);
+    }
+    replica.stop().await?;
+    let many = if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") };
+    let ratio = Ratio::new(
+        format!("pushes of {many}"),
+        Measurement::new("over HTTP, one replica", Unit::PerSecond, median(ours)),
+        Measurement::new("pgbench, the same statement", Unit::PerSecond, median(theirs)),
+        Some(Limit::AtLeast(0.5)),
+    );
+    Ok(Row { ratio, note: rounds.join("; "), generator_busy: busy })
+}
+
+/// A rate with errors in it is no rate.
+pub fn refuse_failures(measured: &Measured) -> Result<(), YardstickError> {
+    match measured.failed() {
+        0 if measured.done > 0 => Ok(()),
+        failed => Err(YardstickError::Nothing {
+            what: format!("{failed} requests failed, {} succeeded: {:?}", measured.done, measured.errors),
+        }),
+    }
+}

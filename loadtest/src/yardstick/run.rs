@@ -1,0 +1,49 @@
+//! One run: row after row, each printed as soon as it is there.
+
+use super::rows::idle::Transport;
+use super::rows::{Name, Row, fanout, hydrate, idle, pushes, stored, wakeup};
+use super::{Plan, YardstickError, table};
+use crate::local::Surroundings;
+
+/// What a run found.
+#[derive(Debug)]
+pub struct Outcome {
+    pub rows: Vec<Row>,
+    /// Rows that could not be measured, and why.
+    pub failed: Vec<(Name, YardstickError)>,
+}
+
+/// Measures the rows of the plan. `told` hears of each as it is there.
+pub async fn run(at: &Surroundings, plan: &Plan, told: impl Fn(&Row)) -> Outcome {
+    let mut outcome = Outcome { rows: Vec::new(), failed: Vec::new() };
+    for name in <Name as clap::ValueEnum>::value_variants().iter().copied().filter(|name| plan.wants(*name)) {
+        match Box::pin(measure(at, plan, name)).await {
+            Ok(rows) => {
+                rows.iter().for_each(&told);
+                outcome.rows.extend(rows);
+            }
+            Err(error) => {
+                eprintln!("{}", table::failure(name, &error));
+                outcome.failed.push((name, error));
+            }
+        }
+    }
+    outcome
+}
+
+async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>, YardstickError> {
+    Ok(match name {
+        Name::Pushes => vec![pushes::measure(at, plan, 1).await?, pushes::measure(at, plan, 10).await?],
+        Name::Fanout => vec![fanout::measure(at, plan).await?],
+        Name::Wakeup => vec![wakeup::measure(at, plan).await?],
+        Name::Idle => {
+            let mut rows = Vec::new();
+            for transport in [Transport::WebSocket, Transport::Stream] {
+                rows.push(idle::measure(at, plan, transport).await?);
+            }
+            rows
+        }
+        Name::Hydrate => vec![hydrate::measure(at, plan).await?],
+        Name::Stored => stored::measure(at, plan).await?,
+    })
+}

@@ -1,0 +1,5 @@
+//! The page and the comparison of reports, with usual, hostile and enormous data.
+
+mod comparison;
+mod fixture;
+mod page;
