@@ -60,7 +60,8 @@ async fn cost() {
         }
     }
     // The first round is for warming up.
-    let rates: Vec<(&str, Vec<f64>)> = runs.into_iter().map(|(name, _, _, rates)| (name, rates[1..].to_vec())).collect();
+    let rates: Vec<(&str, Vec<f64>)> =
+        runs.into_iter().map(|(name, _, _, rates)| (name, rates[1..].to_vec())).collect();
     for (name, rates) in &rates {
         let (least, median, most) = spread(rates.clone());
         println!("tracing {name:>9}: {median:6.0} pushes/s (median of {ROUNDS}; {least:.0} to {most:.0})");
