@@ -145,7 +145,7 @@ impl Rehearsal {
         for (user, stored) in stored.iter().enumerate() {
             journal.compare(user, stored);
         }
-        journal.compare_delays();
+        journal.compare_delays(self.size.gather);
         println!("{:5.1?} end: {}", self.begun.elapsed(), journal.summary());
         let violations = journal.violations();
         assert!(violations.is_empty(), "{} violations: {violations:#?}", violations.len());
