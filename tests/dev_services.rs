@@ -6,8 +6,13 @@ use std::{
 };
 
 use mana_sync::dev::{Credits, Issuer, Mode, SigningKey};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -31,6 +36,24 @@ async fn the_issuer_publishes_its_keys_and_rotates_them() {
     issuer.set_keys(std::slice::from_ref(&second));
     assert_eq!(published(&issuer).await["keys"][0]["kid"], second.kid());
     assert_eq!(issuer.requests(), 2);
+}
+
+#[tokio::test]
+async fn an_issuer_of_its_own_publishes_the_key_of_its_file_until_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("issuer-key.json");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    command.args(["dev", "issuer", "--bind", "127.0.0.1:0", "--key"]).arg(&key);
+    let mut issuer = command.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(issuer.stdout.take().unwrap()).lines();
+    let url = lines.next_line().await.unwrap().expect("it says where it listens");
+    let answer = client().get(url.strip_prefix("JWKS_URL=").unwrap()).send().await.unwrap().text().await.unwrap();
+    let published: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(published, json!({ "keys": [SigningKey::load(&key).unwrap().public_jwk()] }));
+    let pid = Pid::from_raw(issuer.id().unwrap().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), issuer.wait()).await;
+    assert_eq!(ended.expect("it ends when it is told to").unwrap().code(), Some(0));
 }
 
 #[tokio::test]

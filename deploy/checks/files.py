@@ -20,9 +20,13 @@ def seconds(text):
     return int(number) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[unit]
 
 
+# The stages of a stop: the window and the background tasks get their patience each, telemetry goes last.
+STOP = ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "PATIENCE_MS", "PATIENCE_MS", "FLUSH_MS")
+
+
 def stop_takes(settings):
-    """The longest a stop may take, in seconds, as src/shutdown.rs goes about it."""
-    return sum(int(settings[name]) for name in ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "PATIENCE_MS", "PATIENCE_MS")) / 1000
+    """The longest a stop may take, in seconds, as src/shutdown.rs and src/main.rs go about it."""
+    return sum(int(settings[name]) for name in STOP) / 1000
 
 
 def unknown_settings(names, settings):

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::{run, stop, yardstick};
+use commands::{report, run, stop, yardstick};
 use mana_load::replay::{ReplayError, ReplayOptions};
 use mana_load::token::TokenMint;
 use tokio::runtime::Builder;
@@ -26,6 +26,8 @@ enum Command {
     Replay(ReplayArgs),
     Yardstick(yardstick::YardstickArgs),
     Run(run::RunArgs),
+    Compare(report::CompareArgs),
+    Page(report::PageArgs),
 }
 
 /// Replays edit histories through a cluster and compares all devices.
@@ -114,6 +116,8 @@ fn main() -> ExitCode {
             Ok(scenario) => on_threads(Some(scenario.generator.threads), answer(run::execute(args, scenario))),
             Err(error) => failed(&error),
         },
+        Command::Compare(args) => report::compare(&args),
+        Command::Page(args) => report::page(&args),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line of `mana-sync dev` and `mana-sync token`.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, value_parser};
 
@@ -19,6 +19,8 @@ pub struct DevArgs {
 pub enum DevCommand {
     /// Hold a WebSocket open and print every message with its time
     Listen(ListenArgs),
+    /// Publish the keys of tokens that `mana-sync token` makes, for replicas that run elsewhere
+    Issuer(IssuerArgs),
     /// Run a command with TEST_DATABASE_URL naming a temporary PostgreSQL
     WithPostgres(WithPostgresArgs),
     /// Run a command with a durable PostgreSQL, a token issuer and a credits service, for replicas that it starts
@@ -65,6 +67,17 @@ pub struct ListenArgs {
     /// This device's name: its own pushes don't wake it
     #[arg(long)]
     pub client_id: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct IssuerArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3001")]
+    pub bind: SocketAddr,
+
+    /// The issuer's key; made if there is none
+    #[arg(long, value_name = "FILE", default_value = ".dev/issuer-key.json")]
+    pub key: PathBuf,
 }
 
 #[derive(Args, Clone, Debug)]

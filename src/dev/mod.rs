@@ -17,6 +17,7 @@ mod datadir;
 mod error;
 mod fetch;
 mod guide;
+mod issue;
 pub mod issuer;
 mod launch;
 mod listen;
@@ -58,6 +59,7 @@ pub async fn run(args: DevArgs) -> Result<ExitCode, DevError> {
     match args.command {
         None => local::run(args.local).await,
         Some(DevCommand::Listen(args)) => listen::listen(args).await,
+        Some(DevCommand::Issuer(args)) => issue::issuer(args).await,
         Some(DevCommand::WithPostgres(args)) => with_postgres::with_postgres(args).await,
         Some(DevCommand::WithServices(args)) => with_services::with_services(args).await,
     }

@@ -127,7 +127,8 @@ impl Server {
         self.shutdown.connections.spawn(async move {
             let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(connection.clone());
-                router.clone().oneshot(request)
+                // hyper keeps the place of this future for as long as the connection lives, streams' included.
+                Box::pin(router.clone().oneshot(request))
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -100,8 +100,9 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
             message = socket.next() => {
                 heard = Instant::now();
                 match message {
-                    Some(Ok(Message::Text(text))) => session.hear(&text).await,
-                    Some(Ok(Message::Close(_))) | None => return leave(socket).await,
+                    // Boxed, like whatever else is seldom: an idle socket has no room set aside for it.
+                    Some(Ok(Message::Text(text))) => Box::pin(session.hear(&text)).await,
+                    Some(Ok(Message::Close(_))) | None => return Box::pin(leave(socket)).await,
                     Some(Ok(_)) => Action::Send(vec![]),
                     Some(Err(error)) => match reason_for(&error) {
                         Some(reason) => Action::close(reason),
@@ -131,7 +132,7 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
                 drop(session);
                 // A client that cannot be told has gone, or will see the connection end.
                 let _ = send(&mut socket, last_words.into_iter().collect()).await;
-                close(socket, reason).await;
+                Box::pin(close(socket, reason)).await;
                 return reason;
             }
         }

@@ -129,7 +129,8 @@ impl StreamSession {
         loop {
             let next = match self.phase {
                 Phase::Over => return None,
-                Phase::Backlog { .. } | Phase::Woken => self.read().await,
+                // Boxed: a stream that waits has no room set aside for it.
+                Phase::Backlog { .. } | Phase::Woken => Box::pin(self.read()).await,
                 Phase::Live => self.wait().await,
             };
             match next {

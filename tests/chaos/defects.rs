@@ -1,18 +1,21 @@
-//! The suite tests itself: a server with a deliberate defect must break a guarantee, and be seen to.
+//! The suite tests itself: a server with a deliberate defect must break a guarantee, and be seen to. Seed 1 shows each
+//! of them; what happens between processes is never quite the same, so some more are tried before the suite counts as
+//! blind.
 
 use crate::fault::{Fault, Network};
 use crate::run::run_in;
 use crate::schedule::Plan;
 use crate::suite::{LENGTH, alone};
 use crate::world::World;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Seeds tried before the suite counts as blind.
+/// Seeds tried.
 const SEEDS: u64 = 8;
 
 /// Looks for a seed that shows the defect.
 async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
     let _alone = alone().await;
+    let begin = Instant::now();
     for seed in 1..=SEEDS {
         let plan = plan(seed).with("MANA_SYNC_DEFECT", defect);
         let world = World::start(&plan.settings).await;
@@ -22,7 +25,8 @@ async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
         }
         let report = run_in(world, &plan).await;
         if let Some(violation) = report.violations.first() {
-            println!("{defect} shows with seed {seed}, in {} ways: {violation}", report.violations.len());
+            let (ways, took) = (report.violations.len(), begin.elapsed());
+            println!("{defect} shows with seed {seed}, in {ways} ways, {took:?} after the start: {violation}");
             return;
         }
     }
@@ -56,11 +60,13 @@ async fn pushes_that_are_stored_twice_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make chaos"]
 async fn cursors_without_the_head_row_are_noticed() {
     finds("no-head-row", |seed| Plan { writers: 12, ..short(seed, &[Fault::PushStorm(0), Fault::PushStorm(1)]) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make chaos"]
 async fn a_page_that_claims_to_be_all_is_noticed() {
     finds("page-ends-at-head", |seed| short(seed, &[Fault::HugePushes(0)])).await;
 }
@@ -76,18 +82,21 @@ async fn wake_ups_that_are_sometimes_not_published_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make chaos"]
 async fn a_cursor_that_is_the_time_is_noticed() {
     finds("cursor-from-clock", |seed| Plan { writers: 8, ..short(seed, &[Fault::PushStorm(0), Fault::HugePushes(0)]) })
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make chaos"]
 async fn a_listener_that_listens_after_catching_up_is_noticed() {
     finds("listen-late", |seed| without_rounds(short(seed, &[Fault::ListenersTerminated; 3]))).await;
 }
 
 /// The same schedule with nothing wrong in the server: what the test above sees is the defect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: make chaos"]
 async fn without_rounds_a_listener_that_was_cut_still_misses_nothing() {
     let _alone = alone().await;
     for seed in 1..=SEEDS {

@@ -43,7 +43,7 @@ pub enum Fault {
     SlowReaders(usize),
     /// One user pushes as fast as it can.
     PushStorm(usize),
-    /// Pushes of ten thousand changes, and to hundreds of tables.
+    /// Pushes of thousands of changes, and to hundreds of tables.
     HugePushes(usize),
 }
 

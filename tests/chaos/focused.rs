@@ -38,6 +38,33 @@ async fn with_all_listening_connections_swallowed_for_good_everybody_is_told_in_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
+    let _alone = alone().await;
+    let play = Play::start(World::start(&[]).await, 1, 2, 0).await;
+    let world = &play.world;
+    let user = &play.workload.parties[0].user;
+    let mut sockets = Vec::new();
+    for replica in 1..REPLICAS {
+        sockets.push(Wakeups::connect(&world.urls()[replica], None, &user.token, None).await.unwrap());
+    }
+    let mut slowest = Duration::ZERO;
+    for _ in 0..4 {
+        let pushed = Instant::now();
+        play.workload.push_and_crash(world, 0).await;
+        for socket in &mut sockets {
+            let message = socket.next(epilogue::SOON).await.unwrap();
+            assert!(matches!(message, WakeMessage::SyncAvailable { .. }), "{message:?}");
+        }
+        slowest = slowest.max(pushed.elapsed());
+        assert!(world.revive(0).await);
+        world.node(0).await.process.wait_ready(PATIENCE).await.unwrap();
+    }
+    println!("of 4 pushes whose replica died before it told, the slowest was told after {slowest:?}");
+    drop(sockets);
+    assert_eq!(play.end().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_had_to_reconnect() {
     let _alone = alone().await;
     let play = Play::start(World::start(&[]).await, 1, 2, 4).await;

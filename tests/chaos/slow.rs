@@ -1,4 +1,5 @@
-//! The largest changes, and clients that do not read them: what is held for them is bounded (G6).
+//! The largest changes, clients that do not read them, and clients that do not finish what they send: what is held
+//! for them is bounded (G6).
 
 use crate::epilogue::SOON;
 use crate::suite::alone;
@@ -99,4 +100,28 @@ async fn changes_of_nearly_ten_megabytes_reach_every_kind_of_reader() {
     assert_eq!((ids_of(&pages), pages.len()), (vec!["a", "b"], 2), "a page has one of them");
     let pages = cluster.push_all(&user, APP, BEGINNING, "tablet").await;
     assert_eq!(ids_of(&pages), ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_and_bodies_that_do_not_come_are_given_up() {
+    const GIVEN_UP: Duration = Duration::from_millis(700);
+    let _alone = alone().await;
+    let limit = GIVEN_UP.as_millis().to_string();
+    let cluster = &Cluster::start_with(1, &[("HEADER_TIMEOUT_MS", &limit), ("BODY_TIMEOUT_MS", &limit)]).await;
+    let user = cluster.user();
+    let begin = Instant::now();
+    let mut head = Raw::connect(cluster.url(0)).await;
+    head.write(b"GET /health HTTP/1.1\r\nHost: x\r\nX-").await;
+    assert_eq!(timeout(SOON, head.rest()).await.expect("it is cut off"), b"");
+    assert!(begin.elapsed() >= GIVEN_UP, "{:?}", begin.elapsed());
+
+    let mut body = Raw::connect(cluster.url(0)).await;
+    let head = format!(
+        "POST /sync/{APP} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 1000\r\n\r\n{{\"cl",
+        user.token
+    );
+    body.write(head.as_bytes()).await;
+    let answer = timeout(SOON, body.head()).await.expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }

@@ -82,9 +82,10 @@ impl Balancer {
     }
 }
 
-/// A port that nobody has at the moment.
+/// A port that nobody has at the moment, nor will have: below those that connections going out are given.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    let free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(20_000..32_000)).take(100).find(free).expect("some port is free")
 }
 
 /// A program that ends with us, however we end.

@@ -149,9 +149,9 @@ impl Journal {
         }
     }
 
-    /// Everybody who is told of changes must have had each in time.
-    pub fn compare_delays(&self) {
-        let late: Vec<_> = self.delays().into_iter().filter(|(_, delay)| *delay > LATEST).collect();
+    /// Everybody who is told of changes must have had each in time, but for what devices gather on their own.
+    pub fn compare_delays(&self, gather: Duration) {
+        let late: Vec<_> = self.delays().into_iter().filter(|(_, delay)| *delay > LATEST + gather).collect();
         for (what, delay) in late.iter().take(TOLD) {
             self.violated(format!("{what} {delay:?} after it was acknowledged, one of {} that were late", late.len()));
         }

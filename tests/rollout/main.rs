@@ -107,7 +107,7 @@ impl Rehearsal {
     }
 
     /// Waits until some more pushes have been answered and everybody is connected and spread evenly: each replica has
-    /// at least half of its share.
+    /// at least three quarters of its share.
     async fn settle(&mut self, step: &str) {
         let (begin, goal) = (Instant::now(), self.crowd.journal.pushes() + self.size.pushes);
         let (all, http) = (self.size.sockets + self.size.sockets / 2, &self.cluster.http);
@@ -116,7 +116,7 @@ impl Rehearsal {
             spread = self.fleet.spread(http).await;
             let share = (all / self.fleet.len()) as u64;
             let is_even =
-                spread.iter().sum::<u64>() * 10 >= all as u64 * 9 && spread.iter().all(|has| *has >= share / 2);
+                spread.iter().sum::<u64>() * 10 >= all as u64 * 9 && spread.iter().all(|has| has * 4 >= share * 3);
             (is_even && self.crowd.journal.pushes() >= goal).then_some(())
         });
         let even = even.await;
@@ -145,7 +145,7 @@ impl Rehearsal {
         for (user, stored) in stored.iter().enumerate() {
             journal.compare(user, stored);
         }
-        journal.compare_delays();
+        journal.compare_delays(self.size.gather);
         println!("{:5.1?} end: {}", self.begun.elapsed(), journal.summary());
         let violations = journal.violations();
         assert!(violations.is_empty(), "{} violations: {violations:#?}", violations.len());

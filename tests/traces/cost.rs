@@ -59,13 +59,26 @@ async fn cost() {
             rates.push(rate(cluster, &http, users).await);
         }
     }
-    for (name, _, _, rates) in &mut runs {
-        // The first round is for warming up.
-        rates.remove(0);
-        rates.sort_by(f64::total_cmp);
-        let (least, median, most) = (rates[0], rates[ROUNDS / 2], rates[ROUNDS - 1]);
+    // The first round is for warming up.
+    let rates: Vec<(&str, Vec<f64>)> =
+        runs.into_iter().map(|(name, _, _, rates)| (name, rates[1..].to_vec())).collect();
+    for (name, rates) in &rates {
+        let (least, median, most) = spread(rates.clone());
         println!("tracing {name:>9}: {median:6.0} pushes/s (median of {ROUNDS}; {least:.0} to {most:.0})");
     }
+    // Round by round, as neighbours in time meet the same machine. What "off again" differs by is noise.
+    let (_, off) = &rates[0];
+    for (name, rates) in &rates[1..] {
+        let ratios = rates.iter().zip(off).map(|(rate, off)| (rate / off - 1.0) * 100.0).collect();
+        let (least, median, most) = spread(ratios);
+        println!("{name:>9} against off: {median:+.1} % (median of {ROUNDS} rounds; {least:+.1} to {most:+.1})");
+    }
+}
+
+/// The least, the median and the most.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() / 2], values[values.len() - 1])
 }
 
 /// What a push that is not sampled pays: deciding so, and asking at each place where it might have had a span.

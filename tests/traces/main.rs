@@ -6,6 +6,7 @@ mod support;
 mod collector;
 mod cost;
 mod numbers;
+mod slow;
 
 use collector::{Collector, Span};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;

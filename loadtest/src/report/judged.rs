@@ -85,13 +85,21 @@ pub struct Ratio {
     pub goal: Option<Limit>,
     /// Null: there is no goal.
     pub reached: Option<bool>,
+    /// How it came about, for people.
+    #[serde(default)]
+    pub note: String,
 }
 
 impl Ratio {
     pub fn new(name: impl Into<String>, ours: Measurement, yardstick: Measurement, goal: Option<Limit>) -> Self {
         let ratio = Some(ours.value / yardstick.value).filter(|ratio| ratio.is_finite());
         let reached = goal.map(|goal| ratio.is_some_and(|ratio| goal.holds(ratio)));
-        Self { name: name.into(), ours, yardstick, ratio, goal, reached }
+        Self { name: name.into(), ours, yardstick, ratio, goal, reached, note: String::new() }
+    }
+
+    /// The same with a note.
+    pub fn with_note(self, note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..self }
     }
 }
 

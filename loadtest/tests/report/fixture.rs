@@ -80,7 +80,8 @@ pub fn usual(seconds: u32, slower: f64) -> Report {
                 Measurement::new("over HTTP", Unit::PerSecond, 2_168.0),
                 Measurement::new("pgbench, the same statement", Unit::PerSecond, 3_847.0),
                 Some(Limit::AtLeast(0.5)),
-            ),
+            )
+            .with_note("20 connections and clients, 3 rounds of 5 s by turns"),
             Ratio::new(
                 "commit to wake-up, p50",
                 Measurement::new("through another replica", Unit::Seconds, 0.002_1),
@@ -209,12 +210,15 @@ pub fn hostile() -> Report {
     report.phases.iter_mut().for_each(|phase| phase.name = evil("phase"));
     report.checks.push(Check { name: evil("check"), passed: false, detail: evil("detail") });
     report.thresholds.push(Threshold::new(evil("threshold"), Unit::Bytes, Limit::AtMost(1.0), Some(f64::NAN)));
-    report.ratios.push(Ratio::new(
-        evil("ratio"),
-        Measurement::new(evil("ours"), Unit::Number, 1.0),
-        Measurement::new(evil("yardstick"), Unit::Number, 0.0),
-        None,
-    ));
+    report.ratios.push(
+        Ratio::new(
+            evil("ratio"),
+            Measurement::new(evil("ours"), Unit::Number, 1.0),
+            Measurement::new(evil("yardstick"), Unit::Number, 0.0),
+            None,
+        )
+        .with_note(evil("note")),
+    );
     report.generator.reason = evil("reason");
     for operation in &mut report.operations {
         operation.name = evil(&operation.name);

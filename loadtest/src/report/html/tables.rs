@@ -106,7 +106,7 @@ pub fn ratios(report: &Report) -> Markup {
                     tbody {
                         @for ratio in &report.ratios { tr {
                             td { (mark(ratio.reached)) }
-                            td { (ratio.name) }
+                            td { (ratio.name) @if !ratio.note.is_empty() { br; small { (ratio.note) } } }
                             td.number { (cell(&ratio.ours)) }
                             td.number { (cell(&ratio.yardstick)) }
                             td.number { (show_or_none(Unit::Number, ratio.ratio)) }

@@ -1,0 +1,103 @@
+//! What a wake-up costs apart from PostgreSQL: written, read, and taken to its sessions.
+//!
+//! `cargo bench --bench fanout`
+
+#[path = "support/cpu_time.rs"]
+mod cpu_time;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use cpu_time::CpuTime;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::FutureExt as _;
+use mana_sync::fanout::wakeup::{decode, encode};
+use mana_sync::fanout::{Audience as _, Wakeup};
+use mana_sync::hub::{Hub, Interest, Membership};
+use mana_sync::protocol::UserKey;
+use mana_sync::telemetry::Metrics;
+
+/// As many as one busy replica holds.
+const USERS: usize = 100_000;
+
+fn user(number: usize) -> UserKey {
+    UserKey::of(&format!("user-{number}"))
+}
+
+fn wakeup(user: UserKey, at: i64) -> Wakeup {
+    Wakeup {
+        user,
+        app: "todo".into(),
+        client: Some("chrome-tab-abc123".into()),
+        tables: Some(vec!["tasks".into(), "lists".into()]),
+        stretches: vec![(at, at + 2)],
+        pushes: Vec::new(),
+    }
+}
+
+fn wakeups(count: usize) -> Vec<Wakeup> {
+    (0..count).map(|number| wakeup(user(number), 1_767_322_800_000_000 + number as i64 * 2)).collect()
+}
+
+fn codec(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("wake-up");
+    // One alone, as many as one payload holds, and a publisher's burst.
+    let full = (1..).take_while(|&count| encode(&wakeups(count)).len() == 1).last().unwrap_or(1);
+    for (name, count) in [("one", 1), ("a full payload", full), ("1,000 in many payloads", 1_000)] {
+        let wakeups = wakeups(count);
+        let payloads = encode(&wakeups);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_with_input(BenchmarkId::new("encode", name), &wakeups, |bencher, wakeups| {
+            bencher.iter(|| encode(black_box(wakeups)));
+        });
+        group.bench_with_input(BenchmarkId::new("decode", name), &payloads, |bencher, payloads| {
+            bencher.iter(|| payloads.iter().filter(|payload| decode(black_box(payload)).is_ok()).count());
+        });
+    }
+    group.finish();
+}
+
+fn hub(criterion: &mut Criterion<CpuTime>) {
+    let hub = Arc::new(Hub::new(Arc::new(Metrics::new())));
+    let join = |number: usize| hub.join(user(number), Interest::default(), "websocket");
+    let mut members: Vec<Membership> = (0..USERS).map(join).collect();
+    // One user with many devices besides; nobody reads, so that every wake-up merges with what waits.
+    members.extend((0..50).map(|_| join(USERS)));
+    let connected: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(number * (USERS / 1_000)), 10)).collect();
+    let strangers: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(USERS + 1 + number), 10)).collect();
+
+    let mut group = criterion.benchmark_group("hub of 100,000 users");
+    group.throughput(Throughput::Elements(1_000));
+    group.bench_function("announce 1,000 wake-ups of users who are not here", |bencher| {
+        bencher.iter(|| strangers.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
+    });
+    group.bench_function("announce 1,000 wake-ups of users with one session, merged with what waits", |bencher| {
+        bencher.iter(|| connected.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
+    });
+    group.throughput(Throughput::Elements(50));
+    let hot = wakeup(user(USERS), 10);
+    group.bench_function("announce a wake-up of a user with 50 sessions", |bencher| {
+        bencher.iter(|| hub.announce(black_box(&hot)));
+    });
+    group.throughput(Throughput::Elements(1));
+    let (first, of_first) = (&members[0], wakeup(user(0), 10));
+    group.bench_function("announce a wake-up, and its session takes it", |bencher| {
+        bencher.iter(|| {
+            hub.announce(black_box(&of_first));
+            first.mailbox().take().now_or_never()
+        });
+    });
+    group.bench_function("a session joins and leaves", |bencher| bencher.iter(|| join(black_box(7))));
+    group.throughput(Throughput::Elements(USERS as u64));
+    group.bench_function("list the connected users, for the reconciler", |bencher| {
+        bencher.iter(|| hub.connected().len())
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = cpu_time::criterion();
+    targets = codec, hub
+}
+criterion_main!(benches);

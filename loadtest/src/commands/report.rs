@@ -1,0 +1,79 @@
+//! `mana-load compare` and `mana-load page`: what was measured before, looked at.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use mana_load::report::compare::{self, Comparison};
+use mana_load::report::files::{self, FileError};
+use mana_load::report::html;
+
+/// Tells what changed between two runs beyond noise, and what else was different.
+///
+/// Exit status: 0, or with --fail-on-regression 1 where something got worse by more than that or a check or a
+/// threshold that held does not any more; 2 where a file cannot be read or written.
+#[derive(Args)]
+pub struct CompareArgs {
+    /// The JSON of the run to compare with.
+    first: PathBuf,
+    /// The JSON of the run in question.
+    second: PathBuf,
+    /// Fails where a value got worse beyond noise and by more than this many percent.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    fail_on_regression: Option<f64>,
+    /// Writes the comparison as a page, too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Writes the page of a run anew from its JSON.
+///
+/// Exit status: 0, or 2 where a file cannot be read or written.
+#[derive(Args)]
+pub struct PageArgs {
+    /// The JSON of a run.
+    report: PathBuf,
+    /// Where the page goes; by default beside the JSON.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub fn compare(args: &CompareArgs) -> ExitCode {
+    exit(compare_files(args))
+}
+
+pub fn page(args: &PageArgs) -> ExitCode {
+    exit(write_page(args).map(|()| ExitCode::SUCCESS))
+}
+
+fn compare_files(args: &CompareArgs) -> Result<ExitCode, FileError> {
+    let comparison = Comparison::new(&files::read(&args.first)?, &files::read(&args.second)?);
+    print!("{comparison}");
+    if let Some(path) = &args.html {
+        files::write_text(path, compare::page(&comparison).as_bytes())?;
+    }
+    let failed = args.fail_on_regression.is_some_and(|percent| comparison.is_regression(percent));
+    Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn write_page(args: &PageArgs) -> Result<(), FileError> {
+    let report = files::read(&args.report)?;
+    let path = args.output.clone().unwrap_or_else(|| args.report.with_extension("html"));
+    files::write_text(&path, html::page(&report).as_bytes())?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+fn exit(result: Result<ExitCode, FileError>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("{}", crate::chain(&error));
+        ExitCode::from(2)
+    })
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if percent >= 0.0 => Ok(percent),
+        _ => Err("a number of percent from 0 on is wanted".to_owned()),
+    }
+}
