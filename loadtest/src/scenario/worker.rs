@@ -144,12 +144,18 @@ impl Worker {
 
     /// Page after page. A new device begins at `since` and leaves no trace.
     async fn pull(&mut self, user: &Arc<User>, operation: OperationId, since: Option<&str>) -> bool {
-        let mut known = user.devices[self.rng.random_range(0..user.devices.len())].lock().await;
-        let mut fresh = since.map(|since| Position {
-            name: hyper::http::HeaderValue::from_static("new-device"),
-            cursor: since.to_owned(),
-        });
-        let device = fresh.as_mut().unwrap_or(&mut known);
+        let (mut known, mut fresh);
+        let device = match since {
+            None => {
+                known = user.devices[self.rng.random_range(0..user.devices.len())].lock().await;
+                &mut *known
+            }
+            Some(since) => {
+                let name = hyper::http::HeaderValue::from_static("new-device");
+                fresh = Position { name, cursor: since.to_owned() };
+                &mut fresh
+            }
+        };
         loop {
             let path = format!("/sync/{APP}/pull?collection={TABLE}&since={}", device.cursor);
             let Ok(answer) = self.persist(user, device, &path, None, operation).await else { return false };
