@@ -79,7 +79,7 @@ impl Side {
             let token = at.mint.token(&user, Duration::from_secs(3600))?;
             let run = rng.random_range(0..u32::MAX);
             let identity = Identity { user, app: "bench".to_owned(), client: format!("visitor-{run}"), token };
-            let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Field)?;
+            let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Fields)?;
             if !filled {
                 device.push(&mut client, &mut rng).await?;
             }

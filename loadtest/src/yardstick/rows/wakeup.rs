@@ -73,7 +73,7 @@ async fn turns(bases: &[String; 2], url: &str, token: String) -> Result<Times, Y
     let mut socket = Socket::open(&far, &token, Some("listener"), None).await?;
     let identity =
         Identity { user: "bench-woken".to_owned(), app: "bench".to_owned(), client: "writer".to_owned(), token };
-    let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Field)?;
+    let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Fields)?;
     let (mut client, mut rng) = (Client::new(endpoints, LATE), StdRng::seed_from_u64(1));
     let mut pair = NotifyPair::connect(url).await?;
     let mut times = Times::default();
