@@ -68,8 +68,11 @@ pub async fn verify_users(world: &World, targets: &[String], limit: usize) -> Ve
         }
     }
     vec![
-        stored.check("acknowledged = stored, once and whole (G1)", "acknowledged changes were looked for"),
-        agree.check("new devices read every page, and agree (G2, G3)", "users, two devices each"),
+        stored.check(
+            "what was acknowledged is read back, once and whole (G1, G2)",
+            "acknowledged changes were looked for",
+        ),
+        agree.check("new devices agree, and every answer keeps the protocol (G2, G3)", "users, two devices each"),
     ]
 }
 

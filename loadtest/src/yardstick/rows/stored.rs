@@ -119,7 +119,8 @@ impl Side {
 /// By user, a cursor some changes before the head.
 async fn cursors(sql: &tokio_postgres::Client) -> Result<std::collections::HashMap<String, String>, YardstickError> {
     let query = format!(
-        "select user_id, to_char((head - {BACK}) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from sync_heads"
+        "select user_id, to_char((head - {BACK}) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+         from sync_heads"
     );
     let failed = |source| YardstickError::Database { action: "say its heads", source };
     let rows = sql.query(&query, &[]).await.map_err(failed)?;

@@ -58,7 +58,8 @@ pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, YardstickEr
         Some(Limit::AtMost(2.0)),
     );
     let note = format!(
-        "{} pushes one after the other; p50: wake-up {} after the answer, {} after sending the push; HTTP round trip {}",
+        "{} pushes one after the other; p50: wake-up {} after the answer, {} after sending the push; HTTP \
+         round trip {}",
         TURNS * COUNT,
         micros(after_answer),
         micros(after_sending),
