@@ -34,7 +34,7 @@ fn change(index: usize) -> Value {
         9 => json!({ "table": table, "id": id, "op": "delete", "deletedAt": stamp }),
         _ => json!({ "table": table, "id": id, "op": "update", "fields": {
             "title": { "value": format!("Buy milk and {index} eggs, please"), "updatedAt": stamp },
-            "done": { "value": index % 2 == 0, "updatedAt": stamp } } }),
+            "done": { "value": index.is_multiple_of(2), "updatedAt": stamp } } }),
     }
 }
 

@@ -14,8 +14,11 @@ use tokio::time::timeout;
 
 static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!() };
 
-/// How long connecting, and looking at the schema, may take.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting, and looking at the schema, may take: a replica that starts while its network is broken is to
+/// serve soon after the network's return.
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for a migration, which nobody repeats.
+const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The table is sqlx's.
 const APPLIED: &str = "select version from _sqlx_migrations order by version";
@@ -65,26 +68,27 @@ impl SchemaError {
 
 /// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
 /// listener can say so more clearly.
-async fn connect(direct_url: &str) -> Result<PgConnection, SchemaError> {
+async fn connect(direct_url: &str, limit: Duration) -> Result<PgConnection, SchemaError> {
     let servers = Servers::parse(direct_url, |options| options.extra_float_digits(None))?;
     let options = match servers.only() {
         Some(options) => options,
         None => servers.find().await.ok_or(SchemaError::NoPrimary)?,
     };
-    Ok(timeout(STEP_TIMEOUT, options.connect()).await??)
+    Ok(timeout(limit, options.connect()).await??)
 }
 
 /// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to
 /// PostgreSQL itself, because a transaction pooler leaves such a lock behind.
 pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
-    let mut connection = connect(direct_url).await?;
+    let mut connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
     // The server would notice that the table of migrations is there already, every time.
-    timeout(STEP_TIMEOUT, sqlx::raw_sql("set client_min_messages = warning").execute(&mut connection)).await??;
-    let before = timeout(STEP_TIMEOUT, applied(&mut connection)).await??.len();
+    timeout(MIGRATION_STEP_TIMEOUT, sqlx::raw_sql("set client_min_messages = warning").execute(&mut connection))
+        .await??;
+    let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&mut connection)).await??.len();
     // May take as long as it needs.
     MIGRATIONS.run(&mut connection).await?;
-    let after = timeout(STEP_TIMEOUT, applied(&mut connection)).await??;
-    timeout(STEP_TIMEOUT, connection.close()).await??;
+    let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&mut connection)).await??;
+    timeout(MIGRATION_STEP_TIMEOUT, connection.close()).await??;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before })
 }
 
@@ -110,7 +114,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError>
 /// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
 /// it does not know has taken away what it needs.
 pub async fn check(direct_url: &str) -> Result<(), SchemaError> {
-    let mut connection = connect(direct_url).await?;
+    let mut connection = connect(direct_url, STEP_TIMEOUT).await?;
     timeout(STEP_TIMEOUT, check_on(&mut connection)).await??;
     Ok(timeout(STEP_TIMEOUT, connection.close()).await??)
 }

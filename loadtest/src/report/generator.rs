@@ -31,7 +31,9 @@ impl Generator {
 
     /// Sets `was_the_limit` and tells why.
     fn decide(&mut self) -> String {
-        let cpu = format!("it used {} of its {} threads", percent(self.cpu_p90_share), self.threads);
+        let threads =
+            if self.threads == 1 { "its only thread".to_owned() } else { format!("its {} threads", self.threads) };
+        let cpu = format!("it used {} of {threads}", percent(self.cpu_p90_share));
         let late = self.lateness_p99_seconds.unwrap_or(0.0);
         let lateness = match self.lateness_p99_seconds {
             Some(late) => format!("99 % of its requests left within {:.2} ms of their time", late * 1e3),
