@@ -9,6 +9,7 @@ use mana_load::engine::usage::raise_file_limit;
 use mana_load::local::{LocalError, Surroundings, stop_all};
 use mana_load::report::Report;
 use mana_load::report::files::{self, FileError};
+use mana_load::report::model::Counts;
 use mana_load::scenario::rollout::{Local, Rollout};
 use mana_load::scenario::world::Tokens;
 use mana_load::scenario::{RunError, RunOptions, Scenario, ScenarioError, run};
@@ -171,7 +172,8 @@ fn verdict(report: &Report) -> String {
     let mut text = format!("\n{}: {}\n", report.name, if report.passed() { "passed" } else { "FAILED" });
     let mark = |passed| if passed { "ok    " } else { "FAILED" };
     let ms = |seconds: Option<f64>| seconds.map_or("—".to_owned(), |seconds| format!("{:.2} ms", seconds * 1e3));
-    for operation in &report.operations {
+    let seen = |counts: &Counts| counts.done + counts.failed() > 0;
+    for operation in report.operations.iter().filter(|operation| seen(&operation.counts)) {
         let rate = operation.done_per_second().unwrap_or(0.0);
         let (p50, p99) = (ms(operation.latency.p50_seconds), ms(operation.latency.p99_seconds));
         let failed = operation.counts.failed();

@@ -149,7 +149,10 @@ mod tests {
     fn the_position_is_found_at_the_end_or_anywhere() {
         let read = |text: &str| position(text.as_bytes()).map(|at| (at.synced_until.to_owned(), at.has_more));
         let expected = Some(("2026-01-01T10:06:15.123456Z".to_owned(), true));
-        let usual = r#"{"serverChanges":[{"data":{"syncedUntil":"x"}}],"conflicts":[],"syncedUntil":"2026-01-01T10:06:15.123456Z","hasMore":true}"#;
+        let usual = concat!(
+            r#"{"serverChanges":[{"data":{"syncedUntil":"x"}}],"conflicts":[],"#,
+            r#""syncedUntil":"2026-01-01T10:06:15.123456Z","hasMore":true}"#
+        );
         assert_eq!(read(usual), expected);
         let adjusted = r#"{"syncedUntil":"2026-01-01T10:06:15.123456Z","hasMore":true,"adjusted":[{"index":1}]}"#;
         assert_eq!(read(adjusted), expected);

@@ -4,15 +4,29 @@ use bytes::Bytes;
 
 use crate::protocol::BEGINNING;
 
-/// What a change carries. The sizes are those of the histories in `loadtest/data`: a median change has 170 bytes and
-/// sets one field; one in ten has over 350.
+/// What changes carry. The sizes are those of the histories in `loadtest/data`: a median change has 170 bytes and sets
+/// one field; one in ten has over 350.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
-    /// One short field of a record: 170 bytes.
+    /// One short field of a record each: 170 bytes.
     #[default]
-    Field,
-    /// A whole record of six fields: 420 bytes.
-    Record,
+    Fields,
+    /// Every tenth is a whole record of six fields instead: 390 bytes.
+    Mixed,
+}
+
+/// The rest of a change, behind its record's id.
+fn field() -> String {
+    let value = format!(r#"{{"value":"^5.5.3","updatedAt":"{STAMP}"}}"#);
+    format!(r#"","op":"update","fields":{{"devDependencies.typescript":{value}}}}}"#)
+}
+
+fn record() -> String {
+    const NOTES: &str = "The ones by the window need more of it in July; ask for the long can at the front desk, and \
+                         do not forget the one behind the printer on the second floor.";
+    let stamps = format!(r#""createdAt":"{STAMP}","updatedAt":"{STAMP}""#);
+    let data = format!(r#""title":"Water the plants","notes":"{NOTES}","priority":2,"done":false,{stamps}"#);
+    format!(r#"","op":"insert","data":{{{data}}}}}"#)
 }
 
 /// A push with so many changes, whose record ids all end in the number of the push.
@@ -43,18 +57,9 @@ impl PushBody {
             text.push_str(&format!(r#"{comma}{{"table":"{table}","id":"{client}/{index}/"#));
             numbers.push(text.len());
             text.push_str(&"0".repeat(DIGITS));
-            match shape {
-                Shape::Field => text.push_str(&format!(
-                    r#"","op":"update","fields":{{"devDependencies.typescript":{{"value":"^5.5.3","updatedAt":"{STAMP}"}}}}}}"#
-                )),
-                Shape::Record => text.push_str(&format!(
-                    concat!(
-                        r#"","op":"insert","data":{{"title":"Water the plants in the hall","notes":"#,
-                        r#""The ones by the window need more of it in July; ask for the long can at the desk.","#,
-                        r#""priority":2,"done":false,"createdAt":"{}","updatedAt":"{}"}}}}"#
-                    ),
-                    STAMP, STAMP
-                )),
+            match shape == Shape::Mixed && index % 10 == 9 {
+                false => text.push_str(&field()),
+                true => text.push_str(&record()),
             }
         }
         text.push_str("]}");
@@ -102,8 +107,8 @@ mod tests {
 
     #[test]
     fn a_filled_body_is_a_push_with_the_cursor_and_the_number() {
-        for shape in [Shape::Field, Shape::Record] {
-            let mut body = PushBody::new("device-7", "packages", 3, shape);
+        for shape in [Shape::Fields, Shape::Mixed] {
+            let mut body = PushBody::new("device-7", "packages", 13, shape);
             for (since, number) in [(BEGINNING, 0), ("2026-01-01T10:06:15.123456Z", 41), (BEGINNING, 9_999_999_999)] {
                 let push: PushRequest = serde_json::from_slice(&body.fill(since, number)).unwrap();
                 assert_eq!((push.client_id.as_str(), push.since.as_str()), ("device-7", since));
@@ -117,10 +122,11 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_histories() {
-        let bytes = |shape| PushBody::new("device-0001", "packages", 10, shape).fill(BEGINNING, 1).len() / 10;
-        assert!((150..200).contains(&bytes(Shape::Field)), "{}", bytes(Shape::Field));
-        assert!((330..450).contains(&bytes(Shape::Record)), "{}", bytes(Shape::Record));
-        let push: PushRequest = serde_json::from_slice(&PushBody::new("d", "t", 1, Shape::Record).fill("", 1)).unwrap();
-        assert!(matches!(&push.changes[0].op, Op::Insert { data } if data.len() == 6));
+        let whole = |shape| PushBody::new("device-0001", "packages", 10, shape).fill(BEGINNING, 1);
+        let (fields, mixed) = (whole(Shape::Fields), whole(Shape::Mixed));
+        let (field, record) = (fields.len() / 10, mixed.len() - fields.len() * 9 / 10);
+        assert!((150..190).contains(&field) && (350..430).contains(&record), "{field} and {record}");
+        let push: PushRequest = serde_json::from_slice(&mixed).unwrap();
+        assert!(matches!(&push.changes[9].op, Op::Insert { data } if data.len() == 6));
     }
 }

@@ -50,7 +50,7 @@ async fn one(
 ) -> Result<(), HistoryError> {
     let device = user.devices[0].lock().await;
     let number = world.next_push(user);
-    let mut body = PushBody::new("by-header", TABLE, changes, Shape::Field);
+    let mut body = PushBody::new("by-header", TABLE, changes, Shape::Mixed);
     // Not the device's own cursor, which stays at the beginning: its first pull brings all of this.
     let body = Some(body.fill(&device.cursor, number));
     let path = format!("/sync/{APP}");

@@ -18,7 +18,7 @@ use super::world::{Tokens, World, WorldError};
 use crate::engine::{Client, Endpoint, EndpointError};
 use crate::report::model::{Build, Check, Machine, SCHEMA_VERSION, Settings};
 use crate::report::{Course, Live, Recorder, Report, Scraper};
-use crate::transport::TransportError;
+use crate::transport::{TransportError, http_client};
 
 /// What G4 allows for everyone to be woken.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -67,7 +67,8 @@ pub async fn run(options: RunOptions) -> Result<Report, RunError> {
     let recorder = Recorder::new(scenario.operations());
     push_history(&world, &endpoints, scenario.users.history).await?;
 
-    let scraper = Scraper::new(crate::transport::http_client()?, targets.iter().cloned());
+    let http = http_client()?;
+    let scraper = Scraper::new(http.clone(), targets.iter().cloned());
     let live = if live { Live::on_stderr() } else { Live::silent() };
     let course = Course::start(recorder.clone(), scraper, live);
     let (orders, order) = watch::channel(Order::default());
@@ -97,7 +98,7 @@ pub async fn run(options: RunOptions) -> Result<Report, RunError> {
     let accounts = listeners.join_all().await;
     let mut report = course.finish().await?;
     report.checks = verify_listeners(&accounts);
-    report.checks.extend(verify_users(&world, &targets, scenario.users.verified).await);
+    report.checks.extend(verify_users(&world, &targets, scenario.users.verified, &http).await);
     complete(&mut report, &scenario, targets);
     Ok(report)
 }

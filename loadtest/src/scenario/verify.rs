@@ -11,7 +11,6 @@ use super::world::{APP, Ledger, TABLE, User, World};
 use crate::device::{Device, DeviceError, DeviceOptions, Mode};
 use crate::report::model::Check;
 use crate::snapshot::Snapshot;
-use crate::transport::http_client;
 
 const AT_ONCE: usize = 8;
 /// Findings that are spelled out.
@@ -43,13 +42,13 @@ impl Findings {
 }
 
 /// Reads up to `limit` users' logs with two new devices each, one by pulls and one by pushes, both through all targets.
-pub async fn verify_users(world: &World, targets: &[String], limit: usize) -> Vec<Check> {
+pub async fn verify_users(world: &World, targets: &[String], limit: usize, http: &reqwest::Client) -> Vec<Check> {
     // Those with the most to lose are in it, whatever the limit.
     let mut users: Vec<_> = world.users.iter().collect();
     users.sort_by_key(|user| std::cmp::Reverse(user.ledger().sent.len()));
     users.truncate(limit);
     let (mut stored, mut agree) = (Findings::default(), Findings::default());
-    let reading = futures_util::stream::iter(users).map(|user| async move { (user, read(user, targets).await) });
+    let reading = futures_util::stream::iter(users).map(|user| async move { (user, read(user, targets, http).await) });
     let mut reading = std::pin::pin!(reading.buffer_unordered(AT_ONCE));
     while let Some((user, read)) = reading.next().await {
         agree.looked_at += 1;
@@ -68,15 +67,20 @@ pub async fn verify_users(world: &World, targets: &[String], limit: usize) -> Ve
         }
     }
     vec![
-        stored.check("acknowledged = stored, once and whole (G1)", "acknowledged changes were looked for"),
-        agree.check("new devices read every page, and agree (G2, G3)", "users, two devices each"),
+        stored.check(
+            "what was acknowledged is read back, once and whole (G1, G2)",
+            "acknowledged changes were looked for",
+        ),
+        agree.check("new devices agree, and every answer keeps the protocol (G2, G3)", "users, two devices each"),
     ]
 }
 
 /// How many changes came by pulls, and what both hold.
-async fn read(user: &User, targets: &[String]) -> Result<(usize, Snapshot, Snapshot), DeviceError> {
-    let http = http_client()
-        .map_err(|source| DeviceError::Transport { client_id: "verifier".to_owned(), source: Box::new(source) })?;
+async fn read(
+    user: &User,
+    targets: &[String],
+    http: &reqwest::Client,
+) -> Result<(usize, Snapshot, Snapshot), DeviceError> {
     let device = |name: &str, mode| {
         let options = DeviceOptions::new(APP, name, &user.token, targets, &[TABLE]);
         Device::new(http.clone(), DeviceOptions { mode, ..options })

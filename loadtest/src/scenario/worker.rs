@@ -55,7 +55,7 @@ impl Worker {
         let task = |share: &Share| {
             Some(Task {
                 operation: shared.recorder.operation(&share.name())?,
-                body: PushBody::new("by-header", TABLE, share.changes, Shape::Field),
+                body: PushBody::new("by-header", TABLE, share.changes, Shape::Mixed),
                 share: share.clone(),
             })
         };

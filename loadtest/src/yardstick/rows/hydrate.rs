@@ -27,7 +27,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, YardstickErr
     let token = at.mint.token(USER, Duration::from_secs(3600))?;
     let device = |client: &str| {
         let (user, app, token) = (USER.to_owned(), "bench".to_owned(), token.clone());
-        LeanDevice::new(&Identity { user, app, client: client.to_owned(), token }, "packages", 1, Shape::Field)
+        LeanDevice::new(&Identity { user, app, client: client.to_owned(), token }, "packages", 1, Shape::Fields)
     };
     device("writer")?.push(&mut client, &mut rng).await?;
     let database = at.connect(DATABASE).await?;

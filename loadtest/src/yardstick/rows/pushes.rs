@@ -48,7 +48,7 @@ pub fn pushers(
             let token = at.mint.token(&user, TOKEN_TTL)?;
             let client = format!("device-{connection:04}-{index:04}");
             let identity = Identity { user, app: "bench".to_owned(), client, token };
-            Ok(LeanDevice::new(&identity, "packages", changes, Shape::Field)?)
+            Ok(LeanDevice::new(&identity, "packages", changes, Shape::Fields)?)
         };
         Ok(Pusher {
             client: Client::new(endpoints.clone(), PATIENCE),

@@ -79,7 +79,7 @@ impl Side {
             let token = at.mint.token(&user, Duration::from_secs(3600))?;
             let run = rng.random_range(0..u32::MAX);
             let identity = Identity { user, app: "bench".to_owned(), client: format!("visitor-{run}"), token };
-            let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Field)?;
+            let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Fields)?;
             if !filled {
                 device.push(&mut client, &mut rng).await?;
             }
@@ -119,7 +119,8 @@ impl Side {
 /// By user, a cursor some changes before the head.
 async fn cursors(sql: &tokio_postgres::Client) -> Result<std::collections::HashMap<String, String>, YardstickError> {
     let query = format!(
-        "select user_id, to_char((head - {BACK}) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from sync_heads"
+        "select user_id, to_char((head - {BACK}) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+         from sync_heads"
     );
     let failed = |source| YardstickError::Database { action: "say its heads", source };
     let rows = sql.query(&query, &[]).await.map_err(failed)?;

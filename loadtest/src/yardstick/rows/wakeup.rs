@@ -58,7 +58,8 @@ pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, YardstickEr
         Some(Limit::AtMost(2.0)),
     );
     let note = format!(
-        "{} pushes one after the other; p50: wake-up {} after the answer, {} after sending the push; HTTP round trip {}",
+        "{} pushes one after the other; p50: wake-up {} after the answer, {} after sending the push; HTTP \
+         round trip {}",
         TURNS * COUNT,
         micros(after_answer),
         micros(after_sending),
@@ -73,7 +74,7 @@ async fn turns(bases: &[String; 2], url: &str, token: String) -> Result<Times, Y
     let mut socket = Socket::open(&far, &token, Some("listener"), None).await?;
     let identity =
         Identity { user: "bench-woken".to_owned(), app: "bench".to_owned(), client: "writer".to_owned(), token };
-    let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Field)?;
+    let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Fields)?;
     let (mut client, mut rng) = (Client::new(endpoints, LATE), StdRng::seed_from_u64(1));
     let mut pair = NotifyPair::connect(url).await?;
     let mut times = Times::default();
