@@ -10,5 +10,6 @@ mod pages;
 mod retry;
 mod stamps;
 mod ties;
+mod together;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
