@@ -15,12 +15,14 @@ use std::collections::BTreeSet;
 ///
 /// `$tables` is the condition on the table, over `$6`. One row more than a page is read to know whether there is
 /// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
-/// only for the rows that are left.
+/// only for the rows that are left. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
 macro_rules! page_query {
     ($tables:literal) => {
         concat!(
             "select h.head, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.candidates
+                    c.field_timestamps::text as stamps, c.candidates,
+                    exists (select from sync_changes o
+                            where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds
              from sync_heads h
              left join lateral (
                  select * from (
@@ -148,7 +150,7 @@ impl Store {
             .bind(i64::from(self.limits.bytes))
             .fetch_all(&self.pool);
         let rows = self.traced(traced::PAGE, statement).await?;
-        let (head, candidates, mut changes) = read_page(rows)?;
+        let PageRows { head, candidates, reader_holds, mut changes } = PageRows::read(rows)?;
         changes.truncate(limit);
         let has_more = changes.len() < candidates;
         let until = match changes.last() {
@@ -158,7 +160,11 @@ impl Store {
             _ if Defect::CursorFromClock.is_on() => Cursor::after(Utc::now().timestamp_micros() / 2 * 2),
             _ => Cursor::after(head),
         };
-        let own = self.own_writes(log.id, request, &changes, own_before).await?;
+        let own = match request.own {
+            // A walk brings the device's own changes back in their places.
+            OwnChanges::All if !reader_holds => OwnWrites::default(),
+            _ => self.own_writes(log.id, request, &changes, own_before).await?,
+        };
         Ok(Page { changes, own, until, has_more })
     }
 
@@ -202,13 +208,28 @@ impl Store {
     }
 }
 
-/// The head, how many changes there were to choose from, and those chosen.
-fn read_page(rows: Vec<PgRow>) -> Result<(i64, usize, Vec<StoredChange>), StoreError> {
-    let Some(first) = rows.first() else { return Ok((0, 0, Vec::new())) };
-    let head: DateTime<Utc> = first.try_get("head")?;
-    let Some(candidates) = first.try_get::<Option<i64>, _>("candidates")? else {
-        return Ok((head.timestamp_micros(), 0, Vec::new()));
-    };
-    let changes: Result<Vec<_>, _> = rows.into_iter().map(read_change).collect();
-    Ok((head.timestamp_micros(), candidates as usize, changes?))
+/// What a page's statement brings.
+#[derive(Debug, Default)]
+struct PageRows {
+    head: i64,
+    /// How many changes there were to choose from.
+    candidates: usize,
+    /// Whether the reader holds later stamps than are stored, anywhere in the log.
+    reader_holds: bool,
+    /// Those chosen.
+    changes: Vec<StoredChange>,
+}
+
+impl PageRows {
+    fn read(rows: Vec<PgRow>) -> Result<PageRows, StoreError> {
+        let Some(first) = rows.first() else { return Ok(PageRows::default()) };
+        let head: DateTime<Utc> = first.try_get("head")?;
+        let mut page = PageRows { head: head.timestamp_micros(), ..PageRows::default() };
+        if let Some(candidates) = first.try_get::<Option<i64>, _>("candidates")? {
+            page.candidates = candidates as usize;
+            page.reader_holds = first.try_get("reader_holds")?;
+            page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
+        }
+        Ok(page)
+    }
 }
