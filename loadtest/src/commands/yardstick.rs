@@ -25,7 +25,7 @@ pub struct YardstickArgs {
     /// Where logs and pgbench's scripts go.
     #[arg(long, default_value = ".dev/bench", value_name = "FOLDER")]
     folder: PathBuf,
-    /// Less than three minutes, with more noise.
+    /// Shorter, with more noise, and with a tenth of the stored changes.
     #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new())]
     quick: bool,
     /// Only these rows.

@@ -33,7 +33,7 @@ from (
 ) written
 "#;
 
-/// Adds so many changes to every log that there is. Indexes are made afterwards, which is a tenth of the time.
+/// Adds so many changes to every log that there is. Indexes are made afterwards, at once instead of row by row.
 pub async fn fill(client: &Client, changes: u64) -> Result<(), YardstickError> {
     let failed = |source| YardstickError::Database { action: "be filled", source };
     let indexes = client

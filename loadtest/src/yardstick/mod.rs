@@ -48,7 +48,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// As thoroughly as ten minutes allow.
+    /// As goals are judged by.
     pub fn thorough() -> Self {
         Self {
             rows: Vec::new(),
@@ -62,7 +62,7 @@ impl Plan {
         }
     }
 
-    /// In less than three minutes, with more noise, and with a tenth of the stored changes.
+    /// Shorter, with more noise, and with a tenth of the stored changes.
     pub fn quick() -> Self {
         let length = Duration::from_secs(3);
         Self { rounds: 2, length, hydrated: 30_000, stored: (50_000, 500_000), ..Self::thorough() }
