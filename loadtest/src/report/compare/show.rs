@@ -50,7 +50,8 @@ impl Comparison {
             }
         }
         if worse.is_empty() && better.is_empty() {
-            parts.insert(0, "Nothing changed beyond noise.".to_owned());
+            let told = if unknown.is_empty() { "" } else { " as far as this can be told" };
+            parts.insert(0, format!("Nothing changed beyond noise{told}."));
         }
         parts.join("\n")
     }
