@@ -1,7 +1,7 @@
 //! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
 //!
 //! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their
-//! logs first, [`push`] and [`lanes`] say which share one; the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
+//! logs first, [`push`] and [`queue`] say which share one; the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
 //! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
 //! lock taken before. [`heads`] answers the reconciler. [`connections`] is the pool; [`lost`] and [`watch`] outlive
 //! connections, [`primary`] servers. [`schema`] applies and checks migrations, [`traced`] is how traces and metrics
@@ -11,10 +11,10 @@ mod batch;
 mod connections;
 mod delta;
 mod heads;
-mod lanes;
 mod lost;
 mod primary;
 mod push;
+mod queue;
 pub mod schema;
 mod traced;
 mod turns;
@@ -27,7 +27,7 @@ pub use push::Stored;
 use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
 use connections::Connections;
-use lanes::Lanes;
+use queue::Queue;
 use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -50,7 +50,7 @@ pub struct Store {
     limits: PageLimits,
     /// Statements that run or wait for a connection.
     running: Arc<AtomicUsize>,
-    lanes: Lanes,
+    queue: Queue,
     turns: Turns,
     /// How long a push waits for its turn.
     patience: Duration,
@@ -125,7 +125,7 @@ impl Store {
         let pool = Connections::new(config)?;
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
-        Ok(Store { pool, limits, running: Arc::default(), lanes: Lanes::default(), turns, patience })
+        Ok(Store { pool, limits, running: Arc::default(), queue: Queue::default(), turns, patience })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.
