@@ -17,14 +17,15 @@ use std::sync::Arc;
 /// * `$6`–`$7`: the pushes: log, id of the first row.
 /// * `$8`–`$18`: the changes: which push (from 1), log, how many positions before the log's new head, the columns.
 ///
-/// A push of which the first row is there is left out: it has been stored. Its positions stay empty.
+/// A push of which the first row is there is left out: it has been stored. Its positions stay empty. It is looked up as
+/// one row, because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
 macro_rules! push_statement {
     ($heads:literal) => {
         concat!(
             "with fresh as materialized (
     select p.push, p.log_id
     from unnest($6::uuid[], $7::uuid[]) with ordinality as p (log_id, first_row, push)
-    where not exists (select from sync_changes s where s.id = p.first_row)
+    where (select true from sync_changes s where s.id = p.first_row limit 1) is null
 ), logs as (
     select l.*
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[])
