@@ -2,7 +2,8 @@
 //!
 //! Not in the transaction of a push: a commit with a NOTIFY in it takes a lock on the whole cluster across the
 //! flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
-//! wake-ups share one. A wake-up that is lost here is found by every replica's reconciler.
+//! wake-ups share one; and where several share one already, the next waits a little, because each costs a commit here
+//! and work on every replica. A wake-up that is lost here is found by every replica's reconciler.
 
 use super::connection::Connector;
 use super::wakeup::{self, CHANNEL, MAX_PUSHES, Wakeup};
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,8 @@ use tracing::Instrument;
 
 /// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
 const MAX_STRETCHES: usize = 16;
+/// From one sending of several wake-ups to the next, at least.
+const PACE: Duration = Duration::from_millis(2);
 /// How long sending one batch may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
@@ -92,8 +96,14 @@ impl Publisher {
                 () = stop.cancelled() => break,
             }
             while let Some(batch) = self.queue.take() {
+                let begun = Instant::now();
                 match sender.send(&batch).await {
-                    Ok(()) => pause = BACKOFF.0,
+                    Ok(()) => {
+                        pause = BACKOFF.0;
+                        if batch.len() > 1 {
+                            tokio::time::sleep_until(begun + PACE).await;
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
@@ -203,10 +213,12 @@ impl Sender {
     async fn try_send(&mut self, batch: &[Wakeup]) -> Result<(), tokio_postgres::Error> {
         let payloads = wakeup::encode(batch);
         let client = self.client().await?;
-        // Parameters with their types given: one round trip, and nothing prepared that a pooler would lose.
+        // Parameters with their types given: one round trip, and nothing prepared that a pooler would lose. A
+        // notification need not outlive a crash of the database, so nobody waits for its flush; what it tells of has
+        // been flushed.
         client
             .query_typed(
-                "select pg_notify($1, payload) from unnest($2) as payload",
+                "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload",
                 &[(&CHANNEL, Type::TEXT), (&payloads, Type::TEXT_ARRAY)],
             )
             .await?;

@@ -15,21 +15,20 @@ use std::collections::BTreeSet;
 ///
 /// `$tables` is the condition on the table, over `$6`. One row more than a page is read to know whether there is
 /// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
-/// only for the rows that are left. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
+/// only for the rows that are left. `more`: whether this row is followed by another. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
 macro_rules! page_query {
     ($tables:literal) => {
         concat!(
             "select h.head, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.candidates,
+                    c.field_timestamps::text as stamps, c.more,
                     exists (select from sync_changes o
                             where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds
              from sync_heads h
              left join lateral (
                  select * from (
                      select r.*,
-                            count(*) over () as candidates,
-                            sum(r.size) over (order by r.created_at rows between unbounded preceding and 1 preceding)
-                                as bytes
+                            lead(r.created_at) over before_it is not null as more,
+                            sum(r.size) over before_it as bytes
                      from (
                          select created_at, table_name, record_id, op, data, field_timestamps, size
                          from sync_changes
@@ -40,6 +39,7 @@ macro_rules! page_query {
             "
                          order by created_at limit $5
                      ) r
+                     window before_it as (order by r.created_at rows between unbounded preceding and 1 preceding)
                  ) sized where bytes is null or bytes < $7
              ) c on true
              where h.log_id = $1 order by c.created_at"
@@ -150,9 +150,7 @@ impl Store {
             .bind(i64::from(self.limits.bytes))
             .fetch_all(&self.pool);
         let rows = self.traced(traced::PAGE, statement).await?;
-        let PageRows { head, candidates, reader_holds, mut changes } = PageRows::read(rows)?;
-        changes.truncate(limit);
-        let has_more = changes.len() < candidates;
+        let PageRows { head, has_more, reader_holds, changes } = PageRows::read(rows, limit)?;
         let until = match changes.last() {
             Some(last) if has_more && !Defect::PageEndsAtHead.is_on() => {
                 Cursor::after(last.at).on_walk(request.since.is_walk())
@@ -212,24 +210,28 @@ impl Store {
 #[derive(Debug, Default)]
 struct PageRows {
     head: i64,
-    /// How many changes there were to choose from.
-    candidates: usize,
+    /// Whether there are more changes than those.
+    has_more: bool,
     /// Whether the reader holds later stamps than are stored, anywhere in the log.
     reader_holds: bool,
-    /// Those chosen.
     changes: Vec<StoredChange>,
 }
 
 impl PageRows {
-    fn read(rows: Vec<PgRow>) -> Result<PageRows, StoreError> {
+    /// Reads the rows of a page of at most so many changes.
+    fn read(mut rows: Vec<PgRow>, limit: usize) -> Result<PageRows, StoreError> {
         let Some(first) = rows.first() else { return Ok(PageRows::default()) };
         let head: DateTime<Utc> = first.try_get("head")?;
         let mut page = PageRows { head: head.timestamp_micros(), ..PageRows::default() };
-        if let Some(candidates) = first.try_get::<Option<i64>, _>("candidates")? {
-            page.candidates = candidates as usize;
-            page.reader_holds = first.try_get("reader_holds")?;
-            page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
+        if first.try_get::<Option<bool>, _>("more")?.is_none() {
+            return Ok(page);
         }
+        page.reader_holds = first.try_get("reader_holds")?;
+        rows.truncate(limit);
+        if let Some(last) = rows.last() {
+            page.has_more = last.try_get("more")?;
+        }
+        page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
         Ok(page)
     }
 }
