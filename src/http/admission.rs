@@ -22,6 +22,9 @@ pub struct Admission {
     patience: Duration,
 }
 
+/// Room that is taken; given back when the last of those who hold it has gone.
+pub(super) type Held = Arc<OwnedSemaphorePermit>;
+
 /// The room that one body has; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Room<'a> {
@@ -58,5 +61,9 @@ impl Room<'_> {
             self.held.merge(self.admission.take(missing).await?);
         }
         Ok(())
+    }
+    /// Keeps the room for whatever outlives the reading of the body.
+    pub(super) fn keep(self) -> Held {
+        Arc::new(self.held)
     }
 }

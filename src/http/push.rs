@@ -1,7 +1,7 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::admission::{Admission, Room};
+use super::admission::{Admission, Held, Room};
 use super::error::ApiError;
 use super::extract::{Caller, client_id};
 use crate::defects::{self, Defect};
@@ -48,9 +48,10 @@ pub(super) async fn push(
     if matches!(read, Err(ApiError::Busy)) {
         state.metrics.refused.with_label_values(&["push_bytes"]).inc();
     }
-    let (body, _room) = read?;
+    let (body, room) = read?;
+    let room = room.keep();
     let started = std::time::Instant::now();
-    let answer = answer(&state, &caller.log, &parts.headers, &body).await;
+    let answer = answer(&state, &caller.log, &parts.headers, &body, &room).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
     let outcome = match &answer {
         Ok((_, outcome)) => outcome,
@@ -68,6 +69,7 @@ async fn answer(
     log: &Log,
     headers: &HeaderMap,
     body: &[u8],
+    room: &Held,
 ) -> Result<(String, &'static str), ApiError> {
     let client = client_id(headers)?;
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
@@ -76,7 +78,8 @@ async fn answer(
         let page = state.store.page(log, &delta_request(&push, None)).await?;
         return Ok((encode_answer(page, &[])?, "empty"));
     }
-    let stored = state.store.push(log, push.clone(), announce(state, log, push.clone(), headers)).await?;
+    let announce = announce(state, log, push.clone(), headers, room.clone());
+    let stored = state.store.push(log, push.clone(), announce).await?;
     if !stored.was_retried() {
         state.metrics.changes_stored.inc_by(push.changes.len() as u64);
         let page = delta(state, log, &push, stored).await?;
@@ -118,11 +121,19 @@ fn delta_request(push: &Push, first: Option<i64>) -> PageRequest<'_> {
     PageRequest { since: push.since, reader: Some(&push.client), own, tables: None }
 }
 
-/// Leaves a wake-up with the publisher once the push is stored.
-fn announce(state: &AppState, log: &Log, push: Arc<Push>, headers: &HeaderMap) -> impl FnOnce(Stored) + Send + 'static {
+/// Leaves a wake-up with the publisher once the push is stored. Until then it holds the push's room, which is needed
+/// even if the client has gone meanwhile.
+fn announce(
+    state: &AppState,
+    log: &Log,
+    push: Arc<Push>,
+    headers: &HeaderMap,
+    room: Held,
+) -> impl FnOnce(Stored) + Send + 'static {
     let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
     let crash = defects::crash_before_notify(headers);
     move |stored| {
+        let _room = room;
         crash.if_chosen();
         if !Defect::NotifyDropped.happens() {
             publisher.publish(wakeup(&log, &push, stored, span));

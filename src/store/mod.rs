@@ -1,11 +1,11 @@
 //! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
 //!
-//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their
-//! logs first, [`push`] and [`queue`] say which share one; the head's row lock makes pushes to one log commit in the order of their cursors, so whoever reads a prefix by
-//! cursor has missed nothing. [`delta`] reads pages in statements of their own, whose snapshot is newer than any
-//! lock taken before. [`heads`] answers the reconciler. [`connections`] is the pool; [`lost`] and [`watch`] outlive
-//! connections, [`primary`] servers. [`schema`] applies and checks migrations, [`traced`] is how traces and metrics
-//! see statements.
+//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their logs first;
+//! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not. The head's row lock makes pushes to
+//! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
+//! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
+//! reconciler. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
+//! applies and checks migrations, [`traced`] is how traces and metrics see statements.
 
 mod batch;
 mod connections;
