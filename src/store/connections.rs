@@ -27,6 +27,13 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a transaction may do nothing.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How statements are planned: once for each connection, and by indexes.
+///
+/// To plan a push takes PostgreSQL longer than to store it. Left to itself it plans each anew, because it believes that a
+/// plan for the arrays at hand is cheaper than one for any. A plan that is kept must not depend on how much was stored
+/// when it was made: on a table that was small then it would read all of it, whatever has been added.
+const PLANS: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+
 type Answer = Either<PgQueryResult, PgRow>;
 
 /// The connections of the store.
@@ -48,7 +55,7 @@ impl Connections {
         let servers = Servers::parse(config.database.database_url.expose(), |options| {
             let options = options.application_name(&name);
             if config.database_prepare {
-                options.options(limits.clone())
+                options.options(limits.clone()).options(PLANS)
             } else {
                 // Poolers refuse what they cannot keep track of.
                 options.extra_float_digits(None)

@@ -13,6 +13,9 @@ use tokio::process::Command;
 /// for retries besides; measured against itself the server would look better than against this.
 pub const PUSH: &str = include_str!("../../yardstick/push.sql");
 
+/// As the server's own connections plan (`store/connections.rs`): the yardstick is not to be slowed down by planning.
+const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
+
 /// Why pgbench said nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum PgbenchError {
@@ -59,6 +62,7 @@ impl Pgbench<'_> {
             .arg("--file")
             .arg(&script)
             .arg(self.database_url)
+            .env("PGOPTIONS", PLANS)
             .kill_on_drop(true)
             .output()
             .await
