@@ -7,7 +7,7 @@ use crate::config::{Config, ConfigError};
 use crate::fanout::connection::{Connector, ConnectorError};
 use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
-use crate::fanout::{Audience, Publisher, Reconciler};
+use crate::fanout::{Audience, Publisher, Reconciler, Target};
 use crate::http::server::{Server, bind};
 use crate::http::{Admission, AppState, open_files, router, waiting};
 use crate::hub::Hub;
@@ -97,13 +97,14 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         metrics: metrics.clone(),
     };
     let means = Means { store: store.clone(), audience, metrics: metrics.clone(), period: config.reconcile_ms };
-    let publish = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
+    let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
+    let target = Target::new(connector, config.database_prepare);
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());
     let health = AppState::new_health(&config, hearing, &shutdown);
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("listener", listener.run(stopping()));
-    shutdown.essential("publisher", publisher.clone().run(publish, stopping()));
+    shutdown.essential("publisher", publisher.clone().run(target, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();

@@ -60,6 +60,13 @@ impl Connector {
         Ok(Connector { config, tls: MakeRustlsConnect::new(tls) })
     }
 
+    /// The same, for prepared statements: what is prepared is planned once. Not for poolers that share connections.
+    pub(super) fn planning_once(mut self) -> Connector {
+        let given = self.config.get_options().map(|options| format!("{options} ")).unwrap_or_default();
+        self.config.options(given + "-c plan_cache_mode=force_generic_plan");
+        self
+    }
+
     /// Connects. The client does nothing unless the driver is polled.
     pub(super) async fn connect(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
         self.config.connect(self.tls.clone()).await

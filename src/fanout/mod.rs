@@ -17,7 +17,7 @@ pub mod publisher;
 pub mod reconciler;
 pub mod wakeup;
 
-pub use publisher::Publisher;
+pub use publisher::{Publisher, Target};
 pub use reconciler::Reconciler;
 pub use wakeup::Wakeup;
 

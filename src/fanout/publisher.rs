@@ -2,8 +2,9 @@
 //!
 //! Not in the transaction of a push: a commit with a NOTIFY in it takes a lock on the whole cluster across the
 //! flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
-//! wake-ups share one; and where several share one already, the next waits a little, because each costs a commit here
-//! and work on every replica. A wake-up that is lost here is found by every replica's reconciler.
+//! wake-ups share one; and where several share one already, the next waits a little, the longer the busier the database
+//! is, because each costs a commit here and work on every replica. A wake-up that is lost here is found by every
+//! replica's reconciler.
 
 use super::connection::Connector;
 use super::wakeup::{self, CHANNEL, MAX_PUSHES, Wakeup};
@@ -14,16 +15,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 /// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
 const MAX_STRETCHES: usize = 16;
-/// From one sending of several wake-ups to the next, at least.
-const PACE: Duration = Duration::from_millis(2);
+/// After several wake-ups were sent, the next sending begins no sooner than so many times the time that this took,
+const PACE: u32 = 5;
+/// or than this.
+const LONGEST_PACE: Duration = Duration::from_millis(10);
+/// Sends one notification for each payload. It need not outlive a crash of the database, so nobody waits for its flush;
+/// what it tells of has been flushed.
+const NOTIFY: &str =
+    "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload";
+const NOTIFY_TYPES: [Type; 2] = [Type::TEXT, Type::TEXT_ARRAY];
 /// How long sending one batch may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
@@ -87,8 +95,8 @@ impl Publisher {
     }
 
     /// Sends what is left here, until told to stop; then what is still there.
-    pub async fn run(self, connector: Connector, stop: CancellationToken) {
-        let mut sender = Sender { connector, connection: None, metrics: self.queue.metrics.clone() };
+    pub async fn run(self, target: Target, stop: CancellationToken) {
+        let mut sender = Sender { target, connection: None, metrics: self.queue.metrics.clone() };
         let mut pause = BACKOFF.0;
         loop {
             tokio::select! {
@@ -101,7 +109,7 @@ impl Publisher {
                     Ok(()) => {
                         pause = BACKOFF.0;
                         if batch.len() > 1 {
-                            tokio::time::sleep_until(begun + PACE).await;
+                            tokio::time::sleep_until(begun + (begun.elapsed() * PACE).min(LONGEST_PACE)).await;
                         }
                     }
                     Err(error) => {
@@ -187,10 +195,24 @@ fn merge(waiting: &mut Wakeup, other: Wakeup) {
     }
 }
 
-struct Sender {
+/// Where a publisher sends to.
+#[derive(Debug)]
+pub struct Target {
     connector: Connector,
-    connection: Option<(Client, AbortOnDropHandle<()>)>,
+    prepare: bool,
+}
+
+struct Sender {
+    target: Target,
+    connection: Option<Sending>,
     metrics: Arc<Metrics>,
+}
+
+/// A connection to send on.
+struct Sending {
+    client: Client,
+    notify: Option<Statement>,
+    _driving: AbortOnDropHandle<()>,
 }
 
 impl Sender {
@@ -212,34 +234,46 @@ impl Sender {
 
     async fn try_send(&mut self, batch: &[Wakeup]) -> Result<(), tokio_postgres::Error> {
         let payloads = wakeup::encode(batch);
-        let client = self.client().await?;
-        // Parameters with their types given: one round trip, and nothing prepared that a pooler would lose. A
-        // notification need not outlive a crash of the database, so nobody waits for its flush; what it tells of has
-        // been flushed.
-        client
-            .query_typed(
-                "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload",
-                &[(&CHANNEL, Type::TEXT), (&payloads, Type::TEXT_ARRAY)],
-            )
-            .await?;
+        let Sending { client, notify, .. } = self.sending().await?;
+        match notify {
+            Some(notify) => client.query(notify, &[&CHANNEL, &payloads]).await?,
+            None => {
+                let [channel, list] = NOTIFY_TYPES;
+                client.query_typed(NOTIFY, &[(&CHANNEL, channel), (&payloads, list)]).await?
+            }
+        };
         self.metrics.notifications_sent.inc_by(payloads.len() as u64);
         self.metrics.wakeups_published.inc_by(batch.len() as u64);
         Ok(())
     }
 
-    async fn client(&mut self) -> Result<&Client, tokio_postgres::Error> {
-        let connection = match self.connection.take().filter(|(client, _)| !client.is_closed()) {
-            Some(connection) => connection,
-            None => {
-                let (client, driver) = self.connector.connect().await?;
-                let driving = tokio::spawn(async move {
-                    // What ends the connection also fails the statement that it was needed for.
-                    let _ = driver.await;
-                });
-                (client, AbortOnDropHandle::new(driving))
-            }
+    async fn sending(&mut self) -> Result<&Sending, tokio_postgres::Error> {
+        let sending = match self.connection.take().filter(|sending| !sending.client.is_closed()) {
+            Some(sending) => sending,
+            None => self.target.connect().await?,
         };
-        Ok(&self.connection.insert(connection).0)
+        Ok(self.connection.insert(sending))
+    }
+}
+
+impl Target {
+    /// `prepare`: whether a statement can be prepared there and used again; not behind a pooler that shares connections.
+    pub fn new(connector: Connector, prepare: bool) -> Target {
+        Target { connector: if prepare { connector.planning_once() } else { connector }, prepare }
+    }
+
+    async fn connect(&self) -> Result<Sending, tokio_postgres::Error> {
+        let (client, driver) = self.connector.connect().await?;
+        let driving = tokio::spawn(async move {
+            // What ends the connection also fails the statement that it was needed for.
+            let _ = driver.await;
+        });
+        let _driving = AbortOnDropHandle::new(driving);
+        let notify = match self.prepare {
+            true => Some(client.prepare_typed(NOTIFY, &NOTIFY_TYPES).await?),
+            false => None,
+        };
+        Ok(Sending { client, notify, _driving })
     }
 }
 
