@@ -104,6 +104,7 @@ impl Endpoint {
             None => TcpStream::connect(self.address).await?,
             Some(from) => {
                 let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                choose_port_late(&socket)?;
                 socket.bind((from, 0).into())?;
                 socket.connect(self.address).await?
             }
@@ -111,6 +112,18 @@ impl Endpoint {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+/// Lets the port be chosen as the socket connects, when it need differ only from those to the same target. Linux takes
+/// milliseconds to find one that nobody uses once thousands are in use.
+#[cfg(target_os = "linux")]
+fn choose_port_late(socket: &TcpSocket) -> io::Result<()> {
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn choose_port_late(_: &TcpSocket) -> io::Result<()> {
+    Ok(())
 }
 
 static CONNECTOR: LazyLock<TlsConnector> = LazyLock::new(|| {

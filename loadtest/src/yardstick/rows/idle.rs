@@ -19,7 +19,8 @@ const AT_ONCE: usize = 64;
 /// Of one local address; there are 28,000 ports.
 const PER_ADDRESS: usize = 10_000;
 const SETTLE: Duration = Duration::from_secs(2);
-const WATCHED: Duration = Duration::from_secs(5);
+/// As long as every connection takes to have had one of whatever it has regularly.
+const WATCHED: Duration = Duration::from_secs(30);
 
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
