@@ -2,8 +2,8 @@
 
 use super::answers::{Answers, CLASSES, ROUTES, TIMED_ROUTES};
 use super::kinds::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
+use super::process::Process;
 use crate::config::Config;
-use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
@@ -219,8 +219,7 @@ impl Metrics {
             &[env!("CARGO_PKG_VERSION")],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        // Memory, processor time, file descriptors and threads, under the names that Prometheus's clients share.
-        let registered = metrics.registry.register(Box::new(ProcessCollector::for_self()));
+        let registered = metrics.registry.register(Box::new(Process::own()));
         registered.expect("every metric is named once");
         metrics
     }

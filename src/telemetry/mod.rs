@@ -15,6 +15,7 @@ mod lines;
 pub mod logs;
 pub mod metrics;
 mod otlp_metrics;
+mod process;
 pub mod request_id;
 pub mod seldom;
 mod send_metrics;
