@@ -7,8 +7,8 @@ mod metrics;
 mod otlp;
 mod traces;
 
-pub use metrics::{Headers, MetricsConfig};
-pub use otlp::{Collector, OtlpProtocol};
+pub use metrics::MetricsConfig;
+pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use traces::{RootSampler, Sampler, TracesConfig};
 
 use axum::http::HeaderValue;

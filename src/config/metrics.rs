@@ -2,10 +2,11 @@
 //! specification gives them. Off unless asked for: `/metrics` is there anyway.
 
 use super::TracesConfig;
-use super::otlp::{Collector, Endpoint, Exporter, ExporterKind, Protocol, endpoint, exporter, protocol};
-use axum::http::{HeaderName, HeaderValue};
+use super::otlp::{
+    Collector, Compression, CompressionKind, Endpoint, Exporter, ExporterKind, Headers, Protocol, Timeout, compression,
+    endpoint, exporter, headers, protocol, timeout,
+};
 use clap::Args;
-use percent_encoding::percent_decode_str;
 use std::time::Duration;
 
 /// Where metrics go besides `/metrics`.
@@ -32,25 +33,25 @@ pub struct MetricsConfig {
     #[arg(long, env, default_value = "10000", value_parser = super::millis)]
     pub otel_exporter_otlp_timeout: Duration,
 
+    /// The same for metrics alone.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = timeout)]
+    pub otel_exporter_otlp_metrics_timeout: Timeout,
+
     /// What the collector wants to be told with each request, such as api-key=secret, comma-separated.
     #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = headers)]
     pub otel_exporter_otlp_headers: Headers,
-}
 
-/// Headers of requests to the collector. Not shown: they hold keys.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(HeaderName, HeaderValue)>);
+    /// The same for metrics alone: these instead of those.
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = headers)]
+    pub otel_exporter_otlp_metrics_headers: Headers,
 
-impl Headers {
-    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.0.iter()
-    }
-}
+    /// How requests are compressed: `gzip` or `none`. Default: `none`.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = compression)]
+    pub otel_exporter_otlp_compression: Compression,
 
-impl std::fmt::Debug for Headers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[hidden]")
-    }
+    /// The same for metrics alone.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = compression)]
+    pub otel_exporter_otlp_metrics_compression: Compression,
 }
 
 impl MetricsConfig {
@@ -65,20 +66,25 @@ impl MetricsConfig {
         let protocol = self.otel_exporter_otlp_metrics_protocol.or(traces.otel_exporter_otlp_protocol);
         (wanted && !traces.otel_sdk_disabled).then(|| Collector::at(own, base, protocol, "metrics"))
     }
-}
 
-/// As W3C Baggage writes them: percent-encoded, `name=value,name=value`. The message must not repeat a value.
-fn headers(text: &str) -> Result<Headers, &'static str> {
-    let header = |pair: &str| {
-        let (name, value) = pair.split_once('=').ok_or("must be name=value, comma-separated")?;
-        let name = HeaderName::try_from(name.trim()).map_err(|_| "has a name that no header can have")?;
-        let value = percent_decode_str(value.trim()).collect::<Vec<u8>>();
-        let mut value = HeaderValue::try_from(value).map_err(|_| "has a value that no header can have")?;
-        value.set_sensitive(true);
-        Ok((name, value))
-    };
-    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
-    pairs.map(header).collect::<Result<_, _>>().map(Headers)
+    /// How long the collector may take for metrics.
+    pub fn timeout(&self) -> Duration {
+        self.otel_exporter_otlp_metrics_timeout.unwrap_or(self.otel_exporter_otlp_timeout)
+    }
+
+    /// What it is told with metrics.
+    pub fn headers(&self) -> &Headers {
+        match self.otel_exporter_otlp_metrics_headers.is_empty() {
+            true => &self.otel_exporter_otlp_headers,
+            false => &self.otel_exporter_otlp_metrics_headers,
+        }
+    }
+
+    /// Whether metrics are sent compressed, by gzip.
+    pub fn compressed(&self) -> bool {
+        let own = self.otel_exporter_otlp_metrics_compression.or(self.otel_exporter_otlp_compression);
+        own == Some(CompressionKind::Gzip)
+    }
 }
 
 #[cfg(test)]
@@ -95,8 +101,12 @@ mod tests {
         metrics: MetricsConfig,
     }
 
+    fn read(settings: &[&str]) -> Cli {
+        Cli::parse_from(std::iter::once("test").chain(settings.iter().copied()))
+    }
+
     fn collector(settings: &[&str]) -> Option<(String, OtlpProtocol)> {
-        let cli = Cli::parse_from(std::iter::once("test").chain(settings.iter().copied()));
+        let cli = read(settings);
         let collector = cli.metrics.collector(&cli.traces);
         collector.map(|collector| (collector.endpoint.to_string(), collector.protocol))
     }
@@ -116,13 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read_and_not_shown() {
-        let read = headers("api-key=a%20b, x-tenant=7 ,").unwrap();
-        let pairs: Vec<_> = read.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        assert_eq!(pairs, [("api-key", "a b"), ("x-tenant", "7")]);
-        assert_eq!(format!("{read:?}"), "[hidden]");
-        for odd in ["secret", "a b=secret", "a=secret%0a"] {
-            assert!(!headers(odd).unwrap_err().contains("secret"), "{odd}");
-        }
+    fn what_is_said_of_metrics_counts_more_than_what_is_said_of_all_signals() {
+        let names = |settings: &[&str]| {
+            let metrics = read(settings).metrics;
+            let headers = metrics.headers().iter().map(|(name, _)| name.as_str().to_owned()).collect::<Vec<_>>();
+            (metrics.timeout().as_millis(), headers.join(","), metrics.compressed())
+        };
+        assert_eq!(names(&[]), (10_000, String::new(), false));
+        let all = [
+            "--otel-exporter-otlp-timeout=7",
+            "--otel-exporter-otlp-headers=a=1",
+            "--otel-exporter-otlp-compression=gzip",
+        ];
+        assert_eq!(names(&all), (7, "a".to_owned(), true));
+        let own = [
+            "--otel-exporter-otlp-metrics-timeout=8",
+            "--otel-exporter-otlp-metrics-headers=b=1",
+            "--otel-exporter-otlp-metrics-compression=none",
+        ];
+        assert_eq!(names(&[all, own].concat()), (8, "b".to_owned(), false));
     }
 }

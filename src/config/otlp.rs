@@ -1,5 +1,8 @@
 //! Where a collector is and how it is spoken to: what all signals share.
 
+use axum::http::{HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+use std::time::Duration;
 use url::Url;
 
 /// The port that is registered for OTLP over gRPC.
@@ -11,6 +14,17 @@ pub type Exporter = Option<ExporterKind>;
 pub type Endpoint = Option<Url>;
 /// How it is spoken to.
 pub type Protocol = Option<OtlpProtocol>;
+
+/// How long it may take.
+pub type Timeout = Option<Duration>;
+/// How requests to it are compressed.
+pub type Compression = Option<CompressionKind>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressionKind {
+    Gzip,
+    None,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExporterKind {
@@ -48,6 +62,26 @@ impl Collector {
     }
 }
 
+/// Headers of requests to the collector. Not shown: they hold keys.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(HeaderName, HeaderValue)>);
+
+impl Headers {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.0.iter()
+    }
+}
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
 fn local(port: u16) -> Url {
     Url::parse(&format!("http://localhost:{port}")).expect("a URL with any port can be read")
 }
@@ -81,5 +115,51 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, &'static str> {
         "grpc" => Ok(Some(OtlpProtocol::Grpc)),
         "http/protobuf" => Ok(Some(OtlpProtocol::HttpProtobuf)),
         _ => Err("must be grpc or http/protobuf"),
+    }
+}
+
+pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
+    match text.trim() {
+        "" => Ok(None),
+        text => super::millis(text).map(Some),
+    }
+}
+
+pub(super) fn compression(text: &str) -> Result<Compression, &'static str> {
+    match text.trim() {
+        "" => Ok(None),
+        "gzip" => Ok(Some(CompressionKind::Gzip)),
+        "none" => Ok(Some(CompressionKind::None)),
+        _ => Err("must be gzip or none"),
+    }
+}
+
+/// As W3C Baggage writes them: percent-encoded, `name=value,name=value`. The message must not repeat a value.
+pub(super) fn headers(text: &str) -> Result<Headers, &'static str> {
+    let header = |pair: &str| {
+        let (name, value) = pair.split_once('=').ok_or("must be name=value, comma-separated")?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_| "has a name that no header can have")?;
+        let value = percent_decode_str(value.trim()).collect::<Vec<u8>>();
+        let mut value = HeaderValue::try_from(value).map_err(|_| "has a value that no header can have")?;
+        value.set_sensitive(true);
+        Ok((name, value))
+    };
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs.map(header).collect::<Result<_, _>>().map(Headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_and_not_shown() {
+        let read = headers("api-key=a%20b, x-tenant=7 ,").unwrap();
+        let pairs: Vec<_> = read.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(pairs, [("api-key", "a b"), ("x-tenant", "7")]);
+        assert_eq!(format!("{read:?}"), "[hidden]");
+        for odd in ["secret", "a b=secret", "a=secret%0a"] {
+            assert!(!headers(odd).unwrap_err().contains("secret"), "{odd}");
+        }
     }
 }

@@ -6,16 +6,20 @@
 use super::metrics::Metrics;
 use super::otlp_metrics;
 use crate::config::{Collector, Headers, MetricsConfig, OtlpProtocol};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use prost::Message;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
@@ -37,6 +41,8 @@ enum SendError {
     Grpc(#[from] tonic::Status),
     #[error("the collector refused, or could not be reached")]
     Http(#[from] reqwest::Error),
+    #[error("metrics could not be compressed")]
+    Compress(#[from] io::Error),
 }
 
 /// The task that sends them.
@@ -56,8 +62,8 @@ impl MetricsSender {
         metrics: Arc<Metrics>,
     ) -> Result<MetricsSender, MetricsSenderError> {
         let sending = Sending {
-            way: Way::to(collector, &config.otel_exporter_otlp_headers)?,
-            limit: config.otel_exporter_otlp_timeout,
+            way: Way::to(collector, config)?,
+            limit: config.timeout(),
             resource,
             metrics,
             started: SystemTime::now(),
@@ -91,7 +97,7 @@ struct Sending {
 
 /// How the collector is reached.
 enum Way {
-    Http { client: reqwest::Client, url: url::Url, headers: Headers },
+    Http { client: reqwest::Client, url: url::Url, headers: Headers, compressed: bool },
     Grpc { client: MetricsServiceClient<Channel>, headers: MetadataMap },
 }
 
@@ -127,24 +133,34 @@ impl Sending {
 }
 
 impl Way {
-    fn to(collector: &Collector, headers: &Headers) -> Result<Way, MetricsSenderError> {
+    fn to(collector: &Collector, config: &MetricsConfig) -> Result<Way, MetricsSenderError> {
+        let (headers, compressed) = (config.headers(), config.compressed());
         if collector.protocol == OtlpProtocol::HttpProtobuf {
             let client = reqwest::Client::builder().build()?;
-            return Ok(Way::Http { client, url: collector.endpoint.clone(), headers: headers.clone() });
+            return Ok(Way::Http { client, url: collector.endpoint.clone(), headers: headers.clone(), compressed });
         }
         let mut endpoint = Endpoint::from_shared(collector.endpoint.to_string())?;
         if collector.endpoint.scheme() == "https" {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
         }
         let headers = MetadataMap::from_headers(headers.iter().cloned().collect());
-        Ok(Way::Grpc { client: MetricsServiceClient::new(endpoint.connect_lazy()), headers })
+        let mut client = MetricsServiceClient::new(endpoint.connect_lazy());
+        if compressed {
+            client = client.send_compressed(CompressionEncoding::Gzip);
+        }
+        Ok(Way::Grpc { client, headers })
     }
 
     async fn send(&mut self, request: ExportMetricsServiceRequest) -> Result<(), SendError> {
         match self {
-            Way::Http { client, url, headers } => {
+            Way::Http { client, url, headers, compressed } => {
                 let post = client.post(url.clone()).header(CONTENT_TYPE, "application/x-protobuf");
-                let post = post.headers(headers.iter().cloned().collect()).body(request.encode_to_vec());
+                let post = post.headers(headers.iter().cloned().collect());
+                let body = request.encode_to_vec();
+                let post = match *compressed {
+                    true => post.header(CONTENT_ENCODING, "gzip").body(gzip(&body)?),
+                    false => post.body(body),
+                };
                 post.send().await?.error_for_status()?;
             }
             Way::Grpc { client, headers } => {
@@ -154,4 +170,10 @@ impl Way {
         }
         Ok(())
     }
+}
+
+fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(body)?;
+    encoder.finish()
 }

@@ -14,10 +14,12 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::codec::CompressionEncoding;
 
 /// A span as it arrived. Ids are hexadecimal, attributes are texts.
 #[derive(Clone, Debug)]
@@ -84,6 +86,12 @@ fn read(span: opentelemetry_proto::tonic::trace::v1::Span, resource: &BTreeMap<S
     }
 }
 
+fn unzipped(body: &[u8]) -> Bytes {
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(body).read_to_end(&mut plain).unwrap();
+    plain.into()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -122,8 +130,13 @@ impl Collector {
     pub async fn http() -> Collector {
         Collector::start(|listener, spans, numbers| async move {
             let take_numbers = move |headers: HeaderMap, body: Bytes| {
-                let tenant = headers.get(TENANT).map(|value| value.to_str().unwrap().to_owned());
-                numbers.take_in(tenant, ExportMetricsServiceRequest::decode(body).unwrap());
+                let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+                let (tenant, encoding) = (text(TENANT), text("content-encoding"));
+                let body = match encoding.as_deref() {
+                    Some("gzip") => unzipped(&body),
+                    _ => body,
+                };
+                numbers.take_in(tenant, encoding, ExportMetricsServiceRequest::decode(body).unwrap());
                 async {}
             };
             let take = move |body: Bytes| {
@@ -145,7 +158,7 @@ impl Collector {
             });
             let server = tonic::transport::Server::builder()
                 .add_service(TraceServiceServer::new(spans))
-                .add_service(MetricsServiceServer::new(numbers));
+                .add_service(MetricsServiceServer::new(numbers).accept_compressed(CompressionEncoding::Gzip));
             server.serve_with_incoming(incoming).await.unwrap();
         })
         .await

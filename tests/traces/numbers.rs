@@ -23,6 +23,7 @@ type Series = BTreeMap<String, f64>;
 #[derive(Clone, Debug)]
 pub struct Sent {
     tenant: Option<String>,
+    encoding: Option<String>,
     who: String,
     series: Series,
 }
@@ -32,13 +33,13 @@ pub struct Sent {
 pub struct Numbers(Arc<Mutex<Vec<Sent>>>);
 
 impl Numbers {
-    pub fn take_in(&self, tenant: Option<String>, request: ExportMetricsServiceRequest) {
+    pub fn take_in(&self, tenant: Option<String>, encoding: Option<String>, request: ExportMetricsServiceRequest) {
         for resource in request.resource_metrics {
             let who = resource.resource.unwrap_or_default().attributes;
             let who = who.iter().find(|pair| pair.key == "service.instance.id").map(text).unwrap_or_default();
             let metrics = resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
             let series = metrics.flat_map(|metric| read(&metric.name, metric.data.unwrap())).collect();
-            self.0.lock().unwrap().push(Sent { tenant: tenant.clone(), who, series });
+            self.0.lock().unwrap().push(Sent { tenant: tenant.clone(), encoding: encoding.clone(), who, series });
         }
     }
 
@@ -53,8 +54,9 @@ impl MetricsService for Numbers {
         &self,
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
-        let tenant = request.metadata().get(TENANT).map(|value| value.to_str().unwrap().to_owned());
-        self.take_in(tenant, request.into_inner());
+        let text = |name: &str| request.metadata().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let (tenant, encoding) = (text(TENANT), text("grpc-encoding"));
+        self.take_in(tenant, encoding, request.into_inner());
         Ok(tonic::Response::new(ExportMetricsServiceResponse::default()))
     }
 }
@@ -108,12 +110,13 @@ fn scraped(text: &str) -> Series {
     series.filter(|(name, _)| !others(name)).map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
 
-async fn arrive(collector: Collector, protocol: &str) {
+async fn arrive(collector: Collector, protocol: &str, compression: &str) {
     let settings = [
         ("OTEL_METRICS_EXPORTER", "otlp"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=seven%207"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", compression),
         ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
         ("OTEL_TRACES_EXPORTER", "none"),
         ("DRAIN_DELAY_MS", "0"),
@@ -126,8 +129,9 @@ async fn arrive(collector: Collector, protocol: &str) {
     let stored = "mana_sync_pushes_total{outcome=\"stored\"}";
     let arrived = async || collector.numbers.latest().filter(|sent| sent.series.get(stored) == Some(&1.0));
     let arrived = mana_sync::dev::wait::until(PATIENCE, arrived).await;
-    let Sent { tenant, who, series } = arrived.expect("the push is counted at the collector");
+    let Sent { tenant, encoding, who, series } = arrived.expect("the push is counted at the collector");
     assert_eq!((tenant.as_deref(), who.as_str()), (Some("seven 7"), "replica-1"));
+    assert_eq!(encoding.as_deref().unwrap_or("none"), compression);
     let scraped = scraped(&cluster.get("/metrics").await.text);
     let names = |series: &Series| series.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&series), names(&scraped), "the same series, whichever way they go");
@@ -143,8 +147,10 @@ async fn arrive(collector: Collector, protocol: &str) {
 
 #[tokio::test]
 async fn metrics_arrive_as_they_are_scraped() {
-    arrive(Collector::http().await, "http/protobuf").await;
-    arrive(Collector::grpc().await, "grpc").await;
+    for compression in ["none", "gzip"] {
+        arrive(Collector::http().await, "http/protobuf", compression).await;
+        arrive(Collector::grpc().await, "grpc", compression).await;
+    }
 }
 
 /// A replica whose metrics go to somebody who does not take them.
