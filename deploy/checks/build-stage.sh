@@ -1,0 +1,44 @@
+#!/bin/sh
+# deploy/checks/build-stage.sh WORK: does what the build stage of deploy/Dockerfile says, step by step, in an overlay over
+# this machine's root: what it writes goes to WORK/upper, and nothing of the repository is there but what it copies. Needs
+# root. Stands for the image that the stage starts from: only its Rust and its glibc are needed.
+set -eu
+cd "$(dirname "$0")/../.."
+
+work=$1
+[ "${OVERLAID:-}" ] || {
+    rm -rf "$work/upper" "$work/inner" "$work/root"
+    mkdir -p "$work/upper" "$work/inner" "$work/root"
+    OVERLAID=1 exec unshare --mount --propagation private "$0" "$(cd "$work" && pwd)"
+}
+
+root=$work/root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/inner" "$root"
+for folder in dev proc; do mount --rbind "/$folder" "$root/$folder"; done
+
+# The stage as a script of its own: COPY is done from here, all else within.
+steps() {
+    sed -n '/^FROM .* AS build/,/^FROM scratch/p' deploy/Dockerfile | sed '/^#/d; /^FROM/d; /^$/d' | sed -e ':join' -e '/\\$/{N;s/\\\n *//;bjoin' -e '}'
+}
+directory=/
+environment=
+steps >"$work/steps"
+while IFS= read -r step; do
+    echo "build stage: $step"
+    rest=${step#* }
+    case ${step%% *} in
+    WORKDIR) directory=$rest && mkdir -p "$root$directory" ;;
+    ENV) environment="$environment export $rest;" ;;
+    COPY)
+        target=$root$directory/${rest##* }
+        case $target in */) mkdir -p "$target" ;; esac
+        for source in ${rest% *}; do
+            # Of a folder its content is copied, into a folder of the target's name.
+            if [ -d "$source" ]; then mkdir -p "$target" && source=$source/.; fi
+            cp -r "$source" "$target"
+        done
+        ;;
+    RUN) chroot "$root" /usr/bin/env -u CARGO_TARGET_DIR sh -euc "$environment cd $directory; $rest" ;;
+    *) echo "deploy/checks/build-stage.sh does not know: $step" >&2 && exit 1 ;;
+    esac </dev/null
+done <"$work/steps"
