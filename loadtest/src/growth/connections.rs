@@ -44,7 +44,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
     let mut points = Vec::with_capacity(plan.connections.len());
     for &count in &plan.connections {
         let point = point(at, count, plan.idle).await?;
-        told(&format!("{} WebSockets: {}", number(count as f64), shown(&point, count)));
+        told(&format!("idle WebSockets {}: {}", number(count as f64), shown(&point, count)));
         points.push(point);
     }
     let sizes: Vec<f64> = plan.connections.iter().map(|&count| count as f64).collect();

@@ -1,6 +1,6 @@
 //! Latency of a push and of a small pull, and the rate of a fresh device's first pages, by the length of one log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -23,7 +23,7 @@ const SIZE: &str = "changes in the log";
 const USER: &str = "bench-log";
 /// That a fresh device pulls; where the log is shorter it begins again.
 const PAGES: usize = 10;
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn stock(size: u64) -> Stock {
     let (user, app, table) = (USER.to_owned(), "bench".to_owned(), "packages".to_owned());
@@ -40,12 +40,14 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
     let sides = start(at, &stocks, SIZE, told).await?;
     // While the logs are as long as they are said to be: pushes make them longer.
     let mut rates = vec![Vec::new(); sides.len()];
+    let mut order: Vec<usize> = (0..sides.len()).collect();
     for _ in 0..plan.turns {
-        for ((side, rates), size) in sides.iter().zip(&mut rates).zip(&plan.log) {
-            let rate = first_pages(at, side.base()).await?;
-            told(&format!("{} {SIZE}: {} rows/s", number(*size as f64), number(rate)));
-            rates.push(rate);
+        for &place in &order {
+            let rate = first_pages(at, sides[place].base()).await?;
+            told(&format!("{SIZE} {}: {} rows/s", number(plan.log[place] as f64), number(rate)));
+            rates[place].push(rate);
         }
+        order.reverse();
     }
     let latencies = visit(sides, &plan.log, plan, SIZE, told).await?;
     let mut lines = lines(&latencies, Limits { p50: LOG_P50, p99: LOG_P99 });
@@ -70,7 +72,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
 async fn first_pages(at: &Surroundings, base: &str) -> Result<f64, YardstickError> {
     let mut client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, PATIENCE);
     let mut rng = StdRng::seed_from_u64(1);
-    let token = at.mint.token(USER, std::time::Duration::from_secs(3600))?;
+    let token = at.mint.token(USER, Duration::from_secs(3600))?;
     let identity = Identity { user: USER.to_owned(), app: "bench".to_owned(), client: "fresh".to_owned(), token };
     let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Fields)?;
     // Opens the connection, and fills caches.

@@ -29,13 +29,17 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
     // As many connections and users as the yardstick's pushes have.
     let crowd = yardstick::Plan::thorough();
     let mut turns: Vec<Vec<Turn>> = plan.replicas.iter().map(|_| Vec::new()).collect();
+    let mut order: Vec<usize> = (0..turns.len()).collect();
     for _ in 0..plan.turns {
-        for (&count, turns) in plan.replicas.iter().zip(&mut turns) {
+        for &place in &order {
+            let count = plan.replicas[place];
             let turn = turn(at, &crowd, count, plan.length).await?;
             let (rate, cpu) = (number(turn.per_second), seconds(turn.cpu_each));
-            told(&format!("{count} replicas: {rate} pushes/s, {cpu} of the replicas' processor time each"));
-            turns.push(turn);
+            told(&format!("replicas {count}: {rate} pushes/s, {cpu} of the replicas' processor time each"));
+            turns[place].push(turn);
         }
+        // There and back again, so that what else the machine does slows all of them.
+        order.reverse();
     }
     let of = |value: fn(&Turn) -> f64| turns.iter().map(move |turns| median(turns.iter().map(value).collect()));
     let growth = Growth {

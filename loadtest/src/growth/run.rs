@@ -44,10 +44,9 @@ async fn measure(
         Dimension::Stored => vec![stored::measure(at, plan, told).await?],
         Dimension::Replicas => vec![replicas::measure(at, plan, told).await?],
         Dimension::Connections => vec![connections::measure(at, plan, told).await?],
-        Dimension::Names => vec![
-            names::measure(at, plan, Many::Apps, told).await?,
-            names::measure(at, plan, Many::Tables, told).await?,
-        ],
+        Dimension::Names => {
+            vec![names::measure(at, plan, Many::Apps, told).await?, names::measure(at, plan, Many::Tables, told).await?]
+        }
         Dimension::Log => vec![log::measure(at, plan, told).await?],
     })
 }

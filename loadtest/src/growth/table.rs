@@ -4,15 +4,15 @@ use std::error::Error;
 
 use super::Dimension;
 use crate::report::model::{Growth, GrowthLine, Limit};
-use crate::report::units::{NONE, number, show, show_or_none};
+use crate::report::units::{NONE, number, show_or_none};
 
 /// What the last is of the first.
-pub fn factor(line: &GrowthLine) -> String {
+fn factor(line: &GrowthLine) -> String {
     line.factor.map_or(NONE.to_owned(), |factor| format!("{factor:.2}"))
 }
 
 /// What that may be.
-pub fn limit(line: &GrowthLine) -> String {
+fn limit(line: &GrowthLine) -> String {
     match line.limit {
         Some(Limit::AtLeast(least)) => format!("≥ {}", number(least)),
         Some(Limit::AtMost(most)) => format!("≤ {}", number(most)),
@@ -59,13 +59,6 @@ fn block(growth: &Growth) -> String {
         text.push('\n');
     }
     format!("{text}  {}.\n", growth.note)
-}
-
-/// One line about a measurement of a report, for notes under plots.
-pub fn summary(line: &GrowthLine) -> String {
-    let (first, last) = (line.values.first().copied().flatten(), line.values.last().copied().flatten());
-    let ends = first.zip(last).map(|(first, last)| format!("{} → {}", show(line.unit, first), show(line.unit, last)));
-    ends.unwrap_or(NONE.to_owned())
 }
 
 /// A dimension that could not be measured.

@@ -28,7 +28,7 @@ pub async fn start(
         let begun = std::time::Instant::now();
         sides.push(Side::start(at, stock).await?);
         let took = seconds(begun.elapsed().as_secs_f64());
-        told(&format!("{} {what}: there after {took}", number(*size as f64)));
+        told(&format!("{what} {}: there after {took}", number(*size as f64)));
     }
     Ok(sides)
 }
@@ -44,7 +44,7 @@ pub async fn visit(
     let tell = |place: usize, kind: What, latency: &LatencyHistogram| {
         let kind = if kind == What::Push { "push" } else { "pull" };
         let size = number(sizes[place] as f64);
-        told(&format!("{size} {what}: {kind} p50 {}, p99 {}", at(latency, 0.5), at(latency, 0.99)));
+        told(&format!("{what} {size}: {kind} p50 {}, p99 {}", at(latency, 0.5), at(latency, 0.99)));
     };
     let mut latencies = Vec::with_capacity(sides.len());
     for side in by_turns(sides, plan.turns, plan.requests, tell).await? {

@@ -121,24 +121,27 @@ impl Side {
     }
 }
 
-/// Visits all sides by turns, so many times each for pushes and for pulls, so that what else the machine does slows all
-/// of them. `told` hears of each turn, and of the side's place.
+/// Visits all sides by turns, so many times each for pushes and for pulls, there and back again, so that what else the
+/// machine does slows all of them. `told` hears of each turn, and of the side's place.
 pub async fn by_turns(
-    mut sides: Vec<Side>,
+    sides: Vec<Side>,
     turns: usize,
     requests: usize,
     told: impl Fn(usize, What, &LatencyHistogram),
 ) -> Result<Vec<Side>, YardstickError> {
+    let mut sides: Vec<(usize, Side)> = sides.into_iter().enumerate().collect();
     for _ in 0..turns {
         for what in [What::Push, What::Pull] {
             let mut visited = Vec::with_capacity(sides.len());
-            for (place, side) in sides.into_iter().enumerate() {
+            for (place, side) in sides {
                 let (side, measured) = side.visit(what, requests).await?;
                 told(place, what, &measured);
-                visited.push(side);
+                visited.push((place, side));
             }
             sides = visited;
         }
+        sides.reverse();
     }
-    Ok(sides)
+    sides.sort_by_key(|(place, _)| *place);
+    Ok(sides.into_iter().map(|(_, side)| side).collect())
 }
