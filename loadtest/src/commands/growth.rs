@@ -31,7 +31,7 @@ pub struct GrowthArgs {
     /// Only these dimensions.
     #[arg(long, value_delimiter = ',', env = "ONLY")]
     only: Vec<Dimension>,
-    /// Times that each point is measured, by turns.
+    /// Times that each point is measured, by turns; five times as many where requests are sent one at a time.
     #[arg(long)]
     turns: Option<usize>,
     /// Where the result goes as JSON; a page goes beside it.

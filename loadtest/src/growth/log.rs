@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use super::limits::{LOG_P50, LOG_P99, LOG_RATE};
 use super::visited::{Limits, lines, note, start, visit};
-use super::{Measured, Plan, Told};
+use super::{Measured, Plan, Told, Visits};
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
 use crate::engine::{Client, Endpoint, LeanDevice};
@@ -15,7 +15,7 @@ use crate::local::Surroundings;
 use crate::protocol::PULL_PAGE;
 use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::number;
-use crate::yardstick::stock::Stock;
+use crate::yardstick::stock::{Side, Stock};
 use crate::yardstick::visits::Place;
 use crate::yardstick::{YardstickError, median};
 
@@ -23,6 +23,8 @@ const SIZE: &str = "changes in the log";
 const USER: &str = "bench-log";
 /// That a fresh device pulls; where the log is shorter it begins again.
 const PAGES: usize = 10;
+/// One request for so many elsewhere: the shortest log must not be many times as long in the end.
+const FEWER: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn stock(size: u64) -> Stock {
@@ -38,34 +40,41 @@ fn stock(size: u64) -> Stock {
 pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
     let stocks: Vec<_> = plan.log.iter().map(|&size| (size, stock(size))).collect();
     let sides = start(at, &stocks, SIZE, told).await?;
-    // While the logs are as long as they are said to be: pushes make them longer.
-    let mut rates = vec![Vec::new(); sides.len()];
-    let mut order: Vec<usize> = (0..sides.len()).collect();
-    for _ in 0..plan.turns {
-        for &place in &order {
-            let rate = first_pages(at, sides[place].base()).await?;
-            told(&format!("{SIZE} {}: {} rows/s", number(plan.log[place] as f64), number(rate)));
-            rates[place].push(rate);
-        }
-        order.reverse();
-    }
-    let latencies = visit(sides, &plan.log, plan, SIZE, told).await?;
+    let rates = rates(at, &sides, plan, told).await?;
+    let visits = Visits { requests: (plan.requests / FEWER).max(1), ..plan.visits() };
+    let latencies = visit(sides, &plan.log, visits, SIZE, told).await?;
     let mut lines = lines(&latencies, Limits { p50: LOG_P50, p99: LOG_P99 });
-    let rates = rates.into_iter().map(median).collect();
     lines.push(GrowthLine::new("rows of a fresh device's pull", Unit::PerSecond, rates, Some(LOG_RATE)));
     let growth = Growth {
         name: "log".to_owned(),
         size: SIZE.to_owned(),
         note: format!(
-            "One user and one log; {}, which make each log longer by as many; a fresh device's first {PAGES} pages of \
+            "One user and one log; {}, of which the pushes make each log longer; a fresh device's first {PAGES} pages of \
              {} changes, from the beginning again where the log ends before",
-            note(plan),
+            note(visits),
             number(PULL_PAGE as f64)
         ),
         sizes: plan.log.iter().map(|&size| size as f64).collect(),
         lines,
     };
     Ok(Measured { growth, generator_busy: None })
+}
+
+/// Rows in a second of each log's first pages, while the logs are as long as they are said to be.
+async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, told: Told<'_>) -> Result<Vec<f64>, YardstickError> {
+    let mut rates = vec![Vec::new(); sides.len()];
+    let mut order: Vec<usize> = (0..sides.len()).collect();
+    for _ in 0..plan.visits().turns {
+        for &place in &order {
+            rates[place].push(first_pages(at, sides[place].base()).await?);
+        }
+        order.reverse();
+    }
+    let rates: Vec<f64> = rates.into_iter().map(median).collect();
+    for (&size, &rate) in plan.log.iter().zip(&rates) {
+        told(&format!("{SIZE} {}: {} rows/s", number(size as f64), number(rate)));
+    }
+    Ok(rates)
 }
 
 /// Rows in a second of the first pages, which must be full.

@@ -26,6 +26,10 @@ use crate::report::model::Growth;
 
 pub use run::{Outcome, run};
 
+/// A turn of requests one at a time costs nothing to begin, and the shorter turns are, the more alike is what else the
+/// machine does while they last.
+const SHORTER: usize = 5;
+
 /// The dimensions by name, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Dimension {
@@ -55,9 +59,9 @@ pub struct Plan {
     pub names: Vec<u64>,
     /// Changes in one log; whole thousands.
     pub log: Vec<u64>,
-    /// Times that each point is measured, by turns.
+    /// Times that each point is measured, by turns; where requests are sent one at a time, five times as many.
     pub turns: usize,
-    /// Requests of each kind in a turn, where they are sent one at a time.
+    /// Requests of each kind in such a shorter turn.
     pub requests: usize,
     /// How long pushes go on in a turn, where as many as possible are sent.
     pub length: Duration,
@@ -76,7 +80,7 @@ impl Plan {
             names: vec![1, 10, 100, 1_000],
             log: vec![1_000, 10_000, 100_000, 1_000_000],
             turns: 4,
-            requests: 1_000,
+            requests: 200,
             length: Duration::from_secs(5),
             idle: Duration::from_secs(30),
         }
@@ -91,16 +95,30 @@ impl Plan {
             names: vec![1, 30, 1_000],
             log: vec![1_000, 10_000, 100_000],
             turns: 2,
-            requests: 500,
+            requests: 100,
             length: Duration::from_secs(3),
             idle: Duration::from_secs(10),
             ..Self::thorough()
         }
     }
 
+    /// How requests are sent one at a time.
+    pub fn visits(&self) -> Visits {
+        Visits { turns: self.turns * SHORTER, requests: self.requests }
+    }
+
     fn wants(&self, dimension: Dimension) -> bool {
         self.only.is_empty() || self.only.contains(&dimension)
     }
+}
+
+/// Requests one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visits {
+    /// Of pushes, and as many of pulls.
+    pub turns: usize,
+    /// In each turn.
+    pub requests: usize,
 }
 
 /// A dimension that was measured.

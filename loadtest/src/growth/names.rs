@@ -49,7 +49,7 @@ impl Many {
 pub async fn measure(at: &Surroundings, plan: &Plan, many: Many, told: Told<'_>) -> Result<Measured, YardstickError> {
     let stocks: Vec<_> = plan.names.iter().map(|&size| (size, many.stock(size))).collect();
     let sides = start(at, &stocks, many.name(), told).await?;
-    let latencies = visit(sides, &plan.names, plan, many.name(), told).await?;
+    let latencies = visit(sides, &plan.names, plan.visits(), many.name(), told).await?;
     let dealt = match many {
         Many::Apps => "dealt to the apps, which have one table each",
         Many::Tables => "in one log, dealt to its tables",
@@ -58,7 +58,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, many: Many, told: Told<'_>)
     let growth = Growth {
         name: "names".to_owned(),
         size: many.name().to_owned(),
-        note: format!("One user; {changes} stored changes {dealt}; {}, each of a random one", note(plan)),
+        note: format!("One user; {changes} stored changes {dealt}; {}, each of a random one", note(plan.visits())),
         sizes: plan.names.iter().map(|&size| size as f64).collect(),
         lines: lines(&latencies, Limits { p50: NAMES_P50, p99: NAMES_P99 }),
     };

@@ -17,6 +17,7 @@ pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: St
     });
     let scenario = json!({
         "turns": plan.turns,
+        "visits": plan.visits().turns,
         "requests": plan.requests,
         "length_seconds": plan.length.as_secs_f64(),
         "idle_seconds": plan.idle.as_secs_f64(),

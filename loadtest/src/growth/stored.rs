@@ -14,11 +14,11 @@ const SIZE: &str = "stored changes";
 pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
     let stocks: Vec<_> = plan.stored.iter().map(|&size| (size, Stock::of_many_users(size))).collect();
     let sides = start(at, &stocks, SIZE, told).await?;
-    let latencies = visit(sides, &plan.stored, plan, SIZE, told).await?;
+    let latencies = visit(sides, &plan.stored, plan.visits(), SIZE, told).await?;
     let growth = Growth {
         name: "stored".to_owned(),
         size: SIZE.to_owned(),
-        note: format!("Logs of 1,000 changes; {}, each of another user", note(plan)),
+        note: format!("Logs of 1,000 changes; {}, each of another user", note(plan.visits())),
         sizes: plan.stored.iter().map(|&size| size as f64).collect(),
         lines: lines(&latencies, Limits { p50: STORED_P50, p99: STORED_P99 }),
     };

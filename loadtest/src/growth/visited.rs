@@ -1,13 +1,12 @@
 //! What stored, names and log have in common: stocks that are visited by turns, and four lines of latency.
 
-use super::{Plan, Told};
+use super::{Told, Visits};
 use crate::local::Surroundings;
 use crate::report::LatencyHistogram;
 use crate::report::model::{GrowthLine, Limit, Unit};
-use crate::report::units::{number, seconds};
+use crate::report::units::{NONE, number, seconds};
 use crate::yardstick::YardstickError;
 use crate::yardstick::stock::{Latencies, Side, Stock, by_turns};
-use crate::yardstick::visits::What;
 
 /// What latencies may grow by: their median, and the slowest of a hundred.
 #[derive(Clone, Copy, Debug)]
@@ -37,24 +36,23 @@ pub async fn start(
 pub async fn visit(
     sides: Vec<Side>,
     sizes: &[u64],
-    plan: &Plan,
+    visits: Visits,
     what: &str,
     told: Told<'_>,
 ) -> Result<Vec<Latencies>, YardstickError> {
-    let tell = |place: usize, kind: What, latency: &LatencyHistogram| {
-        let kind = if kind == What::Push { "push" } else { "pull" };
-        let size = number(sizes[place] as f64);
-        told(&format!("{what} {size}: {kind} p50 {}, p99 {}", at(latency, 0.5), at(latency, 0.99)));
-    };
     let mut latencies = Vec::with_capacity(sides.len());
-    for side in by_turns(sides, plan.turns, plan.requests, tell).await? {
-        latencies.push(side.stop().await?);
+    for (side, &size) in by_turns(sides, visits.turns, visits.requests).await?.into_iter().zip(sizes) {
+        let all = side.stop().await?;
+        let (pushes, pulls) = (shown(&all.pushes), shown(&all.pulls));
+        told(&format!("{what} {}: push {pushes}; pull {pulls}", number(size as f64)));
+        latencies.push(all);
     }
     Ok(latencies)
 }
 
-fn at(latency: &LatencyHistogram, share: f64) -> String {
-    latency.quantile_seconds(share).map_or_else(String::new, seconds)
+fn shown(latency: &LatencyHistogram) -> String {
+    let at = |share: f64| latency.quantile_seconds(share).map_or(NONE.to_owned(), seconds);
+    format!("p50 {}, p99 {}", at(0.5), at(0.99))
 }
 
 /// Median and 99th percentile of pushes and of pulls, at each size.
@@ -72,8 +70,8 @@ pub fn lines(all: &[Latencies], limits: Limits) -> Vec<GrowthLine> {
 }
 
 /// How often, for people.
-pub fn note(plan: &Plan) -> String {
-    let (turns, requests) = (number(plan.turns as f64), number(plan.requests as f64));
+pub fn note(visits: Visits) -> String {
+    let (turns, requests) = (number(visits.turns as f64), number(visits.requests as f64));
     format!("{turns} turns of {requests} pushes of one change and {requests} pulls of fifty, one at a time")
 }
 

@@ -101,8 +101,8 @@ impl Side {
         self.replica.base()
     }
 
-    /// So many requests, after some that do not count; what these took.
-    async fn visit(mut self, what: What, requests: usize) -> Result<(Self, LatencyHistogram), YardstickError> {
+    /// So many requests, after some that do not count.
+    async fn visit(mut self, what: What, requests: usize) -> Result<Self, YardstickError> {
         self.visitor.turn_to(what, &self.sql).await?;
         let (measured, visitor) = one_by_one(self.visitor, requests / WARM_UP, requests).await?;
         self.visitor = visitor;
@@ -111,7 +111,7 @@ impl Side {
             What::Push => self.latencies.pushes.merge(&measured),
             What::Pull => self.latencies.pulls.merge(&measured),
         }
-        Ok((self, measured))
+        Ok(self)
     }
 
     /// Stops the replica.
@@ -122,21 +122,14 @@ impl Side {
 }
 
 /// Visits all sides by turns, so many times each for pushes and for pulls, there and back again, so that what else the
-/// machine does slows all of them. `told` hears of each turn, and of the side's place.
-pub async fn by_turns(
-    sides: Vec<Side>,
-    turns: usize,
-    requests: usize,
-    told: impl Fn(usize, What, &LatencyHistogram),
-) -> Result<Vec<Side>, YardstickError> {
+/// machine does slows all of them alike: the shorter the turns, the more so.
+pub async fn by_turns(sides: Vec<Side>, turns: usize, requests: usize) -> Result<Vec<Side>, YardstickError> {
     let mut sides: Vec<(usize, Side)> = sides.into_iter().enumerate().collect();
     for _ in 0..turns {
         for what in [What::Push, What::Pull] {
             let mut visited = Vec::with_capacity(sides.len());
             for (place, side) in sides {
-                let (side, measured) = side.visit(what, requests).await?;
-                told(place, what, &measured);
-                visited.push((place, side));
+                visited.push((place, side.visit(what, requests).await?));
             }
             sides = visited;
         }

@@ -7,9 +7,9 @@ use crate::report::model::{Limit, Measurement, Ratio, Unit};
 use crate::yardstick::stock::{Latencies, Side, Stock, by_turns};
 use crate::yardstick::{Plan, YardstickError};
 
-const TURNS: usize = 4;
+const TURNS: usize = 20;
 /// In each turn.
-const REQUESTS: usize = 1000;
+const REQUESTS: usize = 200;
 
 /// Both amounts by turns, one connection each, so that nothing waits for anything else.
 pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, YardstickError> {
@@ -18,7 +18,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, Yardsti
         sides.push(Side::start(at, &Stock::of_many_users(changes)).await?);
     }
     let mut all = Vec::new();
-    for side in by_turns(sides, TURNS, REQUESTS, |_, _, _| ()).await? {
+    for side in by_turns(sides, TURNS, REQUESTS).await? {
         all.push(side.stop().await?);
     }
     let row = |name: &str, of: fn(&Latencies) -> &LatencyHistogram| {
