@@ -6,8 +6,8 @@
 //! limits: what each may grow by, and why          yardstick: stock, visits, pushes, which both measure with
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
-//! `mana-sync dev with-services`. Points of a dimension are measured by turns where they can stand side by side, so that
-//! what else the machine does slows all of them.
+//! `mana-sync dev with-services`. Points of a dimension are measured by turns where they can stand side by side, so
+//! that what else the machine does slows all of them; those of `connections` are measured one after the other.
 
 pub mod connections;
 pub mod limits;
@@ -125,7 +125,8 @@ pub struct Visits {
 #[derive(Clone, Debug)]
 pub struct Measured {
     pub growth: Growth,
-    /// The busiest that a thread of the generator was, as a share of its time; none: it waited for one answer at a time.
+    /// The busiest that a thread of the generator was, as a share of its time; none: it waited for one answer after the
+    /// other.
     pub generator_busy: Option<f64>,
 }
 

@@ -16,9 +16,12 @@ use surroundings::{Difference, differences};
 
 pub use page::page;
 
-/// Ratios to yardsticks and growth are single values without a course, so their noise is not known: only changes from
-/// this share on are told.
-const SINGLE_CHANGE: f64 = 0.10;
+/// Ratios to yardsticks are single values without a course, so their noise is not known: only changes from this share
+/// on are told.
+const RATIO_CHANGE: f64 = 0.10;
+
+/// The same for growth, whose two sides are not as alike as those of a ratio, and include the slowest of a hundred.
+const GROWTH_CHANGE: f64 = 0.25;
 
 /// The second run seen from the first.
 #[derive(Clone, Debug)]
@@ -111,30 +114,39 @@ fn row(like: &Metric, first: Option<&Metric>, second: Option<&Metric>) -> Row {
     }
 }
 
-/// A value that has no course: its name, itself, and which of its values are good.
-type Single = (String, Option<f64>, Option<Limit>);
+/// A value that has no course.
+struct Single {
+    name: String,
+    value: Option<f64>,
+    goal: Option<Limit>,
+    /// The least change that is told.
+    least: f64,
+}
 
 /// Ratios to yardsticks, and what the last size's values are of the first's.
 fn singles(report: &Report) -> Vec<Single> {
-    let ratios = report.ratios.iter().map(|ratio| (format!("ratio: {}", ratio.name), ratio.ratio, ratio.goal));
+    let ratios = report.ratios.iter().map(|ratio| {
+        let name = format!("ratio: {}", ratio.name);
+        Single { name, value: ratio.ratio, goal: ratio.goal, least: RATIO_CHANGE }
+    });
     let lines = report.growth.iter().flat_map(|growth| growth.lines.iter().map(move |line| (growth, line)));
     let growths = lines.map(|(growth, line)| {
         let name = format!("growth: {} by {}", line.name, growth.size);
-        (name, line.factor, line.limit)
+        Single { name, value: line.factor, goal: line.limit, least: GROWTH_CHANGE }
     });
     ratios.chain(growths).collect()
 }
 
 fn single_rows(first: &[Single], second: &[Single]) -> Vec<Row> {
-    let find = |of: &[Single], name: &str| of.iter().find(|single| single.0 == name).and_then(|single| single.1);
-    let only_second = second.iter().filter(|single| first.iter().all(|other| other.0 != single.0));
-    let rows = first.iter().chain(only_second).map(|(name, _, goal)| {
+    let find = |of: &[Single], name: &str| of.iter().find(|single| single.name == name).and_then(|single| single.value);
+    let only_second = second.iter().filter(|single| first.iter().all(|other| other.name != single.name));
+    let rows = first.iter().chain(only_second).map(|Single { name, goal, least, .. }| {
         let (a, b) = (find(first, name), find(second, name));
         let change = change(a, b);
         let lower_is_better = matches!(goal, Some(Limit::AtMost(_)));
         let outcome = match change {
             None => Outcome::Missing,
-            Some(change) if change.abs() < SINGLE_CHANGE => Outcome::WithinNoise,
+            Some(change) if change.abs() < *least => Outcome::WithinNoise,
             Some(_) if goal.is_none() => Outcome::Unknown,
             Some(change) if (change < 0.0) == lower_is_better => Outcome::Better,
             Some(_) => Outcome::Worse,
