@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test chaos rollout bench load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test chaos rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, 
 
 bench: bootstrap ## Our numbers beside PostgreSQL's own; QUICK=1, ROWS=pushes
 	@scripts/bench $(ARGS)
+
+growth: bootstrap ## How cost grows with size, with plots; QUICK=1, ONLY=stored,replicas,connections,names,log
+	@scripts/growth $(ARGS)
 
 load: bootstrap ## Run a scenario: SCENARIO=mixed; TARGETS=URL,URL KEY=FILE against what is there
 	@scripts/load $(or $(SCENARIO),mixed) $(ARGS)

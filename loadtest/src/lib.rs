@@ -15,6 +15,7 @@
 pub mod device;
 pub mod engine;
 pub mod fold;
+pub mod growth;
 pub mod invariants;
 pub mod local;
 pub mod protocol;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use std::{env, io};
 
 use nix::sys::signal::{Signal, kill};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio_postgres::NoTls;
@@ -201,14 +202,10 @@ impl Replica {
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
     }
 
-    /// Processor time so far; none if it is gone.
+    /// Processor time so far, of all its threads, to the nanosecond; none if it is gone.
     pub fn cpu(&self) -> Option<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()?)).ok()?;
-        // Behind the name, which may hold anything, come state and numbers: utime and stime are the 12th and 13th.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-        Some(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+        let pid = i32::try_from(self.child.id()?).ok()?;
+        clock_gettime(clock_getcpuclockid(Pid::from_raw(pid)).ok()?).ok().map(Duration::from)
     }
 
     /// Asks it to stop (SIGTERM) and waits until it is gone.

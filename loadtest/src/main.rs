@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::{report, run, stop, yardstick};
+use commands::{growth, report, run, stop, yardstick};
 use mana_load::replay::{ReplayError, ReplayOptions};
 use mana_load::token::TokenMint;
 use tokio::runtime::Builder;
@@ -25,6 +25,7 @@ struct Cli {
 enum Command {
     Replay(ReplayArgs),
     Yardstick(yardstick::YardstickArgs),
+    Growth(growth::GrowthArgs),
     Run(run::RunArgs),
     Compare(report::CompareArgs),
     Page(report::PageArgs),
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Replay(args) => on_threads(None, replay(args)),
         Command::Yardstick(args) => on_threads(None, answer(yardstick::measure(args))),
+        Command::Growth(args) => on_threads(None, answer(growth::measure(args))),
         Command::Run(args) => match run::scenario(&args) {
             Ok(scenario) => on_threads(Some(scenario.generator.threads), answer(run::execute(args, scenario))),
             Err(error) => failed(&error),

@@ -1,5 +1,6 @@
 //! The subcommands, apart from `replay`: their arguments, and what their exit status means.
 
+pub mod growth;
 pub mod report;
 pub mod run;
 pub mod stop;

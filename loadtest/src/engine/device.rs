@@ -73,6 +73,11 @@ impl LeanDevice {
         cursor.clone_into(&mut self.cursor);
     }
 
+    /// Where its next request goes on from.
+    pub fn cursor(&self) -> &str {
+        &self.cursor
+    }
+
     /// What it says who it is with.
     pub fn authorization(&self) -> &HeaderValue {
         &self.authorization

@@ -3,7 +3,7 @@
 //! ```text
 //! endpoint ─► client: one kept-alive connection to each target, driven by the task that waits for the answer
 //! push_body ─► device: one clientId that pushes and pulls, with as little work as possible
-//! closed: as fast as N connections can        open: at intended times, whatever the server does
+//! closed: as fast as N connections can        one_by_one: so many requests, one after the other
 //! socket, feed: the two ways of being told, by the ten thousand
 //! usage: what the generator itself cost
 //! ```
@@ -14,6 +14,7 @@ pub mod closed;
 pub mod device;
 pub mod endpoint;
 pub mod feed;
+pub mod one_by_one;
 pub mod push_body;
 pub mod socket;
 pub mod usage;

@@ -12,6 +12,7 @@ pub mod compare;
 pub mod course;
 pub mod files;
 mod generator;
+mod growth;
 pub mod histogram;
 pub mod html;
 mod judged;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::histogram::LatencyHistogram;
 
+pub use super::growth::{Growth, GrowthLine};
 pub use super::judged::{Check, Generator, Limit, Measurement, Ratio, Threshold, Unit};
 pub use super::series::{GeneratorSecond, OperationSecond, ReplicaSample, Second};
 
@@ -38,13 +39,15 @@ pub struct Report {
     pub checks: Vec<Check>,
     pub thresholds: Vec<Threshold>,
     pub ratios: Vec<Ratio>,
+    pub growth: Vec<Growth>,
     pub generator: Generator,
     /// The course of it, second by second.
     pub series: Vec<Second>,
 }
 
 impl Report {
-    /// Whether every check and every threshold passed. Goals of ratios are told, and fail nothing.
+    /// Whether every check and every threshold passed. Goals of ratios and limits on
+    /// growth are told, and fail nothing.
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed) && self.thresholds.iter().all(|threshold| threshold.passed)
     }

@@ -5,19 +5,22 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::YardstickError;
 
-/// Changes before the newest ones of every log, a millisecond apart, in the proportions and sizes of the histories in
-/// `loadtest/data`: mostly one short field of a record, some whole records, a few deletes.
+/// Changes before the oldest of every log, a millisecond apart, dealt to the log's tables in turn, in the proportions
+/// and sizes of the histories in `loadtest/data`: mostly one short field of a record, some whole records, a few deletes.
 const FILL: &str = r#"
+with logs as materialized (
+    select h.log_id, h.user_id, h.app_id, min(c.created_at) as oldest, array_agg(distinct c.table_name) as tables
+    from sync_heads h join sync_changes c using (log_id) group by h.log_id
+)
 insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
                           log_id, size)
 select lpad(to_hex(row_number() over ()), 32, '0')::uuid, app_id, table_name, 'record/' || n % {records}, user_id, op,
-       data, stamps, 'device-' || n % 3, head - n * interval '1 millisecond', log_id,
+       data, stamps, 'device-' || n % 3, oldest - n * interval '1 millisecond', log_id,
        coalesce(octet_length(data::text), 0) + octet_length(stamps::text)
 from (
-    select h.log_id, h.user_id, h.app_id, h.head, first.table_name, n,
-           case when n % 50 = 0 then 'delete' when n % 50 < 4 then 'insert' else 'update' end as op
-    from generate_series({changes}, 1, -1) as n, sync_heads h
-    join lateral (select table_name from sync_changes c where c.log_id = h.log_id limit 1) first on true
+    select log_id, user_id, app_id, oldest, n, tables[1 + n % cardinality(tables)] as table_name,
+           case when turn % 50 = 0 then 'delete' when turn % 50 < 4 then 'insert' else 'update' end as op
+    from generate_series({changes}, 1, -1) as n, logs, lateral (select n / cardinality(tables) as turn) turns
 ) change, lateral (
     select case op
         when 'update' then jsonb_build_object('devDependencies.typescript', '^5.5.' || n)

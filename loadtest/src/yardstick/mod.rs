@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! rows: one file for each line of the table ─► report::Ratio ─► table
-//!   pgbench, notify, copy: the yardsticks        engine: our side
+//!   pgbench, notify, copy: the yardsticks        engine: our side        stock, visits, fill: what is stored already
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
 //! `mana-sync dev with-services`.
@@ -15,7 +15,9 @@ pub mod pgbench;
 pub mod report;
 pub mod rows;
 mod run;
+pub mod stock;
 pub mod table;
+pub mod visits;
 
 use std::time::Duration;
 

@@ -50,37 +50,44 @@ pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: St
         passed: false,
         detail: error.to_string(),
     });
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let profile = if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned();
+    let scenario = json!({
+        "rounds": plan.rounds,
+        "length_seconds": plan.length.as_secs_f64(),
+        "connections": plan.connections,
+        "users": plan.users,
+        "idle": plan.idle,
+        "hydrated": plan.hydrated,
+        "stored": [plan.stored.0, plan.stored.1],
+        "notes": notes.collect::<Vec<_>>(),
+    });
     Report {
-        schema_version: SCHEMA_VERSION,
         name: "yardstick".to_owned(),
         description: "The server beside what the same PostgreSQL does without it, measured by turns.".to_owned(),
+        checks: failed.collect(),
+        ratios: outcome.rows.iter().map(|row| row.ratio.clone()).collect(),
+        ..outline(scenario, Some(busiest), database, started_at)
+    }
+}
+
+/// What every measurement on this machine tells besides its numbers. `busiest` is the busiest that a thread of the
+/// generator was, as a share of its time, where that was measured.
+pub fn outline(scenario: serde_json::Value, busiest: Option<f64>, database: Database, started_at: String) -> Report {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned();
+    let busy = |share: f64| format!("its thread was busy {:.0} % of the time in the busiest round", share * 100.0);
+    Report {
+        schema_version: SCHEMA_VERSION,
         started_at,
         ended_at: now(),
         tool: Build { name: "mana-load".to_owned(), version, profile },
         machine: Machine::here(),
         database: Some(database),
-        settings: Settings {
-            targets: Vec::new(),
-            scenario: json!({
-                "rounds": plan.rounds,
-                "length_seconds": plan.length.as_secs_f64(),
-                "connections": plan.connections,
-                "users": plan.users,
-                "idle": plan.idle,
-                "hydrated": plan.hydrated,
-                "stored": [plan.stored.0, plan.stored.1],
-                "notes": notes.collect::<Vec<_>>(),
-            }),
-        },
-        checks: failed.collect(),
-        ratios: outcome.rows.iter().map(|row| row.ratio.clone()).collect(),
+        settings: Settings { targets: Vec::new(), scenario },
         generator: Generator {
             threads: 1,
-            cpu_p90_share: busiest,
-            was_the_limit: Some(busiest >= BUSY),
-            reason: format!("its thread was busy {:.0} % of the time in the busiest round", busiest * 100.0),
+            cpu_p90_share: busiest.unwrap_or(0.0),
+            was_the_limit: busiest.map(|share| share >= BUSY),
+            reason: busiest.map_or("it waited for one answer at a time".to_owned(), busy),
             ..Generator::default()
         },
         ..Report::default()

@@ -36,6 +36,17 @@ fn a_slower_run_is_told_by_what_is_slower_and_nothing_else() {
 }
 
 #[test]
+fn growth_that_became_steeper_is_worse() {
+    let name = "growth: push p50 by stored changes";
+    let (flat, steep) = (usual(30, 1.0), usual(30, 1.4));
+    assert_eq!(outcome(&Comparison::new(&flat, &steep), name), Outcome::Worse);
+    assert_eq!(outcome(&Comparison::new(&steep, &flat), name), Outcome::Better);
+    // A report from before there was any.
+    let without = mana_load::report::Report { growth: Vec::new(), ..usual(30, 1.0) };
+    assert_eq!(outcome(&Comparison::new(&without, &flat), name), Outcome::Missing);
+}
+
+#[test]
 fn what_was_not_alike_is_said() {
     let (first, mut second) = (usual(120, 1.0), usual(120, 1.0));
     second.machine.cpu_cores = 8;

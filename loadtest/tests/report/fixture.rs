@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mana_load::report::model::{
-    Build, Check, Counts, Database, Generator, GeneratorSecond, Limit, Machine, Measurement, Operation,
-    OperationSecond, Phase, Ratio, Replica, ReplicaSample, SCHEMA_VERSION, Second, Settings, Threshold, Unit,
+    Build, Check, Counts, Database, Generator, GeneratorSecond, Growth, GrowthLine, Limit, Machine, Measurement,
+    Operation, OperationSecond, Phase, Ratio, Replica, ReplicaSample, SCHEMA_VERSION, Second, Settings, Threshold,
+    Unit,
 };
 use mana_load::report::{LatencyHistogram, Report};
 
@@ -89,6 +90,27 @@ pub fn usual(seconds: u32, slower: f64) -> Report {
                 Some(Limit::AtMost(2.0)),
             ),
         ],
+        growth: vec![Growth {
+            name: "stored".to_owned(),
+            size: "stored changes".to_owned(),
+            note: "Logs of 1,000 changes, one request at a time".to_owned(),
+            sizes: vec![50_000.0, 500_000.0, 5_000_000.0],
+            lines: vec![
+                GrowthLine::new(
+                    "push p50",
+                    Unit::Seconds,
+                    vec![0.001_1, 0.001_12, 0.001_18 * slower],
+                    Some(Limit::AtMost(1.2)),
+                ),
+                GrowthLine::new("rows", Unit::PerSecond, vec![1e5, 9e4, 4e4], Some(Limit::AtLeast(0.8))),
+                GrowthLine::new(
+                    "processor while idle",
+                    Unit::Share,
+                    vec![0.001, 0.01, 0.02],
+                    Some(Limit::AtMost(100.0)),
+                ),
+            ],
+        }],
         generator: Generator::judge(&phases, &series, 2, Some(0.000_8)),
         operations,
         phases,
@@ -219,6 +241,11 @@ pub fn hostile() -> Report {
         )
         .with_note(evil("note")),
     );
+    for growth in &mut report.growth {
+        (growth.name, growth.size, growth.note) = (evil("growth"), evil("size"), evil("how"));
+        growth.lines.push(GrowthLine::new("", Unit::Number, vec![0.0, f64::NAN, 1.0], None));
+        growth.lines.iter_mut().for_each(|line| line.name = evil("line"));
+    }
     report.generator.reason = evil("reason");
     for operation in &mut report.operations {
         operation.name = evil(&operation.name);

@@ -70,6 +70,22 @@ fn values_under_the_pointer_are_those_of_the_series() {
 }
 
 #[test]
+fn growth_has_a_table_and_a_plot_of_each_measurement() {
+    let all = usual(30, 1.0);
+    let lines = all.growth[0].lines.len();
+    let page = leave("growth", &Report { growth: all.growth, ratios: Vec::new(), ..Report::default() });
+    let section = page.split("By stored changes</h2>").nth(1).unwrap();
+    for text in ["2 of 3 limits on growth kept", "rows by stored changes", "5,000,000", "1.07 ×", "at least 0.8"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert_eq!(section.matches("<figure").count(), lines);
+    // The limit of the third is far above its values.
+    assert_eq!(section.matches("limit: at most 1.2 × the first</li>").count(), 1);
+    assert!(!section.contains("limit: at most 100 × the first</li>"));
+    assert!(!page.contains("No operation was measured") && !page.contains("Not checked"));
+}
+
+#[test]
 fn text_of_a_report_is_only_ever_text() {
     let page = leave("hostile", &hostile());
     let scripts: Vec<&str> = page.split("<script").skip(1).map(|rest| rest.split('>').next().unwrap()).collect();

@@ -9,7 +9,7 @@ mod surroundings;
 use std::collections::BTreeMap;
 
 use super::Report;
-use super::model::{Ratio, Unit};
+use super::model::{Limit, Unit};
 use metrics::{Metric, metrics};
 use noise::{Certainty, judge};
 use surroundings::{Difference, differences};
@@ -19,6 +19,9 @@ pub use page::page;
 /// Ratios to yardsticks are single values without a course, so their noise is not known: only changes from this share
 /// on are told.
 const RATIO_CHANGE: f64 = 0.10;
+
+/// The same for growth, whose two sides are not as alike as those of a ratio, and include the slowest of a hundred.
+const GROWTH_CHANGE: f64 = 0.25;
 
 /// The second run seen from the first.
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ impl Comparison {
             metrics(first).into_iter().chain(metrics(second).into_iter().filter(|m| !of_first.contains_key(&m.name)));
         let mut rows: Vec<Row> =
             order.map(|metric| row(&metric, of_first.get(&metric.name), of_second.get(&metric.name))).collect();
-        rows.extend(ratio_rows(&first.ratios, &second.ratios));
+        rows.extend(single_rows(&singles(first), &singles(second)));
         Self {
             runs: [first, second].map(|report| format!("{} of {}", report.name, report.started_at)),
             rows,
@@ -111,21 +114,44 @@ fn row(like: &Metric, first: Option<&Metric>, second: Option<&Metric>) -> Row {
     }
 }
 
-fn ratio_rows(first: &[Ratio], second: &[Ratio]) -> Vec<Row> {
-    let find = |ratios: &[Ratio], name: &str| ratios.iter().find(|ratio| ratio.name == name).and_then(|r| r.ratio);
-    let only_second = second.iter().filter(|ratio| first.iter().all(|other| other.name != ratio.name));
-    let rows = first.iter().chain(only_second).map(|ratio| {
-        let (a, b) = (find(first, &ratio.name), find(second, &ratio.name));
+/// A value that has no course.
+struct Single {
+    name: String,
+    value: Option<f64>,
+    goal: Option<Limit>,
+    /// The least change that is told.
+    least: f64,
+}
+
+/// Ratios to yardsticks, and what the last size's values are of the first's.
+fn singles(report: &Report) -> Vec<Single> {
+    let ratios = report.ratios.iter().map(|ratio| {
+        let name = format!("ratio: {}", ratio.name);
+        Single { name, value: ratio.ratio, goal: ratio.goal, least: RATIO_CHANGE }
+    });
+    let lines = report.growth.iter().flat_map(|growth| growth.lines.iter().map(move |line| (growth, line)));
+    let growths = lines.map(|(growth, line)| {
+        let name = format!("growth: {} by {}", line.name, growth.size);
+        Single { name, value: line.factor, goal: line.limit, least: GROWTH_CHANGE }
+    });
+    ratios.chain(growths).collect()
+}
+
+fn single_rows(first: &[Single], second: &[Single]) -> Vec<Row> {
+    let find = |of: &[Single], name: &str| of.iter().find(|single| single.name == name).and_then(|single| single.value);
+    let only_second = second.iter().filter(|single| first.iter().all(|other| other.name != single.name));
+    let rows = first.iter().chain(only_second).map(|Single { name, goal, least, .. }| {
+        let (a, b) = (find(first, name), find(second, name));
         let change = change(a, b);
-        let lower_is_better = matches!(ratio.goal, Some(super::model::Limit::AtMost(_)));
+        let lower_is_better = matches!(goal, Some(Limit::AtMost(_)));
         let outcome = match change {
             None => Outcome::Missing,
-            Some(change) if change.abs() < RATIO_CHANGE => Outcome::WithinNoise,
-            Some(_) if ratio.goal.is_none() => Outcome::Unknown,
+            Some(change) if change.abs() < *least => Outcome::WithinNoise,
+            Some(_) if goal.is_none() => Outcome::Unknown,
             Some(change) if (change < 0.0) == lower_is_better => Outcome::Better,
             Some(_) => Outcome::Worse,
         };
-        Row { name: format!("ratio: {}", ratio.name), unit: Unit::Number, first: a, second: b, change, outcome }
+        Row { name: name.clone(), unit: Unit::Number, first: a, second: b, change, outcome }
     });
     rows.collect()
 }

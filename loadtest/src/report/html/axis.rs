@@ -45,6 +45,13 @@ impl Axis {
         Self { kind, logarithmic: true, from, to: if to > from { to } else { from * 10.0 } }
     }
 
+    /// For a few sizes, each of which is some times the one before: by their logarithms, with room on either side.
+    pub fn sizes(values: impl Iterator<Item = f64>) -> Self {
+        let (low, high) = bounds(values.filter(|&value| value > 0.0)).unwrap_or((1.0, 10.0));
+        let room = (high / low).max(10.0).powf(0.06);
+        Self { kind: Kind::Quantity(Unit::Number), logarithmic: true, from: low / room, to: high * room }
+    }
+
     /// Where a value lies, 0 to 1; what is beyond an end is at that end.
     pub fn place(&self, value: f64) -> f64 {
         let at = |value: f64| if self.logarithmic { value.max(f64::MIN_POSITIVE).log10() } else { value };
@@ -179,6 +186,18 @@ mod tests {
         assert_eq!(labels(time), ["0:00", "15:00", "30:00", "45:00", "1:00:00"]);
         let tail = Axis::logarithmic(Kind::Tail, [1.0, 10_000.0].into_iter());
         assert_eq!(labels(tail), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
+    }
+
+    #[test]
+    fn sizes_lie_within() {
+        let axis = Axis::sizes([100.0, 1_000.0, 10_000.0].into_iter());
+        let places = [100.0, 1_000.0, 10_000.0].map(|size| axis.place(size));
+        assert!(places[0] > 0.02 && (places[1] - 0.5).abs() < 1e-9 && places[2] < 0.98, "{places:?}");
+        for sizes in [vec![], vec![7.0], vec![0.0], vec![f64::NAN], vec![1e-300, 1e300]] {
+            let axis = Axis::sizes(sizes.iter().copied());
+            let mut places = sizes.iter().filter(|size| !size.is_nan()).map(|&size| axis.place(size));
+            assert!(places.all(|place| (0.0..=1.0).contains(&place)) && axis.to > axis.from, "{axis:?}");
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl<'a> Charts<'a> {
             xs,
             lines,
             bands: Vec::new(),
+            marked: false,
         }
     }
 
@@ -182,7 +183,7 @@ impl<'a> Charts<'a> {
         });
         let bands: Vec<Band> = bands.collect();
         let x = Axis::linear(Kind::Clock, xs.iter().copied().chain(bands.iter().map(|band| band.to)));
-        Plot { title, note, x, y, xs, lines, bands }
+        Plot { title, note, x, y, xs, lines, bands, marked: false }
     }
 }
 

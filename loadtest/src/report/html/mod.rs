@@ -5,6 +5,7 @@
 
 mod axis;
 mod charts;
+mod growth;
 mod plot;
 mod tables;
 mod thin;
@@ -16,12 +17,23 @@ use charts::Charts;
 
 /// The page.
 pub fn page(report: &Report) -> String {
-    let charts = Charts::new(report);
     let body = html! {
         (tables::verdict(report))
         (tables::checks(report))
         (tables::ratios(report))
         (tables::operations(report))
+        (growth::sections(report))
+        // Ratios and growth have no course.
+        @if !(report.series.is_empty() && report.operations.is_empty()) { (course(report)) }
+        (tables::about(report))
+    };
+    document(&report.name, &body).into_string()
+}
+
+/// How it went, second by second.
+fn course(report: &Report) -> Markup {
+    let charts = Charts::new(report);
+    html! {
         section {
             h2 { "Latency" }
             @if report.operations.is_empty() { p.empty { "No operation was measured." } }
@@ -50,9 +62,7 @@ pub fn page(report: &Report) -> String {
                 @if let Some(plot) = charts.lateness() { (plot.draw()) }
             }
         }
-        (tables::about(report))
-    };
-    document(&report.name, &body).into_string()
+    }
 }
 
 /// The frame that every page has.

@@ -28,6 +28,8 @@ pub struct Plot {
     pub xs: Vec<f64>,
     pub lines: Vec<Line>,
     pub bands: Vec<Band>,
+    /// Each point was measured by itself: it gets a mark, and the x axis its ticks where points are.
+    pub marked: bool,
 }
 
 /// A value for each of the plot's `xs`; none: a gap.
@@ -87,7 +89,7 @@ impl Plot {
                     path.grid d={ "M" (LEFT) " " (y) "H" (RIGHT) } {}
                     text.tick.y x=(LEFT - 6.0) y=(y) { (label) }
                 }
-                @for (value, label) in self.x.ticks() {
+                @for (value, label) in self.x_ticks() {
                     @let x = coordinate(self.x_of(value));
                     path.grid d={ "M" (x) " " (BOTTOM) "v4" } {}
                     // A label at the end would be cut in its middle.
@@ -100,6 +102,13 @@ impl Plot {
                 path.axis d={ "M" (LEFT) " " (TOP) "V" (BOTTOM) "H" (RIGHT) } {}
                 path.cursor d={ "M0 " (TOP) "V" (BOTTOM) } {}
             }
+        }
+    }
+
+    fn x_ticks(&self) -> Vec<(f64, String)> {
+        match self.marked {
+            true => self.xs.iter().map(|&x| (x, self.x.label(x))).collect(),
+            false => self.x.ticks(),
         }
     }
 
@@ -135,10 +144,10 @@ impl Plot {
         path
     }
 
-    /// Values with a gap on either side, which no line would show.
+    /// Values with a gap on either side, which no line would show; or all that are marked.
     fn dots(&self, line: &Line) -> String {
-        let points = self.points(line);
-        let alone = points.split(Option::is_none).filter(|stretch| stretch.len() == 1).flatten().flatten();
+        let (points, all) = (self.points(line), self.marked && !line.dashed);
+        let alone = points.split(Option::is_none).filter(|stretch| all || stretch.len() == 1).flatten().flatten();
         alone.map(|(x, y)| format!("M{} {}h0", coordinate(*x), coordinate(*y))).collect()
     }
 
@@ -200,7 +209,15 @@ mod tests {
             xs,
             lines: vec![Line { name: "<!--".to_owned(), colour: 0, dashed: false, ys }],
             bands: Vec::new(),
+            marked: false,
         }
+    }
+
+    #[test]
+    fn marked_points_have_dots_and_ticks() {
+        let marked = Plot { marked: true, ..plot(vec![Some(1.0), Some(2.0), None, Some(3.0)]) };
+        assert_eq!(marked.dots(&marked.lines[0]).matches("h0").count(), 3);
+        assert_eq!(marked.x_ticks().len(), 4);
     }
 
     #[test]

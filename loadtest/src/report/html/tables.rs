@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::report::model::{Measurement, Operation, Report, Unit};
+use crate::report::model::{Growth, Measurement, Operation, Report, Unit};
 use crate::report::units::{NONE, bytes, number, seconds, show, show_limit, show_or_none};
 
 /// Title, outcome, and whether the generator was the limit.
@@ -19,14 +19,22 @@ pub fn verdict(report: &Report) -> Markup {
         (false, true) => ("good", "Passed"),
         (false, false) => ("bad", "Failed"),
     };
-    let length = report.series.last().map_or(0.0, |second| second.at_seconds);
+    let length = report.series.last().map(|second| second.at_seconds);
+    // Goals and limits on growth stand for themselves.
+    let judged_otherwise = !report.ratios.is_empty() || !report.growth.is_empty();
     html! {
         header {
             h1 { (report.name) }
             @if !report.description.is_empty() { p { (report.description) } }
-            p.note { (report.started_at) ", for " (seconds(length)) }
+            p.note {
+                (report.started_at)
+                @match length {
+                    Some(length) => { ", for " (seconds(length)) }
+                    None => { " – " (report.ended_at) }
+                }
+            }
         }
-        div.verdict.(class) {
+        @if !(parts.is_empty() && judged_otherwise) { div.verdict.(class) {
             strong { (word) }
             @if parts.is_empty() {
                 span { "The run had no checks and no thresholds." }
@@ -35,8 +43,9 @@ pub fn verdict(report: &Report) -> Markup {
             } @else {
                 span { (failed.len()) " of " (parts.len()) " do not hold: " (failed.join(", ")) "." }
             }
-        }
+        } }
         (goals(report))
+        (limits(report))
         @let limit = report.generator.was_the_limit;
         div.verdict.(if limit == Some(true) { "bad" } else { "open" }) {
             strong { (match limit {
@@ -57,6 +66,23 @@ fn goals(report: &Report) -> Markup {
             div.verdict.(if good == reached.len() { "good" } else { "bad" }) {
                 strong { (good) " of " (reached.len()) " goals reached" }
                 span { "against yardsticks of the same run" }
+            }
+        }
+    }
+}
+
+fn limits(report: &Report) -> Markup {
+    let (good, all) = Growth::reached(&report.growth);
+    let lines = report.growth.iter().flat_map(|growth| growth.lines.iter().map(move |line| (growth, line)));
+    let missed = lines.filter(|(_, line)| line.reached == Some(false));
+    let missed: Vec<String> = missed.map(|(growth, line)| format!("{} by {}", line.name, growth.size)).collect();
+    html! {
+        @if all > 0 {
+            div.verdict.(if good == all { "good" } else { "bad" }) {
+                strong { (good) " of " (all) " limits on growth kept" }
+                span {
+                    @if missed.is_empty() { "nothing grew beyond its limit" } @else { "beyond: " (missed.join(", ")) }
+                }
             }
         }
     }
@@ -226,7 +252,7 @@ fn fact(name: &str, value: &str) -> Markup {
 }
 
 /// A sign and a word: colours alone are not seen by everyone, nor printed by every printer.
-fn mark(passed: Option<bool>) -> Markup {
+pub fn mark(passed: Option<bool>) -> Markup {
     match passed {
         Some(true) => html! { span.mark.good { "✓ yes" } },
         Some(false) => html! { span.mark.bad { "✗ no" } },

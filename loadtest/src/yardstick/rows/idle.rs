@@ -36,8 +36,7 @@ enum Held {
 
 impl Held {
     async fn open(endpoint: &Endpoint, transport: Transport, token: &str, number: usize) -> Result<Self, Failure> {
-        let address = u8::try_from(1 + number / PER_ADDRESS).unwrap_or(u8::MAX);
-        let from = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, address)));
+        let from = Some(local_address(number));
         match transport {
             Transport::WebSocket => {
                 Socket::open(endpoint, token, Some("idle"), from).await.map(|it| Self::Socket(Box::new(it)))
@@ -55,6 +54,12 @@ impl Held {
             Self::Feed(mut feed) => while matches!(feed.next().await, Ok(Some(_))) {},
         }
     }
+}
+
+/// Where the connection of this number comes from.
+pub fn local_address(number: usize) -> IpAddr {
+    let address = u8::try_from(1 + number / PER_ADDRESS).unwrap_or(u8::MAX);
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, address))
 }
 
 /// Holds connections, each of a user of its own, and divides what the replica grew by.

@@ -27,6 +27,19 @@ pub struct Pusher {
     devices: Vec<LeanDevice>,
 }
 
+impl Pusher {
+    /// Lets each target see each user once: what a replica asks others once for a user is not part of a push.
+    pub async fn introduce(&mut self, targets: &[Endpoint]) -> Result<(), Failure> {
+        for target in targets {
+            let mut client = Client::new([target.clone()].into(), PATIENCE);
+            for device in &mut self.devices {
+                device.delta(&mut client, &mut self.rng).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Work for Pusher {
     async fn once(&mut self) -> Result<(), Failure> {
         let device = self.rng.random_range(0..self.devices.len());

@@ -1,0 +1,55 @@
+//! What the last point of each measurement may be of the first.
+//!
+//! Each is a promise about the shape of a curve, not about this machine: what must stay the same may differ by what two
+//! runs of the same differ by, and no more.
+
+use crate::report::model::Limit;
+
+/// Latency of pushes and pulls where a hundred times as much is stored: indexes are one level deeper at most, and of a
+/// user's log they hold neighbouring entries. The goal of the whole: 5 million changes against 50,000.
+pub const STORED_P50: Limit = Limit::AtMost(1.2);
+/// The slowest of a hundred is a matter of what the disk and the other processes do.
+pub const STORED_P99: Limit = Limit::AtMost(2.0);
+
+/// Pushes in a second on eight replicas against one, on the same machine: the processors are shared, so nothing can be
+/// gained, but what every replica does for every push of every other must not eat it up.
+pub const REPLICAS_RATE: Limit = Limit::AtLeast(0.6);
+/// Processor time of all replicas for each push: the push itself once, hearing of it eight times.
+pub const REPLICAS_CPU: Limit = Limit::AtMost(2.5);
+
+/// Memory for each WebSocket: the more there are, the less what a replica needs anyway counts, so it falls if anything.
+pub const CONNECTIONS_MEMORY: Limit = Limit::AtMost(1.2);
+/// From push to wake-up: one look-up by user, whoever else is connected. Reconciling ten thousand users takes its turns
+/// on the same processors.
+pub const CONNECTIONS_WAKEUP_P50: Limit = Limit::AtMost(1.5);
+/// The slowest of two hundred pushes: those that came while the users were reconciled.
+pub const CONNECTIONS_WAKEUP_P99: Limit = Limit::AtMost(3.0);
+
+/// Latency by the number of apps, or of tables: names are columns of keys and nothing else.
+pub const NAMES_P50: Limit = Limit::AtMost(1.2);
+/// As for [`STORED_P99`].
+pub const NAMES_P99: Limit = Limit::AtMost(2.0);
+
+/// Latency by the length of the log that is written to and read from: its end is found by index.
+pub const LOG_P50: Limit = Limit::AtMost(1.2);
+/// As for [`STORED_P99`].
+pub const LOG_P99: Limit = Limit::AtMost(2.0);
+/// Rows in a second of a fresh device's first pages: each page is a stretch of an index, however long the rest is.
+pub const LOG_RATE: Limit = Limit::AtLeast(0.8);
+
+/// Not faster than the size: idle connections are worked for one by one, so a hundred times as many may take a hundred
+/// times as much.
+pub fn as_the_size(sizes: &[f64]) -> Option<Limit> {
+    Some(Limit::AtMost(sizes.last()? / sizes.first()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_grow_with_the_size_may_grow_as_far() {
+        assert_eq!(as_the_size(&[100.0, 1_000.0, 10_000.0]), Some(Limit::AtMost(100.0)));
+        assert_eq!(as_the_size(&[]), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! How cost grows with size: the same few measurements where little is and where much is, and a limit on what the last
+//! may be of the first.
+//!
+//! ```text
+//! stored, replicas, connections, names, log: one file for each dimension ─► report::Growth ─► table, page
+//! limits: what each may grow by, and why          yardstick: stock, visits, pushes, which both measure with
+//! ```
+//! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
+//! `mana-sync dev with-services`. Points of a dimension are measured by turns where they can stand side by side, so
+//! that what else the machine does slows all of them; those of `connections` are measured one after the other.
+
+pub mod connections;
+pub mod limits;
+pub mod log;
+pub mod names;
+pub mod replicas;
+pub mod report;
+mod run;
+pub mod stored;
+pub mod table;
+pub mod visited;
+
+use std::time::Duration;
+
+use crate::report::model::Growth;
+
+pub use run::{Outcome, run};
+
+/// A turn of requests one at a time costs nothing to begin, and the shorter turns are, the more alike is what else the
+/// machine does while they last.
+const SHORTER: usize = 5;
+
+/// The dimensions by name, in the order of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dimension {
+    /// Latency of a push and a small pull by stored changes of all users.
+    Stored,
+    /// Pushes in a second, and their processor time, by replicas of one database.
+    Replicas,
+    /// Memory, processor time and wake-ups by idle WebSockets of one replica.
+    Connections,
+    /// Latency of a push and a small pull by apps, and by tables of one app.
+    Names,
+    /// Latency of a push and a small pull, and the rate of a fresh device's pull, by the length of one user's log.
+    Log,
+}
+
+/// At which sizes, and how thoroughly. All sizes ascend.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The dimensions to measure; all of them if empty.
+    pub only: Vec<Dimension>,
+    /// Stored changes of all users.
+    pub stored: Vec<u64>,
+    pub replicas: Vec<usize>,
+    /// Idle WebSockets.
+    pub connections: Vec<usize>,
+    /// Apps, and tables.
+    pub names: Vec<u64>,
+    /// Changes in one log; whole thousands.
+    pub log: Vec<u64>,
+    /// Times that each point is measured, by turns; where requests are sent one at a time, five times as many.
+    pub turns: usize,
+    /// Requests of each kind in such a shorter turn.
+    pub requests: usize,
+    /// How long pushes go on in a turn, where as many as possible are sent.
+    pub length: Duration,
+    /// How long idle WebSockets are watched.
+    pub idle: Duration,
+}
+
+impl Plan {
+    /// As limits are judged by.
+    pub fn thorough() -> Self {
+        Self {
+            only: Vec::new(),
+            stored: vec![50_000, 500_000, 5_000_000],
+            replicas: vec![1, 2, 4, 8],
+            connections: vec![100, 1_000, 10_000],
+            names: vec![1, 10, 100, 1_000],
+            log: vec![1_000, 10_000, 100_000, 1_000_000],
+            turns: 4,
+            requests: 200,
+            length: Duration::from_secs(5),
+            idle: Duration::from_secs(30),
+        }
+    }
+
+    /// Shorter, with more noise, and with fewer points: most of the largest are left out.
+    pub fn quick() -> Self {
+        Self {
+            stored: vec![50_000, 500_000],
+            replicas: vec![1, 2, 8],
+            connections: vec![100, 1_000],
+            names: vec![1, 30, 1_000],
+            log: vec![1_000, 10_000, 100_000],
+            turns: 2,
+            requests: 100,
+            length: Duration::from_secs(3),
+            idle: Duration::from_secs(10),
+            ..Self::thorough()
+        }
+    }
+
+    /// How requests are sent one at a time.
+    pub fn visits(&self) -> Visits {
+        Visits { turns: self.turns * SHORTER, requests: self.requests }
+    }
+
+    fn wants(&self, dimension: Dimension) -> bool {
+        self.only.is_empty() || self.only.contains(&dimension)
+    }
+}
+
+/// Requests one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visits {
+    /// Of pushes, and as many of pulls.
+    pub turns: usize,
+    /// In each turn.
+    pub requests: usize,
+}
+
+/// A dimension that was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub growth: Growth,
+    /// The busiest that a thread of the generator was, as a share of its time; none: it waited for one answer after the
+    /// other.
+    pub generator_busy: Option<f64>,
+}
+
+/// Hears of each point as it is there, in a line.
+pub type Told<'a> = &'a (dyn Fn(&str) + Sync);

@@ -1,0 +1,97 @@
+//! The table as people read it: a block for each dimension, its sizes as columns.
+
+use std::error::Error;
+
+use super::Dimension;
+use crate::report::model::{Growth, GrowthLine, Limit};
+use crate::report::units::{NONE, number, show_or_none};
+
+/// What the last is of the first.
+fn factor(line: &GrowthLine) -> String {
+    line.factor.map_or(NONE.to_owned(), |factor| format!("{factor:.2}"))
+}
+
+/// What that may be.
+fn limit(line: &GrowthLine) -> String {
+    match line.limit {
+        Some(Limit::AtLeast(least)) => format!("≥ {}", number(least)),
+        Some(Limit::AtMost(most)) => format!("≤ {}", number(most)),
+        None => String::new(),
+    }
+}
+
+fn verdict(line: &GrowthLine) -> String {
+    let word = match line.reached {
+        Some(true) => "reached",
+        Some(false) => "MISSED",
+        None => "",
+    };
+    word.to_owned()
+}
+
+/// All dimensions, with how each was measured below it.
+pub fn render<'a>(growths: impl Iterator<Item = &'a Growth>) -> String {
+    growths.map(block).collect::<Vec<_>>().join("\n")
+}
+
+fn block(growth: &Growth) -> String {
+    let mut titles = vec![format!("{}: {}", growth.name, growth.size)];
+    titles.extend(growth.sizes.iter().map(|&size| number(size)));
+    titles.extend(["growth", "limit", ""].map(str::to_owned));
+    let row = |line: &GrowthLine| {
+        let mut cells = vec![format!("  {}", line.name)];
+        cells.extend(line.values.iter().map(|&value| show_or_none(line.unit, value)));
+        cells.extend([factor(line), limit(line), verdict(line)]);
+        cells
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(growth.lines.iter().map(row)).collect();
+    let letters = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count());
+    let widths: Vec<usize> = (0..rows[0].len()).map(|column| letters(column).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let last = row.len() - 1;
+        let cell = |(column, cell): (usize, &String)| match column {
+            _ if column == 0 || column == last => format!("{cell:<0$}", widths[column]),
+            _ => format!("{cell:>0$}", widths[column]),
+        };
+        let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    format!("{text}  {}.\n", growth.note)
+}
+
+/// A dimension that could not be measured.
+pub fn failure(dimension: Dimension, error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(format!("{dimension:?} could not be measured: {error}"), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::model::Unit;
+
+    #[test]
+    fn a_block_has_a_column_for_each_size_and_a_verdict() {
+        let growth = Growth {
+            name: "stored".to_owned(),
+            size: "stored changes".to_owned(),
+            note: "One at a time".to_owned(),
+            sizes: vec![50_000.0, 5_000_000.0],
+            lines: vec![
+                GrowthLine::new("push p50", Unit::Seconds, vec![0.001, 0.0011], Some(Limit::AtMost(1.2))),
+                GrowthLine::new("rate", Unit::PerSecond, vec![1000.0, 500.0], Some(Limit::AtLeast(0.6))),
+                GrowthLine::new("other", Unit::Number, vec![0.0, f64::NAN], None),
+            ],
+        };
+        let expected = "\
+stored: stored changes   50,000  5,000,000  growth  limit
+  push p50                 1 ms     1.1 ms    1.10  ≤ 1.2  reached
+  rate                  1,000/s      500/s    0.50  ≥ 0.6  MISSED
+  other                       0          –       –
+  One at a time.
+";
+        assert_eq!(render([&growth].into_iter()), expected);
+    }
+}

@@ -1,0 +1,153 @@
+//! One device after the other, one request at a time: what a push and a small pull take where nothing waits for
+//! anything else, and only what is stored makes a difference.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio_postgres::Row;
+
+use super::YardstickError;
+use crate::engine::closed::Work;
+use crate::engine::device::Identity;
+use crate::engine::push_body::Shape;
+use crate::engine::{Client, Endpoint, Failure, LeanDevice};
+use crate::local::Surroundings;
+
+/// Changes that a small pull brings.
+pub const PULLED: i64 = 50;
+/// The least that a change takes in an answer: a delete's members and their names.
+const LEAST_BYTES: usize = 60;
+const PATIENCE: Duration = Duration::from_secs(30);
+const TOKEN_TTL: Duration = Duration::from_secs(3600);
+
+/// For each place in its order, the head of its log, and the cursor after which so many changes of its table follow.
+const CURSORS: &str = "
+select to_char(h.head at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), to_char((
+    select created_at from sync_changes c where c.log_id = h.log_id and c.table_name = place.table_name
+    order by created_at desc offset $4 limit 1
+) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+from unnest($1::text[], $2::text[], $3::text[]) with ordinality as place (user_id, app_id, table_name, number)
+join sync_heads h using (user_id, app_id)
+order by number";
+
+/// Where a change goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub user: String,
+    pub app: String,
+    pub table: String,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// One change, by a device that knows all of the log.
+    Push,
+    /// [`PULLED`] changes, by a device that has pushed none of them.
+    Pull,
+}
+
+struct Spot {
+    writer: LeanDevice,
+    reader: LeanDevice,
+    /// Its log's place in [`Visitor::heads`].
+    log: usize,
+    /// Where its pulls begin.
+    since: String,
+}
+
+/// One connection; every request is to a random place.
+pub struct Visitor {
+    client: Client,
+    rng: StdRng,
+    places: Vec<Place>,
+    spots: Vec<Spot>,
+    /// The newest cursor of each log, as its one writer knows it: tables of a log share it, as they do on a device.
+    heads: Vec<String>,
+    what: What,
+}
+
+impl Work for Visitor {
+    async fn once(&mut self) -> Result<(), Failure> {
+        let spot = self.rng.random_range(0..self.spots.len());
+        match self.what {
+            What::Push => self.push(spot).await,
+            What::Pull => self.pull(spot).await,
+        }
+    }
+}
+
+impl Visitor {
+    pub async fn new(at: &Surroundings, base: &str, places: &[Place]) -> Result<Self, YardstickError> {
+        let client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, PATIENCE);
+        // Another run on the same database must not send the same pushes, which would be retries.
+        let run: u32 = rand::random();
+        let (mut spots, mut logs) = (Vec::with_capacity(places.len()), Vec::<(&str, &str)>::new());
+        for Place { user, app, table } in places {
+            // Places of one log follow each other.
+            if logs.last() != Some(&(user, app)) {
+                logs.push((user, app));
+            }
+            let token = at.mint.token(user, TOKEN_TTL)?;
+            let device = |name: &str| {
+                let client = format!("{name}-{run}-{}", spots.len());
+                let (user, app, token) = (user.clone(), app.clone(), token.clone());
+                LeanDevice::new(&Identity { user, app, client, token }, table, 1, Shape::Fields)
+            };
+            let (writer, reader) = (device("writer")?, device("reader")?);
+            spots.push(Spot { writer, reader, log: logs.len() - 1, since: String::new() });
+        }
+        let heads = vec![crate::protocol::BEGINNING.to_owned(); logs.len()];
+        let rng = StdRng::seed_from_u64(places.len() as u64);
+        Ok(Self { client, rng, places: places.to_vec(), spots, heads, what: What::Push })
+    }
+
+    /// Pushes to every place once.
+    pub async fn begin(&mut self) -> Result<(), Failure> {
+        for spot in 0..self.spots.len() {
+            self.push(spot).await?;
+        }
+        Ok(())
+    }
+
+    /// Turns to pushes or to pulls, from where the logs are by now: pulls bring the newest changes of their tables,
+    /// whoever has pushed in the meantime.
+    pub async fn turn_to(&mut self, what: What, sql: &tokio_postgres::Client) -> Result<(), YardstickError> {
+        let column = |name: fn(&Place) -> &String| self.places.iter().map(name).collect::<Vec<_>>();
+        let (users, apps) = (column(|place| &place.user), column(|place| &place.app));
+        let tables = column(|place| &place.table);
+        let failed = |source| YardstickError::Database { action: "say its cursors", source };
+        let rows = sql.query(CURSORS, &[&users, &apps, &tables, &PULLED]).await.map_err(failed)?;
+        let short = || YardstickError::Nothing { what: format!("a log has no {PULLED} changes of its table") };
+        let cursor = |row: &Row, column: usize| row.try_get::<_, Option<String>>(column).map_err(failed);
+        if rows.len() != self.spots.len() {
+            return Err(short());
+        }
+        for (spot, row) in self.spots.iter_mut().zip(&rows) {
+            self.heads[spot.log] = cursor(row, 0)?.ok_or_else(short)?;
+            spot.since = cursor(row, 1)?.ok_or_else(short)?;
+        }
+        self.what = what;
+        Ok(())
+    }
+
+    async fn push(&mut self, spot: usize) -> Result<(), Failure> {
+        let Spot { writer, log, .. } = &mut self.spots[spot];
+        let head = &mut self.heads[*log];
+        writer.set_cursor(head);
+        writer.push(&mut self.client, &mut self.rng).await?;
+        writer.cursor().clone_into(head);
+        Ok(())
+    }
+
+    async fn pull(&mut self, spot: usize) -> Result<(), Failure> {
+        let Spot { reader, since, .. } = &mut self.spots[spot];
+        reader.set_cursor(since);
+        let page = reader.pull(&mut self.client, &mut self.rng).await?;
+        match page.bytes >= LEAST_BYTES * PULLED as usize {
+            true => Ok(()),
+            false => Err(Failure::Answer("fewer changes than were asked for")),
+        }
+    }
+}
