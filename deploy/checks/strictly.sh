@@ -8,6 +8,13 @@ shift 2
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --bind /etc/hosts "$root/etc/hosts"
+# The devices that OCI's runtime specification promises to every container.
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom tty; do
+    touch "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mount -o remount,ro "$root/dev"
 mount -o remount,bind,ro "$root"
 # What chroot needs to do its work; it goes with the change of user.
 exec setpriv --bounding-set -all,+sys_chroot,+setuid,+setgid --inh-caps -all --no-new-privs \

@@ -90,9 +90,13 @@ impl Side {
         let mut visitor = Visitor::new(at, replica.base(), &stock.places).await?;
         let sql = at.connect(database).await?;
         if !there {
-            visitor.begin().await?;
+            visitor.visit_all().await?;
             fill(&sql, stock.filled).await?;
         }
+        // What was not touched since the server started has to be read, and since the last checkpoint, to be written whole
+        // into the log. That is true of the first visit alone, and more of them are first visits where more is stored.
+        visitor.turn_to(What::Push, &sql).await?;
+        visitor.visit_all().await?;
         Ok(Self { replica, sql, visitor, latencies: Latencies::default() })
     }
 

@@ -104,7 +104,7 @@ impl Visitor {
     }
 
     /// Pushes to every place once.
-    pub async fn begin(&mut self) -> Result<(), Failure> {
+    pub async fn visit_all(&mut self) -> Result<(), Failure> {
         for spot in 0..self.spots.len() {
             self.push(spot).await?;
         }
