@@ -95,8 +95,10 @@ impl Side {
         }
         // What was not touched since the server started has to be read, and since the last checkpoint, to be written whole
         // into the log. That is true of the first visit alone, and more of them are first visits where more is stored.
-        visitor.turn_to(What::Push, &sql).await?;
-        visitor.visit_all().await?;
+        for what in [What::Push, What::Pull] {
+            visitor.turn_to(what, &sql).await?;
+            visitor.visit_all().await?;
+        }
         Ok(Self { replica, sql, visitor, latencies: Latencies::default() })
     }
 

@@ -71,10 +71,7 @@ pub struct Visitor {
 impl Work for Visitor {
     async fn once(&mut self) -> Result<(), Failure> {
         let spot = self.rng.random_range(0..self.spots.len());
-        match self.what {
-            What::Push => self.push(spot).await,
-            What::Pull => self.pull(spot).await,
-        }
+        self.visit(spot).await
     }
 }
 
@@ -103,12 +100,19 @@ impl Visitor {
         Ok(Self { client, rng, places: places.to_vec(), spots, heads, what: What::Push })
     }
 
-    /// Pushes to every place once.
+    /// Visits every place once: pushes, if it was not turned to anything.
     pub async fn visit_all(&mut self) -> Result<(), Failure> {
         for spot in 0..self.spots.len() {
-            self.push(spot).await?;
+            self.visit(spot).await?;
         }
         Ok(())
+    }
+
+    async fn visit(&mut self, spot: usize) -> Result<(), Failure> {
+        match self.what {
+            What::Push => self.push(spot).await,
+            What::Pull => self.pull(spot).await,
+        }
     }
 
     /// Turns to pushes or to pulls, from where the logs are by now: pulls bring the newest changes of their tables,
