@@ -7,7 +7,7 @@ use crate::config::{Config, ConfigError};
 use crate::fanout::connection::{Connector, ConnectorError};
 use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
-use crate::fanout::{Audience, Publisher, Reconciler, Target};
+use crate::fanout::{Audience, Heard, Publisher, Reconciler, Target};
 use crate::http::server::{Server, bind};
 use crate::http::{Admission, AppState, open_files, router, waiting};
 use crate::hub::Hub;
@@ -86,7 +86,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let hub = Arc::new(Hub::new(metrics.clone()));
     let audience: Arc<dyn Audience> = hub.clone();
     let (reconciler, reconciling) = Reconciler::new();
-    let hearing = Hearing::default();
+    let (hearing, heard) = (Hearing::default(), Heard::default());
     let name = config.replica_name();
     let listener = Listener {
         connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
@@ -94,6 +94,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         audience: audience.clone(),
         reconciler: reconciler.clone(),
         hearing: hearing.clone(),
+        heard: heard.clone(),
         metrics: metrics.clone(),
     };
     let means = Means { store: store.clone(), audience, metrics: metrics.clone(), period: config.reconcile_ms };
@@ -104,7 +105,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("listener", listener.run(stopping()));
-    shutdown.essential("publisher", publisher.clone().run(target, stopping()));
+    shutdown.essential("publisher", publisher.clone().run(target, heard, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();

@@ -8,6 +8,7 @@
 
 use super::Audience;
 use super::connection::{Connector, Driver};
+use super::pace::Heard;
 use super::reconciler::Reconciler;
 use super::wakeup::{self, CHANNEL, Wakeup};
 use crate::defects::Defect;
@@ -65,6 +66,7 @@ pub struct Listener {
     pub audience: Arc<dyn Audience>,
     pub reconciler: Reconciler,
     pub hearing: Hearing,
+    pub heard: Heard,
     pub metrics: Arc<Metrics>,
 }
 
@@ -149,6 +151,7 @@ impl Listener {
     }
 
     fn hear(&self, payload: &str) {
+        self.heard.count();
         let wakeups = match wakeup::decode(payload) {
             Ok(wakeups) => wakeups,
             Err(error) => {

@@ -3,6 +3,7 @@
 //! * [`wakeup`]: what a notification says, and how it is written.
 //! * [`publisher`]: collects what has been committed and notifies, many wake-ups to a payload, never in the
 //!   transaction of a push.
+//! * `pace`: how often it does that.
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced.
@@ -13,10 +14,12 @@
 
 pub mod connection;
 pub mod listener;
-pub mod publisher;
+mod pace;
+mod publisher;
 pub mod reconciler;
 pub mod wakeup;
 
+pub use pace::Heard;
 pub use publisher::{Publisher, Target};
 pub use reconciler::Reconciler;
 pub use wakeup::Wakeup;

@@ -2,11 +2,11 @@
 //!
 //! Not in the transaction of a push: a commit with a NOTIFY in it takes a lock on the whole cluster across the
 //! flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
-//! wake-ups share one; and where several share one already, the next waits a little, the longer the busier the database
-//! is, because each costs a commit here and work on every replica. A wake-up that is lost here is found by every
-//! replica's reconciler.
+//! wake-ups share one, and the busier the cluster, the longer it waits to be sent ([`super::pace`]). A wake-up that is
+//! lost here is found by every replica's reconciler.
 
 use super::connection::Connector;
+use super::pace::{Heard, Pace};
 use super::wakeup::{self, CHANNEL, MAX_PUSHES, Wakeup};
 use crate::protocol::UserKey;
 use crate::telemetry::{Metrics, traces};
@@ -14,7 +14,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +22,6 @@ use tracing::Instrument;
 
 /// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
 const MAX_STRETCHES: usize = 16;
-/// After several wake-ups were sent, the next sending begins no sooner than so many times the time that this took,
-const PACE: u32 = 5;
-/// or than this.
-const LONGEST_PACE: Duration = Duration::from_millis(10);
 /// Sends one notification for each payload. It need not outlive a crash of the database, so nobody waits for its flush;
 /// what it tells of has been flushed.
 const NOTIFY: &str =
@@ -95,7 +90,8 @@ impl Publisher {
     }
 
     /// Sends what is left here, until told to stop; then what is still there.
-    pub async fn run(self, target: Target, stop: CancellationToken) {
+    pub async fn run(self, target: Target, heard: Heard, stop: CancellationToken) {
+        let mut pace = Pace::new(heard);
         let mut sender = Sender { target, connection: None, metrics: self.queue.metrics.clone() };
         let mut pause = BACKOFF.0;
         loop {
@@ -103,14 +99,14 @@ impl Publisher {
                 () = self.queue.filled.notified() => {}
                 () = stop.cancelled() => break,
             }
+            pace.wait().await;
             while let Some(batch) = self.queue.take() {
-                let begun = Instant::now();
+                pace.begin();
                 match sender.send(&batch).await {
                     Ok(()) => {
                         pause = BACKOFF.0;
-                        if batch.len() > 1 {
-                            tokio::time::sleep_until(begun + (begun.elapsed() * PACE).min(LONGEST_PACE)).await;
-                        }
+                        pace.end(batch.len());
+                        pace.wait().await;
                     }
                     Err(error) => {
                         tracing::warn!(

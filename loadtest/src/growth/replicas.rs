@@ -26,14 +26,18 @@ struct Turn {
 }
 
 pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
-    // As many connections and users as the yardstick's pushes have.
-    let crowd = yardstick::Plan::thorough();
+    // Users as the yardstick's pushes have them, and as many connections for each replica: replicas are added because there
+    // are more clients.
+    let crowd = |replicas: usize| {
+        let one = yardstick::Plan::thorough();
+        yardstick::Plan { connections: one.connections * replicas, ..one }
+    };
     let mut turns: Vec<Vec<Turn>> = plan.replicas.iter().map(|_| Vec::new()).collect();
     let mut order: Vec<usize> = (0..turns.len()).collect();
     for _ in 0..plan.turns {
         for &place in &order {
             let count = plan.replicas[place];
-            let turn = turn(at, &crowd, count, plan.length).await?;
+            let turn = turn(at, &crowd(count), count, plan.length).await?;
             let (rate, cpu) = (number(turn.per_second), seconds(turn.cpu_each));
             told(&format!("replicas {count}: {rate} pushes/s, {cpu} of the replicas' processor time each"));
             turns[place].push(turn);
@@ -46,10 +50,10 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
         name: "replicas".to_owned(),
         size: "replicas".to_owned(),
         note: format!(
-            "Replicas, PostgreSQL and generator on one machine; {} connections of {} users push one change at a time, \
-             each to a random replica; the median of {} turns of {}",
-            crowd.connections,
-            number(crowd.users as f64),
+            "Replicas, PostgreSQL and generator on one machine; {} connections for each replica, of {} users in all, push \
+             one change at a time, each to a random replica; the median of {} turns of {}",
+            crowd(1).connections,
+            number(crowd(1).users as f64),
             plan.turns,
             seconds(plan.length.as_secs_f64())
         ),
