@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 /// Notifications of all replicas together in a second, about, where there would be more.
 const PER_SECOND: f64 = 400.0;
 /// After one that took long to send, the database being busy, a replica waits so many times as long.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 8;
 /// No wake-up waits longer than this.
 const LONGEST: Duration = Duration::from_millis(20);
 
