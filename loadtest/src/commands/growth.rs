@@ -1,14 +1,12 @@
 //! `mana-load growth`: how cost grows with size.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use mana_load::engine::usage::raise_file_limit;
 use mana_load::growth::{Dimension, Plan, report, run, table};
-use mana_load::local::Surroundings;
-use mana_load::report::files::{self, FileError};
 use mana_load::yardstick::{YardstickError, report as surroundings};
+
+use super::measuring::{MeasuringArgs, Stopped};
 
 /// Measures how cost grows with what is stored, with replicas, connections, names and the length of a log.
 ///
@@ -19,12 +17,8 @@ use mana_load::yardstick::{YardstickError, report as surroundings};
 /// one could not be measured.
 #[derive(Args)]
 pub struct GrowthArgs {
-    /// The server's program.
-    #[arg(long, env = "MANA_SYNC_EXE", default_value = "target/release/mana-sync")]
-    exe: PathBuf,
-    /// Where logs go.
-    #[arg(long, default_value = ".dev/bench", value_name = "FOLDER")]
-    folder: PathBuf,
+    #[command(flatten)]
+    measuring: MeasuringArgs,
     /// Shorter, with more noise, and with fewer points: most of the largest are left out.
     #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new())]
     quick: bool,
@@ -34,12 +28,6 @@ pub struct GrowthArgs {
     /// Times that each point is measured, by turns; five times as many where requests are sent one at a time.
     #[arg(long)]
     turns: Option<usize>,
-    /// Where the result goes as JSON; a page goes beside it.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Growth beyond a limit is a failure.
-    #[arg(long)]
-    strict: bool,
 }
 
 impl GrowthArgs {
@@ -51,33 +39,16 @@ impl GrowthArgs {
     }
 }
 
-/// Why there is no table.
-#[derive(Debug, thiserror::Error)]
-pub enum Stopped {
-    #[error(transparent)]
-    Measuring(#[from] YardstickError),
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
 /// Measures, prints and writes.
 pub async fn measure(args: GrowthArgs) -> Result<ExitCode, Stopped> {
-    raise_file_limit();
     let plan = args.plan();
-    let at = Surroundings::from_env(args.exe, args.folder).map_err(YardstickError::from)?;
+    let at = args.measuring.surroundings()?;
     let (started_at, database) = (surroundings::now(), surroundings::database(&at).await?);
     let failed = |dimension, error: &YardstickError| eprintln!("{}", table::failure(dimension, error));
     let outcome = run(&at, &plan, &|line| eprintln!("{line}"), failed).await;
     let growths = || outcome.measured.iter().map(|measured| &measured.growth);
     println!("\n{}", table::render(growths()));
-    if let Some(path) = &args.json {
-        let page = files::write(&report::report(&plan, &outcome, database, started_at), path)?;
-        println!("{} and {}", path.display(), page.display());
-    }
     let missed = growths().flat_map(|growth| &growth.lines).any(|line| line.reached == Some(false));
-    Ok(match (outcome.failed.is_empty(), missed && args.strict) {
-        (false, _) => ExitCode::from(2),
-        (true, true) => ExitCode::from(1),
-        (true, false) => ExitCode::SUCCESS,
-    })
+    let report = report::report(&plan, &outcome, database, started_at);
+    args.measuring.end(&report, !outcome.failed.is_empty(), missed)
 }
