@@ -99,14 +99,15 @@ impl Publisher {
                 () = self.queue.filled.notified() => {}
                 () = stop.cancelled() => break,
             }
-            pace.wait().await;
-            while let Some(batch) = self.queue.take() {
+            loop {
+                // Before what is there is taken: what comes meanwhile goes with it.
+                pace.wait().await;
+                let Some(batch) = self.queue.take() else { break };
                 pace.begin();
                 match sender.send(&batch).await {
                     Ok(()) => {
                         pause = BACKOFF.0;
                         pace.end(batch.len());
-                        pace.wait().await;
                     }
                     Err(error) => {
                         tracing::warn!(

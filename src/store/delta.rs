@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 ///
 /// `$tables` is the condition on the table, over `$6`. One row more than a page is read to know whether there is
 /// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
-/// only for the rows that are left. `more`: whether this row is followed by another. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
+/// only for the rows that are left. `more`: whether this row is followed by another. `reader_holds`: whether the reader
+/// holds later stamps than are stored anywhere.
 macro_rules! page_query {
     ($tables:literal) => {
         concat!(
