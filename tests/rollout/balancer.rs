@@ -2,6 +2,7 @@
 //! the certificate and the name server are others.
 
 use crate::names::Names;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -56,6 +57,11 @@ impl Balancer {
         balancer
     }
 
+    /// Whether Caddy, which Debian does not have, is installed.
+    pub fn caddy_is_here() -> bool {
+        std::env::split_paths(&path_to_caddy()).any(|folder| folder.join("caddy").is_file())
+    }
+
     /// Where browsers connect, by the name in the certificate.
     pub fn tls_url(&self) -> String {
         format!("https://localhost:{}", self.ports.tls)
@@ -66,8 +72,9 @@ impl Balancer {
         let accepted = mana_sync::dev::wait::until(crate::support::PATIENCE, connect).await;
         assert!(
             accepted.is_some(),
-            "{:?} does not accept (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
+            "{:?} does not accept at {} (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
             self.kind,
+            self.tls_url(),
             self.log()
         );
     }
@@ -195,13 +202,19 @@ fn nginx(folder: &Path, ports: Ports) -> Command {
     command
 }
 
-fn caddy(folder: &Path, ports: Ports, candidates: &[Ipv4Addr]) -> Command {
-    let all: Vec<String> = candidates.iter().map(|address| format!("{address}:{}", ports.replicas)).collect();
-    // Where `make check-ops` has put it, if it is not on the path.
+/// Where it is, or where `make check-ops` has put it.
+fn path_to_caddy() -> OsString {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ops-tools/venv/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([fetched]);
+    std::env::join_paths(folders).expect("no folder on the path has a colon in its name")
+}
+
+fn caddy(folder: &Path, ports: Ports, candidates: &[Ipv4Addr]) -> Command {
+    assert!(Balancer::caddy_is_here(), "make check-ops installs Caddy");
+    let all: Vec<String> = candidates.iter().map(|address| format!("{address}:{}", ports.replicas)).collect();
     let mut command = program("caddy");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:{}", fetched.display()));
+    command.env("PATH", path_to_caddy());
     command.env("PORT", ports.plain.to_string()).env("TLS_PORT", ports.tls.to_string());
     command.env("REPLICAS", all.join(" ")).env("CERTIFICATE", certificate(folder));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/Caddyfile");

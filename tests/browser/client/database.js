@@ -24,9 +24,10 @@ export async function readCursors(database, tables) {
   return rows.map((row) => row?.cursor ?? BEGINNING);
 }
 
-/** Moves cursors forward, never back: an answer may begin before what another has already brought. */
-export async function moveCursors(database, tables, cursor) {
-  const rows = await database.table('cursors').bulkGet(tables);
-  const behind = tables.filter((_, index) => !(rows[index]?.cursor > cursor));
-  await database.table('cursors').bulkPut(behind.map((table) => ({ table, cursor })));
+/**
+ * Keeps a cursor for each of these tables, also where it is before the one that was there: a client that applies what
+ * it receives without comparing stamps has then read older changes again, and must read on from there.
+ */
+export async function keepCursor(database, tables, cursor) {
+  await database.table('cursors').bulkPut(tables.map((table) => ({ table, cursor })));
 }

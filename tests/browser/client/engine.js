@@ -2,7 +2,7 @@
 
 import Dexie from 'dexie';
 import { META, applied, written } from './apply.js';
-import { BEGINNING, moveCursors, openDatabase, readCursors } from './database.js';
+import { BEGINNING, keepCursor, openDatabase, readCursors } from './database.js';
 import { DIALECTS } from './dialects.js';
 import { Network, Unavailable } from './network.js';
 import { listen } from './socket.js';
@@ -58,19 +58,22 @@ export class Engine {
    * @returns {Promise<Write[]>}
    */
   async insert(table, records, withStamp = true) {
-    const writes = [];
-    await this.#edit(table, async () => {
-      for (const { id, ...fields } of records) {
-        const stamp = this.options.clock.stamp();
-        const data = { ...fields, ...this.dialect.insertStamps(stamp, withStamp) };
-        const change = { table, id, op: 'insert', data, ...this.dialect.members(this.actor) };
-        const values = Object.entries(data).map(([name, value]) => [name, value, stamp]);
-        await this.#store(table, { id, [META]: {} }, values, change);
-        const counts = data.updatedAt ?? data.createdAt ?? BEGINNING;
-        writes.push(...values.map(([field, value]) => this.#write(change, field, value, counts)));
-      }
+    const stamp = this.options.clock.stamp();
+    const made = records.map(({ id, ...fields }) => {
+      const data = { ...fields, ...this.dialect.insertStamps(stamp, withStamp) };
+      const change = { table, id, op: 'insert', data, ...this.dialect.members(this.actor) };
+      const values = Object.entries(data).map(([name, value]) => [name, value, stamp]);
+      return { change, values, counts: data.updatedAt ?? data.createdAt ?? BEGINNING };
     });
-    return writes;
+    await this.#edit(table, async () => {
+      const empty = ({ id }) => ({ id, [META]: {} });
+      const written = made.map(({ change, values }) => this.#written(empty(change), values, change));
+      await this.db.table(table).bulkPut(written);
+      await this.db.table('pending').bulkAdd(made.map(({ change }) => ({ change })));
+    });
+    const writes = ({ change, values, counts }) =>
+      values.map(([field, value]) => this.#write(change, field, value, counts));
+    return made.flatMap(writes);
   }
 
   /** Edits a record that is there and not deleted; no writes if there is none. @returns {Promise<Write[]>} */
@@ -100,7 +103,8 @@ export class Engine {
       const [values, members] = change(stamp);
       const whole = { table, id, ...members, ...this.dialect.members(this.actor) };
       const entries = Object.entries(values).map(([name, value]) => [name, value, stamp]);
-      await this.#store(table, record, entries, whole);
+      await this.db.table(table).put(this.#written(record, entries, whole));
+      await this.db.table('pending').add({ change: whole });
       writes.push(...entries.map(([field, value]) => this.#write(whole, field, value, stamp)));
     });
     return writes;
@@ -110,9 +114,8 @@ export class Engine {
     return this.db.transaction('rw', [table, 'pending'], work);
   }
 
-  async #store(table, record, values, change) {
-    await this.db.table(table).put(written(record, values, change, this.dialect, false));
-    await this.db.table('pending').add({ change });
+  #written(record, values, change) {
+    return written(record, values, change, this.dialect, false);
   }
 
   #write({ table, id, actor }, field, value, stamp) {
@@ -199,7 +202,7 @@ export class Engine {
         if (own.length > 0) await this.#apply(table, own);
       }
       await this.db.table('pending').bulkDelete(stored);
-      await moveCursors(this.db, tables, cursor);
+      await keepCursor(this.db, tables, cursor);
     });
   }
 

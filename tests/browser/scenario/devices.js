@@ -2,12 +2,13 @@
 
 import { RULES } from '../client/apply.js';
 import { differences, fold } from './fold.js';
+import { readLog } from './log.js';
 import { Random } from './random.js';
 
 const APP = 'todo';
 const TABLES = ['tasks', 'lists', 'tags'];
 const DEVICES = 5;
-const STEPS = 40;
+const STEPS = 30;
 const GENERATIONS = ['older', 'middle', 'newest', 'newest', 'older'];
 /** The last device reads a stream; the others pull when they are woken. */
 const STREAMING = DEVICES - 1;
@@ -82,9 +83,22 @@ class Run {
     for (const member of this.members) {
       found.push(...(await member.device.errors()).map((error) => `${member}: ${error}`));
       found.push(...(await member.differences(expected)));
-      await member.device.close(true);
     }
+    found.push(...(await this.#stored(found)));
+    for (const member of this.members) await member.device.close(true);
     return { found, records: Object.keys(expected).length, writes: this.writes.length };
+  }
+
+  /** What is stored of the records that differ, for whoever has to find out why. */
+  async #stored(found) {
+    const { urls, token } = this.settings;
+    const keys = [...new Set(found.flatMap((text) => text.match(/\b\w+\/r\d+/g) ?? []))].slice(0, 3);
+    const lines = keys.map(async (key) => {
+      const [table, id] = key.split('/');
+      const log = await readLog({ url: urls[0], token, app: APP, table });
+      return log.filter((change) => change.id === id).map((change) => `${key} as stored: ${JSON.stringify(change)}`);
+    });
+    return (await Promise.all(lines)).flat();
   }
 }
 
