@@ -71,7 +71,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let metrics = telemetry.metrics.clone();
     open_files::allow(config.max_connections, config.database_pool_size);
     let listeners = listen(&config)?;
-    let store = Store::new(&config)?;
+    let store = Store::new(&config, metrics.clone())?;
     let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {

@@ -107,7 +107,9 @@ impl ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
             ApiError::Join(JoinError::TooManySessions) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
-            ApiError::Store(StoreError::TurnTimeout) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            ApiError::Store(StoreError::TurnTimeout | StoreError::Contended) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "busy")
+            }
             ApiError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -120,7 +122,7 @@ impl ApiError {
             ApiError::Store(StoreError::Unstorable(_)) => {
                 "a value cannot be stored: a number out of range, or a text with a character that is none".to_owned()
             }
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::TurnTimeout)
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::TurnTimeout | StoreError::Contended)
             | ApiError::Join(JoinError::Begin(_)) => "the server cannot do this at the moment; try again".to_owned(),
             ApiError::Store(_) | ApiError::Metrics(_) => {
                 "something went wrong on the server; trying again may help".to_owned()

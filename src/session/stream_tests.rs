@@ -37,7 +37,9 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         op: Op::Insert,
         data: Some("{}".to_owned()),
         stamps: "{}".to_owned(),
-        held: None,
+        extra: None,
+        is_own: false,
+        id: Default::default(),
     };
     Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more }
 }

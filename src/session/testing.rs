@@ -42,7 +42,7 @@ impl Rig {
         let closing = CancellationToken::new();
         let (reconciler, _) = Reconciler::new();
         let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), closing.clone());
-        let store = Store::new(&config).expect("no connection is made yet");
+        let store = Store::new(&config, metrics.clone()).expect("no connection is made yet");
         Rig { sessions: Arc::new(sessions), hub, metrics, closing, store, _known: known }
     }
 

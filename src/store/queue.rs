@@ -10,6 +10,7 @@
 //! here rather than for its lock, where they would hold up the rest of their batch.
 
 use super::batch::Entry;
+use super::known::Pushed;
 use super::push::Job;
 use super::{Store, StoreError};
 use crate::protocol::LogId;
@@ -148,8 +149,11 @@ impl Store {
         }
         match self.despite_loss(|| async { Ok(self.insert(&entries).await?) }).await {
             Ok(stored) => batch.into_iter().zip(stored).for_each(|(job, stored)| match stored {
-                Some(stored) => job.finish(Ok(stored)),
-                None => self.store_alone(job),
+                Some(stored) => {
+                    let pushed = Pushed::new(&job.entry, stored);
+                    job.finish(Ok(pushed));
+                }
+                None => self.store_alone(job.looking_first()),
             }),
             Err(StoreError::Unavailable(error)) if !may_be_about_one(&error) => {
                 batch.into_iter().for_each(|job| job.finish(Err(StoreError::Unavailable(error.clone()))));
