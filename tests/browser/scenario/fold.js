@@ -45,10 +45,17 @@ export function differences(who, expected, held, withActors, limit = 5) {
 }
 
 function comparable(field, withActors) {
-  return field && JSON.stringify(withActors ? field : field.slice(0, 2));
+  return field && inOrder(withActors ? field : field.slice(0, 2));
+}
+
+/** JSON whose members are in the order of their names: the order that they came in means nothing. */
+function inOrder(value) {
+  const sorted = (_, member) =>
+    member?.constructor === Object ? Object.fromEntries(Object.entries(member).sort()) : member;
+  return JSON.stringify(value, sorted);
 }
 
 /** A device stamps its own insert, though it says nothing of it to others. */
 function isOwnUnstamped(want, got) {
-  return want?.[1] === BEGINNING && JSON.stringify(want[0]) === JSON.stringify(got?.[0]);
+  return want?.[1] === BEGINNING && inOrder(want[0]) === inOrder(got?.[0]);
 }
