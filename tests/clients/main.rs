@@ -32,7 +32,8 @@ fn settings(cluster: &Cluster, scenario: &str) -> Value {
     json!({ "scenario": scenario, "urls": cluster.urls(), "token": cluster.user().token })
 }
 
-/// Seed 1 of any three has careful engines alone, seed 2 one that takes everything as it comes.
+/// Of any three seeds, the first has engines that compare stamps and some that take inserts as they come, the second
+/// one that takes everything, the third records that several devices make.
 fn seeds(by_default: u64) -> Range<u64> {
     let number = |name| {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;

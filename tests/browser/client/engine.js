@@ -29,6 +29,10 @@ export const PUSH_CHANGES = 200;
 /** What an edit wrote, for whoever keeps account of it. @typedef {{ table: string, id: string, field: string,
  * value: unknown, stamp: string, actor?: object }} Write */
 
+function stamped(values, stamp) {
+  return Object.entries(values).map(([name, value]) => [name, value, stamp]);
+}
+
 export class Engine {
   #turn = Promise.resolve();
   /** What went wrong in the background; nothing should. @type {Error[]} */
@@ -52,6 +56,7 @@ export class Engine {
   // ----- what people do -----
 
   /**
+   * Makes those of the records that are not there yet.
    * @param {string} table
    * @param {{ id: string }[]} records
    * @param {boolean} withStamp false: the records say nothing of when they were made, if the dialect knows such
@@ -59,21 +64,25 @@ export class Engine {
    */
   async insert(table, records, withStamp = true) {
     const stamp = this.options.clock.stamp();
-    const made = records.map(({ id, ...fields }) => {
-      const data = { ...fields, ...this.dialect.insertStamps(stamp, withStamp) };
-      const change = { table, id, op: 'insert', data, ...this.dialect.members(this.actor) };
-      const values = Object.entries(data).map(([name, value]) => [name, value, stamp]);
-      return { change, values, counts: data.updatedAt ?? data.createdAt ?? BEGINNING };
+    const made = await this.#edit(table, async () => {
+      const held = await this.db.table(table).bulkGet(records.map(({ id }) => id));
+      const absent = records.filter((_, index) => !held[index]);
+      const changes = absent.map((record) => this.#insertion(table, record, stamp, withStamp));
+      const empty = (id) => ({ id, [META]: {} });
+      const rows = changes.map((change) => this.#written(empty(change.id), stamped(change.data, stamp), change));
+      await this.db.table(table).bulkPut(rows);
+      await this.db.table('pending').bulkAdd(changes.map((change) => ({ change })));
+      return changes;
     });
-    await this.#edit(table, async () => {
-      const empty = ({ id }) => ({ id, [META]: {} });
-      const written = made.map(({ change, values }) => this.#written(empty(change), values, change));
-      await this.db.table(table).bulkPut(written);
-      await this.db.table('pending').bulkAdd(made.map(({ change }) => ({ change })));
+    return made.flatMap((change) => {
+      const counts = change.data.updatedAt ?? change.data.createdAt ?? BEGINNING;
+      return Object.entries(change.data).map(([field, value]) => this.#write(change, field, value, counts));
     });
-    const writes = ({ change, values, counts }) =>
-      values.map(([field, value]) => this.#write(change, field, value, counts));
-    return made.flatMap(writes);
+  }
+
+  #insertion(table, { id, ...fields }, stamp, withStamp) {
+    const data = { ...fields, ...this.dialect.insertStamps(stamp, withStamp) };
+    return { table, id, op: 'insert', data, ...this.dialect.members(this.actor) };
   }
 
   /** Edits a record that is there and not deleted; no writes if there is none. @returns {Promise<Write[]>} */
@@ -102,7 +111,7 @@ export class Engine {
       const stamp = this.options.clock.stamp(held);
       const [values, members] = change(stamp);
       const whole = { table, id, ...members, ...this.dialect.members(this.actor) };
-      const entries = Object.entries(values).map(([name, value]) => [name, value, stamp]);
+      const entries = stamped(values, stamp);
       await this.db.table(table).put(this.#written(record, entries, whole));
       await this.db.table('pending').add({ change: whole });
       writes.push(...entries.map(([field, value]) => this.#write(whole, field, value, stamp)));

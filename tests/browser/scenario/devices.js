@@ -41,12 +41,15 @@ class Run {
     this.settings = settings;
     this.random = new Random(settings.seed);
     // An engine that takes everything as it comes is in every third run. No server can give it the later of two edits
-    // if the earlier one is stored later, so there nobody edits without having everything that is stored.
+    // if the earlier one is stored later, so there nobody edits without having everything that is stored. Likewise an
+    // engine that takes inserts as they come, if two devices make the same record: another third is without any.
     this.careful = settings.seed % 3 === 2;
+    this.sameRecords = settings.seed % 3 === 0;
     this.members = Array.from({ length: DEVICES }, (_, number) => new Member(this, number, this.#rule(number)));
   }
 
   #rule(number) {
+    if (this.sameRecords) return 'stamps';
     if (!this.careful) return this.random.pick(RULES.slice(0, 2));
     return number === 0 ? 'everything' : this.random.pick(RULES);
   }
@@ -92,7 +95,7 @@ class Run {
   /** What is stored of the records that differ, for whoever has to find out why. */
   async #stored(found) {
     const { urls, token } = this.settings;
-    const keys = [...new Set(found.flatMap((text) => text.match(/\b\w+\/r\d+/g) ?? []))].slice(0, 3);
+    const keys = [...new Set(found.flatMap((text) => text.match(/\b\w+\/(r|same)\d+/g) ?? []))].slice(0, 3);
     const lines = keys.map(async (key) => {
       const [table, id] = key.split('/');
       const log = await readLog({ url: urls[0], token, app: APP, table });
@@ -178,8 +181,10 @@ class Member {
   }
 
   async #insert() {
-    const [table, id] = [this.random.pick(TABLES), this.run.name()];
-    const writes = await this.device.insert(table, [{ id, title: id, done: false }], this.random.chance(0.5));
+    const same = this.run.sameRecords && this.random.chance(0.5);
+    const [table, id] = [this.random.pick(TABLES), same ? `same${this.random.below(5)}` : this.run.name()];
+    const record = { id, title: `${id} of ${this.number}`, done: false };
+    const writes = await this.device.insert(table, [record], same || this.random.chance(0.5));
     this.run.known.push([table, id]);
     return writes;
   }
