@@ -53,7 +53,7 @@ impl Balancer {
         let process = command.spawn().expect("setpriv, of util-linux, is on every Debian");
         let url = format!("http://127.0.0.1:{}", ports.plain);
         let balancer = Balancer { url, kind, ports, names, process, folder };
-        balancer.accepts().await;
+        balancer.answers().await;
         balancer
     }
 
@@ -67,13 +67,16 @@ impl Balancer {
         format!("https://localhost:{}", self.ports.tls)
     }
 
-    async fn accepts(&self) {
-        let connect = async || tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.tls)).await.ok();
-        let accepted = mana_sync::dev::wait::until(crate::support::PATIENCE, connect).await;
+    /// Waits for any answer: nginx accepts connections before it minds signals.
+    async fn answers(&self) {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let ask = async || http.get(format!("{}/health/ready", self.url)).send().await.ok();
+        let answered = mana_sync::dev::wait::until(crate::support::PATIENCE, ask).await;
         assert!(
-            accepted.is_some(),
-            "{:?} does not accept at {} (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
+            answered.is_some(),
+            "{:?} does not answer at {} and {} (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
             self.kind,
+            self.url,
             self.tls_url(),
             self.log()
         );

@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import { chromium } from 'playwright-core';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
-/** What Chromium would ask the world at each start is switched off; certificates of the tests sign themselves. */
+/** What Chromium would ask the world at its start is switched off; certificates of the tests sign themselves. */
 const FLAGS = [
   '--disable-gpu',
   '--disable-quic',
@@ -19,8 +19,8 @@ const FLAGS = [
 
 /**
  * @param {number} port of the pages
- * @returns {Promise<{ page: (device: string) => Promise<import('playwright-core').Page>,
- *   close: () => Promise<void> }>} `page` opens a tab on the device of this name, which keeps its databases
+ * @returns {Promise<{ page: (context: string) => Promise<import('playwright-core').Page>,
+ *   close: () => Promise<void> }>} `page` opens a tab in the context of this name, which keeps its databases
  */
 export async function openBrowser(port) {
   const bundle = await bundled();
@@ -34,9 +34,9 @@ export async function openBrowser(port) {
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...sandbox] });
   const contexts = new Map();
   return {
-    async page(device) {
-      if (!contexts.has(device)) contexts.set(device, await browser.newContext({ ignoreHTTPSErrors: true }));
-      const page = await contexts.get(device).newPage();
+    async page(name) {
+      if (!contexts.has(name)) contexts.set(name, await browser.newContext({ ignoreHTTPSErrors: true }));
+      const page = await contexts.get(name).newPage();
       await page.goto(`http://localhost:${port}/`);
       return page;
     },
