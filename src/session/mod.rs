@@ -7,6 +7,7 @@
 //! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
+mod events;
 mod room;
 pub mod stream;
 pub mod websocket;
