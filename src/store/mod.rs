@@ -21,7 +21,7 @@ mod turns;
 mod watch;
 
 pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, LogStretch};
+pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
 pub use push::Stored;
 
 use crate::config::Config;
