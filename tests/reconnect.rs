@@ -39,17 +39,6 @@ async fn nothing_told(cluster: &Cluster, index: usize, user: &User, app: Option<
     age(cluster, user, into, 1000.0).await;
 }
 
-/// Moves a log of a user back, as if everything in it had been stored so much earlier.
-async fn age(cluster: &Cluster, user: &User, app: &str, seconds: f64) {
-    for (table, column) in [("sync_changes", "created_at"), ("sync_heads", "head")] {
-        let sql = format!(
-            "update {table} set {column} = {column} - make_interval(secs => $3) where user_id = $1 and app_id = $2"
-        );
-        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&user.id).bind(app).bind(seconds);
-        query.execute(&cluster.pool).await.unwrap();
-    }
-}
-
 /// Sends a ping; what came before its pong.
 async fn before_pong(socket: &mut Wakeups) -> Vec<WakeMessage> {
     socket.send(r#"{"type":"ping"}"#).await.unwrap();
@@ -95,7 +84,7 @@ async fn the_tables_of_all_recent_changes_are_named_in_one_message_for_each_app(
 async fn the_message_comes_after_auth_ok_and_once() {
     let (cluster, user) = (shared().await, shared().await.user());
     for index in 0..3 {
-        store(cluster, index, &user, "phone", &[("tasks", "a")]).await;
+        store(cluster, index, &user, "phone", &[("tasks", &index.to_string())]).await;
         let mut raw = Raw::member(cluster.url(index + 1), "/ws", &user, 1 << 20).await;
         let told = br#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#;
         assert_eq!(raw.frame().await, Some((TEXT, told.to_vec())));

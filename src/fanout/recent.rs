@@ -3,7 +3,8 @@
 //!
 //! A session asks once, after it has joined the hub, so that nothing falls in between. Those that ask at about the
 //! same time are answered together: clients that return all at once cost a few statements, one after the other on
-//! one connection. While the database is away, requests wait for it, and reach back by as much more.
+//! one connection. While the database is away, requests wait for it, for a few minutes at most, and reach back by as much
+//! more.
 
 use super::Wakeup;
 use super::reconciler::{LOGS_PER_QUERY, Means, QUEUE, changed_tables};
@@ -21,6 +22,8 @@ const MAX_BATCH: usize = 5_000;
 const GATHER: Duration = Duration::from_millis(20);
 /// Pause before a look-up that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a request is tried, so that one that cannot be answered does not keep all others waiting for ever.
+const GIVE_UP: Duration = Duration::from_secs(300);
 
 /// For each log that a session should be told of, and for each device that stored something in it, a wake-up. Their
 /// ranges end where the log stood.
@@ -94,6 +97,10 @@ async fn answer_all(means: &Means, batch: &mut Vec<Request>) {
     loop {
         // Who has gone in the meantime need not be told.
         batch.retain(|request| !request.answer.is_closed());
+        let given_up = batch.extract_if(.., |request| request.asked.elapsed() > GIVE_UP).count();
+        if given_up > 0 {
+            tracing::error!(sessions = given_up, "sessions were not told what was stored before they came");
+        }
         if batch.is_empty() {
             return;
         }

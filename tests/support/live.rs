@@ -181,6 +181,17 @@ pub async fn fill(cluster: &Cluster, user: &User, tables: &str) -> Vec<(String, 
     log
 }
 
+/// Moves a log of a user back, as if everything in it had been stored so much earlier.
+pub async fn age(cluster: &Cluster, user: &User, app: &str, seconds: f64) {
+    for (table, column) in [("sync_changes", "created_at"), ("sync_heads", "head")] {
+        let sql = format!(
+            "update {table} set {column} = {column} - make_interval(secs => $3) where user_id = $1 and app_id = $2"
+        );
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&user.id).bind(app).bind(seconds);
+        query.execute(&cluster.pool).await.unwrap();
+    }
+}
+
 /// The user with a token that expires after the current second and `more` whole ones.
 pub fn short_lived(cluster: &Cluster, user: &User, more: u64) -> User {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
