@@ -99,7 +99,15 @@ impl Mailbox {
 
 impl State {
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
-        let cares = recent.iter().filter(|wakeup| self.add(wakeup)).count() > 0;
+        let behind = self.names > MAX_WAITING;
+        let mut cares = false;
+        for wakeup in recent {
+            cares |= self.add(wakeup);
+            if !behind {
+                // Who has only just come is not behind: sent away to start over, it would come back to the same.
+                self.names = self.names.min(MAX_WAITING);
+            }
+        }
         let interest = &self.interest;
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
         self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));

@@ -94,6 +94,16 @@ async fn a_greeting_and_what_waits_are_one_mail_and_what_it_told_is_not_told_aga
     assert_eq!(mail(&todo).await, "todo:tasks", "it ends beyond what was told");
 }
 
+#[tokio::test]
+async fn a_greeting_of_very_many_names_sends_nobody_away() {
+    let hub = Arc::new(Hub::new(Arc::default()));
+    let session = hub.join(UserKey::of("u"), Interest::default(), "websocket");
+    let names: Vec<String> = (0..15_000).map(|n| format!("table-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    session.mailbox().greet(&[wakeup("u", "todo", None, &names), wakeup("u", "todo", None, &["one more"])]);
+    assert_eq!(mail(&session).await.split(',').count(), names.len() + 1);
+}
+
 #[test]
 fn a_user_is_connected_from_the_first_session_to_the_last() {
     let metrics = Arc::new(Metrics::new());
