@@ -169,7 +169,7 @@ impl Greeting {
 
 /// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
 async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) -> Option<Mail> {
-    let Some(Greeting { request, patience }) = greeting.as_deref_mut() else { return None };
+    let Greeting { request, patience } = greeting.as_deref_mut()?;
     let late_mail = async {
         sleep_until(*patience).await;
         mailbox.take().await
