@@ -97,7 +97,13 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         heard: heard.clone(),
         metrics: metrics.clone(),
     };
-    let means = Means { store: store.clone(), audience, metrics: metrics.clone(), period: config.reconcile_ms };
+    let means = Means {
+        store: store.clone(),
+        audience,
+        metrics: metrics.clone(),
+        period: config.reconcile_ms,
+        recent: config.announce_recent_ms,
+    };
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());

@@ -232,6 +232,11 @@ pub struct Config {
     #[arg(long, env, default_value = "2000", value_parser = millis)]
     pub reconcile_ms: Duration,
 
+    /// A WebSocket that authenticates is told of the apps in which something was stored in the last so many
+    /// milliseconds: it may have missed the wake-up while it was away. 0: never.
+    #[arg(long, env, default_value = "60000", value_parser = millis_or_zero)]
+    pub announce_recent_ms: Duration,
+
     /// How often the listener tests its connection, in milliseconds.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,

@@ -234,10 +234,11 @@ async fn a_device_is_not_woken_by_its_own_change_that_was_never_notified() {
 }
 
 #[tokio::test]
-async fn what_was_stored_before_a_socket_came_does_not_wake_it() {
+async fn what_was_stored_long_before_a_socket_came_does_not_wake_it() {
     let (cluster, user) = (shared().await, shared().await.user());
     store(cluster, 0, &user, "phone", &[("notified", "a")]).await;
     store_silently(cluster, &user, "silent").await;
+    age(cluster, &user, APP, 100.0).await;
     let mut socket = socket(cluster, 0, &user, None, None).await;
     store(cluster, 0, &user, "phone", &[("new", "b")]).await;
     store_silently(cluster, &user, "found").await;

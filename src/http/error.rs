@@ -29,6 +29,8 @@ pub enum ApiError {
     Name { name: &'static str, problem: NameProblem },
     #[error("the parameter {0} is missing or empty")]
     MissingParameter(&'static str),
+    #[error("the parameter collections may name {0} collections at most; name fewer, or none for all of them")]
+    TooManyCollections(usize),
     #[error("since {0}")]
     Since(#[from] CursorError),
     #[error("the header {0} must be plain text")]
@@ -93,6 +95,7 @@ impl ApiError {
             ApiError::Push(_)
             | ApiError::Name { .. }
             | ApiError::MissingParameter(_)
+            | ApiError::TooManyCollections(_)
             | ApiError::Since(_)
             | ApiError::Header(_)
             | ApiError::BodyBroken => (StatusCode::BAD_REQUEST, "bad_request"),

@@ -14,6 +14,9 @@ use axum::response::{IntoResponse, Response};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
+/// Tables that a stream may be asked for by name; each has an event of its own and is a name to compare with.
+const MAX_COLLECTIONS: usize = 256;
+
 pub(super) async fn stream(
     State(state): State<AppState>,
     caller: Caller,
@@ -46,6 +49,9 @@ pub(super) async fn stream(
 fn tables(uri: &Uri) -> Result<Option<Vec<String>>, ApiError> {
     let Some(list) = query(uri, "collections") else { return Ok(None) };
     let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if names.len() > MAX_COLLECTIONS {
+        return Err(ApiError::TooManyCollections(MAX_COLLECTIONS));
+    }
     for name in &names {
         check_name(name, MAX_TABLE).map_err(|problem| ApiError::Name { name: "a collection", problem })?;
     }
