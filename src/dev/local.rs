@@ -200,10 +200,10 @@ async fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
 /// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
 /// development servers.
 fn for_people() -> Vec<(String, String)> {
-    const ORIGINS: &str = "http://localhost:3000,http://localhost:5173,http://127.0.0.1:3000,http://127.0.0.1:5173";
+    const ORIGINS: &str = "http://localhost:5173,http://localhost:5188";
     [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS)]
         .into_iter()
-        .filter(|(setting, _)| std::env::var_os(setting).is_none())
+        .filter(|(setting, _)| std::env::var_os(setting).is_none_or(|value| value.is_empty()))
         .map(|(setting, value)| (setting.to_owned(), value.to_owned()))
         .collect()
 }

@@ -6,11 +6,12 @@ use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, Method};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use std::time::Duration;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// How long browsers may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -35,8 +36,10 @@ pub fn router(state: AppState) -> Router {
 }
 
 fn cors(config: &Config) -> CorsLayer {
+    let origins: Vec<_> = config.cors_origins.iter().flatten().cloned().collect();
+    let is_allowed = move |origin: &HeaderValue, _: &Parts| origins.iter().any(|known| known.allows(origin.as_bytes()));
     CorsLayer::new()
-        .allow_origin(config.cors_origins.iter().flatten().cloned().collect::<Vec<_>>())
+        .allow_origin(AllowOrigin::predicate(is_allowed))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
         .allow_headers([
