@@ -24,11 +24,15 @@ pub struct Origin {
 /// Why no page can have this origin. The messages do not repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    #[error("\"*\" cannot be combined with credentials; name each origin, or a domain's subdomains: https://*.example.com")]
+    #[error(
+        "\"*\" cannot be combined with credentials; name each origin, or a domain's subdomains: https://*.example.com"
+    )]
     Everything,
     #[error("an origin begins with http:// or https://")]
     Scheme,
-    #[error("an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end")]
+    #[error(
+        "an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end"
+    )]
     Surplus,
     #[error("\"*\" stands for subdomains only, before the first dot: https://*.example.com")]
     Wildcard,
@@ -36,7 +40,9 @@ pub enum OriginError {
     TooWide,
     #[error("browsers leave out port 80 of http and port 443 of https: leave it out")]
     DefaultPort,
-    #[error("this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535")]
+    #[error(
+        "this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535"
+    )]
     NotCanonical,
 }
 
@@ -81,7 +87,8 @@ impl Origin {
     /// Whether a page of this origin, as its browser names it, may call.
     pub fn allows(&self, origin: &[u8]) -> bool {
         let Some(after) = &self.after else { return origin == self.before.as_bytes() };
-        let subdomain = origin.strip_prefix(self.before.as_bytes()).and_then(|rest| rest.strip_suffix(after.as_bytes()));
+        let subdomain =
+            origin.strip_prefix(self.before.as_bytes()).and_then(|rest| rest.strip_suffix(after.as_bytes()));
         subdomain.is_some_and(|subdomain| {
             // Nothing but labels: what else may stand in a URL could end the host before our domain begins.
             let is_label = |label: &[u8]| {
@@ -134,7 +141,8 @@ mod tests {
     #[test]
     fn a_pattern_stands_for_one_or_more_labels_of_its_scheme_domain_and_port() {
         let pattern = Origin::parse("https://*.example.com").unwrap().unwrap();
-        for allowed in ["https://a.example.com", "https://a.b-c.d_1.example.com", "https://xn--mnchen-3ya.example.com"] {
+        for allowed in ["https://a.example.com", "https://a.b-c.d_1.example.com", "https://xn--mnchen-3ya.example.com"]
+        {
             assert!(pattern.allows(allowed.as_bytes()), "{allowed}");
         }
         for other in [
@@ -167,15 +175,20 @@ mod tests {
         }
         let with_port = Origin::parse("https://*.example.com:8443").unwrap().unwrap();
         assert!(with_port.allows(b"https://a.example.com:8443"));
-        for other in ["https://a.example.com", "https://a.example.com:443", "https://a.example.com:18443", "https://example.com:8443"] {
+        for other in [
+            "https://a.example.com",
+            "https://a.example.com:443",
+            "https://a.example.com:18443",
+            "https://example.com:8443",
+        ] {
             assert!(!with_port.allows(other.as_bytes()), "{other}");
         }
     }
 
     #[test]
     fn upper_case_is_read_as_browsers_send_it() {
-        let [exact, pattern] = ["HTTPS://Todo.Example.COM", " https://*.Example.com "]
-            .map(|text| Origin::parse(text).unwrap().unwrap());
+        let [exact, pattern] =
+            ["HTTPS://Todo.Example.COM", " https://*.Example.com "].map(|text| Origin::parse(text).unwrap().unwrap());
         assert!(exact.allows(b"https://todo.example.com") && pattern.allows(b"https://a.example.com"));
         assert_eq!(Origin::parse(" "), Ok(None));
     }
