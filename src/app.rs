@@ -16,11 +16,14 @@ use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
+use reqwest::redirect::Policy;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+/// How long a connection to the issuer or the credits service may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to find the database at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
 
@@ -79,7 +82,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         None => return Ok(()),
     }
 
-    let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(3)).build()?;
+    // Whoever the issuer or the credits service sends us to is neither: redirects are not followed.
+    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
     let auth = Arc::new(Authenticator::new(&config, http.clone(), metrics.clone()));
     let billing = Billing::new(&config, http, metrics.clone());
     let publisher = Publisher::new(config.publish_queue as usize, metrics.clone());
@@ -104,6 +108,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let health = AppState::new_health(&config, hearing, &shutdown);
 
     let stopping = || shutdown.stopping.clone();
+    shutdown.essential("issuer keys", auth.fetching(stopping()));
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(target, heard, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
