@@ -8,6 +8,7 @@ mod metrics;
 mod origin;
 mod otlp;
 mod traces;
+mod warnings;
 
 pub use invalid::explain;
 pub use metrics::MetricsConfig;
@@ -15,11 +16,17 @@ pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use traces::{RootSampler, Sampler, TracesConfig};
 
+pub use warnings::Warning;
+
+use axum::http::HeaderValue;
 use clap::Args;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use url::Url;
+
+/// The key of the credits service that `mana-sync dev` starts.
+pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
 
 /// A text that must not be shown: `Debug` hides it, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -140,8 +147,8 @@ pub struct Config {
     pub mana_credits_url: Url,
 
     /// The key that the credits service knows us by.
-    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = "dev-service-key", value_parser = secret)]
-    pub mana_service_key: Secret,
+    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = DEV_SERVICE_KEY, value_parser = service_key)]
+    pub mana_service_key: HeaderValue,
 
     /// How long an answer of the credits service is used, in milliseconds.
     #[arg(long, env, default_value = "300000", value_parser = millis)]
@@ -322,8 +329,12 @@ fn millis_or_zero(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis.into()))
 }
 
-fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret::from(text))
+fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
+    let mut key =
+        HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
+    // It is not shown, like a [`Secret`].
+    key.set_sensitive(true);
+    Ok(key)
 }
 
 // The message must not repeat the URL: it may hold a password.

@@ -27,7 +27,7 @@ use super::{
 
 pub(super) const DATABASE: &str = "mana_sync";
 pub(super) const KEY: &str = "issuer-key.json";
-pub(super) const SERVICE_KEY: &str = "dev-service-key";
+pub(super) const SERVICE_KEY: &str = crate::config::DEV_SERVICE_KEY;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const PORTS_LIMIT: Duration = Duration::from_secs(1);
 /// The other servers listen this far above the shared port, if that is free.

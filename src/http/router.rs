@@ -1,14 +1,14 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::{AppState, health, metrics, observe, pull, push, socket, stream};
+use super::{AppState, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -32,6 +32,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))
         .layer(from_fn_with_state(state.clone(), observe::observe))
+        .layer(map_response(async |response| headers::protect(response)))
         .with_state(state)
 }
 

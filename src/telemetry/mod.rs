@@ -7,6 +7,7 @@
 //!
 //! None of them says who a user is or what a user stores.
 
+mod allowance;
 mod answers;
 mod causes;
 mod export;
@@ -67,7 +68,9 @@ impl Telemetry {
         metrics.show_limits(config);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
-        let traces = provider.as_ref().map_or_else(Traces::default, |_| Traces::new(export::sampler(&config.traces)));
+        let traces = provider.as_ref().map_or_else(Traces::default, |_| {
+            Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second)
+        });
         logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
         let collector = config.metrics.collector(&config.traces);
         let resource = (&export::resource(config)).into();
