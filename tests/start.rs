@@ -263,3 +263,55 @@ async fn the_help_documents_every_setting() {
     }
     assert!(help.contains("[env: DATABASE_URL") && help.contains("  migrate "));
 }
+
+#[tokio::test]
+async fn what_is_for_development_is_warned_of_once_at_the_start() {
+    let url = create_database().await;
+    migrate(&url).await;
+    let warned = |replica: &Started, about: &str| {
+        let log = replica.log_tail();
+        log.lines().filter(|line| line.contains("WARN") && line.contains(about)).count()
+    };
+    // Addresses that nobody has: no request is made before the first token comes.
+    let plain = [
+        ("JWKS_URL", "http://user:Hunter2@192.0.2.1/jwks"),
+        ("MANA_CREDITS_URL", "http://user:Hunter2@192.0.2.1/"),
+        ("MANA_SERVICE_KEY", "dev-service-key"),
+    ];
+    let all = replica(&url, &plain);
+    all.wait_ready(PATIENCE).await.unwrap();
+    for setting in
+        ["MANA_SERVICE_KEY is the one", "JWKS_URL is plain", "MANA_CREDITS_URL is plain", "JWT_AUDIENCE is not"]
+    {
+        assert_eq!(warned(&all, setting), 1, "{setting}: {}", all.log_tail());
+    }
+    assert!(!all.log_tail().contains("Hunter2") && !all.log_tail().contains("dev-service-key"), "{}", all.log_tail());
+
+    // What the production overlay sets.
+    let overlay = document("k8s/overlays/production/kustomization.yaml");
+    let secrets = document("k8s/overlays/production/secrets.env.example");
+    let literals = overlay.lines().filter_map(|line| line.trim().strip_prefix("- ")).chain(secrets.lines());
+    let settings: Vec<(&str, &str)> = literals.filter_map(|line| line.split_once('=')).collect();
+    let is_checked = |(name, _): &&(&str, &str)| ["JWKS_URL", "MANA_CREDITS_URL", "MANA_SERVICE_KEY"].contains(name);
+    assert_eq!(settings.iter().filter(is_checked).count(), 3, "{settings:?}");
+    let ours = |(name, _): &(&str, &str)| !name.starts_with("DATABASE_") && !name.starts_with("OTEL_");
+    let settings: Vec<(&str, &str)> = settings.into_iter().filter(ours).collect();
+    let none = program_log(&url, &settings).await;
+    assert!(!none.contains("WARN"), "{none}");
+}
+
+/// The log of a replica with these settings and no audience but theirs, once it is ready.
+async fn program_log(url: &str, settings: &[(&str, &str)]) -> String {
+    let port = free_port().unwrap().to_string();
+    let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port)];
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = program(&[], &[settings, &own].concat());
+    let mut replica = command.stdout(log.reopen().unwrap()).spawn().unwrap();
+    eventually("it is ready", async || {
+        assert_eq!(replica.try_wait().unwrap(), None, "it ended");
+        program(&["health".to_owned()], &[("PORT", &port)]).output().await.unwrap().status.success()
+    })
+    .await;
+    replica.kill().await.unwrap();
+    std::fs::read_to_string(log.path()).unwrap()
+}

@@ -40,7 +40,7 @@ pub(super) async fn stream(
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-store, no-transform"),
+        (CACHE_CONTROL, "no-cache, no-store, no-transform"),
         (axum::http::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
