@@ -116,3 +116,51 @@ async fn a_setting_that_is_no_text_is_named() {
         assert!(!output.status.success() && said(&output).contains(name), "{name}: {}", said(&output));
     }
 }
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_is_not_named_in_the_log_nor_what_it_is_told() {
+    let nowhere = format!("http://user:{MARK}@127.0.0.1:{}/{MARK}?{MARK}", mana_sync::dev::free_port().unwrap());
+    let (headers, odd) = (format!("api-key={MARK}"), format!("{MARK} {MARK},={MARK},a b={MARK}"));
+    for protocol in ["http/protobuf", "grpc"] {
+        for with in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
+            let settings = [
+                (with, nowhere.as_str()),
+                ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &nowhere),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_HEADERS", &headers),
+                // This one is read by the exporter alone.
+                ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", &odd),
+                ("OTEL_TRACES_SAMPLER", "always_on"),
+                ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+                ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+            ];
+            let cluster = Cluster::start_with(1, &settings).await;
+            eventually("both failures are told", async || {
+                assert_eq!(cluster.get("/nowhere").await.status, 404);
+                let log = cluster.nodes[0].log();
+                log.contains("traces do not reach") && log.contains("metrics do not reach")
+            })
+            .await;
+            let log = cluster.nodes[0].log();
+            assert!(!log.contains(MARK), "{protocol} {with}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_exporter_alone_reads_is_not_repeated_either() {
+    for name in ["COMPRESSION", "TIMEOUT", "HEADERS", "PROTOCOL"] {
+        for protocol in ["http/protobuf", "grpc"] {
+            let settings = [
+                ("DATABASE_URL", "postgres://127.0.0.1:1/nowhere"),
+                ("BIND_ADDRESS", "192.0.2.1"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                (&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), MARK),
+            ];
+            // It cannot listen there, and ends for that if not for the setting.
+            let output = run(&[], &settings).await;
+            assert!(!output.status.success() && !said(&output).contains(MARK), "{name}: {}", said(&output));
+        }
+    }
+}

@@ -46,8 +46,9 @@ pub struct Telemetry {
 /// Why there is no telemetry.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("traces cannot be exported as the settings OTEL_… say")]
-    Traces(#[from] ExporterBuildError),
+    /// What the exporter says has values of settings in it, and is left out but for the name.
+    #[error("traces cannot be exported as the settings OTEL_… say: see {0}")]
+    Traces(String),
     #[error("metrics cannot be exported as the settings OTEL_… say")]
     Metrics(#[from] MetricsSenderError),
 }
@@ -58,6 +59,16 @@ fn scope() -> InstrumentationScope {
         .with_version(env!("CARGO_PKG_VERSION"))
         .with_schema_url("https://opentelemetry.io/schemas/1.44.0")
         .build()
+}
+
+impl From<ExporterBuildError> for TelemetryError {
+    fn from(error: ExporterBuildError) -> Self {
+        let setting = match &error {
+            ExporterBuildError::InvalidConfiguration(text) => text.split(':').next().unwrap_or_default(),
+            _ => "the exporter",
+        };
+        TelemetryError::Traces(setting.to_owned())
+    }
 }
 
 impl Telemetry {
