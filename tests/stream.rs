@@ -71,7 +71,7 @@ async fn nothing_on_the_way_may_buffer_change_or_keep_a_stream() {
     let header = |name| stream.headers().get(name).map(|value| value.to_str().unwrap());
     assert_eq!(header("content-type"), Some("text/event-stream"));
     assert_eq!(header("x-accel-buffering"), Some("no"));
-    assert_eq!(header("cache-control"), Some("no-cache, no-transform"));
+    assert_eq!(header("cache-control"), Some("no-cache, no-store, no-transform"));
     assert_eq!(header("content-length"), None);
     assert_eq!(header("content-encoding"), None);
 }

@@ -30,8 +30,12 @@ pub(super) async fn stream(
         (None, Some(since)) => Cursor::parse(&since)?,
         (None, None) => Cursor::BEGINNING,
     };
-    let request =
-        StreamRequest { log: caller.log, tables: tables(&uri)?, since, reader: client_id(&headers)?.map(Into::into) };
+    let request = StreamRequest {
+        log: caller.log,
+        tables: tables(&uri)?,
+        since,
+        reader: client_id(&headers)?.as_deref().map(Into::into),
+    };
     let session = StreamSession::open(state.sessions, state.store, &caller.identity, request).await?;
     let events = futures_util::stream::unfold(session, async |mut session| {
         let text = session.next().await?;
@@ -39,7 +43,7 @@ pub(super) async fn stream(
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-cache, no-transform"),
+        (CACHE_CONTROL, "no-cache, no-store, no-transform"),
         (axum::http::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
