@@ -30,8 +30,7 @@ async fn an_event_is_an_id_its_kind_and_one_line_of_data() {
     let delta = stream.delta().await;
     assert_eq!(delta.changes(), json!([change]));
     let text = &stream.text;
-    let before =
-        format!("id: {cursor}\nevent: changes\ndata: {{\"table\":\"tasks\",\"changes\":[{{\"eventId\":\"");
+    let before = format!("id: {cursor}\nevent: changes\ndata: {{\"table\":\"tasks\",\"changes\":[{{\"eventId\":\"");
     let after = format!("}}],\"syncedUntil\":\"{cursor}\",\"hasMore\":false}}\n\n");
     assert!(text.starts_with(&before) && text.ends_with(&after), "{text}");
     assert_eq!(text.lines().count(), 4, "id, event, data and an empty line: {text:?}");
