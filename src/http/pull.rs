@@ -23,8 +23,8 @@ pub(super) async fn pull(
     check_name(&table, MAX_TABLE).map_err(|problem| ApiError::Name { name: "collection", problem })?;
     let since = Cursor::parse(&since)?;
     let tables = [table.into_owned()];
-    let request =
-        PageRequest { since, reader: client_id(&headers)?, own: OwnChanges::at(since), tables: Some(&tables) };
+    let client = client_id(&headers)?;
+    let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
     let timer = state.metrics.pull_seconds.start_timer();
     let page = state.store.page(&caller.log, &request).await?;
     timer.observe_duration();

@@ -3,7 +3,7 @@
 use super::AppState;
 use super::admission::{Admission, Held, Room};
 use super::error::ApiError;
-use super::extract::{Caller, client_id};
+use super::extract::{Caller, check_encoding, client_id};
 use crate::defects::{self, Defect};
 use crate::fanout::Wakeup;
 use crate::protocol::conflicts::conflicts;
@@ -74,6 +74,7 @@ async fn answer(
     room: &Held,
 ) -> Result<(String, &'static str), ApiError> {
     let client = client_id(headers)?;
+    let client = client.as_deref();
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
     let push = Arc::new(read_push(body, client, policy, state.config.max_push_changes as usize)?);
     if push.changes.is_empty() {
@@ -179,6 +180,7 @@ fn now() -> Stamp {
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    check_encoding(headers)?;
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));

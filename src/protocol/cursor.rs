@@ -12,13 +12,12 @@ use std::fmt;
 /// clients which know a cursor only as a string to keep, to compare and to send back, at a fixed width.
 ///
 /// Both end in the digit 0, at six digits. No server before us wrote such a cursor, because they cut off zeros at the
-/// end of a fraction: so theirs, and the clients' own times, are told from ours, mean just what they say, and never
-/// carry the flag.
+/// end of a fraction: so theirs, and the clients' own times, mean just what they say and never carry the flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cursor {
     micros: i64,
     initial: bool,
-    /// Whether this cluster gave it out.
+    /// Whether it has the form of those that this cluster gives out.
     ours: bool,
 }
 
@@ -58,7 +57,7 @@ impl Cursor {
         if micros <= 0 {
             return Ok(Cursor::BEGINNING);
         }
-        let ours = text.len() == Cursor::WIDTH && text.ends_with("0Z") && text.as_bytes()[19] == b'.';
+        let ours = text.len() == Cursor::WIDTH && text.ends_with('Z') && text.as_bytes()[19] == b'.';
         let initial = ours && micros % Cursor::STEP == Cursor::FLAG;
         let position = if initial { micros - Cursor::FLAG } else { micros };
         Ok(Cursor { ours, ..Cursor::after(position) }.on_walk(initial))
@@ -139,7 +138,8 @@ mod tests {
             ("2024-01-01T10:00:00Z", 1_704_103_200_000_000),
         ] {
             let cursor = Cursor::parse(text).unwrap();
-            assert_eq!((cursor.micros(), cursor.is_walk(), cursor.is_past(0)), (micros, false, false), "{text}");
+            assert_eq!((cursor.micros(), cursor.is_walk()), (micros, false), "{text}");
+            assert_eq!(cursor.is_past(0), text.len() == Cursor::WIDTH && text.ends_with('Z'), "{text}");
         }
     }
 

@@ -43,16 +43,29 @@ pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, Un
     Ok(out)
 }
 
-/// One event of a stream. `changes` must all be of `table`.
+/// What an event of a stream says beside its changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The table of all its changes.
+    pub table: &'a str,
+    pub until: Cursor,
+    pub has_more: bool,
+    /// Whether everything up to `until` has been sent with it. Only then is `until` its `id`, to resume from.
+    pub ends_page: bool,
+}
+
+/// Writes one event of a stream.
 pub fn encode_event(
     out: &mut String,
-    table: &str,
+    event: Event<'_>,
     changes: &[StoredChange],
     own: &mut OwnWrites,
-    until: Cursor,
-    has_more: bool,
 ) -> Result<(), UnreadableChange> {
-    let _ = write!(out, "id: {until}\nevent: changes\ndata: {{\"table\":{},\"changes\":", Quoted(table));
+    let Event { table, until, has_more, ends_page } = event;
+    if ends_page {
+        let _ = writeln!(out, "id: {until}");
+    }
+    let _ = write!(out, "event: changes\ndata: {{\"table\":{},\"changes\":", Quoted(table));
     write_changes(out, changes, own)?;
     let _ = write!(out, ",\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
     Ok(())

@@ -24,7 +24,7 @@ mod turns;
 mod watch;
 
 pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, LogStretch};
+pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
 pub use known::Pushed;
 pub use push::Stored;
 

@@ -43,6 +43,7 @@ pub struct Metrics {
     pub listener_connects: IntCounter,
     pub reconcile_failures: IntCounter,
     pub cursors_past_head: IntCounter,
+    pub recent_lookups: IntCounter,
     pub pool_connections: IntGaugeVec,
     pub pool_waiting: IntGauge,
     pub auth: IntCounterVec,
@@ -165,6 +166,11 @@ impl Metrics {
                 &r,
                 "mana_sync_cursors_past_head_total",
                 "Reads from a cursor past the newest change: the database went back to an earlier state.",
+            ),
+            recent_lookups: counter(
+                &r,
+                "mana_sync_recent_lookups_total",
+                "Look-ups of what was stored shortly before sessions came.",
             ),
             pool_connections: gauges(
                 &r,
