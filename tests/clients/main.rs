@@ -92,7 +92,7 @@ async fn pending_changes_are_stored_once_though_they_are_sent_again_with_more_an
 async fn the_client_of_the_documents_does_what_they_say() {
     let cluster = shared().await;
     let user = cluster.user();
-    let lifetime = Duration::from_secs(6);
+    let lifetime = Duration::from_secs(12);
     let until = now_millis() + i64::try_from(lifetime.as_millis()).unwrap();
     let passing = json!({ "token": cluster.key.token(&user.id, lifetime), "until": until });
     let urls = cluster.urls();

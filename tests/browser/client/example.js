@@ -22,25 +22,30 @@ export class Client {
   apply({ table, id, op, data, fields, deletedAt }) {
     const record = this.records.get(`${table}/${id}`) ?? {};
     const at = op === 'insert' ? data.updatedAt || data.createdAt : deletedAt;
-    const writes = fields ?? Object.fromEntries(Object.entries(data ?? { deletedAt }).map(([f, value]) => [f, { value, at }]));
+    const plain = Object.entries(data ?? { deletedAt }).map(([field, value]) => [field, { value, at }]);
+    const writes = fields ?? Object.fromEntries(plain);
     for (const [field, write] of Object.entries(writes)) {
       if (!(record[field]?.at > write.at)) record[field] = write; // the later stamp wins, of two equal ones the server's
     }
     this.records.set(`${table}/${id}`, record);
   }
 
-  /** Sends what is pending and fetches what others wrote, of all tables; one exchange at a time. */
+  /** Syncs; one exchange at a time, and whoever asks while one is under way shares the next. */
   sync() {
-    return (this.busy = this.busy.catch(() => {}).then(async () => {
-      for (let hasMore = true; hasMore || this.pending.length > 0; ) {
-        const changes = this.pending.slice(0, 200);
-        const answer = await this.post({ clientId: this.clientId, since: this.since, changes });
-        answer.serverChanges.forEach((change) => this.apply(change));
-        this.pending.splice(0, changes.length); // IndexedDB: these three in one transaction
-        this.since = answer.syncedUntil;
-        hasMore = answer.hasMore;
-      }
-    }));
+    const next = () => ((this.waiting = undefined), (this.busy = this.exchange()));
+    return (this.waiting ??= this.busy.then(next, next));
+  }
+
+  /** Sends what is pending and fetches what others wrote, of all tables. */
+  async exchange() {
+    for (let hasMore = true; hasMore || this.pending.length > 0; ) {
+      const changes = this.pending.slice(0, 200);
+      const answer = await this.post({ clientId: this.clientId, since: this.since, changes });
+      answer.serverChanges.forEach((change) => this.apply(change));
+      this.pending.splice(0, changes.length); // IndexedDB: these three in one transaction
+      this.since = answer.syncedUntil;
+      hasMore = answer.hasMore;
+    }
   }
 
   async post(body) {

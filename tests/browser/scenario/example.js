@@ -52,6 +52,7 @@ export async function example(host, { urls, token, passing }) {
   two.listen();
   await until('the socket is open', () => two.socket.readyState === WebSocket.OPEN);
   const socket = two.socket;
+  if (Date.now() > passing.until) throw new Error('the first token has expired before the socket had it');
   await one.write(update('r0', 'woken'));
   await until('a wake-up is followed', () => title(two, 'r0') === 'woken');
   await until('the first token has expired', () => Date.now() > passing.until);
