@@ -3,13 +3,14 @@
 
 use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
+use crate::budget::MemoryBudget;
 use crate::config::{Config, ConfigError};
 use crate::fanout::connection::{Connector, ConnectorError};
 use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{Audience, Heard, Publisher, Reconciler, Target};
 use crate::http::server::{Server, bind};
-use crate::http::{Admission, AppState, open_files, router, waiting};
+use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -119,7 +120,9 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     };
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
-    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());
+    let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
+    let closing = shutdown.closing.clone();
+    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
     let health = AppState::new_health(&config, hearing, &shutdown);
 
     let stopping = || shutdown.stopping.clone();
@@ -139,7 +142,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         billing,
         store: store.clone(),
         publisher,
-        admission: Arc::new(Admission::new(&config)),
+        push_budget: PushBudget::new(&config, &metrics),
+        unread,
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),

@@ -17,8 +17,10 @@ pub struct Metrics {
     pub users: IntGauge,
     /// Open ones by transport.
     pub sessions: IntGaugeVec,
-    /// Bytes that streams hold for clients that have not read them yet.
+    /// Bytes that answers and streams hold for clients that have not read them yet.
     pub stream_bytes: IntGauge,
+    /// Bytes that pushes hold until they are stored.
+    pub push_bytes: IntGauge,
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
@@ -77,8 +79,9 @@ impl Metrics {
             stream_bytes: gauge(
                 &r,
                 "mana_sync_stream_bytes",
-                "Bytes that streams hold for clients that have not read them yet.",
+                "Bytes that answers and streams hold for clients that have not read them yet.",
             ),
+            push_bytes: gauge(&r, "mana_sync_push_bytes", "Bytes that pushes hold until they are stored."),
             closes: counters(
                 &r,
                 "mana_sync_session_closes_total",
@@ -115,7 +118,7 @@ impl Metrics {
                 "mana_sync_refused_total",
                 "Requests, connections and sessions refused because a limit was reached, by which.",
                 "limit",
-                &["connections", "unauthenticated", "sessions_per_user", "push_bytes"],
+                &["connections", "unauthenticated", "sessions_per_user", "push_bytes", "unread_bytes"],
             ),
             limits: gauges(
                 &r,
