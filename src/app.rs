@@ -101,15 +101,18 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());
-    let health = AppState::new_health(&config, hearing, &shutdown);
+    let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(target, heard, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
-    let watch_metrics = metrics.clone();
-    shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
+    let (watch_metrics, keys) = (metrics.clone(), auth.clone());
+    shutdown.essential("health", async move {
+        let first_keys = watch_stop.run_until_cancelled(keys.fetch_first_keys());
+        tokio::join!(watched.watch(watching, watch_metrics, watch_stop.clone()), first_keys);
+    });
 
     let (delay, window) = (config.drain_delay_ms, config.drain_window_ms);
     let config = Arc::new(config);

@@ -31,7 +31,8 @@ impl std::ops::Deref for Started {
 
 fn replica(url: &str, settings: &[(&str, &str)]) -> Started {
     let port = free_port().unwrap();
-    let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port.to_string())];
+    let (port_text, jwks) = (port.to_string(), jwks_url());
+    let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port_text), ("JWKS_URL", &jwks)];
     let env = own.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let log = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     let base_url = format!("http://127.0.0.1:{port}");
@@ -133,7 +134,7 @@ async fn an_empty_setting_is_one_that_is_not_set() {
     migrate(&url).await;
     let names = optional_settings();
     assert!(names.len() > 40, "{names:?}");
-    let is_free = |name: &&String| !["PORT", "BIND_ADDRESS"].contains(&name.as_str());
+    let is_free = |name: &&String| !["PORT", "BIND_ADDRESS", "JWKS_URL"].contains(&name.as_str());
     let empty: Vec<(&str, &str)> = names.iter().filter(is_free).map(|name| (name.as_str(), "")).collect();
     replica(&url, &empty).wait_ready(PATIENCE).await.unwrap();
     let said = refusal(replica("", &[])).await;

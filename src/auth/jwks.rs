@@ -94,6 +94,17 @@ impl KeySource {
         KeySource { shared: Arc::new(shared), times }
     }
 
+    /// Whether there is a set, of whatever age.
+    pub(super) fn is_filled(&self) -> bool {
+        self.shared.set.load().is_some()
+    }
+
+    /// Fetches the first set, if there is none and no other attempt was just made.
+    pub(super) async fn fetch_first(&self) {
+        // Its failure is logged where it happens.
+        let _ = self.shared.refresh(None, self.times.cooldown).await;
+    }
+
     /// The key of that id, or none if the issuer has no such key.
     pub(super) async fn get(&self, kid: &str) -> Result<Option<Arc<DecodingKey>>, JwksError> {
         let set = self.shared.set.load_full();

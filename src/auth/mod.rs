@@ -1,14 +1,17 @@
 //! Who is calling: EdDSA tokens, checked with the keys that the issuer publishes.
 
 mod jwks;
+mod problem;
 
 use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
+use crate::telemetry::refusals::Refusal;
 use jsonwebtoken::{Algorithm, Validation};
 pub use jwks::JwksError;
 use jwks::KeySource;
 use moka::future::Cache;
+pub use problem::TokenProblem;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -19,6 +22,12 @@ use std::time::{Duration, SystemTime};
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Tokens that are remembered, at most.
 const MAX_REMEMBERED: u64 = 100_000;
+
+/// Pause between two attempts to fetch the first keys: a replica is not ready without.
+const FIRST_KEYS_PAUSE: Duration = Duration::from_millis(200);
+
+/// Characters of a key's id that are written to the log: it is whatever the client sent.
+const MAX_LOGGED_KID: usize = 64;
 
 /// How far ahead of our clock a token's `nbf` may be: the issuer's clock is not ours.
 const NOT_BEFORE_LEEWAY: f64 = 60.0;
@@ -45,11 +54,23 @@ pub enum AuthError {
     #[error("send a token: Authorization: Bearer <jwt>")]
     Missing,
     #[error("the token is not valid: {0}")]
-    Invalid(&'static str),
+    Invalid(TokenProblem),
     #[error("the token has expired; get a fresh one")]
     Expired,
     #[error("tokens cannot be checked at the moment; try again")]
     Unavailable(#[source] JwksError),
+}
+
+impl AuthError {
+    /// What it is counted as.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            AuthError::Missing => Refusal::TokenMissing,
+            AuthError::Invalid(problem) => problem.refusal(),
+            AuthError::Expired => Refusal::TokenExpired,
+            AuthError::Unavailable(_) => Refusal::KeysUnavailable,
+        }
+    }
 }
 
 /// Checks tokens. Keeps to what PROTOCOL.md says: EdDSA, a `kid`, `exp`, a non-empty `sub`; issuer and audience
@@ -71,7 +92,7 @@ struct Claims {
 }
 
 impl Authenticator {
-    /// Keys are fetched when the first token comes.
+    /// No keys are fetched yet.
     pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> Authenticator {
         let mut validation = Validation::new(Algorithm::EdDSA);
         let mut required = vec!["exp", "sub"];
@@ -90,16 +111,42 @@ impl Authenticator {
         Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, remembered, metrics }
     }
 
+    /// Whether the issuer's keys were ever fetched. It stays so, however old they are.
+    pub fn has_keys(&self) -> bool {
+        self.keys.is_filled()
+    }
+
+    /// Fetches the issuer's keys, again and again until it has some.
+    pub async fn fetch_first_keys(&self) {
+        while !self.has_keys() {
+            self.keys.fetch_first().await;
+            tokio::time::sleep(FIRST_KEYS_PAUSE).await;
+        }
+    }
+
     /// Checks a token.
     pub async fn check(&self, token: &str) -> Result<Identity, AuthError> {
         let checked = self.check_or_remember(token).await;
         let outcome = match &checked {
             Ok(_) => "ok",
             Err(AuthError::Unavailable(_)) => "unavailable",
-            Err(_) => "refused",
+            Err(error) => {
+                self.log(token, error);
+                "refused"
+            }
         };
         self.metrics.auth.with_label_values(&[outcome]).inc();
         checked
+    }
+
+    /// Writes which check a token failed, and which key it names, once in a while: that all are refused for one reason
+    /// is a mistake in the settings more often than in all tokens.
+    fn log(&self, token: &str, error: &AuthError) {
+        let reason = error.refusal();
+        let Some(unwritten) = self.metrics.refusals.line_due(reason) else { return };
+        let kid = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+        let kid = kid.map(|kid| kid.chars().take(MAX_LOGGED_KID).collect::<String>());
+        tracing::info!(reason = reason.label(), kid, unwritten, "tokens are refused: {error}");
     }
 
     async fn check_or_remember(&self, token: &str) -> Result<Identity, AuthError> {
@@ -113,13 +160,13 @@ impl Authenticator {
     }
 
     async fn decode(&self, token: &str) -> Result<Identity, AuthError> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid("it is no JWT"))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid(TokenProblem::Malformed))?;
         if header.alg != Algorithm::EdDSA {
-            return Err(AuthError::Invalid("it must be signed with EdDSA"));
+            return Err(AuthError::Invalid(TokenProblem::Algorithm));
         }
-        let kid = header.kid.ok_or(AuthError::Invalid("it names no key (kid)"))?;
+        let kid = header.kid.ok_or(AuthError::Invalid(TokenProblem::NoKey))?;
         let key = self.keys.get(&kid).await.map_err(AuthError::Unavailable)?;
-        let key = key.ok_or(AuthError::Invalid("its key (kid) is unknown"))?;
+        let key = key.ok_or(AuthError::Invalid(TokenProblem::UnknownKey))?;
         let claims: Claims =
             jsonwebtoken::decode(token, &key, &self.validation).map_err(|error| refusal(&error))?.claims;
         identity(claims)
@@ -128,11 +175,11 @@ impl Authenticator {
 
 fn identity(claims: Claims) -> Result<Identity, AuthError> {
     if claims.sub.is_empty() || claims.sub.contains('\0') {
-        return Err(AuthError::Invalid("it names no user (sub)"));
+        return Err(AuthError::Invalid(TokenProblem::NoUser));
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     if claims.nbf.is_some_and(|not_before| not_before > now + NOT_BEFORE_LEEWAY) {
-        return Err(AuthError::Invalid("it is not valid yet (nbf)"));
+        return Err(AuthError::Invalid(TokenProblem::NotYetValid));
     }
     if claims.exp <= now {
         return Err(AuthError::Expired);
@@ -143,19 +190,5 @@ fn identity(claims: Claims) -> Result<Identity, AuthError> {
 }
 
 fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
-    use jsonwebtoken::errors::ErrorKind;
-    match error.kind() {
-        ErrorKind::ExpiredSignature => AuthError::Expired,
-        ErrorKind::InvalidSignature => AuthError::Invalid("its signature is wrong"),
-        ErrorKind::InvalidIssuer => AuthError::Invalid("it is from another issuer (iss)"),
-        ErrorKind::InvalidAudience => AuthError::Invalid("it is for another audience (aud)"),
-        ErrorKind::MissingRequiredClaim(claim) => AuthError::Invalid(match claim.as_str() {
-            "exp" => "it does not say when it expires (exp)",
-            "sub" => "it names no user (sub)",
-            "iss" => "it names no issuer (iss)",
-            "aud" => "it names no audience (aud)",
-            _ => "it lacks a claim that is required",
-        }),
-        _ => AuthError::Invalid("it cannot be read"),
-    }
+    TokenProblem::of(error).map_or(AuthError::Expired, AuthError::Invalid)
 }

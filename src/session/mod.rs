@@ -21,6 +21,7 @@ use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership};
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
+use crate::telemetry::refusals::{Endpoint, Refusal};
 use room::Room;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,8 +132,16 @@ impl Sessions {
         }
     }
 
+    /// Counts that a WebSocket was not let in.
+    fn refuse(&self, reason: Refusal) {
+        self.metrics.refusals.refuse(Endpoint::WebSocket, reason);
+    }
+
     /// Counts the end of a session.
     pub fn count_close(&self, reason: CloseReason) {
+        if reason == CloseReason::AuthTimeout {
+            self.refuse(Refusal::TokenMissing);
+        }
         self.metrics.closes.with_label_values(&[reason.label()]).inc();
     }
 }

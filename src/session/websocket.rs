@@ -6,6 +6,7 @@ use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
+use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
@@ -82,7 +83,10 @@ impl WebSocketSession {
                 let client = client_id.filter(|client| !client.is_empty()).map(|client| Arc::from(&*client));
                 match self.sessions.auth.check(&token).await {
                     Ok(identity) => self.authenticated(identity, client).await,
-                    Err(error) => refused(&error),
+                    Err(error) => {
+                        self.sessions.refuse(error.refusal());
+                        refused(&error)
+                    }
                 }
             }
         }
@@ -92,6 +96,7 @@ impl WebSocketSession {
         let expires = Instant::now() + identity.remaining();
         match &mut self.state {
             State::Member { identity: known, .. } if known.user != identity.user => {
+                self.sessions.refuse(Refusal::TokenOtherUser);
                 return Action::close(CloseReason::OtherUser);
             }
             State::Member { expires: until, membership, .. } => {
@@ -104,12 +109,21 @@ impl WebSocketSession {
                 let interest = Interest { app: self.app.clone(), tables: None, client };
                 match self.sessions.join(&identity, interest, WEBSOCKET).await {
                     Ok(membership) => self.state = State::Member { identity, expires, membership },
-                    Err(JoinError::TooManySessions) => return Action::close(CloseReason::TooManySessions),
-                    Err(JoinError::Begin(_)) => return Action::close(CloseReason::Unavailable),
+                    Err(error) => return self.not_joined(&error),
                 }
+                self.sessions.metrics.refusals.accept(Endpoint::WebSocket);
             }
         }
         Action::say(&ServerMessage::AuthOk)
+    }
+
+    fn not_joined(&self, error: &JoinError) -> Action {
+        let (refusal, reason) = match error {
+            JoinError::TooManySessions => (Refusal::UserLimit, CloseReason::TooManySessions),
+            JoinError::Begin(_) => (Refusal::DatabaseUnavailable, CloseReason::Unavailable),
+        };
+        self.sessions.refuse(refusal);
+        Action::close(reason)
     }
 
     /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
