@@ -117,7 +117,8 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
 
 #[tokio::test]
 async fn a_replica_is_ready_once_it_has_had_the_issuers_keys_and_stays_so() {
-    let mut cluster = Cluster::start_with(1, &[("READY_GRACE_MS", "0"), ("JWKS_REFRESH_MS", "50")]).await;
+    let mut cluster =
+        Cluster::start_with(1, &[("READY_GRACE_MS", "0"), ("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "50")]).await;
     let user = cluster.user();
     let mut ways = vec![Mode::Error(500), Mode::Garbage, Mode::Hang];
     while let Some(mode) = ways.pop() {

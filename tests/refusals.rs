@@ -221,7 +221,8 @@ async fn limits_silence_other_users_and_bad_requests_have_their_reasons() {
 #[tokio::test]
 async fn without_keys_or_database_it_is_the_replicas_fault() {
     let mut postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
-    let settings = [("DATABASE_ACQUIRE_TIMEOUT_MS", "300"), ("JWKS_MAX_STALE_MS", "1000"), ("JWKS_COOLDOWN_MS", "20")];
+    let keys = [("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "40"), ("JWKS_MAX_STALE_MS", "1000")];
+    let settings = [&keys[..], &[("DATABASE_ACQUIRE_TIMEOUT_MS", "300")]].concat();
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &settings).await;
     let user = cluster.user();
     cluster.pushed(&user, "todo", json!({ "clientId": "phone" })).await;
