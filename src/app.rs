@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 /// Pause between two attempts to find the database at the start.
@@ -162,6 +162,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
 
 /// Waits until the database is there, and sees to its schema.
 async fn await_schema(config: &Config) -> Result<(), SchemaError> {
+    let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
             true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
@@ -172,7 +173,7 @@ async fn await_schema(config: &Config) -> Result<(), SchemaError> {
             failed => failed,
         };
         match checked {
-            Err(error) if error.is_passing() => {
+            Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
                 tokio::time::sleep(START_PAUSE).await;
             }

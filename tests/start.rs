@@ -69,6 +69,25 @@ async fn a_schema_that_lacks_a_migration_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_start_waits_for_the_migration_but_not_for_ever() {
+    let url = create_database().await;
+    let waiting = replica(&url, &[("MIGRATION_WAIT_MS", "60000")]);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |path: &str| {
+        let asked = http.get(format!("{}{path}", waiting.base_url())).timeout(PATIENCE).send().await;
+        asked.ok().map(|answer| answer.status().as_u16())
+    };
+    eventually("it lives", async || ask("/health/live").await == Some(200)).await;
+    assert_eq!(ask("/health/ready").await, Some(503));
+    assert!(waiting.log_tail().contains("lacks migration 1"), "{}", waiting.log_tail());
+    let impatient = replica(&url, &[("MIGRATION_WAIT_MS", "200")]);
+    let said = refusal(impatient).await;
+    assert!(said.contains("run `mana-sync migrate` first"), "{said}");
+    migrate(&url).await;
+    waiting.wait_ready(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_used_until_a_migration_says_that_older_replicas_cannot() {
     let url = create_database().await;
     migrate(&url).await;

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import report
@@ -11,7 +12,7 @@ import yaml
 
 DEPLOY = Path("deploy")
 # Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
-NOT_OURS = re.compile(r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH|(POSTGRES|GRAFANA)_PASSWORD")
+NOT_OURS = re.compile(r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH|ALERT_\w+_URL|(POSTGRES|GRAFANA)_PASSWORD")
 
 
 def seconds(text):
@@ -36,6 +37,7 @@ def unknown_settings(names, settings):
 def check(settings):
     report.run("Dockerfile: hadolint", [report.tool("hadolint"), "--no-color", DEPLOY / "Dockerfile"])
     compose = _compose()
+    _alertmanager(compose)
     environment = os.environ | {"PORT": settings["PORT"]}
     report.run("haproxy.cfg: haproxy -c", ["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], "[WARNING]", env=environment)
     report.run("nginx.conf: nginx -t", ["nginx", "-t", "-c", (DEPLOY / "nginx.conf").resolve()], "[warn]")
@@ -51,6 +53,17 @@ def _compose():
     sample = DEPLOY / ".env.sample"
     command = [report.tool("docker-compose"), "-f", DEPLOY / "compose.yaml", "--env-file", sample, "config"]
     return yaml.safe_load(report.run("compose.yaml: compose config", command)) or {"services": {}}
+
+
+def _alertmanager(compose):
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(compose.get("configs", {}).get("alertmanager", {}).get("content", ""))
+        file.flush()
+        report.run("Alertmanager in compose: amtool check-config", ["amtool", "check-config", file.name])
+        # Whatever a rule calls severe must find its way.
+        for severity in ("page", "ticket"):
+            test = ["amtool", "config", "routes", "test", "--config.file", file.name, f"--verify.receivers={severity}"]
+            report.run(f"Alertmanager in compose: {severity} goes to {severity}", [*test, f"severity={severity}", "alertname=ManaSyncReplicaDown"])
 
 
 def _systemd():

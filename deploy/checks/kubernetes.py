@@ -21,6 +21,7 @@ def check(settings):
         tree = shutil.copytree("k8s", Path(folder) / "k8s")
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
+        _add_variants(tree / "overlays")
         for overlay in sorted((tree / "overlays").iterdir()):
             rendered = Path(folder) / f"{overlay.name}.yaml"
             name = f"k8s {overlay.name}"
@@ -30,9 +31,22 @@ def check(settings):
             _posture_scan(name, rendered)
             resources = [resource for resource in yaml.safe_load_all(text) if resource]
             _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
-            for what, problems in _assertions(resources, settings).items():
-                report.line(f"{name}: {what}", problems)
+            if any(r["kind"] in WORKLOADS for r in resources):
+                for what, problems in _assertions(resources, settings).items():
+                    report.line(f"{name}: {what}", problems)
     _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
+    for example in ("gke", "cloudnative-pg"):
+        resources = list(yaml.safe_load_all(Path(f"k8s/examples/{example}.yaml").read_text()))
+        _check_others(f"k8s examples/{example}.yaml", [r for r in resources if r["apiVersion"].startswith(OTHERS)])
+
+
+def _add_variants(overlays):
+    """The components that no overlay of ours has, on top of one that they are for."""
+    variant = overlays / "variants"
+    variant.mkdir()
+    components = [f"../../components/{name}" for name in ("gateway-timeouts", "outside-issuer")]
+    content = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "mana-sync"}
+    (variant / "kustomization.yaml").write_text(yaml.safe_dump(content | {"resources": ["../production"], "components": components}))
 
 
 def _validate(name, file):
@@ -81,6 +95,7 @@ def _assertions(resources, settings):
         + [f"{name} is not set" for name in ("DATABASE_URL", "DATABASE_LISTEN_URL", "JWKS_URL", "MANA_CREDITS_URL",
            "MANA_SERVICE_KEY", "REPLICA_ID") if name not in configured],
         "scaling agrees": _scaling(resources),
+        "the migration is named after the image's tag": _migration(resources),
     }
 
 
@@ -209,10 +224,20 @@ def _lifecycle(spec, settings):
         "readiness asks /health/ready": path("readinessProbe") == "/health/ready",
         "a start ends when it is ready": path("startupProbe") == "/health/ready",
         "a start may take minutes": lasts("startupProbe") >= 120,
+        "a start waits for its migration, and not longer than its probe": 60 <= int(settings["MIGRATION_WAIT_MS"]) / 1000 < lasts("startupProbe"),
         "liveness asks for the process alone": path("livenessProbe") == "/health/live",
         "the server has these paths": all(f'"{path(probe)}"' in routes for probe in ("startupProbe", "livenessProbe", "readinessProbe")),
     }
     return [f"no longer so: {what}" for what, so in holds.items() if not so]
+
+
+def _migration(resources):
+    image = lambda r: r["spec"]["template"]["spec"]["containers"][0]["image"]
+    deployment = next(r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"] == "mana-sync")
+    jobs = [r for r in resources if r["kind"] == "Job"]
+    tag = image(deployment).rpartition(":")[2]
+    problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if r["metadata"]["name"] != f"mana-sync-migrate-{tag}"]
+    return problems + [f"{r['metadata']['name']} runs {image(r)}" for r in jobs if image(r) != image(deployment)]
 
 
 def _scaling(resources):
@@ -222,6 +247,13 @@ def _scaling(resources):
     problems = [f"scales {s['spec']['scaleTargetRef']['name']}" for s in scalers if s["spec"]["scaleTargetRef"]["name"] != "mana-sync"]
     if len(scalers) > 1:
         problems.append("two autoscalers for one Deployment")
+    for scaler in kinds("ScaledObject"):
+        fallback, adopted = scaler["spec"].get("fallback", {}), scaler["metadata"].get("annotations", {})
+        autoscaler = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"].get("name")
+        if fallback.get("behavior") != "currentReplicasIfHigher":
+            problems.append("without Prometheus KEDA would scale down to its fallback")
+        if autoscaler != "mana-sync" or adopted.get("scaledobject.keda.sh/transfer-hpa-ownership") != "true":
+            problems.append("KEDA leaves the autoscaler of components/hpa beside its own")
     if scalers and "replicas" in deployment["spec"]:
         problems.append("an apply would reset the autoscaler's count: remove replicas")
     if not scalers and deployment["spec"].get("replicas", 1) < 2:
