@@ -11,7 +11,7 @@ import report
 import yaml
 from files import stop_takes, unknown_settings
 
-OTHERS = ("gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
+OTHERS = ("gateway.networking.k8s.io/", "networking.gke.io/", "keda.sh/", "monitoring.coreos.com/")
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
@@ -35,9 +35,7 @@ def check(settings):
                 for what, problems in _assertions(resources, settings).items():
                     report.line(f"{name}: {what}", problems)
     _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
-    for example in ("gke", "cloudnative-pg"):
-        resources = list(yaml.safe_load_all(Path(f"k8s/examples/{example}.yaml").read_text()))
-        _check_others(f"k8s examples/{example}.yaml", [r for r in resources if r["apiVersion"].startswith(OTHERS)])
+    _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
 
 
 def _add_variants(overlays):
