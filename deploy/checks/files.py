@@ -30,6 +30,11 @@ def stop_takes(settings):
     return sum(int(settings[name]) for name in STOP) / 1000
 
 
+def memory_needed(settings):
+    """Bytes for bodies and what is made of them, and for connections that all came at once (docs/operations.md)."""
+    return 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"]) + int(settings["MAX_CONNECTIONS"]) * 11 * 1024
+
+
 def unknown_settings(names, settings):
     return [f"{name} is no setting of the server" for name in names if name not in settings and not NOT_OURS.fullmatch(name)]
 
@@ -100,7 +105,10 @@ def _disagreements(compose, settings):
     silence = max(setting("SSE_HEARTBEAT_MS"), setting("DATABASE_STATEMENT_TIMEOUT_MS"), 30)
     port = settings["PORT"]
     compose_stop = seconds(compose["services"]["mana-sync"]["stop_grace_period"])
+    server = compose["services"]["mana-sync"]
+    enough = int(server["deploy"]["resources"]["limits"]["memory"]) >= memory_needed(settings | server["environment"])
     holds = {
+        "compose: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": enough,
         "compose: stop_grace_period is longer than a stop": compose_stop > stop_takes(settings),
         "systemd: TimeoutStopSec is longer than a stop": value(r"TimeoutStopSec=(\w+)", unit) > stop_takes(settings),
         "HAProxy notices a draining replica while it still accepts": noticed < setting("DRAIN_DELAY_MS"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import report
 import yaml
-from files import stop_takes, unknown_settings
+from files import memory_needed, stop_takes, unknown_settings
 
 OTHERS = ("gateway.networking.k8s.io/", "networking.gke.io/", "keda.sh/", "monitoring.coreos.com/")
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
@@ -180,9 +180,8 @@ def _resources(pods):
 def _memory(spec, settings):
     limit, unit = re.fullmatch(r"(\d+)(Mi|Gi)", spec["containers"][0]["resources"]["limits"]["memory"]).groups()
     limit = int(limit) << {"Mi": 20, "Gi": 30}[unit]
-    # Bodies, what is made of them, and then the connections.
-    enough = limit >= 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"])
-    return [] if enough else ["the memory limit is less than four times MAX_PUSH_BYTES_IN_FLIGHT"]
+    needed = memory_needed(settings)
+    return [] if limit >= needed else [f"the memory limit is less than the {needed >> 20} MiB of MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS"]
 
 
 def _posture(pods):
