@@ -3,6 +3,7 @@
 import sys
 
 import alerts
+import chart
 import files
 import kubernetes
 import panels
@@ -21,7 +22,7 @@ def main(arguments):
     settings = source.settings()
     files.check(settings)
     alerts.check(source.metrics())
-    kubernetes.check(settings)
+    chart.check(kubernetes.check(settings), settings)
     return report.finish()
 
 

@@ -16,6 +16,8 @@ WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
 def check(settings):
+    """The resources of each overlay, by its name."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         # Secrets are not in the repository: the examples stand in for them.
         tree = shutil.copytree("k8s", Path(folder) / "k8s")
@@ -27,15 +29,21 @@ def check(settings):
             name = f"k8s {overlay.name}"
             text = report.run(f"{name}: kubectl kustomize", [report.tool("kubectl"), "kustomize", overlay])
             rendered.write_text(text)
-            _validate(name, rendered)
-            _posture_scan(name, rendered)
-            resources = [resource for resource in yaml.safe_load_all(text) if resource]
-            _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
-            if any(r["kind"] in WORKLOADS for r in resources):
-                for what, problems in _assertions(resources, settings).items():
-                    report.line(f"{name}: {what}", problems)
+            found[overlay.name] = [resource for resource in yaml.safe_load_all(text) if resource]
+            check_rendered(name, rendered, found[overlay.name], settings)
     _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
     _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
+    return found
+
+
+def check_rendered(name, file, resources, settings):
+    """Everything that can be said of resources, which are in a file too."""
+    _validate(name, file)
+    _posture_scan(name, file)
+    _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
+    if any(r["kind"] in WORKLOADS for r in resources):
+        for what, problems in _assertions(resources, settings).items():
+            report.line(f"{name}: {what}", problems)
 
 
 def _add_variants(overlays):
@@ -76,7 +84,7 @@ def _assertions(resources, settings):
     server = next(pod for name, pod in pods.items() if name == "Deployment mana-sync")
     configured = {}
     for resource in resources:
-        if resource["kind"] == "ConfigMap" and resource["metadata"]["name"].startswith("mana-sync-") and "data" in resource:
+        if resource["kind"] == "ConfigMap" and resource["metadata"]["name"].startswith("mana-sync") and "data" in resource:
             configured |= {key: value for key, value in resource["data"].items() if key.isupper()}
         if resource["kind"] == "Secret" and resource["metadata"]["name"].startswith("mana-sync"):
             configured |= {key: None for key in resource["data"]}
