@@ -47,8 +47,11 @@ fn scripts(page: &str) -> Vec<String> {
 
 /// Runs a script as somebody would who has put in the names.
 async fn run(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> Output {
-    // The public address is the replica's.
-    let address = r#"curl() { command curl --max-time 20 "${@//https:\/\/sync.example.com/$REPLICA}"; };"#;
+    // The public address is the replica's, and so is the one that is forwarded.
+    let address = r#"curl() {
+        set -- "${@//https:\/\/sync.example.com/$REPLICA}"
+        command curl --max-time 20 "${@//http:\/\/127.0.0.1:3050/$REPLICA}"
+    }"#;
     let mut command = tokio::process::Command::new("bash");
     command.arg("-euo").arg("pipefail").arg("-c").arg(format!("{address}\n{script}")).kill_on_drop(true);
     command.env("REPLICA", cluster.url(0)).env("DATABASE_URL", &cluster.database_url);
@@ -117,7 +120,8 @@ async fn a_change_is_followed_from_its_record_to_its_device() {
     // Later, and it loses: its stamp is the earlier one.
     store("tablet", update("todos", "a", "title", "Beer", "2024-01-01T10:05:30.000Z")).await;
 
-    let names = [("WHO", user.id.as_str()), ("APP", "todo"), ("TABLE", "todos"), ("RECORD", "a"), ("TOKEN", &user.token)];
+    let names =
+        [("WHO", user.id.as_str()), ("APP", "todo"), ("TABLE", "todos"), ("RECORD", "a"), ("TOKEN", &user.token)];
     let [introduction, stored, stamps, head, traced, asked] = the_change().try_into().expect("six scripts");
     assert!(introduction.contains("export WHO="), "{introduction}");
 
@@ -148,7 +152,9 @@ async fn no_look_up_reads_the_whole_table() {
     sqlx::raw_sql(others).execute(&cluster.pool).await.unwrap();
     let mut count = 0;
     for script in the_change() {
-        let Some(query) = script.split("<<'SQL'\n").nth(1).and_then(|rest| rest.split("SQL\n").next()) else { continue };
+        let Some(query) = script.split("<<'SQL'\n").nth(1).and_then(|rest| rest.split("SQL\n").next()) else {
+            continue;
+        };
         let names = [(":'who'", "'user-7'"), (":'app'", "'todo'"), (":'table'", "'todos'"), (":'record'", "'r7'")];
         let query = names.iter().fold(query.to_owned(), |query, (name, value)| query.replace(name, value));
         let explained = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("explain {query}"))).fetch_all(&cluster.pool);

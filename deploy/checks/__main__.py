@@ -1,6 +1,8 @@
 """The checks of scripts/check-ops, which installs what they need."""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import alerts
 import chart
@@ -22,7 +24,10 @@ def main(arguments):
     settings = source.settings()
     files.check(settings)
     alerts.check(source.metrics())
-    chart.check(kubernetes.check(settings), settings)
+    with tempfile.TemporaryDirectory() as folder:
+        scanned = Path(folder)
+        chart.check(kubernetes.check(settings, scanned), settings, scanned)
+        kubernetes.scan_posture(scanned)
     return report.finish()
 
 

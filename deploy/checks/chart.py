@@ -38,7 +38,7 @@ MISTAKES = {
 }
 
 
-def check(kustomized, settings):
+def check(kustomized, settings, scanned):
     try:
         import helm_python
     except ImportError:
@@ -56,7 +56,7 @@ def check(kustomized, settings):
             report.line("chart: the same as overlays/production-keda", _differences(
                 _render(chart, _merged(values, {"autoscaling": {"kind": "keda"}})), kustomized["production-keda"]))
             for name, variant in VARIANTS.items():
-                _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, folder)
+                _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
 
 
@@ -108,13 +108,13 @@ def _differences(rendered, kustomized):
     return problems
 
 
-def _check_variant(name, resources, settings, folder):
+def _check_variant(name, resources, settings, scanned, folder):
     file = Path(folder) / "variant.yaml"
     for resource in resources:
         # Where Helm puts it.
         resource["metadata"]["namespace"] = "mana-sync"
     file.write_text(yaml.safe_dump_all(resources))
-    kubernetes.check_rendered(name, file, resources, settings)
+    kubernetes.check_rendered(name, file, resources, settings, scanned)
 
 
 def _accepted(helm_python, chart, values):

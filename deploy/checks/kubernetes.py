@@ -15,8 +15,8 @@ OTHERS = ("gateway.networking.k8s.io/", "networking.gke.io/", "keda.sh/", "monit
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
-def check(settings):
-    """The resources of each overlay, by its name."""
+def check(settings, scanned):
+    """The resources of each overlay, by its name. What is rendered is left in the folder `scanned`."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         # Secrets are not in the repository: the examples stand in for them.
@@ -30,16 +30,16 @@ def check(settings):
             text = report.run(f"{name}: kubectl kustomize", [report.tool("kubectl"), "kustomize", overlay])
             rendered.write_text(text)
             found[overlay.name] = [resource for resource in yaml.safe_load_all(text) if resource]
-            check_rendered(name, rendered, found[overlay.name], settings)
+            check_rendered(name, rendered, found[overlay.name], settings, scanned)
     _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
     _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
     return found
 
 
-def check_rendered(name, file, resources, settings):
+def check_rendered(name, file, resources, settings, scanned):
     """Everything that can be said of resources, which are in a file too."""
     _validate(name, file)
-    _posture_scan(name, file)
+    shutil.copy(file, scanned / f"{name.replace(' ', '-')}.yaml")
     _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
     if any(r["kind"] in WORKLOADS for r in resources):
         for what, problems in _assertions(resources, settings).items():
@@ -60,9 +60,10 @@ def _validate(name, file):
     report.run(f"{name}: strict schemas", command)
 
 
-def _posture_scan(name, file):
+def scan_posture(folder):
+    """Of all at once: it takes its time to start."""
     scan = report.TOOLS / "posture/bin/checkov"
-    report.run(f"{name}: posture scan", [scan, "--config-file", "k8s/checkov.yaml", "--file", file])
+    report.run("posture scan of everything rendered", [scan, "--config-file", "k8s/checkov.yaml", "--directory", folder])
 
 
 def _check_others(name, resources):

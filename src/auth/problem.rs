@@ -8,6 +8,8 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 pub enum TokenProblem {
     #[error("it is no JWT")]
     Malformed,
+    #[error("it needs an extension that is not known here (crit)")]
+    Critical,
     #[error("it must be signed with EdDSA")]
     Algorithm,
     #[error("it names no key (kid)")]
@@ -28,6 +30,8 @@ pub enum TokenProblem {
     NoAudience,
     #[error("it names no user (sub)")]
     NoUser,
+    #[error("its user (sub) is longer than 255 bytes")]
+    LongUser,
     #[error("it does not say when it expires (exp)")]
     NoExpiry,
     #[error("it lacks a claim that is required")]
@@ -59,6 +63,7 @@ impl TokenProblem {
     pub fn refusal(self) -> Refusal {
         match self {
             TokenProblem::Malformed => Refusal::TokenMalformed,
+            TokenProblem::Critical => Refusal::TokenCritical,
             TokenProblem::Algorithm => Refusal::TokenAlgorithm,
             TokenProblem::NoKey => Refusal::TokenKeyMissing,
             TokenProblem::UnknownKey => Refusal::TokenKeyUnknown,
@@ -66,7 +71,7 @@ impl TokenProblem {
             TokenProblem::NotYetValid => Refusal::TokenNotYetValid,
             TokenProblem::Issuer | TokenProblem::NoIssuer => Refusal::TokenIssuer,
             TokenProblem::Audience | TokenProblem::NoAudience => Refusal::TokenAudience,
-            TokenProblem::NoUser => Refusal::TokenSubject,
+            TokenProblem::NoUser | TokenProblem::LongUser => Refusal::TokenSubject,
             TokenProblem::NoExpiry | TokenProblem::NoClaim | TokenProblem::Unreadable => Refusal::TokenClaims,
         }
     }
