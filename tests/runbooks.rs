@@ -1,4 +1,5 @@
-//! The commands of docs/runbooks, as they stand there, against a cluster: each query is run, and each script for the shell.
+//! The commands of docs/runbooks, and the queries of docs/operations.md, as they stand there, against a cluster: each query
+//! is run, and each script for the shell.
 //! What asks Prometheus or Kubernetes is checked by scripts/check-ops.
 
 mod support;
@@ -11,7 +12,8 @@ use support::*;
 /// The pages, by name.
 fn pages() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let beside = folder.with_file_name("operations.md");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).chain([beside]);
     let read = |path: std::path::PathBuf| {
         (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(path).unwrap())
     };
@@ -82,7 +84,7 @@ async fn every_query_runs() {
             count += 1;
         }
     }
-    assert!(count >= 9, "{count} queries were found");
+    assert!(count >= 12, "{count} queries were found");
 }
 
 #[tokio::test]
