@@ -98,6 +98,11 @@ pub struct Config {
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
 
+    /// How long a start waits for migrations that are missing, in milliseconds: meanwhile the replica lives and is not
+    /// ready. After that, and at once with `0`, it stops.
+    #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
+    pub migration_wait_ms: Duration,
+
     /// Address to listen on.
     #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     pub bind_address: IpAddr,

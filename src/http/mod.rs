@@ -51,7 +51,12 @@ pub struct AppState {
 
 impl AppState {
     /// What readiness is judged by.
-    pub fn new_health(config: &Config, hearing: Hearing, shutdown: &Shutdown) -> Arc<health::Health> {
-        Arc::new(health::Health::new(config.ready_grace_ms, hearing, shutdown.draining.clone()))
+    pub fn new_health(
+        config: &Config,
+        hearing: Hearing,
+        auth: Arc<Authenticator>,
+        shutdown: &Shutdown,
+    ) -> Arc<health::Health> {
+        Arc::new(health::Health::new(config.ready_grace_ms, hearing, auth, shutdown.draining.clone()))
     }
 }

@@ -24,6 +24,7 @@ use crate::hub::{Hub, Interest, Membership};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
+use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -141,8 +142,16 @@ impl Sessions {
         }
     }
 
+    /// Counts that a WebSocket was not let in.
+    fn refuse(&self, reason: Refusal) {
+        self.metrics.refusals.refuse(Endpoint::WebSocket, reason);
+    }
+
     /// Counts the end of a session.
     pub fn count_close(&self, reason: CloseReason) {
+        if reason == CloseReason::AuthTimeout {
+            self.refuse(Refusal::TokenMissing);
+        }
         self.metrics.closes.with_label_values(&[reason.label()]).inc();
     }
 }

@@ -3,6 +3,7 @@
 use super::answers::{Answers, CLASSES, ROUTES, TIMED_ROUTES};
 use super::kinds::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
 use super::process::Process;
+use super::refusals::{ENDPOINTS, REASONS, Refusals};
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
@@ -25,6 +26,8 @@ pub struct Metrics {
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
     pub answers: Answers,
+    /// Who was let in, and who was refused and why.
+    pub refusals: Refusals,
     pub pushes: IntCounterVec,
     /// Refused because a limit was reached, by which.
     pub refused: IntCounterVec,
@@ -104,6 +107,22 @@ impl Metrics {
                     "From the head of a request to the head of its answer.",
                     "route",
                     TIMED_ROUTES,
+                ),
+            ),
+            refusals: Refusals::new(
+                &counters(
+                    &r,
+                    "mana_sync_requests_accepted_total",
+                    "Requests answered 2xx, and WebSockets that authenticated.",
+                    "endpoint",
+                    ENDPOINTS,
+                ),
+                &paired_counters(
+                    &r,
+                    "mana_sync_requests_refused_total",
+                    "Requests answered otherwise, and WebSockets whose token was not accepted, by why.",
+                    ("endpoint", ENDPOINTS),
+                    ("reason", REASONS),
                 ),
             ),
             pushes: counters(
