@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test chaos rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test test-browser chaos rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,11 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 test: bootstrap-tests fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
 	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
+
+test-browser: bootstrap-browser ## Clients in Chromium against a cluster; CLIENT_SEEDS=5, or CLIENT_SEED=7
+	$(CARGO) test --test clients --no-run
+	$(TARGET)/debug/mana-sync dev with-postgres -- \
+		$(CARGO) test --test clients -- --nocapture --ignored --test-threads 1 $(ARGS)
 
 chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \
@@ -71,3 +76,6 @@ bootstrap:
 
 bootstrap-tests:
 	@scripts/bootstrap tests
+
+bootstrap-browser:
+	@scripts/bootstrap browser

@@ -12,7 +12,9 @@ import yaml
 
 DEPLOY = Path("deploy")
 # Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
-NOT_OURS = re.compile(r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH|ALERT_\w+_URL|(POSTGRES|GRAFANA)_PASSWORD")
+NOT_OURS = re.compile(
+    r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|GRAFANA)_PASSWORD"
+)
 
 
 def seconds(text):
@@ -43,15 +45,41 @@ def check(settings):
     report.run("Dockerfile: hadolint", [report.tool("hadolint"), "--no-color", DEPLOY / "Dockerfile"])
     compose = _compose()
     _alertmanager(compose)
-    environment = os.environ | {"PORT": settings["PORT"]}
-    report.run("haproxy.cfg: haproxy -c", ["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], "[WARNING]", env=environment)
-    report.run("nginx.conf: nginx -t", ["nginx", "-t", "-c", (DEPLOY / "nginx.conf").resolve()], "[warn]")
-    caddy = [report.tool("caddy"), "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"]
-    report.run("Caddyfile: caddy validate", caddy)
+    with tempfile.TemporaryDirectory() as folder:
+        _balancers(Path(folder), settings)
     _systemd()
     report.line("images have a tag, and not latest", _floating(compose))
     report.line("settings are the server's", _unknown(compose, settings))
     report.line("stops, checks and timeouts agree with the code", _disagreements(compose, settings))
+
+
+# Where the examples expect the certificate and its key.
+CERTIFICATE = "/etc/mana-sync/certificates/site.pem"
+
+
+def _balancers(folder, settings):
+    """Each balancer's configuration, with a certificate of the moment."""
+    certificate = folder / "site.pem"
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", folder / "site.key", "-out", folder / "site.crt"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
+    subprocess.run(["openssl", "req", "-x509", *new_key, *files, *subject], check=True, capture_output=True)
+    certificate.write_text((folder / "site.crt").read_text() + (folder / "site.key").read_text())
+    (folder / "haproxy").mkdir()
+    shutil.copy(certificate, folder / "haproxy")
+
+    environment = os.environ | {"PORT": settings["PORT"], "TLS_PORT": "3443"}
+    haproxy = ["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"]
+    report.run("haproxy.cfg: haproxy -c", haproxy, "[WARNING]", env=environment | {"CERTIFICATES": str(folder / "haproxy")})
+    # It warns then, and starts.
+    (folder / "empty").mkdir()
+    without = environment | {"CERTIFICATES": str(folder / "empty")}
+    report.run("haproxy.cfg: haproxy -c without a certificate", haproxy, env=without)
+    nginx = folder / "nginx.conf"
+    nginx.write_text((DEPLOY / "nginx.conf").read_text().replace(CERTIFICATE, str(certificate)))
+    report.run("nginx.conf: nginx -t", ["nginx", "-t", "-c", nginx], "[warn]")
+    caddy = [report.tool("caddy"), "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"]
+    report.run("Caddyfile: caddy validate", caddy, env=environment | {"CERTIFICATE": str(certificate)})
 
 
 def _compose():
@@ -117,6 +145,9 @@ def _disagreements(compose, settings):
         "HAProxy: timeout tunnel is longer than two pings": value(r"timeout tunnel (\w+)", haproxy) > 2 * setting("WS_PING_MS"),
         "nginx: proxy_read_timeout is longer than any silence": value(r"proxy_read_timeout (\w+)", nginx) > silence,
         "nginx closes idle connections first": value(r"keepalive_timeout (\w+)", nginx) < setting("HEADER_TIMEOUT_MS"),
+        "every balancer has the certificate where compose mounts it": all(
+            str(Path(CERTIFICATE).parent) in (DEPLOY / name).read_text() for name in ("compose.yaml", "nginx.conf", "Caddyfile")
+        ),
         "HAProxy finds replicas on the default port": f"mana-sync:{port} " in haproxy,
         "the image exposes the default port": f"EXPOSE {port}\n" in (DEPLOY / "Dockerfile").read_text(),
     }

@@ -1,10 +1,11 @@
-//! A real balancer in front of the replicas, with the configuration that `deploy/` has for it: only ports, addresses
-//! and the name server are others.
+//! A real balancer in front of the replicas, with the configuration that `deploy/` has for it: only ports, addresses,
+//! the certificate and the name server are others.
 
 use crate::names::Names;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use tokio::process::{Child, Command};
@@ -21,11 +22,18 @@ pub enum Kind {
 pub struct Balancer {
     pub url: String,
     kind: Kind,
-    port: u16,
-    replicas_port: u16,
+    ports: Ports,
     names: Arc<Names>,
     process: Child,
     folder: tempfile::TempDir,
+}
+
+/// Where it listens without and with TLS, and where the replicas do.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    plain: u16,
+    tls: u16,
+    replicas: u16,
 }
 
 impl Balancer {
@@ -33,28 +41,43 @@ impl Balancer {
     pub async fn start(kind: Kind, replicas_port: u16, candidates: &[Ipv4Addr]) -> Balancer {
         let names = Arc::new(Names::start().await);
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let ports = Ports { plain: free_port(), tls: free_port(), replicas: replicas_port };
+        certify(folder.path()).await;
         let mut command = match kind {
-            Kind::HaProxy => haproxy(folder.path(), port, replicas_port, names.at),
-            Kind::Nginx => nginx(folder.path(), port, replicas_port),
-            Kind::Caddy => caddy(port, replicas_port, candidates),
+            Kind::HaProxy => haproxy(folder.path(), ports, names.at),
+            Kind::Nginx => nginx(folder.path(), ports),
+            Kind::Caddy => caddy(folder.path(), ports, candidates),
         };
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
         let process = command.spawn().expect("setpriv, of util-linux, is on every Debian");
-        let url = format!("http://127.0.0.1:{port}");
-        let balancer = Balancer { url, kind, port, replicas_port, names, process, folder };
-        balancer.accepts().await;
+        let url = format!("http://127.0.0.1:{}", ports.plain);
+        let balancer = Balancer { url, kind, ports, names, process, folder };
+        balancer.answers().await;
         balancer
     }
 
-    async fn accepts(&self) {
-        let connect = async || tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.ok();
-        let accepted = mana_sync::dev::wait::until(crate::support::PATIENCE, connect).await;
+    /// Whether Caddy, which Debian does not have, is installed.
+    pub fn caddy_is_here() -> bool {
+        std::env::split_paths(&path_to_caddy()).any(|folder| folder.join("caddy").is_file())
+    }
+
+    /// Where browsers connect, by the name in the certificate.
+    pub fn tls_url(&self) -> String {
+        format!("https://localhost:{}", self.ports.tls)
+    }
+
+    /// Waits for any answer: nginx accepts connections before it minds signals.
+    async fn answers(&self) {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let ask = async || http.get(format!("{}/health/ready", self.url)).send().await.ok();
+        let answered = mana_sync::dev::wait::until(crate::support::PATIENCE, ask).await;
         assert!(
-            accepted.is_some(),
-            "{:?} does not accept (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
+            answered.is_some(),
+            "{:?} does not answer at {} and {} (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
             self.kind,
+            self.url,
+            self.tls_url(),
             self.log()
         );
     }
@@ -70,7 +93,7 @@ impl Balancer {
             Kind::Nginx => {
                 std::fs::write(
                     self.folder.path().join("nginx.conf"),
-                    nginx_conf(self.port, self.replicas_port, &addresses),
+                    nginx_conf(self.folder.path(), self.ports, &addresses),
                 )
                 .unwrap();
                 let pid = self.process.id().expect("nginx runs until it is dropped").cast_signed();
@@ -86,6 +109,25 @@ impl Balancer {
 fn free_port() -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
     std::iter::repeat_with(|| rand::random_range(20_000..32_000)).take(100).find(free).expect("some port is free")
+}
+
+/// The certificate and its key in one file, in a folder of its own.
+fn certificate(folder: &Path) -> PathBuf {
+    folder.join("certificates/site.pem")
+}
+
+/// Makes a certificate for `localhost` that signs itself.
+async fn certify(folder: &Path) {
+    let file = certificate(folder);
+    std::fs::create_dir(file.parent().expect("a file is in a folder")).unwrap();
+    let (key, own) = (folder.join("key.pem"), folder.join("certificate.pem"));
+    let mut command = program("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]);
+    command.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
+    let made = command.arg("-keyout").arg(&key).arg("-out").arg(&own).output().await.unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    std::fs::write(file, read(&own) + &read(&key)).unwrap();
 }
 
 /// A program that ends with us, however we end.
@@ -108,14 +150,16 @@ fn deployed(name: &str, texts: &[(&str, String)]) -> String {
     text
 }
 
-fn haproxy(folder: &Path, port: u16, replicas: u16, names: SocketAddr) -> Command {
+fn haproxy(folder: &Path, ports: Ports, names: SocketAddr) -> Command {
     let text = deployed(
         "haproxy.cfg",
         &[
-            ("*:${PORT}", format!("127.0.0.1:{port}")),
+            ("*:${PORT}", format!("127.0.0.1:{}", ports.plain)),
+            ("*:${TLS_PORT}", format!("127.0.0.1:{}", ports.tls)),
+            ("${CERTIFICATES}", folder.join("certificates").display().to_string()),
             ("*:8405", format!("127.0.0.1:{}", free_port())),
             ("parse-resolv-conf", format!("nameserver test {names}")),
-            ("mana-sync:3050", format!("mana-sync:{replicas}")),
+            ("mana-sync:3050", format!("mana-sync:{}", ports.replicas)),
             // As many files as any machine lets us open.
             ("maxconn 50000", "maxconn 4000".to_owned()),
         ],
@@ -127,7 +171,8 @@ fn haproxy(folder: &Path, port: u16, replicas: u16, names: SocketAddr) -> Comman
     command
 }
 
-fn nginx_conf(port: u16, replicas: u16, addresses: &[Ipv4Addr]) -> String {
+fn nginx_conf(folder: &Path, ports: Ports, addresses: &[Ipv4Addr]) -> String {
+    let Ports { plain, tls, replicas } = ports;
     let server = |number: u16| format!("server 127.0.0.1:{} max_fails=1 fail_timeout=2s;", 3050 + number);
     let mut servers = String::new();
     for address in addresses {
@@ -142,7 +187,9 @@ fn nginx_conf(port: u16, replicas: u16, addresses: &[Ipv4Addr]) -> String {
             (&server(1), servers),
             (&server(2), String::new()),
             (&server(3), String::new()),
-            ("listen 3050;", format!("listen 127.0.0.1:{port};")),
+            ("listen 3050;", format!("listen 127.0.0.1:{plain};")),
+            ("listen 3443 ", format!("listen 127.0.0.1:{tls} ")),
+            ("/etc/mana-sync/certificates/site.pem", certificate(folder).display().to_string()),
             ("pid /tmp/nginx.pid;", "pid nginx.pid;".to_owned()),
             ("worker_rlimit_nofile 65536;", String::new()),
             ("worker_connections 32768;", "worker_connections 8192;".to_owned()),
@@ -150,22 +197,29 @@ fn nginx_conf(port: u16, replicas: u16, addresses: &[Ipv4Addr]) -> String {
     )
 }
 
-fn nginx(folder: &Path, port: u16, replicas: u16) -> Command {
+fn nginx(folder: &Path, ports: Ports) -> Command {
     let path = folder.join("nginx.conf");
-    std::fs::write(&path, nginx_conf(port, replicas, &[])).unwrap();
+    std::fs::write(&path, nginx_conf(folder, ports, &[])).unwrap();
     let mut command = program("nginx");
     command.arg("-p").arg(folder).args(["-e", "stderr", "-g", "daemon off;", "-c"]).arg(path);
     command
 }
 
-fn caddy(port: u16, replicas: u16, candidates: &[Ipv4Addr]) -> Command {
-    let all: Vec<String> = candidates.iter().map(|address| format!("{address}:{replicas}")).collect();
-    // Where `make check-ops` has put it, if it is not on the path.
+/// Where it is, or where `make check-ops` has put it.
+fn path_to_caddy() -> OsString {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ops-tools/venv/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([fetched]);
+    std::env::join_paths(folders).expect("no folder on the path has a colon in its name")
+}
+
+fn caddy(folder: &Path, ports: Ports, candidates: &[Ipv4Addr]) -> Command {
+    assert!(Balancer::caddy_is_here(), "make check-ops installs Caddy");
+    let all: Vec<String> = candidates.iter().map(|address| format!("{address}:{}", ports.replicas)).collect();
     let mut command = program("caddy");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:{}", fetched.display()));
-    command.env("PORT", port.to_string()).env("REPLICAS", all.join(" "));
+    command.env("PATH", path_to_caddy());
+    command.env("PORT", ports.plain.to_string()).env("TLS_PORT", ports.tls.to_string());
+    command.env("REPLICAS", all.join(" ")).env("CERTIFICATE", certificate(folder));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/Caddyfile");
     command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
     command

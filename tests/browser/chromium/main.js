@@ -1,0 +1,74 @@
+// Runs a scenario with devices in Chromium; otherwise as node/main.js.
+
+import { text } from 'node:stream/consumers';
+import { SCENARIOS } from '../scenario/all.js';
+import { openBrowser } from './browser.js';
+import { sixStreams } from './streams.js';
+
+const METHODS = [
+  'insert',
+  'edit',
+  'remove',
+  'sync',
+  'push',
+  'pull',
+  'listen',
+  'stream',
+  'setOnline',
+  'loseAnswers',
+  'pending',
+  'cursors',
+  'errors',
+  'dump',
+  'close',
+];
+
+const settings = JSON.parse(await text(process.stdin));
+const browser = await openBrowser(settings.port);
+
+/** A device of a page, to which calls are passed on. */
+async function openIn(page, options) {
+  const index = await page.evaluate((own) => window.openDevice(own), options);
+  const call = (method) => (...args) =>
+    page.evaluate(([number, name, list]) => window.callDevice(number, name, list), [index, method, args]);
+  return Object.fromEntries(METHODS.map((method) => [method, call(method)]));
+}
+
+/** A device whose page is a tab of a browser context of its own. */
+async function openAlone(options) {
+  const page = await browser.page(options.database);
+  const device = await openIn(page, options);
+  return {
+    ...device,
+    async close(forget) {
+      await device.close(forget);
+      await page.close();
+    },
+    async closeWhilePushing(afterMs) {
+      // The page goes in the middle of it, and with it the answer to this call.
+      const pushing = device.push().catch((error) => {
+        if (!page.isClosed()) throw error;
+      });
+      await page.waitForTimeout(afterMs);
+      await page.close();
+      await pushing;
+    },
+  };
+}
+
+async function opener() {
+  if (settings.scenario === 'five-devices') return openAlone;
+  const page = await browser.page('all');
+  return (options) => openIn(page, options);
+}
+
+try {
+  const host = { browser, open: await opener(), progress: (line) => console.log(line) };
+  const scenarios = { ...SCENARIOS, 'six-streams': sixStreams };
+  const { found, ...figures } = await scenarios[settings.scenario](host, settings);
+  console.log(JSON.stringify(figures));
+  for (const line of found) console.error(line);
+  process.exitCode = found.length > 0 ? 1 : 0;
+} finally {
+  await browser.close();
+}

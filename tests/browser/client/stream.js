@@ -1,0 +1,43 @@
+// Server-sent events over fetch, parsed by hand: EventSource cannot send an Authorization header.
+
+import { pause } from './network.js';
+
+const AGAIN_MS = 300;
+
+/**
+ * Reads the stream of an app until the tab closes, and comes back to it when it ends.
+ * @param {import('./network.js').Network} network
+ * @param {() => Promise<string>} path where to go on, asked at each start
+ * @param {Record<string, string>} headers
+ * @param {(event: object) => Promise<void>} take one event of changes
+ */
+export async function follow(network, path, headers, take) {
+  while (!network.signal.aborted) {
+    if (network.online) {
+      const where = network.url() + (await path());
+      const response = await fetch(where, network.request({ headers })).catch(() => undefined);
+      if (response?.ok) await readEvents(response.body, take);
+    }
+    await pause(AGAIN_MS, network.signal);
+  }
+}
+
+async function readEvents(body, take) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const broken = { done: true };
+  let rest = '';
+  for (;;) {
+    // However the connection ends, the next one goes on from the cursor.
+    const { done, value } = await reader.read().catch(() => broken);
+    if (done) return;
+    const blocks = (rest + value).split('\n\n');
+    rest = blocks.pop();
+    for (const block of blocks) await takeBlock(block, take);
+  }
+}
+
+async function takeBlock(block, take) {
+  const lines = block.split('\n');
+  const member = (name) => lines.find((line) => line.startsWith(name))?.slice(name.length);
+  if (member('event: ') === 'changes') await take(JSON.parse(member('data: ')));
+}

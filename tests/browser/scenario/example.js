@@ -1,0 +1,70 @@
+// The client that docs/clients.md shows does what it says there.
+
+import { Client } from '../client/example.js';
+
+const APP = 'example';
+const TABLE = 'tasks';
+/** More than one page of the server and one push of the client. */
+const RECORDS = 450;
+
+/** Resolves when it is so; what is waited for happens elsewhere. */
+async function until(what, holds) {
+  const deadline = Date.now() + 30_000;
+  while (!holds()) {
+    if (Date.now() > deadline) throw new Error(`not within 30 s: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+const stamp = () => new Date().toISOString();
+
+function update(id, title) {
+  return { table: TABLE, id, op: 'update', fields: { title: { value: title, at: stamp() } } };
+}
+
+/** What a client holds, in an order of its own. */
+function held({ records }) {
+  const stamped = (fields) => Object.entries(fields).map(([name, { value, at }]) => [name, value, at]).sort();
+  return JSON.stringify([...records].map(([key, fields]) => [key, stamped(fields)]).sort());
+}
+
+/**
+ * @param {import('./devices.js').Host} host
+ * @param {{ urls: string[], token: string, passing: { token: string, until: number } }} settings `passing`: a token
+ *   that expires at that time, in milliseconds
+ */
+export async function example(host, { urls, token, passing }) {
+  // The first token expires while the socket is open; the socket stays.
+  const tokens = async () => (Date.now() < passing.until - 2_000 ? passing.token : token);
+  const [one, two] = ['one', 'two'].map(
+    (clientId, n) => new Client({ url: urls[n], app: APP, clientId, token: tokens }),
+  );
+  const title = (client, id) => client.records.get(`${TABLE}/${id}`)?.title.value;
+  const writing = Array.from({ length: RECORDS }, (_, n) => {
+    const data = { title: `title ${n}`, createdAt: stamp() };
+    return one.write({ table: TABLE, id: `r${n}`, op: 'insert', data });
+  });
+  await Promise.all(writing);
+  await two.sync();
+  if (two.records.size !== RECORDS) throw new Error(`${two.records.size} of ${RECORDS} records arrived`);
+
+  host.progress('all records have arrived');
+  two.listen();
+  await until('the socket is open', () => two.socket.readyState === WebSocket.OPEN);
+  const socket = two.socket;
+  await one.write(update('r0', 'woken'));
+  await until('a wake-up is followed', () => title(two, 'r0') === 'woken');
+  await until('the first token has expired', () => Date.now() > passing.until);
+  await one.write(update('r1', 'woken again'));
+  await until('a wake-up is followed after the token was renewed', () => title(two, 'r1') === 'woken again');
+  if (two.socket !== socket) throw new Error('the socket was not kept');
+
+  socket.close();
+  await one.write(update('r2', 'written meanwhile'));
+  await until('the socket is there again, and what was missed too', () => title(two, 'r2') === 'written meanwhile');
+  await two.write({ table: TABLE, id: 'r3', op: 'delete', deletedAt: stamp() });
+  await one.sync();
+  two.closed = true;
+  two.socket.close();
+  return { found: held(one) === held(two) ? [] : ['the two clients hold different records'] };
+}
