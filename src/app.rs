@@ -3,13 +3,14 @@
 
 use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
+use crate::budget::MemoryBudget;
 use crate::config::{Config, ConfigError};
 use crate::fanout::connection::{Connector, ConnectorError};
 use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{Audience, Heard, Publisher, Reconciler, Target};
 use crate::http::server::{Server, bind};
-use crate::http::{Admission, AppState, open_files, router, waiting};
+use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -19,7 +20,7 @@ use crate::telemetry::Telemetry;
 use reqwest::redirect::Policy;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 /// How long a connection to the issuer may take.
@@ -119,8 +120,10 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     };
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
-    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());
-    let health = AppState::new_health(&config, hearing, &shutdown);
+    let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
+    let closing = shutdown.closing.clone();
+    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
+    let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("issuer keys", auth.fetching(stopping()));
@@ -139,7 +142,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         billing,
         store: store.clone(),
         publisher,
-        admission: Arc::new(Admission::new(&config)),
+        push_budget: PushBudget::new(&config, &metrics),
+        unread,
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),
@@ -185,6 +189,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
 
 /// Waits until the database is there, and sees to its schema.
 async fn await_schema(config: &Config) -> Result<(), SchemaError> {
+    let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
             true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
@@ -195,7 +200,7 @@ async fn await_schema(config: &Config) -> Result<(), SchemaError> {
             failed => failed,
         };
         match checked {
-            Err(error) if error.is_passing() => {
+            Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
                 tokio::time::sleep(START_PAUSE).await;
             }

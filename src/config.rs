@@ -98,6 +98,11 @@ pub struct Config {
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
 
+    /// How long a start waits for migrations that are missing, in milliseconds: meanwhile the replica lives and is not
+    /// ready. After that, and at once with `0`, it stops.
+    #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
+    pub migration_wait_ms: Duration,
+
     /// Address to listen on.
     #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     pub bind_address: IpAddr,
@@ -171,11 +176,12 @@ pub struct Config {
     #[arg(long, env, default_value = "300000", value_parser = millis)]
     pub max_clock_skew_ms: Duration,
 
-    /// Changes in one push, at most. By default no body of the allowed size has more.
-    #[arg(long, env, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..=300_000))]
+    /// Changes in one push, at most.
+    #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=300_000))]
     pub max_push_changes: u32,
 
-    /// Bytes that the bodies of all pushes in progress may hold, at most.
+    /// Bytes that the bodies of all pushes in progress may hold, at most, and as many for what becomes of them until they
+    /// are stored; one user's pushes an eighth of it, or 12 MiB where that is more.
     #[arg(long, env, default_value_t = 256 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
     pub max_push_bytes_in_flight: u32,
 
@@ -183,8 +189,8 @@ pub struct Config {
     #[arg(long, env, default_value = "2000", value_parser = millis)]
     pub queue_timeout_ms: Duration,
 
-    /// Bytes that all streams may hold for clients that have not read them yet, at most; one user's streams an eighth
-    /// of it, or 12 MiB where that is more. What does not fit waits.
+    /// Bytes that all answers and streams may hold for clients that have not read them yet, at most; one user's an eighth
+    /// of it, or 12 MiB where that is more. What does not fit waits, and a request that waits too long is answered 503.
     #[arg(long, env, default_value_t = 256 << 20, value_parser = clap::value_parser!(u32).range(12 << 20..))]
     pub max_stream_bytes_in_flight: u32,
 

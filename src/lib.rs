@@ -23,6 +23,8 @@ pub mod config;
 pub mod defects;
 pub mod telemetry;
 
+pub mod budget;
+
 pub mod auth;
 pub mod billing;
 

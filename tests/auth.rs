@@ -324,7 +324,16 @@ async fn an_issuer_that_goes_down_after_it_was_asked_disturbs_nobody() {
 
 #[tokio::test]
 async fn while_the_issuer_was_never_reached_the_answer_is_503_with_retry_after() {
-    let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "20")]).await;
+    let mut cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "20")]).await;
+    cluster.nodes[0].process.kill().await;
+    cluster.issuer.set_mode(Mode::Error(500));
+    cluster.nodes[0].respawn();
+    let health = format!("{}/health/ready", cluster.url(0));
+    eventually("it serves, without keys", async || match cluster.http.get(&health).send().await {
+        Ok(answer) => answer.text().await.is_ok_and(|text| text.contains("JWKS_URL")),
+        Err(_) => false,
+    })
+    .await;
     let token = cluster.user().token;
     for mode in [Mode::Error(500), Mode::Garbage, Mode::Error(404)] {
         cluster.issuer.set_mode(mode);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::TemporaryPostgres;
+use mana_sync::dev::{Mode, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,6 +113,48 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
     postgres.server_mut().restart(mana_sync::dev::Shutdown::Fast).await.unwrap();
     cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
     cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", AT)] })).await;
+}
+
+#[tokio::test]
+async fn a_replica_is_ready_once_it_has_had_the_issuers_keys_and_stays_so() {
+    let mut cluster =
+        Cluster::start_with(1, &[("READY_GRACE_MS", "0"), ("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "50")]).await;
+    let user = cluster.user();
+    let mut ways = vec![Mode::Error(500), Mode::Garbage, Mode::Hang];
+    while let Some(mode) = ways.pop() {
+        cluster.nodes[0].process.kill().await;
+        cluster.issuer.set_mode(mode);
+        let asked = cluster.issuer.requests();
+        cluster.nodes[0].respawn();
+        let ask = async |path: &str| {
+            let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(PATIENCE).send().await;
+            Some((asked.as_ref().ok()?.status().as_u16(), asked.ok()?.text().await.ok()?))
+        };
+        eventually("keys are the last thing that it misses", async || {
+            assert!(ask("/health/ready").await.is_none_or(|(status, _)| status == 503), "{mode:?}");
+            let missing = "not ready: the issuer's keys (JWKS_URL) have not been fetched yet";
+            ask("/health/ready").await.is_some_and(|(_, text)| text.contains(missing))
+                && cluster.issuer.requests() > asked
+        })
+        .await;
+        assert_eq!(ask("/health/live").await.map(|(status, _)| status), Some(200), "{mode:?}");
+        assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
+        cluster.issuer.set_mode(Mode::Serve);
+        cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
+
+        // From then on the issuer may go.
+        cluster.issuer.set_mode(mode);
+        let asked = cluster.issuer.requests();
+        eventually("it has asked in vain", async || {
+            // A push with a token that it has not seen: this makes it look whether the keys are still good.
+            cluster.pull(&cluster.user(), "todo", "todos", BEGINNING, None).await;
+            assert_eq!(cluster.get("/health/ready").await.status, StatusCode::OK, "{mode:?}");
+            cluster.issuer.requests() > asked
+        })
+        .await;
+        cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [] })).await;
+        assert_eq!(cluster.get("/health/ready").await.status, StatusCode::OK, "{mode:?}");
+    }
 }
 
 #[tokio::test]

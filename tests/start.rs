@@ -31,7 +31,8 @@ impl std::ops::Deref for Started {
 
 fn replica(url: &str, settings: &[(&str, &str)]) -> Started {
     let port = free_port().unwrap();
-    let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port.to_string())];
+    let (port_text, jwks) = (port.to_string(), jwks_url());
+    let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port_text), ("JWKS_URL", &jwks)];
     let env = own.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let log = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     let base_url = format!("http://127.0.0.1:{port}");
@@ -65,6 +66,25 @@ async fn a_schema_that_lacks_a_migration_is_refused_with_what_to_do() {
     assert!(said.contains("lacks migration 1") && said.contains("run `mana-sync migrate` first"), "{said}");
     migrate(&url).await;
     replica(&url, &[]).wait_ready(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_migration_but_not_for_ever() {
+    let url = create_database().await;
+    let waiting = replica(&url, &[("MIGRATION_WAIT_MS", "60000")]);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |path: &str| {
+        let asked = http.get(format!("{}{path}", waiting.base_url())).timeout(PATIENCE).send().await;
+        asked.ok().map(|answer| answer.status().as_u16())
+    };
+    eventually("it lives", async || ask("/health/live").await == Some(200)).await;
+    assert_eq!(ask("/health/ready").await, Some(503));
+    assert!(waiting.log_tail().contains("lacks migration 1"), "{}", waiting.log_tail());
+    let impatient = replica(&url, &[("MIGRATION_WAIT_MS", "200")]);
+    let said = refusal(impatient).await;
+    assert!(said.contains("run `mana-sync migrate` first"), "{said}");
+    migrate(&url).await;
+    waiting.wait_ready(PATIENCE).await.unwrap();
 }
 
 #[tokio::test]
@@ -133,7 +153,7 @@ async fn an_empty_setting_is_one_that_is_not_set() {
     migrate(&url).await;
     let names = optional_settings();
     assert!(names.len() > 40, "{names:?}");
-    let is_free = |name: &&String| !["PORT", "BIND_ADDRESS"].contains(&name.as_str());
+    let is_free = |name: &&String| !["PORT", "BIND_ADDRESS", "JWKS_URL"].contains(&name.as_str());
     let empty: Vec<(&str, &str)> = names.iter().filter(is_free).map(|name| (name.as_str(), "")).collect();
     replica(&url, &empty).wait_ready(PATIENCE).await.unwrap();
     let said = refusal(replica("", &[])).await;

@@ -1,8 +1,11 @@
 """The checks of scripts/check-ops, which installs what they need."""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import alerts
+import chart
 import files
 import kubernetes
 import panels
@@ -21,7 +24,10 @@ def main(arguments):
     settings = source.settings()
     files.check(settings)
     alerts.check(source.metrics())
-    kubernetes.check(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        scanned = Path(folder)
+        chart.check(kubernetes.check(settings, scanned), settings, scanned)
+        kubernetes.scan_posture(scanned)
     return report.finish()
 
 

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import report
+import runbooks
 import yaml
 
 RULES = Path("deploy/prometheus/rules.yaml")
@@ -69,6 +70,7 @@ def check(metrics):
     report.line("each runbook shows where to look on the dashboard", _unlinked())
     report.line("each alert has a test that fires and one that does not", _untested(alerts))
     report.line("each metric is documented, as it is", _undocumented(metrics))
+    runbooks.check(lambda query: _unknown(query, metrics, recorded))
 
 
 def _annotations(alerts):

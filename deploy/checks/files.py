@@ -12,7 +12,9 @@ import yaml
 
 DEPLOY = Path("deploy")
 # Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
-NOT_OURS = re.compile(r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|(POSTGRES|GRAFANA)_PASSWORD")
+NOT_OURS = re.compile(
+    r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|GRAFANA)_PASSWORD"
+)
 
 
 def seconds(text):
@@ -30,6 +32,11 @@ def stop_takes(settings):
     return sum(int(settings[name]) for name in STOP) / 1000
 
 
+def memory_needed(settings):
+    """Bytes for bodies and what is made of them, and for connections that all came at once (docs/operations.md)."""
+    return 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"]) + int(settings["MAX_CONNECTIONS"]) * 11 * 1024
+
+
 def unknown_settings(names, settings):
     return [f"{name} is no setting of the server" for name in names if name not in settings and not NOT_OURS.fullmatch(name)]
 
@@ -37,6 +44,7 @@ def unknown_settings(names, settings):
 def check(settings):
     report.run("Dockerfile: hadolint", [report.tool("hadolint"), "--no-color", DEPLOY / "Dockerfile"])
     compose = _compose()
+    _alertmanager(compose)
     with tempfile.TemporaryDirectory() as folder:
         _balancers(Path(folder), settings)
     _systemd()
@@ -80,6 +88,17 @@ def _compose():
     return yaml.safe_load(report.run("compose.yaml: compose config", command)) or {"services": {}}
 
 
+def _alertmanager(compose):
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(compose.get("configs", {}).get("alertmanager", {}).get("content", ""))
+        file.flush()
+        report.run("Alertmanager in compose: amtool check-config", ["amtool", "check-config", file.name])
+        # Whatever a rule calls severe must find its way.
+        for severity in ("page", "ticket"):
+            test = ["amtool", "config", "routes", "test", "--config.file", file.name, f"--verify.receivers={severity}"]
+            report.run(f"Alertmanager in compose: {severity} goes to {severity}", [*test, f"severity={severity}", "alertname=ManaSyncReplicaDown"])
+
+
 def _systemd():
     name = "mana-sync.service: systemd-analyze verify"
     unit = (DEPLOY / "mana-sync.service").resolve()
@@ -114,7 +133,10 @@ def _disagreements(compose, settings):
     silence = max(setting("SSE_HEARTBEAT_MS"), setting("DATABASE_STATEMENT_TIMEOUT_MS"), 30)
     port = settings["PORT"]
     compose_stop = seconds(compose["services"]["mana-sync"]["stop_grace_period"])
+    server = compose["services"]["mana-sync"]
+    enough = int(server["deploy"]["resources"]["limits"]["memory"]) >= memory_needed(settings | server["environment"])
     holds = {
+        "compose: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": enough,
         "compose: stop_grace_period is longer than a stop": compose_stop > stop_takes(settings),
         "systemd: TimeoutStopSec is longer than a stop": value(r"TimeoutStopSec=(\w+)", unit) > stop_takes(settings),
         "HAProxy notices a draining replica while it still accepts": noticed < setting("DRAIN_DELAY_MS"),

@@ -9,30 +9,50 @@ from pathlib import Path
 
 import report
 import yaml
-from files import stop_takes, unknown_settings
+from files import memory_needed, stop_takes, unknown_settings
 
-OTHERS = ("gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
+OTHERS = ("gateway.networking.k8s.io/", "networking.gke.io/", "keda.sh/", "monitoring.coreos.com/")
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
-def check(settings):
+def check(settings, scanned):
+    """The resources of each overlay, by its name. What is rendered is left in the folder `scanned`."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         # Secrets are not in the repository: the examples stand in for them.
         tree = shutil.copytree("k8s", Path(folder) / "k8s")
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
+        _add_variants(tree / "overlays")
         for overlay in sorted((tree / "overlays").iterdir()):
             rendered = Path(folder) / f"{overlay.name}.yaml"
             name = f"k8s {overlay.name}"
             text = report.run(f"{name}: kubectl kustomize", [report.tool("kubectl"), "kustomize", overlay])
             rendered.write_text(text)
-            _validate(name, rendered)
-            _posture_scan(name, rendered)
-            resources = [resource for resource in yaml.safe_load_all(text) if resource]
-            _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
-            for what, problems in _assertions(resources, settings).items():
-                report.line(f"{name}: {what}", problems)
+            found[overlay.name] = [resource for resource in yaml.safe_load_all(text) if resource]
+            check_rendered(name, rendered, found[overlay.name], settings, scanned)
     _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
+    _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
+    return found
+
+
+def check_rendered(name, file, resources, settings, scanned):
+    """Everything that can be said of resources, which are in a file too."""
+    _validate(name, file)
+    shutil.copy(file, scanned / f"{name.replace(' ', '-')}.yaml")
+    _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
+    if any(r["kind"] in WORKLOADS for r in resources):
+        for what, problems in _assertions(resources, settings).items():
+            report.line(f"{name}: {what}", problems)
+
+
+def _add_variants(overlays):
+    """The components that no overlay of ours has, on top of one that they are for."""
+    variant = overlays / "variants"
+    variant.mkdir()
+    components = [f"../../components/{name}" for name in ("gateway-timeouts", "outside-issuer")]
+    content = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "mana-sync"}
+    (variant / "kustomization.yaml").write_text(yaml.safe_dump(content | {"resources": ["../production"], "components": components}))
 
 
 def _validate(name, file):
@@ -40,9 +60,10 @@ def _validate(name, file):
     report.run(f"{name}: strict schemas", command)
 
 
-def _posture_scan(name, file):
+def scan_posture(folder):
+    """Of all at once: it takes its time to start."""
     scan = report.TOOLS / "posture/bin/checkov"
-    report.run(f"{name}: posture scan", [scan, "--config-file", "k8s/checkov.yaml", "--file", file])
+    report.run("posture scan of everything rendered", [scan, "--config-file", "k8s/checkov.yaml", "--directory", folder])
 
 
 def _check_others(name, resources):
@@ -64,7 +85,7 @@ def _assertions(resources, settings):
     server = next(pod for name, pod in pods.items() if name == "Deployment mana-sync")
     configured = {}
     for resource in resources:
-        if resource["kind"] == "ConfigMap" and resource["metadata"]["name"].startswith("mana-sync-") and "data" in resource:
+        if resource["kind"] == "ConfigMap" and resource["metadata"]["name"].startswith("mana-sync") and "data" in resource:
             configured |= {key: value for key, value in resource["data"].items() if key.isupper()}
         if resource["kind"] == "Secret" and resource["metadata"]["name"].startswith("mana-sync"):
             configured |= {key: None for key in resource["data"]}
@@ -81,6 +102,7 @@ def _assertions(resources, settings):
         + [f"{name} is not set" for name in ("DATABASE_URL", "DATABASE_LISTEN_URL", "JWKS_URL", "MANA_CREDITS_URL",
            "MANA_SERVICE_KEY", "REPLICA_ID") if name not in configured],
         "scaling agrees": _scaling(resources),
+        "the migration is named after the image's tag": _migration(resources),
     }
 
 
@@ -167,9 +189,8 @@ def _resources(pods):
 def _memory(spec, settings):
     limit, unit = re.fullmatch(r"(\d+)(Mi|Gi)", spec["containers"][0]["resources"]["limits"]["memory"]).groups()
     limit = int(limit) << {"Mi": 20, "Gi": 30}[unit]
-    # Bodies, what is made of them, and then the connections.
-    enough = limit >= 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"])
-    return [] if enough else ["the memory limit is less than four times MAX_PUSH_BYTES_IN_FLIGHT"]
+    needed = memory_needed(settings)
+    return [] if limit >= needed else [f"the memory limit is less than the {needed >> 20} MiB of MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS"]
 
 
 def _posture(pods):
@@ -209,10 +230,20 @@ def _lifecycle(spec, settings):
         "readiness asks /health/ready": path("readinessProbe") == "/health/ready",
         "a start ends when it is ready": path("startupProbe") == "/health/ready",
         "a start may take minutes": lasts("startupProbe") >= 120,
+        "a start waits for its migration, and not longer than its probe": 60 <= int(settings["MIGRATION_WAIT_MS"]) / 1000 < lasts("startupProbe"),
         "liveness asks for the process alone": path("livenessProbe") == "/health/live",
         "the server has these paths": all(f'"{path(probe)}"' in routes for probe in ("startupProbe", "livenessProbe", "readinessProbe")),
     }
     return [f"no longer so: {what}" for what, so in holds.items() if not so]
+
+
+def _migration(resources):
+    image = lambda r: r["spec"]["template"]["spec"]["containers"][0]["image"]
+    deployment = next(r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"] == "mana-sync")
+    jobs = [r for r in resources if r["kind"] == "Job"]
+    tag = image(deployment).rpartition(":")[2]
+    problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if r["metadata"]["name"] != f"mana-sync-migrate-{tag}"]
+    return problems + [f"{r['metadata']['name']} runs {image(r)}" for r in jobs if image(r) != image(deployment)]
 
 
 def _scaling(resources):
@@ -222,6 +253,13 @@ def _scaling(resources):
     problems = [f"scales {s['spec']['scaleTargetRef']['name']}" for s in scalers if s["spec"]["scaleTargetRef"]["name"] != "mana-sync"]
     if len(scalers) > 1:
         problems.append("two autoscalers for one Deployment")
+    for scaler in kinds("ScaledObject"):
+        fallback, adopted = scaler["spec"].get("fallback", {}), scaler["metadata"].get("annotations", {})
+        autoscaler = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"].get("name")
+        if fallback.get("behavior") != "currentReplicasIfHigher":
+            problems.append("without Prometheus KEDA would scale down to its fallback")
+        if autoscaler != "mana-sync" or adopted.get("scaledobject.keda.sh/transfer-hpa-ownership") != "true":
+            problems.append("KEDA leaves the autoscaler of components/hpa beside its own")
     if scalers and "replicas" in deployment["spec"]:
         problems.append("an apply would reset the autoscaler's count: remove replicas")
     if not scalers and deployment["spec"].get("replicas", 1) < 2:

@@ -7,7 +7,7 @@ import urllib.request
 import alerts
 import report
 
-VARIABLES = {"$__rate_interval": "1m", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$instance": ".*", "$namespace": ".*", "$cluster": ".*"}
 
 
 def check(url):

@@ -97,6 +97,11 @@ impl KeySource {
         KeySource { shared: Arc::new(shared) }
     }
 
+    /// Whether there was ever a set, of whatever age it is now.
+    pub(super) fn is_filled(&self) -> bool {
+        self.shared.set.load().is_some()
+    }
+
     /// The generation of the keys at hand; none if there are none, or if they are too old. What was checked with keys
     /// of another generation has to be checked again.
     pub(super) fn generation(&self) -> Option<u64> {
@@ -149,7 +154,7 @@ impl KeySource {
         }
     }
 
-    /// Fetches keys whenever they are wanted or due, until told to stop. The one task that asks the issuer.
+    /// Fetches keys at the start and whenever they are wanted or due, until told to stop. The one task that asks the issuer.
     pub(super) fn fetching(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.shared.clone();
         async move {
@@ -174,16 +179,13 @@ impl Shared {
 
     async fn fetch_for_ever(&self) {
         loop {
-            let refresh = self.set.load().as_ref().map(|set| set.asked + self.times.refresh);
-            tokio::select! {
-                () = self.wanted.notified() => {}
-                () = async {
-                    match refresh {
-                        Some(due) => sleep_until(due).await,
-                        // Nobody has asked for a key yet.
-                        None => std::future::pending().await,
-                    }
-                } => {}
+            // The first set at once: a replica is not ready without.
+            let due = self.set.load().as_ref().map(|set| set.asked + self.times.refresh);
+            if let Some(due) = due {
+                tokio::select! {
+                    () = self.wanted.notified() => {}
+                    () = sleep_until(due) => {}
+                }
             }
             let last = self.attempts.borrow().as_ref().map(|attempt| attempt.began);
             if let Some(last) = last {

@@ -2,16 +2,19 @@
 
 mod jwks;
 mod keys;
+mod problem;
 
 use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
+use crate::telemetry::refusals::Refusal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, Validation};
 pub use jwks::JwksError;
 use keys::KeySource;
 use moka::future::Cache;
+pub use problem::TokenProblem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
@@ -25,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Tokens that are remembered, at most.
 const MAX_REMEMBERED: u64 = 100_000;
+
+/// Characters of a key's id that are written to the log: it is whatever the client sent.
+const MAX_LOGGED_KID: usize = 64;
 
 /// How far ahead of our clock a token's `nbf` may be: the issuer's clock is not ours.
 const NOT_BEFORE_LEEWAY: f64 = 60.0;
@@ -53,11 +59,23 @@ pub enum AuthError {
     #[error("send a token: Authorization: Bearer <jwt>")]
     Missing,
     #[error("the token is not valid: {0}")]
-    Invalid(&'static str),
+    Invalid(TokenProblem),
     #[error("the token has expired; get a fresh one")]
     Expired,
     #[error("tokens cannot be checked at the moment; try again")]
     Unavailable(#[source] JwksError),
+}
+
+impl AuthError {
+    /// What it is counted as.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            AuthError::Missing => Refusal::TokenMissing,
+            AuthError::Invalid(problem) => problem.refusal(),
+            AuthError::Expired => Refusal::TokenExpired,
+            AuthError::Unavailable(_) => Refusal::KeysUnavailable,
+        }
+    }
 }
 
 /// Checks tokens. Keeps to what the protocol says: EdDSA, a `kid`, `exp`, a `sub` of 1 to 255 bytes, no `crit`; issuer
@@ -79,7 +97,7 @@ struct Claims {
 }
 
 impl Authenticator {
-    /// Keys are fetched by [`Self::fetching`], when the first token comes.
+    /// Keys are fetched by [`Self::fetching`].
     pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> Authenticator {
         let mut validation = Validation::new(Algorithm::EdDSA);
         let mut required = vec!["exp", "sub"];
@@ -98,6 +116,11 @@ impl Authenticator {
         Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, remembered, metrics }
     }
 
+    /// Whether the issuer's keys were ever fetched. It stays so, however old they are.
+    pub fn has_keys(&self) -> bool {
+        self.keys.is_filled()
+    }
+
     /// The background task that keeps the issuer's keys at hand, until told to stop. To be run once.
     pub fn fetching(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         self.keys.fetching(stop)
@@ -112,10 +135,23 @@ impl Authenticator {
         let outcome = match &checked {
             Ok(_) => "ok",
             Err(AuthError::Unavailable(_)) => "unavailable",
-            Err(_) => "refused",
+            Err(error) => {
+                self.log(token, error);
+                "refused"
+            }
         };
         self.metrics.auth.with_label_values(&[outcome]).inc();
         checked
+    }
+
+    /// Writes which check a token failed, and which key it names, once in a while: that all are refused for one reason
+    /// is a mistake in the settings more often than in all tokens.
+    fn log(&self, token: &str, error: &AuthError) {
+        let reason = error.refusal();
+        let Some(unwritten) = self.metrics.refusals.line_due(reason) else { return };
+        let kid = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+        let kid = kid.map(|kid| kid.chars().take(MAX_LOGGED_KID).collect::<String>());
+        tracing::info!(reason = reason.label(), kid, unwritten, "tokens are refused: {error}");
     }
 
     async fn check_or_remember(&self, token: &str) -> Result<Identity, AuthError> {
@@ -131,16 +167,16 @@ impl Authenticator {
     }
 
     async fn decode(&self, token: &str) -> Result<(u64, Identity), AuthError> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid("it is no JWT"))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid(TokenProblem::Malformed))?;
         if has_critical_extensions(token) {
-            return Err(AuthError::Invalid("it needs an extension that is not known here (crit)"));
+            return Err(AuthError::Invalid(TokenProblem::Critical));
         }
         if header.alg != Algorithm::EdDSA {
-            return Err(AuthError::Invalid("it must be signed with EdDSA"));
+            return Err(AuthError::Invalid(TokenProblem::Algorithm));
         }
-        let kid = header.kid.ok_or(AuthError::Invalid("it names no key (kid)"))?;
+        let kid = header.kid.ok_or(AuthError::Invalid(TokenProblem::NoKey))?;
         let found = self.keys.get(&kid).await.map_err(AuthError::Unavailable)?;
-        let found = found.ok_or(AuthError::Invalid("its key (kid) is unknown"))?;
+        let found = found.ok_or(AuthError::Invalid(TokenProblem::UnknownKey))?;
         let claims: Claims =
             jsonwebtoken::decode(token, &found.key, &self.validation).map_err(|error| refusal(&error))?.claims;
         Ok((found.generation, identity(claims)?))
@@ -158,14 +194,14 @@ fn has_critical_extensions(token: &str) -> bool {
 
 fn identity(claims: Claims) -> Result<Identity, AuthError> {
     if claims.sub.is_empty() || claims.sub.contains('\0') {
-        return Err(AuthError::Invalid("it names no user (sub)"));
+        return Err(AuthError::Invalid(TokenProblem::NoUser));
     }
     if claims.sub.len() > MAX_USER {
-        return Err(AuthError::Invalid("its user (sub) is longer than 255 bytes"));
+        return Err(AuthError::Invalid(TokenProblem::LongUser));
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     if claims.nbf.is_some_and(|not_before| not_before > now + NOT_BEFORE_LEEWAY) {
-        return Err(AuthError::Invalid("it is not valid yet (nbf)"));
+        return Err(AuthError::Invalid(TokenProblem::NotYetValid));
     }
     if claims.exp <= now {
         return Err(AuthError::Expired);
@@ -176,19 +212,5 @@ fn identity(claims: Claims) -> Result<Identity, AuthError> {
 }
 
 fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
-    use jsonwebtoken::errors::ErrorKind;
-    match error.kind() {
-        ErrorKind::ExpiredSignature => AuthError::Expired,
-        ErrorKind::InvalidSignature => AuthError::Invalid("its signature is wrong"),
-        ErrorKind::InvalidIssuer => AuthError::Invalid("it is from another issuer (iss)"),
-        ErrorKind::InvalidAudience => AuthError::Invalid("it is for another audience (aud)"),
-        ErrorKind::MissingRequiredClaim(claim) => AuthError::Invalid(match claim.as_str() {
-            "exp" => "it does not say when it expires (exp)",
-            "sub" => "it names no user (sub)",
-            "iss" => "it names no issuer (iss)",
-            "aud" => "it names no audience (aud)",
-            _ => "it lacks a claim that is required",
-        }),
-        _ => AuthError::Invalid("it cannot be read"),
-    }
+    TokenProblem::of(error).map_or(AuthError::Expired, AuthError::Invalid)
 }

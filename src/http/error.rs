@@ -9,6 +9,7 @@ use crate::protocol::push::{NameProblem, PushError};
 use crate::session::JoinError;
 use crate::session::stream::OpenError;
 use crate::store::StoreError;
+use crate::telemetry::refusals::Refusal;
 use crate::telemetry::seldom::Seldom;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -124,6 +125,22 @@ impl ApiError {
         }
     }
 
+    /// What it is counted as.
+    fn refusal(&self, status: StatusCode) -> Refusal {
+        match self {
+            ApiError::Auth(error) => error.refusal(),
+            ApiError::SyncInactive => Refusal::SyncInactive,
+            ApiError::NotReady(_) => Refusal::NotReady,
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => {
+                Refusal::DatabaseUnavailable
+            }
+            _ if status == StatusCode::TOO_MANY_REQUESTS => Refusal::UserLimit,
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => Refusal::Busy,
+            _ if status.is_server_error() => Refusal::Internal,
+            _ => Refusal::BadRequest,
+        }
+    }
+
     /// What the client is told.
     fn message(&self) -> String {
         match self {
@@ -175,6 +192,7 @@ impl IntoResponse for ApiError {
         let body = serde_json::to_string(&body).unwrap_or_default();
         let mut response =
             (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
+        response.extensions_mut().insert(self.refusal(status));
         let told = |headers: &'static [(HeaderName, &'static str)]| {
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
         };

@@ -2,6 +2,7 @@
 
 use super::AppState;
 use super::error::ApiError;
+use crate::auth::Authenticator;
 use crate::fanout::listener::Hearing;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -20,11 +21,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// What readiness is judged by.
 ///
 /// A database that blinks must not empty every replica's endpoints at once, so what was well a moment ago counts
-/// as well: a failure shows when it has lasted for the grace time.
+/// as well: a failure shows when it has lasted for the grace time. The issuer's keys are waited for once: a replica
+/// that has had some goes on with them, and is as good as any other while the issuer is away.
 #[derive(Debug)]
 pub struct Health {
     grace: Duration,
     hearing: Hearing,
+    auth: Arc<Authenticator>,
     draining: CancellationToken,
     well: Mutex<Well>,
 }
@@ -39,8 +42,13 @@ struct Well {
 }
 
 impl Health {
-    pub(super) fn new(grace: Duration, hearing: Hearing, draining: CancellationToken) -> Health {
-        Health { grace, hearing, draining, well: Mutex::default() }
+    pub(super) fn new(
+        grace: Duration,
+        hearing: Hearing,
+        auth: Arc<Authenticator>,
+        draining: CancellationToken,
+    ) -> Health {
+        Health { grace, hearing, auth, draining, well: Mutex::default() }
     }
 
     /// Looks after the database and the listener, until told to stop.
@@ -86,6 +94,9 @@ impl Health {
         }
         if !heard && lasting(well.listener) {
             missing.push("the listener is not connected");
+        }
+        if !self.auth.has_keys() {
+            missing.push("the issuer's keys (JWKS_URL) have not been fetched yet");
         }
         if self.draining.is_cancelled() {
             missing.push("the replica is draining");

@@ -1,6 +1,7 @@
 //! HTTP: one file per endpoint, one table of routes, one table of errors.
 
-mod admission;
+mod answer;
+mod body;
 pub mod error;
 mod extract;
 mod headers;
@@ -16,10 +17,11 @@ mod socket;
 mod stream;
 pub mod waiting;
 
-pub use admission::Admission;
+pub use body::PushBudget;
 
 use crate::auth::Authenticator;
 use crate::billing::Billing;
+use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::fanout::Publisher;
 use crate::fanout::listener::Hearing;
@@ -37,7 +39,9 @@ pub struct AppState {
     pub billing: Billing,
     pub store: Store,
     pub publisher: Publisher,
-    pub admission: Arc<Admission>,
+    pub push_budget: PushBudget,
+    /// For answers and streams that their clients have not read yet.
+    pub unread: MemoryBudget,
     pub sessions: Arc<Sessions>,
     pub health: Arc<health::Health>,
     pub shutdown: Shutdown,
@@ -47,7 +51,12 @@ pub struct AppState {
 
 impl AppState {
     /// What readiness is judged by.
-    pub fn new_health(config: &Config, hearing: Hearing, shutdown: &Shutdown) -> Arc<health::Health> {
-        Arc::new(health::Health::new(config.ready_grace_ms, hearing, shutdown.draining.clone()))
+    pub fn new_health(
+        config: &Config,
+        hearing: Hearing,
+        auth: Arc<Authenticator>,
+        shutdown: &Shutdown,
+    ) -> Arc<health::Health> {
+        Arc::new(health::Health::new(config.ready_grace_ms, hearing, auth, shutdown.draining.clone()))
     }
 }

@@ -1,10 +1,11 @@
 //! What every request passes first: it gets an id, a span if it is sampled, a line in the log, and is counted.
 
 use super::AppState;
+use crate::telemetry::refusals::{Endpoint, Refusal};
 use crate::telemetry::request_id::{HEADER, RequestId};
 use crate::telemetry::traces;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
         traces::answered(&noted, response.status());
         let (route, took) = (access.route.as_ref().map(MatchedPath::as_str), started.elapsed());
         state.metrics.answers.count(route, response.status().as_u16(), took);
+        access.count(&state, &response);
         access.log(response.status(), took);
         response
     };
@@ -40,11 +42,38 @@ fn span(state: &AppState, request: &Request) -> Span {
 }
 
 struct Access {
-    method: axum::http::Method,
+    method: Method,
     route: Option<MatchedPath>,
 }
 
 impl Access {
+    /// What was asked for; none for probes, preflights and whatever else is no client's work.
+    fn endpoint(&self) -> Option<Endpoint> {
+        match (&self.method, self.route.as_ref()?.as_str()) {
+            (&Method::POST, "/sync/{app}") => Some(Endpoint::Push),
+            (&Method::GET, "/sync/{app}/pull") => Some(Endpoint::Pull),
+            (&Method::GET, "/sync/{app}/stream") => Some(Endpoint::Stream),
+            (&Method::GET, "/ws" | "/ws/{app}") => Some(Endpoint::WebSocket),
+            _ => None,
+        }
+    }
+
+    /// Counts who was let in and who was not. A WebSocket that is upgraded is neither yet: its session says.
+    fn count(&self, state: &AppState, response: &Response) {
+        let Some(endpoint) = self.endpoint() else { return };
+        let refusals = &state.metrics.refusals;
+        if response.status().is_success() {
+            refusals.accept(endpoint);
+        }
+        let Some(reason) = response.extensions().get::<Refusal>() else { return };
+        refusals.refuse(endpoint, *reason);
+        if reason.is_logged_with_the_answer()
+            && let Some(unwritten) = refusals.line_due(*reason)
+        {
+            tracing::info!(reason = reason.label(), ?endpoint, unwritten, "requests are refused");
+        }
+    }
+
     fn log(&self, status: StatusCode, took: Duration) {
         let route = self.route.as_ref().map(MatchedPath::as_str);
         let seconds = took.as_secs_f64();

@@ -1,6 +1,7 @@
 //! `GET /sync/{appId}/pull`: one table's delta.
 
 use super::AppState;
+use super::answer::{json, read_page};
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
 use crate::protocol::Cursor;
@@ -8,9 +9,8 @@ use crate::protocol::page::{Remarks, encode_answer};
 use crate::protocol::push::{MAX_TABLE, check_name};
 use crate::store::{OwnChanges, PageRequest};
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderValue, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
 
 pub(super) async fn pull(
     State(state): State<AppState>,
@@ -26,8 +26,7 @@ pub(super) async fn pull(
     let client = client_id(&headers)?;
     let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
     let timer = state.metrics.pull_seconds.start_timer();
-    let page = state.store.page(&caller.log, &request).await?;
+    let (page, unread) = read_page(&state, &caller.log, &request).await?;
     timer.observe_duration();
-    let json = encode_answer(page, &Remarks::default())?;
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+    Ok(json(encode_answer(page, &Remarks::default())?, Some(unread)))
 }

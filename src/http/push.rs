@@ -1,9 +1,11 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::admission::{Admission, Held, Room};
+use super::answer::{json, read_page};
+use super::body::{Held, discard};
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
+use crate::budget::Reservation;
 use crate::defects::{self, Defect};
 use crate::fanout::Wakeup;
 use crate::protocol::conflicts::conflicts;
@@ -13,23 +15,14 @@ use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
 use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
 use crate::telemetry::traces::PushSpan;
-use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderValue};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body_util::BodyExt;
+use axum::response::Response;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-/// Most bytes of a body.
-const MAX_BODY: usize = 10 << 20;
-/// A body that is too large is read on up to here, so that its client gets to read the answer.
-const MAX_DISCARDED: usize = 64 << 20;
-/// ... and for so long.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// What an answer may say of conflicts however small its push is, in bytes.
 const MIN_CONFLICTS: usize = 4 << 10;
 
@@ -46,24 +39,32 @@ pub(super) async fn push(
             return Err(error);
         }
     };
-    let read = read_body(body, &state.admission, state.config.body_timeout_ms).await;
+    let read = state.push_budget.read(body, caller.log.user).await;
     if matches!(read, Err(ApiError::Busy)) {
         state.metrics.refused.with_label_values(&["push_bytes"]).inc();
     }
-    let (body, room) = read?;
-    let room = room.keep();
+    let (body, held) = read?;
     let started = std::time::Instant::now();
-    let answer = answer(&state, &caller.log, &parts.headers, &body, &room).await;
+    let answer = answer(&state, &caller.log, &parts.headers, &body, &held).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
     let outcome = match &answer {
-        Ok((_, outcome)) => outcome,
+        Ok(answer) => answer.outcome,
         Err(ApiError::Store(StoreError::Unstorable(_))) => "refused",
         Err(ApiError::Store(_)) => "failed",
         Err(_) => "refused",
     };
     state.metrics.pushes.with_label_values(&[outcome]).inc();
-    let (json, _) = answer?;
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+    let Answer { text, unread, .. } = answer?;
+    Ok(json(text, unread))
+}
+
+/// What a push is answered.
+struct Answer {
+    text: String,
+    /// Reserved until the client has taken it; none if it has no page.
+    unread: Option<Reservation>,
+    /// How it is counted.
+    outcome: &'static str,
 }
 
 async fn answer(
@@ -71,8 +72,8 @@ async fn answer(
     log: &Log,
     headers: &HeaderMap,
     body: &[u8],
-    room: &Held,
-) -> Result<(String, &'static str), ApiError> {
+    held: &Held,
+) -> Result<Answer, ApiError> {
     let client = client_id(headers)?;
     let client = client.as_deref();
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
@@ -80,20 +81,21 @@ async fn answer(
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
         let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
-        let page = state.store.page(log, &request).await?;
-        return Ok((encode_answer(page, &Remarks::default())?, "empty"));
+        let (page, unread) = read_page(state, log, &request).await?;
+        let text = encode_answer(page, &Remarks::default())?;
+        return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
     }
-    let announce = announce(state, log, push.clone(), headers, room.clone());
+    let announce = announce(state, log, push.clone(), headers, held.clone());
     let pushed = state.store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         state.metrics.changes_stored.inc_by((push.changes.len() - pushed.known.len()) as u64);
     }
-    let page = delta(state, log, &push, &pushed).await?;
+    let (page, unread) = delta(state, log, &push, &pushed).await?;
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;
     let conflicts = conflicts(&push, &pushed.positions, &page.changes, budget)?;
     let adjusted = adjusted(&push, &pushed);
-    let json = encode_answer(page, &Remarks { conflicts: &conflicts, adjusted: &adjusted })?;
-    Ok((json, if pushed.was_retried() { "retried" } else { "stored" }))
+    let text = encode_answer(page, &Remarks { conflicts: &conflicts, adjusted: &adjusted })?;
+    Ok(Answer { text, unread, outcome: if pushed.was_retried() { "retried" } else { "stored" } })
 }
 
 /// What was adjusted: now, or when it was stored before.
@@ -115,7 +117,12 @@ fn adjusted_bytes(push: &Push) -> usize {
 }
 
 /// What the other devices have changed since the push's cursor.
-async fn delta(state: &AppState, log: &Log, push: &Push, pushed: &Pushed) -> Result<Page, StoreError> {
+async fn delta(
+    state: &AppState,
+    log: &Log,
+    push: &Push,
+    pushed: &Pushed,
+) -> Result<(Page, Option<Reservation>), ApiError> {
     let own = match (push.since.is_walk(), pushed.stored) {
         (false, _) => OwnChanges::Without,
         (true, stored) => {
@@ -134,26 +141,27 @@ async fn delta(state: &AppState, log: &Log, push: &Push, pushed: &Pushed) -> Res
         // Nothing was stored between the cursor and this push: the store need not be asked.
         Some(stored) if stored.previous <= push.since.micros() => {
             let until = Cursor::after(stored.last);
-            return Ok(Page { changes: vec![], own: OwnWrites::default(), until, has_more: false });
+            return Ok((Page { changes: vec![], own: OwnWrites::default(), until, has_more: false }, None));
         }
         _ => {}
     }
-    state.store.page(log, &request).await
+    let (page, unread) = read_page(state, log, &request).await?;
+    Ok((page, Some(unread)))
 }
 
-/// Leaves a wake-up with the publisher once the push is stored. Until then it holds the push's room, which is needed
+/// Leaves a wake-up with the publisher once the push is stored. Until then it holds the push's memory, which is needed
 /// even if the client has gone meanwhile.
 fn announce(
     state: &AppState,
     log: &Log,
     push: Arc<Push>,
     headers: &HeaderMap,
-    room: Held,
+    held: Held,
 ) -> impl FnOnce(&Pushed) + Send + 'static {
     let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
     let crash = defects::crash_before_notify(headers);
     move |pushed| {
-        let _room = room;
+        let _held = held;
         crash.if_chosen();
         if !Defect::NotifyDropped.happens() {
             publisher.publish(wakeup(&log, &push, pushed, span));
@@ -185,42 +193,4 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
     if json { Ok(()) } else { Err(ApiError::MediaType) }
-}
-
-/// Reads a body, and takes the room that it needs.
-async fn read_body(mut body: Body, admission: &Admission, timeout: Duration) -> Result<(Vec<u8>, Room<'_>), ApiError> {
-    let reading = async {
-        let mut room = admission.admit().await?;
-        let mut read = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| ApiError::BodyBroken)?;
-            let Some(bytes) = frame.data_ref() else { continue };
-            if read.len() + bytes.len() > MAX_BODY {
-                return Err(ApiError::TooLarge(MAX_BODY));
-            }
-            room.grow_to(read.len() + bytes.len()).await?;
-            read.extend_from_slice(bytes);
-        }
-        Ok((read, room))
-    };
-    let read = tokio::time::timeout(timeout, reading).await.unwrap_or(Err(ApiError::BodyTimeout));
-    if matches!(read, Err(ApiError::TooLarge(_))) {
-        discard(body).await;
-    }
-    read
-}
-
-/// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
-async fn discard(mut body: Body) {
-    let reading = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > MAX_DISCARDED {
-                break;
-            }
-        }
-    };
-    // Whether it was all of it makes no difference to the answer.
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }

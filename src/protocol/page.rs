@@ -18,6 +18,13 @@ pub struct Page {
     pub has_more: bool,
 }
 
+impl Page {
+    /// What it takes as text, about, in bytes.
+    pub fn size(&self) -> usize {
+        128 + self.changes.iter().map(size_hint).sum::<usize>()
+    }
+}
+
 /// What an answer says beside its page.
 #[derive(Debug, Default)]
 pub struct Remarks<'a> {
@@ -28,7 +35,7 @@ pub struct Remarks<'a> {
 
 /// The answer to a push or a pull.
 pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
-    let mut out = String::with_capacity(128 + page.changes.iter().map(size_hint).sum::<usize>());
+    let mut out = String::with_capacity(page.size());
     out.push_str("{\"serverChanges\":");
     write_changes(&mut out, &page.changes, &mut page.own)?;
     let conflicts = remarks.conflicts.join(",");

@@ -18,9 +18,6 @@ use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::{Event, encode_event};
 use std::collections::{BTreeSet, HashMap};
 
-/// What a change and an event have around their data, in bytes.
-const AROUND: usize = 128;
-
 /// Puts the changes of each table together, the tables in the order of their first changes. For each table, the
 /// position up to which every table's changes have been sent, once it and those before it have.
 pub(super) fn group_by_table(changes: &mut [StoredChange]) -> Vec<i64> {
@@ -49,12 +46,4 @@ pub(super) fn tell(out: &mut String, tables: &BTreeSet<String>, until: Cursor) {
         // There is no change that could not be read back.
         let _ = encode_event(out, event, &[], &mut OwnWrites::default());
     }
-}
-
-/// What a page takes as text, about, in bytes.
-pub(super) fn size_of_all(changes: &[StoredChange]) -> usize {
-    let length = |json: &Option<String>| json.as_ref().map_or(0, String::len);
-    let text = |change: &StoredChange| length(&change.data) + 2 * change.stamps.len() + length(&change.extra);
-    let names = |change: &StoredChange| 2 * change.table.len() + change.record.len();
-    changes.iter().map(|change| AROUND + names(change) + text(change)).sum()
 }

@@ -8,7 +8,6 @@
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
-mod room;
 pub mod stream;
 pub mod websocket;
 
@@ -16,6 +15,7 @@ pub mod websocket;
 mod testing;
 
 use crate::auth::{Authenticator, Identity};
+use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::fanout::Reconciler;
 use crate::fanout::recent::RecentRequest;
@@ -24,7 +24,7 @@ use crate::hub::{Hub, Interest, Membership};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
-use room::Room;
+use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -63,8 +63,8 @@ pub struct Sessions {
     announces_recent: bool,
     /// Places for WebSockets that have not authenticated.
     strangers: Arc<Semaphore>,
-    /// For what streams hold.
-    room: Room,
+    /// For what clients have not read yet.
+    budget: MemoryBudget,
 }
 
 impl Sessions {
@@ -75,9 +75,9 @@ impl Sessions {
         reconciler: Reconciler,
         auth: Arc<Authenticator>,
         metrics: Arc<Metrics>,
+        budget: MemoryBudget,
         closing: CancellationToken,
     ) -> Sessions {
-        let room = Room::new(config.max_stream_bytes_in_flight as usize, metrics.clone());
         Sessions {
             hub,
             reconciler,
@@ -91,7 +91,7 @@ impl Sessions {
             max_per_user: config.max_sessions_per_user as usize,
             announces_recent: !config.announce_recent_ms.is_zero(),
             strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
-            room,
+            budget,
         }
     }
 
@@ -142,8 +142,16 @@ impl Sessions {
         }
     }
 
+    /// Counts that a WebSocket was not let in.
+    fn refuse(&self, reason: Refusal) {
+        self.metrics.refusals.refuse(Endpoint::WebSocket, reason);
+    }
+
     /// Counts the end of a session.
     pub fn count_close(&self, reason: CloseReason) {
+        if reason == CloseReason::AuthTimeout {
+            self.refuse(Refusal::TokenMissing);
+        }
         self.metrics.closes.with_label_values(&[reason.label()]).inc();
     }
 }

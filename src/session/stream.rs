@@ -1,10 +1,10 @@
 //! The rules of `/sync/{appId}/stream`, without HTTP.
 //! What its events say of a page, and with which cursors, is in [`super::events`].
 
-use super::events::{group_by_table, size_of_all, tell};
-use super::room::{Held, Share};
+use super::events::{group_by_table, tell};
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::Identity;
+use crate::budget::{Reservation, UserBudget};
 use crate::defects::Defect;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
@@ -58,9 +58,9 @@ pub struct StreamSession {
     cursor: Cursor,
     phase: Phase,
     membership: Membership,
-    share: Share,
+    budget: UserBudget,
     /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
-    held: Option<Held>,
+    held: Option<Reservation>,
     /// The room to be taken before the next page is read, in bytes.
     needs: usize,
     expires: Instant,
@@ -109,7 +109,7 @@ impl StreamSession {
         Ok(StreamSession {
             cursor: request.since,
             phase: Phase::Backlog { pending_tables: tables.unwrap_or_default() },
-            share: sessions.room.share(identity.user),
+            budget: sessions.budget.of(identity.user),
             held: None,
             needs: LEAST_ROOM,
             expires: now + identity.remaining(),
@@ -175,7 +175,7 @@ impl StreamSession {
     async fn read(&mut self) -> Next {
         if self.held.is_none() {
             tokio::select! {
-                held = self.share.take(self.needs) => self.held = held,
+                held = self.budget.reserve(self.needs) => self.held = held,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
                 () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
                 reason = self.farewell.due() => return Next::End(reason),
@@ -214,8 +214,8 @@ impl StreamSession {
 
     /// Whether there is room for a page. If not, it is read again once there is.
     fn fits(&mut self, page: &Page) -> bool {
-        let bytes = size_of_all(&page.changes);
-        let fits = self.held.as_mut().is_some_and(|held| self.share.fit(held, bytes));
+        let bytes = page.size();
+        let fits = self.held.as_mut().is_some_and(|held| self.budget.resize(held, bytes));
         self.needs = if fits { LEAST_ROOM } else { bytes };
         if !fits {
             self.held = None;
@@ -238,10 +238,11 @@ impl StreamSession {
     }
 
     fn send(&mut self, page: Page) -> Next {
+        let size = page.size();
         let Page { mut changes, mut own, until, has_more } = page;
         let walk = self.is_walking() || until.is_walk() && has_more;
         let end = until.on_walk(walk && has_more);
-        let mut out = String::with_capacity(size_of_all(&changes));
+        let mut out = String::with_capacity(size);
         let complete = group_by_table(&mut changes);
         let last = complete.len().saturating_sub(1);
         for (index, (changes, complete)) in changes.chunk_by(|a, b| a.table == b.table).zip(complete).enumerate() {

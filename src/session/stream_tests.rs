@@ -19,7 +19,7 @@ fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) ->
         cursor: since,
         phase: Phase::Backlog { pending_tables: set.unwrap_or_default() },
         membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
-        share: rig.sessions.room.share(UserKey::of(KNOWN)),
+        budget: rig.sessions.budget.of(UserKey::of(KNOWN)),
         held: None,
         needs: LEAST_ROOM,
         expires: Instant::now() + life,

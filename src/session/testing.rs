@@ -48,8 +48,9 @@ impl Rig {
         hub.begin(user, &[]);
         let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone()));
         let closing = CancellationToken::new();
+        let budget = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
         let (reconciler, reconciling) = Reconciler::new();
-        let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), closing.clone());
+        let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), budget, closing.clone());
         let store = Store::new(&config, metrics.clone()).expect("no connection is made yet");
         Rig {
             sessions: Arc::new(sessions),

@@ -7,6 +7,7 @@ use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
+use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -96,7 +97,10 @@ impl WebSocketSession {
                 let client = client_id.filter(|client| !client.is_empty()).map(|client| Arc::from(&*client));
                 match self.sessions.auth.check(&token).await {
                     Ok(identity) => self.authenticated(identity, client).await,
-                    Err(error) => refused(&error),
+                    Err(error) => {
+                        self.sessions.refuse(error.refusal());
+                        refused(&error)
+                    }
                 }
             }
         }
@@ -106,6 +110,7 @@ impl WebSocketSession {
         let expires = Instant::now() + identity.remaining();
         match &mut self.state {
             State::Member { identity: known, .. } if known.user != identity.user => {
+                self.sessions.refuse(Refusal::TokenOtherUser);
                 return Action::close(CloseReason::OtherUser);
             }
             State::Member { expires: until, membership, .. } => {
@@ -121,12 +126,21 @@ impl WebSocketSession {
                         let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
                         self.state = State::Member { identity, expires, membership, greeting };
                     }
-                    Err(JoinError::TooManySessions) => return Action::close(CloseReason::TooManySessions),
-                    Err(JoinError::Begin(_)) => return Action::close(CloseReason::Unavailable),
+                    Err(error) => return self.not_joined(&error),
                 }
+                self.sessions.metrics.refusals.accept(Endpoint::WebSocket);
             }
         }
         Action::say(&ServerMessage::AuthOk)
+    }
+
+    fn not_joined(&self, error: &JoinError) -> Action {
+        let (refusal, reason) = match error {
+            JoinError::TooManySessions => (Refusal::UserLimit, CloseReason::TooManySessions),
+            JoinError::Begin(_) => (Refusal::DatabaseUnavailable, CloseReason::Unavailable),
+        };
+        self.sessions.refuse(refusal);
+        Action::close(reason)
     }
 
     /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.

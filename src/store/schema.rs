@@ -45,6 +45,11 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
+    /// Whether `mana-sync migrate` would mend it, which somebody may be running at this moment.
+    pub fn lacks_migration(&self) -> bool {
+        matches!(self, SchemaError::TooOld { .. })
+    }
+
     /// Whether it may be over in a while: the database is away, or still starting.
     pub fn is_passing(&self) -> bool {
         let database = match self {

@@ -3,6 +3,7 @@
 use super::answers::{Answers, CLASSES, ROUTES, TIMED_ROUTES};
 use super::kinds::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
 use super::process::Process;
+use super::refusals::{ENDPOINTS, REASONS, Refusals};
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
@@ -17,12 +18,16 @@ pub struct Metrics {
     pub users: IntGauge,
     /// Open ones by transport.
     pub sessions: IntGaugeVec,
-    /// Bytes that streams hold for clients that have not read them yet.
+    /// Bytes that answers and streams hold for clients that have not read them yet.
     pub stream_bytes: IntGauge,
+    /// Bytes that pushes hold until they are stored.
+    pub push_bytes: IntGauge,
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
     pub answers: Answers,
+    /// Who was let in, and who was refused and why.
+    pub refusals: Refusals,
     pub pushes: IntCounterVec,
     /// Refused because a limit was reached, by which.
     pub refused: IntCounterVec,
@@ -77,8 +82,9 @@ impl Metrics {
             stream_bytes: gauge(
                 &r,
                 "mana_sync_stream_bytes",
-                "Bytes that streams hold for clients that have not read them yet.",
+                "Bytes that answers and streams hold for clients that have not read them yet.",
             ),
+            push_bytes: gauge(&r, "mana_sync_push_bytes", "Bytes that pushes hold until they are stored."),
             closes: counters(
                 &r,
                 "mana_sync_session_closes_total",
@@ -103,6 +109,22 @@ impl Metrics {
                     TIMED_ROUTES,
                 ),
             ),
+            refusals: Refusals::new(
+                &counters(
+                    &r,
+                    "mana_sync_requests_accepted_total",
+                    "Requests answered 2xx, and WebSockets that authenticated.",
+                    "endpoint",
+                    ENDPOINTS,
+                ),
+                &paired_counters(
+                    &r,
+                    "mana_sync_requests_refused_total",
+                    "Requests answered otherwise, and WebSockets whose token was not accepted, by why.",
+                    ("endpoint", ENDPOINTS),
+                    ("reason", REASONS),
+                ),
+            ),
             pushes: counters(
                 &r,
                 "mana_sync_pushes_total",
@@ -115,7 +137,7 @@ impl Metrics {
                 "mana_sync_refused_total",
                 "Requests, connections and sessions refused because a limit was reached, by which.",
                 "limit",
-                &["connections", "unauthenticated", "sessions_per_user", "push_bytes"],
+                &["connections", "unauthenticated", "sessions_per_user", "push_bytes", "unread_bytes"],
             ),
             limits: gauges(
                 &r,

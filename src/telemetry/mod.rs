@@ -2,6 +2,7 @@
 //!
 //! * [`logs`]: lines on standard output, with the ids of the request and the trace that they belong to.
 //! * [`metrics`]: every metric, named once; [`send_metrics`] sends them to a collector too, if one is to have them.
+//! * [`refusals`]: who is let in, and who is refused and why.
 //! * [`seldom`]: lines that are written once in a while, however often there is reason.
 //! * [`traces`]: which requests are traced, and every span, named once; [`export`] sends them to a collector.
 //!
@@ -17,6 +18,7 @@ pub mod logs;
 pub mod metrics;
 mod otlp_metrics;
 mod process;
+pub mod refusals;
 pub mod request_id;
 pub mod seldom;
 mod send_metrics;

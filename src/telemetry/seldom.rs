@@ -3,12 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The least time between two lines.
+/// The least time between two lines, unless a kind says otherwise.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// One kind of line. As a `static` where it is written, as the line itself is.
 #[derive(Debug)]
-pub struct Seldom(Mutex<State>);
+pub struct Seldom {
+    pause: Duration,
+    state: Mutex<State>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -20,13 +23,18 @@ impl Seldom {
     /// A line that has not been written yet.
     #[expect(clippy::new_without_default, reason = "a default is no constant")]
     pub const fn new() -> Seldom {
-        Seldom(Mutex::new(State { written: None, unwritten: 0 }))
+        Seldom::every(PAUSE)
+    }
+
+    /// One that is written at most once in so much time.
+    pub const fn every(pause: Duration) -> Seldom {
+        Seldom { pause, state: Mutex::new(State { written: None, unwritten: 0 }) }
     }
 
     /// Whether it is to be written now; then, how often it was not since the last time.
     pub fn is_due(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.written.is_some_and(|written| written.elapsed() < PAUSE) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.written.is_some_and(|written| written.elapsed() < self.pause) {
             state.unwritten += 1;
             return None;
         }
@@ -44,7 +52,7 @@ mod tests {
         let line = Seldom::new();
         assert_eq!(line.is_due(), Some(0));
         assert_eq!((line.is_due(), line.is_due()), (None, None));
-        line.0.lock().unwrap().written = Instant::now().checked_sub(PAUSE);
+        line.state.lock().unwrap().written = Instant::now().checked_sub(PAUSE);
         assert_eq!(line.is_due(), Some(2));
         assert_eq!(line.is_due(), None);
     }

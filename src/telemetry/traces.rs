@@ -135,7 +135,8 @@ pub fn answered(span: &Span, status: StatusCode) {
     if span.is_none() {
         return;
     }
-    span.record("http.response.status_code", status.as_u16());
+    // As a signed number, here and below: of any other kind the bridge to OpenTelemetry makes a text.
+    span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
         failed(span, status.as_str());
     }
@@ -179,7 +180,7 @@ pub fn send(channel: &str, wakeups: usize, pushes: &[PushSpan]) -> Span {
         messaging.destination.name = channel,
         messaging.operation.name = "send",
         messaging.operation.type = "send",
-        messaging.batch.message_count = wakeups,
+        messaging.batch.message_count = count(wakeups),
         "error.type" = Empty,
     );
     link(&span, pushes);
@@ -209,7 +210,11 @@ pub fn process(channel: &str, app: &str, pushes: &[PushSpan]) -> Span {
 
 /// Notes on the current delivery's span how many sessions it woke.
 pub fn woken(sessions: usize) {
-    Span::current().record("mana_sync.sessions", sessions);
+    Span::current().record("mana_sync.sessions", count(sessions));
+}
+
+fn count(of: usize) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
 }
 
 /// Ends deliveries as far as one session is concerned: it has taken the wake-up.

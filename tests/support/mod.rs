@@ -43,6 +43,14 @@ async fn outlive<T: Send + 'static, W: Future<Output = T>>(work: impl FnOnce() -
     tokio::task::spawn_blocking(|| runtime().block_on(work())).await.unwrap()
 }
 
+/// Where an issuer publishes a key, for replicas that a test starts by itself: none is ready without.
+pub fn jwks_url() -> String {
+    static ISSUER: OnceLock<Issuer> = OnceLock::new();
+    let start = || runtime().block_on(Issuer::start(anywhere(), &[SigningKey::generate().unwrap()])).unwrap();
+    // On a thread of its own: this one may be in the middle of a test's runtime.
+    ISSUER.get_or_init(|| std::thread::spawn(start).join().unwrap()).jwks_url()
+}
+
 fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }

@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codec::CompressionEncoding;
 
-/// A span as it arrived. Ids are hexadecimal, attributes are texts.
+/// A span as it arrived. Ids are hexadecimal, attributes are texts; those that arrived as whole numbers are named too.
 #[derive(Clone, Debug)]
 pub struct Span {
     pub trace: String,
@@ -30,6 +30,7 @@ pub struct Span {
     pub name: String,
     pub kind: SpanKind,
     pub attributes: BTreeMap<String, String>,
+    pub numbers: BTreeSet<String>,
     /// (trace, span) of each link.
     pub links: Vec<(String, String)>,
     pub failed: bool,
@@ -78,6 +79,7 @@ fn read(span: opentelemetry_proto::tonic::trace::v1::Span, resource: &BTreeMap<S
         parent: hex(&span.parent_span_id),
         kind: span.kind(),
         attributes: texts(&span.attributes),
+        numbers: numbers(&span.attributes),
         links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
         failed: span.status.as_ref().is_some_and(|status| status.code == 2),
         resource: resource.clone(),
@@ -104,6 +106,15 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     };
     let pair = |pair: &KeyValue| Some((pair.key.clone(), text(pair.value.as_ref()?.value.as_ref()?)));
     attributes.iter().filter_map(pair).collect()
+}
+
+/// The attributes that are whole numbers.
+fn numbers(attributes: &[KeyValue]) -> BTreeSet<String> {
+    let is_number = |pair: &&KeyValue| {
+        let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
+        matches!(value, Some(Value::IntValue(_)))
+    };
+    attributes.iter().filter(is_number).map(|pair| pair.key.clone()).collect()
 }
 
 /// A collector, for as long as it is held.

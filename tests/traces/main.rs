@@ -101,7 +101,27 @@ async fn tells_one_story(collector: Collector, protocol: &str) {
         assert_eq!((span.replica(), span.resource["service.name"].as_str()), ("replica-1", "mana-sync"));
     }
     assert!(spans.all().iter().all(|span| !span.failed));
+    for (span, number) in [
+        (&request, "http.response.status_code"),
+        (&sent, "messaging.batch.message_count"),
+        (&there, "mana_sync.sessions"),
+    ] {
+        assert!(span.numbers.contains(number), "{number} is a text: {span:?}");
+    }
+    for span in spans.all() {
+        assert_numbers_are_numbers(&span);
+    }
     assert_nothing_of_the_user(&spans.all(), &user);
+}
+
+/// Whatever is made of digits alone is a number, but for the codes that the conventions have as texts.
+#[track_caller]
+fn assert_numbers_are_numbers(span: &Span) {
+    for (name, value) in &span.attributes {
+        let is_text = ["db.response.status_code", "error.type"].contains(&name.as_str());
+        let is_number = !is_text && value.parse::<f64>().is_ok();
+        assert_eq!(span.numbers.contains(name), is_number, "{name}={value:?}: {span:?}");
+    }
 }
 
 #[track_caller]

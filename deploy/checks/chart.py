@@ -1,0 +1,131 @@
+"""k8s/chart: linted by Helm's own code, rendered every way, and the same as what kustomize makes of k8s/overlays/production."""
+
+import base64
+import copy
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import kubernetes
+import report
+import yaml
+
+CHART = Path("k8s/chart")
+SERVER = "Deployment mana-sync"
+# What else may be set, each beside the values of ci/production.yaml.
+VARIANTS = {
+    "keda": {"autoscaling": {"kind": "keda", "maxReplicas": 6}},
+    "no autoscaler": {"autoscaling": {"kind": "none"}, "replicas": 2, "monitoring": {"enabled": False}},
+    "gateway-timeouts and an issuer outside": {"gateway": {"timeouts": True}, "networkPolicy": {"outside": True}},
+    "an image, places and memory": {
+        "image": {"repository": "registry.example.com/other", "tag": "1.2.3", "pullPolicy": "Always"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "sync", "operator": "Exists"}],
+        "priorityClassName": "high",
+        "podAnnotations": {"example.com/team": "sync"},
+        "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        "config": {"MAX_CONNECTIONS": 50000},
+    },
+}
+# Mistakes that must be refused, with what has to be in the message.
+MISTAKES = {
+    "config.JWKS_URL must be set": {"config": {"JWKS_URL": ""}},
+    "autoscaler": {"autoscaler": {"kind": "hpa"}},
+    "kind": {"autoscaling": {"kind": "vpa"}},
+    "tag": {"image": {"tag": "latest"}},
+}
+
+
+def check(kustomized, settings, scanned):
+    try:
+        import helm_python
+    except ImportError:
+        return report.skip("chart", "there is no helm-python-sdk for this machine")
+    values = yaml.safe_load((CHART / "ci/production.yaml").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        # Links are followed, as `helm package` does it.
+        tree = shutil.copytree(CHART, Path(folder) / "chart")
+        found = helm_python.lint(tree, values, strict=True, namespace="mana-sync")["messages"]
+        report.line("chart: helm lint", [f"{one['path']}: {one['error']}" for one in found if one["severity"] > 1])
+        with helm_python.Chart.load(tree) as chart:
+            report.line("chart: its version is the overlay's", _version(chart, kustomized["production"]))
+            rendered = _render(chart, values)
+            report.line("chart: the same as overlays/production", _differences(rendered, kustomized["production"]))
+            report.line("chart: the same as overlays/production-keda", _differences(
+                _render(chart, _merged(values, {"autoscaling": {"kind": "keda"}})), kustomized["production-keda"]))
+            for name, variant in VARIANTS.items():
+                _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
+            report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
+
+
+def _render(chart, values):
+    texts = chart.render(values, name="mana-sync", namespace="mana-sync").values()
+    return [resource for text in texts for resource in yaml.safe_load_all(text) if resource]
+
+
+def _merged(values, more):
+    merged = copy.deepcopy(values)
+    for name, value in more.items():
+        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+def _version(chart, kustomized):
+    image = next(r for r in kustomized if _name(r) == SERVER)["spec"]["template"]["spec"]["containers"][0]["image"]
+    app = chart.metadata["appVersion"]
+    return [] if image.endswith(f":{app}") else [f"appVersion is {app}, the overlay's image {image}"]
+
+
+def _name(resource):
+    return f"{resource['kind']} {resource['metadata']['name']}"
+
+
+def _plain(resources):
+    """By name, without what the two tools add of their own: hashes in names, namespaces, the checksum of the settings."""
+    plain = {}
+    for resource in copy.deepcopy(resources):
+        if resource["kind"] == "Namespace":
+            continue
+        text = re.sub(r"\bmana-sync-[a-z0-9]{10}(?=\s|$)", "mana-sync", yaml.safe_dump(resource))
+        resource = yaml.safe_load(text)
+        resource["metadata"].pop("namespace", None)
+        if resource["kind"] == "Secret":
+            # Each breaks the lines of Base64 as it likes.
+            resource["data"] = {key: base64.b64decode(value) for key, value in resource["data"].items()}
+        if _name(resource) == SERVER:
+            resource["spec"]["template"]["metadata"].pop("annotations", None)
+        plain[_name(resource)] = resource
+    return plain
+
+
+def _differences(rendered, kustomized):
+    ours, theirs = _plain(rendered), _plain(kustomized)
+    problems = [f"the chart has no {name}" for name in sorted(theirs.keys() - ours.keys())]
+    problems += [f"only the chart has {name}" for name in sorted(ours.keys() - theirs.keys())]
+    problems += [f"{name} is not the same" for name in sorted(ours.keys() & theirs.keys()) if ours[name] != theirs[name]]
+    return problems
+
+
+def _check_variant(name, resources, settings, scanned, folder):
+    file = Path(folder) / "variant.yaml"
+    for resource in resources:
+        # Where Helm puts it.
+        resource["metadata"]["namespace"] = "mana-sync"
+    file.write_text(yaml.safe_dump_all(resources))
+    kubernetes.check_rendered(name, file, resources, settings, scanned)
+
+
+def _accepted(helm_python, chart, values):
+    problems = []
+    for message, mistake in MISTAKES.items():
+        try:
+            wrong = _merged(values, mistake)
+            chart.validate_schema(wrong)
+            _render(chart, wrong)
+            problems.append(f"{mistake} is accepted")
+        except helm_python.HelmError as error:
+            if message not in str(error):
+                problems.append(f"{mistake}: {error}")
+    return problems

@@ -1,0 +1,73 @@
+"""The commands of the runbooks that need no database: queries are parsed, kubectl's lines are given to kubectl.
+
+Those for the shell and the database are run against a cluster by tests/runbooks.rs."""
+
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+import report
+import yaml
+
+PAGES = Path("docs/runbooks")
+QUERY = re.compile(r"^(sum|count|max|min|avg|rate|increase|histogram_quantile|topk|mana_sync_)\b|^mana_sync[_:]")
+# What whoever reads them fills in.
+GAPS = {"<pod>": "mana-sync-0", "<url>": "http://127.0.0.1:9"}
+
+
+def check(unknown):
+    pages = {page: page.read_text() for page in sorted(PAGES.glob("*.md"))}
+    queries = [(page, query) for page, text in pages.items() for query in _spans(text) if QUERY.match(query)]
+    report.line("runbooks: queries name metrics that exist", [f"{page}: {problem}" for page, query in queries for problem in unknown(query)])
+    _parse(queries)
+    commands = [(page, command) for page, text in pages.items() for command in _kubectl(text)]
+    report.line("runbooks: kubectl understands its commands", [problem for page, command in commands for problem in _misunderstood(page, command)])
+    short = [f"{page}: {command}" for page, command in commands if re.search(r"\blogs\b.* -l ", command) and "--tail=-1" not in command]
+    report.line("runbooks: no log of several pods is cut to ten lines", short)
+
+
+def _spans(text):
+    """What stands between backquotes, outside of blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M))
+
+
+def _parse(queries):
+    rules = [{"record": f"runbook:{number}", "expr": query} for number, (_, query) in enumerate(queries)]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump({"groups": [{"name": "runbooks", "rules": rules}]}, file)
+        file.flush()
+        report.run(f"runbooks: promtool parses {len(queries)} queries", ["promtool", "check", "rules", file.name])
+
+
+def _kubectl(text):
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.S | re.M)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines + _spans(text) if line.startswith("kubectl ")]
+
+
+def _misunderstood(page, command):
+    """Asks a cluster that is not there: whoever is refused by it has understood the rest."""
+    for gap, filling in GAPS.items():
+        command = command.replace(gap, filling)
+    words = shlex.split(command.split(" | ")[0])[1:]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(_nowhere(), file)
+        file.flush()
+        environment = os.environ | {"KUBECONFIG": file.name}
+        command = [report.tool("kubectl"), "--request-timeout=2s", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    return [] if "connection refused" in done.stderr or "was refused" in done.stderr else [f"{page}: {' '.join(words)}: {done.stderr}"]
+
+
+def _nowhere():
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "nowhere", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "nobody", "user": {}}],
+        "contexts": [{"name": "nowhere", "context": {"cluster": "nowhere", "user": "nobody"}}],
+        "current-context": "nowhere",
+    }

@@ -1,0 +1,35 @@
+{{/* The image. */}}
+{{- define "mana-sync.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* The settings: those of the base, then those of the values, as texts. */}}
+{{- define "mana-sync.config" -}}
+{{- $config := dict }}
+{{- $base := .Files.Get "base/kustomization.yaml" | fromYaml }}
+{{- range (first $base.configMapGenerator).literals }}
+{{- $parts := splitn "=" 2 . }}
+{{- $_ := set $config $parts._0 $parts._1 }}
+{{- end }}
+{{- range $name, $value := .Values.config }}
+{{- $_ := set $config $name (toString $value) }}
+{{- end }}
+{{- range list "JWKS_URL" "MANA_CREDITS_URL" }}
+{{- if not (get $config .) }}{{ fail (printf "config.%s must be set" .) }}{{ end }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* What the pods of the server and of the migration have in common. Takes the values and a pod's spec, and changes it. */}}
+{{- define "mana-sync.pod" -}}
+{{- $spec := .spec }}{{ $root := .root }}
+{{- $container := first $spec.containers }}
+{{- $_ := set $container "image" (include "mana-sync.image" $root) }}
+{{- if ne $root.Values.image.pullPolicy "IfNotPresent" }}{{ $_ := set $container "imagePullPolicy" $root.Values.image.pullPolicy }}{{ end }}
+{{- range $container.envFrom }}
+{{- if .secretRef }}{{ $_ := set .secretRef "name" $root.Values.secret.existing }}{{ end }}
+{{- end }}
+{{- range $name := list "imagePullSecrets" "nodeSelector" "tolerations" "priorityClassName" }}
+{{- with index $root.Values $name }}{{ $_ := set $spec $name . }}{{ end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,199 @@
+//! The memory that is held because of clients, in bytes (G6).
+//!
+//! Whoever is about to hold something reserves room for it first, out of what the replica allows for all, and gives it
+//! back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what somebody
+//! else does not read or does not send.
+
+use crate::protocol::UserKey;
+use prometheus::IntGauge;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The unit that memory is counted in, in bytes.
+const UNIT: usize = 1 << 10;
+/// One user gets this part of the whole,
+const SHARE: usize = 8;
+/// and at least what the largest push needs, in bytes.
+const LEAST_SHARE: usize = 12 << 20;
+
+/// The memory for one purpose, of all users.
+#[derive(Clone, Debug)]
+pub struct MemoryBudget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: usize,
+    units: Arc<Semaphore>,
+    /// Of the users that hold something, or are about to.
+    users: Mutex<HashMap<UserKey, Weak<Share>>>,
+    /// Bytes that are reserved.
+    reserved: IntGauge,
+}
+
+/// What one user may take of it.
+#[derive(Clone, Debug)]
+pub struct UserBudget(Arc<Share>);
+
+#[derive(Debug)]
+struct Share {
+    budget: MemoryBudget,
+    user: UserKey,
+    units: Arc<Semaphore>,
+}
+
+/// Memory that is reserved, given back when this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    of_user: OwnedSemaphorePermit,
+    of_all: OwnedSemaphorePermit,
+    /// Keeps the user's share, which would be made anew otherwise.
+    share: Arc<Share>,
+}
+
+impl MemoryBudget {
+    /// A budget of so many bytes. `reserved` tells how many are taken.
+    pub fn new(bytes: usize, reserved: IntGauge) -> MemoryBudget {
+        let total = bytes / UNIT;
+        let units = Arc::new(Semaphore::new(total));
+        MemoryBudget(Arc::new(Inner { total, units, users: Mutex::default(), reserved }))
+    }
+
+    /// The share of a user.
+    pub fn of(&self, user: UserKey) -> UserBudget {
+        let mut users = self.users();
+        if let Some(share) = users.get(&user).and_then(Weak::upgrade) {
+            return UserBudget(share);
+        }
+        let share = Arc::new(Share { budget: self.clone(), user, units: Arc::new(Semaphore::new(self.share())) });
+        users.insert(user, Arc::downgrade(&share));
+        UserBudget(share)
+    }
+
+    /// One user's part, in units.
+    fn share(&self) -> usize {
+        (self.0.total / SHARE).max(LEAST_SHARE / UNIT).min(self.0.total)
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<Share>>> {
+        self.0.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UserBudget {
+    /// Waits for so many bytes, in the order of asking. What is larger than the whole share waits for all of it. None if
+    /// there is to be no memory any more.
+    pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
+        let units = self.units_of(bytes);
+        let share = self.0.clone();
+        let of_user = share.units.clone().acquire_many_owned(units).await.ok()?;
+        let of_all = share.budget.0.units.clone().acquire_many_owned(units).await.ok()?;
+        share.budget.0.reserved.add(i64::from(units) * UNIT as i64);
+        Some(Reservation { of_user, of_all, share })
+    }
+
+    /// Makes a reservation one of so many bytes. Does not wait: false, and nothing changed, if there is not so much.
+    pub fn resize(&self, reservation: &mut Reservation, bytes: usize) -> bool {
+        let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
+        if units <= has {
+            drop((reservation.of_user.split(has - units), reservation.of_all.split(has - units)));
+        } else {
+            let more = (units - has) as u32;
+            let Ok(of_user) = self.0.units.clone().try_acquire_many_owned(more) else { return false };
+            let all = self.0.budget.0.units.clone();
+            let Ok(of_all) = all.try_acquire_many_owned(more) else { return false };
+            reservation.of_user.merge(of_user);
+            reservation.of_all.merge(of_all);
+        }
+        self.0.budget.0.reserved.add((units as i64 - has as i64) * UNIT as i64);
+        true
+    }
+
+    /// Waits until a reservation is one of at least so many bytes. None if there is to be no memory any more.
+    pub async fn grow(&self, reservation: &mut Reservation, bytes: usize) -> Option<()> {
+        let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
+        let Some(more) = units.checked_sub(has).filter(|more| *more > 0) else { return Some(()) };
+        let mut added = self.reserve(more * UNIT).await?;
+        // What was added is counted by the gauge, and goes over with its permits.
+        if let Some(permits) = added.of_user.split(added.of_user.num_permits()) {
+            reservation.of_user.merge(permits);
+        }
+        if let Some(permits) = added.of_all.split(added.of_all.num_permits()) {
+            reservation.of_all.merge(permits);
+        }
+        Some(())
+    }
+
+    fn units_of(&self, bytes: usize) -> u32 {
+        bytes.div_ceil(UNIT).clamp(1, self.0.budget.share().max(1)) as u32
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut users = self.budget.users();
+        // Another one may have been made meanwhile.
+        if users.get(&self.user).is_some_and(|share| share.strong_count() == 0) {
+            users.remove(&self.user);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.share.budget.0.reserved.sub((self.of_all.num_permits() * UNIT) as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    const MIB: usize = 1 << 20;
+
+    fn budget(mib: usize) -> MemoryBudget {
+        MemoryBudget::new(mib * MIB, IntGauge::new("reserved", "for the test").unwrap())
+    }
+
+    fn reserved(budget: &MemoryBudget) -> usize {
+        budget.0.reserved.get() as usize
+    }
+
+    #[tokio::test]
+    async fn one_user_gets_a_share_and_waits_for_what_it_holds_itself() {
+        let budget = budget(48);
+        let (alice, bob) = (budget.of(UserKey::of("alice")), budget.of(UserKey::of("bob")));
+        let mut held = alice.reserve(10 * MIB).await.unwrap();
+        assert_eq!(reserved(&budget), 10 * MIB);
+        let again = budget.of(UserKey::of("alice"));
+        assert!(again.reserve(3 * MIB).now_or_never().is_none(), "a share is 12 MiB");
+        let of_bob = bob.reserve(100 * MIB).now_or_never().flatten().expect("another user has a share too");
+        let mut other = again.reserve(MIB).await.unwrap();
+        assert!(!alice.resize(&mut other, 3 * MIB), "not so much is left");
+        assert!(again.grow(&mut other, 3 * MIB).now_or_never().is_none());
+        assert!(again.grow(&mut other, 2 * MIB).now_or_never().flatten().is_some());
+        assert_eq!(reserved(&budget), 24 * MIB);
+        drop(other);
+        assert!(alice.resize(&mut held, MIB));
+        assert_eq!(reserved(&budget), 13 * MIB);
+        assert!(alice.reserve(11 * MIB).now_or_never().is_some());
+        drop((held, of_bob));
+        assert_eq!(reserved(&budget), 0);
+        let last = bob.reserve(MIB).await;
+        drop((alice, again, bob));
+        assert_eq!(budget.users().len(), 1, "what is held keeps its share");
+        drop(last);
+        assert!(budget.users().is_empty(), "nothing is kept of users who have left");
+    }
+
+    #[tokio::test]
+    async fn all_together_get_what_there_is() {
+        let budget = budget(24);
+        let users = ["a", "b", "c"].map(|user| budget.of(UserKey::of(user)));
+        let held = [users[0].reserve(12 * MIB).await, users[1].reserve(12 * MIB).await];
+        assert!(users[2].reserve(1).now_or_never().is_none());
+        drop(held);
+        assert!(users[2].reserve(1).now_or_never().is_some());
+    }
+}

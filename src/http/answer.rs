@@ -1,0 +1,69 @@
+//! Pages of the log as answers, in memory that is reserved until their reader has taken them (G6).
+
+use super::AppState;
+use super::error::ApiError;
+use crate::budget::Reservation;
+use crate::protocol::Log;
+use crate::protocol::page::Page;
+use crate::store::PageRequest;
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use std::convert::Infallible;
+use tokio::time::timeout;
+
+/// What is reserved before it is known what a page needs, in bytes.
+const LEAST: usize = 32 << 10;
+/// A page and the JSON that it becomes, as multiples of its changes' sizes.
+const BECOMES: usize = 2;
+/// How often a page is read again because it needs more than was reserved.
+const ATTEMPTS: usize = 4;
+/// What is given to the transport at once, in bytes: it asks for more when that is on its way.
+const CHUNK: usize = 64 << 10;
+
+/// Reads a page into memory that is reserved for it. One that needs more than is free is read again once there is.
+pub(super) async fn read_page(
+    state: &AppState,
+    log: &Log,
+    request: &PageRequest<'_>,
+) -> Result<(Page, Reservation), ApiError> {
+    let budget = state.unread.of(log.user);
+    let reserve = async |bytes| {
+        let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(bytes)).await;
+        reserved.ok().flatten().ok_or_else(|| {
+            state.metrics.refused.with_label_values(&["unread_bytes"]).inc();
+            ApiError::Busy
+        })
+    };
+    let mut held = reserve(LEAST).await?;
+    for _ in 0..ATTEMPTS {
+        let page = state.store.page(log, request).await?;
+        let needs = BECOMES * page.size() + LEAST;
+        if budget.resize(&mut held, needs) {
+            return Ok((page, held));
+        }
+        // Nobody holds a page while waiting for memory.
+        drop((page, held));
+        held = reserve(needs).await?;
+    }
+    Err(ApiError::Busy)
+}
+
+/// An answer in JSON. What was reserved is held until the transport has asked for the last of it.
+pub(super) fn json(json: String, held: Option<Reservation>) -> Response {
+    let length = HeaderValue::from(json.len());
+    let body = match held.filter(|_| json.len() > CHUNK) {
+        None => Body::from(json),
+        Some(held) => {
+            let chunks = futures_util::stream::unfold((Bytes::from(json), held), async |(mut rest, held)| {
+                let chunk = rest.split_to(CHUNK.min(rest.len()));
+                (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), (rest, held)))
+            });
+            Body::from_stream(chunks)
+        }
+    };
+    let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CONTENT_LENGTH, length)];
+    (headers, body).into_response()
+}

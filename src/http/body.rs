@@ -1,0 +1,96 @@
+//! The body of a push, read into memory that was reserved for it (G6).
+//!
+//! Memory is reserved as the bytes arrive, so that a client which announces much and sends little holds little. A push for
+//! which there is none soon is refused early, with 503 and `Retry-After`, rather than served late: its client may have
+//! given up by then, and would come back on top.
+
+use super::error::ApiError;
+use crate::budget::{MemoryBudget, Reservation, UserBudget};
+use crate::config::Config;
+use crate::protocol::UserKey;
+use crate::telemetry::Metrics;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Most bytes of a body.
+const MAX_BODY: usize = 10 << 20;
+/// A body that is too large is read on up to here, so that its client gets to read the answer.
+const MAX_DISCARDED: usize = 64 << 20;
+/// ... and for so long.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a push costs however small it is, in bytes.
+const LEAST: usize = 8 << 10;
+/// How many times its size a body becomes, beside itself, while it is checked and stored: read members, changes as they are
+/// stored, and the statement's arrays.
+const BECOMES: usize = 3;
+
+/// The memory of pushes.
+#[derive(Clone, Debug)]
+pub struct PushBudget {
+    /// For bodies as they arrive.
+    bodies: MemoryBudget,
+    /// For what they become. Apart from them, so that nobody who waits for it holds any of it.
+    work: MemoryBudget,
+    patience: Duration,
+    body_timeout: Duration,
+}
+
+/// What a push holds until it is stored.
+pub(super) type Held = Arc<(Reservation, Reservation)>;
+
+impl PushBudget {
+    /// With all of the configured memory free.
+    pub fn new(config: &Config, metrics: &Metrics) -> PushBudget {
+        let budget = || MemoryBudget::new(config.max_push_bytes_in_flight as usize, metrics.push_bytes.clone());
+        let (patience, body_timeout) = (config.queue_timeout_ms, config.body_timeout_ms);
+        PushBudget { bodies: budget(), work: budget(), patience, body_timeout }
+    }
+
+    /// Reads a body, and reserves what it needs, also for what becomes of it.
+    pub(super) async fn read(&self, mut body: Body, user: UserKey) -> Result<(Vec<u8>, Held), ApiError> {
+        let reading = self.read_all(&mut body, self.bodies.of(user));
+        let read = timeout(self.body_timeout, reading).await.unwrap_or(Err(ApiError::BodyTimeout));
+        if matches!(read, Err(ApiError::TooLarge(_))) {
+            discard(body).await;
+        }
+        let (read, held) = read?;
+        let work = timeout(self.patience, self.work.of(user).reserve(BECOMES * read.len() + LEAST)).await;
+        let work = work.ok().flatten().ok_or(ApiError::Busy)?;
+        Ok((read, Arc::new((held, work))))
+    }
+
+    async fn read_all(&self, body: &mut Body, budget: UserBudget) -> Result<(Vec<u8>, Reservation), ApiError> {
+        let mut held = timeout(self.patience, budget.reserve(LEAST)).await.ok().flatten().ok_or(ApiError::Busy)?;
+        let mut read = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| ApiError::BodyBroken)?;
+            let Some(bytes) = frame.data_ref() else { continue };
+            if read.len() + bytes.len() > MAX_BODY {
+                return Err(ApiError::TooLarge(MAX_BODY));
+            }
+            let needed = (read.len() + bytes.len()).max(LEAST);
+            timeout(self.patience, budget.grow(&mut held, needed)).await.ok().flatten().ok_or(ApiError::Busy)?;
+            read.extend_from_slice(bytes);
+        }
+        Ok((read, held))
+    }
+}
+
+/// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
+pub(super) async fn discard(mut body: Body) {
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MAX_DISCARDED {
+                break;
+            }
+        }
+    };
+    // Whether it was all of it makes no difference to the answer.
+    let _ = timeout(DISCARD_TIMEOUT, reading).await;
+}
