@@ -72,7 +72,7 @@ impl OwnChanges<'_> {
     }
 
     /// The same, where the database went back and so the reader has to begin again.
-    fn from_beginning(self) -> Self {
+    fn begun_anew(self) -> Self {
         if self == OwnChanges::Without { OwnChanges::All } else { self }
     }
 
@@ -121,7 +121,7 @@ impl Store {
         }
         self.note_rewind(log);
         let from_beginning =
-            PageRequest { since: Cursor::BEGINNING, own: request.own.from_beginning(), ..request.clone() };
+            PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
         let page = self.despite_loss(|| self.try_page(log, &from_beginning)).await?;
         page.ok_or(StoreError::Contended)
     }
