@@ -1,0 +1,1 @@
+alter table sync_changes add column extra jsonb;
