@@ -218,8 +218,7 @@ async fn the_three_access_paths_are_served_by_indexes_in_order() {
         .fetch_one(&cluster.pool)
         .await
         .unwrap();
-    let (by_log, by_user) =
-        (format!("log_id = '{log}'"), format!("user_id = '{}' and app_id = 'todo'", users[0].id));
+    let (by_log, by_user) = (format!("log_id = '{log}'"), format!("user_id = '{}' and app_id = 'todo'", users[0].id));
     for (what, log, condition, limit, index) in [
         ("changes of (user, app)", &by_log, "", "limit 50", "sync_changes_by_log"),
         ("changes of (user, app, table)", &by_user, "and table_name = 'todos'", "limit 20", "sync_changes_by_user"),

@@ -51,8 +51,7 @@ macro_rules! page_query {
     };
 }
 
-const PAGE_OF_ALL_TABLES: &str =
-    page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
+const PAGE_OF_ALL_TABLES: &str = page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
 /// By user and app: the index of tables begins with them, because programs that write SQL know no log.
 const PAGE_OF_ONE_TABLE: &str = page_query!("user_id = $8 and app_id = $9", "table_name = ($6::text[])[1]");
 const PAGE_OF_SOME_TABLES: &str =
