@@ -5,7 +5,7 @@
 //! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
 //! reconciler. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
-//! applies and checks migrations, [`traced`] is how traces and metrics see statements.
+//! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces and metrics see statements.
 
 mod batch;
 mod connections;
@@ -16,6 +16,7 @@ mod primary;
 mod push;
 mod queue;
 pub mod schema;
+pub mod takeover;
 mod traced;
 mod turns;
 mod watch;
