@@ -1,9 +1,10 @@
-//! Our table's indexes are put aside while it is filled: to build them afterwards takes a fraction of the time.
+//! Our table's indexes are put aside while it is filled: to build them afterwards takes a fraction of the time. So are its
+//! triggers, in whose presence PostgreSQL stores rows one by one.
 
 use super::{TakeoverError, connect, script};
 use sqlx::PgConnection;
 
-/// Drops the indexes and the primary key, and notes how they are made, unless that has been done.
+/// Drops the indexes and the primary key, disables the triggers, and notes how they are made, unless that has been done.
 pub(super) async fn put_aside(connection: &mut PgConnection) -> Result<(), TakeoverError> {
     let put_aside = "
     do $$
@@ -28,6 +29,7 @@ pub(super) async fn put_aside(connection: &mut PgConnection) -> Result<(), Takeo
                 execute format('drop index %s', i.name);
             end if;
         end loop;
+        alter table sync_changes disable trigger user;
         update sync_takeover set indexes = made;
     end
     $$";

@@ -9,8 +9,10 @@ use crate::protocol::Log;
 use sqlx::types::Uuid;
 use sqlx::{PgConnection, Row};
 
-/// Rows of a part, if its last log is not larger.
+/// Rows of a part, if its last log is not larger: at most so many, which is about a second's work, and of a small table
+/// less, so that its progress shows too.
 const PART_ROWS: i64 = 50_000;
+const PARTS: i64 = 20;
 /// Logs that are named at once.
 const LOGS_AT_ONCE: usize = 10_000;
 
@@ -86,6 +88,7 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverEr
     let groups = "select user_id::text, app_id::text, count(*) from sync_changes_before
                   where user_id <> '' and app_id <> '' group by 1, 2 order by 1, 2";
     let groups: Vec<(String, String, i64)> = sqlx::query_as(groups).fetch_all(&mut *connection).await?;
+    let part_rows = (groups.iter().map(|(.., rows)| rows).sum::<i64>() / PARTS).min(PART_ROWS);
     let (mut part, mut in_part, mut named) = (0, 0, 0);
     for groups in groups.chunks(LOGS_AT_ONCE) {
         let mut columns: (Vec<Uuid>, Vec<Uuid>, Vec<&str>, Vec<&str>, Vec<i32>, Vec<i64>) = Default::default();
@@ -99,7 +102,7 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverEr
             columns.5.push(*rows);
             named += rows;
             in_part += rows;
-            if in_part >= PART_ROWS {
+            if in_part >= part_rows {
                 (part, in_part) = (part + 1, 0);
             }
         }
@@ -162,7 +165,7 @@ pub(super) async fn finish(connection: &mut PgConnection) -> Result<TakenOver, T
     }
     script(
         connection,
-        format!("begin; {GRANT}; drop table sync_takeover, sync_takeover_logs, sync_takeover_parts; commit"),
+        format!("begin; {GRANT}; alter table sync_changes enable trigger user; drop table sync_takeover, sync_takeover_logs, sync_takeover_parts; commit"),
     )
     .await?;
     Ok(TakenOver { rows: found, left_behind })
