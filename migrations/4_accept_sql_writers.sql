@@ -57,11 +57,23 @@ begin
         and jsonb_path_exists(value, 'lax $.**{512}') then
         perform sync_refuse(what || ' is nested more than 512 levels deep');
     end if;
-    if octet_length(written) > 500 and written ~ '[0-9.]{250}' and exists (
+    if octet_length(written) > 1000 and written ~ '[0-9.]{250}' and exists (
         select from jsonb_path_query(value, 'lax $.** ? (@.type() == "number")') as number
-        where octet_length(number::text) > 500
+        where octet_length(number::text) > 1001
     ) then
-        perform sync_refuse(what || ' has a number of more than 500 digits');
+        perform sync_refuse(what || ' has a number of more than 1000 digits');
+    end if;
+end
+$$;
+
+-- Refuses records of more fields than a push may write, or with longer names.
+create function sync_check_fields(what text, fields jsonb) returns void
+language plpgsql as $$
+begin
+    if octet_length(fields::text) > 1024 and (
+        select count(*) > 4096 or max(octet_length(name)) > 1024 from jsonb_object_keys(fields) as name
+    ) then
+        perform sync_refuse(what || ' may have 4096 fields, with names of 1024 bytes');
     end if;
 end
 $$;
@@ -77,6 +89,7 @@ begin
     elsif octet_length(kept::text) > 16384 then
         perform sync_refuse(what || ' take more than 16 KiB');
     end if;
+    perform sync_check_value(what, kept);
     return kept;
 end
 $$;
@@ -121,11 +134,11 @@ language plpgsql as $$
 begin
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
     values (log, sync_user_key(of_user), of_user, of_app,
-            date_bin('2 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '2 microseconds', 'epoch')
+            date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds', 'epoch')
     on conflict (log_id) do update set
         previous = h.head,
-        head = greatest(date_bin('2 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '2 microseconds',
-                        h.head + changes * interval '2 microseconds')
+        head = greatest(date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
+                        h.head + changes * interval '20 microseconds')
     returning h.head, h.previous into head, previous;
 end
 $$;
@@ -141,9 +154,9 @@ declare
     at timestamptz;
 begin
     if taken[1] = log::text then
-        select greatest(date_bin('2 microseconds', clock_timestamp(), 'epoch'),
-                        h.head + interval '2 microseconds',
-                        timestamptz 'epoch' + (taken[2]::int8 + 2) * interval '1 microsecond')
+        select greatest(date_bin('20 microseconds', clock_timestamp(), 'epoch'),
+                        h.head + interval '20 microseconds',
+                        timestamptz 'epoch' + (taken[2]::int8 + 20) * interval '1 microsecond')
         into at from sync_heads h where h.log_id = log for update;
         if at > clock_timestamp() + interval '1 hour' then
             at := null;
@@ -224,6 +237,7 @@ begin
         return;
     end if;
     data := sync_object('data', data);
+    perform sync_check_fields('data', data), sync_check_fields('the stamps', stamps);
     if op = 'insert' then
         foreach carrier in array array['updatedAt', 'createdAt'] loop
             stamp := sync_stamp(case jsonb_typeof(data -> carrier) when 'string' then data ->> carrier end);

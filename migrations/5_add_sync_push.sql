@@ -58,7 +58,7 @@ declare
     stamp text;
 begin
     data := sync_object(place || ': data', given);
-    perform sync_check_value(place || ': data', data);
+    perform sync_check_value(place || ': data', data), sync_check_fields(place || ': data', data);
     foreach carrier in array array['updatedAt', 'createdAt'] loop
         stamp := sync_stamp(case jsonb_typeof(data -> carrier) when 'string' then data ->> carrier end);
         if stamp is not null then
@@ -83,6 +83,7 @@ begin
     if coalesce(jsonb_typeof(fields), 'null') <> 'object' then
         perform sync_refuse(place || ': an update needs fields: {"<field>":{"value":…,"updatedAt":"…"}}');
     end if;
+    perform sync_check_fields(place || ': an update', fields);
     data := '{}';
     stamps := '{}';
     for name, field in select * from jsonb_each(fields) loop
@@ -177,7 +178,7 @@ begin
     insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
                               log_id, size, held, extra)
     select r.id, of_app, r.table_name, r.record_id, of_user, r.op, r.data, r.field_timestamps, client,
-           taken.head - (count - r.ordinality) * interval '2 microseconds', log, r.size, r.held, r.extra
+           taken.head - (count - r.ordinality) * interval '20 microseconds', log, r.size, r.held, r.extra
     from unnest(fresh) with ordinality as r;
     if coalesce(current_setting('mana_sync.notify', true), '') not in ('off', 'false', 'no', '0') then
         perform sync_notify(h, client, (select array_agg(distinct r.table_name) from unnest(fresh) as r), taken.previous)
@@ -208,6 +209,9 @@ begin
         perform sync_refuse('changes must be a list of changes');
     elsif jsonb_array_length(changes) > 10000 then
         perform sync_refuse(format('this push has %s changes; send at most 10000 in one', jsonb_array_length(changes)));
+    end if;
+    if (select count(distinct c -> 'table') from jsonb_array_elements(changes) as c where jsonb_typeof(c) = 'object') > 256 then
+        perform sync_refuse('this push writes to more than 256 tables');
     end if;
     perform sync_write_taken();
     if jsonb_array_length(changes) > 0 then

@@ -2,7 +2,7 @@
 //! knows all others.
 
 use crate::auth::Authenticator;
-use crate::billing::Billing;
+use crate::billing::{Billing, TlsError};
 use crate::config::{Config, ConfigError};
 use crate::fanout::connection::{Connector, ConnectorError};
 use crate::fanout::listener::{Hearing, Listener};
@@ -16,11 +16,16 @@ use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
+use reqwest::redirect::Policy;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+/// How long a connection to the issuer may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long closing the connections to the database may take at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to find the database at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
 
@@ -45,6 +50,10 @@ pub enum RunError {
     Schema(#[from] SchemaError),
     #[error("cannot make HTTP requests")]
     Http(#[from] reqwest::Error),
+    #[error("cannot ask the credits service")]
+    Billing(#[from] TlsError),
+    #[error("the task \"{0}\" ended by itself; the log says more")]
+    TaskEnded(&'static str),
     #[error("told to stop a second time")]
     Forced,
 }
@@ -69,9 +78,12 @@ pub async fn serve(config: Config, telemetry: &Telemetry) -> Result<(), RunError
 /// Runs a replica until `shutdown` says that it drains.
 async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Result<(), RunError> {
     let metrics = telemetry.metrics.clone();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     open_files::allow(config.max_connections, config.database_pool_size);
     let listeners = listen(&config)?;
-    let store = Store::new(&config)?;
+    let store = Store::new(&config, metrics.clone())?;
     let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
@@ -79,9 +91,10 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         None => return Ok(()),
     }
 
-    let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(3)).build()?;
-    let auth = Arc::new(Authenticator::new(&config, http.clone(), metrics.clone()));
-    let billing = Billing::new(&config, http, metrics.clone());
+    // Whoever the issuer sends us to is not the issuer.
+    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
+    let auth = Arc::new(Authenticator::new(&config, http, metrics.clone()));
+    let billing = Billing::new(&config, metrics.clone())?;
     let publisher = Publisher::new(config.publish_queue as usize, metrics.clone());
     let hub = Arc::new(Hub::new(metrics.clone()));
     let audience: Arc<dyn Audience> = hub.clone();
@@ -97,13 +110,20 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         heard: heard.clone(),
         metrics: metrics.clone(),
     };
-    let means = Means { store: store.clone(), audience, metrics: metrics.clone(), period: config.reconcile_ms };
+    let means = Means {
+        store: store.clone(),
+        audience,
+        metrics: metrics.clone(),
+        period: config.reconcile_ms,
+        recent: config.announce_recent_ms,
+    };
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), shutdown.closing.clone());
     let health = AppState::new_health(&config, hearing, &shutdown);
 
     let stopping = || shutdown.stopping.clone();
+    shutdown.essential("issuer keys", auth.fetching(stopping()));
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(target, heard, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
@@ -132,8 +152,14 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     }
     tracing::info!(replica = name, port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
     shutdown.run(delay, window).await;
-    store.pool().close().await;
-    Ok(())
+    // A database that does not answer must not hold the process: what is open ends with it.
+    if tokio::time::timeout(CLOSE_TIMEOUT, store.pool().close()).await.is_err() {
+        tracing::warn!("some connections to the database were not closed in time");
+    }
+    match shutdown.failure() {
+        Some(task) => Err(RunError::TaskEnded(task)),
+        None => Ok(()),
+    }
 }
 
 /// Accepting ends when the replica closes, which is before background tasks are told to stop.

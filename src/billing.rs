@@ -1,23 +1,30 @@
 //! The billing gate: whose sync is paid for, as the credits service says.
 //!
-//! It fails open. A credits service that is down, slow or broken must not stop anybody's sync, nor slow it:
-//! after a few failures in a row the breaker opens and nobody waits for the service until one request in a while
-//! finds it well again.
+//! It fails open. A credits service that is down, slow or broken must not stop anybody's sync, nor slow it: who got no
+//! answer is let through and not asked about for a while. Failures in a row may be the service's, or those of a few
+//! users whom it cannot answer about. So before it is left alone it is asked about a user whom it knows well: only if
+//! that fails too the breaker opens, and nobody waits for the service until it is found well again.
 
-use crate::config::{Config, Secret};
+mod service;
+
+pub use service::TlsError;
+
+use crate::config::Config;
 use crate::telemetry::Metrics;
+use crate::telemetry::seldom::Seldom;
 use moka::future::Cache;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use service::{CreditsError, CreditsService};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::Notify;
-use url::Url;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// Failures in a row after which the service is left alone.
-const TOLERATED_FAILURES: u32 = 3;
+/// Failures in a row after which it is found out whether the service has failed.
+const TOLERATED_FAILURES: u32 = 2;
 /// Users whose answer is remembered, at most.
 const CACHED_USERS: u64 = 200_000;
+/// Asked about where no user is known whom the service has answered about: any answer will do.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Asks the credits service, and remembers.
 #[derive(Clone, Debug)]
@@ -27,55 +34,43 @@ pub struct Billing {
 
 #[derive(Debug)]
 struct Shared {
-    http: reqwest::Client,
-    base: Url,
-    key: Secret,
-    timeout: Duration,
+    service: CreditsService,
     retry: Duration,
     answers: Cache<Arc<str>, bool>,
-    breaker: Mutex<Breaker>,
-    /// Rung when the breaker opens: whoever waits for the service waits no longer.
-    opened: Notify,
+    /// Users about whom there was no answer a moment ago.
+    unanswered: Cache<Arc<str>, ()>,
+    /// The last user about whom there was an answer.
+    answered: Mutex<Option<Arc<str>>>,
+    breaker: watch::Sender<Breaker>,
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Breaker {
     /// The service is asked. So many failures in a row.
     Closed(u32),
-    /// The service is left alone until then; the first request after that finds out whether it is well again.
+    /// It is being found out whether the service is well. Until then everybody waits, as for an answer.
+    Probing,
+    /// The service is left alone until then; the first request after that has it found out whether it is well again.
     Open(Instant),
-}
-
-#[derive(Deserialize)]
-struct Status {
-    active: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum BillingError {
-    #[error("the credits service could not be asked")]
-    Http(#[from] reqwest::Error),
-    #[error("the credits service's address cannot be extended by a path")]
-    Address(#[from] url::ParseError),
 }
 
 impl Billing {
     /// A gate that has asked nothing yet.
-    pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> Billing {
-        let answers = Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_cache_ms).build();
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Billing, TlsError> {
         let shared = Shared {
-            http,
-            base: config.mana_credits_url.clone(),
-            key: config.mana_service_key.clone(),
-            timeout: config.billing_timeout_ms,
+            service: CreditsService::new(config)?,
             retry: config.billing_retry_ms,
-            answers,
-            breaker: Mutex::new(Breaker::Closed(0)),
-            opened: Notify::new(),
+            answers: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_cache_ms).build(),
+            unanswered: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_retry_ms).build(),
+            answered: Mutex::default(),
+            breaker: watch::Sender::new(Breaker::Closed(0)),
             metrics,
         };
-        Billing { shared: Arc::new(shared) }
+        Ok(Billing { shared: Arc::new(shared) })
     }
 
     /// Whether this user may sync. True wherever the service gives no answer.
@@ -83,6 +78,7 @@ impl Billing {
         let shared = &self.shared;
         let answer = match shared.answers.get(user).await {
             Some(active) => Some(active),
+            None if shared.unanswered.contains_key(user) => None,
             None => self.ask(user).await,
         };
         let outcome = match answer {
@@ -95,78 +91,86 @@ impl Billing {
     }
 
     async fn ask(&self, user: &Arc<str>) -> Option<bool> {
-        let opened = self.shared.opened.notified();
-        if !self.shared.may_ask() {
+        if !self.may_ask().await {
             return None;
         }
         let (shared, user) = (self.shared.clone(), user.clone());
+        let mut breaker = shared.breaker.subscribe();
         // A task of its own: the answer is wanted even if the client that caused the question goes away.
         let asking = tokio::spawn(async move {
-            let asked = shared.answers.try_get_with(user.clone(), shared.request(&user)).await;
+            let asked = shared.answers.try_get_with(user.clone(), request(&shared, &user)).await;
             asked.ok()
         });
         tokio::select! {
             answer = asking => answer.ok().flatten(),
-            () = opened => None,
+            _ = breaker.wait_for(|breaker| matches!(breaker, Breaker::Open(_))) => None,
         }
+    }
+
+    /// Whether the service is well, as far as is known. Waits while that is being found out.
+    async fn may_ask(&self) -> bool {
+        let shared = &self.shared;
+        let mut breaker = shared.breaker.subscribe();
+        let is_due = |breaker: &mut Breaker| {
+            let due = matches!(breaker, Breaker::Open(until) if Instant::now() >= *until);
+            if due {
+                *breaker = Breaker::Probing;
+            }
+            due
+        };
+        if shared.breaker.send_if_modified(is_due) {
+            probe(shared.clone());
+        }
+        let settled = breaker.wait_for(|breaker| !matches!(breaker, Breaker::Probing)).await;
+        settled.is_ok_and(|breaker| matches!(*breaker, Breaker::Closed(_)))
     }
 }
 
-impl Shared {
-    async fn request(&self, user: &str) -> Result<bool, BillingError> {
-        let answer = self.get_status(user).await;
-        self.note(&answer);
-        answer
-    }
-
-    async fn get_status(&self, user: &str) -> Result<bool, BillingError> {
-        let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
-        let url = format!("{}/api/v1/internal/sync/status/{user}", self.base.as_str().trim_end_matches('/'));
-        let request = self.http.get(Url::parse(&url)?).header("X-Service-Key", self.key.expose()).timeout(self.timeout);
-        let answer = request.send().await?;
-        if answer.status() == reqwest::StatusCode::NOT_FOUND {
-            // The service is well and does not know this user: no reason to stop the user's sync, nor to think
-            // that the service has failed.
-            return Ok(true);
+/// Asks about a user, and notes what that says about the service.
+async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<bool, CreditsError> {
+    let answer = shared.service.is_active(user).await;
+    match &answer {
+        Ok(_) => {
+            *shared.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(user.clone());
+            shared.breaker.send_replace(Breaker::Closed(0));
         }
-        let status: Status = answer.error_for_status()?.json().await?;
-        Ok(status.active)
-    }
-
-    fn may_ask(&self) -> bool {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        match *breaker {
-            Breaker::Closed(_) => true,
-            Breaker::Open(until) if Instant::now() < until => false,
-            Breaker::Open(_) => {
-                *breaker = Breaker::Open(Instant::now() + self.retry);
-                true
+        Err(error) => {
+            static LINE: Seldom = Seldom::new();
+            if let Some(unwritten) = LINE.is_due() {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, unwritten, "the credits service gave no answer; the user's sync goes on");
+            }
+            shared.unanswered.insert(user.clone(), ()).await;
+            let is_suspicious = |breaker: &mut Breaker| {
+                let Breaker::Closed(failures) = breaker else { return false };
+                *failures += 1;
+                let suspicious = *failures >= TOLERATED_FAILURES;
+                if suspicious {
+                    *breaker = Breaker::Probing;
+                }
+                suspicious
+            };
+            if shared.breaker.send_if_modified(is_suspicious) {
+                probe(shared.clone());
             }
         }
     }
+    answer
+}
 
-    fn note(&self, answer: &Result<bool, BillingError>) {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = match (answer, &*breaker) {
-            (Ok(_), _) => {
-                *breaker = Breaker::Closed(0);
-                return;
+/// Finds out whether the service is well. The breaker must be [`Breaker::Probing`].
+fn probe(shared: Arc<Shared>) {
+    tokio::spawn(async move {
+        let known = shared.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answer = shared.service.is_active(known.as_deref().unwrap_or(NOBODY)).await;
+        let outcome = match &answer {
+            Ok(_) => Breaker::Closed(0),
+            Err(error) => {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, "the credits service failed; everybody's sync goes on");
+                Breaker::Open(Instant::now() + shared.retry)
             }
-            (Err(_), Breaker::Closed(failures)) => failures + 1,
-            (Err(_), Breaker::Open(_)) => TOLERATED_FAILURES,
         };
-        if let Err(error) = answer {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                failures,
-                "the credits service failed; sync goes on"
-            );
-        }
-        if failures >= TOLERATED_FAILURES {
-            *breaker = Breaker::Open(Instant::now() + self.retry);
-            self.opened.notify_waiters();
-        } else {
-            *breaker = Breaker::Closed(failures);
-        }
-    }
+        shared.breaker.send_replace(outcome);
+    });
 }

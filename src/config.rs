@@ -3,13 +3,20 @@
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
 //! prints this file's docs; the table in the README is tested against it.
 
+mod invalid;
 mod metrics;
+mod origin;
 mod otlp;
 mod traces;
+mod warnings;
 
+pub use invalid::explain;
 pub use metrics::MetricsConfig;
+pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use traces::{RootSampler, Sampler, TracesConfig};
+
+pub use warnings::Warning;
 
 use axum::http::HeaderValue;
 use clap::Args;
@@ -17,6 +24,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use url::Url;
+
+/// The key of the credits service that `mana-sync dev` starts.
+pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
 
 /// A text that must not be shown: `Debug` hides it, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -137,8 +147,8 @@ pub struct Config {
     pub mana_credits_url: Url,
 
     /// The key that the credits service knows us by.
-    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = "dev-service-key", value_parser = secret)]
-    pub mana_service_key: Secret,
+    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = DEV_SERVICE_KEY, value_parser = service_key)]
+    pub mana_service_key: HeaderValue,
 
     /// How long an answer of the credits service is used, in milliseconds.
     #[arg(long, env, default_value = "300000", value_parser = millis)]
@@ -152,9 +162,10 @@ pub struct Config {
     #[arg(long, env, default_value = "15000", value_parser = millis)]
     pub billing_retry_ms: Duration,
 
-    /// Origins whose pages may call, comma-separated, such as https://todo.example.com.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = origin)]
-    pub cors_origins: Vec<Origin>,
+    /// Origins whose pages may call, comma-separated, such as https://todo.example.com. https://*.example.com stands
+    /// for any subdomain of one or more labels, never for example.com itself, another scheme or another port.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = Origin::parse)]
+    pub cors_origins: Vec<AllowedOrigin>,
 
     /// How far a field stamp may be ahead of the server's clock, in milliseconds; beyond, it is adjusted.
     #[arg(long, env, default_value = "300000", value_parser = millis)]
@@ -232,6 +243,11 @@ pub struct Config {
     #[arg(long, env, default_value = "2000", value_parser = millis)]
     pub reconcile_ms: Duration,
 
+    /// A WebSocket that authenticates is told of the apps in which something was stored in the last so many
+    /// milliseconds: it may have missed the wake-up while it was away. 0: never.
+    #[arg(long, env, default_value = "60000", value_parser = millis_or_zero)]
+    pub announce_recent_ms: Duration,
+
     /// How often the listener tests its connection, in milliseconds.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,
@@ -276,10 +292,10 @@ pub enum LogFormat {
 /// Settings that do not go together.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("REPLICA_PORT must not be the same as PORT ({0})")]
-    SamePort(u16),
-    #[error("SSE_HEARTBEAT_MS is {0:?}; the protocol promises a heartbeat at least every 30 s")]
-    Heartbeat(Duration),
+    #[error("REPLICA_PORT must not be the same as PORT")]
+    SamePort,
+    #[error("SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s")]
+    Heartbeat,
     #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
     JwksTimes,
 }
@@ -288,10 +304,10 @@ impl Config {
     /// Checks what no single setting can be checked for.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.replica_port == Some(self.port) && self.port != 0 {
-            return Err(ConfigError::SamePort(self.port));
+            return Err(ConfigError::SamePort);
         }
         if self.sse_heartbeat_ms > Duration::from_secs(30) {
-            return Err(ConfigError::Heartbeat(self.sse_heartbeat_ms));
+            return Err(ConfigError::Heartbeat);
         }
         if self.jwks_cooldown_ms >= self.jwks_refresh_ms || self.jwks_refresh_ms >= self.jwks_max_stale_ms {
             return Err(ConfigError::JwksTimes);
@@ -306,9 +322,6 @@ impl Config {
     }
 }
 
-/// An origin that may call, as browsers send it.
-pub type Origin = Option<HeaderValue>;
-
 fn millis(text: &str) -> Result<Duration, String> {
     match millis_or_zero(text)? {
         Duration::ZERO => Err("must be at least 1 millisecond".to_owned()),
@@ -321,8 +334,12 @@ fn millis_or_zero(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis.into()))
 }
 
-fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret::from(text))
+fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
+    let mut key =
+        HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
+    // It is not shown, like a [`Secret`].
+    key.set_sensitive(true);
+    Ok(key)
 }
 
 // The message must not repeat the URL: it may hold a password.
@@ -341,19 +358,4 @@ fn http_url(text: &str) -> Result<Url, String> {
         Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
         Err(error) => Err(error.to_string()),
     }
-}
-
-fn origin(text: &str) -> Result<Origin, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    if text == "*" {
-        return Err("\"*\" cannot be combined with credentials; name each origin".to_owned());
-    }
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
-    if url.origin().ascii_serialization() != text {
-        return Err(format!("is no origin; did you mean {}?", url.origin().ascii_serialization()));
-    }
-    HeaderValue::from_str(text).map(Some).map_err(|error| error.to_string())
 }

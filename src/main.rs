@@ -1,10 +1,12 @@
 //! The command line.
 
 use clap::builder::Resettable;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use mana_sync::config::{Config, DatabaseConfig, LogFormat};
+use mana_sync::config::{self, Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{app, dev, store};
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last traces may take, at the very end; and how long if it is to end at once.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+/// The exit status of a command line that could not be read.
+const USAGE_STATUS: u8 = 2;
 
 /// The sync backend of local-first apps: a cluster of identical replicas over one PostgreSQL.
 #[derive(Parser)]
@@ -20,8 +24,6 @@ const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    config: Option<Config>,
 }
 
 #[derive(Subcommand)]
@@ -42,18 +44,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let matches = without_empty_settings(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let result = match cli.command {
-        Some(Command::Serve(config)) => serve(*config),
-        Some(Command::Migrate(args)) => migrate(&args),
-        Some(Command::Health(args)) => health(&args),
-        Some(Command::Dev(args)) => dev(args),
-        Some(Command::Token(args)) => dev::token(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
-        None => match cli.config {
-            Some(config) => serve(config),
-            None => unreachable!("without a subcommand clap asks for the settings"),
-        },
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let (cli, config) = match read(&words) {
+        Ok(read) => read,
+        Err(error) => return refuse(&error),
+    };
+    let result = match (cli.command, config) {
+        (Some(Command::Serve(config)), _) => serve(*config),
+        (Some(Command::Migrate(args)), _) => migrate(&args),
+        (Some(Command::Health(args)), _) => health(&args),
+        (Some(Command::Dev(args)), _) => dev(args),
+        (Some(Command::Token(args)), _) => dev::token(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        (None, Some(config)) => serve(*config),
+        (None, None) => Err(UsageError::NoCommand.into()),
     };
     result.unwrap_or_else(|error| {
         report(&*error);
@@ -61,14 +64,72 @@ fn main() -> ExitCode {
     })
 }
 
+/// Reads the command line: a command with what belongs to it, or no command and the settings of a replica.
+fn read(words: &[OsString]) -> Result<(Cli, Option<Box<Config>>), UsageError> {
+    // Settings are asked for only where a replica is to run: a wrong PORT must not stop `mana-sync token`.
+    let serves = words.get(1).is_none_or(|word| word.as_encoded_bytes().starts_with(b"-") || word == "help");
+    let command = if serves { with_settings(Cli::command()) } else { Cli::command() };
+    let mut unreadable = None;
+    let matches = without_empty_settings(command, &mut unreadable).try_get_matches_from(words);
+    let matches = match (matches, unreadable) {
+        // What is wrong with a setting that is no text, clap says without naming it.
+        (Err(error), Some(setting)) if error.kind() == ErrorKind::InvalidUtf8 => {
+            return Err(UsageError::NoText(setting));
+        }
+        (matches, _) => matches?,
+    };
+    let cli = Cli::from_arg_matches(&matches)?;
+    let config = match (&cli.command, serves) {
+        (None, true) => Some(Box::new(Config::from_arg_matches(&matches)?)),
+        _ => None,
+    };
+    Ok((cli, config))
+}
+
+/// The command line of a replica without a command. Its settings are required only if there is none.
+fn with_settings(command: clap::Command) -> clap::Command {
+    let about = command.get_about().cloned();
+    let command = Config::augment_args(command).subcommand_negates_reqs(true);
+    match about {
+        Some(about) => command.about(about),
+        None => command,
+    }
+}
+
+/// Why a command line could not be followed.
+#[derive(Debug, thiserror::Error)]
+enum UsageError {
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    #[error("invalid value for {0}: must be UTF-8 text")]
+    NoText(String),
+    #[error("name a command; see mana-sync --help")]
+    NoCommand,
+}
+
+/// Says what is wrong with a command line, without any value of it; or shows the help or the version that it asks for.
+fn refuse(error: &UsageError) -> ExitCode {
+    match error {
+        UsageError::Clap(error) => match config::explain(error) {
+            Some(message) => eprintln!("error: {message}"),
+            None => error.exit(),
+        },
+        other => eprintln!("error: {other}"),
+    }
+    ExitCode::from(USAGE_STATUS)
+}
+
 /// The command line that takes no notice of what is empty in the environment: manifests and compose files set a
-/// variable to nothing where they mean that it is not set.
-fn without_empty_settings(command: clap::Command) -> clap::Command {
+/// variable to nothing where they mean that it is not set. Notes a setting that cannot be read as text.
+fn without_empty_settings(command: clap::Command, unreadable: &mut Option<String>) -> clap::Command {
     let command = command.mut_args(|argument| {
         let value = argument.get_env().and_then(std::env::var_os);
+        if value.as_ref().is_some_and(|value| value.to_str().is_none()) {
+            *unreadable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
+        }
         if value.is_some_and(|value| value.is_empty()) { argument.env(Resettable::Reset) } else { argument }
     });
-    command.mut_subcommands(without_empty_settings)
+    command.mut_subcommands(|command| without_empty_settings(command, unreadable))
 }
 
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

@@ -1,5 +1,6 @@
 //! One way to stop (G7): not ready, stop accepting, let what runs finish, then the background tasks, then out.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ pub struct Shutdown {
     pub connections: TaskTracker,
     /// Background tasks.
     pub background: TaskTracker,
+    /// The essential task that ended first, before it was told to.
+    failed: Arc<OnceLock<&'static str>>,
 }
 
 /// How long requests may run on after the drain window, and background tasks after the last connection.
@@ -42,14 +45,21 @@ impl Shutdown {
         tracing::info!("stopped");
     }
 
-    /// Runs a background task whose end, before it is told to, ends the process: without it the replica would
-    /// look well and not work.
+    /// The essential task that ended before it was told to, which is why this process stops; none if there is none.
+    pub fn failure(&self) -> Option<&'static str> {
+        self.failed.get().copied()
+    }
+
+    /// Runs a background task whose end, before it is told to, ends the process, and not in success: without it the
+    /// replica would look well and not work.
     pub fn essential(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.clone();
         self.background.spawn(async move {
             let ended = tokio::spawn(task).await;
             if !shutdown.stopping.is_cancelled() {
                 tracing::error!(name, panicked = ended.is_err(), "an essential task ended; stopping");
+                // Another one may have ended before: the first is the cause.
+                let _ = shutdown.failed.set(name);
                 shutdown.draining.cancel();
             }
         });
@@ -75,5 +85,35 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn stopped(shutdown: &Shutdown) {
+        shutdown.run(Duration::ZERO, Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn an_essential_task_that_panics_or_ends_stops_the_process_and_is_why() {
+        let panicking = Shutdown::default();
+        panicking.essential("panics", async { panic!("as it should") });
+        stopped(&panicking).await;
+        assert_eq!(panicking.failure(), Some("panics"));
+        let ending = Shutdown::default();
+        ending.essential("ends", async {});
+        stopped(&ending).await;
+        assert_eq!(ending.failure(), Some("ends"));
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_when_it_is_told_to_is_no_failure() {
+        let shutdown = Shutdown::default();
+        shutdown.essential("patient", shutdown.stopping.clone().cancelled_owned());
+        shutdown.draining.cancel();
+        stopped(&shutdown).await;
+        assert_eq!(shutdown.failure(), None);
     }
 }

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use support::*;
 
 const CASES: u64 = 100;
@@ -29,6 +30,8 @@ struct Writer {
     mode: Mode,
     /// How it spells stamps.
     spelling: fn(DateTime<Utc>) -> String,
+    /// What it has deleted, and at which stamp: the same again would be the same change.
+    deleted: HashSet<(String, String)>,
 }
 
 /// Spellings of one instant, as client libraries write them.
@@ -41,13 +44,13 @@ const SPELLINGS: [fn(DateTime<Utc>) -> String; 6] = [
     |at| at.with_timezone(&chrono::FixedOffset::west_opt(19_800).unwrap()).to_rfc3339_opts(SecondsFormat::Nanos, false),
 ];
 
-fn a_change(rng: &mut StdRng, writer: &Writer, now: DateTime<Utc>, value: Value) -> Change {
+fn a_change(rng: &mut StdRng, writer: &mut Writer, now: DateTime<Utc>, value: Value) -> Change {
     // A handful of milliseconds for everybody, so that stamps tie all the time.
     let stamp = (writer.spelling)(now + writer.skew);
     let id = ["a", "b"].choose(rng).unwrap().to_string();
     let op = match rng.random_range(0..10) {
         0 => Op::Insert { data: Map::from_iter([("title".into(), value), ("updatedAt".into(), json!(stamp))]) },
-        1 => Op::Delete { deleted_at: Some(stamp) },
+        1 if writer.deleted.insert((id.clone(), stamp.clone())) => Op::Delete { deleted_at: Some(stamp) },
         _ => {
             let fields = ["title", "done", "deletedAt"].choose_multiple_fields(rng);
             Op::Update {
@@ -86,7 +89,7 @@ fn writers(cluster: &Cluster, user: &User, rng: &mut StdRng) -> Vec<Writer> {
             options.check_own = false;
             let device = Device::new(cluster.http.clone(), options).unwrap();
             let skew = TimeDelta::hours(*hours.choose(rng).unwrap());
-            Writer { device, skew, mode, spelling: *SPELLINGS.choose(rng).unwrap() }
+            Writer { device, skew, mode, spelling: *SPELLINGS.choose(rng).unwrap(), deleted: HashSet::new() }
         })
         .collect()
 }

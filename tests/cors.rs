@@ -72,6 +72,63 @@ async fn other_origins_are_not_allowed() {
 }
 
 #[tokio::test]
+async fn a_pattern_allows_the_subdomains_of_its_domain_and_nothing_else() {
+    const ORIGINS: &str = "https://*.example.com,http://*.localhost:5173, HTTPS://Exact.Example.ORG";
+    let cluster = Cluster::start_with(1, &[("CORS_ORIGINS", ORIGINS)]).await;
+    let user = cluster.user();
+    let allowed = async |origin: &str| {
+        let request = cluster.request(&user, Method::GET, PULL).header("Origin", origin);
+        let preflight = cluster.http.request(Method::OPTIONS, format!("{}{PULL}", cluster.url(0)));
+        let preflight = preflight.header("Origin", origin).header("Access-Control-Request-Method", "GET");
+        let replies = [Reply::to(request).await, Reply::to(preflight).await];
+        replies.map(|reply| reply.header(ALLOW_ORIGIN).map(str::to_owned))
+    };
+    for origin in [
+        "https://todo.example.com",
+        "https://a.b.example.com",
+        "http://app.localhost:5173",
+        "https://exact.example.org",
+    ] {
+        assert_eq!(allowed(origin).await, [Some(origin.to_owned()), Some(origin.to_owned())], "{origin}");
+    }
+    for origin in [
+        "https://example.com",
+        "http://todo.example.com",
+        "https://todo.example.com:8443",
+        "https://todo.example.com.evil.com",
+        "https://evil.com/.example.com",
+        "https://notexample.com",
+        "http://app.localhost",
+        "https://sub.exact.example.org",
+        "null",
+    ] {
+        assert_eq!(allowed(origin).await, [None, None], "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_pattern_that_can_never_match_stops_the_start() {
+    for pattern in [
+        "*",
+        "https://*",
+        "https://*.",
+        "https://*.com",
+        "https://a.*.com",
+        "*.example.com",
+        "https://*.example.com/",
+        "https://user@*.example.com",
+        "https://*.example.com:443",
+        "https://fine.example.com,https://*.*.example.com",
+    ] {
+        let mut replica = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        replica.env_clear().env("DATABASE_URL", "postgres://127.0.0.1:1/nowhere").env("CORS_ORIGINS", pattern);
+        let ended = tokio::time::timeout(PATIENCE, replica.kill_on_drop(true).output()).await.expect(pattern).unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success() && said.contains("CORS_ORIGINS"), "{pattern}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn answers_and_errors_alike_may_be_read_by_a_named_origin() {
     let cluster = cluster().await;
     let user = cluster.user();

@@ -55,8 +55,7 @@ async fn an_error_says_what_to_do_in_every_case() {
     let user = cluster.user();
     let nobody = cluster.get("/sync/todo/pull?collection=todos").await.refused(401, "unauthorized");
     assert!(nobody.contains("Authorization: Bearer"), "{nobody}");
-    let client = "ü".as_bytes().to_vec();
-    let header = reqwest::header::HeaderValue::from_bytes(&client).unwrap();
+    let header = reqwest::header::HeaderValue::from_bytes(b"\xfc").unwrap();
     let path = format!("/sync/todo/pull?collection=todos&since={BEGINNING}");
     let request = cluster.request(&user, Method::GET, &path).header("X-Client-Id", header);
     let message = Reply::to(request).await.refused(400, "bad_request");

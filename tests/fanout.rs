@@ -27,11 +27,11 @@ async fn store_silently(cluster: &Cluster, user: &User, table: &str) {
     let sql = "
         with head as (
             insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
-            values ($1, $2, $3, $4, date_bin('2 microseconds', clock_timestamp(), 'epoch'), 'epoch')
+            values ($1, $2, $3, $4, date_bin('20 microseconds', clock_timestamp(), 'epoch'), 'epoch')
             on conflict (log_id) do update set
                 previous = h.head,
-                head = greatest(date_bin('2 microseconds', clock_timestamp(), 'epoch'),
-                                h.head + interval '2 microseconds')
+                head = greatest(date_bin('20 microseconds', clock_timestamp(), 'epoch'),
+                                h.head + interval '20 microseconds')
             returning head
         )
         insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data, created_at)
@@ -234,10 +234,11 @@ async fn a_device_is_not_woken_by_its_own_change_that_was_never_notified() {
 }
 
 #[tokio::test]
-async fn what_was_stored_before_a_socket_came_does_not_wake_it() {
+async fn what_was_stored_long_before_a_socket_came_does_not_wake_it() {
     let (cluster, user) = (shared().await, shared().await.user());
     store(cluster, 0, &user, "phone", &[("notified", "a")]).await;
     store_silently(cluster, &user, "silent").await;
+    age(cluster, &user, APP, 100.0).await;
     let mut socket = socket(cluster, 0, &user, None, None).await;
     store(cluster, 0, &user, "phone", &[("new", "b")]).await;
     store_silently(cluster, &user, "found").await;

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::live::*;
+use support::proxy::{Mode, Proxy};
 use support::*;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -191,6 +192,30 @@ async fn a_second_signal_stops_at_once() {
     let code = exit_code(&cluster, AT_ONCE).await;
     assert!(code.is_some_and(|code| code != 0), "that is no orderly stop: {code:?}");
     assert!(socket.next(PATIENCE).await.is_err() || !accepts(&cluster).await);
+}
+
+#[tokio::test]
+async fn a_database_that_answers_nothing_cannot_hold_it() {
+    // What runs, background tasks, the pool and the last traces have so much time, one after the other.
+    const ALL: Duration = Duration::from_secs(18);
+    let database = create_database().await;
+    let address = database.parse::<url::Url>().unwrap().socket_addrs(|| None).unwrap()[0];
+    let proxy = Proxy::start(address).await;
+    let settings = [("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "0")];
+    let cluster = Cluster::start_on(&proxy.url(&database), 1, &settings).await;
+    let user = cluster.user();
+    store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
+    proxy.set(Mode::Swallow);
+    // Somebody waits for an answer of the database, and its connection is in use.
+    let push = cluster.push(&user, "todo", serde_json::json!({ "clientId": "phone", "changes": [] }));
+    let stopping = async {
+        tell(&cluster, Signal::SIGTERM);
+        exit_code(&cluster, ALL).await
+    };
+    assert_eq!(
+        tokio::select! { code = stopping => code, _ = async { push.await; std::future::pending::<()>().await } => None },
+        Some(0)
+    );
 }
 
 #[tokio::test]

@@ -139,3 +139,179 @@ async fn an_empty_setting_is_one_that_is_not_set() {
     let said = refusal(replica("", &[])).await;
     assert!(said.contains("--database-url"), "{said}");
 }
+
+/// A document of the repository.
+fn document(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The words after the program in those lines of a document that begin so.
+fn commands(path: &str, beginning: &str) -> Vec<Vec<String>> {
+    let lines = document(path);
+    let lines = lines.lines().filter_map(|line| line.trim().strip_prefix(beginning));
+    let commands: Vec<_> =
+        lines.map(|rest| rest.split_whitespace().map(str::to_owned).collect::<Vec<String>>()).collect();
+    assert!(!commands.is_empty(), "{path} has no {beginning}");
+    commands
+}
+
+/// The list of words in those lines of a document that begin so: JSON, or YAML in one line.
+fn lists(path: &str, beginning: &str) -> Vec<Vec<String>> {
+    let word = |word: &str| word.trim().trim_matches('"').to_owned();
+    let list = |rest: String| {
+        let inside = rest.trim().strip_prefix('[')?.strip_suffix(']')?.to_owned();
+        Some(inside.split(',').map(word).collect::<Vec<String>>())
+    };
+    commands(path, beginning).into_iter().filter_map(|words| list(words.join(" "))).collect()
+}
+
+/// Every documented way of running the program: where it is written, and its arguments.
+fn documented() -> Vec<(&'static str, Vec<String>)> {
+    let mut ways = Vec::new();
+    let mut add = |source, commands: Vec<Vec<String>>| ways.extend(commands.into_iter().map(|words| (source, words)));
+    add("README.md", commands("README.md", "target/release/mana-sync"));
+    add("deploy/mana-sync.service", commands("deploy/mana-sync.service", "ExecStartPre=/usr/local/bin/mana-sync"));
+    add("deploy/mana-sync.service", commands("deploy/mana-sync.service", "ExecStart=/usr/local/bin/mana-sync"));
+    let [entry] = &lists("deploy/Dockerfile", "ENTRYPOINT")[..] else { panic!("the image has one entry point") };
+    assert_eq!(entry.join(" "), "/mana-sync");
+    // The service of the compose file that names no command is the image's own.
+    add("deploy/Dockerfile", lists("deploy/Dockerfile", "CMD"));
+    let compose = lists("deploy/compose.yaml", "command:").into_iter().filter(|words| words[0] == "migrate");
+    add("deploy/compose.yaml", compose.collect());
+    add("k8s/base/migration-job.yaml", lists("k8s/base/migration-job.yaml", "args:"));
+    add("k8s/base/deployment.yaml", lists("k8s/base/deployment.yaml", "args:"));
+    add("no command", vec![vec![]]);
+    ways
+}
+
+/// The program with these arguments and settings, and nothing else in its environment.
+fn program(words: &[String], settings: &[(&str, &str)]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(EXE);
+    command.args(words).env_clear().envs(settings.iter().copied()).kill_on_drop(true);
+    command.stdout(std::process::Stdio::null());
+    command
+}
+
+/// Waits until a replica of these settings serves, and is found ready by the image's health check.
+async fn assert_serves(what: &str, words: &[String], settings: &[(&str, &str)], port: u16) {
+    let mut replica = program(words, settings).spawn().unwrap();
+    let port = port.to_string();
+    eventually(what, async || {
+        assert_eq!(replica.try_wait().unwrap(), None, "{what} ended");
+        let health = program(&["health".to_owned()], &[("PORT", &port)]);
+        { health }.stderr(std::process::Stdio::null()).status().await.unwrap().success()
+    })
+    .await;
+    replica.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn every_documented_way_of_starting_starts() {
+    let url = create_database().await;
+    let ways = documented();
+    let (migrating, serving): (Vec<_>, Vec<_>) =
+        ways.into_iter().partition(|(_, words)| words.first().is_some_and(|word| word == "migrate"));
+    assert!(migrating.len() >= 4 && serving.len() >= 5, "{migrating:?} {serving:?}");
+    for (source, words) in migrating {
+        assert_eq!(words.len(), 1, "{source}: {words:?}");
+        let done = program(&words, &[("DATABASE_URL", &url)]).status().await.unwrap();
+        assert!(done.success(), "{source}: {done}");
+    }
+    for (source, words) in serving {
+        let port = free_port().unwrap();
+        let settings = [("DATABASE_URL", &*url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port.to_string())];
+        assert_serves(&format!("{source}: {words:?}"), &words, &settings, port).await;
+    }
+}
+
+#[tokio::test]
+async fn settings_may_be_options_with_and_without_a_command() {
+    let url = create_database().await;
+    migrate(&url).await;
+    for command in [None, Some("serve")] {
+        let port = free_port().unwrap();
+        let options = [format!("--port={port}"), "--bind-address".to_owned(), "127.0.0.1".to_owned()];
+        let words: Vec<String> = command.map(str::to_owned).into_iter().chain(options).collect();
+        assert_serves(&format!("{words:?}"), &words, &[("DATABASE_URL", &url)], port).await;
+        // An option counts more than the environment.
+        let settings = [("DATABASE_URL", &*url), ("PORT", "1"), ("BIND_ADDRESS", "192.0.2.1")];
+        assert_serves(&format!("{words:?} against the environment"), &words, &settings, port).await;
+    }
+}
+
+#[tokio::test]
+async fn without_what_is_required_it_says_what_is_missing() {
+    for words in [&[][..], &["serve".to_owned()], &["--port=3050".to_owned()], &["migrate".to_owned()]] {
+        let done = program(words, &[]).output().await.unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert!(!done.status.success(), "{words:?}");
+        assert!(said.contains("--database-url <DATABASE_URL>") && !said.contains("panicked"), "{words:?}: {said}");
+    }
+    // What needs no settings is not stopped by a wrong one.
+    let done = program(&["--version".to_owned()], &[("PORT", "wrong")]).output().await.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let done = program(&["health".to_owned()], &[("DATABASE_URL", "wrong"), ("PORT", "1")]).output().await.unwrap();
+    assert!(!String::from_utf8(done.stderr).unwrap().contains("DATABASE_URL"));
+}
+
+#[tokio::test]
+async fn the_help_documents_every_setting() {
+    let help = program(&["--help".to_owned()], &[]).output().await.unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for name in optional_settings() {
+        assert!(help.contains(&format!("[env: {name}")), "{name}");
+    }
+    assert!(help.contains("[env: DATABASE_URL") && help.contains("  migrate "));
+}
+
+#[tokio::test]
+async fn what_is_for_development_is_warned_of_once_at_the_start() {
+    let url = create_database().await;
+    migrate(&url).await;
+    let warned = |replica: &Started, about: &str| {
+        let log = replica.log_tail();
+        log.lines().filter(|line| line.contains("WARN") && line.contains(about)).count()
+    };
+    // Addresses that nobody has: no request is made before the first token comes.
+    let plain = [
+        ("JWKS_URL", "http://user:Hunter2@192.0.2.1/jwks"),
+        ("MANA_CREDITS_URL", "http://user:Hunter2@192.0.2.1/"),
+        ("MANA_SERVICE_KEY", "dev-service-key"),
+    ];
+    let all = replica(&url, &plain);
+    all.wait_ready(PATIENCE).await.unwrap();
+    for setting in
+        ["MANA_SERVICE_KEY is the one", "JWKS_URL is plain", "MANA_CREDITS_URL is plain", "JWT_AUDIENCE is not"]
+    {
+        assert_eq!(warned(&all, setting), 1, "{setting}: {}", all.log_tail());
+    }
+    assert!(!all.log_tail().contains("Hunter2") && !all.log_tail().contains("dev-service-key"), "{}", all.log_tail());
+
+    // What the production overlay sets.
+    let overlay = document("k8s/overlays/production/kustomization.yaml");
+    let secrets = document("k8s/overlays/production/secrets.env.example");
+    let literals = overlay.lines().filter_map(|line| line.trim().strip_prefix("- ")).chain(secrets.lines());
+    let settings: Vec<(&str, &str)> = literals.filter_map(|line| line.split_once('=')).collect();
+    let is_checked = |(name, _): &&(&str, &str)| ["JWKS_URL", "MANA_CREDITS_URL", "MANA_SERVICE_KEY"].contains(name);
+    assert_eq!(settings.iter().filter(is_checked).count(), 3, "{settings:?}");
+    let ours = |(name, _): &(&str, &str)| !name.starts_with("DATABASE_") && !name.starts_with("OTEL_");
+    let settings: Vec<(&str, &str)> = settings.into_iter().filter(ours).collect();
+    let none = program_log(&url, &settings).await;
+    assert!(!none.contains("WARN"), "{none}");
+}
+
+/// The log of a replica with these settings and no audience but theirs, once it is ready.
+async fn program_log(url: &str, settings: &[(&str, &str)]) -> String {
+    let port = free_port().unwrap().to_string();
+    let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port)];
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = program(&[], &[settings, &own].concat());
+    let mut replica = command.stdout(log.reopen().unwrap()).spawn().unwrap();
+    eventually("it is ready", async || {
+        assert_eq!(replica.try_wait().unwrap(), None, "it ended");
+        program(&["health".to_owned()], &[("PORT", &port)]).output().await.unwrap().status.success()
+    })
+    .await;
+    replica.kill().await.unwrap();
+    std::fs::read_to_string(log.path()).unwrap()
+}

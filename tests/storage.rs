@@ -164,17 +164,16 @@ async fn positions_ascend_strictly_in_each_log_and_the_head_is_the_last_of_them_
 
 #[tokio::test]
 async fn a_push_that_the_database_refuses_in_its_middle_leaves_no_row_and_no_head() {
-    let cluster = shared().await;
+    let cluster = Cluster::start(1).await;
     let user = cluster.user();
-    let number = "9".repeat(200_000);
-    let changes: Vec<String> = (0..50)
-        .map(|at| match at {
-            25 => format!(r#"{{"table":"todos","id":"a","op":"insert","data":{{"n":{number}}}}}"#),
-            _ => insert("todos", &at.to_string(), "Milk", AT).to_string(),
-        })
-        .collect();
-    let body = format!(r#"{{"clientId":"phone","changes":[{}]}}"#, changes.join(","));
-    cluster.push_raw(&user, "todo", body).await.refused(422, "unprocessable");
+    sqlx::query("alter table sync_changes add constraint refused check (record_id <> '25')")
+        .execute(&cluster.pool)
+        .await
+        .unwrap();
+    let changes: Vec<Value> = (0..50).map(|at| insert("todos", &at.to_string(), "Milk", AT)).collect();
+    let body = json!({ "clientId": "phone", "changes": changes });
+    let message = cluster.push_raw(&user, "todo", body.to_string()).await.refused(500, "internal");
+    assert!(!message.contains("refused"), "nothing of the inside: {message}");
     assert_eq!(cluster.stored(&user).await, 0);
     let heads: i64 = sqlx::query_scalar("select count(*) from sync_heads where user_id = $1")
         .bind(&user.id)
@@ -206,8 +205,9 @@ async fn the_three_access_paths_are_served_by_indexes_in_order() {
     let cluster = Cluster::start(1).await;
     let users: Vec<User> = (0..20).map(|_| cluster.user()).collect();
     join_all(users.iter().enumerate().map(async |(at, user)| {
-        let changes: Vec<Value> =
-            (0..300).map(|n| insert(["todos", "lists", "tags"][n % 3], &(n % 30).to_string(), "Milk", AT)).collect();
+        let changes: Vec<Value> = (0..300)
+            .map(|n| insert(["todos", "lists", "tags"][n % 3], &(n % 30).to_string(), &n.to_string(), AT))
+            .collect();
         let body = json!({ "clientId": "phone", "since": AT, "changes": changes });
         cluster.pushed_to(at, user, "todo", body).await;
     }))
@@ -231,4 +231,38 @@ async fn the_three_access_paths_are_served_by_indexes_in_order() {
         assert!(reads.contains(&format!("Index Scan {index}")), "{what}: {reads:?}");
         assert!(!reads.iter().any(|node| node.contains("Seq Scan") || node.contains("Sort")), "{what}: {reads:?}");
     }
+}
+
+/// A page is cut by stored sizes: none may be below what is written out.
+#[tokio::test]
+async fn a_size_is_never_below_what_a_row_is_written_out_as() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let values = [
+        json!([1, 2, [3, { "a": 1, "b": [] }]]),
+        json!("x, y: \"z\" \u{1}\u{1f600}"),
+        json!({ "n": [1.5e300, -5e-320, 1e21, 123456789] }),
+        Value::Null,
+    ];
+    let mut changes = Vec::new();
+    for (at, value) in values.iter().enumerate() {
+        let at = at.to_string();
+        let mut updated = update("todos", &at, "f", value.clone(), AT);
+        updated["fields"]["g"] = json!({ "value": value, "updatedAt": "2099-01-01T00:00:00Z" });
+        updated["actor"] = json!({ "of": value });
+        let inserted =
+            json!({ "table": "todos", "id": at, "op": "insert", "data": { "f": value, "g": value, "updatedAt": AT } });
+        changes.extend([updated, inserted, json!({ "table": "todos", "id": at, "op": "delete", "deletedAt": AT })]);
+    }
+    cluster.pushed(&user, "todo", json!({ "clientId": "phone", "schemaVersion": 3, "changes": changes })).await;
+    let short: Vec<String> = sqlx::query_scalar(
+        "select to_jsonb(c)::text from sync_changes c where user_id = $1 and size <
+             coalesce(octet_length(data::text), 0) + octet_length(field_timestamps::text) + coalesce(octet_length(extra::text), 0)",
+    )
+    .bind(&user.id)
+    .fetch_all(&cluster.pool)
+    .await
+    .unwrap();
+    assert_eq!(short, [""; 0]);
+    assert_eq!(cluster.stored(&user).await, 12);
 }

@@ -28,10 +28,9 @@ async fn an_event_is_an_id_its_kind_and_one_line_of_data() {
 
     let mut stream = Events::open(stream_of(cluster, 1, &user, "collections=tasks")).await;
     let delta = stream.delta().await;
-    assert_eq!(delta.data["changes"], json!([change]));
+    assert_eq!(delta.changes(), json!([change]));
     let text = &stream.text;
-    let before =
-        format!("id: {cursor}\nevent: changes\ndata: {{\"table\":\"tasks\",\"changes\":[{{\"table\":\"tasks\",");
+    let before = format!("id: {cursor}\nevent: changes\ndata: {{\"table\":\"tasks\",\"changes\":[{{\"eventId\":\"");
     let after = format!("}}],\"syncedUntil\":\"{cursor}\",\"hasMore\":false}}\n\n");
     assert!(text.starts_with(&before) && text.ends_with(&after), "{text}");
     assert_eq!(text.lines().count(), 4, "id, event, data and an empty line: {text:?}");
@@ -71,7 +70,7 @@ async fn nothing_on_the_way_may_buffer_change_or_keep_a_stream() {
     let header = |name| stream.headers().get(name).map(|value| value.to_str().unwrap());
     assert_eq!(header("content-type"), Some("text/event-stream"));
     assert_eq!(header("x-accel-buffering"), Some("no"));
-    assert_eq!(header("cache-control"), Some("no-cache, no-transform"));
+    assert_eq!(header("cache-control"), Some("no-cache, no-store, no-transform"));
     assert_eq!(header("content-length"), None);
     assert_eq!(header("content-encoding"), None);
 }
@@ -97,7 +96,8 @@ async fn each_requested_collection_has_an_event_after_the_backlog_if_need_be_an_
     let seen: Vec<(&str, Vec<String>)> = events.iter().map(|event| (event.table(), event.ids())).collect();
     assert_eq!(seen, [("a", vec![]), ("b", vec!["1".to_owned(), "2".to_owned()]), ("c", vec![])]);
     assert_eq!((events[0].until(), events[2].until()), (&*newest, &*newest));
-    assert_eq!((&*events[0].id, &*events[2].id), (&*newest, &*newest));
+    let ids: Vec<Option<&str>> = events.iter().map(|event| event.id.as_deref()).collect();
+    assert_eq!(ids, [None, Some(&*newest), Some(&*newest)], "the last of the backlog, and the last of those without");
 }
 
 #[tokio::test]
@@ -124,6 +124,37 @@ async fn no_collections_or_empty_ones_mean_every_table() {
     store(cluster, 2, &user, "phone", &[("new", "3"), ("a", "4")]).await;
     for mut stream in streams {
         assert_eq!(stream.until("4").await, ["3", "4"]);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_alternating_tables_is_one_event_for_each() {
+    const ROWS: usize = 4_000;
+    let (cluster, user) = (cluster().await, cluster().await.user());
+    let ids: Vec<String> = (0..ROWS).map(|n| format!("{n:04}")).collect();
+    let records: Vec<(&str, &str)> = ids.iter().enumerate().map(|(n, id)| (["a", "b"][n % 2], id.as_str())).collect();
+    store(cluster, 0, &user, "phone", &records).await;
+    for query in ["collections=b,a", ""] {
+        let events = Events::open(stream_of(cluster, 1, &user, query)).await.backlog().await;
+        let tables: Vec<&str> = events.iter().map(Delta::table).collect();
+        assert_eq!(tables, ["a", "b"].repeat(ROWS / 1_000), "{query:?}");
+        assert_eq!(ids_by_page(&events), ids);
+        let more: Vec<bool> = events.iter().map(Delta::has_more).collect();
+        assert_eq!(more, [&[true; 7][..], &[false]].concat(), "as long as there is more for the reader");
+    }
+}
+
+#[tokio::test]
+async fn more_collections_than_256_are_refused() {
+    let (cluster, user) = (cluster().await, cluster().await.user());
+    let names = |count: usize| (0..count).map(|n| format!("t{n}")).collect::<Vec<_>>().join(",");
+    let mut stream = Events::open(stream_of(cluster, 0, &user, &format!("collections={},,t0", names(256)))).await;
+    for _ in 0..256 {
+        assert!(stream.delta().await.ids().is_empty());
+    }
+    for count in [257, 1_000] {
+        let reply = Reply::to(stream_of(cluster, 0, &user, &format!("collections={}", names(count)))).await;
+        assert!(reply.refused(400, "bad_request").contains("256"));
     }
 }
 
@@ -211,7 +242,7 @@ async fn a_stream_ends_when_its_token_expires() {
 #[tokio::test]
 async fn a_since_or_last_event_id_that_is_no_cursor_is_refused() {
     let (cluster, user) = (cluster().await, cluster().await.user());
-    for since in ["yesterday", "12", "2024-01-01", "2024-13-01T00:00:00Z"] {
+    for since in ["yesterday", "12", "2024-01-01", "2024-13-01T00:00:00Z", "%zz", "2024-01-01T10%253A00%253A00Z"] {
         let reply = Reply::to(stream_of(cluster, 0, &user, &format!("since={since}"))).await;
         assert!(reply.refused(400, "bad_request").contains("since"), "{since}");
         let reply = Reply::to(stream_of(cluster, 0, &user, "").header("Last-Event-ID", since)).await;
@@ -262,7 +293,7 @@ async fn updates_and_deletes_stream_in_the_form_they_were_pushed_in() {
     cluster.push(&user, APP, json!({ "clientId": "phone", "changes": changes })).await;
     let mut seen: Vec<Value> = Vec::new();
     while seen.len() < 2 {
-        seen.extend(stream.delta().await.data["changes"].as_array().unwrap().clone());
+        seen.extend(stream.delta().await.changes().as_array().unwrap().clone());
     }
     assert_eq!(Value::from(seen), changes);
 }

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use support::live::{NO_DELTA, Raw, TEXT, closed, short_lived, socket};
+use support::live::{NO_DELTA, Raw, TEXT, closed, short_lived, socket, woken};
 use support::*;
 
 /// What is known of a metric: its type, and its labels with the values that they always have.
@@ -142,6 +142,7 @@ async fn load(cluster: &Cluster, user: &User) {
     raw.send(TEXT, json!({ "type": "auth", "token": format!("{}x", user.token) }).to_string().as_bytes()).await;
     raw.rest().await;
     let mut expiring = socket(cluster, 0, &short_lived(cluster, user, 0), None, None).await;
+    assert_eq!(woken(&mut expiring).await.1, ["tasks"]);
     let told = expiring.next(PATIENCE).await.unwrap();
     assert!(matches!(told, WakeMessage::Error { .. }), "{told:?}");
     closed(&mut expiring).await;

@@ -2,7 +2,7 @@
 //! each, now and then a delete.
 
 use mana_sync::protocol::push::{Push, StampPolicy, read_push};
-use mana_sync::protocol::{Stamp, merge::StoredChange};
+use mana_sync::protocol::{Cursor, Stamp, merge::StoredChange};
 use serde_json::{Value, json};
 
 /// When the changes were made; the server reads them an hour later, so that no stamp is ahead of it.
@@ -49,13 +49,15 @@ pub fn push(changes: usize) -> Push {
 /// The same changes as they are read back from the log.
 pub fn stored(changes: usize) -> Vec<StoredChange> {
     let stored = push(changes).changes.into_iter().zip(1_i64..).map(|(change, place)| StoredChange {
-        at: LOG_BEGINS + place * 2,
+        id: uuid::Uuid::from_u128(place as u128),
+        at: LOG_BEGINS + place * Cursor::STEP,
         table: change.table,
         record: change.record,
         op: change.op,
         data: change.data,
         stamps: change.stamps,
-        held: change.held,
+        extra: change.extra,
+        is_own: false,
     });
     stored.collect()
 }

@@ -200,10 +200,12 @@ impl Device {
             let mut stored = self.as_kept(change);
             let entries: Vec<&Adjusted> = adjusted.iter().filter(|entry| entry.index == index).collect();
             for entry in &entries {
-                stored.adjust(&entry.field, &entry.updated_at);
+                entry.fields.iter().for_each(|field| stored.adjust(field, &entry.updated_at));
             }
             let by_field = matches!(stored.op, Op::Update { .. });
-            self.store.edit_adjusted(&stored, |field| entries.iter().any(|entry| !by_field || entry.field == field));
+            self.store.edit_adjusted(&stored, |field| {
+                entries.iter().any(|entry| !by_field || entry.fields.iter().any(|adjusted| adjusted == field))
+            });
             if self.options.check_own {
                 self.checks.sent(&stored);
             }

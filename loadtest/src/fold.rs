@@ -68,7 +68,8 @@ impl Row {
                 let own = |name: &str| data.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
                 let stamp = match own("updatedAt").or_else(|| own("createdAt")) {
                     Some(stamp) => self.instant(stamp)?,
-                    None => self.created_at.timestamp_millis(),
+                    // It counts as written at the beginning of time.
+                    None => 0,
                 };
                 Ok(data.iter().map(|(field, value)| (field.clone(), value.clone(), stamp)).collect())
             }

@@ -28,7 +28,7 @@ pub enum Violation {
     OtherTable { asked: String, found: String },
     #[error("the stamp {found:?} of {table}/{id}/{field} is not spelled as toISOString does")]
     StampSpelling { table: String, id: String, field: String, found: String },
-    #[error("conflicts is not empty")]
+    #[error("the answer to a pull has conflicts")]
     Conflicts,
 }
 
@@ -84,7 +84,7 @@ impl Checks {
     /// Checks an answer.
     pub fn answer(&mut self, asked: Asked<'_>, answer: &SyncAnswer) -> Result<(), Violation> {
         self.cursor(asked.since, answer)?;
-        if !answer.conflicts.is_empty() {
+        if asked.table.is_some() && !answer.conflicts.is_empty() {
             return Err(Violation::Conflicts);
         }
         if let Some(table) = asked.table {

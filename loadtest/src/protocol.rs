@@ -39,11 +39,45 @@ pub enum Op {
 
 /// The new value of one field and when it was written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ReadField")]
 pub struct FieldWrite {
-    #[serde(default)]
     pub value: Value,
-    #[serde(rename = "updatedAt", alias = "at")]
+    #[serde(rename = "updatedAt")]
     pub updated_at: String,
+}
+
+/// A field as it is read: clients of some generations know its stamp as `at`, others as `updatedAt`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadField {
+    #[serde(default)]
+    value: Value,
+    updated_at: Option<String>,
+    at: Option<String>,
+}
+
+/// A field that some generation of clients would read otherwise than another.
+#[derive(Debug, thiserror::Error)]
+pub enum FieldError {
+    #[error("a field has no stamp")]
+    NoStamp,
+    #[error("the stamps of a field differ: at is {at:?}, updatedAt {updated_at:?}")]
+    StampsDiffer { at: String, updated_at: String },
+}
+
+impl TryFrom<ReadField> for FieldWrite {
+    type Error = FieldError;
+
+    fn try_from(ReadField { value, updated_at, at }: ReadField) -> Result<Self, FieldError> {
+        let updated_at = match (updated_at, at) {
+            (Some(updated_at), Some(at)) if at != updated_at => {
+                return Err(FieldError::StampsDiffer { at, updated_at });
+            }
+            (Some(stamp), _) | (None, Some(stamp)) => stamp,
+            (None, None) => return Err(FieldError::NoStamp),
+        };
+        Ok(FieldWrite { value, updated_at })
+    }
 }
 
 /// The body of `POST /sync/{appId}`.
@@ -68,7 +102,7 @@ pub struct SyncAnswer {
     pub adjusted: Vec<Adjusted>,
 }
 
-/// A stamp that was too far ahead, and what the server stored in its place.
+/// A change of which stamps were too far ahead, and what the server stored in their place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Adjusted {
@@ -76,8 +110,8 @@ pub struct Adjusted {
     pub index: usize,
     pub table: String,
     pub id: String,
-    /// The field of an update; `updatedAt`, `createdAt` or `deletedAt` where the stamp is the record's own.
-    pub field: String,
+    /// The fields of an update; `updatedAt`, `createdAt` or `deletedAt` where the stamp is the record's own.
+    pub fields: Vec<String>,
     pub updated_at: String,
 }
 

@@ -197,12 +197,15 @@ fn understand(raw: RawEvent) -> Result<StreamEvent, StreamError> {
 }
 
 /// The order that one stream must keep, over reconnects with `Last-Event-ID` too: ids never go back, and a table's
-/// cursor moves with its rows.
+/// cursor moves with its rows. What came of a page that broke off comes again, so a page counts once it is whole.
 #[derive(Debug, Default)]
 pub struct StreamCheck {
     checks: Checks,
     last_id: Option<String>,
+    /// The cursors of the tables at the last id.
     tables: BTreeMap<String, String>,
+    /// Those of the page that is being received.
+    page: BTreeMap<String, String>,
 }
 
 impl StreamCheck {
@@ -223,7 +226,7 @@ impl StreamCheck {
         if let Some(other) = delta.changes.iter().find(|change| change.table != delta.table) {
             return Err(Violation::OtherTable { asked: delta.table.clone(), found: other.table.clone() });
         }
-        if let Some(since) = self.tables.insert(delta.table.clone(), cursor.clone()) {
+        if let Some(since) = self.tables.get(&delta.table).cloned() {
             if cursor < since {
                 return Err(Violation::CursorWentBack { since, cursor });
             }
@@ -231,7 +234,9 @@ impl StreamCheck {
                 return Err(Violation::CursorStood { since, cursor, changes: delta.changes.len() });
             }
         }
+        self.page.insert(delta.table.clone(), cursor);
         if let Some(id) = id {
+            self.tables.append(&mut self.page);
             self.checks.shape(id)?;
             if let Some(since) = self.last_id.replace(id.to_owned())
                 && *id < *since
@@ -284,5 +289,25 @@ mod tests {
         assert!(check.observe(Some(first), &delta(first)).is_err());
         check.observe(Some(second), &delta(second)).unwrap();
         assert!(check.observe(Some(first), &delta("2024-01-01T10:00:00.000003Z")).is_err());
+    }
+
+    #[test]
+    fn a_page_that_broke_off_may_come_again() {
+        let delta = |table: &str, cursor: &str| {
+            let change =
+                serde_json::json!({"table": table, "id": "r", "op": "delete", "deletedAt": "2024-01-01T10:00:00.000Z"});
+            TableDelta {
+                table: table.to_owned(),
+                changes: vec![serde_json::from_value(change).unwrap()],
+                synced_until: cursor.to_owned(),
+                has_more: false,
+            }
+        };
+        let mut check = StreamCheck::default();
+        let (first, second) = ("2024-01-01T10:00:00.000001Z", "2024-01-01T10:00:00.000002Z");
+        check.observe(None, &delta("t", first)).unwrap();
+        check.observe(None, &delta("t", first)).unwrap();
+        check.observe(Some(second), &delta("u", second)).unwrap();
+        assert!(check.observe(None, &delta("t", first)).is_err(), "the page was whole");
     }
 }

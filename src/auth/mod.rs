@@ -1,27 +1,35 @@
 //! Who is calling: EdDSA tokens, checked with the keys that the issuer publishes.
 
 mod jwks;
+mod keys;
 
 use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, Validation};
 pub use jwks::JwksError;
-use jwks::KeySource;
+use keys::KeySource;
 use moka::future::Cache;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio_util::sync::CancellationToken;
 
-/// How long a token that was checked is taken as checked: a key that the issuer withdraws is honoured so much
-/// longer. Checking a signature costs more than everything else that a small push costs here.
+/// How long a token that was checked is taken as checked, while the issuer's keys stay the same. Checking a signature
+/// costs more than everything else that a small push costs here.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Tokens that are remembered, at most.
 const MAX_REMEMBERED: u64 = 100_000;
 
 /// How far ahead of our clock a token's `nbf` may be: the issuer's clock is not ours.
 const NOT_BEFORE_LEEWAY: f64 = 60.0;
+/// Most bytes of a user's id (`sub`).
+const MAX_USER: usize = 255;
 
 /// A user whose token was checked.
 #[derive(Clone, Debug)]
@@ -52,14 +60,14 @@ pub enum AuthError {
     Unavailable(#[source] JwksError),
 }
 
-/// Checks tokens. Keeps to what PROTOCOL.md says: EdDSA, a `kid`, `exp`, a non-empty `sub`; issuer and audience
-/// where configured.
+/// Checks tokens. Keeps to what the protocol says: EdDSA, a `kid`, `exp`, a `sub` of 1 to 255 bytes, no `crit`; issuer
+/// and audience where configured.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: KeySource,
     validation: Validation,
-    /// By the token's digest: what was checked a moment ago, and was good.
-    remembered: Cache<[u8; 32], Identity>,
+    /// By the token's digest: what was checked a moment ago and was good, and the generation of the keys.
+    remembered: Cache<[u8; 32], (u64, Identity)>,
     metrics: Arc<Metrics>,
 }
 
@@ -71,7 +79,7 @@ struct Claims {
 }
 
 impl Authenticator {
-    /// Keys are fetched when the first token comes.
+    /// Keys are fetched by [`Self::fetching`], when the first token comes.
     pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> Authenticator {
         let mut validation = Validation::new(Algorithm::EdDSA);
         let mut required = vec!["exp", "sub"];
@@ -90,7 +98,15 @@ impl Authenticator {
         Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, remembered, metrics }
     }
 
-    /// Checks a token.
+    /// The background task that keeps the issuer's keys at hand, until told to stop. To be run once.
+    pub fn fetching(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        self.keys.fetching(stop)
+    }
+
+    /// Checks a token. May wait a few seconds for a key that is not at hand.
+    ///
+    /// # Errors
+    /// [`AuthError::Unavailable`] where it cannot be told yet whether the token is good; everything else is for good.
     pub async fn check(&self, token: &str) -> Result<Identity, AuthError> {
         let checked = self.check_or_remember(token).await;
         let outcome = match &checked {
@@ -104,31 +120,48 @@ impl Authenticator {
 
     async fn check_or_remember(&self, token: &str) -> Result<Identity, AuthError> {
         let digest = <[u8; 32]>::from(Sha256::digest(token));
-        if let Some(identity) = self.remembered.get(&digest).await {
+        if let Some((generation, identity)) = self.remembered.get(&digest).await
+            && self.keys.generation() == Some(generation)
+        {
             return if identity.remaining().is_zero() { Err(AuthError::Expired) } else { Ok(identity) };
         }
-        let identity = self.decode(token).await?;
-        self.remembered.insert(digest, identity.clone()).await;
+        let (generation, identity) = self.decode(token).await?;
+        self.remembered.insert(digest, (generation, identity.clone())).await;
         Ok(identity)
     }
 
-    async fn decode(&self, token: &str) -> Result<Identity, AuthError> {
+    async fn decode(&self, token: &str) -> Result<(u64, Identity), AuthError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid("it is no JWT"))?;
+        if has_critical_extensions(token) {
+            return Err(AuthError::Invalid("it needs an extension that is not known here (crit)"));
+        }
         if header.alg != Algorithm::EdDSA {
             return Err(AuthError::Invalid("it must be signed with EdDSA"));
         }
         let kid = header.kid.ok_or(AuthError::Invalid("it names no key (kid)"))?;
-        let key = self.keys.get(&kid).await.map_err(AuthError::Unavailable)?;
-        let key = key.ok_or(AuthError::Invalid("its key (kid) is unknown"))?;
+        let found = self.keys.get(&kid).await.map_err(AuthError::Unavailable)?;
+        let found = found.ok_or(AuthError::Invalid("its key (kid) is unknown"))?;
         let claims: Claims =
-            jsonwebtoken::decode(token, &key, &self.validation).map_err(|error| refusal(&error))?.claims;
-        identity(claims)
+            jsonwebtoken::decode(token, &found.key, &self.validation).map_err(|error| refusal(&error))?.claims;
+        Ok((found.generation, identity(claims)?))
     }
+}
+
+/// Whether a token's header has `crit`, whatever is in it: no extension is known here, and an empty list is not allowed
+/// (RFC 7515, section 4.1.11). What cannot be read counts as one that has.
+fn has_critical_extensions(token: &str) -> bool {
+    let header = token.split('.').next().unwrap_or_default();
+    let header = URL_SAFE_NO_PAD.decode(header).ok();
+    let members: Option<HashMap<String, IgnoredAny>> = header.and_then(|json| serde_json::from_slice(&json).ok());
+    members.is_none_or(|members| members.contains_key("crit"))
 }
 
 fn identity(claims: Claims) -> Result<Identity, AuthError> {
     if claims.sub.is_empty() || claims.sub.contains('\0') {
         return Err(AuthError::Invalid("it names no user (sub)"));
+    }
+    if claims.sub.len() > MAX_USER {
+        return Err(AuthError::Invalid("its user (sub) is longer than 255 bytes"));
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     if claims.nbf.is_some_and(|not_before| not_before > now + NOT_BEFORE_LEEWAY) {

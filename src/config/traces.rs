@@ -45,6 +45,11 @@ pub struct TracesConfig {
     /// The name of this service in traces. Default: as in OTEL_RESOURCE_ATTRIBUTES, else mana-sync.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = name)]
     pub otel_service_name: Name,
+
+    /// Callers' traces (traceparent) that are followed per second, on average: five seconds' worth at once. Beyond,
+    /// and with 0 always, a request is traced as if it had none. Balancers in front should take the header off.
+    #[arg(long, env, default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub client_traces_per_second: u32,
 }
 
 /// What a service is called.

@@ -27,7 +27,7 @@ use super::{
 
 pub(super) const DATABASE: &str = "mana_sync";
 pub(super) const KEY: &str = "issuer-key.json";
-pub(super) const SERVICE_KEY: &str = "dev-service-key";
+pub(super) const SERVICE_KEY: &str = crate::config::DEV_SERVICE_KEY;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const PORTS_LIMIT: Duration = Duration::from_secs(1);
 /// The other servers listen this far above the shared port, if that is free.
@@ -200,10 +200,10 @@ async fn check_ports(args: &LocalArgs) -> Result<(), DevError> {
 /// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
 /// development servers.
 fn for_people() -> Vec<(String, String)> {
-    const ORIGINS: &str = "http://localhost:3000,http://localhost:5173,http://127.0.0.1:3000,http://127.0.0.1:5173";
+    const ORIGINS: &str = "http://localhost:5173,http://localhost:5188";
     [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS)]
         .into_iter()
-        .filter(|(setting, _)| std::env::var_os(setting).is_none())
+        .filter(|(setting, _)| std::env::var_os(setting).is_none_or(|value| value.is_empty()))
         .map(|(setting, value)| (setting.to_owned(), value.to_owned()))
         .collect()
 }

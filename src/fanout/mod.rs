@@ -7,6 +7,7 @@
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced.
+//! * [`recent`]: tells a session that has just come what was stored shortly before.
 //!
 //! Nothing is correct because a notification arrived, only faster. Each wake-up says which stretch of its log it
 //! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is seen even if
@@ -16,6 +17,7 @@ pub mod connection;
 pub mod listener;
 mod pace;
 mod publisher;
+pub mod recent;
 pub mod reconciler;
 pub mod wakeup;
 

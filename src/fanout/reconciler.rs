@@ -4,6 +4,7 @@
 //! every replica compares, every few seconds and whenever its listener has reconnected, the heads of its connected
 //! users' logs with what has been announced without a gap, and announces what is missing.
 
+use super::recent::{self, RecentRequest};
 use super::{Audience, Wakeup};
 use crate::defects::Defect;
 use crate::protocol::{LogId, UserKey};
@@ -19,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 /// Users asked for in one statement.
 const USERS_PER_QUERY: usize = 5_000;
 /// Logs whose changed tables are asked for in one statement.
-const LOGS_PER_QUERY: usize = 500;
+pub(super) const LOGS_PER_QUERY: usize = 500;
 /// A head just seen may be on its way as a notification; what is still missing after this is lost.
 const GRACE: Duration = Duration::from_millis(250);
 /// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
-const QUEUE: usize = 10_000;
+pub(super) const QUEUE: usize = 10_000;
 
 /// The reconciler, as the others see it.
 #[derive(Clone, Debug)]
@@ -31,6 +32,7 @@ pub struct Reconciler {
     now: Arc<Notify>,
     joins: mpsc::Sender<Join>,
     lookups: mpsc::Sender<Wakeup>,
+    recent: recent::Requests,
 }
 
 /// A user whose first session has come.
@@ -51,6 +53,7 @@ pub struct ReconcilerTask {
     now: Arc<Notify>,
     joins: mpsc::Receiver<Join>,
     lookups: mpsc::Receiver<Wakeup>,
+    recent: mpsc::Receiver<recent::Request>,
 }
 
 /// What the reconciler works with.
@@ -60,6 +63,8 @@ pub struct Means {
     pub audience: Arc<dyn Audience>,
     pub metrics: Arc<Metrics>,
     pub period: Duration,
+    /// How far back a session that comes is told of what was stored.
+    pub recent: Duration,
 }
 
 impl Reconciler {
@@ -68,8 +73,9 @@ impl Reconciler {
         let now = Arc::new(Notify::new());
         let (joins, joins_task) = mpsc::channel(QUEUE);
         let (lookups, lookups_task) = mpsc::channel(QUEUE);
-        let task = ReconcilerTask { now: now.clone(), joins: joins_task, lookups: lookups_task };
-        (Reconciler { now, joins, lookups }, task)
+        let (recent, recent_task) = recent::queue();
+        let task = ReconcilerTask { now: now.clone(), joins: joins_task, lookups: lookups_task, recent: recent_task };
+        (Reconciler { now, joins, lookups, recent }, task)
     }
 
     /// Starts a round now instead of at the next tick.
@@ -89,6 +95,11 @@ impl Reconciler {
         self.joins.send(Join { user, begun }).await.map_err(|_| CannotBegin)?;
         done.await.map_err(|_| CannotBegin)
     }
+
+    /// Asks what was stored shortly before now in the user's apps, or in one of them.
+    pub fn recent(&self, user: UserKey, app: Option<Arc<str>>) -> RecentRequest {
+        RecentRequest::new(self.recent.clone(), user, app)
+    }
 }
 
 impl ReconcilerTask {
@@ -99,6 +110,7 @@ impl ReconcilerTask {
                 run_rounds(&means, &self.now),
                 run_joins(&means, self.joins),
                 run_lookups(&means, self.lookups),
+                recent::run(&means, self.recent),
             )
         };
         stop.run_until_cancelled(work).await;
@@ -152,10 +164,7 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreE
         heads.iter().filter_map(|head| Some((head, stretch(means, head)?))).collect();
     for missing in missing.chunks(LOGS_PER_QUERY) {
         let stretches: Vec<LogStretch> = missing.iter().map(|(_, stretch)| *stretch).collect();
-        let mut changed: BTreeMap<LogId, BTreeMap<String, Vec<Arc<str>>>> = BTreeMap::new();
-        for row in means.store.changed_tables(&stretches).await? {
-            changed.entry(row.log).or_default().entry(row.client).or_default().push(row.table.into());
-        }
+        let mut changed = changed_tables(&means.store, &stretches).await?;
         for (head, stretch) in missing {
             let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, stretches| Wakeup {
                 user: head.user,
@@ -173,6 +182,18 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreE
         }
     }
     Ok(missing.len())
+}
+
+/// Of each log, the tables that each device changed in it.
+pub(super) type ChangedTables = BTreeMap<LogId, BTreeMap<String, Vec<Arc<str>>>>;
+
+/// The tables changed in these stretches.
+pub(super) async fn changed_tables(store: &Store, stretches: &[LogStretch]) -> Result<ChangedTables, StoreError> {
+    let mut changed = ChangedTables::new();
+    for row in store.changed_tables(stretches).await? {
+        changed.entry(row.log).or_default().entry(row.client).or_default().push(row.table.into());
+    }
+    Ok(changed)
 }
 
 async fn run_joins(means: &Means, mut joins: mpsc::Receiver<Join>) {

@@ -10,8 +10,8 @@ use crate::session::JoinError;
 use crate::session::stream::OpenError;
 use crate::store::StoreError;
 use crate::telemetry::seldom::Seldom;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::error::Error;
@@ -29,14 +29,20 @@ pub enum ApiError {
     Name { name: &'static str, problem: NameProblem },
     #[error("the parameter {0} is missing or empty")]
     MissingParameter(&'static str),
+    #[error("the parameter collections may name {0} collections at most; name fewer, or none for all of them")]
+    TooManyCollections(usize),
     #[error("since {0}")]
     Since(#[from] CursorError),
     #[error("the header {0} must be plain text")]
     Header(&'static str),
+    #[error("the header X-Client-Id must be UTF-8, as it is or percent-encoded")]
+    ClientHeader,
     #[error("the body is larger than {0} bytes; push in smaller parts")]
     TooLarge(usize),
     #[error("the body must be sent with Content-Type: application/json")]
     MediaType,
+    #[error("the body must be sent as it is, without Content-Encoding: compressed bodies are not taken")]
+    Encoding,
     #[error("the body did not arrive in time")]
     BodyTimeout,
     #[error("the body ended early")]
@@ -93,11 +99,13 @@ impl ApiError {
             ApiError::Push(_)
             | ApiError::Name { .. }
             | ApiError::MissingParameter(_)
+            | ApiError::TooManyCollections(_)
             | ApiError::Since(_)
             | ApiError::Header(_)
+            | ApiError::ClientHeader
             | ApiError::BodyBroken => (StatusCode::BAD_REQUEST, "bad_request"),
             ApiError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
-            ApiError::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            ApiError::MediaType | ApiError::Encoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             ApiError::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
             ApiError::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -107,7 +115,9 @@ impl ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
             ApiError::Join(JoinError::TooManySessions) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
-            ApiError::Store(StoreError::TurnTimeout) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            ApiError::Store(StoreError::TurnTimeout | StoreError::Contended) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "busy")
+            }
             ApiError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -120,7 +130,7 @@ impl ApiError {
             ApiError::Store(StoreError::Unstorable(_)) => {
                 "a value cannot be stored: a number out of range, or a text with a character that is none".to_owned()
             }
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::TurnTimeout)
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::TurnTimeout | StoreError::Contended)
             | ApiError::Join(JoinError::Begin(_)) => "the server cannot do this at the moment; try again".to_owned(),
             ApiError::Store(_) | ApiError::Metrics(_) => {
                 "something went wrong on the server; trying again may help".to_owned()
@@ -165,6 +175,17 @@ impl IntoResponse for ApiError {
         let body = serde_json::to_string(&body).unwrap_or_default();
         let mut response =
             (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
+        let told = |headers: &'static [(HeaderName, &'static str)]| {
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+        };
+        response.headers_mut().extend(told(match (&self, status) {
+            (_, StatusCode::UNAUTHORIZED) => &[(WWW_AUTHENTICATE, "Bearer")],
+            // RFC 9110, section 7.8: whoever sends Upgrade says so in Connection.
+            (_, StatusCode::UPGRADE_REQUIRED) => &[(UPGRADE, "websocket"), (CONNECTION, "upgrade")],
+            // RFC 9110, section 15.5.16.
+            (ApiError::Encoding, _) => &[(ACCEPT_ENCODING, "identity")],
+            _ => &[],
+        }));
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
         }

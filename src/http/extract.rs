@@ -8,8 +8,9 @@ use crate::protocol::push::{MAX_APP, MAX_CLIENT, check_name};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING};
 use axum::http::request::Parts;
+use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -67,20 +68,77 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
 }
 
 /// The device that a header names; none if it is missing or empty.
-pub(super) fn client_id(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
-    const NAME: &str = "X-Client-Id";
-    let Some(value) = headers.get(NAME) else { return Ok(None) };
-    match value.to_str().map_err(|_| ApiError::Header(NAME))? {
-        "" => Ok(None),
-        client => {
-            check_name(client, MAX_CLIENT).map_err(|problem| ApiError::Name { name: "the client id", problem })?;
-            Ok(Some(client))
-        }
+///
+/// A name of visible ASCII characters is sent as it is, and means what it says, also with a `%` in it. Any other name
+/// is sent in UTF-8, or percent-encoded from it: what is ASCII and decodes to something that is not is taken as encoded.
+pub(super) fn client_id(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, ApiError> {
+    let Some(value) = headers.get("X-Client-Id") else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ApiError::ClientHeader)?;
+    if text.is_empty() {
+        return Ok(None);
     }
+    let client = match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) if text.is_ascii() && !can_be_a_header(&decoded) => decoded,
+        _ => Cow::Borrowed(text),
+    };
+    check_name(&client, MAX_CLIENT).map_err(|problem| ApiError::Name { name: "the client id", problem })?;
+    Ok(Some(client))
+}
+
+/// Whether a text is a header's value just as it is: visible ASCII characters, and spaces between them.
+fn can_be_a_header(text: &str) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t');
+    text.bytes().all(is_plain) && text.trim_matches([' ', '\t']).len() == text.len()
+}
+
+/// Checks that a body is not compressed, or otherwise encoded: what it becomes would have to be bounded as well.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|c| *c == b','));
+    let is_none =
+        |coding: &[u8]| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if codings.all(is_none) { Ok(()) } else { Err(ApiError::Encoding) }
 }
 
 /// The first value of a query parameter; none if it is missing or empty.
 pub(super) fn query<'a>(uri: &'a axum::http::Uri, name: &str) -> Option<Cow<'a, str>> {
     let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn read(value: &[u8]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Client-Id", HeaderValue::from_bytes(value).unwrap());
+        client_id(&headers).unwrap().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn a_device_s_name_is_read_as_it_is_wherever_it_can_be_sent_so() {
+        for plain in ["chrome-tab-abc123", "50%", "a%20b", "%41", "100%25", "%", "%zz", "%FF", "a b", "a%2Fb", "%c3%28"]
+        {
+            assert_eq!(read(plain.as_bytes()).as_deref(), Some(plain));
+        }
+        assert_eq!(read(b""), None);
+    }
+
+    #[test]
+    fn any_other_name_is_read_from_utf_8_and_from_what_is_percent_encoded() {
+        for name in ["ü", "日本語 tab", "🍎%", "ü%20", " a", "a ", "a\nb", "\u{7f}", "\u{80}", "%ü"] {
+            let encoded = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string();
+            assert_eq!(read(encoded.as_bytes()).as_deref(), Some(name));
+            assert_eq!(read(encoded.to_lowercase().as_bytes()).as_deref(), Some(name));
+        }
+        for name in ["ü", "日本語 tab", "🍎%", "ü%20", "%ü", "ü%C3%BC"] {
+            assert_eq!(read(name.as_bytes()).as_deref(), Some(name));
+        }
+        let mut headers = HeaderMap::new();
+        for refused in [&b"\xff"[..], b"\xfc", b"a\xc3", b"%00", b"%C3%BC%00"] {
+            headers.insert("X-Client-Id", HeaderValue::from_bytes(refused).unwrap());
+            assert!(client_id(&headers).is_err(), "{refused:?}");
+        }
+    }
 }

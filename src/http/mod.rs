@@ -3,6 +3,7 @@
 mod admission;
 pub mod error;
 mod extract;
+mod headers;
 mod health;
 mod metrics;
 mod observe;

@@ -4,7 +4,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
 use crate::protocol::Cursor;
-use crate::protocol::page::encode_answer;
+use crate::protocol::page::{Remarks, encode_answer};
 use crate::protocol::push::{MAX_TABLE, check_name};
 use crate::store::{OwnChanges, PageRequest};
 use axum::extract::State;
@@ -23,11 +23,11 @@ pub(super) async fn pull(
     check_name(&table, MAX_TABLE).map_err(|problem| ApiError::Name { name: "collection", problem })?;
     let since = Cursor::parse(&since)?;
     let tables = [table.into_owned()];
-    let request =
-        PageRequest { since, reader: client_id(&headers)?, own: OwnChanges::at(since), tables: Some(&tables) };
+    let client = client_id(&headers)?;
+    let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
     let timer = state.metrics.pull_seconds.start_timer();
     let page = state.store.page(&caller.log, &request).await?;
     timer.observe_duration();
-    let json = encode_answer(page, &[])?;
+    let json = encode_answer(page, &Remarks::default())?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
 }

@@ -3,15 +3,15 @@
 use super::AppState;
 use super::admission::{Admission, Held, Room};
 use super::error::ApiError;
-use super::extract::{Caller, client_id};
+use super::extract::{Caller, check_encoding, client_id};
 use crate::defects::{self, Defect};
 use crate::fanout::Wakeup;
+use crate::protocol::conflicts::conflicts;
 use crate::protocol::merge::OwnWrites;
-use crate::protocol::page::{Page, encode_answer};
+use crate::protocol::page::{Page, Remarks, encode_answer};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
-use crate::protocol::retry_answer::adjusted_as_stored;
 use crate::protocol::{Cursor, Log, Stamp};
-use crate::store::{OwnChanges, PageRequest, StoreError, Stored};
+use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
 use crate::telemetry::traces::PushSpan;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -30,6 +30,8 @@ const MAX_BODY: usize = 10 << 20;
 const MAX_DISCARDED: usize = 64 << 20;
 /// ... and for so long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// What an answer may say of conflicts however small its push is, in bytes.
+const MIN_CONFLICTS: usize = 4 << 10;
 
 pub(super) async fn push(
     State(state): State<AppState>,
@@ -72,53 +74,71 @@ async fn answer(
     room: &Held,
 ) -> Result<(String, &'static str), ApiError> {
     let client = client_id(headers)?;
+    let client = client.as_deref();
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
     let push = Arc::new(read_push(body, client, policy, state.config.max_push_changes as usize)?);
     if push.changes.is_empty() {
-        let page = state.store.page(log, &delta_request(&push, None)).await?;
-        return Ok((encode_answer(page, &[])?, "empty"));
+        let own = OwnChanges::at(push.since);
+        let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
+        let page = state.store.page(log, &request).await?;
+        return Ok((encode_answer(page, &Remarks::default())?, "empty"));
     }
     let announce = announce(state, log, push.clone(), headers, room.clone());
-    let stored = state.store.push(log, push.clone(), announce).await?;
-    if !stored.was_retried() {
-        state.metrics.changes_stored.inc_by(push.changes.len() as u64);
-        let page = delta(state, log, &push, stored).await?;
-        return Ok((encode_answer(page, &push.adjusted)?, "stored"));
+    let pushed = state.store.push(log, push.clone(), announce).await?;
+    if pushed.stored.is_some() {
+        state.metrics.changes_stored.inc_by((push.changes.len() - pushed.known.len()) as u64);
     }
-    let adjusted = adjusted_before(state, log, client, body).await?;
-    let page = delta(state, log, &push, stored).await?;
-    Ok((encode_answer(page, &adjusted)?, "retried"))
+    let page = delta(state, log, &push, &pushed).await?;
+    let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;
+    let conflicts = conflicts(&push, &pushed.positions, &page.changes, budget)?;
+    let adjusted = adjusted(&push, &pushed);
+    let json = encode_answer(page, &Remarks { conflicts: &conflicts, adjusted: &adjusted })?;
+    Ok((json, if pushed.was_retried() { "retried" } else { "stored" }))
 }
 
-/// What a retried push was told about its stamps: what it claims against what the first attempt stored.
-async fn adjusted_before(
-    state: &AppState,
-    log: &Log,
-    client: Option<&str>,
-    body: &[u8],
-) -> Result<Vec<Adjusted>, ApiError> {
-    let claimed = read_push(body, client, StampPolicy::AS_CLAIMED, usize::MAX)?;
-    let stored = state.store.stored_before(log, &claimed).await?;
-    Ok(adjusted_as_stored(&claimed.changes, &stored)?)
+/// What was adjusted: now, or when it was stored before.
+fn adjusted(push: &Push, pushed: &Pushed) -> Vec<Adjusted> {
+    let now = push.adjusted.iter().filter(|adjusted| !pushed.known.contains_key(&adjusted.index)).cloned();
+    let before = pushed.known.values().flatten().cloned();
+    let mut adjusted: Vec<Adjusted> = now.chain(before).collect();
+    adjusted.sort_unstable_by_key(|adjusted| adjusted.index);
+    adjusted
+}
+
+/// About how much of an answer tells of adjusted stamps, in bytes.
+fn adjusted_bytes(push: &Push) -> usize {
+    let one = |adjusted: &Adjusted| {
+        let fields: usize = adjusted.fields.iter().map(|field| field.len() + 3).sum();
+        adjusted.table.len() + adjusted.id.len() + fields
+    };
+    push.adjusted.iter().map(one).sum()
 }
 
 /// What the other devices have changed since the push's cursor.
-async fn delta(state: &AppState, log: &Log, push: &Push, stored: Stored) -> Result<Page, StoreError> {
-    // Nothing was stored between the cursor and this push: the store need not be asked.
-    if stored.previous.is_some_and(|previous| previous <= push.since.micros()) {
-        let until = Cursor::after(stored.last);
-        return Ok(Page { changes: vec![], own: OwnWrites::default(), until, has_more: false });
-    }
-    state.store.page(log, &delta_request(push, Some(stored.first))).await
-}
-
-fn delta_request(push: &Push, first: Option<i64>) -> PageRequest<'_> {
-    let own = match (push.since.is_walk(), first) {
+async fn delta(state: &AppState, log: &Log, push: &Push, pushed: &Pushed) -> Result<Page, StoreError> {
+    let own = match (push.since.is_walk(), pushed.stored) {
         (false, _) => OwnChanges::Without,
-        (true, Some(first)) => OwnChanges::Before(first),
-        (true, None) => OwnChanges::All,
+        (true, stored) => {
+            let first = pushed.positions.iter().min().copied().unwrap_or_default();
+            OwnChanges::BesidePush { before: stored.map_or(first, |stored| stored.first), rows: &pushed.ids }
+        }
     };
-    PageRequest { since: push.since, reader: Some(&push.client), own, tables: None }
+    let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
+    match pushed.stored {
+        // The database went back to before this cursor was given out; what was stored now hides it.
+        Some(stored) if push.since.is_past(stored.previous) => {
+            state.store.note_rewind(log);
+            request.since = Cursor::BEGINNING;
+            request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
+        }
+        // Nothing was stored between the cursor and this push: the store need not be asked.
+        Some(stored) if stored.previous <= push.since.micros() => {
+            let until = Cursor::after(stored.last);
+            return Ok(Page { changes: vec![], own: OwnWrites::default(), until, has_more: false });
+        }
+        _ => {}
+    }
+    state.store.page(log, &request).await
 }
 
 /// Leaves a wake-up with the publisher once the push is stored. Until then it holds the push's room, which is needed
@@ -129,27 +149,27 @@ fn announce(
     push: Arc<Push>,
     headers: &HeaderMap,
     room: Held,
-) -> impl FnOnce(Stored) + Send + 'static {
+) -> impl FnOnce(&Pushed) + Send + 'static {
     let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
     let crash = defects::crash_before_notify(headers);
-    move |stored| {
+    move |pushed| {
         let _room = room;
         crash.if_chosen();
         if !Defect::NotifyDropped.happens() {
-            publisher.publish(wakeup(&log, &push, stored, span));
+            publisher.publish(wakeup(&log, &push, pushed, span));
         }
     }
 }
 
-fn wakeup(log: &Log, push: &Push, stored: Stored, span: Option<PushSpan>) -> Wakeup {
+fn wakeup(log: &Log, push: &Push, pushed: &Pushed, span: Option<PushSpan>) -> Wakeup {
     let tables: BTreeSet<&str> = push.changes.iter().map(|change| change.table.as_str()).collect();
     Wakeup {
         user: log.user,
         app: log.app.clone(),
         client: Some(push.client.as_str().into()),
         tables: Some(tables.into_iter().map(Arc::from).collect()),
-        // A retried push announces itself alone: what was before it is not known any more.
-        stretches: vec![(stored.previous.unwrap_or(stored.first - Cursor::STEP), stored.last)],
+        // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
+        stretches: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
         pushes: span.into_iter().collect(),
     }
 }
@@ -160,6 +180,7 @@ fn now() -> Stamp {
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    check_encoding(headers)?;
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));

@@ -1,16 +1,17 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::{AppState, health, metrics, observe, pull, push, socket, stream};
+use super::{AppState, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, Method};
-use axum::middleware::from_fn_with_state;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 use std::time::Duration;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// How long browsers may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -31,12 +32,15 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))
         .layer(from_fn_with_state(state.clone(), observe::observe))
+        .layer(map_response(async |response| headers::protect(response)))
         .with_state(state)
 }
 
 fn cors(config: &Config) -> CorsLayer {
+    let origins: Vec<_> = config.cors_origins.iter().flatten().cloned().collect();
+    let is_allowed = move |origin: &HeaderValue, _: &Parts| origins.iter().any(|known| known.allows(origin.as_bytes()));
     CorsLayer::new()
-        .allow_origin(config.cors_origins.iter().flatten().cloned().collect::<Vec<_>>())
+        .allow_origin(AllowOrigin::predicate(is_allowed))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
         .allow_headers([

@@ -5,6 +5,7 @@
 //! sockets and streams, which end by themselves, and idle connections, which do not.
 
 use super::error::ApiError;
+use super::headers;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -13,6 +14,7 @@ use axum::http::Request;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::convert::Infallible;
@@ -125,7 +127,7 @@ impl Server {
         stream.set_write_timeout(Some(self.limits.write));
         let (router, closing, limits) = (self.router.clone(), self.shutdown.closing.clone(), self.limits);
         self.shutdown.connections.spawn(async move {
-            let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            let service = service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(connection.clone());
                 // hyper keeps the place of this future for as long as the connection lives, streams' included.
                 Box::pin(router.clone().oneshot(request))
@@ -177,11 +179,11 @@ pub(super) async fn answer_once<F>(stream: TcpStream, answer: impl Fn(Request<In
 where
     F: Future<Output = Result<Response, Infallible>>,
 {
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .max_buf_size(MAX_BUFFER)
-        .serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer));
+    let serving =
+        http1::Builder::new().timer(TokioTimer::new()).keep_alive(false).max_buf_size(MAX_BUFFER).serve_connection(
+            TokioIo::new(stream),
+            service_fn(async |request| answer(request).await.map(headers::protect)),
+        );
     // A client that does not wait for the answer does not need it.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
 }

@@ -14,6 +14,9 @@ use axum::response::{IntoResponse, Response};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
+/// Tables that a stream may be asked for by name; each has an event of its own and is a name to compare with.
+const MAX_COLLECTIONS: usize = 256;
+
 pub(super) async fn stream(
     State(state): State<AppState>,
     caller: Caller,
@@ -27,8 +30,12 @@ pub(super) async fn stream(
         (None, Some(since)) => Cursor::parse(&since)?,
         (None, None) => Cursor::BEGINNING,
     };
-    let request =
-        StreamRequest { log: caller.log, tables: tables(&uri)?, since, reader: client_id(&headers)?.map(Into::into) };
+    let request = StreamRequest {
+        log: caller.log,
+        tables: tables(&uri)?,
+        since,
+        reader: client_id(&headers)?.as_deref().map(Into::into),
+    };
     let session = StreamSession::open(state.sessions, state.store, &caller.identity, request).await?;
     let events = futures_util::stream::unfold(session, async |mut session| {
         let text = session.next().await?;
@@ -36,7 +43,7 @@ pub(super) async fn stream(
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-cache, no-transform"),
+        (CACHE_CONTROL, "no-cache, no-store, no-transform"),
         (axum::http::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
@@ -46,6 +53,9 @@ pub(super) async fn stream(
 fn tables(uri: &Uri) -> Result<Option<Vec<String>>, ApiError> {
     let Some(list) = query(uri, "collections") else { return Ok(None) };
     let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if names.len() > MAX_COLLECTIONS {
+        return Err(ApiError::TooManyCollections(MAX_COLLECTIONS));
+    }
     for name in &names {
         check_name(name, MAX_TABLE).map_err(|problem| ApiError::Name { name: "a collection", problem })?;
     }

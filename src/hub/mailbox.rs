@@ -46,12 +46,15 @@ struct State {
     names: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
+    /// Apps, and up to where a greeting has told of their logs.
+    told: BTreeMap<Arc<str>, i64>,
 }
 
 impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
-        let state = State { interest, waiting: BTreeMap::new(), names: 0, deliveries: Vec::new() };
+        let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
+        let state = State { interest, waiting, names: 0, deliveries: Vec::new(), told };
         Mailbox { state: Mutex::new(state), filled: Notify::new() }
     }
 
@@ -70,6 +73,15 @@ impl Mailbox {
         cares
     }
 
+    /// Adds what was stored before the session came, and everything up to the ends of these stretches: what announces
+    /// no more than that is not delivered any more.
+    pub fn greet(&self, recent: &[Wakeup]) {
+        let cares = self.state().greet(recent);
+        if cares {
+            self.filled.notify_one();
+        }
+    }
+
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
@@ -86,7 +98,36 @@ impl Mailbox {
 }
 
 impl State {
+    fn greet(&mut self, recent: &[Wakeup]) -> bool {
+        let behind = self.names > MAX_WAITING;
+        let mut cares = false;
+        for wakeup in recent {
+            cares |= self.add(wakeup);
+            if !behind {
+                // Who has only just come is not behind: sent away to start over, it would come back to the same.
+                self.names = self.names.min(MAX_WAITING);
+            }
+        }
+        let interest = &self.interest;
+        let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
+        self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
+        cares
+    }
+
+    /// Whether the greeting has told of all that this announces.
+    fn was_told(&mut self, wakeup: &Wakeup) -> bool {
+        let Some(upto) = self.told.get(&wakeup.app) else { return false };
+        if wakeup.last() <= *upto {
+            return !wakeup.stretches.is_empty();
+        }
+        self.told.remove(&wakeup.app);
+        false
+    }
+
     fn add(&mut self, wakeup: &Wakeup) -> bool {
+        if self.was_told(wakeup) {
+            return false;
+        }
         let interest = &self.interest;
         let other_app = interest.app.as_ref().is_some_and(|app| *app != wakeup.app);
         let own = wakeup.client.is_some() && interest.client == wakeup.client;

@@ -71,6 +71,39 @@ async fn wake_ups_that_pile_up_are_merged_and_bounded() {
     assert_eq!(mail(&session).await, "todo:tasks");
 }
 
+#[tokio::test]
+async fn a_greeting_and_what_waits_are_one_mail_and_what_it_told_is_not_told_again() {
+    let hub = Arc::new(Hub::new(Arc::default()));
+    let stored = |app, client, table, range| Wakeup { stretches: vec![range], ..wakeup("u", app, client, &[table]) };
+    let todo = hub.join(UserKey::of("u"), interest(Some("todo"), None, Some("phone")), "websocket");
+    hub.announce(&stored("todo", Some("laptop"), "new", (20, 22)));
+    todo.mailbox().greet(&[
+        stored("todo", Some("phone"), "own", (4, 20)),
+        stored("todo", Some("laptop"), "lists", (4, 20)),
+        stored("todo", Some("tablet"), "tasks", (4, 20)),
+        stored("notes", Some("tablet"), "pages", (4, 20)),
+    ]);
+    assert_eq!(mail(&todo).await, "todo:lists,new,tasks");
+    for range in [(10, 16), (16, 20)] {
+        hub.announce(&stored("todo", Some("tablet"), "tasks", range));
+    }
+    assert_eq!(mail(&todo).await, "", "a notification that was late");
+    hub.announce(&wakeup("u", "todo", Some("tablet"), &["looked up"]));
+    assert_eq!(mail(&todo).await, "todo:looked up", "nobody knows where it was stored");
+    hub.announce(&stored("todo", Some("tablet"), "tasks", (18, 24)));
+    assert_eq!(mail(&todo).await, "todo:tasks", "it ends beyond what was told");
+}
+
+#[tokio::test]
+async fn a_greeting_of_very_many_names_sends_nobody_away() {
+    let hub = Arc::new(Hub::new(Arc::default()));
+    let session = hub.join(UserKey::of("u"), Interest::default(), "websocket");
+    let names: Vec<String> = (0..15_000).map(|n| format!("table-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    session.mailbox().greet(&[wakeup("u", "todo", None, &names), wakeup("u", "todo", None, &["one more"])]);
+    assert_eq!(mail(&session).await.split(',').count(), names.len() + 1);
+}
+
 #[test]
 fn a_user_is_connected_from_the_first_session_to_the_last() {
     let metrics = Arc::new(Metrics::new());

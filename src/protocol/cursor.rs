@@ -6,15 +6,19 @@ use std::fmt;
 
 /// A position in the log of one user in one app.
 ///
-/// Positions are microseconds since the epoch and always even: the store hands them out in steps of
-/// [`Cursor::STEP`], strictly ascending, in the order of the commits. The odd microsecond after a position means
-/// "here, on a walk that began at the beginning": on such a walk a device also gets back what it stored itself,
-/// on every page until the walk has caught up. That way the flag survives in clients which know a cursor only as
-/// a string to keep, to compare and to send back, at a fixed width.
+/// Positions are microseconds since the epoch, multiples of [`Cursor::STEP`], strictly ascending in the order of the
+/// commits. Half a step after a position means "here, on an initial sync that began at the beginning": on such a sync
+/// a device also gets back what it stored itself, on every page until it has caught up. That way the flag survives in
+/// clients which know a cursor only as a string to keep, to compare and to send back, at a fixed width.
+///
+/// Both end in the digit 0, at six digits. No server before us wrote such a cursor, because they cut off zeros at the
+/// end of a fraction: so theirs, and the clients' own times, mean just what they say and never carry the flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cursor {
     micros: i64,
-    walk: bool,
+    initial: bool,
+    /// Whether it has the form of those that this cluster gives out.
+    ours: bool,
 }
 
 /// A text that is no cursor.
@@ -26,30 +30,37 @@ pub struct CursorError;
 
 impl Cursor {
     /// The distance between neighbouring positions, in microseconds.
-    pub const STEP: i64 = 2;
+    pub const STEP: i64 = 20;
+    /// What marks an initial sync, in microseconds.
+    const FLAG: i64 = Cursor::STEP / 2;
     /// The length of a written cursor, in bytes.
     pub const WIDTH: usize = 27;
-    /// Before every change. A walk starts here.
-    pub const BEGINNING: Cursor = Cursor { micros: 0, walk: true };
+    /// Before every change. An initial sync starts here.
+    pub const BEGINNING: Cursor = Cursor { micros: 0, initial: true, ours: false };
 
     /// Just after the change stored at `micros`.
     pub fn after(micros: i64) -> Cursor {
         match micros {
             ..=0 => Cursor::BEGINNING,
-            _ => Cursor { micros: micros - micros.rem_euclid(Cursor::STEP), walk: false },
+            _ => Cursor { micros, initial: false, ours: true },
         }
     }
 
-    /// The same position, on a walk from the beginning or not.
-    pub fn on_walk(self, walk: bool) -> Cursor {
-        Cursor { walk: walk || self.micros == 0, ..self }
+    /// The same position, on an initial sync or not.
+    pub fn on_walk(self, initial: bool) -> Cursor {
+        Cursor { initial: initial || self.micros == 0, ..self }
     }
 
     /// Reads any RFC 3339 time. The epoch, and whatever lies before it, is the beginning.
     pub fn parse(text: &str) -> Result<Cursor, CursorError> {
-        let time = DateTime::parse_from_rfc3339(text).map_err(|_| CursorError)?;
-        let micros = time.timestamp_micros();
-        Ok(Cursor::after(micros).on_walk(micros.rem_euclid(Cursor::STEP) == 1))
+        let micros = DateTime::parse_from_rfc3339(text).map_err(|_| CursorError)?.timestamp_micros();
+        if micros <= 0 {
+            return Ok(Cursor::BEGINNING);
+        }
+        let ours = text.len() == Cursor::WIDTH && text.ends_with('Z') && text.as_bytes()[19] == b'.';
+        let initial = ours && micros % Cursor::STEP == Cursor::FLAG;
+        let position = if initial { micros - Cursor::FLAG } else { micros };
+        Ok(Cursor { ours, ..Cursor::after(position) }.on_walk(initial))
     }
 
     /// As [`parse`](Cursor::parse), where nothing at all means the beginning.
@@ -62,16 +73,25 @@ impl Cursor {
         self.micros
     }
 
-    /// Whether the reader is on a walk from the beginning, and so gets its own changes back.
+    /// Whether the reader is on an initial sync, and so gets its own changes back.
     pub fn is_walk(self) -> bool {
-        self.walk
+        self.initial
+    }
+
+    /// Whether a log that ends at `head` cannot have given this cursor out: the database went back to an earlier state.
+    pub fn is_past(self, head: i64) -> bool {
+        self.ours && self.micros > head
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = i64::from(self.walk && self.micros != 0);
-        let micros = self.micros + flag;
+        let micros = match self.micros % Cursor::STEP {
+            _ if !self.initial || self.micros == 0 => self.micros,
+            0 => self.micros + Cursor::FLAG,
+            // A row of the first version, whose positions were closer together: what lies before it is sent again.
+            between => (self.micros - between - Cursor::FLAG).max(0),
+        };
         let mut out = *b"0000-00-00T00:00:00.000000Z";
         write_seconds(&mut out, micros.div_euclid(1_000_000));
         digits(&mut out[20..26], micros.rem_euclid(1_000_000) as u32);
@@ -107,11 +127,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn cursors_of_other_servers_mean_what_they_say() {
+        for (text, micros) in [
+            ("2024-01-01T10:00:00.123457Z", 1_704_103_200_123_457),
+            ("2024-01-01T10:00:00.12341Z", 1_704_103_200_123_410),
+            ("2024-01-01T10:00:00.123456789Z", 1_704_103_200_123_456),
+            ("2024-01-01T11:00:00.1234+01:00", 1_704_103_200_123_400),
+            ("2024-01-01T10:00:00.000Z", 1_704_103_200_000_000),
+            ("2024-01-01T10:00:00Z", 1_704_103_200_000_000),
+        ] {
+            let cursor = Cursor::parse(text).unwrap();
+            assert_eq!((cursor.micros(), cursor.is_walk()), (micros, false), "{text}");
+            assert_eq!(cursor.is_past(0), text.len() == Cursor::WIDTH && text.ends_with('Z'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_of_ours_past_the_head_shows_that_the_database_went_back() {
+        let cursor = Cursor::parse("2024-01-01T10:00:00.123440Z").unwrap();
+        assert!(cursor.is_past(cursor.micros() - Cursor::STEP));
+        assert!(!cursor.is_past(cursor.micros()));
+        assert!(!Cursor::BEGINNING.is_past(-1));
+    }
+
+    #[test]
+    fn an_initial_sync_never_skips_a_row_of_the_first_version() {
+        let row = 1_704_103_200_123_426;
+        let cursor = Cursor::parse(&Cursor::after(row).on_walk(true).to_string()).unwrap();
+        assert!(cursor.is_walk() && cursor.micros() <= row);
+    }
+
     proptest! {
         #[test]
-        fn cursors_are_fixed_width_and_order_as_strings(a in 0..YEAR_9999, b in 0..YEAR_9999, walks: (bool, bool)) {
-            let a = Cursor::after(a).on_walk(walks.0);
-            let b = Cursor::after(b).on_walk(walks.1);
+        fn cursors_are_fixed_width_and_order_as_strings(a in 0..YEAR_9999, b in 0..YEAR_9999, initial: (bool, bool)) {
+            let a = Cursor::after(a / Cursor::STEP * Cursor::STEP).on_walk(initial.0);
+            let b = Cursor::after(b / Cursor::STEP * Cursor::STEP).on_walk(initial.1);
             prop_assert_eq!(a.to_string().len(), Cursor::WIDTH);
             prop_assert_eq!(Cursor::parse(&a.to_string()), Ok(a));
             if a.micros() != b.micros() {
@@ -120,13 +171,13 @@ mod tests {
         }
 
         #[test]
-        fn a_walk_is_carried_by_the_cursor_and_does_not_move_it(micros in 2..YEAR_9999) {
-            let plain = Cursor::after(micros);
-            let walking = plain.on_walk(true);
-            prop_assert_eq!(plain.micros(), walking.micros());
+        fn an_initial_sync_is_carried_by_the_cursor_and_does_not_move_it(steps in 1..YEAR_9999 / Cursor::STEP) {
+            let plain = Cursor::after(steps * Cursor::STEP);
+            let initial = plain.on_walk(true);
+            prop_assert_eq!(plain.micros(), initial.micros());
             prop_assert!(!Cursor::parse(&plain.to_string()).unwrap().is_walk());
-            prop_assert!(Cursor::parse(&walking.to_string()).unwrap().is_walk());
-            prop_assert!(walking.to_string() < Cursor::after(plain.micros() + Cursor::STEP).to_string());
+            prop_assert!(Cursor::parse(&initial.to_string()).unwrap().is_walk());
+            prop_assert!(initial.to_string() < Cursor::after(plain.micros() + Cursor::STEP).to_string());
         }
     }
 }

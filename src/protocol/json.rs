@@ -10,6 +10,10 @@ pub const MAX_DEPTH: usize = 512;
 /// or infinity, but `jsonb` writes them out digit by digit: a few bytes of a push would be answered as 128 KiB.
 pub const MAX_EXPONENT: u32 = 400;
 
+/// Digits of one number beyond this are refused. No double has as many; `jsonb` has a limit of its own, past which it
+/// would refuse the whole statement.
+pub const MAX_DIGITS: usize = 1_000;
+
 /// What all exponents of a value may add to it: so much in any case, and so many times its length. Doubles as
 /// JavaScript writes them stay below: their exponents are rarely above 20 and cost four characters themselves.
 const MAX_ZEROS: usize = 64 << 10;
@@ -30,39 +34,71 @@ pub enum Unstorable {
     /// A power of ten beyond [`MAX_EXPONENT`].
     #[error("has a number with an exponent beyond ±{MAX_EXPONENT}")]
     Exponent,
+    /// A number of more than [`MAX_DIGITS`] digits.
+    #[error("has a number of more than {MAX_DIGITS} digits")]
+    Digits,
     /// So many exponents that the value, written out digit by digit, would be many times as long.
     #[error("has so many numbers with large exponents that it would be read back many times as long")]
     Grows,
 }
 
-/// Checks a well-formed JSON text for what `jsonb` refuses although JSON allows it.
-pub fn check_storable(json: &str) -> Result<(), Unstorable> {
-    let bytes = json.as_bytes();
-    let (mut at, mut depth, mut in_string, mut zeros) = (0, 0usize, false, 0usize);
-    while let Some(&byte) = bytes.get(at) {
-        at += 1;
-        match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => at = check_escape(bytes, at)?,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(Unstorable::TooDeep);
-                }
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            // Outside of strings there is one letter e after a digit: that of an exponent. The others are in
-            // true and false.
-            b'e' | b'E' if !in_string && at > 1 && bytes[at - 2].is_ascii_digit() => {
-                zeros += check_exponent(&bytes[at..])? as usize;
-                if zeros > MAX_ZEROS + bytes.len() * MAX_GROWTH {
-                    return Err(Unstorable::Grows);
-                }
-            }
-            _ => {}
-        }
+/// By how much values grow when PostgreSQL writes them out, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Bytes read so far.
+    length: usize,
+    /// Zeros for exponents.
+    zeros: usize,
+    /// A space after each comma and colon.
+    spaces: usize,
+}
+
+impl Growth {
+    /// How many bytes PostgreSQL writes in addition to those that it was given, at most.
+    pub fn bytes(self) -> usize {
+        self.zeros + self.spaces
     }
-    Ok(())
+
+    /// Checks a well-formed JSON text for what `jsonb` refuses although JSON allows it, and adds its growth to that of the
+    /// texts before it, with which it shares what exponents may add.
+    pub fn check(&mut self, json: &str) -> Result<(), Unstorable> {
+        let bytes = json.as_bytes();
+        let (mut at, mut depth, mut in_string, mut number) = (0, 0usize, false, 0usize);
+        self.length += bytes.len();
+        while let Some(&byte) = bytes.get(at) {
+            at += 1;
+            let digits = std::mem::take(&mut number);
+            match byte {
+                b'"' => in_string = !in_string,
+                b'\\' if in_string => at = check_escape(bytes, at)?,
+                _ if in_string => {}
+                b'0'..=b'9' | b'.' => {
+                    number = digits + 1;
+                    if number > MAX_DIGITS {
+                        return Err(Unstorable::Digits);
+                    }
+                }
+                b'{' | b'[' => {
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        return Err(Unstorable::TooDeep);
+                    }
+                }
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                b',' | b':' => self.spaces += 1,
+                // Outside of strings there is one letter e after a digit: that of an exponent. The others are in
+                // true and false.
+                b'e' | b'E' if digits > 0 => {
+                    self.zeros += check_exponent(&bytes[at..])? as usize;
+                    if self.zeros > MAX_ZEROS + self.length * MAX_GROWTH {
+                        return Err(Unstorable::Grows);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Checks the exponent with which `rest` begins, and returns its size.
@@ -133,6 +169,11 @@ impl ObjectWriter {
         self.raw(name, &format!("\"{value}\""));
     }
 
+    /// Adds a member whose value is a string.
+    pub fn text(&mut self, name: &str, value: &str) {
+        self.raw(name, &Quoted(value).to_string());
+    }
+
     /// Whether no member was added.
     pub fn is_empty(&self) -> bool {
         self.out.len() == 1
@@ -154,6 +195,25 @@ impl Default for ObjectWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check_storable(json: &str) -> Result<(), Unstorable> {
+        Growth::default().check(json)
+    }
+
+    #[test]
+    fn growth_is_what_postgresql_writes_in_addition() {
+        let growth = |json: &str| {
+            let mut growth = Growth::default();
+            growth.check(json).unwrap();
+            growth.bytes()
+        };
+        assert_eq!(growth(r#"{"a,:":[1,2],"b":"x:y"}"#), 4);
+        assert!(growth("1e400") >= 396);
+        let many = format!("[{}]", vec!["1e400"; 200].join(","));
+        let mut shared = Growth::default();
+        let refused = (0..10).find_map(|_| shared.check(&many).err());
+        assert_eq!(refused, Some(Unstorable::Grows), "values share what they may add");
+    }
 
     #[test]
     fn what_jsonb_cannot_hold_is_found() {
@@ -181,6 +241,13 @@ mod tests {
             (r#""1e999 \" 1e999""#, Ok(())),
         ] {
             assert_eq!(check_storable(number), found, "{number}");
+        }
+        for (digits, found) in
+            [(MAX_DIGITS, Ok(())), (MAX_DIGITS + 1, Err(Unstorable::Digits)), (17_000, Err(Unstorable::Digits))]
+        {
+            assert_eq!(check_storable(&"1".repeat(digits)), found);
+            assert_eq!(check_storable(&format!("[-0.{}]", "1".repeat(digits - 2))), found);
+            assert_eq!(check_storable(&format!("\"{}\"", "1".repeat(digits))), Ok(()));
         }
         let nest = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert_eq!(check_storable(&nest(MAX_DEPTH)), Ok(()));

@@ -1,28 +1,36 @@
 //! What a device is sent, so that existing clients converge (G3).
 //!
 //! Existing clients apply changes in the order received and take a value if its stamp's string is not below the
-//! one they hold. Sent unchanged, the log would lead them astray in two cases:
+//! one they hold; some take whatever they receive. Sent unchanged, the log would lead them astray in three cases:
 //!
-//! 1. **The device's own write wins.** A value that ties with the device's own and was stored earlier would be
-//!    taken though it lost. Such a field is left out: the device has the winning value, for it wrote it.
+//! 1. **The device's own later write wins.** A value that the device itself has replaced since, by a write that was
+//!    stored later with a stamp that is not below, is left out: the device has the winning value, or gets it in its
+//!    place. That holds for what others wrote, and on an initial sync for what the device itself wrote: an engine
+//!    that takes whatever it receives would lose an edit that it made since.
 //! 2. **The device holds a stamp that is too late.** It was ahead of the server by more than the allowed skew, its
 //!    stamp was stored as an earlier one, and existing clients do not know `adjusted`: it would refuse values that
 //!    win. The store keeps the stamp that the device holds, and a value that wins is sent to that device with this
 //!    stamp. From there on the string no longer tells winners from losers, so a value that loses to an earlier one
 //!    is left out.
+//! 3. **A delete before anything else.** Existing clients ignore the delete of a record that they do not have. Where
+//!    the first case may have left out all that was before the delete, it is sent as a write of `deletedAt`, which
+//!    they do not ignore.
 //!
-//! Both concern only fields that the reading device itself wrote; everyone else is sent the log as it is.
+//! All concern only records that the reading device itself wrote; everyone else is sent the log as it is.
 
 use super::push::Op;
-use super::push::wire::{Carriers, Members, Object};
+use super::push::wire::{Carrier, InsertMembers, Members, Text};
 use super::stamp::Stamp;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use uuid::Uuid;
 
 /// A change as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredChange {
+    /// Its row's id: the same whichever way it is read.
+    pub id: Uuid,
     /// Its position in the log, in microseconds.
     pub at: i64,
     pub table: String,
@@ -32,17 +40,19 @@ pub struct StoredChange {
     pub data: Option<String>,
     /// JSON; see [`super::push::NewChange`].
     pub stamps: String,
-    /// JSON; see [`super::push::NewChange`]. Loaded for a device's own changes only.
-    pub held: Option<String>,
+    /// JSON; see [`super::push::NewChange`].
+    pub extra: Option<String>,
+    /// Whether the reader stored it itself.
+    pub is_own: bool,
 }
 
 /// A stored change which cannot be read back.
 #[derive(Debug, thiserror::Error)]
 #[error("the change stored at {at} µs cannot be read")]
 pub struct UnreadableChange {
-    at: i64,
+    pub(super) at: i64,
     #[source]
-    source: serde_json::Error,
+    pub(super) source: serde_json::Error,
 }
 
 /// One field that a change writes.
@@ -55,7 +65,7 @@ pub struct FieldWrite<'a> {
 }
 
 /// The order of two writes of one field: the later stamp wins, and of equal stamps the one stored later.
-type Rank = (Stamp, i64);
+pub type Rank = (Stamp, i64);
 
 impl StoredChange {
     /// The stamp that fields get for which none is stored: the time of storing.
@@ -63,44 +73,78 @@ impl StoredChange {
         Stamp::from_millis(self.at.div_euclid(1000))
     }
 
-    /// The member that carries an insert's stamp, and the stamp.
-    pub fn carrier(&self) -> Result<Option<(&'static str, Stamp)>, UnreadableChange> {
+    fn unreadable(&self) -> impl Fn(serde_json::Error) -> UnreadableChange + use<> {
+        let at = self.at;
+        move |source| UnreadableChange { at, source }
+    }
+
+    /// Whether every existing client finds the stamp of an insert's fields where we do.
+    pub fn has_plain_stamp(&self) -> Result<bool, UnreadableChange> {
         let data = self.data.as_deref().unwrap_or("{}");
-        let carriers: Result<Object<Carriers<'_>>, _> = serde_json::from_str(data);
-        let Object(carriers) = carriers.map_err(|source| UnreadableChange { at: self.at, source })?;
-        Ok(carriers.stamp().map(|(name, _, stamp)| (name, stamp)))
+        let members: InsertMembers<'_> = serde_json::from_str(data).map_err(self.unreadable())?;
+        Ok(members.carrier().is_some_and(|carrier| carrier.is_first))
     }
 
     /// The fields that this change writes.
     pub fn fields(&self) -> Result<Vec<FieldWrite<'_>>, UnreadableChange> {
-        self.read_fields().map_err(|source| UnreadableChange { at: self.at, source })
+        read_fields(self.op, self.data.as_deref(), &self.stamps, self.stored_at()).map_err(self.unreadable())
     }
+}
 
-    fn read_fields(&self) -> Result<Vec<FieldWrite<'_>>, serde_json::Error> {
-        let data = self.data.as_deref().unwrap_or("{}");
-        if self.op == Op::Insert {
-            let Object(carriers): Object<Carriers<'_>> = serde_json::from_str(data)?;
-            let stamp = carriers.stamp().map_or(self.stored_at(), |(_, _, stamp)| stamp);
-            let members: Members<'_, &RawValue> = serde_json::from_str(data)?;
-            let write =
-                |(name, value): (_, &'_ RawValue)| FieldWrite { name, value: value.get().to_owned().into(), stamp };
-            return Ok(members.0.into_iter().map(write).collect());
-        }
-        let stamps: HashMap<Cow<'_, str>, Cow<'_, str>> = serde_json::from_str(&self.stamps)?;
-        let stamp_of =
-            |name: &str| stamps.get(name).and_then(|text| Stamp::parse(text).ok()).unwrap_or(self.stored_at());
-        if self.op == Op::Delete {
-            let stamp = stamp_of("deletedAt");
-            return Ok(vec![FieldWrite { name: "deletedAt".into(), value: format!("\"{stamp}\"").into(), stamp }]);
-        }
+/// The fields that a change writes. `stored_at` is the stamp of those for which none is stored.
+pub(super) fn read_fields<'a>(
+    op: Op,
+    data: Option<&'a str>,
+    stamps: &str,
+    stored_at: Stamp,
+) -> Result<Vec<FieldWrite<'a>>, serde_json::Error> {
+    let data = data.unwrap_or("{}");
+    if op == Op::Insert {
+        let members: InsertMembers<'_> = serde_json::from_str(data)?;
+        let stamp = members.carrier().map_or(Stamp::EPOCH, |Carrier { stamp, .. }| stamp);
         let members: Members<'_, &RawValue> = serde_json::from_str(data)?;
-        let write = |(name, value): (Cow<'_, str>, &RawValue)| FieldWrite {
-            stamp: stamp_of(&name),
-            name: name.into_owned().into(),
-            value: value.get().to_owned().into(),
-        };
-        Ok(members.0.into_iter().map(write).collect())
+        let write = |(name, value): (_, &'a RawValue)| FieldWrite { name, value: value.get().into(), stamp };
+        return Ok(members.0.into_iter().map(write).collect());
     }
+    let stamps: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(stamps)?;
+    let stamp_of = |name: &str| {
+        let stamp = stamps.get(&Text(name.into())).and_then(|Text(text)| Stamp::parse(text).ok());
+        stamp.unwrap_or(stored_at)
+    };
+    if op == Op::Delete {
+        let stamp = stamp_of("deletedAt");
+        return Ok(vec![FieldWrite { name: "deletedAt".into(), value: format!("\"{stamp}\"").into(), stamp }]);
+    }
+    let members: Members<'_, &RawValue> = serde_json::from_str(data)?;
+    let write = |(name, value): (Cow<'a, str>, &'a RawValue)| FieldWrite {
+        stamp: stamp_of(&name),
+        name,
+        value: value.get().into(),
+    };
+    Ok(members.0.into_iter().map(write).collect())
+}
+
+/// The fields of a stored change whose stamps were adjusted, and the stamp that they got; none if there are none.
+///
+/// `held` are the stamps as claimed, by field, and `stamps` those that are stored; of an insert (`is_insert`) the members
+/// that may carry its stamp.
+pub fn adjusted_stamp(
+    is_insert: bool,
+    held: &str,
+    stamps: &str,
+    at: i64,
+) -> Result<Option<(Vec<String>, Stamp)>, UnreadableChange> {
+    let unreadable = |source| UnreadableChange { at, source };
+    if is_insert {
+        let members: InsertMembers<'_> = serde_json::from_str(stamps).map_err(unreadable)?;
+        return Ok(members.carrier().map(|carrier| (vec![carrier.name.to_owned()], carrier.stamp)));
+    }
+    let held: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(held).map_err(unreadable)?;
+    let stamps: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(stamps).map_err(unreadable)?;
+    let stamp = held.keys().find_map(|field| Stamp::parse(&stamps.get(field)?.0).ok());
+    let mut fields: Vec<String> = held.into_keys().map(|Text(field)| field.into_owned()).collect();
+    fields.sort();
+    Ok(stamp.map(|stamp| (fields, stamp)))
 }
 
 /// How one change goes out to one device.
@@ -118,11 +162,14 @@ pub enum View<'a> {
 #[derive(Debug, Default)]
 pub struct OwnWrites {
     records: HashMap<(String, String), RecordWrites>,
+    initial_sync: bool,
 }
 
 #[derive(Debug, Default)]
 struct RecordWrites {
     own: HashMap<String, OwnField>,
+    /// The last position at which the device wrote the record.
+    last: i64,
     /// The best that others wrote, over all that was stored before the change being looked at.
     others: HashMap<String, Rank>,
 }
@@ -135,30 +182,27 @@ struct OwnField {
 }
 
 impl OwnWrites {
-    /// Takes note of a change that the reading device stored.
-    pub fn add_own(&mut self, change: &StoredChange) -> Result<(), UnreadableChange> {
-        let held: HashMap<String, String> = match &change.held {
-            None => HashMap::new(),
-            Some(json) => serde_json::from_str(json).map_err(|source| UnreadableChange { at: change.at, source })?,
-        };
-        let record = self.records.entry((change.table.clone(), change.record.clone())).or_default();
-        for write in change.fields()? {
-            let claimed =
-                held.get(&*write.name).and_then(|text| Stamp::parse(text).ok()).filter(|at| *at > write.stamp);
-            let rank = (write.stamp, change.at);
-            let field = record.own.entry(write.name.into_owned()).or_insert(OwnField { best: rank, held: claimed });
-            field.best = field.best.max(rank);
-            field.held = field.held.max(claimed);
-        }
-        Ok(())
+    /// Nothing yet, for a device that is on an initial sync or not.
+    pub fn new(initial_sync: bool) -> OwnWrites {
+        OwnWrites { records: HashMap::new(), initial_sync }
     }
 
-    /// Takes note of a change that others stored before the page, so that what loses to it is known.
-    pub fn add_earlier(&mut self, change: &StoredChange) -> Result<(), UnreadableChange> {
-        if let Some(record) = self.records.get_mut(&(change.table.clone(), change.record.clone())) {
-            record.note(&change.fields()?, change.at);
+    /// Takes note of a field that the reading device wrote: the best that it stored, the stamp that it holds where that is
+    /// later, and the last position at which it wrote the field.
+    pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, held: Option<Stamp>, last: i64) {
+        let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
+        record.last = record.last.max(last);
+        let held = held.filter(|held| *held > best.0);
+        let known = record.own.entry(field.to_owned()).or_insert(OwnField { best, held });
+        known.best = known.best.max(best);
+        known.held = known.held.max(held);
+    }
+
+    /// Takes note of the best that others wrote of a field before the page, so that what loses to it is known.
+    pub fn add_earlier(&mut self, record: (&str, &str), field: &str, best: Rank) {
+        if let Some(record) = self.records.get_mut(&(record.0.to_owned(), record.1.to_owned())) {
+            record.note(field, best);
         }
-        Ok(())
     }
 
     /// The records for which [`add_earlier`](OwnWrites::add_earlier) must have been told the history before
@@ -174,6 +218,15 @@ impl OwnWrites {
 
     /// How `change`, the next one in the order of the log, goes out to the device.
     pub fn view<'a>(&mut self, change: &'a StoredChange) -> Result<View<'a>, UnreadableChange> {
+        let view = self.view_of_own_records(change)?;
+        // Existing clients would stamp such an insert with the time of receipt, or with something that is no stamp.
+        if view == View::Whole && change.op == Op::Insert && !change.has_plain_stamp()? {
+            return Ok(View::Fields(change.fields()?));
+        }
+        Ok(view)
+    }
+
+    fn view_of_own_records<'a>(&mut self, change: &'a StoredChange) -> Result<View<'a>, UnreadableChange> {
         if self.records.is_empty() {
             return Ok(View::Whole);
         }
@@ -181,20 +234,22 @@ impl OwnWrites {
             return Ok(View::Whole);
         };
         let mut writes = change.fields()?;
-        let ranks: Vec<Option<Stamp>> = writes.iter().map(|write| record.sent_as(write, change.at)).collect();
-        record.note(&writes, change.at);
-        if writes.iter().zip(&ranks).all(|(write, sent)| *sent == Some(write.stamp)) {
+        let sent: Vec<Option<Stamp>> = writes.iter().map(|write| record.sent_as(write, change.at)).collect();
+        writes.iter().for_each(|write| record.note(&write.name, (write.stamp, change.at)));
+        let is_whole = writes.iter().zip(&sent).all(|(write, sent)| *sent == Some(write.stamp));
+        let may_be_unknown = self.initial_sync && change.op == Op::Delete && record.last > change.at;
+        if is_whole && !may_be_unknown {
             return Ok(View::Whole);
         }
-        let mut ranks = ranks.into_iter();
-        writes.retain_mut(|write| match ranks.next().flatten() {
+        let mut sent = sent.into_iter();
+        writes.retain_mut(|write| match sent.next().flatten() {
             None => false,
             Some(stamp) => {
                 write.stamp = stamp;
                 true
             }
         });
-        Ok(if writes.is_empty() { View::Nothing } else { View::Fields(writes) })
+        Ok(if writes.is_empty() && !is_whole { View::Nothing } else { View::Fields(writes) })
     }
 }
 
@@ -203,7 +258,7 @@ impl RecordWrites {
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);
         let Some(own) = self.own.get(&*write.name) else { return Some(write.stamp) };
-        if own.best.0 == write.stamp && own.best.1 > at {
+        if own.best.0 >= write.stamp && own.best.1 > at {
             return None;
         }
         match own.held {
@@ -215,14 +270,11 @@ impl RecordWrites {
         }
     }
 
-    fn note(&mut self, writes: &[FieldWrite<'_>], at: i64) {
-        for write in writes {
-            let rank = (write.stamp, at);
-            match self.others.get_mut(&*write.name) {
-                Some(best) => *best = rank.max(*best),
-                None => {
-                    self.others.insert(write.name.clone().into_owned(), rank);
-                }
+    fn note(&mut self, field: &str, rank: Rank) {
+        match self.others.get_mut(field) {
+            Some(best) => *best = rank.max(*best),
+            None => {
+                self.others.insert(field.to_owned(), rank);
             }
         }
     }

@@ -5,25 +5,27 @@
 //! * [`stamp`]: field stamps, compared as instants, written as `toISOString` writes them.
 //! * [`cursor`]: the opaque, fixed-width `since` / `syncedUntil` strings.
 //! * [`push`]: the body of a push, read and validated into changes ready to be stored.
-//! * [`retry`]: row ids that are a function of the push, so that a retried push is stored once (G1).
+//! * [`identity`]: row ids that are a function of the change, so that it is stored once however often it is sent (G1).
 //! * [`keys`]: short names for users and logs, however long their ids are.
 //! * [`merge`]: what a device must not be sent, or must be sent with another stamp, so that clients which
 //!   compare stamp strings converge (G3).
+//! * [`conflicts`]: which of a push's values lose to what others stored.
 //! * [`page`]: stored changes written as JSON.
 //! * [`socket`]: the messages of a WebSocket; [`close`]: why one ends.
 
 pub mod close;
+pub mod conflicts;
 pub mod cursor;
+pub mod identity;
 pub mod json;
 pub mod keys;
 pub mod merge;
 pub mod page;
 pub mod push;
-pub mod retry;
-pub mod retry_answer;
 pub mod socket;
 pub mod stamp;
 
 pub use cursor::Cursor;
 pub use keys::{Log, LogId, UserKey};
+pub use merge::adjusted_stamp;
 pub use stamp::Stamp;

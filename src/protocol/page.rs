@@ -18,38 +18,66 @@ pub struct Page {
     pub has_more: bool,
 }
 
+/// What an answer says beside its page.
+#[derive(Debug, Default)]
+pub struct Remarks<'a> {
+    /// JSON objects; see [`super::conflicts`].
+    pub conflicts: &'a [String],
+    pub adjusted: &'a [Adjusted],
+}
+
 /// The answer to a push or a pull.
-pub fn encode_answer(mut page: Page, adjusted: &[Adjusted]) -> Result<String, UnreadableChange> {
+pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
     let mut out = String::with_capacity(128 + page.changes.iter().map(size_hint).sum::<usize>());
     out.push_str("{\"serverChanges\":");
     write_changes(&mut out, &page.changes, &mut page.own)?;
+    let conflicts = remarks.conflicts.join(",");
     // Writing to a String cannot fail, here and below.
-    let _ = write!(out, ",\"conflicts\":[],\"syncedUntil\":\"{}\",\"hasMore\":{}", page.until, page.has_more);
-    if !adjusted.is_empty() {
-        let adjusted = serde_json::to_string(adjusted).unwrap_or_else(|_| "[]".to_owned());
+    let _ =
+        write!(out, ",\"conflicts\":[{conflicts}],\"syncedUntil\":\"{}\",\"hasMore\":{}", page.until, page.has_more);
+    if !remarks.adjusted.is_empty() {
+        let adjusted = serde_json::to_string(remarks.adjusted).unwrap_or_else(|_| "[]".to_owned());
         let _ = write!(out, ",\"adjusted\":{adjusted}");
     }
     out.push('}');
     Ok(out)
 }
 
-/// One event of a stream. `changes` must all be of `table`.
+/// What an event of a stream says beside its changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The table of all its changes.
+    pub table: &'a str,
+    pub until: Cursor,
+    pub has_more: bool,
+    /// Whether everything up to `until` has been sent with it. Only then is `until` its `id`, to resume from.
+    pub ends_page: bool,
+}
+
+/// Writes one event of a stream.
 pub fn encode_event(
     out: &mut String,
-    table: &str,
+    event: Event<'_>,
     changes: &[StoredChange],
     own: &mut OwnWrites,
-    until: Cursor,
-    has_more: bool,
 ) -> Result<(), UnreadableChange> {
-    let _ = write!(out, "id: {until}\nevent: changes\ndata: {{\"table\":{},\"changes\":", Quoted(table));
+    let Event { table, until, has_more, ends_page } = event;
+    if ends_page {
+        let _ = writeln!(out, "id: {until}");
+    }
+    let _ = write!(out, "event: changes\ndata: {{\"table\":{},\"changes\":", Quoted(table));
     write_changes(out, changes, own)?;
     let _ = write!(out, ",\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
     Ok(())
 }
 
 fn size_hint(change: &StoredChange) -> usize {
-    64 + change.table.len() + change.record.len() + change.data.as_ref().map_or(0, String::len) + change.stamps.len()
+    let length = |json: &Option<String>| json.as_ref().map_or(0, String::len);
+    128 + change.table.len()
+        + change.record.len()
+        + length(&change.data)
+        + 2 * change.stamps.len()
+        + length(&change.extra)
 }
 
 fn write_changes(out: &mut String, changes: &[StoredChange], own: &mut OwnWrites) -> Result<(), UnreadableChange> {
@@ -71,8 +99,8 @@ fn write_changes(out: &mut String, changes: &[StoredChange], own: &mut OwnWrites
 
 fn write_change(out: &mut String, change: &StoredChange, view: View<'_>) -> Result<(), UnreadableChange> {
     let op = if matches!(view, View::Fields(_)) { Op::Update } else { change.op };
-    let (table, record) = (Quoted(&change.table), Quoted(&change.record));
-    let _ = write!(out, "{{\"table\":{table},\"id\":{record},\"op\":\"{}\"", op.name());
+    let (table, record, id) = (Quoted(&change.table), Quoted(&change.record), change.id);
+    let _ = write!(out, "{{\"eventId\":\"{id}\",\"table\":{table},\"id\":{record},\"op\":\"{}\"", op.name());
     match (view, change.op) {
         (View::Whole, Op::Insert) => {
             let _ = write!(out, ",\"data\":{}", change.data.as_deref().unwrap_or("{}"));
@@ -86,16 +114,27 @@ fn write_change(out: &mut String, change: &StoredChange, view: View<'_>) -> Resu
         (View::Fields(writes), _) => write_fields(out, &writes),
         (View::Nothing, _) => {}
     }
+    if let Some(members) = change.extra.as_deref().and_then(members_of) {
+        out.push(',');
+        out.push_str(members);
+    }
     out.push('}');
     Ok(())
 }
 
+/// The members of a JSON object as they stand between its braces; none if there are none.
+fn members_of(object: &str) -> Option<&str> {
+    let members = object.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
+    (!members.is_empty()).then_some(members)
+}
+
+/// Fields with their values. Clients of different generations look for the stamp under different names.
 fn write_fields(out: &mut String, writes: &[FieldWrite<'_>]) {
     out.push_str(",\"fields\":{");
     for (index, write) in writes.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
         let (name, value, stamp) = (Quoted(&write.name), &write.value, write.stamp);
-        let _ = write!(out, "{comma}{name}:{{\"value\":{value},\"updatedAt\":\"{stamp}\"}}");
+        let _ = write!(out, "{comma}{name}:{{\"value\":{value},\"at\":\"{stamp}\",\"updatedAt\":\"{stamp}\"}}");
     }
     out.push('}');
 }

@@ -16,9 +16,9 @@ pub enum StampError {
     /// The text is not an RFC 3339 date and time.
     #[error("is not an RFC 3339 date and time such as 2024-01-01T10:05:00.000Z")]
     NotRfc3339,
-    /// In UTC the year leaves 0000–9999: `toISOString` would write it with another width, and strings of
-    /// different widths do not compare as the instants do.
-    #[error("lies outside the years 0000 to 9999")]
+    /// In UTC the year is below 0: `toISOString` would write it with another width, and strings of different widths do
+    /// not compare as the instants do.
+    #[error("lies before the year 0000")]
     OutOfRange,
 }
 
@@ -30,8 +30,8 @@ const SECOND: i64 = 1_000;
 impl Stamp {
     /// The length of a written stamp, in bytes.
     pub const WIDTH: usize = 24;
-    /// The earliest stamp there is.
-    pub const EARLIEST: Stamp = Stamp(FIRST);
+    /// The beginning of time: when whatever came without a stamp counts as written.
+    pub const EPOCH: Stamp = Stamp(0);
 
     /// The stamp `millis` milliseconds after the epoch, held within the years 0000–9999.
     pub fn from_millis(millis: i64) -> Stamp {
@@ -43,12 +43,13 @@ impl Stamp {
         self.0
     }
 
-    /// Reads any RFC 3339 spelling. What is finer than a millisecond is cut off.
+    /// Reads any RFC 3339 spelling. What is finer than a millisecond is cut off, and what in UTC lies past the year 9999
+    /// is its last millisecond: far enough ahead of anybody's clock to be adjusted.
     pub fn parse(text: &str) -> Result<Stamp, StampError> {
         let time = DateTime::parse_from_rfc3339(text).map_err(|_| StampError::NotRfc3339)?;
         match time.timestamp_millis() {
-            millis @ FIRST..=LAST => Ok(Stamp(millis)),
-            _ => Err(StampError::OutOfRange),
+            ..FIRST => Err(StampError::OutOfRange),
+            millis => Ok(Stamp(millis.min(LAST))),
         }
     }
 

@@ -7,6 +7,7 @@
 //! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
+mod events;
 mod room;
 pub mod stream;
 pub mod websocket;
@@ -17,8 +18,10 @@ mod testing;
 use crate::auth::{Authenticator, Identity};
 use crate::config::Config;
 use crate::fanout::Reconciler;
+use crate::fanout::recent::RecentRequest;
 use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership};
+use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
 use room::Room;
@@ -56,6 +59,8 @@ pub struct Sessions {
     auth_timeout: Duration,
     heartbeat: Duration,
     max_per_user: usize,
+    /// Whether those who come are told what was stored shortly before.
+    announces_recent: bool,
     /// Places for WebSockets that have not authenticated.
     strangers: Arc<Semaphore>,
     /// For what streams hold.
@@ -84,6 +89,7 @@ impl Sessions {
             auth_timeout: config.ws_auth_timeout_ms,
             heartbeat: config.sse_heartbeat_ms,
             max_per_user: config.max_sessions_per_user as usize,
+            announces_recent: !config.announce_recent_ms.is_zero(),
             strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
             room,
         }
@@ -119,6 +125,11 @@ impl Sessions {
             }
         }
         Ok(membership)
+    }
+
+    /// Asks what was stored shortly before a session of this user came, if it is to be told.
+    fn recent(&self, user: UserKey, app: Option<Arc<str>>) -> Option<RecentRequest> {
+        self.announces_recent.then(|| self.reconciler.recent(user, app))
     }
 
     fn farewell(&self) -> Farewell {

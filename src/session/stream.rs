@@ -1,13 +1,14 @@
 //! The rules of `/sync/{appId}/stream`, without HTTP.
+//! What its events say of a page, and with which cursors, is in [`super::events`].
 
+use super::events::{group_by_table, size_of_all, tell};
 use super::room::{Held, Share};
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::defects::Defect;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
-use crate::protocol::merge::{OwnWrites, StoredChange};
-use crate::protocol::page::{Page, encode_event};
+use crate::protocol::page::{Event, Page, encode_event};
 use crate::protocol::{Cursor, Log};
 use crate::store::{OwnChanges, PageRequest, Store, StoreError};
 use crate::telemetry::metrics::SSE;
@@ -24,8 +25,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// The room taken before it is known what a page needs, in bytes.
 const LEAST_ROOM: usize = 32 << 10;
-/// What a change and an event have around their data, in bytes.
-const AROUND: usize = 128;
 
 /// See [`Defect::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
@@ -73,9 +72,10 @@ pub struct StreamSession {
 
 #[derive(Debug)]
 enum Phase {
-    /// Reading what is there already; these requested tables have had no event yet.
+    /// Reading what is there already. These requested tables are to be told where they stand at the end of it: they
+    /// have had no event, or one whose cursor is before their last change.
     Backlog {
-        unheard: BTreeSet<String>,
+        pending_tables: BTreeSet<String>,
     },
     /// Everything up to the cursor has been sent.
     Live,
@@ -108,7 +108,7 @@ impl StreamSession {
         let now = Instant::now();
         Ok(StreamSession {
             cursor: request.since,
-            phase: Phase::Backlog { unheard: tables.unwrap_or_default() },
+            phase: Phase::Backlog { pending_tables: tables.unwrap_or_default() },
             share: sessions.room.share(identity.user),
             held: None,
             needs: LEAST_ROOM,
@@ -165,9 +165,10 @@ impl StreamSession {
     }
 
     /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
-    /// of an empty log is still the beginning then, but the walk is over.
+    /// of an empty log is still the beginning then, but the walk is over. A database that went back begins one anew.
     fn is_walking(&self) -> bool {
-        self.cursor.is_walk() && matches!(self.phase, Phase::Backlog { .. })
+        let is_under_way = matches!(self.phase, Phase::Backlog { .. }) || self.cursor.micros() > 0;
+        self.cursor.is_walk() && is_under_way
     }
 
     /// Waits for room, then reads one page into it, whatever else is due in the meantime.
@@ -237,41 +238,38 @@ impl StreamSession {
     }
 
     fn send(&mut self, page: Page) -> Next {
-        let Page { changes, mut own, until, has_more } = page;
-        let walk = self.is_walking();
+        let Page { mut changes, mut own, until, has_more } = page;
+        let walk = self.is_walking() || until.is_walk() && has_more;
+        let end = until.on_walk(walk && has_more);
         let mut out = String::with_capacity(size_of_all(&changes));
-        let mut runs = changes.chunk_by(|a, b| a.table == b.table).peekable();
-        while let Some(run) = runs.next() {
-            let more = has_more || runs.peek().is_some();
-            let (Some(last), table) = (run.last(), run[0].table.as_str()) else { continue };
-            let at = Cursor::after(last.at).on_walk(walk && more);
-            if let Phase::Backlog { unheard } = &mut self.phase {
-                unheard.remove(table);
-            }
-            if let Err(error) = encode_event(&mut out, table, run, &mut own, at, more) {
+        let complete = group_by_table(&mut changes);
+        let last = complete.len().saturating_sub(1);
+        for (index, (changes, complete)) in changes.chunk_by(|a, b| a.table == b.table).zip(complete).enumerate() {
+            let ends_page = index == last;
+            let until = if ends_page { end } else { Cursor::after(complete).on_walk(walk) };
+            let event = Event { table: &changes[0].table, until, has_more: has_more || !ends_page, ends_page };
+            if let Err(error) = encode_event(&mut out, event, changes, &mut own) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
                 return Next::End(CloseReason::Unavailable);
             }
+            self.note_told(event.table, changes.last().is_none_or(|last| last.at <= until.micros()));
         }
-        self.cursor = until.on_walk(walk && has_more);
-        if has_more {
-            return Next::Text(out);
-        }
-        if let Phase::Backlog { unheard } = std::mem::replace(&mut self.phase, Phase::Live) {
-            for table in unheard {
-                // Nothing to read back: this cannot fail.
-                let _ = encode_event(&mut out, &table, &[], &mut OwnWrites::default(), until, false);
-            }
+        self.cursor = end;
+        if !has_more && let Phase::Backlog { pending_tables } = std::mem::replace(&mut self.phase, Phase::Live) {
+            tell(&mut out, &pending_tables, end);
         }
         if out.is_empty() { Next::Nothing } else { Next::Text(out) }
     }
-}
 
-/// What a page takes as text, about, in bytes.
-fn size_of_all(changes: &[StoredChange]) -> usize {
-    let text = |change: &StoredChange| change.data.as_ref().map_or(0, String::len) + change.stamps.len();
-    let names = |change: &StoredChange| 2 * change.table.len() + change.record.len();
-    changes.iter().map(|change| AROUND + names(change) + text(change)).sum()
+    /// Takes note of whether a table's cursor is past all that was sent of it.
+    fn note_told(&mut self, table: &str, is_current: bool) {
+        let Phase::Backlog { pending_tables } = &mut self.phase else { return };
+        if is_current {
+            pending_tables.remove(table);
+        } else if self.request.tables.is_some() {
+            pending_tables.insert(table.to_owned());
+        }
+    }
 }
 
 impl Drop for StreamSession {

@@ -1,6 +1,7 @@
 use super::super::testing::*;
 use super::*;
 use crate::protocol::UserKey;
+use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::push::Op;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -16,7 +17,7 @@ fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) ->
         sessions: rig.sessions.clone(),
         store: rig.store.clone(),
         cursor: since,
-        phase: Phase::Backlog { unheard: set.unwrap_or_default() },
+        phase: Phase::Backlog { pending_tables: set.unwrap_or_default() },
         membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
         share: rig.sessions.room.share(UserKey::of(KNOWN)),
         held: None,
@@ -37,7 +38,9 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         op: Op::Insert,
         data: Some("{}".to_owned()),
         stamps: "{}".to_owned(),
-        held: None,
+        extra: None,
+        is_own: false,
+        id: Default::default(),
     };
     Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more }
 }
@@ -50,42 +53,83 @@ fn text(next: Next) -> String {
     }
 }
 
-/// The events of a text in short: "cursor table ids more".
+/// The events of a text in short: "cursor table ids more", and "id" before it where there is one.
 fn events(next: Next) -> Vec<String> {
     let event = |event: &str| {
-        let mut lines = event.lines();
-        let id = lines.next().and_then(|line| line.strip_prefix("id: ")).expect("an id");
-        let data = lines.nth(1).and_then(|line| line.strip_prefix("data: ")).expect("data");
+        let (id, rest) = match event.strip_prefix("id: ") {
+            Some(rest) => rest.split_once('\n').map(|(id, rest)| (Some(id), rest)).expect("lines"),
+            None => (None, event),
+        };
+        let data = rest.strip_prefix("event: changes\ndata: ").expect("data");
         let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
-        assert_eq!(data["syncedUntil"], id);
+        let until = data["syncedUntil"].as_str().expect("a cursor");
+        assert!(id.is_none_or(|id| id == until));
         let ids = data["changes"].as_array().expect("changes").iter().map(|change| change["id"].as_str().expect("id"));
         let ids = ids.collect::<Vec<_>>().join(",");
-        let cursor = Cursor::parse(id).expect("a cursor");
+        let cursor = Cursor::parse(until).expect("a cursor");
+        let id = if id.is_some() { "id " } else { "" };
         let walk = if cursor.is_walk() { "walk " } else { "" };
         let more = if data["hasMore"] == true { "…" } else { "." };
-        format!("{walk}{} {} {ids}{more}", cursor.micros(), data["table"].as_str().expect("a table"))
+        format!("{id}{walk}{} {} {ids}{more}", cursor.micros(), data["table"].as_str().expect("a table"))
     };
     text(next).split_terminator("\n\n").map(event).collect()
 }
 
 #[tokio::test]
-async fn a_page_becomes_an_event_for_each_run_of_one_table() {
+async fn a_page_becomes_an_event_for_each_table_and_the_last_one_has_the_id() {
     let rig = Rig::new(&[]);
     let mut session = session(&rig, Cursor::after(2), Some(&["a", "b", "c"]), HOUR);
     let first = page(&[("a", 4), ("a", 6), ("b", 8), ("a", 10)], Cursor::after(10), true);
-    assert_eq!(events(session.send(first)), ["6 a 4,6…", "8 b 8…", "10 a 10…"]);
+    assert_eq!(events(session.send(first)), ["6 a 4,6,10…", "id 10 b 8…"]);
     assert!(matches!(session.phase, Phase::Backlog { .. }));
     let last = page(&[("b", 12)], Cursor::after(20), false);
-    assert_eq!(events(session.send(last)), ["12 b 12.", "20 c ."], "the silent one is told where the log stands");
+    let told = ["id 20 b 12.", "20 a .", "id 20 c ."];
+    assert_eq!(events(session.send(last)), told, "those left behind and the silent one are told where the log stands");
     assert!(matches!(session.phase, Phase::Live));
     assert_eq!(session.cursor, Cursor::after(20), "other tables need not be looked at again");
+}
+
+#[tokio::test]
+async fn no_event_has_a_cursor_past_a_change_that_is_still_to_be_sent() {
+    let rig = Rig::new(&[]);
+    for (tables, expected) in [
+        ("ababab", &["2 a 2,6,10…", "id 12 b 4,8,12…"][..]),
+        ("aabbcc", &["4 a 2,4…", "8 b 6,8…", "id 12 c 10,12…"]),
+        ("abcabc", &["2 a 2,8…", "4 b 4,10…", "id 12 c 6,12…"]),
+        ("cbaabc", &["2 c 2,12…", "4 b 4,10…", "id 12 a 6,8…"]),
+        ("aaaaaa", &["id 12 a 2,4,6,8,10,12…"]),
+        ("abbbba", &["2 a 2,12…", "id 12 b 4,6,8,10…"]),
+    ] {
+        let log: Vec<(&str, i64)> = (0..6).map(|n| (&tables[n..=n], n as i64 * 2 + 2)).collect();
+        let mut session = session(&rig, Cursor::after(1), None, HOUR);
+        assert_eq!(events(session.send(page(&log, Cursor::after(12), true))), expected, "{tables}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_has_caught_up_meanwhile_is_not_told_again() {
+    let rig = Rig::new(&[]);
+    let mut session = session(&rig, Cursor::after(1), Some(&["a", "b"]), HOUR);
+    session.send(page(&[("a", 2), ("b", 4), ("a", 6)], Cursor::after(6), true));
+    let last = page(&[("a", 8), ("b", 10)], Cursor::after(10), false);
+    assert_eq!(events(session.send(last)), ["8 a 8…", "id 10 b 10."]);
+}
+
+#[tokio::test]
+async fn a_live_page_is_grouped_too_and_tells_nobody_else() {
+    let rig = Rig::new(&[]);
+    let mut session = session(&rig, Cursor::after(1), Some(&["a", "b", "c"]), HOUR);
+    session.phase = Phase::Woken;
+    let live = page(&[("b", 2), ("a", 4), ("b", 6)], Cursor::after(8), false);
+    assert_eq!(events(session.send(live)), ["2 b 2,6…", "id 8 a 4."]);
+    assert!(matches!(session.phase, Phase::Live));
 }
 
 #[tokio::test]
 async fn live_pages_without_changes_say_nothing_and_move_on() {
     let rig = Rig::new(&[]);
     let mut session = session(&rig, Cursor::after(2), Some(&["a"]), HOUR);
-    assert_eq!(events(session.send(page(&[], Cursor::after(2), false))), ["2 a ."]);
+    assert_eq!(events(session.send(page(&[], Cursor::after(2), false))), ["id 2 a ."]);
     session.phase = Phase::Woken;
     assert!(matches!(session.send(page(&[], Cursor::after(8), false)), Next::Nothing));
     assert_eq!(session.cursor, Cursor::after(8));
@@ -96,10 +140,10 @@ async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
     let rig = Rig::new(&[]);
     let mut stream = session(&rig, Cursor::BEGINNING, None, HOUR);
     let first = page(&[("a", 4), ("b", 6)], Cursor::after(6).on_walk(true), true);
-    assert_eq!(events(stream.send(first)), ["walk 4 a 4…", "walk 6 b 6…"]);
+    assert_eq!(events(stream.send(first)), ["walk 4 a 4…", "id walk 6 b 6…"]);
     assert!(stream.is_walking());
     let last = page(&[("a", 8), ("b", 10)], Cursor::after(10), false);
-    assert_eq!(events(stream.send(last)), ["walk 8 a 8…", "10 b 10."]);
+    assert_eq!(events(stream.send(last)), ["walk 8 a 8…", "id 10 b 10."]);
     assert!(!stream.is_walking());
 
     let mut empty = session(&rig, Cursor::BEGINNING, None, HOUR);
@@ -107,7 +151,7 @@ async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
     assert!(!empty.is_walking(), "what comes now is live");
     empty.phase = Phase::Woken;
     let large = page(&[("a", 4)], Cursor::after(4).on_walk(true), true);
-    assert_eq!(events(empty.send(large)), ["4 a 4…"]);
+    assert_eq!(events(empty.send(large)), ["id 4 a 4…"]);
     assert!(!empty.is_walking() && !empty.cursor.is_walk());
 }
 

@@ -1,6 +1,7 @@
 //! Sessions without a network: a hub to join, and a database that is never there.
 
 use super::*;
+use crate::fanout::reconciler::ReconcilerTask;
 use crate::fanout::{Audience, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Store;
@@ -22,6 +23,8 @@ pub(super) struct Rig {
     /// Nobody listens where its database should be.
     pub(super) store: Store,
     _known: Membership,
+    /// Kept, nobody answers what sessions ask of the reconciler; given up, they are told at once that nobody will.
+    _reconciling: Option<ReconcilerTask>,
 }
 
 /// A user of whom it is known where the logs stand.
@@ -30,6 +33,11 @@ pub(super) const KNOWN: &str = "alice";
 impl Rig {
     /// `settings` as on the command line.
     pub(super) fn new(settings: &[&str]) -> Rig {
+        Rig { _reconciling: None, ..Rig::without_answers(settings) }
+    }
+
+    /// The same, where the database takes for ever.
+    pub(super) fn without_answers(settings: &[&str]) -> Rig {
         let database = ["replica", "--database-url", "postgres://nobody@127.0.0.1:1/none"];
         let given = database.iter().chain(settings);
         let config = Settings::parse_from(given).config;
@@ -40,10 +48,18 @@ impl Rig {
         hub.begin(user, &[]);
         let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone()));
         let closing = CancellationToken::new();
-        let (reconciler, _) = Reconciler::new();
+        let (reconciler, reconciling) = Reconciler::new();
         let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), closing.clone());
-        let store = Store::new(&config).expect("no connection is made yet");
-        Rig { sessions: Arc::new(sessions), hub, metrics, closing, store, _known: known }
+        let store = Store::new(&config, metrics.clone()).expect("no connection is made yet");
+        Rig {
+            sessions: Arc::new(sessions),
+            hub,
+            metrics,
+            closing,
+            store,
+            _known: known,
+            _reconciling: Some(reconciling),
+        }
     }
 
     /// Tells the known user's sessions that a device changed tables of an app.

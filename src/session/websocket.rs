@@ -2,13 +2,18 @@
 
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::{AuthError, Identity};
-use crate::hub::{Interest, Mail, Membership};
+use crate::fanout::recent::RecentRequest;
+use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
+
+/// How long wake-ups wait for what was stored before the session came.
+const GREETING_PATIENCE: Duration = Duration::from_millis(250);
 
 /// One WebSocket.
 #[derive(Debug)]
@@ -30,7 +35,16 @@ enum State {
         identity: Identity,
         expires: Instant,
         membership: Membership,
+        greeting: Option<Box<Greeting>>,
     },
+}
+
+/// What a session has yet to be told: the changes stored shortly before it came.
+#[derive(Debug)]
+struct Greeting {
+    request: RecentRequest,
+    /// Until then other wake-ups wait for it, so that one message says both.
+    patience: Instant,
 }
 
 /// What is to be done with the socket.
@@ -103,7 +117,10 @@ impl WebSocketSession {
             State::Stranger { .. } => {
                 let interest = Interest { app: self.app.clone(), tables: None, client };
                 match self.sessions.join(&identity, interest, WEBSOCKET).await {
-                    Ok(membership) => self.state = State::Member { identity, expires, membership },
+                    Ok(membership) => {
+                        let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
+                        self.state = State::Member { identity, expires, membership, greeting };
+                    }
                     Err(JoinError::TooManySessions) => return Action::close(CloseReason::TooManySessions),
                     Err(JoinError::Begin(_)) => return Action::close(CloseReason::Unavailable),
                 }
@@ -125,7 +142,15 @@ impl WebSocketSession {
         let mail = async {
             match state {
                 State::Stranger { .. } => std::future::pending().await,
-                State::Member { membership, .. } => membership.mailbox().take().await,
+                State::Member { membership, greeting, .. } => {
+                    if greeting.is_some() {
+                        // Boxed: a socket that was greeted has no room set aside for it.
+                        if let Some(mail) = Box::pin(greet(membership.mailbox(), greeting)).await {
+                            return mail;
+                        }
+                    }
+                    membership.mailbox().take().await
+                }
             }
         };
         tokio::select! {
@@ -133,6 +158,30 @@ impl WebSocketSession {
             reason = farewell.due() => Action::close(reason),
             mail = mail => wake(mail),
         }
+    }
+}
+
+impl Greeting {
+    fn new(request: RecentRequest) -> Box<Greeting> {
+        Box::new(Greeting { request, patience: Instant::now() + GREETING_PATIENCE })
+    }
+}
+
+/// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
+async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) -> Option<Mail> {
+    let Greeting { request, patience } = greeting.as_deref_mut()?;
+    let late_mail = async {
+        sleep_until(*patience).await;
+        mailbox.take().await
+    };
+    tokio::select! {
+        biased;
+        recent = request.answer() => {
+            mailbox.greet(&recent);
+            *greeting = None;
+            None
+        }
+        mail = late_mail => Some(mail),
     }
 }
 

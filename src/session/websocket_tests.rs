@@ -60,6 +60,21 @@ async fn wake_ups_that_waited_are_one_message_for_each_app() {
 }
 
 #[tokio::test]
+async fn wake_ups_wait_for_the_greeting_but_not_for_ever() {
+    let rig = Rig::without_answers(&[]);
+    let mut session = member(&rig, None, None, HOUR).await;
+    rig.wake("todo", "phone", &tables(&["tasks"]));
+    assert_eq!(at_once(session.next()).await, None);
+    let message = said(&[r#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#]);
+    assert_eq!(session.next().await, message);
+
+    let off = Rig::without_answers(&["--announce-recent-ms", "0"]);
+    let mut session = member(&off, None, None, HOUR).await;
+    off.wake("todo", "phone", &tables(&["tasks"]));
+    assert_eq!(at_once(session.next()).await, Some(message));
+}
+
+#[tokio::test]
 async fn a_session_that_is_too_far_behind_is_closed_to_start_over() {
     let rig = Rig::new(&[]);
     let mut session = member(&rig, None, None, HOUR).await;

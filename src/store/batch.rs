@@ -3,29 +3,31 @@
 use super::push::Stored;
 use super::{Store, traced};
 use crate::defects::Defect;
-use crate::protocol::push::{NewChange, Push};
+use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log, LogId};
 use sqlx::Row;
 use sqlx::types::Uuid;
 use sqlx::types::chrono::{DateTime, Utc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// The statement, given how it takes the heads.
 ///
-/// * `$1`–`$5`: the logs, ordered by id: id, user's key, user, app, how many changes come.
-/// * `$6`–`$7`: the pushes: log, id of the first row.
-/// * `$8`–`$18`: the changes: which push (from 1), log, how many positions before the log's new head, the columns.
+/// * `$1`–`$5`: the logs, ordered by id: id, user's key, user, app, how many rows come.
+/// * `$6`: the pushes: their logs.
+/// * `$7`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
 ///
-/// A push of which the first row is there is left out: it has been stored. Its positions stay empty. It is looked up as
-/// one row, because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
+/// A push of which any row is there is left out, for [`super::push`] to find out which. Each is looked up by itself,
+/// because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
 macro_rules! push_statement {
     ($heads:literal) => {
         concat!(
-            "with fresh as materialized (
-    select p.push, p.log_id
-    from unnest($6::uuid[], $7::uuid[]) with ordinality as p (log_id, first_row, push)
-    where (select true from sync_changes s where s.id = p.first_row limit 1) is null
+            "with known as materialized (
+    select r.push from unnest($7::int4[], $9::uuid[]) as r (push, id)
+    where (select true from sync_changes s where s.id = r.id limit 1)
+), fresh as materialized (
+    select p.push, p.log_id from unnest($6::uuid[]) with ordinality as p (log_id, push)
+    where p.push not in (select push from known)
 ), logs as (
     select l.*
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[])
@@ -37,16 +39,15 @@ macro_rules! push_statement {
             "
 ), stored as (
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, size, created_at)
-    select c.id, heads.log_id, heads.user_id, heads.app_id, c.client_id, c.table_name, c.record_id, c.op,
-           c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
-           coalesce(octet_length(c.data), 0) + octet_length(c.stamps),
-           heads.head - c.before_head * interval '2 microseconds'
-    from unnest($8::int4[], $9::uuid[], $10::int4[], $11::uuid[], $12::text[], $13::text[], $14::text[],
-                $15::text[], $16::text[], $17::text[], $18::text[])
-             as c (push, log_id, before_head, id, client_id, table_name, record_id, op, data, stamps, held)
-    join heads on heads.log_id = c.log_id
-    where c.push in (select push from fresh)
+                              field_timestamps, held, extra, size, created_at)
+    select r.id, heads.log_id, heads.user_id, heads.app_id, r.client_id, r.table_name, r.record_id, r.op,
+           r.data::jsonb, r.stamps::jsonb, r.held::jsonb, r.extra::jsonb, r.size,
+           heads.head - r.before_head * interval '20 microseconds'
+    from unnest($7::int4[], $8::int4[], $9::uuid[], $10::text[], $11::text[], $12::text[],
+                $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::int4[])
+             as r (push, before_head, id, client_id, table_name, record_id, op, data, stamps, held, extra, size)
+    join fresh on fresh.push = r.push
+    join heads on heads.log_id = fresh.log_id
 )
 select push, head, previous from fresh join heads using (log_id)"
         )
@@ -57,19 +58,19 @@ select push, head, previous from fresh join heads using (log_id)"
 ///
 /// `clock_timestamp()`, because `now()` is when the transaction began, not when its rows become visible. A head is
 /// the greater of the clock and the next after the head before, so cursors ascend even where the clock does not.
-/// All positions are even microseconds: see [`Cursor`]. Heads are taken in the order of their ids, so two batches
+/// All positions are multiples of 20 microseconds: see [`Cursor`]. Heads are taken in the order of their ids, so two batches
 /// never wait for each other.
 const PUSH: &str = push_statement!(
     "
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
     select log_id, user_key, user_id, app_id,
-           date_bin('2 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '2 microseconds',
+           date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
            'epoch'
     from logs
     on conflict (log_id) do update set
         previous = h.head,
         head = greatest(excluded.head,
-                        h.head + ($5::int8[])[array_position($1::uuid[], h.log_id)] * interval '2 microseconds')
+                        h.head + ($5::int8[])[array_position($1::uuid[], h.log_id)] * interval '20 microseconds')
     returning log_id, user_id, app_id, head, previous"
 );
 
@@ -77,7 +78,7 @@ const PUSH: &str = push_statement!(
 const PUSH_WITHOUT_LOCK: &str = push_statement!(
     "
     select log_id, user_id, app_id,
-           date_bin('2 microseconds', now(), 'epoch') + (changes - 1) * interval '2 microseconds' as head,
+           date_bin('20 microseconds', now(), 'epoch') + (changes - 1) * interval '20 microseconds' as head,
            timestamptz 'epoch' as previous
     from logs
 ), noted as (
@@ -88,12 +89,44 @@ const PUSH_WITHOUT_LOCK: &str = push_statement!(
 );
 
 /// A push that is to be stored in the log of its user.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) log: Log,
     pub(super) push: Arc<Push>,
-    /// The ids of its rows, in the order of its changes.
+    /// The ids of the rows of its changes, in their order.
     pub(super) ids: Vec<Uuid>,
+    /// What is to be stored of it, in the order of its changes, each change once.
+    pub(super) rows: Vec<NewRow>,
+    /// Whether it must be known what of it is stored before any of it is.
+    pub(super) looks_first: bool,
+}
+
+/// A row to be stored: which of the push's changes, and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewRow {
+    pub(super) change: usize,
+    pub(super) id: Uuid,
+}
+
+impl Entry {
+    pub(super) fn new(log: Log, push: Arc<Push>, ids: Vec<Uuid>) -> Entry {
+        let looks_first = push.changes.iter().any(is_unstamped_delete);
+        let mut entry = Entry { log, push, ids, rows: Vec::new(), looks_first };
+        entry.choose_rows(|_| true);
+        entry
+    }
+
+    /// Chooses which ids are to be stored.
+    pub(super) fn choose_rows(&mut self, wanted: impl Fn(&Uuid) -> bool) {
+        let mut seen = HashSet::with_capacity(self.ids.len());
+        let rows = self.ids.iter().enumerate().filter(|(_, id)| wanted(id) && seen.insert(**id));
+        self.rows = rows.map(|(change, id)| NewRow { change, id: *id }).collect();
+    }
+}
+
+/// Whether only what was stored before tells if it is a delete of its own or one that is sent again.
+pub(super) fn is_unstamped_delete(change: &NewChange) -> bool {
+    change.op == Op::Delete && !change.is_stamped
 }
 
 /// The logs of a batch, and how many changes each gets.
@@ -103,7 +136,7 @@ impl<'a> Logs<'a> {
     fn of(entries: &[&'a Entry]) -> Logs<'a> {
         let mut logs = BTreeMap::new();
         for entry in entries {
-            logs.entry(entry.log.id).or_insert((&entry.log, 0)).1 += entry.push.changes.len() as i64;
+            logs.entry(entry.log.id).or_insert((&entry.log, 0)).1 += entry.rows.len() as i64;
         }
         Logs(logs)
     }
@@ -112,12 +145,12 @@ impl<'a> Logs<'a> {
         self.0.values().map(of).collect()
     }
 
-    /// For each entry, how many positions before the head of its log its last change is.
+    /// For each entry, how many positions before the head of its log its last row is.
     fn before_heads(&self, entries: &[&Entry]) -> Vec<i64> {
         let mut left: BTreeMap<LogId, i64> = self.0.iter().map(|(id, (_, changes))| (*id, *changes)).collect();
         let take = |entry: &&Entry| {
             let left = left.entry(entry.log.id).or_default();
-            *left -= entry.push.changes.len() as i64;
+            *left -= entry.rows.len() as i64;
             *left
         };
         entries.iter().map(take).collect()
@@ -125,8 +158,8 @@ impl<'a> Logs<'a> {
 }
 
 impl Store {
-    /// Stores pushes, all or none of them; those that had been stored before stay as they are, and none is said of
-    /// them.
+    /// Stores pushes, all or none of them; those of which something had been stored before stay as they are, and none is
+    /// said of them.
     pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Option<Stored>>, sqlx::Error> {
         let logs = Logs::of(entries);
         let before_heads = logs.before_heads(entries);
@@ -137,9 +170,9 @@ impl Store {
         for (index, head, before) in rows {
             let (Some(entry), Some(before_head)) = (entries.get(index), before_heads.get(index)) else { continue };
             let last = head - before_head * Cursor::STEP;
-            let first = last - (entry.push.changes.len() as i64 - 1) * Cursor::STEP;
+            let first = last - (entry.rows.len() as i64 - 1) * Cursor::STEP;
             let previous = previous.insert(entry.log.id, last).unwrap_or(before);
-            stored[index] = Some(Stored { first, last, previous: Some(previous) });
+            stored[index] = Some(Stored { first, last, previous });
         }
         Ok(stored)
     }
@@ -151,17 +184,13 @@ impl Store {
         logs: &Logs<'_>,
         before_heads: &[i64],
     ) -> Result<Vec<(usize, i64, i64)>, sqlx::Error> {
-        let mut changes = Vec::new();
+        let mut rows = Vec::new();
         for ((entry, before_head), ordinal) in entries.iter().zip(before_heads).zip(1_i32..) {
-            let last = *before_head + entry.push.changes.len() as i64 - 1;
-            let placed = entry.push.changes.iter().zip(&entry.ids).zip(0..);
-            changes.extend(placed.map(|((change, id), n)| Placed {
-                push: ordinal,
-                log: entry.log.id,
-                before_head: (last - n) as i32,
-                id: *id,
-                client: &entry.push.client,
-                change,
+            let last = *before_head + entry.rows.len() as i64 - 1;
+            rows.extend(entry.rows.iter().zip(0..).filter_map(|(row, n)| {
+                let change = entry.push.changes.get(row.change)?;
+                let before_head = (last - n) as i32;
+                Some(Placed { push: ordinal, before_head, id: row.id, client: &entry.push.client, change })
             }));
         }
         let statement = if Defect::NoHeadRow.is_on() { PUSH_WITHOUT_LOCK } else { PUSH };
@@ -172,18 +201,18 @@ impl Store {
             .bind(logs.column(|(log, _)| &*log.app))
             .bind(logs.column(|(_, changes)| *changes))
             .bind(column(entries, |entry| entry.log.id.0))
-            .bind(column(entries, |entry| entry.ids.first().copied()))
-            .bind(column(&changes, |placed| placed.push))
-            .bind(column(&changes, |placed| placed.log.0))
-            .bind(column(&changes, |placed| placed.before_head))
-            .bind(column(&changes, |placed| placed.id))
-            .bind(column(&changes, |placed| placed.client))
-            .bind(column(&changes, |placed| placed.change.table.as_str()))
-            .bind(column(&changes, |placed| placed.change.record.as_str()))
-            .bind(column(&changes, |placed| placed.change.op.name()))
-            .bind(column(&changes, |placed| placed.change.data.as_deref()))
-            .bind(column(&changes, |placed| placed.change.stamps.as_str()))
-            .bind(column(&changes, |placed| placed.change.held.as_deref()))
+            .bind(column(&rows, |placed| placed.push))
+            .bind(column(&rows, |placed| placed.before_head))
+            .bind(column(&rows, |placed| placed.id))
+            .bind(column(&rows, |placed| placed.client))
+            .bind(column(&rows, |placed| placed.change.table.as_str()))
+            .bind(column(&rows, |placed| placed.change.record.as_str()))
+            .bind(column(&rows, |placed| placed.change.op.name()))
+            .bind(column(&rows, |placed| placed.change.data.as_deref()))
+            .bind(column(&rows, |placed| placed.change.stamps.as_str()))
+            .bind(column(&rows, |placed| placed.change.held.as_deref()))
+            .bind(column(&rows, |placed| placed.change.extra.as_deref()))
+            .bind(column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)))
             .fetch_all(&self.pool);
         let mut stored = Vec::with_capacity(entries.len());
         for row in self.traced(traced::PUSH, statement).await? {
@@ -200,7 +229,6 @@ impl Store {
 /// A change, and where it goes.
 struct Placed<'a> {
     push: i32,
-    log: LogId,
     before_head: i32,
     id: Uuid,
     client: &'a str,

@@ -1,28 +1,29 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
-use super::push::{forever, read_change};
 use super::{Store, StoreError, time, traced};
 use crate::defects::Defect;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::Page;
-use crate::protocol::{Cursor, Log, LogId};
+use crate::protocol::push::Op;
+use crate::protocol::{Cursor, Log};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
 use sqlx::types::chrono::{DateTime, Utc};
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 /// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
 ///
 /// `$log` is the condition on the log, over `$1` or by user and app over `$8` and `$9`; `$tables` the one on the table,
 /// over `$6`. One row more than a page is read to know whether there is
 /// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
-/// only for the rows that are left. `more`: whether this row is followed by another. `reader_holds`: whether the reader
-/// holds later stamps than are stored anywhere.
+/// only for the rows that are left. `more`: whether this row is followed by another. `is_own`: whether the reader stored
+/// it. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
 macro_rules! page_query {
     ($log:literal, $tables:literal) => {
         concat!(
-            "select h.head, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.more,
+            "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
+                    c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.more,
                     exists (select from sync_changes o
                             where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds
              from sync_heads h
@@ -32,7 +33,7 @@ macro_rules! page_query {
                             lead(r.created_at) over before_it is not null as more,
                             sum(r.size) over before_it as bytes
                      from (
-                         select created_at, table_name, record_id, op, data, field_timestamps, size
+                         select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size
                          from sync_changes
                          where ",
             $log,
@@ -57,65 +58,50 @@ const PAGE_OF_ONE_TABLE: &str = page_query!("user_id = $8 and app_id = $9", "tab
 const PAGE_OF_SOME_TABLES: &str =
     page_query!("log_id = $1 and ($8::text, $9::text) is not null", "table_name = any($6)");
 
-/// The fields that a change `c` writes, without their values, which merging does not need: of an insert all members,
-/// and what may carry its stamp; of an update those that have stamps.
-macro_rules! fields_only {
-    () => {
-        "c.created_at, c.table_name, c.record_id, c.op, c.field_timestamps::text as stamps,
-         case c.op
-             when 'insert' then (
-                 select jsonb_object_agg(name, case when name in ('updatedAt', 'createdAt') then c.data -> name end)
-                 from jsonb_object_keys(case jsonb_typeof(c.data) when 'object' then c.data end) as name)
-             when 'update' then (
-                 select jsonb_object_agg(name, null) from jsonb_object_keys(c.field_timestamps) as name)
-         end::text as data"
-    };
-}
-
-/// What a device wrote to these records: since a position, and before it what it holds with later stamps.
-const OWN_WRITES: &str = concat!(
-    "select ",
-    fields_only!(),
-    ", c.held::text as held
-from unnest($3::text[], $4::text[]) as k (table_name, record_id)
-join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
-union all
-select ",
-    fields_only!(),
-    ", c.held::text as held
-from unnest($3::text[], $4::text[]) as k (table_name, record_id)
-join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null"
-);
-
-const HISTORY: &str = concat!(
-    "select ",
-    fields_only!(),
-    "
-from unnest($2::text[], $3::text[]) as k (table_name, record_id)
-join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-where c.log_id = $1 and c.created_at < $4
-order by c.created_at"
-);
-
 /// Which of its own changes a device gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OwnChanges {
+pub enum OwnChanges<'a> {
     /// None.
     Without,
-    /// On a walk from the beginning: those stored before this position.
-    Before(i64),
-    /// On a walk from the beginning: all.
+    /// On an initial sync, in answer to a push: those stored before this position, and later ones but for the rows of
+    /// the push itself.
+    BesidePush { before: i64, rows: &'a [Uuid] },
+    /// On an initial sync: all.
     All,
 }
 
-impl OwnChanges {
+impl OwnChanges<'_> {
     /// What a reader at this cursor gets.
-    pub fn at(since: Cursor) -> OwnChanges {
+    pub fn at(since: Cursor) -> OwnChanges<'static> {
         if since.is_walk() { OwnChanges::All } else { OwnChanges::Without }
     }
+
+    /// The same, where the database went back and so the reader has to begin again.
+    fn from_beginning(self) -> Self {
+        if self == OwnChanges::Without { OwnChanges::All } else { self }
+    }
+
+    pub(super) fn is_initial_sync(self) -> bool {
+        self != OwnChanges::Without
+    }
+
+    /// Whether the device has just stored changes that it is not sent.
+    pub(super) fn is_answer(self) -> bool {
+        matches!(self, OwnChanges::BesidePush { .. })
+    }
+
+    /// Before which position own changes are read.
+    fn limit(self) -> i64 {
+        match self {
+            OwnChanges::Without => 0,
+            OwnChanges::BesidePush { before, .. } => before,
+            OwnChanges::All => PAST_ALL,
+        }
+    }
 }
+
+/// Past any cursor, and within what timestamptz holds.
+const PAST_ALL: i64 = 253_402_300_799_000_000;
 
 /// Which page of a log is wanted.
 #[derive(Clone, Debug)]
@@ -123,24 +109,36 @@ pub struct PageRequest<'a> {
     pub since: Cursor,
     /// The device that reads.
     pub reader: Option<&'a str>,
-    pub own: OwnChanges,
+    pub own: OwnChanges<'a>,
     /// These tables only; none means all.
     pub tables: Option<&'a [String]>,
 }
 
 impl Store {
     /// The changes after a cursor, as many as a page holds.
+    ///
+    /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
+    /// served from the beginning, so that nothing stored below its cursor is missed.
     pub async fn page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
-        self.despite_loss(|| self.try_page(log, request)).await
+        let page = self.despite_loss(|| self.try_page(log, request)).await?;
+        if let Some(page) = page {
+            return Ok(page);
+        }
+        self.note_rewind(log);
+        let from_beginning =
+            PageRequest { since: Cursor::BEGINNING, own: request.own.from_beginning(), ..request.clone() };
+        let page = self.despite_loss(|| self.try_page(log, &from_beginning)).await?;
+        page.ok_or(StoreError::Contended)
     }
 
-    async fn try_page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
+    /// Takes note that a reader of this log has shown that the database went back.
+    pub fn note_rewind(&self, log: &Log) {
+        self.rewinds.note(log.user);
+    }
+
+    /// A page; none if the cursor is past the log's end.
+    async fn try_page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
-        let own_before = match request.own {
-            OwnChanges::Without => DateTime::UNIX_EPOCH,
-            OwnChanges::Before(position) => time(position),
-            OwnChanges::All => forever(),
-        };
         let query = match request.tables {
             None => PAGE_OF_ALL_TABLES,
             Some([_]) => PAGE_OF_ONE_TABLE,
@@ -150,7 +148,7 @@ impl Store {
             .bind(log.id.0)
             .bind(time(request.since.micros()))
             .bind(request.reader)
-            .bind(own_before)
+            .bind(time(request.own.limit()))
             .bind(limit as i64 + 1)
             .bind(request.tables)
             .bind(i64::from(self.limits.bytes))
@@ -158,60 +156,34 @@ impl Store {
             .bind(&*log.app)
             .fetch_all(&self.pool);
         let rows = self.traced(traced::PAGE, statement).await?;
-        let PageRows { head, has_more, reader_holds, changes } = PageRows::read(rows, limit)?;
+        let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit)?;
+        if request.since.is_past(head) {
+            return Ok(None);
+        }
         let until = match changes.last() {
             Some(last) if has_more && !Defect::PageEndsAtHead.is_on() => {
                 Cursor::after(last.at).on_walk(request.since.is_walk())
             }
-            _ if Defect::CursorFromClock.is_on() => Cursor::after(Utc::now().timestamp_micros() / 2 * 2),
+            _ if Defect::CursorFromClock.is_on() => {
+                Cursor::after(Utc::now().timestamp_micros() / Cursor::STEP * Cursor::STEP)
+            }
             _ => Cursor::after(head),
         };
+        if let OwnChanges::BesidePush { rows, .. } = request.own {
+            let rows: HashSet<&Uuid> = rows.iter().collect();
+            changes.retain(|change| !rows.contains(&change.id));
+        }
         let own = match request.own {
-            // A walk brings the device's own changes back in their places.
-            OwnChanges::All if !reader_holds => OwnWrites::default(),
-            _ => self.own_writes(log.id, request, &changes, own_before).await?,
+            OwnChanges::All if !reader_holds && !may_leave_out(&changes) => OwnWrites::new(true),
+            _ => self.own_writes(log.id, request, &changes, reader_holds).await?,
         };
-        Ok(Page { changes, own, until, has_more })
+        Ok(Some(Page { changes, own, until, has_more }))
     }
+}
 
-    /// What the reader itself wrote to the records of these changes, where it bears on how they are sent.
-    async fn own_writes(
-        &self,
-        log: LogId,
-        request: &PageRequest<'_>,
-        changes: &[StoredChange],
-        own_before: DateTime<Utc>,
-    ) -> Result<OwnWrites, StoreError> {
-        let mut own = OwnWrites::default();
-        let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok(own) };
-        let records: BTreeSet<(&str, &str)> =
-            changes.iter().map(|change| (change.table.as_str(), change.record.as_str())).collect();
-        let (tables, ids): (Vec<&str>, Vec<&str>) = records.into_iter().unzip();
-        // On a walk the device's changes come back in their places; only what it is not sent again counts.
-        let since = if request.own == OwnChanges::Without { time(first.at) } else { own_before };
-        let statement =
-            sqlx::query(OWN_WRITES).bind(log.0).bind(reader).bind(&tables).bind(&ids).bind(since).fetch_all(&self.pool);
-        let rows = self.traced(traced::OWN_WRITES, statement).await?;
-        for row in rows {
-            let held = row.try_get("held")?;
-            own.add_own(&StoredChange { held, ..read_change(row)? })?;
-        }
-        self.add_history(log, first.at, &mut own).await?;
-        Ok(own)
-    }
-
-    async fn add_history(&self, log: LogId, before: i64, own: &mut OwnWrites) -> Result<(), StoreError> {
-        let (tables, ids): (Vec<&str>, Vec<&str>) = own.needs_history().into_iter().unzip();
-        if tables.is_empty() {
-            return Ok(());
-        }
-        let statement =
-            sqlx::query(HISTORY).bind(log.0).bind(&tables).bind(&ids).bind(time(before)).fetch_all(&self.pool);
-        for row in self.traced(traced::HISTORY, statement).await? {
-            own.add_earlier(&read_change(row)?)?;
-        }
-        Ok(())
-    }
+/// Whether on an initial sync something of these changes may have been replaced by their reader.
+fn may_leave_out(changes: &[StoredChange]) -> bool {
+    changes.iter().any(|change| change.is_own || change.op == Op::Delete)
 }
 
 /// What a page's statement brings.
@@ -242,4 +214,20 @@ impl PageRows {
         page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
         Ok(page)
     }
+}
+
+fn read_change(row: PgRow) -> Result<StoredChange, StoreError> {
+    let at: DateTime<Utc> = row.try_get("created_at")?;
+    let op: &str = row.try_get("op")?;
+    Ok(StoredChange {
+        id: row.try_get("id")?,
+        at: at.timestamp_micros(),
+        table: row.try_get("table_name")?,
+        record: row.try_get("record_id")?,
+        op: Op::from_name(op).ok_or_else(|| StoreError::UnknownOp(op.to_owned()))?,
+        data: row.try_get("data")?,
+        stamps: row.try_get("stamps")?,
+        extra: row.try_get("extra")?,
+        is_own: row.try_get::<Option<bool>, _>("is_own")?.unwrap_or(false),
+    })
 }

@@ -1,20 +1,24 @@
 //! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
 //!
 //! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their logs first;
-//! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not. The head's row lock makes pushes to
+//! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not, [`known`] recognizes what is sent again. The head's row lock makes pushes to
 //! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
-//! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces and metrics see statements.
+//! reconciler. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a database that went back. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
+//! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces
+//! and metrics see statements.
 
 mod batch;
 mod connections;
 mod delta;
 mod heads;
+mod known;
 mod lost;
+mod own_writes;
 mod primary;
 mod push;
 mod queue;
+mod rewinds;
 pub mod schema;
 pub mod takeover;
 mod traced;
@@ -22,13 +26,16 @@ mod turns;
 mod watch;
 
 pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, LogStretch};
+pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
+pub use known::Pushed;
 pub use push::Stored;
 
 use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
+use crate::telemetry::Metrics;
 use connections::Connections;
 use queue::Queue;
+use rewinds::Rewinds;
 use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -53,6 +60,7 @@ pub struct Store {
     running: Arc<AtomicUsize>,
     queue: Queue,
     turns: Turns,
+    rewinds: Rewinds,
     /// How long a push waits for its turn.
     patience: Duration,
 }
@@ -77,8 +85,9 @@ pub enum StoreError {
     /// The task that was storing a push ended early.
     #[error("a push was given up half-way")]
     Abandoned,
-    #[error("{found} of the {expected} rows of a retried push are stored")]
-    PartlyStored { expected: usize, found: usize },
+    /// The same changes were being stored by somebody else, again and again.
+    #[error("the changes of a push were being stored elsewhere at the same time")]
+    Contended,
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
 }
@@ -122,11 +131,12 @@ impl From<sqlx::Error> for StoreError {
 
 impl Store {
     /// A store whose connections are made when they are needed.
-    pub fn new(config: &Config) -> Result<Store, StoreError> {
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, StoreError> {
         let pool = Connections::new(config)?;
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
-        Ok(Store { pool, limits, running: Arc::default(), queue: Queue::default(), turns, patience })
+        let rewinds = Rewinds::new(metrics);
+        Ok(Store { pool, limits, running: Arc::default(), queue: Queue::default(), turns, rewinds, patience })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.

@@ -1,15 +1,12 @@
 //! A push on its way into the log: which statement stores it, and who is told (G1).
 
 use super::batch::Entry;
-use super::{Store, StoreError, time, traced};
+use super::known::Pushed;
+use super::{Store, StoreError, traced};
 use crate::defects::Defect;
 use crate::protocol::Log;
-use crate::protocol::merge::StoredChange;
-use crate::protocol::push::{NewChange, Op, Push};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use crate::protocol::push::Push;
 use sqlx::types::Uuid;
-use sqlx::types::chrono::{DateTime, Utc};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,36 +17,25 @@ use tokio::sync::oneshot;
 const MAX_SHARED_CHANGES: usize = 64;
 const MAX_SHARED_BYTES: usize = 64 << 10;
 
-const STORED_BEFORE: &str = "
-select id, created_at, table_name, record_id, op, data::text as data, field_timestamps::text as stamps
-from sync_changes where id = any($1) and log_id = $2 and client_id = $3 order by created_at";
-
-/// Where a push stands in its log.
+/// Where the rows that a push added stand in their log, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The position of its first change.
+    /// The position of the first.
     pub first: i64,
-    /// The position of its last change: the head when it was stored.
+    /// The position of the last: the head when they were stored.
     pub last: i64,
-    /// The head before it, in microseconds; 0 where there was none, none where the push had been stored before.
-    pub previous: Option<i64>,
-}
-
-impl Stored {
-    /// Whether this push had been stored by an earlier attempt.
-    pub fn was_retried(&self) -> bool {
-        self.previous.is_none()
-    }
+    /// The head before; 0 where there was none.
+    pub previous: i64,
 }
 
 /// What is told once a push is stored.
-type Announce = Box<dyn FnOnce(Stored) + Send>;
+type Announce = Box<dyn FnOnce(&Pushed) + Send>;
 
 /// A push on its way into the log.
 pub(super) struct Job {
     pub(super) entry: Entry,
     announce: Announce,
-    answer: oneshot::Sender<Result<Stored, StoreError>>,
+    answer: oneshot::Sender<Result<Pushed, StoreError>>,
     /// Whether it is being stored.
     begun: Arc<AtomicBool>,
 }
@@ -62,13 +48,13 @@ impl fmt::Debug for Job {
 
 /// How a push ended, for whoever waits for it.
 pub(super) struct Outcome {
-    answered: oneshot::Receiver<Result<Stored, StoreError>>,
+    answered: oneshot::Receiver<Result<Pushed, StoreError>>,
     begun: Arc<AtomicBool>,
 }
 
 impl Outcome {
     /// Waits for the end of the push, but not longer than this for its beginning.
-    async fn wait(mut self, patience: Duration) -> Result<Stored, StoreError> {
+    async fn wait(mut self, patience: Duration) -> Result<Pushed, StoreError> {
         let outcome = match tokio::time::timeout(patience, &mut self.answered).await {
             Ok(outcome) => outcome,
             Err(_) if self.begun.load(Ordering::Relaxed) => self.answered.await,
@@ -84,14 +70,20 @@ impl Job {
         let (answer, answered) = oneshot::channel();
         let begun = Arc::<AtomicBool>::default();
         let outcome = Outcome { answered, begun: begun.clone() };
-        (Job { entry: Entry { log, push, ids }, announce, answer, begun }, outcome)
+        (Job { entry: Entry::new(log, push, ids), announce, answer, begun }, outcome)
     }
 
     /// Whether it may share a statement with others: it takes hardly longer than the commit.
     fn is_small(&self) -> bool {
         let changes = &self.entry.push.changes;
-        let bytes = |change: &NewChange| change.data.as_ref().map_or(0, String::len) + change.stamps.len();
-        changes.len() <= MAX_SHARED_CHANGES && changes.iter().map(bytes).sum::<usize>() <= MAX_SHARED_BYTES
+        changes.len() <= MAX_SHARED_CHANGES
+            && changes.iter().map(|change| change.size).sum::<usize>() <= MAX_SHARED_BYTES
+    }
+
+    /// The same, of which something was found to be stored.
+    pub(super) fn looking_first(mut self) -> Job {
+        self.entry.looks_first = true;
+        self
     }
 
     /// Notes that it is being stored from now on; false if nobody waits for it any more.
@@ -101,33 +93,34 @@ impl Job {
     }
 
     /// Announces what is stored, and answers whoever waits.
-    pub(super) fn finish(self, stored: Result<Stored, StoreError>) {
-        if let Ok(stored) = stored {
-            (self.announce)(stored);
+    pub(super) fn finish(self, pushed: Result<Pushed, StoreError>) {
+        if let Ok(pushed) = &pushed {
+            (self.announce)(pushed);
         }
         // Whoever has gone meanwhile will send it again, and it will be recognized.
-        let _ = self.answer.send(stored);
+        let _ = self.answer.send(pushed);
     }
 }
 
 impl Store {
-    /// Stores the changes of a push, of which there must be some.
+    /// Stores the changes of a push, of which there must be some: all of them or none.
     ///
-    /// A push that is stored already is found by the ids of its rows, and stays as it is. What is stored is announced
+    /// A change that is stored already is found by the id of its row, and stays as it is. What is stored is announced
     /// at once, even if the caller has gone meanwhile.
     pub async fn push(
         &self,
         log: &Log,
         push: Arc<Push>,
-        announce: impl FnOnce(Stored) + Send + 'static,
-    ) -> Result<Stored, StoreError> {
+        announce: impl FnOnce(&Pushed) + Send + 'static,
+    ) -> Result<Pushed, StoreError> {
         let ids = if Defect::NoRetryDetection.is_on() {
             push.changes.iter().map(|_| Uuid::from_u128(rand::random())).collect()
         } else {
-            push.fingerprint.row_ids(&log.user_id, &log.app, push.changes.len())
+            push.row_ids(&log.user_id, &log.app)
         };
         let (job, outcome) = Job::new(log.clone(), push, ids, Box::new(announce));
-        if job.is_small() && !self.turns.is_taken(log.id) && !Defect::NoHeadRow.is_on() {
+        let rides = job.is_small() && !job.entry.looks_first && !self.turns.is_taken(log.id);
+        if rides && !Defect::NoHeadRow.is_on() {
             self.enqueue(job);
         } else {
             self.store_alone(job);
@@ -144,65 +137,12 @@ impl Store {
                 true => None,
                 false => Some(store.turns.take(job.entry.log.id, store.patience).await),
             };
-            let stored = match turn {
+            let pushed = match turn {
                 Some(None) => Err(StoreError::TurnTimeout),
                 _ if !job.begin() => return,
-                _ => store.despite_loss(|| store.try_push(&job.entry)).await,
+                _ => store.despite_loss(|| store.store_what_is_new(&job.entry)).await,
             };
-            job.finish(stored);
+            job.finish(pushed);
         });
     }
-
-    async fn try_push(&self, entry: &Entry) -> Result<Stored, StoreError> {
-        match self.insert(&[entry]).await.map(|stored| stored.into_iter().next().flatten()) {
-            Ok(Some(stored)) => return Ok(stored),
-            Ok(None) => {}
-            // The first attempt has been stored by somebody else meanwhile.
-            Err(error) if error.as_database_error().and_then(|e| e.constraint()) == Some("sync_changes_pkey") => {}
-            Err(error) => return Err(error.into()),
-        }
-        let rows = self.stored_rows(&entry.log, &entry.push, &entry.ids).await?;
-        let positions = || rows.iter().map(|row| row.at);
-        Ok(Stored {
-            first: positions().min().unwrap_or_default(),
-            last: positions().max().unwrap_or_default(),
-            previous: None,
-        })
-    }
-
-    /// The rows of a push that was stored before, in the order of its changes.
-    pub async fn stored_before(&self, log: &Log, push: &Push) -> Result<Vec<StoredChange>, StoreError> {
-        let ids = push.fingerprint.row_ids(&log.user_id, &log.app, push.changes.len());
-        self.despite_loss(|| self.stored_rows(log, push, &ids)).await
-    }
-
-    async fn stored_rows(&self, log: &Log, push: &Push, ids: &[Uuid]) -> Result<Vec<StoredChange>, StoreError> {
-        let statement = sqlx::query(STORED_BEFORE).bind(ids).bind(log.id.0).bind(&push.client).fetch_all(&self.pool);
-        let rows = self.traced(traced::STORED_BEFORE, statement).await?;
-        if rows.len() != ids.len() {
-            return Err(StoreError::PartlyStored { expected: ids.len(), found: rows.len() });
-        }
-        rows.into_iter().map(read_change).collect()
-    }
-}
-
-/// Reads a row with the columns created_at, table_name, record_id, op, data and stamps.
-pub(super) fn read_change(row: PgRow) -> Result<StoredChange, StoreError> {
-    let at: DateTime<Utc> = row.try_get("created_at")?;
-    let op: &str = row.try_get("op")?;
-    Ok(StoredChange {
-        at: at.timestamp_micros(),
-        table: row.try_get("table_name")?,
-        record: row.try_get("record_id")?,
-        op: Op::from_name(op).ok_or_else(|| StoreError::UnknownOp(op.to_owned()))?,
-        data: row.try_get("data")?,
-        stamps: row.try_get("stamps")?,
-        held: None,
-    })
-}
-
-/// The lower bound of what is not yet part of a log.
-pub(super) fn forever() -> DateTime<Utc> {
-    // Past any cursor, and within what timestamptz holds.
-    time(253_402_300_799_000_000)
 }

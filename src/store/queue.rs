@@ -10,6 +10,7 @@
 //! here rather than for its lock, where they would hold up the rest of their batch.
 
 use super::batch::Entry;
+use super::known::Pushed;
 use super::push::Job;
 use super::{Store, StoreError};
 use crate::protocol::LogId;
@@ -66,14 +67,17 @@ impl State {
     }
 
     fn take(&mut self) -> Vec<Job> {
-        let (mut batch, mut changes) = (Vec::new(), 0);
+        let (mut batch, mut changes, mut ids) = (Vec::new(), 0, HashSet::new());
         let looked_at = self.waiting.len().min(MAX_LOOKED_AT);
         let mut passed_over = Vec::new();
         for job in self.waiting.drain(..looked_at) {
             let size = job.entry.push.changes.len();
             let fits = batch.is_empty() || (batch.len() < MAX_PUSHES && changes + size <= MAX_CHANGES);
-            if fits && !self.busy.contains(&job.entry.log.id) {
+            // What is sent again while its first attempt waits would be refused, and the whole batch with it.
+            let is_new = |job: &Job| job.entry.rows.iter().all(|row| !ids.contains(&row.id));
+            if fits && !self.busy.contains(&job.entry.log.id) && is_new(&job) {
                 changes += size;
+                ids.extend(job.entry.rows.iter().map(|row| row.id));
                 batch.push(job);
             } else {
                 passed_over.push(job);
@@ -148,8 +152,11 @@ impl Store {
         }
         match self.despite_loss(|| async { Ok(self.insert(&entries).await?) }).await {
             Ok(stored) => batch.into_iter().zip(stored).for_each(|(job, stored)| match stored {
-                Some(stored) => job.finish(Ok(stored)),
-                None => self.store_alone(job),
+                Some(stored) => {
+                    let pushed = Pushed::new(&job.entry, stored);
+                    job.finish(Ok(pushed));
+                }
+                None => self.store_alone(job.looking_first()),
             }),
             Err(StoreError::Unavailable(error)) if !may_be_about_one(&error) => {
                 batch.into_iter().for_each(|job| job.finish(Err(StoreError::Unavailable(error.clone()))));

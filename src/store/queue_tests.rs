@@ -1,14 +1,24 @@
 use super::*;
 use crate::protocol::push::{StampPolicy, read_push};
 use crate::protocol::{Log, Stamp};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn job(user: &str, changes: usize) -> Job {
-    let change =
-        r#"{"table":"t","id":"a","op":"update","fields":{"f":{"value":1,"updatedAt":"2024-01-01T10:00:00Z"}}}"#;
-    let body = format!(r#"{{"clientId":"c","changes":[{}]}}"#, vec![change; changes].join(","));
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    named(user, changes, MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A push that is the same wherever it has the same name.
+fn named(user: &str, changes: usize, name: usize) -> Job {
+    let change = |n| {
+        let fields = r#"{"f":{"value":1,"updatedAt":"2024-01-01T10:00:00Z"}}"#;
+        format!(r#"{{"table":"t","id":"{name}-{n}","op":"update","fields":{fields}}}"#)
+    };
+    let body = format!(r#"{{"clientId":"c","changes":[{}]}}"#, (0..changes).map(change).collect::<Vec<_>>().join(","));
     let policy = StampPolicy { now: Stamp::from_millis(1_700_000_000_000), max_ahead: 0 };
     let push = read_push(body.as_bytes(), None, policy, usize::MAX).unwrap();
-    Job::new(Log::new(user.into(), "a"), push.into(), vec![], Box::new(|_| ())).0
+    let ids = push.row_ids(user, "a");
+    Job::new(Log::new(user.into(), "a"), push.into(), ids, Box::new(|_| ())).0
 }
 
 fn waiting(jobs: impl IntoIterator<Item = Job>) -> State {
@@ -47,6 +57,14 @@ fn a_batch_is_filled_in_the_order_of_arrival_up_to_its_limits() {
     assert_eq!(sizes(&mut state), Some(vec![60]));
     let mut state = waiting([MAX_CHANGES + 1, 1].map(|changes| job("u", changes)));
     assert_eq!(sizes(&mut state), Some(vec![MAX_CHANGES + 1]), "what is larger than a batch goes by itself");
+}
+
+#[test]
+fn what_is_sent_again_while_it_waits_does_not_ride_with_its_first_attempt() {
+    let mut state = waiting([named("u", 2, 7), named("u", 3, 7), named("u", 1, 8)]);
+    assert_eq!(sizes(&mut state), Some(vec![2, 1]));
+    state.busy.clear();
+    assert_eq!(sizes(&mut state), Some(vec![3]));
 }
 
 #[test]

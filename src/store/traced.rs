@@ -11,6 +11,7 @@ pub(super) const PAGE: Query = Query { operation: "SELECT", summary: "SELECT syn
 pub(super) const OWN_WRITES: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by device" };
 pub(super) const HISTORY: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by record" };
 pub(super) const HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads" };
+pub(super) const RECENT_HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads by age" };
 pub(super) const CHANGED_TABLES: Query = Query { operation: "SELECT", summary: "SELECT DISTINCT sync_changes" };
 
 /// Counts itself for as long as it lives.

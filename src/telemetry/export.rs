@@ -15,6 +15,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporte
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use url::Url;
 
 /// What makes spans and sends them to the collector. To be called on the runtime that does the sending.
 pub(super) fn provider(
@@ -22,7 +23,8 @@ pub(super) fn provider(
     collector: &Collector,
     metrics: Arc<Metrics>,
 ) -> Result<SdkTracerProvider, ExporterBuildError> {
-    let exporter = Counting { exporter: exporter(collector)?, metrics, failing: AtomicBool::new(false) };
+    let endpoint = collector.endpoint.clone();
+    let exporter = Counting { exporter: exporter(collector)?, metrics, endpoint, failing: AtomicBool::new(false) };
     // Which requests are sampled is decided before they have a span; what has one is to be kept.
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)
@@ -73,11 +75,21 @@ pub(super) fn sampler(config: &TracesConfig) -> Sampler {
     if config.otel_traces_sampler.parent_based { Sampler::ParentBased(Box::new(root)) } else { root }
 }
 
+/// What the exporter says, without where it sends to: that is a setting, and settings are not logged.
+fn without_endpoint(text: &str, endpoint: &Url) -> String {
+    let mut bare = endpoint.clone();
+    // Both fail only for URLs that cannot have a user, which are not changed by it.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    text.replace(endpoint.as_str(), "[endpoint]").replace(bare.as_str(), "[endpoint]")
+}
+
 /// An exporter that counts what arrives and what does not, and says so once each time that changes.
 #[derive(Debug)]
 struct Counting<E> {
     exporter: E,
     metrics: Arc<Metrics>,
+    endpoint: Url,
     failing: AtomicBool,
 }
 
@@ -89,7 +101,8 @@ impl<E: SpanExporter> SpanExporter for Counting<E> {
         self.metrics.trace_spans.with_label_values(&[outcome]).inc_by(spans);
         match (&done, self.failing.swap(done.is_err(), Ordering::Relaxed)) {
             (Err(error), false) => {
-                tracing::warn!(error = error as &dyn std::error::Error, "traces do not reach the collector; dropped");
+                let error = without_endpoint(&error.to_string(), &self.endpoint);
+                tracing::warn!(error, "traces do not reach the collector; dropped");
             }
             (Ok(()), true) => tracing::info!("traces reach the collector again"),
             _ => {}

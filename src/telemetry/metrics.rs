@@ -42,6 +42,8 @@ pub struct Metrics {
     pub listener_up: IntGauge,
     pub listener_connects: IntCounter,
     pub reconcile_failures: IntCounter,
+    pub cursors_past_head: IntCounter,
+    pub recent_lookups: IntCounter,
     pub pool_connections: IntGaugeVec,
     pub pool_waiting: IntGauge,
     pub auth: IntCounterVec,
@@ -160,6 +162,16 @@ impl Metrics {
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
             reconcile_failures: counter(&r, "mana_sync_reconcile_failures_total", "Reconciliations that failed."),
+            cursors_past_head: counter(
+                &r,
+                "mana_sync_cursors_past_head_total",
+                "Reads from a cursor past the newest change: the database went back to an earlier state.",
+            ),
+            recent_lookups: counter(
+                &r,
+                "mana_sync_recent_lookups_total",
+                "Look-ups of what was stored shortly before sessions came.",
+            ),
             pool_connections: gauges(
                 &r,
                 "mana_sync_pool_connections",

@@ -7,6 +7,7 @@
 //!
 //! None of them says who a user is or what a user stores.
 
+mod allowance;
 mod answers;
 mod causes;
 mod export;
@@ -45,8 +46,9 @@ pub struct Telemetry {
 /// Why there is no telemetry.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("traces cannot be exported as the settings OTEL_… say")]
-    Traces(#[from] ExporterBuildError),
+    /// What the exporter says has values of settings in it, and is left out but for the name.
+    #[error("traces cannot be exported as the settings OTEL_… say: see {0}")]
+    Traces(String),
     #[error("metrics cannot be exported as the settings OTEL_… say")]
     Metrics(#[from] MetricsSenderError),
 }
@@ -59,6 +61,16 @@ fn scope() -> InstrumentationScope {
         .build()
 }
 
+impl From<ExporterBuildError> for TelemetryError {
+    fn from(error: ExporterBuildError) -> Self {
+        let setting = match &error {
+            ExporterBuildError::InvalidConfiguration(text) => text.split(':').next().unwrap_or_default(),
+            _ => "the exporter",
+        };
+        TelemetryError::Traces(setting.to_owned())
+    }
+}
+
 impl Telemetry {
     /// Starts logging, and tracing and the sending of metrics if the settings ask for it. They are sent on the current
     /// runtime.
@@ -67,7 +79,9 @@ impl Telemetry {
         metrics.show_limits(config);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
-        let traces = provider.as_ref().map_or_else(Traces::default, |_| Traces::new(export::sampler(&config.traces)));
+        let traces = provider.as_ref().map_or_else(Traces::default, |_| {
+            Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second)
+        });
         logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
         let collector = config.metrics.collector(&config.traces);
         let resource = (&export::resource(config)).into();

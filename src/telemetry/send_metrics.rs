@@ -161,7 +161,9 @@ impl Way {
                     true => post.header(CONTENT_ENCODING, "gzip").body(gzip(&body)?),
                     false => post.body(body),
                 };
-                post.send().await?.error_for_status()?;
+                // The URL is a setting, and settings are not logged.
+                let sent = post.send().await.and_then(reqwest::Response::error_for_status);
+                sent.map_err(reqwest::Error::without_url)?;
             }
             Way::Grpc { client, headers } => {
                 let request = tonic::Request::from_parts(headers.clone(), tonic::Extensions::new(), request);

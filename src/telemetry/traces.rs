@@ -4,6 +4,7 @@
 //! random number, here and on every other replica. All other spans are made only inside a sampled one, or for
 //! wake-ups that carry the spans of sampled pushes. None has a query parameter, a token or a user in it.
 
+use super::allowance::Allowance;
 use axum::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -22,7 +23,14 @@ pub(super) const TARGET: &str = "mana_sync::trace";
 /// Decides which requests are traced.
 #[derive(Clone, Debug, Default)]
 pub struct Traces {
-    sampler: Option<Arc<Sampler>>,
+    sampling: Option<Arc<Sampling>>,
+}
+
+#[derive(Debug)]
+struct Sampling {
+    sampler: Sampler,
+    /// Callers whose traces are followed.
+    callers: Allowance,
 }
 
 /// A statement, by its name in traces.
@@ -42,20 +50,26 @@ pub struct PushSpan {
 }
 
 impl Traces {
-    /// Traces of the requests that the sampler keeps.
+    /// Traces of the requests that the sampler keeps. No caller's trace is followed.
     pub fn new(sampler: Sampler) -> Traces {
-        Traces { sampler: Some(Arc::new(sampler)) }
+        Traces::following(sampler, 0)
+    }
+
+    /// The same, where so many callers' traces are followed per second.
+    pub fn following(sampler: Sampler, callers_per_second: u32) -> Traces {
+        let callers = Allowance::new(callers_per_second);
+        Traces { sampling: Some(Arc::new(Sampling { sampler, callers })) }
     }
 
     /// The span of a request, the child of its caller's; none if it is not sampled.
     pub fn request(&self, method: &Method, route: Option<&str>, path: &str, headers: &HeaderMap) -> Span {
-        let Some(sampler) = &self.sampler else { return Span::none() };
-        let caller = caller(headers);
+        let Some(sampling) = &self.sampling else { return Span::none() };
+        let caller = sampling.follow(caller(headers));
         let trace = match caller.span().span_context() {
             known if known.is_valid() => known.trace_id(),
             _ => TraceId::from(rand::random::<u128>()),
         };
-        let sampled = sampler.should_sample(Some(&caller), trace, "", &SpanKind::Server, &[], &[]);
+        let sampled = sampling.sampler.should_sample(Some(&caller), trace, "", &SpanKind::Server, &[], &[]);
         if sampled.decision != SamplingDecision::RecordAndSample {
             return Span::none();
         }
@@ -63,6 +77,20 @@ impl Traces {
         // Fails only where the span is not exported.
         let _ = span.set_parent(caller);
         span
+    }
+}
+
+impl Sampling {
+    /// The caller's context, if its trace is followed; else an empty one. Anybody can send a trace that is sampled, or
+    /// whose id is one of those that a ratio keeps, with every request: so only so many are followed in a second. One
+    /// that is not sampled costs nothing where its word counts.
+    fn follow(&self, caller: Context) -> Context {
+        let (known, sampled) = {
+            let span = caller.span();
+            (span.span_context().is_valid(), span.span_context().is_sampled())
+        };
+        let costs_nothing = !known || (!sampled && matches!(self.sampler, Sampler::ParentBased(_)));
+        if costs_nothing || self.callers.take() { caller } else { Context::new() }
     }
 }
 

@@ -116,13 +116,18 @@ async fn stream(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>,
 }
 
 async fn read_stream(stream: &mut StreamReader, check: &mut StreamCheck, reader: &Reader, workload: &Workload) {
+    // A page that breaks off comes again.
+    let mut page = Vec::new();
     loop {
         match stream.next_delta(LISTEN).await {
             Ok(Some((id, delta))) => {
                 if let Err(error) = check.observe(id.as_deref(), &delta) {
                     workload.violated(format!("{}: {error}", reader.name));
                 }
-                reader.add(delta.changes);
+                page.extend(delta.changes);
+                if id.is_some() {
+                    reader.add(std::mem::take(&mut page));
+                }
             }
             Err(StreamError::Late { .. }) => {}
             Ok(None) | Err(StreamError::Connection(_)) => return,

@@ -5,7 +5,10 @@ mod support;
 
 mod body;
 mod checks;
+mod conflicts;
 mod delta;
+mod members;
+mod own;
 mod pages;
 mod retry;
 mod stamps;

@@ -8,7 +8,7 @@ const SKEW: i64 = 300_000;
 
 async fn as_others_see_it(cluster: &Cluster, user: &User) -> Vec<Value> {
     let delta = cluster.pushed_to(1, user, "todo", json!({ "clientId": "laptop" })).await;
-    delta["serverChanges"].as_array().unwrap().clone()
+    changes(&delta).as_array().unwrap().clone()
 }
 
 fn millis(stamp: &Value) -> i64 {
@@ -72,12 +72,12 @@ async fn a_stamp_too_far_ahead_is_stored_as_the_servers_time_plus_the_skew_and_l
 
     let adjusted = answer["adjusted"].as_array().unwrap();
     let listed: Vec<_> =
-        adjusted.iter().map(|one| json!([one["index"], one["table"], one["id"], one["field"]])).collect();
+        adjusted.iter().map(|one| json!([one["index"], one["table"], one["id"], one["fields"]])).collect();
     let expected = [
-        json!([1, "todos", "b", "late"]),
-        json!([2, "todos", "c", "updatedAt"]),
-        json!([3, "todos", "d", "createdAt"]),
-        json!([4, "todos", "e", "deletedAt"]),
+        json!([1, "todos", "b", ["late"]]),
+        json!([2, "todos", "c", ["updatedAt"]]),
+        json!([3, "todos", "d", ["createdAt"]]),
+        json!([4, "todos", "e", ["deletedAt"]]),
     ];
     assert_eq!(listed, expected);
     let seen = as_others_see_it(cluster, &user).await;
@@ -117,7 +117,7 @@ async fn the_allowed_skew_is_a_setting() {
 }
 
 #[tokio::test]
-async fn an_insert_without_stamps_is_stored_as_it_is() {
+async fn an_insert_without_stamps_counts_as_written_at_the_beginning_of_time() {
     let cluster = shared().await;
     let user = cluster.user();
     let changes = json!([
@@ -126,7 +126,13 @@ async fn an_insert_without_stamps_is_stored_as_it_is() {
         { "table": "todos", "id": "c", "op": "insert", "data": { "updatedAt": null, "createdAt": "yesterday", "n": [null] } },
     ]);
     cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": changes })).await;
-    assert_eq!(json!(as_others_see_it(cluster, &user).await), changes);
+    for (sent, inserted) in as_others_see_it(cluster, &user).await.iter().zip(changes.as_array().unwrap()) {
+        let fields = inserted["data"].as_object().unwrap().iter();
+        let at_first = |value: &Value| json!({ "value": value, "updatedAt": "1970-01-01T00:00:00.000Z" });
+        let fields: serde_json::Map<String, Value> =
+            fields.map(|(name, value)| (name.clone(), at_first(value))).collect();
+        assert_eq!(sent, &json!({ "table": "todos", "id": inserted["id"], "op": "update", "fields": fields }));
+    }
 }
 
 #[tokio::test]
@@ -137,7 +143,7 @@ async fn an_insert_without_data_is_an_empty_record() {
     let nothing = json!({ "table": "todos", "id": "b", "op": "insert", "data": null });
     cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [bare, nothing] })).await;
     for change in as_others_see_it(cluster, &user).await {
-        assert_eq!(change["data"], json!({}));
+        assert_eq!((&change["op"], &change["fields"]), (&json!("update"), &json!({})));
     }
 }
 

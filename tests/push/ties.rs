@@ -19,7 +19,7 @@ async fn store(cluster: &Cluster, user: &User, client: &str, change: &Value) {
 
 async fn delta(cluster: &Cluster, user: &User, client: &str) -> Value {
     // Not the beginning: a device that asks from there gets its own back.
-    cluster.pulled(user, "todo", "todos", "1970-01-01T00:00:01Z", Some(client)).await["serverChanges"].clone()
+    changes(&cluster.pulled(user, "todo", "todos", "1970-01-01T00:00:01Z", Some(client)).await)
 }
 
 #[tokio::test]

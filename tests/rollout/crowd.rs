@@ -260,11 +260,16 @@ impl Client {
 
 /// Reads a stream to its end, however it ends; an error is a violation.
 async fn read(stream: &mut StreamReader, check: &mut StreamCheck, seen: &Seen) -> Result<(), StreamError> {
+    // A page that breaks off comes again.
+    let mut page = Vec::new();
     loop {
         match stream.next_delta(LISTEN).await {
             Ok(Some((id, delta))) => {
                 check.observe(id.as_deref(), &delta)?;
-                seen.add(delta.changes.into_iter().map(|change| change.id));
+                page.extend(delta.changes.into_iter().map(|change| change.id));
+                if id.is_some() {
+                    seen.add(page.drain(..));
+                }
             }
             Ok(None) | Err(StreamError::Connection(_)) => return Ok(()),
             Err(StreamError::Late { .. }) => {}

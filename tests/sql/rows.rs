@@ -131,7 +131,7 @@ async fn what_no_replica_could_read_is_refused_and_leaves_nothing() {
         ("app_id", "''", "app_id is missing or empty"),
         ("client_id", "repeat('x', 256)", "client_id is longer than 255 bytes"),
         ("actor", "to_jsonb(repeat('x', 17000))", "take more than 16 KiB"),
-        ("data", "('{\"a\":' || repeat('9', 1000) || '}')::jsonb", "a number of more than 500 digits"),
+        ("data", "('{\"a\":' || repeat('9', 1100) || '}')::jsonb", "a number of more than 1000 digits"),
         ("data", "(repeat('{\"a\":', 600) || '1' || repeat('}', 600))::jsonb", "nested more than 512 levels deep"),
         ("data", "jsonb_build_object('a', repeat('x', 11000000))", "data is longer than 10 MB"),
     ] {

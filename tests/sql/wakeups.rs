@@ -18,9 +18,9 @@ async fn sync_push_wakes_at_once_with_its_tables_but_not_its_own_device() {
     let user = cluster.user();
     let mut own = socket(cluster, 0, &user, Some(APP), Some("svc")).await;
     let mut other = socket(cluster, 1, &user, Some(APP), Some("phone")).await;
-    let many: Vec<_> = (0..400).map(|n| insert(&format!("a-table-with-a-name-{n}"), "a", "Milk", AT)).collect();
+    let many: Vec<_> = (0..200).map(|n| insert(&format!("a-table-with-a-name-{n}"), "a", "Milk", AT)).collect();
     let few = [insert("tasks", "a", "Milk", AT), insert("lists", "a", "Milk", AT)];
-    for (changes, tables) in [(json!(few), 2), (json!(many), 400)] {
+    for (changes, tables) in [(json!(few), 2), (json!(many), 200)] {
         sync_push(cluster, &user, "svc", &changes).await.unwrap();
         let mut heard = std::collections::BTreeSet::new();
         while heard.len() < tables {

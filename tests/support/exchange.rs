@@ -106,6 +106,21 @@ pub fn until(answer: &Value) -> &str {
     answer["syncedUntil"].as_str().unwrap()
 }
 
+/// An answer's changes as they were pushed: without the row's id, and with each stamp under one name. Both names must be
+/// there and say the same.
+pub fn changes(answer: &Value) -> Value {
+    let mut changes = answer["serverChanges"].clone();
+    for change in changes.as_array_mut().unwrap() {
+        let id = change.as_object_mut().unwrap().remove("eventId").expect("each change has the id of its row");
+        assert!(id.as_str().is_some_and(|id| Uuid::parse_str(id).is_ok()), "{id}");
+        for (_, field) in change.get_mut("fields").and_then(Value::as_object_mut).into_iter().flatten() {
+            let at = field.as_object_mut().unwrap().remove("at");
+            assert_eq!(at.as_ref(), Some(&field["updatedAt"]), "under both names");
+        }
+    }
+    changes
+}
+
 /// The ids of all pages, in order.
 pub fn ids_of(pages: &[Value]) -> Vec<&str> {
     pages.iter().flat_map(ids).collect()

@@ -19,13 +19,19 @@ pub const NO_DELTA: &str = "2100-01-01T00:00:00.000Z";
 /// An event of kind `changes`.
 #[derive(Clone, Debug)]
 pub struct Delta {
-    pub id: String,
+    /// Only the last event of a page has one.
+    pub id: Option<String>,
     pub data: Value,
 }
 
 impl Delta {
     pub fn table(&self) -> &str {
         self.data["table"].as_str().unwrap()
+    }
+
+    /// Its changes as they were pushed; see [`changes`](crate::support::changes).
+    pub fn changes(&self) -> Value {
+        crate::support::changes(&json!({ "serverChanges": self.data["changes"] }))
     }
 
     pub fn until(&self) -> &str {
@@ -83,19 +89,30 @@ impl Events {
         loop {
             let event = self.next().await.expect("the stream must go on");
             if event.event == "changes" {
-                let data = serde_json::from_str(&event.data).unwrap();
-                return Delta { id: event.id.expect("an event of changes has an id"), data };
+                return Delta { id: event.id, data: serde_json::from_str(&event.data).unwrap() };
             }
         }
     }
 
-    /// Events up to the one that brings the record `id`; the ids of all records on the way, in order.
+    /// Events up to the end of the page that brings the record `id`; the ids of all records on the way, as they came.
     pub async fn until(&mut self, id: &str) -> Vec<String> {
         let mut seen = Vec::new();
-        while seen.last().is_none_or(|last| last != id) {
-            seen.extend(self.delta().await.ids());
+        loop {
+            let delta = self.delta().await;
+            seen.extend(delta.ids());
+            if delta.id.is_some() && seen.iter().any(|seen| seen == id) {
+                return seen;
+            }
         }
-        seen
+    }
+
+    /// The next page: its events, up to the one that has an id.
+    pub async fn page(&mut self) -> Vec<Delta> {
+        let mut page = vec![self.delta().await];
+        while page.last().is_some_and(|event| event.id.is_none()) {
+            page.push(self.delta().await);
+        }
+        page
     }
 
     /// The backlog: every event up to the first that says that there is no more.
@@ -111,6 +128,22 @@ impl Events {
 /// The ids of all records in some events.
 pub fn all_ids(events: &[Delta]) -> Vec<String> {
     events.iter().flat_map(Delta::ids).collect()
+}
+
+/// Events by pages.
+pub fn pages(events: &[Delta]) -> impl Iterator<Item = &[Delta]> {
+    events.split_inclusive(|event| event.id.is_some())
+}
+
+/// The ids of all records in some events, those of each page in order: what is stored in the order of its ids comes
+/// out in the order of the log.
+pub fn ids_by_page(events: &[Delta]) -> Vec<String> {
+    let sorted = |page: &[Delta]| {
+        let mut ids = all_ids(page);
+        ids.sort();
+        ids
+    };
+    pages(events).flat_map(sorted).collect()
 }
 
 /// A request for a stream of [`APP`]. `query` is what stands after the question mark.
@@ -138,6 +171,30 @@ pub async fn store_in(
     let (status, answer) = cluster.push_to(index, user, app, body).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer["syncedUntil"].as_str().unwrap().to_owned()
+}
+
+/// Fills a log through all replicas, mostly from `laptop`, every third push from `phone`, with one record for each
+/// table of one letter; the records in order, with who wrote them and the cursor after each.
+pub async fn fill(cluster: &Cluster, user: &User, tables: &str) -> Vec<(String, &'static str, String)> {
+    let mut log = Vec::new();
+    for (n, table) in tables.chars().enumerate() {
+        let device = if n % 3 == 2 { "phone" } else { "laptop" };
+        let id = format!("{n:03}");
+        let cursor = store(cluster, n, user, device, &[(&table.to_string(), &id)]).await;
+        log.push((id, device, cursor));
+    }
+    log
+}
+
+/// Moves a log of a user back, as if everything in it had been stored so much earlier.
+pub async fn age(cluster: &Cluster, user: &User, app: &str, seconds: f64) {
+    for (table, column) in [("sync_changes", "created_at"), ("sync_heads", "head")] {
+        let sql = format!(
+            "update {table} set {column} = {column} - make_interval(secs => $3) where user_id = $1 and app_id = $2"
+        );
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&user.id).bind(app).bind(seconds);
+        query.execute(&cluster.pool).await.unwrap();
+    }
 }
 
 /// The user with a token that expires after the current second and `more` whole ones.

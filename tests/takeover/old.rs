@@ -68,7 +68,7 @@ impl Form {
                         when 'delete' then case when n % 3 = 1 then jsonb_build_object('deletedAt', iso) else '{{}}' end
                         else '{{}}'
                     end,
-                    'device-' || n % 5, timestamptz '2024-01-02 00:00:00+00' + n / 9 * interval '3 microseconds'{values}
+                    'device-' || n % 5, timestamptz '2024-01-02 00:00:00+00' + n / 153 * interval '1331 microseconds'{values}
              from (
                  select n, (array['insert', 'update', 'update', 'update', 'delete'])[1 + n % 5] as op,
                         to_char(stamp, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') as iso,

@@ -92,7 +92,7 @@ async fn compare(cluster: &Cluster, before: Records, rows: u32) {
             window log as (partition by c.log_id order by c.created_at rows between unbounded preceding and unbounded following)
         ) as c
         where old is null or created_at < stood or created_at > stood + interval '100 microseconds'
-           or (extract(epoch from created_at) * 1000000)::int8 % 2 <> 0 or head is distinct from last
+           or (extract(epoch from created_at) * 1000000)::int8 % 20 <> 0 or head is distinct from last
            or log_id <> sync_log_id(user_id, app_id)
            or size <> octet_length(coalesce(data::text, '')) + octet_length(field_timestamps::text) + octet_length(coalesce(extra::text, ''))";
     let statement = sqlx::query_scalar::<_, i64>(wrong);

@@ -21,7 +21,7 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 /// What a stream reader has seen.
 #[derive(Debug, Default)]
 pub struct Streamed {
-    /// Every change, in the order received.
+    /// Every change, in the order received: within a page, table by table.
     pub changes: Vec<Change>,
     pub events: usize,
     pub reconnects: usize,
@@ -60,6 +60,7 @@ async fn follow(
     seen: &mut Streamed,
 ) -> Result<bool, StreamError> {
     let mut reader = StreamReader::open(http, request).await?;
+    let mut page = Vec::new();
     loop {
         if expected.borrow_and_update().is_some_and(|count| seen.changes.len() >= count) {
             return Ok(true);
@@ -75,17 +76,21 @@ async fn follow(
         };
         match event {
             None => return Ok(false),
-            Some(StreamEvent::Changes { id, delta }) => seen.take(id.as_deref(), delta)?,
+            Some(StreamEvent::Changes { id, delta }) => seen.take(&mut page, id.as_deref(), delta)?,
             Some(_) => {}
         }
     }
 }
 
 impl Streamed {
-    fn take(&mut self, id: Option<&str>, delta: TableDelta) -> Result<(), StreamError> {
+    /// Takes an event. What came of a page counts with its last event: if the stream ends before, it comes again.
+    fn take(&mut self, page: &mut Vec<Change>, id: Option<&str>, delta: TableDelta) -> Result<(), StreamError> {
         self.check.observe(id, &delta)?;
         self.events += 1;
-        self.changes.extend(delta.changes);
+        page.extend(delta.changes);
+        if id.is_some() {
+            self.changes.append(page);
+        }
         Ok(())
     }
 }

@@ -57,9 +57,13 @@ pub fn compare(holders: &[Holder], limit: usize) -> Vec<Finding> {
     findings
 }
 
-/// Whether the stream brought each stored row once and in order.
+/// Whether the stream brought each stored row once, and those of each table in order. A place is one among the rows
+/// of all tables, table by table.
 pub fn compare_stream(rows: &[Row], streamed: &[Change]) -> Result<Option<Finding>, FoldError> {
-    for (place, (row, streamed)) in rows.iter().zip(streamed).enumerate() {
+    let (mut rows, mut streamed): (Vec<&Row>, Vec<&Change>) = (rows.iter().collect(), streamed.iter().collect());
+    rows.sort_by_key(|row| &row.table_name);
+    streamed.sort_by_key(|change| &change.table);
+    for (place, (row, &streamed)) in rows.iter().zip(&streamed).enumerate() {
         let stored = row.as_change()?;
         if !same_change(&stored, streamed) {
             let (stored, streamed) = (Box::new(stored), Box::new(streamed.clone()));

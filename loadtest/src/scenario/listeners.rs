@@ -140,14 +140,19 @@ impl Listener {
             opened.take();
             let _held = self.worker.connected();
             let mut order = *self.orders.borrow();
+            // A page that breaks off comes again: its events count with the last of them, which has an id.
+            let mut page = Vec::new();
             loop {
                 if order.until.is_some() && missed_changes(&self.user.ledger(), &heard).next().is_none() {
                     break 'connections;
                 }
                 match next(&mut self.orders, order, feed.next()).await {
                     Next::Came(Ok(Some(event))) if event.event == "changes" => {
-                        self.note_changes(&event.data, &mut heard, operation);
-                        cursor = event.id.unwrap_or(cursor);
+                        page.push(event.data);
+                        if let Some(id) = event.id {
+                            page.drain(..).for_each(|data| self.note_changes(&data, &mut heard, operation));
+                            cursor = id;
+                        }
                     }
                     Next::Came(Ok(Some(_))) => {}
                     Next::Came(Ok(None) | Err(_)) | Next::Drop => break,

@@ -172,7 +172,7 @@ fn adjusted(changes: &[Change]) -> Vec<Adjusted> {
             index,
             table: change.table.clone(),
             id: change.id.clone(),
-            field,
+            fields: vec![field],
             updated_at: LATEST.to_owned(),
         };
         late.map(|write| entry(write.field)).collect::<Vec<_>>()

@@ -1,109 +1,159 @@
 //! Reading one change: what it must have, and how it is stored.
 
-use super::wire::{Carriers, Members, Object, RawChange, RawField};
-use super::{Adjusted, ChangeProblem, MAX_RECORD, MAX_TABLE, NewChange, Op, StampPolicy, check_name};
-use crate::protocol::json::{ObjectWriter, Unstorable, check_storable};
-use crate::protocol::retry::Fingerprint;
+use super::wire::{Carrier, InsertMembers, Members, Object, RawChange, RawField, Text};
+use super::{
+    Adjusted, ChangeProblem, MAX_EXTRA, MAX_FIELD, MAX_FIELDS, MAX_RECORD, MAX_TABLE, NewChange, Op, StampPolicy,
+    check_name,
+};
+use crate::protocol::Cursor;
+use crate::protocol::identity::IdentityBuilder;
+use crate::protocol::json::{Growth, ObjectWriter, Unstorable};
 use crate::protocol::stamp::{Stamp, StampError};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
 
-/// Reads one change after the other.
-pub(super) struct ChangeReader<'p> {
-    pub(super) index: usize,
+/// The name under which a body's version stands in its changes.
+const SCHEMA_VERSION: &str = "schemaVersion";
+/// The field that a delete writes.
+const DELETED_AT: &str = "deletedAt";
+
+/// Reads the changes of one push, one after the other.
+pub(super) struct ChangeReader<'b> {
     pub(super) policy: StampPolicy,
-    pub(super) adjusted: &'p mut Vec<Adjusted>,
-    pub(super) fingerprint: &'p mut Fingerprint,
+    pub(super) since: Cursor,
+    /// The body's `schemaVersion`, for changes that have none of their own.
+    pub(super) schema_version: Option<&'b RawValue>,
+    /// How often each change without a stamp has been read.
+    pub(super) repeated: HashMap<[u8; 32], u64>,
 }
 
-/// The stamps of one change as they are collected.
+/// One change as it is being read.
 #[derive(Default)]
-struct Stamps {
-    stored: ObjectWriter,
+struct Draft {
+    stamps: ObjectWriter,
     held: ObjectWriter,
+    identity: IdentityBuilder,
+    growth: Growth,
+    /// The fields whose stamps were adjusted.
+    adjusted: Vec<String>,
+    /// Fields whose stamps are stored.
+    stamped: usize,
 }
 
-impl Stamps {
-    fn held(&mut self, field: &str, stored: Stamp, claimed: Stamp) {
+impl Draft {
+    /// Checks a value, and counts what it takes when it is written out.
+    fn check(&mut self, json: &str, place: impl FnOnce() -> String) -> Result<(), ChangeProblem> {
+        self.growth.check(json).map_err(|problem| ChangeProblem::Value { place: place(), problem })
+    }
+
+    /// The stamp to store for a field, which is held to the allowed skew.
+    fn stored(&mut self, policy: StampPolicy, field: &str, claimed: Stamp) -> Stamp {
+        let latest = policy.latest();
+        if claimed > latest {
+            self.adjusted.push(field.to_owned());
+        }
+        claimed.min(latest)
+    }
+
+    fn stamp(&mut self, field: &str, stored: Stamp, claimed: Stamp) {
+        self.stamps.plain(field, stored);
+        self.stamped += 1;
+        self.claim(field, stored, claimed);
+    }
+
+    /// Keeps what the device claims where something earlier is stored.
+    fn claim(&mut self, field: &str, stored: Stamp, claimed: Stamp) {
         if stored != claimed {
             self.held.plain(field, claimed);
         }
     }
-
-    fn finish(self) -> (String, Option<String>) {
-        let held = (!self.held.is_empty()).then(|| self.held.finish());
-        (self.stored.finish(), held)
-    }
 }
 
 impl ChangeReader<'_> {
-    pub(super) fn read(&mut self, change: RawChange<'_>) -> Result<NewChange, ChangeProblem> {
-        let table = check_name(change.table.as_deref().unwrap_or(""), MAX_TABLE).map_err(ChangeProblem::Table)?;
-        let record = check_name(change.id.as_deref().unwrap_or(""), MAX_RECORD).map_err(ChangeProblem::Id)?;
-        let op = change.op.as_deref().ok_or(ChangeProblem::NoOp)?;
+    /// Reads one change; what was adjusted in it is said of `index`.
+    pub(super) fn read(
+        &mut self,
+        index: usize,
+        change: RawChange<'_>,
+    ) -> Result<(NewChange, Option<Adjusted>), ChangeProblem> {
+        let text = |text: &Option<Text<'_>>| text.as_ref().map(|Text(text)| text.to_string()).unwrap_or_default();
+        let (table, record) = (text(&change.table), text(&change.id));
+        check_name(&table, MAX_TABLE).map_err(ChangeProblem::Table)?;
+        check_name(&record, MAX_RECORD).map_err(ChangeProblem::Id)?;
+        let Text(op) = change.op.as_ref().ok_or(ChangeProblem::NoOp)?;
         let op = Op::from_name(op).ok_or_else(|| ChangeProblem::Op(op.chars().take(40).collect()))?;
-        self.fingerprint.add(&[op.name(), table, record]);
-        let mut stamps = Stamps::default();
+        let mut draft = Draft::default();
+        draft.identity.texts(&[op.name(), &table, &record]);
         let data = match op {
-            Op::Insert => Some(self.insert(table, record, change.data, &mut stamps)?),
-            Op::Update => Some(self.update(table, record, change.fields, &mut stamps)?),
+            Op::Insert => Some(self.insert(change.data, &mut draft)?),
+            Op::Update => Some(self.update(change.fields, &mut draft)?),
             Op::Delete => {
-                self.delete(table, record, change.deleted_at, &mut stamps)?;
+                self.delete(change.deleted_at, &mut draft)?;
                 None
             }
         };
-        let (stamps, held) = stamps.finish();
-        Ok(NewChange { table: table.to_owned(), record: record.to_owned(), op, data, stamps, held })
+        let extra = self.extra(change.extra, &mut draft)?;
+        let Draft { stamps, held, identity, growth, adjusted, stamped } = draft;
+        let is_stamped = identity.is_stamped();
+        let (stamps, held) = (stamps.finish(), (!held.is_empty()).then(|| held.finish()));
+        let adjusted = (!adjusted.is_empty()).then(|| Adjusted {
+            index,
+            table: table.clone(),
+            id: record.clone(),
+            fields: adjusted,
+            updated_at: self.policy.latest(),
+        });
+        let length = |json: &Option<String>| json.as_ref().map_or(0, String::len);
+        // Around each stamp PostgreSQL writes two spaces, and around each value.
+        let size = length(&data) + stamps.len() + length(&extra) + growth.bytes() + 4 * stamped;
+        let identity = identity.finish(self.since, &mut self.repeated);
+        let change = NewChange { table, record, op, data, stamps, held, extra, size, identity, is_stamped };
+        Ok((change, adjusted))
     }
 
-    fn update(
-        &mut self,
-        table: &str,
-        record: &str,
-        fields: Option<&RawValue>,
-        stamps: &mut Stamps,
-    ) -> Result<String, ChangeProblem> {
+    fn update(&self, fields: Option<&RawValue>, draft: &mut Draft) -> Result<String, ChangeProblem> {
         let fields = fields.ok_or(ChangeProblem::NoFields)?.get();
-        let fields: Members<'_, Object<RawField<'_>>> = serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
-        // How many there are keeps the texts of one change apart from those of the next.
-        self.fingerprint.add(&[&fields.0.len().to_string()]);
+        let Members(mut fields): Members<'_, Object<RawField<'_>>> =
+            serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
+        check_fields(fields.len(), fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0))?;
+        // In whichever order they are written, they are the same.
+        fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        draft.identity.texts(&[&fields.len().to_string()]);
         let mut data = ObjectWriter::new();
-        for (name, Object(field)) in fields.0 {
+        for (name, Object(field)) in fields {
             let place = || format!("field {name:?}");
             if name.contains('\0') {
                 return Err(ChangeProblem::Value { place: place(), problem: Unstorable::Nul });
             }
-            let spelled =
-                field.updated_at.or(field.at).ok_or_else(|| ChangeProblem::NoStamp(name.clone().into_owned()))?;
-            let stamp = Stamp::parse(&spelled)
+            let spelled = field.updated_at.or(field.at);
+            let Text(spelled) = spelled.ok_or_else(|| ChangeProblem::NoStamp(name.clone().into_owned()))?;
+            let claimed = Stamp::parse(&spelled)
                 .map_err(|problem| ChangeProblem::Stamp { field: name.clone().into_owned(), problem })?;
             let value = field.value.map_or("null", RawValue::get);
-            check_storable(value).map_err(|problem| ChangeProblem::Value { place: place(), problem })?;
-            self.fingerprint.add(&[&name, value, &spelled]);
-            let stored = self.within_skew(stamp, table, record, &name);
+            draft.check(value, place)?;
+            draft.identity.texts(&[&name]);
+            draft.identity.json(value);
+            draft.identity.stamp(claimed);
+            let stored = draft.stored(self.policy, &name, claimed);
             data.raw(&name, value);
-            stamps.stored.plain(&name, stored);
-            stamps.held(&name, stored, stamp);
+            draft.stamp(&name, stored, claimed);
         }
         Ok(data.finish())
     }
 
     /// An insert's fields carry the record's `updatedAt`, else its `createdAt`. That member is written in the
     /// canonical spelling, because clients take the stamp of what they receive from it. Where neither is a stamp
-    /// the record is stored as it is and counts as written at the time of storing.
-    fn insert(
-        &mut self,
-        table: &str,
-        record: &str,
-        data: Option<&RawValue>,
-        stamps: &mut Stamps,
-    ) -> Result<String, ChangeProblem> {
+    /// the record is stored as it is and counts as written at the beginning of time.
+    fn insert(&self, data: Option<&RawValue>, draft: &mut Draft) -> Result<String, ChangeProblem> {
         let data = data.map_or("{}", RawValue::get);
-        check_storable(data).map_err(|problem| ChangeProblem::Value { place: "data".to_owned(), problem })?;
-        self.fingerprint.add(&[data]);
-        let Object(carrier): Object<Carriers<'_>> = serde_json::from_str(data).map_err(ChangeProblem::Data)?;
-        let Some((name, spelled, stamp)) = carrier.stamp() else { return Ok(data.to_owned()) };
-        let stored = self.within_skew(stamp, table, record, name);
+        draft.check(data, || "data".to_owned())?;
+        draft.identity.json(data);
+        let members: InsertMembers<'_> = serde_json::from_str(data).map_err(ChangeProblem::Data)?;
+        check_fields(members.count, members.longest_name)?;
+        let Some(Carrier { name, spelled, stamp: claimed, .. }) = members.carrier() else { return Ok(data.to_owned()) };
+        draft.identity.stamp(claimed);
+        let stored = draft.stored(self.policy, name, claimed);
         if spelled.as_bytes() == stored.encode() {
             return Ok(data.to_owned());
         }
@@ -115,46 +165,63 @@ impl ChangeReader<'_> {
             } else {
                 rewritten.raw(member, value.get());
             }
-            stamps.held(member, stored, stamp);
+            draft.claim(member, stored, claimed);
         }
         Ok(rewritten.finish())
     }
 
-    fn delete(
-        &mut self,
-        table: &str,
-        record: &str,
-        deleted_at: Option<&RawValue>,
-        stamps: &mut Stamps,
-    ) -> Result<(), ChangeProblem> {
-        const FIELD: &str = "deletedAt";
+    fn delete(&self, deleted_at: Option<&RawValue>, draft: &mut Draft) -> Result<(), ChangeProblem> {
         let Some(raw) = deleted_at else {
-            stamps.stored.plain(FIELD, self.policy.now);
+            draft.stamp(DELETED_AT, self.policy.now, self.policy.now);
             return Ok(());
         };
-        let spelled: Cow<'_, str> =
+        let Text(spelled): Text<'_> =
             serde_json::from_str(raw.get()).map_err(|_| ChangeProblem::DeletedAt(StampError::NotRfc3339))?;
-        let stamp = Stamp::parse(&spelled).map_err(ChangeProblem::DeletedAt)?;
-        self.fingerprint.add(&[&spelled]);
-        let stored = self.within_skew(stamp, table, record, FIELD);
-        stamps.stored.plain(FIELD, stored);
-        stamps.held(FIELD, stored, stamp);
+        let claimed = Stamp::parse(&spelled).map_err(ChangeProblem::DeletedAt)?;
+        draft.identity.stamp(claimed);
+        let stored = draft.stored(self.policy, DELETED_AT, claimed);
+        draft.stamp(DELETED_AT, stored, claimed);
         Ok(())
     }
 
-    /// Holds a stamp to the allowed skew, and notes it if it was beyond.
-    fn within_skew(&mut self, stamp: Stamp, table: &str, record: &str, field: &str) -> Stamp {
-        let latest = Stamp::from_millis(self.policy.now.millis().saturating_add(self.policy.max_ahead));
-        if stamp <= latest {
-            return stamp;
+    /// What else the change has, as one object; none if there is nothing.
+    fn extra(
+        &self,
+        members: Vec<(Cow<'_, str>, &RawValue)>,
+        draft: &mut Draft,
+    ) -> Result<Option<String>, ChangeProblem> {
+        let mut members: Vec<(&str, &str)> = members.iter().map(|(name, value)| (&**name, value.get())).collect();
+        members.sort_unstable();
+        for (name, value) in &members {
+            draft.identity.texts(&[name]);
+            draft.identity.json(value);
         }
-        self.adjusted.push(Adjusted {
-            index: self.index,
-            table: table.to_owned(),
-            id: record.to_owned(),
-            field: field.to_owned(),
-            updated_at: latest,
-        });
-        latest
+        if let Some(version) = self.schema_version
+            && !members.iter().any(|(name, _)| *name == SCHEMA_VERSION)
+        {
+            // It is the body's: the change is the same with another.
+            members.push((SCHEMA_VERSION, version.get()));
+        }
+        if members.is_empty() {
+            return Ok(None);
+        }
+        let mut extra = ObjectWriter::new();
+        members.iter().for_each(|(name, value)| extra.raw(name, value));
+        let extra = extra.finish();
+        if extra.len() > MAX_EXTRA {
+            return Err(ChangeProblem::Extra(extra.len()));
+        }
+        draft.check(&extra, || "what is beside its named members".to_owned())?;
+        Ok(Some(extra))
     }
+}
+
+fn check_fields(count: usize, longest_name: usize) -> Result<(), ChangeProblem> {
+    if count > MAX_FIELDS {
+        return Err(ChangeProblem::TooManyFields(count));
+    }
+    if longest_name > MAX_FIELD {
+        return Err(ChangeProblem::FieldName(longest_name));
+    }
+    Ok(())
 }

@@ -7,17 +7,30 @@ mod change;
 pub(super) mod wire;
 
 use super::cursor::{Cursor, CursorError};
+use super::identity::{ChangeIdentity, DeviceScope};
 use super::json::Unstorable;
-use super::retry::Fingerprint;
 use super::stamp::{Stamp, StampError};
 use change::ChangeReader;
 use serde::Serialize;
-use wire::{Body, Object};
+use serde_json::value::RawValue;
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+use wire::{Body, Object, Text};
 
 /// Longest name of a table, in bytes.
 pub const MAX_TABLE: usize = 255;
 /// Longest record id, in bytes. Table and record stand in an index, whose entries PostgreSQL limits to 2,704.
 pub const MAX_RECORD: usize = 1024;
+/// Longest name of a field, in bytes.
+pub const MAX_FIELD: usize = 1024;
+/// Fields of one change, at most.
+pub const MAX_FIELDS: usize = 4096;
+/// Different tables of one push, at most.
+pub const MAX_TABLES: usize = 256;
+/// What a change may have beside its named members, as a JSON object, in bytes.
+pub const MAX_EXTRA: usize = 16 << 10;
+/// Longest `schemaVersion` of a body, in bytes of JSON: it is stored with each of its changes.
+const MAX_SCHEMA_VERSION: usize = 64;
 /// Longest client id, in bytes.
 pub const MAX_CLIENT: usize = 255;
 /// Longest app id, in bytes.
@@ -62,9 +75,17 @@ pub struct NewChange {
     pub stamps: String,
     /// The stamps that were adjusted, as the device holds them (see [`super::merge`]). As JSON.
     pub held: Option<String>,
+    /// The members that the protocol does not name, as a JSON object.
+    pub extra: Option<String>,
+    /// Bytes of `data`, `stamps` and `extra` as PostgreSQL writes them out, at most.
+    pub size: usize,
+    /// What makes it the same change when it is sent again.
+    pub identity: ChangeIdentity,
+    /// Whether its client said when it was made.
+    pub is_stamped: bool,
 }
 
-/// A stamp that was too far ahead, and what it was stored as.
+/// A change of which stamps were too far ahead, and what they were stored as.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Adjusted {
@@ -72,8 +93,8 @@ pub struct Adjusted {
     pub index: usize,
     pub table: String,
     pub id: String,
-    /// The field, or for an insert or a delete the member that carries its stamp.
-    pub field: String,
+    /// The fields, or for an insert or a delete the member that carries its stamp.
+    pub fields: Vec<String>,
     /// The stamp as stored.
     #[serde(serialize_with = "as_text")]
     pub updated_at: Stamp,
@@ -90,8 +111,14 @@ pub struct Push {
     pub since: Cursor,
     pub changes: Vec<NewChange>,
     pub adjusted: Vec<Adjusted>,
-    /// The same for every retry of this push, different for every other push of the device.
-    pub fingerprint: Fingerprint,
+}
+
+impl Push {
+    /// The ids of the rows of its changes, in their order. Equal changes have equal ids.
+    pub fn row_ids(&self, user: &str, app: &str) -> Vec<Uuid> {
+        let scope = DeviceScope::new(user, app, &self.client);
+        self.changes.iter().map(|change| scope.row_id(&change.identity)).collect()
+    }
 }
 
 /// What stamps are held against.
@@ -104,8 +131,10 @@ pub struct StampPolicy {
 }
 
 impl StampPolicy {
-    /// Takes every stamp as it is claimed. What comes without one gets the earliest there is.
-    pub const AS_CLAIMED: StampPolicy = StampPolicy { now: Stamp::EARLIEST, max_ahead: i64::MAX };
+    /// The latest stamp that is stored.
+    pub fn latest(self) -> Stamp {
+        Stamp::from_millis(self.now.millis().saturating_add(self.max_ahead))
+    }
 }
 
 /// Why a push was refused. Each message tells the client what to do.
@@ -121,6 +150,10 @@ pub enum PushError {
     Since(#[from] CursorError),
     #[error("this push has {got} changes; send at most {max} in one")]
     TooMany { got: usize, max: usize },
+    #[error("schemaVersion must be a number or a string of at most {MAX_SCHEMA_VERSION} bytes")]
+    SchemaVersion,
+    #[error("this push names {got} tables; send changes of at most {MAX_TABLES} in one")]
+    TooManyTables { got: usize },
     #[error("changes[{index}]: {problem}")]
     Change { index: usize, problem: ChangeProblem },
 }
@@ -148,6 +181,14 @@ pub enum ChangeProblem {
     Stamp { field: String, problem: StampError },
     #[error("deletedAt {0}")]
     DeletedAt(StampError),
+    #[error("it writes {0} fields; send at most {MAX_FIELDS} in one change")]
+    TooManyFields(usize),
+    #[error("a field's name has {0} bytes; at most {MAX_FIELD} can be stored")]
+    FieldName(usize),
+    #[error(
+        "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
+    )]
+    Extra(usize),
     #[error("{place} {problem}")]
     Value { place: String, problem: Unstorable },
 }
@@ -181,31 +222,35 @@ pub fn read_push(
     max_changes: usize,
 ) -> Result<Push, PushError> {
     let Object(body): Object<Body<'_>> = serde_json::from_slice(body).map_err(PushError::Body)?;
-    let client = header_client.or(body.client_id.as_deref()).unwrap_or("");
-    let client = check_name(client, MAX_CLIENT).map_err(|problem| match problem {
+    let text = |text: Option<Text<'_>>| text.map(|Text(text)| text.into_owned()).unwrap_or_default();
+    let client = header_client.map_or_else(|| text(body.client_id), str::to_owned);
+    check_name(&client, MAX_CLIENT).map_err(|problem| match problem {
         NameProblem::Empty => PushError::NoClient,
         other => PushError::Client(other),
     })?;
-    let since = Cursor::parse_or_beginning(body.since.as_deref().unwrap_or(""))?;
-    let changes = body.changes.unwrap_or_default().0;
-    if changes.len() > max_changes {
-        return Err(PushError::TooMany { got: changes.len(), max: max_changes });
+    let since = Cursor::parse_or_beginning(&text(body.since))?;
+    let raw = body.changes.unwrap_or_default().0;
+    if raw.len() > max_changes {
+        return Err(PushError::TooMany { got: raw.len(), max: max_changes });
     }
-    let mut fingerprint = Fingerprint::start(client, since);
-    let mut push = Push {
-        client: client.to_owned(),
-        since,
-        changes: Vec::with_capacity(changes.len()),
-        adjusted: Vec::new(),
-        fingerprint: Fingerprint::default(),
-    };
-    for (index, change) in changes.into_iter().enumerate() {
-        let mut reader = ChangeReader { index, policy, adjusted: &mut push.adjusted, fingerprint: &mut fingerprint };
-        let change = reader.read(change).map_err(|problem| PushError::Change { index, problem })?;
-        push.changes.push(change);
+    let schema_version = body.schema_version.map(check_schema_version).transpose()?;
+    let mut reader = ChangeReader { policy, since, schema_version, repeated: HashMap::new() };
+    let (mut changes, mut adjusted) = (Vec::with_capacity(raw.len()), Vec::new());
+    for (index, change) in raw.into_iter().enumerate() {
+        let (change, late) = reader.read(index, change).map_err(|problem| PushError::Change { index, problem })?;
+        changes.push(change);
+        adjusted.extend(late);
     }
-    push.fingerprint = fingerprint;
-    Ok(push)
+    let tables = changes.iter().map(|change| change.table.as_str()).collect::<HashSet<_>>().len();
+    if tables > MAX_TABLES {
+        return Err(PushError::TooManyTables { got: tables });
+    }
+    Ok(Push { client, since, changes, adjusted })
+}
+
+fn check_schema_version(version: &RawValue) -> Result<&RawValue, PushError> {
+    let is_scalar = !version.get().starts_with(['{', '[']);
+    if is_scalar && version.get().len() <= MAX_SCHEMA_VERSION { Ok(version) } else { Err(PushError::SchemaVersion) }
 }
 
 #[cfg(test)]

@@ -1,54 +1,156 @@
 //! The body of a push as it is written.
 
 use crate::protocol::stamp::Stamp;
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The members of an insert that may carry its stamp.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::protocol) struct Carriers<'a> {
-    #[serde(borrow)]
-    updated_at: Option<&'a RawValue>,
-    #[serde(borrow)]
-    created_at: Option<&'a RawValue>,
+/// A string, borrowed from the body where nothing in it is escaped.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub(in crate::protocol) struct Text<'a>(pub(in crate::protocol) Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Str;
+        impl<'de> Visitor<'de> for Str {
+            type Value = Cow<'de, str>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(text))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Str).map(Text)
+    }
 }
 
-impl Carriers<'_> {
-    /// Name, spelling and instant of the member that carries the stamp.
-    pub(in crate::protocol) fn stamp(&self) -> Option<(&'static str, Cow<'_, str>, Stamp)> {
-        [("updatedAt", self.updated_at), ("createdAt", self.created_at)].into_iter().find_map(|(name, raw)| {
-            let spelled: Cow<'_, str> = serde_json::from_str(raw?.get()).ok()?;
+/// The members of an insert's data: what may carry its stamp, how many there are, and how long the longest name is.
+#[derive(Debug, Default)]
+pub(in crate::protocol) struct InsertMembers<'a> {
+    updated_at: Option<&'a RawValue>,
+    created_at: Option<&'a RawValue>,
+    pub(in crate::protocol) count: usize,
+    pub(in crate::protocol) longest_name: usize,
+}
+
+/// The member that carries an insert's stamp.
+#[derive(Debug)]
+pub(in crate::protocol) struct Carrier<'a> {
+    pub(in crate::protocol) name: &'static str,
+    pub(in crate::protocol) spelled: Cow<'a, str>,
+    pub(in crate::protocol) stamp: Stamp,
+    /// Whether every existing client takes the stamp from this member: it is the first of the two that has a value.
+    pub(in crate::protocol) is_first: bool,
+}
+
+impl<'a> InsertMembers<'a> {
+    /// `updatedAt` if it is a stamp, else `createdAt` if it is one.
+    pub(in crate::protocol) fn carrier(&self) -> Option<Carrier<'a>> {
+        let present = |raw: Option<&'a RawValue>| raw.filter(|raw| raw.get() != "null");
+        let (updated_at, created_at) = (present(self.updated_at), present(self.created_at));
+        let read = |name, raw: &'a RawValue, is_first| {
+            let Text(spelled) = serde_json::from_str(raw.get()).ok()?;
             let stamp = Stamp::parse(&spelled).ok()?;
-            Some((name, spelled, stamp))
-        })
+            Some(Carrier { name, spelled, stamp, is_first })
+        };
+        let first = updated_at.and_then(|raw| read("updatedAt", raw, true));
+        first.or_else(|| read("createdAt", created_at?, updated_at.is_none()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for InsertMembers<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = InsertMembers<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = InsertMembers::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    members.count += 1;
+                    members.longest_name = members.longest_name.max(name.len());
+                    match &*name {
+                        // Of equal names the last counts, as in JSON.parse and in jsonb.
+                        "updatedAt" => members.updated_at = Some(map.next_value()?),
+                        "createdAt" => members.created_at = Some(map.next_value()?),
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Map)
     }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Body<'a> {
-    pub(super) client_id: Option<Cow<'a, str>>,
-    pub(super) since: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) client_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) since: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) changes: Option<Changes<'a>>,
+    #[serde(borrow)]
+    pub(super) schema_version: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// One change. What is not named here is kept as it came.
+#[derive(Default)]
 pub(super) struct RawChange<'a> {
-    pub(super) table: Option<Cow<'a, str>>,
-    pub(super) id: Option<Cow<'a, str>>,
-    pub(super) op: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    pub(super) table: Option<Text<'a>>,
+    pub(super) id: Option<Text<'a>>,
+    pub(super) op: Option<Text<'a>>,
     pub(super) data: Option<&'a RawValue>,
-    #[serde(borrow)]
     pub(super) fields: Option<&'a RawValue>,
-    #[serde(borrow)]
     pub(super) deleted_at: Option<&'a RawValue>,
+    pub(super) extra: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawChange<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = RawChange<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut change = RawChange::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    match &*name {
+                        "table" => change.table = map.next_value()?,
+                        "id" => change.id = map.next_value()?,
+                        "op" => change.op = map.next_value()?,
+                        "data" => change.data = map.next_value()?,
+                        "fields" => change.fields = map.next_value()?,
+                        "deletedAt" => change.deleted_at = map.next_value()?,
+                        // Ours: the row's id.
+                        "eventId" => drop(map.next_value::<IgnoredAny>()?),
+                        _ => change.extra.push((name, map.next_value()?)),
+                    }
+                }
+                Ok(change)
+            }
+        }
+        deserializer.deserialize_map(Map)
+    }
 }
 
 #[derive(Deserialize)]
@@ -56,8 +158,10 @@ pub(super) struct RawChange<'a> {
 pub(super) struct RawField<'a> {
     #[serde(borrow)]
     pub(super) value: Option<&'a RawValue>,
-    pub(super) updated_at: Option<Cow<'a, str>>,
-    pub(super) at: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) updated_at: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) at: Option<Text<'a>>,
 }
 
 /// More changes than fit into a body of the allowed size, if each is one.
@@ -82,7 +186,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Changes<'a> {
                 while let Some(change) = seq.next_element_seed(Indexed(changes.len()))? {
                     changes.push(change);
                     if changes.len() > MAX_CHANGES {
-                        return Err(serde::de::Error::custom(format_args!("more than {MAX_CHANGES} changes")));
+                        return Err(Error::custom(format_args!("more than {MAX_CHANGES} changes")));
                     }
                 }
                 Ok(changes)
@@ -99,9 +203,8 @@ impl<'de> DeserializeSeed<'de> for Indexed {
     type Value = RawChange<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        Object::deserialize(deserializer)
-            .map(|Object(change)| change)
-            .map_err(|error| serde::de::Error::custom(format_args!("changes[{}]: {error}", self.0)))
+        RawChange::deserialize(deserializer)
+            .map_err(|error| Error::custom(format_args!("changes[{}]: {error}", self.0)))
     }
 }
 
@@ -141,8 +244,8 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Members<'a, V> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(map.size_hint().unwrap_or(0));
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
+                while let Some((Text(name), value)) = map.next_entry()? {
+                    members.push((name, value));
                 }
                 Ok(members)
             }

@@ -1,8 +1,7 @@
 //! A change of the server before us as one of ours: pure, row by row.
 
-use crate::protocol::Stamp;
 use crate::protocol::json::Quoted;
-use crate::protocol::stamp::StampError;
+use crate::protocol::{Cursor, Stamp};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -151,17 +150,12 @@ fn read_stamp(raw: &RawValue) -> Option<Stamp> {
 
 fn text_stamp(raw: &RawValue) -> Option<Stamp> {
     let spelled: Cow<'_, str> = serde_json::from_str(raw.get()).ok()?;
-    match Stamp::parse(&spelled) {
-        Ok(stamp) => Some(stamp),
-        // Past the last year, in UTC.
-        Err(StampError::OutOfRange) if spelled.starts_with('9') => Some(Stamp::from_millis(i64::MAX)),
-        Err(_) => None,
-    }
+    Stamp::parse(&spelled).ok()
 }
 
 /// Hands out the positions of one log, in the order of its rows.
 ///
-/// A row keeps its place, or moves forward by as few microseconds as it takes to be even and after the one before. So a
+/// A row keeps its place, or moves forward by as few microseconds as it takes to be a position and after the one before. So a
 /// reader who has everything up to some `created_at` of before is still owed exactly what came after, and perhaps gets
 /// once more what stood at that very moment.
 #[derive(Debug)]
@@ -178,7 +172,8 @@ impl Positions {
     /// The position of the next row, which was stored at `created_at` (microseconds since the epoch).
     pub(super) fn next(&mut self, created_at: i64) -> i64 {
         self.previous = self.last;
-        self.last = (created_at + created_at.rem_euclid(2)).max(self.last + 2);
+        let ahead = (-created_at).rem_euclid(Cursor::STEP);
+        self.last = (created_at + ahead).max(self.last + Cursor::STEP);
         self.last
     }
 }

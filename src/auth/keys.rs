@@ -1,0 +1,230 @@
+//! The issuer's keys at hand.
+//!
+//! The whole set is held under one roof: a `kid` is an attacker's input and must neither fill a cache nor make us
+//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, and when somebody
+//! waits for a key that is not in it. Between the beginnings of two requests to the issuer lies the cool-down, whoever
+//! asks and hangs up meanwhile. While the issuer is down the keys at hand go on being used, up to a limit.
+
+use super::jwks::{JwksError, Key, Keys, fetch};
+use crate::config::Config;
+use crate::telemetry::Metrics;
+use arc_swap::ArcSwapOption;
+use futures_util::FutureExt;
+use jsonwebtoken::DecodingKey;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+/// The cool-down of a replica that has no keys at all, if the configured one is longer: nobody can be let in.
+const COOLDOWN_WITHOUT_KEYS: Duration = Duration::from_secs(1);
+/// How long a request waits for a key that is not at hand; below the time that a WebSocket has to authenticate.
+const MAX_WAIT: Duration = Duration::from_secs(8);
+/// Requests that wait for a key, at most.
+const MAX_WAITING: usize = 10_000;
+
+#[derive(Debug)]
+pub(super) struct KeySource {
+    shared: Arc<Shared>,
+}
+
+/// A key, and the generation of the set that has it.
+pub(super) struct Found {
+    pub(super) key: Arc<DecodingKey>,
+    pub(super) generation: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    refresh: Duration,
+    cooldown: Duration,
+    max_stale: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    url: Url,
+    http: reqwest::Client,
+    times: Times,
+    set: ArcSwapOption<KeySet>,
+    /// The last request to the issuer that has ended. Told after the set is there.
+    attempts: watch::Sender<Option<Attempt>>,
+    /// Rung by whoever misses a key.
+    wanted: Notify,
+    waiting: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+struct KeySet {
+    keys: Keys,
+    /// Another one for each set that has other keys than the one before.
+    generation: u64,
+    /// When the issuer was asked for it.
+    asked: Instant,
+}
+
+impl std::fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeySet").field("kids", &self.keys.keys()).field("generation", &self.generation).finish()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Attempt {
+    began: Instant,
+    failure: Option<JwksError>,
+}
+
+impl KeySource {
+    pub(super) fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> KeySource {
+        let times = Times {
+            refresh: config.jwks_refresh_ms,
+            cooldown: config.jwks_cooldown_ms,
+            max_stale: config.jwks_max_stale_ms,
+        };
+        let shared = Shared {
+            url: config.jwks_url.clone(),
+            http,
+            times,
+            set: ArcSwapOption::empty(),
+            attempts: watch::Sender::new(None),
+            wanted: Notify::new(),
+            waiting: Semaphore::new(MAX_WAITING),
+            metrics,
+        };
+        KeySource { shared: Arc::new(shared) }
+    }
+
+    /// The generation of the keys at hand; none if there are none, or if they are too old. What was checked with keys
+    /// of another generation has to be checked again.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.shared.fresh(|set| Some(set.generation))
+    }
+
+    /// The key of that id; none if the issuer, asked after this was called, has no such key.
+    ///
+    /// # Errors
+    /// The key is not at hand, and the issuer could not be asked in time.
+    pub(super) async fn get(&self, kid: &str) -> Result<Option<Found>, JwksError> {
+        let came = Instant::now();
+        let known = || {
+            self.shared.fresh(|set| {
+                let key = set.keys.get(kid)?;
+                Some(Found { key: key.decoding.clone(), generation: set.generation })
+            })
+        };
+        if let Some(found) = known() {
+            return Ok(Some(found));
+        }
+        let _place = self.shared.waiting.try_acquire().map_err(|_| JwksError::TooManyWaiting)?;
+        let mut attempts = self.shared.attempts.subscribe();
+        let last = attempts.borrow_and_update().clone();
+        self.shared.wanted.notify_one();
+        if let Some(found) = known() {
+            return Ok(Some(found));
+        }
+        if let Some(Attempt { began, failure: Some(failure) }) = last {
+            // It failed a moment ago, and is asked again as soon as it may be, without anybody's waiting for it.
+            if began.elapsed() < self.shared.cooldown() {
+                return Err(failure);
+            }
+        }
+        loop {
+            let ended = timeout_at(came + MAX_WAIT, attempts.changed()).await;
+            // The sender lives in what we hold.
+            if !matches!(ended, Ok(Ok(()))) {
+                return Err(JwksError::NotInTime);
+            }
+            if let Some(found) = known() {
+                return Ok(Some(found));
+            }
+            match attempts.borrow_and_update().clone() {
+                Some(Attempt { failure: Some(failure), .. }) => return Err(failure),
+                Some(Attempt { began, failure: None }) if began >= came => return Ok(None),
+                // The issuer may have had no such key when that attempt began, and have it now.
+                _ => self.shared.wanted.notify_one(),
+            }
+        }
+    }
+
+    /// Fetches keys whenever they are wanted or due, until told to stop. The one task that asks the issuer.
+    pub(super) fn fetching(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let shared = self.shared.clone();
+        async move {
+            stop.run_until_cancelled(shared.fetch_for_ever()).await;
+        }
+    }
+}
+
+impl Shared {
+    /// What the keys at hand say, if they are not too old.
+    fn fresh<T>(&self, read: impl FnOnce(&KeySet) -> Option<T>) -> Option<T> {
+        let set = self.set.load();
+        set.as_ref().filter(|set| set.asked.elapsed() < self.times.max_stale).and_then(|set| read(set))
+    }
+
+    fn cooldown(&self) -> Duration {
+        match self.set.load().as_ref() {
+            Some(_) => self.times.cooldown,
+            None => self.times.cooldown.min(COOLDOWN_WITHOUT_KEYS),
+        }
+    }
+
+    async fn fetch_for_ever(&self) {
+        loop {
+            let refresh = self.set.load().as_ref().map(|set| set.asked + self.times.refresh);
+            tokio::select! {
+                () = self.wanted.notified() => {}
+                () = async {
+                    match refresh {
+                        Some(due) => sleep_until(due).await,
+                        // Nobody has asked for a key yet.
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+            let last = self.attempts.borrow().as_ref().map(|attempt| attempt.began);
+            if let Some(last) = last {
+                sleep_until(last + self.cooldown()).await;
+            }
+            self.attempt().await;
+        }
+    }
+
+    async fn attempt(&self) {
+        let began = Instant::now();
+        let fetched = fetch(&self.http, &self.url).await;
+        let outcome = if fetched.is_ok() { "ok" } else { "failed" };
+        self.metrics.jwks_fetches.with_label_values(&[outcome]).inc();
+        let failure = match fetched {
+            Ok(keys) => {
+                self.replace(keys, began);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot fetch the issuer's keys");
+                Some(error)
+            }
+        };
+        // Who has rung until now is answered by this attempt, or rings again.
+        let _ = self.wanted.notified().now_or_never();
+        self.attempts.send_replace(Some(Attempt { began, failure }));
+    }
+
+    fn replace(&self, keys: Keys, asked: Instant) {
+        let before = self.set.load_full();
+        let generation = match &before {
+            Some(set) if are_the_same(&set.keys, &keys) => set.generation,
+            Some(set) => set.generation + 1,
+            None => 0,
+        };
+        self.set.store(Some(Arc::new(KeySet { keys, generation, asked })));
+    }
+}
+
+fn are_the_same(before: &Keys, after: &Keys) -> bool {
+    let is_in = |(kid, key): (&String, &Key)| after.get(kid).is_some_and(|other| other.public == key.public);
+    before.len() == after.len() && before.iter().all(is_in)
+}

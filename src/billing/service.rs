@@ -1,0 +1,134 @@
+//! Asking the credits service about one user.
+//!
+//! Not by the client that asks the issuer: its URLs cannot name a user who is called `..`.
+
+use crate::config::Config;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderValue, Request, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use url::{Position, Url};
+
+/// An answer larger than this is none.
+const MAX_BYTES: usize = 64 << 10;
+const PATH: &str = "/api/v1/internal/sync/status/";
+
+/// Why there is no answer about a user.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CreditsError {
+    #[error("the credits service could not be asked")]
+    Send(#[from] hyper_util::client::legacy::Error),
+    #[error("the credits service did not answer in time")]
+    NotInTime,
+    #[error("the credits service answered {0}")]
+    Status(StatusCode),
+    #[error("the credits service's answer could not be received, or is larger than {MAX_BYTES} bytes")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the credits service's answer could not be read")]
+    Parse(#[from] serde_json::Error),
+    #[error("the credits service's address cannot be extended by a path")]
+    Address(#[from] axum::http::Error),
+}
+
+/// Why the credits service can never be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS cannot be used")]
+pub struct TlsError(#[from] rustls::Error);
+
+/// The credits service.
+#[derive(Debug)]
+pub(super) struct CreditsService {
+    http: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// Scheme, host, port and path, without a slash at the end.
+    base: String,
+    /// What its URL has for a user and a password.
+    authorization: Option<HeaderValue>,
+    key: HeaderValue,
+    timeout: Duration,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    active: bool,
+}
+
+impl CreditsService {
+    pub(super) fn new(config: &Config) -> Result<CreditsService, TlsError> {
+        let url = &config.mana_credits_url;
+        let origin = format!("{}://{}", url.scheme(), &url[Position::BeforeHost..Position::AfterPort]);
+        Ok(CreditsService {
+            http: Client::builder(TokioExecutor::new()).build(connector()?),
+            base: format!("{origin}{}", url.path().trim_end_matches('/')),
+            authorization: authorization(url),
+            key: config.mana_service_key.clone(),
+            timeout: config.billing_timeout_ms,
+        })
+    }
+
+    /// Whether this user's sync is active. True of a user whom the service does not know.
+    pub(super) async fn is_active(&self, user: &str) -> Result<bool, CreditsError> {
+        tokio::time::timeout(self.timeout, self.ask(user)).await.unwrap_or(Err(CreditsError::NotInTime))
+    }
+
+    async fn ask(&self, user: &str) -> Result<bool, CreditsError> {
+        // Whatever the user is called, it is one part of the path: nothing but letters and digits stay as they are.
+        let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
+        let mut request = Request::get(format!("{}{PATH}{user}", self.base)).header("X-Service-Key", self.key.clone());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        let answer = self.http.request(request.body(Empty::new())?).await?;
+        match answer.status() {
+            // The service is well and does not know this user: no reason to stop the user's sync, nor to think that
+            // the service has failed.
+            StatusCode::NOT_FOUND => return Ok(true),
+            status if status.is_success() => {}
+            // Redirects too: whoever it sends us to must not get our key.
+            status => return Err(CreditsError::Status(status)),
+        }
+        let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await.map_err(CreditsError::Body)?;
+        let status: Status = serde_json::from_slice(&body.to_bytes())?;
+        Ok(status.active)
+    }
+}
+
+fn connector() -> Result<HttpsConnector<HttpConnector>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    Ok(hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http))
+}
+
+fn authorization(url: &Url) -> Option<HeaderValue> {
+    let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+    let (user, password) = (decoded(url.username()), decoded(url.password().unwrap_or_default()));
+    if user.is_empty() && password.is_empty() {
+        return None;
+    }
+    let credentials = STANDARD.encode([&user[..], b":", &password].concat());
+    let mut value = HeaderValue::try_from(format!("Basic {credentials}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

@@ -1,0 +1,92 @@
+//! Settings that work and are not meant for the public.
+
+use super::{Config, DEV_SERVICE_KEY};
+use url::{Host, Url};
+
+/// What should be set otherwise where it matters. The messages name no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    #[error("MANA_SERVICE_KEY is the one for development, which everybody knows")]
+    DevelopmentKey,
+    #[error("JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https")]
+    PlainIssuer,
+    #[error(
+        "MANA_CREDITS_URL is plain http to another host: whoever is in between can read MANA_SERVICE_KEY; use https"
+    )]
+    PlainCredits,
+    #[error("JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too")]
+    NoAudience,
+}
+
+impl Config {
+    /// What to warn of at the start, each once.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let found = [
+            (self.mana_service_key == DEV_SERVICE_KEY, Warning::DevelopmentKey),
+            (is_plain(&self.jwks_url), Warning::PlainIssuer),
+            (is_plain(&self.mana_credits_url), Warning::PlainCredits),
+            (self.jwt_audience.is_none(), Warning::NoAudience),
+        ];
+        found.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning).collect()
+    }
+}
+
+/// Whether requests to this URL can be read on their way.
+fn is_plain(url: &Url) -> bool {
+    let is_loopback = match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    };
+    url.scheme() == "http" && !is_loopback
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn warnings(settings: &[&str]) -> Vec<Warning> {
+        let given = ["test", "--database-url=postgres://localhost/db"].into_iter().chain(settings.iter().copied());
+        Cli::parse_from(given).config.warnings()
+    }
+
+    #[test]
+    fn what_is_for_development_is_warned_of() {
+        use Warning::*;
+        assert_eq!(warnings(&[]), [DevelopmentKey, NoAudience]);
+        let fine = ["--mana-service-key=secret", "--jwt-audience=sync"];
+        assert_eq!(warnings(&fine), []);
+        for (url, plain) in [
+            ("http://127.0.0.1:1/", false),
+            ("http://127.9.9.9:1/", false),
+            ("http://[::1]:1/", false),
+            ("http://[::ffff:127.0.0.1]/", false),
+            ("http://localhost:1/", false),
+            ("http://issuer.localhost./", false),
+            ("https://issuer.example.com/", false),
+            ("HTTPS://issuer.example.com/", false),
+            ("http://issuer.example.com/", true),
+            ("http://localhost.example.com/", true),
+            ("http://127.0.0.1.example.com/", true),
+            ("http://notlocalhost/", true),
+            ("http://10.0.0.1/", true),
+            ("http://0.0.0.0/", true),
+            ("http://[::]/", true),
+        ] {
+            let [jwks, credits] = ["jwks-url", "mana-credits-url"].map(|name| format!("--{name}={url}"));
+            let expected = if plain { vec![PlainIssuer, PlainCredits] } else { vec![] };
+            assert_eq!(warnings(&[fine[0], fine[1], &jwks, &credits]), expected, "{url}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What of a push is stored already, and storing the rest (G1).
+//!
+//! Clients do not repeat a push as it was: they send what has had no answer, with what has come since. So each change is
+//! recognized by itself, whatever push it comes in, and the answer is as if all were new.
+
+use super::batch::{Entry, is_unstamped_delete};
+use super::push::Stored;
+use super::{Store, StoreError, traced};
+use crate::protocol::identity::DeviceScope;
+use crate::protocol::push::{Adjusted, Op};
+use crate::protocol::{Cursor, Stamp, adjusted_stamp};
+use sqlx::Row;
+use sqlx::types::Uuid;
+use sqlx::types::chrono::{DateTime, Utc};
+use std::collections::{HashMap, HashSet};
+
+/// How often a push is tried whose changes somebody else is storing at the same moment.
+const ATTEMPTS: usize = 5;
+
+/// Those rows that are stored, and of those whose stamps were adjusted, which and to what.
+const KNOWN: &str = "
+select id, created_at, op, held::text as held,
+       case when held is not null then
+           case op when 'insert' then jsonb_build_object('updatedAt', data -> 'updatedAt', 'createdAt', data -> 'createdAt')
+                   else field_timestamps end
+       end::text as stamps
+from sync_changes where id = any($1) and log_id = $2";
+
+/// The newest change of each record.
+const NEWEST: &str = "
+select k.id, n.created_at, n.op, n.client_id
+from unnest($2::uuid[], $3::text[], $4::text[]) as k (id, table_name, record_id)
+cross join lateral (
+    select c.created_at, c.op, c.client_id from sync_changes c
+    where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
+    order by c.created_at desc limit 1
+) n";
+
+/// A push that is in the log.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    /// What was added now; none if everything had been there.
+    pub stored: Option<Stored>,
+    /// The ids of the rows of its changes, in their order.
+    pub ids: Vec<Uuid>,
+    /// The positions of its changes, in their order, in microseconds.
+    pub positions: Vec<i64>,
+    /// What had been there, by index: what was adjusted in it, if anything.
+    pub known: HashMap<usize, Option<Adjusted>>,
+}
+
+/// A row that was stored before.
+#[derive(Debug)]
+struct KnownRow {
+    at: i64,
+    /// The fields whose stamps were adjusted, and to what.
+    adjusted: Option<(Vec<String>, Stamp)>,
+}
+
+impl Pushed {
+    /// A push all of whose rows were added now.
+    pub(super) fn new(entry: &Entry, stored: Stored) -> Pushed {
+        Pushed::with(entry, Some(stored), &HashMap::new())
+    }
+
+    fn with(entry: &Entry, stored: Option<Stored>, known: &HashMap<Uuid, KnownRow>) -> Pushed {
+        let first = stored.map_or(0, |stored| stored.first);
+        let added: HashMap<Uuid, i64> = match entry.rows.len() == entry.ids.len() {
+            // By far the most: each change has its row, one after the other.
+            true => HashMap::new(),
+            false => entry.rows.iter().zip(0..).map(|(row, n)| (row.id, first + n * Cursor::STEP)).collect(),
+        };
+        let position = |(index, id): (usize, &Uuid)| match known.get(id) {
+            Some(row) => row.at,
+            None => added.get(id).copied().unwrap_or(first + index as i64 * Cursor::STEP),
+        };
+        let positions = entry.ids.iter().enumerate().map(position).collect();
+        let adjusted = |(index, id): (usize, &Uuid)| {
+            let (row, change) = (known.get(id)?, entry.push.changes.get(index)?);
+            let adjusted = row.adjusted.clone().map(|(fields, updated_at)| {
+                let (table, id) = (change.table.clone(), change.record.clone());
+                Adjusted { index, table, id, fields, updated_at }
+            });
+            Some((index, adjusted))
+        };
+        let known = entry.ids.iter().enumerate().filter_map(adjusted).collect();
+        Pushed { stored, ids: entry.ids.clone(), positions, known }
+    }
+
+    /// Whether nothing of it was new.
+    pub fn was_retried(&self) -> bool {
+        self.stored.is_none()
+    }
+}
+
+impl Store {
+    /// Stores of a push what is not there yet.
+    pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Pushed, StoreError> {
+        let mut entry = entry.clone();
+        let mut known = HashMap::new();
+        for _ in 0..ATTEMPTS {
+            if entry.looks_first {
+                known = self.known_rows(&entry).await?;
+                self.tell_apart_deletes(&mut entry, &known).await?;
+                entry.choose_rows(|id| !known.contains_key(id));
+                if entry.rows.is_empty() {
+                    return Ok(Pushed::with(&entry, None, &known));
+                }
+            }
+            match self.insert(&[&entry]).await.map(|stored| stored.into_iter().next().flatten()) {
+                Ok(Some(stored)) => return Ok(Pushed::with(&entry, Some(stored), &known)),
+                Ok(None) => {}
+                // Somebody else has stored one of the rows since this statement's snapshot.
+                Err(error) if error.as_database_error().and_then(|e| e.constraint()) == Some("sync_changes_pkey") => {}
+                Err(error) => return Err(error.into()),
+            }
+            entry.looks_first = true;
+        }
+        Err(StoreError::Contended)
+    }
+
+    async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
+        let statement = sqlx::query(KNOWN).bind(&entry.ids).bind(entry.log.id.0).fetch_all(&self.pool);
+        let mut known = HashMap::new();
+        for row in self.traced(traced::STORED_BEFORE, statement).await? {
+            let at: DateTime<Utc> = row.try_get("created_at")?;
+            let at = at.timestamp_micros();
+            let (op, held, stamps): (&str, Option<&str>, Option<&str>) =
+                (row.try_get("op")?, row.try_get("held")?, row.try_get("stamps")?);
+            let adjusted = match (held, stamps) {
+                (Some(held), Some(stamps)) => adjusted_stamp(op == Op::Insert.name(), held, stamps, at)?,
+                _ => None,
+            };
+            known.insert(row.try_get("id")?, KnownRow { at, adjusted });
+        }
+        Ok(known)
+    }
+
+    /// A delete without a stamp that is stored already is sent again, unless its record was changed since: then it is
+    /// another one, and gets an id of its own.
+    async fn tell_apart_deletes(&self, entry: &mut Entry, known: &HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
+        let push = entry.push.clone();
+        let changes = push.changes.iter().enumerate();
+        let unclear: Vec<_> = changes
+            .filter(|(index, change)| is_unstamped_delete(change) && known.contains_key(&entry.ids[*index]))
+            .collect();
+        if unclear.is_empty() {
+            return Ok(());
+        }
+        let newest =
+            self.newest_of_records(entry, &unclear.iter().map(|(index, _)| *index).collect::<Vec<_>>()).await?;
+        let scope = DeviceScope::new(&entry.log.user_id, &entry.log.app, &push.client);
+        // Records that an earlier change of this very push changes anew, and by which row.
+        let mut changed: HashMap<(&str, &str), Uuid> = HashMap::new();
+        let unclear: HashSet<usize> = unclear.into_iter().map(|(index, _)| index).collect();
+        for (index, change) in push.changes.iter().enumerate() {
+            let (id, record) = (entry.ids[index], (change.table.as_str(), change.record.as_str()));
+            if unclear.contains(&index) {
+                let since = match (changed.get(&record), newest.get(&id)) {
+                    (Some(row), _) => Some(row.as_u128() as i64),
+                    (None, Some(at)) if known.get(&id).is_some_and(|row| row.at < *at) => Some(*at),
+                    _ => None,
+                };
+                if let Some(since) = since {
+                    entry.ids[index] = scope.row_id_after(&change.identity, since);
+                    changed.remove(&record);
+                }
+            } else if !known.contains_key(&id) {
+                changed.insert(record, id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the records of these changes were last changed, by row id, unless that was a delete by the same device.
+    async fn newest_of_records(&self, entry: &Entry, of: &[usize]) -> Result<HashMap<Uuid, i64>, StoreError> {
+        let changes = || of.iter().filter_map(|index| entry.push.changes.get(*index));
+        let ids: Vec<Uuid> = of.iter().filter_map(|index| entry.ids.get(*index).copied()).collect();
+        let tables: Vec<&str> = changes().map(|change| change.table.as_str()).collect();
+        let records: Vec<&str> = changes().map(|change| change.record.as_str()).collect();
+        let statement =
+            sqlx::query(NEWEST).bind(entry.log.id.0).bind(ids).bind(tables).bind(records).fetch_all(&self.pool);
+        let mut newest = HashMap::new();
+        for row in self.traced(traced::HISTORY, statement).await? {
+            let at: DateTime<Utc> = row.try_get("created_at")?;
+            let (op, client): (&str, &str) = (row.try_get("op")?, row.try_get("client_id")?);
+            if op != Op::Delete.name() || client != entry.push.client {
+                newest.insert(row.try_get("id")?, at.timestamp_micros());
+            }
+        }
+        Ok(newest)
+    }
+}

@@ -1,0 +1,148 @@
+//! What a reading device itself wrote to the records on a page, where it bears on how they are sent (G3).
+//!
+//! PostgreSQL tells of each field the best write, whatever their number, so what is read is bounded by the page's records.
+
+use super::delta::PageRequest;
+use super::{Store, StoreError, time, traced};
+use crate::protocol::merge::{OwnWrites, Rank, StoredChange};
+use crate::protocol::push::Op;
+use crate::protocol::{LogId, Stamp};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
+
+/// The stamp of an insert `c`: that of `updatedAt`, else of `createdAt`, as the store writes them; else the epoch.
+macro_rules! insert_stamp {
+    () => {
+        "case
+             when c.data ->> 'updatedAt' ~ '^\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\\d|3[01])T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d\\.\\d{3}Z$'
+             then c.data ->> 'updatedAt'
+             when c.data ->> 'createdAt' ~ '^\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\\d|3[01])T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d\\.\\d{3}Z$'
+             then c.data ->> 'createdAt'
+             else '1970-01-01T00:00:00.000Z'
+         end"
+    };
+}
+
+/// The fields `f (name, stamp)` that a change `c` writes, without their values, which merging does not need.
+macro_rules! fields_of_change {
+    () => {
+        concat!(
+            "cross join lateral (
+    select s.key as name, s.value as stamp
+    from jsonb_each_text(case when c.op <> 'insert' then c.field_timestamps end) as s
+    union all
+    select name, ",
+            insert_stamp!(),
+            "
+    from jsonb_object_keys(case when c.op = 'insert' and jsonb_typeof(c.data) = 'object' then c.data end) as name
+) f"
+        )
+    };
+}
+
+/// The best write of each field, as the stamp followed by the position in microseconds: of such texts the greatest is best.
+macro_rules! best {
+    () => {
+        "max(f.stamp || lpad((extract(epoch from c.created_at) * 1000000)::int8::text, 18, '0') collate \"C\")"
+    };
+}
+
+/// What a device wrote to these records: since a position, and before it where it holds later stamps than are stored.
+const OWN_WRITES: &str = concat!(
+    "select c.table_name, c.record_id, f.name, ",
+    best!(),
+    " as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last
+from (
+    select c.* from unnest($3::text[], $4::text[]) as k (table_name, record_id)
+    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+    where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
+    union all
+    select c.* from unnest($3::text[], $4::text[]) as k (table_name, record_id)
+    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+    where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null
+) c ",
+    fields_of_change!(),
+    "
+group by c.table_name, c.record_id, f.name"
+);
+
+/// What was written to these records before a position.
+const HISTORY: &str = concat!(
+    "select c.table_name, c.record_id, f.name, ",
+    best!(),
+    " as best
+from unnest($2::text[], $3::text[]) as k (table_name, record_id)
+join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id ",
+    fields_of_change!(),
+    "
+where c.log_id = $1 and c.created_at < $4
+group by c.table_name, c.record_id, f.name"
+);
+
+impl Store {
+    /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent.
+    /// `reader_holds`: whether it holds later stamps than are stored, anywhere in the log.
+    pub(super) async fn own_writes(
+        &self,
+        log: LogId,
+        request: &PageRequest<'_>,
+        changes: &[StoredChange],
+        reader_holds: bool,
+    ) -> Result<OwnWrites, StoreError> {
+        let mut own = OwnWrites::new(request.own.is_initial_sync());
+        let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok(own) };
+        // On an initial sync what others wrote comes in its place among what the device wrote: only its own changes, and
+        // what a delete may leave without a record, have to be looked at.
+        let concerned = |change: &&StoredChange| match request.own.is_initial_sync() {
+            true => reader_holds || change.is_own || change.op == Op::Delete || request.own.is_answer(),
+            false => true,
+        };
+        let records: BTreeSet<(&str, &str)> =
+            changes.iter().filter(concerned).map(|change| (change.table.as_str(), change.record.as_str())).collect();
+        if records.is_empty() {
+            return Ok(own);
+        }
+        let (tables, ids): (Vec<&str>, Vec<&str>) = records.into_iter().unzip();
+        let statement = sqlx::query(OWN_WRITES)
+            .bind(log.0)
+            .bind(reader)
+            .bind(&tables)
+            .bind(&ids)
+            .bind(time(first.at))
+            .fetch_all(&self.pool);
+        for row in self.traced(traced::OWN_WRITES, statement).await? {
+            let held: Option<&str> = row.try_get("held")?;
+            let last: DateTime<Utc> = row.try_get("last")?;
+            let held = held.and_then(|held| Stamp::parse(held).ok());
+            let Some(best) = best(&row)? else { continue };
+            let record = (row.try_get("table_name")?, row.try_get("record_id")?);
+            own.add_own(record, row.try_get("name")?, best, held, last.timestamp_micros());
+        }
+        self.add_history(log, first.at, &mut own).await?;
+        Ok(own)
+    }
+
+    async fn add_history(&self, log: LogId, before: i64, own: &mut OwnWrites) -> Result<(), StoreError> {
+        let (tables, ids): (Vec<&str>, Vec<&str>) = own.needs_history().into_iter().unzip();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let statement =
+            sqlx::query(HISTORY).bind(log.0).bind(&tables).bind(&ids).bind(time(before)).fetch_all(&self.pool);
+        for row in self.traced(traced::HISTORY, statement).await? {
+            let Some(best) = best(&row)? else { continue };
+            let record = (row.try_get("table_name")?, row.try_get("record_id")?);
+            own.add_earlier(record, row.try_get("name")?, best);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the column `best`; none for a stamp that cannot be read.
+fn best(row: &PgRow) -> Result<Option<Rank>, StoreError> {
+    let best: &str = row.try_get("best")?;
+    let Some((stamp, position)) = best.split_at_checked(Stamp::WIDTH) else { return Ok(None) };
+    Ok(Stamp::parse(stamp).ok().zip(position.parse().ok()))
+}
