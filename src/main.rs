@@ -31,7 +31,10 @@ enum Command {
     /// Run a replica. This is what happens if no command is given.
     Serve(Box<Config>),
     /// Bring the database's schema up to date.
-    Migrate(DatabaseConfig),
+    ///
+    /// A database of the server before is taken over first: its changes are copied into our tables, and the old table
+    /// stays under the name sync_changes_before.
+    Migrate(MigrateArgs),
     /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
     Health(HealthArgs),
     /// Run a whole cluster on this machine: PostgreSQL, a token issuer, a credits service and replicas.
@@ -48,7 +51,7 @@ fn main() -> ExitCode {
     };
     let result = match (cli.command, config) {
         (Some(Command::Serve(config)), _) => serve(*config),
-        (Some(Command::Migrate(database)), _) => migrate(&database),
+        (Some(Command::Migrate(args)), _) => migrate(&args),
         (Some(Command::Health(args)), _) => health(&args),
         (Some(Command::Dev(args)), _) => dev(args),
         (Some(Command::Token(args)), _) => dev::token(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
@@ -145,10 +148,33 @@ fn serve(config: Config) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(database: &DatabaseConfig) -> Outcome {
+#[derive(Args)]
+struct MigrateArgs {
+    #[command(flatten)]
+    database: DatabaseConfig,
+
+    /// Take over the database of the server before even though others are connected to it. What they do with
+    /// sync_changes fails until it is over.
+    #[arg(long)]
+    while_connected: bool,
+
+    /// Drop the table of the server before, once it has been taken over.
+    #[arg(long)]
+    drop_old: bool,
+}
+
+fn migrate(args: &MigrateArgs) -> Outcome {
     telemetry::logs::init(LogFormat::Text);
+    let url = args.database.direct_url().expose();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(store::schema::migrate(database.direct_url().expose()))?;
+    if args.drop_old {
+        match runtime.block_on(store::takeover::drop_old(url))? {
+            true => println!("The table of the server before is dropped."),
+            false => println!("There is no table of the server before."),
+        }
+    }
+    runtime.block_on(store::takeover::run(url, args.while_connected, &mut |line| println!("{line}")))?;
+    let done = runtime.block_on(store::schema::migrate(url))?;
     match done.applied {
         0 => println!("The schema is at version {}; nothing to do.", done.version),
         applied => println!("The schema is at version {}; {applied} applied.", done.version),

@@ -14,12 +14,13 @@ use std::collections::HashSet;
 
 /// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
 ///
-/// `$tables` is the condition on the table, over `$6`. One row more than a page is read to know whether there is
+/// `$log` is the condition on the log, over `$1` or by user and app over `$8` and `$9`; `$tables` the one on the table,
+/// over `$6`. One row more than a page is read to know whether there is
 /// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
 /// only for the rows that are left. `more`: whether this row is followed by another. `is_own`: whether the reader stored
 /// it. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
 macro_rules! page_query {
-    ($tables:literal) => {
+    ($log:literal, $tables:literal) => {
         concat!(
             "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
                     c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.more,
@@ -34,7 +35,9 @@ macro_rules! page_query {
                      from (
                          select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size
                          from sync_changes
-                         where log_id = $1 and created_at > $2
+                         where ",
+            $log,
+            " and created_at > $2
                            and ($3::text is null or client_id <> $3 or created_at < $4)
                            and ",
             $tables,
@@ -49,9 +52,11 @@ macro_rules! page_query {
     };
 }
 
-const PAGE_OF_ALL_TABLES: &str = page_query!("$6::text[] is null");
-const PAGE_OF_ONE_TABLE: &str = page_query!("table_name = ($6::text[])[1]");
-const PAGE_OF_SOME_TABLES: &str = page_query!("table_name = any($6)");
+const PAGE_OF_ALL_TABLES: &str = page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
+/// By user and app: the index of tables begins with them, because programs that write SQL know no log.
+const PAGE_OF_ONE_TABLE: &str = page_query!("user_id = $8 and app_id = $9", "table_name = ($6::text[])[1]");
+const PAGE_OF_SOME_TABLES: &str =
+    page_query!("log_id = $1 and ($8::text, $9::text) is not null", "table_name = any($6)");
 
 /// Which of its own changes a device gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +152,8 @@ impl Store {
             .bind(limit as i64 + 1)
             .bind(request.tables)
             .bind(i64::from(self.limits.bytes))
+            .bind(&*log.user_id)
+            .bind(&*log.app)
             .fetch_all(&self.pool);
         let rows = self.traced(traced::PAGE, statement).await?;
         let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit)?;

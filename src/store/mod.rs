@@ -5,7 +5,8 @@
 //! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
 //! reconciler. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a database that went back. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
-//! applies and checks migrations, [`traced`] is how traces and metrics see statements.
+//! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces
+//! and metrics see statements.
 
 mod batch;
 mod connections;
@@ -19,6 +20,7 @@ mod push;
 mod queue;
 mod rewinds;
 pub mod schema;
+pub mod takeover;
 mod traced;
 mod turns;
 mod watch;

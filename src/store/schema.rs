@@ -7,6 +7,7 @@
 
 use super::StoreError;
 use super::primary::Servers;
+use super::takeover;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::time::Duration;
@@ -19,6 +20,9 @@ static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!(
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for a migration, which nobody repeats.
 const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What connections for the schema call themselves.
+const NAME: &str = "mana-sync migrate";
 
 /// The table is sqlx's.
 const APPLIED: &str = "select version from _sqlx_migrations order by version";
@@ -42,6 +46,10 @@ pub enum SchemaError {
     TooOld { missing: i64 },
     #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
     TooNew { needed: i64, known: i64 },
+    #[error("the database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over")]
+    ServerBefore,
+    #[error("taking over the database of the server before is not finished: run `mana-sync migrate` again")]
+    Unfinished,
 }
 
 impl SchemaError {
@@ -55,9 +63,12 @@ impl SchemaError {
         let database = match self {
             SchemaError::Database(error) | SchemaError::Migrate(MigrateError::Execute(error)) => error,
             SchemaError::Timeout(_) | SchemaError::NoPrimary => return true,
-            SchemaError::Url(_) | SchemaError::Migrate(_) | SchemaError::TooOld { .. } | SchemaError::TooNew { .. } => {
-                return false;
-            }
+            SchemaError::Url(_)
+            | SchemaError::Migrate(_)
+            | SchemaError::TooOld { .. }
+            | SchemaError::TooNew { .. }
+            | SchemaError::ServerBefore
+            | SchemaError::Unfinished => return false,
         };
         match database {
             // A connection that breaks while it is being made fails with an error of the protocol.
@@ -74,7 +85,16 @@ impl SchemaError {
 /// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
 /// listener can say so more clearly.
 async fn connect(direct_url: &str, limit: Duration) -> Result<PgConnection, SchemaError> {
-    let servers = Servers::parse(direct_url, |options| options.extra_float_digits(None))?;
+    connect_with(direct_url, limit, NAME).await
+}
+
+/// The same, under another name.
+pub(super) async fn connect_as(direct_url: &str, name: &str) -> Result<PgConnection, SchemaError> {
+    connect_with(direct_url, MIGRATION_STEP_TIMEOUT, name).await
+}
+
+async fn connect_with(direct_url: &str, limit: Duration, name: &str) -> Result<PgConnection, SchemaError> {
+    let servers = Servers::parse(direct_url, |options| options.extra_float_digits(None).application_name(name))?;
     let options = match servers.only() {
         Some(options) => options,
         None => servers.find().await.ok_or(SchemaError::NoPrimary)?,
@@ -89,6 +109,9 @@ pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
     // The server would notice that the table of migrations is there already, every time.
     timeout(MIGRATION_STEP_TIMEOUT, sqlx::raw_sql("set client_min_messages = warning").execute(&mut connection))
         .await??;
+    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&mut connection)).await?? {
+        return Err(SchemaError::ServerBefore);
+    }
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&mut connection)).await??.len();
     // May take as long as it needs.
     MIGRATIONS.run(&mut connection).await?;
@@ -125,6 +148,9 @@ pub async fn check(direct_url: &str) -> Result<(), SchemaError> {
 }
 
 async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    if takeover::is_unfinished(connection).await? {
+        return Err(SchemaError::Unfinished);
+    }
     let applied = applied(connection).await?;
     let known = || MIGRATIONS.iter().map(|migration| migration.version);
     if let Some(missing) = known().find(|version| !applied.contains(version)) {

@@ -181,12 +181,25 @@ impl Cluster {
         outlive(move || Cluster::start_here(admin_url, replicas, each)).await
     }
 
+    /// A cluster of one replica over a database that is there.
+    pub async fn start_over(database_url: &str) -> Cluster {
+        let database_url = database_url.to_owned();
+        outlive(move || Cluster::start_on_database(database_url, 1, |_, _| vec![])).await
+    }
+
     async fn start_here(
         admin_url: String,
         replicas: u16,
         each: impl Fn(usize, &str) -> Vec<(String, String)>,
     ) -> Cluster {
-        let database_url = create_database_on(&admin_url).await;
+        Cluster::start_on_database(create_database_on(&admin_url).await, replicas, each).await
+    }
+
+    async fn start_on_database(
+        database_url: String,
+        replicas: u16,
+        each: impl Fn(usize, &str) -> Vec<(String, String)>,
+    ) -> Cluster {
         let key = SigningKey::generate().unwrap();
         let issuer = Issuer::start(anywhere(), std::slice::from_ref(&key)).await.unwrap();
         let credits = Credits::start(anywhere(), SERVICE_KEY).await.unwrap();

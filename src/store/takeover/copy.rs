@@ -1,0 +1,177 @@
+//! The rows of some logs, read from the old table in order and copied into ours in one transaction.
+
+use super::TakeoverError;
+use super::rows::{NewRow, OldRow, Positions, convert};
+use crate::protocol::{Cursor, LogId};
+use futures_util::TryStreamExt;
+use sqlx::postgres::{PgCopyIn, PgRow};
+use sqlx::types::Uuid;
+use sqlx::types::chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use std::fmt::Write;
+
+/// Bytes that are sent at once.
+const CHUNK: usize = 256 << 10;
+/// Longest names, together, that an index of ours can hold.
+const MAX_NAMES: usize = 2_400;
+
+/// What became of the rows of one part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    pub(super) rows: i64,
+    /// Rows that no device could read; they stay in the old table.
+    pub(super) left_behind: i64,
+}
+
+/// A log whose rows are being copied.
+struct CurrentLog {
+    id: LogId,
+    positions: Positions,
+}
+
+/// Copies a part's rows and heads, and notes that it is done, in one transaction of `writer`. `columns` is how the old
+/// table's rows are read.
+pub(super) async fn copy_part(
+    reader: &mut PgConnection,
+    writer: &mut PgConnection,
+    columns: &str,
+    part: i32,
+) -> Result<Copied, TakeoverError> {
+    sqlx::raw_sql("begin").execute(&mut *writer).await?;
+    let (copied, heads) = copy_rows(reader, writer, columns, part).await?;
+    let (logs, (last, previous)): (Vec<Uuid>, (Vec<_>, Vec<_>)) =
+        heads.into_iter().map(|log| (log.id.0, (time(log.positions.last), time(log.positions.previous)))).unzip();
+    let store_heads = "
+        insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
+        select l.log_id, l.user_key, l.user_id, l.app_id, u.head, u.previous
+        from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as u (log_id, head, previous)
+        join sync_takeover_logs l on l.log_id = u.log_id
+        on conflict (log_id) do update set head = greatest(h.head, excluded.head)";
+    sqlx::query(store_heads).bind(logs).bind(last).bind(previous).execute(&mut *writer).await?;
+    sqlx::query("update sync_takeover_parts set copied = $2, left_behind = $3 where part = $1")
+        .bind(part)
+        .bind(copied.rows)
+        .bind(copied.left_behind)
+        .execute(&mut *writer)
+        .await?;
+    sqlx::raw_sql("commit").execute(writer).await?;
+    Ok(copied)
+}
+
+async fn copy_rows(
+    reader: &mut PgConnection,
+    writer: &mut PgConnection,
+    columns: &str,
+    part: i32,
+) -> Result<(Copied, Vec<CurrentLog>), TakeoverError> {
+    // Of rows stored in the same microsecond, ctid says which was stored first: so they have been read until now.
+    let select = format!(
+        "select {columns}, l.log_id, b.user_id::text, b.app_id::text
+         from sync_takeover_logs l join sync_changes_before b on b.user_id = l.user_id and b.app_id = l.app_id
+         where l.part = $1 order by l.log_id, b.created_at, b.ctid"
+    );
+    let target = "copy sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id,
+                                     created_at, log_id, size, extra) from stdin";
+    let mut copy = writer.copy_in_raw(target).await?;
+    let mut rows = sqlx::query(AssertSqlSafe(select)).bind(part).fetch(reader);
+    let (mut copied, mut logs, mut chunk) = (Copied::default(), Vec::<CurrentLog>::new(), String::new());
+    while let Some(row) = rows.try_next().await? {
+        let id = LogId(row.try_get(12)?);
+        if logs.last().is_none_or(|log| log.id != id) {
+            logs.push(CurrentLog { id, positions: Positions::new() });
+        }
+        let Some(log) = logs.last_mut() else { continue };
+        match write_row(&mut chunk, &row, log)? {
+            true => copied.rows += 1,
+            false => copied.left_behind += 1,
+        }
+        if chunk.len() >= CHUNK {
+            send(&mut copy, &mut chunk).await?;
+        }
+    }
+    send(&mut copy, &mut chunk).await?;
+    copy.finish().await?;
+    logs.retain(|log| log.positions.last > 0);
+    Ok((copied, logs))
+}
+
+async fn send(copy: &mut PgCopyIn<&mut PgConnection>, chunk: &mut String) -> Result<(), TakeoverError> {
+    copy.send(chunk.as_bytes()).await?;
+    chunk.clear();
+    Ok(())
+}
+
+/// Writes a row as COPY's text; false if it has to stay behind.
+fn write_row(out: &mut String, row: &PgRow, log: &mut CurrentLog) -> Result<bool, TakeoverError> {
+    let text = |index: usize| row.try_get::<Option<&str>, _>(index);
+    let created_at: Option<DateTime<Utc>> = row.try_get(7)?;
+    let (Some(table), Some(record), Some(op), Some(created_at)) = (text(1)?, text(2)?, text(3)?, created_at) else {
+        return Ok(false);
+    };
+    let (user, app): (&str, &str) = (row.try_get(13)?, row.try_get(14)?);
+    let old = OldRow {
+        op,
+        data: text(4)?,
+        stamps: text(5)?,
+        created_at: created_at.timestamp_micros(),
+        schema_version: row.try_get(8)?,
+        actor: text(9)?,
+        origin: text(10)?,
+        space: text(11)?,
+    };
+    let fits = |first: &str, names: &[&str]| {
+        !first.is_empty() && names.iter().map(|name| name.len()).sum::<usize>() <= MAX_NAMES
+    };
+    if !(fits(table, &[user, app, table]) && fits(record, &[table, record])) {
+        return Ok(false);
+    }
+    let Some(new) = convert(&old) else { return Ok(false) };
+    let position = Cursor::after(log.positions.next(old.created_at.max(0)));
+    let client = text(6)?.filter(|client| !client.is_empty()).unwrap_or("sql");
+    let id: Uuid = row.try_get(0)?;
+    let log = log.id.0;
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{id}\t");
+    for name in [app, table, record, user] {
+        escape(out, name);
+    }
+    let NewRow { op, data, stamps, extra } = &new;
+    let _ = write!(out, "{op}\t");
+    nullable(out, data.as_deref());
+    escape(out, stamps);
+    escape(out, client);
+    let _ = write!(out, "{position}\t{log}\t{}\t", new.size());
+    nullable(out, extra.as_deref());
+    out.pop();
+    out.push('\n');
+    Ok(true)
+}
+
+fn nullable(out: &mut String, value: Option<&str>) {
+    match value {
+        Some(value) => escape(out, value),
+        None => out.push_str("\\N\t"),
+    }
+}
+
+/// A column as COPY's text format wants it, and a tab.
+fn escape(out: &mut String, value: &str) {
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '\t', '\n', '\r']) {
+        out.push_str(&rest[..at]);
+        out.push_str(match rest.as_bytes()[at] {
+            b'\\' => "\\\\",
+            b'\t' => "\\t",
+            b'\n' => "\\n",
+            _ => "\\r",
+        });
+        rest = &rest[at + 1..];
+    }
+    out.push_str(rest);
+    out.push('\t');
+}
+
+/// A position as the database has it.
+fn time(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
+}

@@ -1,0 +1,170 @@
+//! Taking over the database of the server before us, in place.
+//!
+//! Its table is renamed, ours is made by the migrations, and the rows are copied from one into the other, part by part,
+//! each part whole logs in one transaction. What has been done stands in the database (`sync_takeover`, [`plan`]), so the
+//! command can be killed at any moment and run again. While that table is there no replica starts. Nothing is deleted:
+//! the old table stays, as `sync_changes_before`, until [`drop_old`].
+//!
+//! [`found`] looks at what is there, [`rows`] makes our rows of theirs, [`copy`] copies, [`indexes`] takes our table's
+//! indexes away for as long as it is filled.
+
+mod copy;
+mod found;
+mod indexes;
+mod plan;
+mod rows;
+
+use super::schema::{self, SchemaError};
+use copy::Copied;
+use found::Found;
+use sqlx::{AssertSqlSafe, PgConnection};
+use std::time::Instant;
+
+/// What the command's connections call themselves; one that was killed a moment ago may still be there.
+const NAME: &str = "mana-sync migrate";
+/// Lets one takeover at a time pass; any number that nobody else uses.
+const LOCK: i64 = 0x6d61_6e61_7379_6e63;
+/// The connections' settings: building indexes is given memory, waiting for locks and for other connections an end.
+const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
+                        set lock_timeout = '30s'; set maintenance_work_mem = '256MB'; set work_mem = '64MB'; set timezone = 'UTC'";
+
+/// Why the database could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeoverError {
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    #[error("the database refused a step; what was done so far is kept, run the command again")]
+    Database(#[from] sqlx::Error),
+    #[error("sync_changes has a form that is not known, and is left as it is: {0}")]
+    UnknownForm(String),
+    #[error(
+        "others are connected to this database: {0}. Stop them first, so that they store nothing meanwhile; or give --while-connected: what they do with sync_changes then fails until the takeover is over"
+    )]
+    Connected(String),
+    #[error("sync_changes_before is there already, from an earlier takeover: rename it, or drop it with --drop-old")]
+    OldTableIsThere,
+    #[error("the takeover is not over: run `mana-sync migrate` first")]
+    Unfinished,
+    #[error(
+        "{expected} rows were to be copied and {found} were, with {left_behind} left behind; nothing is lost, the old table is sync_changes_before"
+    )]
+    Miscounted { expected: i64, found: i64, left_behind: i64 },
+}
+
+/// What was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenOver {
+    /// Changes that were copied.
+    pub rows: i64,
+    /// Changes that no device could have read; they are in the old table only.
+    pub left_behind: i64,
+}
+
+/// Takes over what the server before us has stored, where the database holds that, and says what it does. None where
+/// there is nothing to take over. Refuses while others are connected, unless told.
+pub async fn run(
+    direct_url: &str,
+    while_connected: bool,
+    say: &mut (dyn FnMut(String) + Send),
+) -> Result<Option<TakenOver>, TakeoverError> {
+    let mut connection = connect(direct_url).await?;
+    sqlx::query("select pg_advisory_lock($1)").bind(LOCK).execute(&mut connection).await?;
+    let found = match (plan::began(&mut connection).await?, found::look(&mut connection).await?) {
+        (Some(began), _) => {
+            say("The takeover goes on where it was stopped.".to_owned());
+            began
+        }
+        (None, Some(found)) => begin(&mut connection, found, while_connected, say).await?,
+        (None, None) => return Ok(None),
+    };
+    let started = Instant::now();
+    schema::migrate(direct_url).await?;
+    indexes::put_aside(&mut connection).await?;
+    plan::make(&mut connection).await?;
+    copy_parts(direct_url, &mut connection, &found, say).await?;
+    indexes::build(direct_url, &mut connection, say).await?;
+    let done = plan::finish(&mut connection).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    say(format!("{} rows were taken over in {seconds:.1} s.", done.rows));
+    if done.left_behind > 0 {
+        say(format!("{} rows, which no device could read, are in sync_changes_before only.", done.left_behind));
+    }
+    say("The old table is sync_changes_before; `mana-sync migrate --drop-old` drops it.".to_owned());
+    Ok(Some(done))
+}
+
+/// Drops the table of the server before us. False if there is none.
+pub async fn drop_old(direct_url: &str) -> Result<bool, TakeoverError> {
+    let mut connection = connect(direct_url).await?;
+    if plan::began(&mut connection).await?.is_some() || found::look(&mut connection).await?.is_some() {
+        return Err(TakeoverError::Unfinished);
+    }
+    let there: bool =
+        sqlx::query_scalar("select to_regclass('sync_changes_before') is not null").fetch_one(&mut connection).await?;
+    sqlx::raw_sql("drop table if exists sync_changes_before").execute(&mut connection).await?;
+    Ok(there)
+}
+
+/// Whether a takeover was begun and is not over.
+pub(super) async fn is_unfinished(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select to_regclass('sync_takeover') is not null").fetch_one(connection).await
+}
+
+/// Whether the database holds the table of the server before us.
+pub(super) async fn is_needed(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let without_log = "select not exists (select from pg_attribute where attrelid = c and attname = 'log_id')
+                       from to_regclass('sync_changes') as c where c is not null";
+    Ok(sqlx::query_scalar(without_log).fetch_optional(connection).await?.unwrap_or(false))
+}
+
+async fn connect(direct_url: &str) -> Result<PgConnection, TakeoverError> {
+    let mut connection = schema::connect_as(direct_url, NAME).await?;
+    sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Says what will be done, and renames the old table.
+async fn begin(
+    connection: &mut PgConnection,
+    mut found: Found,
+    while_connected: bool,
+    say: &mut (dyn FnMut(String) + Send),
+) -> Result<Found, TakeoverError> {
+    let others = found::others(connection, NAME).await?;
+    if !others.is_empty() && !while_connected {
+        say(found.to_string());
+        return Err(TakeoverError::Connected(others.join(", ")));
+    }
+    found.rows = found.count(connection).await?;
+    say(found.to_string());
+    say(format!("Exactly {} rows.", found.rows));
+    plan::begin(connection, &found).await?;
+    Ok(found)
+}
+
+/// Copies the parts that are left, and says how far that is.
+async fn copy_parts(
+    direct_url: &str,
+    writer: &mut PgConnection,
+    found: &Found,
+    say: &mut (dyn FnMut(String) + Send),
+) -> Result<(), TakeoverError> {
+    let mut reader = connect(direct_url).await?;
+    let columns = found.select_list();
+    let (mut done, parts) = plan::parts_left(writer).await?;
+    let (started, mut copied_now) = (Instant::now(), 0);
+    for part in parts {
+        let Copied { rows, left_behind } = copy::copy_part(&mut reader, writer, &columns, part).await?;
+        copied_now += rows + left_behind;
+        done += rows + left_behind;
+        let rate = copied_now as f64 / started.elapsed().as_secs_f64();
+        let left = (found.rows - done).max(0) as f64 / rate.max(1.0);
+        say(format!("{done} of {} rows copied, {rate:.0} a second, {left:.0} s left.", found.rows));
+    }
+    Ok(())
+}
+
+/// Runs a script that is made of names of the database's own.
+async fn script(connection: &mut PgConnection, statements: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
+}

@@ -1,0 +1,187 @@
+//! How far a takeover is, in the database.
+//!
+//! `sync_takeover` is there from the renaming of the old table until the end. `sync_takeover_logs` has the logs with their
+//! names, `sync_takeover_parts` the parts in which they are copied; both are filled in one transaction.
+
+use super::found::{self, Found};
+use super::{TakenOver, TakeoverError, is_unfinished, script};
+use crate::protocol::Log;
+use sqlx::types::Uuid;
+use sqlx::{PgConnection, Row};
+
+/// Rows of a part, if its last log is not larger: at most so many, which is about a second's work, and of a small table
+/// less, so that its progress shows too.
+const PART_ROWS: i64 = 50_000;
+const PARTS: i64 = 20;
+/// Logs that are named at once.
+const LOGS_AT_ONCE: usize = 10_000;
+
+/// Takes the old table out of the way, in one transaction: row-level security is off, its name and those of its indexes
+/// and constraints are free.
+const RENAME: &str = "
+lock table sync_changes in access exclusive mode;
+alter table sync_changes disable row level security, no force row level security;
+do $$
+declare
+    name text;
+begin
+    for name in select conname from pg_constraint where conrelid = 'sync_changes'::regclass loop
+        execute format('alter table sync_changes rename constraint %I to %I', name, 'before_' || left(name, 50));
+    end loop;
+    for name in
+        select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid = 'sync_changes'::regclass and c.relname not like 'before\\_%'
+    loop
+        execute format('alter index %I rename to %I', name, 'before_' || left(name, 50));
+    end loop;
+end
+$$;
+alter table sync_changes rename to sync_changes_before;
+create table sync_takeover (
+    rows        int8 not null,
+    secured     boolean not null,
+    -- The indexes of our table that were put aside, as they are made again.
+    indexes     text[],
+    -- Rows that name no user or no app.
+    nameless    int8
+);
+create table sync_takeover_logs (
+    log_id uuid primary key, user_key uuid not null, user_id text not null, app_id text not null, part int not null
+);
+create table sync_takeover_parts (part int primary key, rows int8 not null, copied int8, left_behind int8);
+";
+
+/// Begins a takeover.
+pub(super) async fn begin(connection: &mut PgConnection, found: &Found) -> Result<(), TakeoverError> {
+    let there: bool =
+        sqlx::query_scalar("select to_regclass('sync_changes_before') is not null").fetch_one(&mut *connection).await?;
+    if there {
+        return Err(TakeoverError::OldTableIsThere);
+    }
+    let noted = format!("insert into sync_takeover (rows, secured) values ({}, {})", found.rows, found.secured);
+    // Rows may have been added since they were counted, by those who are connected.
+    let recount = "update sync_takeover set rows = (select count(*) from sync_changes_before)";
+    Ok(script(connection, format!("begin; {RENAME}; {noted}; {recount}; commit")).await?)
+}
+
+/// The old table of a takeover that was begun, as it was found.
+pub(super) async fn began(connection: &mut PgConnection) -> Result<Option<Found>, TakeoverError> {
+    if !is_unfinished(connection).await? {
+        return Ok(None);
+    }
+    let row = sqlx::query("select rows from sync_takeover").fetch_one(&mut *connection).await?;
+    let found = found::look_at(connection, "sync_changes_before").await?;
+    let mut found = found.ok_or_else(|| TakeoverError::UnknownForm("sync_changes_before is missing".to_owned()))?;
+    found.rows = row.try_get(0)?;
+    Ok(Some(found))
+}
+
+/// Names the logs and divides them into parts, unless that has been done.
+pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverError> {
+    let made: bool =
+        sqlx::query_scalar("select nameless is not null from sync_takeover").fetch_one(&mut *connection).await?;
+    if made {
+        return Ok(());
+    }
+    index_by_log(connection).await?;
+    script(connection, "begin; analyze sync_changes_before".to_owned()).await?;
+    let groups = "select user_id::text, app_id::text, count(*) from sync_changes_before
+                  where user_id <> '' and app_id <> '' group by 1, 2 order by 1, 2";
+    let groups: Vec<(String, String, i64)> = sqlx::query_as(groups).fetch_all(&mut *connection).await?;
+    let part_rows = (groups.iter().map(|(.., rows)| rows).sum::<i64>() / PARTS).min(PART_ROWS);
+    let (mut part, mut in_part, mut named) = (0, 0, 0);
+    for groups in groups.chunks(LOGS_AT_ONCE) {
+        let mut columns: (Vec<Uuid>, Vec<Uuid>, Vec<&str>, Vec<&str>, Vec<i32>, Vec<i64>) = Default::default();
+        for (user, app, rows) in groups {
+            let log = Log::new(user.as_str().into(), app);
+            columns.0.push(log.id.0);
+            columns.1.push(log.user.0);
+            columns.2.push(user);
+            columns.3.push(app);
+            columns.4.push(part);
+            columns.5.push(*rows);
+            named += rows;
+            in_part += rows;
+            if in_part >= part_rows {
+                (part, in_part) = (part + 1, 0);
+            }
+        }
+        let insert = "
+            with logs as (
+                select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::int8[])
+                              as u (log_id, user_key, user_id, app_id, part, rows)
+            ), named as (
+                insert into sync_takeover_logs select log_id, user_key, user_id, app_id, part from logs
+            )
+            insert into sync_takeover_parts as p (part, rows) select part, sum(rows) from logs group by part
+            on conflict (part) do update set rows = p.rows + excluded.rows";
+        sqlx::query(insert)
+            .bind(columns.0)
+            .bind(columns.1)
+            .bind(columns.2)
+            .bind(columns.3)
+            .bind(columns.4)
+            .bind(columns.5)
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::query("update sync_takeover set nameless = rows - $1").bind(named).execute(&mut *connection).await?;
+    script(connection, "commit; analyze sync_takeover_logs".to_owned()).await?;
+    Ok(())
+}
+
+/// Sees to an index by which a part's rows are found.
+async fn index_by_log(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let there = "
+        select exists (
+            select from pg_index i
+            join pg_attribute u on u.attrelid = i.indrelid and u.attnum = i.indkey[0] and u.attname = 'user_id'
+            join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[1] and a.attname = 'app_id'
+            where i.indrelid = 'sync_changes_before'::regclass and i.indisvalid and i.indpred is null)";
+    if !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut *connection).await? {
+        let create = "create index if not exists before_by_log on sync_changes_before (user_id, app_id, created_at)";
+        script(connection, create.to_owned()).await?;
+    }
+    Ok(())
+}
+
+/// Rows that are done, and the parts that are not.
+pub(super) async fn parts_left(connection: &mut PgConnection) -> Result<(i64, Vec<i32>), TakeoverError> {
+    let done = "select (coalesce(sum(copied + left_behind), 0) + (select nameless from sync_takeover))::int8 from sync_takeover_parts";
+    let done: i64 = sqlx::query_scalar(done).fetch_one(&mut *connection).await?;
+    let left = sqlx::query_scalar("select part from sync_takeover_parts where copied is null order by part");
+    Ok((done, left.fetch_all(connection).await?))
+}
+
+/// Counts, gives those who could read and write the old table the same rights, and lets replicas start.
+pub(super) async fn finish(connection: &mut PgConnection) -> Result<TakenOver, TakeoverError> {
+    script(connection, "analyze sync_changes; analyze sync_heads".to_owned()).await?;
+    let sums = "select t.rows, t.nameless + coalesce(sum(p.left_behind), 0)::int8, coalesce(sum(p.copied), 0)::int8
+                from sync_takeover t left join sync_takeover_parts p on true group by t.rows, t.nameless";
+    let (expected, left_behind, found): (i64, i64, i64) = sqlx::query_as(sums).fetch_one(&mut *connection).await?;
+    let stored: i64 = sqlx::query_scalar("select count(*) from sync_changes").fetch_one(&mut *connection).await?;
+    if found + left_behind != expected || stored < found {
+        return Err(TakeoverError::Miscounted { expected, found: found.min(stored), left_behind });
+    }
+    script(
+        connection,
+        format!("begin; {GRANT}; alter table sync_changes enable trigger user; drop table sync_takeover, sync_takeover_logs, sync_takeover_parts; commit"),
+    )
+    .await?;
+    Ok(TakenOver { rows: found, left_behind })
+}
+
+const GRANT: &str = "
+do $$
+declare
+    g record;
+begin
+    for g in
+        select privilege_type as what, case grantee when 0 then 'public' else grantee::regrole::text end as who
+        from pg_class c, aclexplode(c.relacl) where c.oid = 'sync_changes_before'::regclass and grantee <> c.relowner
+          and privilege_type in ('SELECT', 'INSERT', 'DELETE')
+    loop
+        execute format('grant %s on sync_changes to %s', g.what, g.who);
+    end loop;
+end
+$$";

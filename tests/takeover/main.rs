@@ -1,0 +1,62 @@
+//! `mana-sync migrate` on a database of the server before us, in either of its forms (CLIENTS.md, "The database that is
+//! there").
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fold;
+mod old;
+mod refusals;
+mod rights;
+mod size;
+mod whole;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::process::Output;
+use tokio::process::Command;
+
+const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
+
+/// `mana-sync migrate` on this database.
+fn migrate(url: &str, options: &[&str]) -> Command {
+    let mut command = Command::new(EXE);
+    command.arg("migrate").args(options).env("DATABASE_URL", url).kill_on_drop(true);
+    command
+}
+
+/// Its output, where it must succeed.
+async fn migrated(url: &str, options: &[&str]) -> String {
+    let Output { status, stdout, stderr } = migrate(url, options).output().await.unwrap();
+    let said = String::from_utf8_lossy(&stdout).into_owned();
+    assert!(status.success(), "{said}{}", String::from_utf8_lossy(&stderr));
+    said
+}
+
+/// Its output, where it must fail.
+async fn refused(url: &str, options: &[&str]) -> String {
+    let Output { status, stdout, stderr } = migrate(url, options).output().await.unwrap();
+    assert!(!status.success(), "{}", String::from_utf8_lossy(&stdout));
+    String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()
+}
+
+async fn connect(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.unwrap()
+}
+
+/// Runs a script on a connection of its own, which is closed before this returns.
+async fn script(url: &str, statements: impl Into<String>) {
+    let mut connection = connect(url).await;
+    sqlx::raw_sql(AssertSqlSafe(statements.into())).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// The only value of a query.
+async fn value<T>(url: &str, query: &'static str) -> T
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    let mut connection = connect(url).await;
+    let value = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    value
+}

@@ -1,0 +1,155 @@
+//! A whole takeover: killed in its middle, run again, and the same records before and after.
+
+use super::fold::{Records, of_old_table, of_the_wire, spelled_alike};
+use super::old::{Form, database};
+use super::support::*;
+use super::{connect, migrate, migrated, value};
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::{Connection, Row};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+const USERS: u32 = 17;
+
+/// Starts a takeover and kills it as soon as it has said this; false if it never did.
+async fn killed_at(url: &str, said: &str) -> bool {
+    let mut process = migrate(url, &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line.contains(said) {
+            process.kill().await.unwrap();
+            return true;
+        }
+    }
+    false
+}
+
+/// Cursors of before, as the old server wrote them: nine digits at most, zeros trimmed.
+fn spelled_as_before(at: DateTime<Utc>) -> String {
+    let text = at.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+async fn take_over(form: Form, rows: u32) {
+    let url = database(form, rows, USERS).await;
+    let (before, count) = {
+        let mut connection = connect(&url).await;
+        let before = of_old_table(&mut connection, form, "sync_changes").await;
+        connection.close().await.unwrap();
+        before
+    };
+    assert_eq!(count, rows as usize);
+    let left = "select count(*) from sync_takeover_parts where copied is null";
+    for moment in ["Exactly 20000 rows", "rows copied", "rows copied", "goes on where it was stopped"] {
+        assert!(killed_at(&url, moment).await, "{moment}");
+    }
+    assert!(value::<i64>(&url, left).await > 0, "it must be killed while it copies");
+    assert!(killed_at(&url, "indexes are built").await);
+    assert_eq!(value::<i64>(&url, left).await, 0);
+    let said = migrated(&url, &[]).await;
+    assert!(said.contains("goes on where it was stopped") && said.contains("is sync_changes_before"), "{said}");
+    assert!(migrated(&url, &[]).await.contains("nothing to do"));
+    let cluster = Cluster::start_over(&url).await;
+    compare(&cluster, before, rows).await;
+    cursors_go_on(&cluster).await;
+    let extra: i64 = value(&url, "select count(*) from sync_changes where extra ->> 'schemaVersion' = '1'").await;
+    assert_eq!(extra, if form == Form::Newest { i64::from(rows) } else { 0 });
+    if form == Form::Newest {
+        let kept = "select count(*) from sync_changes c join sync_changes_before b using (id) where
+                    c.extra = jsonb_strip_nulls(jsonb_build_object('actor', b.actor, 'origin', b.origin, 'spaceId', b.space_id, 'schemaVersion', b.schema_version))";
+        assert_eq!(value::<i64>(&url, kept).await, i64::from(rows));
+    }
+    assert!(migrated(&url, &["--drop-old"]).await.contains("is dropped"));
+    assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, i64::from(rows));
+}
+
+/// The records of all users, as a fresh device has them, are those of before; positions and sizes are as documented.
+async fn compare(cluster: &Cluster, before: Records, rows: u32) {
+    let (mut after, mut sent) = (Records::new(), 0);
+    for user in 0..USERS {
+        let user = cluster.user_named(&format!("user-{user}"));
+        for app in ["todo", "notes", "ai"] {
+            let (records, count) = of_the_wire(cluster, &user, app).await;
+            after.extend(records);
+            sent += count;
+        }
+    }
+    assert_eq!(sent, rows as usize);
+    let (before, after) = (spelled_alike(before), spelled_alike(after));
+    assert_eq!(before.len(), after.len());
+    for (key, record) in &before {
+        let values = |record: &std::collections::BTreeMap<String, (i64, Value)>| -> Vec<(String, Value)> {
+            record.iter().map(|(name, (_, value))| (name.clone(), value.clone())).collect()
+        };
+        assert_eq!(values(record), values(&after[key]), "{key:?}");
+    }
+    let wrong = "
+        select count(*) from (
+            select c.*, b.id as old, b.created_at as stood, lag(c.created_at) over log as previous, h.head,
+                   last_value(c.created_at) over log as last
+            from sync_changes c left join sync_changes_before b using (id) left join sync_heads h using (log_id)
+            window log as (partition by c.log_id order by c.created_at rows between unbounded preceding and unbounded following)
+        ) as c
+        where old is null or created_at < stood or created_at > stood + interval '100 microseconds'
+           or (extract(epoch from created_at) * 1000000)::int8 % 20 <> 0 or head is distinct from last
+           or log_id <> sync_log_id(user_id, app_id)
+           or size <> octet_length(coalesce(data::text, '')) + octet_length(field_timestamps::text) + octet_length(coalesce(extra::text, ''))";
+    let statement = sqlx::query_scalar::<_, i64>(wrong);
+    assert_eq!(statement.fetch_one(&cluster.pool).await.unwrap(), 0);
+    let indexes: Vec<String> = sqlx::query_scalar(
+        "select indexrelid::regclass::text from pg_index where indrelid = 'sync_changes'::regclass and indisvalid order by 1",
+    )
+    .fetch_all(&cluster.pool)
+    .await
+    .unwrap();
+    let fresh = Cluster::start(1).await;
+    let expected: Vec<String> = sqlx::query_scalar(
+        "select indexrelid::regclass::text from pg_index where indrelid = 'sync_changes'::regclass order by 1",
+    )
+    .fetch_all(&fresh.pool)
+    .await
+    .unwrap();
+    assert_eq!(indexes, expected);
+}
+
+/// Whoever has followed the log up to a cursor of before misses nothing of what came after.
+async fn cursors_go_on(cluster: &Cluster) {
+    let user = cluster.user_named("user-3");
+    let rows = sqlx::query(
+        "select created_at, record_id from sync_changes_before where user_id = 'user-3' and app_id = 'todo' order by created_at, ctid",
+    )
+    .fetch_all(&cluster.pool)
+    .await
+    .unwrap();
+    let times: Vec<DateTime<Utc>> = rows.iter().map(|row| row.get(0)).collect();
+    for at in (0..times.len()).step_by(times.len() / 24) {
+        let owed = times.iter().filter(|time| **time > times[at]).count();
+        let pages = cluster.push_all(&user, "todo", &spelled_as_before(times[at]), "fresh").await;
+        let got = ids_of(&pages).len();
+        let again = times.iter().filter(|time| (**time - times[at]).num_microseconds() == Some(0)).count();
+        assert!(got >= owed && got <= owed + again + 60, "{got} for a reader who is owed {owed}");
+        let records: Vec<&str> = rows[times.len() - owed..].iter().map(|row| row.get(1)).collect();
+        assert_eq!(ids_of(&pages)[got - owed..], records[..]);
+    }
+    // And it goes on: what is stored now comes after all.
+    let last = spelled_as_before(*times.last().unwrap() + chrono::TimeDelta::milliseconds(1));
+    let body = json!({ "clientId": "phone", "since": last, "changes": [insert("tasks", "new", "Milk", "2024-05-01T10:05:00.000Z")] });
+    assert_eq!(ids(&cluster.pushed(&user, "todo", body).await), [""; 0]);
+    assert_eq!(ids_of(&cluster.push_all(&user, "todo", &last, "fresh").await), ["new"]);
+    // So do programs.
+    let plain = "insert into sync_changes (app_id, table_name, record_id, user_id, op) values ('todo', 'tasks', 'sql', 'user-3', 'delete')";
+    sqlx::query(plain).execute(&cluster.pool).await.unwrap();
+    assert_eq!(ids_of(&cluster.push_all(&user, "todo", &last, "fresh").await), ["new", "sql"]);
+    sqlx::query("delete from sync_changes where record_id in ('new', 'sql')").execute(&cluster.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_older_form_is_taken_over_though_killed_at_every_step() {
+    take_over(Form::Older, 20_000).await;
+}
+
+#[tokio::test]
+async fn the_newest_form_is_taken_over_though_killed_at_every_step() {
+    take_over(Form::Newest, 20_000).await;
+}
