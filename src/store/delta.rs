@@ -125,8 +125,7 @@ impl Store {
             return Ok(page);
         }
         self.note_rewind(log);
-        let from_beginning =
-            PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
+        let from_beginning = PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
         let page = self.despite_loss(|| self.try_page(log, &from_beginning)).await?;
         page.ok_or(StoreError::Contended)
     }
