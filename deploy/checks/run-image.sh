@@ -5,16 +5,30 @@
 set -eu
 
 here=$(dirname "$0")
-PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+PORT=$(free_port)
+issuer_port=$(free_port)
 export PORT DATABASE_URL="$TEST_DATABASE_URL" LOG_FORMAT=text REPLICA_ID=image BIND_ADDRESS=127.0.0.1
-export JWKS_URL=http://127.0.0.1:9/jwks MANA_CREDITS_URL=http://127.0.0.1:9 DRAIN_DELAY_MS=200 DRAIN_WINDOW_MS=200
+export JWKS_URL=http://127.0.0.1:$issuer_port/jwks MANA_CREDITS_URL=http://127.0.0.1:9 DRAIN_DELAY_MS=200 DRAIN_WINDOW_MS=200
 in_image() { unshare --mount --propagation private "$here/strictly.sh" "$MANA_IMAGE_ROOT" "$MANA_IMAGE_USER" "$@"; }
+
+# An issuer, without which it would not get ready: the public key of RFC 8037, appendix A.2.
+keys=$(mktemp -d)
+echo '{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"image","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}' >"$keys/jwks"
+python3 -m http.server --bind 127.0.0.1 --directory "$keys" "$issuer_port" >"$keys/log" 2>&1 &
+issuer=$!
+pid=""
+clean() {
+    # shellcheck disable=SC2086 # nothing, or a number
+    kill -9 $issuer $pid 2>/dev/null || true
+    rm -rf "$keys"
+}
+trap clean EXIT
 
 in_image /mana-sync migrate
 # Straight away, not in a function: the process is the program itself once its chroot is done.
 unshare --mount --propagation private "$here/strictly.sh" "$MANA_IMAGE_ROOT" "$MANA_IMAGE_USER" /mana-sync serve &
 pid=$!
-trap 'kill -9 $pid 2>/dev/null || true' EXIT
 
 tries=0
 until in_image /mana-sync health 2>/dev/null; do
@@ -43,5 +57,5 @@ holds "files open besides devices" "$(find "/proc/$pid/fd" -lname "$MANA_IMAGE_R
 kill -TERM $pid
 code=0
 wait $pid || code=$?
+pid=""
 holds "exit status after SIGTERM" $code 0
-trap - EXIT

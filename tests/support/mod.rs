@@ -118,6 +118,14 @@ impl Node {
         Node { process: Replica::spawn(options.clone()).unwrap(), options, _port: port }
     }
 
+    /// Waits until it is ready; with an issuer that a test has given it, which may be of no use, until it serves.
+    async fn started(&self) {
+        match self.options.env.iter().filter(|(name, _)| name == "JWKS_URL").count() {
+            1 => self.process.wait_ready(PATIENCE).await.unwrap(),
+            _ => eventually("it serves", async || self.log().contains("\"serving\"")).await,
+        }
+    }
+
     /// Starts the process again, on the same port.
     pub async fn restart(&mut self) {
         self.respawn();
@@ -220,7 +228,7 @@ impl Cluster {
         };
         let nodes: Vec<Node> = (1..=replicas).map(start).collect();
         for node in &nodes {
-            node.process.wait_ready(PATIENCE).await.unwrap();
+            node.started().await;
         }
         Cluster {
             nodes,
