@@ -91,43 +91,51 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverEr
     let part_rows = (groups.iter().map(|(.., rows)| rows).sum::<i64>() / PARTS).min(PART_ROWS);
     let (mut part, mut in_part, mut named) = (0, 0, 0);
     for groups in groups.chunks(LOGS_AT_ONCE) {
-        let mut columns: (Vec<Uuid>, Vec<Uuid>, Vec<&str>, Vec<&str>, Vec<i32>, Vec<i64>) = Default::default();
+        let mut logs = Vec::with_capacity(groups.len());
         for (user, app, rows) in groups {
-            let log = Log::new(user.as_str().into(), app);
-            columns.0.push(log.id.0);
-            columns.1.push(log.user.0);
-            columns.2.push(user);
-            columns.3.push(app);
-            columns.4.push(part);
-            columns.5.push(*rows);
+            logs.push(PlannedLog { log: Log::new(user.as_str().into(), app), part, rows: *rows });
             named += rows;
             in_part += rows;
             if in_part >= part_rows {
                 (part, in_part) = (part + 1, 0);
             }
         }
-        let insert = "
-            with logs as (
-                select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::int8[])
-                              as u (log_id, user_key, user_id, app_id, part, rows)
-            ), named as (
-                insert into sync_takeover_logs select log_id, user_key, user_id, app_id, part from logs
-            )
-            insert into sync_takeover_parts as p (part, rows) select part, sum(rows) from logs group by part
-            on conflict (part) do update set rows = p.rows + excluded.rows";
-        sqlx::query(insert)
-            .bind(columns.0)
-            .bind(columns.1)
-            .bind(columns.2)
-            .bind(columns.3)
-            .bind(columns.4)
-            .bind(columns.5)
-            .execute(&mut *connection)
-            .await?;
+        note_logs(connection, &logs).await?;
     }
     sqlx::query("update sync_takeover set nameless = rows - $1").bind(named).execute(&mut *connection).await?;
     script(connection, "commit; analyze sync_takeover_logs".to_owned()).await?;
     Ok(())
+}
+
+/// A log, the part in which it is copied, and its rows.
+struct PlannedLog {
+    log: Log,
+    part: i32,
+    rows: i64,
+}
+
+/// Notes logs, and their parts.
+async fn note_logs(connection: &mut PgConnection, logs: &[PlannedLog]) -> Result<(), sqlx::Error> {
+    let insert = "
+        with logs as (
+            select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::int8[])
+                          as u (log_id, user_key, user_id, app_id, part, rows)
+        ), named as (
+            insert into sync_takeover_logs select log_id, user_key, user_id, app_id, part from logs
+        )
+        insert into sync_takeover_parts as p (part, rows) select part, sum(rows) from logs group by part
+        on conflict (part) do update set rows = p.rows + excluded.rows";
+    let names = |name: fn(&Log) -> Uuid| logs.iter().map(|planned| name(&planned.log)).collect::<Vec<_>>();
+    sqlx::query(insert)
+        .bind(names(|log| log.id.0))
+        .bind(names(|log| log.user.0))
+        .bind(logs.iter().map(|planned| &*planned.log.user_id).collect::<Vec<_>>())
+        .bind(logs.iter().map(|planned| &*planned.log.app).collect::<Vec<_>>())
+        .bind(logs.iter().map(|planned| planned.part).collect::<Vec<_>>())
+        .bind(logs.iter().map(|planned| planned.rows).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map(|_| ())
 }
 
 /// Sees to an index by which a part's rows are found.
