@@ -163,10 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn an_insert_without_stamps_counts_from_its_storing() {
-        // Stored at 10:00:00 on the day.
-        let older = row("update", json!({"a": 1}), json!({"a": "2024-01-01T09:59:59.999Z"}));
-        let newer = row("update", json!({"b": 1}), json!({"b": "2024-01-01T10:00:00.001Z"}));
+    fn an_insert_without_stamps_counts_from_the_beginning_of_time() {
+        let older = row("update", json!({"a": 1}), json!({"a": "1969-12-31T23:59:59.999Z"}));
+        let newer = row("update", json!({"b": 1}), json!({"b": "1970-01-01T00:00:00.001Z"}));
         let folded = fold_rows(&[older, newer, row("insert", json!({"a": 0, "b": 0}), json!({}))]).unwrap();
         let record = folded.record("t", "r").unwrap();
         assert_eq!((&record["a"], &record["b"]), (&json!(0), &json!(1)));

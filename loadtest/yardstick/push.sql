@@ -10,9 +10,9 @@ with head as (
     returning head, previous
 ), stored as (
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, size, created_at)
+                              field_timestamps, held, extra, size, created_at)
     select c.id, $1, $3, $4, $6, c.table_name, c.record_id, c.op, c.data::jsonb, c.stamps::jsonb, c.held::jsonb,
-           coalesce(octet_length(c.data), 0) + octet_length(c.stamps),
+           null::jsonb, coalesce(octet_length(c.data), 0) + octet_length(c.stamps),
            head.head - ($5 - c.position) * interval '20 microseconds'
     from head,
          unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])

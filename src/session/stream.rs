@@ -240,7 +240,7 @@ impl StreamSession {
     fn send(&mut self, page: Page) -> Next {
         let size = page.size();
         let Page { mut changes, mut own, until, has_more } = page;
-        let walk = self.is_walking() || until.is_walk() && has_more;
+        let walk = self.is_walking() || (until.is_walk() && has_more && !self.cursor.is_walk());
         let end = until.on_walk(walk && has_more);
         let mut out = String::with_capacity(size);
         let complete = group_by_table(&mut changes);

@@ -30,9 +30,14 @@ fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) ->
     }
 }
 
+/// Just after the change at a place; there are two places from one position to the next.
+fn after(place: i64) -> Cursor {
+    Cursor::after(place * Cursor::STEP / 2)
+}
+
 fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
     let change = |(table, at): &(&str, i64)| StoredChange {
-        at: *at,
+        at: *at * Cursor::STEP / 2,
         table: (*table).to_owned(),
         record: at.to_string(),
         op: Op::Insert,
@@ -70,7 +75,11 @@ fn events(next: Next) -> Vec<String> {
         let id = if id.is_some() { "id " } else { "" };
         let walk = if cursor.is_walk() { "walk " } else { "" };
         let more = if data["hasMore"] == true { "…" } else { "." };
-        format!("{id}{walk}{} {} {ids}{more}", cursor.micros(), data["table"].as_str().expect("a table"))
+        format!(
+            "{id}{walk}{} {} {ids}{more}",
+            cursor.micros() * 2 / Cursor::STEP,
+            data["table"].as_str().expect("a table")
+        )
     };
     text(next).split_terminator("\n\n").map(event).collect()
 }
@@ -78,15 +87,15 @@ fn events(next: Next) -> Vec<String> {
 #[tokio::test]
 async fn a_page_becomes_an_event_for_each_table_and_the_last_one_has_the_id() {
     let rig = Rig::new(&[]);
-    let mut session = session(&rig, Cursor::after(2), Some(&["a", "b", "c"]), HOUR);
-    let first = page(&[("a", 4), ("a", 6), ("b", 8), ("a", 10)], Cursor::after(10), true);
+    let mut session = session(&rig, after(2), Some(&["a", "b", "c"]), HOUR);
+    let first = page(&[("a", 4), ("a", 6), ("b", 8), ("a", 10)], after(10), true);
     assert_eq!(events(session.send(first)), ["6 a 4,6,10…", "id 10 b 8…"]);
     assert!(matches!(session.phase, Phase::Backlog { .. }));
-    let last = page(&[("b", 12)], Cursor::after(20), false);
+    let last = page(&[("b", 12)], after(20), false);
     let told = ["id 20 b 12.", "20 a .", "id 20 c ."];
     assert_eq!(events(session.send(last)), told, "those left behind and the silent one are told where the log stands");
     assert!(matches!(session.phase, Phase::Live));
-    assert_eq!(session.cursor, Cursor::after(20), "other tables need not be looked at again");
+    assert_eq!(session.cursor, after(20), "other tables need not be looked at again");
 }
 
 #[tokio::test]
@@ -101,26 +110,26 @@ async fn no_event_has_a_cursor_past_a_change_that_is_still_to_be_sent() {
         ("abbbba", &["2 a 2,12…", "id 12 b 4,6,8,10…"]),
     ] {
         let log: Vec<(&str, i64)> = (0..6).map(|n| (&tables[n..=n], n as i64 * 2 + 2)).collect();
-        let mut session = session(&rig, Cursor::after(1), None, HOUR);
-        assert_eq!(events(session.send(page(&log, Cursor::after(12), true))), expected, "{tables}");
+        let mut session = session(&rig, after(1), None, HOUR);
+        assert_eq!(events(session.send(page(&log, after(12), true))), expected, "{tables}");
     }
 }
 
 #[tokio::test]
 async fn a_table_that_has_caught_up_meanwhile_is_not_told_again() {
     let rig = Rig::new(&[]);
-    let mut session = session(&rig, Cursor::after(1), Some(&["a", "b"]), HOUR);
-    session.send(page(&[("a", 2), ("b", 4), ("a", 6)], Cursor::after(6), true));
-    let last = page(&[("a", 8), ("b", 10)], Cursor::after(10), false);
+    let mut session = session(&rig, after(1), Some(&["a", "b"]), HOUR);
+    session.send(page(&[("a", 2), ("b", 4), ("a", 6)], after(6), true));
+    let last = page(&[("a", 8), ("b", 10)], after(10), false);
     assert_eq!(events(session.send(last)), ["8 a 8…", "id 10 b 10."]);
 }
 
 #[tokio::test]
 async fn a_live_page_is_grouped_too_and_tells_nobody_else() {
     let rig = Rig::new(&[]);
-    let mut session = session(&rig, Cursor::after(1), Some(&["a", "b", "c"]), HOUR);
+    let mut session = session(&rig, after(1), Some(&["a", "b", "c"]), HOUR);
     session.phase = Phase::Woken;
-    let live = page(&[("b", 2), ("a", 4), ("b", 6)], Cursor::after(8), false);
+    let live = page(&[("b", 2), ("a", 4), ("b", 6)], after(8), false);
     assert_eq!(events(session.send(live)), ["2 b 2,6…", "id 8 a 4."]);
     assert!(matches!(session.phase, Phase::Live));
 }
@@ -128,21 +137,21 @@ async fn a_live_page_is_grouped_too_and_tells_nobody_else() {
 #[tokio::test]
 async fn live_pages_without_changes_say_nothing_and_move_on() {
     let rig = Rig::new(&[]);
-    let mut session = session(&rig, Cursor::after(2), Some(&["a"]), HOUR);
-    assert_eq!(events(session.send(page(&[], Cursor::after(2), false))), ["id 2 a ."]);
+    let mut session = session(&rig, after(2), Some(&["a"]), HOUR);
+    assert_eq!(events(session.send(page(&[], after(2), false))), ["id 2 a ."]);
     session.phase = Phase::Woken;
-    assert!(matches!(session.send(page(&[], Cursor::after(8), false)), Next::Nothing));
-    assert_eq!(session.cursor, Cursor::after(8));
+    assert!(matches!(session.send(page(&[], after(8), false)), Next::Nothing));
+    assert_eq!(session.cursor, after(8));
 }
 
 #[tokio::test]
 async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
     let rig = Rig::new(&[]);
     let mut stream = session(&rig, Cursor::BEGINNING, None, HOUR);
-    let first = page(&[("a", 4), ("b", 6)], Cursor::after(6).on_walk(true), true);
+    let first = page(&[("a", 4), ("b", 6)], after(6).on_walk(true), true);
     assert_eq!(events(stream.send(first)), ["walk 4 a 4…", "id walk 6 b 6…"]);
     assert!(stream.is_walking());
-    let last = page(&[("a", 8), ("b", 10)], Cursor::after(10), false);
+    let last = page(&[("a", 8), ("b", 10)], after(10), false);
     assert_eq!(events(stream.send(last)), ["walk 8 a 8…", "id 10 b 10."]);
     assert!(!stream.is_walking());
 
@@ -150,7 +159,7 @@ async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
     empty.send(page(&[], Cursor::BEGINNING, false));
     assert!(!empty.is_walking(), "what comes now is live");
     empty.phase = Phase::Woken;
-    let large = page(&[("a", 4)], Cursor::after(4).on_walk(true), true);
+    let large = page(&[("a", 4)], after(4).on_walk(true), true);
     assert_eq!(events(empty.send(large)), ["id 4 a 4…"]);
     assert!(!empty.is_walking() && !empty.cursor.is_walk());
 }
@@ -158,7 +167,7 @@ async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
 #[tokio::test]
 async fn a_stream_sits_out_a_database_that_is_away_and_beats_meanwhile() {
     let rig = Rig::new(&AWAY);
-    let mut session = session(&rig, Cursor::after(2), None, HOUR);
+    let mut session = session(&rig, after(2), None, HOUR);
     for _ in 0..2 {
         assert_eq!(session.next().await.as_deref(), Some("event: heartbeat\ndata: {}\n\n"));
     }
@@ -168,7 +177,7 @@ async fn a_stream_sits_out_a_database_that_is_away_and_beats_meanwhile() {
 #[tokio::test]
 async fn a_stream_ends_with_its_token_though_the_database_is_away() {
     let rig = Rig::new(&AWAY);
-    let mut session = session(&rig, Cursor::after(2), None, Duration::from_millis(50));
+    let mut session = session(&rig, after(2), None, Duration::from_millis(50));
     assert_eq!(session.next().await, None);
     assert_eq!(session.next().await, None);
     drop(session);
@@ -178,21 +187,21 @@ async fn a_stream_ends_with_its_token_though_the_database_is_away() {
 #[tokio::test]
 async fn a_stream_says_when_to_come_back_and_ends_as_the_replica_goes() {
     let rig = Rig::new(&["--drain-window-ms", "20"]);
-    let mut stream = session(&rig, Cursor::after(2), None, HOUR);
+    let mut stream = session(&rig, after(2), None, HOUR);
     stream.phase = Phase::Live;
     rig.closing.cancel();
     assert_eq!(stream.next().await.as_deref(), Some("retry: 1000\n\n"));
     assert_eq!(stream.next().await, None);
     drop(stream);
     assert_eq!((rig.closes(CloseReason::GoingAway), rig.closes(CloseReason::ClientLeft)), (1, 0));
-    drop(session(&rig, Cursor::after(2), None, HOUR));
+    drop(session(&rig, after(2), None, HOUR));
     assert_eq!(rig.closes(CloseReason::ClientLeft), 1, "one that was dropped was left");
 }
 
 #[tokio::test]
 async fn a_live_stream_is_woken_for_its_tables_alone() {
     let rig = Rig::new(&["--sse-heartbeat-ms", "20"]);
-    let mut session = session(&rig, Cursor::after(2), Some(&["a"]), HOUR);
+    let mut session = session(&rig, after(2), Some(&["a"]), HOUR);
     session.phase = Phase::Live;
     rig.wake("todo", "phone", &["b".to_owned()]);
     rig.wake("notes", "phone", &["a".to_owned()]);

@@ -26,7 +26,7 @@ pub const MAX_FIELD: usize = 1024;
 /// Fields of one change, at most.
 pub const MAX_FIELDS: usize = 4096;
 /// Different tables of one push, at most.
-pub const MAX_TABLES: usize = 256;
+pub const MAX_TABLES: usize = 1024;
 /// What a change may have beside its named members, as a JSON object, in bytes.
 pub const MAX_EXTRA: usize = 16 << 10;
 /// Longest `schemaVersion` of a body, in bytes of JSON: it is stored with each of its changes.
