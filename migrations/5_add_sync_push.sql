@@ -210,8 +210,9 @@ begin
     elsif jsonb_array_length(changes) > 10000 then
         perform sync_refuse(format('this push has %s changes; send at most 10000 in one', jsonb_array_length(changes)));
     end if;
-    if (select count(distinct c -> 'table') from jsonb_array_elements(changes) as c where jsonb_typeof(c) = 'object') > 256 then
-        perform sync_refuse('this push writes to more than 256 tables');
+    if (select count(*) > 5000 or sum(octet_length(named)) > 131072
+        from (select distinct c ->> 'table' as named from jsonb_array_elements(changes) as c where jsonb_typeof(c) = 'object') t) then
+        perform sync_refuse('this push writes to more than 5000 tables, or their names have more than 128 KiB together');
     end if;
     perform sync_write_taken();
     if jsonb_array_length(changes) > 0 then

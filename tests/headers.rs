@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::Mode;
+use mana_sync::dev::{Mode, SigningKey};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder};
@@ -83,7 +83,8 @@ async fn an_error_says_in_a_header_what_would_do() {
     }
     // What is no 401 has no such header: a client would ask for another token for nothing.
     cluster.issuer.set_mode(Mode::Error(500));
-    let reply = Reply::to(cluster.request(&cluster.user(), Method::GET, PULL)).await;
+    let unknown = SigningKey::generate().unwrap().token("somebody", PATIENCE);
+    let reply = cluster.get_as(&format!("Bearer {unknown}"), PULL).await;
     reply.refused(503, "unavailable");
     assert_eq!(reply.header("www-authenticate"), None, "{reply:?}");
 }

@@ -126,7 +126,8 @@ impl State {
 
     fn add(&mut self, wakeup: &Wakeup) -> bool {
         if self.was_told(wakeup) {
-            return false;
+            // It cared, and has been woken already.
+            return wakeup.client.is_none() || self.interest.client != wakeup.client;
         }
         let interest = &self.interest;
         let other_app = interest.app.as_ref().is_some_and(|app| *app != wakeup.app);

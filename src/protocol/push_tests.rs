@@ -219,7 +219,11 @@ fn a_push_with_too_many_fields_or_tables_or_with_long_names_is_refused() {
         read_push(json!({ "clientId": "c", "changes": changes }).to_string().as_bytes(), None, policy(), 10_000)
     };
     assert!(tables(MAX_TABLES).is_ok());
-    assert!(matches!(tables(MAX_TABLES + 1), Err(PushError::TooManyTables { got: 1025 })));
+    assert!(matches!(tables(MAX_TABLES + 1), Err(PushError::TooManyTables { got: 5001 })));
+    let long: Vec<Value> =
+        (0..600).map(|n| json!({ "table": format!("{n}{}", "t".repeat(240)), "id": "r", "op": "delete" })).collect();
+    let long = read_push(json!({ "clientId": "c", "changes": long }).to_string().as_bytes(), None, policy(), 1_000);
+    assert!(matches!(long, Err(PushError::TableNames { .. })));
 }
 
 #[test]

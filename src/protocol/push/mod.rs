@@ -26,7 +26,9 @@ pub const MAX_FIELD: usize = 1024;
 /// Fields of one change, at most.
 pub const MAX_FIELDS: usize = 4096;
 /// Different tables of one push, at most.
-pub const MAX_TABLES: usize = 1024;
+pub const MAX_TABLES: usize = 5000;
+/// Bytes of their names together, at most: they wait in the mailbox of each of the user's sessions.
+pub const MAX_TABLE_NAMES: usize = 128 << 10;
 /// What a change may have beside its named members, as a JSON object, in bytes.
 pub const MAX_EXTRA: usize = 16 << 10;
 /// Longest `schemaVersion` of a body, in bytes of JSON: it is stored with each of its changes.
@@ -154,6 +156,8 @@ pub enum PushError {
     SchemaVersion,
     #[error("this push names {got} tables; send changes of at most {MAX_TABLES} in one")]
     TooManyTables { got: usize },
+    #[error("the names of this push's tables have {got} bytes together; at most {MAX_TABLE_NAMES} in one push")]
+    TableNames { got: usize },
     #[error("changes[{index}]: {problem}")]
     Change { index: usize, problem: ChangeProblem },
 }
@@ -241,11 +245,18 @@ pub fn read_push(
         changes.push(change);
         adjusted.extend(late);
     }
-    let tables = changes.iter().map(|change| change.table.as_str()).collect::<HashSet<_>>().len();
-    if tables > MAX_TABLES {
-        return Err(PushError::TooManyTables { got: tables });
-    }
+    check_tables(&changes)?;
     Ok(Push { client, since, changes, adjusted })
+}
+
+fn check_tables(changes: &[NewChange]) -> Result<(), PushError> {
+    let tables: HashSet<&str> = changes.iter().map(|change| change.table.as_str()).collect();
+    let names = tables.iter().map(|table| table.len()).sum();
+    match tables.len() {
+        got if got > MAX_TABLES => Err(PushError::TooManyTables { got }),
+        _ if names > MAX_TABLE_NAMES => Err(PushError::TableNames { got: names }),
+        _ => Ok(()),
+    }
 }
 
 fn check_schema_version(version: &RawValue) -> Result<&RawValue, PushError> {
