@@ -125,6 +125,12 @@ async fn delta(
 ) -> Result<(Page, Option<Reservation>), ApiError> {
     let own = match (push.since.is_walk(), pushed.stored) {
         (false, _) => OwnChanges::Without,
+        // In the middle of a walk the device may have been sent, since the first attempt, what ties with a change of this
+        // push and lost to it: so what had been there comes back in its place.
+        (true, None) if push.since.micros() > 0 => OwnChanges::All,
+        (true, Some(stored)) if push.since.micros() > 0 => {
+            OwnChanges::BesidePush { before: stored.first, rows: &pushed.added }
+        }
         (true, stored) => {
             let first = pushed.positions.iter().min().copied().unwrap_or_default();
             OwnChanges::BesidePush { before: stored.map_or(first, |stored| stored.first), rows: &pushed.ids }

@@ -43,6 +43,8 @@ pub struct Pushed {
     pub stored: Option<Stored>,
     /// The ids of the rows of its changes, in their order.
     pub ids: Vec<Uuid>,
+    /// Those of them that were added now.
+    pub added: Vec<Uuid>,
     /// The positions of its changes, in their order, in microseconds.
     pub positions: Vec<i64>,
     /// What had been there, by index: what was adjusted in it, if anything.
@@ -84,7 +86,8 @@ impl Pushed {
             Some((index, adjusted))
         };
         let known = entry.ids.iter().enumerate().filter_map(adjusted).collect();
-        Pushed { stored, ids: entry.ids.clone(), positions, known }
+        let added = entry.rows.iter().map(|row| row.id).collect();
+        Pushed { stored, ids: entry.ids.clone(), added, positions, known }
     }
 
     /// Whether nothing of it was new.
