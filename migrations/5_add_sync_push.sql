@@ -1,5 +1,11 @@
 -- sync_push: what POST /sync/{appId} stores, from SQL and in the caller's transaction.
 
+-- A row of sync_changes in the making. A type of its own, so that no function depends on the table.
+create type sync_row as (
+    id uuid, app_id text, table_name text, record_id text, user_id text, op text, data jsonb, field_timestamps jsonb,
+    client_id text, created_at timestamptz, log_id uuid, size int, held jsonb, extra jsonb
+);
+
 -- A member that must be a name.
 create function sync_name_of(change jsonb, place text, member text, bytes int) returns text
 language plpgsql as $$
@@ -16,10 +22,10 @@ $$;
 
 -- One change of the wire as a row, without its place. `place` names it in errors, `latest` is the latest stamp allowed,
 -- `now` the time of storing. The id is null where the change has no stamp and counts each time it comes.
-create function sync_read_change(change jsonb, place text, latest text, now text) returns sync_changes
+create function sync_read_change(change jsonb, place text, latest text, now text) returns sync_row
 language plpgsql as $$
 declare
-    row sync_changes;
+    row sync_row;
 begin
     if jsonb_typeof(change) <> 'object' then
         perform sync_refuse(place || ' must be a JSON object');
@@ -162,10 +168,10 @@ end
 $$;
 
 -- Stores rows that have no places yet in a log whose head is held, each id once, and tells the replicas.
-create function sync_store_rows(rows sync_changes[], log uuid, of_user text, of_app text, client text) returns void
+create function sync_store_rows(rows sync_row[], log uuid, of_user text, of_app text, client text) returns void
 language plpgsql as $$
 declare
-    fresh sync_changes[] := (select array_agg(r order by n) from (
+    fresh sync_row[] := (select array_agg(r order by n) from (
         select distinct on (rows[n].id) n, rows[n] as r from generate_subscripts(rows, 1) as n order by rows[n].id, n
     ) as once);
     count int := coalesce(cardinality(fresh), 0);
@@ -200,8 +206,8 @@ declare
     now text := sync_iso(clock_timestamp());
     change jsonb;
     index int := -1;
-    row sync_changes;
-    rows sync_changes[] := '{}';
+    row sync_row;
+    rows sync_row[] := '{}';
 begin
     perform sync_check_name('user_id', sync_push.user_id, 255), sync_check_name('app_id', sync_push.app_id, 255),
             sync_check_name('client_id', client, 255);

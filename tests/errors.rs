@@ -78,7 +78,8 @@ async fn ask_everything(cluster: &Cluster, user: &User) -> [(&'static str, Reply
 /// Pushes of many users at once: as many connections to the database as a busy replica has.
 async fn push_all(cluster: &Cluster, users: &[User]) -> Vec<StatusCode> {
     let since = iso(now_millis());
-    let body = json!({ "clientId": "phone", "since": since, "changes": [insert("todos", "a", "Milk", AT)] });
+    // Another change each time: the same would be stored once.
+    let body = json!({ "clientId": "phone", "since": since, "changes": [insert("todos", "a", &since, AT)] });
     join_all(users.iter().map(async |user| cluster.push(user, "todo", body.clone()).await.0)).await
 }
 
