@@ -207,7 +207,10 @@ async fn a_database_that_answers_nothing_cannot_hold_it() {
     store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
     proxy.set(Mode::Swallow);
     // Somebody waits for an answer of the database, and its connection is in use.
-    let push = cluster.push(&user, "todo", serde_json::json!({ "clientId": "phone", "changes": [] }));
+    let request = cluster.request(&user, reqwest::Method::POST, "/sync/todo");
+    let request = request.header("Content-Type", "application/json").body(r#"{"clientId":"phone","changes":[]}"#);
+    // The replica may end before it has answered.
+    let push = async { drop(request.send().await) };
     let stopping = async {
         tell(&cluster, Signal::SIGTERM);
         exit_code(&cluster, ALL).await
