@@ -27,7 +27,7 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 
 test: bootstrap-tests fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
-	$(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --workspace $(ARGS)
+	@CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
 
 test-browser: bootstrap-browser ## Clients in Chromium against a cluster; CLIENT_SEEDS=5, or CLIENT_SEED=7
 	$(CARGO) build -p mana-dev
