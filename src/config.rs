@@ -25,7 +25,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use url::Url;
 
-/// The key of the credits service that `mana-sync dev` starts.
+/// The key of the credits service that `mana-dev` starts.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
 
 /// A text that must not be shown: `Debug` hides it, and it has no `Display`.
