@@ -1,7 +1,7 @@
 //! Every setting: name, default, check and one line of doc.
 //!
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
-//! prints this file's docs; the table in the README is tested against it.
+//! prints this file's docs; the table of docs/configuration.md is tested against it.
 
 mod invalid;
 mod metrics;

@@ -137,10 +137,10 @@ async fn a_network_that_swallows_what_a_starting_replica_asks_does_not_hold_it_f
     replica.wait_ready(BACK).await.unwrap();
 }
 
-/// The names in the README's table of settings that have defaults.
+/// The names in the documented table of settings that have defaults.
 fn optional_settings() -> Vec<String> {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let rows = readme.lines().filter(|line| line.starts_with("| `") && !line.contains("| required |"));
+    let page = document("docs/configuration.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `") && !line.contains("| required |"));
     let names = rows
         .filter_map(|row| row.split('`').nth(1))
         .filter(|name| name.chars().all(|c| c == '_' || c.is_ascii_uppercase()));
