@@ -3,6 +3,7 @@
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
 //! prints this file's docs; the table of docs/configuration.md is tested against it.
 
+pub mod compaction;
 mod invalid;
 mod metrics;
 mod origin;
@@ -10,6 +11,7 @@ mod otlp;
 mod traces;
 mod warnings;
 
+pub use compaction::CompactionConfig;
 pub use invalid::explain;
 pub use metrics::MetricsConfig;
 pub use origin::{AllowedOrigin, Origin, OriginError};
@@ -274,6 +276,9 @@ pub struct Config {
     /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
     #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
     pub drain_window_ms: Duration,
+
+    #[command(flatten)]
+    pub compaction: CompactionConfig,
 
     /// How logs are written.
     #[arg(long, env, default_value = "json", value_enum)]
