@@ -4,6 +4,7 @@
 //! prints this file's docs; the table of docs/configuration.md is tested against it.
 
 pub mod compaction;
+mod fanout;
 mod invalid;
 mod metrics;
 mod origin;
@@ -12,6 +13,7 @@ mod traces;
 mod warnings;
 
 pub use compaction::CompactionConfig;
+pub use fanout::FanoutConfig;
 pub use invalid::explain;
 pub use metrics::MetricsConfig;
 pub use origin::{AllowedOrigin, Origin, OriginError};
@@ -260,10 +262,8 @@ pub struct Config {
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,
 
-    /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers. 0 leaves all to them, to
-    /// measure what publishing costs.
-    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
-    pub publish_queue: u32,
+    #[command(flatten)]
+    pub fanout: FanoutConfig,
 
     /// How long the database or the listener may be away before this replica counts as not ready, in milliseconds.
     #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
