@@ -12,6 +12,8 @@ use crate::fanout::{Audience, Heard, Publisher, Reconciler, Target};
 use crate::http::server::{Server, bind};
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
+use crate::limits::UserLimits;
+use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::schema::{self, SchemaError};
@@ -122,6 +124,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let target = Target::new(connector, config.database_prepare);
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
     let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 
@@ -144,6 +147,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
+        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone()),
+        polls,
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),
