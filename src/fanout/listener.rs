@@ -7,10 +7,10 @@
 //! falls in between.
 
 use super::Audience;
-use super::connection::{Connector, Driver};
 use super::pace::Heard;
 use super::reconciler::Reconciler;
 use super::wakeup::{self, CHANNEL, Wakeup};
+use crate::db::{ConnectError, Connector, Driver};
 use crate::defects::Defect;
 use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
@@ -47,6 +47,8 @@ impl Hearing {
 /// Why a listening connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
+    #[error("there is no connection")]
+    Connect(#[from] ConnectError),
     #[error("the connection failed")]
     Database(#[from] tokio_postgres::Error),
     #[error("no answer in time")]

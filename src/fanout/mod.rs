@@ -13,7 +13,6 @@
 //! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is seen even if
 //! later ones arrive.
 
-pub mod connection;
 pub mod listener;
 mod pace;
 mod publisher;
