@@ -16,8 +16,9 @@ fn every_part_is_found_and_decoded() {
     assert_eq!((url.hosts, url.database.as_deref()), (vec![tcp("db.example", 6000)], Some("my db")));
     assert_eq!(url.options.as_deref(), Some("-c a=b"));
     assert_eq!((url.tls.mode, url.needs_primary), (SslMode::Prefer, false));
-    let raw = parse("postgres://u:p@ss?w%rd@h/db?options=a@b");
-    assert_eq!(raw.password.as_deref(), Some(&b"p@ss?w%rd"[..]));
+    assert_eq!(parse("postgres://u:p@ss@h/db").password.as_deref(), Some(&b"p@ss"[..]));
+    let raw = parse("postgres://u:p?w%rd@h/db?options=a@b");
+    assert_eq!(raw.password.as_deref(), Some(&b"p?w%rd"[..]));
     assert_eq!((raw.hosts, raw.options.as_deref()), (vec![tcp("h", 5432)], Some("a@b")));
     assert_eq!(parse("postgres://u:@h").password, None);
     assert_eq!(parse("postgres://u:%ff@h").password.as_deref(), Some(&[0xff][..]), "a password is no text");

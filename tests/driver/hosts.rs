@@ -4,7 +4,7 @@ use super::server::Server;
 use super::{connect, said};
 use mana_sync::config::Secret;
 use mana_sync::db::{ConnectError, Connector};
-use mana_sync::dev::{TemporaryPostgres, free_port};
+use mana_dev::{TemporaryPostgres, free_port};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;

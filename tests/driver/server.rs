@@ -1,7 +1,7 @@
 //! PostgreSQL servers that let some in and others not.
 
-use mana_sync::dev::TemporaryPostgres;
-use mana_sync::dev::place::Account;
+use mana_dev::TemporaryPostgres;
+use mana_dev::place::Account;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -69,8 +69,8 @@ impl Server {
         let all = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let postgres = TemporaryPostgres::start(Path::new(".dev"), all).await.unwrap();
         let server = Server { postgres, folder: folder.path().join("socket"), _files: folder };
-        let admin = tokio_postgres::connect(&server.postgres.server().admin_url(), tokio_postgres::NoTls);
-        let (client, driver) = admin.await.unwrap();
+        let admin = server.admin_url();
+        let (client, driver) = tokio_postgres::connect(&admin, tokio_postgres::NoTls).await.unwrap();
         let driving = tokio::spawn(driver);
         let users = "create role tls login; create role plain login; create role cert login; create role any login;
                      create role \"us er\" login; create role word login";
