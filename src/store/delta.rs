@@ -24,7 +24,7 @@ macro_rules! page_query {
         Sql {
             text: concat!(
             "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.more,
+                    c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
                     exists (select from sync_changes o
                             where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds
              from sync_heads h
@@ -34,7 +34,7 @@ macro_rules! page_query {
                             lead(r.created_at) over before_it is not null as more,
                             sum(r.size) over before_it as bytes
                      from (
-                         select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size
+                         select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size, rows_trimmed
                          from sync_changes
                          where ",
             $log,
@@ -191,6 +191,7 @@ impl Store {
             OwnChanges::All if !reader_holds && !may_leave_out(&changes) => OwnWrites::new(true),
             _ => self.own_writes(log.id, request, &changes, reader_holds).await?,
         };
+        let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
         Ok(Some(Page { changes, own, until, has_more }))
     }
 }
@@ -217,13 +218,13 @@ impl PageRows {
         let Some(first) = rows.first() else { return Ok(PageRows::default()) };
         let Micros(head) = first.try_get(0)?;
         let mut page = PageRows { head, ..PageRows::default() };
-        if first.try_get::<_, Option<bool>>(10)?.is_none() {
+        if first.try_get::<_, Option<bool>>(11)?.is_none() {
             return Ok(page);
         }
-        page.reader_holds = first.try_get(11)?;
+        page.reader_holds = first.try_get(12)?;
         rows.truncate(limit);
         if let Some(last) = rows.last() {
-            page.has_more = last.try_get(10)?;
+            page.has_more = last.try_get(11)?;
         }
         page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
         Ok(page)
@@ -244,5 +245,6 @@ fn read_change(row: Row) -> Result<StoredChange, StoreError> {
         stamps: row.try_get(7)?,
         extra: row.try_get(8)?,
         is_own: row.try_get::<_, Option<bool>>(9)?.unwrap_or(false),
+        rows_trimmed: row.try_get::<_, Option<bool>>(10)?.unwrap_or(false),
     })
 }

@@ -29,6 +29,13 @@ from sync_changes where id = any($1) and log_id = $2",
     types: &[Type::UUID_ARRAY, Type::UUID],
 };
 
+/// The same for rows that were trimmed away. None of them had its stamps adjusted.
+static TRIMMED: Sql = Sql {
+    text: "
+select id, min(created_at) as created_at from sync_history where id = any($1) and log_id = $2 group by id",
+    types: &[Type::UUID_ARRAY, Type::UUID],
+};
+
 /// The newest change of each record.
 static NEWEST: Sql = Sql {
     text: "
@@ -140,7 +147,23 @@ impl Store {
             };
             known.insert(row.try_get("id")?, KnownRow { at, adjusted });
         }
+        self.add_trimmed_rows(entry, &mut known).await?;
         Ok(known)
+    }
+
+    /// Adds what was trimmed away. Asked second: rows leave the log for the history, and never come back.
+    async fn add_trimmed_rows(&self, entry: &Entry, known: &mut HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
+        let below = self.history.ids_below();
+        let may_be_trimmed = |id: &&Uuid| **id < below && !known.contains_key(*id);
+        let ids: Vec<Uuid> = entry.ids.iter().filter(may_be_trimmed).copied().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &[&ids, &entry.log.id.0]).await? {
+            let Micros(at) = row.try_get("created_at")?;
+            known.insert(row.try_get("id")?, KnownRow { at, adjusted: None });
+        }
+        Ok(())
     }
 
     /// A delete without a stamp that is stored already is sent again, unless its record was changed since: then it is

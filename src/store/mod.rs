@@ -11,6 +11,7 @@
 mod batch;
 mod delta;
 mod heads;
+mod history;
 mod known;
 mod migrator;
 mod own_writes;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
 use crate::protocol::merge::UnreadableChange;
 use crate::telemetry::Metrics;
+use history::HistoryHorizon;
 use queue::Queue;
 use rewinds::Rewinds;
 use std::sync::Arc;
@@ -66,6 +68,7 @@ pub struct Store {
     queue: Queue,
     turns: Turns,
     rewinds: Rewinds,
+    history: HistoryHorizon,
     /// How long a push waits for its turn.
     patience: Duration,
 }
@@ -147,7 +150,8 @@ impl Store {
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
         let rewinds = Rewinds::new(metrics);
-        Ok(Store { pool, limits, queue: Queue::default(), turns, rewinds, patience })
+        let history = HistoryHorizon::new(config);
+        Ok(Store { pool, limits, queue: Queue::default(), turns, rewinds, history, patience })
     }
 
     /// Whether the database answers.
