@@ -28,11 +28,15 @@ pub mod budget;
 pub mod auth;
 pub mod billing;
 
+pub mod db;
+
 pub mod store;
 
 pub mod fanout;
 
 pub mod hub;
+
+pub mod limits;
 
 pub mod session;
 
