@@ -111,7 +111,8 @@ impl OpenApi {
             return;
         };
         let given = reply.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-        let content = content.get(given).unwrap_or_else(|| panic!("{operation:?} does not describe {given} of {status}"));
+        let content =
+            content.get(given).unwrap_or_else(|| panic!("{operation:?} does not describe {given} of {status}"));
         if given == "application/json" {
             assert_valid(&format!("{operation:?} {status}"), &validator(&content["schema"]), &reply.json());
         }

@@ -84,7 +84,8 @@ async fn successes(seen: &mut Seen, cluster: &Cluster) {
     ] });
     let stored = seen.ask(PUSH, push(cluster, &user, &theirs)).await.json();
     assert_eq!(stored["adjusted"][0]["index"], 5, "{stored}");
-    let ours = json!({ "clientId": "phone", "changes": [update("tasks", "b", "title", "Ham", "2024-01-01T10:06:00Z")] });
+    let ours =
+        json!({ "clientId": "phone", "changes": [update("tasks", "b", "title", "Ham", "2024-01-01T10:06:00Z")] });
     let answered = seen.ask(PUSH, push(cluster, &user, &ours)).await.json();
     assert_eq!(answered["conflicts"][0]["serverValue"], "Eggs", "{answered}");
     assert_eq!(answered["serverChanges"].as_array().unwrap().len(), 6, "{answered}");

@@ -73,7 +73,10 @@ async fn every_message_of_a_socket_is_one_of_those_described() {
     raw.send(TEXT, &say(&json!({ "type": "auth", "token": brief.token, "clientId": "phone" }))).await;
     assert_eq!(hear(message(&mut raw).await)["type"], "auth-ok");
     store(cluster, 1, &user, "laptop", &[("tasks", "a")]).await;
-    assert_eq!(hear(message(&mut raw).await), json!({ "type": "sync-available", "appId": "todo", "tables": ["tasks"] }));
+    assert_eq!(
+        hear(message(&mut raw).await),
+        json!({ "type": "sync-available", "appId": "todo", "tables": ["tasks"] })
+    );
     assert_eq!(hear(message(&mut raw).await)["code"], "token_expired");
 
     let mut raw = Raw::websocket(cluster.url(0), "/ws/todo", 1 << 20).await;
@@ -88,7 +91,8 @@ async fn what_is_no_described_message_is_ignored() {
     let cluster = shared().await;
     let described = schema("client-message.json");
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
-    for other in [json!([]), json!("ping"), json!({}), json!({ "type": "subscribe" }), json!({ "type": "auth", "token": 7 })]
+    for other in
+        [json!([]), json!("ping"), json!({}), json!({ "type": "subscribe" }), json!({ "type": "auth", "token": 7 })]
     {
         assert!(!described.is_valid(&other), "{other}");
         raw.send(TEXT, other.to_string().as_bytes()).await;

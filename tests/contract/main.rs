@@ -54,7 +54,9 @@ fn every_channel_is_a_route_and_every_message_allows_its_examples() {
         }
     }
     for operation in document["operations"].as_object().unwrap().values() {
-        resolve(&document, &operation["channel"]);
-        operation["messages"].as_array().unwrap().iter().for_each(|message| drop(resolve(&document, message)));
+        assert!(resolve(&document, &operation["channel"]).is_object(), "{operation}");
+        for message in operation["messages"].as_array().unwrap() {
+            assert!(resolve(&document, message).is_object(), "{message}");
+        }
     }
 }
