@@ -64,6 +64,11 @@ join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.crea
     types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY],
 };
 
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("heads", &HEADS), ("recent heads", &RECENT_HEADS), ("changed tables", &CHANGED_TABLES)]
+}
+
 impl Store {
     /// Where all the logs of these users stand.
     pub async fn heads(&self, users: &[UserKey]) -> Result<Vec<Head>, StoreError> {

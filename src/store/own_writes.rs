@@ -87,6 +87,11 @@ group by c.table_name, c.record_id, f.name"
     types: &[Type::UUID, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ],
 };
 
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("own writes", &OWN_WRITES), ("history", &HISTORY)]
+}
+
 impl Store {
     /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent.
     /// `reader_holds`: whether it holds later stamps than are stored, anywhere in the log.

@@ -33,7 +33,7 @@ fn replica(url: &str, log: &std::path::Path) -> Replica {
 async fn one_url_serves_queries_listening_and_migrations() {
     let authority = Authority::new();
     let server = Server::with_tls(authority.issue("server", "localhost", Kind::Old), None).await;
-    let mut admin = PgConnection::connect(&server.admin_url()).await.unwrap();
+    let mut admin = PgConnection::connect(&format!("{}?sslmode=disable", server.admin_url())).await.unwrap();
     admin.execute("alter database postgres owner to word; grant all on schema public to word").await.unwrap();
     let word = "word:p%40ss%2fw%3ard%3F%23%25%26%20%c3%bc";
     let parameters = format!(
