@@ -68,7 +68,8 @@ async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
         "create temporary table mine ()",
     ] {
         let refused = sqlx::raw_sql(statement).execute(&mut replica).await;
-        let code = refused.err().and_then(|error| error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned())));
+        let code =
+            refused.err().and_then(|error| error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned())));
         assert_eq!(code.as_deref(), Some("42501"), "{statement}");
     }
     sqlx::raw_sql("create role neighbour login").execute(&mut server).await.unwrap();

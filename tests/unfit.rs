@@ -23,13 +23,16 @@ impl Started {
     /// What readiness says.
     async fn readiness(&self) -> Option<(u16, String)> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let answer = http.get(format!("{}/health/ready", self.process.base_url())).timeout(PATIENCE).send().await.ok()?;
+        let answer =
+            http.get(format!("{}/health/ready", self.process.base_url())).timeout(PATIENCE).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
     async fn says(&self, sentence: &str) {
-        eventually(sentence, async || self.readiness().await.is_some_and(|(status, text)| status == 503 && text.contains(sentence)))
-            .await;
+        eventually(sentence, async || {
+            self.readiness().await.is_some_and(|(status, text)| status == 503 && text.contains(sentence))
+        })
+        .await;
     }
 
     async fn refuses(self, sentence: &str) {
@@ -93,7 +96,10 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
     started.says("the database is read-only: default_transaction_read_only is on").await;
     sql(&url, set("reset default_transaction_read_only")).await;
     // It counts for new sessions.
-    let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()", name(&url));
+    let end = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
+        name(&url)
+    );
     sql(&url, end).await;
     started.process.wait_ready(PATIENCE).await.unwrap();
 }
@@ -102,7 +108,11 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
 async fn one_that_lets_too_few_connect_stops_the_start() {
     let url = migrated().await;
     let role = format!("few_{}", name(&url));
-    sql(&url, format!("create role {role} login connection limit 5; grant all on all tables in schema public to {role}")).await;
+    sql(
+        &url,
+        format!("create role {role} login connection limit 5; grant all on all tables in schema public to {role}"),
+    )
+    .await;
     let few = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     let settings = [("DATABASE_URL", &*few), ("DATABASE_LISTEN_URL", &*url)];
     replica(&settings).refuses("lets this role have 5 connections and this replica needs 22").await;

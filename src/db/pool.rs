@@ -10,7 +10,9 @@ use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
 use super::stall::StallDetector;
 use deadpool::Runtime;
-use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts};
+use deadpool::managed::{
+    self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -265,7 +267,11 @@ struct Connection {
 }
 
 impl Connection {
-    async fn query(&mut self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, tokio_postgres::Error> {
+    async fn query(
+        &mut self,
+        sql: &'static Sql,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let statement = self.prepare(sql).await?;
         match self.client.query(&statement, parameters).await {
             // Refused before anything was done.

@@ -23,7 +23,9 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    #[error("the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted")]
+    #[error(
+        "the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted"
+    )]
     Pem { parameter: &'static str },
     #[error("sslmode asks to verify the server's certificate: sslrootcert must be a file that is there, or system")]
     NoRoots,

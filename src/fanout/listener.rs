@@ -21,8 +21,8 @@ use crate::telemetry::seldom::Seldom;
 use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 /// How long one step may take: to answer a ping, to LISTEN.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Whether the database is still at LISTEN for a connection with our name.
-const IS_LISTENING: &str = "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
+const IS_LISTENING: &str =
+    "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
     and pid <> pg_backend_pid() and state = 'active' and query like 'listen %')";
 /// Where servers know it, from version 14.
 const NEVER_IDLE: &str = "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
@@ -180,7 +181,9 @@ impl Listener {
             };
             match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(self.is_listening()))).await? {
                 Ok(Ok(true)) => {
-                    tracing::warn!("LISTEN takes long, because the database's queue of notifications is large: until then the reconciler alone finds what was stored");
+                    tracing::warn!(
+                        "LISTEN takes long, because the database's queue of notifications is large: until then the reconciler alone finds what was stored"
+                    );
                     self.hearing.set(true);
                 }
                 _ => return Err(elapsed.into()),
@@ -200,7 +203,9 @@ impl Listener {
         match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.publishing, echo)))).await?? {
             Err(error) if error.is_full_queue() => {
                 // Whoever keeps it full may be in another database of the server. What is stored is found all the same.
-                tracing::warn!("the database's queue of notifications is full: until it is not, the reconciler alone finds what was stored");
+                tracing::warn!(
+                    "the database's queue of notifications is full: until it is not, the reconciler alone finds what was stored"
+                );
                 return Ok(());
             }
             called => called?,

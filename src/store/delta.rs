@@ -73,7 +73,11 @@ static PAGE_OF_SOME_TABLES: Sql =
 
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("page", &PAGE_OF_ALL_TABLES), ("page of one table", &PAGE_OF_ONE_TABLE), ("page of some tables", &PAGE_OF_SOME_TABLES)]
+    vec![
+        ("page", &PAGE_OF_ALL_TABLES),
+        ("page of one table", &PAGE_OF_ONE_TABLE),
+        ("page of some tables", &PAGE_OF_SOME_TABLES),
+    ]
 }
 
 /// Which of its own changes a device gets.

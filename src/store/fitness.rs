@@ -88,6 +88,8 @@ impl Store {
 
     /// Connections that a replica has to be allowed; none where a pooler shares them.
     fn connections_needed(&self) -> Option<i32> {
-        self.pool.is_direct().then(|| i32::try_from(self.pool.max_size()).unwrap_or(i32::MAX).saturating_add(BESIDE_POOL))
+        self.pool
+            .is_direct()
+            .then(|| i32::try_from(self.pool.max_size()).unwrap_or(i32::MAX).saturating_add(BESIDE_POOL))
     }
 }

@@ -41,10 +41,8 @@ pub struct ChangedTable {
     pub client: String,
 }
 
-static HEADS: Sql = Sql {
-    text: "select user_key, app_id, head from sync_heads where user_key = any($1)",
-    types: &[Type::UUID_ARRAY],
-};
+static HEADS: Sql =
+    Sql { text: "select user_key, app_id, head from sync_heads where user_key = any($1)", types: &[Type::UUID_ARRAY] };
 
 static RECENT_HEADS: Sql = Sql {
     text: "

@@ -141,7 +141,8 @@ impl From<tokio_postgres::Error> for StoreError {
 
 /// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
 pub fn statements() -> Vec<(&'static str, &'static Sql)> {
-    [batch::statements(), delta::statements(), heads::statements(), known::statements(), own_writes::statements()].concat()
+    [batch::statements(), delta::statements(), heads::statements(), known::statements(), own_writes::statements()]
+        .concat()
 }
 
 impl Store {

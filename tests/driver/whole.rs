@@ -12,7 +12,10 @@ const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 /// The program's `migrate`, with this URL: whether it succeeded, and what it said.
 async fn migrate(url: &str) -> (bool, String) {
     let done = tokio::process::Command::new(EXE).arg("migrate").env("DATABASE_URL", url).output().await.unwrap();
-    (done.status.success(), format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)))
+    (
+        done.status.success(),
+        format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)),
+    )
 }
 
 fn replica(url: &str, log: &std::path::Path) -> Replica {
@@ -71,6 +74,9 @@ async fn what_will_not_do_stops_the_start_and_says_why() {
         let status = tokio::time::timeout(Duration::from_secs(20), stopped.ended()).await.expect("it must stop");
         let text = std::fs::read_to_string(log.path()).unwrap();
         assert!(!status.success() && !text.contains("s3cret"), "{text}");
-        assert!(text.contains(why) || said.contains(why) || why == "28P01" && text.contains("authentication"), "{text} {said}");
+        assert!(
+            text.contains(why) || said.contains(why) || why == "28P01" && text.contains("authentication"),
+            "{text} {said}"
+        );
     }
 }

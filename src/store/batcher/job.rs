@@ -88,8 +88,7 @@ impl Job {
 
 fn is_small(entry: &Entry) -> bool {
     let changes = &entry.push.changes;
-    changes.len() <= MAX_SHARED_CHANGES
-        && changes.iter().map(|change| change.size).sum::<usize>() <= MAX_SHARED_BYTES
+    changes.len() <= MAX_SHARED_CHANGES && changes.iter().map(|change| change.size).sum::<usize>() <= MAX_SHARED_BYTES
 }
 
 /// How a push ends, for whoever waits for it. When it is dropped, a push that has not begun is given up.

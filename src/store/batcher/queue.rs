@@ -186,7 +186,8 @@ impl FairQueue {
             let next = log.jobs.front().filter(|job| !job.goes_alone());
             let fits = next.map(|job| batch.is_empty() || changes + job.size() <= MAX_CHANGES);
             // What is sent again while its first attempt waits would be refused, and the whole batch with it.
-            let is_new = |job: &Job| taken.get(&id).is_none_or(|ids| !job.entry.rows.iter().any(|row| ids.contains(&row.id)));
+            let is_new =
+                |job: &Job| taken.get(&id).is_none_or(|ids| !job.entry.rows.iter().any(|row| ids.contains(&row.id)));
             if fits == Some(false) {
                 self.list_first(user, id);
                 break;
