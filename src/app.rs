@@ -14,6 +14,8 @@ use crate::fanout::{
 use crate::http::server::{Server, bind};
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
+use crate::limits::UserLimits;
+use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -138,6 +140,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     if let Some(rebalancer) = rebalancing {
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
     }
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
     let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 
@@ -160,6 +163,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
+        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone()),
+        polls,
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),

@@ -36,6 +36,8 @@ pub mod fanout;
 
 pub mod hub;
 
+pub mod limits;
+
 pub mod session;
 
 pub mod shutdown;

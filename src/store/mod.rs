@@ -4,9 +4,9 @@
 //! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
 //! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a database that went back. [`schema`]
-//! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`fitness`] says
-//! why a database cannot serve, [`traced`] is how traces and metrics see statements.
+//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
+//! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
+//! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 
 mod batch;
 mod batcher;
@@ -18,6 +18,7 @@ mod known;
 mod migrator;
 mod own_writes;
 mod push;
+mod quotas;
 mod rewinds;
 pub mod schema;
 pub mod takeover;
@@ -27,6 +28,7 @@ pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
 pub use known::Pushed;
 pub use push::Stored;
+pub use quotas::AppCount;
 
 use crate::config::Config;
 use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
@@ -141,8 +143,15 @@ impl From<tokio_postgres::Error> for StoreError {
 
 /// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
 pub fn statements() -> Vec<(&'static str, &'static Sql)> {
-    [batch::statements(), delta::statements(), heads::statements(), known::statements(), own_writes::statements()]
-        .concat()
+    let each = [
+        batch::statements(),
+        delta::statements(),
+        heads::statements(),
+        known::statements(),
+        own_writes::statements(),
+        quotas::statements(),
+    ];
+    each.concat()
 }
 
 impl Store {

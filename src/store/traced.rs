@@ -15,6 +15,8 @@ pub(super) const OWN_WRITES: Query = Query { operation: "SELECT", summary: "SELE
 pub(super) const HISTORY: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by record" };
 pub(super) const HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads" };
 pub(super) const RECENT_HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads by age" };
+pub(super) const APPS: Query = Query { operation: "SELECT", summary: "SELECT count sync_heads" };
+pub(super) const STORED_BYTES: Query = Query { operation: "SELECT", summary: "SELECT sum sync_heads" };
 pub(super) const CHANGED_TABLES: Query = Query { operation: "SELECT", summary: "SELECT DISTINCT sync_changes" };
 
 impl Store {
