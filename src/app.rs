@@ -19,8 +19,9 @@ use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
-use crate::store::schema::{self, SchemaError};
 use crate::store::Store;
+use crate::store::fitness::{Fitness, Unfit};
+use crate::store::schema::{self, SchemaError};
 use crate::telemetry::Telemetry;
 use reqwest::redirect::Policy;
 use std::net::SocketAddr;
@@ -52,6 +53,8 @@ pub enum RunError {
     Connector(#[from] ConnectError),
     #[error("cannot use the database")]
     Schema(#[from] SchemaError),
+    #[error("the database cannot serve")]
+    Unfit(#[from] Unfit),
     #[error("cannot make HTTP requests")]
     Http(#[from] reqwest::Error),
     #[error("cannot ask the credits service")]
@@ -94,6 +97,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         Some(found) => found?,
         None => return Ok(()),
     }
+    check_fitness(&store).await?;
 
     // Whoever the issuer sends us to is not the issuer.
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
@@ -107,7 +111,9 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let name = config.replica_name();
     let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), shutdown.draining.clone());
+    let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let listener = Listener {
+        publishing: connector.clone(),
         connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
         ping: config.listener_ping_ms,
         audience: audience.clone(),
@@ -125,7 +131,6 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         period: config.reconcile_ms,
         recent: config.announce_recent_ms,
     };
-    let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
     let publishing =
         PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
@@ -179,6 +184,19 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     match shutdown.failure() {
         Some(task) => Err(RunError::TaskEnded(task)),
         None => Ok(()),
+    }
+}
+
+/// Refuses a database that cannot serve this replica. What may be mended meanwhile is said, and is waited for.
+async fn check_fitness(store: &Store) -> Result<(), RunError> {
+    match store.fitness().await {
+        Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
+        Ok(Fitness { unfit: Some(unfit), .. }) => {
+            tracing::warn!("not ready: {unfit}");
+            Ok(())
+        }
+        // Readiness says that it does not answer, if that lasts.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -71,6 +71,15 @@ static PAGE_OF_ONE_TABLE: Sql = page_query!("user_id = $8 and app_id = $9", "tab
 static PAGE_OF_SOME_TABLES: Sql =
     page_query!("log_id = $1 and ($8::text, $9::text) is not null", "table_name = any($6)");
 
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![
+        ("page", &PAGE_OF_ALL_TABLES),
+        ("page of one table", &PAGE_OF_ONE_TABLE),
+        ("page of some tables", &PAGE_OF_SOME_TABLES),
+    ]
+}
+
 /// Which of its own changes a device gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnChanges<'a> {

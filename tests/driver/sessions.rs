@@ -16,7 +16,8 @@ const USERS: usize = 20;
 async fn ask_all(cluster: &Cluster, users: &[User], round: usize) {
     let asked = users.iter().map(async |user| {
         let id = format!("record-{round}");
-        let body = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", &id, "Milk", AT)] });
+        let body =
+            json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", &id, "Milk", AT)] });
         let (status, answer) = cluster.push(user, "todo", body).await;
         assert_eq!(status, 200, "round {round}: {answer}");
         let (status, answer) = cluster.pull(user, "todo", "todos", BEGINNING, None).await;
@@ -26,7 +27,8 @@ async fn ask_all(cluster: &Cluster, users: &[User], round: usize) {
 }
 
 /// The sessions of a replica's pool.
-const POOL: &str = "datname = current_database() and pid <> pg_backend_pid() and application_name = 'mana-sync replica-1'";
+const POOL: &str =
+    "datname = current_database() and pid <> pg_backend_pid() and application_name = 'mana-sync replica-1'";
 
 async fn count(pool: &PgPool) -> i64 {
     let count = AssertSqlSafe(format!("select count(*) from pg_stat_activity where {POOL}"));
