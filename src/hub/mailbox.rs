@@ -8,11 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
-/// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
-/// more. One that is further behind is told to start over.
-const MAX_WAITING: usize = 512 << 10;
-/// What a name takes beside its letters, in bytes, about.
-const NAME_BYTES: usize = 48;
+/// Names of apps and tables that may wait for a reader. One that is further behind is told to start over.
+const MAX_WAITING: usize = 10_000;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -50,8 +47,7 @@ pub struct Mailbox {
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Bytes that it takes.
-    bytes: usize,
+    names: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
     /// Whether the session is to end.
@@ -64,7 +60,7 @@ impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, bytes: 0, deliveries: Vec::new(), closing: false, told };
+        let state = State { interest, waiting, names: 0, deliveries: Vec::new(), closing: false, told };
         Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
     }
 
@@ -127,13 +123,13 @@ impl Mailbox {
 
 impl State {
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
-        let behind = self.bytes > MAX_WAITING;
+        let behind = self.names > MAX_WAITING;
         let mut cares = false;
         for wakeup in recent {
             cares |= self.add(wakeup);
             if !behind {
                 // Who has only just come is not behind: sent away to start over, it would come back to the same.
-                self.bytes = self.bytes.min(MAX_WAITING);
+                self.names = self.names.min(MAX_WAITING);
             }
         }
         let interest = &self.interest;
@@ -165,18 +161,13 @@ impl State {
         }
         let cares = |table: &&Arc<str>| interest.tables.as_ref().is_none_or(|tables| tables.contains(&***table));
         let tables: Vec<&Arc<str>> = wakeup.tables.iter().flatten().filter(cares).collect();
-        if tables.is_empty() || self.bytes > MAX_WAITING {
+        if tables.is_empty() || self.names > MAX_WAITING {
             return false;
         }
-        let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
-            self.bytes += wakeup.app.len() + NAME_BYTES;
-            BTreeSet::new()
-        });
-        for table in tables {
-            if waiting.insert(table.clone()) {
-                self.bytes += table.len() + NAME_BYTES;
-            }
-        }
+        let waiting = self.waiting.entry(wakeup.app.clone()).or_default();
+        let before = waiting.len();
+        waiting.extend(tables.into_iter().cloned());
+        self.names += waiting.len() - before;
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
             self.deliveries.push(Span::current());
         }
@@ -191,8 +182,8 @@ impl State {
             return None;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let bytes = std::mem::take(&mut self.bytes);
+        let names = std::mem::take(&mut self.names);
         traces::taken(std::mem::take(&mut self.deliveries));
-        Some(if bytes > MAX_WAITING { Mail::TooMuch } else { Mail::Changed(waiting) })
+        Some(if names > MAX_WAITING { Mail::TooMuch } else { Mail::Changed(waiting) })
     }
 }
