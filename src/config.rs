@@ -1,8 +1,9 @@
 //! Every setting: name, default, check and one line of doc.
 //!
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
-//! prints this file's docs; the table in the README is tested against it.
+//! prints this file's docs; the table of docs/configuration.md is tested against it.
 
+pub mod compaction;
 mod fanout;
 mod invalid;
 mod metrics;
@@ -11,6 +12,7 @@ mod otlp;
 mod traces;
 mod warnings;
 
+pub use compaction::CompactionConfig;
 pub use fanout::FanoutConfig;
 pub use invalid::explain;
 pub use metrics::MetricsConfig;
@@ -27,7 +29,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use url::Url;
 
-/// The key of the credits service that `mana-sync dev` starts.
+/// The key of the credits service that `mana-dev` starts.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
 
 /// A text that must not be shown: `Debug` hides it, and it has no `Display`.
@@ -274,6 +276,9 @@ pub struct Config {
     /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
     #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
     pub drain_window_ms: Duration,
+
+    #[command(flatten)]
+    pub compaction: CompactionConfig,
 
     /// How logs are written.
     #[arg(long, env, default_value = "json", value_enum)]
