@@ -1,8 +1,10 @@
 //! Every setting: name, default, check and one line of doc.
 //!
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
-//! prints this file's docs; the table in the README is tested against it.
+//! prints this file's docs; the table of docs/configuration.md is tested against it.
 
+pub mod compaction;
+mod fanout;
 mod invalid;
 mod limits;
 mod metrics;
@@ -12,6 +14,8 @@ mod otlp;
 mod traces;
 mod warnings;
 
+pub use compaction::CompactionConfig;
+pub use fanout::FanoutConfig;
 pub use invalid::explain;
 pub use limits::LimitsConfig;
 pub use metrics::MetricsConfig;
@@ -29,7 +33,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use url::Url;
 
-/// The key of the credits service that `mana-sync dev` starts.
+/// The key of the credits service that `mana-dev` starts.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
 
 /// A text that must not be shown: `Debug` hides it, and it has no `Display`.
@@ -270,10 +274,8 @@ pub struct Config {
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,
 
-    /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers. 0 leaves all to them, to
-    /// measure what publishing costs.
-    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
-    pub publish_queue: u32,
+    #[command(flatten)]
+    pub fanout: FanoutConfig,
 
     /// How long the database or the listener may be away before this replica counts as not ready, in milliseconds.
     #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
@@ -286,6 +288,9 @@ pub struct Config {
     /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
     #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
     pub drain_window_ms: Duration,
+
+    #[command(flatten)]
+    pub compaction: CompactionConfig,
 
     /// How logs are written.
     #[arg(long, env, default_value = "json", value_enum)]

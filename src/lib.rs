@@ -43,5 +43,3 @@ pub mod shutdown;
 pub mod http;
 
 pub mod app;
-
-pub mod dev;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::{Mode, SigningKey};
+use mana_dev::{Mode, SigningKey};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder};

@@ -58,6 +58,7 @@ pub fn stored(changes: usize) -> Vec<StoredChange> {
         stamps: change.stamps,
         extra: change.extra,
         is_own: false,
+        rows_trimmed: false,
     });
     stored.collect()
 }

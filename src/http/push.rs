@@ -8,6 +8,7 @@ use super::extract::{Caller, check_encoding, client_id};
 use crate::budget::Reservation;
 use crate::defects::{self, Defect};
 use crate::fanout::Wakeup;
+use crate::fanout::wakeup::table_names;
 use crate::limits::users::NewApp;
 use crate::protocol::conflicts::conflicts;
 use crate::protocol::merge::OwnWrites;
@@ -20,7 +21,6 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -190,12 +190,11 @@ fn announce(
 }
 
 fn wakeup(log: &Log, push: &Push, pushed: &Pushed, span: Option<PushSpan>) -> Wakeup {
-    let tables: BTreeSet<&str> = push.changes.iter().map(|change| change.table.as_str()).collect();
     Wakeup {
         user: log.user,
         app: log.app.clone(),
         client: Some(push.client.as_str().into()),
-        tables: Some(tables.into_iter().map(Arc::from).collect()),
+        tables: table_names(push.changes.iter().map(|change| change.table.as_str())),
         // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
         stretches: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
         pushes: span.into_iter().collect(),

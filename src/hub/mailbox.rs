@@ -5,13 +5,14 @@ use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::Span;
 
-/// Bytes of names that may wait for a reader. One that is further behind is told to start over. More than one
-/// push can name.
-const MAX_WAITING: usize = 256 << 10;
-/// What a name takes beside its text, in bytes.
-const NAME: usize = 16;
+/// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
+/// more. One that is further behind is told to start over.
+const MAX_WAITING: usize = 512 << 10;
+/// What a name takes beside its letters, in bytes, about.
+const NAME_BYTES: usize = 48;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -33,6 +34,8 @@ pub enum Mail {
     Changed(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>),
     /// So much that it was not kept.
     TooMuch,
+    /// The session is to end, so that its client comes back elsewhere. There is no other mail after that.
+    Close,
 }
 
 /// One session's wake-ups.
@@ -40,18 +43,21 @@ pub enum Mail {
 pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
+    joined: Instant,
 }
 
 #[derive(Debug)]
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Bytes of the names that wait.
+    /// Bytes that it takes.
     bytes: usize,
     /// How many of them a greeting added beyond the bound.
     excused: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
+    /// Whether the session is to end.
+    closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
     told: BTreeMap<Arc<str>, i64>,
 }
@@ -60,8 +66,26 @@ impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), told };
-        Mailbox { state: Mutex::new(state), filled: Notify::new() }
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
+        Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
+    }
+
+    /// When the session joined.
+    pub(super) fn joined(&self) -> Instant {
+        self.joined
+    }
+
+    /// Tells the session to end; false if it has been told already.
+    pub(super) fn close(&self) -> bool {
+        let told = !std::mem::replace(&mut self.state().closing, true);
+        if told {
+            self.filled.notify_one();
+        }
+        told
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing
     }
 
     /// Makes the mailbox one of this device.
@@ -90,7 +114,7 @@ impl Mailbox {
 
     /// Waits until there is mail.
     pub async fn filled(&self) {
-        while self.state().waiting.is_empty() {
+        while !self.state().has_mail() {
             self.filled.notified().await;
         }
     }
@@ -132,6 +156,10 @@ impl State {
         cares
     }
 
+    fn has_mail(&self) -> bool {
+        self.closing || !self.waiting.is_empty()
+    }
+
     /// Whether more waits than is kept.
     fn is_behind(&self) -> bool {
         self.bytes - self.excused > MAX_WAITING
@@ -164,12 +192,12 @@ impl State {
             return false;
         }
         let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
-            self.bytes += wakeup.app.len() + NAME;
+            self.bytes += wakeup.app.len() + NAME_BYTES;
             BTreeSet::new()
         });
         for table in tables {
             if waiting.insert(table.clone()) {
-                self.bytes += table.len() + NAME;
+                self.bytes += table.len() + NAME_BYTES;
             }
         }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
@@ -179,6 +207,9 @@ impl State {
     }
 
     fn take(&mut self) -> Option<Mail> {
+        if self.closing {
+            return Some(Mail::Close);
+        }
         if self.waiting.is_empty() {
             return None;
         }

@@ -5,6 +5,7 @@
 //! reconciler can tell what was missed. All of it goes when the user's last session goes.
 
 mod announced;
+mod connected;
 mod mailbox;
 
 pub use mailbox::{Interest, Mail, Mailbox};
@@ -14,8 +15,10 @@ use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
 use announced::Announced;
+use connected::Connected;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 
 /// Sessions are spread over so many locks.
 const SHARDS: usize = 64;
@@ -24,6 +27,8 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub struct Hub {
     shards: Vec<Mutex<HashMap<UserKey, User>>>,
+    /// All users that a shard has. Changed only while that shard is locked.
+    connected: Connected,
     metrics: Arc<Metrics>,
 }
 
@@ -48,7 +53,7 @@ pub struct Membership {
 impl Hub {
     /// A hub without sessions.
     pub fn new(metrics: Arc<Metrics>) -> Hub {
-        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), metrics }
+        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), connected: Connected::default(), metrics }
     }
 
     /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
@@ -66,7 +71,10 @@ impl Hub {
     fn enter(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: Option<&'static str>) -> Membership {
         let mailbox = Arc::new(Mailbox::new(interest));
         let mut users = self.shard(user);
-        let entry = users.entry(user).or_default();
+        let entry = users.entry(user).or_insert_with(|| {
+            self.connected.add(user);
+            User::default()
+        });
         entry.mailboxes.push(mailbox.clone());
         if transport.is_some() {
             entry.sessions += 1;
@@ -75,6 +83,23 @@ impl Hub {
             }
         }
         Membership { hub: self.clone(), user, mailbox, transport }
+    }
+
+    /// Has this many sessions end which joined before that moment, the oldest first, so that their clients come back
+    /// elsewhere; how many there were.
+    pub fn close_oldest(&self, count: usize, joined_before: Instant) -> usize {
+        let mut oldest: Vec<(Instant, Arc<Mailbox>)> = Vec::new();
+        for shard in &self.shards {
+            let users = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let sessions = users.values().flat_map(|user| &user.mailboxes);
+            let due = sessions.filter(|mailbox| mailbox.joined() < joined_before && !mailbox.is_closing());
+            oldest.extend(due.map(|mailbox| (mailbox.joined(), mailbox.clone())));
+        }
+        if oldest.len() > count {
+            oldest.select_nth_unstable_by_key(count, |(joined, _)| *joined);
+            oldest.truncate(count);
+        }
+        oldest.into_iter().filter(|(_, mailbox)| mailbox.close()).count()
     }
 
     fn shard(&self, user: UserKey) -> MutexGuard<'_, HashMap<UserKey, User>> {
@@ -97,6 +122,7 @@ impl Hub {
         }
         if user.mailboxes.is_empty() {
             users.remove(&membership.user);
+            self.connected.remove(membership.user);
         }
     }
 }
@@ -136,7 +162,11 @@ impl Audience for Hub {
     }
 
     fn is_connected(&self, user: UserKey) -> bool {
-        self.shard(user).contains_key(&user)
+        self.connected.has(user)
+    }
+
+    fn with_connected(&self, ask: &mut dyn FnMut(&dyn Fn(UserKey) -> bool)) {
+        self.connected.with(ask);
     }
 
     fn connected(&self) -> Vec<UserKey> {

@@ -14,7 +14,8 @@
 //!    is left out.
 //! 3. **A delete before anything else.** Existing clients ignore the delete of a record that they do not have. Where
 //!    the first case may have left out all that was before the delete, it is sent as a write of `deletedAt`, which
-//!    they do not ignore.
+//!    they do not ignore. On an initial sync that goes on after rows of the record were trimmed away, nobody can tell any
+//!    more what was left out on the pages before; there it is sent so as well.
 //!
 //! All concern only records that the reading device itself wrote; everyone else is sent the log as it is.
 
@@ -44,6 +45,8 @@ pub struct StoredChange {
     pub extra: Option<String>,
     /// Whether the reader stored it itself.
     pub is_own: bool,
+    /// Of a delete: whether rows of its record were trimmed away after it was stored.
+    pub rows_trimmed: bool,
 }
 
 /// A stored change which cannot be read back.
@@ -163,6 +166,8 @@ pub enum View<'a> {
 pub struct OwnWrites {
     records: HashMap<(String, String), RecordWrites>,
     initial_sync: bool,
+    /// Whether the page goes on where another one ended, on an initial sync of a device that may have written.
+    goes_on: bool,
 }
 
 #[derive(Debug, Default)]
@@ -184,7 +189,13 @@ struct OwnField {
 impl OwnWrites {
     /// Nothing yet, for a device that is on an initial sync or not.
     pub fn new(initial_sync: bool) -> OwnWrites {
-        OwnWrites { records: HashMap::new(), initial_sync }
+        OwnWrites { records: HashMap::new(), initial_sync, goes_on: false }
+    }
+
+    /// The same for a page that goes on where another one ended, if `after_a_page`. That one may have left something out
+    /// because of writes of the device that were trimmed away since.
+    pub fn going_on(self, after_a_page: bool) -> OwnWrites {
+        OwnWrites { goes_on: self.initial_sync && after_a_page, ..self }
     }
 
     /// Takes note of a field that the reading device wrote: the best that it stored, the stamp that it holds where that is
@@ -221,6 +232,9 @@ impl OwnWrites {
         let view = self.view_of_own_records(change)?;
         // Existing clients would stamp such an insert with the time of receipt, or with something that is no stamp.
         if view == View::Whole && change.op == Op::Insert && !change.has_plain_stamp()? {
+            return Ok(View::Fields(change.fields()?));
+        }
+        if view == View::Whole && change.op == Op::Delete && change.rows_trimmed && self.goes_on {
             return Ok(View::Fields(change.fields()?));
         }
         Ok(view)

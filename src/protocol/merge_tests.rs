@@ -47,7 +47,7 @@ impl Log {
             let at = self.head() + Cursor::STEP;
             let NewChange { table, record, op, data, stamps, held, extra, .. } = change.clone();
             let held = held.map_or_else(BTreeMap::new, |held| serde_json::from_str(&held).unwrap());
-            let change = StoredChange { id: *id, at, table, record, op, data, stamps, extra, is_own: false };
+            let change = StoredChange { id: *id, at, table, record, op, data, stamps, extra, is_own: false, rows_trimmed: false };
             self.0.push(Row { client: push.client.clone(), change, held });
         }
         if push.since.is_walk() && push.since.micros() > 0 { added } else { ids.into_iter().collect() }

@@ -3,11 +3,14 @@
 //! * [`websocket`]: authenticate, hear wake-ups, stay fresh: the rules of `/ws` without a socket.
 //! * [`stream`]: read the log from a cursor, then again whenever woken: the rules of `/stream` without HTTP.
 //!
+//! * [`rebalance`]: closes some where other replicas hold fewer.
+//!
 //! A session joins the hub before it looks at the database, so nothing falls in between (G2, G4); it holds a
 //! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
+pub mod rebalance;
 pub mod stream;
 pub mod websocket;
 

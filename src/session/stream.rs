@@ -161,8 +161,7 @@ impl StreamSession {
                 Next::End(reason) => {
                     self.phase = Phase::Over;
                     self.sessions.count_close(reason);
-                    let returns = matches!(reason, CloseReason::GoingAway | CloseReason::TooOld);
-                    return returns.then(|| RETRY.to_owned());
+                    return reason.invites_back().then(|| RETRY.to_owned());
                 }
             }
         }
@@ -172,7 +171,9 @@ impl StreamSession {
     async fn wait(&mut self) -> Next {
         tokio::select! {
             mail = self.membership.mailbox().take() => {
-                let (Mail::Changed(_) | Mail::TooMuch) = mail;
+                if mail == Mail::Close {
+                    return Next::End(CloseReason::Rebalanced);
+                }
                 self.phase = Phase::Woken;
                 Next::Nothing
             }

@@ -46,6 +46,7 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         stamps: "{}".to_owned(),
         extra: None,
         is_own: false,
+        rows_trimmed: false,
         id: Default::default(),
     };
     Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more }

@@ -238,7 +238,11 @@ async fn reserve(mailbox: &Mailbox, budget: &UserBudget) -> Option<Box<Reservati
 }
 
 fn wake(mail: Mail) -> Action {
-    let Mail::Changed(apps) = mail else { return Action::close(CloseReason::TooFarBehind) };
+    let apps = match mail {
+        Mail::Changed(apps) => apps,
+        Mail::TooMuch => return Action::close(CloseReason::TooFarBehind),
+        Mail::Close => return Action::close(CloseReason::Rebalanced),
+    };
     let message = |(app, tables): (&Arc<str>, &std::collections::BTreeSet<Arc<str>>)| {
         let tables = tables.iter().map(|table| &**table).collect();
         ServerMessage::SyncAvailable { app_id: app, tables }.encode()

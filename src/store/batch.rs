@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 /// The statement, given how it takes the heads.
 ///
-/// * `$1`–`$5`: the logs, ordered by id: id, user's key, user, app, how many rows come.
+/// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
 /// * `$6`: the pushes: their logs.
 /// * `$7`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
+/// * `$20`: rows whose ids are below may have been stored and trimmed away since; see [`super::history`].
 ///
 /// A push of which any row is there is left out, for [`super::push`] to find out which. Each is looked up by itself,
 /// because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
@@ -25,13 +26,14 @@ macro_rules! push_statement {
             "with known as materialized (
     select r.push from unnest($7::int4[], $9::uuid[]) as r (push, id)
     where (select true from sync_changes s where s.id = r.id limit 1)
+       or r.id < $20 and sync_in_history(($6::uuid[])[r.push], r.id)
 ), fresh as materialized (
     select p.push, p.log_id from unnest($6::uuid[]) with ordinality as p (log_id, push)
     where p.push not in (select push from known)
 ), logs as (
     select l.*
-    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[])
-             as l (log_id, user_key, user_id, app_id, changes)
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $19::int8[])
+             as l (log_id, user_key, user_id, app_id, changes, bytes)
     where l.log_id in (select log_id from fresh)
     order by l.log_id
 ), heads as (",
@@ -62,15 +64,18 @@ select push, head, previous from fresh join heads using (log_id)"
 /// never wait for each other.
 const PUSH: &str = push_statement!(
     "
-    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
+    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
+                                 untrimmed_since, stored_changes, stored_bytes)
     select log_id, user_key, user_id, app_id,
            date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
-           'epoch'
+           'epoch', now(), changes, bytes
     from logs
     on conflict (log_id) do update set
         previous = h.head,
-        head = greatest(excluded.head,
-                        h.head + ($5::int8[])[array_position($1::uuid[], h.log_id)] * interval '20 microseconds')
+        head = greatest(excluded.head, h.head + excluded.stored_changes * interval '20 microseconds'),
+        untrimmed_since = coalesce(h.untrimmed_since, excluded.untrimmed_since),
+        stored_changes = h.stored_changes + excluded.stored_changes,
+        stored_bytes = h.stored_bytes + excluded.stored_bytes
     returning log_id, user_id, app_id, head, previous"
 );
 
@@ -129,25 +134,35 @@ pub(super) fn is_unstamped_delete(change: &NewChange) -> bool {
     change.op == Op::Delete && !change.is_stamped
 }
 
-/// The logs of a batch, and how many changes each gets.
-struct Logs<'a>(BTreeMap<LogId, (&'a Log, i64)>);
+/// The logs of a batch, and what each gets.
+struct Logs<'a>(BTreeMap<LogId, LogRows<'a>>);
+
+/// What a log gets: rows, and their bytes.
+struct LogRows<'a> {
+    log: &'a Log,
+    changes: i64,
+    bytes: i64,
+}
 
 impl<'a> Logs<'a> {
     fn of(entries: &[&'a Entry]) -> Logs<'a> {
         let mut logs = BTreeMap::new();
         for entry in entries {
-            logs.entry(entry.log.id).or_insert((&entry.log, 0)).1 += entry.rows.len() as i64;
+            let rows = logs.entry(entry.log.id).or_insert(LogRows { log: &entry.log, changes: 0, bytes: 0 });
+            rows.changes += entry.rows.len() as i64;
+            let size = |row: &NewRow| entry.push.changes.get(row.change).map_or(0, |change| change.size as i64);
+            rows.bytes += entry.rows.iter().map(size).sum::<i64>();
         }
         Logs(logs)
     }
 
-    fn column<T>(&self, of: impl Fn(&(&'a Log, i64)) -> T) -> Vec<T> {
+    fn column<T>(&self, of: impl Fn(&LogRows<'a>) -> T) -> Vec<T> {
         self.0.values().map(of).collect()
     }
 
     /// For each entry, how many positions before the head of its log its last row is.
     fn before_heads(&self, entries: &[&Entry]) -> Vec<i64> {
-        let mut left: BTreeMap<LogId, i64> = self.0.iter().map(|(id, (_, changes))| (*id, *changes)).collect();
+        let mut left: BTreeMap<LogId, i64> = self.0.iter().map(|(id, rows)| (*id, rows.changes)).collect();
         let take = |entry: &&Entry| {
             let left = left.entry(entry.log.id).or_default();
             *left -= entry.rows.len() as i64;
@@ -195,11 +210,11 @@ impl Store {
         }
         let statement = if Defect::NoHeadRow.is_on() { PUSH_WITHOUT_LOCK } else { PUSH };
         let statement = sqlx::query(statement)
-            .bind(logs.column(|(log, _)| log.id.0))
-            .bind(logs.column(|(log, _)| log.user.0))
-            .bind(logs.column(|(log, _)| &*log.user_id))
-            .bind(logs.column(|(log, _)| &*log.app))
-            .bind(logs.column(|(_, changes)| *changes))
+            .bind(logs.column(|rows| rows.log.id.0))
+            .bind(logs.column(|rows| rows.log.user.0))
+            .bind(logs.column(|rows| &*rows.log.user_id))
+            .bind(logs.column(|rows| &*rows.log.app))
+            .bind(logs.column(|rows| rows.changes))
             .bind(column(entries, |entry| entry.log.id.0))
             .bind(column(&rows, |placed| placed.push))
             .bind(column(&rows, |placed| placed.before_head))
@@ -213,6 +228,8 @@ impl Store {
             .bind(column(&rows, |placed| placed.change.held.as_deref()))
             .bind(column(&rows, |placed| placed.change.extra.as_deref()))
             .bind(column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)))
+            .bind(logs.column(|rows| rows.bytes))
+            .bind(self.history.ids_below())
             .fetch_all(&self.pool);
         let mut stored = Vec::with_capacity(entries.len());
         for row in self.traced(traced::PUSH, statement).await? {

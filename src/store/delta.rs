@@ -23,7 +23,7 @@ macro_rules! page_query {
     ($log:literal, $tables:literal) => {
         concat!(
             "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.more,
+                    c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
                     exists (select from sync_changes o
                             where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds
              from sync_heads h
@@ -33,7 +33,7 @@ macro_rules! page_query {
                             lead(r.created_at) over before_it is not null as more,
                             sum(r.size) over before_it as bytes
                      from (
-                         select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size
+                         select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size, rows_trimmed
                          from sync_changes
                          where ",
             $log,
@@ -188,6 +188,7 @@ impl Store {
             OwnChanges::All if !reader_holds && !may_leave_out(&changes) => OwnWrites::new(true),
             _ => self.own_writes(log.id, request, &changes, reader_holds).await?,
         };
+        let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
         Ok(Some(Page { changes, own, until, has_more }))
     }
 }
@@ -240,5 +241,6 @@ fn read_change(row: PgRow) -> Result<StoredChange, StoreError> {
         stamps: row.try_get("stamps")?,
         extra: row.try_get("extra")?,
         is_own: row.try_get::<Option<bool>, _>("is_own")?.unwrap_or(false),
+        rows_trimmed: row.try_get::<Option<bool>, _>("rows_trimmed")?.unwrap_or(false),
     })
 }

@@ -26,6 +26,10 @@ select id, created_at, op, held::text as held,
        end::text as stamps
 from sync_changes where id = any($1) and log_id = $2";
 
+/// The same for rows that were trimmed away. None of them had its stamps adjusted.
+const TRIMMED: &str = "
+select id, min(created_at) as created_at from sync_history where id = any($1) and log_id = $2 group by id";
+
 /// The newest change of each record.
 const NEWEST: &str = "
 select k.id, n.created_at, n.op, n.client_id
@@ -136,7 +140,24 @@ impl Store {
             };
             known.insert(row.try_get("id")?, KnownRow { at, adjusted });
         }
+        self.add_trimmed_rows(entry, &mut known).await?;
         Ok(known)
+    }
+
+    /// Adds what was trimmed away. Asked second: rows leave the log for the history, and never come back.
+    async fn add_trimmed_rows(&self, entry: &Entry, known: &mut HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
+        let below = self.history.ids_below();
+        let may_be_trimmed = |id: &&Uuid| **id < below && !known.contains_key(*id);
+        let ids: Vec<Uuid> = entry.ids.iter().filter(may_be_trimmed).copied().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let statement = sqlx::query(TRIMMED).bind(ids).bind(entry.log.id.0).fetch_all(&self.pool);
+        for row in self.traced(traced::TRIMMED_BEFORE, statement).await? {
+            let at: DateTime<Utc> = row.try_get("created_at")?;
+            known.insert(row.try_get("id")?, KnownRow { at: at.timestamp_micros(), adjusted: None });
+        }
+        Ok(())
     }
 
     /// A delete without a stamp that is stored already is sent again, unless its record was changed since: then it is

@@ -12,6 +12,7 @@ mod batch;
 mod connections;
 mod delta;
 mod heads;
+mod history;
 mod known;
 mod lost;
 mod own_writes;
@@ -36,6 +37,7 @@ use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;
 use crate::telemetry::Metrics;
 use connections::Connections;
+use history::HistoryHorizon;
 use queue::Queue;
 use rewinds::Rewinds;
 use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
@@ -63,6 +65,7 @@ pub struct Store {
     queue: Queue,
     turns: Turns,
     rewinds: Rewinds,
+    history: HistoryHorizon,
     /// How long a push waits for its turn.
     patience: Duration,
 }
@@ -138,7 +141,8 @@ impl Store {
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
         let rewinds = Rewinds::new(metrics);
-        Ok(Store { pool, limits, running: Arc::default(), queue: Queue::default(), turns, rewinds, patience })
+        let history = HistoryHorizon::new(config);
+        Ok(Store { pool, limits, running: Arc::default(), queue: Queue::default(), turns, rewinds, history, patience })
     }
 
     /// The pool: for migrations, for the readiness probe, and for tests.

@@ -7,6 +7,7 @@ use tracing::{Instrument, Span};
 
 pub(super) const PUSH: Query = Query { operation: "INSERT", summary: "INSERT sync_heads sync_changes" };
 pub(super) const STORED_BEFORE: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by id" };
+pub(super) const TRIMMED_BEFORE: Query = Query { operation: "SELECT", summary: "SELECT sync_history by id" };
 pub(super) const PAGE: Query = Query { operation: "SELECT", summary: "SELECT sync_heads sync_changes" };
 pub(super) const OWN_WRITES: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by device" };
 pub(super) const HISTORY: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by record" };

@@ -44,9 +44,12 @@ pub struct Metrics {
     pub notifications_sent: IntCounter,
     pub publish_failures: IntCounter,
     pub publish_queue: IntGauge,
+    pub publish_queue_bytes: IntGauge,
     pub wakeups_received: IntCounter,
     pub wakeups_reconciled: IntCounter,
     pub notifications_unreadable: IntCounter,
+    pub notifications_unsigned: IntCounter,
+    pub replicas: IntGauge,
     pub listener_up: IntGauge,
     pub listener_connects: IntCounter,
     pub reconcile_failures: IntCounter,
@@ -200,6 +203,7 @@ impl Metrics {
             notifications_sent: counter(&r, "mana_sync_notifications_sent_total", "NOTIFY payloads sent."),
             publish_failures: counter(&r, "mana_sync_publish_failures_total", "Attempts to publish that failed."),
             publish_queue: gauge(&r, "mana_sync_publish_queue", "Wake-ups waiting to be published."),
+            publish_queue_bytes: gauge(&r, "mana_sync_publish_queue_bytes", "Bytes that they take."),
             wakeups_received: counter(&r, "mana_sync_wakeups_received_total", "Wake-ups heard by the listener."),
             wakeups_reconciled: counter(
                 &r,
@@ -210,6 +214,16 @@ impl Metrics {
                 &r,
                 "mana_sync_notifications_unreadable_total",
                 "Notifications that could not be read.",
+            ),
+            notifications_unsigned: counter(
+                &r,
+                "mana_sync_notifications_unsigned_total",
+                "Notifications whose word was not taken, so that the database was asked.",
+            ),
+            replicas: gauge(
+                &r,
+                "mana_sync_replicas",
+                "Replicas on this database that this one knows of, itself included.",
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
@@ -296,7 +310,7 @@ impl Metrics {
             ("sessions_per_user", config.max_sessions_per_user),
             ("push_bytes", config.max_push_bytes_in_flight),
             ("pool_connections", config.database_pool_size),
-            ("publish_queue", config.publish_queue),
+            ("publish_queue", config.fanout.publish_queue),
         ] {
             self.limits.with_label_values(&[limit]).set(most.into());
         }

@@ -49,7 +49,7 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
     let mut waiting = missing(world, workload).await;
     waiting.retain(|(reader, _)| reader.is_told());
     let mut slowest = Duration::ZERO;
-    let done = mana_sync::dev::wait::until(SOON, async || {
+    let done = mana_dev::wait::until(SOON, async || {
         waiting.retain(|(reader, expected)| reader.count() < *expected);
         slowest = begin.elapsed();
         waiting.is_empty().then_some(())
@@ -66,7 +66,7 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
 /// Waits for those who look by themselves.
 pub async fn readers_are_complete(world: &World, workload: &Workload) {
     let mut waiting = missing(world, workload).await;
-    let complete = mana_sync::dev::wait::until(PATIENT, async || {
+    let complete = mana_dev::wait::until(PATIENT, async || {
         waiting.retain(|(reader, expected)| reader.count() < *expected);
         waiting.is_empty().then_some(())
     });
@@ -197,7 +197,7 @@ pub async fn replicas_are_well(world: &World, workload: &Workload) {
             workload.violated(format!("G6: replica {replica} has {} MiB resident", memory >> 20));
         }
         let empty = async || (world.metric(replica, "mana_sync_publish_queue").await == Some(0.0)).then_some(());
-        if mana_sync::dev::wait::until(SOON, empty).await.is_none() {
+        if mana_dev::wait::until(SOON, empty).await.is_none() {
             workload.violated(format!("G6: wake-ups of replica {replica} are still waiting to be published"));
         }
         let log = world.log(replica).await;
@@ -211,7 +211,7 @@ pub async fn replicas_are_well(world: &World, workload: &Workload) {
 pub async fn sessions_are_gone(world: &World) -> Result<(), String> {
     for replica in 0..REPLICAS {
         let gone = async || (world.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
-        if mana_sync::dev::wait::until(SOON, gone).await.is_none() {
+        if mana_dev::wait::until(SOON, gone).await.is_none() {
             return Err(format!("G6: replica {replica} still has sessions after all clients have left"));
         }
     }
@@ -228,7 +228,7 @@ pub async fn nothing_is_left(world: &World, workload: &Workload) {
     let listeners = "select application_name, count(*) from pg_stat_activity
                      where application_name like 'mana-sync % listen' group by application_name";
     let mut found: HashMap<String, i64> = HashMap::new();
-    let alone = mana_sync::dev::wait::until(SOON, async || {
+    let alone = mana_dev::wait::until(SOON, async || {
         found = sqlx::query_as(listeners).fetch_all(&world.cluster.pool).await.unwrap().into_iter().collect();
         (found.len() == REPLICAS && found.values().all(|count| *count == 1)).then_some(())
     });

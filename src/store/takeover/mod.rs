@@ -18,12 +18,17 @@ use super::schema::{self, SchemaError};
 use copy::Copied;
 use found::Found;
 use sqlx::{AssertSqlSafe, PgConnection};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// What the command's connections call themselves; one that was killed a moment ago may still be there.
 const NAME: &str = "mana-sync migrate";
 /// Lets one takeover at a time pass; any number that nobody else uses.
 const LOCK: i64 = 0x6d61_6e61_7379_6e63;
+/// Parts that are copied at a time: a copier, its reader and its writer wait for each other, so one leaves cores idle.
+const COPIERS: usize = 3;
 /// The connections' settings: building indexes is given memory, waiting for locks and for other connections an end.
 const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
                         set lock_timeout = '30s'; set maintenance_work_mem = '256MB'; set work_mem = '64MB'; set timezone = 'UTC'";
@@ -142,24 +147,44 @@ async fn begin(
     Ok(found)
 }
 
-/// Copies the parts that are left, and says how far that is.
+/// Copies the parts that are left, several at a time, and says how far that is.
 async fn copy_parts(
     direct_url: &str,
-    writer: &mut PgConnection,
+    connection: &mut PgConnection,
     found: &Found,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), TakeoverError> {
-    let mut reader = connect(direct_url).await?;
-    let columns = found.select_list();
-    let (mut done, parts) = plan::parts_left(writer).await?;
+    let columns: Arc<str> = found.select_list().into();
+    let (mut done, parts) = plan::parts_left(connection).await?;
     let (started, mut copied_now) = (Instant::now(), 0);
-    for part in parts {
-        let Copied { rows, left_behind } = copy::copy_part(&mut reader, writer, &columns, part).await?;
+    let parts = Arc::new(Mutex::new(parts.into_iter()));
+    let (report, mut reports) = mpsc::channel(COPIERS);
+    let mut copiers = JoinSet::new();
+    for _ in 0..COPIERS {
+        let (mut reader, mut writer) = (connect(direct_url).await?, connect(direct_url).await?);
+        let (parts, columns, report) = (parts.clone(), columns.clone(), report.clone());
+        copiers.spawn(async move {
+            let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+            while let Some(part) = next() {
+                let copied = copy::copy_part(&mut reader, &mut writer, &columns, part).await;
+                if report.send(copied).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    drop(report);
+    // The first failure ends all copiers; their transactions with them.
+    while let Some(copied) = reports.recv().await {
+        let Copied { rows, left_behind } = copied?;
         copied_now += rows + left_behind;
         done += rows + left_behind;
         let rate = copied_now as f64 / started.elapsed().as_secs_f64();
         let left = (found.rows - done).max(0) as f64 / rate.max(1.0);
         say(format!("{done} of {} rows copied, {rate:.0} a second, {left:.0} s left.", found.rows));
+    }
+    while let Some(copier) = copiers.join_next().await {
+        copier.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
     }
     Ok(())
 }

@@ -1,0 +1,65 @@
+//! What was stored and trimmed away since: a change that is sent again is recognized there too (G1).
+//!
+//! Only changes so old that they may have been trimmed are looked up there. The id of a row begins with its latest stamp
+//! ([`crate::protocol::identity`]), so an id tells: a row is trimmed once it was stored `COMPACT_AFTER_MS` ago, and its
+//! stamps are at most `MAX_CLOCK_SKEW_MS` ahead of when it was stored (rows that claim later ones are never trimmed).
+
+use crate::config::Config;
+use crate::config::compaction::DEFAULT_AFTER;
+use sqlx::types::Uuid;
+use std::time::{Duration, SystemTime};
+
+/// How far this replica's clock may be behind the database's.
+const CLOCK_MARGIN: Duration = Duration::from_secs(60);
+
+/// Which changes may have been trimmed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HistoryHorizon {
+    /// How old a change's latest stamp is, at least, if the change was trimmed.
+    age: Duration,
+}
+
+impl HistoryHorizon {
+    pub(super) fn new(config: &Config) -> HistoryHorizon {
+        // A replica that does not trim itself is told nothing of when others do.
+        let after = match config.compaction.compact_after_ms {
+            Duration::ZERO => DEFAULT_AFTER,
+            after => after,
+        };
+        HistoryHorizon { age: after.saturating_sub(config.max_clock_skew_ms + CLOCK_MARGIN) }
+    }
+
+    /// Every row that may have been trimmed has an id below this one.
+    pub(super) fn ids_below(self) -> Uuid {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = since_epoch.saturating_sub(self.age).as_millis() as u64;
+        Uuid::from_u64_pair(millis << 16, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Cursor;
+    use crate::protocol::push::{StampPolicy, read_push};
+    use crate::protocol::stamp::Stamp;
+
+    #[test]
+    fn an_id_is_below_once_its_change_is_old_enough() {
+        let week = HistoryHorizon { age: Duration::from_secs(7 * 86_400) };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
+        let id = |age_s: i64| {
+            let stamp = Stamp::from_millis(now - age_s * 1000);
+            let body = format!(
+                r#"{{"clientId":"c","changes":[{{"table":"t","id":"r","op":"update","fields":{{"f":{{"value":1,"at":"{stamp}"}}}}}}]}}"#
+            );
+            let policy = StampPolicy { now: Stamp::from_millis(now), max_ahead: 0 };
+            let push = read_push(body.as_bytes(), None, policy, 1).unwrap();
+            assert_eq!(push.since, Cursor::BEGINNING);
+            push.row_ids("u", "a")[0]
+        };
+        assert!(id(7 * 86_400 + 60) < week.ids_below());
+        assert!(id(7 * 86_400 - 60) > week.ids_below());
+        assert!(id(60) < HistoryHorizon { age: Duration::ZERO }.ids_below());
+    }
+}
