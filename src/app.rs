@@ -14,6 +14,8 @@ use crate::fanout::{
 use crate::http::server::{Server, bind};
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
+use crate::limits::UserLimits;
+use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
@@ -131,6 +133,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let rebalancing = (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms));
     if let Some(rebalancer) = rebalancing {
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
@@ -157,6 +160,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
+        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone()),
+        polls,
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),

@@ -6,7 +6,9 @@
 pub mod compaction;
 mod fanout;
 mod invalid;
+mod limits;
 mod metrics;
+mod networks;
 mod origin;
 mod otlp;
 mod traces;
@@ -15,7 +17,9 @@ mod warnings;
 pub use compaction::CompactionConfig;
 pub use fanout::FanoutConfig;
 pub use invalid::explain;
+pub use limits::LimitsConfig;
 pub use metrics::MetricsConfig;
+pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use traces::{RootSampler, Sampler, TracesConfig};
@@ -220,9 +224,17 @@ pub struct Config {
     #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions_per_user: u32,
 
+    #[command(flatten)]
+    pub limits: LimitsConfig,
+
     /// WebSockets that have not authenticated yet, at most. Above it, further ones are answered 503.
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_unauthenticated: u32,
+
+    /// Bytes that this replica holds of heads and messages of those who have not authenticated yet, at most, beside what
+    /// each connection costs. What does not fit waits as long as QUEUE_TIMEOUT_MS says, and is then answered 503.
+    #[arg(long, env, default_value_t = 32 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
+    pub max_unauthenticated_bytes: u32,
 
     /// How long a client may take to send a request's head, or keep a connection idle, in milliseconds. Longer
     /// than balancers keep their idle connections, so that they are the ones to close them.

@@ -34,6 +34,8 @@ pub mod fanout;
 
 pub mod hub;
 
+pub mod limits;
+
 pub mod session;
 
 pub mod shutdown;

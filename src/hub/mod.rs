@@ -35,6 +35,8 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct User {
     mailboxes: Vec<Arc<Mailbox>>,
+    /// How many of them are those of WebSockets and streams.
+    sessions: usize,
     announced: Announced,
 }
 
@@ -44,7 +46,8 @@ pub struct Membership {
     hub: Arc<Hub>,
     user: UserKey,
     mailbox: Arc<Mailbox>,
-    transport: &'static str,
+    /// None: no session, but a request that waits.
+    transport: Option<&'static str>,
 }
 
 impl Hub {
@@ -55,16 +58,30 @@ impl Hub {
 
     /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
     pub fn join(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: &'static str) -> Membership {
+        self.metrics.connections.inc();
+        self.metrics.sessions.with_label_values(&[transport]).inc();
+        self.enter(user, interest, Some(transport))
+    }
+
+    /// The same for a request that waits a moment for something to be stored. It counts as no session.
+    pub fn wait(self: &Arc<Hub>, user: UserKey, interest: Interest) -> Membership {
+        self.enter(user, interest, None)
+    }
+
+    fn enter(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: Option<&'static str>) -> Membership {
         let mailbox = Arc::new(Mailbox::new(interest));
         let mut users = self.shard(user);
         let entry = users.entry(user).or_insert_with(|| {
-            self.metrics.users.inc();
             self.connected.add(user);
             User::default()
         });
         entry.mailboxes.push(mailbox.clone());
-        self.metrics.connections.inc();
-        self.metrics.sessions.with_label_values(&[transport]).inc();
+        if transport.is_some() {
+            entry.sessions += 1;
+            if entry.sessions == 1 {
+                self.metrics.users.inc();
+            }
+        }
         Membership { hub: self.clone(), user, mailbox, transport }
     }
 
@@ -95,13 +112,18 @@ impl Hub {
         let mut users = self.shard(membership.user);
         let Some(user) = users.get_mut(&membership.user) else { return };
         user.mailboxes.retain(|mailbox| !Arc::ptr_eq(mailbox, &membership.mailbox));
+        if let Some(transport) = membership.transport {
+            user.sessions -= 1;
+            if user.sessions == 0 {
+                self.metrics.users.dec();
+            }
+            self.metrics.connections.dec();
+            self.metrics.sessions.with_label_values(&[transport]).dec();
+        }
         if user.mailboxes.is_empty() {
             users.remove(&membership.user);
             self.connected.remove(membership.user);
-            self.metrics.users.dec();
         }
-        self.metrics.connections.dec();
-        self.metrics.sessions.with_label_values(&[membership.transport]).dec();
     }
 }
 
@@ -113,7 +135,7 @@ impl Membership {
 
     /// How many sessions this user has here, this one included.
     pub fn sessions_of_user(&self) -> usize {
-        self.hub.shard(self.user).get(&self.user).map_or(0, |user| user.mailboxes.len())
+        self.hub.shard(self.user).get(&self.user).map_or(0, |user| user.sessions)
     }
 
     /// Whether it is known where this user's logs stand, so that nothing stored from now on is missed.

@@ -64,10 +64,15 @@ async fn wake_ups_that_pile_up_are_merged_and_bounded() {
     }
     assert_eq!(mail(&session).await, "todo:lists,tasks");
     assert_eq!(mail(&session).await, "");
-    for n in 0..20_000 {
-        hub.announce(&wakeup("u", "todo", None, &[&format!("table-{n}")]));
+    let long = "x".repeat(255);
+    for names in [20_000, 2_000] {
+        for n in 0..names {
+            let name = if names == 2_000 { format!("{n}-{long}") } else { format!("table-{n}") };
+            hub.announce(&wakeup("u", "todo", None, &[&name]));
+        }
+        assert!(session.mailbox().bytes() < (512 << 10) + 300, "bytes count, not names");
+        assert_eq!(mail(&session).await, "too much");
     }
-    assert_eq!(mail(&session).await, "too much");
     hub.announce(&wakeup("u", "todo", None, &["tasks"]));
     assert_eq!(mail(&session).await, "todo:tasks");
 }

@@ -24,6 +24,8 @@ use crate::fanout::Reconciler;
 use crate::fanout::recent::RecentRequest;
 use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership};
+use crate::limits::heavy::HeavyWork;
+use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
@@ -68,6 +70,10 @@ pub struct Sessions {
     strangers: Arc<Semaphore>,
     /// For what clients have not read yet.
     budget: MemoryBudget,
+    /// How much of the database each user may read from at once.
+    pub reads: ReadShares,
+    /// Large work, in turns.
+    pub heavy: HeavyWork,
 }
 
 impl Sessions {
@@ -95,6 +101,8 @@ impl Sessions {
             announces_recent: !config.announce_recent_ms.is_zero(),
             strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
             budget,
+            reads: ReadShares::new(config.database_pool_size),
+            heavy: HeavyWork::default(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not, [`known`] recognizes what is sent again. The head's row lock makes pushes to
 //! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a database that went back. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
+//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a database that went back. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
 //! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces
 //! and metrics see statements.
 
@@ -19,6 +19,7 @@ mod own_writes;
 mod primary;
 mod push;
 mod queue;
+mod quotas;
 mod rewinds;
 pub mod schema;
 pub mod takeover;
@@ -30,6 +31,7 @@ pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
 pub use known::Pushed;
 pub use push::Stored;
+pub use quotas::AppCount;
 
 use crate::config::Config;
 use crate::protocol::merge::UnreadableChange;

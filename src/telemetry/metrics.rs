@@ -22,6 +22,8 @@ pub struct Metrics {
     pub stream_bytes: IntGauge,
     /// Bytes that pushes hold until they are stored.
     pub push_bytes: IntGauge,
+    /// Bytes of heads and messages of those who have not authenticated.
+    pub unauthenticated_bytes: IntGauge,
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
@@ -32,6 +34,7 @@ pub struct Metrics {
     /// Refused because a limit was reached, by which.
     pub refused: IntCounterVec,
     limits: IntGaugeVec,
+    pub empty_answers_held: IntCounter,
     pub changes_stored: IntCounter,
     pub push_seconds: Histogram,
     pub pull_seconds: Histogram,
@@ -68,6 +71,23 @@ pub struct Metrics {
 pub const WEBSOCKET: &str = "websocket";
 pub const SSE: &str = "sse";
 
+/// The limits for which something is refused, as labels.
+const REFUSED_BY: &[&str] = &[
+    "connections",
+    "connections_per_address",
+    "unauthenticated",
+    "unauthenticated_bytes",
+    "sessions_per_user",
+    "push_bytes",
+    "unread_bytes",
+    "reads",
+    "user_pushes",
+    "user_pulls",
+    "user_bytes_per_day",
+    "user_bytes_stored",
+    "user_apps",
+];
+
 impl Metrics {
     /// All metrics at zero.
     pub fn new() -> Metrics {
@@ -88,6 +108,11 @@ impl Metrics {
                 "Bytes that answers and streams hold for clients that have not read them yet.",
             ),
             push_bytes: gauge(&r, "mana_sync_push_bytes", "Bytes that pushes hold until they are stored."),
+            unauthenticated_bytes: gauge(
+                &r,
+                "mana_sync_unauthenticated_bytes",
+                "Bytes reserved for heads and messages of those who have not authenticated.",
+            ),
             closes: counters(
                 &r,
                 "mana_sync_session_closes_total",
@@ -140,7 +165,7 @@ impl Metrics {
                 "mana_sync_refused_total",
                 "Requests, connections and sessions refused because a limit was reached, by which.",
                 "limit",
-                &["connections", "unauthenticated", "sessions_per_user", "push_bytes", "unread_bytes"],
+                REFUSED_BY,
             ),
             limits: gauges(
                 &r,
@@ -155,6 +180,11 @@ impl Metrics {
                     "pool_connections",
                     "publish_queue",
                 ],
+            ),
+            empty_answers_held: counter(
+                &r,
+                "mana_sync_empty_answers_held_total",
+                "Empty answers held back from readers that ask without a pause.",
             ),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
             push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
