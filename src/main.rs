@@ -159,7 +159,7 @@ struct MigrateArgs {
 
 fn migrate(args: &MigrateArgs) -> Outcome {
     telemetry::logs::init(LogFormat::Text);
-    let url = args.database.direct_url().expose();
+    let url = args.database.direct_url();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if args.drop_old {
         match runtime.block_on(store::takeover::drop_old(url))? {
