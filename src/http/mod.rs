@@ -1,6 +1,7 @@
 //! HTTP: one file per endpoint, one table of routes, one table of errors.
 
 mod answer;
+mod apps_stream;
 mod body;
 pub mod error;
 mod extract;

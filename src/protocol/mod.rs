@@ -11,6 +11,7 @@
 //!   compare stamp strings converge (G3).
 //! * [`conflicts`]: which of a push's values lose to what others stored.
 //! * [`page`]: stored changes written as JSON.
+//! * [`stream_id`]: where a reader of several logs stands.
 //! * [`socket`]: the messages of a WebSocket; [`close`]: why one ends.
 
 pub mod close;
@@ -24,6 +25,7 @@ pub mod page;
 pub mod push;
 pub mod socket;
 pub mod stamp;
+pub mod stream_id;
 
 pub use cursor::Cursor;
 pub use keys::{Log, LogId, UserKey};
