@@ -1,7 +1,7 @@
 //! Streams and sockets: every event and every message is one of those described, and each of those comes.
 
 use crate::documents::{assert_valid, docs, schema};
-use crate::support::live::{Events, Raw, TEXT, short_lived, store};
+use crate::support::live::{Events, Raw, TEXT, short_lived, store, store_in};
 use crate::support::*;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -33,6 +33,22 @@ async fn every_event_of_a_stream_is_one_of_those_described() {
             }
             other => panic!("{other} is not described"),
         }
+    }
+}
+
+#[tokio::test]
+async fn every_event_of_a_stream_of_apps_names_its_app() {
+    let (cluster, user) = (shared().await, shared().await.user());
+    store_in(cluster, 0, &user, "todo", "laptop", &[("tasks", "a"), ("lists", "b")]).await;
+    store_in(cluster, 1, &user, "calendar", "laptop", &[("events", "c")]).await;
+    let path = "/sync/stream?apps=todo,calendar:events;empty";
+    let mut events = Events::open(cluster.request(&user, Method::GET, path)).await;
+    let described = schema("apps-event.json");
+    let mut seen = BTreeSet::new();
+    while seen.len() < 4 {
+        let event = events.delta().await;
+        assert_valid("event", &described, &event.data);
+        seen.insert((event.data["appId"].to_string(), event.table().to_owned()));
     }
 }
 
