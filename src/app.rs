@@ -14,6 +14,7 @@ use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
 use crate::session::Sessions;
 use crate::shutdown::{Shutdown, StopSignals};
+use crate::store::compaction::Compactor;
 use crate::store::schema::{self, SchemaError};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
@@ -130,6 +131,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(target, heard, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
+    shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });

@@ -41,5 +41,6 @@ pub mod shutdown;
 pub mod http;
 
 pub mod app;
+pub mod commands;
 
 pub mod dev;

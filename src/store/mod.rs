@@ -9,11 +9,13 @@
 //! and metrics see statements.
 
 mod batch;
+pub mod compaction;
 mod connections;
 mod delta;
 mod heads;
 mod history;
 mod known;
+pub mod lifecycle;
 mod lost;
 mod own_writes;
 mod primary;
@@ -25,6 +27,7 @@ pub mod takeover;
 mod traced;
 mod turns;
 mod watch;
+pub mod why;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
