@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod compression;
 pub mod error;
 mod extract;
 mod headers;

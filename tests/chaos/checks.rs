@@ -1,11 +1,12 @@
 //! What must hold after every schedule: the guarantees by their numbers.
 
 use crate::epilogue::SOON;
+use crate::trimmed::{self, Expected, LogRow};
 use crate::workload::{Kind, TABLES, Workload, mark_of};
 use crate::world::{REPLICAS, World};
 use chrono::DateTime;
 use mana_load::device::Device;
-use mana_load::fold::{Row, fold_rows, read_rows};
+use mana_load::fold::{Row, fold_rows};
 use mana_load::snapshot::Snapshot;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -19,12 +20,12 @@ const MEMORY: u64 = 300 << 20;
 /// Differences shown of each reader.
 const SHOWN: usize = 3;
 
-async fn rows(world: &World, workload: &Workload, party: usize) -> Vec<Row> {
+async fn rows(world: &World, workload: &Workload, party: usize) -> Vec<LogRow> {
     let party = &workload.parties[party];
-    read_rows(&world.cluster.pool, &party.user.id, &party.app).await.unwrap()
+    trimmed::read_log(&world.cluster.pool, &party.user.id, &party.app).await
 }
 
-async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<Row>> {
+async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<LogRow>> {
     let mut all = Vec::new();
     for party in 0..workload.parties.len() {
         all.push(rows(world, workload, party).await);
@@ -32,13 +33,13 @@ async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<Row>> {
     all
 }
 
-/// How many changes each reader must have.
-async fn missing(world: &World, workload: &Workload) -> Vec<(std::sync::Arc<crate::workload::Reader>, usize)> {
+/// Changes that each reader must have.
+async fn missing(world: &World, workload: &Workload) -> Vec<(std::sync::Arc<crate::workload::Reader>, Expected)> {
     let rows = rows_by_party(world, workload).await;
     let readers = workload.readers().into_iter().filter(|reader| reader.kind != Kind::Beginning);
     let expected = |reader: std::sync::Arc<crate::workload::Reader>| {
-        let count = rows[reader.party].iter().filter(|row| reader.reads(&row.table_name)).count();
-        (reader, count)
+        let expected = Expected::of(&rows[reader.party], &reader);
+        (reader, expected)
     };
     readers.map(expected).collect()
 }
@@ -50,14 +51,18 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
     waiting.retain(|(reader, _)| reader.is_told());
     let mut slowest = Duration::ZERO;
     let done = mana_sync::dev::wait::until(SOON, async || {
-        waiting.retain(|(reader, expected)| reader.count() < *expected);
+        waiting.retain(|(reader, expected)| !expected.is_met(reader));
         slowest = begin.elapsed();
         waiting.is_empty().then_some(())
     });
     if done.await.is_none() {
         for (reader, expected) in &waiting {
             let count = reader.count();
-            workload.violated(format!("G4: {} has {count} of {expected} changes after {SOON:?}", reader.name));
+            workload.violated(format!(
+                "G4: {} has {count} of {} changes after {SOON:?}",
+                reader.name,
+                expected.count()
+            ));
         }
     }
     slowest
@@ -67,12 +72,12 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
 pub async fn readers_are_complete(world: &World, workload: &Workload) {
     let mut waiting = missing(world, workload).await;
     let complete = mana_sync::dev::wait::until(PATIENT, async || {
-        waiting.retain(|(reader, expected)| reader.count() < *expected);
+        waiting.retain(|(reader, expected)| !expected.is_met(reader));
         waiting.is_empty().then_some(())
     });
     if complete.await.is_none() {
         for (reader, expected) in waiting {
-            workload.violated(format!("G2: {} has {} of {expected} changes", reader.name, reader.count()));
+            workload.violated(format!("G2: {} has {} of {} changes", reader.name, reader.count(), expected.count()));
         }
     }
 }
@@ -92,7 +97,7 @@ pub async fn stored_is_acknowledged(world: &World, workload: &Workload) -> usize
     let rows = rows_by_party(world, workload).await;
     let mut stored: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
     for (party, rows) in rows.iter().enumerate() {
-        for row in rows {
+        for LogRow { row, .. } in rows {
             stored.entry((party, row.client_id.clone())).or_default().push(mark_of_row(row));
         }
     }
@@ -125,28 +130,13 @@ fn first_difference<T: std::fmt::Debug + PartialEq>(left: &[T], right: &[T], of_
     )
 }
 
-/// G2, G5: each reader's list is the log, in its order, on a stream in that of each table; nothing else, and nothing
-/// twice.
+/// G2, G5: each reader's list is the log, in its order, on a stream in that of each table, but for what was trimmed before
+/// it was read; nothing else, and nothing twice.
 pub async fn readers_saw_the_log(world: &World, workload: &Workload) {
     let rows = rows_by_party(world, workload).await;
     for reader in workload.readers() {
-        let log = rows[reader.party].iter().filter(|row| reader.reads(&row.table_name));
-        let mut expected: Vec<_> = log.map(|row| row.as_change().unwrap()).collect();
-        let mut seen = reader.seen();
-        if reader.kind == Kind::Stream {
-            expected.sort_by(|a, b| a.table.cmp(&b.table));
-            seen.sort_by(|a, b| a.table.cmp(&b.table));
-        }
-        let fits = match reader.kind {
-            Kind::Woken => reader.count() == expected.len(),
-            Kind::Beginning => expected.starts_with(&seen),
-            _ => seen == expected,
-        };
-        if !fits {
-            let what = match reader.kind {
-                Kind::Woken => format!("{} stored, {} received", expected.len(), reader.count()),
-                _ => first_difference(&expected, &seen, "stored", "seen"),
-            };
+        let expected = Expected::of(&rows[reader.party], &reader);
+        if let Err(what) = expected.explains(&reader) {
             workload.violated(format!("G2: {}: {what}", reader.name));
         }
     }
@@ -158,7 +148,11 @@ pub async fn devices_converge(world: &World, workload: &Workload, mut devices: V
         devices.push((party, workload.device(world, party, &format!("fresh-{party}"))));
     }
     let rows = rows_by_party(world, workload).await;
-    let folded: Vec<Snapshot> = rows.iter().map(|rows| only_pulled(&fold_rows(rows).unwrap())).collect();
+    let fold = |rows: &Vec<LogRow>| {
+        let rows: Vec<Row> = rows.iter().map(|row| row.row.clone()).collect();
+        only_pulled(&fold_rows(&rows).unwrap())
+    };
+    let folded: Vec<Snapshot> = rows.iter().map(fold).collect();
     for (party, device) in &mut devices {
         if let Err(error) = device.pull_until_quiet().await {
             workload.failed(device.client_id(), &error);

@@ -24,8 +24,8 @@ const STEPS: usize = 40;
 struct Writer {
     device: Device,
     skew: TimeDelta,
-    /// What it has deleted, and at which stamp: the same again would be the same change.
-    deleted: HashSet<(String, String)>,
+    /// What it has deleted or undeleted, and at which stamp: the same again would be the same change.
+    made: HashSet<(String, String)>,
 }
 
 fn new_device(cluster: &Cluster, user: &User, name: &str, rng: &mut StdRng) -> Device {
@@ -50,10 +50,13 @@ fn a_change(rng: &mut StdRng, writer: &mut Writer, now: DateTime<Utc>, value: St
                 ("updatedAt".into(), json!(stamp)),
             ]),
         },
-        0 if writer.deleted.insert((id.clone(), stamp.clone())) => Op::Delete { deleted_at: Some(stamp) },
+        0 if writer.made.insert((id.clone(), stamp.clone())) => Op::Delete { deleted_at: Some(stamp) },
         0 => return None,
         _ => {
             let field = *["title", "done", "deletedAt"].choose(rng).unwrap();
+            if field == "deletedAt" && !writer.made.insert((id.clone(), format!("not {stamp}"))) {
+                return None;
+            }
             let value = if field == "deletedAt" { json!(null) } else { json!(value) };
             Op::Update { fields: [(field.to_owned(), FieldWrite { value, updated_at: stamp })].into() }
         }
@@ -69,7 +72,7 @@ async fn case(cluster: &Cluster, seed: u64) -> Vec<String> {
         .map(|number| {
             let device = new_device(cluster, &user, &format!("device-{number}"), &mut rng);
             let skew = TimeDelta::hours(*[0, 0, 0, -3, 2].choose(&mut rng).unwrap());
-            Writer { device, skew, deleted: HashSet::new() }
+            Writer { device, skew, made: HashSet::new() }
         })
         .collect();
     let mut now = Utc::now() - TimeDelta::minutes(10);

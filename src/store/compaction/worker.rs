@@ -68,9 +68,11 @@ impl Compactor {
             return stopping.cancelled().await;
         }
         let period = (self.rules.after / ROUNDS).clamp(ROUND.0, ROUND.1);
+        let mut next = ROUND.0;
         loop {
             // Replicas that started together do not look together.
-            let pause = period.mul_f64(rand::random_range(0.5..1.5));
+            let pause = next.mul_f64(rand::random_range(0.5..1.5));
+            next = period;
             if stopping.run_until_cancelled(sleep(pause)).await.is_none() {
                 return;
             }
