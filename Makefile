@@ -6,9 +6,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 ifdef RELEASE
 profile := --release
-bin := $(TARGET)/release/mana-sync
+bin := $(TARGET)/release
 else
-bin := $(TARGET)/debug/mana-sync
+bin := $(TARGET)/debug
 endif
 
 # Mounting a small file system is for root; a run without it says so.
@@ -22,16 +22,17 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --reset", RELEASE=1
-	$(CARGO) build $(profile) --bin mana-sync
-	@$(bin) dev $(ARGS)
+	$(CARGO) build $(profile) -p mana-sync -p mana-dev --bins
+	@$(bin)/mana-dev up $(ARGS)
 
 test: bootstrap-tests fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
-	$(TARGET)/debug/mana-sync dev with-postgres -- $(CARGO) test --workspace $(ARGS)
+	@CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
 
 test-browser: bootstrap-browser ## Clients in Chromium against a cluster; CLIENT_SEEDS=5, or CLIENT_SEED=7
+	$(CARGO) build -p mana-dev
 	$(CARGO) test --test clients --no-run
-	$(TARGET)/debug/mana-sync dev with-postgres -- \
+	$(TARGET)/debug/mana-dev with-postgres -- \
 		$(CARGO) test --test clients -- --nocapture --ignored --test-threads 1 $(ARGS)
 
 chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7

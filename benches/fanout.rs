@@ -11,8 +11,9 @@ use std::sync::Arc;
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
-use mana_sync::fanout::wakeup::{decode, encode};
-use mana_sync::fanout::{Audience as _, Wakeup};
+use mana_sync::config::FanoutConfig;
+use mana_sync::fanout::codec::{Payload, encode};
+use mana_sync::fanout::{Audience, ChannelKeys, Wakeup};
 use mana_sync::hub::{Hub, Interest, Membership};
 use mana_sync::protocol::UserKey;
 use mana_sync::telemetry::Metrics;
@@ -39,7 +40,37 @@ fn wakeups(count: usize) -> Vec<Wakeup> {
     (0..count).map(|number| wakeup(user(number), 1_767_322_800_000_000 + number as i64 * 2)).collect()
 }
 
+#[derive(clap::Parser)]
+struct Settings {
+    #[command(flatten)]
+    fanout: FanoutConfig,
+}
+
+fn keys() -> ChannelKeys {
+    let settings = <Settings as clap::Parser>::parse_from(["bench"]);
+    ChannelKeys::new(&settings.fanout, &axum::http::HeaderValue::from_static("a key of the benchmark"))
+}
+
+/// All that a payload says, once it is known who has written it.
+fn decode(keys: &ChannelKeys, payload: &str) -> usize {
+    let payload = Payload::parse(payload).and_then(Result::ok).expect("it was written by us");
+    assert!(payload.is_signed(keys));
+    payload.entries().filter_map(|entry| entry.ok()?.read().ok()).count()
+}
+
+/// A replica's hearing, for those who are not there: the way of every push of somebody else's.
+fn hear(hub: &dyn Audience, payload: &str) -> usize {
+    let payload = Payload::parse(payload).and_then(Result::ok).expect("it was written by us");
+    let mut found = 0;
+    hub.with_connected(&mut |is_connected| {
+        found = payload.entries().filter(|entry| entry.as_ref().is_ok_and(|entry| is_connected(entry.user))).count();
+    });
+    found
+}
+
 fn codec(criterion: &mut Criterion<CpuTime>) {
+    let keys = &keys();
+    let encode = |wakeups: &[Wakeup]| encode(keys, None, wakeups);
     let mut group = criterion.benchmark_group("wake-up");
     // One alone, as many as one payload holds, and a publisher's burst.
     let full = (1..).take_while(|&count| encode(&wakeups(count)).len() == 1).last().unwrap_or(1);
@@ -51,7 +82,7 @@ fn codec(criterion: &mut Criterion<CpuTime>) {
             bencher.iter(|| encode(black_box(wakeups)));
         });
         group.bench_with_input(BenchmarkId::new("decode", name), &payloads, |bencher, payloads| {
-            bencher.iter(|| payloads.iter().filter(|payload| decode(black_box(payload)).is_ok()).count());
+            bencher.iter(|| payloads.iter().map(|payload| decode(keys, black_box(payload))).sum::<usize>());
         });
     }
     group.finish();
@@ -66,11 +97,21 @@ fn hub(criterion: &mut Criterion<CpuTime>) {
     let connected: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(number * (USERS / 1_000)), 10)).collect();
     let strangers: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(USERS + 1 + number), 10)).collect();
 
+    let one_by_one: Vec<String> = strangers.iter().flat_map(|wakeup| encode(&keys(), None, [wakeup])).collect();
+
     let mut group = criterion.benchmark_group("hub of 100,000 users");
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("announce 1,000 wake-ups of users who are not here", |bencher| {
         bencher.iter(|| strangers.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
     });
+    for (name, payloads) in [
+        ("hear 1,000 pushes of users who are not here, each in a notification of its own", one_by_one),
+        ("hear 1,000 pushes of users who are not here, in full notifications", encode(&keys(), None, &strangers)),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| payloads.iter().map(|payload| hear(&*hub, black_box(payload))).sum::<usize>());
+        });
+    }
     group.bench_function("announce 1,000 wake-ups of users with one session, merged with what waits", |bencher| {
         bencher.iter(|| connected.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
     });

@@ -5,18 +5,23 @@ use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::config::{Config, ConfigError};
-use crate::fanout::connection::{Connector, ConnectorError};
+use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
-use crate::fanout::{Audience, Heard, Publisher, Reconciler, Target};
+use crate::fanout::{
+    Audience, ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, Reconciler, Target,
+};
 use crate::http::server::{Server, bind};
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
+use crate::limits::UserLimits;
+use crate::limits::polls::Polls;
 use crate::session::Sessions;
+use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
+use crate::store::Store;
 use crate::store::compaction::Compactor;
 use crate::store::schema::{self, SchemaError};
-use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use reqwest::redirect::Policy;
 use std::net::SocketAddr;
@@ -45,9 +50,7 @@ pub enum RunError {
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
     #[error("cannot prepare connections to the database")]
-    Store(#[from] StoreError),
-    #[error("cannot prepare connections to the database")]
-    Connector(#[from] ConnectorError),
+    Connector(#[from] ConnectError),
     #[error("cannot use the database")]
     Schema(#[from] SchemaError),
     #[error("cannot make HTTP requests")]
@@ -97,12 +100,14 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
     let auth = Arc::new(Authenticator::new(&config, http, metrics.clone()));
     let billing = Billing::new(&config, metrics.clone())?;
-    let publisher = Publisher::new(config.publish_queue as usize, metrics.clone());
+    let publisher = Publisher::new(&config.fanout, metrics.clone());
     let hub = Arc::new(Hub::new(metrics.clone()));
     let audience: Arc<dyn Audience> = hub.clone();
     let (reconciler, reconciling) = Reconciler::new();
-    let (hearing, heard) = (Hearing::default(), Heard::default());
+    let (hearing, heard) = (Hearing::default(), NotificationCounter::default());
     let name = config.replica_name();
+    let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
+    let presence = Presence::new(&config.fanout, &name, metrics.clone(), shutdown.draining.clone());
     let listener = Listener {
         connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
         ping: config.listener_ping_ms,
@@ -110,6 +115,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         reconciler: reconciler.clone(),
         hearing: hearing.clone(),
         heard: heard.clone(),
+        keys: keys.clone(),
+        presence: presence.clone(),
         metrics: metrics.clone(),
     };
     let means = Means {
@@ -121,15 +128,22 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     };
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
+    let publishing =
+        PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
+    let rebalancing = (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms));
+    if let Some(rebalancer) = rebalancing {
+        shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
+    }
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
     let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("issuer keys", auth.fetching(stopping()));
     shutdown.essential("listener", listener.run(stopping()));
-    shutdown.essential("publisher", publisher.clone().run(target, heard, stopping()));
+    shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
     shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
@@ -146,6 +160,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
+        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone()),
+        polls,
         sessions: Arc::new(sessions),
         health,
         shutdown: shutdown.clone(),
@@ -159,7 +175,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     tracing::info!(replica = name, port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
     shutdown.run(delay, window).await;
     // A database that does not answer must not hold the process: what is open ends with it.
-    if tokio::time::timeout(CLOSE_TIMEOUT, store.pool().close()).await.is_err() {
+    if !store.close(CLOSE_TIMEOUT).await {
         tracing::warn!("some connections to the database were not closed in time");
     }
     match shutdown.failure() {
@@ -194,11 +210,11 @@ async fn await_schema(config: &Config) -> Result<(), SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
-            true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
+            true => schema::migrate(config.database.direct_url()).await.map(|_| ()),
             false => Ok(()),
         };
         let checked = match migrated {
-            Ok(()) => schema::check(config.database.direct_url().expose()).await,
+            Ok(()) => schema::check(config.database.direct_url()).await,
             failed => failed,
         };
         match checked {

@@ -2,7 +2,8 @@
 //!
 //! Whoever is about to hold something reserves room for it first, out of what the replica allows for all, and gives it
 //! back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what somebody
-//! else does not read or does not send.
+//! else does not read or does not send. Those of whom it is not known yet who they are have a budget of their own, as if
+//! they were one user ([`UserBudget::of_unauthenticated`]).
 
 use crate::protocol::UserKey;
 use prometheus::IntGauge;
@@ -39,6 +40,8 @@ pub struct UserBudget(Arc<Share>);
 struct Share {
     budget: MemoryBudget,
     user: UserKey,
+    /// Units that may be reserved at most.
+    total: usize,
     units: Arc<Semaphore>,
 }
 
@@ -65,9 +68,13 @@ impl MemoryBudget {
         if let Some(share) = users.get(&user).and_then(Weak::upgrade) {
             return UserBudget(share);
         }
-        let share = Arc::new(Share { budget: self.clone(), user, units: Arc::new(Semaphore::new(self.share())) });
+        let share = self.new_share(user, self.share());
         users.insert(user, Arc::downgrade(&share));
         UserBudget(share)
+    }
+
+    fn new_share(&self, user: UserKey, total: usize) -> Arc<Share> {
+        Arc::new(Share { budget: self.clone(), user, total, units: Arc::new(Semaphore::new(total)) })
     }
 
     /// One user's part, in units.
@@ -81,6 +88,13 @@ impl MemoryBudget {
 }
 
 impl UserBudget {
+    /// So many bytes for all who have not authenticated yet together. `reserved` tells how many are taken.
+    pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> UserBudget {
+        let budget = MemoryBudget::new(bytes, reserved);
+        let total = budget.0.total;
+        UserBudget(budget.new_share(UserKey::of(""), total))
+    }
+
     /// Waits for so many bytes, in the order of asking. What is larger than the whole share waits for all of it. None if
     /// there is to be no memory any more.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
@@ -109,6 +123,11 @@ impl UserBudget {
         true
     }
 
+    /// Whether a reservation is one of at least so many bytes, or of the whole share.
+    pub fn covers(&self, reservation: &Reservation, bytes: usize) -> bool {
+        reservation.of_all.num_permits() >= self.units_of(bytes) as usize
+    }
+
     /// Waits until a reservation is one of at least so many bytes. None if there is to be no memory any more.
     pub async fn grow(&self, reservation: &mut Reservation, bytes: usize) -> Option<()> {
         let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
@@ -125,7 +144,7 @@ impl UserBudget {
     }
 
     fn units_of(&self, bytes: usize) -> u32 {
-        bytes.div_ceil(UNIT).clamp(1, self.0.budget.share().max(1)) as u32
+        bytes.div_ceil(UNIT).clamp(1, self.0.total.max(1)) as u32
     }
 }
 
@@ -185,6 +204,18 @@ mod tests {
         assert_eq!(budget.users().len(), 1, "what is held keeps its share");
         drop(last);
         assert!(budget.users().is_empty(), "nothing is kept of users who have left");
+    }
+
+    #[tokio::test]
+    async fn those_who_have_not_authenticated_share_all_of_their_budget() {
+        let gauge = IntGauge::new("reserved", "for the test").unwrap();
+        let budget = UserBudget::of_unauthenticated(40 * MIB, gauge.clone());
+        let held = budget.reserve(30 * MIB).await.unwrap();
+        assert!(budget.clone().reserve(11 * MIB).now_or_never().is_none());
+        assert_eq!(gauge.get() as usize, 30 * MIB);
+        drop(held);
+        assert!(budget.reserve(100 * MIB).now_or_never().is_some(), "all there is");
+        assert_eq!(gauge.get(), 0);
     }
 
     #[tokio::test]

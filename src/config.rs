@@ -1,21 +1,29 @@
 //! Every setting: name, default, check and one line of doc.
 //!
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
-//! prints this file's docs; the table in the README is tested against it.
+//! prints this file's docs; the table of docs/configuration.md is tested against it.
 
 pub mod compaction;
+mod fanout;
 mod invalid;
+mod limits;
 mod metrics;
+mod networks;
 mod origin;
 mod otlp;
+mod postgres_url;
 mod traces;
 mod warnings;
 
 pub use compaction::CompactionConfig;
+pub use fanout::FanoutConfig;
 pub use invalid::explain;
+pub use limits::LimitsConfig;
 pub use metrics::MetricsConfig;
+pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
+pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
 pub use traces::{RootSampler, Sampler, TracesConfig};
 
 pub use warnings::Warning;
@@ -27,7 +35,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use url::Url;
 
-/// The key of the credits service that `mana-sync dev` starts.
+/// The key of the credits service that `mana-dev` starts.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
 
 /// A text that must not be shown: `Debug` hides it, and it has no `Display`.
@@ -218,9 +226,17 @@ pub struct Config {
     #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions_per_user: u32,
 
+    #[command(flatten)]
+    pub limits: LimitsConfig,
+
     /// WebSockets that have not authenticated yet, at most. Above it, further ones are answered 503.
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_unauthenticated: u32,
+
+    /// Bytes that this replica holds of heads and messages of those who have not authenticated yet, at most, beside what
+    /// each connection costs. What does not fit waits as long as QUEUE_TIMEOUT_MS says, and is then answered 503.
+    #[arg(long, env, default_value_t = 32 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
+    pub max_unauthenticated_bytes: u32,
 
     /// How long a client may take to send a request's head, or keep a connection idle, in milliseconds. Longer
     /// than balancers keep their idle connections, so that they are the ones to close them.
@@ -260,10 +276,8 @@ pub struct Config {
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,
 
-    /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers. 0 leaves all to them, to
-    /// measure what publishing costs.
-    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
-    pub publish_queue: u32,
+    #[command(flatten)]
+    pub fanout: FanoutConfig,
 
     /// How long the database or the listener may be away before this replica counts as not ready, in milliseconds.
     #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
@@ -353,14 +367,9 @@ fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
     Ok(key)
 }
 
-// The message must not repeat the URL: it may hold a password.
-fn postgres_url(text: &str) -> Result<Secret, &'static str> {
-    let parsed: Result<tokio_postgres::Config, _> = text.parse();
-    let scheme = text.starts_with("postgres://") || text.starts_with("postgresql://");
-    match parsed {
-        Ok(config) if scheme && !config.get_hosts().is_empty() => Ok(Secret::from(text)),
-        _ => Err("must look like postgres://user:password@host:port/database"),
-    }
+// No message repeats the URL: it may hold a password.
+fn postgres_url(text: &str) -> Result<Secret, UrlError> {
+    PostgresUrl::parse(text).map(|_| Secret::from(text))
 }
 
 fn http_url(text: &str) -> Result<Url, String> {

@@ -28,11 +28,15 @@ pub mod budget;
 pub mod auth;
 pub mod billing;
 
+pub mod db;
+
 pub mod store;
 
 pub mod fanout;
 
 pub mod hub;
+
+pub mod limits;
 
 pub mod session;
 
@@ -42,5 +46,3 @@ pub mod http;
 
 pub mod app;
 pub mod commands;
-
-pub mod dev;

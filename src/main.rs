@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
-use mana_sync::{app, dev, store};
+use mana_sync::{app, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,10 +48,6 @@ enum Command {
     Erase(commands::EraseArgs),
     /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
     Health(HealthArgs),
-    /// Run a whole cluster on this machine: PostgreSQL, a token issuer, a credits service and replicas.
-    Dev(dev::DevArgs),
-    /// Print a token of the development issuer.
-    Token(dev::TokenArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,8 +65,6 @@ fn main() -> ExitCode {
         (Some(Command::Export(args)), _) => run(commands::export(&args)),
         (Some(Command::Erase(args)), _) => run(commands::erase(&args)),
         (Some(Command::Health(args)), _) => health(&args),
-        (Some(Command::Dev(args)), _) => dev(args),
-        (Some(Command::Token(args)), _) => dev::token(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         (None, Some(config)) => serve(*config),
         (None, None) => Err(UsageError::NoCommand.into()),
     };
@@ -82,7 +76,7 @@ fn main() -> ExitCode {
 
 /// Reads the command line: a command with what belongs to it, or no command and the settings of a replica.
 fn read(words: &[OsString]) -> Result<(Cli, Option<Box<Config>>), UsageError> {
-    // Settings are asked for only where a replica is to run: a wrong PORT must not stop `mana-sync token`.
+    // Settings are asked for only where a replica is to run: a wrong PORT must not stop `mana-sync migrate`.
     let serves = words.get(1).is_none_or(|word| word.as_encoded_bytes().starts_with(b"-") || word == "help");
     let command = if serves { with_settings(Cli::command()) } else { Cli::command() };
     let mut unreadable = None;
@@ -181,7 +175,7 @@ struct MigrateArgs {
 
 fn migrate(args: &MigrateArgs) -> Outcome {
     telemetry::logs::init(LogFormat::Text);
-    let url = args.database.direct_url().expose();
+    let url = args.database.direct_url();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if args.drop_old {
         match runtime.block_on(store::takeover::drop_old(url))? {
@@ -224,11 +218,6 @@ fn health(args: &HealthArgs) -> Outcome {
     let (ready, text) = runtime.block_on(ask)?;
     println!("{text}");
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn dev(args: dev::DevArgs) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(dev::run(args))?)
 }
 
 /// Says what went wrong, with all its causes.

@@ -3,7 +3,7 @@
 mod support;
 
 use futures_util::future::join_all;
-use mana_sync::dev::{Mode, free_port};
+use mana_dev::{Mode, free_port};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::time::{Duration, Instant};

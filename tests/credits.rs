@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
-use mana_sync::dev::{Credits, stub::Stub};
+use mana_dev::{Credits, stub::Stub};
 use reqwest::Method;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -3,7 +3,7 @@
 mod support;
 
 use futures_util::future::join_all;
-use mana_sync::dev::{Shutdown, TemporaryPostgres};
+use mana_dev::{Shutdown, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::{Mode, SigningKey};
+use mana_dev::{Mode, SigningKey};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder};
@@ -123,15 +123,30 @@ async fn left_for(cluster: &Cluster, user: &User, header: &[u8]) -> Vec<String> 
 #[tokio::test]
 async fn what_can_push_can_pull() {
     let cluster = shared().await;
-    for id in ["ü", "日本語 tab", "🍎", "ü%20", "100 % ü", "%ü", "ä\"b\\c", " a ", "a\nb", "\u{80}", &"ü".repeat(127)]
-    {
+    for id in [
+        "ü",
+        "日本語 tab",
+        "🍎",
+        "ü%20",
+        "100 % ü",
+        "%ü",
+        "ä\"b\\c",
+        " a ",
+        "a\nb",
+        "\u{80}",
+        &"ü".repeat(127),
+        "my phone",
+        "my%20phone",
+        "100%25",
+    ] {
         let user = cluster.user();
         let body = |client: &str, record: &str| json!({ "clientId": client, "since": AT, "changes": [insert("todos", record, "Milk", AT)] });
         cluster.pushed(&user, "todo", body(id, "own")).await;
         cluster.pushed(&user, "todo", body("another", "other")).await;
         let encoded = utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
         assert_eq!(left_for(cluster, &user, encoded.as_bytes()).await, ["other"], "{id:?} encoded");
-        if !id.contains('\n') && id.trim() == id {
+        let decodes = id.is_ascii() && percent_encoding::percent_decode_str(id).decode_utf8_lossy() != id;
+        if !id.contains('\n') && id.trim() == id && !decodes {
             assert_eq!(left_for(cluster, &user, id.as_bytes()).await, ["other"], "{id:?} as it is");
         }
         // A push that names its device in the header is of the same device.
@@ -142,15 +157,13 @@ async fn what_can_push_can_pull() {
 }
 
 #[tokio::test]
-async fn a_name_of_visible_ascii_means_what_it_says_also_with_a_percent_sign() {
+async fn a_name_without_an_encoded_character_means_what_it_says_also_with_a_percent_sign() {
     let cluster = shared().await;
-    for id in ["chrome-tab-abc123", "50%", "a%20b", "%41", "100%25", "%", "%zz", "%FF", "a b", "a/b?c#d", "%2e%2e"] {
+    for id in ["chrome-tab-abc123", "50%", "%", "%zz", "%FF", "a b", "a/b?c#d"] {
         let user = cluster.user();
         let body = |client: &str, record: &str| json!({ "clientId": client, "since": AT, "changes": [insert("todos", record, "Milk", AT)] });
         cluster.pushed(&user, "todo", body(id, "own")).await;
-        let decoded = percent_encoding::percent_decode_str(id).decode_utf8_lossy().into_owned();
-        let other = if decoded == id { "another".to_owned() } else { decoded };
-        cluster.pushed(&user, "todo", body(&other, "other")).await;
+        cluster.pushed(&user, "todo", body("another", "other")).await;
         assert_eq!(left_for(cluster, &user, id.as_bytes()).await, ["other"], "{id:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::{Mode, TemporaryPostgres};
+use mana_dev::{Mode, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,7 +110,7 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
         "not ready: the replica waits for its database"
     );
     assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
-    postgres.server_mut().restart(mana_sync::dev::Shutdown::Fast).await.unwrap();
+    postgres.server_mut().restart(mana_dev::Shutdown::Fast).await.unwrap();
     cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
     cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", AT)] })).await;
 }

@@ -7,8 +7,8 @@ use axum::http::header::LOCATION;
 use axum::http::{StatusCode, Uri};
 use axum::response::IntoResponse;
 use futures_util::future::join_all;
+use mana_dev::{Mode, SigningKey, stub::Stub};
 use mana_load::wakeups::Wakeups;
-use mana_sync::dev::{Mode, SigningKey, stub::Stub};
 use reqwest::Method;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -188,7 +188,7 @@ async fn a_key_set_of_more_than_a_mebibyte_is_none() {
 
 #[tokio::test]
 async fn an_issuer_that_is_not_there_is_not_named_in_the_log() {
-    let nowhere = format!("http://user:Hunter2@127.0.0.1:{}/Hunter2?Hunter2", mana_sync::dev::free_port().unwrap());
+    let nowhere = format!("http://user:Hunter2@127.0.0.1:{}/Hunter2?Hunter2", mana_dev::free_port().unwrap());
     let cluster = Cluster::start_with(1, &[("JWKS_URL", &nowhere)]).await;
     let request = cluster.request(&cluster.user(), Method::GET, PULL);
     Reply::to(request).await.refused(503, "unavailable");

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::{Mode, SigningKey, TemporaryPostgres};
+use mana_dev::{Mode, SigningKey, TemporaryPostgres};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -119,7 +119,7 @@ async fn a_setting_that_is_no_text_is_named() {
 
 #[tokio::test]
 async fn a_collector_that_is_not_there_is_not_named_in_the_log_nor_what_it_is_told() {
-    let nowhere = format!("http://user:{MARK}@127.0.0.1:{}/{MARK}?{MARK}", mana_sync::dev::free_port().unwrap());
+    let nowhere = format!("http://user:{MARK}@127.0.0.1:{}/{MARK}?{MARK}", mana_dev::free_port().unwrap());
     let (headers, odd) = (format!("api-key={MARK}"), format!("{MARK} {MARK},={MARK},a b={MARK}"));
     for protocol in ["http/protobuf", "grpc"] {
         for with in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mana_sync::dev::{Replica, ReplicaOptions, free_port};
+use mana_dev::{Replica, ReplicaOptions, free_port};
 use sqlx::{Connection, PgConnection};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -137,10 +137,10 @@ async fn a_network_that_swallows_what_a_starting_replica_asks_does_not_hold_it_f
     replica.wait_ready(BACK).await.unwrap();
 }
 
-/// The names in the README's table of settings that have defaults.
+/// The names in the documented table of settings that have defaults.
 fn optional_settings() -> Vec<String> {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let rows = readme.lines().filter(|line| line.starts_with("| `") && !line.contains("| required |"));
+    let page = document("docs/configuration.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `") && !line.contains("| required |"));
     let names = rows
         .filter_map(|row| row.split('`').nth(1))
         .filter(|name| name.chars().all(|c| c == '_' || c.is_ascii_uppercase()));
@@ -296,7 +296,7 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     let plain = [
         ("JWKS_URL", "http://user:Hunter2@192.0.2.1/jwks"),
         ("MANA_CREDITS_URL", "http://user:Hunter2@192.0.2.1/"),
-        ("MANA_SERVICE_KEY", "dev-service-key"),
+        ("MANA_SERVICE_KEY", mana_dev::SERVICE_KEY),
     ];
     let all = replica(&url, &plain);
     eventually("it serves", async || all.log_tail().contains("serving")).await;
@@ -305,7 +305,11 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     {
         assert_eq!(warned(&all, setting), 1, "{setting}: {}", all.log_tail());
     }
-    assert!(!all.log_tail().contains("Hunter2") && !all.log_tail().contains("dev-service-key"), "{}", all.log_tail());
+    assert!(
+        !all.log_tail().contains("Hunter2") && !all.log_tail().contains(mana_dev::SERVICE_KEY),
+        "{}",
+        all.log_tail()
+    );
 
     // What the production overlay sets.
     let overlay = document("k8s/overlays/production/kustomization.yaml");

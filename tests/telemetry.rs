@@ -150,7 +150,7 @@ async fn load(cluster: &Cluster, user: &User) {
 
 #[tokio::test]
 async fn logs_tell_no_token_no_user_and_no_value_whatever_is_sent_and_whatever_fails() {
-    let mut postgres = mana_sync::dev::TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let mut postgres = mana_dev::TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let settings = [
         ("RUST_LOG", "info"),
         ("DATABASE_ACQUIRE_TIMEOUT_MS", "300"),

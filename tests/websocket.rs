@@ -42,7 +42,7 @@ async fn every_message_of_the_server_has_the_documented_text() {
 async fn a_bad_token_is_told_so_and_closed_with_1008() {
     let (cluster, user) = (shared().await, shared().await.user());
     let expired = cluster.key.mint(&json!({ "sub": user.id, "exp": 1_000_000_000 }));
-    let stranger = mana_sync::dev::SigningKey::generate().unwrap().token(&user.id, Duration::from_secs(60));
+    let stranger = mana_dev::SigningKey::generate().unwrap().token(&user.id, Duration::from_secs(60));
     let nobody = cluster.key.mint(&json!({ "sub": "", "exp": 9_000_000_000u64 }));
     for token in ["", "nonsense", &expired, &stranger, &nobody] {
         let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();

@@ -11,9 +11,10 @@ import report
 import yaml
 
 DEPLOY = Path("deploy")
+DOCKERFILES = (DEPLOY / "Dockerfile", Path("dev/Dockerfile"))
 # Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
 NOT_OURS = re.compile(
-    r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_SYNC_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|GRAFANA)_PASSWORD"
+    r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_(SYNC|DEV)_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|GRAFANA)_PASSWORD"
 )
 
 
@@ -42,7 +43,8 @@ def unknown_settings(names, settings):
 
 
 def check(settings):
-    report.run("Dockerfile: hadolint", [report.tool("hadolint"), "--no-color", DEPLOY / "Dockerfile"])
+    for file in DOCKERFILES:
+        report.run(f"{file}: hadolint", [report.tool("hadolint"), "--no-color", file])
     compose = _compose()
     _alertmanager(compose)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +114,7 @@ def _systemd():
 
 def _floating(compose):
     images = {name: service["image"] for name, service in compose["services"].items()}
-    images |= dict(re.findall(r"^(FROM) (?!scratch)(\S+)", (DEPLOY / "Dockerfile").read_text(), re.M))
+    images |= {f"FROM in {file}": image for file in DOCKERFILES for image in re.findall(r"^FROM (?!scratch)(\S+)", file.read_text(), re.M)}
     return [f"{name}: {image}" for name, image in images.items() if not re.search(r":(?!latest)[\w.-]+$", image)]
 
 

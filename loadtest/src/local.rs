@@ -1,4 +1,4 @@
-//! Replicas on this machine, started and stopped at will, in the surroundings that `mana-sync dev with-services`
+//! Replicas on this machine, started and stopped at will, in the surroundings that `mana-dev with-services`
 //! puts into the environment: PostgreSQL, a token issuer, a credits service.
 
 use std::fs::File;
@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Why there is no local cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    #[error("{0} is not set; run this under `mana-sync dev with-services --`")]
+    #[error("{0} is not set; run this under `mana-dev with-services --`")]
     Setting(&'static str),
     #[error("the issuer's key cannot be used")]
     Key(#[from] TokenError),

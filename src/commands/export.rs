@@ -86,7 +86,7 @@ fn change_line(log: &LogName, logged: &LoggedChange) -> Result<String, Compactio
     line.plain("eventId", change.id);
     line.plain("storedAt", position(change.at));
     if let Some(at) = logged.trimmed_at {
-        line.plain("trimmedAt", position(at.timestamp_micros()));
+        line.plain("trimmedAt", position(at));
     }
     Ok(line.finish())
 }

@@ -87,7 +87,7 @@ fn describe(object: &mut ObjectWriter, write: &Write) {
     object.text("device", &write.device);
     object.plain("storedAt", position(write.at));
     if let Some(at) = write.trimmed_at {
-        object.plain("trimmedAt", position(at.timestamp_micros()));
+        object.plain("trimmedAt", position(at));
     }
 }
 
@@ -111,6 +111,6 @@ fn write_text(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
 /// One write, for a person.
 fn line(write: &Write) -> String {
     let (value, stamp, device, stored) = (&write.value, write.stamp, &write.device, position(write.at));
-    let trimmed = write.trimmed_at.map(|at| format!(", out of the log since {}", position(at.timestamp_micros())));
+    let trimmed = write.trimmed_at.map(|at| format!(", out of the log since {}", position(at)));
     format!("{value}  written {stamp} by {device}, stored {stored}{}", trimmed.unwrap_or_default())
 }

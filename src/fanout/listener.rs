@@ -7,11 +7,17 @@
 //! falls in between.
 
 use super::Audience;
-use super::connection::{Connector, Driver};
-use super::pace::Heard;
+use super::channel_key::ChannelKeys;
+use super::codec::{CHANNEL, Entry, Payload, PayloadError};
+use super::legacy;
+use super::presence::Presence;
+use super::rate::NotificationCounter;
 use super::reconciler::Reconciler;
-use super::wakeup::{self, CHANNEL, Wakeup};
+use super::wakeup::Wakeup;
+use crate::db::{ConnectError, Connector, Driver};
 use crate::defects::Defect;
+use crate::protocol::UserKey;
+use crate::telemetry::seldom::Seldom;
 use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -19,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +53,8 @@ impl Hearing {
 /// Why a listening connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
+    #[error("there is no connection")]
+    Connect(#[from] ConnectError),
     #[error("the connection failed")]
     Database(#[from] tokio_postgres::Error),
     #[error("no answer in time")]
@@ -66,7 +74,9 @@ pub struct Listener {
     pub audience: Arc<dyn Audience>,
     pub reconciler: Reconciler,
     pub hearing: Hearing,
-    pub heard: Heard,
+    pub heard: NotificationCounter,
+    pub keys: ChannelKeys,
+    pub presence: Presence,
     pub metrics: Arc<Metrics>,
 }
 
@@ -103,6 +113,7 @@ impl Listener {
             .await?
             .map_err(|_| ListenError::Deaf)?;
         self.hearing.0.store(true, Ordering::Relaxed);
+        self.presence.hears_again(Instant::now());
         self.metrics.listener_up.set(1);
         self.metrics.listener_connects.inc();
         if !Defect::ListenLate.is_on() {
@@ -150,32 +161,84 @@ impl Listener {
         Ok(())
     }
 
+    /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs a look-up for each of
+    /// its entries, and nothing else of it is read.
     fn hear(&self, payload: &str) {
-        self.heard.count();
-        let wakeups = match wakeup::decode(payload) {
-            Ok(wakeups) => wakeups,
-            Err(error) => {
-                self.metrics.notifications_unreadable.inc();
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a notification cannot be read; reconciling instead"
-                );
-                self.reconciler.reconcile_now();
-                return;
-            }
+        let heard = match Payload::parse(payload) {
+            Some(payload) => payload.and_then(|payload| self.hear_replica(payload)),
+            None => self.hear_stranger(payload),
         };
-        self.metrics.wakeups_received.inc_by(wakeups.len() as u64);
-        for wakeup in wakeups.into_iter().filter(|wakeup| self.audience.is_connected(wakeup.user)) {
-            let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
-            delivery.in_scope(|| {
-                if wakeup.tables.is_some() {
-                    self.audience.announce(&wakeup);
-                    self.observe_delivery(&wakeup);
-                } else {
-                    self.reconciler.look_up(wakeup);
-                }
-            });
+        if let Err(error) = heard {
+            self.metrics.notifications_unreadable.inc();
+            static LINE: Seldom = Seldom::new();
+            if let Some(unwritten) = LINE.is_due() {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, unwritten, "a notification cannot be read; reconciling instead");
+                self.reconciler.reconcile_now();
+            }
         }
+    }
+
+    fn hear_replica(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
+        self.heard.count();
+        let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
+        self.audience.with_connected(&mut |is_connected| {
+            for entry in payload.entries() {
+                match entry {
+                    Ok(entry) if is_connected(entry.user) => concern.push(entry),
+                    Ok(_) => {}
+                    Err(error) => unreadable = Some(error),
+                }
+                count += 1;
+            }
+        });
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
+        self.metrics.wakeups_received.inc_by(count);
+        if concern.is_empty() && payload.said().is_none() {
+            return Ok(());
+        }
+        if !payload.is_signed(&self.keys) {
+            self.distrust(concern.iter().map(|entry| entry.user));
+            return Ok(());
+        }
+        if let Some(said) = payload.said() {
+            self.presence.hear(said, Instant::now()).map_err(PayloadError::Json)?;
+        }
+        concern.iter().try_for_each(|entry| self.deliver(entry))
+    }
+
+    /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
+    fn hear_stranger(&self, payload: &str) -> Result<(), PayloadError> {
+        let users = legacy::users(payload)?;
+        self.metrics.wakeups_received.inc_by(users.len() as u64);
+        self.distrust(users.into_iter().filter(|user| self.audience.is_connected(*user)));
+        Ok(())
+    }
+
+    /// Has the database asked what there is to announce to these users: what was said is not relied on.
+    fn distrust(&self, users: impl Iterator<Item = UserKey>) {
+        self.metrics.notifications_unsigned.inc();
+        users.for_each(|user| self.reconciler.check(user));
+    }
+
+    fn deliver(&self, entry: &Entry<'_>) -> Result<(), PayloadError> {
+        let wakeup = entry.read()?;
+        if wakeup.is_beyond_the_present() {
+            self.distrust(std::iter::once(wakeup.user));
+            return Ok(());
+        }
+        let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
+        delivery.in_scope(|| {
+            if wakeup.tables.is_some() {
+                self.audience.announce(&wakeup);
+                self.observe_delivery(&wakeup);
+            } else {
+                self.reconciler.look_up(wakeup);
+            }
+        });
+        Ok(())
     }
 
     fn observe_delivery(&self, wakeup: &Wakeup) {

@@ -1,9 +1,9 @@
 //! From a commit on one replica to the sessions of all: hints, and the net below them (G4).
 //!
-//! * [`wakeup`]: what a notification says, and how it is written.
-//! * [`publisher`]: collects what has been committed and notifies, many wake-ups to a payload, never in the
-//!   transaction of a push.
-//! * `pace`: how often it does that.
+//! * [`wakeup`]: what there is to tell; `codec` and `legacy`: how it stands in a notification; `channel_key`: who says so.
+//! * `publisher`: sends what has been committed, many wake-ups to a notification, never in the transaction of a push;
+//!   `queue`: where wake-ups wait for it; `rate`: how often it does that.
+//! * [`presence`]: which replicas there are, and what each says of itself.
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced.
@@ -13,16 +13,25 @@
 //! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is seen even if
 //! later ones arrive.
 
-pub mod connection;
+mod channel_key;
+pub mod codec;
+mod legacy;
 pub mod listener;
-mod pace;
+pub mod presence;
 mod publisher;
+mod queue;
+mod rate;
 pub mod recent;
 pub mod reconciler;
 pub mod wakeup;
 
-pub use pace::Heard;
-pub use publisher::{Publisher, Target};
+#[cfg(test)]
+mod testing;
+
+pub use channel_key::ChannelKeys;
+pub use presence::Presence;
+pub use publisher::{Publisher, PublisherConfig, Target};
+pub use rate::NotificationCounter;
 pub use reconciler::Reconciler;
 pub use wakeup::Wakeup;
 
@@ -36,6 +45,9 @@ pub trait Audience: Send + Sync + 'static {
 
     /// Whether this user has a session here.
     fn is_connected(&self, user: UserKey) -> bool;
+
+    /// Lets somebody ask that of many users, at the cost of one lock. It must not do anything else with the sessions.
+    fn with_connected(&self, ask: &mut dyn FnMut(&dyn Fn(UserKey) -> bool));
 
     /// All users that have one.
     fn connected(&self) -> Vec<UserKey>;

@@ -1,32 +1,35 @@
-//! Tells the cluster what this replica has committed.
+//! Tells the cluster what this replica has committed, and that it is there.
 //!
 //! Not in the transaction of a push: a commit with a NOTIFY in it takes a lock on the whole cluster across the
 //! flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
-//! wake-ups share one, and the busier the cluster, the longer it waits to be sent ([`super::pace`]). A wake-up that is
-//! lost here is found by every replica's reconciler.
+//! wake-ups share one, and the busier the database or the cluster, the longer it waits to be sent ([`super::rate`]). A
+//! wake-up that is lost here is found by every replica's reconciler.
 
-use super::connection::Connector;
-use super::pace::{Heard, Pace};
-use super::wakeup::{self, CHANNEL, MAX_PUSHES, Wakeup};
-use crate::protocol::UserKey;
+use super::channel_key::ChannelKeys;
+use super::codec::{self, CHANNEL};
+use super::presence::Presence;
+use super::queue::Queue;
+use super::rate::{NotificationCounter, RateLimiter};
+use super::wakeup::Wakeup;
+use crate::config::FanoutConfig;
+use crate::db::{ConnectError, Connector};
 use crate::telemetry::{Metrics, traces};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-/// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
-const MAX_STRETCHES: usize = 16;
 /// Sends one notification for each payload. It need not outlive a crash of the database, so nobody waits for its flush;
 /// what it tells of has been flushed.
 const NOTIFY: &str =
     "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload";
 const NOTIFY_TYPES: [Type; 2] = [Type::TEXT, Type::TEXT_ARRAY];
+/// What is prepared is planned once. Settings and their values.
+const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 /// How long sending one batch may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
@@ -40,26 +43,14 @@ const MAX_BATCH: usize = 5_000;
 #[derive(Clone, Debug)]
 pub struct Publisher {
     queue: Arc<Queue>,
-}
-
-#[derive(Debug)]
-struct Queue {
-    pending: Mutex<Pending>,
-    filled: Notify,
-    capacity: usize,
     metrics: Arc<Metrics>,
-}
-
-type Key = (UserKey, Arc<str>, Option<Arc<str>>);
-
-#[derive(Debug, Default)]
-struct Pending {
-    wakeups: HashMap<Key, Wakeup>,
 }
 
 /// What sending can fail with.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
+    #[error("there is no connection")]
+    Connect(#[from] ConnectError),
     #[error("the database refused")]
     Database(#[from] tokio_postgres::Error),
     #[error("no answer in time")]
@@ -70,124 +61,108 @@ impl SendError {
     /// What traces call it: the SQLSTATE, if the database said one.
     fn kind(&self) -> &str {
         match self {
+            SendError::Connect(_) => "connection",
             SendError::Database(error) => error.code().map_or("connection", |code| code.code()),
             SendError::Timeout(_) => "timeout",
         }
     }
 }
 
+/// What a publisher sends with.
+#[derive(Debug)]
+pub struct PublisherConfig {
+    pub target: Target,
+    pub keys: ChannelKeys,
+    pub presence: Presence,
+    pub heard: NotificationCounter,
+    /// Wakes of listeners in a second that all notifications may cost.
+    pub budget: u32,
+}
+
 impl Publisher {
-    /// A publisher that keeps at most `capacity` wake-ups waiting.
-    pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Publisher {
-        let queue = Queue { pending: Mutex::default(), filled: Notify::new(), capacity, metrics };
-        Publisher { queue: Arc::new(queue) }
+    /// A publisher that keeps no more waiting than the settings allow.
+    pub fn new(config: &FanoutConfig, metrics: Arc<Metrics>) -> Publisher {
+        Publisher { queue: Arc::new(Queue::new(config, metrics.clone())), metrics }
     }
 
     /// Leaves a wake-up to be sent. Call it after the commit.
     pub fn publish(&self, wakeup: Wakeup) {
         self.queue.add(wakeup);
-        self.queue.filled.notify_one();
+        self.queue.notify();
     }
 
-    /// Sends what is left here, until told to stop; then what is still there.
-    pub async fn run(self, target: Target, heard: Heard, stop: CancellationToken) {
-        let mut pace = Pace::new(heard);
-        let mut sender = Sender { target, connection: None, metrics: self.queue.metrics.clone() };
+    /// Sends what is left here, and now and then that this replica is there, until told to stop; then what is still
+    /// there, and goodbye.
+    pub async fn run(self, config: PublisherConfig, stop: CancellationToken) {
+        let PublisherConfig { target, keys, presence, heard, budget } = config;
+        let mut rate = RateLimiter::new(heard, presence.count(), budget);
+        let mut sender = Sender { target, keys, connection: None, metrics: self.metrics.clone() };
         let mut pause = BACKOFF.0;
         loop {
-            tokio::select! {
-                () = self.queue.filled.notified() => {}
+            let alone = tokio::select! {
+                () = self.queue.filled() => false,
+                () = presence.due() => true,
                 () = stop.cancelled() => break,
+            };
+            // Before what is there is taken: what comes meanwhile goes with it.
+            rate.wait().await;
+            let now = Instant::now();
+            let said = if alone { Some(presence.message(now, false)) } else { presence.along(now) };
+            if self.send_all(&mut sender, &mut rate, said).await {
+                pause = BACKOFF.0;
+                continue;
             }
-            loop {
-                // Before what is there is taken: what comes meanwhile goes with it.
-                pace.wait().await;
-                let Some(batch) = self.queue.take() else { break };
-                pace.begin();
-                match sender.send(&batch).await {
-                    Ok(()) => {
-                        pause = BACKOFF.0;
-                        pace.end(batch.len());
-                    }
-                    Err(error) => {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            waiting = batch.len(),
-                            "cannot publish"
-                        );
-                        batch.into_iter().for_each(|wakeup| self.queue.add(wakeup));
-                        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                            break;
-                        }
-                        pause = (pause * 2).min(BACKOFF.1);
-                    }
-                }
+            presence.unsaid();
+            self.queue.notify();
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                break;
             }
+            pause = (pause * 2).min(BACKOFF.1);
         }
-        if tokio::time::timeout(FLUSH_TIMEOUT, self.flush(&mut sender)).await.is_err() {
+        let goodbye = presence.message(Instant::now(), true);
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.flush(&mut sender, &goodbye)).await.is_err() {
             tracing::warn!("the last wake-ups could not be sent; other replicas will find what they announced");
         }
     }
 
-    async fn flush(&self, sender: &mut Sender) {
-        while let Some(batch) = self.queue.take() {
-            if let Err(error) = sender.send(&batch).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot publish while stopping; trying again");
-                batch.into_iter().for_each(|wakeup| self.queue.add(wakeup));
-                tokio::time::sleep(BACKOFF.0).await;
-            }
-        }
-    }
-}
-
-impl Queue {
-    fn add(&self, wakeup: Wakeup) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = pending.wakeups.len() >= self.capacity;
-        let key = (wakeup.user, wakeup.app.clone(), wakeup.client.clone());
-        match pending.wakeups.get_mut(&key) {
-            Some(waiting) => merge(waiting, wakeup),
-            None if full => self.metrics.wakeups_dropped.inc(),
-            None => {
-                pending.wakeups.insert(key, wakeup);
-            }
-        }
-        self.metrics.publish_queue.set(pending.wakeups.len() as i64);
-    }
-
-    fn take(&self) -> Option<Vec<Wakeup>> {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch: Vec<Wakeup> = if pending.wakeups.len() <= MAX_BATCH {
-            pending.wakeups.drain().map(|(_, wakeup)| wakeup).collect()
-        } else {
-            let keys: Vec<Key> = pending.wakeups.keys().take(MAX_BATCH).cloned().collect();
-            keys.iter().filter_map(|key| pending.wakeups.remove(key)).collect()
-        };
-        self.metrics.publish_queue.set(pending.wakeups.len() as i64);
-        (!batch.is_empty()).then_some(batch)
-    }
-}
-
-/// Adds a wake-up to one of the same device in the same app.
-fn merge(waiting: &mut Wakeup, other: Wakeup) {
-    let room = MAX_PUSHES.saturating_sub(waiting.pushes.len());
-    waiting.pushes.extend(other.pushes.into_iter().take(room));
-    waiting.tables = match (waiting.tables.take(), other.tables) {
-        (Some(mut tables), Some(more)) => {
-            for table in more {
-                if !tables.contains(&table) {
-                    tables.push(table);
+    /// Sends all that waits, in several statements if there is much, and what the replica says of itself. What could not
+    /// be sent waits on; false, then.
+    async fn send_all(&self, sender: &mut Sender, rate: &mut RateLimiter, mut said: Option<String>) -> bool {
+        let mut waiting = self.queue.take();
+        while !waiting.is_empty() || said.is_some() {
+            rate.wait().await;
+            let rest = waiting.split_off(waiting.len().min(MAX_BATCH));
+            rate.begin(Instant::now());
+            match sender.send(said.take().as_deref(), &waiting).await {
+                Ok(notifications) => rate.end(Instant::now(), notifications),
+                Err(error) => {
+                    let left = waiting.len() + rest.len();
+                    tracing::warn!(error = &error as &dyn std::error::Error, waiting = left, "cannot publish");
+                    waiting.into_iter().chain(rest).for_each(|wakeup| self.queue.add(wakeup));
+                    return false;
                 }
             }
-            Some(tables)
+            waiting = rest;
         }
-        _ => None,
-    };
-    for (from, to) in other.stretches {
-        if let Some(before) = waiting.stretches.iter_mut().find(|(_, last)| *last == from) {
-            before.1 = to;
-        } else if waiting.stretches.len() < MAX_STRETCHES {
-            waiting.stretches.push((from, to));
+        true
+    }
+
+    /// Sends what is left, and goodbye with the last of it.
+    async fn flush(&self, sender: &mut Sender, goodbye: &str) {
+        loop {
+            let waiting = self.queue.take();
+            match sender.send(Some(goodbye), &waiting).await {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot publish while stopping");
+                    if waiting.is_empty() {
+                        // The others see that it is silent.
+                        return;
+                    }
+                    waiting.into_iter().for_each(|wakeup| self.queue.add(wakeup));
+                    tokio::time::sleep(BACKOFF.0).await;
+                }
+            }
         }
     }
 }
@@ -201,6 +176,7 @@ pub struct Target {
 
 struct Sender {
     target: Target,
+    keys: ChannelKeys,
     connection: Option<Sending>,
     metrics: Arc<Metrics>,
 }
@@ -213,12 +189,13 @@ struct Sending {
 }
 
 impl Sender {
-    async fn send(&mut self, batch: &[Wakeup]) -> Result<(), SendError> {
+    /// Sends what this replica says and these wake-ups; in how many notifications.
+    async fn send(&mut self, said: Option<&str>, batch: &[Wakeup]) -> Result<usize, SendError> {
         let pushes: Vec<_> = batch.iter().flat_map(|wakeup| wakeup.pushes.iter().copied()).collect();
         let span = traces::send(CHANNEL, batch.len(), &pushes);
-        let sending = tokio::time::timeout(SEND_TIMEOUT, self.try_send(batch)).instrument(span.clone());
+        let sending = tokio::time::timeout(SEND_TIMEOUT, self.try_send(said, batch)).instrument(span.clone());
         let sent = match sending.await {
-            Ok(sent) => sent.map_err(SendError::from),
+            Ok(sent) => sent,
             Err(elapsed) => Err(elapsed.into()),
         };
         if let Err(error) = &sent {
@@ -229,8 +206,8 @@ impl Sender {
         sent
     }
 
-    async fn try_send(&mut self, batch: &[Wakeup]) -> Result<(), tokio_postgres::Error> {
-        let payloads = wakeup::encode(batch);
+    async fn try_send(&mut self, said: Option<&str>, batch: &[Wakeup]) -> Result<usize, SendError> {
+        let payloads = codec::encode(&self.keys, said, batch);
         let Sending { client, notify, .. } = self.sending().await?;
         match notify {
             Some(notify) => client.query(notify, &[&CHANNEL, &payloads]).await?,
@@ -241,10 +218,10 @@ impl Sender {
         };
         self.metrics.notifications_sent.inc_by(payloads.len() as u64);
         self.metrics.wakeups_published.inc_by(batch.len() as u64);
-        Ok(())
+        Ok(payloads.len())
     }
 
-    async fn sending(&mut self) -> Result<&Sending, tokio_postgres::Error> {
+    async fn sending(&mut self) -> Result<&Sending, SendError> {
         let sending = match self.connection.take().filter(|sending| !sending.client.is_closed()) {
             Some(sending) => sending,
             None => self.target.connect().await?,
@@ -256,10 +233,10 @@ impl Sender {
 impl Target {
     /// `prepare`: whether a statement can be prepared there and used again; not behind a pooler that shares connections.
     pub fn new(connector: Connector, prepare: bool) -> Target {
-        Target { connector: if prepare { connector.planning_once() } else { connector }, prepare }
+        Target { connector: if prepare { connector.with_settings(&PLAN_ONCE) } else { connector }, prepare }
     }
 
-    async fn connect(&self) -> Result<Sending, tokio_postgres::Error> {
+    async fn connect(&self) -> Result<Sending, SendError> {
         let (client, driver) = self.connector.connect().await?;
         let driving = tokio::spawn(async move {
             // What ends the connection also fails the statement that it was needed for.
@@ -271,62 +248,5 @@ impl Target {
             false => None,
         };
         Ok(Sending { client, notify, _driving })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::traces::PushSpan;
-
-    fn wakeup(client: &str, table: &str, stretch: (i64, i64)) -> Wakeup {
-        Wakeup {
-            user: UserKey::of("u"),
-            app: "todo".into(),
-            client: Some(client.into()),
-            tables: Some(vec![table.into()]),
-            stretches: vec![stretch],
-            pushes: vec![],
-        }
-    }
-
-    #[test]
-    fn wake_ups_of_one_device_merge_and_keep_every_table_and_stretch() {
-        let publisher = Publisher::new(10, Arc::default());
-        for wakeup in [
-            wakeup("a", "tasks", (0, 2)),
-            wakeup("a", "lists", (2, 4)),
-            wakeup("a", "tasks", (8, 10)),
-            wakeup("b", "tasks", (4, 8)),
-        ] {
-            publisher.publish(wakeup);
-        }
-        let mut batch = publisher.queue.take().unwrap();
-        batch.sort_by_key(|wakeup| wakeup.client.clone());
-        assert_eq!(batch[0].tables, Some(vec!["tasks".into(), "lists".into()]));
-        assert_eq!(batch[0].stretches, [(0, 4), (8, 10)]);
-        assert_eq!(batch[1], wakeup("b", "tasks", (4, 8)));
-        assert_eq!(publisher.queue.take(), None);
-    }
-
-    #[test]
-    fn a_merged_wake_up_names_the_sampled_pushes_up_to_a_bound() {
-        let publisher = Publisher::new(10, Arc::default());
-        let span = |n: usize| PushSpan::parse(&format!("{:032x}-{:016x}", n + 1, n + 1)).unwrap();
-        for n in 0..MAX_PUSHES * 2 {
-            publisher.publish(Wakeup { pushes: vec![span(n)], ..wakeup("a", "tasks", (n as i64, n as i64 + 1)) });
-        }
-        let batch = publisher.queue.take().unwrap();
-        assert_eq!(batch[0].pushes, (0..MAX_PUSHES).map(span).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_full_queue_counts_what_it_leaves_to_the_reconcilers() {
-        let publisher = Publisher::new(2, Arc::default());
-        for client in ["a", "b", "c", "a"] {
-            publisher.publish(wakeup(client, "tasks", (0, 2)));
-        }
-        assert_eq!(publisher.queue.metrics.wakeups_dropped.get(), 1);
-        assert_eq!(publisher.queue.take().unwrap().len(), 2);
     }
 }

@@ -10,7 +10,7 @@ use crate::defects::Defect;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, LogStretch, Store, StoreError};
 use crate::telemetry::Metrics;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -23,6 +23,8 @@ const USERS_PER_QUERY: usize = 5_000;
 pub(super) const LOGS_PER_QUERY: usize = 500;
 /// A head just seen may be on its way as a notification; what is still missing after this is lost.
 const GRACE: Duration = Duration::from_millis(250);
+/// Pause between two looks for what those may have stored who do not sign what they say.
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
 /// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
 pub(super) const QUEUE: usize = 10_000;
 
@@ -32,6 +34,7 @@ pub struct Reconciler {
     now: Arc<Notify>,
     joins: mpsc::Sender<Join>,
     lookups: mpsc::Sender<Wakeup>,
+    checks: mpsc::Sender<UserKey>,
     recent: recent::Requests,
 }
 
@@ -53,6 +56,7 @@ pub struct ReconcilerTask {
     now: Arc<Notify>,
     joins: mpsc::Receiver<Join>,
     lookups: mpsc::Receiver<Wakeup>,
+    checks: mpsc::Receiver<UserKey>,
     recent: mpsc::Receiver<recent::Request>,
 }
 
@@ -73,9 +77,16 @@ impl Reconciler {
         let now = Arc::new(Notify::new());
         let (joins, joins_task) = mpsc::channel(QUEUE);
         let (lookups, lookups_task) = mpsc::channel(QUEUE);
+        let (checks, checks_task) = mpsc::channel(QUEUE);
         let (recent, recent_task) = recent::queue();
-        let task = ReconcilerTask { now: now.clone(), joins: joins_task, lookups: lookups_task, recent: recent_task };
-        (Reconciler { now, joins, lookups, recent }, task)
+        let task = ReconcilerTask {
+            now: now.clone(),
+            joins: joins_task,
+            lookups: lookups_task,
+            checks: checks_task,
+            recent: recent_task,
+        };
+        (Reconciler { now, joins, lookups, checks, recent }, task)
     }
 
     /// Starts a round now instead of at the next tick.
@@ -87,6 +98,12 @@ impl Reconciler {
     pub(super) fn look_up(&self, wakeup: Wakeup) {
         // If the queue is full, the next round finds it.
         let _ = self.lookups.try_send(wakeup);
+    }
+
+    /// Finds out whether there is something to announce to this user: somebody says so who may not be one of us.
+    pub(super) fn check(&self, user: UserKey) {
+        // If the queue is full, the next round finds it.
+        let _ = self.checks.try_send(user);
     }
 
     /// Finds out where a newly connected user's logs stand; everything stored after this returns is announced.
@@ -110,6 +127,7 @@ impl ReconcilerTask {
                 run_rounds(&means, &self.now),
                 run_joins(&means, self.joins),
                 run_lookups(&means, self.lookups),
+                run_checks(&means, self.checks),
                 recent::run(&means, self.recent),
             )
         };
@@ -150,6 +168,25 @@ async fn round(means: &Means) -> Result<(), StoreError> {
     let lost = announce_missing(means, &behind).await?;
     means.metrics.wakeups_reconciled.inc_by(lost as u64);
     Ok(())
+}
+
+/// Looks at the heads of users of whom somebody says that something was stored. Anybody on the database can say so, as
+/// often as they like: so it is one look at a time, for all who were named by then, and a pause.
+async fn run_checks(means: &Means, mut checks: mpsc::Receiver<UserKey>) {
+    let mut named = Vec::new();
+    while checks.recv_many(&mut named, USERS_PER_QUERY).await > 0 {
+        let users: Vec<UserKey> = named.drain(..).collect::<BTreeSet<_>>().into_iter().collect();
+        let checked = async {
+            let heads = means.store.heads(&users).await?;
+            announce_missing(means, &heads).await
+        };
+        if let Err(error) = checked.await {
+            means.metrics.reconcile_failures.inc();
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot look up what was stored; the next round will");
+        }
+        sleep(CHECK_PAUSE).await;
+    }
 }
 
 /// What of a log has not been announced, up to a head.

@@ -4,8 +4,9 @@ use super::AppState;
 use super::compression::WORKING_MEMORY;
 use super::error::ApiError;
 use crate::budget::Reservation;
+use crate::limits::polls::Poll;
 use crate::protocol::Log;
-use crate::protocol::page::Page;
+use crate::protocol::page::{Page, Remarks, encode_answer};
 use crate::store::PageRequest;
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -40,7 +41,14 @@ pub(super) async fn read_page(
     };
     let mut held = reserve(LEAST).await?;
     for _ in 0..ATTEMPTS {
-        let page = state.store.page(log, request).await?;
+        let page = {
+            let turn = timeout(state.config.queue_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
+            let _turn = turn.map_err(|_| {
+                state.metrics.refused.with_label_values(&["reads"]).inc();
+                ApiError::Busy
+            })?;
+            state.store.page(log, request).await?
+        };
         // Nobody keeps a compressor for what is sent in one piece.
         let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
         let needs = BECOMES * page.size() + LEAST + compressor;
@@ -52,6 +60,29 @@ pub(super) async fn read_page(
         held = reserve(needs).await?;
     }
     Err(ApiError::Busy)
+}
+
+/// The page that a reader gets: the one that was read, unless that is empty and its reader asks too often. Then that
+/// answer waits a moment, and becomes whatever is stored meanwhile.
+pub(super) async fn unless_empty(
+    state: &AppState,
+    log: &Log,
+    request: &PageRequest<'_>,
+    poll: Poll,
+    (page, mut unread): (Page, Reservation),
+) -> Result<(Page, Reservation), ApiError> {
+    if !page.changes.is_empty() || page.has_more {
+        return Ok((page, unread));
+    }
+    // Nothing is large in it: it need not hold more than its bare answer.
+    state.unread.of(log.user).resize(&mut unread, page.size());
+    if poll.nothing_new().await { read_page(state, log, request).await } else { Ok((page, unread)) }
+}
+
+/// Writes an answer, off the thread if it is a large one.
+pub(super) async fn write(state: &AppState, page: Page, remarks: &Remarks<'_>) -> Result<String, ApiError> {
+    let size = page.size();
+    Ok(state.sessions.heavy.run(size, || encode_answer(page, remarks)).await?)
 }
 
 /// An answer in JSON. What was reserved is held until the transport has asked for the last of it.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// Most bytes of a body.
@@ -24,9 +25,15 @@ const MAX_DISCARDED: usize = 64 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a push costs however small it is, in bytes.
 const LEAST: usize = 8 << 10;
+/// What the connection reads ahead of us, in bytes, once a body is larger than the least.
+const READ_AHEAD: usize = 64 << 10;
 /// How many times its size a body becomes, beside itself, while it is checked and stored: read members, changes as they are
 /// stored, and the statement's arrays.
 const BECOMES: usize = 3;
+/// ... and what each of its objects takes in addition, in bytes: every change and every field is one, however short.
+const OBJECT: usize = 512;
+/// Bodies that are read only so that their clients see the answer, at the same time. Others are cut off.
+const MAX_DISCARDS: usize = 256;
 
 /// The memory of pushes.
 #[derive(Clone, Debug)]
@@ -35,6 +42,7 @@ pub struct PushBudget {
     bodies: MemoryBudget,
     /// For what they become. Apart from them, so that nobody who waits for it holds any of it.
     work: MemoryBudget,
+    discards: Arc<Semaphore>,
     patience: Duration,
     body_timeout: Duration,
 }
@@ -47,7 +55,8 @@ impl PushBudget {
     pub fn new(config: &Config, metrics: &Metrics) -> PushBudget {
         let budget = || MemoryBudget::new(config.max_push_bytes_in_flight as usize, metrics.push_bytes.clone());
         let (patience, body_timeout) = (config.queue_timeout_ms, config.body_timeout_ms);
-        PushBudget { bodies: budget(), work: budget(), patience, body_timeout }
+        let discards = Arc::new(Semaphore::new(MAX_DISCARDS));
+        PushBudget { bodies: budget(), work: budget(), discards, patience, body_timeout }
     }
 
     /// Reads a body, and reserves what it needs, also for what becomes of it.
@@ -55,10 +64,10 @@ impl PushBudget {
         let reading = self.read_all(&mut body, self.bodies.of(user));
         let read = timeout(self.body_timeout, reading).await.unwrap_or(Err(ApiError::BodyTimeout));
         if matches!(read, Err(ApiError::TooLarge(_))) {
-            discard(body).await;
+            self.discard(body).await;
         }
         let (read, held) = read?;
-        let work = timeout(self.patience, self.work.of(user).reserve(BECOMES * read.len() + LEAST)).await;
+        let work = timeout(self.patience, self.work.of(user).reserve(becomes(&read))).await;
         let work = work.ok().flatten().ok_or(ApiError::Busy)?;
         Ok((read, Arc::new((held, work))))
     }
@@ -72,25 +81,40 @@ impl PushBudget {
             if read.len() + bytes.len() > MAX_BODY {
                 return Err(ApiError::TooLarge(MAX_BODY));
             }
-            let needed = (read.len() + bytes.len()).max(LEAST);
-            timeout(self.patience, budget.grow(&mut held, needed)).await.ok().flatten().ok_or(ApiError::Busy)?;
+            let needed = read.len() + bytes.len();
+            if needed > read.capacity() {
+                let capacity = needed.max(read.len() + read.len() / 2).min(MAX_BODY);
+                let room = if capacity > LEAST { capacity + READ_AHEAD } else { LEAST };
+                timeout(self.patience, budget.grow(&mut held, room)).await.ok().flatten().ok_or(ApiError::Busy)?;
+                read.reserve_exact(capacity - read.len());
+            }
             read.extend_from_slice(bytes);
         }
+        // All of it is here: nothing is read ahead any more, and nothing is to be added.
+        read.shrink_to_fit();
+        budget.resize(&mut held, read.len().max(LEAST));
         Ok((read, held))
+    }
+
+    /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
+    pub(super) async fn discard(&self, mut body: Body) {
+        let Ok(_place) = self.discards.try_acquire() else { return };
+        let reading = async {
+            let mut read = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                read += frame.data_ref().map_or(0, Bytes::len);
+                if read > MAX_DISCARDED {
+                    break;
+                }
+            }
+        };
+        // Whether it was all of it makes no difference to the answer.
+        let _ = timeout(DISCARD_TIMEOUT, reading).await;
     }
 }
 
-/// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
-pub(super) async fn discard(mut body: Body) {
-    let reading = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > MAX_DISCARDED {
-                break;
-            }
-        }
-    };
-    // Whether it was all of it makes no difference to the answer.
-    let _ = timeout(DISCARD_TIMEOUT, reading).await;
+/// What a body becomes until it is stored, in bytes, at most: it counts the braces of texts as well.
+fn becomes(body: &[u8]) -> usize {
+    let objects = body.iter().filter(|byte| **byte == b'{').count();
+    BECOMES * body.len() + OBJECT * objects + LEAST
 }

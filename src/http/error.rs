@@ -3,6 +3,7 @@
 //! A 5xx says nothing of the inside; what happened goes to the log.
 
 use crate::auth::AuthError;
+use crate::limits::{LimitError, LimitReached};
 use crate::protocol::cursor::CursorError;
 use crate::protocol::merge::UnreadableChange;
 use crate::protocol::push::{NameProblem, PushError};
@@ -16,6 +17,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::error::Error;
+use std::fmt;
 
 /// Why a request was not answered 2xx.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,10 @@ pub enum ApiError {
     UpgradeRequired,
     #[error("the server is busy; try again")]
     Busy,
+    #[error("your address has as many connections here as are allowed; close some")]
+    TooManyFromAddress,
+    #[error(transparent)]
+    Limit(#[from] LimitReached),
     #[error("not ready: {0}")]
     NotReady(String),
     #[error(transparent)]
@@ -69,6 +75,16 @@ pub enum ApiError {
 impl From<UnreadableChange> for ApiError {
     fn from(error: UnreadableChange) -> Self {
         ApiError::Store(error.into())
+    }
+}
+
+impl From<LimitError> for ApiError {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::Reached(reached) => reached.into(),
+            LimitError::Busy => ApiError::Busy,
+            LimitError::Store(error) => error.into(),
+        }
     }
 }
 
@@ -87,8 +103,10 @@ struct Body<'a> {
     message: &'a str,
 }
 
-/// Seconds after which a client may try again.
+/// Seconds after which a client may try again, unless a limit says otherwise.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// Most bytes of a message: what a client is told may quote what it sent.
+const MAX_MESSAGE: usize = 1 << 10;
 
 impl ApiError {
     /// The table: status and code of every error.
@@ -115,10 +133,13 @@ impl ApiError {
             ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
-            ApiError::Join(JoinError::TooManySessions) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
+            ApiError::Join(JoinError::TooManySessions) | ApiError::TooManyFromAddress => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_connections")
+            }
             ApiError::Store(StoreError::TurnTimeout | StoreError::Contended) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "busy")
             }
+            ApiError::Limit(reached) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
             ApiError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -152,7 +173,15 @@ impl ApiError {
             ApiError::Store(_) | ApiError::Metrics(_) => {
                 "something went wrong on the server; trying again may help".to_owned()
             }
-            told => told.to_string(),
+            told => shortened(told),
+        }
+    }
+
+    /// When it is worth trying again.
+    fn retry_after(&self) -> HeaderValue {
+        match self {
+            ApiError::Limit(reached) => reached.retry_after().into(),
+            _ => RETRY_SECONDS,
         }
     }
 
@@ -183,6 +212,24 @@ impl ApiError {
     }
 }
 
+/// A text of at most [`MAX_MESSAGE`] bytes, and no more than that is ever in memory of it.
+fn shortened(text: impl fmt::Display) -> String {
+    struct Start(String);
+    impl fmt::Write for Start {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = MAX_MESSAGE.saturating_sub(self.0.len());
+            let end = text.floor_char_boundary(room);
+            self.0.push_str(&text[..end]);
+            if end < text.len() { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut start = Start(String::new());
+    match fmt::write(&mut start, format_args!("{text}")) {
+        Ok(()) => start.0,
+        Err(_) => start.0 + "…",
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status();
@@ -205,8 +252,20 @@ impl IntoResponse for ApiError {
             _ => &[],
         }));
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+            response.headers_mut().insert(RETRY_AFTER, self.retry_after());
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_quotes_no_more_than_it_has_to() {
+        assert_eq!(shortened("short"), "short");
+        let long = shortened(format_args!("the field {:?} is wrong", "ü".repeat(5 << 20)));
+        assert!(long.len() <= MAX_MESSAGE + "…".len() && long.starts_with("the field \"üü") && long.ends_with('…'));
     }
 }

@@ -10,12 +10,14 @@ mod health;
 mod metrics;
 mod observe;
 pub mod open_files;
+mod proxy_protocol;
 mod pull;
 mod push;
 pub mod router;
 pub mod server;
 mod socket;
 mod stream;
+mod transport;
 pub mod waiting;
 
 pub use body::PushBudget;
@@ -26,6 +28,8 @@ use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::fanout::Publisher;
 use crate::fanout::listener::Hearing;
+use crate::limits::UserLimits;
+use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -43,6 +47,8 @@ pub struct AppState {
     pub push_budget: PushBudget,
     /// For answers and streams that their clients have not read yet.
     pub unread: MemoryBudget,
+    pub limits: UserLimits,
+    pub polls: Polls,
     pub sessions: Arc<Sessions>,
     pub health: Arc<health::Health>,
     pub shutdown: Shutdown,

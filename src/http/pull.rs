@@ -1,11 +1,11 @@
 //! `GET /sync/{appId}/pull`: one table's delta.
 
 use super::AppState;
-use super::answer::{json, read_page};
+use super::answer::{json, read_page, unless_empty, write};
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
 use crate::protocol::Cursor;
-use crate::protocol::page::{Remarks, encode_answer};
+use crate::protocol::page::Remarks;
 use crate::protocol::push::{MAX_TABLE, check_name};
 use crate::store::{OwnChanges, PageRequest};
 use axum::extract::State;
@@ -18,6 +18,7 @@ pub(super) async fn pull(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    state.limits.pull(caller.log.user)?;
     let table = query(&uri, "collection").ok_or(ApiError::MissingParameter("collection"))?;
     let since = query(&uri, "since").ok_or(ApiError::MissingParameter("since"))?;
     check_name(&table, MAX_TABLE).map_err(|problem| ApiError::Name { name: "collection", problem })?;
@@ -25,8 +26,10 @@ pub(super) async fn pull(
     let tables = [table.into_owned()];
     let client = client_id(&headers)?;
     let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
+    let poll = state.polls.ask(&caller.log, Some(&tables[0]), client.as_deref());
     let timer = state.metrics.pull_seconds.start_timer();
     let (page, unread) = read_page(&state, &caller.log, &request).await?;
     timer.observe_duration();
-    Ok(json(encode_answer(page, &Remarks::default())?, Some(unread)))
+    let (page, unread) = unless_empty(&state, &caller.log, &request, poll, (page, unread)).await?;
+    Ok(json(write(&state, page, &Remarks::default()).await?, Some(unread)))
 }

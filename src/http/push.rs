@@ -1,16 +1,18 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::answer::{json, read_page};
-use super::body::{Held, discard};
+use super::answer::{json, read_page, unless_empty, write};
+use super::body::Held;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
 use crate::budget::Reservation;
 use crate::defects::{self, Defect};
 use crate::fanout::Wakeup;
+use crate::fanout::wakeup::table_names;
+use crate::limits::users::NewApp;
 use crate::protocol::conflicts::conflicts;
 use crate::protocol::merge::OwnWrites;
-use crate::protocol::page::{Page, Remarks, encode_answer};
+use crate::protocol::page::{Page, Remarks};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
 use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
@@ -19,7 +21,6 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -32,10 +33,15 @@ pub(super) async fn push(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let caller = match caller.and_then(|caller| check_media_type(&parts.headers).map(|()| caller)) {
+    let check = |caller: Caller| {
+        check_media_type(&parts.headers)?;
+        state.limits.push(caller.log.user)?;
+        Ok(caller)
+    };
+    let caller = match caller.and_then(check) {
         Ok(caller) => caller,
         Err(error) => {
-            discard(body).await;
+            state.push_budget.discard(body).await;
             return Err(error);
         }
     };
@@ -44,6 +50,7 @@ pub(super) async fn push(
         state.metrics.refused.with_label_values(&["push_bytes"]).inc();
     }
     let (body, held) = read?;
+    state.limits.push_bytes(caller.log.user, body.len())?;
     let started = std::time::Instant::now();
     let answer = answer(&state, &caller.log, &parts.headers, &body, &held).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
@@ -77,15 +84,20 @@ async fn answer(
     let client = client_id(headers)?;
     let client = client.as_deref();
     let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
-    let push = Arc::new(read_push(body, client, policy, state.config.max_push_changes as usize)?);
+    let max_changes = state.config.max_push_changes as usize;
+    let read = state.sessions.heavy.run(body.len(), || read_push(body, client, policy, max_changes)).await;
+    let push = Arc::new(read?);
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
         let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
-        let (page, unread) = read_page(state, log, &request).await?;
-        let text = encode_answer(page, &Remarks::default())?;
+        let poll = state.polls.ask(log, None, Some(&push.client));
+        let read = read_page(state, log, &request).await?;
+        let (page, unread) = unless_empty(state, log, &request, poll, read).await?;
+        let text = write(state, page, &Remarks::default()).await?;
         return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
     }
-    let announce = announce(state, log, push.clone(), headers, held.clone());
+    let new_app = state.limits.store(&state.store, log, &push).await?;
+    let announce = announce(state, log, push.clone(), headers, held.clone(), new_app);
     let pushed = state.store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         state.metrics.changes_stored.inc_by((push.changes.len() - pushed.known.len()) as u64);
@@ -94,7 +106,7 @@ async fn answer(
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;
     let conflicts = conflicts(&push, &pushed.positions, &page.changes, budget)?;
     let adjusted = adjusted(&push, &pushed);
-    let text = encode_answer(page, &Remarks { conflicts: &conflicts, adjusted: &adjusted })?;
+    let text = write(state, page, &Remarks { conflicts: &conflicts, adjusted: &adjusted }).await?;
     Ok(Answer { text, unread, outcome: if pushed.was_retried() { "retried" } else { "stored" } })
 }
 
@@ -163,11 +175,13 @@ fn announce(
     push: Arc<Push>,
     headers: &HeaderMap,
     held: Held,
+    new_app: NewApp,
 ) -> impl FnOnce(&Pushed) + Send + 'static {
     let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
     let crash = defects::crash_before_notify(headers);
     move |pushed| {
         let _held = held;
+        new_app.stored();
         crash.if_chosen();
         if !Defect::NotifyDropped.happens() {
             publisher.publish(wakeup(&log, &push, pushed, span));
@@ -176,12 +190,11 @@ fn announce(
 }
 
 fn wakeup(log: &Log, push: &Push, pushed: &Pushed, span: Option<PushSpan>) -> Wakeup {
-    let tables: BTreeSet<&str> = push.changes.iter().map(|change| change.table.as_str()).collect();
     Wakeup {
         user: log.user,
         app: log.app.clone(),
         client: Some(push.client.as_str().into()),
-        tables: Some(tables.into_iter().map(Arc::from).collect()),
+        tables: table_names(push.changes.iter().map(|change| change.table.as_str())),
         // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
         stretches: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
         pushes: span.into_iter().collect(),

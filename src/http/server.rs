@@ -6,11 +6,15 @@
 
 use super::error::ApiError;
 use super::headers;
+use super::proxy_protocol;
+use super::transport::{Meter, ReadLimits, Transport};
+use crate::budget::UserBudget;
 use crate::config::Config;
+use crate::limits::addresses::{AddressPlace, Addresses};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::http::Request;
+use axum::http::{HeaderName, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,22 +22,21 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::timeout;
 use tower::ServiceExt;
-
-/// A client's connection, on which a write that waits too long fails.
-pub type Transport = Pin<Box<TimeoutStream<TcpStream>>>;
 
 /// Connections that wait to be accepted, at most.
 const BACKLOG: i32 = 4096;
 /// Most bytes of a request's head, and of what is read at once.
 const MAX_BUFFER: usize = 64 << 10;
+/// Most bytes of a WebSocket's message.
+pub(super) const MAX_MESSAGE: usize = 64 << 10;
 /// Connections beyond the limit that are told so at once; others are cut off. Probes are answered on them too: a
 /// replica that is full is not ill.
 pub(super) const MAX_REFUSALS: usize = 256;
@@ -41,16 +44,40 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause when the process is out of file descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Says for whom a balancer asks.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// A place among the connections of the client's address, for whom a balancer asks. What lives longer than the answer to
+/// its request holds a clone.
+#[derive(Clone, Debug)]
+pub(super) struct ClientPlace {
+    _place: Arc<AddressPlace>,
+}
+
 /// A place among the connections of this replica. What lives as long as the connection holds a clone.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
-    _place: Arc<Place>,
+    place: Arc<Place>,
 }
 
 #[derive(Debug)]
 struct Place {
     _permit: OwnedSemaphorePermit,
+    _address: AddressPlace,
+    meter: Meter,
     metrics: Arc<Metrics>,
+}
+
+impl Connection {
+    /// What counts the bytes that it makes us hold.
+    pub(super) fn meter(&self) -> &Meter {
+        &self.place.meter
+    }
+
+    /// Counts that it found no memory for what its client sends.
+    pub(super) fn count_no_room(&self) {
+        self.place.metrics.refused.with_label_values(&["unauthenticated_bytes"]).inc();
+    }
 }
 
 impl Drop for Place {
@@ -68,12 +95,18 @@ pub struct Server {
     limits: Limits,
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    /// For what those send who have not authenticated yet.
+    unauthenticated: UserBudget,
+    addresses: Addresses,
+    /// Whether balancers say with the PROXY protocol for whom they speak.
+    proxy_protocol: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     header: Duration,
     write: Duration,
+    read: ReadLimits,
 }
 
 /// Opens a listening socket. With `shared`, several processes may listen on the same port.
@@ -90,10 +123,16 @@ pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
 impl Server {
     /// A server with the configured limits.
     pub fn new(config: &Config, router: Router, shutdown: Shutdown, metrics: Arc<Metrics>) -> Server {
-        let limits = Limits { header: config.header_timeout_ms, write: config.write_timeout_ms };
+        let read = ReadLimits { head: MAX_BUFFER, message: MAX_MESSAGE, patience: config.queue_timeout_ms };
+        let limits = Limits { header: config.header_timeout_ms, write: config.write_timeout_ms, read };
+        let (bytes, reserved) = (config.max_unauthenticated_bytes as usize, metrics.unauthenticated_bytes.clone());
+        let trusted = config.limits.trusted_proxies.iter().flatten().copied().collect();
+        let addresses = Addresses::new(config.limits.max_connections_per_address, trusted);
+        let proxy_protocol = config.limits.proxy_protocol;
+        let unauthenticated = UserBudget::of_unauthenticated(bytes, reserved);
         let places = Arc::new(Semaphore::new(config.max_connections as usize));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Server { router, shutdown, metrics, limits, places, refusals }
+        Server { router, shutdown, metrics, limits, places, refusals, unauthenticated, addresses, proxy_protocol }
     }
 
     /// Accepts until the replica stops accepting.
@@ -102,9 +141,9 @@ impl Server {
         let accepting = async {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => match self.places.clone().try_acquire_owned() {
-                        Ok(permit) => self.serve(stream, permit),
-                        Err(_) => self.refuse(stream),
+                    Ok((stream, peer)) => match self.places.clone().try_acquire_owned() {
+                        Ok(permit) => self.welcome(stream, peer.ip(), permit),
+                        Err(_) => self.refuse(stream, "connections", || ApiError::Busy),
                     },
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
@@ -116,27 +155,74 @@ impl Server {
         closing.run_until_cancelled(accepting).await;
     }
 
-    fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    /// Serves a connection, once it is known whose it is.
+    fn welcome(&self, mut stream: TcpStream, peer: IpAddr, permit: OwnedSemaphorePermit) {
+        let is_proxy = self.addresses.is_trusted(peer);
+        if !(is_proxy && self.proxy_protocol) {
+            return self.enter(stream, peer, is_proxy, permit);
+        }
+        let server = self.clone();
+        self.shutdown.connections.spawn(async move {
+            match timeout(server.limits.header, proxy_protocol::read(&mut stream)).await {
+                Ok(Ok(client)) => server.enter(stream, client.unwrap_or(peer), false, permit),
+                // It has not said for whom it speaks, so there is nobody to be told.
+                Ok(Err(error)) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a balancer did not say for whom it speaks"
+                    );
+                }
+                Err(_) => tracing::debug!("a balancer did not say in time for whom it speaks"),
+            }
+        });
+    }
+
+    /// `asks_for_others`: whether each request says for whom it comes.
+    fn enter(&self, stream: TcpStream, client: IpAddr, asks_for_others: bool, permit: OwnedSemaphorePermit) {
+        match self.addresses.enter(client) {
+            Some(address) => self.serve(stream, address, asks_for_others, permit),
+            None => self.refuse(stream, "connections_per_address", || ApiError::TooManyFromAddress),
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, address: AddressPlace, asks_for_others: bool, permit: OwnedSemaphorePermit) {
         self.metrics.tcp_connections.inc();
-        let connection = Connection { _place: Arc::new(Place { _permit: permit, metrics: self.metrics.clone() }) };
+        let meter = Meter::new(self.unauthenticated.clone());
+        let place = Place { _permit: permit, _address: address, meter, metrics: self.metrics.clone() };
+        let connection = Connection { place: Arc::new(place) };
         if let Err(error) = self.prepare(&stream) {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
             return;
         }
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.limits.write));
+        let stream = Transport::new(stream, connection.clone(), self.limits.write, self.limits.read);
         let (router, closing, limits) = (self.router.clone(), self.shutdown.closing.clone(), self.limits);
+        let (addresses, metrics) = (asks_for_others.then(|| self.addresses.clone()), self.metrics.clone());
         self.shutdown.connections.spawn(async move {
             let service = service_fn(move |mut request: Request<Incoming>| {
+                connection.meter().begin_request();
                 request.extensions_mut().insert(connection.clone());
+                let client =
+                    addresses.as_ref().map_or(Ok(None), |addresses| client_place(addresses, &metrics, &request));
+                let (router, connection) = (router.clone(), connection.clone());
                 // hyper keeps the place of this future for as long as the connection lives, streams' included.
-                Box::pin(router.clone().oneshot(request))
+                Box::pin(async move {
+                    let answered = match client {
+                        Ok(client) => {
+                            let _until_answered = client.clone();
+                            client.map(|client| request.extensions_mut().insert(client));
+                            router.oneshot(request).await
+                        }
+                        Err(error) => Ok(error.into_response()),
+                    };
+                    connection.meter().end_request();
+                    answered
+                })
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header)
                 .max_buf_size(MAX_BUFFER)
-                .serve_connection(TokioIo::new(Box::pin(stream)), service)
+                .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             let mut serving = pin!(serving);
             // A connection that fails has lost its client: there is nobody to tell.
@@ -151,15 +237,15 @@ impl Server {
     }
 
     /// Answers one request: a probe as ever, anything else with the word that there is no place.
-    fn refuse(&self, stream: TcpStream) {
-        self.metrics.refused.with_label_values(&["connections"]).inc();
+    fn refuse(&self, stream: TcpStream, limit: &str, error: fn() -> ApiError) {
+        self.metrics.refused.with_label_values(&[limit]).inc();
         let Ok(permit) = self.refusals.clone().try_acquire_owned() else { return };
         let router = self.router.clone();
         self.shutdown.connections.spawn(async move {
             let _permit = permit;
             let answer = |request: Request<Incoming>| {
                 let (router, is_probe) = (router.clone(), request.uri().path().starts_with("/health"));
-                async move { if is_probe { router.oneshot(request).await } else { Ok(ApiError::Busy.into_response()) } }
+                async move { if is_probe { router.oneshot(request).await } else { Ok(error().into_response()) } }
             };
             answer_once(stream, answer).await;
         });
@@ -174,6 +260,22 @@ impl Server {
     }
 }
 
+/// A place for the client for whom a balancer asks; none if it does not say.
+fn client_place(
+    addresses: &Addresses,
+    metrics: &Metrics,
+    request: &Request<Incoming>,
+) -> Result<Option<ClientPlace>, ApiError> {
+    let lists = request.headers().get_all(FORWARDED_FOR).iter().filter_map(|list| list.to_str().ok());
+    // Several headers are one list (RFC 9110, section 5.3).
+    let Some(client) = addresses.client_of(&lists.collect::<Vec<_>>().join(",")) else { return Ok(None) };
+    let Some(place) = addresses.enter(client) else {
+        metrics.refused.with_label_values(&["connections_per_address"]).inc();
+        return Err(ApiError::TooManyFromAddress);
+    };
+    Ok(Some(ClientPlace { _place: Arc::new(place) }))
+}
+
 /// Answers one request, and ends the connection.
 pub(super) async fn answer_once<F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
 where
@@ -185,5 +287,5 @@ where
             service_fn(async |request| answer(request).await.map(headers::protect)),
         );
     // A client that does not wait for the answer does not need it.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
+    let _ = timeout(REFUSAL_TIMEOUT, serving).await;
 }

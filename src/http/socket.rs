@@ -3,7 +3,8 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::PathApp;
-use super::server::{Connection, Transport};
+use super::server::{ClientPlace, Connection, MAX_MESSAGE};
+use super::transport::{MAX_UNAUTHENTICATED_MESSAGE, Meter, Overrun, Transport};
 use crate::protocol::close::CloseReason;
 use crate::session::websocket::{Action, WebSocketSession};
 use axum::extract::{Request, State};
@@ -22,8 +23,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Most bytes of a message.
-const MAX_MESSAGE: usize = 64 << 10;
+/// What a frame has beside its payload, at most, in bytes.
+const FRAME_HEAD: usize = 14;
 /// Read buffer of each connection, in bytes. Messages are small; a larger one makes it grow.
 const READ_BUFFER: usize = 1 << 10;
 /// How long a client may take to answer a close, and most bytes that it may still send until then.
@@ -39,14 +40,15 @@ pub(super) async fn connect(
 ) -> Result<Response, ApiError> {
     let accept = accept_key(request.headers()).ok_or(ApiError::UpgradeRequired)?;
     let connection = request.extensions().get::<Connection>().cloned();
+    let client = request.extensions().get::<ClientPlace>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
     let place = state.sessions.admit_stranger().ok_or(ApiError::Busy)?;
     let session = WebSocketSession::new(state.sessions.clone(), app).holding(place);
     let ping = state.config.ws_ping_ms;
     let tracker = state.shutdown.connections.clone();
     tracker.spawn(async move {
-        // Lives as long as the socket: it counts against the limit of connections.
-        let _connection = connection;
+        // They live as long as the socket: it counts against the limits of connections.
+        let _places = (connection, client);
         match upgrade.await {
             Ok(upgraded) => {
                 let reason = run(open(upgraded).await, session, ping).await;
@@ -79,8 +81,10 @@ async fn open(upgraded: Upgraded) -> Socket {
     // Every connection comes from our own server, which makes nothing but transports.
     match upgraded.downcast::<TokioIo<Transport>>() {
         Ok(parts) => {
+            let transport = parts.io.into_inner();
+            transport.connection().meter().begin_messages();
             WebSocketStream::from_partially_read(
-                parts.io.into_inner(),
+                transport,
                 // Copied, because it is next to nothing in a buffer of 8 KiB, which would live as long as the socket.
                 parts.read_buf.to_vec(),
                 Role::Server,
@@ -94,6 +98,7 @@ async fn open(upgraded: Upgraded) -> Socket {
 
 /// Runs a session on its socket, from the upgrade to the end.
 async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) -> CloseReason {
+    let connection = socket.get_ref().connection().clone();
     let mut heard = Instant::now();
     let mut next_ping = heard + ping;
     loop {
@@ -101,11 +106,10 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
             message = socket.next() => {
                 heard = Instant::now();
                 match message {
-                    // Boxed, like whatever else is seldom: an idle socket has no room set aside for it.
-                    Some(Ok(Message::Text(text))) => Box::pin(session.hear(&text)).await,
                     Some(Ok(Message::Close(_))) | None => return Box::pin(leave(socket)).await,
-                    Some(Ok(_)) => Action::Send(vec![]),
-                    Some(Err(error)) => match reason_for(&error) {
+                    // Boxed, like whatever else is seldom: an idle socket has no room set aside for it.
+                    Some(Ok(message)) => Box::pin(hear(connection.meter(), &mut session, message)).await,
+                    Some(Err(error)) => match reason_for(&error, connection.meter().overrun()) {
                         Some(reason) => Action::close(reason),
                         None => return CloseReason::ClientLeft,
                     },
@@ -140,6 +144,24 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
     }
 }
 
+/// Answers a message. What is no text says that the client is there, and nothing else.
+async fn hear(meter: &Meter, session: &mut WebSocketSession, message: Message) -> Action {
+    let bytes = message.len();
+    match &message {
+        Message::Text(_) | Message::Binary(_) => meter.end_message(),
+        _ => meter.pass(bytes + FRAME_HEAD),
+    }
+    if bytes > MAX_UNAUTHENTICATED_MESSAGE && !session.is_authenticated() {
+        return Action::close(CloseReason::TooLarge);
+    }
+    let Message::Text(text) = message else { return Action::Send(vec![]) };
+    let action = session.hear(&text).await;
+    if let Some(budget) = session.budget() {
+        meter.authenticated(budget);
+    }
+    action
+}
+
 async fn send(socket: &mut Socket, messages: Vec<String>) -> Result<(), Error> {
     for message in messages {
         socket.feed(Message::text(message)).await?;
@@ -148,8 +170,12 @@ async fn send(socket: &mut Socket, messages: Vec<String>) -> Result<(), Error> {
 }
 
 /// The reason to close for; none if the connection is beyond closing.
-fn reason_for(error: &Error) -> Option<CloseReason> {
+fn reason_for(error: &Error, overrun: Option<Overrun>) -> Option<CloseReason> {
     match error {
+        Error::Io(_) => overrun.map(|overrun| match overrun {
+            Overrun::TooLarge => CloseReason::TooLarge,
+            Overrun::NoMemory => CloseReason::Unavailable,
+        }),
         Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseReason::TooLarge),
         // The client closed its connection without a word.
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
@@ -170,6 +196,7 @@ async fn leave(mut socket: Socket) -> CloseReason {
 async fn close(mut socket: Socket, reason: CloseReason) {
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     let frame = CloseFrame { code: reason.code().into(), reason: reason.text().into() };
+    socket.get_ref().connection().meter().close();
     let closing = async {
         socket.send(Message::Close(Some(frame))).await?;
         // What cannot be read as messages is read as bytes below.

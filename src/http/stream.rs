@@ -3,9 +3,11 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
+use super::server::ClientPlace;
 use crate::protocol::Cursor;
 use crate::protocol::push::{MAX_TABLE, check_name};
 use crate::session::stream::{StreamRequest, StreamSession};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -20,9 +22,11 @@ const MAX_COLLECTIONS: usize = 256;
 pub(super) async fn stream(
     State(state): State<AppState>,
     caller: Caller,
+    client: Option<Extension<ClientPlace>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    state.limits.pull(caller.log.user)?;
     let last_event = headers.get("Last-Event-ID").map(|id| id.to_str().map_err(|_| ApiError::Header("Last-Event-ID")));
     let last_event = last_event.transpose()?.filter(|id| !id.is_empty());
     let since = match (last_event, query(&uri, "since")) {
@@ -37,9 +41,10 @@ pub(super) async fn stream(
         reader: client_id(&headers)?.as_deref().map(Into::into),
     };
     let session = StreamSession::open(state.sessions, state.store, &caller.identity, request).await?;
-    let events = futures_util::stream::unfold(session, async |mut session| {
+    // Its place among the connections of its address goes with it.
+    let events = futures_util::stream::unfold((session, client), async |(mut session, client)| {
         let text = session.next().await?;
-        Some((Ok::<_, Infallible>(text), session))
+        Some((Ok::<_, Infallible>(text), (session, client)))
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),

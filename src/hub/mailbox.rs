@@ -5,10 +5,14 @@ use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::Span;
 
-/// Names of apps and tables that may wait for a reader. One that is further behind is told to start over.
-const MAX_WAITING: usize = 10_000;
+/// Bytes of names that may wait for a reader. One that is further behind is told to start over. More than one
+/// push can name.
+const MAX_WAITING: usize = 256 << 10;
+/// What a name takes beside its text, in bytes.
+const NAME: usize = 16;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -30,6 +34,8 @@ pub enum Mail {
     Changed(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>),
     /// So much that it was not kept.
     TooMuch,
+    /// The session is to end, so that its client comes back elsewhere. There is no other mail after that.
+    Close,
 }
 
 /// One session's wake-ups.
@@ -37,15 +43,21 @@ pub enum Mail {
 pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
+    joined: Instant,
 }
 
 #[derive(Debug)]
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    names: usize,
+    /// Bytes of the names that wait.
+    bytes: usize,
+    /// How many of them a greeting added beyond the bound.
+    excused: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
+    /// Whether the session is to end.
+    closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
     told: BTreeMap<Arc<str>, i64>,
 }
@@ -54,8 +66,26 @@ impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, names: 0, deliveries: Vec::new(), told };
-        Mailbox { state: Mutex::new(state), filled: Notify::new() }
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
+        Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
+    }
+
+    /// When the session joined.
+    pub(super) fn joined(&self) -> Instant {
+        self.joined
+    }
+
+    /// Tells the session to end; false if it has been told already.
+    pub(super) fn close(&self) -> bool {
+        let told = !std::mem::replace(&mut self.state().closing, true);
+        if told {
+            self.filled.notify_one();
+        }
+        told
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing
     }
 
     /// Makes the mailbox one of this device.
@@ -82,13 +112,25 @@ impl Mailbox {
         }
     }
 
+    /// Waits until there is mail.
+    pub async fn filled(&self) {
+        while self.state().is_empty() {
+            self.filled.notified().await;
+        }
+    }
+
+    /// About how many bytes of mail there are.
+    pub fn bytes(&self) -> usize {
+        self.state().bytes
+    }
+
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
             if let Some(mail) = self.state().take() {
                 return mail;
             }
-            self.filled.notified().await;
+            self.filled().await;
         }
     }
 
@@ -98,20 +140,29 @@ impl Mailbox {
 }
 
 impl State {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && !self.closing
+    }
+
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
-        let behind = self.names > MAX_WAITING;
+        let behind = self.is_behind();
         let mut cares = false;
         for wakeup in recent {
             cares |= self.add(wakeup);
             if !behind {
                 // Who has only just come is not behind: sent away to start over, it would come back to the same.
-                self.names = self.names.min(MAX_WAITING);
+                self.excused = self.bytes.saturating_sub(MAX_WAITING);
             }
         }
         let interest = &self.interest;
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
         self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
         cares
+    }
+
+    /// Whether more waits than is kept.
+    fn is_behind(&self) -> bool {
+        self.bytes - self.excused > MAX_WAITING
     }
 
     /// Whether the greeting has told of all that this announces.
@@ -137,13 +188,18 @@ impl State {
         }
         let cares = |table: &&Arc<str>| interest.tables.as_ref().is_none_or(|tables| tables.contains(&***table));
         let tables: Vec<&Arc<str>> = wakeup.tables.iter().flatten().filter(cares).collect();
-        if tables.is_empty() || self.names > MAX_WAITING {
+        if tables.is_empty() || self.is_behind() {
             return false;
         }
-        let waiting = self.waiting.entry(wakeup.app.clone()).or_default();
-        let before = waiting.len();
-        waiting.extend(tables.into_iter().cloned());
-        self.names += waiting.len() - before;
+        let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
+            self.bytes += wakeup.app.len() + NAME;
+            BTreeSet::new()
+        });
+        for table in tables {
+            if waiting.insert(table.clone()) {
+                self.bytes += table.len() + NAME;
+            }
+        }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
             self.deliveries.push(Span::current());
         }
@@ -151,12 +207,16 @@ impl State {
     }
 
     fn take(&mut self) -> Option<Mail> {
+        if self.closing {
+            return Some(Mail::Close);
+        }
         if self.waiting.is_empty() {
             return None;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let names = std::mem::take(&mut self.names);
+        let behind = self.is_behind();
+        (self.bytes, self.excused) = (0, 0);
         traces::taken(std::mem::take(&mut self.deliveries));
-        Some(if names > MAX_WAITING { Mail::TooMuch } else { Mail::Changed(waiting) })
+        Some(if behind { Mail::TooMuch } else { Mail::Changed(waiting) })
     }
 }

@@ -5,6 +5,7 @@
 //! reconciler can tell what was missed. All of it goes when the user's last session goes.
 
 mod announced;
+mod connected;
 mod mailbox;
 
 pub use mailbox::{Interest, Mail, Mailbox};
@@ -14,8 +15,10 @@ use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
 use announced::Announced;
+use connected::Connected;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 
 /// Sessions are spread over so many locks.
 const SHARDS: usize = 64;
@@ -24,12 +27,16 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub struct Hub {
     shards: Vec<Mutex<HashMap<UserKey, User>>>,
+    /// All users that a shard has. Changed only while that shard is locked.
+    connected: Connected,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct User {
     mailboxes: Vec<Arc<Mailbox>>,
+    /// How many of them are those of WebSockets and streams.
+    sessions: usize,
     announced: Announced,
 }
 
@@ -39,27 +46,60 @@ pub struct Membership {
     hub: Arc<Hub>,
     user: UserKey,
     mailbox: Arc<Mailbox>,
-    transport: &'static str,
+    /// None: no session, but a request that waits.
+    transport: Option<&'static str>,
 }
 
 impl Hub {
     /// A hub without sessions.
     pub fn new(metrics: Arc<Metrics>) -> Hub {
-        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), metrics }
+        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), connected: Connected::default(), metrics }
     }
 
     /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
     pub fn join(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: &'static str) -> Membership {
+        self.metrics.connections.inc();
+        self.metrics.sessions.with_label_values(&[transport]).inc();
+        self.enter(user, interest, Some(transport))
+    }
+
+    /// The same for a request that waits a moment for something to be stored. It counts as no session.
+    pub fn wait(self: &Arc<Hub>, user: UserKey, interest: Interest) -> Membership {
+        self.enter(user, interest, None)
+    }
+
+    fn enter(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: Option<&'static str>) -> Membership {
         let mailbox = Arc::new(Mailbox::new(interest));
         let mut users = self.shard(user);
         let entry = users.entry(user).or_insert_with(|| {
-            self.metrics.users.inc();
+            self.connected.add(user);
             User::default()
         });
         entry.mailboxes.push(mailbox.clone());
-        self.metrics.connections.inc();
-        self.metrics.sessions.with_label_values(&[transport]).inc();
+        if transport.is_some() {
+            entry.sessions += 1;
+            if entry.sessions == 1 {
+                self.metrics.users.inc();
+            }
+        }
         Membership { hub: self.clone(), user, mailbox, transport }
+    }
+
+    /// Has this many sessions end which joined before that moment, the oldest first, so that their clients come back
+    /// elsewhere; how many there were.
+    pub fn close_oldest(&self, count: usize, joined_before: Instant) -> usize {
+        let mut oldest: Vec<(Instant, Arc<Mailbox>)> = Vec::new();
+        for shard in &self.shards {
+            let users = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let sessions = users.values().flat_map(|user| &user.mailboxes);
+            let due = sessions.filter(|mailbox| mailbox.joined() < joined_before && !mailbox.is_closing());
+            oldest.extend(due.map(|mailbox| (mailbox.joined(), mailbox.clone())));
+        }
+        if oldest.len() > count {
+            oldest.select_nth_unstable_by_key(count, |(joined, _)| *joined);
+            oldest.truncate(count);
+        }
+        oldest.into_iter().filter(|(_, mailbox)| mailbox.close()).count()
     }
 
     fn shard(&self, user: UserKey) -> MutexGuard<'_, HashMap<UserKey, User>> {
@@ -72,12 +112,18 @@ impl Hub {
         let mut users = self.shard(membership.user);
         let Some(user) = users.get_mut(&membership.user) else { return };
         user.mailboxes.retain(|mailbox| !Arc::ptr_eq(mailbox, &membership.mailbox));
+        if let Some(transport) = membership.transport {
+            user.sessions -= 1;
+            if user.sessions == 0 {
+                self.metrics.users.dec();
+            }
+            self.metrics.connections.dec();
+            self.metrics.sessions.with_label_values(&[transport]).dec();
+        }
         if user.mailboxes.is_empty() {
             users.remove(&membership.user);
-            self.metrics.users.dec();
+            self.connected.remove(membership.user);
         }
-        self.metrics.connections.dec();
-        self.metrics.sessions.with_label_values(&[membership.transport]).dec();
     }
 }
 
@@ -89,7 +135,7 @@ impl Membership {
 
     /// How many sessions this user has here, this one included.
     pub fn sessions_of_user(&self) -> usize {
-        self.hub.shard(self.user).get(&self.user).map_or(0, |user| user.mailboxes.len())
+        self.hub.shard(self.user).get(&self.user).map_or(0, |user| user.sessions)
     }
 
     /// Whether it is known where this user's logs stand, so that nothing stored from now on is missed.
@@ -116,7 +162,11 @@ impl Audience for Hub {
     }
 
     fn is_connected(&self, user: UserKey) -> bool {
-        self.shard(user).contains_key(&user)
+        self.connected.has(user)
+    }
+
+    fn with_connected(&self, ask: &mut dyn FnMut(&dyn Fn(UserKey) -> bool)) {
+        self.connected.with(ask);
     }
 
     fn connected(&self) -> Vec<UserKey> {

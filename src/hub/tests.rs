@@ -27,6 +27,7 @@ async fn mail(membership: &Membership) -> String {
         biased;
         mail = membership.mailbox().take() => match mail {
             Mail::TooMuch => "too much".to_owned(),
+            Mail::Close => "close".to_owned(),
             Mail::Changed(apps) => apps.into_iter().map(|(app, tables)| format!("{app}:{}", names(tables))).collect::<Vec<_>>().join(" "),
         },
         () = std::future::ready(()) => String::new(),
@@ -63,10 +64,15 @@ async fn wake_ups_that_pile_up_are_merged_and_bounded() {
     }
     assert_eq!(mail(&session).await, "todo:lists,tasks");
     assert_eq!(mail(&session).await, "");
-    for n in 0..20_000 {
-        hub.announce(&wakeup("u", "todo", None, &[&format!("table-{n}")]));
+    let long = "x".repeat(255);
+    for names in [20_000, 2_000] {
+        for n in 0..names {
+            let name = if names == 2_000 { format!("{n}-{long}") } else { format!("table-{n}") };
+            hub.announce(&wakeup("u", "todo", None, &[&name]));
+        }
+        assert!(session.mailbox().bytes() < (256 << 10) + 300, "bytes count, not names");
+        assert_eq!(mail(&session).await, "too much");
     }
-    assert_eq!(mail(&session).await, "too much");
     hub.announce(&wakeup("u", "todo", None, &["tasks"]));
     assert_eq!(mail(&session).await, "todo:tasks");
 }
@@ -102,6 +108,25 @@ async fn a_greeting_of_very_many_names_sends_nobody_away() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     session.mailbox().greet(&[wakeup("u", "todo", None, &names), wakeup("u", "todo", None, &["one more"])]);
     assert_eq!(mail(&session).await.split(',').count(), names.len() + 1);
+}
+
+#[tokio::test]
+async fn the_oldest_sessions_are_closed_once_and_none_that_came_later() {
+    let hub = Arc::new(Hub::new(Arc::default()));
+    let join = |n: usize| hub.join(UserKey::of(&(n / 2).to_string()), Interest::default(), "websocket");
+    let sessions: Vec<Membership> = (0..10).map(join).collect();
+    let moment = Instant::now();
+    let later = join(10);
+    assert_eq!(hub.close_oldest(3, moment), 3);
+    assert_eq!(hub.close_oldest(4, moment), 4);
+    for (n, session) in sessions.iter().enumerate() {
+        let expected = if n < 7 { "close" } else { "" };
+        assert_eq!(mail(session).await, expected, "{n}");
+    }
+    hub.announce(&wakeup("0", "todo", None, &["tasks"]));
+    assert_eq!(mail(&sessions[0]).await, "close", "nothing else is worth saying");
+    assert_eq!(hub.close_oldest(100, moment), 3);
+    assert_eq!(mail(&later).await, "");
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum CloseReason {
     GoingAway,
     /// Old enough to be spread anew.
     TooOld,
+    /// Other replicas hold fewer.
+    Rebalanced,
 }
 
 use CloseReason::*;
@@ -47,6 +49,7 @@ impl CloseReason {
         "unavailable",
         "going_away",
         "too_old",
+        "rebalanced",
     ];
 
     /// The reason as a label.
@@ -62,9 +65,14 @@ impl CloseReason {
             TooLarge => 1009,
             ProtocolError => 1002,
             Unresponsive => 1001,
-            GoingAway | TooOld => 1012,
+            GoingAway | TooOld | Rebalanced => 1012,
             TooFarBehind | TooManySessions | Unavailable => 1013,
         }
+    }
+
+    /// Whether the client did nothing wrong and may come back at once.
+    pub fn invites_back(self) -> bool {
+        matches!(self, GoingAway | TooOld | Rebalanced)
     }
 
     /// What stands in the close frame.
@@ -83,6 +91,7 @@ impl CloseReason {
             Unavailable => "try again later",
             GoingAway => "this replica is going away; reconnect",
             TooOld => "connections are spread anew; reconnect",
+            Rebalanced => "connections are rebalanced; reconnect",
         }
     }
 }
@@ -97,6 +106,7 @@ mod tests {
         assert_eq!(OtherUser.label(), "other_user");
         assert_eq!(GoingAway.label(), "going_away");
         assert_eq!(TooOld.label(), "too_old");
-        assert_eq!(TooOld as usize + 1, CloseReason::LABELS.len());
+        assert_eq!(Rebalanced.label(), "rebalanced");
+        assert_eq!(Rebalanced as usize + 1, CloseReason::LABELS.len());
     }
 }

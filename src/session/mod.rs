@@ -3,11 +3,14 @@
 //! * [`websocket`]: authenticate, hear wake-ups, stay fresh: the rules of `/ws` without a socket.
 //! * [`stream`]: read the log from a cursor, then again whenever woken: the rules of `/stream` without HTTP.
 //!
+//! * [`rebalance`]: closes some where other replicas hold fewer.
+//!
 //! A session joins the hub before it looks at the database, so nothing falls in between (G2, G4); it holds a
 //! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
+pub mod rebalance;
 pub mod stream;
 pub mod websocket;
 
@@ -21,6 +24,8 @@ use crate::fanout::Reconciler;
 use crate::fanout::recent::RecentRequest;
 use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership};
+use crate::limits::heavy::HeavyWork;
+use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
@@ -65,6 +70,10 @@ pub struct Sessions {
     strangers: Arc<Semaphore>,
     /// For what clients have not read yet.
     budget: MemoryBudget,
+    /// How much of the database each user may read from at once.
+    pub reads: ReadShares,
+    /// Large work, in turns.
+    pub heavy: HeavyWork,
 }
 
 impl Sessions {
@@ -92,6 +101,8 @@ impl Sessions {
             announces_recent: !config.announce_recent_ms.is_zero(),
             strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
             budget,
+            reads: ReadShares::new(config.database_pool_size),
+            heavy: HeavyWork::default(),
         }
     }
 

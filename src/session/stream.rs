@@ -12,7 +12,9 @@ use crate::protocol::page::{Event, Page, encode_event};
 use crate::protocol::{Cursor, Log};
 use crate::store::{OwnChanges, PageRequest, Store, StoreError};
 use crate::telemetry::metrics::SSE;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -25,6 +27,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// The room taken before it is known what a page needs, in bytes.
 const LEAST_ROOM: usize = 32 << 10;
+/// A page and the text that it becomes, as multiples of the page's size.
+const BECOMES: usize = 2;
 
 /// See [`Defect::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
@@ -54,9 +58,11 @@ pub enum OpenError {
 pub struct StreamSession {
     sessions: Arc<Sessions>,
     store: Store,
-    request: StreamRequest,
+    request: Arc<StreamRequest>,
     cursor: Cursor,
     phase: Phase,
+    /// The page that is being read.
+    reading: Option<Reading>,
     membership: Membership,
     budget: UserBudget,
     /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
@@ -82,6 +88,15 @@ enum Phase {
     /// Woken: there may be something after the cursor.
     Woken,
     Over,
+}
+
+/// A page on its way. It is not given up for a heartbeat.
+struct Reading(BoxFuture<'static, Result<Page, StoreError>>);
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reading")
+    }
 }
 
 /// What comes next on a stream.
@@ -110,6 +125,7 @@ impl StreamSession {
             cursor: request.since,
             phase: Phase::Backlog { pending_tables: tables.unwrap_or_default() },
             budget: sessions.budget.of(identity.user),
+            reading: None,
             held: None,
             needs: LEAST_ROOM,
             expires: now + identity.remaining(),
@@ -118,14 +134,16 @@ impl StreamSession {
             pause: BACKOFF.0,
             sessions,
             store,
-            request,
+            request: Arc::new(request),
             membership,
         })
     }
 
     /// The next piece of the stream: one or more whole events. None when it is over.
     pub async fn next(&mut self) -> Option<String> {
-        self.held = None;
+        if self.reading.is_none() {
+            self.held = None;
+        }
         loop {
             let next = match self.phase {
                 Phase::Over => return None,
@@ -143,8 +161,7 @@ impl StreamSession {
                 Next::End(reason) => {
                     self.phase = Phase::Over;
                     self.sessions.count_close(reason);
-                    let returns = matches!(reason, CloseReason::GoingAway | CloseReason::TooOld);
-                    return returns.then(|| RETRY.to_owned());
+                    return reason.invites_back().then(|| RETRY.to_owned());
                 }
             }
         }
@@ -154,7 +171,9 @@ impl StreamSession {
     async fn wait(&mut self) -> Next {
         tokio::select! {
             mail = self.membership.mailbox().take() => {
-                let (Mail::Changed(_) | Mail::TooMuch) = mail;
+                if mail == Mail::Close {
+                    return Next::End(CloseReason::Rebalanced);
+                }
                 self.phase = Phase::Woken;
                 Next::Nothing
             }
@@ -181,14 +200,13 @@ impl StreamSession {
                 reason = self.farewell.due() => return Next::End(reason),
             }
         }
-        let request = PageRequest {
-            since: self.cursor,
-            reader: self.request.reader.as_deref(),
-            own: if self.is_walking() { OwnChanges::All } else { OwnChanges::Without },
-            tables: self.request.tables.as_deref(),
-        };
+        let mut reading = self.reading.take().unwrap_or_else(|| self.begin_page());
         let page = tokio::select! {
-            page = self.store.page(&self.request.log, &request) => page,
+            page = &mut reading.0 => page,
+            () = sleep_until(self.heartbeat) => {
+                self.reading = Some(reading);
+                return Next::Text(HEARTBEAT.to_owned());
+            }
             () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
             reason = self.farewell.due() => return Next::End(reason),
         };
@@ -202,7 +220,13 @@ impl StreamSession {
                     // As if it joined only now: what woke it until here is not heard.
                     let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
                 }
-                self.send(page)
+                let heavy = self.sessions.heavy.clone();
+                let next = heavy.run(page.size(), || self.send(page)).await;
+                if let (Next::Text(text), Some(held)) = (&next, &mut self.held) {
+                    // It becomes smaller: the page is gone.
+                    self.budget.resize(held, text.len());
+                }
+                next
             }
             Err(StoreError::Unavailable(_)) => self.sit_out().await,
             Err(error) => {
@@ -212,9 +236,22 @@ impl StreamSession {
         }
     }
 
+    /// Begins to read the page after the cursor, when it is the user's turn to read.
+    fn begin_page(&self) -> Reading {
+        let (store, request, since) = (self.store.clone(), self.request.clone(), self.cursor);
+        let own = if self.is_walking() { OwnChanges::All } else { OwnChanges::Without };
+        let turn = self.sessions.reads.of(request.log.user);
+        Reading(Box::pin(async move {
+            let _turn = turn.wait().await;
+            let tables = request.tables.as_deref();
+            let page = PageRequest { since, reader: request.reader.as_deref(), own, tables };
+            store.page(&request.log, &page).await
+        }))
+    }
+
     /// Whether there is room for a page. If not, it is read again once there is.
     fn fits(&mut self, page: &Page) -> bool {
-        let bytes = page.size();
+        let bytes = BECOMES * page.size();
         let fits = self.held.as_mut().is_some_and(|held| self.budget.resize(held, bytes));
         self.needs = if fits { LEAST_ROOM } else { bytes };
         if !fits {

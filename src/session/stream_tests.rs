@@ -20,13 +20,14 @@ fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) ->
         phase: Phase::Backlog { pending_tables: set.unwrap_or_default() },
         membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
         budget: rig.sessions.budget.of(UserKey::of(KNOWN)),
+        reading: None,
         held: None,
         needs: LEAST_ROOM,
         expires: Instant::now() + life,
         heartbeat: Instant::now() + rig.sessions.heartbeat,
         farewell: rig.sessions.farewell(),
         pause: BACKOFF.0,
-        request: StreamRequest { log: Log::new(KNOWN.into(), "todo"), tables, since, reader: None },
+        request: Arc::new(StreamRequest { log: Log::new(KNOWN.into(), "todo"), tables, since, reader: None }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::{AuthError, Identity};
+use crate::budget::{Reservation, UserBudget};
 use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::close::CloseReason;
@@ -15,6 +16,10 @@ use tokio::time::{Instant, sleep_until};
 
 /// How long wake-ups wait for what was stored before the session came.
 const GREETING_PATIENCE: Duration = Duration::from_millis(250);
+/// Bytes of wake-ups that are part of what every session costs; memory for larger ones is reserved until they are sent.
+const FREE_WAKEUP: usize = 4 << 10;
+/// What a wake-up becomes while it is sent: the message, and its frame.
+const BECOMES: usize = 2;
 
 /// One WebSocket.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub struct WebSocketSession {
     sessions: Arc<Sessions>,
     app: Option<Arc<str>>,
     state: State,
+    /// For the wake-ups last given out, until the next thing is asked for: then they have been sent.
+    sending: Option<Box<Reservation>>,
     farewell: Farewell,
 }
 
@@ -77,7 +84,7 @@ impl WebSocketSession {
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = Instant::now() + sessions.auth_timeout;
         let farewell = sessions.farewell();
-        WebSocketSession { sessions, app, state: State::Stranger { deadline, _place: None }, farewell }
+        WebSocketSession { sessions, app, state: State::Stranger { deadline, _place: None }, sending: None, farewell }
     }
 
     /// Holds a place among those who have not authenticated, until this one has.
@@ -86,6 +93,19 @@ impl WebSocketSession {
             *_place = Some(place);
         }
         self
+    }
+
+    /// Whether it is known whose session this is.
+    pub fn is_authenticated(&self) -> bool {
+        matches!(self.state, State::Member { .. })
+    }
+
+    /// The memory of the user whose session this is; none before it has authenticated.
+    pub fn budget(&self) -> Option<UserBudget> {
+        match &self.state {
+            State::Member { identity, .. } => Some(self.sessions.budget.of(identity.user)),
+            State::Stranger { .. } => None,
+        }
     }
 
     /// Answers a message.
@@ -145,7 +165,8 @@ impl WebSocketSession {
 
     /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
     pub async fn next(&mut self) -> Action {
-        let Self { state, farewell, .. } = self;
+        let Self { sessions, state, sending, farewell, .. } = self;
+        *sending = None;
         let (deadline, late) = match state {
             State::Stranger { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
             State::Member { expires, .. } => {
@@ -156,14 +177,18 @@ impl WebSocketSession {
         let mail = async {
             match state {
                 State::Stranger { .. } => std::future::pending().await,
-                State::Member { membership, greeting, .. } => {
+                State::Member { identity, membership, greeting, .. } => {
+                    let mailbox = membership.mailbox();
                     if greeting.is_some() {
                         // Boxed: a socket that was greeted has no room set aside for it.
-                        if let Some(mail) = Box::pin(greet(membership.mailbox(), greeting)).await {
-                            return mail;
-                        }
+                        Box::pin(greet(mailbox, greeting)).await;
                     }
-                    membership.mailbox().take().await
+                    mailbox.filled().await;
+                    if mailbox.bytes() > FREE_WAKEUP {
+                        // Boxed, like all that is seldom.
+                        *sending = Box::pin(reserve(mailbox, &sessions.budget.of(identity.user))).await;
+                    }
+                    mailbox.take().await
                 }
             }
         };
@@ -182,25 +207,42 @@ impl Greeting {
 }
 
 /// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
-async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) -> Option<Mail> {
-    let Greeting { request, patience } = greeting.as_deref_mut()?;
+async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) {
+    let Some(Greeting { request, patience }) = greeting.as_deref_mut() else { return };
     let late_mail = async {
         sleep_until(*patience).await;
-        mailbox.take().await
+        mailbox.filled().await;
     };
     tokio::select! {
         biased;
         recent = request.answer() => {
             mailbox.greet(&recent);
             *greeting = None;
-            None
         }
-        mail = late_mail => Some(mail),
+        () = late_mail => {}
+    }
+}
+
+/// Waits for memory for what is in the mailbox. Meanwhile more may come, which merges with it: then for that too.
+async fn reserve(mailbox: &Mailbox, budget: &UserBudget) -> Option<Box<Reservation>> {
+    let mut reservation = budget.reserve(BECOMES * mailbox.bytes()).await?;
+    loop {
+        let bytes = BECOMES * mailbox.bytes();
+        if budget.covers(&reservation, bytes) {
+            return Some(Box::new(reservation));
+        }
+        // Nobody holds memory while waiting for more.
+        drop(reservation);
+        reservation = budget.reserve(bytes).await?;
     }
 }
 
 fn wake(mail: Mail) -> Action {
-    let Mail::Changed(apps) = mail else { return Action::close(CloseReason::TooFarBehind) };
+    let apps = match mail {
+        Mail::Changed(apps) => apps,
+        Mail::TooMuch => return Action::close(CloseReason::TooFarBehind),
+        Mail::Close => return Action::close(CloseReason::Rebalanced),
+    };
     let message = |(app, tables): (&Arc<str>, &std::collections::BTreeSet<Arc<str>>)| {
         let tables = tables.iter().map(|table| &**table).collect();
         ServerMessage::SyncAvailable { app_id: app, tables }.encode()

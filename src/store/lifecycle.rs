@@ -2,14 +2,14 @@
 
 use super::compaction::{CompactionError, LogName, connect_command, logs_of};
 use crate::config::DatabaseConfig;
+use crate::db::{Micros, Session};
 use crate::protocol::merge::{Rank, StoredChange};
 use crate::protocol::push::Op;
 use crate::protocol::{Cursor, Log, Stamp, UserKey};
 use futures_util::TryStreamExt;
-use sqlx::postgres::PgRow;
-use sqlx::types::chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
+use std::pin::pin;
+use tokio_postgres::Row;
 
 /// What one log takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +59,8 @@ impl Record {
 pub struct LoggedChange {
     pub change: StoredChange,
     pub client: String,
-    /// When it was taken out of the log; none: it is in it.
-    pub trimmed_at: Option<DateTime<Utc>>,
+    /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
+    pub trimmed_at: Option<i64>,
 }
 
 /// The logs that take most, at most so many.
@@ -93,13 +93,13 @@ const HISTORY_OF_RECORD: &str = changes_of!(
     "trimmed_at from sync_history where log_id = $1 and table_name = $2 and record_id = $3 order by created_at, trimmed_at"
 );
 
-fn read(row: &PgRow) -> Result<LoggedChange, CompactionError> {
-    let at: DateTime<Utc> = row.try_get("created_at")?;
+fn read(row: &Row) -> Result<LoggedChange, CompactionError> {
+    let Micros(at) = row.try_get("created_at")?;
     let op: &str = row.try_get("op")?;
     Ok(LoggedChange {
         change: StoredChange {
             id: row.try_get("id")?,
-            at: at.timestamp_micros(),
+            at,
             table: row.try_get("table_name")?,
             record: row.try_get("record_id")?,
             op: Op::from_name(op).ok_or_else(|| CompactionError::UnknownOp(op.to_owned()))?,
@@ -110,7 +110,7 @@ fn read(row: &PgRow) -> Result<LoggedChange, CompactionError> {
             rows_trimmed: false,
         },
         client: row.try_get("client_id")?,
-        trimmed_at: row.try_get("trimmed_at")?,
+        trimmed_at: row.try_get::<_, Option<Micros>>("trimmed_at")?.map(|Micros(at)| at),
     })
 }
 
@@ -132,8 +132,7 @@ impl LoggedChange {
 }
 
 /// A connection for a command, which may ask as long as it likes.
-#[derive(Debug)]
-pub struct Archive(PgConnection);
+pub struct Archive(Session);
 
 impl Archive {
     /// Connects to the database.
@@ -143,20 +142,18 @@ impl Archive {
 
     /// From here on everything is read as of one moment.
     async fn begin_reading(&mut self) -> Result<(), CompactionError> {
-        sqlx::raw_sql("begin isolation level repeatable read read only").execute(&mut self.0).await?;
-        Ok(())
+        Ok(self.0.batch_execute("begin isolation level repeatable read read only").await?)
     }
 
     async fn end_reading(&mut self) -> Result<(), CompactionError> {
-        sqlx::raw_sql("commit").execute(&mut self.0).await?;
-        Ok(())
+        Ok(self.0.batch_execute("commit").await?)
     }
 
     /// What the logs take that take most, the largest first.
     pub async fn usage(&mut self, top: i64) -> Result<Vec<Usage>, CompactionError> {
-        sqlx::raw_sql("set enable_seqscan = on").execute(&mut self.0).await?;
-        let rows = sqlx::query(USAGE).bind(top).fetch_all(&mut self.0).await?;
-        let read = |row: &PgRow| {
+        self.0.batch_execute("set enable_seqscan = on").await?;
+        let rows = self.0.query(USAGE, &[&top]).await?;
+        let read = |row: &Row| {
             Ok(Usage {
                 user: row.try_get("user_id")?,
                 app: row.try_get("app_id")?,
@@ -168,7 +165,7 @@ impl Archive {
                 history_bytes: row.try_get("history_bytes")?,
             })
         };
-        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(Into::into)
+        rows.iter().map(read).collect()
     }
 
     /// The logs of a user, or the one of an app.
@@ -176,7 +173,7 @@ impl Archive {
         let (key, mut all) = (UserKey::of(user), Vec::<LogName>::new());
         loop {
             let after = all.last().map(|log| log.id);
-            let some = logs_of(&mut self.0, Some(key), app, after).await?;
+            let some = logs_of(&self.0, Some(key), app, after).await?;
             if some.is_empty() {
                 all.sort_by(|a, b| a.app.cmp(&b.app));
                 return Ok(all);
@@ -194,7 +191,8 @@ impl Archive {
         self.begin_reading().await?;
         for log in logs {
             let mut current: Option<Record> = None;
-            let mut rows = sqlx::query(BY_RECORD).bind(log.id.0).fetch(&mut self.0);
+            let rows = self.0.query_raw(BY_RECORD, [log.id.0]).await.map_err(CompactionError::from)?;
+            let mut rows = pin!(rows);
             while let Some(row) = rows.try_next().await.map_err(CompactionError::from)? {
                 let change = read(&row)?.change;
                 let is_same = |record: &Record| (&record.table, &record.id) == (&change.table, &change.record);
@@ -225,7 +223,8 @@ impl Archive {
         self.begin_reading().await?;
         for log in logs {
             for statement in [LOG, HISTORY] {
-                let mut rows = sqlx::query(statement).bind(log.id.0).fetch(&mut self.0);
+                let rows = self.0.query_raw(statement, [log.id.0]).await.map_err(CompactionError::from)?;
+                let mut rows = pin!(rows);
                 while let Some(row) = rows.try_next().await.map_err(CompactionError::from)? {
                     each(log, &read(&row)?)?;
                 }
@@ -239,7 +238,7 @@ impl Archive {
         self.begin_reading().await?;
         let mut all = Vec::new();
         for statement in [RECORD, HISTORY_OF_RECORD] {
-            let rows = sqlx::query(statement).bind(log.id.0).bind(table).bind(record).fetch_all(&mut self.0).await?;
+            let rows = self.0.query(statement, &[&log.id.0, &table, &record]).await?;
             for row in &rows {
                 all.push(read(row)?);
             }
@@ -251,7 +250,7 @@ impl Archive {
 
     /// Erases a user: changes, what was trimmed of them, and logs. How many rows that were.
     pub async fn erase(&mut self, user: &str) -> Result<i64, CompactionError> {
-        Ok(sqlx::query_scalar("select sync_erase($1)").bind(user).fetch_one(&mut self.0).await?)
+        Ok(self.0.query_one("select sync_erase($1)", &[&user]).await?.try_get(0)?)
     }
 }
 

@@ -4,7 +4,6 @@ use super::compaction::CompactionError;
 use super::lifecycle::LoggedChange;
 use crate::protocol::Stamp;
 use crate::protocol::merge::Rank;
-use sqlx::types::chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
 /// One write of one field.
@@ -16,8 +15,8 @@ pub struct Write {
     pub device: String,
     /// Its position in the log, in microseconds: when it was stored.
     pub at: i64,
-    /// When it was taken out of the log; none: it is in it.
-    pub trimmed_at: Option<DateTime<Utc>>,
+    /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
+    pub trimmed_at: Option<i64>,
 }
 
 impl Write {

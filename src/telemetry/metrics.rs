@@ -22,6 +22,8 @@ pub struct Metrics {
     pub stream_bytes: IntGauge,
     /// Bytes that pushes hold until they are stored.
     pub push_bytes: IntGauge,
+    /// Bytes of heads and messages of those who have not authenticated.
+    pub unauthenticated_bytes: IntGauge,
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
@@ -32,6 +34,7 @@ pub struct Metrics {
     /// Refused because a limit was reached, by which.
     pub refused: IntCounterVec,
     limits: IntGaugeVec,
+    pub empty_answers_held: IntCounter,
     pub changes_stored: IntCounter,
     pub push_seconds: Histogram,
     pub pull_seconds: Histogram,
@@ -41,9 +44,12 @@ pub struct Metrics {
     pub notifications_sent: IntCounter,
     pub publish_failures: IntCounter,
     pub publish_queue: IntGauge,
+    pub publish_queue_bytes: IntGauge,
     pub wakeups_received: IntCounter,
     pub wakeups_reconciled: IntCounter,
     pub notifications_unreadable: IntCounter,
+    pub notifications_unsigned: IntCounter,
+    pub replicas: IntGauge,
     pub listener_up: IntGauge,
     pub listener_connects: IntCounter,
     pub reconcile_failures: IntCounter,
@@ -72,6 +78,23 @@ pub struct Metrics {
 pub const WEBSOCKET: &str = "websocket";
 pub const SSE: &str = "sse";
 
+/// The limits for which something is refused, as labels.
+const REFUSED_BY: &[&str] = &[
+    "connections",
+    "connections_per_address",
+    "unauthenticated",
+    "unauthenticated_bytes",
+    "sessions_per_user",
+    "push_bytes",
+    "unread_bytes",
+    "reads",
+    "user_pushes",
+    "user_pulls",
+    "user_bytes_per_day",
+    "user_bytes_stored",
+    "user_apps",
+];
+
 impl Metrics {
     /// All metrics at zero.
     pub fn new() -> Metrics {
@@ -92,6 +115,11 @@ impl Metrics {
                 "Bytes that answers and streams hold for clients that have not read them yet.",
             ),
             push_bytes: gauge(&r, "mana_sync_push_bytes", "Bytes that pushes hold until they are stored."),
+            unauthenticated_bytes: gauge(
+                &r,
+                "mana_sync_unauthenticated_bytes",
+                "Bytes reserved for heads and messages of those who have not authenticated.",
+            ),
             closes: counters(
                 &r,
                 "mana_sync_session_closes_total",
@@ -144,7 +172,7 @@ impl Metrics {
                 "mana_sync_refused_total",
                 "Requests, connections and sessions refused because a limit was reached, by which.",
                 "limit",
-                &["connections", "unauthenticated", "sessions_per_user", "push_bytes", "unread_bytes"],
+                REFUSED_BY,
             ),
             limits: gauges(
                 &r,
@@ -159,6 +187,11 @@ impl Metrics {
                     "pool_connections",
                     "publish_queue",
                 ],
+            ),
+            empty_answers_held: counter(
+                &r,
+                "mana_sync_empty_answers_held_total",
+                "Empty answers held back from readers that ask without a pause.",
             ),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
             push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
@@ -177,6 +210,7 @@ impl Metrics {
             notifications_sent: counter(&r, "mana_sync_notifications_sent_total", "NOTIFY payloads sent."),
             publish_failures: counter(&r, "mana_sync_publish_failures_total", "Attempts to publish that failed."),
             publish_queue: gauge(&r, "mana_sync_publish_queue", "Wake-ups waiting to be published."),
+            publish_queue_bytes: gauge(&r, "mana_sync_publish_queue_bytes", "Bytes that they take."),
             wakeups_received: counter(&r, "mana_sync_wakeups_received_total", "Wake-ups heard by the listener."),
             wakeups_reconciled: counter(
                 &r,
@@ -187,6 +221,16 @@ impl Metrics {
                 &r,
                 "mana_sync_notifications_unreadable_total",
                 "Notifications that could not be read.",
+            ),
+            notifications_unsigned: counter(
+                &r,
+                "mana_sync_notifications_unsigned_total",
+                "Notifications whose word was not taken, so that the database was asked.",
+            ),
+            replicas: gauge(
+                &r,
+                "mana_sync_replicas",
+                "Replicas on this database that this one knows of, itself included.",
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
@@ -291,7 +335,7 @@ impl Metrics {
             ("sessions_per_user", config.max_sessions_per_user),
             ("push_bytes", config.max_push_bytes_in_flight),
             ("pool_connections", config.database_pool_size),
-            ("publish_queue", config.publish_queue),
+            ("publish_queue", config.fanout.publish_queue),
         ] {
             self.limits.with_label_values(&[limit]).set(most.into());
         }

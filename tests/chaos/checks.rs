@@ -33,30 +33,52 @@ async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<LogRow>> {
     all
 }
 
-/// Changes that each reader must have.
-async fn missing(world: &World, workload: &Workload) -> Vec<(std::sync::Arc<crate::workload::Reader>, Expected)> {
-    let rows = rows_by_party(world, workload).await;
-    let readers = workload.readers().into_iter().filter(|reader| reader.kind != Kind::Beginning);
-    let expected = |reader: std::sync::Arc<crate::workload::Reader>| {
-        let expected = Expected::of(&rows[reader.party], &reader);
-        (reader, expected)
-    };
-    readers.map(expected).collect()
+/// What readers must have who are waited for: what was stored when the waiting began, as far as it is still there.
+struct Waiting<'a> {
+    world: &'a World,
+    workload: &'a Workload,
+    /// How many rows of each party were stored.
+    stored: Vec<usize>,
+    waiting: Vec<(std::sync::Arc<crate::workload::Reader>, Expected)>,
+}
+
+impl<'a> Waiting<'a> {
+    async fn begin(world: &'a World, workload: &'a Workload, only_told: bool) -> Waiting<'a> {
+        let rows = rows_by_party(world, workload).await;
+        let readers = workload.readers().into_iter();
+        let readers = readers.filter(|reader| reader.kind != Kind::Beginning && (!only_told || reader.is_told()));
+        let waiting = readers.map(|reader| (reader.clone(), Expected::of(&rows[reader.party], &reader))).collect();
+        Waiting { world, workload, stored: rows.iter().map(Vec::len).collect(), waiting }
+    }
+
+    /// Whether nobody has to be waited for any more.
+    async fn is_over(&mut self) -> bool {
+        self.waiting.retain(|(reader, expected)| !expected.is_met(reader));
+        if !self.waiting.is_empty() {
+            // What has been trimmed meanwhile need not have been read.
+            let rows = rows_by_party(self.world, self.workload).await;
+            for (reader, expected) in &mut self.waiting {
+                let rows = &rows[reader.party];
+                *expected = Expected::of(&rows[..self.stored[reader.party].min(rows.len())], reader);
+            }
+            self.waiting.retain(|(reader, expected)| !expected.is_met(reader));
+        }
+        self.waiting.is_empty()
+    }
 }
 
 /// G4: soon everybody who is told has everything that is stored by now. How long the slowest took.
 pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
     let begin = Instant::now();
-    let mut waiting = missing(world, workload).await;
-    waiting.retain(|(reader, _)| reader.is_told());
+    let mut waiting = Waiting::begin(world, workload, true).await;
     let mut slowest = Duration::ZERO;
-    let done = mana_sync::dev::wait::until(SOON, async || {
-        waiting.retain(|(reader, expected)| !expected.is_met(reader));
+    let done = mana_dev::wait::until(SOON, async || {
+        let is_over = waiting.is_over().await;
         slowest = begin.elapsed();
-        waiting.is_empty().then_some(())
+        is_over.then_some(())
     });
     if done.await.is_none() {
-        for (reader, expected) in &waiting {
+        for (reader, expected) in &waiting.waiting {
             let count = reader.count();
             workload.violated(format!(
                 "G4: {} has {count} of {} changes after {SOON:?}",
@@ -70,13 +92,10 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
 
 /// Waits for those who look by themselves.
 pub async fn readers_are_complete(world: &World, workload: &Workload) {
-    let mut waiting = missing(world, workload).await;
-    let complete = mana_sync::dev::wait::until(PATIENT, async || {
-        waiting.retain(|(reader, expected)| !expected.is_met(reader));
-        waiting.is_empty().then_some(())
-    });
+    let mut waiting = Waiting::begin(world, workload, false).await;
+    let complete = mana_dev::wait::until(PATIENT, async || waiting.is_over().await.then_some(()));
     if complete.await.is_none() {
-        for (reader, expected) in waiting {
+        for (reader, expected) in waiting.waiting {
             workload.violated(format!("G2: {} has {} of {} changes", reader.name, reader.count(), expected.count()));
         }
     }
@@ -191,7 +210,7 @@ pub async fn replicas_are_well(world: &World, workload: &Workload) {
             workload.violated(format!("G6: replica {replica} has {} MiB resident", memory >> 20));
         }
         let empty = async || (world.metric(replica, "mana_sync_publish_queue").await == Some(0.0)).then_some(());
-        if mana_sync::dev::wait::until(SOON, empty).await.is_none() {
+        if mana_dev::wait::until(SOON, empty).await.is_none() {
             workload.violated(format!("G6: wake-ups of replica {replica} are still waiting to be published"));
         }
         let log = world.log(replica).await;
@@ -205,7 +224,7 @@ pub async fn replicas_are_well(world: &World, workload: &Workload) {
 pub async fn sessions_are_gone(world: &World) -> Result<(), String> {
     for replica in 0..REPLICAS {
         let gone = async || (world.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
-        if mana_sync::dev::wait::until(SOON, gone).await.is_none() {
+        if mana_dev::wait::until(SOON, gone).await.is_none() {
             return Err(format!("G6: replica {replica} still has sessions after all clients have left"));
         }
     }
@@ -222,7 +241,7 @@ pub async fn nothing_is_left(world: &World, workload: &Workload) {
     let listeners = "select application_name, count(*) from pg_stat_activity
                      where application_name like 'mana-sync % listen' group by application_name";
     let mut found: HashMap<String, i64> = HashMap::new();
-    let alone = mana_sync::dev::wait::until(SOON, async || {
+    let alone = mana_dev::wait::until(SOON, async || {
         found = sqlx::query_as(listeners).fetch_all(&world.cluster.pool).await.unwrap().into_iter().collect();
         (found.len() == REPLICAS && found.values().all(|count| *count == 1)).then_some(())
     });

@@ -34,7 +34,7 @@ pub async fn tell(world: &World, workload: &Workload, party: usize) -> Option<Du
     }
     let pushed = Instant::now();
     let behind = || told.iter().zip(&before).filter(|(reader, before)| reader.count() <= **before);
-    let all_told = mana_sync::dev::wait::until(SOON, async || behind().next().is_none().then_some(()));
+    let all_told = mana_dev::wait::until(SOON, async || behind().next().is_none().then_some(()));
     if all_told.await.is_none() {
         let names: Vec<&str> = behind().map(|(reader, _)| reader.name.as_str()).collect();
         workload.violated(format!("G4: not told within {SOON:?} though all is well: {names:?}"));
@@ -69,7 +69,7 @@ pub async fn new_keys_are_accepted(world: &World, workload: &Workload) {
             let answer = request.bearer_auth(&token).timeout(SOON).send().await;
             answer.is_ok_and(|answer| answer.status() == 200).then_some(())
         };
-        if mana_sync::dev::wait::until(KEYS, ask).await.is_none() {
+        if mana_dev::wait::until(KEYS, ask).await.is_none() {
             workload.violated(format!("replica {replica} does not accept the issuer's new key after {KEYS:?}"));
         }
     }

@@ -5,7 +5,7 @@ use crate::epilogue::SOON;
 use crate::probe::{Pushing, brings_all, pushes, stream};
 use crate::suite::alone;
 use crate::support::*;
-use mana_sync::dev::{Postgres, PostgresOptions, TemporaryPostgres};
+use mana_dev::{Postgres, PostgresOptions, TemporaryPostgres};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@ use crate::rude;
 use crate::support::proxy::{Mode, Proxy};
 use crate::workload::Workload;
 use crate::world::World;
-use mana_sync::dev::{Mode as Service, Shutdown};
+use mana_dev::{Mode as Service, Shutdown};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use crate::probe::{Pushing, brings_all, stream, try_push};
 use crate::suite::alone;
 use crate::support::*;
-use mana_sync::dev::child::{Child, Group};
-use mana_sync::dev::{TemporaryPostgres, free_port, place::Account};
+use mana_dev::child::{Child, Group};
+use mana_dev::{TemporaryPostgres, free_port, place::Account};
 use nix::sys::signal::Signal;
 use sqlx::{Connection, PgConnection};
 use std::os::unix::fs::PermissionsExt;
@@ -154,7 +154,7 @@ async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says
         ("PORT", port.to_string()),
         ("READY_GRACE_MS", "0".into()),
     ];
-    let replica = mana_sync::dev::Replica::spawn(mana_sync::dev::ReplicaOptions {
+    let replica = mana_dev::Replica::spawn(mana_dev::ReplicaOptions {
         exe: exe.into(),
         name: "replica".into(),
         env: settings.map(|(name, value)| (name.to_owned(), value)).to_vec(),
@@ -163,7 +163,7 @@ async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says
     });
     let replica = replica.unwrap();
     let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must lead to PostgreSQL itself");
-    let said = mana_sync::dev::wait::until(PATIENCE, async || says().await.then_some(())).await;
+    let said = mana_dev::wait::until(PATIENCE, async || says().await.then_some(())).await;
     assert!(said.is_some(), "{}", replica.log_tail());
     let ready = format!("{}/health/ready", replica.base_url());
     let answer = reqwest::get(ready).await.unwrap();

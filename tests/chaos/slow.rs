@@ -5,7 +5,7 @@ use crate::epilogue::SOON;
 use crate::suite::alone;
 use crate::support::live::{APP, Events, Raw, metric, stream_of};
 use crate::support::*;
-use mana_sync::dev::TemporaryPostgres;
+use mana_dev::TemporaryPostgres;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;

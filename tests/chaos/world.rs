@@ -2,7 +2,7 @@
 
 use crate::support::proxy::{Mode, Proxy, through};
 use crate::support::*;
-use mana_sync::dev::{Shutdown, SigningKey, TemporaryPostgres};
+use mana_dev::{Shutdown, SigningKey, TemporaryPostgres};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -99,7 +99,7 @@ impl World {
             let answer = self.cluster.http.get(&url).timeout(ATTEMPT).send().await;
             answer.is_ok_and(|answer| answer.status() == 200).then_some(())
         };
-        mana_sync::dev::wait::until(PATIENCE, lives).await.is_some()
+        mana_dev::wait::until(PATIENCE, lives).await.is_some()
     }
 
     /// Kills a replica with `kill -9`.

@@ -1,7 +1,7 @@
 //! The replicas, which come and go: each on an address of its own, all on the same port, as containers are.
 
 use crate::support::*;
-use mana_sync::dev::{Replica, ReplicaOptions, Services};
+use mana_dev::{Replica, ReplicaOptions, Services};
 use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};

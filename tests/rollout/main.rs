@@ -21,7 +21,7 @@ mod names;
 use balancer::{Balancer, Kind};
 use crowd::Crowd;
 use fleet::Fleet;
-use mana_sync::dev::wait;
+use mana_dev::wait;
 use std::time::{Duration, Instant};
 use support::*;
 

@@ -11,9 +11,7 @@ pub mod proxy;
 
 pub use exchange::*;
 
-use mana_sync::dev::{
-    Credits, Issuer, Replica, ReplicaOptions, Services, SigningKey, TEST_DATABASE_URL, TemporaryPostgres,
-};
+use mana_dev::{Credits, Issuer, Replica, ReplicaOptions, Services, SigningKey, TEST_DATABASE_URL, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -333,7 +331,7 @@ pub async fn shared() -> &'static Cluster {
 
 /// Asks until the answer is yes; fails the test with `what` if it never is.
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let asked = mana_sync::dev::wait::until(PATIENCE, async || ask().await.then_some(())).await;
+    let asked = mana_dev::wait::until(PATIENCE, async || ask().await.then_some(())).await;
     assert!(asked.is_some(), "not within {PATIENCE:?}: {what}");
 }
 

@@ -3,6 +3,7 @@
 use super::old::Form;
 use super::support::{BEGINNING, Cluster, User};
 use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::collections::BTreeMap;
@@ -28,9 +29,10 @@ pub async fn of_old_table(connection: &mut PgConnection, form: Form, table: &str
     let query = format!(
         "select app_id, user_id, table_name, record_id, op, data, {stamps}, created_at from {table} order by created_at, ctid"
     );
-    let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(connection).await.unwrap();
-    let mut records = Records::new();
-    for row in &rows {
+    let mut rows = sqlx::query(AssertSqlSafe(query)).fetch(connection);
+    let (mut records, mut count) = (Records::new(), 0);
+    while let Some(row) = rows.try_next().await.unwrap() {
+        count += 1;
         let key = [0, 1, 2, 3].map(|index| row.get::<String, _>(index));
         let data: Option<Value> = row.get(5);
         let data: Map<String, Value> = data.and_then(|data| data.as_object().cloned()).unwrap_or_default();
@@ -51,7 +53,7 @@ pub async fn of_old_table(connection: &mut PgConnection, form: Form, table: &str
             }
         }
     }
-    (records, rows.len())
+    (records, count)
 }
 
 /// What a device without anything has in the end, of one user and app, and how many changes it was sent.

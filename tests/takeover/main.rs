@@ -15,11 +15,14 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::process::Output;
 use tokio::process::Command;
 
-const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
+/// The server; `MANA_SYNC_EXE` names another build of it.
+fn exe() -> String {
+    std::env::var("MANA_SYNC_EXE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_mana-sync").to_owned())
+}
 
 /// `mana-sync migrate` on this database.
 fn migrate(url: &str, options: &[&str]) -> Command {
-    let mut command = Command::new(EXE);
+    let mut command = Command::new(exe());
     command.arg("migrate").args(options).env("DATABASE_URL", url).kill_on_drop(true);
     command
 }

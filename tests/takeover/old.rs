@@ -75,7 +75,7 @@ impl Form {
                         (array[to_char(stamp, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                                to_char(stamp + interval '2 hours', 'YYYY-MM-DD\"T\"HH24:MI:SS.US') || '789+02:00',
                                to_char(stamp - interval '90 minutes', 'YYYY-MM-DD\"t\"HH24:MI:SS.MS') || '-01:30'])[1 + n % 3] as odd
-                 from (select n, timestamp '2024-01-01' + (n * 7919 % 50000) * interval '1731 milliseconds' as stamp
+                 from (select n, timestamp '2024-01-01' + (n % 50000 * 7919 % 50000) * interval '1731 milliseconds' as stamp
                        from generate_series(1, {rows}) as n) as stamped
              ) as g"
         )

@@ -57,7 +57,7 @@ async fn until_it_is_over_no_replica_starts_and_nothing_is_dropped() {
     while !lines.next_line().await.unwrap().expect("it must begin to copy").contains("Exactly 20000 rows") {}
     process.kill().await.unwrap();
     for on_start in ["false", "true"] {
-        let serve = tokio::process::Command::new(super::EXE)
+        let serve = tokio::process::Command::new(super::exe())
             .args(["serve", "--port", "0"])
             .env("DATABASE_URL", &url)
             .env("MIGRATE_ON_START", on_start)

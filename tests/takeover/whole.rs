@@ -14,10 +14,15 @@ const USERS: u32 = 17;
 
 /// Starts a takeover and kills it as soon as it has said this; false if it never did.
 async fn killed_at(url: &str, said: &str) -> bool {
+    killed_when(url, |line| line.contains(said)).await
+}
+
+/// Likewise, for a line of its output of which this is true.
+pub async fn killed_when(url: &str, is_moment: impl Fn(&str) -> bool) -> bool {
     let mut process = migrate(url, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
-        if line.contains(said) {
+        if is_moment(&line) {
             process.kill().await.unwrap();
             return true;
         }
@@ -64,10 +69,10 @@ async fn take_over(form: Form, rows: u32) {
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, i64::from(rows));
 }
 
-/// The records of all users, as a fresh device has them, are those of before; positions and sizes are as documented.
-async fn compare(cluster: &Cluster, before: Records, rows: u32) {
+/// The records of all users, as a fresh device has them, are those of before, and each row was sent once.
+pub async fn compare_records(cluster: &Cluster, before: Records, rows: u32, users: u32) {
     let (mut after, mut sent) = (Records::new(), 0);
-    for user in 0..USERS {
+    for user in 0..users {
         let user = cluster.user_named(&format!("user-{user}"));
         for app in ["todo", "notes", "ai"] {
             let (records, count) = of_the_wire(cluster, &user, app).await;
@@ -84,6 +89,11 @@ async fn compare(cluster: &Cluster, before: Records, rows: u32) {
         };
         assert_eq!(values(record), values(&after[key]), "{key:?}");
     }
+}
+
+/// Records are those of before, and positions, sizes and indexes are as documented.
+async fn compare(cluster: &Cluster, before: Records, rows: u32) {
+    compare_records(cluster, before, rows, USERS).await;
     let wrong = "
         select count(*) from (
             select c.*, b.id as old, b.created_at as stood, lag(c.created_at) over log as previous, h.head,

@@ -59,7 +59,7 @@ impl Spans {
 
     /// Waits for a span of which this is true.
     pub async fn find(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
-        let found = mana_sync::dev::wait::until(PATIENCE, async || self.all().into_iter().find(|span| is_it(span)));
+        let found = mana_dev::wait::until(PATIENCE, async || self.all().into_iter().find(|span| is_it(span)));
         found.await.unwrap_or_else(|| panic!("no {what} among {:#?}", self.all()))
     }
 

@@ -128,7 +128,7 @@ async fn arrive(collector: Collector, protocol: &str, compression: &str) {
     cluster.pushed(&user, "todo", push).await;
     let stored = "mana_sync_pushes_total{outcome=\"stored\"}";
     let arrived = async || collector.numbers.latest().filter(|sent| sent.series.get(stored) == Some(&1.0));
-    let arrived = mana_sync::dev::wait::until(PATIENCE, arrived).await;
+    let arrived = mana_dev::wait::until(PATIENCE, arrived).await;
     let Sent { tenant, encoding, who, series } = arrived.expect("the push is counted at the collector");
     assert_eq!((tenant.as_deref(), who.as_str()), (Some("seven 7"), "replica-1"));
     assert_eq!(encoding.as_deref().unwrap_or("none"), compression);

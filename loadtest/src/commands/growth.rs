@@ -10,7 +10,7 @@ use super::measuring::{MeasuringArgs, Stopped};
 
 /// Measures how cost grows with what is stored, with replicas, connections, names and the length of a log.
 ///
-/// It starts replicas of its own and must run where `mana-sync dev with-services` has put their surroundings into the
+/// It starts replicas of its own and must run where `mana-dev with-services` has put their surroundings into the
 /// environment; `make growth` does all of that.
 ///
 /// Exit status: 0 where every dimension was measured, 1 where one grew beyond its limit and --strict is given, 2 where

@@ -37,7 +37,7 @@ pub enum Stopped {
 }
 
 impl MeasuringArgs {
-    /// What `mana-sync dev with-services` has put into the environment.
+    /// What `mana-dev with-services` has put into the environment.
     pub fn surroundings(&self) -> Result<Surroundings, Stopped> {
         raise_file_limit();
         Ok(Surroundings::from_env(self.exe.clone(), self.folder.clone()).map_err(YardstickError::from)?)

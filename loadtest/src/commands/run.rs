@@ -32,7 +32,7 @@ pub struct RunArgs {
     #[arg(long, env = "MANA_LOAD_TARGETS", value_delimiter = ',', conflicts_with = "replicas")]
     targets: Vec<String>,
     /// How many replicas of its own to start; of several numbers, one run after the other. Needs what
-    /// `mana-sync dev with-services` puts into the environment.
+    /// `mana-dev with-services` puts into the environment.
     #[arg(long, value_delimiter = ',', value_name = "N")]
     replicas: Vec<usize>,
     /// The issuer's private key, an Ed25519 JWK file; it signs the users' tokens.

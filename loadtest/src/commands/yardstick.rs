@@ -10,7 +10,7 @@ use super::measuring::{MeasuringArgs, Stopped};
 
 /// Measures the server beside what this machine's PostgreSQL does without it, as ratios.
 ///
-/// It starts replicas of its own and must run where `mana-sync dev with-services` has put their surroundings into the
+/// It starts replicas of its own and must run where `mana-dev with-services` has put their surroundings into the
 /// environment; `make bench` does all of that.
 ///
 /// Exit status: 0 where every row was measured, 1 where one missed its goal and --strict is given, 2 where one could

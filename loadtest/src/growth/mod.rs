@@ -6,7 +6,7 @@
 //! limits: what each may grow by, and why          yardstick: stock, visits, pushes, which both measure with
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
-//! `mana-sync dev with-services`. Points of a dimension are measured by turns where they can stand side by side, so
+//! `mana-dev with-services`. Points of a dimension are measured by turns where they can stand side by side, so
 //! that what else the machine does slows all of them; those of `connections` are measured one after the other.
 
 pub mod connections;

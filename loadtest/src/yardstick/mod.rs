@@ -6,7 +6,7 @@
 //!   pgbench, notify, copy: the yardsticks        engine: our side        stock, visits, fill: what is stored already
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
-//! `mana-sync dev with-services`.
+//! `mana-dev with-services`.
 
 pub mod copy;
 pub mod fill;

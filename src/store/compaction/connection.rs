@@ -1,9 +1,9 @@
 //! A connection of compaction's own, which waits for nothing without end.
 
 use super::CompactionError;
-use crate::config::DatabaseConfig;
+use crate::config::{DatabaseConfig, Secret};
+use crate::db::Session;
 use crate::store::schema::connect_as;
-use sqlx::PgConnection;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -18,14 +18,14 @@ const SETTINGS: &str =
 
 /// Connects to the primary. `statement_timeout`: how long one statement may take; none for a person who waits for it.
 pub(in crate::store) async fn connect(
-    url: &str,
+    url: &Secret,
     name: &str,
     statement_timeout: Option<Duration>,
-) -> Result<PgConnection, CompactionError> {
-    let mut connection = connect_as(url, name).await?;
+) -> Result<Session, CompactionError> {
+    let connection = connect_as(url, name).await?;
     let limit = statement_timeout.map_or(0, |limit| limit.as_millis());
     let settings = format!("{SETTINGS}; set statement_timeout = {limit}");
-    timeout(PIECE_TIMEOUT, sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut connection)).await??;
+    timeout(PIECE_TIMEOUT, connection.batch_execute(&settings)).await??;
     Ok(connection)
 }
 
@@ -33,6 +33,6 @@ pub(in crate::store) async fn connect(
 pub(in crate::store) async fn connect_command(
     database: &DatabaseConfig,
     name: &str,
-) -> Result<PgConnection, CompactionError> {
-    connect(database.direct_url().expose(), name, None).await
+) -> Result<Session, CompactionError> {
+    connect(database.direct_url(), name, None).await
 }

@@ -2,11 +2,11 @@
 //! (`sync_heads.untrimmed_since`), so an index of the marks is written once for each time that a log is trimmed.
 
 use super::{CompactionError, Rules};
-use crate::protocol::LogId;
-use crate::store::time;
-use sqlx::types::chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
+use crate::db::Micros;
+use crate::protocol::{LogId, UserKey};
 use std::time::Duration;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
 
 /// A log is trimmed once its oldest untrimmed row has been older than the horizon for this part of the horizon: so a log
 /// that is written all the time is trimmed now and then, and not row by row.
@@ -42,23 +42,23 @@ pub(super) struct LogState {
 const DUE: &str = "
 select log_id from (
     (select log_id, untrimmed_since as since from sync_heads
-     where untrimmed_since < now() - $1 * interval '1 millisecond' order by untrimmed_since limit $3)
+     where untrimmed_since < now() - $1::int8 * interval '1 millisecond' order by untrimmed_since limit $3)
     union all
     (select log_id, deleted_since from sync_heads
-     where deleted_since < now() - $2 * interval '1 millisecond' and deleted_since <= trimmed_to order by deleted_since limit $3)
+     where deleted_since < now() - $2::int8 * interval '1 millisecond' and deleted_since <= trimmed_to order by deleted_since limit $3)
 ) due group by log_id order by min(since)";
 
 /// How long the log that has waited longest has been due, in seconds.
 const LAG: &str = "
-select extract(epoch from now() - min(untrimmed_since))::float8 - $1::float8 / 1000 from (
+select (extract(epoch from now() - min(untrimmed_since)) - $1::int8 / 1000.0)::float8 from (
     select untrimmed_since from sync_heads where untrimmed_since > 'epoch' order by untrimmed_since limit 1
 ) oldest";
 
 const STATE: &str = "
 select h.trimmed_to, h.head, h.deleted_since,
-       now() - $2 * interval '1 millisecond' as horizon, now() - $3 * interval '1 millisecond' as purge_before,
-       coalesce(h.untrimmed_since < now() - $4 * interval '1 millisecond', false)
-           or coalesce(h.deleted_since < now() - $3 * interval '1 millisecond', false) as is_due
+       now() - $2::int8 * interval '1 millisecond' as horizon, now() - $3::int8 * interval '1 millisecond' as purge_before,
+       coalesce(h.untrimmed_since < now() - $4::int8 * interval '1 millisecond', false)
+           or coalesce(h.deleted_since < now() - $3::int8 * interval '1 millisecond', false) as is_due
 from sync_heads h where h.log_id = $1";
 
 /// Logs of a user, an app, or all, in the order of their ids.
@@ -78,37 +78,28 @@ fn millis(time: Duration) -> i64 {
     time.as_millis().try_into().unwrap_or(i64::MAX)
 }
 
-fn micros(row: &sqlx::postgres::PgRow, column: &str) -> Result<Option<i64>, sqlx::Error> {
-    Ok(row.try_get::<Option<DateTime<Utc>>, _>(column)?.map(|at| at.timestamp_micros()))
+fn micros(row: &Row, column: &str) -> Result<Option<i64>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<Micros>>(column)?.map(|Micros(at)| at))
 }
 
 /// The logs that have been due longest.
-pub(super) async fn due(connection: &mut PgConnection, rules: &Rules) -> Result<Vec<LogId>, CompactionError> {
+pub(super) async fn due(connection: &Client, rules: &Rules) -> Result<Vec<LogId>, CompactionError> {
     // A year none of us lives to see stands for never.
     let purge = rules.purge_after.map_or(i64::from(i32::MAX) * 1000, millis);
-    let statement = sqlx::query(DUE).bind(millis(rules.due_after())).bind(purge).bind(LOGS);
-    let rows = statement.fetch_all(connection).await?;
+    let rows = connection.query(DUE, &[&millis(rules.due_after()), &purge, &LOGS]).await?;
     rows.iter().map(|row| Ok(LogId(row.try_get(0)?))).collect()
 }
 
 /// How long the log that has waited longest has been due, in seconds; 0 if none is.
-pub(super) async fn lag(connection: &mut PgConnection, rules: &Rules) -> Result<f64, CompactionError> {
-    let lag = sqlx::query_scalar(LAG).bind(millis(rules.due_after())).fetch_optional(connection).await?;
-    Ok(lag.flatten().unwrap_or(0.0_f64).max(0.0))
+pub(super) async fn lag(connection: &Client, rules: &Rules) -> Result<f64, CompactionError> {
+    let row = connection.query_one(LAG, &[&millis(rules.due_after())]).await?;
+    Ok(row.try_get::<_, Option<f64>>(0)?.unwrap_or(0.0).max(0.0))
 }
 
 /// Where a log stands; none if it has been erased.
-pub(super) async fn state(
-    connection: &mut PgConnection,
-    log: LogId,
-    rules: &Rules,
-) -> Result<Option<LogState>, CompactionError> {
-    let statement = sqlx::query(STATE)
-        .bind(log.0)
-        .bind(millis(rules.after))
-        .bind(rules.purge_after.map(millis))
-        .bind(millis(rules.due_after()));
-    let Some(row) = statement.fetch_optional(connection).await? else { return Ok(None) };
+pub(super) async fn state(connection: &Client, log: LogId, rules: &Rules) -> Result<Option<LogState>, CompactionError> {
+    let (after, purge, due) = (millis(rules.after), rules.purge_after.map(millis), millis(rules.due_after()));
+    let Some(row) = connection.query_opt(STATE, &[&log.0, &after, &purge, &due]).await? else { return Ok(None) };
     Ok(Some(LogState {
         trimmed_to: micros(&row, "trimmed_to")?.unwrap_or(0),
         horizon: micros(&row, "horizon")?.unwrap_or(0),
@@ -121,21 +112,18 @@ pub(super) async fn state(
 
 /// Logs after one of them, in the order of their ids.
 pub(in crate::store) async fn logs_of(
-    connection: &mut PgConnection,
-    user: Option<crate::protocol::UserKey>,
+    connection: &Client,
+    user: Option<UserKey>,
     app: Option<&str>,
     after: Option<LogId>,
-) -> Result<Vec<LogName>, sqlx::Error> {
-    let statement =
-        sqlx::query(LOGS_OF).bind(user.map(|user| user.0)).bind(app).bind(after.map(|log| log.0)).bind(LOGS);
-    let rows = statement.fetch_all(connection).await?;
-    let read = |row: &sqlx::postgres::PgRow| {
-        Ok(LogName { id: LogId(row.try_get(0)?), user: row.try_get(1)?, app: row.try_get(2)? })
-    };
+) -> Result<Vec<LogName>, CompactionError> {
+    let (user, after): (Option<Uuid>, Option<Uuid>) = (user.map(|user| user.0), after.map(|log| log.0));
+    let rows = connection.query(LOGS_OF, &[&user, &app, &after, &LOGS]).await?;
+    let read = |row: &Row| Ok(LogName { id: LogId(row.try_get(0)?), user: row.try_get(1)?, app: row.try_get(2)? });
     rows.iter().map(read).collect()
 }
 
-const FIRST_UNTRIMMED: &str = "select min(created_at) from sync_changes where log_id = $1 and created_at > $2";
+const FIRST_UNTRIMMED: &str = "select min(created_at) as first from sync_changes where log_id = $1 and created_at > $2";
 const FIRST_DELETE: &str = "
 select created_at from sync_changes
 where log_id = $1 and created_at > $2 and (op = 'delete' or data ? 'deletedAt') order by created_at limit 1";
@@ -148,14 +136,13 @@ where h.log_id = $1";
 /// The end of a log's trimming up to a position, as the statement that is to be sent with the commit: it marks from where on
 /// the log is untrimmed, and counts what it has.
 pub(super) async fn closing(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     upto: i64,
     purged: Option<i64>,
 ) -> Result<String, CompactionError> {
-    let first: Option<DateTime<Utc>> =
-        sqlx::query_scalar(FIRST_UNTRIMMED).bind(log.0).bind(time(upto)).fetch_one(&mut *connection).await?;
-    let drift = sqlx::query(DRIFT).bind(log.0).fetch_optional(&mut *connection).await?;
+    let first = micros(&connection.query_one(FIRST_UNTRIMMED, &[&log.0, &Micros(upto)]).await?, "first")?;
+    let drift = connection.query_opt(DRIFT, &[&log.0]).await?;
     let (changes, bytes): (i64, i64) = match drift {
         Some(row) => (row.try_get(0)?, row.try_get(1)?),
         None => (0, 0),
@@ -163,12 +150,11 @@ pub(super) async fn closing(
     let deleted = match purged {
         None => String::new(),
         Some(upto) => {
-            let statement = sqlx::query_scalar(FIRST_DELETE).bind(log.0).bind(time(upto));
-            let first: Option<DateTime<Utc>> = statement.fetch_optional(connection).await?;
-            format!(", deleted_since = {}", literal(first.map(|at| at.timestamp_micros())))
+            let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(upto)]).await?;
+            let first = first.map(|row| micros(&row, "created_at")).transpose()?.flatten();
+            format!(", deleted_since = {}", literal(first))
         }
     };
-    let first = first.map(|at| at.timestamp_micros());
     Ok(format!(
         "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {upto}),
              untrimmed_since = case when h.head > {upto} then coalesce({first}, h.head) end,

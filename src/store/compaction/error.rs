@@ -9,7 +9,7 @@ pub enum CompactionError {
     #[error("the database cannot be reached")]
     Connect(#[from] SchemaError),
     #[error("the database refused a statement")]
-    Database(#[from] sqlx::Error),
+    Database(#[from] tokio_postgres::Error),
     #[error("the database did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]

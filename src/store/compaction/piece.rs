@@ -3,10 +3,9 @@
 use super::due::{self, LogState};
 use super::record::{self, RecordName};
 use super::{CompactionError, Rules, Trimmed};
+use crate::db::Micros;
 use crate::protocol::LogId;
-use crate::store::time;
-use sqlx::types::chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use tokio_postgres::Client;
 
 /// Rows whose records one piece trims.
 const ROWS: i64 = 500;
@@ -72,35 +71,33 @@ pub(super) enum Wait {
 }
 
 /// Begins a transaction that may take rows out of a log; false, and none begun, if somebody else does.
-pub(super) async fn begin(connection: &mut PgConnection, log: LogId, wait: Wait) -> Result<bool, CompactionError> {
+pub(super) async fn begin(connection: &Client, log: LogId, wait: Wait) -> Result<bool, CompactionError> {
     // What goes is not erased, but kept in the history: the trigger need not look for it.
-    sqlx::raw_sql("begin; set local mana_sync.trimming = on").execute(&mut *connection).await?;
+    connection.batch_execute("begin; set local mana_sync.trimming = on").await?;
     let locked = match wait {
         Wait::No => {
-            let lock = sqlx::query_scalar("select pg_try_advisory_xact_lock(sync_trim_lock($1))");
-            lock.bind(log.0).fetch_one(&mut *connection).await?
+            let lock = "select pg_try_advisory_xact_lock(sync_trim_lock($1))";
+            connection.query_one(lock, &[&log.0]).await?.try_get(0)?
         }
         Wait::Yes => {
-            let lock = sqlx::query("select pg_advisory_xact_lock(sync_trim_lock($1))");
-            lock.bind(log.0).execute(&mut *connection).await?;
+            connection.execute("select pg_advisory_xact_lock(sync_trim_lock($1))", &[&log.0]).await?;
             true
         }
     };
     if !locked {
-        sqlx::raw_sql("rollback").execute(connection).await?;
+        connection.batch_execute("rollback").await?;
     }
     Ok(locked)
 }
 
 /// Commits, with one statement more in the same round trip: it may take the log's head, for which pushes wait.
-pub(super) async fn commit_with(connection: &mut PgConnection, statement: String) -> Result<(), CompactionError> {
-    sqlx::raw_sql(AssertSqlSafe(format!("{statement}; commit"))).execute(connection).await?;
-    Ok(())
+pub(super) async fn commit_with(connection: &Client, statement: String) -> Result<(), CompactionError> {
+    Ok(connection.batch_execute(&format!("{statement}; commit")).await?)
 }
 
 /// Trims the next piece of a stretch, in a transaction of its own.
 pub(super) async fn trim_next(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     (state, stretch, rules): (&LogState, Stretch, &Rules),
     wait: Wait,
@@ -153,17 +150,17 @@ impl Records {
     }
 }
 
-async fn next(connection: &mut PgConnection, log: LogId, stretch: Stretch) -> Result<Next, CompactionError> {
+async fn next(connection: &Client, log: LogId, stretch: Stretch) -> Result<Next, CompactionError> {
     let statement = match stretch.rows {
         Rows::All => NEXT,
         Rows::Deletes => NEXT_DELETED,
     };
-    let statement = sqlx::query(statement).bind(log.0).bind(time(stretch.after)).bind(time(stretch.upto)).bind(ROWS);
+    let rows = connection.query(statement, &[&log.0, &Micros(stretch.after), &Micros(stretch.upto), &ROWS]).await?;
     let (mut records, mut count, mut end) = (Vec::new(), 0, stretch.after);
-    for row in statement.fetch_all(connection).await? {
-        let last: DateTime<Utc> = row.try_get("last")?;
-        end = end.max(last.timestamp_micros());
-        count += row.try_get::<i64, _>("count")?;
+    for row in rows {
+        let Micros(last) = row.try_get("last")?;
+        end = end.max(last);
+        count += row.try_get::<_, i64>("count")?;
         let name = RecordName { table: row.try_get("table_name")?, record: row.try_get("record_id")? };
         records.push((name, row.try_get("rows")?));
     }

@@ -3,18 +3,18 @@
 use super::due::LogState;
 use super::write::{Cut, cut, mark_deletes};
 use super::{CompactionError, Rules, Trimmed, flaw};
+use crate::db::Micros;
 use crate::defects::Defect;
 use crate::protocol::LogId;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 use crate::protocol::trim::{RecordTrim, RowWrites};
-use crate::store::time;
 use futures_util::TryStreamExt;
-use sqlx::postgres::PgRow;
-use sqlx::types::Uuid;
-use sqlx::types::chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
 use std::collections::HashMap;
+use std::pin::pin;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
 
 /// Rows of a large record that are read at once.
 const PART: i64 = 2_000;
@@ -51,12 +51,12 @@ struct ReadRow {
     row: RowWrites,
 }
 
-fn read(row: &PgRow, horizon: i64) -> Result<ReadRow, CompactionError> {
-    let at: DateTime<Utc> = row.try_get("created_at")?;
+fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
+    let Micros(at) = row.try_get("created_at")?;
     let op: &str = row.try_get("op")?;
     let change = StoredChange {
         id: row.try_get("id")?,
-        at: at.timestamp_micros(),
+        at,
         table: row.try_get("table_name")?,
         record: row.try_get("record_id")?,
         op: Op::from_name(op).ok_or_else(|| CompactionError::UnknownOp(op.to_owned()))?,
@@ -66,14 +66,14 @@ fn read(row: &PgRow, horizon: i64) -> Result<ReadRow, CompactionError> {
         is_own: false,
         rows_trimmed: false,
     };
-    let claims = row.try_get::<bool, _>("claims")? && !Defect::TrimsClaims.is_on();
+    let claims = row.try_get::<_, bool>("claims")? && !Defect::TrimsClaims.is_on();
     let row = RowWrites::read(&change, claims || change.at > horizon)?;
     Ok(ReadRow { id: change.id, name: RecordName { table: change.table, record: change.record }, row })
 }
 
 /// Trims records, all their rows in the transaction that is open.
 pub(super) async fn trim(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     records: &[(RecordName, i64)],
     (state, rules): (&LogState, &Rules),
@@ -85,22 +85,14 @@ pub(super) async fn trim(
 }
 
 async fn trim_together(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     records: &[(RecordName, i64)],
     (state, rules): (&LogState, &Rules),
 ) -> Result<Trimmed, CompactionError> {
     let tables: Vec<&str> = records.iter().map(|(name, _)| &*name.table).collect();
     let ids: Vec<&str> = records.iter().map(|(name, _)| &*name.record).collect();
-    // What is read row by row is given up at once but for names and stamps, so values never pile up.
-    let statement = sqlx::query(ALL_ROWS).bind(log.0).bind(tables).bind(ids);
-    let mut rows: Vec<ReadRow> = Vec::new();
-    {
-        let mut reading = statement.fetch(&mut *connection);
-        while let Some(row) = reading.try_next().await? {
-            rows.push(read(&row, state.horizon)?);
-        }
-    }
+    let rows = read_rows(connection, ALL_ROWS, &[&log.0, &tables, &ids], state.horizon).await?;
     let mut trims: HashMap<&RecordName, RecordTrim> = HashMap::new();
     for ReadRow { name, row, .. } in &rows {
         trims.entry(name).or_insert_with(|| RecordTrim::new(flaw())).note(row);
@@ -126,7 +118,7 @@ fn purge(trims: &mut HashMap<&RecordName, RecordTrim>, state: &LogState) {
 
 /// Trims a record of many rows: read once to know what wins, and once more, part by part, to take out the rest.
 async fn trim_large(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     name: &RecordName,
     (state, rules): (&LogState, &Rules),
@@ -160,20 +152,25 @@ async fn trim_large(
 }
 
 async fn next_rows(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     name: &RecordName,
     after: i64,
     horizon: i64,
 ) -> Result<Vec<ReadRow>, CompactionError> {
-    let statement = sqlx::query(NEXT_ROWS)
-        .bind(log.0)
-        .bind(vec![&*name.table])
-        .bind(vec![&*name.record])
-        .bind(time(after))
-        .bind(PART);
+    let (tables, ids) = (vec![&*name.table], vec![&*name.record]);
+    read_rows(connection, NEXT_ROWS, &[&log.0, &tables, &ids, &Micros(after), &PART], horizon).await
+}
+
+/// Reads rows one by one: but for names and stamps each is given up at once, so values never pile up.
+async fn read_rows(
+    connection: &Client,
+    statement: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    horizon: i64,
+) -> Result<Vec<ReadRow>, CompactionError> {
+    let mut reading = pin!(connection.query_raw(statement, parameters.iter().copied()).await?);
     let mut rows = Vec::new();
-    let mut reading = statement.fetch(connection);
     while let Some(row) = reading.try_next().await? {
         rows.push(read(&row, horizon)?);
     }

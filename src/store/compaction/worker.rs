@@ -6,10 +6,10 @@ use super::piece::{Piece, Rows, Stretch, Wait, begin, commit_with, trim_next};
 use super::{CompactionError, Rules, Trimmed};
 use crate::config::CompactionConfig;
 use crate::config::{Config, DatabaseConfig, Secret};
+use crate::db::Session;
 use crate::protocol::{LogId, UserKey};
 use crate::telemetry::Metrics;
 use rand::seq::SliceRandom;
-use sqlx::PgConnection;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -26,13 +26,12 @@ const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const DAYS_PERIOD: Duration = Duration::from_secs(600);
 
 /// Trims logs.
-#[derive(Debug)]
 pub struct Compactor {
     url: Secret,
     name: String,
     rules: Rules,
     metrics: Option<Arc<Metrics>>,
-    connection: Option<PgConnection>,
+    connection: Option<Session>,
     /// When the days of the history were last seen to.
     days_seen: Option<Instant>,
 }
@@ -110,11 +109,11 @@ impl Compactor {
         Ok(())
     }
 
-    async fn connection(&mut self) -> Result<&mut PgConnection, CompactionError> {
+    async fn connection(&mut self) -> Result<&Session, CompactionError> {
         let limit = self.metrics.is_some().then_some(PIECE_TIMEOUT);
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(self.url.expose(), &self.name, limit).await?,
+            None => connect(&self.url, &self.name, limit).await?,
         };
         Ok(self.connection.insert(connection))
     }
@@ -125,9 +124,8 @@ impl Compactor {
             return Ok(());
         }
         let days = self.rules.history_days;
-        let statement = sqlx::query("select sync_history_days($1)").bind(days);
         let connection = self.connection().await?;
-        timeout(PIECE_TIMEOUT, statement.execute(connection)).await??;
+        timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await??;
         self.days_seen = Some(Instant::now());
         Ok(())
     }
@@ -267,8 +265,8 @@ impl Compactor {
     /// How many logs there are of a user, an app or all.
     pub async fn count_logs(&mut self, user: Option<&str>, app: Option<&str>) -> Result<u64, CompactionError> {
         let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
-        let statement = sqlx::query_scalar(count).bind(user.map(|user| UserKey::of(user).0)).bind(app);
-        let logs: i64 = statement.fetch_one(self.connection().await?).await?;
+        let user = user.map(|user| UserKey::of(user).0);
+        let logs: i64 = self.connection().await?.query_one(count, &[&user, &app]).await?.try_get(0)?;
         Ok(u64::try_from(logs).unwrap_or(0))
     }
 }

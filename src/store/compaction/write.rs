@@ -5,8 +5,8 @@ use super::{CompactionError, Trimmed};
 use crate::protocol::LogId;
 use crate::protocol::json::ObjectWriter;
 use crate::protocol::trim::{LostField, RecordTrim, RowWrites, Verdict};
-use sqlx::types::Uuid;
-use sqlx::{PgConnection, Row};
+use tokio_postgres::Client;
+use uuid::Uuid;
 
 /// What a row loses.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ with cut as materialized (
            case op when 'delete' then lost
                else (select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each(cut.data) d where d.key = any(cut.fields))
            end, lost, extra
-    from cut where $4
+    from cut where $4::bool
 ), shrunk as (
     update sync_changes c
     set data = c.data - cut.fields, field_timestamps = c.field_timestamps - cut.fields,
@@ -73,25 +73,22 @@ where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_i
     and c.op = 'delete' and c.rows_trimmed is null";
 
 /// Takes out of rows what they lose.
-pub(super) async fn cut(
-    connection: &mut PgConnection,
-    cuts: &[Cut],
-    keeps_history: bool,
-) -> Result<Trimmed, CompactionError> {
+pub(super) async fn cut(connection: &Client, cuts: &[Cut], keeps_history: bool) -> Result<Trimmed, CompactionError> {
     if cuts.is_empty() {
         return Ok(Trimmed::default());
     }
     let ids: Vec<Uuid> = cuts.iter().map(|cut| cut.id).collect();
     let lost: Vec<&str> = cuts.iter().map(|cut| cut.lost.as_str()).collect();
     let gone: Vec<bool> = cuts.iter().map(|cut| cut.gone).collect();
-    let row = sqlx::query(CUT).bind(ids).bind(lost).bind(gone).bind(keeps_history).fetch_one(connection).await?;
-    let number = |column: &str| Ok::<_, sqlx::Error>(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0));
+    let row = connection.query_one(CUT, &[&ids, &lost, &gone, &keeps_history]).await?;
+    let number =
+        |column: &str| Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
     Ok(Trimmed { seen: 0, rows: number("rows")?, gone: number("gone")?, bytes: number("bytes")? })
 }
 
 /// Marks the deletes that are left of records of which rows have gone.
 pub(super) async fn mark_deletes(
-    connection: &mut PgConnection,
+    connection: &Client,
     log: LogId,
     records: &[&RecordName],
 ) -> Result<(), CompactionError> {
@@ -100,6 +97,6 @@ pub(super) async fn mark_deletes(
     }
     let tables: Vec<&str> = records.iter().map(|name| &*name.table).collect();
     let ids: Vec<&str> = records.iter().map(|name| &*name.record).collect();
-    sqlx::query(MARK_DELETES).bind(log.0).bind(tables).bind(ids).execute(connection).await?;
+    connection.execute(MARK_DELETES, &[&log.0, &tables, &ids]).await?;
     Ok(())
 }

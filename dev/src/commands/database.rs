@@ -1,0 +1,51 @@
+//! The PostgreSQL of a folder that is used again and again.
+
+use std::{fs, path::Path};
+
+use mana_dev::{
+    DevError, Postgres, PostgresOptions,
+    cluster::DATABASE,
+    place::{self, Account},
+    ports::preferred,
+    postgres::{Binaries, stop_leftovers},
+};
+
+/// What is asked of it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Data is kept below, and PostgreSQL itself if it isn't installed. The caller holds the lock that stands for it.
+    pub folder: &'a Path,
+    /// Used if it is free. None: any free one.
+    pub port: Option<u16>,
+    /// As in postgresql.conf.
+    pub settings: Vec<(String, String)>,
+    /// Drop what is stored.
+    pub reset: bool,
+}
+
+/// Starts it, with [`DATABASE`] in it. What it has committed survives.
+pub async fn start(wanted: Wanted<'_>) -> Result<Postgres, DevError> {
+    let account = Account::for_postgres()?;
+    let binaries = Binaries::locate(wanted.folder, account).await?;
+    let data_dir = place::reachable(&wanted.folder.join("postgres"), account)?;
+    // The caller's lock says that nobody uses it: this is left from a crash, and holds the port.
+    stop_leftovers(&data_dir).await?;
+    if wanted.reset {
+        reset(&data_dir)?;
+    }
+    let port = wanted.port.map(preferred).filter(|port| *port != 0);
+    let options = PostgresOptions { data_dir, port, settings: wanted.settings, durable: true };
+    let postgres = Postgres::start_with(binaries, options).await?;
+    if !postgres.has_database(DATABASE).await? {
+        postgres.create_database(DATABASE).await?;
+    }
+    Ok(postgres)
+}
+
+fn reset(data_dir: &Path) -> Result<(), DevError> {
+    // Whatever folder the user has named: only what is a database is removed.
+    if !data_dir.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(data_dir).map_err(DevError::io(format!("remove {}", data_dir.display())))
+}

@@ -1,0 +1,194 @@
+//! `mana-dev up`: starts everything, says what to try, keeps it running, stops it in order.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use super::{
+    args::UpArgs,
+    database,
+    guide::{Guide, tokens},
+    signals::Stop,
+    supervise::supervise,
+};
+use mana_dev::{
+    Credits, DevError, Issuer, Postgres, Replica, ReplicaOptions, SERVICE_KEY, Services, Shutdown, SigningKey,
+    cluster::DATABASE,
+    lock::FolderLock,
+    place,
+    ports::{is_free, local, preferred},
+    say::{note, say},
+    signing::KEY_FILE,
+    wait::{tail, until},
+};
+
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const PORTS_LIMIT: Duration = Duration::from_secs(1);
+/// The other servers listen this far above the shared port, if that is free.
+const OTHERS: u16 = 100;
+
+/// Ends when it is told to, or when something essential doesn't stay alive.
+pub async fn up(args: UpArgs) -> Result<ExitCode, DevError> {
+    let program = env::current_exe().map_err(DevError::io("find this program's file"))?;
+    let server = server(&args, &program)?;
+    let stop = Stop::on_signals()?;
+    place::create(&args.data_dir)?;
+    let _only_one = FolderLock::take(&args.data_dir.join("lock"), &args.data_dir)?;
+    let cluster = tokio::select! {
+        cluster = Cluster::start(&args, &server) => cluster?,
+        // What has been started so far stops by being dropped.
+        () = stop.soft.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    say(cluster.guide(&args, program)?);
+    cluster.keep_running(&stop).await.map(|()| ExitCode::SUCCESS)
+}
+
+/// Everything that runs. Fields are dropped in this order, those first that need the others.
+struct Cluster {
+    replicas: Vec<(Replica, ReplicaOptions)>,
+    credits: Credits,
+    issuer: Issuer,
+    postgres: Postgres,
+    key: SigningKey,
+}
+
+impl Cluster {
+    async fn start(args: &UpArgs, server: &Path) -> Result<Self, DevError> {
+        check_ports(args).await?;
+        let wanted = database::Wanted {
+            folder: &args.data_dir,
+            port: Some(args.port + OTHERS + 2),
+            settings: Vec::new(),
+            reset: args.reset,
+        };
+        let postgres = database::start(wanted).await?;
+        let key = SigningKey::load_or_create(&args.data_dir.join(KEY_FILE))?;
+        let keys = std::slice::from_ref(&key);
+        let issuer = Issuer::start(local(preferred(args.port + OTHERS)), keys).await?;
+        let credits = Credits::start(local(preferred(args.port + OTHERS + 1)), SERVICE_KEY).await?;
+        let services = Services {
+            database_url: postgres.url(DATABASE),
+            jwks_url: issuer.jwks_url(),
+            credits_url: credits.url(),
+            service_key: SERVICE_KEY.into(),
+            port: args.port,
+            extra: for_people(),
+        };
+        services.migrate(server).await?;
+        let mut replicas = Vec::new();
+        for number in 1..=args.replicas {
+            let options = services.replica(server, number, args.port + number, None);
+            replicas.push((Replica::spawn(options.clone())?, options));
+        }
+        for (replica, _) in &replicas {
+            replica.wait_ready(READY_LIMIT).await?;
+        }
+        Ok(Self { replicas, credits, issuer, postgres, key })
+    }
+
+    fn guide(&self, args: &UpArgs, program: PathBuf) -> Result<Guide, DevError> {
+        let of = |(replica, _): &(Replica, _)| (replica.base_url().to_owned(), replica.pid());
+        Ok(Guide {
+            program,
+            port: args.port,
+            replicas: self.replicas.iter().map(of).collect(),
+            binaries: self.postgres.binaries().clone(),
+            data_dir: self.postgres.data_dir().to_owned(),
+            database_url: self.postgres.url(DATABASE),
+            jwks_url: self.issuer.jwks_url(),
+            credits_url: self.credits.url(),
+            key: args.data_dir.join(KEY_FILE),
+            tokens: tokens(&self.key, &args.data_dir)?,
+        })
+    }
+
+    /// Until it is time to stop; then replicas first, the database last.
+    async fn keep_running(self, stop: &Stop) -> Result<(), DevError> {
+        let mut running = JoinSet::new();
+        for (replica, options) in self.replicas {
+            running.spawn(supervise(replica, options, stop.clone()));
+        }
+        let mut outcome = Ok(());
+        loop {
+            tokio::select! {
+                ended = running.join_next() => match ended {
+                    None => break,
+                    Some(ended) => {
+                        if let Ok(Err(error)) = ended {
+                            outcome = outcome.and(Err(error));
+                        }
+                        stop.soft.cancel();
+                    }
+                },
+                status = self.postgres.ended(), if !stop.soft.is_cancelled() => {
+                    outcome = Err(DevError::EndedEarly {
+                        who: "PostgreSQL".into(),
+                        status,
+                        log: tail(&self.postgres.log_path()),
+                    });
+                    stop.soft.cancel();
+                }
+            }
+        }
+        let stopped = tokio::select! {
+            stopped = self.postgres.end(Shutdown::Fast) => stopped,
+            () = stop.hard.cancelled() => self.postgres.end(Shutdown::Immediate).await,
+        };
+        self.credits.stop().await;
+        self.issuer.stop().await;
+        note("Everything is stopped.");
+        if stop.hard.is_cancelled() {
+            return Err(DevError::Forced);
+        }
+        outcome.and(stopped)
+    }
+}
+
+/// The server to run: the one that was named, or the one that is built beside this program.
+fn server(args: &UpArgs, program: &Path) -> Result<PathBuf, DevError> {
+    let beside = || program.with_file_name("mana-sync");
+    match &args.exe {
+        Some(exe) => Ok(exe.clone()),
+        None if beside().is_file() => Ok(beside()),
+        None => Err(DevError::Usage(format!(
+            "there is no server at {}: build it (cargo build), or name one with --exe",
+            beside().display()
+        ))),
+    }
+}
+
+/// Each port that the user has been promised must be free, before anything is started. Those of a
+/// cluster that was killed just now become free in a moment.
+async fn check_ports(args: &UpArgs) -> Result<(), DevError> {
+    for offset in 0..=args.replicas {
+        let port = args.port + offset;
+        let free = async || is_free(port).then_some(());
+        if until(PORTS_LIMIT, free).await.is_none() {
+            return Err(DevError::PortTaken {
+                port,
+                purpose: match offset {
+                    0 => "shared by all replicas".into(),
+                    number => format!("replica {number}"),
+                },
+                flag: "--port",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
+/// development servers.
+fn for_people() -> Vec<(String, String)> {
+    const ORIGINS: &str = "http://localhost:5173,http://localhost:5188";
+    [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS)]
+        .into_iter()
+        .filter(|(setting, _)| env::var_os(setting).is_none_or(|value| value.is_empty()))
+        .map(|(setting, value)| (setting.to_owned(), value.to_owned()))
+        .collect()
+}

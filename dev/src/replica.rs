@@ -1,0 +1,253 @@
+//! One server process of the local cluster, to be signalled, stopped, killed and frozen at will.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead as _, BufReader, PipeReader},
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    DevError,
+    child::{Child, Group},
+    say::say,
+    stub::lock,
+    wait::{tail, until},
+};
+
+const READY_PATH: &str = "/health/ready";
+const KEPT_LINES: usize = 30;
+
+/// How a replica is started.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// The program; it is called as `exe serve`.
+    pub exe: PathBuf,
+    /// For people: `replica 1`.
+    pub name: String,
+    /// Added to our own environment.
+    pub env: Vec<(String, String)>,
+    /// Where its output goes (appended). None: to our stdout, each line with the name before it.
+    pub log: Option<PathBuf>,
+    /// Where it alone listens, without a path: `http://127.0.0.1:3051`.
+    pub base_url: String,
+}
+
+/// A replica. Dropping it kills it.
+#[derive(Debug)]
+pub struct Replica {
+    child: Child,
+    output: Output,
+    options: ReplicaOptions,
+}
+
+/// Where the end of its log is to be found.
+#[derive(Debug)]
+enum Output {
+    File(PathBuf),
+    Lines(Arc<Mutex<VecDeque<String>>>),
+}
+
+impl Replica {
+    /// Starts the process. It isn't ready yet: see [`Self::wait_ready`].
+    pub fn spawn(options: ReplicaOptions) -> Result<Self, DevError> {
+        let start = || {
+            let mut command = Command::new(&options.exe);
+            command.arg("serve").stdin(Stdio::null());
+            // The local issuer's tokens name neither; what the shell has set is meant for another server.
+            command.env_remove("JWT_ISSUER").env_remove("JWT_AUDIENCE");
+            command.envs(options.env.iter().map(|(name, value)| (name, value)));
+            let output = direct(&mut command, &options)?;
+            let child = Child::spawn(command, Signal::SIGKILL, Group::Own)?;
+            Ok((child, output))
+        };
+        let (child, output) =
+            start().map_err(DevError::io(format!("start {} ({})", options.name, options.exe.display())))?;
+        Ok(Self { child, output, options })
+    }
+
+    /// Polls `/health/ready` until it answers 200.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<(), DevError> {
+        let client = client()?;
+        let url = format!("{}{READY_PATH}", self.options.base_url);
+        let answer = until(limit, async || {
+            if let Some(status) = self.child.status() {
+                return Some(Err(status));
+            }
+            let response = client.get(&url).send().await.ok()?;
+            response.status().is_success().then_some(Ok(()))
+        });
+        match answer.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(status)) => {
+                Err(DevError::EndedEarly { who: self.options.name.clone(), status, log: self.log_tail() })
+            }
+            None => Err(DevError::NotReady { who: self.options.name.clone(), within: limit, log: self.log_tail() }),
+        }
+    }
+
+    /// Asks it to stop (`SIGTERM`) and waits. After `limit` it is an error, and it still runs.
+    pub async fn terminate(&self, limit: Duration) -> Result<ExitStatus, DevError> {
+        self.signal(Signal::SIGTERM);
+        self.child
+            .wait_for(limit)
+            .await
+            .ok_or_else(|| DevError::NotStopped { who: self.options.name.clone(), within: limit })
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill(&self) -> ExitStatus {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().await
+    }
+
+    /// Freezes it: its connections stay open, and nothing answers.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Ends when it has ended, for whatever reason.
+    pub async fn ended(&self) -> ExitStatus {
+        self.child.wait().await
+    }
+
+    /// Its name, for people.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Where it alone listens, without a path.
+    pub fn base_url(&self) -> &str {
+        &self.options.base_url
+    }
+
+    /// The last lines that it printed.
+    pub fn log_tail(&self) -> String {
+        match &self.output {
+            Output::File(path) => tail(path),
+            Output::Lines(lines) => Vec::from(lock(lines).clone()).join("\n"),
+        }
+    }
+}
+
+/// Points the command's output to the log file, or to a thread that prints it with the name.
+fn direct(command: &mut Command, options: &ReplicaOptions) -> io::Result<Output> {
+    if let Some(path) = &options.log {
+        let log = File::options().create(true).append(true).open(path)?;
+        command.stdout(log.try_clone()?).stderr(log);
+        return Ok(Output::File(path.clone()));
+    }
+    let (reader, writer) = io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let lines = Arc::new(Mutex::new(VecDeque::new()));
+    let kept = Arc::clone(&lines);
+    let prefix = format!("[{}]", options.name);
+    thread::Builder::new().name("replica-log".into()).spawn(move || relay(reader, &prefix, &kept))?;
+    Ok(Output::Lines(lines))
+}
+
+/// Ends with the replica, which closes the pipe. Keeps reading when nobody reads us any more: a
+/// full pipe would freeze the replica.
+fn relay(reader: PipeReader, prefix: &str, kept: &Mutex<VecDeque<String>>) {
+    for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        say(format_args!("{prefix} {line}"));
+        let mut kept = lock(kept);
+        kept.push_back(line);
+        if kept.len() > KEPT_LINES {
+            kept.pop_front();
+        }
+    }
+}
+
+/// For our own loopback addresses only: no proxy, no certificates.
+fn client() -> Result<reqwest::Client, DevError> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .timeout(Duration::from_secs(2))
+        .build()
+        .map_err(DevError::HttpClient)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A process that isn't our server: bash, which first reads the script that BASH_ENV names.
+    fn spawn(folder: &Path, script: &str) -> Replica {
+        let path = folder.join("script");
+        fs::write(&path, script).unwrap();
+        Replica::spawn(ReplicaOptions {
+            exe: "/bin/bash".into(),
+            name: "replica 1".into(),
+            env: vec![("BASH_ENV".into(), path.to_str().unwrap().into())],
+            log: Some(folder.join("log")),
+            base_url: "http://127.0.0.1:1".into(),
+        })
+        .unwrap()
+    }
+
+    const STUBBORN: &str = "trap 'echo bye; exit 5' TERM; echo hello; while :; do sleep 0.02; done";
+
+    async fn says(replica: &Replica, word: &str) -> bool {
+        let said = async || replica.log_tail().contains(word).then_some(());
+        until(LIMIT, said).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_to_stop_and_answers_with_its_status() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = spawn(folder.path(), STUBBORN);
+        assert!(says(&replica, "hello").await);
+        replica.pause();
+        let frozen = replica.terminate(Duration::from_millis(50)).await;
+        assert!(matches!(frozen, Err(DevError::NotStopped { .. })), "{frozen:?}");
+        replica.resume();
+        assert_eq!(replica.ended().await.code(), Some(5));
+        assert!(says(&replica, "bye").await);
+        // The pid may be somebody else's by now.
+        replica.signal(Signal::SIGKILL);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_before_it_is_ready_is_reported_with_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = spawn(folder.path(), "echo no way; exit 3");
+        let error = replica.wait_ready(LIMIT).await.unwrap_err().to_string();
+        assert!(error.contains("no way") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn killed_is_gone_at_once_whatever_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = spawn(folder.path(), STUBBORN);
+        replica.pause();
+        assert!(replica.kill().await.code().is_none());
+    }
+}

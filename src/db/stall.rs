@@ -1,0 +1,152 @@
+//! Is the database still working on it, or has the network forgotten the connection? (G4, G8)
+//!
+//! A connection of which a firewall, a proxy or a balancer has lost track stays open and silent, and TCP does not
+//! notice where something on the way acknowledges what it then throws away. PostgreSQL ends every statement at its
+//! time limit, so what has not answered some time after that is lost. But that limit has to allow for the largest
+//! push, and nobody should wait for so long to hear of a small one.
+//!
+//! So when a statement takes longer than usual, its server is asked, on a fresh connection, what it does for us. If
+//! none of that can be this statement, then either it never arrived or its answer never will. A database that is
+//! slow is thus not given more to do, and one whose network is still broken is waited for.
+
+use super::Connector;
+use super::connect::while_driven;
+use super::error::ConnectError;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::SimpleQueryMessage;
+
+/// What takes longer is asked about.
+const HESITATION: Duration = Duration::from_secs(2);
+/// Pause between two questions.
+const PAUSE: Duration = Duration::from_millis(500);
+/// An answer so recent serves everybody.
+const FRESH: Duration = Duration::from_millis(250);
+/// How long a fresh connection and its answer may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much longer than PostgreSQL allows a statement is waited for.
+const SLACK: Duration = Duration::from_secs(1);
+/// A statement may seem to have begun so much before it was sent: both times are measured late.
+const EARLY: Duration = Duration::from_millis(250);
+
+/// For how long our other connections to this database have been at what they do, in seconds. Their name is that of
+/// the one that asks.
+const RUNNING: &str = "
+select greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 from pg_stat_activity
+where application_name = current_setting('application_name') and datname = current_database()
+  and state <> 'idle' and pid <> pg_backend_pid()";
+
+/// Looks after statements that take long.
+#[derive(Clone, Debug)]
+pub(super) struct StallDetector {
+    connector: Connector,
+    /// Within this time PostgreSQL says something on a connection that works.
+    patience: Duration,
+    /// None if the database cannot be asked: a pooler stands before it.
+    latest: Option<Arc<Mutex<Option<Look>>>>,
+}
+
+/// What was seen on one look; nothing if the database could not be asked.
+#[derive(Clone, Debug)]
+struct Look {
+    at: Instant,
+    running_for: Option<Vec<Duration>>,
+}
+
+impl StallDetector {
+    /// A detector for connections on which a statement may run for so long. `asks`: whether the server can say what it
+    /// does for whom.
+    pub(super) fn new(connector: Connector, statement_timeout: Duration, asks: bool) -> StallDetector {
+        StallDetector { connector, patience: statement_timeout + SLACK, latest: asks.then(Arc::default) }
+    }
+
+    /// Waits for a statement that is sent now. None once it is known that its answer will not come.
+    pub(super) async fn in_time<T>(&self, running: impl Future<Output = T>) -> Option<T> {
+        self.sent_at(Instant::now(), running).await
+    }
+
+    /// The same for a statement that was sent a while ago.
+    pub(super) async fn sent_at<T>(&self, sent: Instant, running: impl Future<Output = T>) -> Option<T> {
+        let mut running = pin!(running);
+        tokio::select! {
+            biased;
+            done = &mut running => Some(done),
+            () = self.is_lost(sent) => None,
+        }
+    }
+
+    /// Ends when a statement sent at that time must have been lost.
+    async fn is_lost(&self, sent: Instant) {
+        let Some(latest) = &self.latest else {
+            return tokio::time::sleep_until(sent + self.patience).await;
+        };
+        tokio::time::sleep_until(sent + HESITATION).await;
+        while sent.elapsed() < self.patience {
+            if self.look(latest).await.shows_nothing_of(sent) {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn look(&self, latest: &Mutex<Option<Look>>) -> Look {
+        let mut latest = latest.lock().await;
+        if let Some(look) = latest.as_ref().filter(|look| look.at.elapsed() < FRESH) {
+            return look.clone();
+        }
+        let asked = Instant::now();
+        let running = timeout(LOOK_TIMEOUT, self.ask()).await.unwrap_or(Err(ConnectError::Timeout));
+        if let Err(error) = &running {
+            tracing::debug!(error = error as &dyn std::error::Error, "cannot ask what the database does for us");
+        }
+        let look = Look { at: asked + asked.elapsed() / 2, running_for: running.ok() };
+        latest.insert(look).clone()
+    }
+
+    async fn ask(&self) -> Result<Vec<Duration>, ConnectError> {
+        let (client, mut driver) = self.connector.connect().await?;
+        let answer = while_driven(&mut driver, client.simple_query(RUNNING)).await?;
+        drop(client);
+        // It has nothing left to do but to take its leave.
+        let _ = driver.await;
+        let running = answer.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok(),
+            _ => None,
+        });
+        Ok(running.collect())
+    }
+}
+
+impl Look {
+    /// Whether nothing that the database was doing can be a statement that was sent at that time.
+    fn shows_nothing_of(&self, sent: Instant) -> bool {
+        let Some(running_for) = &self.running_for else { return false };
+        let waited = self.at.saturating_duration_since(sent);
+        // A statement is sent in several messages, of which the last counts as its beginning.
+        !running_for.iter().any(|running| *running <= waited + EARLY && *running >= waited / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_statement_is_lost_if_nothing_runs_that_began_when_it_was_sent() {
+        let at = Instant::now() + Duration::from_secs(60);
+        let sent = at - Duration::from_secs(4);
+        let look = |seconds: &[f32]| {
+            let running_for = seconds.iter().map(|seconds| Duration::from_secs_f32(*seconds)).collect();
+            Look { at, running_for: Some(running_for) }
+        };
+        assert!(look(&[]).shows_nothing_of(sent), "nothing runs");
+        assert!(look(&[0.01, 0.5]).shows_nothing_of(sent), "what runs began later");
+        assert!(look(&[9.0]).shows_nothing_of(sent), "what runs began earlier");
+        assert!(!look(&[9.0, 3.9]).shows_nothing_of(sent), "this may be it");
+        assert!(!look(&[4.1]).shows_nothing_of(sent), "times are measured late");
+        assert!(!Look { at, running_for: None }.shows_nothing_of(sent), "nobody could be asked");
+    }
+}

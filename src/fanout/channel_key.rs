@@ -1,0 +1,86 @@
+//! What tells a replica's notification from anybody else's.
+//!
+//! Every role that may connect to the database may LISTEN and NOTIFY. So replicas sign what they send, with a key that
+//! they share. What is not signed is no more than a reason to ask the database, and what it says is not used: so
+//! programs in SQL, replicas of the version before and those that have another key already wake devices too, only
+//! with a look-up in between, and nobody can make up names or ranges.
+
+use crate::config::{FanoutConfig, Secret};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
+use axum::http::HeaderValue;
+
+/// Bytes of a signature: the first of an HMAC-SHA-256.
+pub(super) const MAC_BYTES: usize = 12;
+/// What the keys are made for; another form of notifications has others.
+const PURPOSE: &[u8] = b"mana-sync notifications, form 2";
+
+/// The keys that are accepted; the first one signs.
+#[derive(Clone, Debug)]
+pub struct ChannelKeys {
+    signing: Key,
+    others: Vec<Key>,
+}
+
+impl ChannelKeys {
+    /// The keys that the settings name, or else one made from the service key, which all replicas share as well.
+    pub fn new(config: &FanoutConfig, service_key: &HeaderValue) -> ChannelKeys {
+        let mut given = config.channel_key.iter().map(Secret::expose).map(str::as_bytes);
+        let signing = derive(given.next().unwrap_or(service_key.as_bytes()));
+        ChannelKeys { signing, others: given.map(derive).collect() }
+    }
+
+    pub(super) fn sign(&self, text: &str) -> [u8; MAC_BYTES] {
+        mac(&self.signing, text)
+    }
+
+    /// Whether somebody who has one of the keys has signed this.
+    pub(super) fn verify(&self, text: &str, signature: &[u8]) -> bool {
+        let mut keys = std::iter::once(&self.signing).chain(&self.others);
+        keys.any(|key| verify_slices_are_equal(&mac(key, text), signature).is_ok())
+    }
+}
+
+fn derive(secret: &[u8]) -> Key {
+    Key::new(HMAC_SHA256, hmac::sign(&Key::new(HMAC_SHA256, secret), PURPOSE).as_ref())
+}
+
+fn mac(key: &Key, text: &str) -> [u8; MAC_BYTES] {
+    let tag = hmac::sign(key, text.as_bytes());
+    let mut mac = [0; MAC_BYTES];
+    mac.copy_from_slice(&tag.as_ref()[..MAC_BYTES]);
+    mac
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Keys as these settings make them; the first signs.
+    pub(in super::super) fn keys(secrets: &[&str]) -> ChannelKeys {
+        let [first, others @ ..] = secrets else { panic!("a key signs") };
+        let derive = |secret: &&str| derive(secret.as_bytes());
+        ChannelKeys { signing: derive(first), others: others.iter().map(derive).collect() }
+    }
+
+    #[test]
+    fn a_key_is_changed_without_a_gap() {
+        let (old, both, new) = (keys(&["old"]), keys(&["old", "new"]), keys(&["new", "old"]));
+        for (signing, accepting) in [(&old, &both), (&both, &old), (&both, &new), (&new, &both)] {
+            assert!(accepting.verify("text", &signing.sign("text")));
+        }
+        assert!(!old.verify("text", &new.sign("text")));
+    }
+
+    #[test]
+    fn a_signature_is_of_one_text_and_whole() {
+        let keys = keys(&["key"]);
+        let signature = keys.sign("text");
+        assert!(!keys.verify("texT", &signature));
+        assert!(!keys.verify("text", &signature[1..]));
+        assert!(!keys.verify("text", &[]));
+        let mut wrong = signature;
+        wrong[MAC_BYTES - 1] ^= 1;
+        assert!(!keys.verify("text", &wrong));
+    }
+}

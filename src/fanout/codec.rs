@@ -1,0 +1,243 @@
+//! Notifications as they are written on the channel.
+//!
+//! ```text
+//! m2 | signature, 16 | length, 4 | what the replica says of itself | entry | entry | …
+//!                                                   entry: user, 22 | length, 4 | what was stored
+//! ```
+//! Lengths are in bytes, in hexadecimal digits. The user's key comes first and has a fixed width, so that a replica finds
+//! out whether a push concerns anybody here by one look-up, and passes over it otherwise without reading it. What stands
+//! between is JSON, in which members that a reader does not know are passed over. The signature covers what comes after
+//! it ([`ChannelKeys`]).
+
+use super::channel_key::{ChannelKeys, MAC_BYTES};
+use super::wakeup::{MAX_PUSHES, Wakeup};
+use crate::protocol::UserKey;
+use crate::telemetry::traces::PushSpan;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The channel that all replicas on one database share.
+pub const CHANNEL: &str = "mana_sync";
+/// Most bytes of a payload. PostgreSQL raises at 8,000.
+pub const MAX_PAYLOAD: usize = 7_900;
+
+/// How payloads of this form begin. A replica that meets another one asks the database instead.
+const FORM: &str = "m2";
+const SIGNATURE_WIDTH: usize = 16;
+const LENGTH_WIDTH: usize = 4;
+const USER_WIDTH: usize = 22;
+/// Most bytes of an entry that says everything; a larger one leaves out what the listener can look up.
+const MAX_ENTRY: usize = 2_000;
+
+/// A payload that this version cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    #[error("the notification is not one of ours")]
+    Malformed,
+    #[error("the notification, or a part of it, is not one of ours")]
+    Json(#[source] serde_json::Error),
+    #[error("the notification has the unknown form {0}")]
+    Version(u32),
+    #[error("the notification names a user in an unknown form")]
+    User,
+}
+
+/// What was stored, for one user.
+#[derive(Serialize)]
+struct Body<'a> {
+    a: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    c: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    t: Option<&'a [Arc<str>]>,
+    r: &'a [(i64, i64)],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    p: &'a [String],
+}
+
+/// The same, read: app, client, tables, ranges and the spans of sampled pushes.
+#[derive(Deserialize)]
+struct OwnedBody {
+    a: Arc<str>,
+    #[serde(default)]
+    c: Option<Arc<str>>,
+    #[serde(default)]
+    t: Option<Vec<Arc<str>>>,
+    r: Vec<(i64, i64)>,
+    #[serde(default)]
+    p: Vec<String>,
+}
+
+/// Writes wake-ups into as few payloads as they fit in, and what this replica says of itself into the first of them.
+pub fn encode<'a>(
+    keys: &ChannelKeys,
+    said: Option<&str>,
+    wakeups: impl IntoIterator<Item = &'a Wakeup>,
+) -> Vec<String> {
+    let mut payloads = Vec::new();
+    let mut writer = Writer::new(said.unwrap_or_default());
+    for wakeup in wakeups {
+        let entry = encode_entry(wakeup);
+        if !writer.has_room(&entry) {
+            payloads.push(std::mem::replace(&mut writer, Writer::new("")).finish(keys));
+        }
+        writer.add(&entry);
+    }
+    if !writer.is_empty {
+        payloads.push(writer.finish(keys));
+    }
+    payloads
+}
+
+/// One payload in the making.
+struct Writer {
+    text: String,
+    is_empty: bool,
+}
+
+impl Writer {
+    fn new(said: &str) -> Writer {
+        let mut text = String::with_capacity(1 << 10);
+        text.extend([FORM, &" ".repeat(SIGNATURE_WIDTH)]);
+        let _ = write!(text, "{:04x}{said}", said.len());
+        Writer { text, is_empty: said.is_empty() }
+    }
+
+    /// Whether an entry still fits. The first always does.
+    fn has_room(&self, entry: &str) -> bool {
+        self.is_empty || self.text.len() + entry.len() <= MAX_PAYLOAD
+    }
+
+    fn add(&mut self, entry: &str) {
+        self.text.push_str(entry);
+        self.is_empty = false;
+    }
+
+    fn finish(mut self, keys: &ChannelKeys) -> String {
+        let begin = FORM.len() + SIGNATURE_WIDTH;
+        let signature = URL_SAFE_NO_PAD.encode(keys.sign(&self.text[begin..]));
+        self.text.replace_range(FORM.len()..begin, &signature);
+        self.text
+    }
+}
+
+fn encode_entry(wakeup: &Wakeup) -> String {
+    let pushes: Vec<String> = wakeup.pushes.iter().map(ToString::to_string).collect();
+    let whole = Body {
+        a: &wakeup.app,
+        c: wakeup.client.as_deref(),
+        t: wakeup.tables.as_deref(),
+        r: &wakeup.stretches,
+        p: &pushes,
+    };
+    let mut body = write_body(&whole);
+    if body.len() > MAX_ENTRY {
+        // What remains is bounded: an app id has at most 255 bytes, six times that when escaped.
+        let last = wakeup.last();
+        body = write_body(&Body { c: None, t: None, r: &[(last, last)], ..whole });
+    }
+    format!("{}{:04x}{body}", URL_SAFE_NO_PAD.encode(wakeup.user.0.as_bytes()), body.len())
+}
+
+fn write_body(body: &Body<'_>) -> String {
+    // Strings and numbers always serialize.
+    serde_json::to_string(body).unwrap_or_default()
+}
+
+/// A payload, taken apart as far as it has to be. Nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    signature: &'a str,
+    signed: &'a str,
+    said: &'a str,
+    entries: &'a str,
+}
+
+impl<'a> Payload<'a> {
+    /// Takes a payload apart; none if it does not have this form at all.
+    pub fn parse(text: &'a str) -> Option<Result<Payload<'a>, PayloadError>> {
+        let rest = text.strip_prefix(FORM)?;
+        let parse = || {
+            let (signature, signed) = rest.split_at_checked(SIGNATURE_WIDTH)?;
+            let (said, entries) = take(signed)?;
+            Some(Payload { signature, signed, said, entries })
+        };
+        Some(parse().ok_or(PayloadError::Malformed))
+    }
+
+    /// Whether a replica has written it.
+    pub fn is_signed(&self, keys: &ChannelKeys) -> bool {
+        let mut signature = [0; MAC_BYTES];
+        let decoded = URL_SAFE_NO_PAD.decode_slice(self.signature, &mut signature);
+        decoded == Ok(MAC_BYTES) && keys.verify(self.signed, &signature)
+    }
+
+    /// What the replica says of itself, if it does.
+    pub fn said(&self) -> Option<&'a str> {
+        (!self.said.is_empty()).then_some(self.said)
+    }
+
+    /// What was stored, entry after entry. Ends after the first that cannot be read.
+    pub fn entries(&self) -> Entries<'a> {
+        Entries { rest: self.entries }
+    }
+}
+
+/// The entries of a payload.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    rest: &'a str,
+}
+
+/// What was stored for a user, not read yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    pub user: UserKey,
+    body: &'a str,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, PayloadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let text = std::mem::take(&mut self.rest);
+        let Some((user, rest)) = text.split_at_checked(USER_WIDTH) else { return Some(Err(PayloadError::Malformed)) };
+        let Some(user) = read_user(user) else { return Some(Err(PayloadError::User)) };
+        let Some((body, rest)) = take(rest) else { return Some(Err(PayloadError::Malformed)) };
+        self.rest = rest;
+        Some(Ok(Entry { user, body }))
+    }
+}
+
+impl Entry<'_> {
+    /// Reads the entry.
+    pub fn read(&self) -> Result<Wakeup, PayloadError> {
+        let OwnedBody { a, c, t, r, p } = serde_json::from_str(self.body).map_err(PayloadError::Json)?;
+        let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
+        Ok(Wakeup { user: self.user, app: a, client: c, tables: t, stretches: r, pushes })
+    }
+}
+
+/// A part that its length stands before, and what comes after it.
+fn take(text: &str) -> Option<(&str, &str)> {
+    let (length, rest) = text.split_at_checked(LENGTH_WIDTH)?;
+    rest.split_at_checked(usize::from_str_radix(length, 16).ok()?)
+}
+
+/// A user's key in its 22 characters.
+pub(super) fn read_user(text: &str) -> Option<UserKey> {
+    // One byte more than a key has: the decoder wants room for what it may have to check.
+    let mut bytes = [0; 18];
+    let read = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    Some(UserKey(Uuid::from_slice(&bytes[..read]).ok()?))
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

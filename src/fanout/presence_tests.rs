@@ -1,0 +1,132 @@
+use super::super::testing::fanout_config;
+use super::*;
+
+fn replica(name: &str, settings: &[&str]) -> Presence {
+    let metrics = Arc::new(Metrics::new());
+    metrics.listener_up.set(1);
+    Presence::new(&fanout_config(settings), name, metrics, CancellationToken::new())
+}
+
+fn names(presence: &Presence) -> Vec<String> {
+    presence.replicas().iter().map(|replica| replica.name.clone()).collect()
+}
+
+/// A message with another date.
+fn dated(message: &str, at: u64) -> String {
+    let mut said: Said = serde_json::from_str(message).unwrap();
+    said.presence.as_mut().unwrap().at = at;
+    serde_json::to_string(&said).unwrap()
+}
+
+/// What it says by way of greeting.
+fn hello(replica: &Presence) -> String {
+    replica.message(Instant::now(), false)
+}
+
+#[test]
+fn everybody_knows_who_is_there_and_who_is_gone() {
+    let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
+    assert_eq!((names(&a), a.count().get()), (vec!["a".to_owned()], 1));
+    b.0.metrics.connections.set(12);
+    a.hear(&hello(&b), begun).unwrap();
+    assert_eq!((names(&a), a.count().get(), a.0.metrics.replicas.get()), (vec!["a".into(), "b".into()], 2, 2));
+    assert_eq!((a.replicas()[1].connections, a.replicas()[1].draining), (12, false));
+
+    a.message(begun + Duration::from_millis(2_900), false);
+    assert_eq!(names(&a), ["a", "b"], "one that missed two periods is still there");
+    a.message(begun + Duration::from_millis(3_000), false);
+    assert_eq!(names(&a), ["a"], "three, and it is gone");
+}
+
+#[test]
+fn a_replica_that_says_goodbye_is_gone_at_once_and_stays_gone() {
+    let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
+    let (hello, goodbye) = (hello(&b), b.message(begun, true));
+    let at = clock();
+    let hear = |message: &str, at, after| a.hear(&dated(message, at), begun + Duration::from_secs(after)).unwrap();
+    hear(&hello, at - 2, 0);
+    hear(&goodbye, at - 1, 0);
+    assert_eq!(names(&a), ["a"]);
+    for (repeated, after) in [(at - 2, 0), (at - 1, 0), (at - 600_000, 0), (at - 2, 100)] {
+        hear(&hello, repeated, after);
+        assert_eq!(names(&a), ["a"], "what was said before changes nothing: {repeated} {after}");
+    }
+    hear(&hello, at + 1, 100);
+    assert_eq!(names(&a), ["a", "b"], "said later: it is still there after all");
+    hear(&goodbye, at - 1, 100);
+    assert_eq!(names(&a), ["a", "b"], "nor does a goodbye that is repeated");
+}
+
+#[test]
+fn what_is_too_old_or_too_far_ahead_is_not_heard() {
+    let (a, b) = (replica("a", &[]), replica("b", &[]));
+    for at in [clock() - 200_000, clock() + 200_000, 0, u64::MAX] {
+        a.hear(&dated(&hello(&b), at), Instant::now()).unwrap();
+        assert_eq!(names(&a), ["a"]);
+    }
+    assert!(a.hear("nonsense", Instant::now()).is_err());
+    a.hear(r#"{"question":{"kind":"later"}}"#, Instant::now()).unwrap();
+}
+
+#[test]
+fn whoever_hears_nothing_forgets_nobody() {
+    let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
+    a.hear(&hello(&b), begun).unwrap();
+    a.0.metrics.listener_up.set(0);
+    let later = begun + Duration::from_secs(3_600);
+    a.message(later, false);
+    assert_eq!(names(&a), ["a", "b"]);
+    a.0.metrics.listener_up.set(1);
+    a.hears_again(later);
+    a.message(later, false);
+    assert_eq!(names(&a), ["a", "b"], "it may have spoken meanwhile");
+    a.message(later + Duration::from_secs(4), false);
+    assert_eq!(names(&a), ["a"]);
+}
+
+#[tokio::test]
+async fn it_is_said_seldom_with_what_is_sent_anyway_and_at_once_when_it_drains() {
+    let (a, begun) = (replica("a", &["--presence-ms", "3600000"]), Instant::now());
+    let after = |minutes: u64| begun + Duration::from_secs(minutes * 60);
+    a.due().await;
+    a.message(begun, false);
+    assert_eq!((a.next(), a.along(begun)), (Some(after(60)), None));
+    assert!(a.along(after(30)).is_some(), "half a period has passed");
+    assert_eq!(a.next(), Some(after(90)));
+    a.0.draining.cancel();
+    a.due().await;
+    assert!(a.message(begun, false).contains("\"draining\":true"));
+    tokio::select! {
+        biased;
+        () = a.due() => panic!("once"),
+        () = std::future::ready(()) => {}
+    }
+    a.unsaid();
+    a.due().await;
+}
+
+#[test]
+fn the_more_there_are_the_less_often_it_is_said() {
+    for (replicas, period) in [(1, 1_000), (40, 1_000), (100, 5_000), (200, 20_000), (1_000, 30_000)] {
+        let a = replica("a", &["--notify-budget", "40000"]);
+        a.0.count.set(replicas);
+        assert_eq!(a.period(), Duration::from_millis(period), "{replicas}");
+    }
+}
+
+#[test]
+fn changes_are_told_to_whoever_watches_and_nothing_else_is() {
+    let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
+    let mut watch = a.watch();
+    watch.mark_unchanged();
+    let first = hello(&b);
+    a.hear(&first, begun).unwrap();
+    assert!(watch.has_changed().unwrap());
+    watch.mark_unchanged();
+    a.hear(&dated(&first, clock() + 5), begun).unwrap();
+    assert!(!watch.has_changed().unwrap(), "the same again");
+    b.0.metrics.connections.set(1);
+    a.hear(&dated(&hello(&b), clock() + 9), begun).unwrap();
+    assert!(watch.has_changed().unwrap());
+    assert_eq!(replica(&"ü".repeat(300), &[]).own().name.len(), 254);
+}

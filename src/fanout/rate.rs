@@ -1,0 +1,135 @@
+//! How often notifications are sent.
+//!
+//! A notification is a commit, and it wakes every replica, here and at the database, whatever is in it: if each sent as
+//! often as it could, what notifications cost would grow with the square of the replicas. So there is a budget of wakes
+//! in a second ([`crate::config::FanoutConfig::notify_budget`]), and all replicas together send as many notifications as
+//! it pays for: the budget, divided by the replicas. Nobody hands it out: every replica hears all notifications, its own
+//! too, and between two of its own it leaves as much time as those in between are worth. Where the budget is not reached
+//! that is less than sending takes, and nothing waits.
+//!
+//! The other bound is the database itself. Where sending takes much longer than it has lately, processors are short, and
+//! a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get what it saves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// What sending may take of the shortest time that it has taken lately before the database counts as busy.
+const BUSY: u32 = 3;
+/// How many times the excess a replica then waits, and at most.
+const PATIENCE: u32 = 8;
+const LONGEST_REST: Duration = Duration::from_millis(20);
+/// The shortest time that sending took counts for about so long; then a longer one may take its place.
+const LATELY: Duration = Duration::from_secs(60);
+/// No wake-up waits longer than this, however many replicas there are: the reconcilers find what was stored by then.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// How many notifications were heard; the listener counts, the publisher looks.
+#[derive(Clone, Debug, Default)]
+pub struct NotificationCounter(Arc<AtomicU64>);
+
+impl NotificationCounter {
+    pub(super) fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many replicas there are: at least this one.
+#[derive(Clone, Debug)]
+pub(super) struct ReplicaCount(Arc<AtomicUsize>);
+
+impl Default for ReplicaCount {
+    fn default() -> ReplicaCount {
+        ReplicaCount(Arc::new(AtomicUsize::new(1)))
+    }
+}
+
+impl ReplicaCount {
+    pub(super) fn set(&self, replicas: usize) {
+        self.0.store(replicas.max(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// When one publisher may send.
+#[derive(Debug)]
+pub(super) struct RateLimiter {
+    heard: NotificationCounter,
+    replicas: ReplicaCount,
+    /// Wakes in a second.
+    budget: u32,
+    last: Option<Sent>,
+    /// The shortest time that sending took lately, and when it was last looked at.
+    shortest: Option<(Duration, Instant)>,
+}
+
+/// What was last sent.
+#[derive(Debug)]
+struct Sent {
+    begun: Instant,
+    /// What had been heard when it began.
+    heard: u64,
+    /// Its notifications: they count even where this replica does not hear them.
+    notifications: u64,
+    /// What is waited from its beginning because of the database.
+    rest: Duration,
+}
+
+impl RateLimiter {
+    pub(super) fn new(heard: NotificationCounter, replicas: ReplicaCount, budget: u32) -> RateLimiter {
+        RateLimiter { heard, replicas, budget, last: None, shortest: None }
+    }
+
+    /// Waits until it is time to send.
+    pub(super) async fn wait(&self) {
+        while let Some(time) = self.next().filter(|time| *time > Instant::now()) {
+            sleep_until(time).await;
+        }
+    }
+
+    /// From when on something may be sent, as far as can be told now.
+    fn next(&self) -> Option<Instant> {
+        let Sent { begun, heard, notifications, rest } = self.last.as_ref()?;
+        let count = self.heard.so_far().saturating_sub(*heard).max(*notifications);
+        let worth = count as f64 * self.replicas.get() as f64 / f64::from(self.budget);
+        let worth = Duration::from_secs_f64(worth.min(LONGEST.as_secs_f64()));
+        Some(*begun + worth.max(*rest))
+    }
+
+    /// Something is being sent from now on.
+    pub(super) fn begin(&mut self, now: Instant) {
+        let heard = self.heard.so_far();
+        self.last = Some(Sent { begun: now, heard, notifications: 1, rest: Duration::ZERO });
+    }
+
+    /// It has been sent now, in so many notifications.
+    pub(super) fn end(&mut self, now: Instant, notifications: usize) {
+        let Some(last) = &mut self.last else { return };
+        let took = now - last.begun;
+        let shortest = match self.shortest {
+            Some((shortest, then)) => {
+                let grown = shortest.mul_f64(1.0 + (now - then).as_secs_f64() / LATELY.as_secs_f64());
+                took.min(grown)
+            }
+            None => took,
+        };
+        self.shortest = Some((shortest, now));
+        last.notifications = notifications as u64;
+        let excess = took.saturating_sub(shortest * BUSY);
+        if !excess.is_zero() {
+            last.rest = took + (excess * PATIENCE).min(LONGEST_REST);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "rate_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+//! How many connections come from one address (G6): somebody without any account can open as many as there are.
+//!
+//! Behind a balancer all connections come from its address. So addresses of balancers are not counted themselves, but
+//! those of the clients that they speak for: as the PROXY protocol says, or the header `X-Forwarded-For`.
+
+use crate::config::Network;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The connections of each address.
+#[derive(Clone, Debug)]
+pub struct Addresses(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    max: u32,
+    trusted: Vec<Network>,
+    counts: Mutex<HashMap<IpAddr, u32>>,
+}
+
+/// A place among the connections of an address; given up when it is dropped.
+#[derive(Debug)]
+pub struct AddressPlace {
+    /// None: nobody counts.
+    of: Option<(Addresses, IpAddr)>,
+}
+
+impl Addresses {
+    /// So many connections of each address; 0: as many as there are. `trusted`: balancers, whose word about their clients
+    /// counts.
+    pub fn new(max: u32, trusted: Vec<Network>) -> Addresses {
+        Addresses(Arc::new(Inner { max, trusted, counts: Mutex::default() }))
+    }
+
+    /// Whether this is the address of a balancer.
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
+        self.0.trusted.iter().any(|network| network.contains(address))
+    }
+
+    /// A place for one more connection; none if the address has as many as are allowed.
+    pub fn enter(&self, address: IpAddr) -> Option<AddressPlace> {
+        if self.0.max == 0 || self.is_trusted(address) {
+            return Some(AddressPlace { of: None });
+        }
+        let key = counted_as(address);
+        let mut counts = self.counts();
+        let count = counts.entry(key).or_default();
+        if *count >= self.0.max {
+            return None;
+        }
+        *count += 1;
+        Some(AddressPlace { of: Some((self.clone(), key)) })
+    }
+
+    /// The client for whom balancers speak: in the list that each of them adds the address to that it was asked from, the
+    /// last one that is no balancer's. None if the list does not say.
+    pub fn client_of(&self, forwarded_for: &str) -> Option<IpAddr> {
+        let addresses = forwarded_for.rsplit(',').map(|entry| parse_entry(entry.trim()));
+        addresses.map_while(|address| address).find(|address| !self.is_trusted(*address))
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let Some((addresses, key)) = &self.of else { return };
+        let mut counts = addresses.counts();
+        if let Some(count) = counts.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(key);
+            }
+        }
+    }
+}
+
+/// An address, with or without a port.
+fn parse_entry(entry: &str) -> Option<IpAddr> {
+    let bare = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(entry, |(address, _)| address);
+    bare.parse().ok().or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// One client has a whole network of 64 bits in IPv6.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_one_that_is_given_up_is_taken() {
+        let addresses = Addresses::new(2, vec!["10.0.0.0/8".parse().unwrap()]);
+        let held = [addresses.enter(ip("192.0.2.1")), addresses.enter(ip("::ffff:192.0.2.1"))];
+        assert!(held.iter().all(Option::is_some));
+        assert!(addresses.enter(ip("192.0.2.1")).is_none());
+        assert!(addresses.enter(ip("192.0.2.2")).is_some(), "another address");
+        drop(held);
+        let held: Vec<_> = (0..3).map(|n| addresses.enter(ip(&format!("2001:db8::{n}:1")))).collect();
+        assert!(held[2].is_none(), "one network of 64 bits is one client");
+        let balancer: Vec<_> = (0..9).map(|_| addresses.enter(ip("10.1.2.3"))).collect();
+        assert!(balancer.iter().all(Option::is_some));
+        drop(held);
+        assert!(addresses.counts().is_empty());
+        let unlimited = Addresses::new(0, vec![]);
+        assert!((0..9).map(|_| unlimited.enter(ip("192.0.2.1"))).all(|place| place.is_some()));
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_no_balancer_s() {
+        let addresses = Addresses::new(1, vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()]);
+        for (list, client) in [
+            ("203.0.113.7", Some("203.0.113.7")),
+            ("198.51.100.1, 203.0.113.7", Some("203.0.113.7")),
+            ("198.51.100.1, 203.0.113.7, 10.0.0.2, ::1", Some("203.0.113.7")),
+            ("203.0.113.7:4711,10.0.0.2", Some("203.0.113.7")),
+            ("[2001:db8::7]:4711", Some("2001:db8::7")),
+            ("2001:db8::7", Some("2001:db8::7")),
+            ("203.0.113.7, unknown, 10.0.0.2", None),
+            ("10.0.0.2", None),
+            ("", None),
+        ] {
+            assert_eq!(addresses.client_of(list), client.map(ip), "{list}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! How many apps one user may have: joins and the reconciler cost what a user's apps are.
+//!
+//! A log that is known to be there is not asked about again. The first push to one asks the database, in turn with all
+//! other first pushes of that user here, and keeps its turn until it is stored: so the limit is exact on one replica, and
+//! where a user makes apps on several at the same moment, there may be as many more as there are replicas.
+
+use super::LimitReached;
+use super::users::LimitError;
+use crate::protocol::{Log, LogId, UserKey};
+use crate::store::Store;
+use moka::sync::Cache;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Logs that are known to be there, at most.
+const MAX_KNOWN: u64 = 200_000;
+/// How long that is believed: accounts are erased.
+const KNOWN_FOR: Duration = Duration::from_secs(3_600);
+
+/// The apps of all users.
+#[derive(Clone, Debug)]
+pub(super) struct Apps {
+    max: u32,
+    patience: Duration,
+    known: Cache<LogId, ()>,
+    /// Users who are getting another app.
+    users: Arc<Mutex<HashMap<UserKey, Weak<tokio::sync::Mutex<()>>>>>,
+}
+
+/// A push that may make an app. Held until it is stored, so that the next one of its user counts it.
+#[derive(Debug, Default)]
+pub struct NewApp(Option<Turn>);
+
+#[derive(Debug)]
+struct Turn {
+    apps: Apps,
+    log: LogId,
+    user: UserKey,
+    lock: Option<Arc<tokio::sync::Mutex<()>>>,
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Apps {
+    pub(super) fn new(max: u32, patience: Duration) -> Apps {
+        let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(KNOWN_FOR).build();
+        Apps { max, patience, known, users: Arc::default() }
+    }
+
+    /// Checks that a log is there, or may be.
+    pub(super) async fn enter(&self, store: &Store, log: &Log) -> Result<NewApp, LimitError> {
+        if self.max == 0 || self.known.contains_key(&log.id) {
+            return Ok(NewApp::default());
+        }
+        let turn = timeout(self.patience, self.turn(log)).await.map_err(|_| LimitError::Busy)?;
+        if self.known.contains_key(&log.id) {
+            return Ok(NewApp::default());
+        }
+        let apps = store.apps(log, self.max).await?;
+        if apps.has_this {
+            self.known.insert(log.id, ());
+            return Ok(NewApp::default());
+        }
+        if apps.count >= self.max {
+            return Err(LimitReached::Apps(self.max).into());
+        }
+        Ok(NewApp(Some(turn)))
+    }
+
+    async fn turn(&self, log: &Log) -> Turn {
+        let lock = {
+            let mut users = self.users();
+            users.get(&log.user).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let lock = Arc::new(tokio::sync::Mutex::new(()));
+                users.insert(log.user, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        let mut turn = Turn { apps: self.clone(), log: log.id, user: log.user, lock: Some(lock.clone()), held: None };
+        turn.held = Some(lock.lock_owned().await);
+        turn
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<tokio::sync::Mutex<()>>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NewApp {
+    /// The push is stored, and so is its app.
+    pub fn stored(self) {
+        if let Some(turn) = &self.0 {
+            turn.apps.known.insert(turn.log, ());
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.held = None;
+        let mut users = self.apps.users();
+        self.lock = None;
+        if users.get(&self.user).is_some_and(|lock| lock.strong_count() == 0) {
+            users.remove(&self.user);
+        }
+    }
+}

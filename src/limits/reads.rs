@@ -1,0 +1,99 @@
+//! How much of the database one user may read from at once (G6).
+//!
+//! A page may take the database long. So one user's reads have a part of the pool's connections, and wait for each other
+//! rather than having all others wait.
+
+use crate::protocol::UserKey;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// One user reads on this part of the pool's connections at the same time, at most, and always on one.
+const SHARE: u32 = 4;
+
+/// The shares of the users who are reading.
+#[derive(Clone, Debug)]
+pub struct ReadShares(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    at_once: usize,
+    users: Mutex<HashMap<UserKey, Weak<Semaphore>>>,
+}
+
+/// A user's place among those who read; given up when it is dropped.
+#[derive(Debug)]
+pub struct ReadTurn {
+    shares: ReadShares,
+    user: UserKey,
+    share: Option<Arc<Semaphore>>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl ReadShares {
+    /// Shares of a pool of so many connections.
+    pub fn new(pool_size: u32) -> ReadShares {
+        let at_once = (pool_size / SHARE).max(1) as usize;
+        ReadShares(Arc::new(Inner { at_once, users: Mutex::default() }))
+    }
+
+    /// A place in the queue of a user's reads.
+    pub fn of(&self, user: UserKey) -> ReadTurn {
+        let mut users = self.users();
+        let share = users.get(&user).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let share = Arc::new(Semaphore::new(self.0.at_once));
+            users.insert(user, Arc::downgrade(&share));
+            share
+        });
+        drop(users);
+        ReadTurn { shares: self.clone(), user, share: Some(share), permit: None }
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<Semaphore>>> {
+        self.0.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReadTurn {
+    /// Waits until it is this read's turn, in the order of asking. It ends when what is returned is dropped.
+    pub async fn wait(mut self) -> ReadTurn {
+        if let Some(share) = &self.share {
+            // The semaphore is never closed.
+            self.permit = share.clone().acquire_owned().await.ok();
+        }
+        self
+    }
+}
+
+impl Drop for ReadTurn {
+    fn drop(&mut self) {
+        self.permit = None;
+        let mut users = self.shares.users();
+        self.share = None;
+        if users.get(&self.user).is_some_and(|share| share.strong_count() == 0) {
+            users.remove(&self.user);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn one_user_reads_on_a_part_of_the_pool_and_others_do_not_wait() {
+        let shares = ReadShares::new(8);
+        let (alice, bob) = (UserKey::of("alice"), UserKey::of("bob"));
+        let turn = |user| shares.of(user).wait().now_or_never();
+        let (first, second) = (turn(alice), turn(alice));
+        assert!(first.is_some() && second.is_some() && turn(alice).is_none());
+        assert!(turn(bob).is_some(), "another user has a share too");
+        drop(first);
+        assert!(turn(alice).is_some());
+        drop(second);
+        assert!(shares.users().is_empty(), "nothing is kept of users who do not read");
+        let small = ReadShares::new(1);
+        assert!(small.of(alice).wait().now_or_never().is_some(), "one read is always possible");
+    }
+}

@@ -1,0 +1,228 @@
+//! How often and how much one user may push and pull, and how much may be stored.
+//!
+//! Counted by each replica for itself, in memory: nothing is asked of the database for it but the bytes stored, and those
+//! once in a while. So a cluster lets through as many times the rate as it has replicas.
+
+use super::LimitReached;
+use super::apps::Apps;
+use super::bucket::{Bucket, Refill};
+use crate::config::LimitsConfig;
+use crate::protocol::push::{Op, Push};
+use crate::protocol::{Log, UserKey};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use moka::sync::Cache;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use super::apps::NewApp;
+
+/// How many seconds' worth of pushes and pulls may come at once.
+const BURST_SECONDS: f64 = 10.0;
+const DAY_SECONDS: f64 = 86_400.0;
+/// Users that are remembered, at most. Of one who is forgotten the count begins anew.
+const MAX_USERS: u64 = 200_000;
+/// For how long a user is remembered; by then every bucket is full again.
+const REMEMBER: Duration = Duration::from_secs(86_400);
+/// How long the bytes stored of a user are taken as they were read, plus what was pushed here since.
+const STORED_BYTES_AGE: Duration = Duration::from_secs(30);
+
+/// Why a user's push or pull does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    #[error(transparent)]
+    Reached(#[from] LimitReached),
+    #[error("pushes of this user that make apps take too long")]
+    Busy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The limits of each user.
+#[derive(Clone, Debug)]
+pub struct UserLimits {
+    pushes: Option<Refill>,
+    pulls: Option<Refill>,
+    bytes: Option<Refill>,
+    max_stored: Option<u64>,
+    users: Cache<UserKey, Arc<Mutex<UserState>>>,
+    apps: Apps,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of a user.
+#[derive(Debug)]
+struct UserState {
+    pushes: Option<Bucket>,
+    pulls: Option<Bucket>,
+    bytes: Option<Bucket>,
+    stored: Option<StoredBytes>,
+}
+
+/// The bytes stored of a user: as they were read, and what was pushed here since.
+#[derive(Clone, Copy, Debug)]
+struct StoredBytes {
+    read: Instant,
+    bytes: u64,
+    added: u64,
+}
+
+impl UserLimits {
+    /// The configured limits; nobody has used anything of them.
+    ///
+    /// `patience`: how long the first push to an app waits for those before it.
+    pub fn new(config: &LimitsConfig, patience: Duration, metrics: Arc<Metrics>) -> UserLimits {
+        let rate = |per_second: u32| {
+            let per_second = f64::from(per_second);
+            (per_second > 0.0).then_some(Refill { per_second, capacity: per_second * BURST_SECONDS })
+        };
+        let a_day = config.max_user_bytes_per_day as f64;
+        UserLimits {
+            pushes: rate(config.max_user_pushes_per_second),
+            pulls: rate(config.max_user_pulls_per_second),
+            bytes: (a_day > 0.0).then_some(Refill { per_second: a_day / DAY_SECONDS, capacity: a_day }),
+            max_stored: Some(config.max_user_bytes_stored).filter(|bytes| *bytes > 0),
+            users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBER).build(),
+            apps: Apps::new(config.max_user_apps, patience),
+            metrics,
+        }
+    }
+
+    /// Counts a push.
+    ///
+    /// # Errors
+    /// The user pushes too often.
+    pub fn push(&self, user: UserKey) -> Result<(), LimitReached> {
+        self.take(user, 1.0, self.pushes, |state| &mut state.pushes, LimitReached::Pushes)
+    }
+
+    /// Counts a pull, or a stream that is opened.
+    ///
+    /// # Errors
+    /// The user pulls too often.
+    pub fn pull(&self, user: UserKey) -> Result<(), LimitReached> {
+        self.take(user, 1.0, self.pulls, |state| &mut state.pulls, LimitReached::Pulls)
+    }
+
+    /// Counts the bytes of a push's body.
+    ///
+    /// # Errors
+    /// The user has pushed too many.
+    pub fn push_bytes(&self, user: UserKey, bytes: usize) -> Result<(), LimitReached> {
+        self.take(user, bytes as f64, self.bytes, |state| &mut state.bytes, LimitReached::BytesPerDay)
+    }
+
+    fn take(
+        &self,
+        user: UserKey,
+        tokens: f64,
+        refill: Option<Refill>,
+        bucket: impl FnOnce(&mut UserState) -> &mut Option<Bucket>,
+        reached: impl FnOnce(Duration) -> LimitReached,
+    ) -> Result<(), LimitReached> {
+        let Some(refill) = refill else { return Ok(()) };
+        let now = Instant::now();
+        let user = self.user(user);
+        let taken = bucket(&mut lock(&user)).get_or_insert(Bucket::full(refill, now)).take(tokens, refill, now);
+        taken.map_err(|wait| self.count(reached(wait)))
+    }
+
+    /// Checks that a push may be stored, as far as the user's apps and bytes go. What is returned is to be held until it
+    /// has been.
+    ///
+    /// # Errors
+    /// It may not, or the database could not be asked.
+    pub async fn store(&self, store: &Store, log: &Log, push: &Push) -> Result<NewApp, LimitError> {
+        let checked = match self.check_stored(store, log.user, push).await {
+            Ok(()) => self.apps.enter(store, log).await,
+            Err(error) => Err(error),
+        };
+        checked.inspect_err(|error| {
+            if let LimitError::Reached(reached) = error {
+                self.count(*reached);
+            }
+        })
+    }
+
+    async fn check_stored(&self, store: &Store, user: UserKey, push: &Push) -> Result<(), LimitError> {
+        let Some(max) = self.max_stored else { return Ok(()) };
+        let state = self.user(user);
+        let known = lock(&state).stored.filter(|stored| stored.read.elapsed() < STORED_BYTES_AGE);
+        if known.is_none() {
+            let read = Instant::now();
+            let bytes = store.stored_bytes(user).await?;
+            lock(&state).stored = Some(StoredBytes { read, bytes, added: 0 });
+        }
+        let mut state = lock(&state);
+        let Some(stored) = &mut state.stored else { return Ok(()) };
+        let adds: u64 = push.changes.iter().map(|change| change.size as u64).sum();
+        // Who has reached the limit gets below it by deleting.
+        let only_deletes = push.changes.iter().all(|change| change.op == Op::Delete);
+        if stored.bytes.saturating_add(stored.added).saturating_add(adds) > max && !only_deletes {
+            return Err(LimitReached::BytesStored.into());
+        }
+        stored.added = stored.added.saturating_add(adds);
+        Ok(())
+    }
+
+    fn user(&self, user: UserKey) -> Arc<Mutex<UserState>> {
+        let new = || Arc::new(Mutex::new(UserState { pushes: None, pulls: None, bytes: None, stored: None }));
+        self.users.get_with(user, new)
+    }
+
+    /// Counts a refusal.
+    fn count(&self, reached: LimitReached) -> LimitReached {
+        self.metrics.refused.with_label_values(&[reached.label()]).inc();
+        reached
+    }
+}
+
+fn lock(state: &Mutex<UserState>) -> MutexGuard<'_, UserState> {
+    // Each change is complete before the lock is given back.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(pushes: u32, pulls: u32, bytes: u64) -> UserLimits {
+        let config = LimitsConfig {
+            max_user_pushes_per_second: pushes,
+            max_user_pulls_per_second: pulls,
+            max_user_bytes_per_day: bytes,
+            max_user_bytes_stored: 0,
+            max_connections_per_address: 0,
+            trusted_proxies: vec![],
+            proxy_protocol: false,
+            max_user_apps: 0,
+        };
+        UserLimits::new(&config, Duration::ZERO, Arc::new(Metrics::new()))
+    }
+
+    #[test]
+    fn each_user_has_a_rate_of_its_own_and_each_limit_a_count() {
+        let limits = limits(2, 1, 1_000);
+        let (alice, bob) = (UserKey::of("alice"), UserKey::of("bob"));
+        let pushed = (0..100).take_while(|_| limits.push(alice).is_ok()).count();
+        assert!((20..25).contains(&pushed), "{pushed}");
+        let LimitReached::Pushes(wait) = limits.push(alice).unwrap_err() else { panic!("another limit") };
+        assert!(wait <= Duration::from_millis(500));
+        assert!(limits.push(bob).is_ok() && limits.pull(alice).is_ok(), "others, and pulls, are not concerned");
+        assert_eq!(limits.push_bytes(alice, 900), Ok(()));
+        let refused = limits.push_bytes(alice, 200).unwrap_err();
+        assert!((8_000..8_650).contains(&refused.retry_after()), "{refused:?}");
+        assert_eq!(limits.metrics.refused.with_label_values(&["user_bytes_per_day"]).get(), 1);
+        assert!(limits.metrics.refused.with_label_values(&["user_pushes"]).get() >= 2);
+    }
+
+    #[test]
+    fn without_limits_nothing_is_remembered() {
+        let limits = limits(0, 0, 0);
+        for _ in 0..10_000 {
+            assert!(limits.push(UserKey::of("u")).is_ok() && limits.push_bytes(UserKey::of("u"), 1 << 30).is_ok());
+        }
+        limits.users.run_pending_tasks();
+        assert_eq!(limits.users.entry_count(), 0);
+    }
+}

@@ -1,0 +1,194 @@
+use super::*;
+use std::collections::HashMap;
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+fn replica(connections: usize) -> Replica {
+    Replica {
+        id: String::new(),
+        name: String::new(),
+        version: String::new(),
+        since: 0,
+        connections: connections as u64,
+        ready: true,
+        draining: false,
+    }
+}
+
+/// A cluster in a model: devices, each on a replica since a step.
+struct Model {
+    begun: Instant,
+    now: u32,
+    /// Of each replica, its devices with the step in which they came, oldest first.
+    replicas: Vec<(Rebalancer, VecDeque<(usize, u32)>)>,
+    /// Devices on their way back, and when they are there.
+    away: VecDeque<(usize, u32)>,
+    closed: HashMap<usize, usize>,
+}
+
+impl Model {
+    fn new(replicas: usize, devices: usize) -> Model {
+        let mut all: Vec<_> = (0..replicas).map(|_| (Rebalancer::new(WINDOW), VecDeque::new())).collect();
+        for device in 0..devices {
+            all[device % replicas].1.push_back((device, 0));
+        }
+        Model {
+            begun: Instant::now(),
+            now: STEPS * (AGE + 1),
+            replicas: all,
+            away: VecDeque::new(),
+            closed: HashMap::new(),
+        }
+    }
+
+    fn time(&self, step: u32) -> Instant {
+        self.begun + WINDOW / STEPS * step
+    }
+
+    /// Goes on for so many windows; closed ones come back five steps later, where `place` says.
+    fn run(&mut self, windows: u32, mut place: impl FnMut(usize) -> usize) {
+        let mut said: Vec<usize> = self.held();
+        for _ in 0..windows * STEPS {
+            self.now += 1;
+            let now = self.time(self.now);
+            while self.away.front().is_some_and(|(_, back)| *back <= self.now)
+                && let Some((device, _)) = self.away.pop_front()
+            {
+                let at = place(self.replicas.len());
+                self.replicas[at].1.push_back((device, self.now));
+            }
+            // What the others hold is known a little later.
+            if self.now % 2 == 0 {
+                said = self.held();
+            }
+            for own in 0..self.replicas.len() {
+                let mut known = vec![replica(self.replicas[own].1.len())];
+                known.extend((0..said.len()).filter(|other| *other != own).map(|other| replica(said[other])));
+                let Some(step) = self.replicas[own].0.step(now, &known) else { continue };
+                self.close(own, step);
+            }
+        }
+    }
+
+    fn close(&mut self, own: usize, step: Step) {
+        let mut closed = 0;
+        while closed < step.count
+            && let Some((device, came)) = self.replicas[own].1.front().copied()
+            && self.time(came) < step.joined_before
+        {
+            self.replicas[own].1.pop_front();
+            self.away.push_back((device, self.now + 5));
+            *self.closed.entry(device).or_default() += 1;
+            closed += 1;
+        }
+        let now = self.time(self.now);
+        self.replicas[own].0.has_closed(now, closed, step.count);
+    }
+
+    fn add(&mut self, replicas: usize) {
+        self.replicas.extend((0..replicas).map(|_| (Rebalancer::new(WINDOW), VecDeque::new())));
+    }
+
+    fn held(&self) -> Vec<usize> {
+        self.replicas.iter().map(|(_, devices)| devices.len()).collect()
+    }
+
+    fn is_even(&self) -> bool {
+        self.farthest() <= 0.1
+    }
+
+    /// How far from the mean one of them is, as a part of it.
+    fn farthest(&self) -> f64 {
+        let held = self.held();
+        let mean = held.iter().sum::<usize>() as f64 / held.len() as f64;
+        held.iter().map(|held| (*held as f64 - mean).abs() / mean).fold(0.0, f64::max)
+    }
+
+    fn closes(&self) -> usize {
+        self.closed.values().sum()
+    }
+}
+
+fn in_turn() -> impl FnMut(usize) -> usize {
+    let mut next = 0;
+    move |replicas| {
+        next += 1;
+        next % replicas
+    }
+}
+
+#[test]
+fn replicas_that_were_added_get_their_part_and_no_device_is_closed_twice() {
+    for (before, added, devices) in
+        [(3, 3, 300), (3, 3, 65_000), (1, 1, 100), (3, 9, 3_000), (5, 1, 5_000), (20, 2, 20_000)]
+    {
+        let mut model = Model::new(before, devices);
+        model.run(2, in_turn());
+        assert_eq!(model.closes(), 0, "it was even");
+        model.add(added);
+        model.run(5, in_turn());
+        assert!(model.is_even(), "{before}+{added}, {devices}: {:?}", model.held());
+        assert!(model.closed.values().all(|closes| *closes == 1), "{before}+{added}, {devices}");
+        assert!(model.closes() <= devices, "{}", model.closes());
+        let closes = model.closes();
+        model.run(5, in_turn());
+        assert_eq!(model.closes(), closes, "one wave, and no other after it: {:?}", model.held());
+    }
+}
+
+#[test]
+fn the_least_loaded_first_needs_no_more_than_what_is_too_many() {
+    let mut model = Model::new(3, 300);
+    model.add(3);
+    // A balancer that sends each to a new one.
+    let mut next = 0;
+    model.run(5, |_| {
+        next += 1;
+        3 + next % 3
+    });
+    assert!(model.is_even(), "{:?}", model.held());
+    assert!(model.closes() <= 150, "{}", model.closes());
+}
+
+#[test]
+fn clients_that_are_sent_back_at_random_come_to_rest_too() {
+    let mut seed = 1_u64;
+    let random = move |replicas: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % replicas
+    };
+    let mut model = Model::new(3, 6_000);
+    model.add(3);
+    model.run(6, random);
+    assert!(model.farthest() < 0.15, "{:?}", model.held());
+    assert!(model.closed.values().all(|closes| *closes == 1));
+}
+
+#[test]
+fn a_balancer_that_sends_them_all_back_ends_it() {
+    let mut model = Model::new(2, 100);
+    model.add(1);
+    model.run(5, |_| 0);
+    let closes = model.closes();
+    assert!(closes <= 110, "each once, about: {closes}");
+    model.run(5, |_| 0);
+    assert_eq!(model.closes(), closes, "and then a long while nothing");
+}
+
+#[test]
+fn nothing_is_closed_while_one_drains_or_is_not_ready_or_is_alone() {
+    let now = Instant::now() + WINDOW * (AGE + 1);
+    let step = |replicas: &[Replica]| {
+        let mut rebalancer = Rebalancer::new(WINDOW);
+        (0..STEPS).any(|step| rebalancer.step(now + WINDOW / STEPS * step, replicas).is_some())
+    };
+    assert!(step(&[replica(100), replica(0)]));
+    assert!(!step(&[replica(100)]));
+    assert!(!step(&[replica(100), replica(95)]));
+    assert!(!step(&[replica(2), replica(1)]), "as even as it gets");
+    let draining = Replica { draining: true, ..replica(0) };
+    assert!(!step(&[replica(100), replica(0), draining.clone()]));
+    let starting = Replica { ready: false, ..replica(0) };
+    assert!(!step(&[replica(100), starting.clone()]), "one that gets nothing yet does not count");
+    assert!(!step(&[starting, replica(0)]));
+}

@@ -1,0 +1,45 @@
+//! What limits are held against: how many apps a user has, and how much is stored.
+
+use super::{Store, StoreError, traced};
+use crate::db::Sql;
+use crate::protocol::{Log, UserKey};
+use tokio_postgres::types::Type;
+
+/// A user's apps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppCount {
+    /// Whether the app that was asked about is one of them.
+    pub has_this: bool,
+    /// How many there are; no more than asked for are counted.
+    pub count: u32,
+}
+
+static APPS: Sql = Sql {
+    text: "
+select exists (select from sync_heads where log_id = $1) as has_this,
+       (select count(*) from (select from sync_heads where user_key = $2 limit $3) h) as apps",
+    types: &[Type::UUID, Type::UUID, Type::INT8],
+};
+
+/// As the heads count them: what programs insert or delete beside the replicas shows once the log is trimmed.
+static STORED_BYTES: Sql = Sql {
+    text: "select coalesce(sum(stored_bytes), 0)::int8 from sync_heads where user_key = $1",
+    types: &[Type::UUID],
+};
+
+impl Store {
+    /// Whether a log is there, and how many its user has, counted up to `most`.
+    pub async fn apps(&self, log: &Log, most: u32) -> Result<AppCount, StoreError> {
+        let rows = self.traced(traced::APPS, &APPS, &[&log.id.0, &log.user.0, &i64::from(most)]).await?;
+        let Some(row) = rows.first() else { return Ok(AppCount { has_this: false, count: 0 }) };
+        let count: i64 = row.try_get(1)?;
+        Ok(AppCount { has_this: row.try_get(0)?, count: count as u32 })
+    }
+
+    /// Bytes of the changes that are stored of a user, about.
+    pub async fn stored_bytes(&self, user: UserKey) -> Result<u64, StoreError> {
+        let rows = self.traced(traced::STORED_BYTES, &STORED_BYTES, &[&user.0]).await?;
+        let bytes: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+        Ok(bytes.max(0) as u64)
+    }
+}
