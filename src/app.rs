@@ -20,6 +20,7 @@ use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::Store;
+use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
 use crate::telemetry::Telemetry;
@@ -149,6 +150,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
+    shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });

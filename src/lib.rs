@@ -45,3 +45,4 @@ pub mod shutdown;
 pub mod http;
 
 pub mod app;
+pub mod commands;

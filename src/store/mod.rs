@@ -10,11 +10,13 @@
 
 mod batch;
 mod batcher;
+pub mod compaction;
 mod delta;
 pub mod fitness;
 mod heads;
 mod history;
 mod known;
+pub mod lifecycle;
 mod migrator;
 mod own_writes;
 mod push;
@@ -23,6 +25,7 @@ mod rewinds;
 pub mod schema;
 pub mod takeover;
 mod traced;
+pub mod why;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
