@@ -5,7 +5,7 @@ use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::config::{Config, ConfigError};
-use crate::fanout::connection::{Connector, ConnectorError};
+use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Hearing, Listener};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{
@@ -20,7 +20,7 @@ use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::telemetry::Telemetry;
 use reqwest::redirect::Policy;
 use std::net::SocketAddr;
@@ -49,9 +49,7 @@ pub enum RunError {
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
     #[error("cannot prepare connections to the database")]
-    Store(#[from] StoreError),
-    #[error("cannot prepare connections to the database")]
-    Connector(#[from] ConnectorError),
+    Connector(#[from] ConnectError),
     #[error("cannot use the database")]
     Schema(#[from] SchemaError),
     #[error("cannot make HTTP requests")]
@@ -133,11 +131,11 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
-    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let rebalancing = (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms));
     if let Some(rebalancer) = rebalancing {
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
     }
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
     let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 
@@ -175,7 +173,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     tracing::info!(replica = name, port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
     shutdown.run(delay, window).await;
     // A database that does not answer must not hold the process: what is open ends with it.
-    if tokio::time::timeout(CLOSE_TIMEOUT, store.pool().close()).await.is_err() {
+    if !store.close(CLOSE_TIMEOUT).await {
         tracing::warn!("some connections to the database were not closed in time");
     }
     match shutdown.failure() {
@@ -210,11 +208,11 @@ async fn await_schema(config: &Config) -> Result<(), SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
-            true => schema::migrate(config.database.direct_url().expose()).await.map(|_| ()),
+            true => schema::migrate(config.database.direct_url()).await.map(|_| ()),
             false => Ok(()),
         };
         let checked = match migrated {
-            Ok(()) => schema::check(config.database.direct_url().expose()).await,
+            Ok(()) => schema::check(config.database.direct_url()).await,
             failed => failed,
         };
         match checked {

@@ -11,6 +11,7 @@ mod metrics;
 mod networks;
 mod origin;
 mod otlp;
+mod postgres_url;
 mod traces;
 mod warnings;
 
@@ -22,6 +23,7 @@ pub use metrics::MetricsConfig;
 pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
+pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
 pub use traces::{RootSampler, Sampler, TracesConfig};
 
 pub use warnings::Warning;
@@ -365,14 +367,9 @@ fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
     Ok(key)
 }
 
-// The message must not repeat the URL: it may hold a password.
-fn postgres_url(text: &str) -> Result<Secret, &'static str> {
-    let parsed: Result<tokio_postgres::Config, _> = text.parse();
-    let scheme = text.starts_with("postgres://") || text.starts_with("postgresql://");
-    match parsed {
-        Ok(config) if scheme && !config.get_hosts().is_empty() => Ok(Secret::from(text)),
-        _ => Err("must look like postgres://user:password@host:port/database"),
-    }
+// No message repeats the URL: it may hold a password.
+fn postgres_url(text: &str) -> Result<Secret, UrlError> {
+    PostgresUrl::parse(text).map(|_| Secret::from(text))
 }
 
 fn http_url(text: &str) -> Result<Url, String> {

@@ -28,6 +28,8 @@ pub mod budget;
 pub mod auth;
 pub mod billing;
 
+pub mod db;
+
 pub mod store;
 
 pub mod fanout;

@@ -9,12 +9,12 @@
 use super::Audience;
 use super::channel_key::ChannelKeys;
 use super::codec::{CHANNEL, Entry, Payload, PayloadError};
-use super::connection::{Connector, Driver};
 use super::legacy;
 use super::presence::Presence;
 use super::rate::NotificationCounter;
 use super::reconciler::Reconciler;
 use super::wakeup::Wakeup;
+use crate::db::{ConnectError, Connector, Driver};
 use crate::defects::Defect;
 use crate::protocol::UserKey;
 use crate::telemetry::seldom::Seldom;
@@ -53,6 +53,8 @@ impl Hearing {
 /// Why a listening connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
+    #[error("there is no connection")]
+    Connect(#[from] ConnectError),
     #[error("the connection failed")]
     Database(#[from] tokio_postgres::Error),
     #[error("no answer in time")]

@@ -15,7 +15,6 @@
 
 mod channel_key;
 pub mod codec;
-pub mod connection;
 mod legacy;
 pub mod listener;
 pub mod presence;

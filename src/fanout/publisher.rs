@@ -7,12 +7,12 @@
 
 use super::channel_key::ChannelKeys;
 use super::codec::{self, CHANNEL};
-use super::connection::Connector;
 use super::presence::Presence;
 use super::queue::Queue;
 use super::rate::{NotificationCounter, RateLimiter};
 use super::wakeup::Wakeup;
 use crate::config::FanoutConfig;
+use crate::db::{ConnectError, Connector};
 use crate::telemetry::{Metrics, traces};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,8 @@ use tracing::Instrument;
 const NOTIFY: &str =
     "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload";
 const NOTIFY_TYPES: [Type; 2] = [Type::TEXT, Type::TEXT_ARRAY];
+/// What is prepared is planned once. Settings and their values.
+const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 /// How long sending one batch may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
@@ -47,6 +49,8 @@ pub struct Publisher {
 /// What sending can fail with.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
+    #[error("there is no connection")]
+    Connect(#[from] ConnectError),
     #[error("the database refused")]
     Database(#[from] tokio_postgres::Error),
     #[error("no answer in time")]
@@ -57,6 +61,7 @@ impl SendError {
     /// What traces call it: the SQLSTATE, if the database said one.
     fn kind(&self) -> &str {
         match self {
+            SendError::Connect(_) => "connection",
             SendError::Database(error) => error.code().map_or("connection", |code| code.code()),
             SendError::Timeout(_) => "timeout",
         }
@@ -190,7 +195,7 @@ impl Sender {
         let span = traces::send(CHANNEL, batch.len(), &pushes);
         let sending = tokio::time::timeout(SEND_TIMEOUT, self.try_send(said, batch)).instrument(span.clone());
         let sent = match sending.await {
-            Ok(sent) => sent.map_err(SendError::from),
+            Ok(sent) => sent,
             Err(elapsed) => Err(elapsed.into()),
         };
         if let Err(error) = &sent {
@@ -201,7 +206,7 @@ impl Sender {
         sent
     }
 
-    async fn try_send(&mut self, said: Option<&str>, batch: &[Wakeup]) -> Result<usize, tokio_postgres::Error> {
+    async fn try_send(&mut self, said: Option<&str>, batch: &[Wakeup]) -> Result<usize, SendError> {
         let payloads = codec::encode(&self.keys, said, batch);
         let Sending { client, notify, .. } = self.sending().await?;
         match notify {
@@ -216,7 +221,7 @@ impl Sender {
         Ok(payloads.len())
     }
 
-    async fn sending(&mut self) -> Result<&Sending, tokio_postgres::Error> {
+    async fn sending(&mut self) -> Result<&Sending, SendError> {
         let sending = match self.connection.take().filter(|sending| !sending.client.is_closed()) {
             Some(sending) => sending,
             None => self.target.connect().await?,
@@ -228,10 +233,10 @@ impl Sender {
 impl Target {
     /// `prepare`: whether a statement can be prepared there and used again; not behind a pooler that shares connections.
     pub fn new(connector: Connector, prepare: bool) -> Target {
-        Target { connector: if prepare { connector.planning_once() } else { connector }, prepare }
+        Target { connector: if prepare { connector.with_settings(&PLAN_ONCE) } else { connector }, prepare }
     }
 
-    async fn connect(&self) -> Result<Sending, tokio_postgres::Error> {
+    async fn connect(&self) -> Result<Sending, SendError> {
         let (client, driver) = self.connector.connect().await?;
         let driving = tokio::spawn(async move {
             // What ends the connection also fails the statement that it was needed for.

@@ -72,10 +72,10 @@ impl Health {
                 well.answered = answered;
                 well.database = if answered { Some(Instant::now()) } else { well.database };
             }
-            let pool = store.pool();
-            metrics.pool_connections.with_label_values(&["open"]).set(pool.size().into());
-            metrics.pool_connections.with_label_values(&["idle"]).set(pool.num_idle() as i64);
-            metrics.pool_waiting.set(store.waiting() as i64);
+            let pool = store.pool_status();
+            metrics.pool_connections.with_label_values(&["open"]).set(pool.open as i64);
+            metrics.pool_connections.with_label_values(&["idle"]).set(pool.idle as i64);
+            metrics.pool_waiting.set(pool.waiting as i64);
             metrics.ready.set(i64::from(self.missing().is_empty()));
         }
     }

@@ -8,11 +8,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
-/// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
-/// more. One that is further behind is told to start over.
-const MAX_WAITING: usize = 512 << 10;
-/// What a name takes beside its letters, in bytes, about.
-const NAME_BYTES: usize = 48;
+/// Bytes of names that may wait for a reader. One that is further behind is told to start over. More than one
+/// push can name.
+const MAX_WAITING: usize = 256 << 10;
+/// What a name takes beside its text, in bytes.
+const NAME: usize = 16;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -50,7 +50,7 @@ pub struct Mailbox {
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Bytes that it takes.
+    /// Bytes of the names that wait.
     bytes: usize,
     /// How many of them a greeting added beyond the bound.
     excused: usize,
@@ -66,7 +66,15 @@ impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
+        let state = State {
+            interest,
+            waiting,
+            bytes: 0,
+            excused: 0,
+            deliveries: Vec::new(),
+            closing: false,
+            told,
+        };
         Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
     }
 
@@ -114,7 +122,7 @@ impl Mailbox {
 
     /// Waits until there is mail.
     pub async fn filled(&self) {
-        while !self.state().has_mail() {
+        while self.state().is_empty() {
             self.filled.notified().await;
         }
     }
@@ -140,6 +148,10 @@ impl Mailbox {
 }
 
 impl State {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && !self.closing
+    }
+
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
         let behind = self.is_behind();
         let mut cares = false;
@@ -154,10 +166,6 @@ impl State {
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
         self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
         cares
-    }
-
-    fn has_mail(&self) -> bool {
-        self.closing || !self.waiting.is_empty()
     }
 
     /// Whether more waits than is kept.
@@ -192,12 +200,12 @@ impl State {
             return false;
         }
         let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
-            self.bytes += wakeup.app.len() + NAME_BYTES;
+            self.bytes += wakeup.app.len() + NAME;
             BTreeSet::new()
         });
         for table in tables {
             if waiting.insert(table.clone()) {
-                self.bytes += table.len() + NAME_BYTES;
+                self.bytes += table.len() + NAME;
             }
         }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {

@@ -58,7 +58,7 @@ impl LimitReached {
             LimitReached::Pushes(_) => "too_many_pushes",
             LimitReached::Pulls(_) => "too_many_pulls",
             LimitReached::BytesPerDay(_) => "too_many_bytes_today",
-            LimitReached::BytesStored => "too_many_bytes_stored",
+            LimitReached::BytesStored => "storage_full",
             LimitReached::Apps(_) => "too_many_apps",
         }
     }

@@ -2,14 +2,14 @@
 
 use super::push::Stored;
 use super::{Store, traced};
+use crate::db::{DbError, Micros, Sql};
 use crate::defects::Defect;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log, LogId};
-use sqlx::Row;
-use sqlx::types::Uuid;
-use sqlx::types::chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
 
 /// The statement, given how it takes the heads.
 ///
@@ -22,8 +22,9 @@ use std::sync::Arc;
 /// because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
 macro_rules! push_statement {
     ($heads:literal) => {
-        concat!(
-            "with known as materialized (
+        Sql {
+            text: concat!(
+                "with known as materialized (
     select r.push from unnest($7::int4[], $9::uuid[]) as r (push, id)
     where (select true from sync_changes s where s.id = r.id limit 1)
        or r.id < $20 and sync_in_history(($6::uuid[])[r.push], r.id)
@@ -52,7 +53,9 @@ macro_rules! push_statement {
     join heads on heads.log_id = fresh.log_id
 )
 select push, head, previous from fresh join heads using (log_id)"
-        )
+            ),
+            types: PUSH_TYPES,
+        }
     };
 }
 
@@ -62,7 +65,7 @@ select push, head, previous from fresh join heads using (log_id)"
 /// the greater of the clock and the next after the head before, so cursors ascend even where the clock does not.
 /// All positions are multiples of 20 microseconds: see [`Cursor`]. Heads are taken in the order of their ids, so two batches
 /// never wait for each other.
-const PUSH: &str = push_statement!(
+static PUSH: Sql = push_statement!(
     "
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
                                  untrimmed_since, stored_changes, stored_bytes)
@@ -80,7 +83,7 @@ const PUSH: &str = push_statement!(
 );
 
 /// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
-const PUSH_WITHOUT_LOCK: &str = push_statement!(
+static PUSH_WITHOUT_LOCK: Sql = push_statement!(
     "
     select log_id, user_id, app_id,
            date_bin('20 microseconds', now(), 'epoch') + (changes - 1) * interval '20 microseconds' as head,
@@ -92,6 +95,30 @@ const PUSH_WITHOUT_LOCK: &str = push_statement!(
     from logs join heads using (log_id)
     on conflict (log_id) do update set head = greatest(h.head, excluded.head)"
 );
+
+/// What the statement is given.
+const PUSH_TYPES: &[Type] = &[
+    Type::UUID_ARRAY,
+    Type::UUID_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT8_ARRAY,
+    Type::UUID_ARRAY,
+    Type::INT4_ARRAY,
+    Type::INT4_ARRAY,
+    Type::UUID_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT4_ARRAY,
+    Type::INT8_ARRAY,
+    Type::UUID,
+];
 
 /// A push that is to be stored in the log of its user.
 #[derive(Clone, Debug)]
@@ -175,7 +202,7 @@ impl<'a> Logs<'a> {
 impl Store {
     /// Stores pushes, all or none of them; those of which something had been stored before stay as they are, and none is
     /// said of them.
-    pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Option<Stored>>, sqlx::Error> {
+    pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Option<Stored>>, DbError> {
         let logs = Logs::of(entries);
         let before_heads = logs.before_heads(entries);
         let rows = self.insert_rows(entries, &logs, &before_heads).await?;
@@ -198,7 +225,7 @@ impl Store {
         entries: &[&Entry],
         logs: &Logs<'_>,
         before_heads: &[i64],
-    ) -> Result<Vec<(usize, i64, i64)>, sqlx::Error> {
+    ) -> Result<Vec<(usize, i64, i64)>, DbError> {
         let mut rows = Vec::new();
         for ((entry, before_head), ordinal) in entries.iter().zip(before_heads).zip(1_i32..) {
             let last = *before_head + entry.rows.len() as i64 - 1;
@@ -208,35 +235,33 @@ impl Store {
                 Some(Placed { push: ordinal, before_head, id: row.id, client: &entry.push.client, change })
             }));
         }
-        let statement = if Defect::NoHeadRow.is_on() { PUSH_WITHOUT_LOCK } else { PUSH };
-        let statement = sqlx::query(statement)
-            .bind(logs.column(|rows| rows.log.id.0))
-            .bind(logs.column(|rows| rows.log.user.0))
-            .bind(logs.column(|rows| &*rows.log.user_id))
-            .bind(logs.column(|rows| &*rows.log.app))
-            .bind(logs.column(|rows| rows.changes))
-            .bind(column(entries, |entry| entry.log.id.0))
-            .bind(column(&rows, |placed| placed.push))
-            .bind(column(&rows, |placed| placed.before_head))
-            .bind(column(&rows, |placed| placed.id))
-            .bind(column(&rows, |placed| placed.client))
-            .bind(column(&rows, |placed| placed.change.table.as_str()))
-            .bind(column(&rows, |placed| placed.change.record.as_str()))
-            .bind(column(&rows, |placed| placed.change.op.name()))
-            .bind(column(&rows, |placed| placed.change.data.as_deref()))
-            .bind(column(&rows, |placed| placed.change.stamps.as_str()))
-            .bind(column(&rows, |placed| placed.change.held.as_deref()))
-            .bind(column(&rows, |placed| placed.change.extra.as_deref()))
-            .bind(column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)))
-            .bind(logs.column(|rows| rows.bytes))
-            .bind(self.history.ids_below())
-            .fetch_all(&self.pool);
+        let statement = if Defect::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { &PUSH };
+        let parameters: [&(dyn ToSql + Sync); 20] = [
+            &logs.column(|rows| rows.log.id.0),
+            &logs.column(|rows| rows.log.user.0),
+            &logs.column(|rows| &*rows.log.user_id),
+            &logs.column(|rows| &*rows.log.app),
+            &logs.column(|rows| rows.changes),
+            &column(entries, |entry| entry.log.id.0),
+            &column(&rows, |placed| placed.push),
+            &column(&rows, |placed| placed.before_head),
+            &column(&rows, |placed| placed.id),
+            &column(&rows, |placed| placed.client),
+            &column(&rows, |placed| placed.change.table.as_str()),
+            &column(&rows, |placed| placed.change.record.as_str()),
+            &column(&rows, |placed| placed.change.op.name()),
+            &column(&rows, |placed| placed.change.data.as_deref()),
+            &column(&rows, |placed| placed.change.stamps.as_str()),
+            &column(&rows, |placed| placed.change.held.as_deref()),
+            &column(&rows, |placed| placed.change.extra.as_deref()),
+            &column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)),
+            &logs.column(|rows| rows.bytes),
+            &self.history.ids_below(),
+        ];
         let mut stored = Vec::with_capacity(entries.len());
-        for row in self.traced(traced::PUSH, statement).await? {
-            let push: i64 = row.try_get("push")?;
-            let head: DateTime<Utc> = row.try_get("head")?;
-            let previous: DateTime<Utc> = row.try_get("previous")?;
-            stored.push((push as usize - 1, head.timestamp_micros(), previous.timestamp_micros()));
+        for row in self.traced(traced::PUSH, statement, &parameters).await? {
+            let (push, Micros(head), Micros(previous)): (i64, _, _) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            stored.push((push as usize - 1, head, previous));
         }
         stored.sort_unstable();
         Ok(stored)

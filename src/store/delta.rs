@@ -1,16 +1,16 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
-use super::{Store, StoreError, time, traced};
+use super::{Store, StoreError, traced};
+use crate::db::{Micros, Sql};
 use crate::defects::Defect;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::Page;
 use crate::protocol::push::Op;
 use crate::protocol::{Cursor, Log};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
-use sqlx::types::Uuid;
-use sqlx::types::chrono::{DateTime, Utc};
 use std::collections::HashSet;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
 
 /// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
 ///
@@ -21,7 +21,8 @@ use std::collections::HashSet;
 /// it. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
 macro_rules! page_query {
     ($log:literal, $tables:literal) => {
-        concat!(
+        Sql {
+            text: concat!(
             "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
                     c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
                     exists (select from sync_changes o
@@ -48,16 +49,28 @@ macro_rules! page_query {
                  ) sized where bytes is null or bytes < $7
              ) c on true
              where h.log_id = $1 order by c.created_at"
-        )
+            ),
+            types: &[
+                Type::UUID,
+                Type::TIMESTAMPTZ,
+                Type::TEXT,
+                Type::TIMESTAMPTZ,
+                Type::INT8,
+                Type::TEXT_ARRAY,
+                Type::INT8,
+                Type::TEXT,
+                Type::TEXT,
+            ],
+        }
     };
 }
 
-const PAGE_OF_ALL_TABLES: &str = page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
+static PAGE_OF_ALL_TABLES: Sql = page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
 /// By user and app: the index of tables begins with them, because programs that write SQL know no log.
-const PAGE_OF_ONE_TABLE: &str = page_query!("user_id = $8 and app_id = $9", "table_name = ($6::text[])[1]");
+static PAGE_OF_ONE_TABLE: Sql = page_query!("user_id = $8 and app_id = $9", "table_name = ($6::text[])[1]");
 /// Each table is looked into by itself, for as many positions as a page has: so many tables cost so many probes of the index,
 /// however much the log has of others. The earliest of those positions are the page.
-const PAGE_OF_SOME_TABLES: &str = page_query!(
+static PAGE_OF_SOME_TABLES: Sql = page_query!(
     "log_id = $1 and ($8::text, $9::text) is not null",
     "created_at = any(array(
          select found.created_at from unnest($6::text[]) as t (name)
@@ -132,13 +145,13 @@ impl Store {
     /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
     /// served from the beginning, so that nothing stored below its cursor is missed.
     pub async fn page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
-        let page = self.despite_loss(|| self.try_page(log, request)).await?;
+        let page = self.try_page(log, request).await?;
         if let Some(page) = page {
             return Ok(page);
         }
         self.note_rewind(log);
         let from_beginning = PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
-        let page = self.despite_loss(|| self.try_page(log, &from_beginning)).await?;
+        let page = self.try_page(log, &from_beginning).await?;
         page.ok_or(StoreError::Contended)
     }
 
@@ -151,22 +164,24 @@ impl Store {
     async fn try_page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
         let query = match request.tables {
-            None => PAGE_OF_ALL_TABLES,
-            Some([_]) => PAGE_OF_ONE_TABLE,
-            Some(_) => PAGE_OF_SOME_TABLES,
+            None => &PAGE_OF_ALL_TABLES,
+            Some([_]) => &PAGE_OF_ONE_TABLE,
+            Some(_) => &PAGE_OF_SOME_TABLES,
         };
-        let statement = sqlx::query(query)
-            .bind(log.id.0)
-            .bind(time(request.since.micros()))
-            .bind(request.reader)
-            .bind(time(request.own.limit()))
-            .bind(limit as i64 + 1)
-            .bind(request.tables)
-            .bind(i64::from(self.limits.bytes))
-            .bind(&*log.user_id)
-            .bind(&*log.app)
-            .fetch_all(&self.pool);
-        let rows = self.traced(traced::PAGE, statement).await?;
+        let (since, own_before) = (Micros(request.since.micros()), Micros(request.own.limit()));
+        let (rows, bytes) = (limit as i64 + 1, i64::from(self.limits.bytes));
+        let parameters: [&(dyn ToSql + Sync); 9] = [
+            &log.id.0,
+            &since,
+            &request.reader,
+            &own_before,
+            &rows,
+            &request.tables,
+            &bytes,
+            &&*log.user_id,
+            &&*log.app,
+        ];
+        let rows = self.traced(traced::PAGE, query, &parameters).await?;
         let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit)?;
         if request.since.is_past(head) {
             return Ok(None);
@@ -176,7 +191,7 @@ impl Store {
                 Cursor::after(last.at).on_walk(request.since.is_walk())
             }
             _ if Defect::CursorFromClock.is_on() => {
-                Cursor::after(Utc::now().timestamp_micros() / Cursor::STEP * Cursor::STEP)
+                Cursor::after(chrono::Utc::now().timestamp_micros() / Cursor::STEP * Cursor::STEP)
             }
             _ => Cursor::after(head),
         };
@@ -211,36 +226,37 @@ struct PageRows {
 
 impl PageRows {
     /// Reads the rows of a page of at most so many changes.
-    fn read(mut rows: Vec<PgRow>, limit: usize) -> Result<PageRows, StoreError> {
+    fn read(mut rows: Vec<Row>, limit: usize) -> Result<PageRows, StoreError> {
         let Some(first) = rows.first() else { return Ok(PageRows::default()) };
-        let head: DateTime<Utc> = first.try_get("head")?;
-        let mut page = PageRows { head: head.timestamp_micros(), ..PageRows::default() };
-        if first.try_get::<Option<bool>, _>("more")?.is_none() {
+        let Micros(head) = first.try_get(0)?;
+        let mut page = PageRows { head, ..PageRows::default() };
+        if first.try_get::<_, Option<bool>>(11)?.is_none() {
             return Ok(page);
         }
-        page.reader_holds = first.try_get("reader_holds")?;
+        page.reader_holds = first.try_get(12)?;
         rows.truncate(limit);
         if let Some(last) = rows.last() {
-            page.has_more = last.try_get("more")?;
+            page.has_more = last.try_get(11)?;
         }
         page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
         Ok(page)
     }
 }
 
-fn read_change(row: PgRow) -> Result<StoredChange, StoreError> {
-    let at: DateTime<Utc> = row.try_get("created_at")?;
-    let op: &str = row.try_get("op")?;
+/// By number: names are looked for among all of a row's, each time.
+fn read_change(row: Row) -> Result<StoredChange, StoreError> {
+    let Micros(at) = row.try_get(2)?;
+    let op: &str = row.try_get(5)?;
     Ok(StoredChange {
-        id: row.try_get("id")?,
-        at: at.timestamp_micros(),
-        table: row.try_get("table_name")?,
-        record: row.try_get("record_id")?,
+        id: row.try_get(1)?,
+        at,
+        table: row.try_get(3)?,
+        record: row.try_get(4)?,
         op: Op::from_name(op).ok_or_else(|| StoreError::UnknownOp(op.to_owned()))?,
-        data: row.try_get("data")?,
-        stamps: row.try_get("stamps")?,
-        extra: row.try_get("extra")?,
-        is_own: row.try_get::<Option<bool>, _>("is_own")?.unwrap_or(false),
-        rows_trimmed: row.try_get::<Option<bool>, _>("rows_trimmed")?.unwrap_or(false),
+        data: row.try_get(6)?,
+        stamps: row.try_get(7)?,
+        extra: row.try_get(8)?,
+        is_own: row.try_get::<_, Option<bool>>(9)?.unwrap_or(false),
+        rows_trimmed: row.try_get::<_, Option<bool>>(10)?.unwrap_or(false),
     })
 }

@@ -6,8 +6,8 @@
 
 use crate::config::Config;
 use crate::config::compaction::DEFAULT_AFTER;
-use sqlx::types::Uuid;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// How far this replica's clock may be behind the database's.
 const CLOCK_MARGIN: Duration = Duration::from_secs(60);

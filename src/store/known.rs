@@ -6,39 +6,48 @@
 use super::batch::{Entry, is_unstamped_delete};
 use super::push::Stored;
 use super::{Store, StoreError, traced};
+use crate::db::{Micros, Sql};
 use crate::protocol::identity::DeviceScope;
 use crate::protocol::push::{Adjusted, Op};
 use crate::protocol::{Cursor, Stamp, adjusted_stamp};
-use sqlx::Row;
-use sqlx::types::Uuid;
-use sqlx::types::chrono::{DateTime, Utc};
 use std::collections::{HashMap, HashSet};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 /// How often a push is tried whose changes somebody else is storing at the same moment.
 const ATTEMPTS: usize = 5;
 
 /// Those rows that are stored, and of those whose stamps were adjusted, which and to what.
-const KNOWN: &str = "
+static KNOWN: Sql = Sql {
+    text: "
 select id, created_at, op, held::text as held,
        case when held is not null then
            case op when 'insert' then jsonb_build_object('updatedAt', data -> 'updatedAt', 'createdAt', data -> 'createdAt')
                    else field_timestamps end
        end::text as stamps
-from sync_changes where id = any($1) and log_id = $2";
+from sync_changes where id = any($1) and log_id = $2",
+    types: &[Type::UUID_ARRAY, Type::UUID],
+};
 
 /// The same for rows that were trimmed away. None of them had its stamps adjusted.
-const TRIMMED: &str = "
-select id, min(created_at) as created_at from sync_history where id = any($1) and log_id = $2 group by id";
+static TRIMMED: Sql = Sql {
+    text: "
+select id, min(created_at) as created_at from sync_history where id = any($1) and log_id = $2 group by id",
+    types: &[Type::UUID_ARRAY, Type::UUID],
+};
 
 /// The newest change of each record.
-const NEWEST: &str = "
+static NEWEST: Sql = Sql {
+    text: "
 select k.id, n.created_at, n.op, n.client_id
 from unnest($2::uuid[], $3::text[], $4::text[]) as k (id, table_name, record_id)
 cross join lateral (
     select c.created_at, c.op, c.client_id from sync_changes c
     where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
     order by c.created_at desc limit 1
-) n";
+) n",
+    types: &[Type::UUID, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
+};
 
 /// A push that is in the log.
 #[derive(Clone, Debug)]
@@ -118,7 +127,7 @@ impl Store {
                 Ok(Some(stored)) => return Ok(Pushed::with(&entry, Some(stored), &known)),
                 Ok(None) => {}
                 // Somebody else has stored one of the rows since this statement's snapshot.
-                Err(error) if error.as_database_error().and_then(|e| e.constraint()) == Some("sync_changes_pkey") => {}
+                Err(error) if error.constraint() == Some("sync_changes_pkey") => {}
                 Err(error) => return Err(error.into()),
             }
             entry.looks_first = true;
@@ -127,11 +136,9 @@ impl Store {
     }
 
     async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
-        let statement = sqlx::query(KNOWN).bind(&entry.ids).bind(entry.log.id.0).fetch_all(&self.pool);
         let mut known = HashMap::new();
-        for row in self.traced(traced::STORED_BEFORE, statement).await? {
-            let at: DateTime<Utc> = row.try_get("created_at")?;
-            let at = at.timestamp_micros();
+        for row in self.traced(traced::STORED_BEFORE, &KNOWN, &[&entry.ids, &entry.log.id.0]).await? {
+            let Micros(at) = row.try_get("created_at")?;
             let (op, held, stamps): (&str, Option<&str>, Option<&str>) =
                 (row.try_get("op")?, row.try_get("held")?, row.try_get("stamps")?);
             let adjusted = match (held, stamps) {
@@ -152,10 +159,9 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        let statement = sqlx::query(TRIMMED).bind(ids).bind(entry.log.id.0).fetch_all(&self.pool);
-        for row in self.traced(traced::TRIMMED_BEFORE, statement).await? {
-            let at: DateTime<Utc> = row.try_get("created_at")?;
-            known.insert(row.try_get("id")?, KnownRow { at: at.timestamp_micros(), adjusted: None });
+        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &[&ids, &entry.log.id.0]).await? {
+            let Micros(at) = row.try_get("created_at")?;
+            known.insert(row.try_get("id")?, KnownRow { at, adjusted: None });
         }
         Ok(())
     }
@@ -202,14 +208,13 @@ impl Store {
         let ids: Vec<Uuid> = of.iter().filter_map(|index| entry.ids.get(*index).copied()).collect();
         let tables: Vec<&str> = changes().map(|change| change.table.as_str()).collect();
         let records: Vec<&str> = changes().map(|change| change.record.as_str()).collect();
-        let statement =
-            sqlx::query(NEWEST).bind(entry.log.id.0).bind(ids).bind(tables).bind(records).fetch_all(&self.pool);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&entry.log.id.0, &ids, &tables, &records];
         let mut newest = HashMap::new();
-        for row in self.traced(traced::HISTORY, statement).await? {
-            let at: DateTime<Utc> = row.try_get("created_at")?;
+        for row in self.traced(traced::HISTORY, &NEWEST, &parameters).await? {
+            let Micros(at) = row.try_get("created_at")?;
             let (op, client): (&str, &str) = (row.try_get("op")?, row.try_get("client_id")?);
             if op != Op::Delete.name() || client != entry.push.client {
-                newest.insert(row.try_get("id")?, at.timestamp_micros());
+                newest.insert(row.try_get("id")?, at);
             }
         }
         Ok(newest)

@@ -4,19 +4,18 @@
 //! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not, [`known`] recognizes what is sent again. The head's row lock makes pushes to
 //! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a database that went back. [`connections`] is the pool; [`lost`] and [`watch`] outlive connections, [`primary`] servers. [`schema`]
+//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
+//! database that went back. [`schema`]
 //! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces
 //! and metrics see statements.
 
 mod batch;
-mod connections;
 mod delta;
 mod heads;
 mod history;
 mod known;
-mod lost;
+mod migrator;
 mod own_writes;
-mod primary;
 mod push;
 mod queue;
 mod quotas;
@@ -25,7 +24,6 @@ pub mod schema;
 pub mod takeover;
 mod traced;
 mod turns;
-mod watch;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
@@ -34,17 +32,27 @@ pub use push::Stored;
 pub use quotas::AppCount;
 
 use crate::config::Config;
+use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
 use crate::protocol::merge::UnreadableChange;
 use crate::telemetry::Metrics;
-use connections::Connections;
 use history::HistoryHorizon;
 use queue::Queue;
 use rewinds::Rewinds;
-use sqlx::{PgPool, types::chrono::DateTime, types::chrono::Utc};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use turns::Turns;
+
+/// How long a statement waits for locks, such as those of another replica's push to the same log.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transaction may do nothing.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How statements are planned: once for each connection, and by indexes.
+///
+/// To plan a push takes PostgreSQL longer than to store it. Left to itself it plans each anew, because it believes that a
+/// plan for the arrays at hand is cheaper than one for any. A plan that is kept must not depend on how much was stored
+/// when it was made: on a table that was small then it would read all of it, whatever has been added.
+const PLANS: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +66,8 @@ pub struct PageLimits {
 /// The changes of all users and apps.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pool: Connections,
+    pool: Pool,
     limits: PageLimits,
-    /// Statements that run or wait for a connection.
-    running: Arc<AtomicUsize>,
     queue: Queue,
     turns: Turns,
     rewinds: Rewinds,
@@ -75,16 +81,16 @@ pub struct Store {
 pub enum StoreError {
     /// The database is away, busy, or not a primary: the same request may succeed later.
     #[error("the database cannot be used at the moment")]
-    Unavailable(#[source] Arc<sqlx::Error>),
+    Unavailable(#[source] Arc<DbError>),
     /// Pushes that came before take too long.
     #[error("pushes that came before did not end in time")]
     TurnTimeout,
     /// A value that PostgreSQL cannot represent. Nothing was stored.
     #[error("the database cannot represent a value")]
-    Unstorable(#[source] sqlx::Error),
+    Unstorable(#[source] DbError),
     /// Something that should not happen.
     #[error("the database refused a statement")]
-    Failed(#[source] sqlx::Error),
+    Failed(#[source] DbError),
     #[error(transparent)]
     Unreadable(#[from] UnreadableChange),
     /// The task that was storing a push ended early.
@@ -100,27 +106,25 @@ pub enum StoreError {
 impl StoreError {
     /// Whether there was no connection free to ask with.
     pub fn is_busy(&self) -> bool {
-        matches!(self, StoreError::Unavailable(error) if matches!(**error, sqlx::Error::PoolTimedOut))
+        matches!(self, StoreError::Unavailable(error) if matches!(**error, DbError::PoolTimeout))
     }
 }
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        let code = match &error {
-            sqlx::Error::Database(database) => database.code().unwrap_or_default().into_owned(),
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_) => return StoreError::Unavailable(error.into()),
-            _ => return StoreError::Failed(error),
+impl From<DbError> for StoreError {
+    fn from(error: DbError) -> Self {
+        let Some(code) = error.sqlstate() else {
+            return match &error {
+                // A value that is not what the statement says.
+                DbError::Statement(_) if !error.is_disconnect() => StoreError::Failed(error),
+                _ => StoreError::Unavailable(error.into()),
+            };
         };
         // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
-        match code.as_str() {
-            // Read-only: a standby, or a primary that was one.
+        match code {
+            // A standby, a primary that was one, or a database that somebody made read-only.
             "25006" => StoreError::Unavailable(error.into()),
             "54000" | "54001" => StoreError::Unstorable(error),
+            _ if error.is_disconnect() => StoreError::Unavailable(error.into()),
             _ => match code.get(..2) {
                 // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, not
                 // in the right state, an operator's doing, the system's.
@@ -134,39 +138,67 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        DbError::from(error).into()
+    }
+}
+
 impl Store {
     /// A store whose connections are made when they are needed.
-    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, StoreError> {
-        let pool = Connections::new(config)?;
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
+        let name = format!("mana-sync {}", config.replica_name());
+        let connector = Connector::new(&config.database.database_url, &name)?;
+        let pool = Pool::new(connector, pool_config(config));
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
         let rewinds = Rewinds::new(metrics);
         let history = HistoryHorizon::new(config);
-        Ok(Store { pool, limits, running: Arc::default(), queue: Queue::default(), turns, rewinds, history, patience })
-    }
-
-    /// The pool: for migrations, for the readiness probe, and for tests.
-    pub fn pool(&self) -> &PgPool {
-        self.pool.pool()
+        Ok(Store { pool, limits, queue: Queue::default(), turns, rewinds, history, patience })
     }
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let ask = async || {
-            sqlx::query("select 1").execute(&self.pool).await?;
-            Ok(())
-        };
-        self.despite_loss(ask).await
+        static PING: Sql = Sql { text: "select 1", types: &[] };
+        self.pool.query(&PING, &[]).await?;
+        Ok(())
     }
 
     /// How full the database's queue of notifications is, from 0 to 1.
     pub async fn notification_queue_usage(&self) -> Result<f64, StoreError> {
-        let ask = async || Ok(sqlx::query_scalar("select pg_notification_queue_usage()").fetch_one(&self.pool).await?);
-        self.despite_loss(ask).await
+        static USAGE: Sql = Sql { text: "select pg_notification_queue_usage()", types: &[] };
+        let rows = self.pool.query(&USAGE, &[]).await?;
+        Ok(rows.first().map_or(Ok(0.0), |row| row.try_get(0))?)
+    }
+
+    /// How the pool of connections is used now.
+    pub fn pool_status(&self) -> PoolStatus {
+        self.pool.status()
+    }
+
+    /// Closes the pool of connections, within so much time. False if some were not closed by then.
+    pub async fn close(&self, limit: Duration) -> bool {
+        self.pool.close(limit).await
     }
 }
 
-/// A position in a log as the database has it.
-fn time(micros: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
+fn pool_config(config: &Config) -> PoolConfig {
+    let statement_timeout = config.database_statement_timeout_ms;
+    // What every session of ours is held to, in milliseconds.
+    let limits = [
+        ("statement_timeout", statement_timeout),
+        ("lock_timeout", LOCK_TIMEOUT.min(statement_timeout)),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+    ];
+    let mut settings: Vec<_> = limits.map(|(name, time)| (name, time.as_millis().to_string())).into();
+    if config.database_prepare {
+        settings.extend(PLANS.map(|(name, value)| (name, value.to_owned())));
+    }
+    PoolConfig {
+        size: config.database_pool_size as usize,
+        acquire_timeout: config.database_acquire_timeout_ms,
+        statement_timeout,
+        settings,
+        prepare: config.database_prepare,
+    }
 }

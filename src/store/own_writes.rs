@@ -3,14 +3,14 @@
 //! PostgreSQL tells of each field the best write, whatever their number, so what is read is bounded by the page's records.
 
 use super::delta::PageRequest;
-use super::{Store, StoreError, time, traced};
+use super::{Store, StoreError, traced};
+use crate::db::{Micros, Sql};
 use crate::protocol::merge::{OwnWrites, Rank, StoredChange};
 use crate::protocol::push::Op;
 use crate::protocol::{LogId, Stamp};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
-use sqlx::types::chrono::{DateTime, Utc};
 use std::collections::BTreeSet;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 /// The stamp of an insert `c`: that of `updatedAt`, else of `createdAt`, as the store writes them; else the epoch.
 macro_rules! insert_stamp {
@@ -50,7 +50,8 @@ macro_rules! best {
 }
 
 /// What a device wrote to these records: since a position, and before it where it holds later stamps than are stored.
-const OWN_WRITES: &str = concat!(
+static OWN_WRITES: Sql = Sql {
+    text: concat!(
     "select c.table_name, c.record_id, f.name, ",
     best!(),
     " as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last
@@ -66,10 +67,13 @@ from (
     fields_of_change!(),
     "
 group by c.table_name, c.record_id, f.name"
-);
+),
+    types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ],
+};
 
 /// What was written to these records before a position.
-const HISTORY: &str = concat!(
+static HISTORY: Sql = Sql {
+    text: concat!(
     "select c.table_name, c.record_id, f.name, ",
     best!(),
     " as best
@@ -79,7 +83,9 @@ join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
     "
 where c.log_id = $1 and c.created_at < $4
 group by c.table_name, c.record_id, f.name"
-);
+),
+    types: &[Type::UUID, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ],
+};
 
 impl Store {
     /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent.
@@ -105,20 +111,15 @@ impl Store {
             return Ok(own);
         }
         let (tables, ids): (Vec<&str>, Vec<&str>) = records.into_iter().unzip();
-        let statement = sqlx::query(OWN_WRITES)
-            .bind(log.0)
-            .bind(reader)
-            .bind(&tables)
-            .bind(&ids)
-            .bind(time(first.at))
-            .fetch_all(&self.pool);
-        for row in self.traced(traced::OWN_WRITES, statement).await? {
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&log.0, &reader, &tables, &ids, &Micros(first.at)];
+        for row in self.traced(traced::OWN_WRITES, &OWN_WRITES, &parameters).await? {
             let held: Option<&str> = row.try_get("held")?;
-            let last: DateTime<Utc> = row.try_get("last")?;
+            let Micros(last) = row.try_get("last")?;
             let held = held.and_then(|held| Stamp::parse(held).ok());
             let Some(best) = best(&row)? else { continue };
             let record = (row.try_get("table_name")?, row.try_get("record_id")?);
-            own.add_own(record, row.try_get("name")?, best, held, last.timestamp_micros());
+            own.add_own(record, row.try_get("name")?, best, held, last);
         }
         self.add_history(log, first.at, &mut own).await?;
         Ok(own)
@@ -129,9 +130,7 @@ impl Store {
         if tables.is_empty() {
             return Ok(());
         }
-        let statement =
-            sqlx::query(HISTORY).bind(log.0).bind(&tables).bind(&ids).bind(time(before)).fetch_all(&self.pool);
-        for row in self.traced(traced::HISTORY, statement).await? {
+        for row in self.traced(traced::HISTORY, &HISTORY, &[&log.0, &tables, &ids, &Micros(before)]).await? {
             let Some(best) = best(&row)? else { continue };
             let record = (row.try_get("table_name")?, row.try_get("record_id")?);
             own.add_earlier(record, row.try_get("name")?, best);
@@ -141,7 +140,7 @@ impl Store {
 }
 
 /// Reads the column `best`; none for a stamp that cannot be read.
-fn best(row: &PgRow) -> Result<Option<Rank>, StoreError> {
+fn best(row: &Row) -> Result<Option<Rank>, StoreError> {
     let best: &str = row.try_get("best")?;
     let Some((stamp, position)) = best.split_at_checked(Stamp::WIDTH) else { return Ok(None) };
     Ok(Stamp::parse(stamp).ok().zip(position.parse().ok()))

@@ -6,12 +6,12 @@ use super::{Store, StoreError, traced};
 use crate::defects::Defect;
 use crate::protocol::Log;
 use crate::protocol::push::Push;
-use sqlx::types::Uuid;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// Changes and bytes with which a push still shares a statement with others.
 const MAX_SHARED_CHANGES: usize = 64;
@@ -140,7 +140,7 @@ impl Store {
             let pushed = match turn {
                 Some(None) => Err(StoreError::TurnTimeout),
                 _ if !job.begin() => return,
-                _ => store.despite_loss(|| store.store_what_is_new(&job.entry)).await,
+                _ => store.store_what_is_new(&job.entry).await,
             };
             job.finish(pushed);
         });

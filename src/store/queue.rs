@@ -13,6 +13,7 @@ use super::batch::Entry;
 use super::known::Pushed;
 use super::push::Job;
 use super::{Store, StoreError};
+use crate::db::DbError;
 use crate::protocol::LogId;
 use futures_util::future::BoxFuture;
 use std::collections::{HashSet, VecDeque};
@@ -150,7 +151,7 @@ impl Store {
         if entries.is_empty() {
             return;
         }
-        match self.despite_loss(|| async { Ok(self.insert(&entries).await?) }).await {
+        match self.insert(&entries).await.map_err(StoreError::from) {
             Ok(stored) => batch.into_iter().zip(stored).for_each(|(job, stored)| match stored {
                 Some(stored) => {
                     let pushed = Pushed::new(&job.entry, stored);
@@ -167,9 +168,8 @@ impl Store {
 }
 
 /// Whether what makes a batch unavailable may be one of its logs: a lock, a deadlock, a statement that took too long.
-fn may_be_about_one(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| matches!(&*code, "40001" | "40P01" | "55P03" | "57014"))
+fn may_be_about_one(error: &DbError) -> bool {
+    error.sqlstate().is_some_and(|code| matches!(code, "40001" | "40P01" | "55P03" | "57014"))
 }
 
 #[cfg(test)]

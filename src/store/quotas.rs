@@ -1,8 +1,9 @@
 //! What limits are held against: how many apps a user has, and how much is stored.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, traced};
+use crate::db::Sql;
 use crate::protocol::{Log, UserKey};
-use sqlx::Row;
+use tokio_postgres::types::Type;
 
 /// A user's apps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,34 +14,32 @@ pub struct AppCount {
     pub count: u32,
 }
 
-const APPS: &str = "
+static APPS: Sql = Sql {
+    text: "
 select exists (select from sync_heads where log_id = $1) as has_this,
-       (select count(*) from (select from sync_heads where user_key = $2 limit $3) h) as apps";
+       (select count(*) from (select from sync_heads where user_key = $2 limit $3) h) as apps",
+    types: &[Type::UUID, Type::UUID, Type::INT8],
+};
 
-const STORED_BYTES: &str = "
-select coalesce(sum(c.size), 0)::int8 as bytes
-from sync_heads h join sync_changes c on c.log_id = h.log_id
-where h.user_key = $1";
+/// As the heads count them: what programs insert or delete beside the replicas shows once the log is trimmed.
+static STORED_BYTES: Sql = Sql {
+    text: "select coalesce(sum(stored_bytes), 0)::int8 from sync_heads where user_key = $1",
+    types: &[Type::UUID],
+};
 
 impl Store {
     /// Whether a log is there, and how many its user has, counted up to `most`.
     pub async fn apps(&self, log: &Log, most: u32) -> Result<AppCount, StoreError> {
-        let ask = async || {
-            let statement = sqlx::query(APPS).bind(log.id.0).bind(log.user.0).bind(i64::from(most));
-            let row = statement.fetch_one(&self.pool).await?;
-            let count: i64 = row.try_get("apps")?;
-            Ok(AppCount { has_this: row.try_get("has_this")?, count: count as u32 })
-        };
-        self.despite_loss(ask).await
+        let rows = self.traced(traced::APPS, &APPS, &[&log.id.0, &log.user.0, &i64::from(most)]).await?;
+        let Some(row) = rows.first() else { return Ok(AppCount { has_this: false, count: 0 }) };
+        let count: i64 = row.try_get(1)?;
+        Ok(AppCount { has_this: row.try_get(0)?, count: count as u32 })
     }
 
-    /// Bytes of the changes that are stored of a user.
+    /// Bytes of the changes that are stored of a user, about.
     pub async fn stored_bytes(&self, user: UserKey) -> Result<u64, StoreError> {
-        let ask = async || {
-            let row = sqlx::query(STORED_BYTES).bind(user.0).fetch_one(&self.pool).await?;
-            let bytes: i64 = row.try_get("bytes")?;
-            Ok(bytes as u64)
-        };
-        self.despite_loss(ask).await
+        let rows = self.traced(traced::STORED_BYTES, &STORED_BYTES, &[&user.0]).await?;
+        let bytes: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+        Ok(bytes.max(0) as u64)
     }
 }

@@ -5,15 +5,13 @@
 //! older replicas use must say so, by commenting the table of heads:
 //! `comment on table sync_heads is 'replicas must know migration 7'`.
 
-use super::StoreError;
-use super::primary::Servers;
+use super::migrator::{self, MIGRATIONS, MigrateError};
 use super::takeover;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use crate::config::Secret;
+use crate::db::{ConnectError, Connector, DbError, Session};
 use std::time::Duration;
 use tokio::time::timeout;
-
-static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!() };
+use tokio_postgres::error::SqlState;
 
 /// How long connecting, and looking at the schema, may take: a replica that starts while its network is broken is to
 /// serve soon after the network's return.
@@ -32,14 +30,12 @@ const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync
 /// Why the schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    #[error("the database's URL cannot be used")]
-    Url(#[from] StoreError),
+    #[error("the database cannot be reached")]
+    Connect(#[from] ConnectError),
     #[error("the database cannot be asked for its schema")]
-    Database(#[from] sqlx::Error),
+    Database(#[from] tokio_postgres::Error),
     #[error("the database does not answer")]
     Timeout(#[from] tokio::time::error::Elapsed),
-    #[error("none of the database's servers is a primary at the moment")]
-    NoPrimary,
     #[error("the migrations could not be applied")]
     Migrate(#[from] MigrateError),
     #[error("the schema lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
@@ -60,63 +56,52 @@ impl SchemaError {
 
     /// Whether it may be over in a while: the database is away, or still starting.
     pub fn is_passing(&self) -> bool {
-        let database = match self {
-            SchemaError::Database(error) | SchemaError::Migrate(MigrateError::Execute(error)) => error,
-            SchemaError::Timeout(_) | SchemaError::NoPrimary => return true,
-            SchemaError::Url(_)
-            | SchemaError::Migrate(_)
+        match self {
+            SchemaError::Connect(error) => error.is_passing(),
+            SchemaError::Timeout(_) => true,
+            SchemaError::Database(error)
+            | SchemaError::Migrate(MigrateError::Database(error) | MigrateError::Refused { source: error, .. }) => {
+                DbError::is_lost_connection(error)
+            }
+            SchemaError::Migrate(_)
             | SchemaError::TooOld { .. }
             | SchemaError::TooNew { .. }
             | SchemaError::ServerBefore
-            | SchemaError::Unfinished => return false,
-        };
-        match database {
-            // A connection that breaks while it is being made fails with an error of the protocol.
-            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
-            // Starting up or shutting down; too many connections.
-            sqlx::Error::Database(error) => {
-                matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P03" | "53300"))
-            }
-            _ => false,
+            | SchemaError::Unfinished => false,
         }
     }
 }
 
 /// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
 /// listener can say so more clearly.
-async fn connect(direct_url: &str, limit: Duration) -> Result<PgConnection, SchemaError> {
+async fn connect(direct_url: &Secret, limit: Duration) -> Result<Session, SchemaError> {
     connect_with(direct_url, limit, NAME).await
 }
 
 /// The same, under another name.
-pub(super) async fn connect_as(direct_url: &str, name: &str) -> Result<PgConnection, SchemaError> {
+pub(super) async fn connect_as(direct_url: &Secret, name: &str) -> Result<Session, SchemaError> {
     connect_with(direct_url, MIGRATION_STEP_TIMEOUT, name).await
 }
 
-async fn connect_with(direct_url: &str, limit: Duration, name: &str) -> Result<PgConnection, SchemaError> {
-    let servers = Servers::parse(direct_url, |options| options.extra_float_digits(None).application_name(name))?;
-    let options = match servers.only() {
-        Some(options) => options,
-        None => servers.find().await.ok_or(SchemaError::NoPrimary)?,
-    };
-    Ok(timeout(limit, options.connect()).await??)
+async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
+    let connector = Connector::new(direct_url, name)?;
+    Ok(timeout(limit, connector.open()).await??)
 }
 
 /// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to
 /// PostgreSQL itself, because a transaction pooler leaves such a lock behind.
-pub async fn migrate(direct_url: &str) -> Result<Migrated, SchemaError> {
-    let mut connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
+pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
+    let connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
     // The server would notice that the table of migrations is there already, every time.
-    timeout(MIGRATION_STEP_TIMEOUT, sqlx::raw_sql("set client_min_messages = warning").execute(&mut connection))
-        .await??;
-    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&mut connection)).await?? {
+    timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute("set client_min_messages = warning")).await??;
+    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
     }
-    let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&mut connection)).await??.len();
+    let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??.len();
     // May take as long as it needs.
-    MIGRATIONS.run(&mut connection).await?;
-    let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&mut connection)).await??;
-    timeout(MIGRATION_STEP_TIMEOUT, connection.close()).await??;
+    migrator::run(&connection).await?;
+    let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
+    connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before })
 }
 
@@ -130,24 +115,25 @@ pub struct Migrated {
 }
 
 /// The versions that have been applied, ascending.
-async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, SchemaError> {
-    match sqlx::raw_sql(APPLIED).fetch_all(connection).await {
+async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
+    match session.query(APPLIED, &[]).await {
         Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
         // No table of migrations: nothing was ever applied.
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(Vec::new()),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
 /// it does not know has taken away what it needs.
-pub async fn check(direct_url: &str) -> Result<(), SchemaError> {
-    let mut connection = connect(direct_url, STEP_TIMEOUT).await?;
-    timeout(STEP_TIMEOUT, check_on(&mut connection)).await??;
-    Ok(timeout(STEP_TIMEOUT, connection.close()).await??)
+pub async fn check(direct_url: &Secret) -> Result<(), SchemaError> {
+    let connection = connect(direct_url, STEP_TIMEOUT).await?;
+    timeout(STEP_TIMEOUT, check_on(&connection)).await??;
+    connection.close().await;
+    Ok(())
 }
 
-async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
+async fn check_on(connection: &Session) -> Result<(), SchemaError> {
     if takeover::is_unfinished(connection).await? {
         return Err(SchemaError::Unfinished);
     }
@@ -157,7 +143,7 @@ async fn check_on(connection: &mut PgConnection) -> Result<(), SchemaError> {
         return Err(SchemaError::TooOld { missing });
     }
     let known = known().max().unwrap_or(0);
-    let needed: Option<i64> = sqlx::raw_sql(OLDEST_REPLICA).fetch_one(&mut *connection).await?.try_get(0)?;
+    let needed: Option<i64> = connection.query_one(OLDEST_REPLICA, &[]).await?.try_get(0)?;
     if let Some(needed) = needed.filter(|needed| *needed > known) {
         return Err(SchemaError::TooNew { needed, known });
     }

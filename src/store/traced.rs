@@ -1,8 +1,10 @@
 //! Statements as traces and metrics see them.
 
 use super::{Store, StoreError};
+use crate::db::{DbError, Sql};
 use crate::telemetry::traces::{self, Query};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use tracing::{Instrument, Span};
 
 pub(super) const PUSH: Query = Query { operation: "INSERT", summary: "INSERT sync_heads sync_changes" };
@@ -13,44 +15,24 @@ pub(super) const OWN_WRITES: Query = Query { operation: "SELECT", summary: "SELE
 pub(super) const HISTORY: Query = Query { operation: "SELECT", summary: "SELECT sync_changes by record" };
 pub(super) const HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads" };
 pub(super) const RECENT_HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads by age" };
+pub(super) const APPS: Query = Query { operation: "SELECT", summary: "SELECT count sync_heads" };
+pub(super) const STORED_BYTES: Query = Query { operation: "SELECT", summary: "SELECT sum sync_heads" };
 pub(super) const CHANGED_TABLES: Query = Query { operation: "SELECT", summary: "SELECT DISTINCT sync_changes" };
-
-/// Counts itself for as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Counted(counter)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 impl Store {
     /// Runs a statement, waiting for a connection included.
-    pub(super) async fn traced<T>(
+    pub(super) async fn traced(
         &self,
         query: Query,
-        running: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, sqlx::Error> {
-        let _counted = Counted::new(&self.running);
+        sql: &'static Sql,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DbError> {
         let span = traces::database(query);
-        let done = running.instrument(span.clone()).await;
+        let done = self.pool.query(sql, parameters).instrument(span.clone()).await;
         if let Err(error) = &done {
             failed(&span, error);
         }
         done
-    }
-
-    /// Statements that wait for a connection of the pool: those that run without having one.
-    pub fn waiting(&self) -> usize {
-        let in_use = (self.pool().size() as usize).saturating_sub(self.pool().num_idle());
-        self.running.load(Ordering::Relaxed).saturating_sub(in_use)
     }
 }
 
@@ -71,17 +53,13 @@ pub(super) async fn awaited<T>(
     done
 }
 
-fn failed(span: &Span, error: &sqlx::Error) {
-    let code = match error {
-        sqlx::Error::Database(error) => error.code(),
-        _ => None,
-    };
-    match (code, error) {
+fn failed(span: &Span, error: &DbError) {
+    match (error.sqlstate(), error) {
         (Some(code), _) => {
-            span.record("db.response.status_code", &*code);
-            traces::failed(span, &code);
+            span.record("db.response.status_code", code);
+            traces::failed(span, code);
         }
-        (None, sqlx::Error::PoolTimedOut) => traces::failed(span, "timeout"),
+        (None, DbError::PoolTimeout | DbError::Overdue) => traces::failed(span, "timeout"),
         (None, _) => traces::failed(span, "connection"),
     }
 }

@@ -35,9 +35,6 @@ fn reserved(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<reqwest::Error>() {
         return Some(request_failure(error));
     }
-    if let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>() {
-        return Some(database_failure(error.code().as_deref().unwrap_or("unknown"), error.message()));
-    }
     let database = error.downcast_ref::<tokio_postgres::Error>()?.as_db_error()?;
     Some(database_failure(database.code().code(), database.message()))
 }

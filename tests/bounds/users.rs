@@ -94,7 +94,7 @@ async fn a_user_stores_so_many_bytes_and_can_still_delete() {
     assert_eq!(large("todo", "1").await.status, 200);
     assert_eq!(large("notes", "1").await.status, 200, "of all apps together");
     let (code, _) = refused(&large("todo", "2").await);
-    assert_eq!(code, "too_many_bytes_stored");
+    assert_eq!(code, "storage_full");
     assert_eq!(cluster.stored(&user).await, 2);
     let delete = json!({ "table": "t", "id": "1", "op": "delete", "deletedAt": AT });
     let push = json!({ "clientId": "a", "since": live::NO_DELTA, "changes": [delete] });

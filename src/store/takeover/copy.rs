@@ -3,12 +3,13 @@
 use super::TakeoverError;
 use super::rows::{NewRow, OldRow, Positions, convert};
 use crate::protocol::{Cursor, LogId};
-use futures_util::TryStreamExt;
-use sqlx::postgres::{PgCopyIn, PgRow};
-use sqlx::types::Uuid;
-use sqlx::types::chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use crate::db::{Micros, Session};
+use bytes::Bytes;
+use futures_util::{SinkExt, TryStreamExt};
 use std::fmt::Write;
+use std::pin::{Pin, pin};
+use tokio_postgres::{CopyInSink, Row};
+use uuid::Uuid;
 
 /// Bytes that are sent at once.
 const CHUNK: usize = 256 << 10;
@@ -32,35 +33,31 @@ struct CurrentLog {
 /// Copies a part's rows and heads, and notes that it is done, in one transaction of `writer`. `columns` is how the old
 /// table's rows are read.
 pub(super) async fn copy_part(
-    reader: &mut PgConnection,
-    writer: &mut PgConnection,
+    reader: &Session,
+    writer: &Session,
     columns: &str,
     part: i32,
 ) -> Result<Copied, TakeoverError> {
-    sqlx::raw_sql("begin").execute(&mut *writer).await?;
+    writer.batch_execute("begin").await?;
     let (copied, heads) = copy_rows(reader, writer, columns, part).await?;
-    let (logs, (last, previous)): (Vec<Uuid>, (Vec<_>, Vec<_>)) =
-        heads.into_iter().map(|log| (log.id.0, (time(log.positions.last), time(log.positions.previous)))).unzip();
+    let (logs, (last, previous)): (Vec<Uuid>, (Vec<Micros>, Vec<Micros>)) =
+        heads.into_iter().map(|log| (log.id.0, (Micros(log.positions.last), Micros(log.positions.previous)))).unzip();
     let store_heads = "
         insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
         select l.log_id, l.user_key, l.user_id, l.app_id, u.head, u.previous
         from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as u (log_id, head, previous)
         join sync_takeover_logs l on l.log_id = u.log_id
         on conflict (log_id) do update set head = greatest(h.head, excluded.head)";
-    sqlx::query(store_heads).bind(logs).bind(last).bind(previous).execute(&mut *writer).await?;
-    sqlx::query("update sync_takeover_parts set copied = $2, left_behind = $3 where part = $1")
-        .bind(part)
-        .bind(copied.rows)
-        .bind(copied.left_behind)
-        .execute(&mut *writer)
-        .await?;
-    sqlx::raw_sql("commit").execute(writer).await?;
+    writer.execute(store_heads, &[&logs, &last, &previous]).await?;
+    let done = "update sync_takeover_parts set copied = $2, left_behind = $3 where part = $1";
+    writer.execute(done, &[&part, &copied.rows, &copied.left_behind]).await?;
+    writer.batch_execute("commit").await?;
     Ok(copied)
 }
 
 async fn copy_rows(
-    reader: &mut PgConnection,
-    writer: &mut PgConnection,
+    reader: &Session,
+    writer: &Session,
     columns: &str,
     part: i32,
 ) -> Result<(Copied, Vec<CurrentLog>), TakeoverError> {
@@ -72,8 +69,8 @@ async fn copy_rows(
     );
     let target = "copy sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id,
                                      created_at, log_id, size, extra) from stdin";
-    let mut copy = writer.copy_in_raw(target).await?;
-    let mut rows = sqlx::query(AssertSqlSafe(select)).bind(part).fetch(reader);
+    let mut copy = pin!(writer.copy_in(target).await?);
+    let mut rows = pin!(reader.query_raw(&select, [part]).await?);
     let (mut copied, mut logs, mut chunk) = (Copied::default(), Vec::<CurrentLog>::new(), String::new());
     while let Some(row) = rows.try_next().await? {
         let id = LogId(row.try_get(12)?);
@@ -86,25 +83,25 @@ async fn copy_rows(
             false => copied.left_behind += 1,
         }
         if chunk.len() >= CHUNK {
-            send(&mut copy, &mut chunk).await?;
+            send(copy.as_mut(), &mut chunk).await?;
         }
     }
-    send(&mut copy, &mut chunk).await?;
+    send(copy.as_mut(), &mut chunk).await?;
     copy.finish().await?;
     logs.retain(|log| log.positions.last > 0);
     Ok((copied, logs))
 }
 
-async fn send(copy: &mut PgCopyIn<&mut PgConnection>, chunk: &mut String) -> Result<(), TakeoverError> {
-    copy.send(chunk.as_bytes()).await?;
+async fn send(mut copy: Pin<&mut CopyInSink<Bytes>>, chunk: &mut String) -> Result<(), TakeoverError> {
+    copy.send(Bytes::copy_from_slice(chunk.as_bytes())).await?;
     chunk.clear();
     Ok(())
 }
 
 /// Writes a row as COPY's text; false if it has to stay behind.
-fn write_row(out: &mut String, row: &PgRow, log: &mut CurrentLog) -> Result<bool, TakeoverError> {
-    let text = |index: usize| row.try_get::<Option<&str>, _>(index);
-    let created_at: Option<DateTime<Utc>> = row.try_get(7)?;
+fn write_row(out: &mut String, row: &Row, log: &mut CurrentLog) -> Result<bool, TakeoverError> {
+    let text = |index: usize| row.try_get::<_, Option<&str>>(index);
+    let created_at: Option<Micros> = row.try_get(7)?;
     let (Some(table), Some(record), Some(op), Some(created_at)) = (text(1)?, text(2)?, text(3)?, created_at) else {
         return Ok(false);
     };
@@ -113,7 +110,7 @@ fn write_row(out: &mut String, row: &PgRow, log: &mut CurrentLog) -> Result<bool
         op,
         data: text(4)?,
         stamps: text(5)?,
-        created_at: created_at.timestamp_micros(),
+        created_at: created_at.0,
         schema_version: row.try_get(8)?,
         actor: text(9)?,
         origin: text(10)?,
@@ -169,9 +166,4 @@ fn escape(out: &mut String, value: &str) {
     }
     out.push_str(rest);
     out.push('\t');
-}
-
-/// A position as the database has it.
-fn time(micros: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::UNIX_EPOCH)
 }

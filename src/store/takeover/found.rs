@@ -1,7 +1,7 @@
 //! What there is to take over: looked at, and told to whoever runs the command, before anything is done.
 
 use super::TakeoverError;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use crate::db::Session;
 use std::fmt;
 
 /// The table of the server before us.
@@ -55,13 +55,13 @@ select c.relkind::text as kind, c.relrowsecurity as secured, c.relnamespace = cu
 from pg_class c where c.oid = to_regclass($1)";
 
 /// The table that is to be taken over, if there is one.
-pub(super) async fn look(connection: &mut PgConnection) -> Result<Option<Found>, TakeoverError> {
+pub(super) async fn look(connection: &Session) -> Result<Option<Found>, TakeoverError> {
     look_at(connection, "sync_changes").await
 }
 
 /// The same where it has this name.
-pub(super) async fn look_at(connection: &mut PgConnection, name: &str) -> Result<Option<Found>, TakeoverError> {
-    let Some(row) = sqlx::query(DESCRIBE).bind(name).fetch_optional(&mut *connection).await? else { return Ok(None) };
+pub(super) async fn look_at(connection: &Session, name: &str) -> Result<Option<Found>, TakeoverError> {
+    let Some(row) = connection.query_opt(DESCRIBE, &[&name]).await? else { return Ok(None) };
     let columns: Vec<String> = row.try_get("columns")?;
     if columns.iter().any(|column| column == "log_id uuid") {
         return Ok(None);
@@ -71,7 +71,7 @@ pub(super) async fn look_at(connection: &mut PgConnection, name: &str) -> Result
     if kind != "r" {
         return Err(TakeoverError::UnknownForm("it is no ordinary table".to_owned()));
     }
-    if !row.try_get::<bool, _>("here")? {
+    if !row.try_get::<_, bool>("here")? {
         return Err(TakeoverError::UnknownForm("it is in another schema than the first of search_path".to_owned()));
     }
     Ok(Some(Found {
@@ -139,11 +139,11 @@ impl Found {
 
     /// How many rows there are, whoever asks. Row-level security would hide some of them from the table's own owner, so it
     /// is off for as long as is counted.
-    pub(super) async fn count(&self, connection: &mut PgConnection) -> Result<i64, TakeoverError> {
+    pub(super) async fn count(&self, connection: &Session) -> Result<i64, TakeoverError> {
         let off = if self.secured { "; alter table sync_changes disable row level security" } else { "" };
-        sqlx::raw_sql(AssertSqlSafe(format!("begin{off}"))).execute(&mut *connection).await?;
-        let rows = sqlx::query_scalar("select count(*) from sync_changes").fetch_one(&mut *connection).await?;
-        sqlx::raw_sql("rollback").execute(connection).await?;
+        connection.batch_execute(&format!("begin{off}")).await?;
+        let rows = connection.query_one("select count(*) from sync_changes", &[]).await?.try_get(0)?;
+        connection.batch_execute("rollback").await?;
         Ok(rows)
     }
 }
@@ -184,7 +184,7 @@ impl fmt::Display for Found {
 }
 
 /// Others that are connected to this database, by what they call themselves; `ours` is not counted.
-pub(super) async fn others(connection: &mut PgConnection, ours: &str) -> Result<Vec<String>, TakeoverError> {
+pub(super) async fn others(connection: &Session, ours: &str) -> Result<Vec<String>, TakeoverError> {
     // Without the right to see more of them, strangers have no backend_type.
     let who = "
         select coalesce(nullif(application_name, ''), 'a program without a name') || ' as ' || coalesce(usename::text, '?')
@@ -193,7 +193,8 @@ pub(super) async fn others(connection: &mut PgConnection, ours: &str) -> Result<
         where datid = (select oid from pg_database where datname = current_database()) and usesysid is not null
           and coalesce(backend_type, 'client backend') = 'client backend' and application_name <> $1
         group by application_name, usename, client_addr order by 1";
-    Ok(sqlx::query_scalar(who).bind(ours).fetch_all(connection).await?)
+    let rows = connection.query(who, &[&ours]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]

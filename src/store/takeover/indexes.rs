@@ -2,10 +2,11 @@
 //! triggers, in whose presence PostgreSQL stores rows one by one.
 
 use super::{TakeoverError, connect, script};
-use sqlx::PgConnection;
+use crate::config::Secret;
+use crate::db::Session;
 
 /// Drops the indexes and the primary key, disables the triggers, and notes how they are made, unless that has been done.
-pub(super) async fn put_aside(connection: &mut PgConnection) -> Result<(), TakeoverError> {
+pub(super) async fn put_aside(connection: &Session) -> Result<(), TakeoverError> {
     let put_aside = "
     do $$
     declare
@@ -38,29 +39,29 @@ pub(super) async fn put_aside(connection: &mut PgConnection) -> Result<(), Takeo
 
 /// Builds what was put aside, each in a transaction that also crosses it off; two at a time.
 pub(super) async fn build(
-    direct_url: &str,
-    connection: &mut PgConnection,
+    direct_url: &Secret,
+    connection: &Session,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), TakeoverError> {
-    let left: Vec<String> =
-        sqlx::query_scalar("select unnest(indexes) from sync_takeover").fetch_all(&mut *connection).await?;
+    let left = connection.query("select unnest(indexes) from sync_takeover", &[]).await?;
+    let left: Vec<String> = left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if !left.is_empty() {
         say(format!("All rows are copied; {} indexes are built.", left.len()));
     }
-    let mut other = connect(direct_url).await?;
+    let other = connect(direct_url).await?;
     // The largest take about the same time.
     let (first, second): (Vec<_>, Vec<_>) = left.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
-    tokio::try_join!(build_each(connection, first), build_each(&mut other, second))?;
+    tokio::try_join!(build_each(connection, first), build_each(&other, second))?;
     Ok(())
 }
 
-async fn build_each(connection: &mut PgConnection, indexes: Vec<(usize, String)>) -> Result<(), TakeoverError> {
+async fn build_each(connection: &Session, indexes: Vec<(usize, String)>) -> Result<(), TakeoverError> {
     for (_, index) in indexes {
-        sqlx::raw_sql("begin").execute(&mut *connection).await?;
+        connection.batch_execute("begin").await?;
         script(connection, index.clone()).await?;
-        let cross_off = sqlx::query("update sync_takeover set indexes = array_remove(indexes, $1)").bind(index);
-        cross_off.execute(&mut *connection).await?;
-        sqlx::raw_sql("commit").execute(&mut *connection).await?;
+        let cross_off = "update sync_takeover set indexes = array_remove(indexes, $1)";
+        connection.execute(cross_off, &[&index]).await?;
+        connection.batch_execute("commit").await?;
     }
     Ok(())
 }

@@ -15,9 +15,10 @@ mod plan;
 mod rows;
 
 use super::schema::{self, SchemaError};
+use crate::config::Secret;
+use crate::db::Session;
 use copy::Copied;
 use found::Found;
-use sqlx::{AssertSqlSafe, PgConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -39,7 +40,7 @@ pub enum TakeoverError {
     #[error(transparent)]
     Schema(#[from] SchemaError),
     #[error("the database refused a step; what was done so far is kept, run the command again")]
-    Database(#[from] sqlx::Error),
+    Database(#[from] tokio_postgres::Error),
     #[error("sync_changes has a form that is not known, and is left as it is: {0}")]
     UnknownForm(String),
     #[error(
@@ -68,27 +69,27 @@ pub struct TakenOver {
 /// Takes over what the server before us has stored, where the database holds that, and says what it does. None where
 /// there is nothing to take over. Refuses while others are connected, unless told.
 pub async fn run(
-    direct_url: &str,
+    direct_url: &Secret,
     while_connected: bool,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<Option<TakenOver>, TakeoverError> {
-    let mut connection = connect(direct_url).await?;
-    sqlx::query("select pg_advisory_lock($1)").bind(LOCK).execute(&mut connection).await?;
-    let found = match (plan::began(&mut connection).await?, found::look(&mut connection).await?) {
+    let connection = connect(direct_url).await?;
+    connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    let found = match (plan::began(&connection).await?, found::look(&connection).await?) {
         (Some(began), _) => {
             say("The takeover goes on where it was stopped.".to_owned());
             began
         }
-        (None, Some(found)) => begin(&mut connection, found, while_connected, say).await?,
+        (None, Some(found)) => begin(&connection, found, while_connected, say).await?,
         (None, None) => return Ok(None),
     };
     let started = Instant::now();
     schema::migrate(direct_url).await?;
-    indexes::put_aside(&mut connection).await?;
-    plan::make(&mut connection).await?;
-    copy_parts(direct_url, &mut connection, &found, say).await?;
-    indexes::build(direct_url, &mut connection, say).await?;
-    let done = plan::finish(&mut connection).await?;
+    indexes::put_aside(&connection).await?;
+    plan::make(&connection).await?;
+    copy_parts(direct_url, &connection, &found, say).await?;
+    indexes::build(direct_url, &connection, say).await?;
+    let done = plan::finish(&connection).await?;
     let seconds = started.elapsed().as_secs_f64();
     say(format!("{} rows were taken over in {seconds:.1} s.", done.rows));
     if done.left_behind > 0 {
@@ -99,38 +100,41 @@ pub async fn run(
 }
 
 /// Drops the table of the server before us. False if there is none.
-pub async fn drop_old(direct_url: &str) -> Result<bool, TakeoverError> {
-    let mut connection = connect(direct_url).await?;
-    if plan::began(&mut connection).await?.is_some() || found::look(&mut connection).await?.is_some() {
+pub async fn drop_old(direct_url: &Secret) -> Result<bool, TakeoverError> {
+    let connection = connect(direct_url).await?;
+    if plan::began(&connection).await?.is_some() || found::look(&connection).await?.is_some() {
         return Err(TakeoverError::Unfinished);
     }
-    let there: bool =
-        sqlx::query_scalar("select to_regclass('sync_changes_before') is not null").fetch_one(&mut connection).await?;
-    sqlx::raw_sql("drop table if exists sync_changes_before").execute(&mut connection).await?;
+    let there = "select to_regclass('sync_changes_before') is not null";
+    let there: bool = connection.query_one(there, &[]).await?.try_get(0)?;
+    connection.batch_execute("drop table if exists sync_changes_before").await?;
     Ok(there)
 }
 
 /// Whether a takeover was begun and is not over.
-pub(super) async fn is_unfinished(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select to_regclass('sync_takeover') is not null").fetch_one(connection).await
+pub(super) async fn is_unfinished(connection: &Session) -> Result<bool, tokio_postgres::Error> {
+    connection.query_one("select to_regclass('sync_takeover') is not null", &[]).await?.try_get(0)
 }
 
 /// Whether the database holds the table of the server before us.
-pub(super) async fn is_needed(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_needed(connection: &Session) -> Result<bool, tokio_postgres::Error> {
     let without_log = "select not exists (select from pg_attribute where attrelid = c and attname = 'log_id')
                        from to_regclass('sync_changes') as c where c is not null";
-    Ok(sqlx::query_scalar(without_log).fetch_optional(connection).await?.unwrap_or(false))
+    match connection.query_opt(without_log, &[]).await? {
+        Some(row) => row.try_get(0),
+        None => Ok(false),
+    }
 }
 
-async fn connect(direct_url: &str) -> Result<PgConnection, TakeoverError> {
-    let mut connection = schema::connect_as(direct_url, NAME).await?;
-    sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
+async fn connect(direct_url: &Secret) -> Result<Session, TakeoverError> {
+    let connection = schema::connect_as(direct_url, NAME).await?;
+    connection.batch_execute(SETTINGS).await?;
     Ok(connection)
 }
 
 /// Says what will be done, and renames the old table.
 async fn begin(
-    connection: &mut PgConnection,
+    connection: &Session,
     mut found: Found,
     while_connected: bool,
     say: &mut (dyn FnMut(String) + Send),
@@ -149,8 +153,8 @@ async fn begin(
 
 /// Copies the parts that are left, several at a time, and says how far that is.
 async fn copy_parts(
-    direct_url: &str,
-    connection: &mut PgConnection,
+    direct_url: &Secret,
+    connection: &Session,
     found: &Found,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), TakeoverError> {
@@ -161,12 +165,12 @@ async fn copy_parts(
     let (report, mut reports) = mpsc::channel(COPIERS);
     let mut copiers = JoinSet::new();
     for _ in 0..COPIERS {
-        let (mut reader, mut writer) = (connect(direct_url).await?, connect(direct_url).await?);
+        let (reader, writer) = (connect(direct_url).await?, connect(direct_url).await?);
         let (parts, columns, report) = (parts.clone(), columns.clone(), report.clone());
         copiers.spawn(async move {
             let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
             while let Some(part) = next() {
-                let copied = copy::copy_part(&mut reader, &mut writer, &columns, part).await;
+                let copied = copy::copy_part(&reader, &writer, &columns, part).await;
                 if report.send(copied).await.is_err() {
                     break;
                 }
@@ -190,6 +194,6 @@ async fn copy_parts(
 }
 
 /// Runs a script that is made of names of the database's own.
-async fn script(connection: &mut PgConnection, statements: String) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
+async fn script(connection: &Session, statements: String) -> Result<(), tokio_postgres::Error> {
+    connection.batch_execute(&statements).await
 }

@@ -5,9 +5,9 @@
 
 use super::found::{self, Found};
 use super::{TakenOver, TakeoverError, is_unfinished, script};
+use crate::db::Session;
 use crate::protocol::Log;
-use sqlx::types::Uuid;
-use sqlx::{PgConnection, Row};
+use uuid::Uuid;
 
 /// Rows of a part, if its last log is not larger: at most so many, which is about a second's work, and of a small table
 /// less, so that its progress shows too.
@@ -52,9 +52,9 @@ create table sync_takeover_parts (part int primary key, rows int8 not null, copi
 ";
 
 /// Begins a takeover.
-pub(super) async fn begin(connection: &mut PgConnection, found: &Found) -> Result<(), TakeoverError> {
-    let there: bool =
-        sqlx::query_scalar("select to_regclass('sync_changes_before') is not null").fetch_one(&mut *connection).await?;
+pub(super) async fn begin(connection: &Session, found: &Found) -> Result<(), TakeoverError> {
+    let there = "select to_regclass('sync_changes_before') is not null";
+    let there: bool = connection.query_one(there, &[]).await?.try_get(0)?;
     if there {
         return Err(TakeoverError::OldTableIsThere);
     }
@@ -65,11 +65,11 @@ pub(super) async fn begin(connection: &mut PgConnection, found: &Found) -> Resul
 }
 
 /// The old table of a takeover that was begun, as it was found.
-pub(super) async fn began(connection: &mut PgConnection) -> Result<Option<Found>, TakeoverError> {
+pub(super) async fn began(connection: &Session) -> Result<Option<Found>, TakeoverError> {
     if !is_unfinished(connection).await? {
         return Ok(None);
     }
-    let row = sqlx::query("select rows from sync_takeover").fetch_one(&mut *connection).await?;
+    let row = connection.query_one("select rows from sync_takeover", &[]).await?;
     let found = found::look_at(connection, "sync_changes_before").await?;
     let mut found = found.ok_or_else(|| TakeoverError::UnknownForm("sync_changes_before is missing".to_owned()))?;
     found.rows = row.try_get(0)?;
@@ -77,9 +77,9 @@ pub(super) async fn began(connection: &mut PgConnection) -> Result<Option<Found>
 }
 
 /// Names the logs and divides them into parts, unless that has been done.
-pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverError> {
-    let made: bool =
-        sqlx::query_scalar("select nameless is not null from sync_takeover").fetch_one(&mut *connection).await?;
+pub(super) async fn make(connection: &Session) -> Result<(), TakeoverError> {
+    let made = connection.query_one("select nameless is not null from sync_takeover", &[]).await?;
+    let made: bool = made.try_get(0)?;
     if made {
         return Ok(());
     }
@@ -87,12 +87,15 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverEr
     script(connection, "begin; analyze sync_changes_before".to_owned()).await?;
     let groups = "select user_id::text, app_id::text, count(*) from sync_changes_before
                   where user_id <> '' and app_id <> '' group by 1, 2 order by 1, 2";
-    let groups: Vec<(String, String, i64)> = sqlx::query_as(groups).fetch_all(&mut *connection).await?;
-    let part_rows = (groups.iter().map(|(.., rows)| rows).sum::<i64>() / PARTS).min(PART_ROWS);
+    let mut sizes: Vec<(String, String, i64)> = Vec::new();
+    for row in connection.query(groups, &[]).await? {
+        sizes.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+    }
+    let part_rows = (sizes.iter().map(|(.., rows)| rows).sum::<i64>() / PARTS).min(PART_ROWS);
     let (mut part, mut in_part, mut named) = (0, 0, 0);
-    for groups in groups.chunks(LOGS_AT_ONCE) {
-        let mut logs = Vec::with_capacity(groups.len());
-        for (user, app, rows) in groups {
+    for sizes in sizes.chunks(LOGS_AT_ONCE) {
+        let mut logs = Vec::with_capacity(sizes.len());
+        for (user, app, rows) in sizes {
             logs.push(PlannedLog { log: Log::new(user.as_str().into(), app), part, rows: *rows });
             named += rows;
             in_part += rows;
@@ -102,7 +105,7 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TakeoverEr
         }
         note_logs(connection, &logs).await?;
     }
-    sqlx::query("update sync_takeover set nameless = rows - $1").bind(named).execute(&mut *connection).await?;
+    connection.execute("update sync_takeover set nameless = rows - $1", &[&named]).await?;
     script(connection, "commit; analyze sync_takeover_logs".to_owned()).await?;
     Ok(())
 }
@@ -115,7 +118,7 @@ struct PlannedLog {
 }
 
 /// Notes logs, and their parts.
-async fn note_logs(connection: &mut PgConnection, logs: &[PlannedLog]) -> Result<(), sqlx::Error> {
+async fn note_logs(connection: &Session, logs: &[PlannedLog]) -> Result<(), tokio_postgres::Error> {
     let insert = "
         with logs as (
             select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::int8[])
@@ -126,27 +129,23 @@ async fn note_logs(connection: &mut PgConnection, logs: &[PlannedLog]) -> Result
         insert into sync_takeover_parts as p (part, rows) select part, sum(rows) from logs group by part
         on conflict (part) do update set rows = p.rows + excluded.rows";
     let names = |name: fn(&Log) -> Uuid| logs.iter().map(|planned| name(&planned.log)).collect::<Vec<_>>();
-    sqlx::query(insert)
-        .bind(names(|log| log.id.0))
-        .bind(names(|log| log.user.0))
-        .bind(logs.iter().map(|planned| &*planned.log.user_id).collect::<Vec<_>>())
-        .bind(logs.iter().map(|planned| &*planned.log.app).collect::<Vec<_>>())
-        .bind(logs.iter().map(|planned| planned.part).collect::<Vec<_>>())
-        .bind(logs.iter().map(|planned| planned.rows).collect::<Vec<_>>())
-        .execute(connection)
-        .await
-        .map(|_| ())
+    let users: Vec<&str> = logs.iter().map(|planned| &*planned.log.user_id).collect();
+    let apps: Vec<&str> = logs.iter().map(|planned| &*planned.log.app).collect();
+    let parts: Vec<i32> = logs.iter().map(|planned| planned.part).collect();
+    let rows: Vec<i64> = logs.iter().map(|planned| planned.rows).collect();
+    let (ids, keys) = (names(|log| log.id.0), names(|log| log.user.0));
+    connection.execute(insert, &[&ids, &keys, &users, &apps, &parts, &rows]).await.map(|_| ())
 }
 
 /// Sees to an index by which a part's rows are found.
-async fn index_by_log(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn index_by_log(connection: &Session) -> Result<(), tokio_postgres::Error> {
     let there = "
         select exists (
             select from pg_index i
             join pg_attribute u on u.attrelid = i.indrelid and u.attnum = i.indkey[0] and u.attname = 'user_id'
             join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[1] and a.attname = 'app_id'
             where i.indrelid = 'sync_changes_before'::regclass and i.indisvalid and i.indpred is null)";
-    if !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut *connection).await? {
+    if !connection.query_one(there, &[]).await?.try_get::<_, bool>(0)? {
         let create = "create index if not exists before_by_log on sync_changes_before (user_id, app_id, created_at)";
         script(connection, create.to_owned()).await?;
     }
@@ -154,20 +153,22 @@ async fn index_by_log(connection: &mut PgConnection) -> Result<(), sqlx::Error> 
 }
 
 /// Rows that are done, and the parts that are not.
-pub(super) async fn parts_left(connection: &mut PgConnection) -> Result<(i64, Vec<i32>), TakeoverError> {
+pub(super) async fn parts_left(connection: &Session) -> Result<(i64, Vec<i32>), TakeoverError> {
     let done = "select (coalesce(sum(copied + left_behind), 0) + (select nameless from sync_takeover))::int8 from sync_takeover_parts";
-    let done: i64 = sqlx::query_scalar(done).fetch_one(&mut *connection).await?;
-    let left = sqlx::query_scalar("select part from sync_takeover_parts where copied is null order by part");
-    Ok((done, left.fetch_all(connection).await?))
+    let done: i64 = connection.query_one(done, &[]).await?.try_get(0)?;
+    let left = "select part from sync_takeover_parts where copied is null order by part";
+    let left = connection.query(left, &[]).await?;
+    Ok((done, left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?))
 }
 
 /// Counts, gives those who could read and write the old table the same rights, and lets replicas start.
-pub(super) async fn finish(connection: &mut PgConnection) -> Result<TakenOver, TakeoverError> {
+pub(super) async fn finish(connection: &Session) -> Result<TakenOver, TakeoverError> {
     script(connection, "analyze sync_changes; analyze sync_heads".to_owned()).await?;
     let sums = "select t.rows, t.nameless + coalesce(sum(p.left_behind), 0)::int8, coalesce(sum(p.copied), 0)::int8
                 from sync_takeover t left join sync_takeover_parts p on true group by t.rows, t.nameless";
-    let (expected, left_behind, found): (i64, i64, i64) = sqlx::query_as(sums).fetch_one(&mut *connection).await?;
-    let stored: i64 = sqlx::query_scalar("select count(*) from sync_changes").fetch_one(&mut *connection).await?;
+    let sums = connection.query_one(sums, &[]).await?;
+    let (expected, left_behind, found): (i64, i64, i64) = (sums.try_get(0)?, sums.try_get(1)?, sums.try_get(2)?);
+    let stored: i64 = connection.query_one("select count(*) from sync_changes", &[]).await?.try_get(0)?;
     if found + left_behind != expected || stored < found {
         return Err(TakeoverError::Miscounted { expected, found: found.min(stored), left_behind });
     }

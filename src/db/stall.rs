@@ -9,13 +9,15 @@
 //! none of that can be this statement, then either it never arrived or its answer never will. A database that is
 //! slow is thus not given more to do, and one whose network is still broken is waited for.
 
-use super::lost::overdue;
-use sqlx::{ConnectOptions, Connection, PgPool};
+use super::Connector;
+use super::connect::while_driven;
+use super::error::ConnectError;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::SimpleQueryMessage;
 
 /// What takes longer is asked about.
 const HESITATION: Duration = Duration::from_secs(2);
@@ -33,14 +35,14 @@ const EARLY: Duration = Duration::from_millis(250);
 /// For how long our other connections to this database have been at what they do, in seconds. Their name is that of
 /// the one that asks.
 const RUNNING: &str = "
-select extract(epoch from clock_timestamp() - query_start)::float8 from pg_stat_activity
+select greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 from pg_stat_activity
 where application_name = current_setting('application_name') and datname = current_database()
   and state <> 'idle' and pid <> pg_backend_pid()";
 
 /// Looks after statements that take long.
 #[derive(Clone, Debug)]
-pub(super) struct Watch {
-    pool: PgPool,
+pub(super) struct StallDetector {
+    connector: Connector,
     /// Within this time PostgreSQL says something on a connection that works.
     patience: Duration,
     /// None if the database cannot be asked: a pooler stands before it.
@@ -54,11 +56,11 @@ struct Look {
     running_for: Option<Vec<Duration>>,
 }
 
-impl Watch {
-    /// A watch over connections on which a statement may run for so long. `asks`: whether the server can say what it
+impl StallDetector {
+    /// A detector for connections on which a statement may run for so long. `asks`: whether the server can say what it
     /// does for whom.
-    pub(super) fn new(pool: PgPool, statement_timeout: Duration, asks: bool) -> Watch {
-        Watch { pool, patience: statement_timeout + SLACK, latest: asks.then(Arc::default) }
+    pub(super) fn new(connector: Connector, statement_timeout: Duration, asks: bool) -> StallDetector {
+        StallDetector { connector, patience: statement_timeout + SLACK, latest: asks.then(Arc::default) }
     }
 
     /// Waits for a statement that is sent now. None once it is known that its answer will not come.
@@ -96,7 +98,7 @@ impl Watch {
             return look.clone();
         }
         let asked = Instant::now();
-        let running = timeout(LOOK_TIMEOUT, self.ask()).await.unwrap_or_else(|_| Err(overdue()));
+        let running = timeout(LOOK_TIMEOUT, self.ask()).await.unwrap_or(Err(ConnectError::Timeout));
         if let Err(error) = &running {
             tracing::debug!(error = error as &dyn std::error::Error, "cannot ask what the database does for us");
         }
@@ -104,11 +106,17 @@ impl Watch {
         latest.insert(look).clone()
     }
 
-    async fn ask(&self) -> Result<Vec<Duration>, sqlx::Error> {
-        let mut connection = self.pool.connect_options().connect().await?;
-        let seconds: Vec<f64> = sqlx::query_scalar(RUNNING).persistent(false).fetch_all(&mut connection).await?;
-        connection.close().await?;
-        Ok(seconds.into_iter().map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()).collect())
+    async fn ask(&self) -> Result<Vec<Duration>, ConnectError> {
+        let (client, mut driver) = self.connector.connect().await?;
+        let answer = while_driven(&mut driver, client.simple_query(RUNNING)).await?;
+        drop(client);
+        // It has nothing left to do but to take its leave.
+        let _ = driver.await;
+        let running = answer.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok(),
+            _ => None,
+        });
+        Ok(running.collect())
     }
 }
 

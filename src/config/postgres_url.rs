@@ -1,0 +1,414 @@
+//! A database URL, read as libpq reads one: the same for queries, for publishing and listening, and for migrations.
+//!
+//! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>. No error says any part of a URL:
+//! a password with a character that should have been encoded may end up in every one of them.
+
+use percent_encoding::percent_decode_str;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_postgres::config::ChannelBinding;
+
+/// What a URL says.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    /// Where the database may be; at least one place.
+    pub hosts: Vec<Endpoint>,
+    pub user: Option<String>,
+    pub password: Option<Vec<u8>>,
+    pub database: Option<String>,
+    /// Options of the session, as they are given to the server.
+    pub options: Option<String>,
+    pub tls: TlsOptions,
+    pub channel_binding: ChannelBinding,
+    /// How long connecting to one address may take.
+    pub connect_timeout: Option<Duration>,
+    pub keepalive: Keepalive,
+    /// Whether only a server that can be written to is of use.
+    pub needs_primary: bool,
+}
+
+/// One place where the database may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host: Host,
+    pub port: u16,
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// By a name or an address, which is also what its certificate is checked for; the address, where it need not be
+    /// looked up.
+    Tcp { name: String, address: Option<IpAddr> },
+    /// Through the socket in this folder.
+    Unix(PathBuf),
+}
+
+/// What of TLS is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsOptions {
+    pub mode: SslMode,
+    pub roots: Roots,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Whether the handshake comes first, without asking whether the server knows TLS.
+    pub direct: bool,
+}
+
+/// libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// Whose certificates are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Those in libpq's usual place, if there are any.
+    Usual,
+    /// Those that the operating system trusts.
+    System,
+    /// Those in a file.
+    File(PathBuf),
+}
+
+/// How a silent connection is tested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    pub off: bool,
+    pub idle: Option<Duration>,
+    pub interval: Option<Duration>,
+    pub count: Option<u32>,
+    /// How long sent bytes may remain unacknowledged.
+    pub user_timeout: Option<Duration>,
+}
+
+/// What is wrong with a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("must look like postgres://user:password@host:port/database")]
+    Form,
+    #[error("names no host")]
+    NoHost,
+    #[error("has a port that is no number from 1 to 65535")]
+    Port,
+    #[error("must name one port for all hosts or one for each, and as many hostaddr as hosts")]
+    Counts,
+    #[error("has text that is not UTF-8 once it is decoded, or an encoded NUL")]
+    Encoding,
+    #[error("has a parameter that is not known; characters such as ? and & in a password are written as %3F and %26")]
+    UnknownParameter,
+    #[error("has the parameter {name}, which is not supported here")]
+    Unsupported { name: &'static str },
+    #[error("has an invalid {name}: must be {must}")]
+    Parameter { name: &'static str, must: &'static str },
+    #[error("has a weak sslmode beside sslrootcert=system, with which only verify-full is of use")]
+    WeakWithSystem,
+    #[error("asks for a server that is read-only in target_session_attrs; a replica has to write")]
+    ReadOnlyTarget,
+}
+
+/// Parameters that libpq knows and that would make no difference here.
+const WITHOUT_EFFECT: [&str; 9] = [
+    "application_name",
+    "fallback_application_name",
+    "client_encoding",
+    "gssencmode",
+    "krbsrvname",
+    "load_balance_hosts",
+    "sslcompression",
+    "sslsni",
+    "sslcertmode",
+];
+/// Parameters that would be missed if they were passed over.
+const UNSUPPORTED: [&str; 9] = [
+    "gsslib",
+    "passfile",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "service",
+    "sslcrl",
+    "sslcrldir",
+    "sslpassword",
+];
+
+impl PostgresUrl {
+    /// Reads a URL. White space around it does not count.
+    ///
+    /// # Errors
+    /// Whatever cannot be understood, or would have to be passed over though it matters.
+    pub fn parse(text: &str) -> Result<PostgresUrl, UrlError> {
+        let text = text.trim();
+        let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+        let parts = Parts::split(rest.ok_or(UrlError::Form)?);
+        let mut read = Reader::default();
+        if let Some(credentials) = parts.credentials {
+            let (user, password) = match credentials.split_once(':') {
+                Some((user, password)) => (user, Some(password)),
+                None => (credentials, None),
+            };
+            read.user = non_empty(decode(user)?);
+            read.password = password.map(decode_bytes).transpose()?;
+        }
+        read.hosts(parts.hosts)?;
+        read.database = non_empty(decode(parts.database)?);
+        for pair in parts.query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').ok_or(UrlError::UnknownParameter)?;
+            read.parameter(&decode(name)?, value)?;
+        }
+        read.finish()
+    }
+}
+
+/// A URL taken apart, still encoded.
+struct Parts<'a> {
+    credentials: Option<&'a str>,
+    hosts: &'a str,
+    database: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(rest: &'a str) -> Parts<'a> {
+        // A password may have a `?` or a further `@` that nobody encoded; libpq takes the first, and a host has no `@`.
+        let ends = |from: usize| rest[from..].find(['/', '?']).map_or(rest.len(), |at| from + at);
+        let end = match (rest.find('@'), rest.find('/')) {
+            (Some(at), slash) if slash.is_none_or(|slash| at < slash) => ends(at),
+            _ => ends(0),
+        };
+        let (authority, rest) = rest.split_at(end);
+        let (credentials, hosts) = match authority.rsplit_once('@') {
+            Some((credentials, hosts)) => (Some(credentials), hosts),
+            None => (None, authority),
+        };
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        Parts { credentials, hosts, database: path.strip_prefix('/').unwrap_or(path), query }
+    }
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Reader {
+    user: Option<String>,
+    password: Option<Vec<u8>>,
+    database: Option<String>,
+    options: Option<String>,
+    hosts: Vec<String>,
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+    mode: Option<SslMode>,
+    roots: Option<Roots>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    direct: bool,
+    channel_binding: Option<ChannelBinding>,
+    connect_timeout: Option<Duration>,
+    keepalive: Keepalive,
+    needs_primary: bool,
+}
+
+impl Reader {
+    fn hosts(&mut self, hosts: &str) -> Result<(), UrlError> {
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        for host in hosts.split(',') {
+            let (host, port) = match host.strip_prefix('[') {
+                Some(rest) => {
+                    let (address, rest) = rest.split_once(']').ok_or(UrlError::Form)?;
+                    (address, rest.strip_prefix(':').or(rest.is_empty().then_some("")).ok_or(UrlError::Form)?)
+                }
+                None => host.split_once(':').unwrap_or((host, "")),
+            };
+            self.hosts.push(decode(host)?);
+            self.ports.push(port_of(&decode(port)?)?);
+        }
+        if self.hosts == [""] {
+            // `postgres://:5433/db?host=…`
+            self.hosts.clear();
+        }
+        Ok(())
+    }
+
+    fn parameter(&mut self, name: &str, value: &str) -> Result<(), UrlError> {
+        if name == "password" {
+            self.password = Some(decode_bytes(value)?);
+            return Ok(());
+        }
+        let value = decode(value)?;
+        if value.is_empty() {
+            return Ok(());
+        }
+        match name {
+            "user" => self.user = Some(value),
+            "dbname" => self.database = Some(value),
+            "options" => self.options = Some(value),
+            "host" => self.hosts = value.split(',').map(str::to_owned).collect(),
+            "hostaddr" => {
+                let must = "IP addresses";
+                let addresses = value.split(',').map(str::parse).collect::<Result<_, _>>();
+                self.addresses = addresses.map_err(|_| UrlError::Parameter { name: "hostaddr", must })?;
+            }
+            "port" => self.ports = value.split(',').map(port_of).collect::<Result<_, _>>()?,
+            "target_session_attrs" => match value.as_str() {
+                "any" => {}
+                "read-write" | "primary" | "prefer-standby" => self.needs_primary = true,
+                "read-only" | "standby" => return Err(UrlError::ReadOnlyTarget),
+                _ => {
+                    let must = "any, read-write or primary";
+                    return Err(UrlError::Parameter { name: "target_session_attrs", must });
+                }
+            },
+            _ => return self.tls_parameter(name, value),
+        }
+        Ok(())
+    }
+
+    fn tls_parameter(&mut self, name: &str, value: String) -> Result<(), UrlError> {
+        let invalid = |name, must| Err(UrlError::Parameter { name, must });
+        match (name, value.as_str()) {
+            ("sslmode", mode) => match SslMode::from_name(mode) {
+                Some(mode) => self.mode = Some(mode),
+                None => return invalid("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
+            },
+            // As libpq takes it from URLs that were written for JDBC.
+            ("ssl", "true") => self.mode = Some(SslMode::Require),
+            ("sslrootcert", "system") => self.roots = Some(Roots::System),
+            ("sslrootcert", _) => self.roots = Some(Roots::File(value.into())),
+            ("sslcert", _) => self.certificate = Some(value.into()),
+            ("sslkey", _) => self.key = Some(value.into()),
+            ("sslnegotiation", "postgres") => self.direct = false,
+            ("sslnegotiation", "direct") => self.direct = true,
+            ("sslnegotiation", _) => return invalid("sslnegotiation", "postgres or direct"),
+            ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
+            | ("ssl_max_protocol_version", "TLSv1.3") => {}
+            ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
+                return Err(UrlError::Unsupported { name: "ssl_min_protocol_version or ssl_max_protocol_version" });
+            }
+            ("channel_binding", "disable") => self.channel_binding = Some(ChannelBinding::Disable),
+            ("channel_binding", "prefer") => self.channel_binding = Some(ChannelBinding::Prefer),
+            ("channel_binding", "require") => self.channel_binding = Some(ChannelBinding::Require),
+            ("channel_binding", _) => return invalid("channel_binding", "disable, prefer or require"),
+            _ => return self.time_parameter(name, &value),
+        }
+        Ok(())
+    }
+
+    fn time_parameter(&mut self, name: &str, value: &str) -> Result<(), UrlError> {
+        let number = |name| value.parse::<i64>().map_err(|_| UrlError::Parameter { name, must: "a whole number" });
+        // As in libpq, zero and less stand for the default.
+        let positive = |name| Ok(Some(number(name)?).filter(|n| *n > 0).map(i64::unsigned_abs));
+        let keepalive = &mut self.keepalive;
+        match name {
+            "connect_timeout" => self.connect_timeout = positive("connect_timeout")?.map(Duration::from_secs),
+            "tcp_user_timeout" => keepalive.user_timeout = positive("tcp_user_timeout")?.map(Duration::from_millis),
+            "keepalives" => keepalive.off = number("keepalives")? == 0,
+            "keepalives_idle" => keepalive.idle = positive("keepalives_idle")?.map(Duration::from_secs),
+            "keepalives_interval" => keepalive.interval = positive("keepalives_interval")?.map(Duration::from_secs),
+            "keepalives_count" | "keepalives_retries" => {
+                keepalive.count = positive("keepalives_count")?.and_then(|count| u32::try_from(count).ok());
+            }
+            _ if WITHOUT_EFFECT.contains(&name) => {}
+            _ => {
+                let unsupported = UNSUPPORTED.into_iter().find(|unsupported| *unsupported == name);
+                return Err(unsupported.map_or(UrlError::UnknownParameter, |name| UrlError::Unsupported { name }));
+            }
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self) -> Result<Vec<Endpoint>, UrlError> {
+        let count = self.hosts.len().max(self.addresses.len());
+        let fits = |len: usize| len <= 1 || len == count;
+        if !fits(self.ports.len()) || !(self.hosts.is_empty() || self.addresses.is_empty() || self.hosts.len() == self.addresses.len()) {
+            return Err(UrlError::Counts);
+        }
+        let port = |at: usize| self.ports.get(at).or(self.ports.first()).copied().unwrap_or(5432);
+        let endpoint = |at: usize| {
+            let address = self.addresses.get(at).copied();
+            let name = self.hosts.get(at).cloned().or_else(|| address.map(|address| address.to_string()));
+            let name = name.filter(|name| !name.is_empty()).ok_or(UrlError::NoHost)?;
+            let host = match name.starts_with('/') && address.is_none() {
+                true => Host::Unix(name.into()),
+                false => Host::Tcp { address: address.or_else(|| name.parse().ok()), name },
+            };
+            Ok(Endpoint { host, port: port(at) })
+        };
+        (0..count).map(endpoint).collect()
+    }
+
+    fn finish(self) -> Result<PostgresUrl, UrlError> {
+        let hosts = self.endpoints()?;
+        if hosts.is_empty() {
+            return Err(UrlError::NoHost);
+        }
+        let roots = self.roots.unwrap_or(Roots::Usual);
+        let mode = match (&roots, self.mode) {
+            (Roots::System, None) => SslMode::VerifyFull,
+            (Roots::System, Some(mode)) if mode < SslMode::VerifyFull => return Err(UrlError::WeakWithSystem),
+            (_, mode) => mode.unwrap_or(SslMode::Prefer),
+        };
+        if self.direct && mode < SslMode::Require {
+            let must = "postgres unless sslmode is require, verify-ca or verify-full";
+            return Err(UrlError::Parameter { name: "sslnegotiation", must });
+        }
+        Ok(PostgresUrl {
+            // After a failover one of the others is the primary.
+            needs_primary: self.needs_primary || hosts.len() > 1,
+            hosts,
+            user: self.user,
+            password: self.password.filter(|password| !password.is_empty()),
+            database: self.database,
+            options: self.options,
+            tls: TlsOptions { mode, roots, certificate: self.certificate, key: self.key, direct: self.direct },
+            channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),
+            connect_timeout: self.connect_timeout,
+            keepalive: self.keepalive,
+        })
+    }
+}
+
+impl SslMode {
+    fn from_name(name: &str) -> Option<SslMode> {
+        Some(match name {
+            "disable" => SslMode::Disable,
+            "allow" => SslMode::Allow,
+            "prefer" => SslMode::Prefer,
+            "require" => SslMode::Require,
+            "verify-ca" => SslMode::VerifyCa,
+            "verify-full" => SslMode::VerifyFull,
+            _ => return None,
+        })
+    }
+}
+
+fn port_of(port: &str) -> Result<u16, UrlError> {
+    match port {
+        "" => Ok(5432),
+        port => port.parse().ok().filter(|port| *port != 0).ok_or(UrlError::Port),
+    }
+}
+
+fn non_empty(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn decode(text: &str) -> Result<String, UrlError> {
+    String::from_utf8(decode_bytes(text)?).map_err(|_| UrlError::Encoding)
+}
+
+fn decode_bytes(text: &str) -> Result<Vec<u8>, UrlError> {
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    if bytes.contains(&0) { Err(UrlError::Encoding) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+#[path = "postgres_url_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+//! What can go wrong with a database, and what that means for what was asked of it.
+
+use super::tls::TlsError;
+use crate::config::UrlError;
+use std::error::Error;
+use std::io;
+use tokio_postgres::error::Severity;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the database's URL {0}")]
+    Url(#[from] UrlError),
+    #[error("TLS to the database cannot be set up")]
+    Tls(#[from] TlsError),
+    #[error("the name of a database's host cannot be resolved")]
+    Resolve(#[source] io::Error),
+    #[error("a database's host cannot be reached")]
+    Reach(#[source] io::Error),
+    #[error("the database did not answer in time")]
+    Timeout,
+    #[error("the database refused the connection")]
+    Refused(#[source] tokio_postgres::Error),
+    #[error("none of the database's hosts can be written to at the moment")]
+    NoPrimary,
+}
+
+impl ConnectError {
+    /// Whether it may be over in a while: the database is away, starting, full, or fails over.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            ConnectError::Url(_) | ConnectError::Tls(_) => false,
+            ConnectError::Resolve(_) | ConnectError::Reach(_) | ConnectError::Timeout | ConnectError::NoPrimary => true,
+            ConnectError::Refused(error) => match sqlstate(error) {
+                // Shutting down, starting, too many connections, a pooler that has lost its server, a database on its
+                // way in or out.
+                Some(code) => matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "55000") || code.starts_with("08"),
+                None => !is_disagreement(error),
+            },
+        }
+    }
+
+    /// Whether another way of connecting, with TLS or without, may succeed.
+    pub(super) fn may_be_about_tls(&self) -> bool {
+        matches!(self, ConnectError::Refused(_) | ConnectError::Tls(_))
+    }
+}
+
+/// Whether the two ends do not agree about TLS or who we are, rather than a connection that broke.
+fn is_disagreement(error: &tokio_postgres::Error) -> bool {
+    match error.source() {
+        None => false,
+        Some(cause) => match cause.downcast_ref::<io::Error>() {
+            Some(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+            None => true,
+        },
+    }
+}
+
+/// Why a statement was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    #[error("there is no connection to the database")]
+    Connect(#[from] ConnectError),
+    #[error("no connection to the database became free in time")]
+    PoolTimeout,
+    #[error("the connections to the database are closed")]
+    Closed,
+    #[error("the database's answer is overdue")]
+    Overdue,
+    #[error("the database failed a statement")]
+    Statement(#[from] tokio_postgres::Error),
+}
+
+impl DbError {
+    /// What PostgreSQL says is wrong, if it was PostgreSQL that said so.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            DbError::Statement(error) | DbError::Connect(ConnectError::Refused(error)) => sqlstate(error),
+            _ => None,
+        }
+    }
+
+    /// The constraint that a statement violated.
+    pub fn constraint(&self) -> Option<&str> {
+        match self {
+            DbError::Statement(error) => error.as_db_error()?.constraint(),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection failed, and not what was said on it; or the server ended the session for a reason of its
+    /// own.
+    pub fn is_disconnect(&self) -> bool {
+        match self {
+            DbError::Overdue => true,
+            DbError::Statement(error) => is_disconnect(error),
+            _ => false,
+        }
+    }
+
+    /// The same of what the driver says.
+    pub fn is_lost_connection(error: &tokio_postgres::Error) -> bool {
+        is_disconnect(error)
+    }
+
+    /// Whether the server is a standby, or has become one.
+    pub fn is_read_only(&self) -> bool {
+        self.sqlstate() == Some("25006")
+    }
+
+    /// Whether a statement has to be prepared anew: what it reads has another form now, or the server does not know it
+    /// any more, because a pooler has put another one in its place.
+    pub(super) fn is_stale_statement(error: &tokio_postgres::Error) -> bool {
+        match error.as_db_error() {
+            // The same code as for anything that is not supported.
+            Some(error) if error.code().code() == "0A000" => error.routine() == Some("RevalidateCachedQuery"),
+            Some(error) => error.code().code() == "26000",
+            None => false,
+        }
+    }
+}
+
+fn is_disconnect(error: &tokio_postgres::Error) -> bool {
+    let Some(db) = error.as_db_error() else {
+        // The socket, or what came from it. What a value cannot be made of or read as is no loss.
+        let text_fails = error.source().is_some_and(|cause| !cause.is::<io::Error>());
+        return error.is_closed() || !text_fails;
+    };
+    // Whoever ends a session says so by its severity: administrators, time limits, crashes, poolers.
+    matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+        || matches!(db.code().code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
+        || db.code().code().starts_with("08")
+}
+
+fn sqlstate(error: &tokio_postgres::Error) -> Option<&str> {
+    error.code().map(|code| code.code())
+}

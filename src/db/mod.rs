@@ -1,0 +1,23 @@
+//! The one way to PostgreSQL: for queries, publishing, listening and migrations alike.
+//!
+//! * [`connect`](Connector): to whichever of a URL's hosts can be used; `tls` and `verify`: as `sslmode` says.
+//! * [`pool`](Pool): a bounded number of connections, each of which has shown that it works before it is lent, and
+//!   statements that are prepared once on each; what fails with its connection is done once more.
+//! * `health`: what is known of idle connections; `stall`: whether the database still works on what it was asked, or the
+//!   network has forgotten the connection.
+//! * [`error`]: what an error means for whoever asked.
+
+mod connect;
+pub mod error;
+mod health;
+mod pool;
+mod stall;
+mod tls;
+mod types;
+mod verify;
+
+pub use connect::{Connector, Driver, Session};
+pub use error::{ConnectError, DbError};
+pub use pool::{Pool, PoolConfig, PoolStatus, Sql};
+pub use tls::TlsError;
+pub use types::Micros;

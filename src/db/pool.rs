@@ -1,0 +1,349 @@
+//! Connections that are shared: `pool.query(&STATEMENT, &[…])` takes one, waits for the answer no longer than it can
+//! come, and gives the connection back only once it has shown that it works (G6, G8).
+//!
+//! Through a pooler that shares its connections between transactions, each statement is a transaction of its own:
+//! only so do its parts, and the time limits that go with it, reach the same server. They are sent together, and so take
+//! one round trip as a statement alone does.
+
+use super::connect::Connector;
+use super::error::{ConnectError, DbError};
+use super::health::{ConnectionState, PoolHealth};
+use super::stall::StallDetector;
+use deadpool::Runtime;
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, Statement};
+use tokio_util::task::TaskTracker;
+
+/// How long a connection may take to show that it works.
+const TEST_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same, after its statement has ended.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that are opened at the same time, at most: a database that comes back is not stormed.
+const MAX_OPENING: usize = 8;
+/// Pause between two attempts to connect while the database is away.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A statement, and the types of what it is given. A `static`, because it is prepared once on each connection.
+#[derive(Debug)]
+pub struct Sql {
+    pub text: &'static str,
+    pub types: &'static [Type],
+}
+
+/// What a statement is given.
+pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// How a pool is bounded.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// Connections, at most.
+    pub size: usize,
+    /// How long a statement waits for one.
+    pub acquire_timeout: Duration,
+    /// How long a statement may run, as the server is told.
+    pub statement_timeout: Duration,
+    /// Settings of every session: names and values.
+    pub settings: Vec<(&'static str, String)>,
+    /// Whether statements are kept by the server for another time. If not, the settings go with each of them.
+    pub prepare: bool,
+}
+
+/// How a pool is used at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections that are open, or being opened.
+    pub open: usize,
+    /// Those of them that nobody uses.
+    pub idle: usize,
+    /// Statements that wait for one.
+    pub waiting: usize,
+}
+
+/// A bounded number of connections to one database. Clones share them.
+#[derive(Clone)]
+pub struct Pool {
+    pool: managed::Pool<Manager>,
+    detector: StallDetector,
+    acquire_timeout: Duration,
+    /// How a transaction begins, where each statement has to be one.
+    begin: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool whose connections are made when they are needed.
+    pub fn new(connector: Connector, config: PoolConfig) -> Pool {
+        let begin = || {
+            let set = config.settings.iter().map(|(name, value)| format!("; set local {name} = {value}"));
+            format!("begin{}", set.collect::<String>()).into()
+        };
+        let begin = (!config.prepare).then(begin);
+        let connector = if config.prepare { connector.with_settings(&config.settings) } else { connector };
+        let detector = StallDetector::new(connector.clone(), config.statement_timeout, config.prepare);
+        let manager = Manager {
+            connector,
+            health: PoolHealth::default(),
+            opening: Semaphore::new(MAX_OPENING),
+            drivers: TaskTracker::new(),
+        };
+        let pool = managed::Pool::builder(manager).max_size(config.size).queue_mode(QueueMode::Lifo);
+        let pool = pool.runtime(Runtime::Tokio1).build();
+        let pool = pool.expect("building fails only where timeouts are set without a runtime");
+        Pool { pool, detector, acquire_timeout: config.acquire_timeout, begin }
+    }
+
+    /// Runs a statement that may be run twice, to its end. It is done once more if its connection turns out to be lost or
+    /// its server a standby.
+    ///
+    /// # Errors
+    /// There is no connection, or the database failed the statement.
+    pub async fn query(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+        match self.query_once(sql, parameters).await {
+            Err(error) if error.is_disconnect() => {
+                self.health().found_dead();
+                self.query_once(sql, parameters).await
+            }
+            Err(error) if error.is_read_only() => {
+                self.health().found_useless();
+                self.query_once(sql, parameters).await
+            }
+            done => done,
+        }
+    }
+
+    async fn query_once(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+        let mut guard = self.acquire().await?;
+        let answer = match &self.begin {
+            None => self.detector.in_time(guard.connection()?.query(sql, parameters)).await,
+            Some(begin) => self.detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,
+        };
+        match answer {
+            Some(Ok(rows)) => {
+                guard.has_answered();
+                Ok(rows)
+            }
+            Some(Err(error)) => {
+                let error = DbError::from(error);
+                match error.is_disconnect() || error.is_read_only() {
+                    true => guard.abandon(),
+                    false => guard.has_answered(),
+                }
+                Err(error)
+            }
+            None => {
+                guard.abandon();
+                self.health().found_useless();
+                Err(DbError::Overdue)
+            }
+        }
+    }
+
+    /// A connection. While there is none to be had, the database is asked again and again.
+    async fn acquire(&self) -> Result<ConnectionGuard, DbError> {
+        let sent = Instant::now();
+        let left = || self.acquire_timeout.saturating_sub(sent.elapsed());
+        loop {
+            let timeouts = Timeouts { wait: Some(left()), create: Some(left()), recycle: None };
+            match self.pool.timeout_get(&timeouts).await {
+                Ok(connection) => {
+                    let (detector, sent) = (self.detector.clone(), tokio::time::Instant::now());
+                    return Ok(ConnectionGuard { connection: Some(connection), detector, sent, answered: false });
+                }
+                Err(PoolError::Backend(error)) if error.is_passing() && left() > PAUSE => sleep(PAUSE).await,
+                Err(PoolError::Backend(error)) => return Err(error.into()),
+                Err(PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle)) => {
+                    return Err(ConnectError::Timeout.into());
+                }
+                Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(DbError::PoolTimeout),
+                Err(PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_)) => {
+                    return Err(DbError::Closed);
+                }
+            }
+        }
+    }
+
+    fn health(&self) -> &PoolHealth {
+        &self.pool.manager().health
+    }
+
+    /// What is open now may lead to the wrong server: nothing that is idle is used again.
+    pub fn distrust(&self) {
+        self.health().found_useless();
+    }
+
+    /// Whether the database may be in one of several places.
+    pub fn has_choice(&self) -> bool {
+        self.pool.manager().connector.has_choice()
+    }
+
+    /// How the pool is used now.
+    pub fn status(&self) -> PoolStatus {
+        let status = self.pool.status();
+        PoolStatus { open: status.size, idle: status.available, waiting: status.waiting }
+    }
+
+    /// Lends no more connections and closes those that are idle, within so much time. False if some were not closed by
+    /// then: they end with the process.
+    pub async fn close(&self, limit: Duration) -> bool {
+        self.pool.close();
+        let drivers = &self.pool.manager().drivers;
+        drivers.close();
+        timeout(limit, drivers.wait()).await.is_ok()
+    }
+}
+
+/// Runs a statement as a transaction of its own.
+async fn in_transaction(
+    connection: &mut Connection,
+    begin: &str,
+    sql: &Sql,
+    parameters: Parameters<'_>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let typed: Vec<_> = parameters.iter().copied().zip(sql.types.iter().cloned()).collect();
+    let client = &connection.client;
+    // Sent in this order before the first is answered. After a statement that failed, the commit rolls back.
+    let (begun, rows, committed) = tokio::join!(
+        biased;
+        client.batch_execute(begin),
+        client.query_typed(sql.text, &typed),
+        client.batch_execute("commit"),
+    );
+    begun?;
+    let rows = rows?;
+    committed?;
+    Ok(rows)
+}
+
+/// A connection of the pool's.
+struct Connection {
+    client: Client,
+    driving: JoinHandle<()>,
+    /// What has been prepared on it.
+    statements: Vec<(&'static Sql, Statement)>,
+    idle_since: Instant,
+}
+
+impl Connection {
+    async fn query(&mut self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let statement = self.prepare(sql).await?;
+        match self.client.query(&statement, parameters).await {
+            // Refused before anything was done.
+            Err(error) if DbError::is_stale_statement(&error) => {
+                self.statements.clear();
+                let statement = self.prepare(sql).await?;
+                self.client.query(&statement, parameters).await
+            }
+            done => done,
+        }
+    }
+
+    async fn prepare(&mut self, sql: &'static Sql) -> Result<Statement, tokio_postgres::Error> {
+        if let Some((_, statement)) = self.statements.iter().find(|(known, _)| std::ptr::eq(*known, sql)) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare_typed(sql.text, sql.types).await?;
+        self.statements.push((sql, statement.clone()));
+        Ok(statement)
+    }
+
+    async fn test(&self) -> bool {
+        matches!(timeout(TEST_TIMEOUT, self.client.simple_query("")).await, Ok(Ok(_)))
+    }
+}
+
+/// Makes the pool's connections, and tests them.
+struct Manager {
+    connector: Connector,
+    health: PoolHealth,
+    opening: Semaphore,
+    /// What drives the connections that are open.
+    drivers: TaskTracker,
+}
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Connection, ConnectError> {
+        let _opening = self.opening.acquire().await;
+        let (client, driver) = self.connector.connect().await?;
+        let driving = self.drivers.spawn(async move {
+            // What ends the connection also fails the statement that it was needed for.
+            let _ = driver.await;
+        });
+        Ok(Connection { client, driving, statements: Vec::new(), idle_since: Instant::now() })
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
+        let gone = || Err(RecycleError::message("the connection is lost"));
+        if connection.client.is_closed() {
+            return gone();
+        }
+        match self.health.state(connection.idle_since) {
+            ConnectionState::Trusted => Ok(()),
+            ConnectionState::Suspect if connection.test().await => Ok(()),
+            ConnectionState::Suspect | ConnectionState::Useless => {
+                connection.driving.abort();
+                gone()
+            }
+        }
+    }
+}
+
+/// A connection on which one statement runs.
+struct ConnectionGuard {
+    connection: Option<Object<Manager>>,
+    detector: StallDetector,
+    sent: tokio::time::Instant,
+    answered: bool,
+}
+
+impl ConnectionGuard {
+    fn connection(&mut self) -> Result<&mut Connection, DbError> {
+        self.connection.as_deref_mut().ok_or(DbError::Closed)
+    }
+
+    fn has_answered(&mut self) {
+        self.answered = true;
+    }
+
+    /// The pool is not to have it back. It does not say goodbye, which nobody might ever take.
+    fn abandon(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            Object::take(connection).driving.abort();
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        connection.idle_since = Instant::now();
+        if !self.answered {
+            tokio::spawn(give_back(connection, self.detector.clone(), self.sent));
+        }
+    }
+}
+
+/// Gives a connection back to its pool, whose place it keeps until its statement has ended: nobody waits for the answer
+/// any more, but the database still works on it.
+async fn give_back(mut connection: Object<Manager>, detector: StallDetector, sent: tokio::time::Instant) {
+    let ended = detector.sent_at(sent, connection.client.simple_query("")).await;
+    let works = matches!(ended, Some(Ok(_))) && timeout(RETURN_TIMEOUT, connection.test()).await == Ok(true);
+    connection.idle_since = Instant::now();
+    if !works {
+        Object::take(connection).driving.abort();
+    }
+}

@@ -1,0 +1,31 @@
+//! Values as PostgreSQL has them.
+
+use bytes::{BufMut, BytesMut};
+use std::error::Error;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
+
+/// Microseconds from 1970, where PostgreSQL counts, to 2000, where it begins to.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// A timestamptz, in microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Micros(pub i64);
+
+impl ToSql for Micros {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_i64(self.0.saturating_sub(EPOCH));
+        Ok(IsNull::No)
+    }
+
+    accepts!(TIMESTAMPTZ, TIMESTAMP);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Micros {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Micros, Box<dyn Error + Sync + Send>> {
+        // The infinities stay at the ends of what there is.
+        Ok(Micros(i64::from_be_bytes(raw.try_into()?).saturating_add(EPOCH)))
+    }
+
+    accepts!(TIMESTAMPTZ, TIMESTAMP);
+}

@@ -1,0 +1,113 @@
+//! Applies migrations over the same connection as everything else, so that a URL means the same for them.
+//!
+//! sqlx reads the files at build time; what is applied is noted in its table and under its lock, so that older versions
+//! of this program, whose migrations sqlx ran itself, and its own tools see the same.
+
+use crate::db::Session;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use std::collections::HashMap;
+use std::time::Instant;
+
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The table is sqlx's.
+const TABLE: &str = "
+create table if not exists _sqlx_migrations (
+    version bigint primary key,
+    description text not null,
+    installed_on timestamptz not null default now(),
+    success boolean not null,
+    checksum bytea not null,
+    execution_time bigint not null
+)";
+const NOTE: &str = "
+insert into _sqlx_migrations (version, description, success, checksum, execution_time) values ($1, $2, true, $3, -1)";
+
+/// Why migrations were not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("the database refused a step")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("the database refused migration {version}")]
+    Refused {
+        version: i64,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("migration {0} was begun and not ended: look at what it did, then remove its row from _sqlx_migrations")]
+    Dirty(i64),
+    #[error("migration {0} was applied in another form than this program has it")]
+    Changed(i64),
+}
+
+/// Applies what is missing, each migration in a transaction. Several programs may do so at once: one at a time passes.
+/// Migrations that are not known here stay as they are.
+///
+/// # Errors
+/// The database refused one; those before it stay applied.
+pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
+    let lock = lock_id(session).await?;
+    session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
+    let applied = apply_missing(session).await;
+    // If it was the connection that failed, the lock is gone with it.
+    let unlocked = session.execute("select pg_advisory_unlock($1)", &[&lock]).await;
+    applied?;
+    unlocked?;
+    Ok(())
+}
+
+async fn apply_missing(session: &Session) -> Result<(), MigrateError> {
+    session.batch_execute(TABLE).await?;
+    let rows = session.query("select version, success, checksum from _sqlx_migrations", &[]).await?;
+    let mut applied: HashMap<i64, Vec<u8>> = HashMap::new();
+    for row in rows {
+        let (version, success): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
+        if !success {
+            return Err(MigrateError::Dirty(version));
+        }
+        applied.insert(version, row.try_get(2)?);
+    }
+    for migration in MIGRATIONS.iter().filter(|migration| migration.migration_type != MigrationType::ReversibleDown) {
+        match applied.get(&migration.version) {
+            Some(checksum) if *checksum == *migration.checksum => {}
+            // A row that a test or an operator put there has none.
+            Some(_) => return Err(MigrateError::Changed(migration.version)),
+            None => apply(session, migration).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn apply(session: &Session, migration: &Migration) -> Result<(), MigrateError> {
+    let version = migration.version;
+    let refused = |source| MigrateError::Refused { version, source };
+    let begun = Instant::now();
+    if !migration.no_tx {
+        session.batch_execute("begin").await?;
+    }
+    let applied = async {
+        session.batch_execute(migration.sql.as_str()).await.map_err(refused)?;
+        session.execute(NOTE, &[&version, &&*migration.description, &&*migration.checksum]).await?;
+        Ok(())
+    };
+    let applied: Result<(), MigrateError> = applied.await;
+    if !migration.no_tx {
+        let end = if applied.is_ok() { "commit" } else { "rollback" };
+        let ended = session.batch_execute(end).await;
+        applied?;
+        ended?;
+    } else {
+        applied?;
+    }
+    let took = begun.elapsed().as_nanos() as i64;
+    session.execute("update _sqlx_migrations set execution_time = $1 where version = $2", &[&took, &version]).await?;
+    Ok(())
+}
+
+/// The lock that sqlx takes in this database.
+async fn lock_id(session: &Session) -> Result<i64, tokio_postgres::Error> {
+    let name: String = session.query_one("select current_database()::text", &[]).await?.try_get(0)?;
+    let mut crc = flate2::Crc::new();
+    crc.update(name.as_bytes());
+    Ok(0x3d32_ad9e * i64::from(crc.sum()))
+}

@@ -1,0 +1,119 @@
+//! The descriptions for machines, read and asked.
+
+use crate::support::Reply;
+use jsonschema::Validator;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A method in small letters, and a path as OpenAPI writes it.
+pub type Operation = (String, String);
+
+pub fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+/// A YAML file of `docs/`.
+pub fn yaml(name: &str) -> Value {
+    let text = std::fs::read_to_string(docs().join(name)).unwrap();
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// What validates by a schema; its references are seen from `docs/`.
+pub fn validator(schema: &Value) -> Validator {
+    let base = format!("file://{}/a-document", docs().display());
+    jsonschema::options().with_base_uri(base).build(schema).unwrap_or_else(|error| panic!("{schema}: {error}"))
+}
+
+/// The same by a file of `docs/schemas/`.
+pub fn schema(name: &str) -> Validator {
+    validator(&json!({ "$ref": format!("schemas/{name}") }))
+}
+
+/// Fails with everything that a schema finds wrong with a value.
+#[track_caller]
+pub fn assert_valid(what: &str, validator: &Validator, value: &Value) {
+    let errors: Vec<String> =
+        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{what}: {errors:#?} in {value:#}");
+}
+
+/// What a reference within a document leads to; anything else is itself.
+pub fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let pointer = value["$ref"].as_str().and_then(|target| target.strip_prefix('#'));
+    match pointer {
+        Some(pointer) => {
+            let target = document.pointer(pointer).unwrap_or_else(|| panic!("nothing is at {pointer}"));
+            resolve(document, target)
+        }
+        None => value,
+    }
+}
+
+/// The routes of the server, from its table.
+pub fn routes() -> BTreeSet<Operation> {
+    let router = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/router.rs");
+    let router = std::fs::read_to_string(router).unwrap();
+    let route = |rest: &str| {
+        let (path, rest) = rest.strip_prefix('"')?.split_once("\", ")?;
+        let (method, _) = rest.split_once('(')?;
+        Some((method.to_owned(), path.replace("{app}", "{appId}")))
+    };
+    router.split(".route(").skip(1).map(|rest| route(rest).expect("a route names a path and a method")).collect()
+}
+
+/// `docs/openapi.yaml`.
+pub struct OpenApi(Value);
+
+impl OpenApi {
+    pub fn load() -> OpenApi {
+        OpenApi(yaml("openapi.yaml"))
+    }
+
+    /// Everything that it describes.
+    pub fn operations(&self) -> BTreeSet<Operation> {
+        let mut operations = BTreeSet::new();
+        for (path, item) in self.0["paths"].as_object().unwrap() {
+            let methods = item.as_object().unwrap().keys().filter(|key| matches!(key.as_str(), "get" | "post"));
+            operations.extend(methods.map(|method| (method.clone(), path.clone())));
+        }
+        operations
+    }
+
+    fn responses(&self, (method, path): &Operation) -> &serde_json::Map<String, Value> {
+        self.0["paths"][path][method]["responses"].as_object().unwrap_or_else(|| panic!("{method} {path}"))
+    }
+
+    /// The statuses with which an operation may be answered.
+    pub fn statuses(&self, operation: &Operation) -> BTreeSet<u16> {
+        self.responses(operation).keys().map(|status| status.parse().unwrap()).collect()
+    }
+
+    /// What the body of a request is described by.
+    pub fn request(&self, (method, path): &Operation) -> Validator {
+        validator(&self.0["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"])
+    }
+
+    /// Fails unless an answer is one of those described: its status, headers, type and body.
+    #[track_caller]
+    pub fn check(&self, operation: &Operation, reply: &Reply) {
+        let status = reply.status.as_u16();
+        let described = self.responses(operation).get(&status.to_string());
+        let described = described.unwrap_or_else(|| panic!("{operation:?} does not describe {reply:?}"));
+        let described = resolve(&self.0, described);
+        for (name, header) in described["headers"].as_object().into_iter().flatten() {
+            let value = reply.header(name).unwrap_or_else(|| panic!("{operation:?}: {name} is missing in {reply:?}"));
+            let header = resolve(&self.0, header);
+            assert_valid(name, &validator(&header["schema"]), &json!(value));
+        }
+        let Some(content) = described["content"].as_object() else {
+            assert_eq!(reply.text, "", "{operation:?} describes no body of {status}");
+            return;
+        };
+        let given = reply.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+        let content = content.get(given).unwrap_or_else(|| panic!("{operation:?} does not describe {given} of {status}"));
+        if given == "application/json" {
+            assert_valid(&format!("{operation:?} {status}"), &validator(&content["schema"]), &reply.json());
+        }
+    }
+}

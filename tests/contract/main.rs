@@ -1,0 +1,60 @@
+//! docs/openapi.yaml, docs/asyncapi.yaml and docs/schemas/ say what a running replica does, and all of it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod documents;
+mod endpoints;
+mod live;
+mod pushes;
+
+use documents::*;
+use std::collections::BTreeSet;
+
+#[test]
+fn every_route_is_described_and_every_description_is_of_a_route() {
+    let routes = routes();
+    assert!(routes.len() >= 9, "{routes:?}");
+    assert_eq!(OpenApi::load().operations(), routes);
+}
+
+#[test]
+fn every_schema_is_one_and_allows_its_own_examples() {
+    let mut shown = 0;
+    for file in std::fs::read_dir(docs().join("schemas")).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let text: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert!(jsonschema::meta::is_valid(&text), "{name}");
+        let validator = schema(name);
+        for example in text["examples"].as_array().into_iter().flatten() {
+            assert_valid(name, &validator, example);
+            shown += 1;
+        }
+    }
+    assert!(shown >= 20, "{shown} examples");
+}
+
+#[test]
+fn every_channel_is_a_route_and_every_message_allows_its_examples() {
+    let document = yaml("asyncapi.yaml");
+    let routes: BTreeSet<String> = routes().into_iter().map(|(_, path)| path).collect();
+    let channels = document["channels"].as_object().unwrap();
+    for channel in channels.values() {
+        let address = channel["address"].as_str().unwrap();
+        assert!(routes.contains(address), "{address}");
+        for message in channel["messages"].as_object().unwrap().values() {
+            let message = resolve(&document, message);
+            let validator = validator(&message["payload"]);
+            for example in message["examples"].as_array().into_iter().flatten() {
+                assert_valid(address, &validator, &example["payload"]);
+            }
+        }
+    }
+    for operation in document["operations"].as_object().unwrap().values() {
+        resolve(&document, &operation["channel"]);
+        operation["messages"].as_array().unwrap().iter().for_each(|message| drop(resolve(&document, message)));
+    }
+}

@@ -1,0 +1,34 @@
+//! How URLs are spelled.
+
+use super::server::Server;
+use super::{connect, said};
+
+#[tokio::test]
+async fn sockets_addresses_and_encoded_names_lead_to_the_server() {
+    let server = Server::plain().await;
+    let port = server.port();
+    let socket = server.folder.display().to_string();
+    let encoded = socket.replace('/', "%2F");
+    let word = "word:p%40ss%2fw%3ard%3F%23%25%26%20%c3%bc";
+    for url in [
+        format!("postgres://any@[::1]:{port}/postgres"),
+        format!("postgresql://any@localhost:{port}/postgres"),
+        format!("postgres:///postgres?host={socket}&port={port}&user=any"),
+        format!("postgres://any@{encoded}:{port}/postgres"),
+        // What nobody else can hear is not encrypted.
+        format!("postgres://any@{encoded}:{port}/postgres?sslmode=verify-full"),
+        format!("postgres://us%20er@127.0.0.1:{port}/postgres"),
+        format!("\n  postgres://any@127.0.0.1:{port}/postgres\r\n"),
+        format!("postgres://{word}@127.0.0.1:{port}/postgres"),
+        format!("postgres://127.0.0.1:{port}/postgres?user=word&password=p%40ss/w:rd%3F%23%25%26%20%c3%bc"),
+        format!("postgres://any@nobody.invalid:{port}/postgres?hostaddr=127.0.0.1"),
+        format!("postgres://any@127.0.0.1:{port}/postgres?options=-c%20statement_timeout%3D5s&gssencmode=disable"),
+    ] {
+        let connected = connect(&url).await;
+        assert!(connected.is_ok(), "{url}: {:?}", connected.map_err(|error| said(&error)));
+    }
+    let error = connect(&format!("postgres://word:s3cret@127.0.0.1:{port}/postgres")).await.unwrap_err();
+    assert!(!error.is_passing() && !said(&error).contains("s3cret"), "{}", said(&error));
+    let error = connect(&format!("postgres://word@127.0.0.1:{port}/postgres")).await.unwrap_err();
+    assert!(!error.is_passing(), "{}", said(&error));
+}

@@ -1,0 +1,73 @@
+//! Several hosts, of which some are missing, silent, unknown or read-only.
+
+use super::server::Server;
+use super::{connect, said};
+use mana_sync::config::Secret;
+use mana_sync::db::{ConnectError, Connector};
+use mana_dev::{TemporaryPostgres, free_port};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+/// Within this time of a primary's being there it is found.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A host that accepts connections and says nothing.
+async fn silent() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[tokio::test]
+async fn the_one_that_can_be_used_is_found_soon_whatever_the_others_are() {
+    let server = Server::plain().await;
+    let read_only = [("default_transaction_read_only".to_owned(), "on".to_owned())];
+    let standby = TemporaryPostgres::start(Path::new(".dev"), read_only.into()).await.unwrap();
+    let (_silent, silent) = silent().await;
+    let (dead, primary) = (free_port().unwrap(), server.port());
+    let standby = standby.server().port();
+    for hosts in [
+        format!("127.0.0.1:{dead},127.0.0.1:{primary}"),
+        format!("nobody.invalid,127.0.0.1:{primary}"),
+        format!("127.0.0.1:{silent},127.0.0.1:{primary}"),
+        format!("127.0.0.1:{standby},127.0.0.1:{primary}"),
+        format!("127.0.0.1:{silent},nobody.invalid,127.0.0.1:{dead},127.0.0.1:{standby},[::1]:{primary}"),
+        format!("127.0.0.1:{primary},127.0.0.1:{silent}"),
+    ] {
+        let begun = Instant::now();
+        let url = format!("postgres://postgres@{hosts}/postgres?application_name=x&target_session_attrs=primary");
+        let connected = connect(&url).await;
+        assert!(connected.is_ok(), "{hosts}: {:?}", connected.map_err(|error| said(&error)));
+        assert!(begun.elapsed() < SOON, "{hosts}: {:?}", begun.elapsed());
+    }
+    let only = |hosts: String, more: &'static str| async move {
+        connect(&format!("postgres://postgres@{hosts}/postgres?{more}")).await
+    };
+    let none = only(format!("127.0.0.1:{dead},127.0.0.1:{standby}"), "").await;
+    assert!(matches!(none, Err(ConnectError::NoPrimary)), "{none:?}");
+    let none = only(format!("127.0.0.1:{standby}"), "target_session_attrs=read-write").await;
+    assert!(matches!(none, Err(ConnectError::NoPrimary)), "{none:?}");
+    assert!(only(format!("127.0.0.1:{standby}"), "").await.is_ok(), "one host is what there is");
+    for hosts in ["nobody.invalid".to_owned(), format!("127.0.0.1:{dead}"), format!("nobody.invalid,127.0.0.1:{dead}")] {
+        let error = only(hosts.clone(), "").await.unwrap_err();
+        assert!(error.is_passing(), "{hosts}: {}", said(&error));
+    }
+    let error = only(format!("127.0.0.1:{silent}"), "connect_timeout=1").await.unwrap_err();
+    assert!(matches!(error, ConnectError::Timeout), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn the_host_that_answered_last_is_asked_first() {
+    let server = Server::plain().await;
+    let (_silent, silent) = silent().await;
+    let url = format!("postgres://any@127.0.0.1:{silent},127.0.0.1:{}/postgres", server.port());
+    let connector = Connector::new(&Secret::from(&*url), "test").unwrap();
+    connector.open().await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..5 {
+        connector.open().await.unwrap();
+    }
+    // The silent one is given a quarter of a second each time that it is asked first.
+    assert!(begun.elapsed() < Duration::from_millis(250 * 5), "{:?}", begun.elapsed());
+}

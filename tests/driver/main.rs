@@ -1,0 +1,40 @@
+//! One meaning of a database URL: what libpq would let in works, what it would refuse is refused, for queries, the
+//! publisher, the listener and migrations alike. Against real servers.
+//!
+//! * [`modes`]: each `sslmode` at each kind of server. [`certificates`]: which certificates are taken.
+//! * [`hosts`]: several hosts, some of which are no use. [`encodings`]: how URLs are spelled.
+//! * [`sessions`]: sessions that the server ends, and statements that it forgets.
+//! * [`whole`]: a replica with such URLs.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod authority;
+mod certificates;
+mod encodings;
+mod hosts;
+mod modes;
+mod server;
+mod sessions;
+mod whole;
+
+use mana_sync::config::Secret;
+use mana_sync::db::{ConnectError, Connector};
+
+/// Connects as every part of a replica does: whether the connection is encrypted.
+async fn connect(url: &str) -> Result<bool, ConnectError> {
+    let session = Connector::new(&Secret::from(url), "driver test")?.open().await?;
+    let row = session.query_one("select ssl from pg_stat_ssl where pid = pg_backend_pid()", &[]).await;
+    Ok(row.unwrap().get(0))
+}
+
+/// An error with its causes.
+fn said(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

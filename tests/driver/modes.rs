@@ -1,0 +1,123 @@
+//! libpq's table: what each `sslmode` does at a server with TLS, at one without, and where only the one or the other is
+//! let in.
+
+use super::authority::{Authority, Kind};
+use super::server::Server;
+use super::{connect, said};
+use mana_sync::config::{PostgresUrl, Secret};
+use mana_sync::db::Connector;
+
+const PLAIN: Option<bool> = Some(false);
+const TLS: Option<bool> = Some(true);
+const REFUSED: Option<bool> = None;
+
+/// Connects with each mode: encrypted, not, or not at all.
+async fn assert_modes(server: &Server, user: &str, more: &str, expected: [(&str, Option<bool>); 6]) {
+    for (mode, expected) in expected {
+        let url = server.url(user, "localhost", &format!("sslmode={mode}{more}"));
+        let connected = connect(&url).await;
+        let shown = connected.as_ref().map_err(|error| said(error));
+        assert_eq!(connected.as_ref().ok().copied(), expected, "{mode}{more} as {user}: {shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_mode_does_at_every_server_what_libpq_does() {
+    let modes = |expected: [Option<bool>; 6]| {
+        let names = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+        std::array::from_fn::<_, 6, _>(|at| (names[at], expected[at]))
+    };
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let right = format!("&sslrootcert={}", authority.root().display());
+    let wrong = format!("&sslrootcert={}", stranger.root().display());
+
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
+    // Without a file to verify it by, any certificate will do, but for where verifying is asked for.
+    assert_modes(&server, "any", "", modes([PLAIN, PLAIN, TLS, TLS, REFUSED, REFUSED])).await;
+    assert_modes(&server, "tls", "", modes([REFUSED, TLS, TLS, TLS, REFUSED, REFUSED])).await;
+    assert_modes(&server, "plain", "", modes([PLAIN, PLAIN, PLAIN, REFUSED, REFUSED, REFUSED])).await;
+    assert_modes(&server, "any", &right, modes([PLAIN, PLAIN, TLS, TLS, TLS, TLS])).await;
+    // With one it is verified in every mode, and where TLS is a wish only, that wish is given up.
+    assert_modes(&server, "any", &wrong, modes([PLAIN, PLAIN, PLAIN, REFUSED, REFUSED, REFUSED])).await;
+    assert_modes(&server, "tls", &wrong, modes([REFUSED; 6])).await;
+    let missing = "&sslrootcert=/nowhere/ca.crt";
+    assert_modes(&server, "any", missing, modes([PLAIN, PLAIN, TLS, TLS, REFUSED, REFUSED])).await;
+    assert_eq!(connect(&server.url("any", "localhost", "")).await.ok(), TLS, "without sslmode it is prefer");
+
+    let server = Server::plain().await;
+    assert_modes(&server, "any", "", modes([PLAIN, PLAIN, PLAIN, REFUSED, REFUSED, REFUSED])).await;
+    assert_modes(&server, "any", &right, modes([PLAIN, PLAIN, PLAIN, REFUSED, REFUSED, REFUSED])).await;
+}
+
+#[tokio::test]
+async fn the_name_is_verified_by_verify_full_alone() {
+    let authority = Authority::new();
+    let root = authority.root().display().to_string();
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
+    for (mode, host, expected) in [
+        ("require", "127.0.0.1", TLS),
+        ("verify-ca", "127.0.0.1", TLS),
+        ("verify-full", "127.0.0.1", REFUSED),
+        ("verify-full", "LOCALHOST", TLS),
+    ] {
+        let url = server.url("any", host, &format!("sslmode={mode}&sslrootcert={root}"));
+        assert_eq!(connect(&url).await.ok(), expected, "{mode} {host}");
+    }
+    // The address need not be that of the name.
+    let url = server.url("any", "localhost", &format!("sslmode=verify-full&sslrootcert={root}&hostaddr=127.0.0.1"));
+    assert_eq!(connect(&url).await.ok(), TLS);
+    let url = server.url("any", "localhost", "sslrootcert=system");
+    assert_eq!(connect(&url).await.ok(), REFUSED, "the system does not know this authority");
+}
+
+#[tokio::test]
+async fn a_client_shows_its_certificate_and_binds_the_channel() {
+    let authority = Authority::new();
+    let (root, stranger) = (authority.root(), Authority::new());
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), Some(&root)).await;
+    let (certificate, key) = authority.issue("client", "cert", Kind::Old);
+    let with = |certificate: &std::path::Path, key: &std::path::Path| {
+        format!("sslmode=require&sslcert={}&sslkey={}", certificate.display(), key.display())
+    };
+    assert_eq!(connect(&server.url("cert", "localhost", &with(&certificate, &key))).await.ok(), TLS);
+    let (other, other_key) = stranger.issue("client", "cert", Kind::Named);
+    for refused in ["sslmode=require".to_owned(), with(&other, &other_key), with(&certificate, &other_key)] {
+        let error = connect(&server.url("cert", "localhost", &refused)).await.unwrap_err();
+        assert!(!said(&error).contains("client.crt"), "{}", said(&error));
+    }
+    let password = "p%40ss%2Fw%3Ard%3F%23%25%26%20%C3%BC";
+    for (user, parameters, expected) in [
+        (format!("word:{password}"), "sslmode=require&channel_binding=require", TLS),
+        (format!("word:{password}"), "sslmode=require&channel_binding=disable", TLS),
+        (format!("word:{password}"), "sslmode=disable&channel_binding=prefer", PLAIN),
+        (format!("word:{password}"), "sslmode=disable&channel_binding=require", REFUSED),
+        // Who is let in without a password binds nothing.
+        ("any".to_owned(), "sslmode=require&channel_binding=require", REFUSED),
+    ] {
+        assert_eq!(connect(&server.url(&user, "localhost", parameters)).await.ok(), expected, "{user} {parameters}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_named_by_their_parameter_alone() {
+    let authority = Authority::new();
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
+    let root = authority.root();
+    let garbage = authority.file("garbage");
+    std::fs::write(&garbage, "s3cret").unwrap();
+    for (parameters, parameter) in [
+        (format!("sslmode=verify-ca&sslrootcert={}", garbage.display()), "sslrootcert"),
+        ("sslmode=verify-full&sslrootcert=/nowhere/s3cret".to_owned(), "sslrootcert"),
+        (format!("sslmode=require&sslcert={}", root.display()), "sslkey"),
+        (format!("sslmode=require&sslcert={}&sslkey={}", root.display(), garbage.display()), "sslkey"),
+        (format!("sslmode=require&sslcert={}", garbage.display()), "sslcert"),
+    ] {
+        let error = connect(&server.url("any:s3cret", "localhost", &parameters)).await.unwrap_err();
+        let text = said(&error);
+        assert!(text.contains(parameter) && !text.contains("s3cret") && !text.contains("garbage"), "{text}");
+        assert!(!error.is_passing(), "{text}");
+    }
+    let connector = Connector::new(&Secret::from(&*server.url("any:s3cret", "localhost", "")), "test").unwrap();
+    assert!(!format!("{connector:?}").contains("s3cret"));
+    assert!(PostgresUrl::parse("postgres://h?sslpassword=s3cret").is_err_and(|error| !error.to_string().contains("s3cret")));
+}

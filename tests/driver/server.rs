@@ -1,0 +1,96 @@
+//! PostgreSQL servers that let some in and others not.
+
+use mana_dev::TemporaryPostgres;
+use mana_dev::place::Account;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Who is let in, by the user's name: with TLS only, without only, with a password, with a certificate; everybody else
+/// as they like.
+const WHO: &str = "local all all trust
+hostssl all tls all trust
+host all tls all reject
+hostnossl all plain all trust
+host all plain all reject
+host all word all scram-sha-256
+hostssl all cert all cert
+host all cert all reject
+host all all all trust
+";
+
+/// The password of the user `word`.
+pub const PASSWORD: &str = "p@ss/w:rd?#%& \u{fc}";
+
+pub struct Server {
+    postgres: TemporaryPostgres,
+    /// Where its socket is.
+    pub folder: PathBuf,
+    _files: tempfile::TempDir,
+}
+
+impl Server {
+    /// One without TLS.
+    pub async fn plain() -> Server {
+        Server::start(vec![], &[]).await
+    }
+
+    /// One that has this certificate, and asks clients for theirs.
+    pub async fn with_tls((certificate, key): (PathBuf, PathBuf), clients: Option<&Path>) -> Server {
+        let mut files = vec![("server.crt", certificate), ("server.key", key)];
+        files.extend(clients.map(|clients| ("clients.crt", clients.to_owned())));
+        Server::start(vec![("ssl", "on".to_owned())], &files).await
+    }
+
+    /// One with these settings, and files which are its own.
+    async fn start(settings: Vec<(&str, String)>, files: &[(&str, PathBuf)]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        for (name, from) in files {
+            std::fs::copy(from, file(name)).unwrap();
+            std::fs::set_permissions(file(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        std::fs::write(file("who"), WHO).unwrap();
+        std::fs::create_dir(file("socket")).unwrap();
+        if let Some(account) = Account::for_postgres().unwrap() {
+            account.own(folder.path()).unwrap();
+        }
+        let mut all = settings;
+        all.push(("hba_file", file("who")));
+        all.push(("unix_socket_directories", file("socket")));
+        all.push(("listen_addresses", "127.0.0.1,::1".to_owned()));
+        for (name, setting) in
+            [("server.crt", "ssl_cert_file"), ("server.key", "ssl_key_file"), ("clients.crt", "ssl_ca_file")]
+        {
+            if files.iter().any(|(given, _)| *given == name) {
+                all.push((setting, file(name)));
+            }
+        }
+        let all = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let postgres = TemporaryPostgres::start(Path::new(".dev"), all).await.unwrap();
+        let server = Server { postgres, folder: folder.path().join("socket"), _files: folder };
+        let admin = server.admin_url();
+        let (client, driver) = tokio_postgres::connect(&admin, tokio_postgres::NoTls).await.unwrap();
+        let driving = tokio::spawn(driver);
+        let users = "create role tls login; create role plain login; create role cert login; create role any login;
+                     create role \"us er\" login; create role word login";
+        client.batch_execute(users).await.unwrap();
+        client.batch_execute(&format!("alter role word password '{PASSWORD}'")).await.unwrap();
+        drop(client);
+        driving.await.unwrap().unwrap();
+        server
+    }
+
+    pub fn port(&self) -> u16 {
+        self.postgres.server().port()
+    }
+
+    pub fn admin_url(&self) -> String {
+        self.postgres.server().admin_url()
+    }
+
+    /// As this user at this host, with these parameters.
+    pub fn url(&self, user: &str, host: &str, parameters: &str) -> String {
+        format!("postgres://{user}@{host}:{}/postgres?{parameters}", self.port())
+    }
+}

@@ -1,0 +1,89 @@
+//! Sessions that the server ends for reasons of its own, and statements that it does not take any more: whoever asked
+//! notices nothing.
+
+use super::support::*;
+use futures_util::future::join_all;
+use mana_dev::TemporaryPostgres;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, PgPool};
+use std::path::Path;
+
+const AT: &str = "2024-01-01T10:05:00.000Z";
+/// Users at once: as many connections as the pool may have.
+const USERS: usize = 20;
+
+/// A push of each user and a pull, all at once; each must succeed.
+async fn ask_all(cluster: &Cluster, users: &[User], round: usize) {
+    let asked = users.iter().map(async |user| {
+        let id = format!("record-{round}");
+        let body = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", &id, "Milk", AT)] });
+        let (status, answer) = cluster.push(user, "todo", body).await;
+        assert_eq!(status, 200, "round {round}: {answer}");
+        let (status, answer) = cluster.pull(user, "todo", "todos", BEGINNING, None).await;
+        assert_eq!((status.as_u16(), ids(&answer).len()), (200, round + 1), "{answer}");
+    });
+    join_all(asked).await;
+}
+
+/// The sessions of a replica's pool.
+const POOL: &str = "datname = current_database() and pid <> pg_backend_pid() and application_name = 'mana-sync replica-1'";
+
+async fn count(pool: &PgPool) -> i64 {
+    let count = AssertSqlSafe(format!("select count(*) from pg_stat_activity where {POOL}"));
+    sqlx::query_scalar(count).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn sessions_that_were_idle_for_too_long_are_replaced() {
+    let settings = [("idle_session_timeout".to_owned(), "200ms".to_owned())];
+    let postgres = TemporaryPostgres::start(Path::new(".dev"), settings.into()).await.unwrap();
+    let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &[]).await;
+    let users: Vec<User> = (0..USERS).map(|_| cluster.user()).collect();
+    for round in 0..3 {
+        ask_all(&cluster, &users, round).await;
+        eventually("the pool's sessions have ended", async || count(&cluster.pool).await <= 1).await;
+    }
+    // A listener is idle for as long as nobody says anything.
+    assert_eq!(live::metric(&cluster, 0, "mana_sync_listener_connects_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn sessions_that_an_administrator_ends_are_replaced() {
+    let cluster = Cluster::start(1).await;
+    let users: Vec<User> = (0..USERS).map(|_| cluster.user()).collect();
+    ask_all(&cluster, &users, 0).await;
+    for round in 1..6 {
+        // Some of them while they are at work.
+        let end = AssertSqlSafe(format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where {POOL}"));
+        let ending = async { sqlx::query_scalar::<_, i64>(end).fetch_one(&cluster.pool).await.unwrap() };
+        let ((), ended) = tokio::join!(ask_all(&cluster, &users, round), ending);
+        assert!(ended > 0);
+    }
+    let failed = live::metric(&cluster, 0, "mana_sync_pushes_total{outcome=\"failed\"}").await;
+    assert_eq!(failed, 0.0);
+}
+
+#[tokio::test]
+async fn statements_are_prepared_anew_where_what_they_read_has_another_form() {
+    let cluster = Cluster::start(1).await;
+    let users: Vec<User> = (0..USERS).map(|_| cluster.user()).collect();
+    ask_all(&cluster, &users, 0).await;
+    for (round, alter) in [
+        "alter table sync_changes alter table_name type varchar(255)",
+        "alter table sync_changes alter client_id type varchar(255), alter op type varchar(10)",
+        "alter table sync_heads alter app_id type varchar(255)",
+        "alter table sync_changes alter size type bigint",
+        "alter table sync_changes add column later int default 5; alter table sync_changes drop column later",
+        "alter table sync_changes alter table_name type text",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        sqlx::raw_sql(alter).execute(&cluster.pool).await.unwrap();
+        ask_all(&cluster, &users, round + 1).await;
+    }
+    // So does whoever makes the server forget them.
+    let mut socket = live::socket(&cluster, 0, &users[0], None, None).await;
+    live::store(&cluster, 0, &users[0], "tablet", &[("todos", "last")]).await;
+    live::woken(&mut socket).await;
+}
