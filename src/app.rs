@@ -137,11 +137,11 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
-    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let rebalancing = (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms));
     if let Some(rebalancer) = rebalancing {
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
     }
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
     let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
 

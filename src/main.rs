@@ -10,12 +10,17 @@ use mana_sync::{app, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
+use tikv_jemallocator::Jemalloc;
 
 /// How long a replica may take to say whether it is ready.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last traces may take, at the very end; and how long if it is to end at once.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+/// Gives back what a storm of connections took, which the C library's keeps.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 /// The exit status of a command line that could not be read.
 const USAGE_STATUS: u8 = 2;
 

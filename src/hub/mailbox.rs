@@ -114,7 +114,7 @@ impl Mailbox {
 
     /// Waits until there is mail.
     pub async fn filled(&self) {
-        while !self.state().has_mail() {
+        while self.state().is_empty() {
             self.filled.notified().await;
         }
     }
@@ -140,6 +140,10 @@ impl Mailbox {
 }
 
 impl State {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && !self.closing
+    }
+
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
         let behind = self.is_behind();
         let mut cares = false;
@@ -154,10 +158,6 @@ impl State {
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
         self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
         cares
-    }
-
-    fn has_mail(&self) -> bool {
-        self.closing || !self.waiting.is_empty()
     }
 
     /// Whether more waits than is kept.
