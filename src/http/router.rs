@@ -1,7 +1,6 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::extract::ALL_APPS_STREAM;
 use super::{AppState, apps_stream, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
@@ -23,7 +22,7 @@ pub fn router(state: AppState) -> Router {
         .route("/sync/{app}", post(push::push))
         .route("/sync/{app}/pull", get(pull::pull))
         .route("/sync/{app}/stream", get(stream::stream))
-        .route(ALL_APPS_STREAM, get(apps_stream::stream).post(push::push))
+        .route("/sync/stream", get(apps_stream::stream).post(push::push))
         .route("/ws", get(socket::connect))
         .route("/ws/{app}", get(socket::connect))
         .route("/health", get(health::health))
