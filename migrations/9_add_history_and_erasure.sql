@@ -3,7 +3,7 @@
 -- Trimming turns rows over: vacuum early, so that their space comes back.
 alter table sync_changes set (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
-    autovacuum_analyze_scale_factor = 0.05
+    autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05
 );
 alter table sync_heads set (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.1);
 
