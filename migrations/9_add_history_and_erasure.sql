@@ -3,7 +3,7 @@
 -- Trimming turns rows over: vacuum early, so that their space comes back.
 alter table sync_changes set (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
-    autovacuum_analyze_scale_factor = 0.05
+    autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05
 );
 alter table sync_heads set (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.1);
 
@@ -25,6 +25,7 @@ declare
     part record;
     name text;
 begin
+    delete from sync_erased e where e.erased_at < now() - interval '1 hour';
     -- One at a time; the others find it done.
     perform pg_advisory_xact_lock(hashtextextended('sync_history_days', 7472696));
     if keep > 0 then
@@ -80,6 +81,18 @@ create trigger sync_changes_forget after delete on sync_changes referencing old 
 for each statement when (coalesce(current_setting('mana_sync.trimming', true), '') <> 'on')
 execute function sync_forget_deleted();
 
+-- Logs that were erased a moment ago, for an hour: whom replicas have to tell, and of which tables. No user's id is in it.
+create table sync_erased (
+    log_id    uuid primary key,
+    user_key  uuid not null,
+    app_id    text not null,
+    -- A position after all that there were.
+    head      timestamptz not null,
+    tables    text[] not null,
+    erased_at timestamptz not null
+);
+create index sync_erased_by_user on sync_erased (user_key);
+
 -- Erases a user: changes, what was trimmed of them, and the logs. Their devices are woken at the commit; one that comes back
 -- with an old cursor is served from the beginning of what is stored from then on. Answers how many rows were deleted.
 create function sync_erase(user_id text) returns bigint
@@ -109,10 +122,15 @@ begin
         -- Said of a position after all others: it is news to everybody.
         log.previous := log.head;
         log.head := log.head + interval '20 microseconds';
+        insert into sync_erased as e (log_id, user_key, app_id, head, tables, erased_at)
+        values (log.log_id, log.user_key, log.app_id, log.head, coalesce(tables, '{}'), now())
+        on conflict (log_id) do update set head = greatest(e.head, excluded.head), tables = excluded.tables,
+                                           erased_at = excluded.erased_at;
         perform sync_notify(log, null, coalesce(tables, '{}'), log.previous);
     end loop;
     perform set_config('mana_sync.trimming', '', true);
     delete from sync_heads h where h.user_key = person;
+    delete from sync_erased e where e.erased_at < now() - interval '1 hour';
     return erased;
 end
 $$;

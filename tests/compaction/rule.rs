@@ -1,7 +1,7 @@
 //! What stays in the log, row by row.
 
 use super::support::*;
-use super::{APP, TABLE, at, history, row, rows, trim};
+use super::{APP, TABLE, at, history, row, rows, said, trim};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -194,4 +194,53 @@ async fn a_record_of_thousands_of_rows_is_trimmed_like_any_other() {
     last.sort();
     assert_eq!(last, expected);
     assert_eq!(history(cluster, &user).await, 5_996);
+}
+
+/// Of a record that was deleted long ago only the delete stays, and what lets devices know the record.
+#[tokio::test]
+async fn what_was_deleted_long_ago_is_purged_if_that_is_asked_for() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let insert = json!({ "table": TABLE, "id": "a", "op": "insert", "data":
+        { "title": "secret", "updatedAt": at(0) } });
+    push(cluster, &user, "phone", json!([insert, fields("b", &[("title", 0)]), fields("c", &[("title", 0)])])).await;
+    push(cluster, &user, "laptop", json!([fields("a", &[("note", 1)]), fields("b", &[("note", 1)])])).await;
+    push(cluster, &user, "phone", json!([fields("a", &[("title", 2)]), delete("a", 3), delete("c", 3)])).await;
+    push(
+        cluster,
+        &user,
+        "phone",
+        json!([
+            fields("c", &[("title", 4)]),
+            json!({ "table": TABLE, "id": "c", "op": "update",
+        "fields": { "deletedAt": { "value": null, "updatedAt": at(5) } } })
+        ]),
+    )
+    .await;
+    let settings = |purge| [("COMPACT_AFTER_MS", "0"), ("PURGE_DELETED_AFTER_MS", purge)];
+    said(cluster, &["compact", "--user", &user.id], &settings("0")).await;
+    let of_a =
+        |rows: Vec<(String, String, Vec<String>)>| rows.into_iter().filter(|row| row.0 == "a").collect::<Vec<_>>();
+    assert_eq!(of_a(rows(cluster, &user).await).len(), 4, "an undelete brings back everything");
+    said(cluster, &["compact", "--user", &user.id], &settings("3600000")).await;
+    assert_eq!(of_a(rows(cluster, &user).await).len(), 4, "it was deleted a moment ago");
+    said(cluster, &["compact", "--user", &user.id], &settings("1")).await;
+    let expected = [
+        row("a", "insert", &["updatedAt"]),
+        row("b", "update", &["title"]),
+        row("c", "update", &["title"]),
+        row("b", "update", &["note"]),
+        row("a", "delete", &["deletedAt"]),
+        row("c", "update", &["title"]),
+        row("c", "update", &["deletedAt"]),
+    ];
+    assert_eq!(rows(cluster, &user).await, expected);
+    let fresh = cluster.push_all(&user, APP, BEGINNING, "fresh").await;
+    assert_eq!(ids_of(&fresh), ["a", "b", "c", "b", "a", "c", "c"]);
+    // An undelete brings back what it writes.
+    let undelete = json!({ "table": TABLE, "id": "a", "op": "update", "fields": { "deletedAt": { "value": null, "updatedAt": at(9) } } });
+    push(cluster, &user, "laptop", json!([undelete])).await;
+    let records = "select data from sync_records($1, $2) where record_id = 'a'";
+    let data: Value = sqlx::query_scalar(records).bind(&user.id).bind(APP).fetch_one(&cluster.pool).await.unwrap();
+    assert_eq!(data, json!({ "updatedAt": at(0), "deletedAt": null }));
 }

@@ -45,20 +45,20 @@ select log_id from (
      where untrimmed_since < now() - $1::int8 * interval '1 millisecond' order by untrimmed_since limit $3)
     union all
     (select log_id, deleted_since from sync_heads
-     where deleted_since < now() - $2::int8 * interval '1 millisecond' and deleted_since <= trimmed_to order by deleted_since limit $3)
+     where deleted_since < now() - $2::int8 * interval '1 millisecond' and deleted_since < trimmed_to order by deleted_since limit $3)
 ) due group by log_id order by min(since)";
 
 /// How long the log that has waited longest has been due, in seconds.
 const LAG: &str = "
 select (extract(epoch from now() - min(untrimmed_since)) - $1::int8 / 1000.0)::float8 from (
-    select untrimmed_since from sync_heads where untrimmed_since > 'epoch' order by untrimmed_since limit 1
+    select untrimmed_since from sync_heads where untrimmed_since is not null order by untrimmed_since limit 1
 ) oldest";
 
 const STATE: &str = "
 select h.trimmed_to, h.head, h.deleted_since,
        now() - $2::int8 * interval '1 millisecond' as horizon, now() - $3::int8 * interval '1 millisecond' as purge_before,
        coalesce(h.untrimmed_since < now() - $4::int8 * interval '1 millisecond', false)
-           or coalesce(h.deleted_since < now() - $3::int8 * interval '1 millisecond', false) as is_due
+           or coalesce(h.deleted_since < now() - $3::int8 * interval '1 millisecond', false) and h.deleted_since < h.trimmed_to as is_due
 from sync_heads h where h.log_id = $1";
 
 /// Logs of a user, an app, or all, in the order of their ids.

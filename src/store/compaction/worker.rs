@@ -81,6 +81,8 @@ impl Compactor {
                 Some(Err(error)) => {
                     self.count("failed");
                     self.connection = None;
+                    // Somebody may have dropped the history's days, keeping none.
+                    self.days_seen = None;
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "logs cannot be trimmed at the moment; trying again"
