@@ -1,7 +1,7 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::answer::{json, read_page, unless_empty, write};
+use super::answer::{hold, json, read_page, unless_empty, write};
 use super::body::Held;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
@@ -62,6 +62,7 @@ pub(super) async fn push(
     };
     state.metrics.pushes.with_label_values(&[outcome]).inc();
     let Answer { text, unread, .. } = answer?;
+    let unread = hold(&state, &caller.log, unread, text.len()).await?;
     Ok(json(text, unread))
 }
 

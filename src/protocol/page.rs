@@ -33,9 +33,20 @@ pub struct Remarks<'a> {
     pub adjusted: &'a [Adjusted],
 }
 
+impl Remarks<'_> {
+    /// What they take as text, about, in bytes.
+    pub fn size(&self) -> usize {
+        let names = |adjusted: &Adjusted| {
+            let fields: usize = adjusted.fields.iter().map(|field| field.len() + 3).sum();
+            96 + adjusted.table.len() + adjusted.id.len() + fields
+        };
+        self.conflicts.iter().map(String::len).chain(self.adjusted.iter().map(names)).sum()
+    }
+}
+
 /// The answer to a push or a pull.
 pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
-    let mut out = String::with_capacity(page.size());
+    let mut out = String::with_capacity(page.size() + remarks.size());
     out.push_str("{\"serverChanges\":");
     write_changes(&mut out, &page.changes, &mut page.own)?;
     let conflicts = remarks.conflicts.join(",");

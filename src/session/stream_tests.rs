@@ -289,3 +289,15 @@ async fn events_of_several_apps_name_theirs_and_their_ids_say_where_each_stands(
     let position = id(&sent);
     assert_eq!((position.of("todo"), position.of("a \"name\"")), (Some(after(20)), Some(after(8))));
 }
+
+#[tokio::test]
+async fn a_page_that_is_awaited_keeps_no_heartbeat_from_coming() {
+    let rig = Rig::new(&["--sse-heartbeat-ms", "20", "--database-pool-size", "1"]);
+    let turn = rig.sessions.reads.of(UserKey::of(KNOWN)).wait().await;
+    let mut stream = session(&rig, Cursor::BEGINNING, None, Duration::from_secs(3600));
+    for _ in 0..3 {
+        assert_eq!(stream.next().await.as_deref(), Some(HEARTBEAT));
+        assert!(stream.reading.is_some(), "the page is not given up for it");
+    }
+    drop(turn);
+}

@@ -102,9 +102,14 @@ pub async fn many_collections(world: &World) {
         let status = raw.head().await.split(' ').nth(1).unwrap().parse::<u16>().unwrap();
         (status, raw)
     };
-    for (count, refused) in [(9_000, 400), (257, 400), (60_000, 431)] {
-        assert_eq!(stream(count).await.0, refused, "{count}");
+    for count in [9_000, 257] {
+        assert_eq!(stream(count).await.0, 400, "{count}");
     }
+    let mut raw = Raw::connect(world.url()).await;
+    // It is answered 431 before all of it has come, and may be cut off by then.
+    let _ = raw.try_write(format!("GET /sync/todo/stream?collections={} HTTP/1.1\r\n", names(60_000)).as_bytes()).await;
+    let answer = raw.rest().await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
     let streams = join_all((0..100).map(|_| stream(256))).await;
     assert!(streams.iter().all(|(status, _)| *status == 200));
 }
