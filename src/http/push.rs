@@ -87,6 +87,7 @@ async fn answer(
     let max_changes = state.config.max_push_changes as usize;
     let read = state.sessions.heavy.run(body.len(), || read_push(body, client, policy, max_changes)).await;
     let push = Arc::new(read?);
+    state.devices.note(log, &push.client, push.since).await;
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
         let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };

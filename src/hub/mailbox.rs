@@ -1,5 +1,6 @@
 //! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
 
+use super::session::SessionState;
 use crate::fanout::Wakeup;
 use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,7 @@ pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
     joined: Instant,
+    pub(super) session: SessionState,
 }
 
 #[derive(Debug)]
@@ -63,19 +65,16 @@ struct State {
 }
 
 impl Mailbox {
-    /// An empty mailbox.
-    pub fn new(interest: Interest) -> Mailbox {
+    /// An empty mailbox, of a session that has just come.
+    pub fn new(interest: Interest, transport: Option<&'static str>) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State {
-            interest,
-            waiting,
-            bytes: 0,
-            excused: 0,
-            deliveries: Vec::new(),
-            closing: false,
-            told,
-        };
-        Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
+        Mailbox {
+            state: Mutex::new(state),
+            filled: Notify::new(),
+            joined: Instant::now(),
+            session: SessionState::new(transport),
+        }
     }
 
     /// When the session joined.
@@ -99,6 +98,10 @@ impl Mailbox {
     /// Makes the mailbox one of this device.
     pub fn set_client(&self, client: Option<Arc<str>>) {
         self.state().interest.client = client;
+    }
+
+    pub(super) fn interest(&self) -> Interest {
+        self.state().interest.clone()
     }
 
     /// Adds a wake-up, if the session cares for it; says whether it does. If the wake-up is traced, the current
@@ -136,6 +139,7 @@ impl Mailbox {
     pub async fn take(&self) -> Mail {
         loop {
             if let Some(mail) = self.state().take() {
+                self.session.note_woken();
                 return mail;
             }
             self.filled().await;

@@ -179,7 +179,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
@@ -197,7 +197,7 @@ impl StreamSession {
                 held = self.budget.reserve(self.needs) => self.held = held,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
                 () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-                reason = self.farewell.due() => return Next::End(reason),
+                reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
             }
         }
         let mut reading = self.reading.take().unwrap_or_else(|| self.begin_page());
@@ -208,7 +208,7 @@ impl StreamSession {
                 return Next::Text(HEARTBEAT.to_owned());
             }
             () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => return Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
             Ok(page) => {
@@ -270,7 +270,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
@@ -293,6 +293,7 @@ impl StreamSession {
             self.note_told(event.table, changes.last().is_none_or(|last| last.at <= until.micros()));
         }
         self.cursor = end;
+        self.membership.session().note_read(end.micros());
         if !has_more && let Phase::Backlog { pending_tables } = std::mem::replace(&mut self.phase, Phase::Live) {
             tell(&mut out, &pending_tables, end);
         }

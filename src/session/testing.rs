@@ -83,7 +83,7 @@ impl Rig {
 
 /// Somebody whose token is good for that long.
 pub(super) fn identity(user: &str, life: Duration) -> Identity {
-    Identity { user_id: user.into(), user: UserKey::of(user), expires: SystemTime::now() + life }
+    Identity { user_id: user.into(), user: UserKey::of(user), expires: SystemTime::now() + life, token_id: None }
 }
 
 /// What is there already, if anything is: the wait for more is given up.

@@ -4,7 +4,7 @@
 //! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not, [`known`] recognizes what is sent again. The head's row lock makes pushes to
 //! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
+//! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
 //! database that went back. [`schema`]
 //! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces
 //! and metrics see statements.
@@ -13,6 +13,7 @@ mod batch;
 mod delta;
 mod heads;
 mod history;
+pub mod inspect;
 mod known;
 mod migrator;
 mod own_writes;

@@ -24,6 +24,7 @@ pub mod seldom;
 mod send_metrics;
 pub mod traces;
 
+pub use logs::{LogFilter, LogFilterError};
 pub use metrics::Metrics;
 pub use traces::Traces;
 
@@ -41,6 +42,8 @@ use std::time::{Duration, Instant};
 pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
+    /// What the log shows.
+    pub log: LogFilter,
     provider: Option<SdkTracerProvider>,
     sender: Option<MetricsSender>,
 }
@@ -84,11 +87,12 @@ impl Telemetry {
         let traces = provider.as_ref().map_or_else(Traces::default, |_| {
             Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second)
         });
-        logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
+        let log =
+            logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
         let collector = config.metrics.collector(&config.traces);
         let resource = (&export::resource(config)).into();
         let sender = collector.map(|to| MetricsSender::start(&config.metrics, &to, resource, metrics.clone()));
-        Ok(Telemetry { metrics, traces, provider, sender: sender.transpose()? })
+        Ok(Telemetry { metrics, traces, log, provider, sender: sender.transpose()? })
     }
 
     /// Sends the last spans and numbers, if that can be done in so much time. Blocks; not to be called on a runtime.
