@@ -128,6 +128,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
             shutdown: shutdown.clone(),
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
+            presence: presence.clone(),
         },
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);

@@ -512,7 +512,7 @@ async fn a_port_without_a_token_stops_the_start_and_no_token_is_ever_printed() {
 
 #[tokio::test]
 async fn a_replica_whose_database_is_away_still_answers_for_itself() {
-    let mut postgres = mana_sync::dev::TemporaryPostgres::start(std::path::Path::new(".dev"), vec![]).await.unwrap();
+    let mut postgres = mana_dev::TemporaryPostgres::start(std::path::Path::new(".dev"), vec![]).await.unwrap();
     let settings = [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 2, &settings).await;
     let admin = (0..2).map(|index| admin_url(&cluster, index)).collect();
@@ -531,8 +531,25 @@ async fn a_replica_whose_database_is_away_still_answers_for_itself() {
     assert!(shown["problem"].is_string(), "{shown}");
     let record = Reply::to(it.request(0, Method::GET, "record?user=a&app=b&table=c&id=d")).await;
     record.refused(503, "unavailable");
-    postgres.server_mut().restart(mana_sync::dev::Shutdown::Fast).await.unwrap();
+    postgres.server_mut().restart(mana_dev::Shutdown::Fast).await.unwrap();
     it.acquainted().await;
+}
+
+#[tokio::test]
+async fn a_replica_without_an_admin_port_is_told_of() {
+    let postgres = mana_dev::TemporaryPostgres::start(std::path::Path::new(".dev"), vec![]).await.unwrap();
+    let settings = |replica, _: &str| match replica {
+        0 => [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        _ => vec![],
+    };
+    let cluster = Cluster::start_each(&postgres.server().admin_url(), 2, settings).await;
+    let it = Administered { admin: vec![admin_url(&cluster, 0)], cluster };
+    eventually("it is told of", async || {
+        let shown = it.get(0, "cluster").await;
+        let problem = shown["problem"].as_str().unwrap_or_default().to_owned();
+        names(&shown["replicas"]) == ["replica-1"] && problem.starts_with("replica-2 is there and cannot be asked")
+    })
+    .await;
 }
 
 #[tokio::test]

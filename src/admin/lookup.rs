@@ -6,7 +6,7 @@ use super::error::AdminError;
 use super::message::{Answer, Question};
 use super::rates::Second;
 use super::record;
-use super::report::{Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Usage, User, time};
+use super::report::{Silent, Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Usage, User, time};
 use crate::protocol::{Cursor, UserKey};
 use crate::store::inspect::{self, StoredDevice, StoredLog};
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ impl Admin {
     /// All replicas, and the database.
     pub async fn cluster(&self) -> Cluster {
         let (asked, database) = tokio::join!(self.replicas.ask(None, Question::Status), self.database());
-        let problem = problem(&asked);
+        let mut problems: Vec<String> = problem(&asked).into_iter().collect();
         let mut replicas: Vec<Replica> = Vec::new();
         for answered in asked.answers {
             if let Answer::Status(replica) = answered.answer {
@@ -25,8 +25,25 @@ impl Admin {
             }
         }
         let database = database.inspect_err(AdminError::log);
+        if asked.problem.is_none() {
+            problems.extend(self.strangers(&replicas, &asked.silent));
+        }
         let at = time(SystemTime::now());
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
         Cluster { at, replicas, silent: asked.silent, problem, database: database.ok() }
+    }
+
+    /// What is said of replicas that are there and cannot be asked: they have no admin port, or another token.
+    fn strangers(&self, replicas: &[Replica], silent: &[Silent]) -> Option<String> {
+        let known = |name: &str| replicas.iter().any(|known| known.name == name) || silent.iter().any(|known| known.name == name);
+        let present = self.presence.replicas();
+        let strangers: Vec<&str> = present.iter().map(|other| other.name.as_str()).filter(|name| !known(name)).collect();
+        let are = match strangers.len() {
+            0 => return None,
+            1 => "is there and cannot be asked: it has",
+            _ => "are there and cannot be asked: they have",
+        };
+        Some(format!("{} {are} no admin port, or another token", strangers.join(", ")))
     }
 
     async fn database(&self) -> Result<Database, AdminError> {

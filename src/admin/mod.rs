@@ -33,6 +33,7 @@ pub use replica::Parts;
 
 use crate::config::Config;
 use crate::db::{ConnectError, Connector};
+use crate::fanout::Presence;
 use crate::http::Health;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -55,6 +56,7 @@ pub struct Inner {
     reading: LazyConnection,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    presence: Presence,
     /// How long a login lasts.
     login: Duration,
 }
@@ -94,11 +96,11 @@ impl Admin {
             let name = format!("mana-sync {} {purpose}", config.replica_name());
             Connector::new(config.database.direct_url(), &name).map(LazyConnection::new)
         };
-        let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
+        let (health, metrics, presence) = (parts.health.clone(), parts.metrics.clone(), parts.presence.clone());
         let local = Arc::new(LocalReplica::new(config, parts));
         let (replicas, answering) = Replicas::new(local.clone(), keys.clone(), connection("admin channel")?);
         let (reading, login) = (connection("admin")?, settings.admin_login_ms);
-        let admin = Admin(Arc::new(Inner { replicas, keys, reading, health, metrics, login }));
+        let admin = Admin(Arc::new(Inner { replicas, keys, reading, health, metrics, presence, login }));
         Ok(Some((admin.clone(), Tasks { admin, local, answering })))
     }
 

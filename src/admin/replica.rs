@@ -7,6 +7,7 @@ use super::report::{
 };
 use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::fanout::Presence;
 use crate::http::Health;
 use crate::hub::{DeviceReads, Hub, SessionInfo};
 use crate::protocol::{Cursor, UserKey};
@@ -26,6 +27,7 @@ pub struct Parts {
     pub shutdown: Shutdown,
     pub metrics: Arc<Metrics>,
     pub log: LogFilter,
+    pub presence: Presence,
 }
 
 /// This replica, as operators see and steer it.

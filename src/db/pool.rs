@@ -11,6 +11,7 @@ use super::health::{ConnectionState, PoolHealth};
 use super::stall::StallDetector;
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts};
+use crate::telemetry::traces;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// How long a connection may take to show that it works.
 const TEST_TIMEOUT: Duration = Duration::from_millis(500);
@@ -124,7 +126,10 @@ impl Pool {
     }
 
     async fn query_once(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        let mut guard = self.acquire().await?;
+        let mut guard = match self.pool.status().available {
+            0 => self.acquire().instrument(traces::waiting("wait for a connection")).await?,
+            _ => self.acquire().await?,
+        };
         let answer = match &self.begin {
             None => self.detector.in_time(guard.connection()?.query(sql, parameters)).await,
             Some(begin) => self.detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,

@@ -62,6 +62,7 @@ pub(super) async fn push(
     };
     state.metrics.pushes.with_label_values(&[outcome]).inc();
     let Answer { text, unread, .. } = answer?;
+    state.metrics.apps.count_push(&caller.log.app);
     Ok(json(text, unread))
 }
 
@@ -101,7 +102,9 @@ async fn answer(
     let announce = announce(state, log, push.clone(), headers, held.clone(), new_app);
     let pushed = state.store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
-        state.metrics.changes_stored.inc_by((push.changes.len() - pushed.known.len()) as u64);
+        let stored = (push.changes.len() - pushed.known.len()) as u64;
+        state.metrics.changes_stored.inc_by(stored);
+        state.metrics.apps.count_changes(&log.app, stored);
     }
     let (page, unread) = delta(state, log, &push, &pushed).await?;
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;

@@ -58,6 +58,8 @@ struct State {
     excused: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
+    /// One of those that were taken last.
+    delivery: Option<Span>,
     /// Whether the session is to end.
     closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
@@ -68,7 +70,7 @@ impl Mailbox {
     /// An empty mailbox, of a session that has just come.
     pub fn new(interest: Interest, transport: Option<&'static str>) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), delivery: None, closing: false, told };
         Mailbox {
             state: Mutex::new(state),
             filled: Notify::new(),
@@ -144,6 +146,11 @@ impl Mailbox {
             }
             self.filled().await;
         }
+    }
+
+    /// One of the traced deliveries that were taken last, for what is done because of them; once.
+    pub fn delivery(&self) -> Span {
+        self.state().delivery.take().unwrap_or_else(Span::none)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -228,7 +235,9 @@ impl State {
         let waiting = std::mem::take(&mut self.waiting);
         let behind = self.is_behind();
         (self.bytes, self.excused) = (0, 0);
-        traces::taken(std::mem::take(&mut self.deliveries));
+        let deliveries = std::mem::take(&mut self.deliveries);
+        self.delivery = deliveries.last().cloned();
+        traces::taken(deliveries);
         Some(if behind { Mail::TooMuch } else { Mail::Changed(waiting) })
     }
 }

@@ -12,11 +12,12 @@ use crate::protocol::page::{Event, Page, encode_event};
 use crate::protocol::{Cursor, Log};
 use crate::store::{OwnChanges, PageRequest, Store, StoreError};
 use crate::telemetry::metrics::SSE;
+use crate::telemetry::traces;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
@@ -67,6 +68,8 @@ pub struct StreamSession {
     budget: UserBudget,
     /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
     held: Option<Reservation>,
+    /// The position of the oldest change in what was last given out live, until then likewise.
+    given: Option<i64>,
     /// The room to be taken before the next page is read, in bytes.
     needs: usize,
     expires: Instant,
@@ -127,6 +130,7 @@ impl StreamSession {
             budget: sessions.budget.of(identity.user),
             reading: None,
             held: None,
+            given: None,
             needs: LEAST_ROOM,
             expires: now + identity.remaining(),
             heartbeat: now + sessions.heartbeat,
@@ -144,6 +148,7 @@ impl StreamSession {
         if self.reading.is_none() {
             self.held = None;
         }
+        self.observe_written();
         loop {
             let next = match self.phase {
                 Phase::Over => return None,
@@ -165,6 +170,15 @@ impl StreamSession {
                 }
             }
         }
+    }
+
+    /// The next piece is asked for, so the transport has taken the last one. How long that took from the commit is measured
+    /// of the oldest change in it, if it was no backlog.
+    fn observe_written(&mut self) {
+        let Some(given) = self.given.take() else { return };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let took = now.saturating_sub(Duration::from_micros(given.max(0) as u64));
+        self.sessions.metrics.stream_seconds.observe(took.as_secs_f64());
     }
 
     /// Waits, while there is nothing to read, for a reason to do something.
@@ -241,7 +255,10 @@ impl StreamSession {
         let (store, request, since) = (self.store.clone(), self.request.clone(), self.cursor);
         let own = if self.is_walking() { OwnChanges::All } else { OwnChanges::Without };
         let turn = self.sessions.reads.of(request.log.user);
+        let span = traces::page(&self.membership.mailbox().delivery());
         Reading(Box::pin(async move {
+            // Ends with the page.
+            let _span = span;
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
             let page = PageRequest { since, reader: request.reader.as_deref(), own, tables };
@@ -277,9 +294,11 @@ impl StreamSession {
     fn send(&mut self, page: Page) -> Next {
         let size = page.size();
         let Page { mut changes, mut own, until, has_more } = page;
+        let is_live = matches!(self.phase, Phase::Woken | Phase::Live);
         let walk = self.is_walking() || (until.is_walk() && has_more && !self.cursor.is_walk());
         let end = until.on_walk(walk && has_more);
         let mut out = String::with_capacity(size);
+        let oldest = changes.first().map(|change| change.at);
         let complete = group_by_table(&mut changes);
         let last = complete.len().saturating_sub(1);
         for (index, (changes, complete)) in changes.chunk_by(|a, b| a.table == b.table).zip(complete).enumerate() {
@@ -297,7 +316,11 @@ impl StreamSession {
         if !has_more && let Phase::Backlog { pending_tables } = std::mem::replace(&mut self.phase, Phase::Live) {
             tell(&mut out, &pending_tables, end);
         }
-        if out.is_empty() { Next::Nothing } else { Next::Text(out) }
+        if out.is_empty() {
+            return Next::Nothing;
+        }
+        self.given = oldest.filter(|_| is_live);
+        Next::Text(out)
     }
 
     /// Takes note of whether a table's cursor is past all that was sent of it.

@@ -22,6 +22,7 @@ fn session(rig: &Rig, since: Cursor, tables: Option<&[&str]>, life: Duration) ->
         budget: rig.sessions.budget.of(UserKey::of(KNOWN)),
         reading: None,
         held: None,
+        given: None,
         needs: LEAST_ROOM,
         expires: Instant::now() + life,
         heartbeat: Instant::now() + rig.sessions.heartbeat,

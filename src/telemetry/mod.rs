@@ -10,6 +10,7 @@
 
 mod allowance;
 mod answers;
+mod apps;
 mod causes;
 mod export;
 mod kinds;
@@ -82,6 +83,7 @@ impl Telemetry {
     pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
         metrics.show_limits(config);
+        metrics.apps.tell_apart(&config.metrics.metric_apps);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
         let traces = provider.as_ref().map_or_else(Traces::default, |_| {

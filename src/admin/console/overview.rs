@@ -141,7 +141,7 @@ fn database(database: Option<&Database>, replicas: &[Replica]) -> Markup {
             dt { "Waiting for one" } dd { (count(waiting)) " statements" }
             dt { "Notification queue" } dd { (format!("{:.1} % full", queue * 100.0)) }
             dt { "Oldest transaction" } dd { (latency(Some((database.oldest_transaction_seconds * 10.0).round() / 10.0))) }
-            dt { "Transaction ids used" } dd { (age) " % until PostgreSQL stops" }
+            dt { "Transaction ids" } dd { (age) " % of where PostgreSQL stops" }
         }
     }
 }

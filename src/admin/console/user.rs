@@ -44,7 +44,7 @@ pub(super) async fn show(
         div.figures data-part="figures" {
             (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
             (figure("Devices", &count_of(user.devices.len()), "by app"))
-            (figure("Changes", &count(user.usage.changes), &format!("in {} apps", user.usage.apps)))
+            (figure("Changes", &count(user.usage.changes), &apps(user.usage.apps)))
             (figure("Stored", &bytes(user.usage.bytes), "of JSON"))
         }
         p.muted { "In logs this user is called " code { (user.user_key) } "." }
@@ -66,6 +66,10 @@ fn search(id: &str) -> Markup {
 
 fn count_of(number: usize) -> String {
     count(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn apps(number: usize) -> String {
+    if number == 1 { "in one app".to_owned() } else { format!("in {number} apps") }
 }
 
 /// On how many replicas the listed sessions are.
