@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test test-browser chaos rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test test-browser chaos siege rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,12 @@ test-browser: bootstrap-browser ## Clients and the console in Chromium; CLIENT_S
 chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \
 		$(CARGO) test --test chaos -- --nocapture --include-ignored $(root_only) $(ARGS)
+
+siege: bootstrap-tests ## Every known attack at a replica under a memory limit, in full (a machine that does nothing else)
+	$(CARGO) test $(profile) --test siege --no-run
+	$(CARGO) build $(profile) --bin mana-sync
+	ulimit -n $$(ulimit -Hn) && SIEGE=long $(bin) dev with-postgres -- \
+		$(CARGO) test $(profile) --test siege -- --nocapture --test-threads 1 $(ARGS)
 
 rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, for as long as a real one takes
 	ROLLOUT_LONG=1 $(CARGO) test --test rollout -- --nocapture --include-ignored --test-threads 1 $(ARGS)

@@ -8,8 +8,8 @@ alter table sync_heads
     -- null: once for each time that the log is trimmed. Logs that are there already, and those that older replicas
     -- make, have not been looked at.
     add column untrimmed_since timestamptz default 'epoch',
-    -- Where the oldest delete stands that has not been purged; null if there is none, or purging is off.
-    add column deleted_since timestamptz,
+    -- When the oldest delete was stored that has not been purged, about; null if there is none. Epoch: nobody has looked.
+    add column deleted_since timestamptz default 'epoch',
     -- What is stored in the log: rows, and bytes of their values, stamps and other members (sync_changes.size). Counted by
     -- pushes, and counted anew whenever the log is trimmed: that is when what programs insert or delete shows.
     add column stored_changes bigint not null default 0,

@@ -21,6 +21,8 @@ use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::Store;
+use crate::store::compaction::Compactor;
+use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
@@ -56,6 +58,8 @@ pub enum RunError {
     Connector(#[from] ConnectError),
     #[error("cannot use the database")]
     Schema(#[from] SchemaError),
+    #[error("the database cannot serve")]
+    Unfit(#[from] Unfit),
     #[error("cannot make HTTP requests")]
     Http(#[from] reqwest::Error),
     #[error("cannot ask the credits service")]
@@ -103,6 +107,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         Some(found) => found?,
         None => return Ok(()),
     }
+    check_fitness(&store).await?;
 
     // Whoever the issuer sends us to is not the issuer.
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
@@ -129,10 +134,13 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
             presence: presence.clone(),
+            compaction: admin::Trimming::new(&config, metrics.clone()),
         },
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
+    let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let listener = Listener {
+        publishing: connector.clone(),
         connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
         ping: config.listener_ping_ms,
         audience: audience.clone(),
@@ -151,17 +159,16 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         period: config.reconcile_ms,
         recent: config.announce_recent_ms,
     };
-    let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let target = Target::new(connector, config.database_prepare);
     let publishing =
         PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let rebalancing = (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms));
     if let Some(rebalancer) = rebalancing {
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
     }
-    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
     let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing)
         .leaving_with(shutdown.drained.clone());
 
@@ -170,6 +177,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
+    shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
@@ -210,6 +218,19 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     match shutdown.failure() {
         Some(task) => Err(RunError::TaskEnded(task)),
         None => Ok(()),
+    }
+}
+
+/// Refuses a database that cannot serve this replica. What may be mended meanwhile is said, and is waited for.
+async fn check_fitness(store: &Store) -> Result<(), RunError> {
+    match store.fitness().await {
+        Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
+        Ok(Fitness { unfit: Some(unfit), .. }) => {
+            tracing::warn!("not ready: {unfit}");
+            Ok(())
+        }
+        // Readiness says that it does not answer, if that lasts.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

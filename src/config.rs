@@ -102,7 +102,7 @@ pub struct Config {
 
     /// Let the database keep prepared statements. `false` where DATABASE_URL leads through a pooler that shares its
     /// connections between transactions and does not keep them itself, such as PgBouncer before 1.21: then each
-    /// statement is a transaction of its own, with four round trips instead of one.
+    /// statement is a transaction of its own, and is planned each time.
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub database_prepare: bool,
 

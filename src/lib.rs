@@ -47,3 +47,4 @@ pub mod http;
 pub mod admin;
 
 pub mod app;
+pub mod commands;

@@ -3,6 +3,7 @@
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{admin, app, store};
@@ -35,6 +36,16 @@ enum Command {
     /// A database of the server before is taken over first: its changes are copied into our tables, and the old table
     /// stays under the name sync_changes_before.
     Migrate(MigrateArgs),
+    /// Trim logs now: take out of them what lost to later writes.
+    Compact(commands::CompactArgs),
+    /// Say why the fields of a record are what they are: who wrote them, against whom they won, and what came too late.
+    Why(commands::WhyArgs),
+    /// Say who stores how much.
+    Usage(commands::UsageArgs),
+    /// Hand out what is stored of a user, as one JSON object a line.
+    Export(commands::ExportArgs),
+    /// Erase all that is stored of a user.
+    Erase(commands::EraseArgs),
     /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
     Health(HealthArgs),
     /// Look at a cluster and steer it, through the admin port of any replica.
@@ -50,6 +61,11 @@ fn main() -> ExitCode {
     let result = match (cli.command, config) {
         (Some(Command::Serve(config)), _) => serve(*config),
         (Some(Command::Migrate(args)), _) => migrate(&args),
+        (Some(Command::Compact(args)), _) => run(commands::compact(&args)),
+        (Some(Command::Why(args)), _) => run(commands::why(&args)),
+        (Some(Command::Usage(args)), _) => run(commands::usage(&args)),
+        (Some(Command::Export(args)), _) => run(commands::export(&args)),
+        (Some(Command::Erase(args)), _) => run(commands::erase(&args)),
         (Some(Command::Health(args)), _) => health(&args),
         (Some(Command::Admin(args)), _) => ask_admin(&args),
         (None, Some(config)) => serve(*config),
@@ -176,6 +192,13 @@ fn migrate(args: &MigrateArgs) -> Outcome {
         0 => println!("The schema is at version {}; nothing to do.", done.version),
         applied => println!("The schema is at version {}; {applied} applied.", done.version),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command that works with the database alone.
+fn run(command: impl Future<Output = Result<(), CommandError>>) -> Outcome {
+    telemetry::logs::init(LogFormat::Text);
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -87,7 +87,8 @@ fn every_link_of_a_document_leads_somewhere() {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
             let leads = target.exists()
-                && (anchor.is_empty() || anchors(&std::fs::read_to_string(&target).unwrap()).iter().any(|a| a == anchor));
+                && (anchor.is_empty()
+                    || anchors(&std::fs::read_to_string(&target).unwrap()).iter().any(|a| a == anchor));
             if !leads {
                 broken.push(format!("{}: {link}", document.strip_prefix(root()).unwrap().display()));
             }
@@ -106,7 +107,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn as_path(quotation: &str) -> Option<&str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     let top = quotation.split_once('/').map(|(top, _)| top)?;
-    let is_ours = ["src", "dev", "tests", "docs", "deploy", "k8s", "scripts", "migrations", "benches", "loadtest"].contains(&top);
+    let is_ours =
+        ["src", "dev", "tests", "docs", "deploy", "k8s", "scripts", "migrations", "benches", "loadtest"].contains(&top);
     (is_ours && quotation.chars().all(is_plain)).then_some(quotation)
 }
 

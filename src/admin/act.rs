@@ -31,6 +31,9 @@ impl Admin {
             _ => (None, None),
         };
         let name = action.name();
+        // One is enough: all logs are in one database.
+        let one = (action == Action::Compact && replica.is_none()).then(|| self.replicas.own_name().to_owned());
+        let replica = replica.or(one.as_deref());
         // Nothing here says who a user is: the user's key is on the user's page.
         tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
         let asked = self.replicas.ask(replica, Question::Do { action }).await;

@@ -147,6 +147,11 @@ impl Replicas {
         (replicas.clone(), Answering { replicas, questions })
     }
 
+    /// What this replica is called.
+    pub fn own_name(&self) -> &str {
+        &self.0.local.name
+    }
+
     /// Asks all replicas, or the one of this name.
     pub async fn ask(&self, replica: Option<&str>, question: Question) -> Answers {
         let inner = &self.0;

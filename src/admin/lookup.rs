@@ -137,7 +137,7 @@ impl Admin {
         let log = crate::protocol::Log::new(user_id.into(), app);
         let client = self.reading.client().await?;
         let changes = inspect::record(&client, &log, table, id).await?;
-        let (fields, history, truncated) = record::explain(changes)?;
+        let (fields, history, truncated) = record::explain(&changes)?;
         let is_set = |field: &super::report::Field| field.name == "deletedAt" && !field.value.is_null();
         Ok(Record {
             user_id: user_id.to_owned(),

@@ -29,7 +29,7 @@ mod units;
 
 pub use cluster::Replicas;
 pub use keys::KeyError;
-pub use replica::Parts;
+pub use replica::{Parts, Trimming};
 
 use crate::config::Config;
 use crate::db::{ConnectError, Connector};

@@ -12,9 +12,11 @@ use crate::http::Health;
 use crate::hub::{DeviceReads, Hub, SessionInfo};
 use crate::protocol::{Cursor, UserKey};
 use crate::shutdown::{Drained, Shutdown};
+use crate::store::compaction::Compactor;
 use crate::telemetry::metrics::{SSE, WEBSOCKET};
 use crate::telemetry::{LogFilter, Metrics};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What the admin surface needs of a replica.
@@ -28,6 +30,27 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub log: LogFilter,
     pub presence: Presence,
+    pub compaction: Trimming,
+}
+
+/// How logs are trimmed here.
+#[derive(Debug)]
+pub struct Trimming {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+}
+
+impl Trimming {
+    /// As the settings say.
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Trimming {
+        Trimming { config: Arc::new(config.clone()), metrics }
+    }
+
+    /// None where logs are not trimmed.
+    fn compactor(&self) -> Option<Compactor> {
+        let is_on = !self.config.compaction.compact_after_ms.is_zero();
+        is_on.then(|| Compactor::of_replica(&self.config, self.metrics.clone()))
+    }
 }
 
 /// This replica, as operators see and steer it.
@@ -38,6 +61,8 @@ pub struct LocalReplica {
     started: SystemTime,
     pool_limit: i64,
     parts: Parts,
+    /// Whether it trims all logs because it was told to.
+    trimming: Arc<AtomicBool>,
     pub recent: Recent,
 }
 
@@ -50,7 +75,7 @@ impl LocalReplica {
         let recent = Recent::new(parts.metrics.clone());
         let (name, instance) = (config.replica_name(), rand::random());
         let pool_limit = config.database_pool_size.into();
-        LocalReplica { name, instance, started: SystemTime::now(), pool_limit, parts, recent }
+        LocalReplica { name, instance, started: SystemTime::now(), pool_limit, parts, trimming: Arc::default(), recent }
     }
 
     /// Answers a question; does what it is told.
@@ -68,7 +93,7 @@ impl LocalReplica {
     /// How this replica is.
     pub fn status(&self) -> Replica {
         let Parts { health, auth, shutdown, metrics, log, .. } = &self.parts;
-        let missing: Vec<String> = health.missing().into_iter().map(str::to_owned).collect();
+        let missing = health.missing();
         let (rates, latency, refusals) = self.recent.summary();
         let sessions = |transport| metrics.sessions.with_label_values(&[transport]).get();
         let pool = |state| metrics.pool_connections.with_label_values(&[state]).get();
@@ -140,7 +165,7 @@ impl LocalReplica {
             since: time(info.since),
             woken_at: info.woken.map(time),
             read_at: info.read.map(|(at, _)| time(at)),
-            read_until: info.read.map(|(_, position)| Cursor::after(position).to_string()),
+            read_until: info.read.and_then(|(_, position)| Some(Cursor::after(position?).to_string())),
         }
     }
 
@@ -175,7 +200,7 @@ impl LocalReplica {
             }
             Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
             Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
-            Action::Compact => self.outcome(false, "this version does not trim logs"),
+            Action::Compact => self.trim(),
             Action::Log { filter } => match self.parts.log.set(filter) {
                 Ok(()) => self.outcome(true, &format!("the log shows {filter}")),
                 Err(error) => self.outcome(false, &error.to_string()),
@@ -195,6 +220,28 @@ impl LocalReplica {
             }
             Err(error) => self.outcome(false, &error.to_string()),
         }
+    }
+
+    /// Begins to trim all logs, in the background and as gently as ever.
+    fn trim(&self) -> Outcome {
+        let (Some(mut compactor), trimming) = (self.parts.compaction.compactor(), self.trimming.clone()) else {
+            return self.outcome(false, "COMPACT_AFTER_MS is 0 here: logs are not trimmed");
+        };
+        if trimming.swap(true, Ordering::Relaxed) {
+            return self.outcome(false, "logs are being trimmed already");
+        }
+        let stopping = self.parts.shutdown.stopping.clone();
+        self.parts.shutdown.background.spawn(async move {
+            match stopping.run_until_cancelled(compactor.trim_all(None, None, |_| ())).await {
+                Some(Ok(done)) => tracing::info!(logs = done.logs, rows = done.trimmed.gone, "all logs are trimmed"),
+                Some(Err(error)) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "not all logs could be trimmed");
+                }
+                None => tracing::info!("the trimming of all logs was broken off"),
+            }
+            trimming.store(false, Ordering::Relaxed);
+        });
+        self.outcome(true, "trimming has begun; the log says when it is over")
     }
 
     fn drain(&self, drained: &Drained, wanted: bool) -> Outcome {

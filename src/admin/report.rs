@@ -309,6 +309,8 @@ pub struct Write {
     pub stamp: String,
     /// Whether it is what the field has now.
     pub wins: bool,
+    /// Whether it has been taken out of the log, and is known from its history only.
+    pub trimmed: bool,
 }
 
 /// A token that is not accepted.

@@ -287,8 +287,8 @@ impl Reader {
             ("sslnegotiation", "postgres") => self.direct = false,
             ("sslnegotiation", "direct") => self.direct = true,
             ("sslnegotiation", _) => return invalid("sslnegotiation", "postgres or direct"),
-            ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
-            | ("ssl_max_protocol_version", "TLSv1.3") => {}
+            ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2") | ("ssl_max_protocol_version", "TLSv1.3") => {
+            }
             ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
                 return Err(UrlError::Unsupported { name: "ssl_min_protocol_version or ssl_max_protocol_version" });
             }
@@ -327,7 +327,9 @@ impl Reader {
     fn endpoints(&self) -> Result<Vec<Endpoint>, UrlError> {
         let count = self.hosts.len().max(self.addresses.len());
         let fits = |len: usize| len <= 1 || len == count;
-        if !fits(self.ports.len()) || !(self.hosts.is_empty() || self.addresses.is_empty() || self.hosts.len() == self.addresses.len()) {
+        if !fits(self.ports.len())
+            || !(self.hosts.is_empty() || self.addresses.is_empty() || self.hosts.len() == self.addresses.len())
+        {
             return Err(UrlError::Counts);
         }
         let port = |at: usize| self.ports.get(at).or(self.ports.first()).copied().unwrap_or(5432);

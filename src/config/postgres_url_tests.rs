@@ -10,7 +10,8 @@ fn tcp(name: &str, port: u16) -> Endpoint {
 
 #[test]
 fn every_part_is_found_and_decoded() {
-    let url = parse(" \n\tpostgresql://us%40er:p%3A%2F%3F%23%5B%5D%40%25%20w@db.example:6000/my%20db?options=-c%20a%3Db\n");
+    let url =
+        parse(" \n\tpostgresql://us%40er:p%3A%2F%3F%23%5B%5D%40%25%20w@db.example:6000/my%20db?options=-c%20a%3Db\n");
     assert_eq!(url.user.as_deref(), Some("us@er"));
     assert_eq!(url.password.as_deref(), Some(&b"p:/?#[]@% w"[..]));
     assert_eq!((url.hosts, url.database.as_deref()), (vec![tcp("db.example", 6000)], Some("my db")));
@@ -30,9 +31,11 @@ fn hosts_are_names_addresses_and_sockets() {
     assert_eq!(url.hosts, [tcp("a", 1), tcp("::1", 2), tcp("c", 5432)]);
     assert!(url.needs_primary, "one of several");
     let socket = Endpoint { host: Host::Unix("/run/pg".into()), port: 5433 };
-    for text in
-        ["postgres://u@%2Frun%2Fpg:5433/db", "postgres:///db?host=/run/pg&port=5433", "postgres://:5433/db?host=%2Frun%2Fpg"]
-    {
+    for text in [
+        "postgres://u@%2Frun%2Fpg:5433/db",
+        "postgres:///db?host=/run/pg&port=5433",
+        "postgres://:5433/db?host=%2Frun%2Fpg",
+    ] {
         assert_eq!(parse(text).hosts, [socket.clone()], "{text}");
     }
     assert_eq!(parse("postgres://a:1/db?host=b&port=2").hosts, [tcp("b", 2)], "what is said later wins");

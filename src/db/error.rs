@@ -99,9 +99,9 @@ impl DbError {
         }
     }
 
-    /// The same of what the driver says.
-    pub fn is_lost_connection(error: &tokio_postgres::Error) -> bool {
-        is_disconnect(error)
+    /// The same of what the driver says; or that the server is a standby.
+    pub fn may_pass(error: &tokio_postgres::Error) -> bool {
+        is_disconnect(error) || sqlstate(error) == Some("25006")
     }
 
     /// Whether the server is a standby, or has become one.

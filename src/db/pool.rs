@@ -10,8 +10,10 @@ use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
 use super::stall::StallDetector;
 use deadpool::Runtime;
-use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts};
 use crate::telemetry::traces;
+use deadpool::managed::{
+    self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections that are opened at the same time, at most: a database that comes back is not stormed.
 const MAX_OPENING: usize = 8;
+/// How often a statement is done again whose connection was lost.
+const RETRIES: usize = 2;
 /// Pause between two attempts to connect while the database is away.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -106,29 +110,42 @@ impl Pool {
         Pool { pool, detector, acquire_timeout: config.acquire_timeout, begin }
     }
 
-    /// Runs a statement that may be run twice, to its end. It is done once more if its connection turns out to be lost or
-    /// its server a standby.
+    /// Runs a statement that may be run more than once, to its end. It is done again if its connection turns out to be
+    /// lost or its server a standby.
     ///
     /// # Errors
     /// There is no connection, or the database failed the statement.
     pub async fn query(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        match self.query_once(sql, parameters).await {
-            Err(error) if error.is_disconnect() => {
-                self.health().found_dead();
-                self.query_once(sql, parameters).await
+        let mut error = match self.query_once(sql, parameters, false).await {
+            Ok(rows) => return Ok(rows),
+            Err(error) => error,
+        };
+        // Whoever ends sessions ends many, and some only when their statement is over: the next one has to be tested.
+        for _ in 0..RETRIES {
+            match () {
+                () if error.is_read_only() => self.health().found_useless(),
+                () if error.is_disconnect() => self.health().found_dead(),
+                () => return Err(error),
             }
-            Err(error) if error.is_read_only() => {
-                self.health().found_useless();
-                self.query_once(sql, parameters).await
-            }
-            done => done,
+            let was_overdue = matches!(error, DbError::Overdue);
+            error = match self.query_once(sql, parameters, true).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) if was_overdue => return Err(error),
+                Err(error) => error,
+            };
         }
+        Err(error)
     }
 
-    async fn query_once(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+    async fn query_once(
+        &self,
+        sql: &'static Sql,
+        parameters: Parameters<'_>,
+        tested: bool,
+    ) -> Result<Vec<Row>, DbError> {
         let mut guard = match self.pool.status().available {
-            0 => self.acquire().instrument(traces::waiting("wait for a connection")).await?,
-            _ => self.acquire().await?,
+            0 => self.acquire(tested).instrument(traces::waiting("wait for a connection")).await?,
+            _ => self.acquire(tested).await?,
         };
         let answer = match &self.begin {
             None => self.detector.in_time(guard.connection()?.query(sql, parameters)).await,
@@ -155,13 +172,17 @@ impl Pool {
         }
     }
 
-    /// A connection. While there is none to be had, the database is asked again and again.
-    async fn acquire(&self) -> Result<ConnectionGuard, DbError> {
+    /// A connection; one that has shown that it works, if it is to be tested. While there is none to be had, the database
+    /// is asked again and again.
+    async fn acquire(&self, tested: bool) -> Result<ConnectionGuard, DbError> {
         let sent = Instant::now();
         let left = || self.acquire_timeout.saturating_sub(sent.elapsed());
         loop {
             let timeouts = Timeouts { wait: Some(left()), create: Some(left()), recycle: None };
             match self.pool.timeout_get(&timeouts).await {
+                Ok(connection) if tested && left() > TEST_TIMEOUT && !connection.test().await => {
+                    Object::take(connection).driving.abort();
+                }
                 Ok(connection) => {
                     let (detector, sent) = (self.detector.clone(), tokio::time::Instant::now());
                     return Ok(ConnectionGuard { connection: Some(connection), detector, sent, answered: false });
@@ -191,6 +212,16 @@ impl Pool {
     /// Whether the database may be in one of several places.
     pub fn has_choice(&self) -> bool {
         self.pool.manager().connector.has_choice()
+    }
+
+    /// Whether the server keeps statements, and so each connection is one of its own.
+    pub fn is_direct(&self) -> bool {
+        self.begin.is_none()
+    }
+
+    /// Connections, at most.
+    pub fn max_size(&self) -> usize {
+        self.pool.status().max_size
     }
 
     /// How the pool is used now.
@@ -241,7 +272,11 @@ struct Connection {
 }
 
 impl Connection {
-    async fn query(&mut self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, tokio_postgres::Error> {
+    async fn query(
+        &mut self,
+        sql: &'static Sql,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let statement = self.prepare(sql).await?;
         match self.client.query(&statement, parameters).await {
             // Refused before anything was done.

@@ -7,6 +7,7 @@ use super::verify::Verifier;
 use crate::config::{Roots, SslMode, TlsOptions};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,9 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    #[error("the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted")]
+    #[error(
+        "the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted"
+    )]
     Pem { parameter: &'static str },
     #[error("sslmode asks to verify the server's certificate: sslrootcert must be a file that is there, or system")]
     NoRoots,
@@ -75,7 +78,11 @@ pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, 
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(options).await? {
-        Some((chain, key)) => config.with_client_auth_cert(chain, key)?,
+        Some((chain, key)) => {
+            // Whether they belong together is for the server to say: rustls cannot read certificates of version 1.
+            let key = config.crypto_provider().key_provider.load_private_key(key)?;
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
+        }
         None => config.with_no_client_auth(),
     };
     if options.direct {

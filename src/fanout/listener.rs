@@ -21,18 +21,24 @@ use crate::telemetry::seldom::Seldom;
 use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 /// How long one step may take: to answer a ping, to LISTEN.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Whether the database is still at LISTEN for a connection with our name.
+const IS_LISTENING: &str =
+    "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
+    and pid <> pg_backend_pid() and state = 'active' and query like 'listen %')";
+/// Where servers know it, from version 14.
+const NEVER_IDLE: &str = "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
 /// Pauses between attempts to connect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -41,12 +47,35 @@ const SLOW_DELIVERY: Duration = Duration::from_secs(1);
 
 /// Whether the listener hears; shared with the readiness probe.
 #[derive(Clone, Debug, Default)]
-pub struct Hearing(Arc<AtomicBool>);
+pub struct Hearing(Arc<HearingState>);
+
+#[derive(Debug, Default)]
+struct HearingState {
+    is_up: AtomicBool,
+    /// What an operator has to mend before anything can be heard.
+    problem: Mutex<Option<String>>,
+}
 
 impl Hearing {
     /// Whether the listener is connected and listening.
     pub fn is_up(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_up.load(Ordering::Relaxed)
+    }
+
+    /// What an operator has to mend before anything can be heard; none if it is not known.
+    pub fn problem(&self) -> Option<String> {
+        self.0.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, is_up: bool) -> bool {
+        if is_up {
+            self.set_problem(None);
+        }
+        self.0.is_up.swap(is_up, Ordering::Relaxed)
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        *self.0.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 }
 
@@ -65,6 +94,20 @@ enum ListenError {
     Standby,
     #[error("LISTEN was answered, but notifications do not arrive: DATABASE_LISTEN_URL must lead to PostgreSQL itself")]
     Deaf,
+    #[error("DATABASE_LISTEN_URL leads to another database than DATABASE_URL")]
+    OtherDatabase,
+}
+
+impl ListenError {
+    /// Whether it lasts until an operator mends it.
+    fn is_settings(&self) -> bool {
+        matches!(self, ListenError::Standby | ListenError::Deaf | ListenError::OtherDatabase)
+    }
+
+    /// Whether the database's queue of notifications is full.
+    fn is_full_queue(&self) -> bool {
+        matches!(self, ListenError::Database(error) if error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED))
+    }
 }
 
 /// Somebody else who hears something on the listener's connection: one more that listens would cost the database as much
@@ -83,6 +126,8 @@ pub trait OtherChannels: Send + Sync + 'static {
 /// The listening task.
 pub struct Listener {
     pub connector: Connector,
+    /// How the database is reached by those who publish.
+    pub publishing: Connector,
     pub ping: Duration,
     pub audience: Arc<dyn Audience>,
     pub reconciler: Reconciler,
@@ -99,10 +144,11 @@ impl Listener {
     pub async fn run(self, stop: CancellationToken) {
         let mut pause = BACKOFF.0;
         while let Some(ended) = stop.run_until_cancelled(self.listen()).await {
-            let was_up = self.hearing.0.swap(false, Ordering::Relaxed);
+            let was_up = self.hearing.set(false);
             self.metrics.listener_up.set(0);
             self.others.iter().for_each(|others| others.listening(false));
             let Err(error) = ended;
+            self.hearing.set_problem(error.is_settings().then(|| error.to_string()));
             tracing::warn!(error = &error as &dyn std::error::Error, "the listener has no connection; reconnecting");
             pause = if was_up { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
             let jitter = rand::random_range(0.5..1.5);
@@ -110,7 +156,7 @@ impl Listener {
                 break;
             }
         }
-        self.hearing.0.store(false, Ordering::Relaxed);
+        self.hearing.set(false);
         self.metrics.listener_up.set(0);
     }
 
@@ -122,12 +168,9 @@ impl Listener {
             self.drive(&mut driver, &Echo::new(), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
         }
         let echo = Echo::new();
-        self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, start_listening(&client, &echo))).await???;
-        self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, Box::pin(self.call(&echo)))).await???;
-        self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, echo.heard.notified()))
-            .await?
-            .map_err(|_| ListenError::Deaf)?;
-        self.hearing.0.store(true, Ordering::Relaxed);
+        self.listen_on(&client, &mut driver, &echo).await?;
+        self.await_echo(&mut driver, &echo).await?;
+        self.hearing.set(true);
         self.presence.hears_again(Instant::now());
         self.metrics.listener_up.set(1);
         self.metrics.listener_connects.inc();
@@ -141,6 +184,56 @@ impl Listener {
         loop {
             self.drive(&mut driver, &echo, ticks.tick()).await?;
             self.drive(&mut driver, &echo, timeout(STEP_TIMEOUT, client.simple_query(""))).await???;
+        }
+    }
+
+    /// LISTENs. That takes long where somebody has let the database's queue grow, which is read first.
+    async fn listen_on(&self, client: &Client, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
+        let mut listening = pin!(start_listening(client, echo));
+        loop {
+            let elapsed = match self.drive(driver, echo, timeout(STEP_TIMEOUT, &mut listening)).await? {
+                Ok(listens) => return listens,
+                Err(elapsed) => elapsed,
+            };
+            match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(self.is_listening()))).await? {
+                Ok(Ok(true)) => {
+                    tracing::warn!(
+                        "LISTEN takes long, because the database's queue of notifications is large: until then the reconciler alone finds what was stored"
+                    );
+                    self.hearing.set(true);
+                }
+                _ => return Err(elapsed.into()),
+            }
+        }
+    }
+
+    async fn is_listening(&self) -> Result<bool, ListenError> {
+        let session = self.connector.open().await?;
+        let is_listening = session.query_typed(IS_LISTENING, &[]).await?[0].try_get(0)?;
+        session.close().await;
+        Ok(is_listening)
+    }
+
+    /// Waits until a notification that was sent as others send theirs has come.
+    async fn await_echo(&self, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
+        match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.publishing, echo)))).await?? {
+            Err(error) if error.is_full_queue() => {
+                // Whoever keeps it full may be in another database of the server. What is stored is found all the same.
+                tracing::warn!(
+                    "the database's queue of notifications is full: until it is not, the reconciler alone finds what was stored"
+                );
+                return Ok(());
+            }
+            called => called?,
+        }
+        if self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.heard.notified())).await?.is_ok() {
+            return Ok(());
+        }
+        // Does it hear nothing, or not from there?
+        self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.connector, echo)))).await???;
+        match self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.heard.notified())).await? {
+            Ok(()) => Err(ListenError::OtherDatabase),
+            Err(_) => Err(ListenError::Deaf),
         }
     }
 
@@ -172,17 +265,6 @@ impl Listener {
         let listen: String = others.channels().iter().map(|channel| format!("listen {channel};")).collect();
         self.drive(driver, echo, timeout(STEP_TIMEOUT, client.batch_execute(&listen))).await???;
         others.listening(true);
-        Ok(())
-    }
-
-    /// Sends what the listening connection is to bring, on one of its own.
-    async fn call(&self, echo: &Echo) -> Result<(), ListenError> {
-        let (client, driver) = self.connector.connect().await?;
-        let driving = AbortOnDropHandle::new(tokio::spawn(driver));
-        client.query_typed("select pg_notify($1, '')", &[(&echo.channel, Type::TEXT)]).await?;
-        drop(client);
-        // It has nothing left to do but to take its leave, and what it had to say has been said.
-        let _ = driving.await;
         Ok(())
     }
 
@@ -288,10 +370,20 @@ impl Echo {
     }
 }
 
+/// Sends what the listening connection is to bring, on one of its own.
+async fn call(connector: &Connector, echo: &Echo) -> Result<(), ListenError> {
+    let session = connector.open().await?;
+    session.query_typed("select pg_notify($1, '')", &[(&echo.channel, Type::TEXT)]).await?;
+    session.close().await;
+    Ok(())
+}
+
 async fn start_listening(client: &Client, echo: &Echo) -> Result<(), ListenError> {
     let standby: bool = client.query_typed("select pg_is_in_recovery()", &[]).await?[0].try_get(0)?;
     if standby {
         return Err(ListenError::Standby);
     }
+    // A listener may be silent for as long as nobody has anything to say.
+    client.batch_execute(NEVER_IDLE).await?;
     Ok(client.batch_execute(&format!("listen {CHANNEL}; listen {}", echo.channel)).await?)
 }

@@ -1,6 +1,7 @@
 //! Pages of the log as answers, in memory that is reserved until their reader has taken them (G6).
 
 use super::AppState;
+use super::compression::WORKING_MEMORY;
 use super::error::ApiError;
 use crate::budget::Reservation;
 use crate::limits::polls::Poll;
@@ -48,7 +49,9 @@ pub(super) async fn read_page(
             })?;
             state.store.page(log, request).await?
         };
-        let needs = BECOMES * page.size() + LEAST;
+        // Nobody keeps a compressor for what is sent in one piece.
+        let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
+        let needs = BECOMES * page.size() + LEAST + compressor;
         if budget.resize(&mut held, needs) {
             return Ok((page, held));
         }

@@ -6,6 +6,7 @@ use crate::auth::Authenticator;
 use crate::fanout::listener::Hearing;
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::Store;
+use crate::store::fitness::Unfit;
 use crate::telemetry::Metrics;
 use axum::extract::State;
 use axum::http::HeaderValue;
@@ -41,6 +42,9 @@ struct Well {
     listener: Option<Instant>,
     /// Whether the database answered when it was last asked.
     answered: bool,
+    fit: Option<Instant>,
+    /// Why the database cannot serve, as it last said itself.
+    unfit: Option<Unfit>,
 }
 
 impl Health {
@@ -54,21 +58,29 @@ impl Health {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let usage = tokio::time::timeout(PERIOD * 2, store.notification_queue_usage()).await;
-            let answered = match &usage {
+            let fitness = tokio::time::timeout(PERIOD * 2, store.fitness()).await;
+            let answered = match &fitness {
                 Ok(Ok(_)) => true,
                 // Every connection is in use, which says nothing about the database. The listener has one of its own.
                 Ok(Err(error)) if error.is_busy() => self.hearing.is_up(),
                 Err(_) => self.hearing.is_up(),
                 Ok(Err(_)) => false,
             };
-            if let Ok(Ok(usage)) = usage {
-                metrics.notification_queue.set(usage);
-            }
+            let unfit = match fitness {
+                Ok(Ok(fitness)) => {
+                    metrics.notification_queue.set(fitness.notification_queue);
+                    Some(fitness.unfit)
+                }
+                _ => None,
+            };
             {
                 let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
                 well.answered = answered;
                 well.database = if answered { Some(Instant::now()) } else { well.database };
+                if let Some(unfit) = unfit {
+                    well.fit = if unfit.is_none() { Some(Instant::now()) } else { well.fit };
+                    well.unfit = unfit;
+                }
             }
             let pool = store.pool_status();
             metrics.pool_connections.with_label_values(&["open"]).set(pool.open as i64);
@@ -79,7 +91,7 @@ impl Health {
     }
 
     /// What keeps this replica from being ready.
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<String> {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = self.hearing.is_up();
         if heard {
@@ -88,19 +100,22 @@ impl Health {
         let lasting = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() > self.grace);
         let mut missing = Vec::new();
         if !well.answered && lasting(well.database) {
-            missing.push("the database does not answer");
+            missing.push("the database does not answer".to_owned());
+        } else if let Some(unfit) = well.unfit.as_ref().filter(|_| lasting(well.fit)) {
+            missing.push(unfit.to_string());
         }
         if !heard && lasting(well.listener) {
-            missing.push("the listener is not connected");
+            let why = self.hearing.problem().map(|problem| format!(": {problem}")).unwrap_or_default();
+            missing.push(format!("the listener is not connected{why}"));
         }
         if !self.auth.has_keys() {
-            missing.push("the issuer's keys (JWKS_URL) have not been fetched yet");
+            missing.push("the issuer's keys (JWKS_URL) have not been fetched yet".to_owned());
         }
         if self.draining.is_cancelled() {
-            missing.push("the replica is draining");
+            missing.push("the replica is draining".to_owned());
         }
         if self.drained.is_on() {
-            missing.push("an operator has drained the replica");
+            missing.push("an operator has drained the replica".to_owned());
         }
         missing
     }

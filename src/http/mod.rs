@@ -1,7 +1,9 @@
 //! HTTP: one file per endpoint, one table of routes, one table of errors.
 
 mod answer;
+mod apps_stream;
 mod body;
+mod compression;
 pub mod error;
 mod extract;
 pub(crate) mod headers;

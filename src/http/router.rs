@@ -1,7 +1,8 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::{AppState, headers, health, metrics, observe, pull, push, socket, stream};
+use super::extract::ALL_APPS_STREAM;
+use super::{AppState, apps_stream, compression, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
@@ -23,9 +24,10 @@ pub fn router(state: AppState) -> Router {
         false => Router::new(),
     };
     Router::new()
-        .route("/sync/{app}", post(push::push))
-        .route("/sync/{app}/pull", get(pull::pull))
+        .route("/sync/{app}", post(push::push).layer(compression::pages()))
+        .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
         .route("/sync/{app}/stream", get(stream::stream))
+        .route(ALL_APPS_STREAM, get(apps_stream::stream).post(push::push))
         .route("/ws", get(socket::connect))
         .route("/ws/{app}", get(socket::connect))
         .route("/health", get(health::health))

@@ -2,6 +2,7 @@
 
 use super::session::SessionState;
 use crate::fanout::Wakeup;
+use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
-/// Bytes of names that may wait for a reader. One that is further behind is told to start over. More than one
-/// push can name.
-const MAX_WAITING: usize = 256 << 10;
-/// What a name takes beside its text, in bytes.
-const NAME: usize = 16;
+/// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
+/// more. One that is further behind is told to start over.
+const MAX_WAITING: usize = 512 << 10;
+/// What a name takes beside its letters, in bytes, about.
+const NAME_BYTES: usize = 48;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -52,7 +53,7 @@ pub struct Mailbox {
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Bytes of the names that wait.
+    /// Bytes that it takes.
     bytes: usize,
     /// How many of them a greeting added beyond the bound.
     excused: usize,
@@ -127,7 +128,7 @@ impl Mailbox {
 
     /// Waits until there is mail.
     pub async fn filled(&self) {
-        while self.state().is_empty() {
+        while !self.state().has_mail() {
             self.filled.notified().await;
         }
     }
@@ -140,7 +141,13 @@ impl Mailbox {
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
-            if let Some(mail) = self.state().take() {
+            let (mail, delivery) = {
+                let mut state = self.state();
+                // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
+                (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
+            };
+            drop(delivery);
+            if let Some(mail) = mail {
                 self.session.note_woken();
                 return mail;
             }
@@ -159,10 +166,6 @@ impl Mailbox {
 }
 
 impl State {
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && !self.closing
-    }
-
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
         let behind = self.is_behind();
         let mut cares = false;
@@ -177,6 +180,10 @@ impl State {
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
         self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
         cares
+    }
+
+    fn has_mail(&self) -> bool {
+        self.closing || !self.waiting.is_empty()
     }
 
     /// Whether more waits than is kept.
@@ -211,12 +218,12 @@ impl State {
             return false;
         }
         let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
-            self.bytes += wakeup.app.len() + NAME;
+            self.bytes += wakeup.app.len() + NAME_BYTES;
             BTreeSet::new()
         });
         for table in tables {
             if waiting.insert(table.clone()) {
-                self.bytes += table.len() + NAME;
+                self.bytes += table.len() + NAME_BYTES;
             }
         }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {

@@ -19,8 +19,8 @@ pub struct SessionInfo {
     pub since: SystemTime,
     /// When it was last told, or found, that something changed.
     pub woken: Option<SystemTime>,
-    /// When it last read, and up to where; streams only.
-    pub read: Option<(SystemTime, i64)>,
+    /// When it last read, and up to where, if it reads one log; streams only.
+    pub read: Option<(SystemTime, Option<i64>)>,
 }
 
 /// What is kept of one session.
@@ -38,7 +38,7 @@ pub(super) struct Noted {
     pub(super) token_id: Option<Arc<str>>,
     pub(super) expires: Option<SystemTime>,
     pub(super) woken: Option<SystemTime>,
-    pub(super) read: Option<(SystemTime, i64)>,
+    pub(super) read: Option<(SystemTime, Option<i64>)>,
     closed: Option<CloseReason>,
 }
 
@@ -59,8 +59,8 @@ impl SessionState {
         self.lock().woken = Some(SystemTime::now());
     }
 
-    /// Notes that everything up to this position has been read for the session's client.
-    pub fn note_read(&self, position: i64) {
+    /// Notes that something has been read for the session's client: everything up to this position, if it reads one log.
+    pub fn note_read(&self, position: Option<i64>) {
         self.lock().read = Some((SystemTime::now(), position));
     }
 

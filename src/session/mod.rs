@@ -10,6 +10,7 @@
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
+mod log_reader;
 pub mod rebalance;
 pub mod stream;
 pub mod websocket;

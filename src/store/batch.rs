@@ -14,14 +14,17 @@ use uuid::Uuid;
 /// The statement, given how it takes the heads.
 ///
 /// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
-/// * `$6`: the pushes: their logs.
-/// * `$7`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
+/// * `$6`, `$10`: the pushes: their logs and devices.
+/// * `$7`–`$9`, `$11`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
 /// * `$20`: rows whose ids are below may have been stored and trimmed away since; see [`super::history`].
 ///
 /// A push of which any row is there is left out, for [`super::push`] to find out which. Each is looked up by itself,
 /// because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
 macro_rules! push_statement {
     ($heads:literal) => {
+        push_statement!("heads", $heads, "")
+    };
+    ($first:literal, $heads:literal, $then:literal) => {
         Sql {
             text: concat!(
                 "with known as materialized (
@@ -29,7 +32,8 @@ macro_rules! push_statement {
     where (select true from sync_changes s where s.id = r.id limit 1)
        or r.id < $20 and sync_in_history(($6::uuid[])[r.push], r.id)
 ), fresh as materialized (
-    select p.push, p.log_id from unnest($6::uuid[]) with ordinality as p (log_id, push)
+    select p.push, p.log_id, p.client_id
+    from unnest($6::uuid[], $10::text[]) with ordinality as p (log_id, client_id, push)
     where p.push not in (select push from known)
 ), logs as (
     select l.*
@@ -37,22 +41,26 @@ macro_rules! push_statement {
              as l (log_id, user_key, user_id, app_id, changes, bytes)
     where l.log_id in (select log_id from fresh)
     order by l.log_id
-), heads as (",
-            $heads,
-            "
-), stored as (
+), ",
+                $first,
+                " as (",
+                $heads,
+                "
+)",
+                $then,
+                ", stored as (
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
                               field_timestamps, held, extra, size, created_at)
-    select r.id, heads.log_id, heads.user_id, heads.app_id, r.client_id, r.table_name, r.record_id, r.op,
+    select r.id, heads.log_id, heads.user_id, heads.app_id, fresh.client_id, r.table_name, r.record_id, r.op,
            r.data::jsonb, r.stamps::jsonb, r.held::jsonb, r.extra::jsonb, r.size,
            heads.head - r.before_head * interval '20 microseconds'
-    from unnest($7::int4[], $8::int4[], $9::uuid[], $10::text[], $11::text[], $12::text[],
+    from unnest($7::int4[], $8::int4[], $9::uuid[], $11::text[], $12::text[],
                 $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::int4[])
-             as r (push, before_head, id, client_id, table_name, record_id, op, data, stamps, held, extra, size)
+             as r (push, before_head, id, table_name, record_id, op, data, stamps, held, extra, size)
     join fresh on fresh.push = r.push
     join heads on heads.log_id = fresh.log_id
 )
-select push, head, previous from fresh join heads using (log_id)"
+select push, head, previous from fresh left join heads using (log_id)"
             ),
             types: PUSH_TYPES,
         }
@@ -80,6 +88,41 @@ static PUSH: Sql = push_statement!(
         stored_changes = h.stored_changes + excluded.stored_changes,
         stored_bytes = h.stored_bytes + excluded.stored_bytes
     returning log_id, user_id, app_id, head, previous"
+);
+
+/// The same for those logs alone whose heads nobody holds: it waits for no lock. Of the others' pushes it says so.
+///
+/// A log that is new is made, which has to wait for whoever makes the same one at the same moment: not for long.
+static PUSH_FREE: Sql = push_statement!(
+    "free",
+    "
+    select h.log_id from sync_heads h where h.log_id = any($1::uuid[]) for update skip locked
+), moved as (
+    update sync_heads h set
+        previous = h.head,
+        head = greatest(date_bin('20 microseconds', clock_timestamp(), 'epoch') + (l.changes - 1) * interval '20 microseconds',
+                        h.head + l.changes * interval '20 microseconds'),
+        untrimmed_since = coalesce(h.untrimmed_since, now()),
+        stored_changes = h.stored_changes + l.changes,
+        stored_bytes = h.stored_bytes + l.bytes
+    from free join logs l on l.log_id = free.log_id
+    where h.log_id = free.log_id
+    returning h.log_id, h.user_id, h.app_id, h.head, h.previous
+), patience as materialized (
+    select set_config('lock_timeout', '100', true)
+), created as (
+    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
+                                 untrimmed_since, stored_changes, stored_bytes)
+    select log_id, user_key, user_id, app_id,
+           date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
+           'epoch', now(), changes, bytes
+    from logs, patience
+    where (select true from sync_heads s where s.log_id = logs.log_id limit 1) is null
+    on conflict (log_id) do nothing
+    returning log_id, user_id, app_id, head, previous",
+    ", heads as (
+    select * from moved union all select * from created
+)"
 );
 
 /// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
@@ -120,6 +163,11 @@ const PUSH_TYPES: &[Type] = &[
     Type::UUID,
 ];
 
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("push", &PUSH), ("push to free logs", &PUSH_FREE)]
+}
+
 /// A push that is to be stored in the log of its user.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -150,6 +198,10 @@ impl Entry {
 
     /// Chooses which ids are to be stored.
     pub(super) fn choose_rows(&mut self, wanted: impl Fn(&Uuid) -> bool) {
+        if let [id] = self.ids[..] {
+            self.rows = if wanted(&id) { vec![NewRow { change: 0, id }] } else { vec![] };
+            return;
+        }
         let mut seen = HashSet::with_capacity(self.ids.len());
         let rows = self.ids.iter().enumerate().filter(|(_, id)| wanted(id) && seen.insert(**id));
         self.rows = rows.map(|(change, id)| NewRow { change, id: *id }).collect();
@@ -199,43 +251,68 @@ impl<'a> Logs<'a> {
     }
 }
 
+/// What became of a push in a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placed {
+    Stored(Stored),
+    /// Something of it had been stored before. It stays as it is.
+    Known,
+    /// Somebody else holds the head of its log. Nothing of it is stored.
+    Locked,
+}
+
 impl Store {
-    /// Stores pushes, all or none of them; those of which something had been stored before stay as they are, and none is
-    /// said of them.
-    pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Option<Stored>>, DbError> {
-        let logs = Logs::of(entries);
-        let before_heads = logs.before_heads(entries);
-        let rows = self.insert_rows(entries, &logs, &before_heads).await?;
-        let mut stored = vec![None; entries.len()];
-        // Where each log stood before the next of its pushes.
-        let mut previous: BTreeMap<LogId, i64> = BTreeMap::new();
-        for (index, head, before) in rows {
-            let (Some(entry), Some(before_head)) = (entries.get(index), before_heads.get(index)) else { continue };
-            let last = head - before_head * Cursor::STEP;
-            let first = last - (entry.rows.len() as i64 - 1) * Cursor::STEP;
-            let previous = previous.insert(entry.log.id, last).unwrap_or(before);
-            stored[index] = Some(Stored { first, last, previous });
-        }
-        Ok(stored)
+    /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits for the heads
+    /// of their logs.
+    pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        self.insert_by(if Defect::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { &PUSH }, entries).await
     }
 
-    /// Of each push that was stored now, in their order: its index, the new head of its log, and the one before.
+    /// The same for those whose logs' heads are free. Waits for none.
+    pub(super) async fn insert_free(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        self.insert_by(&PUSH_FREE, entries).await
+    }
+
+    async fn insert_by(&self, statement: &'static Sql, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        let logs = Logs::of(entries);
+        let before_heads = logs.before_heads(entries);
+        let rows = self.insert_rows(statement, entries, &logs, &before_heads).await?;
+        let mut placed = vec![Placed::Known; entries.len()];
+        // Where each log stood before the next of its pushes.
+        let mut previous: BTreeMap<LogId, i64> = BTreeMap::new();
+        for (index, head) in rows {
+            let (Some(entry), Some(before_head)) = (entries.get(index), before_heads.get(index)) else { continue };
+            placed[index] = match head {
+                None => Placed::Locked,
+                Some((head, before)) => {
+                    let last = head - before_head * Cursor::STEP;
+                    let first = last - (entry.rows.len() as i64 - 1) * Cursor::STEP;
+                    let previous = previous.insert(entry.log.id, last).unwrap_or(before);
+                    Placed::Stored(Stored { first, last, previous })
+                }
+            };
+        }
+        Ok(placed)
+    }
+
+    /// Of each push that was new, in their order: its index, the new head of its log and the one before; none of these if
+    /// the head was held by somebody else.
     async fn insert_rows(
         &self,
+        statement: &'static Sql,
         entries: &[&Entry],
         logs: &Logs<'_>,
         before_heads: &[i64],
-    ) -> Result<Vec<(usize, i64, i64)>, DbError> {
+    ) -> Result<Vec<(usize, Option<(i64, i64)>)>, DbError> {
         let mut rows = Vec::new();
         for ((entry, before_head), ordinal) in entries.iter().zip(before_heads).zip(1_i32..) {
             let last = *before_head + entry.rows.len() as i64 - 1;
             rows.extend(entry.rows.iter().zip(0..).filter_map(|(row, n)| {
                 let change = entry.push.changes.get(row.change)?;
                 let before_head = (last - n) as i32;
-                Some(Placed { push: ordinal, before_head, id: row.id, client: &entry.push.client, change })
+                Some(PlacedRow { push: ordinal, before_head, id: row.id, change })
             }));
         }
-        let statement = if Defect::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { &PUSH };
         let parameters: [&(dyn ToSql + Sync); 20] = [
             &logs.column(|rows| rows.log.id.0),
             &logs.column(|rows| rows.log.user.0),
@@ -246,7 +323,7 @@ impl Store {
             &column(&rows, |placed| placed.push),
             &column(&rows, |placed| placed.before_head),
             &column(&rows, |placed| placed.id),
-            &column(&rows, |placed| placed.client),
+            &column(entries, |entry| entry.push.client.as_str()),
             &column(&rows, |placed| placed.change.table.as_str()),
             &column(&rows, |placed| placed.change.record.as_str()),
             &column(&rows, |placed| placed.change.op.name()),
@@ -260,8 +337,9 @@ impl Store {
         ];
         let mut stored = Vec::with_capacity(entries.len());
         for row in self.traced(traced::PUSH, statement, &parameters).await? {
-            let (push, Micros(head), Micros(previous)): (i64, _, _) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            stored.push((push as usize - 1, head, previous));
+            let push: i64 = row.try_get(0)?;
+            let heads: (Option<Micros>, Option<Micros>) = (row.try_get(1)?, row.try_get(2)?);
+            stored.push((push as usize - 1, heads.0.zip(heads.1).map(|(Micros(head), Micros(before))| (head, before))));
         }
         stored.sort_unstable();
         Ok(stored)
@@ -269,11 +347,10 @@ impl Store {
 }
 
 /// A change, and where it goes.
-struct Placed<'a> {
+struct PlacedRow<'a> {
     push: i32,
     before_head: i32,
     id: Uuid,
-    client: &'a str,
     change: &'a NewChange,
 }
 

@@ -41,10 +41,8 @@ pub struct ChangedTable {
     pub client: String,
 }
 
-static HEADS: Sql = Sql {
-    text: "select user_key, app_id, head from sync_heads where user_key = any($1)",
-    types: &[Type::UUID_ARRAY],
-};
+static HEADS: Sql =
+    Sql { text: "select user_key, app_id, head from sync_heads where user_key = any($1)", types: &[Type::UUID_ARRAY] };
 
 static RECENT_HEADS: Sql = Sql {
     text: "
@@ -63,6 +61,11 @@ from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, afte
 join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.created_at <= s.upto",
     types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY],
 };
+
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("heads", &HEADS), ("recent heads", &RECENT_HEADS), ("changed tables", &CHANGED_TABLES)]
+}
 
 impl Store {
     /// Where all the logs of these users stand.

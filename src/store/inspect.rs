@@ -2,7 +2,9 @@
 //!
 //! On a connection of its own, never the pool's: an operator looks when the pool is exhausted, and takes no place in it.
 
-use crate::protocol::merge::{StoredChange, UnreadableChange};
+use super::compaction::CompactionError;
+use super::lifecycle::LoggedChange;
+use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 use crate::protocol::{Log, LogId, UserKey};
 use tokio_postgres::types::Type;
@@ -36,13 +38,6 @@ pub struct StoredDevice {
     pub pushed: i64,
 }
 
-/// A change of a record, and who made it.
-#[derive(Debug)]
-pub struct RecordChange {
-    pub change: StoredChange,
-    pub device: String,
-}
-
 /// How PostgreSQL is.
 #[derive(Debug)]
 pub struct DatabaseState {
@@ -62,8 +57,8 @@ pub struct DatabaseState {
 pub enum InspectError {
     #[error("the database cannot be asked")]
     Database(#[from] tokio_postgres::Error),
-    #[error(transparent)]
-    Unreadable(#[from] UnreadableChange),
+    #[error("a stored change cannot be read")]
+    Unreadable(#[from] CompactionError),
     #[error("a stored change has an id or an operation that is none")]
     UnknownChange,
 }
@@ -86,10 +81,16 @@ order by pushed desc
 limit $2";
 
 const RECORD: &str = "
-select id::text, (extract(epoch from created_at) * 1000000)::int8, op, data::text, field_timestamps::text, client_id
-from sync_changes
-where log_id = $1::text::uuid and table_name = $2 and record_id = $3
-order by created_at desc
+select id::text, (extract(epoch from created_at) * 1000000)::int8, op, data::text, field_timestamps::text, client_id,
+       (extract(epoch from trimmed_at) * 1000000)::int8
+from (
+    select id, created_at, op, data, field_timestamps, client_id, null::timestamptz as trimmed_at
+    from sync_changes where log_id = $1::text::uuid and table_name = $2 and record_id = $3
+    union all
+    select id, created_at, op, data, field_timestamps, client_id, trimmed_at
+    from sync_history where log_id = $1::text::uuid and table_name = $2 and record_id = $3
+) as changes
+order by created_at desc, trimmed_at desc
 limit $4";
 
 const STATE: &str = "
@@ -135,8 +136,9 @@ pub async fn devices(client: &Client, user: UserKey) -> Result<Vec<StoredDevice>
     rows.iter().map(read).collect()
 }
 
-/// The changes of a record that are stored, oldest first; of more than [`MAX_CHANGES`] the newest, and one more.
-pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result<Vec<RecordChange>, InspectError> {
+/// The changes of a record that are stored, and what is kept of those that were trimmed, oldest first; of more than
+/// [`MAX_CHANGES`] the newest, and one more.
+pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result<Vec<LoggedChange>, InspectError> {
     let (log, limit) = (log.id.0.to_string(), MAX_CHANGES as i64 + 1);
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] =
         [(&log, Type::TEXT), (&table, Type::TEXT), (&id, Type::TEXT), (&limit, Type::INT8)];
@@ -155,7 +157,7 @@ pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result
             is_own: false,
             rows_trimmed: false,
         };
-        Ok(RecordChange { change, device: row.try_get(5)? })
+        Ok(LoggedChange { change, client: row.try_get(5)?, trimmed_at: row.try_get(6)? })
     };
     rows.iter().rev().map(read).collect()
 }

@@ -3,7 +3,7 @@
 //! Clients do not repeat a push as it was: they send what has had no answer, with what has come since. So each change is
 //! recognized by itself, whatever push it comes in, and the answer is as if all were new.
 
-use super::batch::{Entry, is_unstamped_delete};
+use super::batch::{Entry, Placed, is_unstamped_delete};
 use super::push::Stored;
 use super::{Store, StoreError, traced};
 use crate::db::{Micros, Sql};
@@ -48,6 +48,11 @@ cross join lateral (
 ) n",
     types: &[Type::UUID, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
 };
+
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("known", &KNOWN), ("trimmed", &TRIMMED), ("newest", &NEWEST)]
+}
 
 /// A push that is in the log.
 #[derive(Clone, Debug)]
@@ -123,9 +128,9 @@ impl Store {
                     return Ok(Pushed::with(&entry, None, &known));
                 }
             }
-            match self.insert(&[&entry]).await.map(|stored| stored.into_iter().next().flatten()) {
-                Ok(Some(stored)) => return Ok(Pushed::with(&entry, Some(stored), &known)),
-                Ok(None) => {}
+            match self.insert(&[&entry]).await.map(|placed| placed.into_iter().next()) {
+                Ok(Some(Placed::Stored(stored))) => return Ok(Pushed::with(&entry, Some(stored), &known)),
+                Ok(_) => {}
                 // Somebody else has stored one of the rows since this statement's snapshot.
                 Err(error) if error.constraint() == Some("sync_changes_pkey") => {}
                 Err(error) => return Err(error.into()),

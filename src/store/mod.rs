@@ -1,30 +1,32 @@
 //! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
 //!
 //! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their logs first;
-//! [`push`] and [`queue`] say which share one, [`turns`] orders those that do not, [`known`] recognizes what is sent again. The head's row lock makes pushes to
-//! one log commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
+//! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
+//! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
 //! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
-//! database that went back. [`schema`]
-//! applies and checks migrations, [`takeover`] brings in the database of the server before us, [`traced`] is how traces
-//! and metrics see statements.
+//! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
+//! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 
 mod batch;
+mod batcher;
+pub mod compaction;
 mod delta;
+pub mod fitness;
 mod heads;
 mod history;
 pub mod inspect;
 mod known;
+pub mod lifecycle;
 mod migrator;
 mod own_writes;
 mod push;
-mod queue;
 mod quotas;
 mod rewinds;
 pub mod schema;
 pub mod takeover;
 mod traced;
-mod turns;
+pub mod why;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
@@ -36,12 +38,11 @@ use crate::config::Config;
 use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
 use crate::protocol::merge::UnreadableChange;
 use crate::telemetry::Metrics;
+use batcher::Batcher;
 use history::HistoryHorizon;
-use queue::Queue;
 use rewinds::Rewinds;
 use std::sync::Arc;
 use std::time::Duration;
-use turns::Turns;
 
 /// How long a statement waits for locks, such as those of another replica's push to the same log.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// To plan a push takes PostgreSQL longer than to store it. Left to itself it plans each anew, because it believes that a
 /// plan for the arrays at hand is cheaper than one for any. A plan that is kept must not depend on how much was stored
 /// when it was made: on a table that was small then it would read all of it, whatever has been added.
-const PLANS: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+pub const PLANS: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]
@@ -69,12 +70,11 @@ pub struct PageLimits {
 pub struct Store {
     pool: Pool,
     limits: PageLimits,
-    queue: Queue,
-    turns: Turns,
+    batcher: Batcher,
     rewinds: Rewinds,
     history: HistoryHorizon,
     /// How long a push waits for its turn.
-    patience: Duration,
+    queue_timeout: Duration,
 }
 
 /// Why the store could not answer.
@@ -83,7 +83,7 @@ pub enum StoreError {
     /// The database is away, busy, or not a primary: the same request may succeed later.
     #[error("the database cannot be used at the moment")]
     Unavailable(#[source] Arc<DbError>),
-    /// Pushes that came before take too long.
+    /// Pushes that came before took too long.
     #[error("pushes that came before did not end in time")]
     TurnTimeout,
     /// A value that PostgreSQL cannot represent. Nothing was stored.
@@ -145,6 +145,19 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
+/// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
+pub fn statements() -> Vec<(&'static str, &'static Sql)> {
+    let each = [
+        batch::statements(),
+        delta::statements(),
+        heads::statements(),
+        known::statements(),
+        own_writes::statements(),
+        quotas::statements(),
+    ];
+    each.concat()
+}
+
 impl Store {
     /// A store whose connections are made when they are needed.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
@@ -152,10 +165,10 @@ impl Store {
         let connector = Connector::new(&config.database.database_url, &name)?;
         let pool = Pool::new(connector, pool_config(config));
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
-        let (turns, patience) = (Turns::default(), config.queue_timeout_ms);
+        let batcher = Batcher::new(config.database_pool_size as usize);
         let rewinds = Rewinds::new(metrics);
         let history = HistoryHorizon::new(config);
-        Ok(Store { pool, limits, queue: Queue::default(), turns, rewinds, history, patience })
+        Ok(Store { pool, limits, batcher, rewinds, history, queue_timeout: config.queue_timeout_ms })
     }
 
     /// Whether the database answers.
@@ -163,13 +176,6 @@ impl Store {
         static PING: Sql = Sql { text: "select 1", types: &[] };
         self.pool.query(&PING, &[]).await?;
         Ok(())
-    }
-
-    /// How full the database's queue of notifications is, from 0 to 1.
-    pub async fn notification_queue_usage(&self) -> Result<f64, StoreError> {
-        static USAGE: Sql = Sql { text: "select pg_notification_queue_usage()", types: &[] };
-        let rows = self.pool.query(&USAGE, &[]).await?;
-        Ok(rows.first().map_or(Ok(0.0), |row| row.try_get(0))?)
     }
 
     /// How the pool of connections is used now.

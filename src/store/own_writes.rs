@@ -52,9 +52,9 @@ macro_rules! best {
 /// What a device wrote to these records: since a position, and before it where it holds later stamps than are stored.
 static OWN_WRITES: Sql = Sql {
     text: concat!(
-    "select c.table_name, c.record_id, f.name, ",
-    best!(),
-    " as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last
+        "select c.table_name, c.record_id, f.name, ",
+        best!(),
+        " as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last
 from (
     select c.* from unnest($3::text[], $4::text[]) as k (table_name, record_id)
     join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
@@ -64,28 +64,33 @@ from (
     join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
     where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null
 ) c ",
-    fields_of_change!(),
-    "
+        fields_of_change!(),
+        "
 group by c.table_name, c.record_id, f.name"
-),
+    ),
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ],
 };
 
 /// What was written to these records before a position.
 static HISTORY: Sql = Sql {
     text: concat!(
-    "select c.table_name, c.record_id, f.name, ",
-    best!(),
-    " as best
+        "select c.table_name, c.record_id, f.name, ",
+        best!(),
+        " as best
 from unnest($2::text[], $3::text[]) as k (table_name, record_id)
 join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id ",
-    fields_of_change!(),
-    "
+        fields_of_change!(),
+        "
 where c.log_id = $1 and c.created_at < $4
 group by c.table_name, c.record_id, f.name"
-),
+    ),
     types: &[Type::UUID, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ],
 };
+
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("own writes", &OWN_WRITES), ("history", &HISTORY)]
+}
 
 impl Store {
     /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent.

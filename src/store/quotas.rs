@@ -27,6 +27,11 @@ static STORED_BYTES: Sql = Sql {
     types: &[Type::UUID],
 };
 
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("apps", &APPS), ("stored bytes", &STORED_BYTES)]
+}
+
 impl Store {
     /// Whether a log is there, and how many its user has, counted up to `most`.
     pub async fn apps(&self, log: &Log, most: u32) -> Result<AppCount, StoreError> {

@@ -5,6 +5,7 @@
 //! older replicas use must say so, by commenting the table of heads:
 //! `comment on table sync_heads is 'replicas must know migration 7'`.
 
+use super::fitness::Unfit;
 use super::migrator::{self, MIGRATIONS, MigrateError};
 use super::takeover;
 use crate::config::Secret;
@@ -34,6 +35,8 @@ pub enum SchemaError {
     Connect(#[from] ConnectError),
     #[error("the database cannot be asked for its schema")]
     Database(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     #[error("the database does not answer")]
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("the migrations could not be applied")]
@@ -61,8 +64,9 @@ impl SchemaError {
             SchemaError::Timeout(_) => true,
             SchemaError::Database(error)
             | SchemaError::Migrate(MigrateError::Database(error) | MigrateError::Refused { source: error, .. }) => {
-                DbError::is_lost_connection(error)
+                DbError::may_pass(error)
             }
+            SchemaError::Unfit(unfit) => unfit.is_passing(),
             SchemaError::Migrate(_)
             | SchemaError::TooOld { .. }
             | SchemaError::TooNew { .. }
@@ -94,6 +98,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     let connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
     // The server would notice that the table of migrations is there already, every time.
     timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute("set client_min_messages = warning")).await??;
+    timeout(MIGRATION_STEP_TIMEOUT, check_encoding(&connection)).await??;
     if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
     }
@@ -133,7 +138,17 @@ pub async fn check(direct_url: &Secret) -> Result<(), SchemaError> {
     Ok(())
 }
 
+/// Refuses a database that cannot hold every text. The migrations themselves have characters that only UTF-8 has.
+async fn check_encoding(connection: &Session) -> Result<(), SchemaError> {
+    let row = connection.query_one("select current_setting('server_encoding')", &[]).await?;
+    match row.try_get(0)? {
+        "UTF8" => Ok(()),
+        other => Err(Unfit::Encoding(other.to_owned()).into()),
+    }
+}
+
 async fn check_on(connection: &Session) -> Result<(), SchemaError> {
+    check_encoding(connection).await?;
     if takeover::is_unfinished(connection).await? {
         return Err(SchemaError::Unfinished);
     }

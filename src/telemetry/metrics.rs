@@ -68,6 +68,13 @@ pub struct Metrics {
     pub ready: IntGauge,
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
+    /// Trimmings of logs, by how they ended.
+    pub compactions: IntCounterVec,
+    /// Rows that were trimmed away, and bytes that were taken out.
+    pub trimmed_rows: IntCounter,
+    pub trimmed_bytes: IntCounter,
+    /// How long the log that has waited longest has been due, in seconds.
+    pub compaction_lag: Gauge,
     pub trace_spans: IntCounterVec,
     pub metric_exports: IntCounterVec,
 }
@@ -283,6 +290,24 @@ impl Metrics {
                 &r,
                 "mana_sync_notification_queue_usage_ratio",
                 "How full the database's queue of notifications is, from 0 to 1; full, it fails every publisher.",
+            ),
+            compactions: counters(
+                &r,
+                "mana_sync_compactions_total",
+                "Trimmings of a log by this replica, by how they ended.",
+                "outcome",
+                &["trimmed", "busy", "unreadable", "failed"],
+            ),
+            trimmed_rows: counter(&r, "mana_sync_compaction_rows_total", "Changes that were trimmed away."),
+            trimmed_bytes: counter(
+                &r,
+                "mana_sync_compaction_bytes_total",
+                "Bytes of values, stamps and other members that were trimmed away.",
+            ),
+            compaction_lag: fraction_gauge(
+                &r,
+                "mana_sync_compaction_lag_seconds",
+                "How long the log that has waited longest for its trimming has been due.",
             ),
             trace_spans: counters(
                 &r,

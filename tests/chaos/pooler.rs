@@ -10,7 +10,8 @@ use sqlx::{Connection, PgConnection};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -21,14 +22,12 @@ const SHARED: usize = 5;
 /// A pooler that shares connections between transactions. Dropping it ends it.
 struct Pooler {
     port: u16,
-    _process: Child,
-    _folder: tempfile::TempDir,
+    process: Mutex<Option<Child>>,
+    folder: tempfile::TempDir,
 }
 
 impl Pooler {
     async fn start(database_port: u16) -> Pooler {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
-        let program = program.into_iter().find(|program| Path::new(program).exists()).expect(MISSING);
         let folder = tempfile::tempdir().unwrap();
         // It runs under another user than root.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -39,15 +38,29 @@ impl Pooler {
              pool_mode = transaction\ndefault_pool_size = {SHARED}\nmax_client_conn = 300\n"
         );
         std::fs::write(&file, settings).unwrap();
+        let pooler = Pooler { port, process: Mutex::default(), folder };
+        pooler.launch().await;
+        pooler
+    }
+
+    /// Starts its process, in the place of the one that is running.
+    async fn launch(&self) {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+        let program = program.into_iter().find(|program| Path::new(program).exists()).expect(MISSING);
         let mut command = Command::new(program);
-        command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg(self.folder.path().join("pgbouncer.ini"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if Account::for_postgres().unwrap().is_some() {
             command.args(["-u", "nobody"]);
         }
-        let process = Child::spawn(command, Signal::SIGKILL, Group::Own).unwrap();
-        let accepts = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        let before = self.process.lock().unwrap().take();
+        if let Some(before) = before {
+            before.signal(Signal::SIGKILL);
+            before.wait().await;
+        }
+        *self.process.lock().unwrap() = Some(Child::spawn(command, Signal::SIGKILL, Group::Own).unwrap());
+        let accepts = async || tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok();
         eventually("the pooler accepts connections", accepts).await;
-        Pooler { port, _process: process, _folder: folder }
     }
 
     /// The same URL, through the pooler.
@@ -103,6 +116,38 @@ async fn queries_go_through_a_transaction_pooler_and_wake_ups_past_it() {
         assert_eq!(live::metric(&cluster, replica, "mana_sync_pushes_total{outcome=\"failed\"}").await, 0.0);
     }
     println!("{total} pushes went through a transaction pooler, {} of one user", acknowledged.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_is_restarted_is_noticed_by_nobody() {
+    const RESTARTS: usize = 3;
+    let _alone = alone().await;
+    let (postgres, pooler) = pooled().await;
+    let pooler = Arc::new(pooler);
+    let through = pooler.clone();
+    let each = move |_: usize, url: &str| settings(&through, url, "15000");
+    let cluster = &Cluster::start_each(&postgres.server().admin_url(), 1, each).await;
+    let (pushed, restarts) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+    let pushing = futures_util::future::join_all((0..10).map(async |_| {
+        let user = cluster.user();
+        let mut number = 0;
+        while restarts.load(Ordering::Relaxed) < RESTARTS {
+            let answer = try_push(cluster, 0, &user, &format!("{number}")).await.expect("an answer");
+            assert_eq!(answer.status(), 200);
+            number += 1;
+            pushed.fetch_add(1, Ordering::Relaxed);
+        }
+        assert_eq!(cluster.stored(&user).await, number);
+    }));
+    let restarting = async {
+        for _ in 0..RESTARTS {
+            let before = pushed.load(Ordering::Relaxed);
+            eventually("pushes go on", async || pushed.load(Ordering::Relaxed) > before + 50).await;
+            pooler.launch().await;
+            restarts.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    futures_util::future::join(pushing, restarting).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -78,7 +78,10 @@ impl Authority {
         let folder = self.folder.path();
         openssl(folder, &format!("req {NEW_KEY} -keyout below.key -out below.csr -subj /CN=Below"));
         std::fs::write(folder.join("extensions"), "basicConstraints=critical,CA:TRUE\n").unwrap();
-        openssl(folder, "x509 -req -in below.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out below.crt -days 30 -extfile extensions");
+        openssl(
+            folder,
+            "x509 -req -in below.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out below.crt -days 30 -extfile extensions",
+        );
         openssl(folder, &format!("req {NEW_KEY} -keyout leaf.key -out leaf.csr -subj /CN=localhost"));
         openssl(folder, "x509 -req -in leaf.csr -CA below.crt -CAkey below.key -CAcreateserial -out leaf.crt -days 30");
         let chain = ["leaf.crt", "below.crt"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap());

@@ -2,9 +2,9 @@
 
 use super::server::Server;
 use super::{connect, said};
+use mana_dev::{TemporaryPostgres, free_port};
 use mana_sync::config::Secret;
 use mana_sync::db::{ConnectError, Connector};
-use mana_dev::{TemporaryPostgres, free_port};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -49,7 +49,8 @@ async fn the_one_that_can_be_used_is_found_soon_whatever_the_others_are() {
     let none = only(format!("127.0.0.1:{standby}"), "target_session_attrs=read-write").await;
     assert!(matches!(none, Err(ConnectError::NoPrimary)), "{none:?}");
     assert!(only(format!("127.0.0.1:{standby}"), "").await.is_ok(), "one host is what there is");
-    for hosts in ["nobody.invalid".to_owned(), format!("127.0.0.1:{dead}"), format!("nobody.invalid,127.0.0.1:{dead}")] {
+    for hosts in ["nobody.invalid".to_owned(), format!("127.0.0.1:{dead}"), format!("nobody.invalid,127.0.0.1:{dead}")]
+    {
         let error = only(hosts.clone(), "").await.unwrap_err();
         assert!(error.is_passing(), "{hosts}: {}", said(&error));
     }

@@ -119,5 +119,7 @@ async fn files_that_cannot_be_used_are_named_by_their_parameter_alone() {
     }
     let connector = Connector::new(&Secret::from(&*server.url("any:s3cret", "localhost", "")), "test").unwrap();
     assert!(!format!("{connector:?}").contains("s3cret"));
-    assert!(PostgresUrl::parse("postgres://h?sslpassword=s3cret").is_err_and(|error| !error.to_string().contains("s3cret")));
+    assert!(
+        PostgresUrl::parse("postgres://h?sslpassword=s3cret").is_err_and(|error| !error.to_string().contains("s3cret"))
+    );
 }

@@ -72,7 +72,7 @@ impl Server {
         let admin = server.admin_url();
         let (client, driver) = tokio_postgres::connect(&admin, tokio_postgres::NoTls).await.unwrap();
         let driving = tokio::spawn(driver);
-        let users = "create role tls login; create role plain login; create role cert login; create role any login;
+        let users = "create role tls login; create role plain login; create role cert login; create role \"any\" login;
                      create role \"us er\" login; create role word login";
         client.batch_execute(users).await.unwrap();
         client.batch_execute(&format!("alter role word password '{PASSWORD}'")).await.unwrap();

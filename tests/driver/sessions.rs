@@ -16,7 +16,8 @@ const USERS: usize = 20;
 async fn ask_all(cluster: &Cluster, users: &[User], round: usize) {
     let asked = users.iter().map(async |user| {
         let id = format!("record-{round}");
-        let body = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", &id, "Milk", AT)] });
+        let body =
+            json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", &id, "Milk", AT)] });
         let (status, answer) = cluster.push(user, "todo", body).await;
         assert_eq!(status, 200, "round {round}: {answer}");
         let (status, answer) = cluster.pull(user, "todo", "todos", BEGINNING, None).await;
@@ -26,7 +27,8 @@ async fn ask_all(cluster: &Cluster, users: &[User], round: usize) {
 }
 
 /// The sessions of a replica's pool.
-const POOL: &str = "datname = current_database() and pid <> pg_backend_pid() and application_name = 'mana-sync replica-1'";
+const POOL: &str =
+    "datname = current_database() and pid <> pg_backend_pid() and application_name = 'mana-sync replica-1'";
 
 async fn count(pool: &PgPool) -> i64 {
     let count = AssertSqlSafe(format!("select count(*) from pg_stat_activity where {POOL}"));
@@ -86,4 +88,36 @@ async fn statements_are_prepared_anew_where_what_they_read_has_another_form() {
     let mut socket = live::socket(&cluster, 0, &users[0], None, None).await;
     live::store(&cluster, 0, &users[0], "tablet", &[("todos", "last")]).await;
     live::woken(&mut socket).await;
+}
+
+/// The queue holds 8 GiB before version 17, in which it became a setting: `PG_BIN` leads to such a server.
+#[tokio::test]
+#[ignore = "needs PostgreSQL 17 or newer in PG_BIN"]
+async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
+    let settings = [("max_notify_queue_pages".to_owned(), "64".to_owned())];
+    let postgres = TemporaryPostgres::start(Path::new(".dev"), settings.into()).await.unwrap();
+    let admin = postgres.server().admin_url();
+    let mut cluster = Cluster::start_on(&admin, 1, &[("READY_GRACE_MS", "0")]).await;
+    // Somebody in another database of the server listens, and goes no further.
+    let stuck = PgPool::connect(&admin).await.unwrap();
+    let mut stuck = stuck.acquire().await.unwrap();
+    sqlx::raw_sql("listen anything").execute(&mut *stuck).await.unwrap();
+    sqlx::raw_sql("begin; select 1").execute(&mut *stuck).await.unwrap();
+    let fill = "select pg_notify('anything', repeat('x', 7000) || n) from generate_series(1, 20) n";
+    let filling = PgPool::connect(&admin).await.unwrap();
+    eventually("the queue is full", async || sqlx::query(fill).execute(&filling).await.is_err()).await;
+
+    cluster.nodes[0].process.kill().await;
+    cluster.nodes[0].restart().await;
+    assert!(cluster.nodes[0].log().contains("the database's queue of notifications is full"));
+    let user = cluster.user();
+    let mut socket = live::socket(&cluster, 0, &user, None, None).await;
+    live::store(&cluster, 0, &user, "phone", &[("todos", "a")]).await;
+    live::woken(&mut socket).await;
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listen'";
+    sqlx::query(cut).execute(&filling).await.unwrap();
+    eventually("it listens again", async || live::metric(&cluster, 0, "mana_sync_listener_connects_total").await == 2.0)
+        .await;
+    assert_eq!(cluster.get("/health/ready").await.status, 200);
+    sqlx::raw_sql("commit").execute(&mut *stuck).await.unwrap();
 }

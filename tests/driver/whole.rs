@@ -12,7 +12,10 @@ const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 /// The program's `migrate`, with this URL: whether it succeeded, and what it said.
 async fn migrate(url: &str) -> (bool, String) {
     let done = tokio::process::Command::new(EXE).arg("migrate").env("DATABASE_URL", url).output().await.unwrap();
-    (done.status.success(), format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)))
+    (
+        done.status.success(),
+        format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)),
+    )
 }
 
 fn replica(url: &str, log: &std::path::Path) -> Replica {
@@ -33,7 +36,7 @@ fn replica(url: &str, log: &std::path::Path) -> Replica {
 async fn one_url_serves_queries_listening_and_migrations() {
     let authority = Authority::new();
     let server = Server::with_tls(authority.issue("server", "localhost", Kind::Old), None).await;
-    let mut admin = PgConnection::connect(&server.admin_url()).await.unwrap();
+    let mut admin = PgConnection::connect(&format!("{}?sslmode=disable", server.admin_url())).await.unwrap();
     admin.execute("alter database postgres owner to word; grant all on schema public to word").await.unwrap();
     let word = "word:p%40ss%2fw%3ard%3F%23%25%26%20%c3%bc";
     let parameters = format!(
@@ -71,6 +74,9 @@ async fn what_will_not_do_stops_the_start_and_says_why() {
         let status = tokio::time::timeout(Duration::from_secs(20), stopped.ended()).await.expect("it must stop");
         let text = std::fs::read_to_string(log.path()).unwrap();
         assert!(!status.success() && !text.contains("s3cret"), "{text}");
-        assert!(text.contains(why) || said.contains(why) || why == "28P01" && text.contains("authentication"), "{text} {said}");
+        assert!(
+            text.contains(why) || said.contains(why) || why == "28P01" && text.contains("authentication"),
+            "{text} {said}"
+        );
     }
 }

@@ -121,7 +121,11 @@ pub(super) fn record(record: &Record) {
     println!();
     let writes = record.history.iter().flat_map(|change| change.writes.iter().map(move |write| (change, write)));
     let rows = writes.map(|(change, write)| {
-        let outcome = if write.wins { "wins" } else { "" };
+        let outcome = match (write.wins, write.trimmed) {
+            (true, _) => "wins",
+            (false, true) => "trimmed since",
+            (false, false) => "",
+        };
         let value = plain(&write.value.to_string());
         vec![
             change.cursor.clone(),

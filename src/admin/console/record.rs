@@ -111,6 +111,7 @@ fn written(write: &Write) -> Markup {
             span.field { (write.field) } " " (value(&write.value)) " "
             span.muted { "written " (ago(&write.stamp)) }
             @if write.wins { " " span.chip.good { "stands" } }
+            @if write.trimmed { " " span.chip { "trimmed since" } }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::TakeoverError;
 use super::rows::{NewRow, OldRow, Positions, convert};
-use crate::protocol::{Cursor, LogId};
 use crate::db::{Micros, Session};
+use crate::protocol::{Cursor, LogId};
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
 use std::fmt::Write;

@@ -1,0 +1,131 @@
+//! A push that is to be stored, and whoever waits for that.
+
+use super::Batcher;
+use crate::protocol::push::Push;
+use crate::protocol::{Log, LogId};
+use crate::store::StoreError;
+use crate::store::batch::Entry;
+use crate::store::known::Pushed;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// Changes and bytes with which a push still shares a statement with others: it takes hardly longer than the commit.
+const MAX_SHARED_CHANGES: usize = 64;
+const MAX_SHARED_BYTES: usize = 64 << 10;
+
+/// What is told once a push is stored.
+type Announce = Box<dyn FnOnce(&Pushed) + Send>;
+type Answer = Result<Pushed, StoreError>;
+
+/// A push on its way into the log.
+pub(in crate::store) struct Job {
+    /// Which of all; unique in this process.
+    pub(super) id: u64,
+    pub(super) entry: Entry,
+    announce: Announce,
+    answer: oneshot::Sender<Answer>,
+    answered: Option<oneshot::Receiver<Answer>>,
+    goes_alone: bool,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Job {
+    /// A push with the ids of its rows.
+    pub(in crate::store) fn new(log: Log, push: Arc<Push>, ids: Vec<Uuid>, announce: Announce) -> Job {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (answer, answered) = oneshot::channel();
+        let entry = Entry::new(log, push, ids);
+        let goes_alone = entry.looks_first || !is_small(&entry);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Job { id, entry, announce, answer, answered: Some(answered), goes_alone }
+    }
+
+    /// Where the answer will be. To be taken once.
+    pub(super) fn answered(&mut self) -> oneshot::Receiver<Answer> {
+        self.answered.take().unwrap_or_else(|| oneshot::channel().1)
+    }
+
+    /// Whether it has a statement of its own.
+    pub(super) fn goes_alone(&self) -> bool {
+        self.goes_alone
+    }
+
+    /// Changes that it stores, at most.
+    pub(super) fn size(&self) -> usize {
+        self.entry.rows.len()
+    }
+
+    /// The same, to be stored in a statement of its own.
+    pub(super) fn alone(mut self) -> Job {
+        self.goes_alone = true;
+        self
+    }
+
+    /// The same, of which something was found to be stored.
+    pub(super) fn looking_first(mut self) -> Job {
+        self.entry.looks_first = true;
+        self.alone()
+    }
+
+    /// Announces what is stored, and answers whoever waits.
+    pub(super) fn finish(self, pushed: Answer) {
+        if let Ok(pushed) = &pushed {
+            (self.announce)(pushed);
+        }
+        // Whoever has gone meanwhile will send it again, and it will be recognized.
+        let _ = self.answer.send(pushed);
+    }
+}
+
+fn is_small(entry: &Entry) -> bool {
+    let changes = &entry.push.changes;
+    changes.len() <= MAX_SHARED_CHANGES && changes.iter().map(|change| change.size).sum::<usize>() <= MAX_SHARED_BYTES
+}
+
+/// How a push ends, for whoever waits for it. When it is dropped, a push that has not begun is given up.
+pub(in crate::store) struct Outcome {
+    batcher: Batcher,
+    log: LogId,
+    id: u64,
+    answered: oneshot::Receiver<Answer>,
+}
+
+impl Outcome {
+    pub(super) fn new(batcher: Batcher, log: LogId, id: u64, answered: oneshot::Receiver<Answer>) -> Outcome {
+        Outcome { batcher, log, id, answered }
+    }
+
+    /// Waits for the end of the push, but not longer than this for its beginning.
+    ///
+    /// # Errors
+    /// It did not begin in time, and is not stored; or it could not be stored.
+    pub(in crate::store) async fn wait(mut self, limit: Duration) -> Answer {
+        let outcome = match tokio::time::timeout(limit, &mut self.answered).await {
+            Ok(outcome) => outcome,
+            Err(_) if self.give_up() => return Err(StoreError::TurnTimeout),
+            Err(_) => (&mut self.answered).await,
+        };
+        outcome.unwrap_or(Err(StoreError::Abandoned))
+    }
+
+    /// Takes the push out of the queue; false if it is not there any more. It is dropped outside of the lock.
+    fn give_up(&self) -> bool {
+        let job = self.batcher.queue().remove(self.log, self.id);
+        job.is_some()
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}

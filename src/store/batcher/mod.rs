@@ -1,0 +1,179 @@
+//! Pushes share statements (group commit), and nobody pays for anybody else (G1, G6).
+//!
+//! A statement costs PostgreSQL far more than the rows of a small push do: its round trip, starting the executor, the
+//! commit. So the more batches run already, the more pushes have to wait before another one starts: at rest a push goes
+//! at once and alone, and under load batches grow by themselves ([`queue`]).
+//!
+//! ```text
+//! push ─► FIFO of its log ─► ring of users with ready logs ─► batch ──► stored: answered
+//!               ▲                                              │ └────► its head is locked, or something of it is
+//!               └── in front again, to go alone ◄──────────────┴─────── stored already, or the batch was refused
+//! ```
+//! A batch never waits for a lock: it takes the heads that are free, and what it has to leave goes alone, behind nobody.
+//! What is large goes alone as well. Those that go alone have at most half of the pool, and one user's two places of it.
+//! While a log is in a statement, further pushes to it wait here, where they hold no connection.
+
+mod job;
+mod queue;
+
+pub(super) use job::Job;
+
+use super::batch::{Entry, Placed};
+use super::known::Pushed;
+use super::{Store, StoreError};
+use crate::db::DbError;
+use crate::defects::Defect;
+use crate::protocol::{LogId, UserKey};
+use futures_util::future::BoxFuture;
+use job::Outcome;
+use queue::FairQueue;
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A batch that takes longer is not counted among those that run.
+const SLOW_BATCH: Duration = Duration::from_millis(500);
+
+/// The pushes of this replica that wait, and those that are being stored.
+#[derive(Clone, Debug)]
+pub(super) struct Batcher(Arc<Mutex<FairQueue>>);
+
+impl Batcher {
+    /// A batcher over a pool of so many connections.
+    pub(super) fn new(pool_size: usize) -> Batcher {
+        Batcher(Arc::new(Mutex::new(FairQueue::new(pool_size))))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, FairQueue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Stores a push when its turn has come; where its outcome will be.
+    pub(super) fn enqueue(&self, mut job: Job) -> Outcome {
+        let (log, id, answered) = (job.entry.log.id, job.id, job.answered());
+        if Defect::NoHeadRow.is_on() {
+            let store = self.clone();
+            tokio::spawn(async move {
+                let pushed = store.store_what_is_new(&job.entry).await;
+                job.finish(pushed);
+            });
+        } else {
+            let mut queue = self.batcher.queue();
+            match queue.push(job) {
+                None => self.start(&mut queue),
+                Some(job) => {
+                    drop(queue);
+                    job.finish(Err(StoreError::TurnTimeout));
+                }
+            }
+        }
+        Outcome::new(self.batcher.clone(), log, id, answered)
+    }
+
+    /// Starts what there is reason to start.
+    fn start(&self, queue: &mut FairQueue) {
+        while let Some(batch) = queue.next_batch() {
+            tokio::spawn(self.clone().run_batch(batch));
+        }
+        while let Some(job) = queue.next_alone() {
+            tokio::spawn(self.clone().run_alone(job));
+        }
+    }
+
+    fn run_batch(self, batch: Vec<Job>) -> BoxFuture<'static, ()> {
+        let logs = batch.iter().map(|job| job.entry.log.id).collect();
+        let mut running = RunningBatch { store: self.clone(), logs, counts: true };
+        Box::pin(async move {
+            let mut storing = pin!(self.store_together(batch));
+            if tokio::time::timeout(SLOW_BATCH, &mut storing).await.is_err() {
+                running.no_longer_counts();
+                storing.await;
+            }
+        })
+    }
+
+    async fn store_together(&self, batch: Vec<Job>) {
+        let entries: Vec<&Entry> = batch.iter().map(|job| &job.entry).collect();
+        let stored = self.insert_free(&entries).await;
+        let mut left = Vec::new();
+        match stored.map_err(StoreError::from) {
+            Ok(stored) => {
+                for (job, placed) in batch.into_iter().zip(stored) {
+                    match placed {
+                        Placed::Stored(stored) => {
+                            let pushed = Pushed::new(&job.entry, stored);
+                            job.finish(Ok(pushed));
+                        }
+                        Placed::Known => left.push(job.looking_first()),
+                        Placed::Locked => left.push(job.alone()),
+                    }
+                }
+            }
+            Err(StoreError::Unavailable(error)) if !may_be_about_one(&error) => {
+                batch.into_iter().for_each(|job| job.finish(Err(StoreError::Unavailable(error.clone()))));
+            }
+            Err(_) => left.extend(batch.into_iter().map(Job::alone)),
+        }
+        self.batcher.queue().put_back(left);
+    }
+
+    /// Stores a push in a statement of its own, which waits for its log's head.
+    async fn run_alone(self, job: Job) {
+        let (log, user) = (job.entry.log.id, job.entry.log.user);
+        let _running = RunningAlone { store: self.clone(), log, user };
+        let pushed = self.store_what_is_new(&job.entry).await;
+        job.finish(pushed);
+    }
+}
+
+/// A batch that runs. When it is dropped, its logs are free again and others may start, whatever became of it.
+struct RunningBatch {
+    store: Store,
+    logs: HashSet<LogId>,
+    counts: bool,
+}
+
+impl RunningBatch {
+    fn no_longer_counts(&mut self) {
+        if std::mem::replace(&mut self.counts, false) {
+            let mut queue = self.store.batcher.queue();
+            queue.batch_ended();
+            self.store.start(&mut queue);
+        }
+    }
+}
+
+impl Drop for RunningBatch {
+    fn drop(&mut self) {
+        let mut queue = self.store.batcher.queue();
+        if self.counts {
+            queue.batch_ended();
+        }
+        self.logs.iter().for_each(|log| queue.release(*log));
+        self.store.start(&mut queue);
+    }
+}
+
+/// A push that is being stored alone; likewise.
+struct RunningAlone {
+    store: Store,
+    log: LogId,
+    user: UserKey,
+}
+
+impl Drop for RunningAlone {
+    fn drop(&mut self) {
+        let mut queue = self.store.batcher.queue();
+        queue.alone_ended(self.user);
+        queue.release(self.log);
+        self.store.start(&mut queue);
+    }
+}
+
+/// Whether what makes a batch unavailable may be one of its logs: a lock, a deadlock, a statement that took too long.
+fn may_be_about_one(error: &DbError) -> bool {
+    error.sqlstate().is_some_and(|code| matches!(code, "40001" | "40P01" | "55P03" | "57014"))
+}

@@ -1,0 +1,95 @@
+//! Whether the database can serve: what an operator has to mend is said in one sentence, at the start and in readiness.
+
+use super::{Store, StoreError};
+use crate::db::Sql;
+
+/// What keeps a database from serving.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("the database's encoding is {0} and must be UTF8: create it anew with encoding 'UTF8'")]
+    Encoding(String),
+    #[error(
+        "the database lets this role have {allowed} connections and this replica needs {needed}: raise its limit or lower DATABASE_POOL_SIZE"
+    )]
+    Connections { allowed: i32, needed: i32 },
+    #[error("the database is a standby, which cannot be written to")]
+    Standby,
+    #[error("the database is read-only: default_transaction_read_only is on, for the server, the database or the role")]
+    ReadOnly,
+    #[error("the role of DATABASE_URL lacks rights: {0}")]
+    Rights(String),
+}
+
+impl Unfit {
+    /// Whether it can be mended while a replica runs.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Unfit::Standby | Unfit::ReadOnly | Unfit::Rights(_))
+    }
+}
+
+/// What the database says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fitness {
+    /// How full its queue of notifications is, from 0 to 1.
+    pub notification_queue: f64,
+    /// Why it cannot serve; none if it can.
+    pub unfit: Option<Unfit>,
+}
+
+/// Connections of a replica beside its pool: one to listen, one to publish.
+const BESIDE_POOL: i32 = 2;
+
+static FITNESS: Sql = Sql {
+    text: "
+select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
+       current_setting('server_encoding'),
+       (select string_agg(needed.privilege || ' on ' || needed.name, ', ')
+        from (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
+                     ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT')) as needed (name, privilege)
+        where not has_table_privilege(to_regclass(needed.name), needed.privilege)),
+       (select case when r.rolsuper then current_setting('max_connections')::int
+                    else least(current_setting('max_connections')::int
+                                   - current_setting('superuser_reserved_connections')::int
+                                   - coalesce(current_setting('reserved_connections', true)::int, 0),
+                               nullif(d.datconnlimit, -1), nullif(r.rolconnlimit, -1)) end
+        from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database())",
+    types: &[],
+};
+
+impl Store {
+    /// Asks the database whether it can serve this replica.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn fitness(&self) -> Result<Fitness, StoreError> {
+        let rows = self.pool.query(&FITNESS, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(Fitness { notification_queue: 0.0, unfit: None }) };
+        let (is_standby, is_read_only, encoding): (bool, bool, &str) =
+            (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        let (rights, allowed): (Option<String>, Option<i32>) = (row.try_get(4)?, row.try_get(5)?);
+        let needed = self.connections_needed();
+        let unfit = if encoding != "UTF8" {
+            Some(Unfit::Encoding(encoding.to_owned()))
+        } else if let Some(allowed) = allowed.filter(|allowed| needed.is_some_and(|needed| *allowed < needed)) {
+            Some(Unfit::Connections { allowed, needed: needed.unwrap_or(0) })
+        } else if is_standby {
+            Some(Unfit::Standby)
+        } else if is_read_only {
+            Some(Unfit::ReadOnly)
+        } else {
+            rights.map(Unfit::Rights)
+        };
+        if matches!(unfit, Some(Unfit::Standby | Unfit::ReadOnly)) && self.pool.has_choice() {
+            // Another of its hosts is the primary now.
+            self.pool.distrust();
+        }
+        Ok(Fitness { notification_queue: row.try_get(0)?, unfit })
+    }
+
+    /// Connections that a replica has to be allowed; none where a pooler shares them.
+    fn connections_needed(&self) -> Option<i32> {
+        self.pool
+            .is_direct()
+            .then(|| i32::try_from(self.pool.max_size()).unwrap_or(i32::MAX).saturating_add(BESIDE_POOL))
+    }
+}
