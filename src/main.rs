@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
-use mana_sync::{app, store};
+use mana_sync::{admin, app, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -53,6 +53,8 @@ enum Command {
     Erase(commands::EraseArgs),
     /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
     Health(HealthArgs),
+    /// Look at a cluster and steer it, through the admin port of any replica.
+    Admin(Box<admin::client::AdminArgs>),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         (Some(Command::Export(args)), _) => run(commands::export(&args)),
         (Some(Command::Erase(args)), _) => run(commands::erase(&args)),
         (Some(Command::Health(args)), _) => health(&args),
+        (Some(Command::Admin(args)), _) => ask_admin(&args),
         (None, Some(config)) => serve(*config),
         (None, None) => Err(UsageError::NoCommand.into()),
     };
@@ -223,6 +226,12 @@ fn health(args: &HealthArgs) -> Outcome {
     let (ready, text) = runtime.block_on(ask)?;
     println!("{text}");
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ask_admin(args: &admin::client::AdminArgs) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let all_done = runtime.block_on(admin::client::run(args))?;
+    Ok(if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Says what went wrong, with all its causes.

@@ -19,6 +19,10 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// All endpoints.
 pub fn router(state: AppState) -> Router {
+    let metrics = match state.config.admin.public_metrics {
+        true => Router::new().route("/metrics", get(metrics::metrics)),
+        false => Router::new(),
+    };
     Router::new()
         .route("/sync/{app}", post(push::push).layer(compression::pages()))
         .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
@@ -29,7 +33,7 @@ pub fn router(state: AppState) -> Router {
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
+        .merge(metrics)
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))

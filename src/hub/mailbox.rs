@@ -1,6 +1,8 @@
 //! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
 
+use super::session::SessionState;
 use crate::fanout::Wakeup;
+use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +46,7 @@ pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
     joined: Instant,
+    pub(super) session: SessionState,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,8 @@ struct State {
     excused: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
+    /// One of those that were taken last.
+    delivery: Option<Span>,
     /// Whether the session is to end.
     closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
@@ -63,11 +68,16 @@ struct State {
 }
 
 impl Mailbox {
-    /// An empty mailbox.
-    pub fn new(interest: Interest) -> Mailbox {
+    /// An empty mailbox, of a session that has just come.
+    pub fn new(interest: Interest, transport: Option<&'static str>) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
-        Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), delivery: None, closing: false, told };
+        Mailbox {
+            state: Mutex::new(state),
+            filled: Notify::new(),
+            joined: Instant::now(),
+            session: SessionState::new(transport),
+        }
     }
 
     /// When the session joined.
@@ -91,6 +101,10 @@ impl Mailbox {
     /// Makes the mailbox one of this device.
     pub fn set_client(&self, client: Option<Arc<str>>) {
         self.state().interest.client = client;
+    }
+
+    pub(super) fn interest(&self) -> Interest {
+        self.state().interest.clone()
     }
 
     /// Adds a wake-up, if the session cares for it; says whether it does. If the wake-up is traced, the current
@@ -127,11 +141,23 @@ impl Mailbox {
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
-            if let Some(mail) = self.state().take() {
+            let (mail, delivery) = {
+                let mut state = self.state();
+                // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
+                (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
+            };
+            drop(delivery);
+            if let Some(mail) = mail {
+                self.session.note_woken();
                 return mail;
             }
             self.filled().await;
         }
+    }
+
+    /// One of the traced deliveries that were taken last, for what is done because of them; once.
+    pub fn delivery(&self) -> Span {
+        self.state().delivery.take().unwrap_or_else(Span::none)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -216,7 +242,9 @@ impl State {
         let waiting = std::mem::take(&mut self.waiting);
         let behind = self.is_behind();
         (self.bytes, self.excused) = (0, 0);
-        traces::taken(std::mem::take(&mut self.deliveries));
+        let deliveries = std::mem::take(&mut self.deliveries);
+        self.delivery = deliveries.last().cloned();
+        traces::taken(deliveries);
         Some(if behind { Mail::TooMuch } else { Mail::Changed(waiting) })
     }
 }

@@ -15,12 +15,13 @@ use crate::protocol::page::Page;
 use crate::protocol::stream_id::write_position;
 use crate::store::{OwnChanges, PageRequest, Store, StoreError};
 use crate::telemetry::metrics::SSE;
+use crate::telemetry::traces;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
@@ -74,6 +75,8 @@ pub struct StreamSession {
     budget: UserBudget,
     /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
     held: Option<Reservation>,
+    /// The position of the oldest change in what was last given out live, until then likewise.
+    given: Option<i64>,
     /// The room to be taken before the next page is read, in bytes.
     needs: usize,
     expires: Instant,
@@ -126,6 +129,7 @@ impl StreamSession {
             budget: sessions.budget.of(identity.user),
             reading: None,
             held: None,
+            given: None,
             needs: LEAST_ROOM,
             expires: now + identity.remaining(),
             heartbeat: now + sessions.heartbeat,
@@ -142,6 +146,7 @@ impl StreamSession {
         if self.reading.is_none() {
             self.held = None;
         }
+        self.observe_written();
         loop {
             if self.is_over {
                 return None;
@@ -167,6 +172,15 @@ impl StreamSession {
         }
     }
 
+    /// The next piece is asked for, so the transport has taken the last one. How long that took from the commit is measured
+    /// of the oldest change in it, if it was no backlog.
+    fn observe_written(&mut self) {
+        let Some(given) = self.given.take() else { return };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let took = now.saturating_sub(Duration::from_micros(given.max(0) as u64));
+        self.sessions.metrics.stream_seconds.observe(took.as_secs_f64());
+    }
+
     /// Waits, while there is nothing to read, for a reason to do something.
     async fn wait(&mut self) -> Next {
         tokio::select! {
@@ -175,7 +189,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
@@ -218,7 +232,7 @@ impl StreamSession {
                 held = self.budget.reserve(self.needs) => self.held = held,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
                 () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-                reason = self.farewell.due() => return Next::End(reason),
+                reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
             }
         }
         let (_, mut reading) = self.reading.take().unwrap_or_else(|| (index, self.begin_page(index)));
@@ -229,7 +243,7 @@ impl StreamSession {
                 return Next::Text(HEARTBEAT.to_owned());
             }
             () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => return Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
             Ok(page) => {
@@ -266,7 +280,10 @@ impl StreamSession {
             (self.store.clone(), log.request.clone(), self.reader.clone(), log.cursor);
         let own = if log.is_walking() { OwnChanges::All } else { OwnChanges::Without };
         let turn = self.sessions.reads.of(request.log.user);
+        let span = traces::page(&self.membership.mailbox().delivery());
         Reading(Box::pin(async move {
+            // Ends with the page.
+            let _span = span;
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
             let page = PageRequest { since, reader: reader.as_deref(), own, tables };
@@ -295,7 +312,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
@@ -311,9 +328,14 @@ impl StreamSession {
         };
         let log = &mut self.logs[index];
         let app = self.names_apps.then(|| log.request.log.app.clone());
+        let oldest = page.changes.first().map(|change| change.at).filter(|_| !log.is_in_backlog());
+        self.membership.session().note_read((!self.names_apps).then(|| end.cursor.micros()));
         match log.write(page, end, &id, app.as_deref()) {
             Ok(text) if text.is_empty() => Next::Nothing,
-            Ok(text) => Next::Text(text),
+            Ok(text) => {
+                self.given = oldest;
+                Next::Text(text)
+            }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
                 Next::End(CloseReason::Unavailable)

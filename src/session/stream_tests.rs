@@ -30,6 +30,7 @@ fn session_on(rig: &Rig, interest: Interest, logs: Vec<LogRequest>, life: Durati
         budget: rig.sessions.budget.of(UserKey::of(KNOWN)),
         reading: None,
         held: None,
+        given: None,
         needs: LEAST_ROOM,
         expires: Instant::now() + life,
         heartbeat: Instant::now() + rig.sessions.heartbeat,

@@ -4,7 +4,7 @@
 //! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
 //! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
+//! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
 //! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 
@@ -15,6 +15,7 @@ mod delta;
 pub mod fitness;
 mod heads;
 mod history;
+pub mod inspect;
 mod known;
 pub mod lifecycle;
 mod migrator;
