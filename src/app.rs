@@ -12,6 +12,7 @@ use crate::fanout::{
     Audience, ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, Reconciler, Target,
 };
 use crate::http::server::{Server, bind};
+use crate::http::waiting::WaitReason;
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::Hub;
 use crate::limits::UserLimits;
@@ -91,7 +92,8 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     open_files::allow(config.max_connections, config.database_pool_size);
     let listeners = listen(&config)?;
     let store = Store::new(&config, metrics.clone())?;
-    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, await_schema(&config)));
+    let reason = WaitReason::default();
+    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, &reason, await_schema(&config, &reason)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
@@ -222,7 +224,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
 }
 
 /// Waits until the database is there, and sees to its schema.
-async fn await_schema(config: &Config) -> Result<(), SchemaError> {
+async fn await_schema(config: &Config, reason: &WaitReason) -> Result<(), SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
@@ -236,6 +238,7 @@ async fn await_schema(config: &Config) -> Result<(), SchemaError> {
         match checked {
             Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                reason.set(error.is_for_operators().then(|| error.to_string()));
                 tokio::time::sleep(START_PAUSE).await;
             }
             other => return other,

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,13 +20,35 @@ use tower::ServiceExt;
 /// A start seldom takes longer: until then connections wait, and are served and not refused.
 const USUAL_START: Duration = Duration::from_millis(500);
 
+/// Why a replica still waits, if that is more than that its database is away: what an operator has to do.
+#[derive(Clone, Debug, Default)]
+pub struct WaitReason(Arc<Mutex<Option<String>>>);
+
+impl WaitReason {
+    /// Says why, or that it is not known.
+    pub fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn sentence(&self) -> String {
+        let reason = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("the replica waits for its database{why}")
+    }
+}
+
 /// Does something, and answers on the listeners while that takes long.
-pub async fn meanwhile<T>(listeners: &[TcpListener], metrics: &Arc<Metrics>, doing: impl Future<Output = T>) -> T {
+pub async fn meanwhile<T>(
+    listeners: &[TcpListener],
+    metrics: &Arc<Metrics>,
+    reason: &WaitReason,
+    doing: impl Future<Output = T>,
+) -> T {
     let mut doing = pin!(doing);
     if let Ok(done) = timeout(USUAL_START, &mut doing).await {
         return done;
     }
-    let router = router(metrics.clone());
+    let router = router(metrics.clone(), reason.clone());
     let places = Arc::new(Semaphore::new(MAX_REFUSALS));
     loop {
         let accepted = tokio::select! {
@@ -51,13 +73,15 @@ pub async fn meanwhile<T>(listeners: &[TcpListener], metrics: &Arc<Metrics>, doi
     }
 }
 
-fn router(metrics: Arc<Metrics>) -> Router {
+fn router(metrics: Arc<Metrics>, reason: WaitReason) -> Router {
     let counted = metrics.clone();
     Router::new()
         .route("/health", get(async move || health::report(&counted)))
         .route("/health/live", get(health::live))
         .route("/metrics", get(async move || metrics::encode(&metrics)))
-        .fallback(async || ApiError::NotReady("the replica waits for its database".to_owned()))
+        .route("/health/ready", get(async move || ApiError::NotReady(reason.sentence())))
+        // Operators alone are told more.
+        .fallback(async || ApiError::NotReady(WaitReason::default().sentence()))
 }
 
 async fn accept_any(listeners: &[TcpListener]) -> std::io::Result<TcpStream> {
