@@ -13,6 +13,7 @@ use crate::fanout::{
     Audience, ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, Reconciler, Target,
 };
 use crate::http::server::{Server, bind};
+use crate::http::waiting::WaitReason;
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
@@ -98,10 +99,11 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     open_files::allow(config.max_connections, config.database_pool_size);
     let (listeners, admin_listener) = (listen(&config)?, listen_for_admin(&config)?);
     let store = Store::new(&config, metrics.clone())?;
-    let waiting_at = |listener, with_metrics| (listener, waiting::router(&metrics, with_metrics));
+    let reason = WaitReason::default();
+    let waiting_at = |listener, with_metrics| (listener, waiting::router(&metrics, &reason, with_metrics));
     let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
     let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
-    let schema = Box::pin(waiting::meanwhile(&waiting, await_schema(&config)));
+    let schema = Box::pin(waiting::meanwhile(&waiting, await_schema(&config, &reason)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
@@ -271,7 +273,7 @@ fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, RunError> {
 }
 
 /// Waits until the database is there, and sees to its schema.
-async fn await_schema(config: &Config) -> Result<(), SchemaError> {
+async fn await_schema(config: &Config, reason: &WaitReason) -> Result<(), SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
@@ -285,6 +287,7 @@ async fn await_schema(config: &Config) -> Result<(), SchemaError> {
         match checked {
             Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                reason.set(error.is_for_operators().then(|| error.to_string()));
                 tokio::time::sleep(START_PAUSE).await;
             }
             other => return other,

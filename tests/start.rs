@@ -79,6 +79,8 @@ async fn a_start_waits_for_the_migration_but_not_for_ever() {
     };
     eventually("it lives", async || ask("/health/live").await == Some(200)).await;
     assert_eq!(ask("/health/ready").await, Some(503));
+    let said = http.get(format!("{}/health/ready", waiting.base_url())).send().await.unwrap().text().await.unwrap();
+    assert!(said.contains("the replica waits for its database: the schema lacks migration 1"), "{said}");
     assert!(waiting.log_tail().contains("lacks migration 1"), "{}", waiting.log_tail());
     let impatient = replica(&url, &[("MIGRATION_WAIT_MS", "200")]);
     let said = refusal(impatient).await;

@@ -90,7 +90,7 @@ async fn one_that_is_not_utf_8_stops_the_migration_and_the_start() {
 #[tokio::test]
 async fn one_that_is_read_only_says_so_until_it_is_not() {
     let url = migrated().await;
-    let set = |to: &str| format!("set default_transaction_read_only = off; alter database {} {to}", name(&url));
+    let set = |to: &str| format!("begin; set transaction read write; alter database {} {to}; commit", name(&url));
     sql(&url, set("set default_transaction_read_only = on")).await;
     let started = replica(&[("DATABASE_URL", &url)]);
     started.says("the database is read-only: default_transaction_read_only is on").await;

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +19,23 @@ use tower::ServiceExt;
 
 /// A start seldom takes longer: until then connections wait, and are served and not refused.
 const USUAL_START: Duration = Duration::from_millis(500);
+
+/// Why a replica still waits, if that is more than that its database is away: what an operator has to do.
+#[derive(Clone, Debug, Default)]
+pub struct WaitReason(Arc<Mutex<Option<String>>>);
+
+impl WaitReason {
+    /// Says why, or that it is not known.
+    pub fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn sentence(&self) -> String {
+        let reason = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("the replica waits for its database{why}")
+    }
+}
 
 /// Where a replica listens, and what it answers there before it can serve.
 pub type Waiting<'a> = (&'a TcpListener, Router);
@@ -53,8 +70,8 @@ pub async fn meanwhile<T>(listeners: &[Waiting<'_>], doing: impl Future<Output =
 }
 
 /// What is answered; with what is counted, if that is to be told there.
-pub fn router(metrics: &Arc<Metrics>, with_metrics: bool) -> Router {
-    let (counted, encoded) = (metrics.clone(), metrics.clone());
+pub fn router(metrics: &Arc<Metrics>, reason: &WaitReason, with_metrics: bool) -> Router {
+    let (counted, encoded, reason) = (metrics.clone(), metrics.clone(), reason.clone());
     let routes = match with_metrics {
         true => Router::new().route("/metrics", get(async move || metrics::encode(&encoded))),
         false => Router::new(),
@@ -62,7 +79,9 @@ pub fn router(metrics: &Arc<Metrics>, with_metrics: bool) -> Router {
     routes
         .route("/health", get(async move || health::report(with_metrics.then_some(&*counted))))
         .route("/health/live", get(health::live))
-        .fallback(async || ApiError::NotReady("the replica waits for its database".to_owned()))
+        .route("/health/ready", get(async move || ApiError::NotReady(reason.sentence())))
+        // Operators alone are told more.
+        .fallback(async || ApiError::NotReady(WaitReason::default().sentence()))
 }
 
 async fn accept_any(listeners: &[Waiting<'_>]) -> std::io::Result<(TcpStream, Router)> {

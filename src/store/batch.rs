@@ -96,32 +96,25 @@ static PUSH: Sql = push_statement!(
 static PUSH_FREE: Sql = push_statement!(
     "free",
     "
-    select h.log_id from sync_heads h where h.log_id = any($1::uuid[]) for update skip locked
-), moved as (
-    update sync_heads h set
-        previous = h.head,
-        head = greatest(date_bin('20 microseconds', clock_timestamp(), 'epoch') + (l.changes - 1) * interval '20 microseconds',
-                        h.head + l.changes * interval '20 microseconds'),
-        untrimmed_since = coalesce(h.untrimmed_since, now()),
-        stored_changes = h.stored_changes + l.changes,
-        stored_bytes = h.stored_bytes + l.bytes
-    from free join logs l on l.log_id = free.log_id
-    where h.log_id = free.log_id
-    returning h.log_id, h.user_id, h.app_id, h.head, h.previous
-), patience as materialized (
+    select h.log_id from sync_heads h where h.log_id = any($1::uuid[]) for update skip locked",
+    ", patience as materialized (
     select set_config('lock_timeout', '100', true)
-), created as (
+), heads as (
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
                                  untrimmed_since, stored_changes, stored_bytes)
     select log_id, user_key, user_id, app_id,
            date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
            'epoch', now(), changes, bytes
     from logs, patience
-    where (select true from sync_heads s where s.log_id = logs.log_id limit 1) is null
-    on conflict (log_id) do nothing
-    returning log_id, user_id, app_id, head, previous",
-    ", heads as (
-    select * from moved union all select * from created
+    where log_id in (select log_id from free)
+       or (select true from sync_heads s where s.log_id = logs.log_id limit 1) is null
+    on conflict (log_id) do update set
+        previous = h.head,
+        head = greatest(excluded.head, h.head + excluded.stored_changes * interval '20 microseconds'),
+        untrimmed_since = coalesce(h.untrimmed_since, excluded.untrimmed_since),
+        stored_changes = h.stored_changes + excluded.stored_changes,
+        stored_bytes = h.stored_bytes + excluded.stored_bytes
+    returning log_id, user_id, app_id, head, previous
 )"
 );
 

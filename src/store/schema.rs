@@ -57,6 +57,11 @@ impl SchemaError {
         matches!(self, SchemaError::TooOld { .. })
     }
 
+    /// Whether it lasts until an operator does what it says.
+    pub fn is_for_operators(&self) -> bool {
+        !matches!(self, SchemaError::Connect(_) | SchemaError::Database(_) | SchemaError::Timeout(_))
+    }
+
     /// Whether it may be over in a while: the database is away, or still starting.
     pub fn is_passing(&self) -> bool {
         match self {

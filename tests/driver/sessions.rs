@@ -116,8 +116,10 @@ async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
     live::woken(&mut socket).await;
     let cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listen'";
     sqlx::query(cut).execute(&filling).await.unwrap();
-    eventually("it listens again", async || live::metric(&cluster, 0, "mana_sync_listener_connects_total").await == 2.0)
-        .await;
+    eventually("it listens again", async || {
+        live::metric(&cluster, 0, "mana_sync_listener_connects_total").await == 2.0
+    })
+    .await;
     assert_eq!(cluster.get("/health/ready").await.status, 200);
     sqlx::raw_sql("commit").execute(&mut *stuck).await.unwrap();
 }
