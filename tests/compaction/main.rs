@@ -8,6 +8,7 @@ mod background;
 mod commands;
 mod erase;
 mod fold;
+mod fresh;
 mod random;
 mod retry;
 mod rule;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// that is written all the time is trimmed now and then, and not row by row.
 const SLACK: u32 = 8;
 /// Logs that are looked up at once.
-const LOGS: i64 = 100;
+pub(super) const LOGS: i64 = 100;
 
 /// A log, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,12 @@ pub(super) async fn closing(
         upto = literal(Some(upto)),
         first = literal(first),
     ))
+}
+
+/// Has a log wait as if it had been trimmed now.
+pub(super) async fn postpone(connection: &Client, log: LogId) -> Result<(), CompactionError> {
+    connection.execute("update sync_heads set untrimmed_since = now() where log_id = $1", &[&log.0]).await?;
+    Ok(())
 }
 
 /// What says that a log is trimmed up to a position.

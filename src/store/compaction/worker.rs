@@ -77,7 +77,9 @@ impl Compactor {
             }
             match stopping.run_until_cancelled(self.round()).await {
                 None => return,
-                Some(Ok(())) => {}
+                // There are more than were looked up.
+                Some(Ok(true)) => next = ROUND.0,
+                Some(Ok(false)) => {}
                 Some(Err(error)) => {
                     self.count("failed");
                     self.connection = None;
@@ -92,8 +94,8 @@ impl Compactor {
         }
     }
 
-    /// Trims the logs that are due now, some at most.
-    async fn round(&mut self) -> Result<(), CompactionError> {
+    /// Trims the logs that are due now, some at most. Whether there were so many.
+    async fn round(&mut self) -> Result<bool, CompactionError> {
         self.see_to_days().await?;
         let rules = self.rules;
         let connection = self.connection().await?;
@@ -103,12 +105,13 @@ impl Compactor {
             metrics.compaction_lag.set(lag);
         }
         // Several replicas see the same list, and begin at different places.
+        let is_full = due.len() >= due::LOGS as usize;
         due.shuffle(&mut rand::rng());
         for log in due {
             self.see_to_days().await?;
             self.trim_if_due(log).await?;
         }
-        Ok(())
+        Ok(is_full)
     }
 
     async fn connection(&mut self) -> Result<&Session, CompactionError> {
@@ -154,6 +157,8 @@ impl Compactor {
                 self.count("unreadable");
                 self.connection = None;
                 tracing::error!(log = %log.0, error = &error as &dyn std::error::Error, "a log cannot be trimmed");
+                // It must not stand before the others for ever.
+                timeout(PIECE_TIMEOUT, due::postpone(self.connection().await?, log)).await??;
             }
             Err(error) => return Err(error),
         }
