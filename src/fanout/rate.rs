@@ -7,16 +7,18 @@
 //! too, and between two of its own it leaves as much time as those in between are worth. Where the budget is not reached
 //! that is less than sending takes, and nothing waits.
 //!
-//! The other bound is the database itself. Where sending takes much longer than it has lately, processors are short, and
-//! a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get what it saves.
+//! The other bound is the database itself. Where sending takes much longer on average than it can take, processors are
+//! short, and a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get what it saves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// What sending may take of the shortest time that it has taken lately before the database counts as busy.
+/// What sending may take on average, of the shortest time that it has taken lately, before the database counts as busy.
 const BUSY: u32 = 3;
+/// What the last time counts in that average, as one in so many: a single one that is slow is no sign.
+const WEIGHT: u32 = 8;
 /// How many times the excess a replica then waits, and at most.
 const PATIENCE: u32 = 8;
 const LONGEST_REST: Duration = Duration::from_millis(20);
@@ -69,6 +71,8 @@ pub(super) struct RateLimiter {
     last: Option<Sent>,
     /// The shortest time that sending took lately, and when it was last looked at.
     shortest: Option<(Duration, Instant)>,
+    /// What it takes on average.
+    average: Duration,
 }
 
 /// What was last sent.
@@ -85,7 +89,7 @@ struct Sent {
 
 impl RateLimiter {
     pub(super) fn new(heard: NotificationCounter, replicas: ReplicaCount, budget: u32) -> RateLimiter {
-        RateLimiter { heard, replicas, budget, last: None, shortest: None }
+        RateLimiter { heard, replicas, budget, last: None, shortest: None, average: Duration::ZERO }
     }
 
     /// Waits until it is time to send.
@@ -122,8 +126,12 @@ impl RateLimiter {
             None => took,
         };
         self.shortest = Some((shortest, now));
+        self.average = match self.average {
+            Duration::ZERO => took,
+            average => (average * (WEIGHT - 1) + took) / WEIGHT,
+        };
         last.notifications = notifications as u64;
-        let excess = took.saturating_sub(shortest * BUSY);
+        let excess = self.average.saturating_sub(shortest * BUSY);
         if !excess.is_zero() {
             last.rest = took + (excess * PATIENCE).min(LONGEST_REST);
         }
