@@ -16,6 +16,7 @@ use deadpool::managed::{
 };
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -29,8 +30,8 @@ use tracing::Instrument;
 const TEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same, after its statement has ended.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections that are opened at the same time, at most: a database that comes back is not stormed.
-const MAX_OPENING: usize = 8;
+/// Connections that are opened at the same time while that fails, at most: a database that comes back is not stormed.
+const MAX_OPENING: usize = 2;
 /// How often a statement is done again whose connection was lost.
 const RETRIES: usize = 2;
 /// Pause between two attempts to connect while the database is away.
@@ -102,6 +103,7 @@ impl Pool {
             connector,
             health: PoolHealth::default(),
             opening: Semaphore::new(MAX_OPENING),
+            is_failing: AtomicBool::new(false),
             drivers: TaskTracker::new(),
         };
         let pool = managed::Pool::builder(manager).max_size(config.size).queue_mode(QueueMode::Lifo);
@@ -308,6 +310,8 @@ struct Manager {
     connector: Connector,
     health: PoolHealth,
     opening: Semaphore,
+    /// Whether the last attempt to connect failed.
+    is_failing: AtomicBool,
     /// What drives the connections that are open.
     drivers: TaskTracker,
 }
@@ -317,8 +321,13 @@ impl managed::Manager for Manager {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Connection, ConnectError> {
-        let _opening = self.opening.acquire().await;
-        let (client, driver) = self.connector.connect().await?;
+        let _opening = match self.is_failing.load(Ordering::Relaxed) {
+            true => self.opening.acquire().await.ok(),
+            false => None,
+        };
+        let connected = self.connector.connect().await;
+        self.is_failing.store(connected.is_err(), Ordering::Relaxed);
+        let (client, driver) = connected?;
         let driving = self.drivers.spawn(async move {
             // What ends the connection also fails the statement that it was needed for.
             let _ = driver.await;
