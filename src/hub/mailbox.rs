@@ -66,15 +66,7 @@ impl Mailbox {
     /// An empty mailbox.
     pub fn new(interest: Interest) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State {
-            interest,
-            waiting,
-            bytes: 0,
-            excused: 0,
-            deliveries: Vec::new(),
-            closing: false,
-            told,
-        };
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), closing: false, told };
         Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
     }
 
