@@ -42,7 +42,8 @@ pub(super) async fn read_page(
     let mut held = reserve(LEAST).await?;
     for _ in 0..ATTEMPTS {
         let page = {
-            let turn = timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
+            let turn =
+                timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
             let _turn = turn.map_err(|_| {
                 state.metrics.refused.with_label_values(&["reads"]).inc();
                 ApiError::Busy

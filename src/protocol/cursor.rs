@@ -4,6 +4,9 @@ use super::stamp::{digits, write_seconds};
 use chrono::DateTime;
 use std::fmt;
 
+/// The last position that can be written down.
+const LAST: i64 = 253_402_300_799_999_980;
+
 /// A position in the log of one user in one app.
 ///
 /// Positions are microseconds since the epoch, multiples of [`Cursor::STEP`], strictly ascending in the order of the
@@ -51,9 +54,10 @@ impl Cursor {
         Cursor { initial: initial || self.micros == 0, ..self }
     }
 
-    /// Reads any RFC 3339 time. The epoch, and whatever lies before it, is the beginning.
+    /// Reads any RFC 3339 time. The epoch, and whatever lies before it, is the beginning; what lies beyond the year 9999 in
+    /// UTC is its end.
     pub fn parse(text: &str) -> Result<Cursor, CursorError> {
-        let micros = DateTime::parse_from_rfc3339(text).map_err(|_| CursorError)?.timestamp_micros();
+        let micros = DateTime::parse_from_rfc3339(text).map_err(|_| CursorError)?.timestamp_micros().min(LAST);
         if micros <= 0 {
             return Ok(Cursor::BEGINNING);
         }
@@ -108,6 +112,13 @@ mod tests {
     use proptest::prelude::*;
 
     const YEAR_9999: i64 = 253_402_300_799_000_000;
+
+    #[test]
+    fn a_time_beyond_the_year_9999_in_utc_is_its_end() {
+        let cursor = Cursor::parse("9999-12-31T23:59:59.999-01:00").unwrap();
+        assert_eq!(cursor.to_string(), "9999-12-31T23:59:59.999980Z");
+        assert_eq!(Cursor::parse(&cursor.to_string()).unwrap().micros(), cursor.micros());
+    }
 
     #[test]
     fn the_beginning_is_the_epoch_however_spelled() {

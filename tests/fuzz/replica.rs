@@ -77,7 +77,8 @@ async fn whatever_comes_on_the_port_is_answered_or_cut_off() {
     let cluster = Cluster::start_with(1, &[("HEADER_TIMEOUT_MS", "300"), ("BODY_TIMEOUT_MS", "300")]).await;
     let user = cluster.user();
     let bodies = push().prop_map(|push| push.to_string());
-    let requests = (prop::sample::select(vec!["GET", "POST", "PUT", "OPTIONS", "HEAD", "BREW"]), name(), bodies, 0..4u8);
+    let requests =
+        (prop::sample::select(vec!["GET", "POST", "PUT", "OPTIONS", "HEAD", "BREW"]), name(), bodies, 0..4u8);
     let token = user.token.clone();
     let requests = requests.prop_map(move |(method, app, body, kind)| {
         let framing = match kind {
@@ -107,10 +108,11 @@ async fn whatever_comes_on_the_port_is_answered_or_cut_off() {
 async fn frames_of_any_kind_are_read_ignored_or_close_the_socket() {
     let cluster = Cluster::start_with(1, &[("WS_AUTH_TIMEOUT_MS", "300")]).await;
     let user = cluster.user();
-    let frame = (any::<u8>(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()).prop_map(|(first, payload, mask)| {
-        let length = payload.len() as u8 | if mask { 0x80 } else { 0 };
-        [&[first, length][..], if mask { &[0; 4] } else { &[] }, &payload].concat()
-    });
+    let frame =
+        (any::<u8>(), prop::collection::vec(any::<u8>(), 0..40), any::<bool>()).prop_map(|(first, payload, mask)| {
+            let length = payload.len() as u8 | if mask { 0x80 } else { 0 };
+            [&[first, length][..], if mask { &[0; 4] } else { &[] }, &payload].concat()
+        });
     let frames = broken(prop::collection::vec(frame, 1..5).prop_map(|frames| frames.concat()));
     for (n, bytes) in drawn(frames).into_iter().enumerate() {
         let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 16).await;

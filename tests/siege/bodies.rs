@@ -32,7 +32,8 @@ pub async fn many_fields(world: &World) {
         (0..count).map(field).collect::<serde_json::Map<_, _>>()
     };
     let data = |count: usize| (0..count).map(|n| (format!("f{n}"), json!(n))).collect::<serde_json::Map<_, _>>();
-    let update = |count, id: usize| json!({ "table": "t", "id": id.to_string(), "op": "update", "fields": fields(count) });
+    let update =
+        |count, id: usize| json!({ "table": "t", "id": id.to_string(), "op": "update", "fields": fields(count) });
     let insert = |count, id: usize| json!({ "table": "t", "id": id.to_string(), "op": "insert", "data": data(count) });
     for (body, status) in [
         (push_of(&[update(100_000, 0)]), 400),
@@ -69,7 +70,8 @@ pub async fn short_changes(world: &World) {
         r#"{{"clientId":"a","changes":[{}]}}"#,
         vec![r#"{"table":"t","id":"1","op":"delete"}"#; MAX_BODY / 37 - 4].join(",")
     );
-    let delete = |user: usize, id: usize| json!({ "table": "t", "id": format!("{user}-{id}"), "op": "delete", "deletedAt": AT });
+    let delete =
+        |user: usize, id: usize| json!({ "table": "t", "id": format!("{user}-{id}"), "op": "delete", "deletedAt": AT });
     let users: Vec<User> = (0..many(13, 3)).map(|_| world.cluster.user()).collect();
     let statuses = join_all(users.iter().map(|user| push(world, user, too_many.clone()))).await;
     assert!(statuses.iter().all(|status| matches!(status, 400 | 503)), "{statuses:?}");

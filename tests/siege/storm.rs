@@ -20,8 +20,7 @@ async fn streams(world: &World, count: usize) -> Vec<TcpStream> {
     let users = &users;
     let open = async |n: usize| {
         let user = &users[n / 100];
-        let head =
-            format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token);
+        let head = format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token);
         let begun = Instant::now();
         // Who is told to come back does.
         while begun.elapsed() < PATIENCE {

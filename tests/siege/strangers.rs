@@ -54,7 +54,8 @@ pub async fn heads(world: &World) {
 }
 
 pub async fn bodies(world: &World) {
-    let head = "POST /sync/todo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n";
+    let head =
+        "POST /sync/todo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n";
     let said = [head.as_bytes(), &vec![b' '; 400_000]].concat();
     let connections = open(world, many(3_000, 500), said, false).await;
     tokio::time::sleep(STAY).await;
