@@ -45,7 +45,15 @@ async fn every_app_has_its_backlog_then_what_is_new_and_its_own_cursor() {
     let (cluster, user) = (shared().await, shared().await.user());
     for n in 0..4 {
         for app in ["todo", "calendar", "mail"] {
-            store_in(cluster, n, &user, app, "laptop", &[("tasks", &format!("{app} {n}")), ("other", &format!("x {n}"))]).await;
+            store_in(
+                cluster,
+                n,
+                &user,
+                app,
+                "laptop",
+                &[("tasks", &format!("{app} {n}")), ("other", &format!("x {n}"))],
+            )
+            .await;
         }
     }
     let query = "apps=todo:tasks;never,calendar";
