@@ -1,11 +1,14 @@
 //! The same clients in Chromium: `make test-browser`.
 
 use crate::balancer::{Balancer, Kind};
-use crate::program::{CHROMIUM, run};
+use crate::program::run;
 use crate::support::{Cluster, eventually};
 use crate::{five_devices, seeds, settings};
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpListener};
+
+/// Devices that are tabs of Chromium.
+const CHROMIUM: &str = "chromium/main.js";
 
 /// Where the pages are served, and a cluster that allows them.
 async fn allowing_pages(replicas: u16) -> (Cluster, u16) {

@@ -13,7 +13,7 @@ mod chromium;
 mod names;
 mod program;
 
-use program::{NODE, run};
+use program::run;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ use std::path::Path;
 use std::time::Duration;
 use support::*;
 
+/// Devices that are objects of a Node process, on an IndexedDB in memory.
+const NODE: &str = "node/main.js";
 /// Where it matters that an answer has several pages.
 const SMALL_PAGES: &[(&str, &str)] = &[("PAGE_MAX_CHANGES", "5")];
 const RECORDS: u64 = 5_000;

@@ -6,11 +6,6 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
-/// Devices that are objects of a Node process, on an IndexedDB in memory.
-pub const NODE: &str = "node/main.js";
-/// Devices that are tabs of Chromium.
-pub const CHROMIUM: &str = "chromium/main.js";
-
 /// Runs a scenario to its end, with a look at each step that it takes; fails the test with what it found.
 pub async fn run(program: &str, settings: Value, mut step: impl AsyncFnMut(&str)) {
     let mut command = Command::new("node");
