@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test test-browser chaos rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -25,19 +25,25 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 	$(CARGO) build $(profile) -p mana-sync -p mana-dev --bins
 	@$(bin)/mana-dev up $(ARGS)
 
-test: bootstrap-tests fmt-check lint ## Format, lints and every test, against a PostgreSQL of its own
+test: bootstrap-tests fmt-check lint check-supply-chain ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
 	@CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
 
-test-browser: bootstrap-browser ## Clients in Chromium against a cluster; CLIENT_SEEDS=5, or CLIENT_SEED=7
+test-browser: bootstrap-browser ## Clients and the console in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
 	$(CARGO) build -p mana-dev
-	$(CARGO) test --test clients --no-run
+	$(CARGO) test --test clients --test console --no-run
 	$(TARGET)/debug/mana-dev with-postgres -- \
-		$(CARGO) test --test clients -- --nocapture --ignored --test-threads 1 $(ARGS)
+		$(CARGO) test --test clients --test console -- --nocapture --ignored --test-threads 1 $(ARGS)
 
 chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \
 		$(CARGO) test --test chaos -- --nocapture --include-ignored $(root_only) $(ARGS)
+
+siege: bootstrap-tests ## Every known attack at a replica under a memory limit, in full (a machine that does nothing else)
+	$(CARGO) build -p mana-dev
+	$(CARGO) test $(profile) -p mana-sync --test siege --no-run
+	ulimit -n $$(ulimit -Hn) && SIEGE=long $(TARGET)/debug/mana-dev with-postgres -- \
+		$(CARGO) test $(profile) -p mana-sync --test siege -- --nocapture --test-threads 1 $(ARGS)
 
 rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, for as long as a real one takes
 	ROLLOUT_LONG=1 $(CARGO) test --test rollout -- --nocapture --include-ignored --test-threads 1 $(ARGS)
@@ -50,6 +56,9 @@ growth: bootstrap ## How cost grows with size, with plots; QUICK=1, ONLY=stored,
 
 load: bootstrap ## Run a scenario: SCENARIO=mixed; TARGETS=URL,URL KEY=FILE against what is there
 	@scripts/load $(or $(SCENARIO),mixed) $(ARGS)
+
+check-supply-chain: ## Licences, banned crates and sources, and known weaknesses where their database can be reached
+	@scripts/check-supply-chain
 
 check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and against the code
 	@scripts/check-ops

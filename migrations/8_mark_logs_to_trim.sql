@@ -5,11 +5,11 @@ alter table sync_heads
     -- Rows up to this position have been trimmed; those after it are too young, or have not been looked at.
     add column trimmed_to timestamptz not null default 'epoch',
     -- When the oldest row after trimmed_to was stored, about; null if there is none. A push writes it only where it is
-    -- null: once for each time that the log is trimmed. Logs that are there already, and those that older replicas
-    -- make, have not been looked at.
-    add column untrimmed_since timestamptz default 'epoch',
-    -- Where the oldest delete stands that has not been purged; null if there is none, or purging is off.
-    add column deleted_since timestamptz,
+    -- null: once for each time that the log is trimmed. Logs that are there already, and those that older replicas or a
+    -- takeover make, count from now: nothing is trimmed in a hurry after an upgrade.
+    add column untrimmed_since timestamptz default now(),
+    -- When the oldest delete was stored that has not been purged, about; null if there is none. Epoch: nobody has looked.
+    add column deleted_since timestamptz default 'epoch',
     -- What is stored in the log: rows, and bytes of their values, stamps and other members (sync_changes.size). Counted by
     -- pushes, and counted anew whenever the log is trimmed: that is when what programs insert or delete shows.
     add column stored_changes bigint not null default 0,

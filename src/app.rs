@@ -1,12 +1,13 @@
 //! The composition root: builds everything a replica consists of, runs it, and stops it. The only module that
 //! knows all others.
 
+use crate::admin::{self, Admin, AdminStartError};
 use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::config::{Config, ConfigError};
 use crate::db::{ConnectError, Connector};
-use crate::fanout::listener::{Hearing, Listener};
+use crate::fanout::listener::{Hearing, Listener, OtherChannels};
 use crate::fanout::reconciler::Means;
 use crate::fanout::{
     Audience, ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, Reconciler, Target,
@@ -14,16 +15,17 @@ use crate::fanout::{
 use crate::http::server::{Server, bind};
 use crate::http::waiting::WaitReason;
 use crate::http::{AppState, PushBudget, open_files, router, waiting};
-use crate::hub::Hub;
+use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::Store;
+use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +38,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to find the database at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Connections to the admin port, at most.
+const ADMIN_CONNECTIONS: u32 = 256;
 
 /// Why a replica could not run.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +65,8 @@ pub enum RunError {
     Http(#[from] reqwest::Error),
     #[error("cannot ask the credits service")]
     Billing(#[from] TlsError),
+    #[error("cannot open the admin port")]
+    Admin(#[from] AdminStartError),
     #[error("the task \"{0}\" ended by itself; the log says more")]
     TaskEnded(&'static str),
     #[error("told to stop a second time")]
@@ -90,10 +97,13 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         tracing::warn!("{warning}");
     }
     open_files::allow(config.max_connections, config.database_pool_size);
-    let listeners = listen(&config)?;
+    let (listeners, admin_listener) = (listen(&config)?, listen_for_admin(&config)?);
     let store = Store::new(&config, metrics.clone())?;
     let reason = WaitReason::default();
-    let schema = Box::pin(waiting::meanwhile(&listeners, &metrics, &reason, await_schema(&config, &reason)));
+    let waiting_at = |listener, with_metrics| (listener, waiting::router(&metrics, with_metrics, &reason));
+    let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
+    let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
+    let schema = Box::pin(waiting::meanwhile(&waiting, await_schema(&config, &reason)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,
@@ -113,6 +123,23 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let name = config.replica_name();
     let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), shutdown.draining.clone());
+    let health = AppState::new_health(&config, hearing.clone(), auth.clone(), &shutdown);
+    let devices = if admin_listener.is_some() { DeviceReads::noting() } else { DeviceReads::default() };
+    let admin = Admin::new(
+        &config,
+        admin::Parts {
+            hub: hub.clone(),
+            health: health.clone(),
+            auth: auth.clone(),
+            devices: devices.clone(),
+            shutdown: shutdown.clone(),
+            metrics: metrics.clone(),
+            log: telemetry.log.clone(),
+            presence: presence.clone(),
+            compaction: admin::Trimming::new(&config, metrics.clone()),
+        },
+    )?;
+    let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
     let listener = Listener {
         publishing: connector.clone(),
@@ -122,6 +149,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         reconciler: reconciler.clone(),
         hearing: hearing.clone(),
         heard: heard.clone(),
+        others,
         keys: keys.clone(),
         presence: presence.clone(),
         metrics: metrics.clone(),
@@ -143,14 +171,15 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
     }
     let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
-    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing);
-    let health = AppState::new_health(&config, hearing, auth.clone(), &shutdown);
+    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing)
+        .leaving_with(shutdown.drained.clone());
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("issuer keys", auth.fetching(stopping()));
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
     shutdown.essential("reconciler", reconciling.run(means, stopping()));
+    shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
@@ -169,11 +198,16 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         polls,
         sessions: Arc::new(sessions),
         health,
+        devices,
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
         traces: telemetry.traces.clone(),
     };
     let server = Server::new(&config, router::router(state), shutdown.clone(), metrics);
+    if let (Some((admin, tasks)), Some(listener)) = (admin, admin_listener) {
+        tasks.start(&shutdown);
+        shutdown.essential("admin port", accepting(admin_server(&config, admin, &shutdown), listener, &shutdown));
+    }
     for listener in listeners {
         shutdown.essential("accepting", accepting(server.clone(), listener, &shutdown));
     }
@@ -202,6 +236,12 @@ async fn check_fitness(store: &Store) -> Result<(), RunError> {
     }
 }
 
+/// The admin port has limits of its own, and what it serves counts as no client's.
+fn admin_server(config: &Config, admin: Admin, shutdown: &Shutdown) -> Server {
+    let limits = Config { max_connections: ADMIN_CONNECTIONS, ..config.clone() };
+    Server::new(&limits, admin::router::router(admin), shutdown.clone(), Arc::new(Metrics::new()))
+}
+
 /// Accepting ends when the replica closes, which is before background tasks are told to stop.
 fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl Future<Output = ()> + use<> {
     let stopping = shutdown.stopping.clone();
@@ -221,6 +261,15 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
         listeners.push(open(port, false)?);
     }
     Ok(listeners)
+}
+
+fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, RunError> {
+    let Some(port) = config.admin.admin_port else { return Ok(None) };
+    let address = SocketAddr::new(config.admin.admin_host, port);
+    let failed = |source| RunError::Bind { address, source };
+    let listener = bind(address, false).map_err(failed)?;
+    tracing::info!(address = %listener.local_addr().map_err(failed)?, "the admin port is open");
+    Ok(Some(listener))
 }
 
 /// Waits until the database is there, and sees to its schema.

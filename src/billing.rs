@@ -10,7 +10,7 @@ mod service;
 pub use service::TlsError;
 
 use crate::config::Config;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces};
 use crate::telemetry::seldom::Seldom;
 use moka::future::Cache;
 use service::{CreditsError, CreditsService};
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// Failures in a row after which it is found out whether the service has failed.
 const TOLERATED_FAILURES: u32 = 2;
@@ -101,10 +102,13 @@ impl Billing {
             let asked = shared.answers.try_get_with(user.clone(), request(&shared, &user)).await;
             asked.ok()
         });
-        tokio::select! {
-            answer = asking => answer.ok().flatten(),
-            _ = breaker.wait_for(|breaker| matches!(breaker, Breaker::Open(_))) => None,
-        }
+        let answer = async {
+            tokio::select! {
+                answer = asking => answer.ok().flatten(),
+                _ = breaker.wait_for(|breaker| matches!(breaker, Breaker::Open(_))) => None,
+            }
+        };
+        answer.instrument(traces::waiting("wait for the credits service")).await
     }
 
     /// Whether the service is well, as far as is known. Waits while that is being found out.

@@ -2,7 +2,8 @@
 //!
 //! Whoever is about to hold something reserves room for it first, out of what the replica allows for all, and gives it
 //! back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what somebody
-//! else does not read or does not send. Those of whom it is not known yet who they are have a budget of their own, as if
+//! else does not read or does not send. What is small has a part of its own, so that it does not wait for what is large:
+//! a few large requests of several users may take all there is. Those of whom it is not known yet who they are have a budget of their own, as if
 //! they were one user ([`UserBudget::of_unauthenticated`]).
 
 use crate::protocol::UserKey;
@@ -17,6 +18,10 @@ const UNIT: usize = 1 << 10;
 const SHARE: usize = 8;
 /// and at least what the largest push needs, in bytes.
 const LEAST_SHARE: usize = 12 << 20;
+/// Up to so many bytes, a reservation is small,
+const SMALL: usize = 64 << 10;
+/// and all small ones together get this part of the whole, in addition to it.
+const FOR_SMALL: usize = 8;
 
 /// The memory for one purpose, of all users.
 #[derive(Clone, Debug)]
@@ -26,6 +31,8 @@ pub struct MemoryBudget(Arc<Inner>);
 struct Inner {
     total: usize,
     units: Arc<Semaphore>,
+    /// For small reservations; none: they are like any other.
+    small: Option<Arc<Semaphore>>,
     /// Of the users that hold something, or are about to.
     users: Mutex<HashMap<UserKey, Weak<Share>>>,
     /// Bytes that are reserved.
@@ -50,6 +57,7 @@ struct Share {
 pub struct Reservation {
     of_user: OwnedSemaphorePermit,
     of_all: OwnedSemaphorePermit,
+    is_small: bool,
     /// Keeps the user's share, which would be made anew otherwise.
     share: Arc<Share>,
 }
@@ -57,9 +65,22 @@ pub struct Reservation {
 impl MemoryBudget {
     /// A budget of so many bytes. `reserved` tells how many are taken.
     pub fn new(bytes: usize, reserved: IntGauge) -> MemoryBudget {
+        let small = Arc::new(Semaphore::new(bytes / UNIT / FOR_SMALL));
+        MemoryBudget::with_small(bytes, Some(small), reserved)
+    }
+
+    fn with_small(bytes: usize, small: Option<Arc<Semaphore>>, reserved: IntGauge) -> MemoryBudget {
         let total = bytes / UNIT;
         let units = Arc::new(Semaphore::new(total));
-        MemoryBudget(Arc::new(Inner { total, units, users: Mutex::default(), reserved }))
+        MemoryBudget(Arc::new(Inner { total, units, small, users: Mutex::default(), reserved }))
+    }
+
+    /// Out of which so many units are taken, and whether they are small.
+    fn lane(&self, units: usize) -> (Arc<Semaphore>, bool) {
+        match &self.0.small {
+            Some(small) if units <= SMALL / UNIT => (small.clone(), true),
+            _ => (self.0.units.clone(), false),
+        }
     }
 
     /// The share of a user.
@@ -90,7 +111,7 @@ impl MemoryBudget {
 impl UserBudget {
     /// So many bytes for all who have not authenticated yet together. `reserved` tells how many are taken.
     pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> UserBudget {
-        let budget = MemoryBudget::new(bytes, reserved);
+        let budget = MemoryBudget::with_small(bytes, None, reserved);
         let total = budget.0.total;
         UserBudget(budget.new_share(UserKey::of(""), total))
     }
@@ -101,9 +122,10 @@ impl UserBudget {
         let units = self.units_of(bytes);
         let share = self.0.clone();
         let of_user = share.units.clone().acquire_many_owned(units).await.ok()?;
-        let of_all = share.budget.0.units.clone().acquire_many_owned(units).await.ok()?;
+        let (lane, is_small) = share.budget.lane(units as usize);
+        let of_all = lane.acquire_many_owned(units).await.ok()?;
         share.budget.0.reserved.add(i64::from(units) * UNIT as i64);
-        Some(Reservation { of_user, of_all, share })
+        Some(Reservation { of_user, of_all, is_small, share })
     }
 
     /// Makes a reservation one of so many bytes. Does not wait: false, and nothing changed, if there is not so much.
@@ -112,12 +134,14 @@ impl UserBudget {
         if units <= has {
             drop((reservation.of_user.split(has - units), reservation.of_all.split(has - units)));
         } else {
-            let more = (units - has) as u32;
-            let Ok(of_user) = self.0.units.clone().try_acquire_many_owned(more) else { return false };
-            let all = self.0.budget.0.units.clone();
-            let Ok(of_all) = all.try_acquire_many_owned(more) else { return false };
+            let Ok(of_user) = self.0.units.clone().try_acquire_many_owned((units - has) as u32) else { return false };
+            let (lane, is_small) = self.0.budget.lane(units);
+            let stays = is_small == reservation.is_small;
+            let Ok(of_all) = lane.try_acquire_many_owned(if stays { units - has } else { units } as u32) else {
+                return false;
+            };
             reservation.of_user.merge(of_user);
-            reservation.of_all.merge(of_all);
+            reservation.enlarge(of_all, stays);
         }
         self.0.budget.0.reserved.add((units as i64 - has as i64) * UNIT as i64);
         true
@@ -132,19 +156,30 @@ impl UserBudget {
     pub async fn grow(&self, reservation: &mut Reservation, bytes: usize) -> Option<()> {
         let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
         let Some(more) = units.checked_sub(has).filter(|more| *more > 0) else { return Some(()) };
-        let mut added = self.reserve(more * UNIT).await?;
-        // What was added is counted by the gauge, and goes over with its permits.
-        if let Some(permits) = added.of_user.split(added.of_user.num_permits()) {
-            reservation.of_user.merge(permits);
-        }
-        if let Some(permits) = added.of_all.split(added.of_all.num_permits()) {
-            reservation.of_all.merge(permits);
-        }
+        let of_user = self.0.units.clone().acquire_many_owned(more as u32).await.ok()?;
+        let (lane, is_small) = self.0.budget.lane(units);
+        let stays = is_small == reservation.is_small;
+        let of_all = lane.acquire_many_owned(if stays { more } else { units } as u32).await.ok()?;
+        reservation.of_user.merge(of_user);
+        reservation.enlarge(of_all, stays);
+        self.0.budget.0.reserved.add((more * UNIT) as i64);
         Some(())
     }
 
     fn units_of(&self, bytes: usize) -> u32 {
         bytes.div_ceil(UNIT).clamp(1, self.0.total.max(1)) as u32
+    }
+}
+
+impl Reservation {
+    /// Takes over more of the same kind; or, now that it is no small one any more, all of it, and gives back what it had.
+    fn enlarge(&mut self, of_all: OwnedSemaphorePermit, stays: bool) {
+        if stays {
+            self.of_all.merge(of_all);
+        } else {
+            self.of_all = of_all;
+            self.is_small = false;
+        }
     }
 }
 
@@ -223,8 +258,17 @@ mod tests {
         let budget = budget(24);
         let users = ["a", "b", "c"].map(|user| budget.of(UserKey::of(user)));
         let held = [users[0].reserve(12 * MIB).await, users[1].reserve(12 * MIB).await];
-        assert!(users[2].reserve(1).now_or_never().is_none());
+        assert!(users[2].reserve(MIB).now_or_never().is_none());
+        let mut small = users[2].reserve(1).now_or_never().flatten().expect("what is small does not wait for it");
+        assert!(!users[2].resize(&mut small, MIB) && users[2].grow(&mut small, MIB).now_or_never().is_none());
+        assert!(users[2].resize(&mut small, SMALL));
         drop(held);
-        assert!(users[2].reserve(1).now_or_never().is_some());
+        assert!(users[2].grow(&mut small, MIB).now_or_never().flatten().is_some());
+        assert_eq!((small.is_small, reserved(&budget)), (false, MIB));
+        assert!(users[2].resize(&mut small, 1));
+        drop(small);
+        assert_eq!(reserved(&budget), 0);
+        assert_eq!(budget.0.units.available_permits(), budget.0.total, "all of it is back where it came from");
+        assert_eq!(budget.0.small.as_ref().unwrap().available_permits(), budget.0.total / FOR_SMALL);
     }
 }

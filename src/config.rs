@@ -3,6 +3,7 @@
 //! Settings come from the environment, or from the command line where that is handier. `mana-sync --help`
 //! prints this file's docs; the table of docs/configuration.md is tested against it.
 
+mod admin;
 pub mod compaction;
 mod fanout;
 mod invalid;
@@ -15,6 +16,7 @@ mod postgres_url;
 mod traces;
 mod warnings;
 
+pub use admin::AdminConfig;
 pub use compaction::CompactionConfig;
 pub use fanout::FanoutConfig;
 pub use invalid::explain;
@@ -299,6 +301,9 @@ pub struct Config {
     pub log_format: LogFormat,
 
     #[command(flatten)]
+    pub admin: AdminConfig,
+
+    #[command(flatten)]
     pub traces: TracesConfig,
 
     #[command(flatten)]
@@ -323,6 +328,10 @@ pub enum ConfigError {
     Heartbeat,
     #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
     JwksTimes,
+    #[error("ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it")]
+    AdminToken,
+    #[error("ADMIN_PORT must not be the same as PORT or REPLICA_PORT")]
+    AdminPort,
 }
 
 impl Config {
@@ -336,6 +345,14 @@ impl Config {
         }
         if self.jwks_cooldown_ms >= self.jwks_refresh_ms || self.jwks_refresh_ms >= self.jwks_max_stale_ms {
             return Err(ConfigError::JwksTimes);
+        }
+        if let Some(port) = self.admin.admin_port {
+            if self.admin.admin_token.is_none() {
+                return Err(ConfigError::AdminToken);
+            }
+            if port != 0 && (port == self.port || Some(port) == self.replica_port) {
+                return Err(ConfigError::AdminPort);
+            }
         }
         Ok(())
     }

@@ -24,10 +24,20 @@ pub enum Defect {
     CursorFromClock,
     /// After a reconnect the listener catches up first and listens afterwards.
     ListenLate,
+    /// Now and then trimming takes out a value that wins.
+    TrimDropsWinner,
+    /// Trimming keeps the first of values whose stamps are equal.
+    TrimTakesFirstOfTies,
+    /// A record's first row is trimmed away like any other.
+    TrimDropsFirstRow,
+    /// Rows that claim stamps of the future are trimmed like any other.
+    TrimsClaims,
+    /// The rows of a record are trimmed in more than one transaction.
+    TrimsInTwo,
 }
 
 impl Defect {
-    const ALL: [(&str, Defect); 8] = [
+    const ALL: [(&str, Defect); 13] = [
         ("no-head-row", Defect::NoHeadRow),
         ("no-reconciler", Defect::NoReconciler),
         ("no-retry-detection", Defect::NoRetryDetection),
@@ -36,6 +46,11 @@ impl Defect {
         ("notify-dropped", Defect::NotifyDropped),
         ("cursor-from-clock", Defect::CursorFromClock),
         ("listen-late", Defect::ListenLate),
+        ("trim-drops-winner", Defect::TrimDropsWinner),
+        ("trim-takes-first-of-ties", Defect::TrimTakesFirstOfTies),
+        ("trim-drops-first-row", Defect::TrimDropsFirstRow),
+        ("trims-claims", Defect::TrimsClaims),
+        ("trims-in-two", Defect::TrimsInTwo),
     ];
 
     /// Whether this process is to have this defect. Always false in a release build.

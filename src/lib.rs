@@ -25,6 +25,8 @@ pub mod telemetry;
 
 pub mod budget;
 
+pub mod shutdown;
+
 pub mod auth;
 pub mod billing;
 
@@ -40,8 +42,9 @@ pub mod limits;
 
 pub mod session;
 
-pub mod shutdown;
-
 pub mod http;
 
+pub mod admin;
+
 pub mod app;
+pub mod commands;

@@ -3,18 +3,24 @@
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat};
 use mana_sync::telemetry::{self, Telemetry};
-use mana_sync::{app, store};
+use mana_sync::{admin, app, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
+use tikv_jemallocator::Jemalloc;
 
 /// How long a replica may take to say whether it is ready.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last traces may take, at the very end; and how long if it is to end at once.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+/// Gives back what a storm of connections took, which the C library's keeps.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 /// The exit status of a command line that could not be read.
 const USAGE_STATUS: u8 = 2;
 
@@ -35,8 +41,20 @@ enum Command {
     /// A database of the server before is taken over first: its changes are copied into our tables, and the old table
     /// stays under the name sync_changes_before.
     Migrate(MigrateArgs),
+    /// Trim logs now: take out of them what lost to later writes.
+    Compact(commands::CompactArgs),
+    /// Say why the fields of a record are what they are: who wrote them, against whom they won, and what came too late.
+    Why(commands::WhyArgs),
+    /// Say who stores how much.
+    Usage(commands::UsageArgs),
+    /// Hand out what is stored of a user, as one JSON object a line.
+    Export(commands::ExportArgs),
+    /// Erase all that is stored of a user.
+    Erase(commands::EraseArgs),
     /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
     Health(HealthArgs),
+    /// Look at a cluster and steer it, through the admin port of any replica.
+    Admin(Box<admin::client::AdminArgs>),
 }
 
 fn main() -> ExitCode {
@@ -48,7 +66,13 @@ fn main() -> ExitCode {
     let result = match (cli.command, config) {
         (Some(Command::Serve(config)), _) => serve(*config),
         (Some(Command::Migrate(args)), _) => migrate(&args),
+        (Some(Command::Compact(args)), _) => run(commands::compact(&args)),
+        (Some(Command::Why(args)), _) => run(commands::why(&args)),
+        (Some(Command::Usage(args)), _) => run(commands::usage(&args)),
+        (Some(Command::Export(args)), _) => run(commands::export(&args)),
+        (Some(Command::Erase(args)), _) => run(commands::erase(&args)),
         (Some(Command::Health(args)), _) => health(&args),
+        (Some(Command::Admin(args)), _) => ask_admin(&args),
         (None, Some(config)) => serve(*config),
         (None, None) => Err(UsageError::NoCommand.into()),
     };
@@ -176,6 +200,13 @@ fn migrate(args: &MigrateArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs a command that works with the database alone.
+fn run(command: impl Future<Output = Result<(), CommandError>>) -> Outcome {
+    telemetry::logs::init(LogFormat::Text);
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 #[derive(Args)]
 struct HealthArgs {
     /// Port that the replica listens on.
@@ -195,6 +226,12 @@ fn health(args: &HealthArgs) -> Outcome {
     let (ready, text) = runtime.block_on(ask)?;
     println!("{text}");
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ask_admin(args: &admin::client::AdminArgs) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let all_done = runtime.block_on(admin::client::run(args))?;
+    Ok(if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Says what went wrong, with all its causes.

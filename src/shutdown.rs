@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +20,8 @@ pub struct Shutdown {
     pub connections: TaskTracker,
     /// Background tasks.
     pub background: TaskTracker,
+    /// Whether an operator has drained this replica, which may be taken back.
+    pub drained: Drained,
     /// The essential task that ended first, before it was told to.
     failed: Arc<OnceLock<&'static str>>,
 }
@@ -63,6 +66,44 @@ impl Shutdown {
                 shutdown.draining.cancel();
             }
         });
+    }
+}
+
+/// Whether an operator has drained a replica: it is not ready and its sessions leave, but it runs on and can be taken
+/// back. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Drained(watch::Sender<bool>);
+
+impl Default for Drained {
+    fn default() -> Self {
+        Drained(watch::Sender::new(false))
+    }
+}
+
+impl Drained {
+    /// Drains the replica, or takes it back; false if it was so already.
+    pub fn set(&self, drained: bool) -> bool {
+        self.0.send_if_modified(|known| std::mem::replace(known, drained) != drained)
+    }
+
+    /// Whether it is drained.
+    pub fn is_on(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is.
+    pub async fn begun(&self) {
+        self.wait_for(true).await;
+    }
+
+    /// Waits until it is not.
+    pub async fn ended(&self) {
+        self.wait_for(false).await;
+    }
+
+    async fn wait_for(&self, drained: bool) {
+        // The sender lives in what we hold.
+        let _ = self.0.subscribe().wait_for(|known| *known == drained).await;
     }
 }
 

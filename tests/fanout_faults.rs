@@ -209,3 +209,37 @@ async fn a_replica_that_was_frozen_catches_up() {
     };
     timeout(FOUND, arrives).await.expect("in time");
 }
+
+#[tokio::test]
+async fn pushes_that_name_very_many_tables_hold_nobody_up_while_nothing_can_be_published() {
+    let cluster = &Cluster::start_with(2, &[NO_ROUNDS]).await;
+    let (admin, user) = (&admin(cluster).await, cluster.user());
+    let mut socket = socket(cluster, 1, &user, None, None).await;
+    store(cluster, 0, &user, "phone", &[("before", "a")]).await;
+    assert_eq!(woken(&mut socket).await.1, ["before"]);
+    fill_pools(cluster, &user).await;
+    cut_off(cluster, admin, "publish").await;
+    let tables: Vec<String> = (0..5_000).map(|n| format!("table {n}")).collect();
+    for n in 0..4 {
+        // The same device in the same app: what waits of it is merged.
+        let id = format!("{n}");
+        let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), id.as_str())).collect();
+        store(cluster, 0, &user, "phone", &records).await;
+        let others = (0..20).map(|_| async {
+            let other = cluster.user();
+            timeout(FOUND, store(cluster, 0, &other, "phone", &[("tasks", "a")])).await.expect("nobody waits")
+        });
+        futures_util::future::join_all(others).await;
+    }
+    let waiting = metric(cluster, 0, "mana_sync_publish_queue_bytes").await;
+    assert!((1.0..100_000.0).contains(&waiting), "{waiting}");
+    let_in(cluster, admin, true).await;
+    let expected: BTreeSet<String> = tables.into_iter().collect();
+    let arrives = async {
+        let mut seen = BTreeSet::new();
+        while seen != expected {
+            seen.extend(woken(&mut socket).await.1);
+        }
+    };
+    timeout(FOUND, arrives).await.expect("what was too much to send is looked up");
+}

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use support::live::{NO_DELTA, Raw, TEXT, closed, short_lived, socket, woken};
+use support::live::{Events, NO_DELTA, Raw, TEXT, closed, metric, short_lived, socket, stream_of, woken};
 use support::*;
 
 /// What is known of a metric: its type, and its labels with the values that they always have.
@@ -222,4 +222,33 @@ async fn lines_within_a_sampled_request_have_the_ids_of_trace_and_request() {
     assert_eq!((&plain["trace_id"], &sampled["trace_id"]), (&Value::Null, &json!(trace)));
     assert_eq!(sampled["span_id"].as_str().unwrap().len(), 16);
     assert_eq!((&sampled["route"], &sampled["status"]), (&json!("/sync/{app}"), &json!(200)));
+}
+
+#[tokio::test]
+async fn streams_are_measured_from_commit_to_written_and_apps_are_told_apart_that_are_named() {
+    let cluster = Cluster::start_with(1, &[("METRIC_APPS", "todo,notes")]).await;
+    let user = cluster.user();
+    let push = async |app: &str, id: &str| {
+        let change = insert("tasks", id, VALUE, "2024-01-01T10:00:00.000Z");
+        cluster.pushed(&user, app, json!({ "clientId": "laptop", "since": NO_DELTA, "changes": [change] })).await;
+    };
+    push("todo", "backlog").await;
+    let mut stream = Events::open(stream_of(&cluster, 0, &user, "collections=tasks")).await;
+    stream.backlog().await;
+    let measured = async || metric(&cluster, 0, "mana_sync_stream_delivery_seconds_count").await;
+    assert_eq!(measured().await, 0.0, "a backlog is none of it");
+    push("todo", "live").await;
+    stream.until("live").await;
+    eventually("it is measured", async || measured().await == 1.0).await;
+    assert!(metric(&cluster, 0, "mana_sync_stream_delivery_seconds_sum").await < 30.0);
+    for app in ["made-up-1", "made-up-2"] {
+        push(app, "1").await;
+    }
+    for (app, count) in [("todo", 2.0), ("notes", 0.0), ("other", 2.0)] {
+        for name in ["pushes", "changes"] {
+            let series = format!("mana_sync_app_{name}_total{{app=\"{app}\"}}");
+            assert_eq!(metric(&cluster, 0, &series).await, count, "{series}");
+        }
+    }
+    assert!(!cluster.get("/metrics").await.text.contains("made-up"));
 }

@@ -1,6 +1,8 @@
 //! Replicas on this machine, started and stopped at will, in the surroundings that `mana-dev with-services`
 //! puts into the environment: PostgreSQL, a token issuer, a credits service.
 
+pub mod server_cpu;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;

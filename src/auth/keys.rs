@@ -7,7 +7,7 @@
 
 use super::jwks::{JwksError, Key, Keys, fetch};
 use crate::config::Config;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces};
 use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
 use jsonwebtoken::DecodingKey;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use url::Url;
 
 /// The cool-down of a replica that has no keys at all, if the configured one is longer: nobody can be let in.
@@ -137,7 +138,8 @@ impl KeySource {
             }
         }
         loop {
-            let ended = timeout_at(came + MAX_WAIT, attempts.changed()).await;
+            let waiting = traces::waiting("wait for the issuer's keys");
+            let ended = timeout_at(came + MAX_WAIT, attempts.changed()).instrument(waiting).await;
             // The sender lives in what we hold.
             if !matches!(ended, Ok(Ok(()))) {
                 return Err(JwksError::NotInTime);

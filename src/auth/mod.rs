@@ -3,6 +3,7 @@
 mod jwks;
 mod keys;
 mod problem;
+mod refused;
 
 use crate::config::Config;
 use crate::protocol::UserKey;
@@ -15,6 +16,7 @@ pub use jwks::JwksError;
 use keys::KeySource;
 use moka::future::Cache;
 pub use problem::TokenProblem;
+pub use refused::{RefusedTokens, TooManyRefused};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
@@ -36,6 +38,8 @@ const MAX_LOGGED_KID: usize = 64;
 const NOT_BEFORE_LEEWAY: f64 = 60.0;
 /// Most bytes of a user's id (`sub`).
 const MAX_USER: usize = 255;
+/// Most bytes of a token's id (`jti`) by which it can be refused.
+pub const MAX_TOKEN_ID: usize = 255;
 
 /// A user whose token was checked.
 #[derive(Clone, Debug)]
@@ -44,6 +48,8 @@ pub struct Identity {
     pub user: UserKey,
     /// When the token expires.
     pub expires: SystemTime,
+    /// The token's id (`jti`), if it has one of at most 255 bytes.
+    pub token_id: Option<Arc<str>>,
 }
 
 impl Identity {
@@ -86,6 +92,7 @@ pub struct Authenticator {
     validation: Validation,
     /// By the token's digest: what was checked a moment ago and was good, and the generation of the keys.
     remembered: Cache<[u8; 32], (u64, Identity)>,
+    refused: RefusedTokens,
     metrics: Arc<Metrics>,
 }
 
@@ -94,6 +101,9 @@ struct Claims {
     sub: String,
     exp: f64,
     nbf: Option<f64>,
+    /// Whatever it is: only a text can be refused by an operator, and anything else is no reason to refuse the token.
+    #[serde(default)]
+    jti: serde_json::Value,
 }
 
 impl Authenticator {
@@ -113,7 +123,18 @@ impl Authenticator {
         }
         validation.set_required_spec_claims(&required);
         let remembered = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
-        Authenticator { keys: KeySource::new(config, http, metrics.clone()), validation, remembered, metrics }
+        let keys = KeySource::new(config, http, metrics.clone());
+        Authenticator { keys, validation, remembered, refused: RefusedTokens::default(), metrics }
+    }
+
+    /// The tokens that operators have refused.
+    pub fn refused(&self) -> &RefusedTokens {
+        &self.refused
+    }
+
+    /// Whether an operator has refused the token of this identity.
+    pub fn refuses(&self, identity: &Identity) -> bool {
+        identity.token_id.as_deref().is_some_and(|id| self.refused.contains(id))
     }
 
     /// Whether the issuer's keys were ever fetched. It stays so, however old they are.
@@ -132,6 +153,10 @@ impl Authenticator {
     /// [`AuthError::Unavailable`] where it cannot be told yet whether the token is good; everything else is for good.
     pub async fn check(&self, token: &str) -> Result<Identity, AuthError> {
         let checked = self.check_or_remember(token).await;
+        let checked = checked.and_then(|identity| match self.refuses(&identity) {
+            true => Err(AuthError::Invalid(TokenProblem::Refused)),
+            false => Ok(identity),
+        });
         let outcome = match &checked {
             Ok(_) => "ok",
             Err(AuthError::Unavailable(_)) => "unavailable",
@@ -208,7 +233,9 @@ fn identity(claims: Claims) -> Result<Identity, AuthError> {
     }
     // Far beyond any token's life, and well within what a SystemTime holds.
     let life = Duration::try_from_secs_f64(claims.exp - now).unwrap_or(Duration::MAX).min(Duration::from_secs(1 << 32));
-    Ok(Identity { user: UserKey::of(&claims.sub), user_id: claims.sub.into(), expires: SystemTime::now() + life })
+    let token_id = claims.jti.as_str().filter(|id| (1..=MAX_TOKEN_ID).contains(&id.len())).map(Arc::from);
+    let (user, expires) = (UserKey::of(&claims.sub), SystemTime::now() + life);
+    Ok(Identity { user, user_id: claims.sub.into(), expires, token_id })
 }
 
 fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {

@@ -38,6 +38,8 @@ pub enum TokenProblem {
     NoClaim,
     #[error("it cannot be read")]
     Unreadable,
+    #[error("it has been refused by an operator; sign in again")]
+    Refused,
 }
 
 impl TokenProblem {
@@ -72,6 +74,7 @@ impl TokenProblem {
             TokenProblem::Issuer | TokenProblem::NoIssuer => Refusal::TokenIssuer,
             TokenProblem::Audience | TokenProblem::NoAudience => Refusal::TokenAudience,
             TokenProblem::NoUser | TokenProblem::LongUser => Refusal::TokenSubject,
+            TokenProblem::Refused => Refusal::TokenRefused,
             TokenProblem::NoExpiry | TokenProblem::NoClaim | TokenProblem::Unreadable => Refusal::TokenClaims,
         }
     }

@@ -12,6 +12,10 @@ use std::time::Duration;
 /// Where metrics go besides `/metrics`.
 #[derive(Args, Clone, Debug)]
 pub struct MetricsConfig {
+    /// Apps whose pushes are counted apart, comma-separated; all others are counted together, as `other`.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',')]
+    pub metric_apps: Vec<String>,
+
     /// Where metrics go besides /metrics: `otlp` or `none`. Default: `otlp` if they have an endpoint of their own, else
     /// `none`.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = exporter)]

@@ -16,6 +16,8 @@ pub enum Warning {
     PlainCredits,
     #[error("JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too")]
     NoAudience,
+    #[error("ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN")]
+    ExposedAdmin,
 }
 
 impl Config {
@@ -26,6 +28,7 @@ impl Config {
             (is_plain(&self.jwks_url), Warning::PlainIssuer),
             (is_plain(&self.mana_credits_url), Warning::PlainCredits),
             (self.jwt_audience.is_none(), Warning::NoAudience),
+            (self.admin.admin_port.is_some() && !self.admin.admin_host.is_loopback(), Warning::ExposedAdmin),
         ];
         found.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning).collect()
     }
@@ -67,6 +70,10 @@ mod tests {
         assert_eq!(warnings(&[]), [DevelopmentKey, NoAudience]);
         let fine = ["--mana-service-key=secret", "--jwt-audience=sync"];
         assert_eq!(warnings(&fine), []);
+        let admin = ["--admin-port=0", "--admin-token=0123456789abcdef"];
+        assert_eq!(warnings(&[fine, admin].concat()), []);
+        assert_eq!(warnings(&[&fine[..], &admin, &["--admin-host=0.0.0.0"]].concat()), [ExposedAdmin]);
+        assert_eq!(warnings(&[&fine[..], &["--admin-host=0.0.0.0"]].concat()), [], "the port is off");
         for (url, plain) in [
             ("http://127.0.0.1:1/", false),
             ("http://127.9.9.9:1/", false),

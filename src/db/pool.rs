@@ -10,6 +10,7 @@ use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
 use super::stall::StallDetector;
 use deadpool::Runtime;
+use crate::telemetry::traces;
 use deadpool::managed::{
     self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };
@@ -23,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// How long a connection may take to show that it works.
 const TEST_TIMEOUT: Duration = Duration::from_millis(500);
@@ -143,7 +145,10 @@ impl Pool {
         parameters: Parameters<'_>,
         tested: bool,
     ) -> Result<Vec<Row>, DbError> {
-        let mut guard = self.acquire(tested).await?;
+        let mut guard = match self.pool.status().available {
+            0 => self.acquire(tested).instrument(traces::waiting("wait for a connection")).await?,
+            _ => self.acquire(tested).await?,
+        };
         let answer = match &self.begin {
             None => self.detector.in_time(guard.connection()?.query(sql, parameters)).await,
             Some(begin) => self.detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,

@@ -110,6 +110,19 @@ impl ListenError {
     }
 }
 
+/// Somebody else who hears something on the listener's connection: one more that listens would cost the database as much
+/// as one more replica.
+pub trait OtherChannels: Send + Sync + 'static {
+    /// What to listen to: names of lower-case letters, digits and underscores.
+    fn channels(&self) -> Vec<String>;
+
+    /// From now on everything is heard, or nothing any more.
+    fn listening(&self, is_listening: bool);
+
+    /// Something came on one of the channels. Must be quick.
+    fn hear(&self, payload: &str);
+}
+
 /// The listening task.
 pub struct Listener {
     pub connector: Connector,
@@ -122,6 +135,7 @@ pub struct Listener {
     pub heard: NotificationCounter,
     pub keys: ChannelKeys,
     pub presence: Presence,
+    pub others: Option<Arc<dyn OtherChannels>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -132,6 +146,7 @@ impl Listener {
         while let Some(ended) = stop.run_until_cancelled(self.listen()).await {
             let was_up = self.hearing.set(false);
             self.metrics.listener_up.set(0);
+            self.others.iter().for_each(|others| others.listening(false));
             let Err(error) = ended;
             self.hearing.set_problem(error.is_settings().then(|| error.to_string()));
             tracing::warn!(error = &error as &dyn std::error::Error, "the listener has no connection; reconnecting");
@@ -163,6 +178,7 @@ impl Listener {
             self.reconciler.reconcile_now();
         }
         tracing::info!("listening");
+        self.listen_for_others(&client, &mut driver, &echo).await?;
         let mut ticks = interval(self.ping);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -233,7 +249,8 @@ impl Listener {
             tokio::select! {
                 message = poll_fn(|cx| driver.poll_message(cx)) => match message {
                     Some(Ok(AsyncMessage::Notification(heard))) if heard.channel() == CHANNEL => self.hear(heard.payload()),
-                    Some(Ok(AsyncMessage::Notification(_))) => echo.heard.notify_one(),
+                    Some(Ok(AsyncMessage::Notification(heard))) if heard.channel() == echo.channel => echo.heard.notify_one(),
+                    Some(Ok(AsyncMessage::Notification(heard))) => self.others.iter().for_each(|others| others.hear(heard.payload())),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(ListenError::Closed),
@@ -241,6 +258,14 @@ impl Listener {
                 done = &mut doing => return Ok(done),
             }
         }
+    }
+
+    async fn listen_for_others(&self, client: &Client, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
+        let Some(others) = &self.others else { return Ok(()) };
+        let listen: String = others.channels().iter().map(|channel| format!("listen {channel};")).collect();
+        self.drive(driver, echo, timeout(STEP_TIMEOUT, client.batch_execute(&listen))).await???;
+        others.listening(true);
+        Ok(())
     }
 
     /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs a look-up for each of

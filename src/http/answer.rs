@@ -1,6 +1,7 @@
 //! Pages of the log as answers, in memory that is reserved until their reader has taken them (G6).
 
 use super::AppState;
+use super::compression::WORKING_MEMORY;
 use super::error::ApiError;
 use crate::budget::Reservation;
 use crate::limits::polls::Poll;
@@ -41,14 +42,16 @@ pub(super) async fn read_page(
     let mut held = reserve(LEAST).await?;
     for _ in 0..ATTEMPTS {
         let page = {
-            let turn = timeout(state.config.queue_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
+            let turn = timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
             let _turn = turn.map_err(|_| {
                 state.metrics.refused.with_label_values(&["reads"]).inc();
                 ApiError::Busy
             })?;
             state.store.page(log, request).await?
         };
-        let needs = BECOMES * page.size() + LEAST;
+        // Nobody keeps a compressor for what is sent in one piece.
+        let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
+        let needs = BECOMES * page.size() + LEAST + compressor;
         if budget.resize(&mut held, needs) {
             return Ok((page, held));
         }
@@ -78,8 +81,29 @@ pub(super) async fn unless_empty(
 
 /// Writes an answer, off the thread if it is a large one.
 pub(super) async fn write(state: &AppState, page: Page, remarks: &Remarks<'_>) -> Result<String, ApiError> {
-    let size = page.size();
+    let size = page.size() + remarks.size();
     Ok(state.sessions.heavy.run(size, || encode_answer(page, remarks)).await?)
+}
+
+/// Memory for an answer until its reader has taken it, where what was reserved for its page is not enough.
+pub(super) async fn hold(
+    state: &AppState,
+    log: &Log,
+    reserved: Option<Reservation>,
+    bytes: usize,
+) -> Result<Option<Reservation>, ApiError> {
+    let budget = state.unread.of(log.user);
+    let holding = async {
+        match reserved {
+            Some(mut reserved) => budget.grow(&mut reserved, bytes).await.map(|()| Some(reserved)),
+            None if bytes <= CHUNK => Some(None),
+            None => budget.reserve(bytes).await.map(Some),
+        }
+    };
+    timeout(state.config.queue_timeout_ms, holding).await.ok().flatten().ok_or_else(|| {
+        state.metrics.refused.with_label_values(&["unread_bytes"]).inc();
+        ApiError::Busy
+    })
 }
 
 /// An answer in JSON. What was reserved is held until the transport has asked for the last of it.

@@ -34,6 +34,11 @@ pub enum ApiError {
     MissingParameter(&'static str),
     #[error("the parameter collections may name {0} collections at most; name fewer, or none for all of them")]
     TooManyCollections(usize),
+    #[error(
+        "the parameter apps may name {apps} apps, {of_an_app} tables of each and {tables} in all at most; name fewer, or no \
+         tables for all of an app"
+    )]
+    TooManyApps { apps: usize, of_an_app: usize, tables: usize },
     #[error("since {0}")]
     Since(#[from] CursorError),
     #[error("the header {0} must be plain text")]
@@ -119,6 +124,7 @@ impl ApiError {
             | ApiError::Name { .. }
             | ApiError::MissingParameter(_)
             | ApiError::TooManyCollections(_)
+            | ApiError::TooManyApps { .. }
             | ApiError::Since(_)
             | ApiError::Header(_)
             | ApiError::ClientHeader

@@ -27,13 +27,37 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let identity = state.auth.check(bearer(&parts.headers)?).await?;
         let app = path_app(parts, state).await?.ok_or(ApiError::NotFound)?;
-        if !state.billing.is_active(&identity.user_id).await {
-            return Err(ApiError::SyncInactive);
-        }
+        let Member(identity) = Member::of(identity, state).await?;
         let log = Log::new(identity.user_id.clone(), &app);
         Ok(Caller { identity, log })
     }
 }
+
+/// A caller whose token is good and whose sync is paid for, whatever the path names.
+#[derive(Debug)]
+pub(super) struct Member(pub(super) Identity);
+
+impl Member {
+    async fn of(identity: Identity, state: &AppState) -> Result<Member, ApiError> {
+        if state.billing.is_active(&identity.user_id).await {
+            Ok(Member(identity))
+        } else {
+            Err(ApiError::SyncInactive)
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for Member {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        Member::of(state.auth.check(bearer(&parts.headers)?).await?, state).await
+    }
+}
+
+/// The path of the stream of all apps, and of pushes to an app that has its name.
+pub(super) const ALL_APPS_STREAM: &str = "/sync/stream";
+const APP_OF_THAT_PATH: &str = "stream";
 
 /// The app that the path names, if it names one.
 #[derive(Debug)]
@@ -52,9 +76,11 @@ async fn path_app(parts: &mut Parts, state: &AppState) -> Result<Option<Arc<str>
         Ok(params) => params,
         Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => return Err(ApiError::NotFound),
         // The path of this route has none.
-        Err(_) => return Ok(None),
+        Err(_) => return Ok((parts.uri.path() == ALL_APPS_STREAM).then(|| APP_OF_THAT_PATH.into())),
     };
-    let Some((_, app)) = params.iter().find(|(name, _)| *name == "app") else { return Ok(None) };
+    let Some((_, app)) = params.iter().find(|(name, _)| *name == "app") else {
+        return Ok((parts.uri.path() == ALL_APPS_STREAM).then(|| APP_OF_THAT_PATH.into()));
+    };
     let app = check_name(app, MAX_APP).map_err(|problem| ApiError::Name { name: "the app id", problem })?;
     Ok(Some(app.into()))
 }

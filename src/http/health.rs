@@ -4,6 +4,7 @@ use super::AppState;
 use super::error::ApiError;
 use crate::auth::Authenticator;
 use crate::fanout::listener::Hearing;
+use crate::shutdown::{Drained, Shutdown};
 use crate::store::Store;
 use crate::store::fitness::Unfit;
 use crate::telemetry::Metrics;
@@ -30,6 +31,7 @@ pub struct Health {
     hearing: Hearing,
     auth: Arc<Authenticator>,
     draining: CancellationToken,
+    drained: Drained,
     well: Mutex<Well>,
 }
 
@@ -46,13 +48,9 @@ struct Well {
 }
 
 impl Health {
-    pub(super) fn new(
-        grace: Duration,
-        hearing: Hearing,
-        auth: Arc<Authenticator>,
-        draining: CancellationToken,
-    ) -> Health {
-        Health { grace, hearing, auth, draining, well: Mutex::default() }
+    pub(super) fn new(grace: Duration, hearing: Hearing, auth: Arc<Authenticator>, shutdown: &Shutdown) -> Health {
+        let (draining, drained) = (shutdown.draining.clone(), shutdown.drained.clone());
+        Health { grace, hearing, auth, draining, drained, well: Mutex::default() }
     }
 
     /// Looks after the database and the listener, until told to stop.
@@ -93,7 +91,7 @@ impl Health {
     }
 
     /// What keeps this replica from being ready.
-    fn missing(&self) -> Vec<String> {
+    pub fn missing(&self) -> Vec<String> {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = self.hearing.is_up();
         if heard {
@@ -116,6 +114,9 @@ impl Health {
         if self.draining.is_cancelled() {
             missing.push("the replica is draining".to_owned());
         }
+        if self.drained.is_on() {
+            missing.push("an operator has drained the replica".to_owned());
+        }
         missing
     }
 }
@@ -125,22 +126,25 @@ struct Report {
     status: &'static str,
     service: &'static str,
     timestamp: String,
-    connections: i64,
-    users: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users: Option<i64>,
 }
 
 pub(super) async fn health(State(state): State<AppState>) -> Response {
-    report(&state.metrics)
+    report(state.config.admin.public_metrics.then_some(&*state.metrics))
 }
 
-pub(super) fn report(metrics: &Metrics) -> Response {
+/// That this process lives; and how many it serves, if that is to be told.
+pub(crate) fn report(metrics: Option<&Metrics>) -> Response {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     json(&Report {
         status: "ok",
         service: "mana-sync",
         timestamp: crate::protocol::Stamp::from_millis(now.as_millis() as i64).to_string(),
-        connections: metrics.connections.get(),
-        users: metrics.users.get(),
+        connections: metrics.map(|metrics| metrics.connections.get()),
+        users: metrics.map(|metrics| metrics.users.get()),
     })
 }
 
@@ -149,14 +153,20 @@ struct Status {
     status: &'static str,
 }
 
-pub(super) async fn live() -> Response {
+pub(crate) async fn live() -> Response {
     json(&Status { status: "ok" })
 }
 
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Response, ApiError> {
-    match state.health.missing() {
+    readiness(&state.health, state.config.admin.public_metrics)
+}
+
+/// Whether this replica is ready; and what is missing, if that is to be told.
+pub(crate) fn readiness(health: &Health, tells_why: bool) -> Result<Response, ApiError> {
+    match health.missing() {
         missing if missing.is_empty() => Ok(json(&Status { status: "ready" })),
-        missing => Err(ApiError::NotReady(missing.join(", "))),
+        missing if tells_why => Err(ApiError::NotReady(missing.join(", "))),
+        _ => Err(ApiError::NotReady("ask on ADMIN_PORT why".to_owned())),
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Result<Response, A
     encode(&state.metrics)
 }
 
-pub(super) fn encode(metrics: &Metrics) -> Result<Response, ApiError> {
+pub(crate) fn encode(metrics: &Metrics) -> Result<Response, ApiError> {
     let text = metrics.encode()?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))], text).into_response())
 }

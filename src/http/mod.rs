@@ -1,12 +1,14 @@
 //! HTTP: one file per endpoint, one table of routes, one table of errors.
 
 mod answer;
+mod apps_stream;
 mod body;
+mod compression;
 pub mod error;
 mod extract;
-mod headers;
-mod health;
-mod metrics;
+pub(crate) mod headers;
+pub(crate) mod health;
+pub(crate) mod metrics;
 mod observe;
 pub mod open_files;
 mod proxy_protocol;
@@ -20,6 +22,7 @@ mod transport;
 pub mod waiting;
 
 pub use body::PushBudget;
+pub use health::Health;
 
 use crate::auth::Authenticator;
 use crate::billing::Billing;
@@ -27,6 +30,7 @@ use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::fanout::Publisher;
 use crate::fanout::listener::Hearing;
+use crate::hub::DeviceReads;
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
 use crate::session::Sessions;
@@ -50,6 +54,8 @@ pub struct AppState {
     pub polls: Polls,
     pub sessions: Arc<Sessions>,
     pub health: Arc<health::Health>,
+    /// How far devices have read.
+    pub devices: DeviceReads,
     pub shutdown: Shutdown,
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
@@ -63,6 +69,6 @@ impl AppState {
         auth: Arc<Authenticator>,
         shutdown: &Shutdown,
     ) -> Arc<health::Health> {
-        Arc::new(health::Health::new(config.ready_grace_ms, hearing, auth, shutdown.draining.clone()))
+        Arc::new(health::Health::new(config.ready_grace_ms, hearing, auth, shutdown))
     }
 }

@@ -1,6 +1,7 @@
 //! What every request passes first: it gets an id, a span if it is sampled, a line in the log, and is counted.
 
 use super::AppState;
+use super::extract::ALL_APPS_STREAM;
 use crate::telemetry::refusals::{Endpoint, Refusal};
 use crate::telemetry::request_id::{HEADER, RequestId};
 use crate::telemetry::traces;
@@ -50,9 +51,9 @@ impl Access {
     /// What was asked for; none for probes, preflights and whatever else is no client's work.
     fn endpoint(&self) -> Option<Endpoint> {
         match (&self.method, self.route.as_ref()?.as_str()) {
-            (&Method::POST, "/sync/{app}") => Some(Endpoint::Push),
+            (&Method::POST, "/sync/{app}" | ALL_APPS_STREAM) => Some(Endpoint::Push),
             (&Method::GET, "/sync/{app}/pull") => Some(Endpoint::Pull),
-            (&Method::GET, "/sync/{app}/stream") => Some(Endpoint::Stream),
+            (&Method::GET, "/sync/{app}/stream" | ALL_APPS_STREAM) => Some(Endpoint::Stream),
             (&Method::GET, "/ws" | "/ws/{app}") => Some(Endpoint::WebSocket),
             _ => None,
         }

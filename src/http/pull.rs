@@ -25,6 +25,9 @@ pub(super) async fn pull(
     let since = Cursor::parse(&since)?;
     let tables = [table.into_owned()];
     let client = client_id(&headers)?;
+    if let Some(client) = &client {
+        state.devices.note(&caller.log, client, since).await;
+    }
     let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
     let poll = state.polls.ask(&caller.log, Some(&tables[0]), client.as_deref());
     let timer = state.metrics.pull_seconds.start_timer();

@@ -1,7 +1,7 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::answer::{json, read_page, unless_empty, write};
+use super::answer::{hold, json, read_page, unless_empty, write};
 use super::body::Held;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
@@ -62,6 +62,8 @@ pub(super) async fn push(
     };
     state.metrics.pushes.with_label_values(&[outcome]).inc();
     let Answer { text, unread, .. } = answer?;
+    let unread = hold(&state, &caller.log, unread, text.len()).await?;
+    state.metrics.apps.count_push(&caller.log.app);
     Ok(json(text, unread))
 }
 
@@ -87,6 +89,7 @@ async fn answer(
     let max_changes = state.config.max_push_changes as usize;
     let read = state.sessions.heavy.run(body.len(), || read_push(body, client, policy, max_changes)).await;
     let push = Arc::new(read?);
+    state.devices.note(log, &push.client, push.since).await;
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
         let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
@@ -100,7 +103,9 @@ async fn answer(
     let announce = announce(state, log, push.clone(), headers, held.clone(), new_app);
     let pushed = state.store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
-        state.metrics.changes_stored.inc_by((push.changes.len() - pushed.known.len()) as u64);
+        let stored = (push.changes.len() - pushed.known.len()) as u64;
+        state.metrics.changes_stored.inc_by(stored);
+        state.metrics.apps.count_changes(&log.app, stored);
     }
     let (page, unread) = delta(state, log, &push, &pushed).await?;
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;

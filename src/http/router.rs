@@ -1,7 +1,8 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::{AppState, headers, health, metrics, observe, pull, push, socket, stream};
+use super::extract::ALL_APPS_STREAM;
+use super::{AppState, apps_stream, compression, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
@@ -18,16 +19,21 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// All endpoints.
 pub fn router(state: AppState) -> Router {
+    let metrics = match state.config.admin.public_metrics {
+        true => Router::new().route("/metrics", get(metrics::metrics)),
+        false => Router::new(),
+    };
     Router::new()
-        .route("/sync/{app}", post(push::push))
-        .route("/sync/{app}/pull", get(pull::pull))
+        .route("/sync/{app}", post(push::push).layer(compression::pages()))
+        .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
         .route("/sync/{app}/stream", get(stream::stream))
+        .route(ALL_APPS_STREAM, get(apps_stream::stream).post(push::push))
         .route("/ws", get(socket::connect))
         .route("/ws/{app}", get(socket::connect))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
+        .merge(metrics)
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))

@@ -6,7 +6,7 @@ use super::extract::{Caller, client_id, query};
 use super::server::ClientPlace;
 use crate::protocol::Cursor;
 use crate::protocol::push::{MAX_TABLE, check_name};
-use crate::session::stream::{StreamRequest, StreamSession};
+use crate::session::stream::{LogRequest, StreamRequest, StreamSession};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 /// Tables that a stream may be asked for by name; each has an event of its own and is a name to compare with.
-const MAX_COLLECTIONS: usize = 256;
+pub(super) const MAX_COLLECTIONS: usize = 256;
 
 pub(super) async fn stream(
     State(state): State<AppState>,
@@ -27,20 +27,26 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     state.limits.pull(caller.log.user)?;
-    let last_event = headers.get("Last-Event-ID").map(|id| id.to_str().map_err(|_| ApiError::Header("Last-Event-ID")));
-    let last_event = last_event.transpose()?.filter(|id| !id.is_empty());
-    let since = match (last_event, query(&uri, "since")) {
+    let since = match (last_event_id(&headers)?, query(&uri, "since")) {
         (Some(id), _) => Cursor::parse(id)?,
         (None, Some(since)) => Cursor::parse(&since)?,
         (None, None) => Cursor::BEGINNING,
     };
-    let request = StreamRequest {
-        log: caller.log,
-        tables: tables(&uri)?,
-        since,
-        reader: client_id(&headers)?.as_deref().map(Into::into),
-    };
+    let log = LogRequest { log: caller.log, tables: tables(&uri)?, since };
+    let reader = client_id(&headers)?.as_deref().map(Into::into);
+    let request = StreamRequest { logs: vec![log], reader, names_apps: false };
     let session = StreamSession::open(state.sessions, state.store, &caller.identity, request).await?;
+    Ok(answer(session, client))
+}
+
+/// Where a client resumes.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let id = headers.get("Last-Event-ID").map(|id| id.to_str().map_err(|_| ApiError::Header("Last-Event-ID")));
+    Ok(id.transpose()?.filter(|id| !id.is_empty()))
+}
+
+/// A stream as an answer.
+pub(super) fn answer(session: StreamSession, client: Option<Extension<ClientPlace>>) -> Response {
     // Its place among the connections of its address goes with it.
     let events = futures_util::stream::unfold((session, client), async |(mut session, client)| {
         let text = session.next().await?;
@@ -51,7 +57,7 @@ pub(super) async fn stream(
         (CACHE_CONTROL, "no-cache, no-store, no-transform"),
         (axum::http::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(events)).into_response())
+    (headers, Body::from_stream(events)).into_response()
 }
 
 /// The tables asked for; none means all.

@@ -37,18 +37,15 @@ impl WaitReason {
     }
 }
 
+/// Where a replica listens, and what it answers there before it can serve.
+pub type Waiting<'a> = (&'a TcpListener, Router);
+
 /// Does something, and answers on the listeners while that takes long.
-pub async fn meanwhile<T>(
-    listeners: &[TcpListener],
-    metrics: &Arc<Metrics>,
-    reason: &WaitReason,
-    doing: impl Future<Output = T>,
-) -> T {
+pub async fn meanwhile<T>(listeners: &[Waiting<'_>], doing: impl Future<Output = T>) -> T {
     let mut doing = pin!(doing);
     if let Ok(done) = timeout(USUAL_START, &mut doing).await {
         return done;
     }
-    let router = router(metrics.clone(), reason.clone());
     let places = Arc::new(Semaphore::new(MAX_REFUSALS));
     loop {
         let accepted = tokio::select! {
@@ -56,8 +53,7 @@ pub async fn meanwhile<T>(
             accepted = accept_any(listeners) => accepted,
         };
         match (accepted, places.clone().try_acquire_owned()) {
-            (Ok(stream), Ok(place)) => {
-                let router = router.clone();
+            (Ok((stream, router)), Ok(place)) => {
                 tokio::spawn(async move {
                     answer_once(stream, move |request| router.clone().oneshot(request)).await;
                     drop(place);
@@ -73,21 +69,26 @@ pub async fn meanwhile<T>(
     }
 }
 
-fn router(metrics: Arc<Metrics>, reason: WaitReason) -> Router {
-    let counted = metrics.clone();
-    Router::new()
-        .route("/health", get(async move || health::report(&counted)))
+/// What is answered; with what is counted, if that is to be told there, and why it waits.
+pub fn router(metrics: &Arc<Metrics>, with_metrics: bool, reason: &WaitReason) -> Router {
+    let reason = reason.clone();
+    let (counted, encoded) = (metrics.clone(), metrics.clone());
+    let routes = match with_metrics {
+        true => Router::new().route("/metrics", get(async move || metrics::encode(&encoded))),
+        false => Router::new(),
+    };
+    routes
+        .route("/health", get(async move || health::report(with_metrics.then_some(&*counted))))
         .route("/health/live", get(health::live))
-        .route("/metrics", get(async move || metrics::encode(&metrics)))
         .route("/health/ready", get(async move || ApiError::NotReady(reason.sentence())))
         // Operators alone are told more.
         .fallback(async || ApiError::NotReady(WaitReason::default().sentence()))
 }
 
-async fn accept_any(listeners: &[TcpListener]) -> std::io::Result<TcpStream> {
+async fn accept_any(listeners: &[Waiting<'_>]) -> std::io::Result<(TcpStream, Router)> {
     poll_fn(|cx| {
-        let accepted = listeners.iter().find_map(|listener| match listener.poll_accept(cx) {
-            Poll::Ready(accepted) => Some(accepted.map(|(stream, _)| stream)),
+        let accepted = listeners.iter().find_map(|(listener, router)| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Some(accepted.map(|(stream, _)| (stream, router.clone()))),
             Poll::Pending => None,
         });
         accepted.map_or(Poll::Pending, Poll::Ready)

@@ -1,6 +1,8 @@
 //! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
 
+use super::session::SessionState;
 use crate::fanout::Wakeup;
+use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
-/// Bytes of names that may wait for a reader. One that is further behind is told to start over. More than one
-/// push can name.
-const MAX_WAITING: usize = 256 << 10;
-/// What a name takes beside its text, in bytes.
-const NAME: usize = 16;
+/// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
+/// more. One that is further behind is told to start over.
+const MAX_WAITING: usize = 512 << 10;
+/// What a name takes beside its letters, in bytes, about.
+const NAME_BYTES: usize = 48;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -44,18 +46,21 @@ pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
     joined: Instant,
+    pub(super) session: SessionState,
 }
 
 #[derive(Debug)]
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Bytes of the names that wait.
+    /// Bytes that it takes.
     bytes: usize,
     /// How many of them a greeting added beyond the bound.
     excused: usize,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
+    /// One of those that were taken last.
+    delivery: Option<Span>,
     /// Whether the session is to end.
     closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
@@ -63,19 +68,16 @@ struct State {
 }
 
 impl Mailbox {
-    /// An empty mailbox.
-    pub fn new(interest: Interest) -> Mailbox {
+    /// An empty mailbox, of a session that has just come.
+    pub fn new(interest: Interest, transport: Option<&'static str>) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State {
-            interest,
-            waiting,
-            bytes: 0,
-            excused: 0,
-            deliveries: Vec::new(),
-            closing: false,
-            told,
-        };
-        Mailbox { state: Mutex::new(state), filled: Notify::new(), joined: Instant::now() }
+        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), delivery: None, closing: false, told };
+        Mailbox {
+            state: Mutex::new(state),
+            filled: Notify::new(),
+            joined: Instant::now(),
+            session: SessionState::new(transport),
+        }
     }
 
     /// When the session joined.
@@ -99,6 +101,10 @@ impl Mailbox {
     /// Makes the mailbox one of this device.
     pub fn set_client(&self, client: Option<Arc<str>>) {
         self.state().interest.client = client;
+    }
+
+    pub(super) fn interest(&self) -> Interest {
+        self.state().interest.clone()
     }
 
     /// Adds a wake-up, if the session cares for it; says whether it does. If the wake-up is traced, the current
@@ -135,11 +141,23 @@ impl Mailbox {
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
-            if let Some(mail) = self.state().take() {
+            let (mail, delivery) = {
+                let mut state = self.state();
+                // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
+                (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
+            };
+            drop(delivery);
+            if let Some(mail) = mail {
+                self.session.note_woken();
                 return mail;
             }
             self.filled().await;
         }
+    }
+
+    /// One of the traced deliveries that were taken last, for what is done because of them; once.
+    pub fn delivery(&self) -> Span {
+        self.state().delivery.take().unwrap_or_else(Span::none)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -200,12 +218,12 @@ impl State {
             return false;
         }
         let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
-            self.bytes += wakeup.app.len() + NAME;
+            self.bytes += wakeup.app.len() + NAME_BYTES;
             BTreeSet::new()
         });
         for table in tables {
             if waiting.insert(table.clone()) {
-                self.bytes += table.len() + NAME;
+                self.bytes += table.len() + NAME_BYTES;
             }
         }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
@@ -224,7 +242,9 @@ impl State {
         let waiting = std::mem::take(&mut self.waiting);
         let behind = self.is_behind();
         (self.bytes, self.excused) = (0, 0);
-        traces::taken(std::mem::take(&mut self.deliveries));
+        let deliveries = std::mem::take(&mut self.deliveries);
+        self.delivery = deliveries.last().cloned();
+        traces::taken(deliveries);
         Some(if behind { Mail::TooMuch } else { Mail::Changed(waiting) })
     }
 }

@@ -6,9 +6,14 @@
 
 mod announced;
 mod connected;
+mod devices;
+mod inspect;
 mod mailbox;
+mod session;
 
+pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
+pub use session::{SessionInfo, SessionState};
 
 use crate::fanout::{Audience, Wakeup};
 use crate::protocol::UserKey;
@@ -69,7 +74,7 @@ impl Hub {
     }
 
     fn enter(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: Option<&'static str>) -> Membership {
-        let mailbox = Arc::new(Mailbox::new(interest));
+        let mailbox = Arc::new(Mailbox::new(interest, transport));
         let mut users = self.shard(user);
         let entry = users.entry(user).or_insert_with(|| {
             self.connected.add(user);
@@ -131,6 +136,11 @@ impl Membership {
     /// Where the session's wake-ups arrive.
     pub fn mailbox(&self) -> &Mailbox {
         &self.mailbox
+    }
+
+    /// What operators see of the session, and how they end it.
+    pub fn session(&self) -> &SessionState {
+        &self.mailbox.session
     }
 
     /// How many sessions this user has here, this one included.

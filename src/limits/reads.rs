@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// One user reads on this part of the pool's connections at the same time, at most, and always on one.
+/// One user reads on this part of the pool's connections at the same time, at most,
 const SHARE: u32 = 4;
+/// and on so many where that is more, and the pool has them.
+const LEAST: u32 = 2;
 
 /// The shares of the users who are reading.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ pub struct ReadTurn {
 impl ReadShares {
     /// Shares of a pool of so many connections.
     pub fn new(pool_size: u32) -> ReadShares {
-        let at_once = (pool_size / SHARE).max(1) as usize;
+        let at_once = (pool_size / SHARE).max(LEAST).min(pool_size) as usize;
         ReadShares(Arc::new(Inner { at_once, users: Mutex::default() }))
     }
 

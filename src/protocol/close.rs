@@ -29,6 +29,8 @@ pub enum CloseReason {
     TooOld,
     /// Other replicas hold fewer.
     Rebalanced,
+    /// An operator has ended it.
+    Disconnected,
 }
 
 use CloseReason::*;
@@ -50,6 +52,7 @@ impl CloseReason {
         "going_away",
         "too_old",
         "rebalanced",
+        "disconnected",
     ];
 
     /// The reason as a label.
@@ -65,14 +68,14 @@ impl CloseReason {
             TooLarge => 1009,
             ProtocolError => 1002,
             Unresponsive => 1001,
-            GoingAway | TooOld | Rebalanced => 1012,
+            GoingAway | TooOld | Rebalanced | Disconnected => 1012,
             TooFarBehind | TooManySessions | Unavailable => 1013,
         }
     }
 
     /// Whether the client did nothing wrong and may come back at once.
     pub fn invites_back(self) -> bool {
-        matches!(self, GoingAway | TooOld | Rebalanced)
+        matches!(self, GoingAway | TooOld | Rebalanced | Disconnected)
     }
 
     /// What stands in the close frame.
@@ -92,6 +95,7 @@ impl CloseReason {
             GoingAway => "this replica is going away; reconnect",
             TooOld => "connections are spread anew; reconnect",
             Rebalanced => "connections are rebalanced; reconnect",
+            Disconnected => "disconnected by an operator; reconnect",
         }
     }
 }
@@ -107,6 +111,7 @@ mod tests {
         assert_eq!(GoingAway.label(), "going_away");
         assert_eq!(TooOld.label(), "too_old");
         assert_eq!(Rebalanced.label(), "rebalanced");
-        assert_eq!(Rebalanced as usize + 1, CloseReason::LABELS.len());
+        assert_eq!(Disconnected.label(), "disconnected");
+        assert_eq!(Disconnected as usize + 1, CloseReason::LABELS.len());
     }
 }

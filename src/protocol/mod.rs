@@ -9,8 +9,10 @@
 //! * [`keys`]: short names for users and logs, however long their ids are.
 //! * [`merge`]: what a device must not be sent, or must be sent with another stamp, so that clients which
 //!   compare stamp strings converge (G3).
+//! * [`trim`]: what of a record's rows stays in the log.
 //! * [`conflicts`]: which of a push's values lose to what others stored.
 //! * [`page`]: stored changes written as JSON.
+//! * [`stream_id`]: where a reader of several logs stands.
 //! * [`socket`]: the messages of a WebSocket; [`close`]: why one ends.
 
 pub mod close;
@@ -24,6 +26,8 @@ pub mod page;
 pub mod push;
 pub mod socket;
 pub mod stamp;
+pub mod stream_id;
+pub mod trim;
 
 pub use cursor::Cursor;
 pub use keys::{Log, LogId, UserKey};

@@ -33,9 +33,20 @@ pub struct Remarks<'a> {
     pub adjusted: &'a [Adjusted],
 }
 
+impl Remarks<'_> {
+    /// What they take as text, about, in bytes.
+    pub fn size(&self) -> usize {
+        let names = |adjusted: &Adjusted| {
+            let fields: usize = adjusted.fields.iter().map(|field| field.len() + 3).sum();
+            96 + adjusted.table.len() + adjusted.id.len() + fields
+        };
+        self.conflicts.iter().map(String::len).chain(self.adjusted.iter().map(names)).sum()
+    }
+}
+
 /// The answer to a push or a pull.
 pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
-    let mut out = String::with_capacity(page.size());
+    let mut out = String::with_capacity(page.size() + remarks.size());
     out.push_str("{\"serverChanges\":");
     write_changes(&mut out, &page.changes, &mut page.own)?;
     let conflicts = remarks.conflicts.join(",");
@@ -53,12 +64,14 @@ pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, Un
 /// What an event of a stream says beside its changes.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
+    /// The app that its changes belong to, where the stream is one of several.
+    pub app: Option<&'a str>,
     /// The table of all its changes.
     pub table: &'a str,
     pub until: Cursor,
     pub has_more: bool,
-    /// Whether everything up to `until` has been sent with it. Only then is `until` its `id`, to resume from.
-    pub ends_page: bool,
+    /// Where to resume from, if everything up to `until` has been sent with it.
+    pub id: Option<&'a str>,
 }
 
 /// Writes one event of a stream.
@@ -68,11 +81,15 @@ pub fn encode_event(
     changes: &[StoredChange],
     own: &mut OwnWrites,
 ) -> Result<(), UnreadableChange> {
-    let Event { table, until, has_more, ends_page } = event;
-    if ends_page {
-        let _ = writeln!(out, "id: {until}");
+    let Event { app, table, until, has_more, id } = event;
+    if let Some(id) = id {
+        let _ = writeln!(out, "id: {id}");
     }
-    let _ = write!(out, "event: changes\ndata: {{\"table\":{},\"changes\":", Quoted(table));
+    out.push_str("event: changes\ndata: {");
+    if let Some(app) = app {
+        let _ = write!(out, "\"appId\":{},", Quoted(app));
+    }
+    let _ = write!(out, "\"table\":{},\"changes\":", Quoted(table));
     write_changes(out, changes, own)?;
     let _ = write!(out, ",\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
     Ok(())

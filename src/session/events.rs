@@ -40,9 +40,10 @@ pub(super) fn group_by_table(changes: &mut [StoredChange]) -> Vec<i64> {
 }
 
 /// Writes an event without changes for each table, together a page of their own.
-pub(super) fn tell(out: &mut String, tables: &BTreeSet<String>, until: Cursor) {
+pub(super) fn tell(out: &mut String, tables: &BTreeSet<String>, until: Cursor, id: &str, app: Option<&str>) {
     for (index, table) in tables.iter().enumerate() {
-        let event = Event { table, until, has_more: false, ends_page: index + 1 == tables.len() };
+        let id = (index + 1 == tables.len()).then_some(id);
+        let event = Event { app, table, until, has_more: false, id };
         // There is no change that could not be read back.
         let _ = encode_event(out, event, &[], &mut OwnWrites::default());
     }

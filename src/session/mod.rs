@@ -10,6 +10,7 @@
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
+mod log_reader;
 pub mod rebalance;
 pub mod stream;
 pub mod websocket;
@@ -23,11 +24,12 @@ use crate::config::Config;
 use crate::fanout::Reconciler;
 use crate::fanout::recent::RecentRequest;
 use crate::fanout::reconciler::CannotBegin;
-use crate::hub::{Hub, Interest, Membership};
+use crate::hub::{Hub, Interest, Membership, SessionState};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
+use crate::shutdown::Drained;
 use crate::telemetry::Metrics;
 use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;
@@ -58,6 +60,7 @@ pub struct Sessions {
     auth: Arc<Authenticator>,
     metrics: Arc<Metrics>,
     closing: CancellationToken,
+    drained: Drained,
     drain_window: Duration,
     /// None: connections may live for ever.
     max_age: Option<Duration>,
@@ -93,6 +96,7 @@ impl Sessions {
             auth,
             metrics,
             closing,
+            drained: Drained::default(),
             drain_window: config.drain_window_ms,
             max_age: Some(config.max_connection_age_ms).filter(|age| !age.is_zero()),
             auth_timeout: config.ws_auth_timeout_ms,
@@ -104,6 +108,11 @@ impl Sessions {
             reads: ReadShares::new(config.database_pool_size),
             heavy: HeavyWork::default(),
         }
+    }
+
+    /// Sessions that leave within the drain window whenever an operator drains the replica, too.
+    pub fn leaving_with(self, drained: Drained) -> Sessions {
+        Sessions { drained, ..self }
     }
 
     /// A place for a WebSocket until it has authenticated; none if there is none left.
@@ -123,6 +132,11 @@ impl Sessions {
         transport: &'static str,
     ) -> Result<Membership, JoinError> {
         let membership = self.hub.join(identity.user, interest, transport);
+        membership.session().identify(identity.token_id.clone(), identity.expires);
+        if self.auth.refuses(identity) {
+            // It was refused between its check and now, when this session was not to be found yet.
+            membership.session().close(CloseReason::InvalidToken);
+        }
         if membership.sessions_of_user() > self.max_per_user {
             self.metrics.refused.with_label_values(&["sessions_per_user"]).inc();
             return Err(JoinError::TooManySessions);
@@ -147,6 +161,7 @@ impl Sessions {
         let age = self.max_age.map(|age| age.mul_f64(rand::random_range(0.5..1.0)));
         Farewell {
             closing: self.closing.clone(),
+            drained: self.drained.clone(),
             window: self.drain_window,
             leaves: None,
             retires: age.map(|age| Instant::now() + age),
@@ -171,6 +186,7 @@ impl Sessions {
 #[derive(Debug)]
 struct Farewell {
     closing: CancellationToken,
+    drained: Drained,
     window: Duration,
     /// The moment of the drain window, once that has begun.
     leaves: Option<Instant>,
@@ -182,11 +198,24 @@ impl Farewell {
     /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
     /// and asked again.
     async fn due(&mut self) -> CloseReason {
-        let Farewell { closing, window, leaves, retires } = self;
+        let Farewell { closing, drained, window, leaves, retires } = self;
         let leave = async {
-            closing.cancelled().await;
-            let moment = || Instant::now() + window.mul_f64(rand::random_range(0.0..1.0));
-            sleep_until(*leaves.get_or_insert_with(moment)).await;
+            loop {
+                if !closing.is_cancelled() && !drained.is_on() {
+                    *leaves = None;
+                }
+                tokio::select! {
+                    () = closing.cancelled() => {}
+                    () = drained.begun() => {}
+                }
+                let moment = || Instant::now() + window.mul_f64(rand::random_range(0.0..1.0));
+                let moment = *leaves.get_or_insert_with(moment);
+                tokio::select! {
+                    () = sleep_until(moment) => return,
+                    // The replica is taken back: who has not left stays.
+                    () = drained.ended(), if !closing.is_cancelled() => {}
+                }
+            }
         };
         let Some(retires) = *retires else {
             leave.await;
@@ -195,6 +224,14 @@ impl Farewell {
         tokio::select! {
             () = leave => CloseReason::GoingAway,
             () = sleep_until(retires) => CloseReason::TooOld,
+        }
+    }
+
+    /// The same, or when an operator has the session end.
+    async fn due_or_closed(&mut self, session: &SessionState) -> CloseReason {
+        tokio::select! {
+            reason = self.due() => reason,
+            reason = session.closed() => reason,
         }
     }
 }

@@ -32,7 +32,13 @@ impl Model {
         for device in 0..devices {
             all[device % replicas].1.push_back((device, 0));
         }
-        Model { begun: Instant::now(), now: STEPS * (AGE + 1), replicas: all, away: VecDeque::new(), closed: HashMap::new() }
+        Model {
+            begun: Instant::now(),
+            now: STEPS * (AGE + 1),
+            replicas: all,
+            away: VecDeque::new(),
+            closed: HashMap::new(),
+        }
     }
 
     fn time(&self, step: u32) -> Instant {
@@ -113,7 +119,9 @@ fn in_turn() -> impl FnMut(usize) -> usize {
 
 #[test]
 fn replicas_that_were_added_get_their_part_and_no_device_is_closed_twice() {
-    for (before, added, devices) in [(3, 3, 300), (3, 3, 65_000), (1, 1, 100), (3, 9, 3_000), (5, 1, 5_000), (20, 2, 20_000)] {
+    for (before, added, devices) in
+        [(3, 3, 300), (3, 3, 65_000), (1, 1, 100), (3, 9, 3_000), (5, 1, 5_000), (20, 2, 20_000)]
+    {
         let mut model = Model::new(before, devices);
         model.run(2, in_turn());
         assert_eq!(model.closes(), 0, "it was even");

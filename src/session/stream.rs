@@ -1,22 +1,27 @@
-//! The rules of `/sync/{appId}/stream`, without HTTP.
-//! What its events say of a page, and with which cursors, is in [`super::events`].
+//! The rules of `/sync/{appId}/stream`, and of `/sync/stream` for several apps at once, without HTTP.
+//!
+//! What its events say of a page, and with which cursors, is in [`super::events`]; where it stands in each log, in
+//! [`super::log_reader`]. Pages are read one after the other, of each log in turn that has something to read.
 
-use super::events::{group_by_table, tell};
+use super::log_reader::LogReader;
+pub use super::log_reader::LogRequest;
 use super::{Farewell, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::defects::Defect;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
-use crate::protocol::page::{Event, Page, encode_event};
-use crate::protocol::{Cursor, Log};
+use crate::protocol::page::Page;
+use crate::protocol::stream_id::write_position;
 use crate::store::{OwnChanges, PageRequest, Store, StoreError};
 use crate::telemetry::metrics::SSE;
+use crate::telemetry::traces;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
@@ -36,10 +41,10 @@ const LATE: Duration = Duration::from_millis(30);
 /// What a stream is asked for.
 #[derive(Debug)]
 pub struct StreamRequest {
-    pub log: Log,
-    /// None means every table of the app.
-    pub tables: Option<Vec<String>>,
-    pub since: Cursor,
+    /// One for each app: at least one.
+    pub logs: Vec<LogRequest>,
+    /// Whether events name the app that they are of, and their ids have a cursor for each.
+    pub names_apps: bool,
     /// The device that reads.
     pub reader: Option<Arc<str>>,
 }
@@ -58,15 +63,20 @@ pub enum OpenError {
 pub struct StreamSession {
     sessions: Arc<Sessions>,
     store: Store,
-    request: Arc<StreamRequest>,
-    cursor: Cursor,
-    phase: Phase,
-    /// The page that is being read.
-    reading: Option<Reading>,
+    reader: Option<Arc<str>>,
+    names_apps: bool,
+    logs: Vec<LogReader>,
+    /// Whose turn it is to be read, if it has to be.
+    turn: usize,
+    /// The page that is being read, and of which log.
+    reading: Option<(usize, Reading)>,
+    is_over: bool,
     membership: Membership,
     budget: UserBudget,
     /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
     held: Option<Reservation>,
+    /// The position of the oldest change in what was last given out live, until then likewise.
+    given: Option<i64>,
     /// The room to be taken before the next page is read, in bytes.
     needs: usize,
     expires: Instant,
@@ -74,20 +84,6 @@ pub struct StreamSession {
     heartbeat: Instant,
     farewell: Farewell,
     pause: Duration,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// Reading what is there already. These requested tables are to be told where they stand at the end of it: they
-    /// have had no event, or one whose cursor is before their last change.
-    Backlog {
-        pending_tables: BTreeSet<String>,
-    },
-    /// Everything up to the cursor has been sent.
-    Live,
-    /// Woken: there may be something after the cursor.
-    Woken,
-    Over,
 }
 
 /// A page on its way. It is not given up for a heartbeat.
@@ -115,18 +111,25 @@ impl StreamSession {
         identity: &Identity,
         request: StreamRequest,
     ) -> Result<StreamSession, OpenError> {
-        let tables: Option<BTreeSet<String>> = request.tables.as_ref().map(|tables| tables.iter().cloned().collect());
-        let interest =
-            Interest { app: Some(request.log.app.clone()), tables: tables.clone(), client: request.reader.clone() };
-        let membership = sessions.join(identity, interest, SSE).await?;
+        let StreamRequest { logs, names_apps, reader } = request;
+        let (app, tables) = match logs.as_slice() {
+            [LogRequest { log, tables, .. }] => (Some(log.app.clone()), tables.clone().map(BTreeSet::from_iter)),
+            // What else the user has wakes the session, and is passed over by it.
+            _ => (None, None),
+        };
+        let membership = sessions.join(identity, Interest { app, tables, client: reader.clone() }, SSE).await?;
         store.ping().await?;
         let now = Instant::now();
         Ok(StreamSession {
-            cursor: request.since,
-            phase: Phase::Backlog { pending_tables: tables.unwrap_or_default() },
+            logs: logs.into_iter().map(LogReader::new).collect(),
+            turn: 0,
+            names_apps,
+            reader,
+            is_over: false,
             budget: sessions.budget.of(identity.user),
             reading: None,
             held: None,
+            given: None,
             needs: LEAST_ROOM,
             expires: now + identity.remaining(),
             heartbeat: now + sessions.heartbeat,
@@ -134,7 +137,6 @@ impl StreamSession {
             pause: BACKOFF.0,
             sessions,
             store,
-            request: Arc::new(request),
             membership,
         })
     }
@@ -144,12 +146,15 @@ impl StreamSession {
         if self.reading.is_none() {
             self.held = None;
         }
+        self.observe_written();
         loop {
-            let next = match self.phase {
-                Phase::Over => return None,
+            if self.is_over {
+                return None;
+            }
+            let next = match self.next_log() {
                 // Boxed: a stream that waits has no room set aside for it.
-                Phase::Backlog { .. } | Phase::Woken => Box::pin(self.read()).await,
-                Phase::Live => self.wait().await,
+                Some(index) => Box::pin(self.read(index)).await,
+                None => self.wait().await,
             };
             match next {
                 // Nobody keeps room while waiting for something to put into it.
@@ -159,7 +164,7 @@ impl StreamSession {
                     return Some(text);
                 }
                 Next::End(reason) => {
-                    self.phase = Phase::Over;
+                    self.is_over = true;
                     self.sessions.count_close(reason);
                     return reason.invites_back().then(|| RETRY.to_owned());
                 }
@@ -167,48 +172,78 @@ impl StreamSession {
         }
     }
 
+    /// The next piece is asked for, so the transport has taken the last one. How long that took from the commit is measured
+    /// of the oldest change in it, if it was no backlog.
+    fn observe_written(&mut self) {
+        let Some(given) = self.given.take() else { return };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let took = now.saturating_sub(Duration::from_micros(given.max(0) as u64));
+        self.sessions.metrics.stream_seconds.observe(took.as_secs_f64());
+    }
+
     /// Waits, while there is nothing to read, for a reason to do something.
     async fn wait(&mut self) -> Next {
         tokio::select! {
             mail = self.membership.mailbox().take() => {
-                if mail == Mail::Close {
-                    return Next::End(CloseReason::Rebalanced);
-                }
-                self.phase = Phase::Woken;
-                Next::Nothing
+                self.open_mail(mail)
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
-    /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
-    /// of an empty log is still the beginning then, but the walk is over. A database that went back begins one anew.
-    fn is_walking(&self) -> bool {
-        let is_under_way = matches!(self.phase, Phase::Backlog { .. }) || self.cursor.micros() > 0;
-        self.cursor.is_walk() && is_under_way
+    /// Takes note of which logs there is something new in.
+    fn open_mail(&mut self, mail: Mail) -> Next {
+        match mail {
+            Mail::Close => return Next::End(CloseReason::Rebalanced),
+            Mail::TooMuch => self.logs.iter_mut().for_each(LogReader::wake),
+            Mail::Changed(apps) => {
+                for log in &mut self.logs {
+                    let tables = apps.get(log.app()).into_iter().flatten();
+                    if apps.contains_key(log.app()) && log.reads(tables.map(|table| &**table)) {
+                        log.wake();
+                    }
+                }
+            }
+        }
+        Next::Nothing
     }
 
-    /// Waits for room, then reads one page into it, whatever else is due in the meantime.
-    async fn read(&mut self) -> Next {
+    /// The log that is read next, if one has to be: the one whose page is on its way, else each in its turn.
+    fn next_log(&self) -> Option<usize> {
+        let begun = self.reading.as_ref().map(|(index, _)| *index);
+        let in_turn = || (self.turn..self.logs.len()).chain(0..self.turn).find(|index| self.logs[*index].has_to_read());
+        begun.or_else(in_turn)
+    }
+
+    /// Waits for room, then reads one page of a log into it, whatever else is due in the meantime.
+    async fn read(&mut self, index: usize) -> Next {
+        if self.logs.len() > 1
+            && self.reading.is_none()
+            && let Some(mail) = self.membership.mailbox().take().now_or_never()
+            && let end @ Next::End(_) = self.open_mail(mail)
+        {
+            // While one log is read for long, the others have their turns as well.
+            return end;
+        }
         if self.held.is_none() {
             tokio::select! {
                 held = self.budget.reserve(self.needs) => self.held = held,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
                 () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-                reason = self.farewell.due() => return Next::End(reason),
+                reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
             }
         }
-        let mut reading = self.reading.take().unwrap_or_else(|| self.begin_page());
+        let (_, mut reading) = self.reading.take().unwrap_or_else(|| (index, self.begin_page(index)));
         let page = tokio::select! {
             page = &mut reading.0 => page,
             () = sleep_until(self.heartbeat) => {
-                self.reading = Some(reading);
+                self.reading = Some((index, reading));
                 return Next::Text(HEARTBEAT.to_owned());
             }
             () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => return Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
             Ok(page) => {
@@ -216,12 +251,12 @@ impl StreamSession {
                 if !self.fits(&page) {
                     return Next::Nothing;
                 }
-                if Defect::StreamJoinsLate.is_on() && !page.has_more && matches!(self.phase, Phase::Backlog { .. }) {
+                if Defect::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
                     // As if it joined only now: what woke it until here is not heard.
                     let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
                 }
                 let heavy = self.sessions.heavy.clone();
-                let next = heavy.run(page.size(), || self.send(page)).await;
+                let next = heavy.run(page.size(), || self.send(index, page)).await;
                 if let (Next::Text(text), Some(held)) = (&next, &mut self.held) {
                     // It becomes smaller: the page is gone.
                     self.budget.resize(held, text.len());
@@ -237,14 +272,21 @@ impl StreamSession {
     }
 
     /// Begins to read the page after the cursor, when it is the user's turn to read.
-    fn begin_page(&self) -> Reading {
-        let (store, request, since) = (self.store.clone(), self.request.clone(), self.cursor);
-        let own = if self.is_walking() { OwnChanges::All } else { OwnChanges::Without };
+    fn begin_page(&mut self, index: usize) -> Reading {
+        let log = &mut self.logs[index];
+        // What woke it until here is in what is read from here on.
+        log.again = false;
+        let (store, request, reader, since) =
+            (self.store.clone(), log.request.clone(), self.reader.clone(), log.cursor);
+        let own = if log.is_walking() { OwnChanges::All } else { OwnChanges::Without };
         let turn = self.sessions.reads.of(request.log.user);
+        let span = traces::page(&self.membership.mailbox().delivery());
         Reading(Box::pin(async move {
+            // Ends with the page.
+            let _span = span;
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
-            let page = PageRequest { since, reader: request.reader.as_deref(), own, tables };
+            let page = PageRequest { since, reader: reader.as_deref(), own, tables };
             store.page(&request.log, &page).await
         }))
     }
@@ -270,49 +312,41 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due() => Next::End(reason),
+            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
-    fn send(&mut self, page: Page) -> Next {
-        let size = page.size();
-        let Page { mut changes, mut own, until, has_more } = page;
-        let walk = self.is_walking() || (until.is_walk() && has_more && !self.cursor.is_walk());
-        let end = until.on_walk(walk && has_more);
-        let mut out = String::with_capacity(size);
-        let complete = group_by_table(&mut changes);
-        let last = complete.len().saturating_sub(1);
-        for (index, (changes, complete)) in changes.chunk_by(|a, b| a.table == b.table).zip(complete).enumerate() {
-            let ends_page = index == last;
-            let until = if ends_page { end } else { Cursor::after(complete).on_walk(walk) };
-            let event = Event { table: &changes[0].table, until, has_more: has_more || !ends_page, ends_page };
-            if let Err(error) = encode_event(&mut out, event, changes, &mut own) {
-                tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
-                return Next::End(CloseReason::Unavailable);
+    /// Writes a page of a log, which its reader has read then.
+    fn send(&mut self, index: usize, page: Page) -> Next {
+        self.turn = (index + 1) % self.logs.len();
+        let end = self.logs[index].end_of(&page);
+        let id = if self.names_apps {
+            let of = |at, log: &LogReader| if at == index { end.cursor } else { log.cursor };
+            write_position(self.logs.iter().enumerate().map(|(at, log)| (log.app(), of(at, log))))
+        } else {
+            end.cursor.to_string()
+        };
+        let log = &mut self.logs[index];
+        let app = self.names_apps.then(|| log.request.log.app.clone());
+        let oldest = page.changes.first().map(|change| change.at).filter(|_| !log.is_in_backlog());
+        self.membership.session().note_read((!self.names_apps).then(|| end.cursor.micros()));
+        match log.write(page, end, &id, app.as_deref()) {
+            Ok(text) if text.is_empty() => Next::Nothing,
+            Ok(text) => {
+                self.given = oldest;
+                Next::Text(text)
             }
-            self.note_told(event.table, changes.last().is_none_or(|last| last.at <= until.micros()));
-        }
-        self.cursor = end;
-        if !has_more && let Phase::Backlog { pending_tables } = std::mem::replace(&mut self.phase, Phase::Live) {
-            tell(&mut out, &pending_tables, end);
-        }
-        if out.is_empty() { Next::Nothing } else { Next::Text(out) }
-    }
-
-    /// Takes note of whether a table's cursor is past all that was sent of it.
-    fn note_told(&mut self, table: &str, is_current: bool) {
-        let Phase::Backlog { pending_tables } = &mut self.phase else { return };
-        if is_current {
-            pending_tables.remove(table);
-        } else if self.request.tables.is_some() {
-            pending_tables.insert(table.to_owned());
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
+                Next::End(CloseReason::Unavailable)
+            }
         }
     }
 }
 
 impl Drop for StreamSession {
     fn drop(&mut self) {
-        if !matches!(self.phase, Phase::Over) {
+        if !self.is_over {
             self.sessions.count_close(CloseReason::ClientLeft);
         }
     }

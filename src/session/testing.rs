@@ -20,6 +20,7 @@ pub(super) struct Rig {
     pub(super) hub: Arc<Hub>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) closing: CancellationToken,
+    drained: Drained,
     /// Nobody listens where its database should be.
     pub(super) store: Store,
     _known: Membership,
@@ -50,13 +51,16 @@ impl Rig {
         let closing = CancellationToken::new();
         let budget = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
         let (reconciler, reconciling) = Reconciler::new();
-        let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), budget, closing.clone());
+        let drained = Drained::default();
+        let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), budget, closing.clone())
+            .leaving_with(drained.clone());
         let store = Store::new(&config, metrics.clone()).expect("no connection is made yet");
         Rig {
             sessions: Arc::new(sessions),
             hub,
             metrics,
             closing,
+            drained,
             store,
             _known: known,
             _reconciling: Some(reconciling),
@@ -83,7 +87,7 @@ impl Rig {
 
 /// Somebody whose token is good for that long.
 pub(super) fn identity(user: &str, life: Duration) -> Identity {
-    Identity { user_id: user.into(), user: UserKey::of(user), expires: SystemTime::now() + life }
+    Identity { user_id: user.into(), user: UserKey::of(user), expires: SystemTime::now() + life, token_id: None }
 }
 
 /// What is there already, if anything is: the wait for more is given up.
@@ -142,4 +146,41 @@ async fn sessions_retire_at_moments_of_their_own_in_the_second_half_of_their_age
     assert_eq!(short.sessions.farewell().due().await, CloseReason::TooOld);
     let young = Rig::new(&[]);
     assert_eq!(young.sessions.farewell().retires, None, "by default they live as long as they like");
+}
+
+#[tokio::test]
+async fn sessions_of_a_drained_replica_leave_and_those_that_are_left_when_it_is_taken_back_stay() {
+    let rig = Rig::new(&["--drain-window-ms", "3600000"]);
+    let mut farewell = rig.sessions.farewell();
+    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, None), "it is not drained");
+    rig.drained.set(true);
+    assert_eq!(at_once(farewell.due()).await, None);
+    let moment = farewell.leaves.expect("it is drained");
+    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, Some(moment)), "no wait puts it off");
+    rig.drained.set(false);
+    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, None), "it is taken back");
+    rig.drained.set(true);
+    rig.closing.cancel();
+    assert_eq!(at_once(farewell.due()).await, None);
+    let moment = farewell.leaves;
+    rig.drained.set(false);
+    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, moment), "who stops is not taken back");
+
+    let at_last = Rig::new(&["--drain-window-ms", "0"]);
+    let mut farewell = at_last.sessions.farewell();
+    at_last.drained.set(true);
+    assert_eq!(farewell.due().await, CloseReason::GoingAway);
+}
+
+#[tokio::test]
+async fn a_session_that_an_operator_ends_says_why() {
+    let rig = Rig::new(&[]);
+    let membership = rig.hub.join(UserKey::of(KNOWN), Interest::default(), "sse");
+    let mut farewell = rig.sessions.farewell();
+    assert_eq!(at_once(farewell.due_or_closed(membership.session())).await, None);
+    assert_eq!(rig.hub.close_user(UserKey::of(KNOWN), Some("phone")), 0, "it is no session of that device");
+    assert_eq!(rig.hub.close_user(UserKey::of("somebody else"), None), 0);
+    assert_eq!(rig.hub.close_user(UserKey::of(KNOWN), None), 2, "this one and the rig's");
+    assert_eq!(rig.hub.close_user(UserKey::of(KNOWN), None), 0, "they are told once");
+    assert_eq!(farewell.due_or_closed(membership.session()).await, CloseReason::Disconnected);
 }

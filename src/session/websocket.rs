@@ -1,10 +1,11 @@
 //! The rules of `/ws` and `/ws/{appId}`, without a socket.
 
 use super::{Farewell, JoinError, Sessions};
-use crate::auth::{AuthError, Identity};
+use crate::auth::{AuthError, Identity, TokenProblem};
 use crate::budget::{Reservation, UserBudget};
 use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
+use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
@@ -135,6 +136,7 @@ impl WebSocketSession {
             }
             State::Member { expires: until, membership, .. } => {
                 *until = expires;
+                membership.session().identify(identity.token_id, identity.expires);
                 if client.is_some() {
                     membership.mailbox().set_client(client);
                 }
@@ -174,28 +176,19 @@ impl WebSocketSession {
                 (*expires, Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message))
             }
         };
-        let mail = async {
+        let news = async {
             match state {
                 State::Stranger { .. } => std::future::pending().await,
-                State::Member { identity, membership, greeting, .. } => {
-                    let mailbox = membership.mailbox();
-                    if greeting.is_some() {
-                        // Boxed: a socket that was greeted has no room set aside for it.
-                        Box::pin(greet(mailbox, greeting)).await;
-                    }
-                    mailbox.filled().await;
-                    if mailbox.bytes() > FREE_WAKEUP {
-                        // Boxed, like all that is seldom.
-                        *sending = Box::pin(reserve(mailbox, &sessions.budget.of(identity.user))).await;
-                    }
-                    mailbox.take().await
-                }
+                State::Member { identity, membership, greeting, .. } => tokio::select! {
+                    reason = membership.session().closed() => end(reason),
+                    mail = mail(membership.mailbox(), greeting, sending, sessions, identity.user) => wake(mail),
+                },
             }
         };
         tokio::select! {
             () = sleep_until(deadline) => late,
             reason = farewell.due() => Action::close(reason),
-            mail = mail => wake(mail),
+            action = news => action,
         }
     }
 }
@@ -204,6 +197,26 @@ impl Greeting {
     fn new(request: RecentRequest) -> Box<Greeting> {
         Box::new(Greeting { request, patience: Instant::now() + GREETING_PATIENCE })
     }
+}
+
+/// Waits for mail, what was stored before the session came included, and for room to send it in.
+async fn mail(
+    mailbox: &Mailbox,
+    greeting: &mut Option<Box<Greeting>>,
+    sending: &mut Option<Box<Reservation>>,
+    sessions: &Sessions,
+    user: UserKey,
+) -> Mail {
+    if greeting.is_some() {
+        // Boxed: a socket that was greeted has no room set aside for it.
+        Box::pin(greet(mailbox, greeting)).await;
+    }
+    mailbox.filled().await;
+    if mailbox.bytes() > FREE_WAKEUP {
+        // Boxed, like all that is seldom.
+        *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
+    }
+    mailbox.take().await
 }
 
 /// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
@@ -248,6 +261,17 @@ fn wake(mail: Mail) -> Action {
         ServerMessage::SyncAvailable { app_id: app, tables }.encode()
     };
     Action::Send(apps.iter().map(message).collect())
+}
+
+/// An operator has had the session end.
+fn end(reason: CloseReason) -> Action {
+    match reason {
+        CloseReason::InvalidToken => {
+            let message = AuthError::Invalid(TokenProblem::Refused).to_string();
+            Action::close_with(reason, ErrorCode::InvalidToken, &message)
+        }
+        reason => Action::close(reason),
+    }
 }
 
 fn refused(error: &AuthError) -> Action {

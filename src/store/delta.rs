@@ -68,8 +68,20 @@ macro_rules! page_query {
 static PAGE_OF_ALL_TABLES: Sql = page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
 /// By user and app: the index of tables begins with them, because programs that write SQL know no log.
 static PAGE_OF_ONE_TABLE: Sql = page_query!("user_id = $8 and app_id = $9", "table_name = ($6::text[])[1]");
-static PAGE_OF_SOME_TABLES: Sql =
-    page_query!("log_id = $1 and ($8::text, $9::text) is not null", "table_name = any($6)");
+/// Each table is looked into by itself, for as many positions as a page has: so many tables cost so many probes of the index,
+/// however much the log has of others. The earliest of those positions are the page.
+static PAGE_OF_SOME_TABLES: Sql = page_query!(
+    "log_id = $1 and ($8::text, $9::text) is not null",
+    "created_at = any(array(
+         select found.created_at from unnest($6::text[]) as t (name)
+         cross join lateral (
+             select s.created_at from sync_changes s
+             where s.user_id = $8 and s.app_id = $9 and s.table_name = t.name and s.created_at > $2
+               and ($3::text is null or s.client_id <> $3 or s.created_at < $4)
+             order by s.created_at limit $5
+         ) found
+         order by found.created_at limit $5))"
+);
 
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {

@@ -41,8 +41,13 @@ pub struct ChangedTable {
     pub client: String,
 }
 
-static HEADS: Sql =
-    Sql { text: "select user_key, app_id, head from sync_heads where user_key = any($1)", types: &[Type::UUID_ARRAY] };
+static HEADS: Sql = Sql {
+    text: "
+select user_key, app_id, head from sync_heads where user_key = any($1)
+union all
+select user_key, app_id, head from sync_erased where user_key = any($1)",
+    types: &[Type::UUID_ARRAY],
+};
 
 static RECENT_HEADS: Sql = Sql {
     text: "
@@ -58,7 +63,11 @@ static CHANGED_TABLES: Sql = Sql {
     text: "
 select distinct s.log_id, c.table_name, c.client_id
 from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, after, upto)
-join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.created_at <= s.upto",
+join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.created_at <= s.upto
+union
+select s.log_id, unnest(e.tables), ''
+from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, after, upto)
+join sync_erased e on e.log_id = s.log_id and e.head > s.after and e.head <= s.upto",
     types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY],
 };
 

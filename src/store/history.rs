@@ -15,8 +15,10 @@ const CLOCK_MARGIN: Duration = Duration::from_secs(60);
 /// Which changes may have been trimmed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HistoryHorizon {
-    /// How old a change's latest stamp is, at least, if the change was trimmed.
-    age: Duration,
+    /// How old a row is when it is trimmed.
+    after: Duration,
+    /// How far its stamps may be ahead of this replica's clock.
+    ahead: Duration,
 }
 
 impl HistoryHorizon {
@@ -26,13 +28,13 @@ impl HistoryHorizon {
             Duration::ZERO => DEFAULT_AFTER,
             after => after,
         };
-        HistoryHorizon { age: after.saturating_sub(config.max_clock_skew_ms + CLOCK_MARGIN) }
+        HistoryHorizon { after, ahead: config.max_clock_skew_ms + CLOCK_MARGIN }
     }
 
     /// Every row that may have been trimmed has an id below this one.
     pub(super) fn ids_below(self) -> Uuid {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let millis = since_epoch.saturating_sub(self.age).as_millis() as u64;
+        let millis = (since_epoch + self.ahead).saturating_sub(self.after).as_millis() as u64;
         Uuid::from_u64_pair(millis << 16, 0)
     }
 }
@@ -46,7 +48,7 @@ mod tests {
 
     #[test]
     fn an_id_is_below_once_its_change_is_old_enough() {
-        let week = HistoryHorizon { age: Duration::from_secs(7 * 86_400) };
+        let week = HistoryHorizon { after: Duration::from_secs(7 * 86_400), ahead: Duration::ZERO };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
         let id = |age_s: i64| {
             let stamp = Stamp::from_millis(now - age_s * 1000);
@@ -60,6 +62,7 @@ mod tests {
         };
         assert!(id(7 * 86_400 + 60) < week.ids_below());
         assert!(id(7 * 86_400 - 60) > week.ids_below());
-        assert!(id(60) < HistoryHorizon { age: Duration::ZERO }.ids_below());
+        let second = HistoryHorizon { after: Duration::from_secs(1), ahead: Duration::from_secs(360) };
+        assert!(id(-300) < second.ids_below(), "its device's clock is ahead");
     }
 }

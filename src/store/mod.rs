@@ -4,17 +4,20 @@
 //! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
 //! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler, [`quotas`] what limits are held against. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
+//! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
 //! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 
 mod batch;
 mod batcher;
+pub mod compaction;
 mod delta;
 pub mod fitness;
 mod heads;
 mod history;
+pub mod inspect;
 mod known;
+pub mod lifecycle;
 mod migrator;
 mod own_writes;
 mod push;
@@ -23,6 +26,7 @@ mod rewinds;
 pub mod schema;
 pub mod takeover;
 mod traced;
+pub mod why;
 
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogStretch, RecentHead};

@@ -8,6 +8,7 @@ pub(super) const ROUTES: &[&str] = &[
     "/sync/{app}",
     "/sync/{app}/pull",
     "/sync/{app}/stream",
+    "/sync/stream",
     "/ws",
     "/ws/{app}",
     "/health",
@@ -18,7 +19,7 @@ pub(super) const ROUTES: &[&str] = &[
 ];
 const OTHER: &str = "other";
 /// Those that clients use: how long probes and scrapes take tells nothing.
-pub(super) const TIMED_ROUTES: &[&str] = ROUTES.split_at(5).0;
+pub(super) const TIMED_ROUTES: &[&str] = ROUTES.split_at(6).0;
 pub(super) const CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What is counted, by route, so that no request has to look for its series by their names.

@@ -7,10 +7,64 @@ use super::lines::Lines;
 use super::traces::TARGET;
 use crate::config::LogFormat;
 use opentelemetry_sdk::trace::SdkTracer;
+use std::sync::{Arc, Mutex, PoisonError};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::{EnvFilter, FilterExt, Targets, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, ParseError, Targets, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// What the log shows, which may be changed while the process runs. Clones share it.
+#[derive(Clone)]
+pub struct LogFilter {
+    shown: Arc<Mutex<String>>,
+    replace: Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+/// Why the log goes on as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum LogFilterError {
+    #[error("this is no filter as RUST_LOG has them, such as info or info,mana_sync::store=debug")]
+    Unreadable(#[source] Option<ParseError>),
+    #[error("the log of this process cannot be changed")]
+    Fixed,
+}
+
+impl LogFilter {
+    /// What is shown, as RUST_LOG has it.
+    pub fn shown(&self) -> String {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows what this says from now on, as RUST_LOG would.
+    pub fn set(&self, filter: &str) -> Result<(), LogFilterError> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let parsed = check(filter)?;
+        if !(self.replace)(parsed) {
+            return Err(LogFilterError::Fixed);
+        }
+        filter.clone_into(&mut shown);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LogFilter").field(&self.shown()).finish()
+    }
+}
+
+/// Reads a filter. A word that is no level would be taken as the name of a target, and the log fall silent: it is refused.
+pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
+    let names_level = |part: &str| {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    };
+    if !filter.split(',').all(names_level) {
+        return Err(LogFilterError::Unreadable(None));
+    }
+    EnvFilter::builder().parse(filter).map_err(|error| LogFilterError::Unreadable(Some(error)))
+}
 
 /// Sends this process's log to standard output. The first call in a process counts.
 pub fn init(format: LogFormat) {
@@ -18,8 +72,10 @@ pub fn init(format: LogFormat) {
 }
 
 /// The same, and spans to a tracer.
-pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>) {
+pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>) -> LogFilter {
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let shown = chosen.to_string();
+    let (chosen, handle) = reload::Layer::new(chosen);
     // Spans for the tracer are no business of the log, and the other way round.
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines { format })
@@ -35,4 +91,5 @@ pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>) {
     });
     // Only a second call in one process fails, and then the first one's log goes on.
     let _ = tracing_subscriber::registry().with(traces).with(lines).try_init();
+    LogFilter { shown: Arc::new(Mutex::new(shown)), replace: Arc::new(move |filter| handle.reload(filter).is_ok()) }
 }

@@ -1,6 +1,7 @@
 //! Every metric, named once. All of them exist, at zero, from the start; none has a label that a user chooses.
 
 use super::answers::{Answers, CLASSES, ROUTES, TIMED_ROUTES};
+use super::apps::AppCounters;
 use super::kinds::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
@@ -36,9 +37,13 @@ pub struct Metrics {
     limits: IntGaugeVec,
     pub empty_answers_held: IntCounter,
     pub changes_stored: IntCounter,
+    /// Pushes and changes by app, for the apps that are told apart.
+    pub apps: AppCounters,
     pub push_seconds: Histogram,
     pub pull_seconds: Histogram,
     pub delivery_seconds: Histogram,
+    /// From taking the head of a push to having written it on a stream that was live.
+    pub stream_seconds: Histogram,
     pub wakeups_published: IntCounter,
     pub wakeups_dropped: IntCounter,
     pub notifications_sent: IntCounter,
@@ -63,6 +68,13 @@ pub struct Metrics {
     pub ready: IntGauge,
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
+    /// Trimmings of logs, by how they ended.
+    pub compactions: IntCounterVec,
+    /// Rows that were trimmed away, and bytes that were taken out.
+    pub trimmed_rows: IntCounter,
+    pub trimmed_bytes: IntCounter,
+    /// How long the log that has waited longest has been due, in seconds.
+    pub compaction_lag: Gauge,
     pub trace_spans: IntCounterVec,
     pub metric_exports: IntCounterVec,
 }
@@ -186,6 +198,7 @@ impl Metrics {
                 "mana_sync_empty_answers_held_total",
                 "Empty answers held back from readers that ask without a pause.",
             ),
+            apps: AppCounters::new(&r),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
             push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
             pull_seconds: histogram(&r, "mana_sync_pull_duration_seconds", "Reading one page of a delta."),
@@ -193,6 +206,11 @@ impl Metrics {
                 &r,
                 "mana_sync_delivery_seconds",
                 "From taking the head of a push to waking the sessions of a replica.",
+            ),
+            stream_seconds: histogram(
+                &r,
+                "mana_sync_stream_delivery_seconds",
+                "From taking the head of a push to having written it on a live stream.",
             ),
             wakeups_published: counter(&r, "mana_sync_wakeups_published_total", "Wake-ups sent to the cluster."),
             wakeups_dropped: counter(
@@ -272,6 +290,24 @@ impl Metrics {
                 &r,
                 "mana_sync_notification_queue_usage_ratio",
                 "How full the database's queue of notifications is, from 0 to 1; full, it fails every publisher.",
+            ),
+            compactions: counters(
+                &r,
+                "mana_sync_compactions_total",
+                "Trimmings of a log by this replica, by how they ended.",
+                "outcome",
+                &["trimmed", "busy", "unreadable", "failed"],
+            ),
+            trimmed_rows: counter(&r, "mana_sync_compaction_rows_total", "Changes that were trimmed away."),
+            trimmed_bytes: counter(
+                &r,
+                "mana_sync_compaction_bytes_total",
+                "Bytes of values, stamps and other members that were trimmed away.",
+            ),
+            compaction_lag: fraction_gauge(
+                &r,
+                "mana_sync_compaction_lag_seconds",
+                "How long the log that has waited longest for its trimming has been due.",
             ),
             trace_spans: counters(
                 &r,

@@ -10,6 +10,7 @@
 
 mod allowance;
 mod answers;
+mod apps;
 mod causes;
 mod export;
 mod kinds;
@@ -24,6 +25,7 @@ pub mod seldom;
 mod send_metrics;
 pub mod traces;
 
+pub use logs::{LogFilter, LogFilterError};
 pub use metrics::Metrics;
 pub use traces::Traces;
 
@@ -41,6 +43,8 @@ use std::time::{Duration, Instant};
 pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
+    /// What the log shows.
+    pub log: LogFilter,
     provider: Option<SdkTracerProvider>,
     sender: Option<MetricsSender>,
 }
@@ -79,16 +83,18 @@ impl Telemetry {
     pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
         metrics.show_limits(config);
+        metrics.apps.tell_apart(&config.metrics.metric_apps);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
         let traces = provider.as_ref().map_or_else(Traces::default, |_| {
             Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second)
         });
-        logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
+        let log =
+            logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
         let collector = config.metrics.collector(&config.traces);
         let resource = (&export::resource(config)).into();
         let sender = collector.map(|to| MetricsSender::start(&config.metrics, &to, resource, metrics.clone()));
-        Ok(Telemetry { metrics, traces, provider, sender: sender.transpose()? })
+        Ok(Telemetry { metrics, traces, log, provider, sender: sender.transpose()? })
     }
 
     /// Sends the last spans and numbers, if that can be done in so much time. Blocks; not to be called on a runtime.

@@ -43,6 +43,8 @@ pub enum Refusal {
     TokenCritical,
     /// Another claim is missing or cannot be read.
     TokenClaims,
+    /// An operator has refused it.
+    TokenRefused,
     /// A second token on a WebSocket, of another user than the first.
     TokenOtherUser,
     /// 503: there are no keys to check a token with.
@@ -77,6 +79,7 @@ pub(super) const REASONS: &[&str] = &[
     "token_subject",
     "token_critical",
     "token_claims",
+    "token_refused",
     "token_other_user",
     "keys_unavailable",
     "sync_inactive",
@@ -132,6 +135,21 @@ impl Refusals {
     /// Counts a refusal.
     pub fn refuse(&self, endpoint: Endpoint, reason: Refusal) {
         self.refused[endpoint as usize][reason as usize].inc();
+    }
+
+    /// How many have been accepted since the start, of all endpoints.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.iter().map(IntCounter::get).sum()
+    }
+
+    /// What has been counted for each endpoint and reason since the start, zeros left out.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let of = |(endpoint, reasons): (&&'static str, &Vec<IntCounter>)| {
+            let counts: Vec<u64> = reasons.iter().map(IntCounter::get).collect();
+            let endpoint = *endpoint;
+            REASONS.iter().zip(counts).map(move |(reason, count)| (endpoint, *reason, count))
+        };
+        ENDPOINTS.iter().zip(&self.refused).flat_map(of).filter(|(_, _, count)| *count > 0)
     }
 
     /// Whether a line about such a refusal is to be written now; then, how many were not since the last one.

@@ -166,6 +166,23 @@ pub fn database(query: Query) -> Span {
     )
 }
 
+/// The span of waiting for something that others are asked for or use; none outside of a sampled request.
+pub fn waiting(for_what: &'static str) -> Span {
+    if !is_sampled() {
+        return Span::none();
+    }
+    info_span!(target: TARGET, "wait", otel.name = for_what, otel.kind = "internal")
+}
+
+/// The span of reading a page for a stream that this delivery has woken; none if that is not traced. What is done within
+/// it has no spans of its own.
+pub fn page(delivery: &Span) -> Span {
+    if delivery.is_none() {
+        return Span::none();
+    }
+    info_span!(target: TARGET, parent: delivery, "page", otel.name = "read a page", otel.kind = "internal")
+}
+
 /// The span of sending wake-ups to a channel, linked to the pushes that they are about; none if none is sampled.
 pub fn send(channel: &str, wakeups: usize, pushes: &[PushSpan]) -> Span {
     if pushes.is_empty() {

@@ -1,11 +1,12 @@
 //! What must hold after every schedule: the guarantees by their numbers.
 
 use crate::epilogue::SOON;
+use crate::trimmed::{self, Expected, LogRow};
 use crate::workload::{Kind, TABLES, Workload, mark_of};
 use crate::world::{REPLICAS, World};
 use chrono::DateTime;
 use mana_load::device::Device;
-use mana_load::fold::{Row, fold_rows, read_rows};
+use mana_load::fold::{Row, fold_rows};
 use mana_load::snapshot::Snapshot;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -19,12 +20,12 @@ const MEMORY: u64 = 300 << 20;
 /// Differences shown of each reader.
 const SHOWN: usize = 3;
 
-async fn rows(world: &World, workload: &Workload, party: usize) -> Vec<Row> {
+async fn rows(world: &World, workload: &Workload, party: usize) -> Vec<LogRow> {
     let party = &workload.parties[party];
-    read_rows(&world.cluster.pool, &party.user.id, &party.app).await.unwrap()
+    trimmed::read_log(&world.cluster.pool, &party.user.id, &party.app).await
 }
 
-async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<Row>> {
+async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<LogRow>> {
     let mut all = Vec::new();
     for party in 0..workload.parties.len() {
         all.push(rows(world, workload, party).await);
@@ -32,32 +33,58 @@ async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<Row>> {
     all
 }
 
-/// How many changes each reader must have.
-async fn missing(world: &World, workload: &Workload) -> Vec<(std::sync::Arc<crate::workload::Reader>, usize)> {
-    let rows = rows_by_party(world, workload).await;
-    let readers = workload.readers().into_iter().filter(|reader| reader.kind != Kind::Beginning);
-    let expected = |reader: std::sync::Arc<crate::workload::Reader>| {
-        let count = rows[reader.party].iter().filter(|row| reader.reads(&row.table_name)).count();
-        (reader, count)
-    };
-    readers.map(expected).collect()
+/// What readers must have who are waited for: what was stored when the waiting began, as far as it is still there.
+struct Waiting<'a> {
+    world: &'a World,
+    workload: &'a Workload,
+    /// How many rows of each party were stored.
+    stored: Vec<usize>,
+    waiting: Vec<(std::sync::Arc<crate::workload::Reader>, Expected)>,
+}
+
+impl<'a> Waiting<'a> {
+    async fn begin(world: &'a World, workload: &'a Workload, only_told: bool) -> Waiting<'a> {
+        let rows = rows_by_party(world, workload).await;
+        let readers = workload.readers().into_iter();
+        let readers = readers.filter(|reader| reader.kind != Kind::Beginning && (!only_told || reader.is_told()));
+        let waiting = readers.map(|reader| (reader.clone(), Expected::of(&rows[reader.party], &reader))).collect();
+        Waiting { world, workload, stored: rows.iter().map(Vec::len).collect(), waiting }
+    }
+
+    /// Whether nobody has to be waited for any more.
+    async fn is_over(&mut self) -> bool {
+        self.waiting.retain(|(reader, expected)| !expected.is_met(reader));
+        if !self.waiting.is_empty() {
+            // What has been trimmed meanwhile need not have been read.
+            let rows = rows_by_party(self.world, self.workload).await;
+            for (reader, expected) in &mut self.waiting {
+                let rows = &rows[reader.party];
+                *expected = Expected::of(&rows[..self.stored[reader.party].min(rows.len())], reader);
+            }
+            self.waiting.retain(|(reader, expected)| !expected.is_met(reader));
+        }
+        self.waiting.is_empty()
+    }
 }
 
 /// G4: soon everybody who is told has everything that is stored by now. How long the slowest took.
 pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
     let begin = Instant::now();
-    let mut waiting = missing(world, workload).await;
-    waiting.retain(|(reader, _)| reader.is_told());
+    let mut waiting = Waiting::begin(world, workload, true).await;
     let mut slowest = Duration::ZERO;
     let done = mana_dev::wait::until(SOON, async || {
-        waiting.retain(|(reader, expected)| reader.count() < *expected);
+        let is_over = waiting.is_over().await;
         slowest = begin.elapsed();
-        waiting.is_empty().then_some(())
+        is_over.then_some(())
     });
     if done.await.is_none() {
-        for (reader, expected) in &waiting {
+        for (reader, expected) in &waiting.waiting {
             let count = reader.count();
-            workload.violated(format!("G4: {} has {count} of {expected} changes after {SOON:?}", reader.name));
+            workload.violated(format!(
+                "G4: {} has {count} of {} changes after {SOON:?}",
+                reader.name,
+                expected.count()
+            ));
         }
     }
     slowest
@@ -65,14 +92,11 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
 
 /// Waits for those who look by themselves.
 pub async fn readers_are_complete(world: &World, workload: &Workload) {
-    let mut waiting = missing(world, workload).await;
-    let complete = mana_dev::wait::until(PATIENT, async || {
-        waiting.retain(|(reader, expected)| reader.count() < *expected);
-        waiting.is_empty().then_some(())
-    });
+    let mut waiting = Waiting::begin(world, workload, false).await;
+    let complete = mana_dev::wait::until(PATIENT, async || waiting.is_over().await.then_some(()));
     if complete.await.is_none() {
-        for (reader, expected) in waiting {
-            workload.violated(format!("G2: {} has {} of {expected} changes", reader.name, reader.count()));
+        for (reader, expected) in waiting.waiting {
+            workload.violated(format!("G2: {} has {} of {} changes", reader.name, reader.count(), expected.count()));
         }
     }
 }
@@ -92,7 +116,7 @@ pub async fn stored_is_acknowledged(world: &World, workload: &Workload) -> usize
     let rows = rows_by_party(world, workload).await;
     let mut stored: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
     for (party, rows) in rows.iter().enumerate() {
-        for row in rows {
+        for LogRow { row, .. } in rows {
             stored.entry((party, row.client_id.clone())).or_default().push(mark_of_row(row));
         }
     }
@@ -125,28 +149,13 @@ fn first_difference<T: std::fmt::Debug + PartialEq>(left: &[T], right: &[T], of_
     )
 }
 
-/// G2, G5: each reader's list is the log, in its order, on a stream in that of each table; nothing else, and nothing
-/// twice.
+/// G2, G5: each reader's list is the log, in its order, on a stream in that of each table, but for what was trimmed before
+/// it was read; nothing else, and nothing twice.
 pub async fn readers_saw_the_log(world: &World, workload: &Workload) {
     let rows = rows_by_party(world, workload).await;
     for reader in workload.readers() {
-        let log = rows[reader.party].iter().filter(|row| reader.reads(&row.table_name));
-        let mut expected: Vec<_> = log.map(|row| row.as_change().unwrap()).collect();
-        let mut seen = reader.seen();
-        if reader.kind == Kind::Stream {
-            expected.sort_by(|a, b| a.table.cmp(&b.table));
-            seen.sort_by(|a, b| a.table.cmp(&b.table));
-        }
-        let fits = match reader.kind {
-            Kind::Woken => reader.count() == expected.len(),
-            Kind::Beginning => expected.starts_with(&seen),
-            _ => seen == expected,
-        };
-        if !fits {
-            let what = match reader.kind {
-                Kind::Woken => format!("{} stored, {} received", expected.len(), reader.count()),
-                _ => first_difference(&expected, &seen, "stored", "seen"),
-            };
+        let expected = Expected::of(&rows[reader.party], &reader);
+        if let Err(what) = expected.explains(&reader) {
             workload.violated(format!("G2: {}: {what}", reader.name));
         }
     }
@@ -158,7 +167,11 @@ pub async fn devices_converge(world: &World, workload: &Workload, mut devices: V
         devices.push((party, workload.device(world, party, &format!("fresh-{party}"))));
     }
     let rows = rows_by_party(world, workload).await;
-    let folded: Vec<Snapshot> = rows.iter().map(|rows| only_pulled(&fold_rows(rows).unwrap())).collect();
+    let fold = |rows: &Vec<LogRow>| {
+        let rows: Vec<Row> = rows.iter().map(|row| row.row.clone()).collect();
+        only_pulled(&fold_rows(&rows).unwrap())
+    };
+    let folded: Vec<Snapshot> = rows.iter().map(fold).collect();
     for (party, device) in &mut devices {
         if let Err(error) = device.pull_until_quiet().await {
             workload.failed(device.client_id(), &error);

@@ -30,6 +30,7 @@ mod run;
 mod schedule;
 mod slow;
 mod suite;
+mod trimmed;
 mod workload;
 mod world;
 mod writers;

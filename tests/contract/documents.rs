@@ -1,6 +1,6 @@
 //! The descriptions for machines, read and asked.
 
-use crate::support::Reply;
+use crate::support::{Cluster, Reply};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -50,16 +50,22 @@ pub fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     }
 }
 
-/// The routes of the server, from its table.
-pub fn routes() -> BTreeSet<Operation> {
-    let router = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/router.rs");
-    let router = std::fs::read_to_string(router).unwrap();
-    let route = |rest: &str| {
-        let (path, rest) = rest.strip_prefix('"')?.split_once("\", ")?;
-        let (method, _) = rest.split_once('(')?;
-        Some((method.to_owned(), path.replace("{app}", "{appId}")))
-    };
-    router.split(".route(").skip(1).map(|rest| route(rest).expect("a route names a path and a method")).collect()
+/// What a running replica serves: the routes by which it counts answers, and the methods that it says each has.
+pub async fn routes(cluster: &Cluster) -> BTreeSet<Operation> {
+    let mut routes = BTreeSet::new();
+    let metrics = cluster.get("/metrics").await.text;
+    let counted = metrics.lines().filter_map(|line| line.strip_prefix("mana_sync_http_responses_total{"));
+    let labels = counted.filter_map(|line| line.split_once("route=\"")?.1.split_once('"')).map(|(route, _)| route);
+    for route in labels.filter(|route| *route != "other").map(str::to_owned).collect::<BTreeSet<_>>() {
+        let url = format!("{}{}", cluster.url(0), route.replace("{app}", "todo"));
+        let reply = Reply::to(cluster.http.delete(url)).await;
+        let methods = reply.header("allow").unwrap_or_else(|| panic!("{route}: {reply:?}")).to_lowercase();
+        let methods = methods.split(',').filter(|method| *method != "head");
+        routes.extend(methods.map(|method| (method.to_owned(), route.replace("{app}", "{appId}"))));
+    }
+    // A push to an app that is called "stream": its description is that of any app.
+    routes.remove(&("post".to_owned(), "/sync/stream".to_owned()));
+    routes
 }
 
 /// `docs/openapi.yaml`.
@@ -111,7 +117,8 @@ impl OpenApi {
             return;
         };
         let given = reply.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
-        let content = content.get(given).unwrap_or_else(|| panic!("{operation:?} does not describe {given} of {status}"));
+        let content =
+            content.get(given).unwrap_or_else(|| panic!("{operation:?} does not describe {given} of {status}"));
         if given == "application/json" {
             assert_valid(&format!("{operation:?} {status}"), &validator(&content["schema"]), &reply.json());
         }

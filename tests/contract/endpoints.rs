@@ -12,6 +12,7 @@ const AT: &str = "2024-01-01T10:05:00.000Z";
 const PUSH: (&str, &str) = ("post", "/sync/{appId}");
 const PULL: (&str, &str) = ("get", "/sync/{appId}/pull");
 const STREAM: (&str, &str) = ("get", "/sync/{appId}/stream");
+const APPS_STREAM: (&str, &str) = ("get", "/sync/stream");
 const WS: (&str, &str) = ("get", "/ws");
 const WS_APP: (&str, &str) = ("get", "/ws/{appId}");
 const READY: (&str, &str) = ("get", "/health/ready");
@@ -41,10 +42,10 @@ impl Seen {
     }
 
     /// Opens a stream, which must succeed; what it says is another test's business.
-    async fn open(&mut self, request: RequestBuilder) -> reqwest::Response {
+    async fn open(&mut self, operation: (&str, &str), request: RequestBuilder) -> reqwest::Response {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        self.note(STREAM, &Reply { status, headers, text: String::new() });
+        self.note(operation, &Reply { status, headers, text: String::new() });
         response
     }
 }
@@ -68,6 +69,7 @@ fn upgrade(cluster: &Cluster, path: &str) -> RequestBuilder {
     request.header("Sec-WebSocket-Version", "13").header("Sec-WebSocket-Key", key)
 }
 
+const APPS_PATH: &str = "/sync/stream?apps=todo,calendar:events;tasks";
 const PULL_PATH: &str = "/sync/todo/pull?collection=tasks&since=1970-01-01T00:00:00.000Z";
 
 /// What goes well, with everything in it that an answer can have.
@@ -84,12 +86,14 @@ async fn successes(seen: &mut Seen, cluster: &Cluster) {
     ] });
     let stored = seen.ask(PUSH, push(cluster, &user, &theirs)).await.json();
     assert_eq!(stored["adjusted"][0]["index"], 5, "{stored}");
-    let ours = json!({ "clientId": "phone", "changes": [update("tasks", "b", "title", "Ham", "2024-01-01T10:06:00Z")] });
+    let ours =
+        json!({ "clientId": "phone", "changes": [update("tasks", "b", "title", "Ham", "2024-01-01T10:06:00Z")] });
     let answered = seen.ask(PUSH, push(cluster, &user, &ours)).await.json();
     assert_eq!(answered["conflicts"][0]["serverValue"], "Eggs", "{answered}");
     assert_eq!(answered["serverChanges"].as_array().unwrap().len(), 6, "{answered}");
     seen.ask(PULL, get(cluster, &user, PULL_PATH)).await;
-    drop(seen.open(get(cluster, &user, "/sync/todo/stream")).await);
+    drop(seen.open(STREAM, get(cluster, &user, "/sync/todo/stream")).await);
+    drop(seen.open(APPS_STREAM, get(cluster, &user, APPS_PATH)).await);
     for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
         seen.ask(("get", path), unsigned(cluster, Method::GET, path)).await;
     }
@@ -108,10 +112,12 @@ async fn refusals(seen: &mut Seen, cluster: &Cluster) {
         seen.ask(PUSH, push(cluster, user, &empty)).await;
         seen.ask(PULL, get(cluster, user, PULL_PATH)).await;
         seen.ask(STREAM, get(cluster, user, "/sync/todo/stream")).await;
+        seen.ask(APPS_STREAM, get(cluster, user, APPS_PATH)).await;
     }
     seen.ask(PUSH, push(cluster, &user, &json!({}))).await.refused(400, "bad_request");
     seen.ask(PULL, get(cluster, &user, "/sync/todo/pull")).await.refused(400, "bad_request");
     seen.ask(STREAM, get(cluster, &user, "/sync/todo/stream?since=now")).await.refused(400, "bad_request");
+    seen.ask(APPS_STREAM, get(cluster, &user, "/sync/stream")).await.refused(400, "bad_request");
     seen.ask(WS_APP, upgrade(cluster, &format!("/ws/{}", "a".repeat(256)))).await.refused(400, "bad_request");
     let large = push(cluster, &user, &json!({ "clientId": "x".repeat(11 << 20) }));
     seen.ask(PUSH, large).await.refused(413, "payload_too_large");
@@ -125,7 +131,7 @@ async fn refusals(seen: &mut Seen, cluster: &Cluster) {
 async fn refusals_of_the_replica(seen: &mut Seen, cluster: &Cluster) {
     let user = cluster.user();
     let (open, second) = (get(cluster, &user, "/sync/todo/stream"), get(cluster, &user, "/sync/todo/stream"));
-    let _open = seen.open(open).await;
+    let _open = seen.open(STREAM, open).await;
     seen.ask(STREAM, second).await.refused(429, "too_many_connections");
     let _unauthenticated = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
     for (operation, path) in [(WS, "/ws"), (WS_APP, "/ws/todo")] {
@@ -137,6 +143,7 @@ async fn refusals_of_the_replica(seen: &mut Seen, cluster: &Cluster) {
     seen.ask(PUSH, push(&keyless, &user, &json!({ "clientId": "phone" }))).await.refused(503, "unavailable");
     seen.ask(PULL, get(&keyless, &user, PULL_PATH)).await.refused(503, "unavailable");
     seen.ask(STREAM, get(&keyless, &user, "/sync/todo/stream")).await.refused(503, "unavailable");
+    seen.ask(APPS_STREAM, get(&keyless, &user, APPS_PATH)).await.refused(503, "unavailable");
     seen.ask(READY, unsigned(&keyless, Method::GET, READY.1)).await.refused(503, "not_ready");
 }
 

@@ -1,7 +1,7 @@
 //! Streams and sockets: every event and every message is one of those described, and each of those comes.
 
 use crate::documents::{assert_valid, docs, schema};
-use crate::support::live::{Events, Raw, TEXT, short_lived, store};
+use crate::support::live::{Events, Raw, TEXT, short_lived, store, store_in};
 use crate::support::*;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -33,6 +33,22 @@ async fn every_event_of_a_stream_is_one_of_those_described() {
             }
             other => panic!("{other} is not described"),
         }
+    }
+}
+
+#[tokio::test]
+async fn every_event_of_a_stream_of_apps_names_its_app() {
+    let (cluster, user) = (shared().await, shared().await.user());
+    store_in(cluster, 0, &user, "todo", "laptop", &[("tasks", "a"), ("lists", "b")]).await;
+    store_in(cluster, 1, &user, "calendar", "laptop", &[("events", "c")]).await;
+    let path = "/sync/stream?apps=todo,calendar:events;empty";
+    let mut events = Events::open(cluster.request(&user, Method::GET, path)).await;
+    let described = schema("apps-event.json");
+    let mut seen = BTreeSet::new();
+    while seen.len() < 4 {
+        let event = events.delta().await;
+        assert_valid("event", &described, &event.data);
+        seen.insert((event.data["appId"].to_string(), event.table().to_owned()));
     }
 }
 
@@ -73,7 +89,10 @@ async fn every_message_of_a_socket_is_one_of_those_described() {
     raw.send(TEXT, &say(&json!({ "type": "auth", "token": brief.token, "clientId": "phone" }))).await;
     assert_eq!(hear(message(&mut raw).await)["type"], "auth-ok");
     store(cluster, 1, &user, "laptop", &[("tasks", "a")]).await;
-    assert_eq!(hear(message(&mut raw).await), json!({ "type": "sync-available", "appId": "todo", "tables": ["tasks"] }));
+    assert_eq!(
+        hear(message(&mut raw).await),
+        json!({ "type": "sync-available", "appId": "todo", "tables": ["tasks"] })
+    );
     assert_eq!(hear(message(&mut raw).await)["code"], "token_expired");
 
     let mut raw = Raw::websocket(cluster.url(0), "/ws/todo", 1 << 20).await;
@@ -88,7 +107,8 @@ async fn what_is_no_described_message_is_ignored() {
     let cluster = shared().await;
     let described = schema("client-message.json");
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
-    for other in [json!([]), json!("ping"), json!({}), json!({ "type": "subscribe" }), json!({ "type": "auth", "token": 7 })]
+    for other in
+        [json!([]), json!("ping"), json!({}), json!({ "type": "subscribe" }), json!({ "type": "auth", "token": 7 })]
     {
         assert!(!described.is_valid(&other), "{other}");
         raw.send(TEXT, other.to_string().as_bytes()).await;

@@ -293,6 +293,11 @@ impl Raw {
         timeout(PATIENCE, self.tcp.write_all(bytes)).await.expect("the server must read").unwrap();
     }
 
+    /// Writes to a server that may not want to read any more, or may have gone.
+    pub async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        timeout(PATIENCE, self.tcp.write_all(bytes)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    }
+
     /// Sends a masked frame. The mask is zero, which leaves the payload as it is.
     pub async fn send(&mut self, first: u8, payload: &[u8]) {
         let mut frame = vec![first];

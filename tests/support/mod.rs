@@ -8,6 +8,7 @@
 mod exchange;
 pub mod live;
 pub mod proxy;
+pub mod silent;
 
 pub use exchange::*;
 

@@ -139,6 +139,28 @@ async fn a_sampled_push_is_one_story_from_its_caller_to_the_other_replica() {
 }
 
 #[tokio::test]
+async fn what_a_request_waits_for_and_the_page_that_a_stream_reads_have_spans() {
+    let collector = Collector::http().await;
+    let cluster = Cluster::start_with(2, &collector.settings()).await;
+    let user = cluster.user();
+    let caller = caller(SAMPLED);
+    push(&cluster, &user, &caller, body("laptop", "1")).await;
+    let mut stream = Events::open(stream_of(&cluster, 1, &user, "collections=tasks")).await;
+    stream.backlog().await;
+    push(&cluster, &user, &caller, body("laptop", "2")).await;
+    stream.until("2").await;
+    let spans = &collector.spans;
+    let asked = spans.find("the credits service", |span| span.name == "wait for the credits service").await;
+    assert_eq!((&asked.trace, asked.kind), (&caller.trace, SpanKind::Internal));
+    let request = spans.find("its request", |span| span.id == asked.parent).await;
+    assert_eq!(request.name, "POST /sync/{app}");
+    let page = spans.find("the page", |span| span.name == "read a page").await;
+    assert_eq!((&page.trace, page.replica(), page.kind), (&caller.trace, "replica-2", SpanKind::Internal));
+    let delivery = spans.find("its delivery", |span| span.id == page.parent).await;
+    assert_eq!((delivery.kind, delivery.replica()), (SpanKind::Consumer, "replica-2"));
+}
+
+#[tokio::test]
 async fn a_notification_that_carries_many_pushes_is_linked_to_each() {
     // Of each device no more than one wake-up names.
     const PUSHES: usize = 4 * mana_sync::fanout::wakeup::MAX_PUSHES;

@@ -25,6 +25,9 @@ pub struct Guide {
     pub port: u16,
     /// Base url and process of each replica.
     pub replicas: Vec<(String, u32)>,
+    /// The console of the first of them, and what it asks for.
+    pub console: Option<String>,
+    pub admin_token: String,
     pub binaries: Binaries,
     pub data_dir: PathBuf,
     /// The issuer's private key.
@@ -78,6 +81,9 @@ impl Guide {
         for (index, (url, pid)) in self.replicas.iter().enumerate() {
             let name = format!("replica {}", index + 1);
             line(&name, url, &format!("process {pid}"))?;
+        }
+        if let Some(console) = &self.console {
+            line("console", console, &format!("log in with {}", self.admin_token))?;
         }
         let postgres = format!("PostgreSQL {}", self.binaries.major());
         let data = format!("data in {}", self.data_dir.display());

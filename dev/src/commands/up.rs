@@ -21,7 +21,7 @@ use mana_dev::{
     cluster::DATABASE,
     lock::FolderLock,
     place,
-    ports::{is_free, local, preferred},
+    ports::{free_port, is_free, local, preferred},
     say::{note, say},
     signing::KEY_FILE,
     wait::{tail, until},
@@ -31,6 +31,10 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const PORTS_LIMIT: Duration = Duration::from_secs(1);
 /// The other servers listen this far above the shared port, if that is free.
 const OTHERS: u16 = 100;
+/// The replicas' admin ports are this far above the shared port, if those are free.
+const ADMIN: u16 = 200;
+/// What the admin ports ask for, unless the environment says otherwise.
+const ADMIN_TOKEN: &str = "mana-dev-admin-token";
 
 /// Ends when it is told to, or when something essential doesn't stay alive.
 pub async fn up(args: UpArgs) -> Result<ExitCode, DevError> {
@@ -51,6 +55,8 @@ pub async fn up(args: UpArgs) -> Result<ExitCode, DevError> {
 /// Everything that runs. Fields are dropped in this order, those first that need the others.
 struct Cluster {
     replicas: Vec<(Replica, ReplicaOptions)>,
+    /// Where the console of each is.
+    consoles: Vec<String>,
     credits: Credits,
     issuer: Issuer,
     postgres: Postgres,
@@ -80,15 +86,18 @@ impl Cluster {
             extra: for_people(),
         };
         services.migrate(server).await?;
-        let mut replicas = Vec::new();
+        let (mut replicas, mut consoles) = (Vec::new(), Vec::new());
         for number in 1..=args.replicas {
-            let options = services.replica(server, number, args.port + number, None);
+            let mut options = services.replica(server, number, args.port + number, None);
+            let port = admin_port(args.port.saturating_add(ADMIN).saturating_add(number))?;
+            consoles.push(format!("http://{}/", local(port)));
+            options.env.extend([("ADMIN_PORT".into(), port.to_string()), ("ADMIN_HOST".into(), "127.0.0.1".into())]);
             replicas.push((Replica::spawn(options.clone())?, options));
         }
         for (replica, _) in &replicas {
             replica.wait_ready(READY_LIMIT).await?;
         }
-        Ok(Self { replicas, credits, issuer, postgres, key })
+        Ok(Self { replicas, consoles, credits, issuer, postgres, key })
     }
 
     fn guide(&self, args: &UpArgs, program: PathBuf) -> Result<Guide, DevError> {
@@ -97,6 +106,8 @@ impl Cluster {
             program,
             port: args.port,
             replicas: self.replicas.iter().map(of).collect(),
+            console: self.consoles.first().cloned(),
+            admin_token: admin_token(),
             binaries: self.postgres.binaries().clone(),
             data_dir: self.postgres.data_dir().to_owned(),
             database_url: self.postgres.url(DATABASE),
@@ -182,11 +193,21 @@ async fn check_ports(args: &UpArgs) -> Result<(), DevError> {
     Ok(())
 }
 
+/// This port if it is free, else any that is.
+fn admin_port(port: u16) -> Result<u16, DevError> {
+    if is_free(port) { Ok(port) } else { free_port() }
+}
+
+/// The environment's, if it has one.
+fn admin_token() -> String {
+    env::var("ADMIN_TOKEN").ok().filter(|token| !token.is_empty()).unwrap_or_else(|| ADMIN_TOKEN.to_owned())
+}
+
 /// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
 /// development servers.
 fn for_people() -> Vec<(String, String)> {
     const ORIGINS: &str = "http://localhost:5173,http://localhost:5188";
-    [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS)]
+    [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS), ("ADMIN_TOKEN", ADMIN_TOKEN)]
         .into_iter()
         .filter(|(setting, _)| env::var_os(setting).is_none_or(|value| value.is_empty()))
         .map(|(setting, value)| (setting.to_owned(), value.to_owned()))

@@ -17,6 +17,12 @@ pub const REPLICAS_RATE: Limit = Limit::AtLeast(0.5);
 /// Processor time of all replicas for each push: the push itself once, hearing of it eight times.
 pub const REPLICAS_CPU: Limit = Limit::AtMost(2.5);
 
+/// Notifications in a second of two hundred replicas against those of one: the budget, divided by two hundred, of a
+/// thousand.
+pub const LISTENERS_RATE: Limit = Limit::AtMost(0.25);
+/// What they cost PostgreSQL: a thousand wakes of listeners a second become forty thousand, and no more.
+pub const LISTENERS_CPU: Limit = Limit::AtMost(40.0);
+
 /// Memory for each WebSocket: the more there are, the less what a replica needs anyway counts, so it falls if anything.
 pub const CONNECTIONS_MEMORY: Limit = Limit::AtMost(1.2);
 /// From push to wake-up: one look-up by user, whoever else is connected. Reconciling ten thousand users takes its turns

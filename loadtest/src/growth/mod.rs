@@ -11,6 +11,7 @@
 
 pub mod connections;
 pub mod limits;
+pub mod listeners;
 pub mod log;
 pub mod names;
 pub mod replicas;
@@ -35,7 +36,8 @@ const SHORTER: usize = 5;
 pub enum Dimension {
     /// Latency of a push and a small pull by stored changes of all users.
     Stored,
-    /// Pushes in a second, and their processor time, by replicas of one database.
+    /// Pushes in a second, and their processor time, by replicas of one database; and what notifications cost and wait, up
+    /// to hundreds of simulated ones.
     Replicas,
     /// Memory, processor time and wake-ups by idle WebSockets of one replica.
     Connections,
@@ -53,6 +55,8 @@ pub struct Plan {
     /// Stored changes of all users.
     pub stored: Vec<u64>,
     pub replicas: Vec<usize>,
+    /// Replicas that are simulated, as far as notifications go.
+    pub listeners: Vec<usize>,
     /// Idle WebSockets.
     pub connections: Vec<usize>,
     /// Apps, and tables.
@@ -76,6 +80,7 @@ impl Plan {
             only: Vec::new(),
             stored: vec![50_000, 500_000, 5_000_000],
             replicas: vec![1, 2, 4, 8],
+            listeners: vec![1, 3, 10, 30, 100, 200],
             connections: vec![100, 1_000, 10_000],
             names: vec![1, 10, 100, 1_000],
             log: vec![10_000, 100_000, 1_000_000],
@@ -91,6 +96,7 @@ impl Plan {
         Self {
             stored: vec![50_000, 500_000],
             replicas: vec![1, 2, 8],
+            listeners: vec![1, 10, 100],
             connections: vec![100, 1_000],
             names: vec![1, 30, 1_000],
             log: vec![10_000, 100_000],

@@ -1,7 +1,7 @@
 //! One run: dimension after dimension, each point told as soon as it is there.
 
 use super::names::Many;
-use super::{Dimension, Measured, Plan, Told, connections, log, names, replicas, stored};
+use super::{Dimension, Measured, Plan, Told, connections, listeners, log, names, replicas, stored};
 use crate::local::Surroundings;
 use crate::yardstick::YardstickError;
 
@@ -42,7 +42,9 @@ async fn measure(
 ) -> Result<Vec<Measured>, YardstickError> {
     Ok(match dimension {
         Dimension::Stored => vec![stored::measure(at, plan, told).await?],
-        Dimension::Replicas => vec![replicas::measure(at, plan, told).await?],
+        Dimension::Replicas => {
+            vec![listeners::measure(at, plan, told).await?, replicas::measure(at, plan, told).await?]
+        }
         Dimension::Connections => vec![connections::measure(at, plan, told).await?],
         Dimension::Names => {
             vec![names::measure(at, plan, Many::Apps, told).await?, names::measure(at, plan, Many::Tables, told).await?]

@@ -3,19 +3,7 @@
 import { build } from 'esbuild';
 import { createServer } from 'node:http';
 import { chromium } from 'playwright-core';
-
-const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
-/** What Chromium would ask the world at its start is switched off; certificates of the tests sign themselves. */
-const FLAGS = [
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--ignore-certificate-errors',
-  '--proxy-server=direct://',
-];
+import { CHROMIUM, FLAGS } from './launch.js';
 
 /**
  * @param {number} port of the pages

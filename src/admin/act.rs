@@ -1,0 +1,89 @@
+//! What operators do. Every action is written to the log, by the replica that is asked and by each that does it.
+
+use super::Admin;
+use super::error::AdminError;
+use super::lookup::problem;
+use super::message::{Action, Answer, Question, clock};
+use super::report::Done;
+use crate::auth::MAX_TOKEN_ID;
+use crate::protocol::UserKey;
+use crate::protocol::push::{MAX_CLIENT, check_name};
+use crate::telemetry::logs;
+
+/// How long a token is refused if nobody says: nobody knows when it expires.
+pub const REFUSED_FOR: u64 = 24 * 3_600_000;
+/// The longest that a token can be refused for, in milliseconds.
+const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
+/// Most bytes of a user's id, and of a log's filter.
+pub const MAX_USER: usize = 255;
+const MAX_FILTER: usize = 1_000;
+
+impl Admin {
+    /// Has all replicas do something, or the one of this name. `via`: how the operator came.
+    ///
+    /// # Errors
+    /// It is nothing that can be done, there is no such replica, or none has done it.
+    pub async fn act(&self, via: &str, replica: Option<&str>, action: Action) -> Result<Done, AdminError> {
+        check(&action)?;
+        let (user_key, token_id) = match &action {
+            Action::Disconnect { user_id, .. } => (Some(UserKey::of(user_id).0.to_string()), None),
+            Action::RefuseToken { token_id, .. } => (None, Some(token_id.as_str())),
+            _ => (None, None),
+        };
+        let name = action.name();
+        // One is enough: all logs are in one database.
+        let one = (action == Action::Compact && replica.is_none()).then(|| self.replicas.own_name().to_owned());
+        let replica = replica.or(one.as_deref());
+        // Nothing here says who a user is: the user's key is on the user's page.
+        tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
+        let asked = self.replicas.ask(replica, Question::Do { action }).await;
+        let problem = problem(&asked);
+        let outcomes = asked.answers.into_iter().filter_map(|answered| match answered.answer {
+            Answer::Done(outcome) => Some(outcome),
+            _ => None,
+        });
+        let done = Done { outcomes: outcomes.collect(), silent: asked.silent, problem };
+        if done.outcomes.is_empty() && done.silent.is_empty() && done.problem.is_none() {
+            return Err(AdminError::NoReplica(replica.unwrap_or_default().to_owned()));
+        }
+        if !done.outcomes.is_empty() && done.outcomes.iter().all(|outcome| !outcome.done) {
+            return Err(AdminError::NotDone(done.outcomes[0].message.clone()));
+        }
+        Ok(done)
+    }
+}
+
+/// When a token is refused until, in milliseconds since the epoch: as said, or for a day.
+///
+/// # Errors
+/// It is no time, or over, or too far away.
+pub fn refused_until(until: Option<&str>) -> Result<u64, AdminError> {
+    let now = clock();
+    let Some(until) = until.map(str::trim).filter(|until| !until.is_empty()) else { return Ok(now + REFUSED_FOR) };
+    let parsed = chrono::DateTime::parse_from_rfc3339(until);
+    let millis =
+        parsed.map_err(|_| AdminError::Invalid("until must be an RFC 3339 time, such as 2030-01-01T00:00:00Z"));
+    match u64::try_from(millis?.timestamp_millis()) {
+        Ok(until) if until > now && until <= now + MAX_REFUSED_FOR => Ok(until),
+        _ => Err(AdminError::Invalid("until must be in the future, and within a year")),
+    }
+}
+
+fn check(action: &Action) -> Result<(), AdminError> {
+    let name = |name: &'static str, text: &str, max| {
+        check_name(text, max).map(|_| ()).map_err(|problem| AdminError::Name { name, problem })
+    };
+    match action {
+        Action::Disconnect { user_id, device } => {
+            name("userId", user_id, MAX_USER)?;
+            device.as_deref().map_or(Ok(()), |device| name("device", device, MAX_CLIENT))
+        }
+        Action::RefuseToken { token_id, .. } => name("tokenId", token_id, MAX_TOKEN_ID),
+        Action::Log { filter } if filter.len() > MAX_FILTER => Err(AdminError::Invalid("the filter is too long")),
+        Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
+            AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")
+        }),
+        Action::Drain { .. } | Action::Compact => Ok(()),
+        Action::Unknown => Err(AdminError::NotFound),
+    }
+}

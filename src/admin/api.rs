@@ -1,0 +1,162 @@
+//! `/api/v1/…`: JSON, as docs/admin-openapi.yaml describes it.
+
+use super::Admin;
+use super::act::{MAX_USER, refused_until};
+use super::error::AdminError;
+use super::message::Action;
+use super::replica::MAX_SESSIONS;
+use super::request::{json, optional, required};
+use crate::protocol::push::{MAX_APP, MAX_RECORD, MAX_TABLE, check_name};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// The description of this API.
+const DESCRIPTION: &str = include_str!("../../docs/admin-openapi.yaml");
+/// Sessions that are listed of each replica, unless more are asked for.
+pub(super) const SESSIONS: usize = 100;
+
+pub(super) async fn description() -> Response {
+    ([(CONTENT_TYPE, "application/yaml")], DESCRIPTION).into_response()
+}
+
+pub(super) async fn cluster(State(admin): State<Admin>) -> Result<Response, AdminError> {
+    answer(&admin.cluster().await)
+}
+
+#[derive(Serialize)]
+struct Load {
+    replicas: Vec<ReplicaLoad>,
+}
+
+#[derive(Serialize)]
+struct ReplicaLoad {
+    name: String,
+    seconds: Vec<super::rates::Second>,
+}
+
+pub(super) async fn load(State(admin): State<Admin>) -> Result<Response, AdminError> {
+    let replicas = admin.load().await.into_iter().map(|(name, seconds)| ReplicaLoad { name, seconds });
+    answer(&Load { replicas: replicas.collect() })
+}
+
+pub(super) async fn user(State(admin): State<Admin>, uri: Uri) -> Result<Response, AdminError> {
+    let id = name("id", &required(&uri, "id")?, MAX_USER)?;
+    let sessions = match optional(&uri, "sessions").map(|sessions| sessions.parse::<usize>()) {
+        None => SESSIONS,
+        Some(Ok(sessions)) if sessions <= MAX_SESSIONS => sessions,
+        Some(_) => return Err(AdminError::Invalid("sessions must be a number of at most 2000")),
+    };
+    answer(&admin.user(&id, sessions).await)
+}
+
+pub(super) async fn record(State(admin): State<Admin>, uri: Uri) -> Result<Response, AdminError> {
+    let user = name("user", &required(&uri, "user")?, MAX_USER)?;
+    let app = name("app", &required(&uri, "app")?, MAX_APP)?;
+    let table = name("table", &required(&uri, "table")?, MAX_TABLE)?;
+    let id = name("id", &required(&uri, "id")?, MAX_RECORD)?;
+    let record = admin.record(&user, &app, &table, &id).await?;
+    if record.history.is_empty() { Err(AdminError::NoRecord) } else { answer(&record) }
+}
+
+/// Checks a name that is looked for.
+pub(super) fn name(name: &'static str, text: &str, max: usize) -> Result<String, AdminError> {
+    check_name(text, max).map(str::to_owned).map_err(|problem| AdminError::Name { name, problem })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Disconnect {
+    user_id: String,
+    device: Option<String>,
+    replica: Option<String>,
+}
+
+pub(super) async fn disconnect(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, AdminError> {
+    let Disconnect { user_id, device, replica } = json(&headers, body).await?;
+    answer(&admin.act(API, replica.as_deref(), Action::Disconnect { user_id, device }).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RefuseToken {
+    token_id: String,
+    until: Option<String>,
+}
+
+pub(super) async fn refuse_token(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, AdminError> {
+    let RefuseToken { token_id, until } = json(&headers, body).await?;
+    let until = refused_until(until.as_deref())?;
+    answer(&admin.act(API, None, Action::RefuseToken { token_id, until }).await?)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RefusedTokens {
+    refused_tokens: Vec<super::report::RefusedToken>,
+}
+
+pub(super) async fn refused_tokens(State(admin): State<Admin>) -> Result<Response, AdminError> {
+    answer(&RefusedTokens { refused_tokens: admin.refused_tokens().await })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Drain {
+    replica: String,
+    drained: bool,
+}
+
+pub(super) async fn drain(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Result<Response, AdminError> {
+    let Drain { replica, drained } = json(&headers, body).await?;
+    answer(&admin.act(API, Some(&replica), Action::Drain { drained }).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Compact {
+    replica: Option<String>,
+}
+
+pub(super) async fn compact(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, AdminError> {
+    let Compact { replica } = json(&headers, body).await?;
+    answer(&admin.act(API, replica.as_deref(), Action::Compact).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Settings {
+    log: String,
+    replica: Option<String>,
+}
+
+pub(super) async fn settings(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, AdminError> {
+    let Settings { log, replica } = json(&headers, body).await?;
+    answer(&admin.act(API, replica.as_deref(), Action::Log { filter: log }).await?)
+}
+
+/// How operators come who use this.
+const API: &str = "api";
+
+fn answer(body: &impl Serialize) -> Result<Response, AdminError> {
+    Ok(([(CONTENT_TYPE, "application/json")], serde_json::to_string(body)?).into_response())
+}

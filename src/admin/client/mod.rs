@@ -1,0 +1,245 @@
+//! `mana-sync admin …`: the admin API from the command line.
+
+mod print;
+
+use super::report::{Cluster, Done, Record, RefusedToken, User};
+use crate::config::Secret;
+use clap::{Args, Subcommand};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::time::Duration;
+use url::Url;
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where a cluster's admin port is, and what to ask of it.
+#[derive(Args, Debug)]
+pub struct AdminArgs {
+    /// The admin port of any replica. Default: ADMIN_PORT on this machine.
+    #[arg(long, env, global = true)]
+    admin_url: Option<Url>,
+
+    /// The admin port on this machine, where ADMIN_URL is not set.
+    #[arg(long, env, default_value_t = 3090, global = true)]
+    admin_port: u16,
+
+    /// The token that the admin port asks for.
+    #[arg(long, env, hide_env_values = true, value_parser = secret, global = true)]
+    admin_token: Option<Secret>,
+
+    /// Print what the API answers, as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum AdminCommand {
+    /// All replicas that are alive, and the database.
+    Cluster,
+    /// A user's sessions, logs, devices and usage.
+    User {
+        /// The user's id.
+        user: String,
+        /// Sessions that each replica lists, at most.
+        #[arg(long, default_value_t = super::api::SESSIONS)]
+        sessions: usize,
+    },
+    /// A record as it stands, and why.
+    Record {
+        #[arg(long)]
+        user: String,
+        #[arg(long)]
+        app: String,
+        #[arg(long)]
+        table: String,
+        #[arg(long)]
+        id: String,
+    },
+    /// End the sessions of a user, or of one of the user's devices.
+    Disconnect {
+        /// The user's id.
+        user: String,
+        #[arg(long)]
+        device: Option<String>,
+        /// On this replica only.
+        #[arg(long)]
+        replica: Option<String>,
+    },
+    /// Refuse a token by its id (jti), and end the sessions that came with it.
+    RefuseToken {
+        token_id: String,
+        /// When the token expires, as 2030-01-01T00:00:00Z. Default: a day from now.
+        #[arg(long)]
+        until: Option<String>,
+    },
+    /// The tokens that are refused.
+    RefusedTokens,
+    /// Make a replica not ready and have its sessions leave. It runs on, and can be taken back.
+    Drain { replica: String },
+    /// Take a drained replica back.
+    TakeBack { replica: String },
+    /// Trim the logs now.
+    Compact {
+        /// On this replica only.
+        #[arg(long)]
+        replica: Option<String>,
+    },
+    /// Change what the log shows, as RUST_LOG has it.
+    Log {
+        filter: String,
+        /// On this replica only.
+        #[arg(long)]
+        replica: Option<String>,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("ADMIN_TOKEN is not set")]
+    NoToken,
+    #[error("ADMIN_URL cannot have a path added to it")]
+    Url,
+    #[error("the admin port cannot be reached")]
+    Http(#[from] reqwest::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the admin port answered {0}, and not as an admin port does")]
+    Stranger(StatusCode),
+    #[error("the answer cannot be read")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    message: String,
+}
+
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::from(text))
+}
+
+/// Asks, and prints the answer; says whether all was done that was asked for.
+///
+/// # Errors
+/// The admin port did not answer, or refused.
+pub async fn run(args: &AdminArgs) -> Result<bool, ClientError> {
+    let api = Api::new(args)?;
+    match &args.command {
+        AdminCommand::Cluster => api.show::<Cluster>(api.get("cluster", &[]), print::cluster).await,
+        AdminCommand::User { user, sessions } => {
+            let query = [("id", user.as_str()), ("sessions", &sessions.to_string())];
+            api.show::<User>(api.get("user", &query), print::user).await
+        }
+        AdminCommand::Record { user, app, table, id } => {
+            let query = [("user", user.as_str()), ("app", app), ("table", table), ("id", id)];
+            api.show::<Record>(api.get("record", &query), print::record).await
+        }
+        AdminCommand::Disconnect { user, device, replica } => {
+            api.act("disconnect", &json!({ "userId": user, "device": device, "replica": replica })).await
+        }
+        AdminCommand::RefuseToken { token_id, until } => {
+            api.act("refused-tokens", &json!({ "tokenId": token_id, "until": until })).await
+        }
+        AdminCommand::RefusedTokens => api.show::<RefusedTokens>(api.get("refused-tokens", &[]), print::tokens).await,
+        AdminCommand::Drain { replica } => api.act("drain", &json!({ "replica": replica, "drained": true })).await,
+        AdminCommand::TakeBack { replica } => api.act("drain", &json!({ "replica": replica, "drained": false })).await,
+        AdminCommand::Compact { replica } => api.act("compact", &json!({ "replica": replica })).await,
+        AdminCommand::Log { filter, replica } => {
+            api.act("settings", &json!({ "log": filter, "replica": replica })).await
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RefusedTokens {
+    refused_tokens: Vec<RefusedToken>,
+}
+
+struct Api<'a> {
+    http: Client,
+    base: Url,
+    token: &'a str,
+    json: bool,
+}
+
+impl<'a> Api<'a> {
+    fn new(args: &'a AdminArgs) -> Result<Api<'a>, ClientError> {
+        let token = args.admin_token.as_ref().ok_or(ClientError::NoToken)?.expose();
+        let local = || Url::parse(&format!("http://127.0.0.1:{}", args.admin_port)).map_err(|_| ClientError::Url);
+        let base = args.admin_url.clone().map_or_else(local, Ok)?;
+        let is_loopback = base.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127."));
+        let builder = Client::builder().timeout(TIMEOUT);
+        let http = if is_loopback { builder.no_proxy() } else { builder }.build()?;
+        Ok(Api { http, base, token, json: args.json })
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> Result<RequestBuilder, ClientError> {
+        let mut url = self.base.clone();
+        url.path_segments_mut().map_err(|()| ClientError::Url)?.pop_if_empty().extend(["api", "v1", path]);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(self.http.request(method, url).bearer_auth(self.token))
+    }
+
+    fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<RequestBuilder, ClientError> {
+        self.request(Method::GET, path, query)
+    }
+
+    /// Prints what comes, in JSON or for people.
+    async fn show<T: DeserializeOwned>(
+        &self,
+        request: Result<RequestBuilder, ClientError>,
+        print: impl Fn(&T),
+    ) -> Result<bool, ClientError> {
+        let text = self.answer(request?).await?;
+        if self.json {
+            println!("{text}");
+        } else {
+            print(&serde_json::from_str(&text)?);
+        }
+        Ok(true)
+    }
+
+    async fn act(&self, path: &str, body: &Value) -> Result<bool, ClientError> {
+        let json = ("Content-Type", "application/json");
+        let request = self.request(Method::POST, path, &[])?.header(json.0, json.1).body(without_nulls(body));
+        let text = self.answer(request).await?;
+        let done: Done = serde_json::from_str(&text)?;
+        if self.json {
+            println!("{text}");
+        } else {
+            print::done(&done);
+        }
+        Ok(done.silent.is_empty() && done.problem.is_none() && done.outcomes.iter().all(|outcome| outcome.done))
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<String, ClientError> {
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        match serde_json::from_str::<ErrorBody>(&text) {
+            Ok(error) => Err(ClientError::Refused(error.message)),
+            Err(_) => Err(ClientError::Stranger(status)),
+        }
+    }
+}
+
+fn without_nulls(body: &Value) -> String {
+    let mut body = body.clone();
+    if let Some(members) = body.as_object_mut() {
+        members.retain(|_, value| !value.is_null());
+    }
+    body.to_string()
+}

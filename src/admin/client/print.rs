@@ -1,0 +1,157 @@
+//! Answers for people, in columns.
+
+use super::RefusedTokens;
+use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
+use crate::admin::units::{bytes, latency, rate};
+
+/// Prints rows with their columns one below the other.
+fn table(head: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+    };
+    line(&head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
+    rows.iter().for_each(|row| line(row));
+}
+
+/// What came from users is shown without what could move the cursor.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn or_dash(text: Option<&String>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| plain(text))
+}
+
+fn missing(silent: &[Silent], problem: Option<&String>) {
+    for replica in silent {
+        println!("{} does not answer; last heard {}", replica.name, replica.heard_at);
+    }
+    if let Some(problem) = problem {
+        println!("{problem}");
+    }
+}
+
+pub(super) fn cluster(cluster: &Cluster) {
+    let head =
+        ["REPLICA", "VERSION", "SINCE", "STATE", "SOCKETS", "STREAMS", "PUSHES/S", "REFUSED/S", "WAKE-UP P99", "POOL"];
+    let row = |replica: &Replica| {
+        vec![
+            replica.name.clone(),
+            replica.version.clone(),
+            replica.started_at.clone(),
+            replica.state().to_owned(),
+            replica.connections.websockets.to_string(),
+            replica.connections.streams.to_string(),
+            rate(replica.rates.pushes),
+            rate(replica.rates.refusals),
+            latency(replica.latency.wakeup.p99),
+            format!("{}/{}", replica.database.open - replica.database.idle, replica.database.limit),
+        ]
+    };
+    table(&head, &cluster.replicas.iter().map(row).collect::<Vec<_>>());
+    for replica in cluster.replicas.iter().filter(|replica| !replica.missing.is_empty()) {
+        println!("{} is not ready: {}", replica.name, replica.missing.join(", "));
+    }
+    missing(&cluster.silent, cluster.problem.as_ref());
+    if let Some(database) = &cluster.database {
+        println!(
+            "PostgreSQL {}: {} ({} of it the log), {} of {} connections",
+            database.version,
+            bytes(database.bytes),
+            bytes(database.log_bytes),
+            database.connections,
+            database.max_connections
+        );
+    }
+}
+
+pub(super) fn user(user: &User) {
+    println!("{} ({})", plain(&user.user_id), user.user_key);
+    println!("{} apps, {} changes, {}\n", user.usage.apps, user.usage.changes, bytes(user.usage.bytes));
+    let rows = user.logs.iter().map(|log| {
+        vec![plain(&log.app), log.head.clone(), log.changes.to_string(), log.tables.to_string(), bytes(log.bytes)]
+    });
+    table(&["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &rows.collect::<Vec<_>>());
+    println!();
+    let rows = user.devices.iter().map(|device| {
+        vec![
+            plain(&device.app),
+            plain(&device.device),
+            device.changes.to_string(),
+            or_dash(device.pushed_at.as_ref()),
+            or_dash(device.read_until.as_ref()),
+        ]
+    });
+    table(&["APP", "DEVICE", "CHANGES", "LAST PUSH", "HAS READ UNTIL"], &rows.collect::<Vec<_>>());
+    println!("\n{} sessions", user.sessions_total);
+    let rows = user.sessions.iter().map(|session| {
+        vec![
+            session.replica.clone(),
+            session.transport.clone(),
+            or_dash(session.app.as_ref()),
+            or_dash(session.device.as_ref()),
+            session.since.clone(),
+            or_dash(session.woken_at.as_ref()),
+            or_dash(session.read_at.as_ref()),
+            or_dash(session.token_id.as_ref()),
+        ]
+    });
+    let head = ["REPLICA", "TRANSPORT", "APP", "DEVICE", "SINCE", "WOKEN", "READ", "TOKEN ID"];
+    table(&head, &rows.collect::<Vec<_>>());
+    missing(&user.silent, user.problem.as_ref());
+}
+
+pub(super) fn record(record: &Record) {
+    let rows = record.fields.iter().map(|field| {
+        vec![
+            plain(&field.name),
+            plain(&field.value.to_string()),
+            field.stamp.clone(),
+            plain(&field.device),
+            field.cursor.clone(),
+        ]
+    });
+    table(&["FIELD", "VALUE", "STAMP", "DEVICE", "STORED"], &rows.collect::<Vec<_>>());
+    println!();
+    let writes = record.history.iter().flat_map(|change| change.writes.iter().map(move |write| (change, write)));
+    let rows = writes.map(|(change, write)| {
+        let outcome = match (write.wins, write.trimmed) {
+            (true, _) => "wins",
+            (false, true) => "trimmed since",
+            (false, false) => "",
+        };
+        let value = plain(&write.value.to_string());
+        vec![
+            change.cursor.clone(),
+            change.op.clone(),
+            plain(&change.device),
+            plain(&write.field),
+            value,
+            write.stamp.clone(),
+            outcome.to_owned(),
+        ]
+    });
+    table(&["STORED", "OP", "DEVICE", "FIELD", "VALUE", "STAMP", ""], &rows.collect::<Vec<_>>());
+    if record.truncated {
+        println!("There are older changes.");
+    }
+}
+
+pub(super) fn tokens(tokens: &RefusedTokens) {
+    let rows = tokens.refused_tokens.iter().map(|token| vec![plain(&token.token_id), token.until.clone()]);
+    table(&["TOKEN ID", "UNTIL"], &rows.collect::<Vec<_>>());
+}
+
+pub(super) fn done(done: &Done) {
+    for outcome in &done.outcomes {
+        let word = if outcome.done { "" } else { "NOT DONE: " };
+        println!("{}: {word}{}", outcome.replica, outcome.message);
+    }
+    missing(&done.silent, done.problem.as_ref());
+}

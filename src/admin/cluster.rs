@@ -1,0 +1,412 @@
+//! Asking all replicas, so that any of them answers for all.
+//!
+//! A question goes out on a channel that all listen to, on the connection on which they hear wake-ups anyway; the answers
+//! come back on a channel of the one that asked, so that a question costs as much as there are replicas. Nobody has to
+//! answer: who asks waits until all that it knows have, or the time is over, and says who was silent. Who has come or gone
+//! shows by what is asked: each replica asks all when it begins to listen, and says goodbye when it stops.
+//!
+//! Messages are sealed with a key that is made of ADMIN_TOKEN and are dated, and a question is answered once: whoever can
+//! reach the database can neither read nor make up nor repeat one.
+
+use super::connection::{ConnectionError, LazyConnection};
+use super::keys::AdminKeys;
+use super::message::{
+    Answer, Asked, Head, Instance, Kind, MAX_AGE, MessageError, Question, clock, read, read_body, write,
+};
+use super::replica::LocalReplica;
+use super::report::{Silent, time_of_millis};
+use crate::fanout::listener::OtherChannels;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+
+/// The channel that all replicas with an admin port listen to.
+const CHANNEL: &str = "mana_sync_admin";
+/// How long replicas may take to answer.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long sending may take.
+const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// A replica that does not answer and has not been heard for so long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Questions of others that wait, and that are remembered, at most.
+const MAX_WAITING: usize = 64;
+const MAX_REMEMBERED: usize = 10_000;
+/// Bytes that the answers to one question may have, before they are decompressed.
+const MAX_ANSWERS: usize = 32 << 20;
+/// Bytes of a replica's name that are said.
+const MAX_NAME: usize = 128;
+
+const SEND: &str = "select pg_notify($1, payload) from unnest($2) as payload";
+
+/// All replicas with this admin token, as this one can ask them.
+#[derive(Clone, Debug)]
+pub struct Replicas(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    local: Arc<LocalReplica>,
+    keys: Arc<AdminKeys>,
+    sending: LazyConnection,
+    state: Mutex<State>,
+    questions: mpsc::Sender<(Head, Asked)>,
+    is_listening: AtomicBool,
+    listens_anew: Notify,
+    /// Whether all have been asked since this replica began to listen: before, others may be there that it does not know.
+    is_settled: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    peers: HashMap<Instance, Peer>,
+    asked: HashMap<u64, Waiting>,
+    /// Questions that were heard, and when.
+    heard: HashMap<u64, Instant>,
+}
+
+/// Another replica.
+#[derive(Clone, Debug)]
+struct Peer {
+    name: String,
+    heard: Instant,
+    heard_at: u64,
+}
+
+/// A question of ours that is being answered.
+#[derive(Debug)]
+struct Waiting {
+    began: Instant,
+    /// Those that have yet to answer, as far as they are known.
+    expected: HashMap<Instance, Peer>,
+    parts: HashMap<Instance, BTreeMap<u32, Vec<u8>>>,
+    bytes: usize,
+    answers: Vec<Answered>,
+    news: Arc<Notify>,
+}
+
+/// One replica's answer.
+#[derive(Debug)]
+pub struct Answered {
+    pub name: String,
+    pub answer: Answer,
+    /// How long it took; none: it is our own.
+    pub took: Option<Duration>,
+}
+
+/// What came of a question.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// Our own first.
+    pub answers: Vec<Answered>,
+    pub silent: Vec<Silent>,
+    /// Why others could not be asked.
+    pub problem: Option<AskError>,
+}
+
+/// Why a message could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("this replica does not hear the others at the moment: its listener is not connected")]
+    Deaf,
+    #[error("the other replicas cannot be asked")]
+    Connection(#[from] ConnectionError),
+    #[error("the other replicas cannot be asked")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("the other replicas could not be asked in time")]
+    Timeout(#[from] Elapsed),
+    #[error("a message cannot be written")]
+    Message(#[from] MessageError),
+}
+
+/// What answers the others' questions, to be run once.
+#[derive(Debug)]
+pub struct Answering {
+    replicas: Replicas,
+    questions: mpsc::Receiver<(Head, Asked)>,
+}
+
+impl Replicas {
+    /// Knows of nobody but this replica yet.
+    pub fn new(local: Arc<LocalReplica>, keys: Arc<AdminKeys>, sending: LazyConnection) -> (Replicas, Answering) {
+        let (sender, questions) = mpsc::channel(MAX_WAITING);
+        let replicas = Replicas(Arc::new(Inner {
+            local,
+            keys,
+            sending,
+            state: Mutex::default(),
+            questions: sender,
+            is_listening: AtomicBool::new(false),
+            listens_anew: Notify::new(),
+            is_settled: AtomicBool::new(false),
+        }));
+        (replicas.clone(), Answering { replicas, questions })
+    }
+
+    /// What this replica is called.
+    pub fn own_name(&self) -> &str {
+        &self.0.local.name
+    }
+
+    /// Asks all replicas, or the one of this name.
+    pub async fn ask(&self, replica: Option<&str>, question: Question) -> Answers {
+        let inner = &self.0;
+        let own = async {
+            let is_meant = replica.is_none_or(|name| name == inner.local.name);
+            if is_meant { Some(inner.local.answer(question.clone()).await) } else { None }
+        };
+        let asked = Asked { replica: replica.map(str::to_owned), question: question.clone() };
+        let (own, mut others) = tokio::join!(own, self.ask_others(&asked));
+        if let Some(answer) = own {
+            others.answers.insert(0, Answered { name: inner.local.name.clone(), answer, took: None });
+        }
+        others
+    }
+
+    async fn ask_others(&self, asked: &Asked) -> Answers {
+        let inner = &self.0;
+        if !inner.is_listening.load(Ordering::Relaxed) {
+            return Answers { problem: Some(AskError::Deaf), ..Answers::default() };
+        }
+        let (id, news) = (rand::random(), Arc::new(Notify::new()));
+        let meant = |(_, peer): &(&Instance, &Peer)| asked.replica.as_ref().is_none_or(|name| *name == peer.name);
+        {
+            let mut state = inner.state();
+            let expected: HashMap<_, _> =
+                state.peers.iter().filter(meant).map(|(id, peer)| (*id, peer.clone())).collect();
+            let waiting = Waiting {
+                began: Instant::now(),
+                expected,
+                parts: HashMap::new(),
+                bytes: 0,
+                answers: Vec::new(),
+                news: news.clone(),
+            };
+            state.asked.insert(id, waiting);
+        }
+        // However this ends, the question is not kept.
+        let _forget = Forget { replicas: self, id };
+        if let Err(error) = inner.send(CHANNEL, Kind::Question, id, asked).await {
+            return Answers { problem: Some(error), ..Answers::default() };
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let all_have = inner.state().asked.get(&id).is_none_or(|waiting| waiting.expected.is_empty());
+            let settled = inner.is_settled.load(Ordering::Relaxed);
+            if (all_have && settled) || timeout_at(deadline, news.notified()).await.is_err() {
+                break;
+            }
+        }
+        let Some(waiting) = inner.state().asked.remove(&id) else { return Answers::default() };
+        let silent = inner.silent(&waiting.expected);
+        let mut answers = waiting.answers;
+        answers.sort_by(|a, b| a.name.cmp(&b.name));
+        Answers { answers, silent, problem: None }
+    }
+}
+
+struct Forget<'a> {
+    replicas: &'a Replicas,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.replicas.0.state().asked.remove(&self.id);
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is said of those that have not answered. Who has not been heard for long is told of once.
+    fn silent(&self, expected: &HashMap<Instance, Peer>) -> Vec<Silent> {
+        let mut state = self.state();
+        let mut silent = Vec::new();
+        for instance in expected.keys() {
+            let Some(peer) = state.peers.get(instance) else { continue };
+            let heard_at = time_of_millis(peer.heard_at);
+            silent.push(Silent { name: peer.name.clone(), instance: format!("{instance:016x}"), heard_at });
+            if peer.heard.elapsed() > FORGOTTEN {
+                state.peers.remove(instance);
+            }
+        }
+        silent.sort_by(|a, b| a.name.cmp(&b.name));
+        silent
+    }
+
+    async fn send(&self, channel: &str, kind: Kind, id: u64, body: &impl Serialize) -> Result<(), AskError> {
+        let mut name = self.local.name.clone();
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        let head = Head { kind, id, from: self.local.instance, name, at: clock(), part: 0, parts: 1 };
+        let payloads = write(&self.keys, &head, body)?;
+        timeout(SEND_TIMEOUT, async {
+            let client = self.sending.client().await?;
+            client.query_typed(SEND, &[(&channel, Type::TEXT), (&payloads, Type::TEXT_ARRAY)]).await?;
+            Ok(())
+        })
+        .await?
+    }
+
+    fn hear(&self, payload: &str) -> Result<(), MessageError> {
+        // What is not sealed with our key says nothing to us.
+        let Some(message) = read(&self.keys, payload) else { return Ok(()) };
+        let (head, part) = message?;
+        if head.from == self.local.instance || !head.is_recent() {
+            return Ok(());
+        }
+        match head.kind {
+            Kind::Question if head.parts == 1 => {
+                let asked: Asked = read_body(&part)?;
+                self.note_peer(&head);
+                let is_meant = asked.replica.as_ref().is_none_or(|name| *name == self.local.name);
+                if is_meant && self.is_new(head.id) && self.questions.try_send((head, asked)).is_err() {
+                    tracing::warn!("too many questions of operators wait; one is not answered");
+                }
+                Ok(())
+            }
+            Kind::Answer => {
+                self.note_peer(&head);
+                self.take_part(&head, part)
+            }
+            Kind::Goodbye => {
+                let mut state = self.state();
+                state.peers.remove(&head.from);
+                for waiting in state.asked.values_mut() {
+                    waiting.expected.remove(&head.from);
+                    waiting.news.notify_one();
+                }
+                Ok(())
+            }
+            Kind::Question | Kind::Unknown => Ok(()),
+        }
+    }
+
+    fn note_peer(&self, head: &Head) {
+        let peer = Peer { name: head.name.clone(), heard: Instant::now(), heard_at: clock() };
+        let mut state = self.state();
+        if !state.peers.contains_key(&head.from) {
+            // A process that was killed and started again. If both run, the other one is known again when it speaks.
+            state.peers.retain(|_, known| known.name != head.name);
+        }
+        state.peers.insert(head.from, peer);
+    }
+
+    /// Whether a question has not been heard before.
+    fn is_new(&self, id: u64) -> bool {
+        let mut state = self.state();
+        if state.heard.len() >= MAX_REMEMBERED {
+            state.heard.retain(|_, heard| heard.elapsed() <= MAX_AGE * 2);
+        }
+        state.heard.len() < MAX_REMEMBERED && state.heard.insert(id, Instant::now()).is_none()
+    }
+
+    fn take_part(&self, head: &Head, part: Vec<u8>) -> Result<(), MessageError> {
+        let mut state = self.state();
+        let Some(waiting) = state.asked.get_mut(&head.id) else { return Ok(()) };
+        waiting.bytes += part.len();
+        if waiting.bytes > MAX_ANSWERS {
+            return Err(MessageError::TooLong);
+        }
+        let parts = waiting.parts.entry(head.from).or_default();
+        parts.insert(head.part, part);
+        if parts.len() < head.parts as usize {
+            return Ok(());
+        }
+        let whole: Vec<u8> =
+            waiting.parts.remove(&head.from).into_iter().flatten().flat_map(|(_, part)| part).collect();
+        let took = waiting.began.elapsed();
+        let answer = read_body(&whole);
+        waiting.expected.remove(&head.from);
+        waiting.news.notify_one();
+        waiting.answers.push(Answered { name: head.name.clone(), answer: answer?, took: Some(took) });
+        Ok(())
+    }
+}
+
+impl OtherChannels for Replicas {
+    fn channels(&self) -> Vec<String> {
+        vec![CHANNEL.to_owned(), own_channel(self.0.local.instance)]
+    }
+
+    fn listening(&self, is_listening: bool) {
+        self.0.is_listening.store(is_listening, Ordering::Relaxed);
+        if is_listening {
+            self.0.listens_anew.notify_one();
+        }
+    }
+
+    fn hear(&self, payload: &str) {
+        if let Err(error) = self.0.hear(payload) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a message of another replica cannot be read");
+        }
+    }
+}
+
+/// Where answers to one replica go.
+fn own_channel(instance: Instance) -> String {
+    format!("{CHANNEL}_{instance:016x}")
+}
+
+impl Answering {
+    /// Answers until told to stop; then says goodbye.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let inner = self.replicas.0.clone();
+        loop {
+            tokio::select! {
+                Some((head, asked)) = self.questions.recv() => {
+                    let inner = inner.clone();
+                    tokio::spawn(async move { answer(&inner, &head, asked.question).await });
+                }
+                () = inner.listens_anew.notified() => {
+                    let replicas = self.replicas.clone();
+                    tokio::spawn(async move { replicas.catch_up().await });
+                }
+                () = tokio::time::sleep(Duration::from_secs(10)) => inner.sending.close_if_idle().await,
+                () = stop.cancelled() => break,
+            }
+        }
+        if !inner.state().peers.is_empty()
+            && let Err(error) = inner.send(CHANNEL, Kind::Goodbye, rand::random(), &()).await
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the other replicas were not told goodbye");
+        }
+    }
+}
+
+impl Replicas {
+    /// Tells the others that this replica is there, finds out who they are, and refuses the tokens that they refuse.
+    async fn catch_up(&self) {
+        let inner = &self.0;
+        inner.is_settled.store(false, Ordering::Relaxed);
+        let others = self.ask_others(&Asked { replica: None, question: Question::RefusedTokens }).await;
+        for answered in others.answers {
+            if let Answer::RefusedTokens(tokens) = answered.answer {
+                inner.local.refuse_like(&tokens);
+            }
+        }
+        match others.problem {
+            None => inner.is_settled.store(true, Ordering::Relaxed),
+            // Once it listens it asks.
+            Some(AskError::Deaf) => {}
+            Some(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the other replicas are not known yet");
+                tokio::time::sleep(PATIENCE).await;
+                inner.listens_anew.notify_one();
+            }
+        }
+    }
+}
+
+async fn answer(inner: &Inner, head: &Head, question: Question) {
+    let answer = inner.local.answer(question).await;
+    if let Err(error) = inner.send(&own_channel(head.from), Kind::Answer, head.id, &answer).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a question of an operator could not be answered");
+    }
+}

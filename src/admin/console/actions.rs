@@ -1,0 +1,192 @@
+//! What can be done: a page of forms, and what came of each.
+
+use super::super::Admin;
+use super::super::act::refused_until;
+use super::super::error::AdminError;
+use super::super::message::Action;
+use super::super::report::{Done, RefusedToken, Replica};
+use super::super::request::Form;
+use super::failed;
+use super::login::Login;
+use super::page::{Page, ago, cell, field, missing};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use maud::{Markup, html};
+
+/// How operators come who use this.
+const CONSOLE: &str = "console";
+
+pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>) -> Response {
+    let page = Page::new(&admin, &login, "/actions", "Actions");
+    let (cluster, tokens) = tokio::join!(admin.cluster(), admin.refused_tokens());
+    let everywhere = select(&cluster.replicas, true);
+    let content = html! {
+        (missing(&cluster.silent, cluster.problem.as_ref()))
+        div.cards {
+            (page.form("/actions/disconnect", "Disconnect", None, &html! {
+                h2 { "Disconnect" }
+                p.muted { "Ends the sessions of a user, or of one device, on all replicas. Clients come back." }
+                (field("User id", "user_id", "", "", true))
+                (field("Device", "device", "", "all of them", false))
+            }))
+            (page.form("/actions/refuse-token", "Refuse", None, &html! {
+                h2 { "Refuse a token" }
+                p.muted { "Until it expires, on all replicas. Its sessions are ended." }
+                (field("Token id (jti)", "token_id", "", "", true))
+                (field("Until", "until", "", "a day from now", false))
+            }))
+            (page.form("/actions/drain", "Do it", None, &html! {
+                h2 { "Drain a replica" }
+                p.muted { "It is not ready and its sessions leave. It runs on, and can be taken back." }
+                (select(&cluster.replicas, false))
+                label { "What" select name="drained" { option value="true" { "Drain" } option value="false" { "Take back" } } }
+            }))
+            (page.form("/actions/log", "Change", None, &html! {
+                h2 { "Log" }
+                p.muted { "What the log shows, as RUST_LOG has it, until the replica starts anew." }
+                (field("Filter", "filter", cluster.replicas.first().map_or("info", |replica| &replica.log), "", true))
+                (everywhere)
+            }))
+            (page.form("/actions/compact", "Trim now", None, &html! {
+                h2 { "Trim logs" }
+                p.muted { "Takes what no longer counts out of old logs now." }
+                (everywhere)
+            }))
+        }
+        section { h2 { "Refused tokens" } (refused(&tokens)) }
+    };
+    page.draw(None, &content)
+}
+
+fn select(replicas: &[Replica], everywhere: bool) -> Markup {
+    html! {
+        label {
+            "Replica"
+            select name="replica" {
+                @if everywhere { option value="" { "all" } }
+                @for replica in replicas { option value=(replica.name) { (replica.name) } }
+            }
+        }
+    }
+}
+
+fn refused(tokens: &[RefusedToken]) -> Markup {
+    html! {
+        @if tokens.is_empty() { p.muted { "None." } }
+        @else {
+            table {
+                thead { tr { th { "Token id" } th { "Until" } } }
+                tbody { @for token in tokens { tr { (cell("Token id", &html! { code { (token.token_id) } })) (cell("Until", &ago(&token.until))) } } }
+            }
+        }
+    }
+}
+
+/// Does what a form asks for, and says what came of it.
+async fn act(
+    admin: &Admin,
+    login: &Login,
+    headers: &HeaderMap,
+    body: Body,
+    read: impl FnOnce(&Form) -> Result<(Option<String>, Action), AdminError>,
+) -> Response {
+    let page = Page::new(admin, login, "/actions", "Done");
+    let doing = async {
+        let form = login.form(admin, headers, body).await?;
+        let (replica, action) = read(&form)?;
+        admin.act(CONSOLE, replica.as_deref(), action).await
+    };
+    match doing.await {
+        Ok(done) => page.draw(None, &outcome(&done)),
+        Err(error) => failed(&page, &error),
+    }
+}
+
+fn outcome(done: &Done) -> Markup {
+    html! {
+        h1 { "Done" }
+        (missing(&done.silent, done.problem.as_ref()))
+        table {
+            thead { tr { th { "Replica" } th {} th { "What came of it" } } }
+            tbody {
+                @for outcome in &done.outcomes {
+                    tr {
+                        (cell("Replica", &html! { strong { (outcome.replica) } }))
+                        td { span.chip.good[outcome.done].bad[!outcome.done] { @if outcome.done { "done" } @else { "not done" } } }
+                        (cell("What came of it", &html! { (outcome.message) }))
+                    }
+                }
+            }
+        }
+        p { a href="/" { "Overview" } " · " a href="/actions" { "More actions" } }
+    }
+}
+
+pub(super) async fn disconnect(
+    State(admin): State<Admin>,
+    Extension(login): Extension<Login>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let read = |form: &Form| {
+        let (user_id, device) = (form.required("user_id")?.to_owned(), form.get("device").map(str::to_owned));
+        Ok((None, Action::Disconnect { user_id, device }))
+    };
+    act(&admin, &login, &headers, body, read).await
+}
+
+pub(super) async fn refuse_token(
+    State(admin): State<Admin>,
+    Extension(login): Extension<Login>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let read = |form: &Form| {
+        let (token_id, until) = (form.required("token_id")?.to_owned(), refused_until(form.get("until"))?);
+        Ok((None, Action::RefuseToken { token_id, until }))
+    };
+    act(&admin, &login, &headers, body, read).await
+}
+
+pub(super) async fn drain(
+    State(admin): State<Admin>,
+    Extension(login): Extension<Login>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let read = |form: &Form| {
+        let drained = match form.required("drained")? {
+            "true" => true,
+            "false" => false,
+            _ => return Err(AdminError::Invalid("drained must be true or false")),
+        };
+        Ok((Some(form.required("replica")?.to_owned()), Action::Drain { drained }))
+    };
+    act(&admin, &login, &headers, body, read).await
+}
+
+pub(super) async fn compact(
+    State(admin): State<Admin>,
+    Extension(login): Extension<Login>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let read = |form: &Form| Ok((form.get("replica").map(str::to_owned), Action::Compact));
+    act(&admin, &login, &headers, body, read).await
+}
+
+pub(super) async fn log(
+    State(admin): State<Admin>,
+    Extension(login): Extension<Login>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let read = |form: &Form| {
+        let filter = form.required("filter")?.to_owned();
+        Ok((form.get("replica").map(str::to_owned), Action::Log { filter }))
+    };
+    act(&admin, &login, &headers, body, read).await
+}

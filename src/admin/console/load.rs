@@ -1,0 +1,53 @@
+//! The last five minutes of every replica.
+
+use super::super::Admin;
+use super::super::rates::Second;
+use super::super::units::{count, latency, rate};
+use super::chart::{Line, chart};
+use super::login::Login;
+use super::overview::refresh;
+use super::page::Page;
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+type Load = [(String, Vec<Second>)];
+
+/// One chart: its name, how its numbers are written, and what it shows of a second.
+struct Shown {
+    name: &'static str,
+    write: fn(f64) -> String,
+    of: fn(&Second) -> f64,
+}
+
+const CHARTS: [Shown; 5] = [
+    Shown { name: "Pushes a second", write: rate, of: |second| second.pushes },
+    Shown {
+        name: "Wake-up, p99",
+        write: |seconds| latency(Some(seconds)),
+        of: |second| second.wakeup_p99.unwrap_or(0.0),
+    },
+    Shown { name: "Wake-ups a second", write: rate, of: |second| second.wakeups },
+    Shown { name: "Connections", write: |number| count(number as i64), of: |second| second.connections as f64 },
+    Shown { name: "Refusals a second", write: rate, of: |second| second.refusals },
+];
+
+pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>) -> Response {
+    let page = Page::new(&admin, &login, "/load", "Load");
+    let load = admin.load().await;
+    let content = html! {
+        p.muted { "The last five minutes of each replica." }
+        ul.legend data-part="legend" { @for (index, (name, _)) in load.iter().enumerate() { li.{ "line-" (index % 8) } { (name) } } }
+        div.charts data-part="charts" { @for shown in &CHARTS { (draw(&load, shown)) } }
+    };
+    page.draw(Some(refresh(load.len())), &content)
+}
+
+fn draw(load: &Load, shown: &Shown) -> Markup {
+    let lines = load.iter().enumerate().map(|(index, (_, seconds))| Line {
+        class: format!("line-{}", index % 8),
+        values: seconds.iter().map(shown.of).collect(),
+    });
+    chart(shown.name, shown.write, &lines.collect::<Vec<_>>())
+}

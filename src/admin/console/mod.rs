@@ -1,0 +1,75 @@
+//! The console: the admin surface as pages for people, drawn here and refreshed in place.
+//!
+//! Plain pages that work without a script, but for being live: `console.js` asks for the page again now and then and
+//! replaces the parts of it that are marked. No page has a script or a style of its own, so that the policy for its
+//! contents need not allow any. Who has logged in has a cookie that says until when, signed; every form has a token of that
+//! login, so that no other site can send it.
+
+mod actions;
+mod chart;
+mod load;
+mod login;
+mod overview;
+mod page;
+mod record;
+mod user;
+
+use super::Admin;
+use super::error::AdminError;
+use axum::Router;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use page::Page;
+
+/// What a page may load: what this port serves, and no script or style that stands in a page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+    form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+const STYLE: &str = include_str!("assets/console.css");
+const SCRIPT: &str = include_str!("assets/console.js");
+const ICON: &str = include_str!("assets/icon.svg");
+
+/// The pages.
+pub(super) fn router(admin: &Admin) -> Router<Admin> {
+    Router::new()
+        .route("/", get(overview::show))
+        .route("/load", get(load::show))
+        .route("/user", get(user::show))
+        .route("/record", get(record::show))
+        .route("/actions", get(actions::show))
+        .route("/actions/disconnect", post(actions::disconnect))
+        .route("/actions/refuse-token", post(actions::refuse_token))
+        .route("/actions/drain", post(actions::drain))
+        .route("/actions/compact", post(actions::compact))
+        .route("/actions/log", post(actions::log))
+        .route("/logout", post(login::logout))
+        .layer(from_fn_with_state(admin.clone(), login::with_login))
+        .route("/login", get(login::show).post(login::login))
+        .route("/assets/console.css", get(async || asset("text/css; charset=utf-8", STYLE)))
+        .route("/assets/console.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)))
+        .layer(map_response(async |response: Response| guard(response)))
+}
+
+fn guard(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let guards: [(HeaderName, &'static str); 3] =
+        [(CONTENT_SECURITY_POLICY, POLICY), (X_FRAME_OPTIONS, "DENY"), (REFERRER_POLICY, "same-origin")];
+    headers.extend(guards.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
+}
+
+/// The browser asks each time whether it has changed: a replica of another version may have answered before.
+fn asset(media_type: &'static str, text: &'static str) -> Response {
+    ([(CONTENT_TYPE, media_type), (CACHE_CONTROL, "no-cache")], text).into_response()
+}
+
+/// A page that says what went wrong.
+fn failed(page: &Page, error: &AdminError) -> Response {
+    error.log();
+    let message = maud::html! { p.banner.bad role="alert" { (error.message()) } };
+    (error.status().0, page.draw(None, &message)).into_response()
+}

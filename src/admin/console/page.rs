@@ -1,0 +1,137 @@
+//! What all pages share: the frame, the parts that are refreshed, forms and times.
+
+use super::super::Admin;
+use super::super::report::Silent;
+use super::login::Login;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use maud::{DOCTYPE, Markup, html};
+use std::time::Duration;
+
+/// The pages, and what they are called.
+const PAGES: [(&str, &str); 5] =
+    [("/", "Overview"), ("/load", "Load"), ("/user", "User"), ("/record", "Record"), ("/actions", "Actions")];
+
+/// A page for somebody who has logged in.
+pub(super) struct Page {
+    title: String,
+    path: &'static str,
+    form_token: String,
+}
+
+impl Page {
+    /// The page at this path of the menu.
+    pub(super) fn new(admin: &Admin, login: &Login, path: &'static str, title: impl Into<String>) -> Page {
+        Page { title: title.into(), path, form_token: login.form_token(admin) }
+    }
+
+    /// Draws it around what is on it; refreshed so often, if it is.
+    pub(super) fn draw(&self, refresh: Option<Duration>, content: &Markup) -> Response {
+        let millis = refresh.map(|every| every.as_millis().to_string());
+        let body = html! {
+            header.bar {
+                a.brand href="/" { "mana-sync" }
+                nav aria-label="Pages" {
+                    @for (path, name) in PAGES {
+                        a href=(path) aria-current=[(path == self.path).then_some("page")] { (name) }
+                    }
+                }
+                form method="post" action="/logout" { (self.token()) button.quiet { "Log out" } }
+            }
+            main data-refresh=[millis] {
+                p.banner.bad #offline role="status" hidden { "No answer from this replica. What is shown may be old." }
+                (content)
+            }
+        };
+        document(&self.title, &body)
+    }
+
+    fn token(&self) -> Markup {
+        html! { input type="hidden" name="form_token" value=(self.form_token); }
+    }
+
+    /// A button that does something, with what it is about; asks before it does if `sure` says what.
+    pub(super) fn button(&self, action: &str, fields: &[(&str, &str)], text: &str, sure: Option<&str>) -> Markup {
+        html! {
+            form.inline method="post" action=(action) data-confirm=[sure] {
+                (self.token())
+                @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
+                button { (text) }
+            }
+        }
+    }
+
+    /// A form that does something.
+    pub(super) fn form(&self, action: &str, text: &str, sure: Option<&str>, fields: &Markup) -> Markup {
+        html! {
+            form.card method="post" action=(action) data-confirm=[sure] {
+                (self.token()) (fields)
+                button.primary { (text) }
+            }
+        }
+    }
+}
+
+/// A whole document.
+pub(super) fn document(title: &str, body: &Markup) -> Response {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · mana-sync" }
+                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/assets/console.css";
+                script src="/assets/console.js" defer {}
+            }
+            body { (body) }
+        }
+    };
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], page.into_string()).into_response()
+}
+
+/// A number with what it is, large.
+pub(super) fn figure(name: &str, value: &str, note: &str) -> Markup {
+    html! { div.figure { span.name { (name) } strong { (value) } span.note { (note) } } }
+}
+
+/// A time, which the script shows as how long ago that was.
+pub(super) fn ago(time: &str) -> Markup {
+    html! { time datetime=(time) title=(time) { (time) } }
+}
+
+pub(super) fn ago_if(time: Option<&String>) -> Markup {
+    html! { @match time { Some(time) => { (ago(time)) } None => { span.muted { "–" } } } }
+}
+
+/// A cell of a table, which on a narrow screen stands below its name.
+pub(super) fn cell(name: &str, content: &Markup) -> Markup {
+    html! { td data-name=(name) { (content) } }
+}
+
+/// Who did not answer, and why others could not be asked.
+pub(super) fn missing(silent: &[Silent], problem: Option<&String>) -> Markup {
+    html! {
+        @for replica in silent {
+            p.banner.bad { strong { (replica.name) } " does not answer. It was last heard " (ago(&replica.heard_at)) "." }
+        }
+        @if let Some(problem) = problem { p.banner.bad { (problem) } }
+    }
+}
+
+/// A field of a form.
+pub(super) fn field(label: &str, name: &str, value: &str, hint: &str, required: bool) -> Markup {
+    html! {
+        label {
+            (label)
+            input name=(name) value=(value) placeholder=(hint) required[required] autocomplete="off" autocapitalize="off" spellcheck="false";
+        }
+    }
+}
+
+/// The query of a link.
+pub(super) fn query(pairs: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+}

@@ -1,0 +1,188 @@
+//! A user: sessions on every replica, logs, devices and usage.
+
+use super::super::Admin;
+use super::super::act::MAX_USER;
+use super::super::api::{SESSIONS, name};
+use super::super::replica::MAX_SESSIONS;
+use super::super::report::{Device, Log, Session, User};
+use super::super::request::optional;
+use super::super::units::{bytes, count};
+use super::failed;
+use super::login::{LIVE, Login};
+use super::page::{Page, ago, ago_if, cell, field, figure, missing, query};
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use maud::{Markup, html};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const REFRESH: Duration = Duration::from_secs(5);
+
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    Extension(login): Extension<Login>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
+    let id = optional(&uri, "id");
+    let title = id.as_deref().map_or_else(|| "User".to_owned(), |id| format!("User {id}"));
+    let page = Page::new(&admin, &login, "/user", title);
+    let Some(id) = id else { return page.draw(None, &search("")) };
+    if let Err(error) = name("the user's id", &id, MAX_USER) {
+        return failed(&page, &error);
+    }
+    let all = optional(&uri, "sessions").is_some();
+    let user = admin.user(&id, if all { MAX_SESSIONS } else { SESSIONS }).await;
+    if !headers.contains_key(LIVE) {
+        tracing::info!(user_key = user.user_key, "an operator looks at a user");
+    }
+    let content = html! {
+        (search(&id))
+        div data-part="missing" { (missing(&user.silent, user.problem.as_ref())) }
+        div.figures data-part="figures" {
+            (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
+            (figure("Devices", &count_of(user.devices.len()), "by app"))
+            (figure("Changes", &count(user.usage.changes), &apps(user.usage.apps)))
+            (figure("Stored", &bytes(user.usage.bytes), "of JSON"))
+        }
+        p.muted { "In logs this user is called " code { (user.user_key) } "." }
+        section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
+        section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
+        section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, all)) }
+    };
+    page.draw(Some(REFRESH), &content)
+}
+
+fn search(id: &str) -> Markup {
+    html! {
+        form.search method="get" action="/user" role="search" {
+            (field("User id", "id", id, "the sub of the user's tokens", true))
+            button.primary { "Show" }
+        }
+    }
+}
+
+fn count_of(number: usize) -> String {
+    count(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn apps(number: usize) -> String {
+    if number == 1 { "in one app".to_owned() } else { format!("in {number} apps") }
+}
+
+/// On how many replicas the listed sessions are.
+fn spread(user: &User) -> String {
+    let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
+    user.sessions.iter().for_each(|session| *replicas.entry(&session.replica).or_default() += 1);
+    match replicas.len() {
+        0 => "nowhere connected".to_owned(),
+        1 => "on one replica".to_owned(),
+        many => format!("on {many} replicas"),
+    }
+}
+
+fn devices(page: &Page, user: &User) -> Markup {
+    html! {
+        @if user.devices.is_empty() { p.muted { "None has pushed or read." } }
+        @else {
+            table {
+                thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "Known" } th {} } }
+                tbody { @for device in &user.devices { (device_row(page, user, device)) } }
+            }
+        }
+    }
+}
+
+fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
+    let fields = [("user_id", user.user_id.as_str()), ("device", device.device.as_str())];
+    let sure = format!("End all sessions of {}?", device.device);
+    html! {
+        tr {
+            (cell("Device", &html! { strong { (device.device) } }))
+            (cell("App", &html! { (device.app) }))
+            td.number data-name="Sessions" { (device.sessions) }
+            td.number data-name="Changes" { (count(device.changes)) }
+            (cell("Last push", &ago_if(device.pushed_at.as_ref())))
+            (cell("Has read until", &ago_if(device.read_until.as_ref())))
+            (cell("Known", &ago_if(device.read_at.as_ref())))
+            td.action { @if device.sessions > 0 { (page.button("/actions/disconnect", &fields, "Disconnect", Some(&sure))) } }
+        }
+    }
+}
+
+fn logs(logs: &[Log]) -> Markup {
+    html! {
+        @if logs.is_empty() { p.muted { "Nothing is stored." } }
+        @else {
+            table {
+                thead { tr { th { "App" } th { "Newest change" } th { "Head" } th.number { "Changes" } th.number { "Tables" } th.number { "Size" } } }
+                tbody {
+                    @for log in logs {
+                        tr {
+                            (cell("App", &html! { strong { (log.app) } }))
+                            (cell("Newest change", &ago(&log.head)))
+                            (cell("Head", &html! { code { (log.head) } }))
+                            td.number data-name="Changes" { (count(log.changes)) }
+                            td.number data-name="Tables" { (count(log.tables)) }
+                            td.number data-name="Size" { (bytes(log.bytes)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn sessions(page: &Page, user: &User, all: bool) -> Markup {
+    let listed = user.sessions.len();
+    let sure = "End all sessions of this user?";
+    html! {
+        @if user.sessions_total == 0 { p.muted { "None is open." } }
+        @else {
+            div.toolbar {
+                p { "The last " (count_of(listed)) " of " (count_of(user.sessions_total)) "." }
+                @if listed < user.sessions_total && !all {
+                    a href={ "/user?" (query(&[("id", &user.user_id), ("sessions", "all")])) } { "List more" }
+                }
+                (page.button("/actions/disconnect", &[("user_id", user.user_id.as_str())], "Disconnect all", Some(sure)))
+            }
+            table {
+                thead { tr { th { "Device" } th { "Replica" } th { "Kind" } th { "App" } th { "Open" } th { "Woken" } th { "Read" } th { "Token id" } th {} } }
+                tbody { @for session in &user.sessions { (session_row(page, session)) } }
+            }
+        }
+    }
+}
+
+fn session_row(page: &Page, session: &Session) -> Markup {
+    html! {
+        tr {
+            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (device) } } None => { span.muted { "unnamed" } } } }))
+            (cell("Replica", &html! { (session.replica) }))
+            (cell("Kind", &html! { span.chip { (kind(&session.transport)) } }))
+            (cell("App", &html! { @match &session.app { Some(app) => { (app) } None => { span.muted { "all" } } } }))
+            (cell("Open", &ago(&session.since)))
+            (cell("Woken", &ago_if(session.woken_at.as_ref())))
+            (cell("Read", &ago_if(session.read_at.as_ref())))
+            @match &session.token_id {
+                Some(id) => {
+                    (cell("Token id", &html! { code { (id) } }))
+                    td.action { (refuse(page, id, session.token_expires_at.as_deref())) }
+                }
+                None => { (cell("Token id", &html! { span.muted { "none" } })) td.action {} }
+            }
+        }
+    }
+}
+
+fn kind(transport: &str) -> &str {
+    if transport == "websocket" { "socket" } else { "stream" }
+}
+
+fn refuse(page: &Page, id: &str, expires: Option<&str>) -> Markup {
+    let fields = [("token_id", id), ("until", expires.unwrap_or_default())];
+    let sure = "Refuse this token until it expires, and end its sessions?";
+    page.button("/actions/refuse-token", &fields, "Refuse token", Some(sure))
+}

@@ -1,0 +1,108 @@
+//! Every error of the admin port: its status, its code, and what to do about it.
+
+use super::connection::ConnectionError;
+use crate::protocol::push::NameProblem;
+use crate::store::inspect::InspectError;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::error::Error;
+
+/// Why a request to the admin port was not answered 2xx.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("send the admin token: Authorization: Bearer <ADMIN_TOKEN>")]
+    Unauthorized,
+    #[error("this form is not from a page that this login was shown; load the page again")]
+    Forged,
+    #[error("there is nothing here; /api/v1/openapi.yaml says what there is")]
+    NotFound,
+    #[error("this does not have this method")]
+    MethodNotAllowed,
+    #[error("no such record is stored")]
+    NoRecord,
+    #[error("no replica is called {0}")]
+    NoReplica(String),
+    #[error("the parameter {0} is missing or empty")]
+    Missing(&'static str),
+    #[error("{name} {problem}")]
+    Name { name: &'static str, problem: NameProblem },
+    #[error("{0}")]
+    Invalid(&'static str),
+    #[error("the body is not what this takes: {0}")]
+    Body(serde_json::Error),
+    #[error("the body must be sent with Content-Type: {0}")]
+    MediaType(&'static str),
+    #[error("the body is larger than {0} bytes, or did not arrive whole")]
+    TooLarge(usize),
+    #[error("it was done nowhere: {0}")]
+    NotDone(String),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error("something could not be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    message: &'a str,
+}
+
+impl AdminError {
+    /// The table: status and code of every error.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            AdminError::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            AdminError::Forged => (StatusCode::FORBIDDEN, "forbidden"),
+            AdminError::NotFound | AdminError::NoReplica(_) | AdminError::NoRecord => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
+            AdminError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            AdminError::Missing(_) | AdminError::Name { .. } | AdminError::Invalid(_) | AdminError::Body(_) => {
+                (StatusCode::BAD_REQUEST, "bad_request")
+            }
+            AdminError::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            AdminError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            AdminError::NotDone(_) => (StatusCode::CONFLICT, "not_done"),
+            AdminError::Connection(_) | AdminError::Inspect(InspectError::Database(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
+            AdminError::Inspect(_) | AdminError::Json(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// What whoever asked is told: operators are told what is wrong inside, without what it quotes.
+    pub fn message(&self) -> String {
+        match self {
+            AdminError::Connection(_) | AdminError::Inspect(_) => format!("{self}; the log says why"),
+            told => told.to_string(),
+        }
+    }
+
+    /// Writes what nobody but us can mend.
+    pub fn log(&self) {
+        if self.status().0.is_server_error() {
+            tracing::warn!(error = self as &dyn Error, "an operator's question could not be answered");
+        }
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        self.log();
+        let (status, code) = self.status();
+        let body = Body { error: code, message: &self.message() };
+        // Two strings always serialize.
+        let body = serde_json::to_string(&body).unwrap_or_default();
+        let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let mut response = (status, json, body).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,207 @@
+//! What operators ask, put together from the answers of all replicas and from the database.
+
+use super::Admin;
+use super::cluster::{Answers, AskError};
+use super::error::AdminError;
+use super::message::{Answer, Question};
+use super::rates::Second;
+use super::record;
+use super::report::{Silent, Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Usage, User, time};
+use crate::protocol::{Cursor, UserKey};
+use crate::store::inspect::{self, StoredDevice, StoredLog};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+impl Admin {
+    /// All replicas, and the database.
+    pub async fn cluster(&self) -> Cluster {
+        let (asked, database) = tokio::join!(self.replicas.ask(None, Question::Status), self.database());
+        let mut problems: Vec<String> = problem(&asked).into_iter().collect();
+        let mut replicas: Vec<Replica> = Vec::new();
+        for answered in asked.answers {
+            if let Answer::Status(replica) = answered.answer {
+                let answer_seconds = answered.took.map(|took| took.as_secs_f64());
+                replicas.push(Replica { answer_seconds, ..*replica });
+            }
+        }
+        let database = database.inspect_err(AdminError::log);
+        if asked.problem.is_none() {
+            problems.extend(self.strangers(&replicas, &asked.silent));
+        }
+        let at = time(SystemTime::now());
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
+        Cluster { at, replicas, silent: asked.silent, problem, database: database.ok() }
+    }
+
+    /// What is said of replicas that are there and cannot be asked: they have no admin port, or another token.
+    fn strangers(&self, replicas: &[Replica], silent: &[Silent]) -> Option<String> {
+        let known = |name: &str| replicas.iter().any(|known| known.name == name) || silent.iter().any(|known| known.name == name);
+        let present = self.presence.replicas();
+        let strangers: Vec<&str> = present.iter().map(|other| other.name.as_str()).filter(|name| !known(name)).collect();
+        let are = match strangers.len() {
+            0 => return None,
+            1 => "is there and cannot be asked: it has",
+            _ => "are there and cannot be asked: they have",
+        };
+        Some(format!("{} {are} no admin port, or another token", strangers.join(", ")))
+    }
+
+    async fn database(&self) -> Result<Database, AdminError> {
+        let client = self.reading.client().await?;
+        let state = inspect::state(&client).await?;
+        Ok(Database {
+            version: state.version,
+            bytes: state.bytes,
+            log_bytes: state.log_bytes,
+            changes: state.changes,
+            logs: state.logs,
+            connections: state.connections,
+            max_connections: state.max_connections,
+            oldest_transaction_seconds: state.oldest_transaction_seconds,
+            transaction_age: state.transaction_age,
+        })
+    }
+
+    /// The last five minutes of each replica, second by second, the newest last.
+    pub async fn load(&self) -> Vec<(String, Vec<Second>)> {
+        let asked = self.replicas.ask(None, Question::Load).await;
+        let seconds = asked.answers.into_iter().filter_map(|answered| match answered.answer {
+            Answer::Load(seconds) => Some((answered.name, seconds)),
+            _ => None,
+        });
+        seconds.collect()
+    }
+
+    /// The tokens that are refused anywhere.
+    pub async fn refused_tokens(&self) -> Vec<RefusedToken> {
+        let asked = self.replicas.ask(None, Question::RefusedTokens).await;
+        let mut tokens: BTreeMap<String, String> = BTreeMap::new();
+        for answered in asked.answers {
+            let Answer::RefusedTokens(refused) = answered.answer else { continue };
+            for token in refused {
+                let until = tokens.entry(token.token_id).or_default();
+                *until = std::cmp::max(std::mem::take(until), token.until);
+            }
+        }
+        tokens.into_iter().map(|(token_id, until)| RefusedToken { token_id, until }).collect()
+    }
+
+    /// A user: of the sessions so many of each replica. What cannot be found out is said and left out.
+    pub async fn user(&self, user_id: &str, sessions: usize) -> User {
+        let key = UserKey::of(user_id);
+        let question = Question::User { user_id: user_id.to_owned(), sessions };
+        let (asked, stored) = tokio::join!(self.replicas.ask(None, question), self.stored(key));
+        let mut problems: Vec<String> = problem(&asked).into_iter().collect();
+        let (logs, devices) = stored.unwrap_or_else(|error| {
+            error.log();
+            problems.push(error.message());
+            Default::default()
+        });
+        let mut user = User {
+            user_id: user_id.to_owned(),
+            user_key: key.0.to_string(),
+            usage: Usage {
+                apps: logs.len(),
+                changes: logs.iter().map(|log| log.changes).sum(),
+                bytes: logs.iter().map(|log| log.bytes).sum(),
+            },
+            logs: logs.into_iter().map(log).collect(),
+            devices: devices.into_iter().map(device).collect(),
+            silent: asked.silent,
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
+            ..User::default()
+        };
+        for answered in asked.answers {
+            let Answer::User(here) = answered.answer else { continue };
+            user.sessions_total += here.total;
+            for read in here.reads {
+                note_read(&mut user.devices, &read.app, &read.device, read.until, read.at);
+            }
+            user.sessions.extend(here.sessions);
+        }
+        user.sessions.sort_by(|a, b| b.since.cmp(&a.since));
+        for session in &user.sessions {
+            note_session(&mut user.devices, session);
+        }
+        user.devices.truncate(inspect::MAX_DEVICES);
+        user
+    }
+
+    async fn stored(&self, user: UserKey) -> Result<(Vec<StoredLog>, Vec<StoredDevice>), AdminError> {
+        let client = self.reading.client().await?;
+        Ok((inspect::logs(&client, user).await?, inspect::devices(&client, user).await?))
+    }
+
+    /// A record, and why it is as it is.
+    pub async fn record(&self, user_id: &str, app: &str, table: &str, id: &str) -> Result<Record, AdminError> {
+        let log = crate::protocol::Log::new(user_id.into(), app);
+        let client = self.reading.client().await?;
+        let changes = inspect::record(&client, &log, table, id).await?;
+        let (fields, history, truncated) = record::explain(&changes)?;
+        let is_set = |field: &super::report::Field| field.name == "deletedAt" && !field.value.is_null();
+        Ok(Record {
+            user_id: user_id.to_owned(),
+            app: app.to_owned(),
+            table: table.to_owned(),
+            id: id.to_owned(),
+            deleted: fields.iter().any(is_set),
+            fields,
+            history,
+            truncated,
+        })
+    }
+}
+
+/// Why not all were asked, for people.
+pub(super) fn problem(asked: &Answers) -> Option<String> {
+    let error = asked.problem.as_ref()?;
+    if !matches!(error, AskError::Deaf) {
+        tracing::warn!(error = error as &dyn std::error::Error, "the other replicas could not be asked");
+    }
+    Some(error.to_string())
+}
+
+fn log(log: StoredLog) -> Log {
+    let head = Cursor::after(log.head).to_string();
+    Log { app: log.app, head, changes: log.changes, bytes: log.bytes, tables: log.tables }
+}
+
+fn device(stored: StoredDevice) -> Device {
+    Device {
+        app: stored.app,
+        device: stored.device,
+        changes: stored.changes,
+        pushed_at: Some(Cursor::after(stored.pushed).to_string()),
+        ..Device::default()
+    }
+}
+
+/// A device that has only read is listed as well.
+fn entry<'a>(devices: &'a mut Vec<Device>, app: &str, name: &str) -> &'a mut Device {
+    let known = devices.iter().position(|device| device.app == app && device.device == name);
+    let index = known.unwrap_or_else(|| {
+        devices.push(Device { app: app.to_owned(), device: name.to_owned(), ..Device::default() });
+        devices.len() - 1
+    });
+    &mut devices[index]
+}
+
+/// What was said last counts, not what is furthest: a device may have lost its database.
+fn note_read(devices: &mut Vec<Device>, app: &str, name: &str, until: String, at: String) {
+    let device = entry(devices, app, name);
+    if device.read_at.as_ref().is_none_or(|known| *known < at) {
+        device.read_until = Some(until);
+        device.read_at = Some(at);
+    }
+}
+
+fn note_session(devices: &mut Vec<Device>, session: &Session) {
+    let Some(name) = &session.device else { return };
+    match &session.app {
+        Some(app) => entry(devices, app, name).sessions += 1,
+        None => devices.iter_mut().filter(|device| device.device == *name).for_each(|device| device.sessions += 1),
+    }
+    if let (Some(app), Some(until), Some(at)) = (&session.app, &session.read_until, &session.read_at) {
+        note_read(devices, app, name, until.clone(), at.clone());
+    }
+}

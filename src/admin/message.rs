@@ -1,0 +1,248 @@
+//! What replicas ask each other and answer, and how it is written on the channel.
+//!
+//! ```text
+//! sealed( head as JSON | newline | a part of the body )         body: JSON, deflated
+//! ```
+//! A payload of PostgreSQL's has 7,999 bytes at most, so a body that is longer comes in parts. All of it is sealed
+//! ([`AdminKeys`]). Members that a reader does not know are passed over, and a question that it does not know is answered
+//! as such: replicas of several versions understand each other.
+
+use super::keys::{AdminKeys, KeyError};
+use super::report::Outcome;
+use flate2::Compression;
+use flate2::read::{DeflateDecoder, DeflateEncoder};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Most bytes of a payload. PostgreSQL raises at 8,000.
+const MAX_PAYLOAD: usize = 7_999;
+/// Room for the head of a message, in bytes.
+const HEAD: usize = 1_000;
+/// Most bytes of a body, written out: what an answer lists is bounded so that it stays below ([`super::replica`]).
+const MAX_BODY: u64 = 4 << 20;
+/// Most parts of a body.
+const MAX_PARTS: u32 = 512;
+/// How much clocks may differ. What is older is not listened to.
+pub const MAX_AGE: Duration = Duration::from_secs(120);
+
+/// A replica's name for itself: another one in each life of its process.
+pub type Instance = u64;
+
+/// What one replica asks all, or one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Question {
+    /// How it is.
+    Status,
+    /// What it knows of a user; so many sessions at most.
+    User { user_id: String, sessions: usize },
+    /// What it did in the last minutes.
+    Load,
+    /// Which tokens are refused.
+    RefusedTokens,
+    /// To do something.
+    Do { action: Action },
+    /// Something that a later version asks.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a replica is told to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Action {
+    /// End the sessions of a user, or of one of the user's devices.
+    Disconnect { user_id: String, device: Option<String> },
+    /// Refuse a token until then, in milliseconds since the epoch, and end the sessions that came with it.
+    RefuseToken { token_id: String, until: u64 },
+    /// Be not ready, and have sessions leave; or be taken back.
+    Drain { drained: bool },
+    /// Trim logs now.
+    Compact,
+    /// Log what this says.
+    Log { filter: String },
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a message says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Head {
+    pub kind: Kind,
+    /// Of the question, and of what answers it.
+    pub id: u64,
+    pub from: Instance,
+    /// What the sender is called.
+    pub name: String,
+    /// When it was said, in milliseconds since the epoch.
+    pub at: u64,
+    pub part: u32,
+    pub parts: u32,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    Question,
+    Answer,
+    /// The sender goes.
+    Goodbye,
+    #[serde(other)]
+    Unknown,
+}
+
+/// A question, and whom it is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// The one that is asked, by its name; none: all.
+    pub replica: Option<String>,
+    pub question: Question,
+}
+
+/// One replica's answer to one question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Status(Box<super::report::Replica>),
+    User(super::report::UserOnReplica),
+    Load(Vec<super::rates::Second>),
+    RefusedTokens(Vec<super::report::RefusedToken>),
+    Done(Outcome),
+}
+
+/// Why a message cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    #[error("it cannot be written or read as JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("it cannot be compressed or decompressed")]
+    Deflate(#[from] io::Error),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("it is too long")]
+    TooLong,
+    #[error("it has no head")]
+    NoHead,
+}
+
+/// Milliseconds since the epoch.
+pub fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+impl Head {
+    /// Whether it was said just now, by clocks that may differ.
+    pub fn is_recent(&self) -> bool {
+        u128::from(self.at.abs_diff(clock())) <= MAX_AGE.as_millis()
+    }
+}
+
+/// Writes a message as payloads.
+pub fn write(keys: &AdminKeys, head: &Head, body: &impl Serialize) -> Result<Vec<String>, MessageError> {
+    let json = serde_json::to_vec(body)?;
+    if json.len() as u64 > MAX_BODY {
+        return Err(MessageError::TooLong);
+    }
+    let mut deflated = Vec::new();
+    DeflateEncoder::new(&json[..], Compression::fast()).read_to_end(&mut deflated)?;
+    let parts: Vec<&[u8]> = deflated.chunks(AdminKeys::room(MAX_PAYLOAD) - HEAD).collect();
+    let count = u32::try_from(parts.len()).ok().filter(|count| *count <= MAX_PARTS).ok_or(MessageError::TooLong)?;
+    let payload = |(part, bytes): (u32, &&[u8])| {
+        let mut message = serde_json::to_vec(&Head { part, parts: count, ..head.clone() })?;
+        if message.len() >= HEAD {
+            return Err(MessageError::TooLong);
+        }
+        message.push(b'\n');
+        message.extend_from_slice(bytes);
+        Ok(keys.seal(&message)?)
+    };
+    (0..).zip(&parts).map(payload).collect()
+}
+
+/// Reads a payload: what it says of itself, and a part of a body. None if nobody who has the token wrote it.
+pub fn read(keys: &AdminKeys, payload: &str) -> Option<Result<(Head, Vec<u8>), MessageError>> {
+    let mut message = keys.open(payload)?;
+    let split = |message: &mut Vec<u8>| {
+        let newline = message.iter().position(|byte| *byte == b'\n').ok_or(MessageError::NoHead)?;
+        let head: Head = serde_json::from_slice(&message[..newline])?;
+        if head.parts == 0 || head.parts > MAX_PARTS || head.part >= head.parts {
+            return Err(MessageError::TooLong);
+        }
+        Ok((head, message.split_off(newline + 1)))
+    };
+    Some(split(&mut message))
+}
+
+/// Reads a body whose parts are put together.
+pub fn read_body<T: DeserializeOwned>(deflated: &[u8]) -> Result<T, MessageError> {
+    let mut json = Vec::new();
+    DeflateDecoder::new(deflated).take(MAX_BODY + 1).read_to_end(&mut json)?;
+    if json.len() as u64 > MAX_BODY {
+        return Err(MessageError::TooLong);
+    }
+    Ok(serde_json::from_slice(&json)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn keys() -> AdminKeys {
+        AdminKeys::new(&Secret::from("0123456789abcdef")).unwrap()
+    }
+
+    fn head() -> Head {
+        let name = "\u{1}".repeat(128);
+        Head { kind: Kind::Answer, id: u64::MAX, from: u64::MAX, name, at: clock(), part: 0, parts: 1 }
+    }
+
+    #[test]
+    fn what_is_long_comes_in_parts_that_each_fit() {
+        let (keys, body) = (keys(), (0..30_000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect::<Vec<_>>());
+        let payloads = write(&keys, &head(), &body).unwrap();
+        assert!(payloads.len() > 10, "{}", payloads.len());
+        let mut deflated = Vec::new();
+        for (n, payload) in payloads.iter().enumerate() {
+            assert!(payload.len() <= MAX_PAYLOAD);
+            let (head, part) = read(&keys, payload).unwrap().unwrap();
+            assert_eq!((head.part as usize, head.parts as usize), (n, payloads.len()));
+            deflated.extend(part);
+        }
+        assert_eq!(read_body::<Vec<u64>>(&deflated).unwrap(), body);
+    }
+
+    #[test]
+    fn what_is_far_too_long_is_neither_written_nor_read() {
+        let body = "x".repeat(MAX_BODY as usize);
+        assert!(matches!(write(&keys(), &head(), &body), Err(MessageError::TooLong)));
+        let mut bomb = Vec::new();
+        DeflateEncoder::new(io::repeat(b' ').take(MAX_BODY * 4), Compression::best()).read_to_end(&mut bomb).unwrap();
+        assert!(matches!(read_body::<serde_json::Value>(&bomb), Err(MessageError::TooLong)));
+    }
+
+    #[test]
+    fn what_later_versions_ask_is_read_as_unknown() {
+        let asked: Asked =
+            serde_json::from_str(r#"{"replica":null,"question":{"kind":"weather","at":"sea"}}"#).unwrap();
+        assert!(matches!(asked.question, Question::Unknown));
+        let asked: Asked =
+            serde_json::from_str(r#"{"replica":"a","question":{"kind":"do","action":{"action":"dance"}}}"#).unwrap();
+        assert!(matches!(asked.question, Question::Do { action: Action::Unknown }));
+        let asked: Asked =
+            serde_json::from_str(r#"{"replica":"a","question":{"kind":"status","more":1},"new":true}"#).unwrap();
+        assert!(matches!(asked.question, Question::Status));
+    }
+
+    #[test]
+    fn nobody_elses_payloads_are_read() {
+        let keys = keys();
+        assert!(read(&keys, "hello").is_none());
+        let others = AdminKeys::new(&Secret::from("fedcba9876543210")).unwrap();
+        assert!(read(&keys, &write(&others, &head(), &1).unwrap()[0]).is_none());
+        let headless = keys.seal(b"no newline").unwrap();
+        assert!(matches!(read(&keys, &headless), Some(Err(MessageError::NoHead))));
+    }
+}

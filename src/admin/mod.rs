@@ -1,0 +1,128 @@
+//! The admin surface: a port of its own (ADMIN_PORT) on which operators see the cluster and steer it.
+//!
+//! * [`router`]: the table of its routes. [`api`]: JSON for programs and for `mana-sync admin` ([`client`]); `console`:
+//!   pages for people. Both say what [`lookup`] finds out and have [`act`] do something.
+//! * [`cluster`]: any replica answers for all, by asking them over the channel that they share; [`replica`] is what each
+//!   says of itself, [`rates`] what it did lately, [`message`] how it is written, [`keys`] why nobody else can.
+//! * [`report`]: everything that is told, as the API writes it.
+//!
+//! Whoever asks shows ADMIN_TOKEN, or has logged in with it; every action is logged. Clients of the public port notice
+//! nothing of any of it but what an action is to do.
+
+mod act;
+mod api;
+pub mod client;
+mod cluster;
+mod connection;
+mod console;
+mod error;
+mod keys;
+mod lookup;
+mod message;
+mod rates;
+mod record;
+mod replica;
+pub mod report;
+mod request;
+pub mod router;
+mod units;
+
+pub use cluster::Replicas;
+pub use keys::KeyError;
+pub use replica::{Parts, Trimming};
+
+use crate::config::Config;
+use crate::db::{ConnectError, Connector};
+use crate::fanout::Presence;
+use crate::http::Health;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Metrics;
+use cluster::Answering;
+use connection::LazyConnection;
+use keys::AdminKeys;
+use replica::LocalReplica;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the admin port answers with. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Admin(Arc<Inner>);
+
+#[derive(Debug)]
+pub struct Inner {
+    replicas: Replicas,
+    keys: Arc<AdminKeys>,
+    /// For what operators ask of the database.
+    reading: LazyConnection,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    presence: Presence,
+    /// How long a login lasts.
+    login: Duration,
+}
+
+impl std::ops::Deref for Admin {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// Why there is no admin surface.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminStartError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("cannot prepare connections to the database")]
+    Connector(#[from] ConnectError),
+}
+
+/// The tasks of the admin surface, each to be run once.
+#[derive(Debug)]
+pub struct Tasks {
+    admin: Admin,
+    local: Arc<LocalReplica>,
+    answering: Answering,
+}
+
+impl Admin {
+    /// The admin surface of a replica; none if the settings do not ask for it.
+    pub fn new(config: &Config, parts: Parts) -> Result<Option<(Admin, Tasks)>, AdminStartError> {
+        let settings = &config.admin;
+        let (Some(_), Some(token)) = (settings.admin_port, &settings.admin_token) else { return Ok(None) };
+        let keys = Arc::new(AdminKeys::new(token)?);
+        let connection = |purpose: &str| {
+            let name = format!("mana-sync {} {purpose}", config.replica_name());
+            Connector::new(config.database.direct_url(), &name).map(LazyConnection::new)
+        };
+        let (health, metrics, presence) = (parts.health.clone(), parts.metrics.clone(), parts.presence.clone());
+        let local = Arc::new(LocalReplica::new(config, parts));
+        let (replicas, answering) = Replicas::new(local.clone(), keys.clone(), connection("admin channel")?);
+        let (reading, login) = (connection("admin")?, settings.admin_login_ms);
+        let admin = Admin(Arc::new(Inner { replicas, keys, reading, health, metrics, presence, login }));
+        Ok(Some((admin.clone(), Tasks { admin, local, answering })))
+    }
+
+    /// All replicas, as this one can ask them.
+    pub fn replicas(&self) -> &Replicas {
+        &self.replicas
+    }
+}
+
+impl Tasks {
+    /// Answers other replicas and watches this one's counters, until told to stop.
+    pub fn start(self, shutdown: &Shutdown) {
+        let stop = || shutdown.stopping.clone();
+        shutdown.essential("admin rates", self.local.recent.clone().watch(stop()));
+        shutdown.essential("admin answers", self.answering.run(stop()));
+        shutdown.essential("admin connection", close_idle(self.admin, shutdown.clone()));
+    }
+}
+
+async fn close_idle(admin: Admin, shutdown: Shutdown) {
+    const PERIOD: Duration = Duration::from_secs(15);
+    while shutdown.stopping.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
+        admin.reading.close_if_idle().await;
+    }
+}

@@ -1,0 +1,287 @@
+//! This replica's own answers.
+
+use super::message::{Action, Answer, Instance, Question};
+use super::rates::Recent;
+use super::report::{
+    Connections, DeviceRead, Listener, Outcome, Pool, Process, RefusedToken, Replica, Session, UserOnReplica, time,
+};
+use crate::auth::Authenticator;
+use crate::config::Config;
+use crate::fanout::Presence;
+use crate::http::Health;
+use crate::hub::{DeviceReads, Hub, SessionInfo};
+use crate::protocol::{Cursor, UserKey};
+use crate::shutdown::{Drained, Shutdown};
+use crate::store::compaction::Compactor;
+use crate::telemetry::metrics::{SSE, WEBSOCKET};
+use crate::telemetry::{LogFilter, Metrics};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What the admin surface needs of a replica.
+#[derive(Debug)]
+pub struct Parts {
+    pub hub: Arc<Hub>,
+    pub health: Arc<Health>,
+    pub auth: Arc<Authenticator>,
+    pub devices: DeviceReads,
+    pub shutdown: Shutdown,
+    pub metrics: Arc<Metrics>,
+    pub log: LogFilter,
+    pub presence: Presence,
+    pub compaction: Trimming,
+}
+
+/// How logs are trimmed here.
+#[derive(Debug)]
+pub struct Trimming {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+}
+
+impl Trimming {
+    /// As the settings say.
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Trimming {
+        Trimming { config: Arc::new(config.clone()), metrics }
+    }
+
+    /// None where logs are not trimmed.
+    fn compactor(&self) -> Option<Compactor> {
+        let is_on = !self.config.compaction.compact_after_ms.is_zero();
+        is_on.then(|| Compactor::of_replica(&self.config, self.metrics.clone()))
+    }
+}
+
+/// This replica, as operators see and steer it.
+#[derive(Debug)]
+pub struct LocalReplica {
+    pub name: String,
+    pub instance: Instance,
+    started: SystemTime,
+    pool_limit: i64,
+    parts: Parts,
+    /// Whether it trims all logs because it was told to.
+    trimming: Arc<AtomicBool>,
+    pub recent: Recent,
+}
+
+/// Sessions that one replica lists, at most.
+pub const MAX_SESSIONS: usize = 2_000;
+
+impl LocalReplica {
+    /// This life of the process.
+    pub fn new(config: &Config, parts: Parts) -> LocalReplica {
+        let recent = Recent::new(parts.metrics.clone());
+        let (name, instance) = (config.replica_name(), rand::random());
+        let pool_limit = config.database_pool_size.into();
+        LocalReplica { name, instance, started: SystemTime::now(), pool_limit, parts, trimming: Arc::default(), recent }
+    }
+
+    /// Answers a question; does what it is told.
+    pub async fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Status => Answer::Status(Box::new(self.status())),
+            Question::User { user_id, sessions } => Answer::User(self.user(UserKey::of(&user_id), sessions).await),
+            Question::Load => Answer::Load(self.recent.seconds()),
+            Question::RefusedTokens => Answer::RefusedTokens(self.refused_tokens()),
+            Question::Do { action } => Answer::Done(self.act(action)),
+            Question::Unknown => Answer::Done(self.outcome(false, "this replica's version does not know the question")),
+        }
+    }
+
+    /// How this replica is.
+    pub fn status(&self) -> Replica {
+        let Parts { health, auth, shutdown, metrics, log, .. } = &self.parts;
+        let missing = health.missing();
+        let (rates, latency, refusals) = self.recent.summary();
+        let sessions = |transport| metrics.sessions.with_label_values(&[transport]).get();
+        let pool = |state| metrics.pool_connections.with_label_values(&[state]).get();
+        Replica {
+            name: self.name.clone(),
+            instance: format!("{:016x}", self.instance),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: time(self.started),
+            ready: missing.is_empty(),
+            missing,
+            drained: shutdown.drained.is_on(),
+            stopping: shutdown.draining.is_cancelled(),
+            connections: Connections {
+                websockets: sessions(WEBSOCKET),
+                streams: sessions(SSE),
+                users: metrics.users.get(),
+                tcp: metrics.tcp_connections.get(),
+            },
+            rates,
+            latency,
+            refusals,
+            listener: Listener {
+                up: metrics.listener_up.get() == 1,
+                connects: metrics.listener_connects.get(),
+                publish_queue: metrics.publish_queue.get(),
+                reconciled: metrics.wakeups_reconciled.get(),
+            },
+            database: Pool {
+                open: pool("open"),
+                idle: pool("idle"),
+                limit: self.pool_limit,
+                waiting: metrics.pool_waiting.get(),
+                notification_queue: metrics.notification_queue.get(),
+            },
+            process: process(metrics),
+            log: log.shown(),
+            refused_tokens: auth.refused().list().len(),
+            answer_seconds: None,
+        }
+    }
+
+    async fn user(&self, user: UserKey, sessions: usize) -> UserOnReplica {
+        let all = self.parts.hub.sessions_of(user);
+        let listed = all.iter().take(sessions.min(MAX_SESSIONS)).map(|info| self.session(info));
+        let reads = self.parts.devices.of(user).await.into_iter();
+        UserOnReplica {
+            sessions: listed.collect(),
+            total: all.len(),
+            reads: reads
+                .map(|((app, device), read)| DeviceRead {
+                    app: app.to_string(),
+                    device: device.to_string(),
+                    until: read.until.to_string(),
+                    at: time(read.at),
+                })
+                .collect(),
+        }
+    }
+
+    fn session(&self, info: &SessionInfo) -> Session {
+        let text = |of: &Option<Arc<str>>| of.as_deref().map(str::to_owned);
+        Session {
+            replica: self.name.clone(),
+            transport: info.transport.to_owned(),
+            app: text(&info.app),
+            device: text(&info.device),
+            token_id: text(&info.token_id),
+            token_expires_at: info.expires.map(time),
+            since: time(info.since),
+            woken_at: info.woken.map(time),
+            read_at: info.read.map(|(at, _)| time(at)),
+            read_until: info.read.and_then(|(_, position)| Some(Cursor::after(position?).to_string())),
+        }
+    }
+
+    fn refused_tokens(&self) -> Vec<RefusedToken> {
+        let list = self.parts.auth.refused().list().into_iter();
+        list.map(|(id, until)| RefusedToken { token_id: id.to_string(), until: time(until) }).collect()
+    }
+
+    /// Takes over what another replica refuses. What cannot be read is left out: it comes from a replica like this one.
+    pub fn refuse_like(&self, others: &[RefusedToken]) {
+        let read = |token: &RefusedToken| {
+            let until = chrono::DateTime::parse_from_rfc3339(&token.until).ok()?;
+            Some((Arc::from(&*token.token_id), SystemTime::from(until)))
+        };
+        let known: Vec<_> = others.iter().filter_map(read).collect();
+        if let Err(error) = self.parts.auth.refused().refuse_all(known) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "not all tokens that others refuse are refused here"
+            );
+        }
+        for token in others {
+            self.parts.hub.close_token(&token.token_id);
+        }
+    }
+
+    fn act(&self, action: Action) -> Outcome {
+        let outcome = match &action {
+            Action::Disconnect { user_id, device } => {
+                let closed = self.parts.hub.close_user(UserKey::of(user_id), device.as_deref());
+                self.outcome(true, &format!("{closed} sessions were ended"))
+            }
+            Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
+            Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
+            Action::Compact => self.trim(),
+            Action::Log { filter } => match self.parts.log.set(filter) {
+                Ok(()) => self.outcome(true, &format!("the log shows {filter}")),
+                Err(error) => self.outcome(false, &error.to_string()),
+            },
+            Action::Unknown => self.outcome(false, "this replica's version does not know the action"),
+        };
+        tracing::warn!(action = action.name(), done = outcome.done, "told by an operator: {}", outcome.message);
+        outcome
+    }
+
+    fn refuse(&self, token_id: &str, until: u64) -> Outcome {
+        let until = UNIX_EPOCH + Duration::from_millis(until);
+        match self.parts.auth.refused().refuse(token_id, until) {
+            Ok(()) => {
+                let closed = self.parts.hub.close_token(token_id);
+                self.outcome(true, &format!("refused until {}; {closed} sessions were ended", time(until)))
+            }
+            Err(error) => self.outcome(false, &error.to_string()),
+        }
+    }
+
+    /// Begins to trim all logs, in the background and as gently as ever.
+    fn trim(&self) -> Outcome {
+        let (Some(mut compactor), trimming) = (self.parts.compaction.compactor(), self.trimming.clone()) else {
+            return self.outcome(false, "COMPACT_AFTER_MS is 0 here: logs are not trimmed");
+        };
+        if trimming.swap(true, Ordering::Relaxed) {
+            return self.outcome(false, "logs are being trimmed already");
+        }
+        let stopping = self.parts.shutdown.stopping.clone();
+        self.parts.shutdown.background.spawn(async move {
+            match stopping.run_until_cancelled(compactor.trim_all(None, None, |_| ())).await {
+                Some(Ok(done)) => tracing::info!(logs = done.logs, rows = done.trimmed.gone, "all logs are trimmed"),
+                Some(Err(error)) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "not all logs could be trimmed");
+                }
+                None => tracing::info!("the trimming of all logs was broken off"),
+            }
+            trimming.store(false, Ordering::Relaxed);
+        });
+        self.outcome(true, "trimming has begun; the log says when it is over")
+    }
+
+    fn drain(&self, drained: &Drained, wanted: bool) -> Outcome {
+        let message = match (wanted, drained.set(wanted)) {
+            (true, true) => "drained: not ready, and its sessions leave",
+            (true, false) => "drained already",
+            (false, true) => "taken back",
+            (false, false) => "was not drained",
+        };
+        self.outcome(true, message)
+    }
+
+    /// What came of an action here.
+    pub fn outcome(&self, done: bool, message: &str) -> Outcome {
+        Outcome { replica: self.name.clone(), done, message: message.to_owned() }
+    }
+}
+
+impl Action {
+    /// The action's name in logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::Disconnect { device: None, .. } => "disconnect_user",
+            Action::Disconnect { device: Some(_), .. } => "disconnect_device",
+            Action::RefuseToken { .. } => "refuse_token",
+            Action::Drain { drained: true } => "drain",
+            Action::Drain { drained: false } => "take_back",
+            Action::Compact => "compact",
+            Action::Log { .. } => "log",
+            Action::Unknown => "unknown",
+        }
+    }
+}
+
+fn process(metrics: &Metrics) -> Process {
+    let families = metrics.gather();
+    let gauge = |name: &str| {
+        let family = families.iter().find(|family| family.name() == name);
+        family.and_then(|family| family.get_metric().first()).map_or(0.0, |metric| metric.get_gauge().get_value())
+    };
+    let (memory, files) = (gauge("process_resident_memory_bytes"), gauge("process_open_fds"));
+    Process { memory_bytes: memory as u64, open_files: files as u64 }
+}

@@ -1,0 +1,49 @@
+//! The table of the admin port's routes, and what every request passes.
+
+use super::error::AdminError;
+use super::{Admin, api, console, request};
+use crate::http::{headers, health, metrics};
+use axum::Router;
+use axum::extract::State;
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+/// All endpoints.
+pub fn router(admin: Admin) -> Router {
+    let api = Router::new()
+        .route("/cluster", get(api::cluster))
+        .route("/load", get(api::load))
+        .route("/user", get(api::user))
+        .route("/record", get(api::record))
+        .route("/refused-tokens", get(api::refused_tokens).post(api::refuse_token))
+        .route("/disconnect", post(api::disconnect))
+        .route("/drain", post(api::drain))
+        .route("/compact", post(api::compact))
+        .route("/settings", post(api::settings))
+        .route("/openapi.yaml", get(api::description))
+        .fallback(async || AdminError::NotFound)
+        .method_not_allowed_fallback(async || AdminError::MethodNotAllowed)
+        .layer(from_fn_with_state(admin.clone(), request::with_token));
+    Router::new()
+        .nest("/api/v1", api)
+        .merge(probes())
+        .merge(console::router(&admin))
+        .fallback(async || AdminError::NotFound)
+        .method_not_allowed_fallback(async || AdminError::MethodNotAllowed)
+        .layer(map_response(async |response| headers::protect(response)))
+        .with_state(admin)
+}
+
+/// Metrics and health, for those who scrape and probe: without a token, like on the public port.
+fn probes() -> Router<Admin> {
+    Router::new()
+        .route("/health", get(async |State(admin): State<Admin>| health::report(Some(&admin.metrics))))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(async |State(admin): State<Admin>| health::readiness(&admin.health, true)))
+        .route("/metrics", get(scrape))
+}
+
+async fn scrape(State(admin): State<Admin>) -> Response {
+    metrics::encode(&admin.metrics).into_response()
+}

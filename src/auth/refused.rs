@@ -1,0 +1,101 @@
+//! Tokens that operators have refused, by their ids (`jti`), until they expire.
+
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Tokens that are refused at the same time, at most.
+const MAX_REFUSED: usize = 10_000;
+
+/// The ids of tokens that are not accepted any more. Clones share them.
+///
+/// They are held in memory: a replica that starts is told by the others ([`crate::admin`]).
+#[derive(Clone, Debug, Default)]
+pub struct RefusedTokens(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Read with every token; replaced as a whole when one is added.
+    until: ArcSwap<HashMap<Arc<str>, SystemTime>>,
+    writing: Mutex<()>,
+}
+
+/// As many tokens are refused as can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_REFUSED} tokens are refused already")]
+pub struct TooManyRefused;
+
+impl RefusedTokens {
+    /// Refuses a token until then, or longer if that was said before. Those that have expired are forgotten.
+    ///
+    /// # Errors
+    /// Too many others are refused, and this one is not.
+    pub fn refuse(&self, id: &str, until: SystemTime) -> Result<(), TooManyRefused> {
+        self.refuse_all([(Arc::from(id), until)])
+    }
+
+    /// Likewise, all or as many as there is room for.
+    pub fn refuse_all(&self, added: impl IntoIterator<Item = (Arc<str>, SystemTime)>) -> Result<(), TooManyRefused> {
+        let _writing = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        let mut all = HashMap::clone(&self.0.until.load());
+        all.retain(|_, until| *until > now);
+        let mut outcome = Ok(());
+        for (id, until) in added.into_iter().filter(|(_, until)| *until > now) {
+            let is_full = all.len() >= MAX_REFUSED;
+            match all.get_mut(&id) {
+                Some(known) => *known = until.max(*known),
+                None if is_full => outcome = Err(TooManyRefused),
+                None => drop(all.insert(id, until)),
+            }
+        }
+        self.0.until.store(Arc::new(all));
+        outcome
+    }
+
+    /// Whether the token of this id is refused.
+    pub fn contains(&self, id: &str) -> bool {
+        self.0.until.load().get(id).is_some_and(|until| *until > SystemTime::now())
+    }
+
+    /// All that are, and until when; those that are over first.
+    pub fn list(&self) -> Vec<(Arc<str>, SystemTime)> {
+        let now = SystemTime::now();
+        let all = self.0.until.load();
+        let mut list: Vec<_> = all.iter().map(|(id, until)| (id.clone(), *until)).collect();
+        list.retain(|(_, until)| *until > now);
+        list.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_token_is_refused_until_the_latest_time_that_was_said() {
+        let (tokens, now) = (RefusedTokens::default(), SystemTime::now());
+        let hour = Duration::from_secs(3600);
+        assert!(!tokens.contains("a"));
+        tokens.refuse("a", now + hour * 2).unwrap();
+        tokens.refuse("a", now + hour).unwrap();
+        tokens.refuse("over", now - hour).unwrap();
+        tokens.refuse("b", now + hour).unwrap();
+        assert!(tokens.contains("a") && tokens.contains("b") && !tokens.contains("over"));
+        assert_eq!(tokens.list(), [("b".into(), now + hour), ("a".into(), now + hour * 2)]);
+    }
+
+    #[test]
+    fn there_is_a_limit_and_what_was_refused_stays_so() {
+        let (tokens, until) = (RefusedTokens::default(), SystemTime::now() + Duration::from_secs(3600));
+        let many = (0..MAX_REFUSED).map(|n| (Arc::from(n.to_string()), until));
+        tokens.refuse_all(many).unwrap();
+        assert_eq!(tokens.refuse("one more", until), Err(TooManyRefused));
+        assert_eq!(tokens.refuse("7", until), Ok(()));
+        assert!(tokens.contains("0") && !tokens.contains("one more"));
+        assert_eq!(tokens.list().len(), MAX_REFUSED);
+    }
+}

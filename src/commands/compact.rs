@@ -1,0 +1,47 @@
+//! `mana-sync compact`: trims logs now.
+
+use super::CommandError;
+use crate::config::{CompactionConfig, DatabaseConfig};
+use crate::store::compaction::{Compactor, Progress};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+#[derive(Args, Debug)]
+pub struct CompactArgs {
+    #[command(flatten)]
+    database: DatabaseConfig,
+
+    #[command(flatten)]
+    compaction: CompactionConfig,
+
+    /// Of this user only.
+    #[arg(long)]
+    user: Option<String>,
+
+    /// Of this app only.
+    #[arg(long)]
+    app: Option<String>,
+}
+
+/// Trims what is older than COMPACT_AFTER_MS, and says what was taken out.
+pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
+    let (user, app) = (args.user.as_deref(), args.app.as_deref());
+    let mut compactor = Compactor::of_command(&args.database, &args.compaction);
+    let bar = ProgressBar::new(compactor.count_logs(user, app).await?);
+    // The template is a constant, and a bar without it is as good.
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} logs, {msg}, {elapsed}") {
+        bar.set_style(style);
+    }
+    let show = |progress: Progress| {
+        bar.set_position(progress.logs);
+        bar.set_message(format!("{} changes trimmed away", progress.trimmed.gone));
+    };
+    let done = compactor.trim_all(user, app, show).await?;
+    bar.finish_and_clear();
+    let trimmed = done.trimmed;
+    println!(
+        "{} logs: {} changes looked at, {} trimmed, {} of them away; {} bytes taken out.",
+        done.logs, trimmed.seen, trimmed.rows, trimmed.gone, trimmed.bytes
+    );
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! `mana-sync erase`: erases a user.
+
+use super::CommandError;
+use crate::config::DatabaseConfig;
+use crate::store::lifecycle::Archive;
+use clap::Args;
+use std::io::{IsTerminal, Write};
+
+#[derive(Args, Debug)]
+pub struct EraseArgs {
+    #[command(flatten)]
+    database: DatabaseConfig,
+
+    /// Whom to erase.
+    #[arg(long)]
+    user: String,
+
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Erases all that is stored of a user: changes, what was trimmed of them, logs. Asks before, unless told not to.
+pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
+    if !args.yes && !is_meant(&args.user)? {
+        return Err(CommandError::NotConfirmed);
+    }
+    let erased = Archive::connect(&args.database, "erase").await?.erase(&args.user).await?;
+    println!("{erased} changes of {} erased, what was kept of trimmed ones included.", args.user);
+    Ok(())
+}
+
+/// Asks whoever sits at the terminal; nobody else can mean it.
+fn is_meant(user: &str) -> Result<bool, CommandError> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("All that is stored of {user} will be erased, for good. Type the user's id to go on: ");
+    std::io::stderr().flush().map_err(CommandError::Output)?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(CommandError::Input)?;
+    Ok(answer.trim_end_matches(['\r', '\n']) == user)
+}

@@ -1,0 +1,41 @@
+//! What operators do with a database, without a replica running: `mana-sync compact`, `why`, `usage`, `export`, `erase`.
+
+mod compact;
+mod erase;
+mod export;
+mod usage;
+mod why;
+
+pub use compact::{CompactArgs, run as compact};
+pub use erase::{EraseArgs, run as erase};
+pub use export::{ExportArgs, run as export};
+pub use usage::{UsageArgs, run as usage};
+pub use why::{WhyArgs, run as why};
+
+use crate::store::compaction::CompactionError;
+use std::io;
+
+/// Why a command could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("the database could not be worked with")]
+    Store(#[from] CompactionError),
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    #[error("cannot read the answer")]
+    Input(#[source] io::Error),
+    #[error("nothing is stored of record {record:?} in table {table:?} of this user and app")]
+    NoRecord { table: String, record: String },
+    #[error("no change has written field {0:?} of this record")]
+    NoField(String),
+    #[error("nothing was erased: say --yes, or answer the question on a terminal")]
+    NotConfirmed,
+}
+
+/// Whoever reads the output may have had enough; that is no error.
+fn written(result: io::Result<()>) -> Result<(), CommandError> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(CommandError::Output),
+    }
+}

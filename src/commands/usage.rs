@@ -1,0 +1,58 @@
+//! `mana-sync usage`: who stores how much.
+
+use super::{CommandError, written};
+use crate::config::DatabaseConfig;
+use crate::store::lifecycle::{Archive, Usage};
+use clap::Args;
+use std::io::Write;
+
+#[derive(Args, Debug)]
+pub struct UsageArgs {
+    #[command(flatten)]
+    database: DatabaseConfig,
+
+    /// How many users and apps, those that take most.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+const TITLES: [&str; 8] = ["bytes", "garbage", "changes", "records", "trimmed", "(bytes)", "app", "user"];
+
+/// Says what the logs take that take most.
+pub async fn run(args: &UsageArgs) -> Result<(), CommandError> {
+    let usage = Archive::connect(&args.database, "usage").await?.usage(args.top.into()).await?;
+    let mut out = std::io::stdout().lock();
+    written(if args.json { write_lines(&mut out, &usage) } else { write_table(&mut out, &usage) })
+}
+
+fn write_lines(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
+    for log in usage {
+        let line = serde_json::json!({
+            "user": log.user, "app": log.app, "bytes": log.bytes, "garbage": log.garbage, "changes": log.changes,
+            "records": log.records, "trimmedChanges": log.history_changes, "trimmedBytes": log.history_bytes,
+        });
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn write_table(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
+    let row = |log: &Usage| {
+        let numbers = [log.bytes, log.garbage, log.changes, log.records, log.history_changes, log.history_bytes];
+        numbers.map(|number| number.to_string()).into_iter().chain([log.app.clone(), log.user.clone()]).collect()
+    };
+    let titles = TITLES.map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(usage.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..TITLES.len()).map(width).collect();
+    for row in &rows {
+        let numbers = row.iter().zip(&widths).take(6).map(|(cell, width)| format!("{cell:>width$}  "));
+        let names = format!("{:width$}  {}", row[6], row[7], width = widths[6]);
+        writeln!(out, "{}{names}", numbers.collect::<String>())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What operators can see of a session, and how they end it.
+
+use crate::protocol::close::CloseReason;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::Notify;
+
+/// A session as operators see it.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    pub transport: &'static str,
+    /// The app that it hears of; none: all of its user.
+    pub app: Option<Arc<str>>,
+    pub device: Option<Arc<str>>,
+    /// The id (`jti`) of the token that it came with last.
+    pub token_id: Option<Arc<str>>,
+    /// When that token expires.
+    pub expires: Option<SystemTime>,
+    pub since: SystemTime,
+    /// When it was last told, or found, that something changed.
+    pub woken: Option<SystemTime>,
+    /// When it last read, and up to where, if it reads one log; streams only.
+    pub read: Option<(SystemTime, Option<i64>)>,
+}
+
+/// What is kept of one session.
+#[derive(Debug)]
+pub struct SessionState {
+    /// None: no session, but a request that waits.
+    pub(super) transport: Option<&'static str>,
+    pub(super) since: SystemTime,
+    noted: Mutex<Noted>,
+    closing: Notify,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Noted {
+    pub(super) token_id: Option<Arc<str>>,
+    pub(super) expires: Option<SystemTime>,
+    pub(super) woken: Option<SystemTime>,
+    pub(super) read: Option<(SystemTime, Option<i64>)>,
+    closed: Option<CloseReason>,
+}
+
+impl SessionState {
+    pub(super) fn new(transport: Option<&'static str>) -> SessionState {
+        SessionState { transport, since: SystemTime::now(), noted: Mutex::default(), closing: Notify::new() }
+    }
+
+    /// Notes the token that the session came with, or goes on with.
+    pub fn identify(&self, token_id: Option<Arc<str>>, expires: SystemTime) {
+        let mut noted = self.lock();
+        noted.token_id = token_id;
+        noted.expires = Some(expires);
+    }
+
+    /// Notes that the session has taken a wake-up.
+    pub fn note_woken(&self) {
+        self.lock().woken = Some(SystemTime::now());
+    }
+
+    /// Notes that something has been read for the session's client: everything up to this position, if it reads one log.
+    pub fn note_read(&self, position: Option<i64>) {
+        self.lock().read = Some((SystemTime::now(), position));
+    }
+
+    /// Has the session end. The first reason counts; false if there was one already.
+    pub fn close(&self, reason: CloseReason) -> bool {
+        let first = {
+            let mut noted = self.lock();
+            let first = noted.closed.is_none();
+            noted.closed.get_or_insert(reason);
+            first
+        };
+        self.closing.notify_one();
+        first
+    }
+
+    /// Waits until the session is to end. May be given up and asked again.
+    pub async fn closed(&self) -> CloseReason {
+        loop {
+            if let Some(reason) = self.lock().closed {
+                return reason;
+            }
+            self.closing.notified().await;
+        }
+    }
+
+    pub(super) fn noted(&self) -> Noted {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

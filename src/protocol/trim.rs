@@ -1,0 +1,211 @@
+//! What of a record's rows stays in the log when it is trimmed in place, so that a log costs what is alive in it.
+//!
+//! Of a row older than the horizon every field is taken out that is not the winner of its record, by stamp and position;
+//! a row with nothing left goes. Rows never move and never gain content. So every cursor stays valid, every page is a
+//! subset of what it was, and whoever reads on holds in the end what they would have held (G3):
+//!
+//! 1. The winner of every field stays, at its own position, with its own author: everybody whose cursor is before it gets
+//!    it, and it beats whatever else is left, wherever that stands.
+//! 2. A record's first row stays, with one field at least (of an insert: what carries its stamp). Existing clients ignore
+//!    the delete of a record that they do not have: without its first row a dead record would rise with the next edit.
+//!    Where the first row is itself a delete, which makes no record known, the first that is none stays as well; and as
+//!    clients may have ignored a delete in that place, the best write of `deletedAt` after it.
+//! 3. Rows that claim stamps of the future stay whole, because they say what their devices hold ([`super::merge`]). So do
+//!    rows younger than the horizon. Both count for what wins.
+//! 4. All rows of one record are trimmed at once. If rows go, the deletes that stay are marked: a page that a reader got
+//!    before may have left something out because of a row that is gone now.
+//!
+//! A record that was deleted long ago may be *purged*: of its fields only `deletedAt` is kept then.
+
+use super::cursor::Cursor;
+use super::merge::{Rank, StoredChange, UnreadableChange};
+use super::push::Op;
+use super::push::wire::InsertMembers;
+use super::stamp::Stamp;
+use std::collections::HashMap;
+
+const DELETED_AT: &str = "deletedAt";
+/// The members that may carry an insert's stamp.
+const STAMP_MEMBERS: [&str; 2] = ["updatedAt", "createdAt"];
+
+/// A row as far as trimming has to know it, without its values.
+#[derive(Clone, Debug)]
+pub struct RowWrites {
+    /// Its position, in microseconds.
+    pub at: i64,
+    op: Op,
+    is_protected: bool,
+    writes: Vec<Write>,
+    /// Whether it writes something to `deletedAt` that deletes the record.
+    deletes: bool,
+    /// Of an insert: the members that must stay while anything of it does, because they tell its stamp.
+    carriers: Vec<&'static str>,
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    name: String,
+    stamp: Stamp,
+    /// Of its value, in bytes.
+    length: usize,
+}
+
+/// A field that is taken out, and the stamp it had.
+pub type LostField<'a> = (&'a str, Stamp);
+
+/// What becomes of a row.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It stays as it is.
+    Whole,
+    /// It stays without these fields.
+    Without(Vec<LostField<'a>>),
+    /// It goes, and had these fields.
+    Gone(Vec<LostField<'a>>),
+}
+
+impl RowWrites {
+    /// Reads a row. `is_protected`: whether it stays whole, being younger than the horizon or claiming stamps of the
+    /// future.
+    pub fn read(change: &StoredChange, is_protected: bool) -> Result<RowWrites, UnreadableChange> {
+        let fields = change.fields()?;
+        let deletes = fields.iter().any(|write| write.name == DELETED_AT && write.value != "null");
+        let carriers = if change.op == Op::Insert { carriers(change)? } else { vec![] };
+        let write = |write: super::merge::FieldWrite<'_>| Write {
+            length: write.value.len(),
+            name: write.name.into_owned(),
+            stamp: write.stamp,
+        };
+        let writes = fields.into_iter().map(write).collect();
+        Ok(RowWrites { at: change.at, op: change.op, is_protected, writes, deletes, carriers })
+    }
+
+    /// The field that stays where none wins and one has to: what says least.
+    fn least(&self) -> Option<&str> {
+        let cost = |write: &&Write| {
+            let is_stamp = STAMP_MEMBERS.contains(&write.name.as_str());
+            (!is_stamp, write.name == DELETED_AT, write.length)
+        };
+        self.writes.iter().min_by_key(cost).map(|write| write.name.as_str())
+    }
+}
+
+/// The members of an insert that tell its stamp: the one that carries it, and where clients look at another one first, that
+/// one too, so that the change goes out in the same form as before.
+fn carriers(change: &StoredChange) -> Result<Vec<&'static str>, UnreadableChange> {
+    let data = change.data.as_deref().unwrap_or("{}");
+    let members: InsertMembers<'_> =
+        serde_json::from_str(data).map_err(|source| UnreadableChange { at: change.at, source })?;
+    Ok(match members.carrier() {
+        Some(carrier) if carrier.is_first => vec![carrier.name],
+        Some(_) => STAMP_MEMBERS.to_vec(),
+        None => vec![],
+    })
+}
+
+/// A way to get it wrong, so that tests can show that they would notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Now and then the winner goes as well.
+    DropsWinner,
+    /// Of equal stamps the one that was stored first counts.
+    TakesFirstOfTies,
+    /// A record's first row goes like any other.
+    DropsFirstRow,
+    /// Deletes are not marked once rows of their record have gone.
+    ForgetsMarks,
+}
+
+/// The rows of one record, looked at twice: [`note`](RecordTrim::note) every row in the order of the log, then ask for the
+/// [`verdict`](RecordTrim::verdict) on each.
+#[derive(Debug, Default)]
+pub struct RecordTrim {
+    winners: HashMap<String, Rank>,
+    /// Of its first row, and of the first that makes the record known.
+    first: Option<i64>,
+    first_known: Option<i64>,
+    /// The best write of `deletedAt` that whoever reads from the beginning does not ignore.
+    heeded_delete: Option<Rank>,
+    /// Whether the winner of `deletedAt` deletes the record.
+    is_deleted: bool,
+    is_purged: bool,
+    has_deletes: bool,
+    flaw: Option<Flaw>,
+}
+
+impl RecordTrim {
+    /// No row yet. In tests with a flaw.
+    pub fn new(flaw: Option<Flaw>) -> RecordTrim {
+        RecordTrim { flaw, ..RecordTrim::default() }
+    }
+
+    /// Takes note of the record's next row.
+    pub fn note(&mut self, row: &RowWrites) {
+        self.first.get_or_insert(row.at);
+        match row.op {
+            Op::Delete => self.has_deletes = true,
+            Op::Insert | Op::Update => drop(self.first_known.get_or_insert(row.at)),
+        }
+        for write in &row.writes {
+            let rank = (write.stamp, row.at);
+            let is_delete = write.name == DELETED_AT;
+            if is_delete && self.first_known.is_some() {
+                self.heeded_delete = self.heeded_delete.max(Some(rank));
+            }
+            match self.winners.get_mut(&write.name) {
+                Some(best) if rank < *best => continue,
+                Some(best) if self.flaw == Some(Flaw::TakesFirstOfTies) && rank.0 == best.0 => continue,
+                Some(best) => *best = rank,
+                None => drop(self.winners.insert(write.name.clone(), rank)),
+            }
+            if is_delete {
+                self.is_deleted = row.deletes;
+            }
+        }
+    }
+
+    /// Purges the record if it was deleted at a position that is not after this one. Called once all rows are noted.
+    pub fn purge(&mut self, deleted_before: i64) {
+        let deleted = self.winners.get(DELETED_AT).is_some_and(|(_, at)| *at <= deleted_before);
+        self.is_purged = self.is_deleted && deleted;
+    }
+
+    /// Whether the record's deletes are to be marked if any of its rows goes.
+    pub fn marks_deletes(&self) -> bool {
+        self.has_deletes && self.flaw != Some(Flaw::ForgetsMarks)
+    }
+
+    /// What becomes of one of the rows.
+    pub fn verdict<'a>(&self, row: &'a RowWrites) -> Verdict<'a> {
+        if row.is_protected {
+            return Verdict::Whole;
+        }
+        let must_stay =
+            (Some(row.at) == self.first || Some(row.at) == self.first_known) && self.flaw != Some(Flaw::DropsFirstRow);
+        let wins = |write: &Write| self.wins(write, row.at);
+        let any_wins = row.writes.iter().any(wins);
+        if !any_wins && !must_stay {
+            return Verdict::Gone(row.writes.iter().map(|write| (write.name.as_str(), write.stamp)).collect());
+        }
+        let has_carrier = row.writes.iter().any(|write| row.carriers.contains(&write.name.as_str()));
+        let least = if any_wins || has_carrier { None } else { row.least() };
+        let stays = |write: &&Write| {
+            wins(write) || row.carriers.contains(&write.name.as_str()) || least == Some(write.name.as_str())
+        };
+        let lost: Vec<_> =
+            row.writes.iter().filter(|write| !stays(write)).map(|write| (write.name.as_str(), write.stamp)).collect();
+        if lost.is_empty() { Verdict::Whole } else { Verdict::Without(lost) }
+    }
+
+    fn wins(&self, write: &Write, at: i64) -> bool {
+        let rank = (write.stamp, at);
+        let is_delete = write.name == DELETED_AT;
+        if self.is_purged && !is_delete {
+            return false;
+        }
+        if self.flaw == Some(Flaw::DropsWinner) && at / Cursor::STEP % 5 == 0 {
+            return false;
+        }
+        self.winners.get(&write.name) == Some(&rank) || (is_delete && self.heeded_delete == Some(rank))
+    }
+}

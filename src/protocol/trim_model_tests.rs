@@ -1,0 +1,302 @@
+//! The model of trimming: the same devices on the same log, which is trimmed at any moment, and what they hold in the end
+//! compared with the log as it was stored (G3).
+
+use super::*;
+use crate::protocol::trim::{Flaw, RecordTrim, RowWrites, Verdict};
+use proptest::test_runner::{Config, TestError, TestRunner};
+
+/// What is wrong with a trimming, beyond what is wrong with its verdicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    Verdict(Flaw),
+    /// Rows that claim stamps of the future are trimmed like any other.
+    TrimsClaims,
+    /// What is left of a row is delivered at the position of the row before.
+    MovesFields,
+    /// A record is trimmed in two transactions, and the process may end between them.
+    TrimsInTwo,
+}
+
+/// One trimming.
+#[derive(Clone, Copy, Debug)]
+struct Trimming {
+    /// How many rows are younger than the horizon.
+    young: i64,
+    /// After so many records the process ends.
+    crash_after: usize,
+    /// Whether what goes is remembered.
+    history: bool,
+}
+
+impl Row {
+    fn is_same(&self, other: &Row) -> bool {
+        let parts = |row: &Row| (row.change.at, row.change.data.clone(), row.change.stamps.clone());
+        parts(self) == parts(other)
+    }
+}
+
+/// A row without some fields; none if none are left.
+fn without(json: &str, lost: &[(&str, Stamp)]) -> String {
+    let mut members: serde_json::Map<String, Value> = serde_json::from_str(json).unwrap();
+    members.retain(|name, _| !lost.iter().any(|(field, _)| field == name));
+    Value::Object(members).to_string()
+}
+
+impl Log {
+    fn trim(&mut self, trimming: Trimming, wrong: Option<Wrong>) {
+        let records: Vec<String> = {
+            let mut seen = HashSet::new();
+            let all = self.rows.iter().map(|row| row.change.record.clone());
+            all.filter(|record| seen.insert(record.clone())).collect()
+        };
+        for record in records.iter().take(trimming.crash_after) {
+            self.trim_record(record, trimming, wrong);
+        }
+        if wrong == Some(Wrong::TrimsInTwo)
+            && let Some(record) = records.get(trimming.crash_after)
+        {
+            let rows = self.rows.clone();
+            self.trim_record(record, trimming, None);
+            let middle = rows.len() / 2;
+            // The first half is as it was: its transaction never came.
+            let half = |at: i64| rows.get(middle).is_some_and(|row| at >= row.change.at);
+            let trimmed = self.rows.drain(..).filter(|row| half(row.change.at)).collect::<Vec<_>>();
+            self.rows = rows.into_iter().take(middle).chain(trimmed).collect();
+        }
+    }
+
+    fn trim_record(&mut self, record: &str, trimming: Trimming, wrong: Option<Wrong>) {
+        let horizon = self.head - trimming.young * Cursor::STEP;
+        let flaw = if let Some(Wrong::Verdict(flaw)) = wrong { Some(flaw) } else { None };
+        let mut trim = RecordTrim::new(flaw);
+        let read = |row: &Row| {
+            let claims = !row.held.is_empty() && wrong != Some(Wrong::TrimsClaims);
+            RowWrites::read(&row.change, claims || row.change.at > horizon).unwrap()
+        };
+        let rows: HashMap<Uuid, RowWrites> = {
+            let of_record = self.rows.iter().filter(|row| row.change.record == record);
+            of_record.map(|row| (row.change.id, read(row))).inspect(|(_, row)| trim.note(row)).collect()
+        };
+        // What lost a tie would win it if it came again and nobody knew it (docs/adr/0001-trim-in-place.md). Those that are
+        // remembered here are remembered for good.
+        let tied = |lost: &[(&str, Stamp)]| {
+            let winners = Log::winners(&self.rows);
+            lost.iter().any(|(field, stamp)| {
+                let winner = winners.get(&(record.to_owned(), (*field).to_owned()));
+                winner.is_some_and(|((best, _), ..)| best == stamp)
+            })
+        };
+        let ties: HashSet<Uuid> = rows
+            .iter()
+            .filter(|(_, row)| matches!(trim.verdict(row), Verdict::Gone(lost) if tied(&lost)))
+            .map(|(id, _)| *id)
+            .collect();
+        self.tied.extend(&ties);
+        let (mut any_gone, mut before) = (false, 0);
+        self.rows.retain_mut(|row| {
+            let Some(writes) = rows.get(&row.change.id) else { return true };
+            match trim.verdict(writes) {
+                Verdict::Whole => {}
+                Verdict::Gone(_) => {
+                    any_gone = true;
+                    if trimming.history || ties.contains(&row.change.id) {
+                        self.history.insert(row.change.id);
+                    }
+                    return false;
+                }
+                Verdict::Without(lost) => {
+                    row.change.data = row.change.data.as_deref().map(|data| without(data, &lost));
+                    row.change.stamps = without(&row.change.stamps, &lost);
+                    if wrong == Some(Wrong::MovesFields) && before > 0 {
+                        row.change.at = before + 1;
+                    }
+                }
+            }
+            before = row.change.at;
+            true
+        });
+        if any_gone && trim.marks_deletes() {
+            let deletes = self.rows.iter_mut().map(|row| &mut row.change);
+            deletes
+                .filter(|change| change.record == record && change.op == Op::Delete)
+                .for_each(|change| change.rows_trimmed = true);
+        }
+        self.rows.sort_by_key(|row| row.change.at);
+    }
+
+    /// By record and field: where the winner stands, and who wrote it.
+    fn winners(rows: &[Row]) -> BTreeMap<(String, String), (Rank, String, String)> {
+        let mut best: BTreeMap<_, (Rank, String, String)> = BTreeMap::new();
+        for row in rows {
+            for write in row.change.fields().unwrap() {
+                let own = ((write.stamp, row.change.at), write.value.to_string(), row.client.clone());
+                let entry = best.entry((row.change.record.clone(), write.name.to_string())).or_insert(own.clone());
+                if own.0 >= entry.0 {
+                    *entry = own;
+                }
+            }
+        }
+        best
+    }
+
+    /// What holds at every moment: the winners are there, where they were; every record has its first row; and a record is
+    /// trimmed whole or not at all.
+    fn check(&self, before: &[Row], horizon: i64) -> Result<(), String> {
+        if Log::winners(&self.rows) != Log::winners(before) {
+            return Err("a winner is not where it was".into());
+        }
+        let firsts = |rows: &[Row]| {
+            let mut firsts = BTreeMap::new();
+            for row in rows {
+                firsts.entry(row.change.record.clone()).or_insert(row.change.at);
+            }
+            firsts
+        };
+        if firsts(&self.rows) != firsts(before) {
+            return Err("a record is without its first row".into());
+        }
+        let lines = |rows: &[Row], record: &str| -> Vec<String> {
+            let of_record = rows.iter().filter(|row| row.change.record == record);
+            of_record.map(|row| format!("{} {:?} {}", row.change.at, row.change.data, row.change.stamps)).collect()
+        };
+        for record in firsts(before).into_keys() {
+            let now = lines(&self.rows, &record);
+            if now == lines(before, &record) {
+                continue;
+            }
+            let mut again = self.clone();
+            let young = (self.head - horizon) / Cursor::STEP;
+            again.trim_record(&record, Trimming { young, crash_after: 1, history: false }, None);
+            if now != lines(&again.rows, &record) {
+                return Err(format!("{record} is trimmed in part"));
+            }
+        }
+        let young = |rows: &[Row]| -> Vec<String> {
+            let stays = rows.iter().filter(|row| row.change.at > horizon || !row.held.is_empty());
+            stays.map(|row| format!("{} {:?} {}", row.change.at, row.change.data, row.change.stamps)).collect()
+        };
+        if young(&self.rows) != young(before) {
+            return Err("a row that is young or claims a stamp is not whole".into());
+        }
+        Ok(())
+    }
+}
+
+/// A step of the other model, or a trimming.
+#[derive(Clone, Debug)]
+enum Event {
+    Step(Step),
+    Trim(Trimming),
+    /// The oldest history is dropped.
+    Forget,
+}
+
+fn trimming() -> impl Strategy<Value = Trimming> {
+    let young = prop::sample::select(vec![0, 0, 0, 2, 5]);
+    let crash_after = prop::sample::select(vec![usize::MAX, usize::MAX, 0, 1, 2]);
+    (young, crash_after, any::<bool>()).prop_map(|(young, crash_after, history)| Trimming {
+        young,
+        crash_after,
+        history,
+    })
+}
+
+fn history() -> impl Strategy<Value = (Vec<Event>, [i64; 4], Vec<Trimming>)> {
+    let event = prop_oneof![
+        20 => step().prop_map(Event::Step),
+        5 => trimming().prop_map(Event::Trim),
+        1 => Just(Event::Forget),
+    ];
+    let skews = prop::array::uniform4(prop::sample::select(vec![0, 0, -7_200_000, 60_000, 3_600_000]));
+    (prop::collection::vec(event, 1..70), skews, prop::collection::vec(trimming(), 1..6))
+}
+
+/// What is wrong in the end, or on the way.
+fn run(events: &[Event], skews: &[i64], at_the_end: &[Trimming], wrong: Option<Wrong>) -> Result<(), String> {
+    let mut devices: Vec<Device> = (0..DEVICES).map(|n| Device::new(&format!("d{n}"), Engine::ByStamps)).collect();
+    let mut log = Log::default();
+    let trim = |log: &mut Log, trimming: Trimming| {
+        let before = log.rows.clone();
+        log.trim(trimming, wrong);
+        let untouched =
+            log.rows.len() == before.len() && log.rows.iter().zip(&before).all(|(now, before)| now.is_same(before));
+        if untouched {
+            return Ok(());
+        }
+        log.check(&before, log.head - trimming.young * Cursor::STEP)
+    };
+    for (tick, event) in events.iter().enumerate() {
+        match event {
+            Event::Step(step) => {
+                perform(step, tick, NOW + tick as i64 / 8 * 3, skews, &mut devices, &mut log);
+            }
+            Event::Trim(trimming) => trim(&mut log, *trimming)?,
+            Event::Forget => log.history = log.tied.clone(),
+        }
+    }
+    let mut endings = at_the_end.iter().cycle();
+    for _ in 0..2 {
+        for device in &mut devices {
+            device.push(&mut log, NOW + 1_000, 2, false);
+            while device.pull(&log, 2) {
+                trim(&mut log, *endings.next().unwrap())?;
+            }
+        }
+    }
+    devices.push(Device::new("fresh", Engine::ByStamps));
+    while devices[DEVICES].pull(&log, 1) {
+        trim(&mut log, *endings.next().unwrap())?;
+    }
+    let expected = without_stamps(log.fold());
+    for device in &devices {
+        let held = without_stamps(device.values());
+        if held != expected {
+            return Err(format!("{} holds {held:?} and should hold {expected:?}", device.name));
+        }
+    }
+    Ok(())
+}
+
+/// Runs so many random histories, with or without a flaw.
+fn run_many(cases: u32, wrong: Option<Wrong>) -> Result<(), String> {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 4_000, ..Config::default() };
+    let outcome = TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    )
+    .run(&history(), |(events, skews, at_the_end)| {
+        run(&events, &skews, &at_the_end, wrong).map_err(TestCaseError::fail)
+    });
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(reason, (events, skews, trimmings))) => {
+            let events: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
+            Err(format!("{reason}\n{}\n{skews:?} {trimmings:?}", events.join("\n")))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Random histories; `TRIM_CASES` asks for more.
+#[test]
+fn trimming_at_any_moment_changes_nothing_for_anybody() {
+    let cases = std::env::var("TRIM_CASES").map_or(1_000, |cases| cases.parse().unwrap());
+    if let Err(failure) = run_many(cases, None) {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn every_flaw_of_a_trimming_shows() {
+    for wrong in [
+        Wrong::Verdict(Flaw::DropsWinner),
+        Wrong::Verdict(Flaw::TakesFirstOfTies),
+        Wrong::Verdict(Flaw::DropsFirstRow),
+        Wrong::Verdict(Flaw::ForgetsMarks),
+        Wrong::TrimsClaims,
+        Wrong::MovesFields,
+        Wrong::TrimsInTwo,
+    ] {
+        assert!(run_many(2_000, Some(wrong)).is_err(), "{wrong:?} was not noticed");
+    }
+}

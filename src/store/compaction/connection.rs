@@ -1,0 +1,43 @@
+//! A connection of compaction's own, which waits for nothing without end.
+
+use super::CompactionError;
+use crate::config::{DatabaseConfig, Secret};
+use crate::db::Session;
+use crate::store::schema::connect_as;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long one piece may take until the connection is given up: a network may have forgotten it.
+pub(super) const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a replica's trimming waits for a lock, and how long a command does.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Statements are planned by indexes and once, like those of the pool; none waits for ever, and what a process leaves behind
+/// that hangs is over soon.
+const SETTINGS: &str =
+    "set client_min_messages = warning; set timezone = 'UTC'; set plan_cache_mode = force_generic_plan;
+    set enable_seqscan = off; set idle_in_transaction_session_timeout = '30s'";
+
+/// Connects to the primary. `statement_timeout`: how long one statement may take; none for a person who waits for it.
+pub(in crate::store) async fn connect(
+    url: &Secret,
+    name: &str,
+    statement_timeout: Option<Duration>,
+) -> Result<Session, CompactionError> {
+    let connection = connect_as(url, name).await?;
+    let limit = statement_timeout.map_or(0, |limit| limit.as_millis());
+    let locks = statement_timeout.map_or(COMMAND_LOCK_TIMEOUT, |_| LOCK_TIMEOUT).as_millis();
+    let settings = format!("{SETTINGS}; set statement_timeout = {limit}; set lock_timeout = {locks}");
+    timeout(PIECE_TIMEOUT, connection.batch_execute(&settings)).await??;
+    Ok(connection)
+}
+
+/// A connection for a command that only reads, or erases.
+pub(in crate::store) async fn connect_command(
+    database: &DatabaseConfig,
+    name: &str,
+) -> Result<Session, CompactionError> {
+    connect(database.direct_url(), name, None).await
+}

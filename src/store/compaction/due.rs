@@ -1,0 +1,181 @@
+//! Which logs have something to trim, known without looking at all of them: a push marks its log where the mark is missing
+//! (`sync_heads.untrimmed_since`), so an index of the marks is written once for each time that a log is trimmed.
+
+use super::{CompactionError, Rules};
+use crate::db::Micros;
+use crate::protocol::{LogId, UserKey};
+use std::time::Duration;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+/// A log is trimmed once its oldest untrimmed row has been older than the horizon for this part of the horizon: so a log
+/// that is written all the time is trimmed now and then, and not row by row.
+const SLACK: u32 = 8;
+/// Logs that are looked up at once.
+const LOGS: i64 = 100;
+
+/// A log, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogName {
+    pub id: LogId,
+    pub user: String,
+    pub app: String,
+}
+
+/// Where a log stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogState {
+    /// Rows up to here are trimmed.
+    pub(super) trimmed_to: i64,
+    /// Rows up to here are old enough.
+    pub(super) horizon: i64,
+    /// The newest change.
+    pub(super) head: i64,
+    /// From where on deletes have not been purged; none: there is none.
+    pub(super) deleted_since: Option<i64>,
+    /// Deletes up to here are purged; none: they never are.
+    pub(super) purge_before: Option<i64>,
+    /// Whether it is due.
+    pub(super) is_due: bool,
+}
+
+const DUE: &str = "
+select log_id from (
+    (select log_id, untrimmed_since as since from sync_heads
+     where untrimmed_since < now() - $1::int8 * interval '1 millisecond' order by untrimmed_since limit $3)
+    union all
+    (select log_id, deleted_since from sync_heads
+     where deleted_since < now() - $2::int8 * interval '1 millisecond' and deleted_since < trimmed_to order by deleted_since limit $3)
+) due group by log_id order by min(since)";
+
+/// How long the log that has waited longest has been due, in seconds.
+const LAG: &str = "
+select (extract(epoch from now() - min(untrimmed_since)) - $1::int8 / 1000.0)::float8 from (
+    select untrimmed_since from sync_heads where untrimmed_since is not null order by untrimmed_since limit 1
+) oldest";
+
+const STATE: &str = "
+select h.trimmed_to, h.head, h.deleted_since,
+       now() - $2::int8 * interval '1 millisecond' as horizon, now() - $3::int8 * interval '1 millisecond' as purge_before,
+       coalesce(h.untrimmed_since < now() - $4::int8 * interval '1 millisecond', false)
+           or coalesce(h.deleted_since < now() - $3::int8 * interval '1 millisecond', false) and h.deleted_since < h.trimmed_to as is_due
+from sync_heads h where h.log_id = $1";
+
+/// Logs of a user, an app, or all, in the order of their ids.
+const LOGS_OF: &str = "
+select log_id, user_id, app_id from sync_heads
+where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2) and ($3::uuid is null or log_id > $3)
+order by log_id limit $4";
+
+impl Rules {
+    /// The age of the oldest untrimmed row at which its log is due.
+    fn due_after(&self) -> Duration {
+        self.after + self.after / SLACK
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    time.as_millis().try_into().unwrap_or(i64::MAX)
+}
+
+fn micros(row: &Row, column: &str) -> Result<Option<i64>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<Micros>>(column)?.map(|Micros(at)| at))
+}
+
+/// The logs that have been due longest.
+pub(super) async fn due(connection: &Client, rules: &Rules) -> Result<Vec<LogId>, CompactionError> {
+    // A year none of us lives to see stands for never.
+    let purge = rules.purge_after.map_or(i64::from(i32::MAX) * 1000, millis);
+    let rows = connection.query(DUE, &[&millis(rules.due_after()), &purge, &LOGS]).await?;
+    rows.iter().map(|row| Ok(LogId(row.try_get(0)?))).collect()
+}
+
+/// How long the log that has waited longest has been due, in seconds; 0 if none is.
+pub(super) async fn lag(connection: &Client, rules: &Rules) -> Result<f64, CompactionError> {
+    let row = connection.query_one(LAG, &[&millis(rules.due_after())]).await?;
+    Ok(row.try_get::<_, Option<f64>>(0)?.unwrap_or(0.0).max(0.0))
+}
+
+/// Where a log stands; none if it has been erased.
+pub(super) async fn state(connection: &Client, log: LogId, rules: &Rules) -> Result<Option<LogState>, CompactionError> {
+    let (after, purge, due) = (millis(rules.after), rules.purge_after.map(millis), millis(rules.due_after()));
+    let Some(row) = connection.query_opt(STATE, &[&log.0, &after, &purge, &due]).await? else { return Ok(None) };
+    Ok(Some(LogState {
+        trimmed_to: micros(&row, "trimmed_to")?.unwrap_or(0),
+        horizon: micros(&row, "horizon")?.unwrap_or(0),
+        head: micros(&row, "head")?.unwrap_or(0),
+        deleted_since: micros(&row, "deleted_since")?,
+        purge_before: micros(&row, "purge_before")?,
+        is_due: row.try_get("is_due")?,
+    }))
+}
+
+/// Logs after one of them, in the order of their ids.
+pub(in crate::store) async fn logs_of(
+    connection: &Client,
+    user: Option<UserKey>,
+    app: Option<&str>,
+    after: Option<LogId>,
+) -> Result<Vec<LogName>, CompactionError> {
+    let (user, after): (Option<Uuid>, Option<Uuid>) = (user.map(|user| user.0), after.map(|log| log.0));
+    let rows = connection.query(LOGS_OF, &[&user, &app, &after, &LOGS]).await?;
+    let read = |row: &Row| Ok(LogName { id: LogId(row.try_get(0)?), user: row.try_get(1)?, app: row.try_get(2)? });
+    rows.iter().map(read).collect()
+}
+
+const FIRST_UNTRIMMED: &str = "select min(created_at) as first from sync_changes where log_id = $1 and created_at > $2";
+const FIRST_DELETE: &str = "
+select created_at from sync_changes
+where log_id = $1 and created_at > $2 and (op = 'delete' or data ? 'deletedAt') order by created_at limit 1";
+/// What is stored against what is counted, in one snapshot.
+const DRIFT: &str = "
+select c.changes - h.stored_changes as changes, c.bytes - h.stored_bytes as bytes
+from sync_heads h, (select count(*) as changes, coalesce(sum(size), 0)::int8 as bytes from sync_changes where log_id = $1) c
+where h.log_id = $1";
+
+/// The end of a log's trimming up to a position, as the statement that is to be sent with the commit: it marks from where on
+/// the log is untrimmed, and counts what it has.
+pub(super) async fn closing(
+    connection: &Client,
+    log: LogId,
+    upto: i64,
+    purged: Option<i64>,
+) -> Result<String, CompactionError> {
+    let first = micros(&connection.query_one(FIRST_UNTRIMMED, &[&log.0, &Micros(upto)]).await?, "first")?;
+    let drift = connection.query_opt(DRIFT, &[&log.0]).await?;
+    let (changes, bytes): (i64, i64) = match drift {
+        Some(row) => (row.try_get(0)?, row.try_get(1)?),
+        None => (0, 0),
+    };
+    let deleted = match purged {
+        None => String::new(),
+        Some(upto) => {
+            let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(upto)]).await?;
+            let first = first.map(|row| micros(&row, "created_at")).transpose()?.flatten();
+            format!(", deleted_since = {}", literal(first))
+        }
+    };
+    Ok(format!(
+        "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {upto}),
+             untrimmed_since = case when h.head > {upto} then coalesce({first}, h.head) end,
+             stored_changes = h.stored_changes + {changes}, stored_bytes = h.stored_bytes + {bytes}{deleted}
+         where h.log_id = '{}'",
+        log.0,
+        upto = literal(Some(upto)),
+        first = literal(first),
+    ))
+}
+
+/// What says that a log is trimmed up to a position.
+pub(super) fn advance(log: LogId, upto: i64) -> String {
+    let upto = literal(Some(upto));
+    format!("update sync_heads set trimmed_to = greatest(trimmed_to, {upto}) where log_id = '{}'", log.0)
+}
+
+/// A position as SQL.
+fn literal(micros: Option<i64>) -> String {
+    match micros {
+        None => "null::timestamptz".to_owned(),
+        Some(micros) => format!("(timestamptz 'epoch' + {micros} * interval '1 microsecond')"),
+    }
+}

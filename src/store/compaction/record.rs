@@ -1,0 +1,178 @@
+//! The rows of some records: read, judged by the protocol's rules, and those that lost something written.
+
+use super::due::LogState;
+use super::write::{Cut, cut, mark_deletes};
+use super::{CompactionError, Rules, Trimmed, flaw};
+use crate::db::Micros;
+use crate::defects::Defect;
+use crate::protocol::LogId;
+use crate::protocol::merge::StoredChange;
+use crate::protocol::push::Op;
+use crate::protocol::trim::{RecordTrim, RowWrites};
+use futures_util::TryStreamExt;
+use std::collections::HashMap;
+use std::pin::pin;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+/// Rows of a large record that are read at once.
+const PART: i64 = 2_000;
+
+/// Names a record within its log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RecordName {
+    pub(super) table: String,
+    pub(super) record: String,
+}
+
+macro_rules! rows_of_records {
+    ($where:literal) => {
+        concat!(
+            "select c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
+                    c.field_timestamps::text as stamps, c.held is not null as claims
+             from unnest($2::text[], $3::text[]) as k (table_name, record_id)
+             join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+             where c.log_id = $1",
+            $where
+        )
+    };
+}
+
+/// All rows of some records.
+const ALL_ROWS: &str = rows_of_records!(" order by c.table_name, c.record_id, c.created_at");
+/// The next rows of a record, after a position.
+const NEXT_ROWS: &str = rows_of_records!(" and c.created_at > $4 order by c.created_at limit $5");
+
+/// A row, and the record that it belongs to.
+struct ReadRow {
+    id: Uuid,
+    name: RecordName,
+    row: RowWrites,
+}
+
+fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
+    let Micros(at) = row.try_get("created_at")?;
+    let op: &str = row.try_get("op")?;
+    let change = StoredChange {
+        id: row.try_get("id")?,
+        at,
+        table: row.try_get("table_name")?,
+        record: row.try_get("record_id")?,
+        op: Op::from_name(op).ok_or_else(|| CompactionError::UnknownOp(op.to_owned()))?,
+        data: row.try_get("data")?,
+        stamps: row.try_get("stamps")?,
+        extra: None,
+        is_own: false,
+        rows_trimmed: false,
+    };
+    let claims = row.try_get::<_, bool>("claims")? && !Defect::TrimsClaims.is_on();
+    let row = RowWrites::read(&change, claims || change.at > horizon)?;
+    Ok(ReadRow { id: change.id, name: RecordName { table: change.table, record: change.record }, row })
+}
+
+/// Trims records, all their rows in the transaction that is open.
+pub(super) async fn trim(
+    connection: &Client,
+    log: LogId,
+    records: &[(RecordName, i64)],
+    (state, rules): (&LogState, &Rules),
+) -> Result<Trimmed, CompactionError> {
+    match records {
+        [(name, rows)] if *rows > PART => trim_large(connection, log, name, (state, rules)).await,
+        records => trim_together(connection, log, records, (state, rules)).await,
+    }
+}
+
+async fn trim_together(
+    connection: &Client,
+    log: LogId,
+    records: &[(RecordName, i64)],
+    (state, rules): (&LogState, &Rules),
+) -> Result<Trimmed, CompactionError> {
+    let tables: Vec<&str> = records.iter().map(|(name, _)| &*name.table).collect();
+    let ids: Vec<&str> = records.iter().map(|(name, _)| &*name.record).collect();
+    let rows = read_rows(connection, ALL_ROWS, &[&log.0, &tables, &ids], state.horizon).await?;
+    let mut trims: HashMap<&RecordName, RecordTrim> = HashMap::new();
+    for ReadRow { name, row, .. } in &rows {
+        trims.entry(name).or_insert_with(|| RecordTrim::new(flaw())).note(row);
+    }
+    purge(&mut trims, state);
+    let cuts: Vec<Cut> = rows.iter().filter_map(|row| Cut::of(row.id, trims.get(&row.name)?, &row.row)).collect();
+    let gone: HashMap<Uuid, &RecordName> = rows.iter().map(|row| (row.id, &row.name)).collect();
+    let mut trimmed = cut(connection, &cuts, rules.keeps_history).await?;
+    trimmed.seen = rows.len() as u64;
+    let lost_rows = cuts.iter().filter(|cut| cut.gone).filter_map(|cut| gone.get(&cut.id).copied());
+    let mut marked: Vec<&RecordName> =
+        lost_rows.filter(|name| trims.get(name).is_some_and(RecordTrim::marks_deletes)).collect();
+    marked.dedup();
+    mark_deletes(connection, log, &marked).await?;
+    Ok(trimmed)
+}
+
+fn purge(trims: &mut HashMap<&RecordName, RecordTrim>, state: &LogState) {
+    if let Some(before) = state.purge_before {
+        trims.values_mut().for_each(|trim| trim.purge(before.min(state.horizon)));
+    }
+}
+
+/// Trims a record of many rows: read once to know what wins, and once more, part by part, to take out the rest.
+async fn trim_large(
+    connection: &Client,
+    log: LogId,
+    name: &RecordName,
+    (state, rules): (&LogState, &Rules),
+) -> Result<Trimmed, CompactionError> {
+    let mut trim = RecordTrim::new(flaw());
+    let mut after = 0;
+    loop {
+        let rows = next_rows(connection, log, name, after, state.horizon).await?;
+        rows.iter().for_each(|row| trim.note(&row.row));
+        match rows.last() {
+            Some(last) => after = last.row.at,
+            None => break,
+        }
+    }
+    if let Some(before) = state.purge_before {
+        trim.purge(before.min(state.horizon));
+    }
+    let (mut trimmed, mut after) = (Trimmed::default(), 0);
+    loop {
+        let rows = next_rows(connection, log, name, after, state.horizon).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.row.at;
+        let cuts: Vec<Cut> = rows.iter().filter_map(|row| Cut::of(row.id, &trim, &row.row)).collect();
+        trimmed.add(cut(connection, &cuts, rules.keeps_history).await?);
+        trimmed.seen += rows.len() as u64;
+    }
+    if trimmed.gone > 0 && trim.marks_deletes() {
+        mark_deletes(connection, log, &[name]).await?;
+    }
+    Ok(trimmed)
+}
+
+async fn next_rows(
+    connection: &Client,
+    log: LogId,
+    name: &RecordName,
+    after: i64,
+    horizon: i64,
+) -> Result<Vec<ReadRow>, CompactionError> {
+    let (tables, ids) = (vec![&*name.table], vec![&*name.record]);
+    read_rows(connection, NEXT_ROWS, &[&log.0, &tables, &ids, &Micros(after), &PART], horizon).await
+}
+
+/// Reads rows one by one: but for names and stamps each is given up at once, so values never pile up.
+async fn read_rows(
+    connection: &Client,
+    statement: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    horizon: i64,
+) -> Result<Vec<ReadRow>, CompactionError> {
+    let mut reading = pin!(connection.query_raw(statement, parameters.iter().copied()).await?);
+    let mut rows = Vec::new();
+    while let Some(row) = reading.try_next().await? {
+        rows.push(read(&row, horizon)?);
+    }
+    Ok(rows)
+}

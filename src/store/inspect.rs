@@ -1,0 +1,184 @@
+//! What operators ask the database: what a user has stored, from where, and how the database is.
+//!
+//! On a connection of its own, never the pool's: an operator looks when the pool is exhausted, and takes no place in it.
+
+use super::compaction::CompactionError;
+use super::lifecycle::LoggedChange;
+use crate::protocol::merge::StoredChange;
+use crate::protocol::push::Op;
+use crate::protocol::{Log, LogId, UserKey};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+/// Logs, devices and changes of a record that are listed, at most.
+pub const MAX_LOGS: usize = 200;
+pub const MAX_DEVICES: usize = 500;
+pub const MAX_CHANGES: usize = 1_000;
+
+/// A log of a user, and what is in it.
+#[derive(Debug)]
+pub struct StoredLog {
+    pub log: LogId,
+    pub app: String,
+    /// The position of the newest change.
+    pub head: i64,
+    pub changes: i64,
+    pub bytes: i64,
+    pub tables: i64,
+}
+
+/// A device that has pushed.
+#[derive(Debug)]
+pub struct StoredDevice {
+    pub app: String,
+    pub device: String,
+    pub changes: i64,
+    /// The position of its newest change.
+    pub pushed: i64,
+}
+
+/// How PostgreSQL is.
+#[derive(Debug)]
+pub struct DatabaseState {
+    pub version: String,
+    pub bytes: i64,
+    pub log_bytes: i64,
+    pub changes: i64,
+    pub logs: i64,
+    pub connections: i64,
+    pub max_connections: i64,
+    pub oldest_transaction_seconds: f64,
+    pub transaction_age: i64,
+}
+
+/// Why the database did not say.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error("the database cannot be asked")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("a stored change cannot be read")]
+    Unreadable(#[from] CompactionError),
+    #[error("a stored change has an id or an operation that is none")]
+    UnknownChange,
+}
+
+const LOGS: &str = "
+select h.log_id::text, h.app_id, (extract(epoch from h.head) * 1000000)::int8,
+       c.changes, c.bytes, c.tables
+from (select * from sync_heads where user_key = $1::text::uuid order by head desc limit $2) h
+cross join lateral (
+    select count(*), coalesce(sum(size), 0)::int8, count(distinct table_name) from sync_changes where log_id = h.log_id
+) as c (changes, bytes, tables)
+order by h.head desc";
+
+const DEVICES: &str = "
+select h.app_id, c.client_id, count(*), (extract(epoch from max(c.created_at)) * 1000000)::int8 as pushed
+from sync_heads h join sync_changes c on c.log_id = h.log_id
+where h.user_key = $1::text::uuid
+group by h.app_id, c.client_id
+order by pushed desc
+limit $2";
+
+const RECORD: &str = "
+select id::text, (extract(epoch from created_at) * 1000000)::int8, op, data::text, field_timestamps::text, client_id,
+       (extract(epoch from trimmed_at) * 1000000)::int8
+from (
+    select id, created_at, op, data, field_timestamps, client_id, null::timestamptz as trimmed_at
+    from sync_changes where log_id = $1::text::uuid and table_name = $2 and record_id = $3
+    union all
+    select id, created_at, op, data, field_timestamps, client_id, trimmed_at
+    from sync_history where log_id = $1::text::uuid and table_name = $2 and record_id = $3
+) as changes
+order by created_at desc, trimmed_at desc
+limit $4";
+
+const STATE: &str = "
+select current_setting('server_version'), pg_database_size(current_database()),
+       pg_total_relation_size('sync_changes') + pg_total_relation_size('sync_heads'),
+       (select greatest(reltuples, 0)::int8 from pg_class where oid = 'sync_changes'::regclass),
+       (select greatest(reltuples, 0)::int8 from pg_class where oid = 'sync_heads'::regclass),
+       (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+       current_setting('max_connections')::int8,
+       (select coalesce(greatest(extract(epoch from max(now() - xact_start)), 0), 0)::float8 from pg_stat_activity
+        where backend_type = 'client backend' and pid <> pg_backend_pid()),
+       (select max(age(datfrozenxid))::int8 from pg_database)";
+
+/// The logs of a user, those that changed last first.
+pub async fn logs(client: &Client, user: UserKey) -> Result<Vec<StoredLog>, InspectError> {
+    let (user, limit) = (user.0.to_string(), MAX_LOGS as i64);
+    let rows = client.query_typed(LOGS, &[(&user, Type::TEXT), (&limit, Type::INT8)]).await?;
+    let read = |row: &Row| {
+        Ok(StoredLog {
+            log: LogId(uuid(row.try_get(0)?)?),
+            app: row.try_get(1)?,
+            head: row.try_get(2)?,
+            changes: row.try_get(3)?,
+            bytes: row.try_get(4)?,
+            tables: row.try_get(5)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The devices of a user by app, those that pushed last first.
+pub async fn devices(client: &Client, user: UserKey) -> Result<Vec<StoredDevice>, InspectError> {
+    let (user, limit) = (user.0.to_string(), MAX_DEVICES as i64);
+    let rows = client.query_typed(DEVICES, &[(&user, Type::TEXT), (&limit, Type::INT8)]).await?;
+    let read = |row: &Row| {
+        Ok(StoredDevice {
+            app: row.try_get(0)?,
+            device: row.try_get(1)?,
+            changes: row.try_get(2)?,
+            pushed: row.try_get(3)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The changes of a record that are stored, and what is kept of those that were trimmed, oldest first; of more than
+/// [`MAX_CHANGES`] the newest, and one more.
+pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result<Vec<LoggedChange>, InspectError> {
+    let (log, limit) = (log.id.0.to_string(), MAX_CHANGES as i64 + 1);
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] =
+        [(&log, Type::TEXT), (&table, Type::TEXT), (&id, Type::TEXT), (&limit, Type::INT8)];
+    let rows = client.query_typed(RECORD, &parameters).await?;
+    let read = |row: &Row| {
+        let op: &str = row.try_get(2)?;
+        let change = StoredChange {
+            id: uuid(row.try_get(0)?)?,
+            at: row.try_get(1)?,
+            table: table.to_owned(),
+            record: id.to_owned(),
+            op: Op::from_name(op).ok_or(InspectError::UnknownChange)?,
+            data: row.try_get(3)?,
+            stamps: row.try_get(4)?,
+            extra: None,
+            is_own: false,
+            rows_trimmed: false,
+        };
+        Ok(LoggedChange { change, client: row.try_get(5)?, trimmed_at: row.try_get(6)? })
+    };
+    rows.iter().rev().map(read).collect()
+}
+
+/// How the database is.
+pub async fn state(client: &Client) -> Result<DatabaseState, InspectError> {
+    let rows = client.query_typed(STATE, &[]).await?;
+    let row = rows.first().ok_or(InspectError::UnknownChange)?;
+    Ok(DatabaseState {
+        version: row.try_get(0)?,
+        bytes: row.try_get(1)?,
+        log_bytes: row.try_get(2)?,
+        changes: row.try_get(3)?,
+        logs: row.try_get(4)?,
+        connections: row.try_get(5)?,
+        max_connections: row.try_get(6)?,
+        oldest_transaction_seconds: row.try_get(7)?,
+        transaction_age: row.try_get(8)?,
+    })
+}
+
+fn uuid(text: &str) -> Result<Uuid, InspectError> {
+    Uuid::parse_str(text).map_err(|_| InspectError::UnknownChange)
+}

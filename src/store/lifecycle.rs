@@ -1,0 +1,260 @@
+//! Whose data it is: what is stored for whom, handing it out, and erasing it. For commands, on a connection of their own.
+
+use super::compaction::{CompactionError, LogName, connect_command, logs_of};
+use crate::config::DatabaseConfig;
+use crate::db::{Micros, Session};
+use crate::protocol::merge::{Rank, StoredChange};
+use crate::protocol::push::Op;
+use crate::protocol::{Cursor, Log, Stamp, UserKey};
+use futures_util::TryStreamExt;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use tokio_postgres::Row;
+
+/// What one log takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub user: String,
+    pub app: String,
+    pub changes: i64,
+    /// Bytes of values, stamps and other members, as for all that follow.
+    pub bytes: i64,
+    pub records: i64,
+    /// Bytes that the records as they stand do not need.
+    pub garbage: i64,
+    /// Kept of what was trimmed.
+    pub history_changes: i64,
+    pub history_bytes: i64,
+}
+
+/// A record as it stands: by field, its winner.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    pub table: String,
+    pub id: String,
+    /// Rank and JSON value of each field.
+    pub fields: BTreeMap<String, (Rank, String)>,
+}
+
+impl Record {
+    /// Whether its `deletedAt` says that it is deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.fields.get("deletedAt").is_some_and(|(_, value)| value != "null")
+    }
+
+    /// Takes in the record's next row.
+    fn note(&mut self, change: &StoredChange) -> Result<(), CompactionError> {
+        for write in change.fields()? {
+            let rank = (write.stamp, change.at);
+            if self.fields.get(&*write.name).is_none_or(|(best, _)| rank >= *best) {
+                self.fields.insert(write.name.into_owned(), (rank, write.value.into_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row of the log, or of what was trimmed from it.
+#[derive(Clone, Debug)]
+pub struct LoggedChange {
+    pub change: StoredChange,
+    pub client: String,
+    /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
+    pub trimmed_at: Option<i64>,
+}
+
+/// The logs that take most, at most so many.
+const USAGE: &str = "
+select u.* from (
+    select log_id, sum(size) as bytes from sync_changes group by log_id order by bytes desc limit $1
+) t, sync_usage_of(t.log_id) u order by u.bytes desc";
+
+macro_rules! changes_of {
+    ($from:literal) => {
+        concat!(
+            "select id, created_at, table_name, record_id, op, data::text as data, field_timestamps::text as stamps,
+                    extra::text as extra, client_id, ",
+            $from
+        )
+    };
+}
+
+const LOG: &str =
+    changes_of!("null::timestamptz as trimmed_at from sync_changes where log_id = $1 order by created_at");
+const HISTORY: &str = changes_of!("trimmed_at from sync_history where log_id = $1 order by created_at, trimmed_at");
+const BY_RECORD: &str = changes_of!(
+    "null::timestamptz as trimmed_at from sync_changes where log_id = $1 order by table_name, record_id, created_at"
+);
+const RECORD: &str = changes_of!(
+    "null::timestamptz as trimmed_at from sync_changes
+     where log_id = $1 and table_name = $2 and record_id = $3 order by created_at"
+);
+const HISTORY_OF_RECORD: &str = changes_of!(
+    "trimmed_at from sync_history where log_id = $1 and table_name = $2 and record_id = $3 order by created_at, trimmed_at"
+);
+
+fn read(row: &Row) -> Result<LoggedChange, CompactionError> {
+    let Micros(at) = row.try_get("created_at")?;
+    let op: &str = row.try_get("op")?;
+    Ok(LoggedChange {
+        change: StoredChange {
+            id: row.try_get("id")?,
+            at,
+            table: row.try_get("table_name")?,
+            record: row.try_get("record_id")?,
+            op: Op::from_name(op).ok_or_else(|| CompactionError::UnknownOp(op.to_owned()))?,
+            data: row.try_get("data")?,
+            stamps: row.try_get("stamps")?,
+            extra: row.try_get("extra")?,
+            is_own: false,
+            rows_trimmed: false,
+        },
+        client: row.try_get("client_id")?,
+        trimmed_at: row.try_get::<_, Option<Micros>>("trimmed_at")?.map(|Micros(at)| at),
+    })
+}
+
+impl LoggedChange {
+    /// The fields that it writes, or wrote: name, JSON value, stamp. What was trimmed has its stamps beside it, also of
+    /// an insert.
+    pub fn fields(&self) -> Result<Vec<(String, String, Stamp)>, CompactionError> {
+        let as_update;
+        let change = match self.trimmed_at {
+            None => &self.change,
+            Some(_) => {
+                as_update = StoredChange { op: Op::Update, ..self.change.clone() };
+                &as_update
+            }
+        };
+        let fields = change.fields()?.into_iter();
+        Ok(fields.map(|write| (write.name.into_owned(), write.value.into_owned(), write.stamp)).collect())
+    }
+}
+
+/// A connection for a command, which may ask as long as it likes.
+pub struct Archive(Session);
+
+impl Archive {
+    /// Connects to the database.
+    pub async fn connect(database: &DatabaseConfig, command: &str) -> Result<Archive, CompactionError> {
+        Ok(Archive(connect_command(database, &format!("mana-sync {command}")).await?))
+    }
+
+    /// From here on everything is read as of one moment.
+    async fn begin_reading(&mut self) -> Result<(), CompactionError> {
+        Ok(self.0.batch_execute("begin isolation level repeatable read read only").await?)
+    }
+
+    async fn end_reading(&mut self) -> Result<(), CompactionError> {
+        Ok(self.0.batch_execute("commit").await?)
+    }
+
+    /// What the logs take that take most, the largest first.
+    pub async fn usage(&mut self, top: i64) -> Result<Vec<Usage>, CompactionError> {
+        self.0.batch_execute("set enable_seqscan = on").await?;
+        let rows = self.0.query(USAGE, &[&top]).await?;
+        let read = |row: &Row| {
+            Ok(Usage {
+                user: row.try_get("user_id")?,
+                app: row.try_get("app_id")?,
+                changes: row.try_get("changes")?,
+                bytes: row.try_get("bytes")?,
+                records: row.try_get("records")?,
+                garbage: row.try_get("garbage")?,
+                history_changes: row.try_get("history_changes")?,
+                history_bytes: row.try_get("history_bytes")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// The logs of a user, or the one of an app.
+    pub async fn logs(&mut self, user: &str, app: Option<&str>) -> Result<Vec<LogName>, CompactionError> {
+        let (key, mut all) = (UserKey::of(user), Vec::<LogName>::new());
+        loop {
+            let after = all.last().map(|log| log.id);
+            let some = logs_of(&self.0, Some(key), app, after).await?;
+            if some.is_empty() {
+                all.sort_by(|a, b| a.app.cmp(&b.app));
+                return Ok(all);
+            }
+            all.extend(some);
+        }
+    }
+
+    /// Hands out the records of some logs as they stand, one after the other, as of one moment.
+    pub async fn records<E: From<CompactionError>>(
+        &mut self,
+        logs: &[LogName],
+        mut each: impl FnMut(&LogName, &Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.begin_reading().await?;
+        for log in logs {
+            let mut current: Option<Record> = None;
+            let rows = self.0.query_raw(BY_RECORD, [log.id.0]).await.map_err(CompactionError::from)?;
+            let mut rows = pin!(rows);
+            while let Some(row) = rows.try_next().await.map_err(CompactionError::from)? {
+                let change = read(&row)?.change;
+                let is_same = |record: &Record| (&record.table, &record.id) == (&change.table, &change.record);
+                if !current.as_ref().is_some_and(is_same) {
+                    if let Some(record) = current.take() {
+                        each(log, &record)?;
+                    }
+                    let (table, id) = (change.table.clone(), change.record.clone());
+                    current = Some(Record { table, id, ..Record::default() });
+                }
+                if let Some(record) = &mut current {
+                    record.note(&change)?;
+                }
+            }
+            if let Some(record) = current {
+                each(log, &record)?;
+            }
+        }
+        Ok(self.end_reading().await?)
+    }
+
+    /// Hands out the rows of some logs in their order, then what is kept of what was trimmed from them, as of one moment.
+    pub async fn changes<E: From<CompactionError>>(
+        &mut self,
+        logs: &[LogName],
+        mut each: impl FnMut(&LogName, &LoggedChange) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.begin_reading().await?;
+        for log in logs {
+            for statement in [LOG, HISTORY] {
+                let rows = self.0.query_raw(statement, [log.id.0]).await.map_err(CompactionError::from)?;
+                let mut rows = pin!(rows);
+                while let Some(row) = rows.try_next().await.map_err(CompactionError::from)? {
+                    each(log, &read(&row)?)?;
+                }
+            }
+        }
+        Ok(self.end_reading().await?)
+    }
+
+    /// All that is stored of one record, and kept of what was trimmed from it, in the order of the log.
+    pub async fn record(&mut self, log: &Log, table: &str, record: &str) -> Result<Vec<LoggedChange>, CompactionError> {
+        self.begin_reading().await?;
+        let mut all = Vec::new();
+        for statement in [RECORD, HISTORY_OF_RECORD] {
+            let rows = self.0.query(statement, &[&log.id.0, &table, &record]).await?;
+            for row in &rows {
+                all.push(read(row)?);
+            }
+        }
+        self.end_reading().await?;
+        all.sort_by_key(|logged| logged.change.at);
+        Ok(all)
+    }
+
+    /// Erases a user: changes, what was trimmed of them, and logs. How many rows that were.
+    pub async fn erase(&mut self, user: &str) -> Result<i64, CompactionError> {
+        Ok(self.0.query_one("select sync_erase($1)", &[&user]).await?.try_get(0)?)
+    }
+}
+
+/// A position as people read it, and as a cursor.
+pub fn position(micros: i64) -> String {
+    Cursor::after(micros).to_string()
+}

@@ -1,0 +1,90 @@
+//! What is counted by app. An app's id is whatever a client says, so only those that the settings name (METRIC_APPS) are told
+//! apart, and all others are counted together: nobody can make series by asking for apps.
+
+use super::kinds::counters;
+use prometheus::{IntCounter, IntCounterVec, Registry};
+use std::sync::OnceLock;
+
+/// All apps that are not told apart.
+const OTHER: &str = "other";
+
+/// The counts of one replica by app.
+#[derive(Debug)]
+pub struct AppCounters {
+    pushes: IntCounterVec,
+    changes: IntCounterVec,
+    told_apart: OnceLock<Vec<AppCounter>>,
+    other: AppCounter,
+}
+
+#[derive(Debug)]
+struct AppCounter {
+    app: String,
+    pushes: IntCounter,
+    changes: IntCounter,
+}
+
+impl AppCounters {
+    pub(super) fn new(registry: &Registry) -> AppCounters {
+        let pushes = counters(registry, "mana_sync_app_pushes_total", "Pushes answered 200, by app.", "app", &[OTHER]);
+        let changes = counters(registry, "mana_sync_app_changes_total", "Changes stored, by app.", "app", &[OTHER]);
+        let other = AppCounter::new(&pushes, &changes, OTHER);
+        AppCounters { pushes, changes, told_apart: OnceLock::new(), other }
+    }
+
+    /// Tells these apps apart from now on. The first call counts.
+    pub fn tell_apart(&self, apps: &[String]) {
+        let named = apps.iter().filter(|app| !app.is_empty() && *app != OTHER);
+        self.told_apart.get_or_init(|| named.map(|app| AppCounter::new(&self.pushes, &self.changes, app)).collect());
+    }
+
+    /// Counts a push that was answered.
+    pub fn count_push(&self, app: &str) {
+        self.of(app).pushes.inc();
+    }
+
+    /// Counts changes that were stored.
+    pub fn count_changes(&self, app: &str, changes: u64) {
+        self.of(app).changes.inc_by(changes);
+    }
+
+    fn of(&self, app: &str) -> &AppCounter {
+        let known = self.told_apart.get().and_then(|known| known.iter().find(|known| known.app == app));
+        known.unwrap_or(&self.other)
+    }
+}
+
+impl AppCounter {
+    fn new(pushes: &IntCounterVec, changes: &IntCounterVec, app: &str) -> AppCounter {
+        AppCounter {
+            app: app.to_owned(),
+            pushes: pushes.with_label_values(&[app]),
+            changes: changes.with_label_values(&[app]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn only_apps_that_are_named_have_series_of_their_own() {
+        let metrics = Metrics::new();
+        metrics.apps.tell_apart(&["todo".to_owned(), String::new()]);
+        for app in ["todo", "todo", "made-up-1", "made-up-2", "other"] {
+            metrics.apps.count_push(app);
+            metrics.apps.count_changes(app, 3);
+        }
+        let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
+        let mut lines: Vec<&str> = text.lines().filter(|line| line.starts_with("mana_sync_app_")).collect();
+        lines.sort_unstable();
+        let expected = [
+            "mana_sync_app_changes_total{app=\"other\"} 9",
+            "mana_sync_app_changes_total{app=\"todo\"} 6",
+            "mana_sync_app_pushes_total{app=\"other\"} 3",
+            "mana_sync_app_pushes_total{app=\"todo\"} 2",
+        ];
+        assert_eq!(lines, expected);
+    }
+}

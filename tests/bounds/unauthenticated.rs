@@ -1,0 +1,132 @@
+//! Those who have no account: what they send is bounded before it is known who they are.
+
+use crate::support::live::*;
+use crate::support::*;
+use std::time::{Duration, Instant};
+
+const WIDE: u32 = 1 << 20;
+/// Most bytes of a message before authentication.
+const LIMIT: usize = 16 << 10;
+
+async fn close_of(raw: &mut Raw) -> Option<u16> {
+    loop {
+        match raw.frame().await? {
+            (CLOSE, payload) => return close_code(&payload),
+            _ => continue,
+        }
+    }
+}
+
+/// The head of a masked text frame.
+fn frame_head(length: u64) -> Vec<u8> {
+    [&[TEXT, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat()
+}
+
+#[tokio::test]
+async fn a_message_over_16_kib_before_authentication_closes_with_1009() {
+    let cluster = shared().await;
+    for size in [LIMIT + 1, 20_000, 60_000, 1 << 20] {
+        let mut raw = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+        raw.send(TEXT, &vec![b'x'; size]).await;
+        assert_eq!(close_of(&mut raw).await, Some(1009), "{size} bytes");
+    }
+    let mut unfinished = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+    unfinished.write(&[&frame_head(60_000)[..], &[b'x'; 40_000]].concat()).await;
+    assert_eq!(close_of(&mut unfinished).await, Some(1009), "of one that is not finished either");
+    let mut fragments = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+    fragments.send(0x01, &[b'x'; 10_000]).await;
+    fragments.send(0x00, &[b'x'; 10_000]).await;
+    fragments.send(0x00, &[b'x'; 10_000]).await;
+    assert_eq!(close_of(&mut fragments).await, Some(1009), "nor of one in parts");
+}
+
+#[tokio::test]
+async fn what_is_no_larger_is_read_and_after_authentication_64_kib_are() {
+    let (cluster, user) = (shared().await, shared().await.user());
+    let mut raw = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+    raw.send(TEXT, &vec![b'x'; LIMIT]).await;
+    let padding = "x".repeat(LIMIT - 2_000);
+    let auth = serde_json::json!({ "type": "auth", "token": user.token, "more": padding }).to_string();
+    assert!(auth.len() <= LIMIT);
+    raw.send(TEXT, auth.as_bytes()).await;
+    assert_eq!(raw.frame().await, Some((TEXT, br#"{"type":"auth-ok"}"#.to_vec())));
+    for _ in 0..20 {
+        raw.send(TEXT, &vec![b'x'; 64 << 10]).await;
+    }
+    // What says nothing of use is counted as well, and never adds up.
+    for _ in 0..2_000 {
+        raw.send(PING, b"").await;
+    }
+    raw.send(TEXT, br#"{"type":"ping"}"#).await;
+    loop {
+        let (first, payload) = raw.frame().await.expect("it stays open");
+        if first == TEXT {
+            assert_eq!(payload, br#"{"type":"pong"}"#);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn unfinished_messages_and_heads_share_what_there_is_and_leave_the_rest_alone() {
+    let settings = [
+        ("MAX_UNAUTHENTICATED_BYTES", "1048576"),
+        ("QUEUE_TIMEOUT_MS", "300"),
+        ("WS_AUTH_TIMEOUT_MS", "60000"),
+        ("HEADER_TIMEOUT_MS", "60000"),
+    ];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let mut sockets = Vec::new();
+    for _ in 0..100 {
+        let mut raw = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+        raw.write(&[&frame_head(15_000)[..], &[b'x'; 12_000]].concat()).await;
+        sockets.push(raw);
+    }
+    let reserved = async || metric(&cluster, 0, "mana_sync_unauthenticated_bytes").await;
+    eventually("some find no room", async || {
+        metric(&cluster, 0, "mana_sync_refused_total{limit=\"unauthenticated_bytes\"}").await >= 30.0
+    })
+    .await;
+    assert!(reserved().await <= 1_048_576.0);
+    // 64 sockets hold all there is: a head that is long waits and is then told so.
+    let mut raw = Raw::connect(cluster.url(0)).await;
+    raw.write(format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(20_000)).as_bytes()).await;
+    let answer = raw.head().await.to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 503 ") && answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    let body: serde_json::Value = serde_json::from_slice(&raw.rest().await).unwrap();
+    assert_eq!(body["error"], "busy");
+    // Whoever says who it is in few words is let in.
+    let begun = Instant::now();
+    let mut member = socket(&cluster, 0, &user, None, None).await;
+    store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
+    assert_eq!(woken(&mut member).await.1, ["tasks"]);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(sockets);
+    eventually("all of it is given back", async || reserved().await == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_socket_for_whose_message_there_is_no_room_is_told_to_come_back() {
+    let settings = [("MAX_UNAUTHENTICATED_BYTES", "1048576"), ("QUEUE_TIMEOUT_MS", "100")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let mut heads = Vec::new();
+    for _ in 0..16 {
+        let mut raw = Raw::connect(cluster.url(0)).await;
+        raw.write(format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(20_000)).as_bytes()).await;
+        heads.push(raw);
+    }
+    eventually("heads hold all there is", async || {
+        metric(&cluster, 0, "mana_sync_unauthenticated_bytes").await == 1_048_576.0
+    })
+    .await;
+    let mut raw = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+    raw.write(&[&frame_head(15_000)[..], &[b'x'; 12_000]].concat()).await;
+    assert_eq!(close_of(&mut raw).await, Some(1013));
+    for raw in &mut heads {
+        raw.write(b"\r\n\r\n").await;
+        assert!(raw.head().await.starts_with("HTTP/1.1 200 "), "a head that is finished is answered");
+    }
+    eventually("all of it is given back", async || metric(&cluster, 0, "mana_sync_unauthenticated_bytes").await == 0.0)
+        .await;
+}

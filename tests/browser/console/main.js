@@ -1,0 +1,223 @@
+// The console of the admin port in Chromium: every page, every action, an expired login, many sessions.
+// Settings on stdin: { urls, expiring, token, user, app, table, record, tokenId, sessions, screenshots? }
+
+import { mkdirSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+import { chromium } from 'playwright-core';
+import { CHROMIUM, FLAGS } from '../chromium/launch.js';
+
+const SIZES = { phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 800 } };
+const THEMES = ['light', 'dark'];
+
+const settings = JSON.parse(await text(process.stdin));
+const found = [];
+const sandbox = process.getuid() === 0 ? ['--no-sandbox'] : [];
+const browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...sandbox] });
+
+/** Notes what is not as it should be, and goes on. */
+function check(what, isSo) {
+  if (!isSo) found.push(what);
+}
+
+async function open(url, options = {}) {
+  const context = await browser.newContext({ baseURL: url, viewport: SIZES.desktop, ...options });
+  const page = await context.newPage();
+  // What the policy for contents refuses is an error in the browser's console.
+  page.on('console', (message) => {
+    const isExpected = /status of (401|403|404|409)/.test(message.text());
+    if (message.type() === 'error' && !isExpected) found.push(`the browser says: ${message.text()}`);
+  });
+  page.on('pageerror', (error) => found.push(`a script failed: ${error}`));
+  page.on('dialog', (dialog) => dialog.accept());
+  return page;
+}
+
+async function logIn(page, token) {
+  await page.getByLabel('Admin token').fill(token);
+  await page.getByRole('button', { name: 'Log in' }).click();
+}
+
+const userPath = `/user?${new URLSearchParams({ id: settings.user })}`;
+const recordPath = `/record?${new URLSearchParams({
+  user: settings.user,
+  app: settings.app,
+  table: settings.table,
+  id: settings.record,
+})}`;
+
+async function login() {
+  const page = await open(settings.urls[0]);
+  await page.goto(userPath);
+  check('who has not logged in is asked to', new URL(page.url()).pathname === '/login');
+  await logIn(page, 'not the admin token');
+  await page.getByText('This is not the admin token.').waitFor();
+  await logIn(page, settings.token);
+  await page.getByRole('heading', { name: 'Sessions' }).waitFor();
+  check('and goes on where it was', page.url().endsWith(userPath));
+  const [cookie] = await page.context().cookies();
+  check('the cookie is out of reach', cookie.httpOnly && cookie.sameSite === 'Strict' && !cookie.value.includes(settings.token));
+  const forged = await page.request.post('/actions/drain', { form: { replica: 'replica-1', drained: 'true' } });
+  check(`a form of another site is refused, not answered ${forged.status()}`, forged.status() === 403);
+  return page;
+}
+
+async function overview(page) {
+  await page.goto('/');
+  for (const [index] of settings.urls.entries()) {
+    await page.getByRole('row', { name: `replica-${index + 1}` }).waitFor();
+  }
+  await page.getByText('Pushes a second').waitFor();
+  await page.getByRole('heading', { name: 'Database' }).waitFor();
+  const shown = await page.locator('[data-part=replicas] time').first().textContent();
+  check(`times are shown as how long ago they were: ${shown}`, /ago|just now/.test(shown));
+  // Live: what changes on the replicas shows without loading the page again.
+  const loaded = await page.evaluate(() => performance.timeOrigin);
+  const drained = await (await open(settings.urls[0], { storageState: await page.context().storageState() }));
+  await drained.goto('/');
+  await drained.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Drain' }).click();
+  await drained.getByRole('heading', { name: 'Done' }).waitFor();
+  await page.getByRole('row', { name: 'replica-2' }).getByText('drained').waitFor();
+  await page.getByText('replica-2 is not ready').waitFor();
+  await page.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Take back' }).click();
+  await page.getByText('taken back').waitFor();
+  await drained.goto('/');
+  await drained.getByRole('row', { name: 'replica-2' }).getByText('ready', { exact: true }).waitFor();
+  await drained.context().close();
+  check('a page that is live is not loaded again', loaded > 0);
+}
+
+async function user(page) {
+  await page.goto('/user');
+  await page.getByLabel('User id').fill(settings.user);
+  await page.getByRole('button', { name: 'Show' }).click();
+  const total = settings.sessions.toLocaleString('en');
+  await page.getByText(new RegExp(`The last [\\d,]+ of ${total}\\.`)).waitFor();
+  const rows = page.locator('[data-part=sessions] tbody tr');
+  const few = await rows.count();
+  check(`${few} of ${total} sessions are listed at first`, few > 0 && few <= 100 * settings.urls.length);
+  await page.getByRole('link', { name: 'List more' }).click();
+  await page.getByText(new RegExp(`of ${total}\\.`)).waitFor();
+  check('more are listed', (await rows.count()) > few);
+  await page.goto(userPath);
+  const device = page.locator('[data-part=devices] tbody tr', { hasText: 'phone' }).first();
+  await device.getByRole('button', { name: 'Disconnect' }).click();
+  await page.getByText('1 sessions were ended').waitFor();
+  await page.goto(userPath);
+  await rows.filter({ hasText: settings.tokenId }).getByRole('button', { name: 'Refuse token' }).click();
+  await page.getByText('refused until').first().waitFor();
+  await page.goto('/actions');
+  await page.getByRole('cell', { name: settings.tokenId }).waitFor();
+}
+
+async function record(page) {
+  await page.goto('/record');
+  for (const [label, value] of [
+    ['User id', settings.user],
+    ['App', settings.app],
+    ['Table', settings.table],
+    ['Record id', settings.record],
+  ]) {
+    await page.getByLabel(label, { exact: true }).fill(value);
+  }
+  await page.getByRole('button', { name: 'Show' }).click();
+  await page.getByRole('heading', { name: 'History' }).waitFor();
+  check('the history is a time line', (await page.locator('.timeline > li').count()) === 3);
+  const standing = page.locator('.timeline .wins', { hasText: 'title' });
+  check('one write of a field stands', (await standing.count()) === 1);
+  check('it is the one with the latest stamp', (await standing.textContent()).includes('Eggs'));
+  check('what users write stays text', (await page.locator('main b').count()) === 0);
+  await page.goto(recordPath.replace(settings.record, 'no-such-record'));
+  await page.getByText('No change of such a record is stored.').waitFor();
+}
+
+async function load(page) {
+  await page.goto('/load');
+  await page.locator('figure polyline').first().waitFor();
+  const lines = await page.locator('figure').first().locator('polyline').count();
+  check(`a line for each replica, not ${lines}`, lines === settings.urls.length);
+}
+
+async function actions(page) {
+  const send = async (button, fill, expected) => {
+    await page.goto('/actions');
+    const form = page.locator('form.card', { has: page.getByRole('button', { name: button, exact: true }) });
+    await fill(form);
+    await form.getByRole('button', { name: button, exact: true }).click();
+    await page.getByText(expected).first().waitFor();
+  };
+  await send('Disconnect', (form) => form.getByLabel('User id').fill('nobody'), '0 sessions were ended');
+  await send('Refuse', (form) => form.getByLabel('Token id').fill('another'), 'refused until');
+  await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log shows');
+  await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must be as RUST_LOG has it');
+  await send('Trim now', () => {}, /trim/);
+  const drain = (what) => async (form) => {
+    await form.getByLabel('Replica').selectOption('replica-2');
+    await form.getByLabel('What').selectOption(what);
+  };
+  await send('Do it', drain('true'), 'drained: not ready');
+  await send('Do it', drain('false'), 'taken back');
+}
+
+/** There a login lasts seconds. */
+async function expiry() {
+  const page = await open(settings.expiring);
+  await page.goto('/');
+  await logIn(page, settings.token);
+  await page.getByRole('heading', { name: 'Replicas' }).waitFor();
+  await page.waitForURL(/\/login\?next=%2F/);
+  await logIn(page, settings.token);
+  await page.getByRole('heading', { name: 'Replicas' }).waitFor();
+  await page.context().close();
+}
+
+async function logout(page) {
+  await page.goto('/');
+  await page.getByRole('button', { name: 'Log out' }).click();
+  await page.waitForURL(/\/login$/);
+  await page.goto('/');
+  check('who has logged out is asked to log in', new URL(page.url()).pathname === '/login');
+}
+
+/** Nothing is wider than the screen; pictures of it, if somebody wants to look. */
+async function looks(storageState) {
+  const pages = { overview: '/', load: '/load', user: userPath, record: recordPath, actions: '/actions' };
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    for (const colorScheme of THEMES) {
+      const page = await open(settings.urls[0], { storageState, viewport, colorScheme, hasTouch: size === 'phone' });
+      for (const [name, path] of Object.entries(pages)) {
+        await page.goto(path);
+        const [wide, room] = await page.evaluate(() => [document.scrollingElement.scrollWidth, innerWidth]);
+        check(`${name} is ${wide} wide on a screen of ${room}`, wide <= room);
+        if (settings.screenshots) {
+          const file = `${settings.screenshots}/${name}-${size}-${colorScheme}.png`;
+          await page.screenshot({ path: file, fullPage: false });
+        }
+      }
+      await page.context().clearCookies();
+      await page.goto('/');
+      if (settings.screenshots) await page.screenshot({ path: `${settings.screenshots}/login-${size}-${colorScheme}.png` });
+      await page.context().close();
+    }
+  }
+}
+
+try {
+  if (settings.screenshots) mkdirSync(settings.screenshots, { recursive: true });
+  const page = await login();
+  for (const [name, visit] of Object.entries({ overview, record, load })) {
+    await visit(page);
+    console.log(`${name} is as it should be`);
+  }
+  await looks(await page.context().storageState());
+  console.log('every page fits both screens');
+  for (const [name, visit] of Object.entries({ user, actions, expiry, logout })) {
+    await visit(page);
+    console.log(`${name} is as it should be`);
+  }
+} catch (error) {
+  found.push(String(error?.stack ?? error));
+} finally {
+  await browser.close();
+}
+for (const line of found) console.error(line);
+process.exitCode = found.length > 0 ? 1 : 0;

@@ -1,0 +1,93 @@
+//! Replicas trim by themselves, several at once, and are killed while they do.
+
+use super::support::live::metric;
+use super::support::*;
+use super::{APP, TABLE, at, fold, history, rows};
+use serde_json::json;
+use std::time::Duration;
+
+const SETTINGS: &[(&str, &str)] = &[("COMPACT_AFTER_MS", "400")];
+
+async fn write(cluster: &Cluster, user: &User, from: i64, upto: i64) {
+    for value in from..upto {
+        let changes = json!([update(TABLE, &format!("r{}", value % 5), "title", value, &at(value))]);
+        let body = json!({ "clientId": format!("device-{}", value % 3), "since": BEGINNING, "changes": changes });
+        cluster.pushed_to(value as usize, user, APP, body).await;
+    }
+}
+
+#[tokio::test]
+async fn replicas_share_the_work_and_logs_level_off() {
+    let cluster = Cluster::start_with(3, SETTINGS).await;
+    let users: Vec<User> = (0..8).map(|_| cluster.user()).collect();
+    for round in 0..3 {
+        for user in &users {
+            write(&cluster, user, round * 20, round * 20 + 20).await;
+        }
+    }
+    for user in &users {
+        // Of each record the first row, and the last.
+        eventually("the log is as small as what lives in it", async || rows(&cluster, user).await.len() == 10).await;
+        assert_eq!(history(&cluster, user).await, 50);
+        let counted = "select stored_changes from sync_heads where user_id = $1 and untrimmed_since is null";
+        let counted =
+            async || sqlx::query_scalar::<_, i64>(counted).bind(&user.id).fetch_optional(&cluster.pool).await.unwrap();
+        eventually("what is stored is counted, and nothing is due", async || counted().await == Some(10)).await;
+        assert!(fold::untrimmed(&cluster, user, APP).await == fold::trimmed(&cluster, user, APP).await);
+    }
+    let mut gone = 0.0;
+    for replica in 0..3 {
+        gone += metric(&cluster, replica, "mana_sync_compaction_rows_total").await;
+        assert_eq!(metric(&cluster, replica, "mana_sync_compactions_total{outcome=\"failed\"}").await, 0.0);
+    }
+    assert_eq!(gone, 8.0 * 50.0, "no row went twice");
+    write(&cluster, &users[0], 60, 70).await;
+    eventually("it is due again", async || rows(&cluster, &users[0]).await.len() == 10).await;
+}
+
+#[tokio::test]
+async fn a_kill_at_any_moment_leaves_nothing_half_done() {
+    let mut cluster = Cluster::start_with(2, SETTINGS).await;
+    let users: Vec<User> = (0..6).map(|_| cluster.user()).collect();
+    for round in 0..6_i64 {
+        for user in &users {
+            write(&cluster, user, round * 10, round * 10 + 10).await;
+        }
+        let killed = (round % 2) as usize;
+        // Whenever it is in the middle of something, or is not.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..300))).await;
+        cluster.nodes[killed].process.kill().await;
+        for user in &users {
+            assert!(fold::untrimmed(&cluster, user, APP).await == fold::trimmed(&cluster, user, APP).await);
+        }
+        cluster.nodes[killed].restart().await;
+    }
+    for user in &users {
+        eventually("the rest is trimmed", async || rows(&cluster, user).await.len() == 10).await;
+        assert_eq!(history(&cluster, user).await, 50);
+        assert!(fold::untrimmed(&cluster, user, APP).await == fold::trimmed(&cluster, user, APP).await);
+    }
+}
+
+/// Days of the history are made before they are needed, and dropped as wholes when they are over.
+#[tokio::test]
+async fn the_history_has_its_days() {
+    let cluster = Cluster::start(1).await;
+    let days = "select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'sync_history'::regclass order by 1";
+    let days = async || sqlx::query_scalar::<_, String>(days).fetch_all(&cluster.pool).await.unwrap();
+    eventually("today and tomorrow", async || days().await.len() == 2).await;
+    for old in ["20200101", "20200102"] {
+        let made = format!(
+            "create table sync_history_{old} partition of sync_history for values from ('{old} 00:00+00') to ('{old} 24:00+00')"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(made)).execute(&cluster.pool).await.unwrap();
+    }
+    let see_to =
+        async |keep: i32| sqlx::query("select sync_history_days($1)").bind(keep).execute(&cluster.pool).await.unwrap();
+    see_to(30).await;
+    assert_eq!(days().await.len(), 2, "those of 2020 are gone");
+    see_to(0).await;
+    assert_eq!(days().await.len(), 0, "0 keeps none");
+    see_to(1).await;
+    assert_eq!(days().await.len(), 2);
+}

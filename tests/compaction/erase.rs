@@ -1,0 +1,107 @@
+//! Erasing a person: by command, by function, and as programs have always done it.
+
+use super::support::live::{socket, woken};
+use super::support::*;
+use super::{APP, TABLE, at, command, history, said, trim};
+use serde_json::json;
+use std::time::Duration;
+
+async fn fill(cluster: &Cluster, user: &User) -> String {
+    let mut cursor = String::new();
+    for value in 0..4 {
+        let changes =
+            json!([update(TABLE, "a", "title", value, &at(value)), update(TABLE, "b", "title", value, &at(value))]);
+        let answer =
+            cluster.pushed(user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+        cursor = until(&answer).to_owned();
+    }
+    trim(cluster, user, Duration::ZERO, 30).await;
+    assert!(history(cluster, user).await > 0);
+    cursor
+}
+
+async fn left(cluster: &Cluster, user: &User) -> i64 {
+    let count = "select (select count(*) from sync_changes where user_id = $1) + (select count(*) from sync_heads where user_id = $1)
+                      + (select count(*) from sync_history where log_id = sync_log_id($1, $2))";
+    sqlx::query_scalar(count).bind(&user.id).bind(APP).fetch_one(&cluster.pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_left_devices_are_told_and_old_cursors_are_served() {
+    let cluster = shared().await;
+    let (user, other) = (cluster.user(), cluster.user());
+    let cursor = fill(cluster, &user).await;
+    fill(cluster, &other).await;
+    let mut device = socket(cluster, 1, &user, None, Some("laptop")).await;
+    // What was stored shortly before it came.
+    assert_eq!(woken(&mut device).await, (APP.to_owned(), vec![TABLE.to_owned()]));
+    let refused = command(cluster, &["erase", "--user", &user.id], &[]).await;
+    assert!(!refused.status.success() && left(cluster, &user).await > 0);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--yes"), "{refused:?}");
+    let text = said(cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
+    assert!(text.contains("8 changes"), "{text}");
+    assert_eq!(left(cluster, &user).await, 0);
+    assert_eq!(woken(&mut device).await, (APP.to_owned(), vec![TABLE.to_owned()]));
+    assert!(left(cluster, &other).await > 4, "nobody else is concerned");
+    // A device that comes back: with its old cursor it gets what is stored from now on, and everything of it.
+    let empty = cluster.pulled(&user, APP, TABLE, &cursor, Some("laptop")).await;
+    assert_eq!(ids(&empty), [""; 0]);
+    let changes = json!([update(TABLE, "c", "title", 1, &at(9))]);
+    let answer = cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": cursor, "changes": changes })).await;
+    assert_eq!((ids(&answer).len(), &answer["hasMore"]), (0, &json!(false)));
+    for since in [cursor.as_str(), until(&empty), BEGINNING] {
+        let pages = cluster.pull_all(&user, APP, TABLE, since, Some("laptop")).await;
+        assert_eq!(ids_of(&pages), ["c"], "since {since}");
+    }
+    let again = said(cluster, &["erase", "--user", "nobody-at-all", "--yes"], &[]).await;
+    assert!(again.contains("0 changes"), "{again}");
+}
+
+#[tokio::test]
+async fn what_was_trimmed_goes_with_rows_that_programs_delete() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    fill(cluster, &user).await;
+    let before = history(cluster, &user).await;
+    let one = "delete from sync_changes where user_id = $1 and record_id = 'a'";
+    sqlx::query(one).bind(&user.id).execute(&cluster.pool).await.unwrap();
+    assert_eq!(history(cluster, &user).await, before / 2, "that of the other record stays");
+    let counted = "select stored_changes from sync_heads where user_id = $1";
+    let counted = async || sqlx::query_scalar::<_, i64>(counted).bind(&user.id).fetch_one(&cluster.pool).await.unwrap();
+    assert_eq!(counted().await, cluster.stored(&user).await);
+    sqlx::query("delete from sync_changes where user_id = $1").bind(&user.id).execute(&cluster.pool).await.unwrap();
+    assert_eq!((history(cluster, &user).await, counted().await), (0, 0));
+}
+
+/// Pushes, trimming and erasing at once end in some order, and none waits for another for ever.
+#[tokio::test]
+async fn erasing_amid_pushes_and_trimmings_leaves_what_came_after() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    fill(cluster, &user).await;
+    let pushes = async {
+        for value in 0..40_i64 {
+            let changes = json!([update(TABLE, "a", "title", value, &at(100 + value))]);
+            cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+        }
+    };
+    let trims = async {
+        for _ in 0..10 {
+            trim(cluster, &user, Duration::ZERO, 30).await;
+        }
+    };
+    let erasing = async {
+        for _ in 0..5 {
+            sqlx::query("select sync_erase($1)").bind(&user.id).execute(&cluster.pool).await.unwrap();
+        }
+    };
+    tokio::join!(pushes, trims, erasing);
+    let changes = json!([update(TABLE, "a", "title", "last", &at(1_000))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+    let pages = cluster.pull_all(&user, APP, TABLE, BEGINNING, None).await;
+    let last = pages.last().unwrap()["serverChanges"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last["fields"]["title"]["value"], "last");
+    let counted = "select h.stored_changes - (select count(*) from sync_changes c where c.log_id = h.log_id) from sync_heads h where h.user_id = $1";
+    trim(cluster, &user, Duration::ZERO, 30).await;
+    assert_eq!(sqlx::query_scalar::<_, i64>(counted).bind(&user.id).fetch_one(&cluster.pool).await.unwrap(), 0);
+}

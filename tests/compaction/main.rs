@@ -1,0 +1,71 @@
+//! A log that is trimmed in place: what stays, what nobody notices, and what operators can ask (issue "A log that stays
+//! small").
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod background;
+mod commands;
+mod erase;
+mod fold;
+mod random;
+mod retry;
+mod rule;
+
+use mana_sync::config::{CompactionConfig, DatabaseConfig, Secret};
+use mana_sync::store::compaction::{Compactor, Progress};
+use std::process::Output;
+use std::time::Duration;
+use support::*;
+
+const APP: &str = "todo";
+const TABLE: &str = "tasks";
+/// Trims whatever its age.
+const NOW: &[(&str, &str)] = &[("COMPACT_AFTER_MS", "0")];
+
+/// Runs a command of the binary on the cluster's database.
+async fn command(cluster: &Cluster, words: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    command.args(words).env("DATABASE_URL", &cluster.database_url).envs(settings.iter().copied());
+    command.stdin(std::process::Stdio::null()).kill_on_drop(true).output().await.unwrap()
+}
+
+/// The same, which must succeed: what it prints.
+async fn said(cluster: &Cluster, words: &[&str], settings: &[(&str, &str)]) -> String {
+    let output = command(cluster, words, settings).await;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{words:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Trims the log of a user in this process, as the command would.
+async fn trim(cluster: &Cluster, user: &User, after: Duration, history_days: u32) -> Progress {
+    let database = DatabaseConfig { database_url: Secret::from(&*cluster.database_url), database_listen_url: None };
+    let config = CompactionConfig { compact_after_ms: after, history_days, purge_deleted_after_ms: Duration::ZERO };
+    Compactor::of_command(&database, &config).trim_all(Some(&user.id), None, |_| {}).await.unwrap()
+}
+
+/// The stored rows of a user in the order of the log: record, operation, and the fields that are left.
+async fn rows(cluster: &Cluster, user: &User) -> Vec<(String, String, Vec<String>)> {
+    let rows = sqlx::query_as(
+        "select record_id, op,
+                case op when 'delete' then array['deletedAt'] else array(select jsonb_object_keys(data) order by 1) end
+         from sync_changes where user_id = $1 order by created_at",
+    );
+    rows.bind(&user.id).fetch_all(&cluster.pool).await.unwrap()
+}
+
+/// How many rows are kept of what was trimmed from a user's logs.
+async fn history(cluster: &Cluster, user: &User) -> i64 {
+    let count = "select count(*) from sync_history t join sync_heads h using (log_id) where h.user_id = $1";
+    sqlx::query_scalar(count).bind(&user.id).fetch_one(&cluster.pool).await.unwrap()
+}
+
+fn row(record: &str, op: &str, fields: &[&str]) -> (String, String, Vec<String>) {
+    (record.to_owned(), op.to_owned(), fields.iter().map(|field| (*field).to_owned()).collect())
+}
+
+/// A stamp so many milliseconds after some morning.
+fn at(millis: i64) -> String {
+    iso(1_704_103_200_000 + millis)
+}

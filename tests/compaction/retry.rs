@@ -1,0 +1,68 @@
+//! A change that is sent again after it was trimmed away.
+
+use super::support::*;
+use super::{APP, TABLE, at, history, rows, trim};
+use serde_json::json;
+use std::time::Duration;
+
+#[tokio::test]
+async fn it_is_recognized_in_the_history() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let first = json!([update(TABLE, "a", "title", 1, &at(1)), update(TABLE, "b", "title", 1, &at(1))]);
+    let body = json!({ "clientId": "phone", "since": BEGINNING, "changes": first });
+    cluster.pushed(&user, APP, body.clone()).await;
+    let second = json!([update(TABLE, "a", "title", 2, &at(2))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": second })).await;
+    let third = json!([update(TABLE, "a", "title", 3, &at(3))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "laptop", "since": BEGINNING, "changes": third })).await;
+    trim(cluster, &user, Duration::ZERO, 30).await;
+    let kept = rows(cluster, &user).await;
+    assert_eq!((kept.len(), history(cluster, &user).await), (3, 1), "{kept:?}");
+    // As it was, and with something new.
+    let more = json!([second[0], update(TABLE, "c", "title", 1, &at(1))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": at(0), "changes": second })).await;
+    cluster.pushed(&user, APP, body).await;
+    assert_eq!(rows(cluster, &user).await, kept);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": at(0), "changes": more })).await;
+    let after = rows(cluster, &user).await;
+    assert_eq!((after.len(), after[3].0.as_str()), (4, "c"));
+    // From SQL as well.
+    let push = |changes: serde_json::Value| {
+        let statement = sqlx::query("select sync_push($1, $2, 'svc', $3)");
+        statement.bind(user.id.clone()).bind(APP).bind(changes).execute(&cluster.pool)
+    };
+    let (old, new) = (json!([update(TABLE, "d", "title", 1, &at(1))]), json!([update(TABLE, "d", "title", 2, &at(2))]));
+    push(json!([update(TABLE, "d", "title", 0, &at(0))])).await.unwrap();
+    push(old.clone()).await.unwrap();
+    push(new).await.unwrap();
+    trim(cluster, &user, Duration::ZERO, 30).await;
+    let kept = rows(cluster, &user).await;
+    push(old).await.unwrap();
+    assert_eq!(rows(cluster, &user).await, kept);
+}
+
+/// Nothing is kept of what went: it is stored again, loses, and goes again.
+#[tokio::test]
+async fn without_a_history_it_loses_again() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let push = async |device: &str, value: i64| {
+        let changes = json!([update(TABLE, "a", "title", value, &at(value))]);
+        cluster.pushed(&user, APP, json!({ "clientId": device, "since": BEGINNING, "changes": changes })).await
+    };
+    for value in [1, 2, 3] {
+        push("phone", value).await;
+    }
+    trim(cluster, &user, Duration::ZERO, 0).await;
+    assert_eq!(history(cluster, &user).await, 0);
+    let kept = rows(cluster, &user).await;
+    assert_eq!(kept.len(), 2);
+    push("phone", 2).await;
+    assert_eq!(rows(cluster, &user).await.len(), 3);
+    trim(cluster, &user, Duration::ZERO, 0).await;
+    assert_eq!(rows(cluster, &user).await, kept);
+    let pages = cluster.pull_all(&user, APP, TABLE, BEGINNING, None).await;
+    let last = pages[0]["serverChanges"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last["fields"]["title"]["value"], 3);
+}

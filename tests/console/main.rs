@@ -1,0 +1,71 @@
+//! The console of the admin port in Chromium: `make test-browser`. `SCREENSHOTS=folder` keeps pictures of every page.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../clients/program.rs"]
+mod program;
+
+use futures_util::{StreamExt, stream};
+use mana_load::wakeups::Wakeups;
+use program::run;
+use serde_json::{Value, json};
+use support::live::{APP, socket};
+use support::*;
+
+const TOKEN: &str = "an-admin-token-for-tests";
+/// Sessions of one user.
+const MANY: usize = 10_000;
+/// Sockets that are opened at the same time.
+const AT_ONCE: usize = 32;
+
+/// Where a replica's admin port is, as its log says.
+fn admin_url(node: &Node) -> String {
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("the admin port is open")).expect("it has one");
+    let line: Value = serde_json::from_str(line).unwrap();
+    format!("http://{}", line["address"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium: make test-browser"]
+async fn operators_see_and_steer_the_cluster_in_a_browser() {
+    let admin = [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
+    let many = [("MAX_SESSIONS_PER_USER", "20000"), ("MAX_UNAUTHENTICATED", "20000")];
+    let cluster = Cluster::start_with(3, &[&admin[..], &many].concat()).await;
+    let expiring = Cluster::start_with(1, &[&admin[..], &[("ADMIN_LOGIN_MS", "3000")]].concat()).await;
+    let user = cluster.user_named("alice@example.com <b>not bold</b>");
+    let expires = now_millis() / 1000 + 3600;
+    let marked = cluster.key.mint(&json!({ "sub": user.id, "exp": expires, "jti": "token-of-the-tablet" }));
+    let marked = User { id: user.id.clone(), token: marked };
+    for (device, change) in [
+        ("phone", insert("tasks", "milk", "Milk", "2024-01-01T10:00:00.000Z")),
+        ("laptop", update("tasks", "milk", "title", "Eggs and <b>bread</b>", "2024-01-01T10:05:00.000Z")),
+        ("phone", update("tasks", "milk", "title", "Butter", "2024-01-01T10:04:00.000Z")),
+    ] {
+        cluster.pushed(&user, APP, json!({ "clientId": device, "changes": [change] })).await;
+    }
+    let (status, _) = cluster.push(&User { id: String::new(), token: "none".to_owned() }, APP, json!({})).await;
+    assert_eq!(status, 401, "so that there are refusals to show");
+    let opening = stream::iter(0..MANY - 2).map(|n| {
+        let (cluster, user, device) = (&cluster, &user, format!("browser-{n}"));
+        async move { socket(cluster, n, user, Some(APP), Some(&device)).await }
+    });
+    let _sockets: Vec<Wakeups> = opening.buffer_unordered(AT_ONCE).collect().await;
+    let _phone = socket(&cluster, 1, &user, Some(APP), Some("phone")).await;
+    let _tablet = socket(&cluster, 2, &marked, Some(APP), Some("tablet")).await;
+    let settings = json!({
+        "scenario": "console",
+        "urls": cluster.nodes.iter().map(admin_url).collect::<Vec<_>>(),
+        "expiring": admin_url(&expiring.nodes[0]),
+        "token": TOKEN,
+        "user": user.id,
+        "app": APP,
+        "table": "tasks",
+        "record": "milk",
+        "tokenId": "token-of-the-tablet",
+        "sessions": MANY,
+        "screenshots": std::env::var("SCREENSHOTS").ok(),
+    });
+    run("console/main.js", settings, async |_| ()).await;
+}

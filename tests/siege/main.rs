@@ -1,0 +1,21 @@
+//! The siege: every input that is known to have cost a replica too much, and relatives of each, at a replica under a real
+//! limit of its memory, while other users work (G6).
+//!
+//! ```text
+//! world: a replica with the manifests' settings ── the limit, what is resident, users at work, probes
+//! run: one attack after the other, each measured ── the table that docs/faults.md has
+//! bodies, readers, strangers, crowds: the attacks     storm: what is left when many have come and gone
+//! ```
+//! Without more ado a short form runs, which holds the replica to its memory, its answers and its life. `make siege` runs
+//! the whole of it (`SIEGE=long`), and holds it to its times as well: for a machine that does nothing else.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod crowds;
+mod readers;
+mod run;
+mod storm;
+mod strangers;
+mod world;

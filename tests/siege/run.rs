@@ -1,0 +1,96 @@
+//! One attack after the other, at one replica: it lives, keeps within its memory, and others do not notice.
+
+use crate::world::{MEMORY, Others, World, is_long};
+use crate::{bodies, crowds, readers, strangers};
+use std::time::Duration;
+
+/// How long a probe may take, and by how much others' pushes may slow down, on a machine that does nothing else.
+const PROBE: Duration = Duration::from_millis(50);
+const SLOWER: u32 = 2;
+/// What is noise among times of so few milliseconds.
+const NOISE: Duration = Duration::from_millis(15);
+/// How long anything may take on a machine that is busy otherwise.
+const BUSY: Duration = Duration::from_secs(10);
+/// How long others are watched before anything happens.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// An attack's row in the table.
+struct Row {
+    name: &'static str,
+    peak: u64,
+    left: u64,
+    probe: Duration,
+    pushes: (Duration, Duration),
+}
+
+/// Watches others while something goes on.
+async fn watch(world: &World, name: &'static str, attack: impl Future<Output = ()>) -> Row {
+    world.forget_peak();
+    let others = Others::start(world);
+    attack.await;
+    let mut seen = others.stop().await;
+    assert!(world.is_alive(), "{name}: the replica ended: {}", world.cluster.nodes[0].log());
+    assert!(seen.refused.is_empty(), "{name}: others were refused: {:?}", seen.refused);
+    assert!(seen.pushes() > 0, "{name}: others did not push");
+    let (left, peak) = world.resident();
+    Row { name, peak, left, probe: seen.slowest_probe(), pushes: seen.push_times() }
+}
+
+fn judge(row: &Row, before: &Row) {
+    let (name, mib) = (row.name, |bytes: u64| bytes >> 20);
+    let (half, most) = row.pushes;
+    println!(
+        "| {name} | {} MiB | {} MiB | {:.0?} | {half:.1?} | {most:.1?} |",
+        mib(row.peak),
+        mib(row.left),
+        row.probe
+    );
+    assert!(row.peak < MEMORY, "{name}: {} MiB were resident", mib(row.peak));
+    assert!(row.probe < BUSY && most < BUSY, "{name}: somebody waited");
+    if is_long() {
+        assert!(row.probe <= PROBE, "{name}: a probe took {:?}", row.probe);
+        let allowed = before.pushes.1 * SLOWER + NOISE;
+        assert!(most <= allowed, "{name}: of others' pushes one in a hundred took {most:?}, allowed are {allowed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
+    let world = World::start(&[]).await;
+    println!("| what | resident at most | afterwards | slowest probe | others' pushes, p50 | p99 |");
+    let quiet = watch(&world, "nothing", tokio::time::sleep(QUIET)).await;
+    judge(&quiet, &quiet);
+    macro_rules! attack {
+        ($name:literal, $attack:expr) => {
+            judge(&watch(&world, $name, Box::pin($attack)).await, &quiet)
+        };
+    }
+    attack!("updates and inserts of 100,000 fields, each sent twice", bodies::many_fields(&world));
+    attack!("pushes of 10 MB whose stamps are all ahead", bodies::stamps_ahead(&world));
+    attack!("pushes of 10 MB of the shortest changes, 13 at once", bodies::short_changes(&world));
+    attack!("pushes of thousands of tables, and sockets that are not read", bodies::many_tables(&world));
+    attack!("bodies of 10 MB that are no push: deep, long, wrong", bodies::wrong(&world));
+    attack!("27 bodies that stall, of one user", bodies::stalled(&world));
+    attack!("slow readers of a page of 10 MB", readers::slow(&world));
+    attack!("pages whose numbers grow", readers::growing(&world));
+    attack!("one change of a device that wrote a record often, 40 readers", readers::long_history(&world));
+    attack!("streams of 16,000 and of 256 collections", readers::many_collections(&world));
+    attack!("polls without a pause", readers::polls(&world));
+    attack!("apps without end", crowds::apps(&world));
+    attack!("sockets and streams without end of one user", crowds::sessions(&world));
+    attack!("sockets that never authenticate, each with an unfinished message", strangers::sockets(&world));
+    attack!("heads that do not end", strangers::heads(&world));
+    attack!("bodies without a token", strangers::bodies(&world));
+    attack!("all at once", async {
+        futures_util::join!(
+            bodies::stamps_ahead(&world),
+            bodies::short_changes(&world),
+            bodies::many_tables(&world),
+            bodies::stalled(&world),
+            readers::slow(&world),
+            readers::long_history(&world),
+            strangers::sockets(&world),
+            strangers::heads(&world),
+        );
+    });
+}

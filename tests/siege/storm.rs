@@ -1,0 +1,67 @@
+//! What is left when very many have come at once and gone: memory comes back.
+
+use crate::strangers;
+use crate::support::*;
+use crate::world::{World, is_long, many};
+use futures_util::stream::{self, StreamExt};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long it may take, and how much more than before may stay.
+const COMES_BACK: Duration = Duration::from_secs(60);
+const LEFT: f64 = 1.5;
+/// What a debug build of a few mebibytes may take beside that.
+const NOISE: u64 = 16 << 20;
+
+async fn streams(world: &World, count: usize) -> Vec<TcpStream> {
+    let address = world.url().trim_start_matches("http://");
+    let users: Vec<User> = (0..count.div_ceil(100)).map(|_| world.cluster.user()).collect();
+    let users = &users;
+    let open = async |n: usize| {
+        let user = &users[n / 100];
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let head =
+            format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token);
+        stream.write_all(head.as_bytes()).await.ok()?;
+        let mut answer = [0; 512];
+        let read = stream.read(&mut answer).await.ok()?;
+        answer[..read].starts_with(b"HTTP/1.1 200 ").then_some(stream)
+    };
+    stream::iter(0..count).map(open).buffer_unordered(count).filter_map(|stream| async { stream }).collect().await
+}
+
+async fn come_and_go(world: &World, what: &str, count: usize, connections: impl Future<Output = Vec<TcpStream>>) {
+    let (before, _) = world.resident();
+    world.forget_peak();
+    let connections = connections.await;
+    assert!(connections.len() > count / 2, "{} of {count} {what} were let in", connections.len());
+    drop(connections);
+    let gone = Instant::now();
+    let allowed = (before as f64 * LEFT) as u64 + if is_long() { 0 } else { NOISE };
+    loop {
+        let (now, peak) = world.resident();
+        if now <= allowed || gone.elapsed() > COMES_BACK {
+            println!(
+                "{count} {what}: {} MiB before, {} at most, {} after {:.0?}",
+                before >> 20,
+                peak >> 20,
+                now >> 20,
+                gone.elapsed()
+            );
+            assert!(now <= allowed, "{what}: {} MiB stay of {} before", now >> 20, before >> 20);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_comes_back_when_those_who_came_at_once_have_left() {
+    let world = World::start(&[]).await;
+    let count = many(10_000, 1_500);
+    come_and_go(&world, "sockets", count, strangers::open(&world, count, b"".to_vec(), true)).await;
+    come_and_go(&world, "streams", count, streams(&world, count)).await;
+    let said = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(60_000)).into_bytes();
+    come_and_go(&world, "heads", count, strangers::open(&world, count, said, false)).await;
+}

@@ -1,0 +1,62 @@
+//! Those who have no account.
+
+use crate::support::*;
+use crate::world::{World, many};
+use futures_util::stream::{self, StreamExt};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long they stay.
+const STAY: Duration = Duration::from_secs(2);
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// Connections on each of which something is said that is not finished. One that is refused is one less.
+pub async fn open(world: &World, count: usize, said: Vec<u8>, answers: bool) -> Vec<TcpStream> {
+    let address = world.url().trim_start_matches("http://");
+    let said = &said;
+    let open = async |_| {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        if answers {
+            stream.write_all(UPGRADE.as_bytes()).await.ok()?;
+            let mut answer = [0; 64];
+            stream.read(&mut answer).await.ok().filter(|read| *read > 0)?;
+        }
+        stream.write_all(said).await.ok()?;
+        Some(stream)
+    };
+    let opened = stream::iter(0..count).map(open).buffer_unordered(200);
+    opened.filter_map(|stream| async { stream }).collect().await
+}
+
+async fn stay(world: &World, connections: Vec<TcpStream>) {
+    assert!(!connections.is_empty());
+    tokio::time::sleep(STAY).await;
+    drop(connections);
+    eventually("all of it is given back", async || world.metric("mana_sync_unauthenticated_bytes").await == 0.0).await;
+}
+
+pub async fn sockets(world: &World) {
+    // A text frame of 60,000 bytes, and one of as many as are taken; most of each.
+    for length in [60_000_u64, 16_000] {
+        let head = [&[0x81, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
+        let said = [head, vec![b'x'; length as usize - 1_000]].concat();
+        stay(world, open(world, many(10_000, 1_000), said, true).await).await;
+    }
+}
+
+pub async fn heads(world: &World) {
+    for length in [4_000, 60_000] {
+        let said = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(length)).into_bytes();
+        stay(world, open(world, many(10_000, 1_000), said, false).await).await;
+    }
+}
+
+pub async fn bodies(world: &World) {
+    let head = "POST /sync/todo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n";
+    let said = [head.as_bytes(), &vec![b' '; 400_000]].concat();
+    let connections = open(world, many(3_000, 500), said, false).await;
+    tokio::time::sleep(STAY).await;
+    drop(connections);
+}

@@ -1,0 +1,174 @@
+//! A replica under a limit, what is seen of it, and the users that must not notice.
+
+use crate::support::live::{NO_DELTA, metric};
+use crate::support::*;
+use serde_json::json;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+/// The memory that the manifests give a replica, in bytes.
+pub const MEMORY: u64 = 1 << 30;
+/// What the manifests set otherwise than the defaults, and what lets a siege end soon.
+const SETTINGS: [(&str, &str); 5] = [
+    ("MAX_PUSH_BYTES_IN_FLIGHT", "134217728"),
+    ("MAX_CONNECTIONS", "30000"),
+    ("WRITE_TIMEOUT_MS", "5000"),
+    ("BODY_TIMEOUT_MS", "8000"),
+    ("MAX_USER_APPS", "256"),
+];
+/// Others push so often, each.
+const PACE: Duration = Duration::from_millis(40);
+
+/// Whether all of it is to run, and times count.
+pub fn is_long() -> bool {
+    std::env::var("SIEGE").is_ok_and(|form| form == "long")
+}
+
+/// So many in the long form, and in the short one.
+pub fn many(long: usize, short: usize) -> usize {
+    if is_long() { long } else { short }
+}
+
+pub struct World {
+    pub cluster: Cluster,
+    pub pid: u32,
+}
+
+impl World {
+    pub async fn start(settings: &[(&str, &str)]) -> World {
+        let settings = [&SETTINGS[..], settings].concat();
+        let cluster = Cluster::start_with(1, &settings).await;
+        let pid = cluster.nodes[0].process.pid();
+        // Private memory that may be written to: what a container's limit counts, but for code and files, and no less than
+        // what is resident of it. Beyond it allocations fail, which ends the process.
+        let limit = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={MEMORY}")]).status();
+        assert!(limit.unwrap().success(), "util-linux has prlimit");
+        World { cluster, pid }
+    }
+
+    /// Bytes that are resident: now, and at most since the last [`Self::forget_peak`].
+    pub fn resident(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the replica lives");
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says so");
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5").unwrap();
+    }
+
+    pub fn is_alive(&self) -> bool {
+        std::fs::metadata(format!("/proc/{}/exe", self.pid)).is_ok()
+    }
+
+    pub fn url(&self) -> &str {
+        self.cluster.url(0)
+    }
+
+    pub async fn metric(&self, name: &str) -> f64 {
+        metric(&self.cluster, 0, name).await
+    }
+}
+
+/// What was seen of others and of the replica's life while something went on.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pushes: Vec<Duration>,
+    live: Vec<Duration>,
+    /// Answers that others must not get.
+    pub refused: Vec<String>,
+}
+
+impl Seen {
+    pub fn pushes(&self) -> usize {
+        self.pushes.len()
+    }
+
+    /// Half of others' pushes took no longer, and 99 of a hundred.
+    pub fn push_times(&mut self) -> (Duration, Duration) {
+        (quantile(&mut self.pushes, 0.5), quantile(&mut self.pushes, 0.99))
+    }
+
+    /// The slowest answer of `/health/live`.
+    pub fn slowest_probe(&self) -> Duration {
+        self.live.iter().copied().max().unwrap_or_default()
+    }
+}
+
+fn quantile(times: &mut [Duration], part: f64) -> Duration {
+    times.sort_unstable();
+    times.get(((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+/// Users who push, and a probe that asks whether the replica lives, until told to stop.
+pub struct Others {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Others {
+    pub fn start(world: &World) -> Others {
+        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
+        let mut tasks = Vec::new();
+        for n in 0..4 {
+            let user = world.cluster.user();
+            let (url, http) = (format!("{}/sync/todo", world.url()), world.cluster.http.clone());
+            let (stop, seen) = (stop.clone(), seen.clone());
+            tasks.push(tokio::spawn(async move {
+                for count in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let change = update("t", &format!("{n}-{count}"), "title", "x", "2024-01-01T10:00:00.000Z");
+                    let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": [change] });
+                    let asked = Instant::now();
+                    let answer = http.post(&url).bearer_auth(&user.token).json(&body).timeout(PATIENCE).send().await;
+                    let took = asked.elapsed();
+                    let mut seen = seen.lock().await;
+                    match answer {
+                        Ok(answer) if answer.status() == 200 => seen.pushes.push(took),
+                        Ok(answer) => seen.refused.push(format!("a push: {}", answer.status())),
+                        Err(error) => seen.refused.push(format!("a push: {error:?}")),
+                    }
+                    drop(seen);
+                    tokio::time::sleep(PACE.saturating_sub(took)).await;
+                }
+            }));
+        }
+        // A connection that stays: it is the replica's time that counts, not that of a handshake.
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let (url, stopped, noted) = (format!("{}/health/live", world.url()), stop.clone(), seen.clone());
+        tasks.push(tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                let answer = http.get(&url).timeout(PATIENCE).send().await;
+                let took = asked.elapsed();
+                let mut seen = noted.lock().await;
+                match answer {
+                    Ok(answer) if answer.status() == 200 => seen.live.push(took),
+                    Ok(answer) => seen.refused.push(format!("a probe: {}", answer.status())),
+                    Err(error) => seen.refused.push(format!("a probe: {error:?}")),
+                }
+                drop(seen);
+                tokio::time::sleep(PACE / 2).await;
+            }
+        }));
+        Others { stop, seen, tasks }
+    }
+
+    pub async fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        std::mem::take(&mut *self.seen.lock().await)
+    }
+}
