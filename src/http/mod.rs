@@ -2,7 +2,6 @@
 
 mod answer;
 mod body;
-mod compression;
 pub mod error;
 mod extract;
 mod headers;

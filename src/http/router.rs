@@ -1,7 +1,7 @@
 //! The table of routes, and what every request passes.
 
 use super::error::ApiError;
-use super::{AppState, compression, headers, health, metrics, observe, pull, push, socket, stream};
+use super::{AppState, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
@@ -19,8 +19,8 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 /// All endpoints.
 pub fn router(state: AppState) -> Router {
     Router::new()
-        .route("/sync/{app}", post(push::push).layer(compression::pages()))
-        .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
+        .route("/sync/{app}", post(push::push))
+        .route("/sync/{app}/pull", get(pull::pull))
         .route("/sync/{app}/stream", get(stream::stream))
         .route("/ws", get(socket::connect))
         .route("/ws/{app}", get(socket::connect))
