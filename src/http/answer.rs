@@ -1,7 +1,6 @@
 //! Pages of the log as answers, in memory that is reserved until their reader has taken them (G6).
 
 use super::AppState;
-use super::compression::WORKING_MEMORY;
 use super::error::ApiError;
 use crate::budget::Reservation;
 use crate::limits::polls::Poll;
@@ -50,9 +49,7 @@ pub(super) async fn read_page(
             })?;
             state.store.page(log, request).await?
         };
-        // Nobody keeps a compressor for what is sent in one piece.
-        let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
-        let needs = BECOMES * page.size() + LEAST + compressor;
+        let needs = BECOMES * page.size() + LEAST;
         if budget.resize(&mut held, needs) {
             return Ok((page, held));
         }

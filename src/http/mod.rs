@@ -3,7 +3,6 @@
 mod answer;
 mod apps_stream;
 mod body;
-mod compression;
 pub mod error;
 mod extract;
 pub(crate) mod headers;
