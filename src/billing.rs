@@ -10,8 +10,8 @@ mod service;
 pub use service::TlsError;
 
 use crate::config::Config;
-use crate::telemetry::{Metrics, traces};
 use crate::telemetry::seldom::Seldom;
+use crate::telemetry::{Metrics, traces};
 use moka::future::Cache;
 use service::{CreditsError, CreditsService};
 use std::sync::{Arc, Mutex, PoisonError};

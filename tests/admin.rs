@@ -539,7 +539,9 @@ async fn a_replica_whose_database_is_away_still_answers_for_itself() {
 async fn a_replica_without_an_admin_port_is_told_of() {
     let postgres = mana_dev::TemporaryPostgres::start(std::path::Path::new(".dev"), vec![]).await.unwrap();
     let settings = |replica, _: &str| match replica {
-        0 => [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        0 => [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
         _ => vec![],
     };
     let cluster = Cluster::start_each(&postgres.server().admin_url(), 2, settings).await;

@@ -6,7 +6,9 @@ use super::error::AdminError;
 use super::message::{Answer, Question};
 use super::rates::Second;
 use super::record;
-use super::report::{Silent, Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Usage, User, time};
+use super::report::{
+    Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Silent, Usage, User, time,
+};
 use crate::protocol::{Cursor, UserKey};
 use crate::store::inspect::{self, StoredDevice, StoredLog};
 use std::collections::BTreeMap;
@@ -35,9 +37,12 @@ impl Admin {
 
     /// What is said of replicas that are there and cannot be asked: they have no admin port, or another token.
     fn strangers(&self, replicas: &[Replica], silent: &[Silent]) -> Option<String> {
-        let known = |name: &str| replicas.iter().any(|known| known.name == name) || silent.iter().any(|known| known.name == name);
+        let known = |name: &str| {
+            replicas.iter().any(|known| known.name == name) || silent.iter().any(|known| known.name == name)
+        };
         let present = self.presence.replicas();
-        let strangers: Vec<&str> = present.iter().map(|other| other.name.as_str()).filter(|name| !known(name)).collect();
+        let strangers: Vec<&str> =
+            present.iter().map(|other| other.name.as_str()).filter(|name| !known(name)).collect();
         let are = match strangers.len() {
             0 => return None,
             1 => "is there and cannot be asked: it has",

@@ -94,7 +94,13 @@ mod tests {
         ];
         // What compaction takes out of the first change, and what is left of it.
         logged[0].change.data = Some(json!({ "createdAt": stamp(1), "updatedAt": stamp(1) }).to_string());
-        let trimmed = change(20, "phone", Op::Insert, json!({ "title": "a", "done": false }), json!({ "title": stamp(1), "done": stamp(1) }));
+        let trimmed = change(
+            20,
+            "phone",
+            Op::Insert,
+            json!({ "title": "a", "done": false }),
+            json!({ "title": stamp(1), "done": stamp(1) }),
+        );
         logged.push(LoggedChange { trimmed_at: Some(90), ..trimmed });
         let (fields, history, truncated) = explain(&logged).unwrap();
         let won = |name: &str| {
@@ -112,7 +118,8 @@ mod tests {
         assert_eq!(wins[1], [("title", true)]);
         assert!(wins[2].contains(&("title", false)) && wins[2].contains(&("done", true)));
         assert_eq!(wins[3], [("deletedAt", true)]);
-        let trimmed: Vec<&str> = history[0].writes.iter().filter(|write| write.trimmed).map(|write| write.field.as_str()).collect();
+        let trimmed: Vec<&str> =
+            history[0].writes.iter().filter(|write| write.trimmed).map(|write| write.field.as_str()).collect();
         assert_eq!((trimmed, history.len(), truncated), (vec!["done", "title"], 4, false));
     }
 }

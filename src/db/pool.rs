@@ -9,8 +9,8 @@ use super::connect::Connector;
 use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
 use super::stall::StallDetector;
-use deadpool::Runtime;
 use crate::telemetry::traces;
+use deadpool::Runtime;
 use deadpool::managed::{
     self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };

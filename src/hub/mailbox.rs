@@ -71,7 +71,16 @@ impl Mailbox {
     /// An empty mailbox, of a session that has just come.
     pub fn new(interest: Interest, transport: Option<&'static str>) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { interest, waiting, bytes: 0, excused: 0, deliveries: Vec::new(), delivery: None, closing: false, told };
+        let state = State {
+            interest,
+            waiting,
+            bytes: 0,
+            excused: 0,
+            deliveries: Vec::new(),
+            delivery: None,
+            closing: false,
+            told,
+        };
         Mailbox {
             state: Mutex::new(state),
             filled: Notify::new(),
