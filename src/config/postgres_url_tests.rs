@@ -36,7 +36,7 @@ fn hosts_are_names_addresses_and_sockets() {
         "postgres:///db?host=/run/pg&port=5433",
         "postgres://:5433/db?host=%2Frun%2Fpg",
     ] {
-        assert_eq!(parse(text).hosts, [socket.clone()], "{text}");
+        assert_eq!(parse(text).hosts, std::slice::from_ref(&socket), "{text}");
     }
     assert_eq!(parse("postgres://a:1/db?host=b&port=2").hosts, [tcp("b", 2)], "what is said later wins");
     let named = parse("postgres://a/db?hostaddr=10.0.0.1").hosts;

@@ -38,6 +38,9 @@ pub use wakeup::Wakeup;
 use crate::protocol::UserKey;
 use crate::store::Head;
 
+/// Whether a user has a session here.
+pub type IsConnected<'a> = &'a dyn Fn(UserKey) -> bool;
+
 /// Those whom wake-ups are for: the hub, as the fan-out sees it.
 pub trait Audience: Send + Sync + 'static {
     /// Wakes the user's sessions that care, and notes which stretch of the log that announced.
@@ -47,7 +50,7 @@ pub trait Audience: Send + Sync + 'static {
     fn is_connected(&self, user: UserKey) -> bool;
 
     /// Lets somebody ask that of many users, at the cost of one lock. It must not do anything else with the sessions.
-    fn with_connected(&self, ask: &mut dyn FnMut(&dyn Fn(UserKey) -> bool));
+    fn with_connected(&self, ask: &mut dyn FnMut(IsConnected<'_>));
 
     /// All users that have one.
     fn connected(&self) -> Vec<UserKey>;

@@ -131,7 +131,7 @@ impl ReconcilerTask {
                 recent::run(&means, self.recent),
             )
         };
-        stop.run_until_cancelled(work).await;
+        stop.run_until_cancelled(Box::pin(work)).await;
     }
 }
 

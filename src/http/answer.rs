@@ -1,6 +1,7 @@
 //! Pages of the log as answers, in memory that is reserved until their reader has taken them (G6).
 
 use super::AppState;
+use super::compression::WORKING_MEMORY;
 use super::error::ApiError;
 use crate::budget::Reservation;
 use crate::limits::polls::Poll;
@@ -12,6 +13,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use std::convert::Infallible;
 use tokio::time::timeout;
 
@@ -49,7 +51,9 @@ pub(super) async fn read_page(
             })?;
             state.store.page(log, request).await?
         };
-        let needs = BECOMES * page.size() + LEAST;
+        // Nobody keeps a compressor for what is sent in one piece.
+        let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
+        let needs = BECOMES * page.size() + LEAST + compressor;
         if budget.resize(&mut held, needs) {
             return Ok((page, held));
         }
@@ -110,11 +114,12 @@ pub(super) fn json(json: String, held: Option<Reservation>) -> Response {
     let body = match held.filter(|_| json.len() > CHUNK) {
         None => Body::from(json),
         Some(held) => {
-            let chunks = futures_util::stream::unfold((Bytes::from(json), held), async |(mut rest, held)| {
+            let chunks = stream::unfold((Bytes::from(json), held), async |(mut rest, held)| {
                 let chunk = rest.split_to(CHUNK.min(rest.len()));
                 (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), (rest, held)))
             });
-            Body::from_stream(chunks)
+            // A compressor asks once more after the end.
+            Body::from_stream(chunks.fuse())
         }
     };
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CONTENT_LENGTH, length)];

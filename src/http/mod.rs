@@ -3,6 +3,7 @@
 mod answer;
 mod apps_stream;
 mod body;
+mod compression;
 pub mod error;
 mod extract;
 pub(crate) mod headers;

@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::extract::ALL_APPS_STREAM;
-use super::{AppState, apps_stream, headers, health, metrics, observe, pull, push, socket, stream};
+use super::{AppState, apps_stream, compression, headers, health, metrics, observe, pull, push, socket, stream};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
@@ -24,8 +24,8 @@ pub fn router(state: AppState) -> Router {
         false => Router::new(),
     };
     Router::new()
-        .route("/sync/{app}", post(push::push))
-        .route("/sync/{app}/pull", get(pull::pull))
+        .route("/sync/{app}", post(push::push).layer(compression::pages()))
+        .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
         .route("/sync/{app}/stream", get(stream::stream))
         .route(ALL_APPS_STREAM, get(apps_stream::stream).post(push::push))
         .route("/ws", get(socket::connect))

@@ -1,5 +1,6 @@
 //! Who is connected, for those who only ask that: every notification asks it of each user in it, and most are not.
 
+use crate::fanout::IsConnected;
 use crate::protocol::UserKey;
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -33,7 +34,7 @@ impl Connected {
     }
 
     /// Lets somebody ask of many users while the set is locked.
-    pub(super) fn with(&self, ask: &mut dyn FnMut(&dyn Fn(UserKey) -> bool)) {
+    pub(super) fn with(&self, ask: &mut dyn FnMut(IsConnected<'_>)) {
         let users = self.read();
         ask(&|user| users.contains(&user.0.as_u128()));
     }

@@ -15,7 +15,7 @@ pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
 pub use session::{SessionInfo, SessionState};
 
-use crate::fanout::{Audience, Wakeup};
+use crate::fanout::{Audience, IsConnected, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
@@ -175,7 +175,7 @@ impl Audience for Hub {
         self.connected.has(user)
     }
 
-    fn with_connected(&self, ask: &mut dyn FnMut(&dyn Fn(UserKey) -> bool)) {
+    fn with_connected(&self, ask: &mut dyn FnMut(IsConnected<'_>)) {
         self.connected.with(ask);
     }
 

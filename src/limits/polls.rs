@@ -154,13 +154,13 @@ mod tests {
         let mut waiting = Box::pin(poll.nothing_new());
         assert_eq!((&mut waiting).now_or_never(), None, "nothing that it would be sent");
         polls.hub.announce(&wakeup(&log, "tasks", "laptop"));
-        assert_eq!(waiting.await, true);
+        assert!(waiting.await);
         let poll = too_often(&polls, &log);
         polls.hub.announce(&wakeup(&log, "tasks", "laptop"));
         assert_eq!(poll.nothing_new().now_or_never(), Some(true), "what was stored while the log was read");
         let poll = too_often(&polls, &log);
         let begun = Instant::now();
-        assert_eq!(poll.nothing_new().await, false);
+        assert!(!poll.nothing_new().await);
         assert!(begun.elapsed() >= HOLD);
         let poll = too_often(&polls, &log);
         closing.cancel();

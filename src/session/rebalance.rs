@@ -84,7 +84,7 @@ impl Load {
         let receiving = held.clone().filter(|held| *held < mean).count().max(1);
         let detours = (count as f64 / receiving as f64).min(MOST);
         let least = held.fold(f64::MAX, f64::min);
-        (count > 1).then(|| Load { own: own.connections as f64, mean, least, detours })
+        (count > 1).then_some(Load { own: own.connections as f64, mean, least, detours })
     }
 
     fn far(&self) -> f64 {

@@ -58,7 +58,7 @@ impl Model {
                 self.replicas[at].1.push_back((device, self.now));
             }
             // What the others hold is known a little later.
-            if self.now % 2 == 0 {
+            if self.now.is_multiple_of(2) {
                 said = self.held();
             }
             for own in 0..self.replicas.len() {

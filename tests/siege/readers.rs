@@ -34,7 +34,7 @@ pub async fn slow(world: &World) {
     store(world, &user, "a", vec![update("t", "1", "text", "x".repeat(9_900_000), AT)]).await;
     let read = async |n: usize| {
         let mut raw = Raw::connect_narrow(world.url(), 4 << 10).await;
-        let head = if n % 2 == 0 {
+        let head = if n.is_multiple_of(2) {
             pull(&user)
         } else {
             format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token)
