@@ -32,12 +32,10 @@ pub enum Defect {
     TrimDropsFirstRow,
     /// Rows that claim stamps of the future are trimmed like any other.
     TrimsClaims,
-    /// The rows of a record are trimmed in more than one transaction.
-    TrimsInTwo,
 }
 
 impl Defect {
-    const ALL: [(&str, Defect); 13] = [
+    const ALL: [(&str, Defect); 12] = [
         ("no-head-row", Defect::NoHeadRow),
         ("no-reconciler", Defect::NoReconciler),
         ("no-retry-detection", Defect::NoRetryDetection),
@@ -50,7 +48,6 @@ impl Defect {
         ("trim-takes-first-of-ties", Defect::TrimTakesFirstOfTies),
         ("trim-drops-first-row", Defect::TrimDropsFirstRow),
         ("trims-claims", Defect::TrimsClaims),
-        ("trims-in-two", Defect::TrimsInTwo),
     ];
 
     /// Whether this process is to have this defect. Always false in a release build.

@@ -67,7 +67,7 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
     }
     attack!("updates and inserts of 100,000 fields, each sent twice", bodies::many_fields(&world));
     attack!("pushes of 10 MB whose stamps are all ahead", bodies::stamps_ahead(&world));
-    attack!("pushes of 10 MB of the shortest changes, 13 at once", bodies::short_changes(&world));
+    attack!("pushes of 10 MB of the shortest changes", bodies::short_changes(&world));
     attack!("pushes of thousands of tables, and sockets that are not read", bodies::many_tables(&world));
     attack!("bodies of 10 MB that are no push: deep, long, wrong", bodies::wrong(&world));
     attack!("27 bodies that stall, of one user", bodies::stalled(&world));
