@@ -4,7 +4,8 @@
 --   psql postgres://owner@db.example.com/mana_sync -f grants.sql
 --   alter role mana_sync_replica password '…';
 --
--- Then DATABASE_URL and DATABASE_LISTEN_URL of replicas name the role mana_sync_replica. MIGRATE_ON_START stays off.
+-- Then DATABASE_URL and DATABASE_LISTEN_URL of replicas name the role mana_sync_replica. MIGRATE_ON_START stays off,
+-- and COMPACT_AFTER_MS is 0: trimming takes rows away, so the owner does it, by `mana-sync compact` now and then.
 
 do $$
 begin
@@ -24,5 +25,7 @@ grant select, insert, update on sync_heads to mana_sync_replica;
 grant select, insert on sync_changes to mana_sync_replica;
 -- A change that is sent again is found among those that were trimmed.
 grant select on sync_history to mana_sync_replica;
+-- Devices are told that what they had was erased.
+grant select on sync_erased to mana_sync_replica;
 -- Is the schema the right one?
 grant select on _sqlx_migrations to mana_sync_replica;

@@ -75,7 +75,8 @@ async fn tells_one_story(collector: Collector, protocol: &str) {
     }
     let is_the_push = (request.trace.clone(), request.id.clone());
 
-    let stored = spans.find("statement", |span| span.kind == SpanKind::Client).await;
+    let is_stored = |span: &Span| span.kind == SpanKind::Client && span.name.starts_with("INSERT");
+    let stored = spans.find("statement", is_stored).await;
     assert_eq!((&stored.trace, &stored.parent), (&request.trace, &request.id));
     assert_eq!(stored.name, "INSERT sync_heads sync_changes");
     assert_eq!(stored.attribute("db.system.name"), "postgresql");
