@@ -60,7 +60,8 @@ async fn run(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> Output 
     command.env("DATABASE_LISTEN_URL", &cluster.database_url).env("DB", &cluster.database_url);
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = std::env::var("PG_BIN").unwrap_or_default();
-    command.env("PATH", format!("{path}:{programs}")).envs(names.iter().copied());
+    let ours = Path::new(env!("CARGO_BIN_EXE_mana-sync")).parent().expect("a folder").display();
+    command.env("PATH", format!("{ours}:{path}:{programs}")).envs(names.iter().copied());
     tokio::time::timeout(PATIENCE, command.output()).await.expect("a command must end").unwrap()
 }
 
