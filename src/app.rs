@@ -14,7 +14,7 @@ use crate::fanout::{
 };
 use crate::http::server::{Server, bind};
 use crate::http::waiting::WaitReason;
-use crate::http::{AppState, PushBudget, open_files, router, waiting};
+use crate::http::{AppState, PushBudget, Services, open_files, router, waiting};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
@@ -186,7 +186,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
 
     let (delay, window) = (config.drain_delay_ms, config.drain_window_ms);
     let config = Arc::new(config);
-    let state = AppState {
+    let state = AppState::new(Services {
         config: config.clone(),
         auth,
         billing,
@@ -202,7 +202,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
         traces: telemetry.traces.clone(),
-    };
+    });
     let server = Server::new(&config, router::router(state), shutdown.clone(), metrics);
     if let (Some((admin, tasks)), Some(listener)) = (admin, admin_listener) {
         tasks.start(&shutdown);

@@ -48,7 +48,7 @@ pub type Driver = Connection<Stream, TlsStream>;
 pub struct Connector {
     url: Arc<PostgresUrl>,
     /// What the server is told of the session.
-    session: Config,
+    session: Arc<Config>,
     /// Which host answered last; it is asked first.
     preferred: Arc<AtomicUsize>,
 }
@@ -83,7 +83,7 @@ impl Connector {
         if url.tls.direct {
             session.ssl_negotiation(postgres::SslNegotiation::Direct);
         }
-        Ok(Connector { url: Arc::new(url), session, preferred: Arc::default() })
+        Ok(Connector { url: Arc::new(url), session: Arc::new(session), preferred: Arc::default() })
     }
 
     /// The same, for sessions with these settings. Not for poolers, which refuse what they cannot keep track of.
@@ -93,7 +93,7 @@ impl Connector {
         for (name, value) in settings {
             options.push_str(&format!(" -c {name}={value}"));
         }
-        self.session.options(options.trim_start());
+        Arc::make_mut(&mut self.session).options(options.trim_start());
         self
     }
 
@@ -219,7 +219,7 @@ impl Connector {
             Ok(tls) => tls,
             Err(never) => match never {},
         };
-        let mut session = self.session.clone();
+        let mut session = Config::clone(&self.session);
         session.ssl_mode(attempt.mode());
         if attempt == Attempt::Plain {
             session.ssl_negotiation(postgres::SslNegotiation::Postgres);

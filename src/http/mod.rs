@@ -37,11 +37,16 @@ use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::{Metrics, Traces};
+use std::ops::Deref;
 use std::sync::Arc;
 
-/// What the endpoints work with.
+/// What the endpoints work with. Each layer and handler has one of its own, for each request.
 #[derive(Clone, Debug)]
-pub struct AppState {
+pub struct AppState(Arc<Services>);
+
+/// What there is of it in a replica, once.
+#[derive(Debug)]
+pub struct Services {
     pub config: Arc<Config>,
     pub auth: Arc<Authenticator>,
     pub billing: Billing,
@@ -61,7 +66,20 @@ pub struct AppState {
     pub traces: Traces,
 }
 
+impl Deref for AppState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
 impl AppState {
+    /// The state of a replica that has these.
+    pub fn new(services: Services) -> AppState {
+        AppState(Arc::new(services))
+    }
+
     /// What readiness is judged by.
     pub fn new_health(
         config: &Config,

@@ -35,7 +35,7 @@ pub(super) async fn stream(
     let log = LogRequest { log: caller.log, tables: tables(&uri)?, since };
     let reader = client_id(&headers)?.as_deref().map(Into::into);
     let request = StreamRequest { logs: vec![log], reader, names_apps: false };
-    let session = StreamSession::open(state.sessions, state.store, &caller.identity, request).await?;
+    let session = StreamSession::open(state.sessions.clone(), state.store.clone(), &caller.identity, request).await?;
     Ok(answer(session, client))
 }
 
