@@ -6,81 +6,78 @@ use crate::db::{DbError, Micros, Sql};
 use crate::defects::Defect;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log, LogId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-/// The statement, given how it takes the heads.
+/// The statement, given how it looks at the heads that are there, and how it takes them.
 ///
 /// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
 /// * `$6`, `$10`: the pushes: their logs and devices.
 /// * `$7`–`$9`, `$11`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
-/// * `$20`: rows whose ids are below may have been stored and trimmed away since; see [`super::history`].
+/// * `$20`: those ids of rows that may have been stored and trimmed away since; see [`super::history`].
 ///
-/// A push of which any row is there is left out, for [`super::push`] to find out which. Each is looked up by itself,
-/// because as `not exists` the plan that is made while the table is small reads all of it, and is kept.
+/// A log of which any row is there is left out, for [`super::known`] to find out which of whose push. What it does not
+/// say of a log, and of no such row either, is that somebody else holds its head.
+///
+/// It has as few parts as can be: for a batch of a few small pushes, starting them costs more than running them.
 macro_rules! push_statement {
-    ($heads:literal) => {
-        push_statement!("heads", $heads, "")
-    };
-    ($first:literal, $heads:literal, $then:literal) => {
+    ($look:literal, $($heads:tt)+) => {
         Sql {
             text: concat!(
-                "with known as materialized (
-    select r.push from unnest($7::int4[], $9::uuid[]) as r (push, id)
-    where (select true from sync_changes s where s.id = r.id limit 1)
-       or r.id < $20 and sync_in_history(($6::uuid[])[r.push], r.id)
-), fresh as materialized (
-    select p.push, p.log_id, p.client_id
-    from unnest($6::uuid[], $10::text[]) with ordinality as p (log_id, client_id, push)
-    where p.push not in (select push from known)
-), logs as (
-    select l.*
-    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $19::int8[])
-             as l (log_id, user_key, user_id, app_id, changes, bytes)
-    where l.log_id in (select log_id from fresh)
-    order by l.log_id
-), ",
-                $first,
-                " as (",
-                $heads,
+                "with found as materialized (
+    select h.log_id, h.trimmed_to from sync_heads h where h.log_id = any($1::uuid[])",
+                $look,
                 "
-)",
-                $then,
-                ", stored as (
+), known as materialized (
+    select array_agg(k.log_id) as logs from (
+        select s.log_id from sync_changes s where s.id = any($9::uuid[])
+        union all
+        select f.log_id from found f
+        where cardinality($20::uuid[]) > 0 and f.trimmed_to > 'epoch' and sync_in_history(f.log_id, $20)
+    ) as k
+), heads as (",
+                $($heads)+,
+                "
+), stored as (
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
                               field_timestamps, held, extra, size, created_at)
-    select r.id, heads.log_id, heads.user_id, heads.app_id, fresh.client_id, r.table_name, r.record_id, r.op,
+    select r.id, heads.log_id, heads.user_id, heads.app_id, ($10::text[])[r.push], r.table_name, r.record_id, r.op,
            r.data::jsonb, r.stamps::jsonb, r.held::jsonb, r.extra::jsonb, r.size,
            heads.head - r.before_head * interval '20 microseconds'
     from unnest($7::int4[], $8::int4[], $9::uuid[], $11::text[], $12::text[],
                 $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::int4[])
              as r (push, before_head, id, table_name, record_id, op, data, stamps, held, extra, size)
-    join fresh on fresh.push = r.push
-    join heads on heads.log_id = fresh.log_id
+    join heads on heads.log_id = ($6::uuid[])[r.push]
 )
-select push, head, previous from fresh left join heads using (log_id)"
+select heads.log_id, heads.head, heads.previous, known.logs from known left join heads on true"
             ),
             types: PUSH_TYPES,
         }
     };
 }
 
-/// Takes the heads of the logs, then stores the changes with the cursors up to them.
+/// Takes the heads of the logs, given which, in the order of their ids.
 ///
 /// `clock_timestamp()`, because `now()` is when the transaction began, not when its rows become visible. A head is
 /// the greater of the clock and the next after the head before, so cursors ascend even where the clock does not.
-/// All positions are multiples of 20 microseconds: see [`Cursor`]. Heads are taken in the order of their ids, so two batches
-/// never wait for each other.
-static PUSH: Sql = push_statement!(
-    "
+/// All positions are multiples of 20 microseconds: see [`Cursor`]. Logs come in the order of their ids and stay in it, so
+/// two batches never wait for each other.
+macro_rules! take_heads {
+    ($which:literal) => {
+        concat!(
+            "
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
                                  untrimmed_since, stored_changes, stored_bytes)
     select log_id, user_key, user_id, app_id,
            date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
            'epoch', now(), changes, bytes
-    from logs
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $19::int8[])
+             as l (log_id, user_key, user_id, app_id, changes, bytes)
+    where (l.log_id = any((select logs from known)::uuid[])) is not true",
+            $which,
+            "
     on conflict (log_id) do update set
         previous = h.head,
         head = greatest(excluded.head, h.head + excluded.stored_changes * interval '20 microseconds'),
@@ -88,47 +85,39 @@ static PUSH: Sql = push_statement!(
         stored_changes = h.stored_changes + excluded.stored_changes,
         stored_bytes = h.stored_bytes + excluded.stored_bytes
     returning log_id, user_id, app_id, head, previous"
-);
+        )
+    };
+}
 
-/// The same for those logs alone whose heads nobody holds: it waits for no lock. Of the others' pushes it says so.
+/// Takes the heads of the logs, waiting for whoever holds them, then stores the changes with the cursors up to them.
+static PUSH: Sql = push_statement!("", take_heads!(""));
+
+/// The same for those logs alone whose heads nobody holds: it waits for no lock.
 ///
 /// A log that is new is made, which has to wait for whoever makes the same one at the same moment: not for long.
 static PUSH_FREE: Sql = push_statement!(
-    "free",
-    "
-    select h.log_id from sync_heads h where h.log_id = any($1::uuid[]) for update skip locked",
-    ", patience as materialized (
-    select set_config('lock_timeout', '100', true)
-), heads as (
-    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
-                                 untrimmed_since, stored_changes, stored_bytes)
-    select log_id, user_key, user_id, app_id,
-           date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
-           'epoch', now(), changes, bytes
-    from logs, patience
-    where log_id in (select log_id from free)
-       or (select true from sync_heads s where s.log_id = logs.log_id limit 1) is null
-    on conflict (log_id) do update set
-        previous = h.head,
-        head = greatest(excluded.head, h.head + excluded.stored_changes * interval '20 microseconds'),
-        untrimmed_since = coalesce(h.untrimmed_since, excluded.untrimmed_since),
-        stored_changes = h.stored_changes + excluded.stored_changes,
-        stored_bytes = h.stored_bytes + excluded.stored_bytes
-    returning log_id, user_id, app_id, head, previous
-)"
+    " for update skip locked",
+    take_heads!(
+        "
+       and (l.log_id in (select log_id from found)
+            or (select true from sync_heads s where s.log_id = l.log_id limit 1) is null
+               and set_config('lock_timeout', '100', true) is not null)"
+    )
 );
 
 /// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
 static PUSH_WITHOUT_LOCK: Sql = push_statement!(
+    "",
     "
     select log_id, user_id, app_id,
            date_bin('20 microseconds', now(), 'epoch') + (changes - 1) * interval '20 microseconds' as head,
            timestamptz 'epoch' as previous
-    from logs
+    from unnest($1::uuid[], $3::text[], $4::text[], $5::int8[]) as l (log_id, user_id, app_id, changes)
+    where (l.log_id = any((select logs from known)::uuid[])) is not true
 ), noted as (
     insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
-    select logs.log_id, logs.user_key, logs.user_id, logs.app_id, heads.head, heads.previous
-    from logs join heads using (log_id)
+    select l.log_id, l.user_key, heads.user_id, heads.app_id, heads.head, heads.previous
+    from unnest($1::uuid[], $2::uuid[], $19::int8[]) as l (log_id, user_key, bytes) join heads using (log_id)
     on conflict (log_id) do update set head = greatest(h.head, excluded.head)"
 );
 
@@ -153,7 +142,7 @@ const PUSH_TYPES: &[Type] = &[
     Type::TEXT_ARRAY,
     Type::INT4_ARRAY,
     Type::INT8_ARRAY,
-    Type::UUID,
+    Type::UUID_ARRAY,
 ];
 
 /// The statements here, by name.
@@ -248,7 +237,7 @@ impl<'a> Logs<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placed {
     Stored(Stored),
-    /// Something of it had been stored before. It stays as it is.
+    /// Something of its log's pushes had been stored before. Nothing of it is stored now.
     Known,
     /// Somebody else holds the head of its log. Nothing of it is stored.
     Locked,
@@ -269,34 +258,29 @@ impl Store {
     async fn insert_by(&self, statement: &'static Sql, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         let logs = Logs::of(entries);
         let before_heads = logs.before_heads(entries);
-        let rows = self.insert_rows(statement, entries, &logs, &before_heads).await?;
-        let mut placed = vec![Placed::Known; entries.len()];
-        // Where each log stood before the next of its pushes.
-        let mut previous: BTreeMap<LogId, i64> = BTreeMap::new();
-        for (index, head) in rows {
-            let (Some(entry), Some(before_head)) = (entries.get(index), before_heads.get(index)) else { continue };
-            placed[index] = match head {
-                None => Placed::Locked,
-                Some((head, before)) => {
-                    let last = head - before_head * Cursor::STEP;
-                    let first = last - (entry.rows.len() as i64 - 1) * Cursor::STEP;
-                    let previous = previous.insert(entry.log.id, last).unwrap_or(before);
-                    Placed::Stored(Stored { first, last, previous })
-                }
+        let taken = self.insert_rows(statement, entries, &logs, &before_heads).await?;
+        let mut heads = taken.heads;
+        let place = |(entry, before_head): (&&Entry, &i64)| {
+            let log = entry.log.id;
+            let Some(head) = heads.get_mut(&log) else {
+                return if taken.known.contains(&log) { Placed::Known } else { Placed::Locked };
             };
-        }
-        Ok(placed)
+            let last = head.new - before_head * Cursor::STEP;
+            let first = last - (entry.rows.len() as i64 - 1) * Cursor::STEP;
+            // The next push of the same log follows this one.
+            let previous = std::mem::replace(&mut head.previous, last);
+            Placed::Stored(Stored { first, last, previous })
+        };
+        Ok(entries.iter().zip(&before_heads).map(place).collect())
     }
 
-    /// Of each push that was new, in their order: its index, the new head of its log and the one before; none of these if
-    /// the head was held by somebody else.
     async fn insert_rows(
         &self,
         statement: &'static Sql,
         entries: &[&Entry],
         logs: &Logs<'_>,
         before_heads: &[i64],
-    ) -> Result<Vec<(usize, Option<(i64, i64)>)>, DbError> {
+    ) -> Result<Taken, DbError> {
         let mut rows = Vec::new();
         for ((entry, before_head), ordinal) in entries.iter().zip(before_heads).zip(1_i32..) {
             let last = *before_head + entry.rows.len() as i64 - 1;
@@ -306,6 +290,8 @@ impl Store {
                 Some(PlacedRow { push: ordinal, before_head, id: row.id, change })
             }));
         }
+        let history = self.history.ids_below();
+        let maybe_trimmed: Vec<Uuid> = rows.iter().map(|placed| placed.id).filter(|id| *id < history).collect();
         let parameters: [&(dyn ToSql + Sync); 20] = [
             &logs.column(|rows| rows.log.id.0),
             &logs.column(|rows| rows.log.user.0),
@@ -326,17 +312,37 @@ impl Store {
             &column(&rows, |placed| placed.change.extra.as_deref()),
             &column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)),
             &logs.column(|rows| rows.bytes),
-            &self.history.ids_below(),
+            &maybe_trimmed,
         ];
-        let mut stored = Vec::with_capacity(entries.len());
+        let mut taken = Taken::default();
         for row in self.traced(traced::PUSH, statement, &parameters).await? {
-            let push: i64 = row.try_get(0)?;
-            let heads: (Option<Micros>, Option<Micros>) = (row.try_get(1)?, row.try_get(2)?);
-            stored.push((push as usize - 1, heads.0.zip(heads.1).map(|(Micros(head), Micros(before))| (head, before))));
+            if let Some(log) = row.try_get::<_, Option<Uuid>>(0)? {
+                let (Micros(new), Micros(previous)) = (row.try_get(1)?, row.try_get(2)?);
+                taken.heads.insert(LogId(log), Head { new, previous });
+            }
+            if taken.known.is_empty() {
+                taken.known.extend(row.try_get::<_, Option<Vec<Uuid>>>(3)?.into_iter().flatten().map(LogId));
+            }
         }
-        stored.sort_unstable();
-        Ok(stored)
+        Ok(taken)
     }
+}
+
+/// What the statement did.
+#[derive(Debug, Default)]
+struct Taken {
+    /// The heads that it took.
+    heads: HashMap<LogId, Head>,
+    /// The logs in which something had been stored before.
+    known: HashSet<LogId>,
+}
+
+/// The head of a log, in microseconds.
+#[derive(Debug)]
+struct Head {
+    new: i64,
+    /// Where the log stood before.
+    previous: i64,
 }
 
 /// A change, and where it goes.

@@ -141,7 +141,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/store/batch.rs");
         let source = std::fs::read_to_string(path).unwrap();
         let (_, rows) = source.split_once("macro_rules! push_statement").unwrap();
-        let (_, heads) = source.split_once("static PUSH: Sql").unwrap();
+        let (_, heads) = source.split_once("macro_rules! take_heads").unwrap();
         let (ours, rows, heads) = (writes(PUSH), writes(rows), writes(heads));
         assert_eq!((ours[0].as_slice(), ours[1].as_slice()), (heads[0].as_slice(), rows[0].as_slice()));
         assert_eq!((ours.len(), ours[0][0], ours[1][0]), (2, "sync_heads", "sync_changes"));
