@@ -31,7 +31,7 @@ fn wakeup(user: UserKey, at: i64) -> Wakeup {
         app: "todo".into(),
         client: Some("chrome-tab-abc123".into()),
         tables: Some(vec!["tasks".into(), "lists".into()]),
-        stretches: vec![(at, at + 2)],
+        ranges: vec![(at, at + 2)],
         pushes: Vec::new(),
     }
 }

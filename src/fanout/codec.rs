@@ -130,7 +130,7 @@ fn encode_entry(wakeup: &Wakeup) -> String {
         a: &wakeup.app,
         c: wakeup.client.as_deref(),
         t: wakeup.tables.as_deref(),
-        r: &wakeup.stretches,
+        r: &wakeup.ranges,
         p: &pushes,
     };
     let mut body = write_body(&whole);
@@ -220,7 +220,7 @@ impl Entry<'_> {
     pub fn read(&self) -> Result<Wakeup, PayloadError> {
         let OwnedBody { a, c, t, r, p } = serde_json::from_str(self.body).map_err(PayloadError::Json)?;
         let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
-        Ok(Wakeup { user: self.user, app: a, client: c, tables: t, stretches: r, pushes })
+        Ok(Wakeup { user: self.user, app: a, client: c, tables: t, ranges: r, pushes })
     }
 }
 

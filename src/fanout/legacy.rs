@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 const VERSION: u32 = 1;
 
-/// user, app, client, tables, stretches
+/// user, app, client, tables, ranges
 type Entry<'a> = (Cow<'a, str>, Cow<'a, str>, Option<Cow<'a, str>>, Option<Vec<Cow<'a, str>>>, Vec<(i64, i64)>);
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@
 //!   what was announced.
 //! * [`recent`]: tells a session that has just come what was stored shortly before.
 //!
-//! Nothing is correct because a notification arrived, only faster. Each wake-up says which stretch of its log it
+//! Nothing is correct because a notification arrived, only faster. Each wake-up says which range of its log it
 //! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is seen even if
 //! later ones arrive.
 
@@ -43,7 +43,7 @@ pub type IsConnected<'a> = &'a dyn Fn(UserKey) -> bool;
 
 /// Those whom wake-ups are for: the hub, as the fan-out sees it.
 pub trait Audience: Send + Sync + 'static {
-    /// Wakes the user's sessions that care, and notes which stretch of the log that announced.
+    /// Wakes the user's sessions that care, and notes which range of the log that announced.
     fn announce(&self, wakeup: &Wakeup);
 
     /// Whether this user has a session here.

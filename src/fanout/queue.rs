@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn stored(client: &str, table: &str, range: (i64, i64)) -> Wakeup {
-        Wakeup { stretches: vec![range], ..wakeup("u", "todo", Some(client), &[table]) }
+        Wakeup { ranges: vec![range], ..wakeup("u", "todo", Some(client), &[table]) }
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
         let mut batch = queue.take();
         batch.sort_by_key(|wakeup| wakeup.client.clone());
         assert_eq!(batch[0].tables, Some(vec!["lists".into(), "tasks".into()]));
-        assert_eq!(batch[0].stretches, [(0, 4), (8, 10)]);
+        assert_eq!(batch[0].ranges, [(0, 4), (8, 10)]);
         assert_eq!(batch[1], stored("b", "tasks", (4, 8)));
         assert_eq!(queue.take(), []);
         assert_eq!((queue.metrics.publish_queue.get(), queue.metrics.publish_queue_bytes.get()), (0, 0));
@@ -165,6 +165,6 @@ mod tests {
         assert!(queue.metrics.wakeups_dropped.get() > 800);
         let batch = queue.take();
         let busy = batch.iter().find(|wakeup| wakeup.client.as_deref() == Some("busy")).expect("it is there");
-        assert_eq!((&busy.tables, busy.stretches.as_slice()), (&None, &[(0, 1_000)][..]));
+        assert_eq!((&busy.tables, busy.ranges.as_slice()), (&None, &[(0, 1_000)][..]));
     }
 }

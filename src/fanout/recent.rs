@@ -9,7 +9,7 @@
 use super::Wakeup;
 use super::reconciler::{LOGS_PER_QUERY, Means, QUEUE, changed_tables};
 use crate::protocol::{LogId, UserKey};
-use crate::store::{LogStretch, RecentHead, StoreError};
+use crate::store::{LogRange, RecentHead, StoreError};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,12 +161,12 @@ async fn look_up(means: &Means, batch: &[Request]) -> Result<HashMap<UserKey, Re
 
 /// A wake-up for each device that recently stored something in one of these logs.
 async fn wakeups(means: &Means, heads: &[RecentHead]) -> Result<Vec<Wakeup>, StoreError> {
-    let range = |recent: &RecentHead| LogStretch {
+    let range = |recent: &RecentHead| LogRange {
         log: LogId::of(recent.head.user, &recent.head.app),
         after: recent.since,
-        upto: recent.head.at,
+        last: recent.head.at,
     };
-    let ranges: Vec<LogStretch> = heads.iter().map(range).collect();
+    let ranges: Vec<LogRange> = heads.iter().map(range).collect();
     let mut changed = changed_tables(&means.store, &ranges).await?;
     let mut wakeups = Vec::new();
     for (RecentHead { head, .. }, range) in heads.iter().zip(ranges) {
@@ -177,7 +177,7 @@ async fn wakeups(means: &Means, heads: &[RecentHead]) -> Result<Vec<Wakeup>, Sto
             app: app.clone(),
             client: Some(client.into()),
             tables: Some(tables),
-            stretches: vec![(range.after, range.upto)],
+            ranges: vec![(range.after, range.last)],
             pushes: vec![],
         }));
     }

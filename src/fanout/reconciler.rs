@@ -8,7 +8,7 @@ use super::recent::{self, RecentRequest};
 use super::{Audience, Wakeup};
 use crate::defects::Defect;
 use crate::protocol::{LogId, UserKey};
-use crate::store::{Head, LogStretch, Store, StoreError};
+use crate::store::{Head, LogRange, Store, StoreError};
 use crate::telemetry::Metrics;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -159,7 +159,7 @@ async fn round(means: &Means) -> Result<(), StoreError> {
     let mut behind = Vec::new();
     for users in users.chunks(USERS_PER_QUERY) {
         let heads = means.store.heads(users).await?;
-        behind.extend(heads.into_iter().filter(|head| stretch(means, head).is_some()));
+        behind.extend(heads.into_iter().filter(|head| range(means, head).is_some()));
     }
     if behind.is_empty() {
         return Ok(());
@@ -190,32 +190,31 @@ async fn run_checks(means: &Means, mut checks: mpsc::Receiver<UserKey>) {
 }
 
 /// What of a log has not been announced, up to a head.
-fn stretch(means: &Means, head: &Head) -> Option<LogStretch> {
+fn range(means: &Means, head: &Head) -> Option<LogRange> {
     let after = means.audience.announced_before(head.user, &head.app, head.at)?;
-    Some(LogStretch { log: LogId::of(head.user, &head.app), after, upto: head.at })
+    Some(LogRange { log: LogId::of(head.user, &head.app), after, last: head.at })
 }
 
 /// Announces whatever of these logs is still missing. In how many of them something was.
 async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreError> {
-    let missing: Vec<(&Head, LogStretch)> =
-        heads.iter().filter_map(|head| Some((head, stretch(means, head)?))).collect();
+    let missing: Vec<(&Head, LogRange)> = heads.iter().filter_map(|head| Some((head, range(means, head)?))).collect();
     for missing in missing.chunks(LOGS_PER_QUERY) {
-        let stretches: Vec<LogStretch> = missing.iter().map(|(_, stretch)| *stretch).collect();
-        let mut changed = changed_tables(&means.store, &stretches).await?;
-        for (head, stretch) in missing {
-            let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, stretches| Wakeup {
+        let ranges: Vec<LogRange> = missing.iter().map(|(_, range)| *range).collect();
+        let mut changed = changed_tables(&means.store, &ranges).await?;
+        for (head, range) in missing {
+            let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, ranges| Wakeup {
                 user: head.user,
                 app: head.app.as_str().into(),
                 client,
                 tables: Some(tables),
-                stretches,
+                ranges,
                 pushes: vec![],
             };
-            for (client, tables) in changed.remove(&stretch.log).unwrap_or_default() {
+            for (client, tables) in changed.remove(&range.log).unwrap_or_default() {
                 means.audience.announce(&wakeup(Some(client.into()), tables, vec![]));
             }
-            // Even if nothing is left in the stretch: then there is nothing in it to be missed.
-            means.audience.announce(&wakeup(None, vec![], vec![(stretch.after, stretch.upto)]));
+            // Even if nothing is left in the range: then there is nothing in it to be missed.
+            means.audience.announce(&wakeup(None, vec![], vec![(range.after, range.last)]));
         }
     }
     Ok(missing.len())
@@ -224,10 +223,10 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreE
 /// Of each log, the tables that each device changed in it.
 pub(super) type ChangedTables = BTreeMap<LogId, BTreeMap<String, Vec<Arc<str>>>>;
 
-/// The tables changed in these stretches.
-pub(super) async fn changed_tables(store: &Store, stretches: &[LogStretch]) -> Result<ChangedTables, StoreError> {
+/// The tables changed in these ranges.
+pub(super) async fn changed_tables(store: &Store, ranges: &[LogRange]) -> Result<ChangedTables, StoreError> {
     let mut changed = ChangedTables::new();
-    for row in store.changed_tables(stretches).await? {
+    for row in store.changed_tables(ranges).await? {
         changed.entry(row.log).or_default().entry(row.client).or_default().push(row.table.into());
     }
     Ok(changed)

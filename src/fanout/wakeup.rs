@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const MAX_NAMES: usize = 1_500;
 /// Sampled pushes that one wake-up names at most; deliveries are not linked to further ones.
 pub const MAX_PUSHES: usize = 8;
-/// Stretches that one wake-up lists at most; more leave a gap that the reconciler closes.
-const MAX_STRETCHES: usize = 16;
+/// Ranges that one wake-up lists at most; more leave a gap that the reconciler closes.
+const MAX_RANGES: usize = 16;
 /// How far a position may be ahead of this replica's clock: clocks differ, and a large push reaches ahead.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 /// What a wake-up takes beside its names, in bytes, about.
@@ -26,8 +26,8 @@ pub struct Wakeup {
     pub client: Option<Arc<str>>,
     /// The tables that changed; none where the list was too long to send, and is to be looked up.
     pub tables: Option<Vec<Arc<str>>>,
-    /// The stretches of the log that this announces: each from the head before it, exclusive, to its end.
-    pub stretches: Vec<(i64, i64)>,
+    /// The ranges of the log that this announces: each from the head before it, exclusive, to its end.
+    pub ranges: Vec<(i64, i64)>,
     /// The spans of the sampled pushes among those that this is about, [`MAX_PUSHES`] at most.
     pub pushes: Vec<PushSpan>,
 }
@@ -35,7 +35,7 @@ pub struct Wakeup {
 impl Wakeup {
     /// The last position that this announces.
     pub fn last(&self) -> i64 {
-        self.stretches.iter().map(|(_, last)| *last).max().unwrap_or(0)
+        self.ranges.iter().map(|(_, last)| *last).max().unwrap_or(0)
     }
 
     /// Whether it announces what cannot have been stored yet.
@@ -59,11 +59,11 @@ impl Wakeup {
             (Some(tables), Some(more)) => table_names(tables.into_iter().chain(more)),
             _ => None,
         };
-        for (from, to) in other.stretches {
-            if let Some(before) = self.stretches.iter_mut().find(|(_, last)| *last == from) {
+        for (from, to) in other.ranges {
+            if let Some(before) = self.ranges.iter_mut().find(|(_, last)| *last == from) {
                 before.1 = to;
-            } else if self.stretches.len() < MAX_STRETCHES {
-                self.stretches.push((from, to));
+            } else if self.ranges.len() < MAX_RANGES {
+                self.ranges.push((from, to));
             }
         }
     }
@@ -94,7 +94,7 @@ pub(super) mod tests {
             app: app.into(),
             client: client.map(Into::into),
             tables: Some(tables.iter().map(|table| (*table).into()).collect()),
-            stretches: vec![(1_700_000_000_000_000, 1_700_000_000_000_020)],
+            ranges: vec![(1_700_000_000_000_000, 1_700_000_000_000_020)],
             pushes: vec![],
         }
     }
@@ -123,9 +123,9 @@ pub(super) mod tests {
         merged.merge(wakeup("u", "a", None, &["tasks"]));
         assert_eq!(merged.tables, None, "what is not known stays so");
         for n in 0..100 {
-            merged.merge(Wakeup { stretches: vec![(n * 4, n * 4 + 2)], ..wakeup("u", "a", None, &[]) });
+            merged.merge(Wakeup { ranges: vec![(n * 4, n * 4 + 2)], ..wakeup("u", "a", None, &[]) });
         }
-        assert_eq!(merged.stretches.len(), MAX_STRETCHES);
+        assert_eq!(merged.ranges.len(), MAX_RANGES);
         assert!(merged.size() < 4_000);
     }
 
@@ -134,7 +134,7 @@ pub(super) mod tests {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64;
         for (ahead, beyond) in [(-1_000_000, false), (60_000_000, false), (3_600_000_000, true), (i64::MAX - now, true)]
         {
-            let wakeup = Wakeup { stretches: vec![(0, 2), (2, now + ahead)], ..wakeup("u", "a", None, &[]) };
+            let wakeup = Wakeup { ranges: vec![(0, 2), (2, now + ahead)], ..wakeup("u", "a", None, &[]) };
             assert_eq!(wakeup.is_beyond_the_present(), beyond, "{ahead}");
         }
     }

@@ -201,7 +201,7 @@ fn wakeup(log: &Log, push: &Push, pushed: &Pushed, span: Option<PushSpan>) -> Wa
         client: Some(push.client.as_str().into()),
         tables: table_names(push.changes.iter().map(|change| change.table.as_str())),
         // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
-        stretches: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
+        ranges: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
         pushes: span.into_iter().collect(),
     }
 }

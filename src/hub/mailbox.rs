@@ -126,7 +126,7 @@ impl Mailbox {
         cares
     }
 
-    /// Adds what was stored before the session came, and everything up to the ends of these stretches: what announces
+    /// Adds what was stored before the session came, and everything up to the ends of these ranges: what announces
     /// no more than that is not delivered any more.
     pub fn greet(&self, recent: &[Wakeup]) {
         let cares = self.state().greet(recent);
@@ -202,9 +202,9 @@ impl State {
 
     /// Whether the greeting has told of all that this announces.
     fn was_told(&mut self, wakeup: &Wakeup) -> bool {
-        let Some(upto) = self.told.get(&wakeup.app) else { return false };
-        if wakeup.last() <= *upto {
-            return !wakeup.stretches.is_empty();
+        let Some(watermark) = self.told.get(&wakeup.app) else { return false };
+        if wakeup.last() <= *watermark {
+            return !wakeup.ranges.is_empty();
         }
         self.told.remove(&wakeup.app);
         false

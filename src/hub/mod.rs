@@ -4,12 +4,12 @@
 //! only way in. Per user the hub also keeps up to where each of the user's logs has been announced, so that the
 //! reconciler can tell what was missed. All of it goes when the user's last session goes.
 
-mod announced;
 mod connected;
 mod devices;
 mod inspect;
 mod mailbox;
 mod session;
+mod watermarks;
 
 pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
@@ -19,11 +19,11 @@ use crate::fanout::{Audience, IsConnected, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
-use announced::Announced;
 use connected::Connected;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
+use watermarks::Watermarks;
 
 /// Sessions are spread over so many locks.
 const SHARDS: usize = 64;
@@ -42,7 +42,7 @@ struct User {
     mailboxes: Vec<Arc<Mailbox>>,
     /// How many of them are those of WebSockets and streams.
     sessions: usize,
-    announced: Announced,
+    watermarks: Watermarks,
 }
 
 /// A session's place in the hub; given up when it is dropped.
@@ -150,7 +150,7 @@ impl Membership {
 
     /// Whether it is known where this user's logs stand, so that nothing stored from now on is missed.
     pub fn has_begun(&self) -> bool {
-        self.hub.shard(self.user).get(&self.user).is_some_and(|user| user.announced.has_begun())
+        self.hub.shard(self.user).get(&self.user).is_some_and(|user| user.watermarks.has_begun())
     }
 }
 
@@ -163,7 +163,7 @@ impl Drop for Membership {
 impl Audience for Hub {
     fn announce(&self, wakeup: &Wakeup) {
         if let Some(user) = self.shard(wakeup.user).get_mut(&wakeup.user) {
-            user.announced.note(&wakeup.app, &wakeup.stretches);
+            user.watermarks.note(&wakeup.app, &wakeup.ranges);
             let woken = user.mailboxes.iter().filter(|mailbox| mailbox.deliver(wakeup)).count();
             if !wakeup.pushes.is_empty() {
                 traces::woken(woken);
@@ -189,12 +189,12 @@ impl Audience for Hub {
 
     fn begin(&self, user: UserKey, heads: &[Head]) {
         if let Some(user) = self.shard(user).get_mut(&user) {
-            user.announced.begin(heads.iter().map(|head| (head.app.as_str(), head.at)));
+            user.watermarks.begin(heads.iter().map(|head| (head.app.as_str(), head.at)));
         }
     }
 
     fn announced_before(&self, user: UserKey, app: &str, head: i64) -> Option<i64> {
-        self.shard(user).get(&user)?.announced.before(app, head)
+        self.shard(user).get(&user)?.watermarks.before(app, head)
     }
 }
 

@@ -7,7 +7,7 @@ fn wakeup(user: &str, app: &str, client: Option<&str>, tables: &[&str]) -> Wakeu
         app: app.into(),
         client: client.map(Into::into),
         tables: Some(tables.iter().map(|table| (*table).into()).collect()),
-        stretches: vec![],
+        ranges: vec![],
         pushes: vec![],
     }
 }
@@ -80,7 +80,7 @@ async fn wake_ups_that_pile_up_are_merged_and_bounded() {
 #[tokio::test]
 async fn a_greeting_and_what_waits_are_one_mail_and_what_it_told_is_not_told_again() {
     let hub = Arc::new(Hub::new(Arc::default()));
-    let stored = |app, client, table, range| Wakeup { stretches: vec![range], ..wakeup("u", app, client, &[table]) };
+    let stored = |app, client, table, range| Wakeup { ranges: vec![range], ..wakeup("u", app, client, &[table]) };
     let todo = hub.join(UserKey::of("u"), interest(Some("todo"), None, Some("phone")), "websocket");
     hub.announce(&stored("todo", Some("laptop"), "new", (20, 22)));
     todo.mailbox().greet(&[

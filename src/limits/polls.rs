@@ -125,7 +125,7 @@ mod tests {
             app: log.app.clone(),
             client: Some(client.into()),
             tables: Some(vec![table.into()]),
-            stretches: vec![],
+            ranges: vec![],
             pushes: vec![],
         }
     }

@@ -74,7 +74,7 @@ impl Rig {
             app: app.into(),
             client: Some(client.into()),
             tables: Some(tables.iter().map(|table| table.as_str().into()).collect()),
-            stretches: vec![],
+            ranges: vec![],
             pushes: vec![],
         });
     }

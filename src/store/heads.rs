@@ -27,10 +27,10 @@ pub struct RecentHead {
 
 /// A part of a log: after one position, up to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogStretch {
+pub struct LogRange {
     pub log: LogId,
     pub after: i64,
-    pub upto: i64,
+    pub last: i64,
 }
 
 /// A table of a log in which a device changed something.
@@ -62,12 +62,12 @@ where h.head > now() - u.age",
 static CHANGED_TABLES: Sql = Sql {
     text: "
 select distinct s.log_id, c.table_name, c.client_id
-from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, after, upto)
-join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.created_at <= s.upto
+from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, after, last)
+join sync_changes c on c.log_id = s.log_id and c.created_at > s.after and c.created_at <= s.last
 union
 select s.log_id, unnest(e.tables), ''
-from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, after, upto)
-join sync_erased e on e.log_id = s.log_id and e.head > s.after and e.head <= s.upto",
+from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) as s (log_id, after, last)
+join sync_erased e on e.log_id = s.log_id and e.head > s.after and e.head <= s.last",
     types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY],
 };
 
@@ -97,12 +97,12 @@ impl Store {
             .collect()
     }
 
-    /// The tables changed in these stretches, with who changed them.
-    pub async fn changed_tables(&self, stretches: &[LogStretch]) -> Result<Vec<ChangedTable>, StoreError> {
-        let logs: Vec<Uuid> = stretches.iter().map(|stretch| stretch.log.0).collect();
-        let after: Vec<_> = stretches.iter().map(|stretch| Micros(stretch.after)).collect();
-        let upto: Vec<_> = stretches.iter().map(|stretch| Micros(stretch.upto)).collect();
-        let rows = self.traced(traced::CHANGED_TABLES, &CHANGED_TABLES, &[&logs, &after, &upto]).await?;
+    /// The tables changed in these ranges, with who changed them.
+    pub async fn changed_tables(&self, ranges: &[LogRange]) -> Result<Vec<ChangedTable>, StoreError> {
+        let logs: Vec<Uuid> = ranges.iter().map(|range| range.log.0).collect();
+        let after: Vec<_> = ranges.iter().map(|range| Micros(range.after)).collect();
+        let last: Vec<_> = ranges.iter().map(|range| Micros(range.last)).collect();
+        let rows = self.traced(traced::CHANGED_TABLES, &CHANGED_TABLES, &[&logs, &after, &last]).await?;
         rows.into_iter()
             .map(|row| {
                 Ok(ChangedTable { log: LogId(row.try_get(0)?), table: row.try_get(1)?, client: row.try_get(2)? })

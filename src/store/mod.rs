@@ -29,7 +29,7 @@ mod traced;
 pub mod why;
 
 pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, LogStretch, RecentHead};
+pub use heads::{ChangedTable, Head, LogRange, RecentHead};
 pub use known::Pushed;
 pub use push::Stored;
 pub use quotas::AppCount;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 const SETTINGS: &[(&str, &str)] = &[("COMPACT_AFTER_MS", "400")];
 
-async fn write(cluster: &Cluster, user: &User, from: i64, upto: i64) {
-    for value in from..upto {
+async fn write(cluster: &Cluster, user: &User, from: i64, until: i64) {
+    for value in from..until {
         let changes = json!([update(TABLE, &format!("r{}", value % 5), "title", value, &at(value))]);
         let body = json!({ "clientId": format!("device-{}", value % 3), "since": BEGINNING, "changes": changes });
         cluster.pushed_to(value as usize, user, APP, body).await;

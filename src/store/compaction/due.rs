@@ -138,10 +138,10 @@ where h.log_id = $1";
 pub(super) async fn closing(
     connection: &Client,
     log: LogId,
-    upto: i64,
+    until: i64,
     purged: Option<i64>,
 ) -> Result<String, CompactionError> {
-    let first = micros(&connection.query_one(FIRST_UNTRIMMED, &[&log.0, &Micros(upto)]).await?, "first")?;
+    let first = micros(&connection.query_one(FIRST_UNTRIMMED, &[&log.0, &Micros(until)]).await?, "first")?;
     let drift = connection.query_opt(DRIFT, &[&log.0]).await?;
     let (changes, bytes): (i64, i64) = match drift {
         Some(row) => (row.try_get(0)?, row.try_get(1)?),
@@ -149,19 +149,19 @@ pub(super) async fn closing(
     };
     let deleted = match purged {
         None => String::new(),
-        Some(upto) => {
-            let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(upto)]).await?;
+        Some(until) => {
+            let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(until)]).await?;
             let first = first.map(|row| micros(&row, "created_at")).transpose()?.flatten();
             format!(", deleted_since = {}", literal(first))
         }
     };
     Ok(format!(
-        "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {upto}),
-             untrimmed_since = case when h.head > {upto} then coalesce({first}, h.head) end,
+        "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {until}),
+             untrimmed_since = case when h.head > {until} then coalesce({first}, h.head) end,
              stored_changes = h.stored_changes + {changes}, stored_bytes = h.stored_bytes + {bytes}{deleted}
          where h.log_id = '{}'",
         log.0,
-        upto = literal(Some(upto)),
+        until = literal(Some(until)),
         first = literal(first),
     ))
 }
@@ -173,9 +173,9 @@ pub(super) async fn postpone(connection: &Client, log: LogId) -> Result<(), Comp
 }
 
 /// What says that a log is trimmed up to a position.
-pub(super) fn advance(log: LogId, upto: i64) -> String {
-    let upto = literal(Some(upto));
-    format!("update sync_heads set trimmed_to = greatest(trimmed_to, {upto}) where log_id = '{}'", log.0)
+pub(super) fn advance(log: LogId, until: i64) -> String {
+    let until = literal(Some(until));
+    format!("update sync_heads set trimmed_to = greatest(trimmed_to, {until}) where log_id = '{}'", log.0)
 }
 
 /// A position as SQL.

@@ -44,12 +44,12 @@ pub(super) enum Rows {
     Deletes,
 }
 
-/// A stretch of a log, which is trimmed piece by piece.
+/// A range of a log, which is trimmed piece by piece.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stretch {
+pub(super) struct Range {
     pub(super) rows: Rows,
     pub(super) after: i64,
-    pub(super) upto: i64,
+    pub(super) until: i64,
 }
 
 /// How a piece ended.
@@ -95,23 +95,23 @@ pub(super) async fn commit_with(connection: &Client, statement: String) -> Resul
     Ok(connection.batch_execute(&format!("{statement}; commit")).await?)
 }
 
-/// Trims the next piece of a stretch, in a transaction of its own.
+/// Trims the next piece of a range, in a transaction of its own.
 pub(super) async fn trim_next(
     connection: &Client,
     log: LogId,
-    (state, stretch, rules): (&LogState, Stretch, &Rules),
+    (state, range, rules): (&LogState, Range, &Rules),
     wait: Wait,
 ) -> Result<Piece, CompactionError> {
     if !begin(connection, log, wait).await? {
         return Ok(Piece::Busy);
     }
-    let next = next(connection, log, stretch).await?;
+    let next = next(connection, log, range).await?;
     let mut trimmed = Trimmed::default();
     for records in next.records.chunk_by_rows() {
         trimmed.add(record::trim(connection, log, records, (state, rules)).await?);
     }
-    let end = next.end.unwrap_or(stretch.upto);
-    let statement = match stretch.rows {
+    let end = next.end.unwrap_or(range.until);
+    let statement = match range.rows {
         Rows::All => due::advance(log, end.min(state.horizon)),
         Rows::Deletes => String::new(),
     };
@@ -125,7 +125,7 @@ pub(super) async fn trim_next(
 /// The records of a piece.
 struct Next {
     records: Records,
-    /// The position of its last row; none if it is the stretch's last piece.
+    /// The position of its last row; none if it is the range's last piece.
     end: Option<i64>,
 }
 
@@ -150,13 +150,13 @@ impl Records {
     }
 }
 
-async fn next(connection: &Client, log: LogId, stretch: Stretch) -> Result<Next, CompactionError> {
-    let statement = match stretch.rows {
+async fn next(connection: &Client, log: LogId, range: Range) -> Result<Next, CompactionError> {
+    let statement = match range.rows {
         Rows::All => NEXT,
         Rows::Deletes => NEXT_DELETED,
     };
-    let rows = connection.query(statement, &[&log.0, &Micros(stretch.after), &Micros(stretch.upto), &ROWS]).await?;
-    let (mut records, mut count, mut end) = (Vec::new(), 0, stretch.after);
+    let rows = connection.query(statement, &[&log.0, &Micros(range.after), &Micros(range.until), &ROWS]).await?;
+    let (mut records, mut count, mut end) = (Vec::new(), 0, range.after);
     for row in rows {
         let Micros(last) = row.try_get("last")?;
         end = end.max(last);

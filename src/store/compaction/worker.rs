@@ -2,7 +2,7 @@
 
 use super::connection::{PIECE_TIMEOUT, connect};
 use super::due::{self, LogName, LogState};
-use super::piece::{Piece, Rows, Stretch, Wait, begin, commit_with, trim_next};
+use super::piece::{Piece, Range, Rows, Wait, begin, commit_with, trim_next};
 use super::{CompactionError, Rules, Trimmed};
 use crate::config::CompactionConfig;
 use crate::config::{Config, DatabaseConfig, Secret};
@@ -165,23 +165,23 @@ impl Compactor {
         Ok(())
     }
 
-    /// Trims a log as far as it is old enough. `upto`: rows up to there are looked at, because they may have replaced older
-    /// ones. False if somebody else takes rows out of it, and it is not to be waited for.
+    /// Trims a log as far as it is old enough. `until`: rows up to there are looked at, because they may have replaced
+    /// older ones. False if somebody else takes rows out of it, and it is not to be waited for.
     async fn trim_log(
         &mut self,
         log: LogId,
         state: LogState,
-        upto: i64,
+        until: i64,
         wait: Wait,
         done: &mut impl FnMut(Trimmed),
     ) -> Result<bool, CompactionError> {
-        let all = Stretch { rows: Rows::All, after: state.trimmed_to, upto };
+        let all = Range { rows: Rows::All, after: state.trimmed_to, until };
         let deletes = state.purge_before.map(|before| {
             let after = state.deleted_since.map_or(state.trimmed_to, |since| since - 1);
-            Stretch { rows: Rows::Deletes, after, upto: before.min(state.horizon) }
+            Range { rows: Rows::Deletes, after, until: before.min(state.horizon) }
         });
-        for stretch in [Some(all), deletes].into_iter().flatten() {
-            if !self.trim_stretch(log, &state, stretch, wait, done).await? {
+        for range in [Some(all), deletes].into_iter().flatten() {
+            if !self.trim_range(log, &state, range, wait, done).await? {
                 return Ok(false);
             }
         }
@@ -201,19 +201,19 @@ impl Compactor {
         }
     }
 
-    async fn trim_stretch(
+    async fn trim_range(
         &mut self,
         log: LogId,
         state: &LogState,
-        mut stretch: Stretch,
+        mut range: Range,
         wait: Wait,
         done: &mut impl FnMut(Trimmed),
     ) -> Result<bool, CompactionError> {
         let rules = self.rules;
-        while stretch.after < stretch.upto {
+        while range.after < range.until {
             let begun = Instant::now();
             let connection = self.connection().await?;
-            let piece = trim_next(connection, log, (state, stretch, &rules), wait);
+            let piece = trim_next(connection, log, (state, range, &rules), wait);
             // A person may wait for a record of a million rows; a replica comes back to it.
             let piece = match wait {
                 Wait::Yes => piece.await?,
@@ -222,11 +222,11 @@ impl Compactor {
             let trimmed = match piece {
                 Piece::Busy => return Ok(false),
                 Piece::More(trimmed, end) => {
-                    stretch.after = end;
+                    range.after = end;
                     trimmed
                 }
                 Piece::Last(trimmed) => {
-                    stretch.after = stretch.upto;
+                    range.after = range.until;
                     trimmed
                 }
             };

@@ -1,0 +1,129 @@
+//! The watermarks of a user's logs: up to where each has been announced without a gap.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Ranges kept beyond a gap. More are forgotten: the reconciler then announces them again.
+const MAX_AHEAD: usize = 64;
+
+/// What of one user's logs has been announced to the user's sessions.
+#[derive(Debug, Default)]
+pub(super) struct Watermarks {
+    begun: bool,
+    logs: HashMap<Arc<str>, LogWatermark>,
+}
+
+#[derive(Debug, Default)]
+struct LogWatermark {
+    /// Everything up to here has been announced.
+    watermark: i64,
+    /// What has been announced beyond a gap: notifications of several replicas overtake each other.
+    ahead: Vec<(i64, i64)>,
+}
+
+impl Watermarks {
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Where the logs stand: what is before was stored before any session came. Counts once.
+    pub(super) fn begin<'a>(&mut self, heads: impl Iterator<Item = (&'a str, i64)>) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        for (app, head) in heads {
+            let log = self.log(app);
+            log.watermark = log.watermark.max(head);
+            log.advance();
+        }
+    }
+
+    /// Takes note of ranges that were announced.
+    pub(super) fn note(&mut self, app: &str, ranges: &[(i64, i64)]) {
+        let log = self.log(app);
+        for &(from, to) in ranges {
+            if to <= log.watermark {
+                continue;
+            }
+            if log.ahead.len() < MAX_AHEAD {
+                log.ahead.push((from, to));
+            } else if from <= log.watermark {
+                log.watermark = to;
+            }
+        }
+        log.advance();
+    }
+
+    /// Up to where a log has been announced, if that is before `head`; none before the beginning is known.
+    pub(super) fn before(&self, app: &str, head: i64) -> Option<i64> {
+        let watermark = self.logs.get(app).map_or(0, |log| log.watermark);
+        (self.begun && watermark < head).then_some(watermark)
+    }
+
+    fn log(&mut self, app: &str) -> &mut LogWatermark {
+        if !self.logs.contains_key(app) {
+            self.logs.insert(app.into(), LogWatermark::default());
+        }
+        self.logs.get_mut(app).expect("it was inserted if it was not there")
+    }
+}
+
+impl LogWatermark {
+    /// Moves up over every range that leaves no gap.
+    fn advance(&mut self) {
+        while let Some(at) = self.ahead.iter().position(|(from, _)| *from <= self.watermark) {
+            let (_, to) = self.ahead.swap_remove(at);
+            self.watermark = self.watermark.max(to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_range_that_never_came_leaves_a_gap_though_later_ones_did() {
+        let mut watermarks = Watermarks::default();
+        assert_eq!(watermarks.before("todo", 10), None, "nothing is known yet");
+        watermarks.begin([("todo", 10)].into_iter());
+        assert_eq!(watermarks.before("todo", 10), None);
+        watermarks.note("todo", &[(14, 20)]);
+        assert_eq!(watermarks.before("todo", 20), Some(10));
+        watermarks.note("todo", &[(10, 14)]);
+        assert_eq!(watermarks.before("todo", 20), None);
+        assert_eq!(watermarks.before("notes", 2), Some(0), "a log that was not there at the beginning");
+    }
+
+    #[test]
+    fn what_was_announced_before_the_beginning_was_known_counts() {
+        let mut watermarks = Watermarks::default();
+        watermarks.note("todo", &[(10, 12), (12, 14)]);
+        watermarks.begin([("todo", 10)].into_iter());
+        assert_eq!(watermarks.before("todo", 14), None);
+        watermarks.begin([("todo", 90)].into_iter());
+        assert_eq!(watermarks.before("todo", 90), Some(14), "the beginning counts once");
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_in_any_order_close_all_gaps_and_a_missing_one_never_does(
+            count in 1usize..MAX_AHEAD,
+            order in any::<prop::sample::Index>(),
+            missing in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut ranges: Vec<(i64, i64)> = (0..count as i64).map(|n| (n * 2, n * 2 + 2)).collect();
+            let head = count as i64 * 2;
+            let lost = missing.map(|index| ranges.remove(index.index(count)));
+            if !ranges.is_empty() {
+                let by = order.index(ranges.len());
+                ranges.rotate_left(by);
+            }
+            let mut watermarks = Watermarks::default();
+            watermarks.begin(std::iter::empty());
+            ranges.iter().for_each(|range| watermarks.note("a", &[*range]));
+            prop_assert_eq!(watermarks.before("a", head), lost.map(|(from, _)| from));
+        }
+    }
+}
