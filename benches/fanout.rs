@@ -13,7 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use futures_util::FutureExt as _;
 use mana_sync::config::FanoutConfig;
 use mana_sync::fanout::codec::{Payload, encode};
-use mana_sync::fanout::{Audience, ChannelKeys, Wakeup};
+use mana_sync::fanout::{ChannelKeys, SessionRegistry, Wakeup};
 use mana_sync::hub::{Hub, Interest, Membership};
 use mana_sync::protocol::UserKey;
 use mana_sync::telemetry::Metrics;
@@ -59,7 +59,7 @@ fn decode(keys: &ChannelKeys, payload: &str) -> usize {
 }
 
 /// A replica's hearing, for those who are not there: the way of every push of somebody else's.
-fn hear(hub: &dyn Audience, payload: &str) -> usize {
+fn hear(hub: &dyn SessionRegistry, payload: &str) -> usize {
     let payload = Payload::parse(payload).and_then(Result::ok).expect("it was written by us");
     let mut found = 0;
     hub.with_connected(&mut |is_connected| {

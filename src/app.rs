@@ -7,10 +7,11 @@ use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::config::{Config, ConfigError};
 use crate::db::{ConnectError, Connector};
-use crate::fanout::listener::{Hearing, Listener, OtherChannels};
-use crate::fanout::reconciler::Means;
+use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
+use crate::fanout::reconciler::Dependencies;
 use crate::fanout::{
-    Audience, ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, Reconciler, Target,
+    ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Reconciler,
+    SessionRegistry,
 };
 use crate::http::server::{Server, bind};
 use crate::http::waiting::WaitReason;
@@ -117,13 +118,13 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let billing = Billing::new(&config, metrics.clone())?;
     let publisher = Publisher::new(&config.fanout, metrics.clone());
     let hub = Arc::new(Hub::new(metrics.clone()));
-    let audience: Arc<dyn Audience> = hub.clone();
+    let sessions: Arc<dyn SessionRegistry> = hub.clone();
     let (reconciler, reconciling) = Reconciler::new();
-    let (hearing, heard) = (Hearing::default(), NotificationCounter::default());
+    let (listener_status, received) = (ListenerStatus::default(), NotificationCounter::default());
     let name = config.replica_name();
     let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), shutdown.draining.clone());
-    let health = AppState::new_health(&config, hearing.clone(), auth.clone(), &shutdown);
+    let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting() } else { DeviceReads::default() };
     let admin = Admin::new(
         &config,
@@ -145,25 +146,25 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
         publishing: connector.clone(),
         connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
         ping: config.listener_ping_ms,
-        audience: audience.clone(),
+        sessions: sessions.clone(),
         reconciler: reconciler.clone(),
-        hearing: hearing.clone(),
-        heard: heard.clone(),
+        listener_status: listener_status.clone(),
+        received: received.clone(),
         others,
         keys: keys.clone(),
         presence: presence.clone(),
         metrics: metrics.clone(),
     };
-    let means = Means {
+    let dependencies = Dependencies {
         store: store.clone(),
-        audience,
+        sessions,
         metrics: metrics.clone(),
         period: config.reconcile_ms,
         recent: config.announce_recent_ms,
     };
-    let target = Target::new(connector, config.database_prepare);
+    let target = PublisherConnector::new(connector, config.database_prepare);
     let publishing =
-        PublisherConfig { target, keys, presence: presence.clone(), heard, budget: config.fanout.notify_budget };
+        PublisherConfig { target, keys, presence: presence.clone(), received, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
     let rebalancing = (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms));
@@ -178,7 +179,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     shutdown.essential("issuer keys", auth.fetching(stopping()));
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
-    shutdown.essential("reconciler", reconciling.run(means, stopping()));
+    shutdown.essential("reconciler", reconciling.run(dependencies, stopping()));
     shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();

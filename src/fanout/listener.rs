@@ -6,7 +6,7 @@
 //! pinged, and one that answers late is replaced. After every connect: LISTEN first, then reconcile, so that nothing
 //! falls in between.
 
-use super::Audience;
+use super::SessionRegistry;
 use super::channel_key::ChannelKeys;
 use super::codec::{CHANNEL, Entry, Payload, PayloadError};
 use super::legacy;
@@ -47,22 +47,22 @@ const SLOW_DELIVERY: Duration = Duration::from_secs(1);
 
 /// Whether the listener hears; shared with the readiness probe.
 #[derive(Clone, Debug, Default)]
-pub struct Hearing(Arc<HearingState>);
+pub struct ListenerStatus(Arc<HearingState>);
 
 #[derive(Debug, Default)]
 struct HearingState {
     is_up: AtomicBool,
-    /// What an operator has to mend before anything can be heard.
+    /// What an operator has to mend before anything can be received.
     problem: Mutex<Option<String>>,
 }
 
-impl Hearing {
+impl ListenerStatus {
     /// Whether the listener is connected and listening.
     pub fn is_up(&self) -> bool {
         self.0.is_up.load(Ordering::Relaxed)
     }
 
-    /// What an operator has to mend before anything can be heard; none if it is not known.
+    /// What an operator has to mend before anything can be received; none if it is not known.
     pub fn problem(&self) -> Option<String> {
         self.0.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -90,7 +90,7 @@ enum ListenError {
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("the server closed the connection")]
     Closed,
-    #[error("this server is a standby, on which nothing can be heard")]
+    #[error("this server is a standby, on which nothing can be received")]
     Standby,
     #[error("LISTEN was answered, but notifications do not arrive: DATABASE_LISTEN_URL must lead to PostgreSQL itself")]
     Deaf,
@@ -116,11 +116,11 @@ pub trait OtherChannels: Send + Sync + 'static {
     /// What to listen to: names of lower-case letters, digits and underscores.
     fn channels(&self) -> Vec<String>;
 
-    /// From now on everything is heard, or nothing any more.
+    /// From now on everything is received, or nothing any more.
     fn listening(&self, is_listening: bool);
 
     /// Something came on one of the channels. Must be quick.
-    fn hear(&self, payload: &str);
+    fn receive(&self, payload: &str);
 }
 
 /// The listening task.
@@ -129,10 +129,10 @@ pub struct Listener {
     /// How the database is reached by those who publish.
     pub publishing: Connector,
     pub ping: Duration,
-    pub audience: Arc<dyn Audience>,
+    pub sessions: Arc<dyn SessionRegistry>,
     pub reconciler: Reconciler,
-    pub hearing: Hearing,
-    pub heard: NotificationCounter,
+    pub listener_status: ListenerStatus,
+    pub received: NotificationCounter,
     pub keys: ChannelKeys,
     pub presence: Presence,
     pub others: Option<Arc<dyn OtherChannels>>,
@@ -144,11 +144,11 @@ impl Listener {
     pub async fn run(self, stop: CancellationToken) {
         let mut pause = BACKOFF.0;
         while let Some(ended) = stop.run_until_cancelled(self.listen()).await {
-            let was_up = self.hearing.set(false);
+            let was_up = self.listener_status.set(false);
             self.metrics.listener_up.set(0);
             self.others.iter().for_each(|others| others.listening(false));
             let Err(error) = ended;
-            self.hearing.set_problem(error.is_settings().then(|| error.to_string()));
+            self.listener_status.set_problem(error.is_settings().then(|| error.to_string()));
             tracing::warn!(error = &error as &dyn std::error::Error, "the listener has no connection; reconnecting");
             pause = if was_up { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
             let jitter = rand::random_range(0.5..1.5);
@@ -156,7 +156,7 @@ impl Listener {
                 break;
             }
         }
-        self.hearing.set(false);
+        self.listener_status.set(false);
         self.metrics.listener_up.set(0);
     }
 
@@ -170,7 +170,7 @@ impl Listener {
         let echo = Echo::new();
         self.listen_on(&client, &mut driver, &echo).await?;
         self.await_echo(&mut driver, &echo).await?;
-        self.hearing.set(true);
+        self.listener_status.set(true);
         self.presence.hears_again(Instant::now());
         self.metrics.listener_up.set(1);
         self.metrics.listener_connects.inc();
@@ -200,7 +200,7 @@ impl Listener {
                     tracing::warn!(
                         "LISTEN takes long, because the database's queue of notifications is large: until then the reconciler alone finds what was stored"
                     );
-                    self.hearing.set(true);
+                    self.listener_status.set(true);
                 }
                 _ => return Err(elapsed.into()),
             }
@@ -226,18 +226,18 @@ impl Listener {
             }
             called => called?,
         }
-        if self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.heard.notified())).await?.is_ok() {
+        if self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.received.notified())).await?.is_ok() {
             return Ok(());
         }
         // Does it hear nothing, or not from there?
         self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.connector, echo)))).await???;
-        match self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.heard.notified())).await? {
+        match self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.received.notified())).await? {
             Ok(()) => Err(ListenError::OtherDatabase),
             Err(_) => Err(ListenError::Deaf),
         }
     }
 
-    /// Does something while the connection is driven and what arrives on it is heard.
+    /// Does something while the connection is driven and what arrives on it is received.
     async fn drive<T>(
         &self,
         driver: &mut Driver,
@@ -248,9 +248,9 @@ impl Listener {
         loop {
             tokio::select! {
                 message = poll_fn(|cx| driver.poll_message(cx)) => match message {
-                    Some(Ok(AsyncMessage::Notification(heard))) if heard.channel() == CHANNEL => self.hear(heard.payload()),
-                    Some(Ok(AsyncMessage::Notification(heard))) if heard.channel() == echo.channel => echo.heard.notify_one(),
-                    Some(Ok(AsyncMessage::Notification(heard))) => self.others.iter().for_each(|others| others.hear(heard.payload())),
+                    Some(Ok(AsyncMessage::Notification(note))) if note.channel() == CHANNEL => self.receive(note.payload()),
+                    Some(Ok(AsyncMessage::Notification(received))) if received.channel() == echo.channel => echo.received.notify_one(),
+                    Some(Ok(AsyncMessage::Notification(received))) => self.others.iter().for_each(|others| others.hear(received.payload())),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(ListenError::Closed),
@@ -270,12 +270,12 @@ impl Listener {
 
     /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs a look-up for each of
     /// its entries, and nothing else of it is read.
-    fn hear(&self, payload: &str) {
-        let heard = match Payload::parse(payload) {
+    fn receive(&self, payload: &str) {
+        let received = match Payload::parse(payload) {
             Some(payload) => payload.and_then(|payload| self.hear_replica(payload)),
             None => self.hear_stranger(payload),
         };
-        if let Err(error) = heard {
+        if let Err(error) = received {
             self.metrics.notifications_unreadable.inc();
             static LINE: Seldom = Seldom::new();
             if let Some(unwritten) = LINE.is_due() {
@@ -287,9 +287,9 @@ impl Listener {
     }
 
     fn hear_replica(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
-        self.heard.count();
+        self.received.count();
         let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
-        self.audience.with_connected(&mut |is_connected| {
+        self.sessions.with_connected(&mut |is_connected| {
             for entry in payload.entries() {
                 match entry {
                     Ok(entry) if is_connected(entry.user) => concern.push(entry),
@@ -320,7 +320,7 @@ impl Listener {
     fn hear_stranger(&self, payload: &str) -> Result<(), PayloadError> {
         let users = legacy::users(payload)?;
         self.metrics.wakeups_received.inc_by(users.len() as u64);
-        self.distrust(users.into_iter().filter(|user| self.audience.is_connected(*user)));
+        self.distrust(users.into_iter().filter(|user| self.sessions.is_connected(*user)));
         Ok(())
     }
 
@@ -339,7 +339,7 @@ impl Listener {
         let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
         delivery.in_scope(|| {
             if wakeup.tables.is_some() {
-                self.audience.announce(&wakeup);
+                self.sessions.announce(&wakeup);
                 self.observe_delivery(&wakeup);
             } else {
                 self.reconciler.look_up(wakeup);
@@ -361,12 +361,12 @@ impl Listener {
 /// A channel of one connection's own, on which it shows that it hears.
 struct Echo {
     channel: String,
-    heard: Notify,
+    received: Notify,
 }
 
 impl Echo {
     fn new() -> Echo {
-        Echo { channel: format!("{CHANNEL}_echo_{:016x}", rand::random::<u64>()), heard: Notify::new() }
+        Echo { channel: format!("{CHANNEL}_echo_{:016x}", rand::random::<u64>()), received: Notify::new() }
     }
 }
 

@@ -30,7 +30,7 @@ mod testing;
 
 pub use channel_key::ChannelKeys;
 pub use presence::Presence;
-pub use publisher::{Publisher, PublisherConfig, Target};
+pub use publisher::{Publisher, PublisherConfig, PublisherConnector};
 pub use rate::NotificationCounter;
 pub use reconciler::Reconciler;
 pub use wakeup::Wakeup;
@@ -42,7 +42,7 @@ use crate::store::Head;
 pub type IsConnected<'a> = &'a dyn Fn(UserKey) -> bool;
 
 /// Those whom wake-ups are for: the hub, as the fan-out sees it.
-pub trait Audience: Send + Sync + 'static {
+pub trait SessionRegistry: Send + Sync + 'static {
     /// Wakes the user's sessions that care, and notes which range of the log that announced.
     fn announce(&self, wakeup: &Wakeup);
 

@@ -71,10 +71,10 @@ impl SendError {
 /// What a publisher sends with.
 #[derive(Debug)]
 pub struct PublisherConfig {
-    pub target: Target,
+    pub target: PublisherConnector,
     pub keys: ChannelKeys,
     pub presence: Presence,
-    pub heard: NotificationCounter,
+    pub received: NotificationCounter,
     /// Wakes of listeners in a second that all notifications may cost.
     pub budget: u32,
 }
@@ -94,8 +94,8 @@ impl Publisher {
     /// Sends what is left here, and now and then that this replica is there, until told to stop; then what is still
     /// there, and goodbye.
     pub async fn run(self, config: PublisherConfig, stop: CancellationToken) {
-        let PublisherConfig { target, keys, presence, heard, budget } = config;
-        let mut rate = RateLimiter::new(heard, presence.count(), budget);
+        let PublisherConfig { target, keys, presence, received, budget } = config;
+        let mut rate = RateLimiter::new(received, presence.count(), budget);
         let mut sender = Sender { target, keys, connection: None, metrics: self.metrics.clone() };
         let mut pause = BACKOFF.0;
         loop {
@@ -169,13 +169,13 @@ impl Publisher {
 
 /// Where a publisher sends to.
 #[derive(Debug)]
-pub struct Target {
+pub struct PublisherConnector {
     connector: Connector,
     prepare: bool,
 }
 
 struct Sender {
-    target: Target,
+    target: PublisherConnector,
     keys: ChannelKeys,
     connection: Option<Sending>,
     metrics: Arc<Metrics>,
@@ -230,10 +230,10 @@ impl Sender {
     }
 }
 
-impl Target {
+impl PublisherConnector {
     /// `prepare`: whether a statement can be prepared there and used again; not behind a pooler that shares connections.
-    pub fn new(connector: Connector, prepare: bool) -> Target {
-        Target { connector: if prepare { connector.with_settings(&PLAN_ONCE) } else { connector }, prepare }
+    pub fn new(connector: Connector, prepare: bool) -> PublisherConnector {
+        PublisherConnector { connector: if prepare { connector.with_settings(&PLAN_ONCE) } else { connector }, prepare }
     }
 
     async fn connect(&self) -> Result<Sending, SendError> {

@@ -27,7 +27,7 @@ const LATELY: Duration = Duration::from_secs(60);
 /// No wake-up waits longer than this, however many replicas there are: the reconcilers find what was stored by then.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How many notifications were heard; the listener counts, the publisher looks.
+/// How many notifications were received; the listener counts, the publisher looks.
 #[derive(Clone, Debug, Default)]
 pub struct NotificationCounter(Arc<AtomicU64>);
 
@@ -64,7 +64,7 @@ impl ReplicaCount {
 /// When one publisher may send.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
-    heard: NotificationCounter,
+    received: NotificationCounter,
     replicas: ReplicaCount,
     /// Wakes in a second.
     budget: u32,
@@ -79,8 +79,8 @@ pub(super) struct RateLimiter {
 #[derive(Debug)]
 struct Sent {
     begun: Instant,
-    /// What had been heard when it began.
-    heard: u64,
+    /// What had been received when it began.
+    received: u64,
     /// Its notifications: they count even where this replica does not hear them.
     notifications: u64,
     /// What is waited from its beginning because of the database.
@@ -88,8 +88,8 @@ struct Sent {
 }
 
 impl RateLimiter {
-    pub(super) fn new(heard: NotificationCounter, replicas: ReplicaCount, budget: u32) -> RateLimiter {
-        RateLimiter { heard, replicas, budget, last: None, shortest: None, average: Duration::ZERO }
+    pub(super) fn new(received: NotificationCounter, replicas: ReplicaCount, budget: u32) -> RateLimiter {
+        RateLimiter { received, replicas, budget, last: None, shortest: None, average: Duration::ZERO }
     }
 
     /// Waits until it is time to send.
@@ -101,8 +101,8 @@ impl RateLimiter {
 
     /// From when on something may be sent, as far as can be told now.
     fn next(&self) -> Option<Instant> {
-        let Sent { begun, heard, notifications, rest } = self.last.as_ref()?;
-        let count = self.heard.so_far().saturating_sub(*heard).max(*notifications);
+        let Sent { begun, received, notifications, rest } = self.last.as_ref()?;
+        let count = self.received.so_far().saturating_sub(*received).max(*notifications);
         let worth = count as f64 * self.replicas.get() as f64 / f64::from(self.budget);
         let worth = Duration::from_secs_f64(worth.min(LONGEST.as_secs_f64()));
         Some(*begun + worth.max(*rest))
@@ -110,8 +110,8 @@ impl RateLimiter {
 
     /// Something is being sent from now on.
     pub(super) fn begin(&mut self, now: Instant) {
-        let heard = self.heard.so_far();
-        self.last = Some(Sent { begun: now, heard, notifications: 1, rest: Duration::ZERO });
+        let received = self.received.so_far();
+        self.last = Some(Sent { begun: now, received, notifications: 1, rest: Duration::ZERO });
     }
 
     /// It has been sent now, in so many notifications.

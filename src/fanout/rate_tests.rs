@@ -3,21 +3,21 @@ use super::*;
 const BUDGET: u32 = 40_000;
 const MILLI: Duration = Duration::from_millis(1);
 
-fn limiter(heard: &NotificationCounter, replicas: usize) -> RateLimiter {
+fn limiter(received: &NotificationCounter, replicas: usize) -> RateLimiter {
     let count = ReplicaCount::default();
     count.set(replicas);
-    RateLimiter::new(heard.clone(), count, BUDGET)
+    RateLimiter::new(received.clone(), count, BUDGET)
 }
 
 /// Notifications in five seconds of publishers that always have something to send, which takes them a millisecond.
 fn sent(publishers: usize, replicas: usize) -> Vec<usize> {
-    let heard = NotificationCounter::default();
-    let mut publishers: Vec<_> = (0..publishers).map(|_| (limiter(&heard, replicas), false, 0)).collect();
+    let received = NotificationCounter::default();
+    let mut publishers: Vec<_> = (0..publishers).map(|_| (limiter(&received, replicas), false, 0)).collect();
     let begun = Instant::now();
     for now in (0..5_000).map(|tick| begun + MILLI * tick) {
         for (rate, sends, sent) in &mut publishers {
             if std::mem::take(sends) {
-                heard.count();
+                received.count();
                 *sent += 1;
                 rate.end(now, 1);
             }
@@ -52,8 +52,8 @@ fn where_the_budget_is_not_reached_nothing_waits() {
 
 #[test]
 fn a_busy_database_is_left_alone_for_a_while_and_one_that_is_slow_by_nature_is_not() {
-    let heard = NotificationCounter::default();
-    let mut rate = limiter(&heard, 3);
+    let received = NotificationCounter::default();
+    let mut rate = limiter(&received, 3);
     let mut now = Instant::now();
     let mut waits = |after: u64, takes: u32| {
         now += Duration::from_secs(after);
@@ -79,13 +79,13 @@ fn a_busy_database_is_left_alone_for_a_while_and_one_that_is_slow_by_nature_is_n
 
 #[tokio::test]
 async fn no_wake_up_waits_for_ever_and_the_first_not_at_all() {
-    let heard = NotificationCounter::default();
-    let mut rate = limiter(&heard, 10_000);
+    let received = NotificationCounter::default();
+    let mut rate = limiter(&received, 10_000);
     assert_eq!(rate.next(), None);
     rate.wait().await;
     let now = Instant::now();
     rate.begin(now);
-    (0..1_000_000).for_each(|_| heard.count());
+    (0..1_000_000).for_each(|_| received.count());
     rate.end(now, 1);
     assert_eq!(rate.next(), Some(now + LONGEST));
 }

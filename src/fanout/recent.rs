@@ -7,7 +7,7 @@
 //! more.
 
 use super::Wakeup;
-use super::reconciler::{LOGS_PER_QUERY, Means, QUEUE, changed_tables};
+use super::reconciler::{Dependencies, LOGS_PER_QUERY, QUEUE, changed_tables};
 use crate::protocol::{LogId, UserKey};
 use crate::store::{LogRange, RecentHead, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -79,7 +79,7 @@ impl RecentRequest {
 }
 
 /// Answers requests until nobody is left to make one.
-pub(super) async fn run(means: &Means, mut requests: mpsc::Receiver<Request>) {
+pub(super) async fn run(dependencies: &Dependencies, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::new();
     while let Some(first) = requests.recv().await {
         batch.push(first);
@@ -89,11 +89,11 @@ pub(super) async fn run(means: &Means, mut requests: mpsc::Receiver<Request>) {
         {
             batch.push(request);
         }
-        answer_all(means, &mut batch).await;
+        answer_all(dependencies, &mut batch).await;
     }
 }
 
-async fn answer_all(means: &Means, batch: &mut Vec<Request>) {
+async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
     loop {
         // Who has gone in the meantime need not be told.
         batch.retain(|request| !request.answer.is_closed());
@@ -104,7 +104,7 @@ async fn answer_all(means: &Means, batch: &mut Vec<Request>) {
         if batch.is_empty() {
             return;
         }
-        match look_up(means, batch).await {
+        match look_up(dependencies, batch).await {
             Ok(recent) => {
                 for request in batch.drain(..) {
                     // A session that goes now does not mind.
@@ -112,7 +112,7 @@ async fn answer_all(means: &Means, batch: &mut Vec<Request>) {
                 }
             }
             Err(error) => {
-                means.metrics.reconcile_failures.inc();
+                dependencies.metrics.reconcile_failures.inc();
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     sessions = batch.len(),
@@ -134,25 +134,28 @@ struct Wanted<'a> {
 }
 
 /// Looks up what was stored recently, for the users of a batch.
-async fn look_up(means: &Means, batch: &[Request]) -> Result<HashMap<UserKey, RecentChanges>, StoreError> {
+async fn look_up(
+    dependencies: &Dependencies,
+    batch: &[Request],
+) -> Result<HashMap<UserKey, RecentChanges>, StoreError> {
     let mut wanted: HashMap<UserKey, Wanted<'_>> = HashMap::new();
     for request in batch {
         let wanted = wanted.entry(request.user).or_default();
-        wanted.age = wanted.age.max(means.recent + request.asked.elapsed());
+        wanted.age = wanted.age.max(dependencies.recent + request.asked.elapsed());
         match &request.app {
             Some(app) => drop(wanted.apps.insert(app)),
             None => wanted.all_apps = true,
         }
     }
     let ages: Vec<(UserKey, Duration)> = wanted.iter().map(|(user, wanted)| (*user, wanted.age)).collect();
-    means.metrics.recent_lookups.inc();
-    let mut heads = means.store.recent_heads(&ages).await?;
+    dependencies.metrics.recent_lookups.inc();
+    let mut heads = dependencies.store.recent_heads(&ages).await?;
     heads.retain(|RecentHead { head, .. }| {
         wanted.get(&head.user).is_some_and(|wanted| wanted.all_apps || wanted.apps.contains(head.app.as_str()))
     });
     let mut recent: HashMap<UserKey, Vec<Wakeup>> = HashMap::new();
     for heads in heads.chunks(LOGS_PER_QUERY) {
-        for wakeup in wakeups(means, heads).await? {
+        for wakeup in wakeups(dependencies, heads).await? {
             recent.entry(wakeup.user).or_default().push(wakeup);
         }
     }
@@ -160,14 +163,14 @@ async fn look_up(means: &Means, batch: &[Request]) -> Result<HashMap<UserKey, Re
 }
 
 /// A wake-up for each device that recently stored something in one of these logs.
-async fn wakeups(means: &Means, heads: &[RecentHead]) -> Result<Vec<Wakeup>, StoreError> {
+async fn wakeups(dependencies: &Dependencies, heads: &[RecentHead]) -> Result<Vec<Wakeup>, StoreError> {
     let range = |recent: &RecentHead| LogRange {
         log: LogId::of(recent.head.user, &recent.head.app),
         after: recent.since,
         last: recent.head.at,
     };
     let ranges: Vec<LogRange> = heads.iter().map(range).collect();
-    let mut changed = changed_tables(&means.store, &ranges).await?;
+    let mut changed = changed_tables(&dependencies.store, &ranges).await?;
     let mut wakeups = Vec::new();
     for (RecentHead { head, .. }, range) in heads.iter().zip(ranges) {
         let app: Arc<str> = head.app.as_str().into();

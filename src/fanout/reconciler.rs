@@ -5,7 +5,7 @@
 //! users' logs with what has been announced without a gap, and announces what is missing.
 
 use super::recent::{self, RecentRequest};
-use super::{Audience, Wakeup};
+use super::{SessionRegistry, Wakeup};
 use crate::defects::Defect;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, LogRange, Store, StoreError};
@@ -62,9 +62,9 @@ pub struct ReconcilerTask {
 
 /// What the reconciler works with.
 #[derive(Clone)]
-pub struct Means {
+pub struct Dependencies {
     pub store: Store,
-    pub audience: Arc<dyn Audience>,
+    pub sessions: Arc<dyn SessionRegistry>,
     pub metrics: Arc<Metrics>,
     pub period: Duration,
     /// How far back a session that comes is told of what was stored.
@@ -121,67 +121,67 @@ impl Reconciler {
 
 impl ReconcilerTask {
     /// Works until told to stop.
-    pub async fn run(self, means: Means, stop: CancellationToken) {
+    pub async fn run(self, dependencies: Dependencies, stop: CancellationToken) {
         let work = async {
             tokio::join!(
-                run_rounds(&means, &self.now),
-                run_joins(&means, self.joins),
-                run_lookups(&means, self.lookups),
-                run_checks(&means, self.checks),
-                recent::run(&means, self.recent),
+                run_rounds(&dependencies, &self.now),
+                run_joins(&dependencies, self.joins),
+                run_lookups(&dependencies, self.lookups),
+                run_checks(&dependencies, self.checks),
+                recent::run(&dependencies, self.recent),
             )
         };
         stop.run_until_cancelled(Box::pin(work)).await;
     }
 }
 
-async fn run_rounds(means: &Means, now: &Notify) {
-    let mut ticks = interval(means.period);
+async fn run_rounds(dependencies: &Dependencies, now: &Notify) {
+    let mut ticks = interval(dependencies.period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = now.notified() => {}
         }
-        if let Err(error) = round(means).await {
-            means.metrics.reconcile_failures.inc();
+        if let Err(error) = round(dependencies).await {
+            dependencies.metrics.reconcile_failures.inc();
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot reconcile; trying again");
         }
     }
 }
 
 /// One comparison of all connected users' heads with what was announced.
-async fn round(means: &Means) -> Result<(), StoreError> {
+async fn round(dependencies: &Dependencies) -> Result<(), StoreError> {
     if Defect::NoReconciler.is_on() {
         return Ok(());
     }
-    let users = means.audience.connected();
+    let users = dependencies.sessions.connected();
     let mut behind = Vec::new();
     for users in users.chunks(USERS_PER_QUERY) {
-        let heads = means.store.heads(users).await?;
-        behind.extend(heads.into_iter().filter(|head| range(means, head).is_some()));
+        let heads = dependencies.store.heads(users).await?;
+        behind.extend(heads.into_iter().filter(|head| range(dependencies, head).is_some()));
     }
     if behind.is_empty() {
         return Ok(());
     }
     sleep(GRACE).await;
-    let lost = announce_missing(means, &behind).await?;
-    means.metrics.wakeups_reconciled.inc_by(lost as u64);
+    let lost = announce_missing(dependencies, &behind).await?;
+    dependencies.metrics.wakeups_reconciled.inc_by(lost as u64);
     Ok(())
 }
 
 /// Looks at the heads of users of whom somebody says that something was stored. Anybody on the database can say so, as
 /// often as they like: so it is one look at a time, for all who were named by then, and a pause.
-async fn run_checks(means: &Means, mut checks: mpsc::Receiver<UserKey>) {
+async fn run_checks(dependencies: &Dependencies, mut checks: mpsc::Receiver<UserKey>) {
     let mut named = Vec::new();
     while checks.recv_many(&mut named, USERS_PER_QUERY).await > 0 {
         let users: Vec<UserKey> = named.drain(..).collect::<BTreeSet<_>>().into_iter().collect();
         let checked = async {
-            let heads = means.store.heads(&users).await?;
-            announce_missing(means, &heads).await
+            let heads = dependencies.store.heads(&users).await?;
+            announce_missing(dependencies, &heads).await
         };
         if let Err(error) = checked.await {
-            means.metrics.reconcile_failures.inc();
+            dependencies.metrics.reconcile_failures.inc();
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "cannot look up what was stored; the next round will");
         }
@@ -190,17 +190,18 @@ async fn run_checks(means: &Means, mut checks: mpsc::Receiver<UserKey>) {
 }
 
 /// What of a log has not been announced, up to a head.
-fn range(means: &Means, head: &Head) -> Option<LogRange> {
-    let after = means.audience.announced_before(head.user, &head.app, head.at)?;
+fn range(dependencies: &Dependencies, head: &Head) -> Option<LogRange> {
+    let after = dependencies.sessions.announced_before(head.user, &head.app, head.at)?;
     Some(LogRange { log: LogId::of(head.user, &head.app), after, last: head.at })
 }
 
 /// Announces whatever of these logs is still missing. In how many of them something was.
-async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreError> {
-    let missing: Vec<(&Head, LogRange)> = heads.iter().filter_map(|head| Some((head, range(means, head)?))).collect();
+async fn announce_missing(dependencies: &Dependencies, heads: &[Head]) -> Result<usize, StoreError> {
+    let missing: Vec<(&Head, LogRange)> =
+        heads.iter().filter_map(|head| Some((head, range(dependencies, head)?))).collect();
     for missing in missing.chunks(LOGS_PER_QUERY) {
         let ranges: Vec<LogRange> = missing.iter().map(|(_, range)| *range).collect();
-        let mut changed = changed_tables(&means.store, &ranges).await?;
+        let mut changed = changed_tables(&dependencies.store, &ranges).await?;
         for (head, range) in missing {
             let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, ranges| Wakeup {
                 user: head.user,
@@ -211,10 +212,10 @@ async fn announce_missing(means: &Means, heads: &[Head]) -> Result<usize, StoreE
                 pushes: vec![],
             };
             for (client, tables) in changed.remove(&range.log).unwrap_or_default() {
-                means.audience.announce(&wakeup(Some(client.into()), tables, vec![]));
+                dependencies.sessions.announce(&wakeup(Some(client.into()), tables, vec![]));
             }
             // Even if nothing is left in the range: then there is nothing in it to be missed.
-            means.audience.announce(&wakeup(None, vec![], vec![(range.after, range.last)]));
+            dependencies.sessions.announce(&wakeup(None, vec![], vec![(range.after, range.last)]));
         }
     }
     Ok(missing.len())
@@ -232,12 +233,12 @@ pub(super) async fn changed_tables(store: &Store, ranges: &[LogRange]) -> Result
     Ok(changed)
 }
 
-async fn run_joins(means: &Means, mut joins: mpsc::Receiver<Join>) {
+async fn run_joins(dependencies: &Dependencies, mut joins: mpsc::Receiver<Join>) {
     let mut batch = Vec::new();
     while joins.recv_many(&mut batch, USERS_PER_QUERY).await > 0 {
         let users: Vec<UserKey> = batch.iter().map(|join| join.user).collect();
-        match means.store.heads(&users).await {
-            Ok(heads) => begin_all(means, &mut batch, heads),
+        match dependencies.store.heads(&users).await {
+            Ok(heads) => begin_all(dependencies, &mut batch, heads),
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -251,27 +252,27 @@ async fn run_joins(means: &Means, mut joins: mpsc::Receiver<Join>) {
     }
 }
 
-fn begin_all(means: &Means, joins: &mut Vec<Join>, heads: Vec<Head>) {
+fn begin_all(dependencies: &Dependencies, joins: &mut Vec<Join>, heads: Vec<Head>) {
     let mut by_user: HashMap<UserKey, Vec<Head>> = HashMap::new();
     for head in heads {
         by_user.entry(head.user).or_default().push(head);
     }
     for join in joins.drain(..) {
-        means.audience.begin(join.user, by_user.get(&join.user).map_or(&[], Vec::as_slice));
+        dependencies.sessions.begin(join.user, by_user.get(&join.user).map_or(&[], Vec::as_slice));
         // A session that has gone in the meantime does not mind.
         let _ = join.begun.send(());
     }
 }
 
-async fn run_lookups(means: &Means, mut lookups: mpsc::Receiver<Wakeup>) {
+async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wakeup>) {
     let mut batch = Vec::new();
     while lookups.recv_many(&mut batch, LOGS_PER_QUERY).await > 0 {
         let heads: Vec<Head> = batch
             .drain(..)
             .map(|wakeup| Head { user: wakeup.user, app: wakeup.app.to_string(), at: wakeup.last() })
             .collect();
-        if let Err(error) = announce_missing(means, &heads).await {
-            means.metrics.reconcile_failures.inc();
+        if let Err(error) = announce_missing(dependencies, &heads).await {
+            dependencies.metrics.reconcile_failures.inc();
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "cannot look up what changed; the next round will"

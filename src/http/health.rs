@@ -3,7 +3,7 @@
 use super::AppState;
 use super::error::ApiError;
 use crate::auth::Authenticator;
-use crate::fanout::listener::Hearing;
+use crate::fanout::listener::ListenerStatus;
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::Store;
 use crate::store::fitness::Unfit;
@@ -28,7 +28,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Health {
     grace: Duration,
-    hearing: Hearing,
+    listener_status: ListenerStatus,
     auth: Arc<Authenticator>,
     draining: CancellationToken,
     drained: Drained,
@@ -48,9 +48,14 @@ struct Well {
 }
 
 impl Health {
-    pub(super) fn new(grace: Duration, hearing: Hearing, auth: Arc<Authenticator>, shutdown: &Shutdown) -> Health {
+    pub(super) fn new(
+        grace: Duration,
+        listener_status: ListenerStatus,
+        auth: Arc<Authenticator>,
+        shutdown: &Shutdown,
+    ) -> Health {
         let (draining, drained) = (shutdown.draining.clone(), shutdown.drained.clone());
-        Health { grace, hearing, auth, draining, drained, well: Mutex::default() }
+        Health { grace, listener_status, auth, draining, drained, well: Mutex::default() }
     }
 
     /// Looks after the database and the listener, until told to stop.
@@ -62,8 +67,8 @@ impl Health {
             let answered = match &fitness {
                 Ok(Ok(_)) => true,
                 // Every connection is in use, which says nothing about the database. The listener has one of its own.
-                Ok(Err(error)) if error.is_busy() => self.hearing.is_up(),
-                Err(_) => self.hearing.is_up(),
+                Ok(Err(error)) if error.is_busy() => self.listener_status.is_up(),
+                Err(_) => self.listener_status.is_up(),
                 Ok(Err(_)) => false,
             };
             let unfit = match fitness {
@@ -93,8 +98,8 @@ impl Health {
     /// What keeps this replica from being ready.
     pub fn missing(&self) -> Vec<String> {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard = self.hearing.is_up();
-        if heard {
+        let listening = self.listener_status.is_up();
+        if listening {
             well.listener = Some(Instant::now());
         }
         let lasting = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() > self.grace);
@@ -104,8 +109,8 @@ impl Health {
         } else if let Some(unfit) = well.unfit.as_ref().filter(|_| lasting(well.fit)) {
             missing.push(unfit.to_string());
         }
-        if !heard && lasting(well.listener) {
-            let why = self.hearing.problem().map(|problem| format!(": {problem}")).unwrap_or_default();
+        if !listening && lasting(well.listener) {
+            let why = self.listener_status.problem().map(|problem| format!(": {problem}")).unwrap_or_default();
             missing.push(format!("the listener is not connected{why}"));
         }
         if !self.auth.has_keys() {

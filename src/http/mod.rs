@@ -29,7 +29,7 @@ use crate::billing::Billing;
 use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::fanout::Publisher;
-use crate::fanout::listener::Hearing;
+use crate::fanout::listener::ListenerStatus;
 use crate::hub::DeviceReads;
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
@@ -83,10 +83,10 @@ impl AppState {
     /// What readiness is judged by.
     pub fn new_health(
         config: &Config,
-        hearing: Hearing,
+        listener_status: ListenerStatus,
         auth: Arc<Authenticator>,
         shutdown: &Shutdown,
     ) -> Arc<health::Health> {
-        Arc::new(health::Health::new(config.ready_grace_ms, hearing, auth, shutdown))
+        Arc::new(health::Health::new(config.ready_grace_ms, listener_status, auth, shutdown))
     }
 }

@@ -15,7 +15,7 @@ pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
 pub use session::{SessionInfo, SessionState};
 
-use crate::fanout::{Audience, IsConnected, Wakeup};
+use crate::fanout::{IsConnected, SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
@@ -160,7 +160,7 @@ impl Drop for Membership {
     }
 }
 
-impl Audience for Hub {
+impl SessionRegistry for Hub {
     fn announce(&self, wakeup: &Wakeup) {
         if let Some(user) = self.shard(wakeup.user).get_mut(&wakeup.user) {
             user.watermarks.note(&wakeup.app, &wakeup.ranges);

@@ -110,7 +110,7 @@ impl Poll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fanout::{Audience, Wakeup};
+    use crate::fanout::{SessionRegistry, Wakeup};
     use crate::telemetry::Metrics;
     use futures_util::FutureExt;
 

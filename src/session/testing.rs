@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fanout::reconciler::ReconcilerTask;
-use crate::fanout::{Audience, Wakeup};
+use crate::fanout::{SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Store;
 use clap::Parser;
