@@ -110,13 +110,13 @@ async fn a_user_has_a_bounded_number_of_sockets_and_streams() {
 #[tokio::test]
 async fn sockets_that_do_not_authenticate_are_bounded() {
     let cluster = Cluster::start_with(1, &[("MAX_UNAUTHENTICATED", "2")]).await;
-    let mut strangers =
+    let mut unauthenticated =
         [Wakeups::open(cluster.url(0), None).await.unwrap(), Wakeups::open(cluster.url(0), None).await.unwrap()];
     assert!(Wakeups::open(cluster.url(0), None).await.is_err(), "a third one is refused");
     assert_eq!(metric(&cluster, "mana_sync_refused_total{limit=\"unauthenticated\"}").await, 1.0);
     let user = cluster.user();
-    strangers[0].authenticate(&user.token, None).await.unwrap();
-    assert_eq!(strangers[0].next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
+    unauthenticated[0].authenticate(&user.token, None).await.unwrap();
+    assert_eq!(unauthenticated[0].next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
     assert!(Wakeups::open(cluster.url(0), None).await.is_ok(), "one that has authenticated makes room");
 }
 

@@ -129,9 +129,9 @@ async fn a_message_over_64_kib_closes_with_1009_which_the_client_gets_to_read() 
         raw.send(TEXT, &vec![b'x'; size]).await;
         assert_eq!(close_of(&mut raw).await, Some(1009), "{size} bytes");
     }
-    let mut stranger = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
-    stranger.send(0x82, &vec![0; 70_000]).await;
-    assert_eq!(close_of(&mut stranger).await, Some(1009), "before authentication and binary too");
+    let mut unauthenticated = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+    unauthenticated.send(0x82, &vec![0; 70_000]).await;
+    assert_eq!(close_of(&mut unauthenticated).await, Some(1009), "before authentication and binary too");
 }
 
 #[tokio::test]

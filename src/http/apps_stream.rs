@@ -5,7 +5,7 @@
 
 use super::AppState;
 use super::error::ApiError;
-use super::extract::{Member, client_id, query};
+use super::extract::{Authenticated, client_id, query};
 use super::server::ClientPlace;
 use super::stream::{MAX_COLLECTIONS, answer, last_event_id};
 use crate::protocol::push::{MAX_APP, MAX_TABLE, check_name};
@@ -31,7 +31,7 @@ type Apps = BTreeMap<String, Option<BTreeSet<String>>>;
 
 pub(super) async fn stream(
     State(state): State<AppState>,
-    Member(identity): Member,
+    Authenticated(identity): Authenticated,
     client: Option<Extension<ClientPlace>>,
     uri: Uri,
     headers: HeaderMap,

@@ -27,7 +27,7 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let identity = state.auth.check(bearer(&parts.headers)?).await?;
         let app = path_app(parts, state).await?.ok_or(ApiError::NotFound)?;
-        let Member(identity) = Member::of(identity, state).await?;
+        let Authenticated(identity) = Authenticated::of(identity, state).await?;
         let log = Log::new(identity.user_id.clone(), &app);
         Ok(Caller { identity, log })
     }
@@ -35,23 +35,23 @@ impl FromRequestParts<AppState> for Caller {
 
 /// A caller whose token is good and whose sync is paid for, whatever the path names.
 #[derive(Debug)]
-pub(super) struct Member(pub(super) Identity);
+pub(super) struct Authenticated(pub(super) Identity);
 
-impl Member {
-    async fn of(identity: Identity, state: &AppState) -> Result<Member, ApiError> {
+impl Authenticated {
+    async fn of(identity: Identity, state: &AppState) -> Result<Authenticated, ApiError> {
         if state.billing.is_active(&identity.user_id).await {
-            Ok(Member(identity))
+            Ok(Authenticated(identity))
         } else {
             Err(ApiError::SyncInactive)
         }
     }
 }
 
-impl FromRequestParts<AppState> for Member {
+impl FromRequestParts<AppState> for Authenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        Member::of(state.auth.check(bearer(&parts.headers)?).await?, state).await
+        Authenticated::of(state.auth.check(bearer(&parts.headers)?).await?, state).await
     }
 }
 

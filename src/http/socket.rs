@@ -42,7 +42,7 @@ pub(super) async fn connect(
     let connection = request.extensions().get::<Connection>().cloned();
     let client = request.extensions().get::<ClientPlace>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
-    let place = state.sessions.admit_stranger().ok_or(ApiError::Busy)?;
+    let place = state.sessions.admit_unauthenticated().ok_or(ApiError::Busy)?;
     let session = WebSocketSession::new(state.sessions.clone(), app).holding(place);
     let ping = state.config.ws_ping_ms;
     let tracker = state.shutdown.connections.clone();
@@ -133,10 +133,10 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
                     return CloseReason::Unresponsive;
                 }
             }
-            Action::Close { reason, last_words } => {
+            Action::Close { reason, final_message } => {
                 drop(session);
                 // A client that cannot be told has gone, or will see the connection end.
-                let _ = send(&mut socket, last_words.into_iter().collect()).await;
+                let _ = send(&mut socket, final_message.into_iter().collect()).await;
                 Box::pin(close(socket, reason)).await;
                 return reason;
             }

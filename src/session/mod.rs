@@ -70,7 +70,7 @@ pub struct Sessions {
     /// Whether those who come are told what was stored shortly before.
     announces_recent: bool,
     /// Places for WebSockets that have not authenticated.
-    strangers: Arc<Semaphore>,
+    unauthenticated: Arc<Semaphore>,
     /// For what clients have not read yet.
     budget: MemoryBudget,
     /// How much of the database each user may read from at once.
@@ -103,7 +103,7 @@ impl Sessions {
             heartbeat: config.sse_heartbeat_ms,
             max_per_user: config.max_sessions_per_user as usize,
             announces_recent: !config.announce_recent_ms.is_zero(),
-            strangers: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
+            unauthenticated: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
             budget,
             reads: ReadShares::new(config.database_pool_size),
             heavy: HeavyWork::default(),
@@ -116,8 +116,8 @@ impl Sessions {
     }
 
     /// A place for a WebSocket until it has authenticated; none if there is none left.
-    pub fn admit_stranger(&self) -> Option<OwnedSemaphorePermit> {
-        let place = self.strangers.clone().try_acquire_owned().ok();
+    pub fn admit_unauthenticated(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.unauthenticated.clone().try_acquire_owned().ok();
         if place.is_none() {
             self.metrics.refused.with_label_values(&["unauthenticated"]).inc();
         }

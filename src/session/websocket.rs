@@ -36,11 +36,11 @@ pub struct WebSocketSession {
 #[derive(Debug)]
 enum State {
     /// Not authenticated, and to be closed at that time.
-    Stranger {
+    Unauthenticated {
         deadline: Instant,
         _place: Option<OwnedSemaphorePermit>,
     },
-    Member {
+    Authenticated {
         identity: Identity,
         expires: Instant,
         membership: Membership,
@@ -61,8 +61,8 @@ struct Greeting {
 pub enum Action {
     /// Send these messages.
     Send(Vec<String>),
-    /// Send the last words, if any, and close.
-    Close { reason: CloseReason, last_words: Option<String> },
+    /// Send the final message, if any, and close.
+    Close { reason: CloseReason, final_message: Option<String> },
 }
 
 impl Action {
@@ -70,13 +70,13 @@ impl Action {
         Action::Send(vec![message.encode()])
     }
 
-    /// Closes without a word.
+    /// Closes without a final message.
     pub fn close(reason: CloseReason) -> Action {
-        Action::Close { reason, last_words: None }
+        Action::Close { reason, final_message: None }
     }
 
     fn close_with(reason: CloseReason, code: ErrorCode, message: &str) -> Action {
-        Action::Close { reason, last_words: Some(ServerMessage::Error { code, message }.encode()) }
+        Action::Close { reason, final_message: Some(ServerMessage::Error { code, message }.encode()) }
     }
 }
 
@@ -85,12 +85,18 @@ impl WebSocketSession {
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = Instant::now() + sessions.auth_timeout;
         let farewell = sessions.farewell();
-        WebSocketSession { sessions, app, state: State::Stranger { deadline, _place: None }, sending: None, farewell }
+        WebSocketSession {
+            sessions,
+            app,
+            state: State::Unauthenticated { deadline, _place: None },
+            sending: None,
+            farewell,
+        }
     }
 
     /// Holds a place among those who have not authenticated, until this one has.
     pub fn holding(mut self, place: OwnedSemaphorePermit) -> WebSocketSession {
-        if let State::Stranger { _place, .. } = &mut self.state {
+        if let State::Unauthenticated { _place, .. } = &mut self.state {
             *_place = Some(place);
         }
         self
@@ -98,14 +104,14 @@ impl WebSocketSession {
 
     /// Whether it is known whose session this is.
     pub fn is_authenticated(&self) -> bool {
-        matches!(self.state, State::Member { .. })
+        matches!(self.state, State::Authenticated { .. })
     }
 
     /// The memory of the user whose session this is; none before it has authenticated.
     pub fn budget(&self) -> Option<UserBudget> {
         match &self.state {
-            State::Member { identity, .. } => Some(self.sessions.budget.of(identity.user)),
-            State::Stranger { .. } => None,
+            State::Authenticated { identity, .. } => Some(self.sessions.budget.of(identity.user)),
+            State::Unauthenticated { .. } => None,
         }
     }
 
@@ -130,23 +136,23 @@ impl WebSocketSession {
     async fn authenticated(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
         let expires = Instant::now() + identity.remaining();
         match &mut self.state {
-            State::Member { identity: known, .. } if known.user != identity.user => {
+            State::Authenticated { identity: known, .. } if known.user != identity.user => {
                 self.sessions.refuse(Refusal::TokenOtherUser);
                 return Action::close(CloseReason::OtherUser);
             }
-            State::Member { expires: until, membership, .. } => {
+            State::Authenticated { expires: until, membership, .. } => {
                 *until = expires;
                 membership.session().identify(identity.token_id, identity.expires);
                 if client.is_some() {
                     membership.mailbox().set_client(client);
                 }
             }
-            State::Stranger { .. } => {
+            State::Unauthenticated { .. } => {
                 let interest = Interest { app: self.app.clone(), tables: None, client };
                 match self.sessions.join(&identity, interest, WEBSOCKET).await {
                     Ok(membership) => {
                         let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
-                        self.state = State::Member { identity, expires, membership, greeting };
+                        self.state = State::Authenticated { identity, expires, membership, greeting };
                     }
                     Err(error) => return self.not_joined(&error),
                 }
@@ -170,16 +176,16 @@ impl WebSocketSession {
         let Self { sessions, state, sending, farewell, .. } = self;
         *sending = None;
         let (deadline, late) = match state {
-            State::Stranger { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
-            State::Member { expires, .. } => {
+            State::Unauthenticated { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
+            State::Authenticated { expires, .. } => {
                 let message = "the token has expired; send a fresh one in time, or reconnect with it";
                 (*expires, Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message))
             }
         };
         let news = async {
             match state {
-                State::Stranger { .. } => std::future::pending().await,
-                State::Member { identity, membership, greeting, .. } => tokio::select! {
+                State::Unauthenticated { .. } => std::future::pending().await,
+                State::Authenticated { identity, membership, greeting, .. } => tokio::select! {
                     reason = membership.session().closed() => end(reason),
                     mail = mail(membership.mailbox(), greeting, sending, sessions, identity.user) => wake(mail),
                 },

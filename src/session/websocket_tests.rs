@@ -37,7 +37,7 @@ async fn what_is_no_token_is_refused_with_a_reason() {
     let rig = Rig::new(&[]);
     let mut session = WebSocketSession::new(rig.sessions.clone(), None);
     let action = session.hear(r#"{"type":"auth","token":"nonsense"}"#).await;
-    let Action::Close { reason: CloseReason::InvalidToken, last_words: Some(words) } = action else {
+    let Action::Close { reason: CloseReason::InvalidToken, final_message: Some(words) } = action else {
         panic!("{action:?}");
     };
     assert!(words.starts_with(r#"{"type":"error","code":"invalid_token","message":"#), "{words}");
@@ -113,7 +113,7 @@ async fn the_session_ends_with_its_token_unless_a_fresh_one_came() {
     let mut witness = member(&rig, None, None, short).await;
     extended.authenticated(identity(KNOWN, HOUR), None).await;
     let action = witness.next().await;
-    let Action::Close { reason: CloseReason::TokenExpired, last_words: Some(words) } = action else {
+    let Action::Close { reason: CloseReason::TokenExpired, final_message: Some(words) } = action else {
         panic!("{action:?}");
     };
     assert!(words.starts_with(r#"{"type":"error","code":"token_expired","message":"#), "{words}");
@@ -126,9 +126,9 @@ async fn the_session_ends_with_its_token_unless_a_fresh_one_came() {
 async fn all_are_sent_away_when_the_replica_goes_strangers_too() {
     let rig = Rig::new(&["--drain-window-ms", "20"]);
     let mut session = member(&rig, Some("todo"), None, HOUR).await;
-    let mut stranger = WebSocketSession::new(rig.sessions.clone(), None);
+    let mut unauthenticated = WebSocketSession::new(rig.sessions.clone(), None);
     rig.closing.cancel();
-    for session in [&mut session, &mut stranger] {
+    for session in [&mut session, &mut unauthenticated] {
         assert_eq!(session.next().await, Action::close(CloseReason::GoingAway));
     }
 }

@@ -36,7 +36,7 @@ pub enum Fault {
     /// Notifications on our channel that nobody of us wrote.
     GarbageNotified,
     /// Clients that connect and never authenticate.
-    Strangers(usize),
+    Unauthenticated(usize),
     /// Clients that send heads and bodies byte by byte.
     SlowSenders(usize),
     /// A WebSocket and a stream that are not read until the end.
@@ -90,7 +90,7 @@ impl Fault {
             | Fault::GarbageNotified => (3, 0),
             Fault::Issuer(_) | Fault::KeysRotated => (4, 0),
             Fault::Credits(_) => (5, 0),
-            Fault::Strangers(_)
+            Fault::Unauthenticated(_)
             | Fault::SlowSenders(_)
             | Fault::SlowReaders(_)
             | Fault::PushStorm(_)
@@ -141,7 +141,7 @@ impl Fault {
                 world.cluster.credits.set_mode(Service::Serve);
             }
             Fault::GarbageNotified => world.sql(NOTIFY_GARBAGE).await,
-            Fault::Strangers(replica) => rude::never_authenticate(world, replica, end).await,
+            Fault::Unauthenticated(replica) => rude::never_authenticate(world, replica, end).await,
             Fault::SlowSenders(replica) => rude::send_slowly(world, replica, end).await,
             Fault::SlowReaders(replica) => rude::read_nothing(world, workload, replica, end).await,
             Fault::PushStorm(replica) => workload.push_without_pause(world, replica, end).await,

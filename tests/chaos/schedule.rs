@@ -96,7 +96,7 @@ fn any_fault(rng: &mut StdRng) -> Fault {
         23 => Fault::KeysRotated,
         24 => Fault::Credits(outside),
         25 => Fault::GarbageNotified,
-        26 => Fault::Strangers(replica),
+        26 => Fault::Unauthenticated(replica),
         27 => *[Fault::SlowSenders(replica), Fault::SlowReaders(replica)].choose(rng).unwrap(),
         28 => Fault::PushStorm(replica),
         _ => Fault::HugePushes(replica),

@@ -4,7 +4,7 @@
 //! ```text
 //! world: a replica with the manifests' settings ── the limit, what is resident, users at work, probes
 //! run: one attack after the other, each measured ── the table that docs/faults.md has
-//! bodies, readers, strangers, crowds: the attacks     storm: what is left when many have come and gone
+//! bodies, readers, unauthenticated, crowds: the attacks     storm: what is left when many have come and gone
 //! ```
 //! Without more ado a short form runs, which holds the replica to its memory, its answers and its life. `make siege` runs
 //! the whole of it (`SIEGE=long`), and holds it to its times as well: for a machine that does nothing else.
@@ -17,5 +17,5 @@ mod crowds;
 mod readers;
 mod run;
 mod storm;
-mod strangers;
+mod unauthenticated;
 mod world;

@@ -1,7 +1,7 @@
 //! One attack after the other, at one replica: it lives, keeps within its memory, and others do not notice.
 
 use crate::world::{MEMORY, Others, World, is_long};
-use crate::{bodies, crowds, readers, strangers};
+use crate::{bodies, crowds, readers, unauthenticated};
 use std::time::Duration;
 
 /// How long a probe may take, and by how much others' pushes may slow down, on a machine that does nothing else.
@@ -78,9 +78,9 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
     attack!("polls without a pause", readers::polls(&world));
     attack!("apps without end", crowds::apps(&world));
     attack!("sockets and streams without end of one user", crowds::sessions(&world));
-    attack!("sockets that never authenticate, each with an unfinished message", strangers::sockets(&world));
-    attack!("heads that do not end", strangers::heads(&world));
-    attack!("bodies without a token", strangers::bodies(&world));
+    attack!("sockets that never authenticate, each with an unfinished message", unauthenticated::sockets(&world));
+    attack!("heads that do not end", unauthenticated::heads(&world));
+    attack!("bodies without a token", unauthenticated::bodies(&world));
     attack!("all at once", async {
         futures_util::join!(
             bodies::stamps_ahead(&world),
@@ -89,8 +89,8 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
             bodies::stalled(&world),
             readers::slow(&world),
             readers::long_history(&world),
-            strangers::sockets(&world),
-            strangers::heads(&world),
+            unauthenticated::sockets(&world),
+            unauthenticated::heads(&world),
         );
     });
 }

@@ -1,7 +1,7 @@
 //! What is left when very many have come at once and gone: memory comes back.
 
-use crate::strangers;
 use crate::support::*;
+use crate::unauthenticated;
 use crate::world::{World, is_long, many};
 use futures_util::stream::{self, StreamExt};
 use std::time::{Duration, Instant};
@@ -67,8 +67,8 @@ async fn come_and_go(world: &World, what: &str, count: usize, connections: impl 
 async fn memory_comes_back_when_those_who_came_at_once_have_left() {
     let world = World::start(&[]).await;
     let count = many(10_000, 1_000);
-    come_and_go(&world, "sockets", count, strangers::open(&world, count, b"".to_vec(), true)).await;
+    come_and_go(&world, "sockets", count, unauthenticated::open(&world, count, b"".to_vec(), true)).await;
     come_and_go(&world, "streams", count, streams(&world, count)).await;
     let said = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(60_000)).into_bytes();
-    come_and_go(&world, "heads", count, strangers::open(&world, count, said, false)).await;
+    come_and_go(&world, "heads", count, unauthenticated::open(&world, count, said, false)).await;
 }
