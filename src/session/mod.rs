@@ -157,14 +157,14 @@ impl Sessions {
         self.announces_recent.then(|| self.reconciler.recent(user, app))
     }
 
-    fn farewell(&self) -> Farewell {
+    fn close_timer(&self) -> CloseTimer {
         let age = self.max_age.map(|age| age.mul_f64(rand::random_range(0.5..1.0)));
-        Farewell {
+        CloseTimer {
             closing: self.closing.clone(),
             drained: self.drained.clone(),
             window: self.drain_window,
-            leaves: None,
-            retires: age.map(|age| Instant::now() + age),
+            drain_at: None,
+            max_age_at: age.map(|age| Instant::now() + age),
         }
     }
 
@@ -182,23 +182,24 @@ impl Sessions {
     }
 }
 
-/// When a session leaves though its client does nothing wrong: its replica goes away, or it is old.
+/// When a session is closed though its client does nothing wrong: its replica is draining, or it has reached its
+/// maximum age.
 #[derive(Debug)]
-struct Farewell {
+struct CloseTimer {
     closing: CancellationToken,
     drained: Drained,
     window: Duration,
-    /// The moment of the drain window, once that has begun.
-    leaves: Option<Instant>,
-    /// When it is old; none: never.
-    retires: Option<Instant>,
+    /// Its moment in the drain window, once that has begun.
+    drain_at: Option<Instant>,
+    /// When it reaches its maximum age. None: never.
+    max_age_at: Option<Instant>,
 }
 
-impl Farewell {
+impl CloseTimer {
     /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
     /// and asked again.
-    async fn due(&mut self) -> CloseReason {
-        let Farewell { closing, drained, window, leaves, retires } = self;
+    async fn elapsed(&mut self) -> CloseReason {
+        let CloseTimer { closing, drained, window, leaves, max_age_at } = self;
         let leave = async {
             loop {
                 if !closing.is_cancelled() && !drained.is_on() {
@@ -209,7 +210,7 @@ impl Farewell {
                     () = drained.begun() => {}
                 }
                 let moment = || Instant::now() + window.mul_f64(rand::random_range(0.0..1.0));
-                let moment = *leaves.get_or_insert_with(moment);
+                let moment = *drain_at.get_or_insert_with(moment);
                 tokio::select! {
                     () = sleep_until(moment) => return,
                     // The replica is taken back: who has not left stays.
@@ -217,13 +218,13 @@ impl Farewell {
                 }
             }
         };
-        let Some(retires) = *retires else {
+        let Some(max_age_at) = *max_age_at else {
             leave.await;
             return CloseReason::GoingAway;
         };
         tokio::select! {
             () = leave => CloseReason::GoingAway,
-            () = sleep_until(retires) => CloseReason::TooOld,
+            () = sleep_until(max_age_at) => CloseReason::TooOld,
         }
     }
 

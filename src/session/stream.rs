@@ -5,7 +5,7 @@
 
 use super::log_reader::LogReader;
 pub use super::log_reader::LogRequest;
-use super::{Farewell, JoinError, Sessions};
+use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::defects::Defect;
@@ -82,7 +82,7 @@ pub struct StreamSession {
     expires: Instant,
     /// When the next heartbeat is due.
     heartbeat: Instant,
-    farewell: Farewell,
+    close_timer: CloseTimer,
     pause: Duration,
 }
 
@@ -133,7 +133,7 @@ impl StreamSession {
             needs: LEAST_ROOM,
             expires: now + identity.remaining(),
             heartbeat: now + sessions.heartbeat,
-            farewell: sessions.farewell(),
+            close_timer: sessions.close_timer(),
             pause: BACKOFF.0,
             sessions,
             store,
@@ -189,7 +189,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
+            reason = self.close_timer.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 
@@ -232,7 +232,7 @@ impl StreamSession {
                 held = self.budget.reserve(self.needs) => self.held = held,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
                 () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-                reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
+                reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
             }
         }
         let (_, mut reading) = self.reading.take().unwrap_or_else(|| (index, self.begin_page(index)));
@@ -243,7 +243,7 @@ impl StreamSession {
                 return Next::Text(HEARTBEAT.to_owned());
             }
             () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due_or_closed(self.membership.session()) => return Next::End(reason),
+            reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
             Ok(page) => {
@@ -312,7 +312,7 @@ impl StreamSession {
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
             () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.farewell.due_or_closed(self.membership.session()) => Next::End(reason),
+            reason = self.close_timer.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
 

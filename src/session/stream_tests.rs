@@ -34,7 +34,7 @@ fn session_on(rig: &Rig, interest: Interest, logs: Vec<LogRequest>, life: Durati
         needs: LEAST_ROOM,
         expires: Instant::now() + life,
         heartbeat: Instant::now() + rig.sessions.heartbeat,
-        farewell: rig.sessions.farewell(),
+        close_timer: rig.sessions.close_timer(),
         pause: BACKOFF.0,
     }
 }

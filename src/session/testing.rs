@@ -103,17 +103,17 @@ pub(super) async fn at_once<T>(waiting: impl Future<Output = T>) -> Option<T> {
 async fn sessions_leave_at_moments_of_their_own_all_over_the_window() {
     const WINDOW: Duration = Duration::from_secs(3600);
     let rig = Rig::new(&["--drain-window-ms", "3600000"]);
-    let mut waiting = rig.sessions.farewell();
-    assert_eq!((at_once(waiting.due()).await, waiting.leaves), (None, None), "no moment before the stop");
+    let mut waiting = rig.sessions.close_timer();
+    assert_eq!((at_once(waiting.elapsed()).await, waiting.drain_at), (None, None), "no moment before the stop");
     rig.closing.cancel();
     let begun = Instant::now();
     let mut moments = Vec::new();
     for _ in 0..200 {
-        let mut farewell = rig.sessions.farewell();
-        assert_eq!(at_once(farewell.due()).await, None);
-        let at = farewell.leaves;
-        assert_eq!(at_once(farewell.due()).await, None);
-        assert_eq!(farewell.leaves, at, "a wait that is given up does not put it off");
+        let mut close_timer = rig.sessions.close_timer();
+        assert_eq!(at_once(close_timer.elapsed()).await, None);
+        let at = close_timer.drain_at;
+        assert_eq!(at_once(close_timer.elapsed()).await, None);
+        assert_eq!(close_timer.drain_at, at, "a wait that is given up does not put it off");
         moments.push(at.expect("the stop has begun") - begun);
     }
     for tenth in 0..10 {
@@ -126,7 +126,7 @@ async fn sessions_leave_at_moments_of_their_own_all_over_the_window() {
 async fn without_a_window_sessions_leave_at_once() {
     let rig = Rig::new(&["--drain-window-ms", "0"]);
     rig.closing.cancel();
-    assert_eq!(rig.sessions.farewell().due().await, CloseReason::GoingAway);
+    assert_eq!(rig.sessions.close_timer().elapsed().await, CloseReason::GoingAway);
 }
 
 #[tokio::test]
@@ -135,52 +135,60 @@ async fn sessions_retire_at_moments_of_their_own_in_the_second_half_of_their_age
     let begun = Instant::now();
     let mut ages = Vec::new();
     for _ in 0..200 {
-        let mut farewell = rig.sessions.farewell();
-        let at = farewell.retires.expect("an age is set");
-        assert_eq!(at_once(farewell.due()).await, None);
+        let mut close_timer = rig.sessions.close_timer();
+        let at = close_timer.max_age_at.expect("an age is set");
+        assert_eq!(at_once(close_timer.elapsed()).await, None);
         ages.push(at - begun);
     }
     let (least, most) = (*ages.iter().min().unwrap(), *ages.iter().max().unwrap());
     assert!((30..35).contains(&least.as_secs()) && (55..60).contains(&most.as_secs()), "{least:?} to {most:?}");
     let short = Rig::new(&["--max-connection-age-ms", "20"]);
-    assert_eq!(short.sessions.farewell().due().await, CloseReason::TooOld);
+    assert_eq!(short.sessions.close_timer().elapsed().await, CloseReason::TooOld);
     let young = Rig::new(&[]);
-    assert_eq!(young.sessions.farewell().retires, None, "by default they live as long as they like");
+    assert_eq!(young.sessions.close_timer().max_age_at, None, "by default they live as long as they like");
 }
 
 #[tokio::test]
 async fn sessions_of_a_drained_replica_leave_and_those_that_are_left_when_it_is_taken_back_stay() {
     let rig = Rig::new(&["--drain-window-ms", "3600000"]);
-    let mut farewell = rig.sessions.farewell();
-    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, None), "it is not drained");
+    let mut close_timer = rig.sessions.close_timer();
+    assert_eq!((at_once(close_timer.elapsed()).await, close_timer.drain_at), (None, None), "it is not drained");
     rig.drained.set(true);
-    assert_eq!(at_once(farewell.due()).await, None);
-    let moment = farewell.leaves.expect("it is drained");
-    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, Some(moment)), "no wait puts it off");
+    assert_eq!(at_once(close_timer.elapsed()).await, None);
+    let moment = close_timer.drain_at.expect("it is drained");
+    assert_eq!(
+        (at_once(close_timer.elapsed()).await, close_timer.drain_at),
+        (None, Some(moment)),
+        "no wait puts it off"
+    );
     rig.drained.set(false);
-    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, None), "it is taken back");
+    assert_eq!((at_once(close_timer.elapsed()).await, close_timer.drain_at), (None, None), "it is taken back");
     rig.drained.set(true);
     rig.closing.cancel();
-    assert_eq!(at_once(farewell.due()).await, None);
-    let moment = farewell.leaves;
+    assert_eq!(at_once(close_timer.elapsed()).await, None);
+    let moment = close_timer.drain_at;
     rig.drained.set(false);
-    assert_eq!((at_once(farewell.due()).await, farewell.leaves), (None, moment), "who stops is not taken back");
+    assert_eq!(
+        (at_once(close_timer.elapsed()).await, close_timer.drain_at),
+        (None, moment),
+        "who stops is not taken back"
+    );
 
     let at_last = Rig::new(&["--drain-window-ms", "0"]);
-    let mut farewell = at_last.sessions.farewell();
+    let mut close_timer = at_last.sessions.close_timer();
     at_last.drained.set(true);
-    assert_eq!(farewell.due().await, CloseReason::GoingAway);
+    assert_eq!(close_timer.elapsed().await, CloseReason::GoingAway);
 }
 
 #[tokio::test]
 async fn a_session_that_an_operator_ends_says_why() {
     let rig = Rig::new(&[]);
     let membership = rig.hub.join(UserKey::of(KNOWN), Interest::default(), "sse");
-    let mut farewell = rig.sessions.farewell();
-    assert_eq!(at_once(farewell.due_or_closed(membership.session())).await, None);
+    let mut close_timer = rig.sessions.close_timer();
+    assert_eq!(at_once(close_timer.due_or_closed(membership.session())).await, None);
     assert_eq!(rig.hub.close_user(UserKey::of(KNOWN), Some("phone")), 0, "it is no session of that device");
     assert_eq!(rig.hub.close_user(UserKey::of("somebody else"), None), 0);
     assert_eq!(rig.hub.close_user(UserKey::of(KNOWN), None), 2, "this one and the rig's");
     assert_eq!(rig.hub.close_user(UserKey::of(KNOWN), None), 0, "they are told once");
-    assert_eq!(farewell.due_or_closed(membership.session()).await, CloseReason::Disconnected);
+    assert_eq!(close_timer.due_or_closed(membership.session()).await, CloseReason::Disconnected);
 }

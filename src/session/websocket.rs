@@ -1,6 +1,6 @@
 //! The rules of `/ws` and `/ws/{appId}`, without a socket.
 
-use super::{Farewell, JoinError, Sessions};
+use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::{AuthError, Identity, TokenProblem};
 use crate::budget::{Reservation, UserBudget};
 use crate::fanout::recent::RecentRequest;
@@ -30,7 +30,7 @@ pub struct WebSocketSession {
     state: State,
     /// For the wake-ups last given out, until the next thing is asked for: then they have been sent.
     sending: Option<Box<Reservation>>,
-    farewell: Farewell,
+    close_timer: CloseTimer,
 }
 
 #[derive(Debug)]
@@ -84,13 +84,13 @@ impl WebSocketSession {
     /// A session that hears of one app, or of all apps of its user.
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = Instant::now() + sessions.auth_timeout;
-        let farewell = sessions.farewell();
+        let close_timer = sessions.close_timer();
         WebSocketSession {
             sessions,
             app,
             state: State::Unauthenticated { deadline, _place: None },
             sending: None,
-            farewell,
+            close_timer,
         }
     }
 
@@ -173,7 +173,7 @@ impl WebSocketSession {
 
     /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
     pub async fn next(&mut self) -> Action {
-        let Self { sessions, state, sending, farewell, .. } = self;
+        let Self { sessions, state, sending, close_timer, .. } = self;
         *sending = None;
         let (deadline, late) = match state {
             State::Unauthenticated { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
@@ -193,7 +193,7 @@ impl WebSocketSession {
         };
         tokio::select! {
             () = sleep_until(deadline) => late,
-            reason = farewell.due() => Action::close(reason),
+            reason = close_timer.elapsed() => Action::close(reason),
             action = news => action,
         }
     }
