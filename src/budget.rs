@@ -1,10 +1,10 @@
 //! The memory that is held because of clients, in bytes (G6).
 //!
-//! Whoever is about to hold something reserves room for it first, out of what the replica allows for all, and gives it
-//! back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what somebody
-//! else does not read or does not send. What is small has a part of its own, so that it does not wait for what is large:
-//! a few large requests of several users may take all there is. Those of whom it is not known yet who they are have a budget of their own, as if
-//! they were one user ([`UserBudget::of_unauthenticated`]).
+//! Whoever is about to hold something reserves memory for it first, out of what the replica allows for all, and gives
+//! it back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what
+//! somebody else does not read or does not send. What is small has a part of its own, so that it does not wait for what
+//! is large: a few large requests of several users may take all there is. Those of whom it is not known yet who they
+//! are have a budget of their own, as if they were one user ([`UserBudget::of_unauthenticated`]).
 
 use crate::protocol::UserKey;
 use prometheus::IntGauge;
@@ -34,17 +34,17 @@ struct Inner {
     /// For small reservations; none: they are like any other.
     small: Option<Arc<Semaphore>>,
     /// Of the users that hold something, or are about to.
-    users: Mutex<HashMap<UserKey, Weak<Share>>>,
+    users: Mutex<HashMap<UserKey, Weak<UserShare>>>,
     /// Bytes that are reserved.
     reserved: IntGauge,
 }
 
 /// What one user may take of it.
 #[derive(Clone, Debug)]
-pub struct UserBudget(Arc<Share>);
+pub struct UserBudget(Arc<UserShare>);
 
 #[derive(Debug)]
-struct Share {
+struct UserShare {
     budget: MemoryBudget,
     user: UserKey,
     /// Units that may be reserved at most.
@@ -59,7 +59,7 @@ pub struct Reservation {
     of_all: OwnedSemaphorePermit,
     is_small: bool,
     /// Keeps the user's share, which would be made anew otherwise.
-    share: Arc<Share>,
+    share: Arc<UserShare>,
 }
 
 impl MemoryBudget {
@@ -94,8 +94,8 @@ impl MemoryBudget {
         UserBudget(share)
     }
 
-    fn new_share(&self, user: UserKey, total: usize) -> Arc<Share> {
-        Arc::new(Share { budget: self.clone(), user, total, units: Arc::new(Semaphore::new(total)) })
+    fn new_share(&self, user: UserKey, total: usize) -> Arc<UserShare> {
+        Arc::new(UserShare { budget: self.clone(), user, total, units: Arc::new(Semaphore::new(total)) })
     }
 
     /// One user's part, in units.
@@ -103,7 +103,7 @@ impl MemoryBudget {
         (self.0.total / SHARE).max(LEAST_SHARE / UNIT).min(self.0.total)
     }
 
-    fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<Share>>> {
+    fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<UserShare>>> {
         self.0.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +183,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Share {
+impl Drop for UserShare {
     fn drop(&mut self) {
         let mut users = self.budget.users();
         // Another one may have been made meanwhile.

@@ -40,7 +40,7 @@ pub(super) async fn read_page(
             ApiError::Busy
         })
     };
-    let mut held = reserve(LEAST).await?;
+    let mut reservation = reserve(LEAST).await?;
     for _ in 0..ATTEMPTS {
         let page = {
             let turn =
@@ -54,12 +54,12 @@ pub(super) async fn read_page(
         // Nobody keeps a compressor for what is sent in one piece.
         let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
         let needs = BECOMES * page.size() + LEAST + compressor;
-        if budget.resize(&mut held, needs) {
-            return Ok((page, held));
+        if budget.resize(&mut reservation, needs) {
+            return Ok((page, reservation));
         }
         // Nobody holds a page while waiting for memory.
-        drop((page, held));
-        held = reserve(needs).await?;
+        drop((page, reservation));
+        reservation = reserve(needs).await?;
     }
     Err(ApiError::Busy)
 }
@@ -108,15 +108,15 @@ pub(super) async fn hold(
     })
 }
 
-/// An answer in JSON. What was reserved is held until the transport has asked for the last of it.
-pub(super) fn json(json: String, held: Option<Reservation>) -> Response {
+/// An answer in JSON. What was reserved is kept until the transport has asked for the last of it.
+pub(super) fn json(json: String, reservation: Option<Reservation>) -> Response {
     let length = HeaderValue::from(json.len());
-    let body = match held.filter(|_| json.len() > CHUNK) {
+    let body = match reservation.filter(|_| json.len() > CHUNK) {
         None => Body::from(json),
-        Some(held) => {
-            let chunks = stream::unfold((Bytes::from(json), held), async |(mut rest, held)| {
+        Some(reservation) => {
+            let chunks = stream::unfold((Bytes::from(json), reservation), async |(mut rest, reservation)| {
                 let chunk = rest.split_to(CHUNK.min(rest.len()));
-                (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), (rest, held)))
+                (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), (rest, reservation)))
             });
             // A compressor asks once more after the end.
             Body::from_stream(chunks.fuse())

@@ -48,7 +48,7 @@ pub struct PushBudget {
 }
 
 /// What a push holds until it is stored.
-pub(super) type Held = Arc<(Reservation, Reservation)>;
+pub(super) type PushReservation = Arc<(Reservation, Reservation)>;
 
 impl PushBudget {
     /// With all of the configured memory free.
@@ -60,20 +60,21 @@ impl PushBudget {
     }
 
     /// Reads a body, and reserves what it needs, also for what becomes of it.
-    pub(super) async fn read(&self, mut body: Body, user: UserKey) -> Result<(Vec<u8>, Held), ApiError> {
+    pub(super) async fn read(&self, mut body: Body, user: UserKey) -> Result<(Vec<u8>, PushReservation), ApiError> {
         let reading = self.read_all(&mut body, self.bodies.of(user));
         let read = timeout(self.body_timeout, reading).await.unwrap_or(Err(ApiError::BodyTimeout));
         if matches!(read, Err(ApiError::TooLarge(_))) {
             self.discard(body).await;
         }
-        let (read, held) = read?;
+        let (read, reservation) = read?;
         let work = timeout(self.patience, self.work.of(user).reserve(becomes(&read))).await;
         let work = work.ok().flatten().ok_or(ApiError::Busy)?;
-        Ok((read, Arc::new((held, work))))
+        Ok((read, Arc::new((reservation, work))))
     }
 
     async fn read_all(&self, body: &mut Body, budget: UserBudget) -> Result<(Vec<u8>, Reservation), ApiError> {
-        let mut held = timeout(self.patience, budget.reserve(LEAST)).await.ok().flatten().ok_or(ApiError::Busy)?;
+        let mut reservation =
+            timeout(self.patience, budget.reserve(LEAST)).await.ok().flatten().ok_or(ApiError::Busy)?;
         let mut read = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| ApiError::BodyBroken)?;
@@ -85,15 +86,19 @@ impl PushBudget {
             if needed > read.capacity() {
                 let capacity = needed.max(read.len() + read.len() / 2).min(MAX_BODY);
                 let room = if capacity > LEAST { capacity + READ_AHEAD } else { LEAST };
-                timeout(self.patience, budget.grow(&mut held, room)).await.ok().flatten().ok_or(ApiError::Busy)?;
+                timeout(self.patience, budget.grow(&mut reservation, room))
+                    .await
+                    .ok()
+                    .flatten()
+                    .ok_or(ApiError::Busy)?;
                 read.reserve_exact(capacity - read.len());
             }
             read.extend_from_slice(bytes);
         }
         // All of it is here: nothing is read ahead any more, and nothing is to be added.
         read.shrink_to_fit();
-        budget.resize(&mut held, read.len().max(LEAST));
-        Ok((read, held))
+        budget.resize(&mut reservation, read.len().max(LEAST));
+        Ok((read, reservation))
     }
 
     /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.

@@ -2,7 +2,7 @@
 
 use super::AppState;
 use super::answer::{hold, json, read_page, unless_empty, write};
-use super::body::Held;
+use super::body::PushReservation;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
 use crate::budget::Reservation;
@@ -49,10 +49,10 @@ pub(super) async fn push(
     if matches!(read, Err(ApiError::Busy)) {
         state.metrics.refused.with_label_values(&["push_bytes"]).inc();
     }
-    let (body, held) = read?;
+    let (body, reservation) = read?;
     state.limits.push_bytes(caller.log.user, body.len())?;
     let started = std::time::Instant::now();
-    let answer = answer(&state, &caller.log, &parts.headers, &body, &held).await;
+    let answer = answer(&state, &caller.log, &parts.headers, &body, &reservation).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
     let outcome = match &answer {
         Ok(answer) => answer.outcome,
@@ -81,7 +81,7 @@ async fn answer(
     log: &Log,
     headers: &HeaderMap,
     body: &[u8],
-    held: &Held,
+    reservation: &PushReservation,
 ) -> Result<Answer, ApiError> {
     let client = client_id(headers)?;
     let client = client.as_deref();
@@ -100,7 +100,7 @@ async fn answer(
         return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
     }
     let new_app = state.limits.store(&state.store, log, &push).await?;
-    let announce = announce(state, log, push.clone(), headers, held.clone(), new_app);
+    let announce = announce(state, log, push.clone(), headers, reservation.clone(), new_app);
     let pushed = state.store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         let stored = (push.changes.len() - pushed.known.len()) as u64;
@@ -179,13 +179,13 @@ fn announce(
     log: &Log,
     push: Arc<Push>,
     headers: &HeaderMap,
-    held: Held,
+    reservation: PushReservation,
     new_app: NewApp,
 ) -> impl FnOnce(&Pushed) + Send + 'static {
     let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
     let crash = defects::crash_before_notify(headers);
     move |pushed| {
-        let _held = held;
+        let _reservation = reservation;
         new_app.stored();
         crash.if_chosen();
         if !Defect::NotifyDropped.happens() {

@@ -30,8 +30,8 @@ const RETRY: &str = "retry: 1000\n\n";
 /// Pauses while the database is away: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The room taken before it is known what a page needs, in bytes.
-const LEAST_ROOM: usize = 32 << 10;
+/// Memory reserved before it is known what a page needs, in bytes.
+const MIN_RESERVATION: usize = 32 << 10;
 /// A page and the text that it becomes, as multiples of the page's size.
 const BECOMES: usize = 2;
 
@@ -73,11 +73,11 @@ pub struct StreamSession {
     is_over: bool,
     membership: Membership,
     budget: UserBudget,
-    /// Room for what was last given out, until the next piece is asked for: then its client has taken it.
-    held: Option<Reservation>,
+    /// Memory reserved for what was last given out, until the next piece is asked for: then its client has taken it.
+    reservation: Option<Reservation>,
     /// The position of the oldest change in what was last given out live, until then likewise.
     given: Option<i64>,
-    /// The room to be taken before the next page is read, in bytes.
+    /// Memory to be reserved before the next page is read, in bytes.
     needs: usize,
     expires: Instant,
     /// When the next heartbeat is due.
@@ -128,9 +128,9 @@ impl StreamSession {
             is_over: false,
             budget: sessions.budget.of(identity.user),
             reading: None,
-            held: None,
+            reservation: None,
             given: None,
-            needs: LEAST_ROOM,
+            needs: MIN_RESERVATION,
             expires: now + identity.remaining(),
             heartbeat: now + sessions.heartbeat,
             close_timer: sessions.close_timer(),
@@ -144,7 +144,7 @@ impl StreamSession {
     /// The next piece of the stream: one or more whole events. None when it is over.
     pub async fn next(&mut self) -> Option<String> {
         if self.reading.is_none() {
-            self.held = None;
+            self.reservation = None;
         }
         self.observe_written();
         loop {
@@ -157,8 +157,8 @@ impl StreamSession {
                 None => self.wait().await,
             };
             match next {
-                // Nobody keeps room while waiting for something to put into it.
-                Next::Nothing => self.held = None,
+                // Nobody keeps a reservation while waiting for something to put into it.
+                Next::Nothing => self.reservation = None,
                 Next::Text(text) => {
                     self.heartbeat = Instant::now() + self.sessions.heartbeat;
                     return Some(text);
@@ -217,7 +217,7 @@ impl StreamSession {
         begun.or_else(in_turn)
     }
 
-    /// Waits for room, then reads one page of a log into it, whatever else is due in the meantime.
+    /// Waits for a reservation, then reads one page of a log into it, whatever else is due in the meantime.
     async fn read(&mut self, index: usize) -> Next {
         if self.logs.len() > 1
             && self.reading.is_none()
@@ -227,9 +227,9 @@ impl StreamSession {
             // While one log is read for long, the others have their turns as well.
             return end;
         }
-        if self.held.is_none() {
+        if self.reservation.is_none() {
             tokio::select! {
-                held = self.budget.reserve(self.needs) => self.held = held,
+                reservation = self.budget.reserve(self.needs) => self.reservation = reservation,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
                 () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
                 reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
@@ -248,7 +248,7 @@ impl StreamSession {
         match page {
             Ok(page) => {
                 self.pause = BACKOFF.0;
-                if !self.fits(&page) {
+                if !self.resize(&page) {
                     return Next::Nothing;
                 }
                 if Defect::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
@@ -257,9 +257,9 @@ impl StreamSession {
                 }
                 let heavy = self.sessions.heavy.clone();
                 let next = heavy.run(page.size(), || self.send(index, page)).await;
-                if let (Next::Text(text), Some(held)) = (&next, &mut self.held) {
+                if let (Next::Text(text), Some(reservation)) = (&next, &mut self.reservation) {
                     // It becomes smaller: the page is gone.
-                    self.budget.resize(held, text.len());
+                    self.budget.resize(reservation, text.len());
                 }
                 next
             }
@@ -291,13 +291,13 @@ impl StreamSession {
         }))
     }
 
-    /// Whether there is room for a page. If not, it is read again once there is.
-    fn fits(&mut self, page: &Page) -> bool {
+    /// Makes the reservation as large as a page. If there is not so much memory, the page is read again once there is.
+    fn resize(&mut self, page: &Page) -> bool {
         let bytes = BECOMES * page.size();
-        let fits = self.held.as_mut().is_some_and(|held| self.budget.resize(held, bytes));
-        self.needs = if fits { LEAST_ROOM } else { bytes };
+        let fits = self.reservation.as_mut().is_some_and(|reservation| self.budget.resize(reservation, bytes));
+        self.needs = if fits { MIN_RESERVATION } else { bytes };
         if !fits {
-            self.held = None;
+            self.reservation = None;
         }
         fits
     }
