@@ -129,11 +129,11 @@ pub(super) fn read_fields<'a>(
 
 /// The fields of a stored change whose stamps were adjusted, and the stamp that they got; none if there are none.
 ///
-/// `held` are the stamps as claimed, by field, and `stamps` those that are stored; of an insert (`is_insert`) the members
-/// that may carry its stamp.
+/// `claimed` are the stamps as claimed, by field, and `stamps` those that are stored; of an insert (`is_insert`) the
+/// members that may carry its stamp.
 pub fn adjusted_stamp(
     is_insert: bool,
-    held: &str,
+    claimed: &str,
     stamps: &str,
     at: i64,
 ) -> Result<Option<(Vec<String>, Stamp)>, UnreadableChange> {
@@ -142,10 +142,10 @@ pub fn adjusted_stamp(
         let members: InsertMembers<'_> = serde_json::from_str(stamps).map_err(unreadable)?;
         return Ok(members.carrier().map(|carrier| (vec![carrier.name.to_owned()], carrier.stamp)));
     }
-    let held: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(held).map_err(unreadable)?;
+    let claimed: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(claimed).map_err(unreadable)?;
     let stamps: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(stamps).map_err(unreadable)?;
-    let stamp = held.keys().find_map(|field| Stamp::parse(&stamps.get(field)?.0).ok());
-    let mut fields: Vec<String> = held.into_keys().map(|Text(field)| field.into_owned()).collect();
+    let stamp = claimed.keys().find_map(|field| Stamp::parse(&stamps.get(field)?.0).ok());
+    let mut fields: Vec<String> = claimed.into_keys().map(|Text(field)| field.into_owned()).collect();
     fields.sort();
     Ok(stamp.map(|stamp| (fields, stamp)))
 }
@@ -183,7 +183,7 @@ struct RecordWrites {
 struct OwnField {
     best: Rank,
     /// The stamp that the device holds, where it is later than the one stored.
-    held: Option<Stamp>,
+    claimed: Option<Stamp>,
 }
 
 impl OwnWrites {
@@ -200,13 +200,13 @@ impl OwnWrites {
 
     /// Takes note of a field that the reading device wrote: the best that it stored, the stamp that it holds where that is
     /// later, and the last position at which it wrote the field.
-    pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, held: Option<Stamp>, last: i64) {
+    pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, claimed: Option<Stamp>, last: i64) {
         let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
         record.last = record.last.max(last);
-        let held = held.filter(|held| *held > best.0);
-        let known = record.own.entry(field.to_owned()).or_insert(OwnField { best, held });
+        let claimed = claimed.filter(|claimed| *claimed > best.0);
+        let known = record.own.entry(field.to_owned()).or_insert(OwnField { best, claimed });
         known.best = known.best.max(best);
-        known.held = known.held.max(held);
+        known.claimed = known.claimed.max(claimed);
     }
 
     /// Takes note of the best that others wrote of a field before the page, so that what loses to it is known.
@@ -219,7 +219,7 @@ impl OwnWrites {
     /// The records for which [`add_earlier`](OwnWrites::add_earlier) must have been told the history before
     /// [`view`](OwnWrites::view) is asked: those where the device holds a stamp that is too late.
     pub fn needs_history(&self) -> Vec<(&str, &str)> {
-        let too_late = |record: &RecordWrites| record.own.values().any(|field| field.held.is_some());
+        let too_late = |record: &RecordWrites| record.own.values().any(|field| field.claimed.is_some());
         self.records
             .iter()
             .filter(|(_, record)| too_late(record))
@@ -275,10 +275,10 @@ impl RecordWrites {
         if own.best.0 >= write.stamp && own.best.1 > at {
             return None;
         }
-        match own.held {
-            Some(held) if write.stamp < held && own.best < rank => {
+        match own.claimed {
+            Some(claimed) if write.stamp < claimed && own.best < rank => {
                 let loses = self.others.get(&*write.name).is_some_and(|best| *best > rank);
-                (!loses).then_some(held)
+                (!loses).then_some(claimed)
             }
             _ => Some(write.stamp),
         }

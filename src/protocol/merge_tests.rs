@@ -15,7 +15,7 @@ const SKEW: i64 = 300_000;
 struct Row {
     client: String,
     change: StoredChange,
-    held: BTreeMap<String, String>,
+    claimed_stamps: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -50,8 +50,9 @@ impl Log {
             added.insert(*id);
             self.head += Cursor::STEP;
             let at = self.head;
-            let NewChange { table, record, op, data, stamps, held, extra, .. } = change.clone();
-            let held = held.map_or_else(BTreeMap::new, |held| serde_json::from_str(&held).unwrap());
+            let NewChange { table, record, op, data, stamps, claimed_stamps, extra, .. } = change.clone();
+            let claimed_stamps =
+                claimed_stamps.map_or_else(BTreeMap::new, |stamps| serde_json::from_str(&stamps).unwrap());
             let change = StoredChange {
                 id: *id,
                 at,
@@ -64,7 +65,7 @@ impl Log {
                 is_own: false,
                 rows_trimmed: false,
             };
-            let row = Row { client: push.client.clone(), change, held };
+            let row = Row { client: push.client.clone(), change, claimed_stamps };
             self.untrimmed.push(row.clone());
             self.rows.push(row);
         }
@@ -75,17 +76,19 @@ impl Log {
     fn own_writes(&self, reader: &str, page: &[StoredChange], initial: bool, asks: Asks) -> OwnWrites {
         let mut own = OwnWrites::new(initial);
         let Some(first) = page.first().map(|change| change.at) else { return own };
-        let reader_holds = self.rows.iter().any(|row| row.client == reader && !row.held.is_empty());
+        let reader_holds = self.rows.iter().any(|row| row.client == reader && !row.claimed_stamps.is_empty());
         let concerned = |change: &&StoredChange| {
             !initial || reader_holds || asks == Asks::Push || change.is_own || change.op == Op::Delete
         };
         let records: HashSet<&str> = page.iter().filter(concerned).map(|change| change.record.as_str()).collect();
         let of_records = || self.rows.iter().filter(|row| records.contains(row.change.record.as_str()));
-        for row in of_records().filter(|row| row.client == reader && (row.change.at >= first || !row.held.is_empty())) {
+        for row in of_records()
+            .filter(|row| row.client == reader && (row.change.at >= first || !row.claimed_stamps.is_empty()))
+        {
             for write in row.change.fields().unwrap() {
-                let held = row.held.get(&*write.name).map(|held| Stamp::parse(held).unwrap());
+                let claimed = row.claimed_stamps.get(&*write.name).map(|stamp| Stamp::parse(stamp).unwrap());
                 let record = (row.change.table.as_str(), row.change.record.as_str());
-                own.add_own(record, &write.name, (write.stamp, row.change.at), held, row.change.at);
+                own.add_own(record, &write.name, (write.stamp, row.change.at), claimed, row.change.at);
             }
         }
         let needed: HashSet<String> = own.needs_history().iter().map(|(_, record)| (*record).to_owned()).collect();

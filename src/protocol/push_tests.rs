@@ -75,11 +75,11 @@ fn stamps_are_stored_canonically_and_kept_as_claimed_only_where_they_were_adjust
     for spelled in [AT, "2024-01-01T10:05:00Z", "2024-01-01T12:05:00.000+02:00", "2024-01-01T10:05:00.000999Z"] {
         let push = read_one(&field("title", json!(1), spelled));
         assert_eq!(parsed(&push.changes[0].stamps), json!({ "title": AT }), "{spelled}");
-        assert_eq!(push.changes[0].held, None, "{spelled}");
+        assert_eq!(push.changes[0].claimed_stamps, None, "{spelled}");
     }
     let push = read_one(&field("title", json!(1), "2099-01-01T12:05:00+02:00"));
-    let held = push.changes[0].held.as_deref().map_or(Value::Null, parsed);
-    assert_eq!(held, json!({ "title": "2099-01-01T10:05:00.000Z" }));
+    let claimed_stamps = push.changes[0].claimed_stamps.as_deref().map_or(Value::Null, parsed);
+    assert_eq!(claimed_stamps, json!({ "title": "2099-01-01T10:05:00.000Z" }));
 }
 
 #[test]

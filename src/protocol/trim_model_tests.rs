@@ -70,7 +70,7 @@ impl Log {
         let flaw = if let Some(Wrong::Verdict(flaw)) = wrong { Some(flaw) } else { None };
         let mut trim = RecordTrim::new(flaw);
         let read = |row: &Row| {
-            let claims = !row.held.is_empty() && wrong != Some(Wrong::TrimsClaims);
+            let claims = !row.claimed_stamps.is_empty() && wrong != Some(Wrong::TrimsClaims);
             RowWrites::read(&row.change, claims || row.change.at > horizon).unwrap()
         };
         let rows: HashMap<Uuid, RowWrites> = {
@@ -172,7 +172,7 @@ impl Log {
             }
         }
         let young = |rows: &[Row]| -> Vec<String> {
-            let stays = rows.iter().filter(|row| row.change.at > horizon || !row.held.is_empty());
+            let stays = rows.iter().filter(|row| row.change.at > horizon || !row.claimed_stamps.is_empty());
             stays.map(|row| format!("{} {:?} {}", row.change.at, row.change.data, row.change.stamps)).collect()
         };
         if young(&self.rows) != young(before) {

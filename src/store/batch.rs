@@ -308,7 +308,7 @@ impl Store {
             &column(&rows, |placed| placed.change.op.name()),
             &column(&rows, |placed| placed.change.data.as_deref()),
             &column(&rows, |placed| placed.change.stamps.as_str()),
-            &column(&rows, |placed| placed.change.held.as_deref()),
+            &column(&rows, |placed| placed.change.claimed_stamps.as_deref()),
             &column(&rows, |placed| placed.change.extra.as_deref()),
             &column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)),
             &logs.column(|rows| rows.bytes),

@@ -32,7 +32,7 @@ pub(super) struct ChangeReader<'b> {
 #[derive(Default)]
 struct Draft {
     stamps: ObjectWriter,
-    held: ObjectWriter,
+    claimed_stamps: ObjectWriter,
     identity: IdentityBuilder,
     growth: Growth,
     /// The fields whose stamps were adjusted.
@@ -65,7 +65,7 @@ impl Draft {
     /// Keeps what the device claims where something earlier is stored.
     fn claim(&mut self, field: &str, stored: Stamp, claimed: Stamp) {
         if stored != claimed {
-            self.held.plain(field, claimed);
+            self.claimed_stamps.plain(field, claimed);
         }
     }
 }
@@ -94,9 +94,9 @@ impl ChangeReader<'_> {
             }
         };
         let extra = self.extra(change.extra, &mut draft)?;
-        let Draft { stamps, held, identity, growth, adjusted, stamped } = draft;
+        let Draft { stamps, claimed_stamps, identity, growth, adjusted, stamped } = draft;
         let is_stamped = identity.is_stamped();
-        let (stamps, held) = (stamps.finish(), (!held.is_empty()).then(|| held.finish()));
+        let (stamps, claimed_stamps) = (stamps.finish(), (!claimed_stamps.is_empty()).then(|| claimed_stamps.finish()));
         let adjusted = (!adjusted.is_empty()).then(|| Adjusted {
             index,
             table: table.clone(),
@@ -108,7 +108,7 @@ impl ChangeReader<'_> {
         // Around each stamp PostgreSQL writes two spaces, and around each value.
         let size = length(&data) + stamps.len() + length(&extra) + growth.bytes() + 4 * stamped;
         let identity = identity.finish(self.since, &mut self.repeated);
-        let change = NewChange { table, record, op, data, stamps, held, extra, size, identity, is_stamped };
+        let change = NewChange { table, record, op, data, stamps, claimed_stamps, extra, size, identity, is_stamped };
         Ok((change, adjusted))
     }
 

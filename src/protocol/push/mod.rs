@@ -76,7 +76,7 @@ pub struct NewChange {
     /// Stamps by field, as JSON. Empty for an insert: its stamp is in its data.
     pub stamps: String,
     /// The stamps that were adjusted, as the device holds them (see [`super::merge`]). As JSON.
-    pub held: Option<String>,
+    pub claimed_stamps: Option<String>,
     /// The members that the protocol does not name, as a JSON object.
     pub extra: Option<String>,
     /// Bytes of `data`, `stamps` and `extra` as PostgreSQL writes them out, at most.
