@@ -34,8 +34,8 @@ pub struct Interest {
 pub enum Mail {
     /// Apps, and the tables in them that changed.
     Changed(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>),
-    /// So much that it was not kept.
-    TooMuch,
+    /// More than the mailbox keeps: nothing of it was kept.
+    Overflow,
     /// The session is to end, so that its client comes back elsewhere. There is no other mail after that.
     Close,
 }
@@ -254,6 +254,6 @@ impl State {
         let deliveries = std::mem::take(&mut self.deliveries);
         self.delivery = deliveries.last().cloned();
         traces::taken(deliveries);
-        Some(if behind { Mail::TooMuch } else { Mail::Changed(waiting) })
+        Some(if behind { Mail::Overflow } else { Mail::Changed(waiting) })
     }
 }

@@ -26,7 +26,7 @@ async fn mail(membership: &Membership) -> String {
     tokio::select! {
         biased;
         mail = membership.mailbox().take() => match mail {
-            Mail::TooMuch => "too much".to_owned(),
+            Mail::Overflow => "overflow".to_owned(),
             Mail::Close => "close".to_owned(),
             Mail::Changed(apps) => apps.into_iter().map(|(app, tables)| format!("{app}:{}", names(tables))).collect::<Vec<_>>().join(" "),
         },
@@ -71,7 +71,7 @@ async fn wake_ups_that_pile_up_are_merged_and_bounded() {
             hub.announce(&wakeup("u", "todo", None, &[&name]));
         }
         assert!(session.mailbox().bytes() < (512 << 10) + 400, "bytes count, not names");
-        assert_eq!(mail(&session).await, "too much");
+        assert_eq!(mail(&session).await, "overflow");
     }
     hub.announce(&wakeup("u", "todo", None, &["tasks"]));
     assert_eq!(mail(&session).await, "todo:tasks");

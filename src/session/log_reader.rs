@@ -22,7 +22,7 @@ pub(super) struct LogReader {
     pub(super) request: Arc<LogRequest>,
     pub(super) cursor: Cursor,
     pub(super) phase: Phase,
-    /// Woken while there was something to read anyway: what woke it may not be in the page that was being read.
+    /// CatchingUp while there was something to read anyway: what woke it may not be in the page that was being read.
     pub(super) again: bool,
 }
 
@@ -33,8 +33,8 @@ pub(super) enum Phase {
     Backlog { pending_tables: BTreeSet<String> },
     /// Everything up to the cursor has been sent.
     Live,
-    /// Woken: there may be something after the cursor.
-    Woken,
+    /// There may be something after the cursor.
+    CatchingUp,
 }
 
 /// What a page moves the reader to.
@@ -66,7 +66,7 @@ impl LogReader {
     /// Takes note that something was stored.
     pub(super) fn wake(&mut self) {
         match self.phase {
-            Phase::Live => self.phase = Phase::Woken,
+            Phase::Live => self.phase = Phase::CatchingUp,
             _ => self.again = true,
         }
     }
@@ -117,7 +117,7 @@ impl LogReader {
         }
         self.cursor = end.cursor;
         if !has_more {
-            let next = if std::mem::take(&mut self.again) { Phase::Woken } else { Phase::Live };
+            let next = if std::mem::take(&mut self.again) { Phase::CatchingUp } else { Phase::Live };
             if let Phase::Backlog { pending_tables } = std::mem::replace(&mut self.phase, next) {
                 tell(&mut out, &pending_tables, end.cursor, id, app);
             }

@@ -197,7 +197,7 @@ impl StreamSession {
     fn open_mail(&mut self, mail: Mail) -> Next {
         match mail {
             Mail::Close => return Next::End(CloseReason::Rebalanced),
-            Mail::TooMuch => self.logs.iter_mut().for_each(LogReader::wake),
+            Mail::Overflow => self.logs.iter_mut().for_each(LogReader::wake),
             Mail::Changed(apps) => {
                 for log in &mut self.logs {
                     let tables = apps.get(log.app()).into_iter().flatten();
@@ -263,7 +263,7 @@ impl StreamSession {
                 }
                 next
             }
-            Err(StoreError::Unavailable(_)) => self.sit_out().await,
+            Err(StoreError::Unavailable(_)) => self.back_off().await,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
                 Next::End(CloseReason::Unavailable)
@@ -303,7 +303,7 @@ impl StreamSession {
     }
 
     /// The database is away: the stream stays, and tries again after a while.
-    async fn sit_out(&mut self) -> Next {
+    async fn back_off(&mut self) -> Next {
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.5));
         tokio::select! {
             () = sleep(pause) => {

@@ -142,7 +142,7 @@ async fn a_table_that_has_caught_up_meanwhile_is_not_told_again() {
 async fn a_live_page_is_grouped_too_and_tells_nobody_else() {
     let rig = Rig::new(&[]);
     let mut session = session(&rig, after(1), Some(&["a", "b", "c"]), HOUR);
-    session.logs[0].phase = Phase::Woken;
+    session.logs[0].phase = Phase::CatchingUp;
     let live = page(&[("b", 2), ("a", 4), ("b", 6)], after(8), false);
     assert_eq!(events(session.send(0, live)), ["2 b 2,6…", "id 8 a 4."]);
     assert!(matches!(session.logs[0].phase, Phase::Live));
@@ -153,7 +153,7 @@ async fn live_pages_without_changes_say_nothing_and_move_on() {
     let rig = Rig::new(&[]);
     let mut session = session(&rig, after(2), Some(&["a"]), HOUR);
     assert_eq!(events(session.send(0, page(&[], after(2), false))), ["id 2 a ."]);
-    session.logs[0].phase = Phase::Woken;
+    session.logs[0].phase = Phase::CatchingUp;
     assert!(matches!(session.send(0, page(&[], after(8), false)), Next::Nothing));
     assert_eq!(session.logs[0].cursor, after(8));
 }
@@ -172,7 +172,7 @@ async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
     let mut empty = session(&rig, Cursor::BEGINNING, None, HOUR);
     empty.send(0, page(&[], Cursor::BEGINNING, false));
     assert!(!empty.logs[0].is_walking(), "what comes now is live");
-    empty.logs[0].phase = Phase::Woken;
+    empty.logs[0].phase = Phase::CatchingUp;
     let large = page(&[("a", 4)], after(4).on_walk(true), true);
     assert_eq!(events(empty.send(0, large)), ["id 4 a 4…"]);
     assert!(!empty.logs[0].is_walking() && !empty.logs[0].cursor.is_walk());
@@ -223,7 +223,7 @@ async fn a_live_stream_is_woken_for_its_tables_alone() {
     session.heartbeat += HOUR;
     rig.wake("todo", "phone", &["a".to_owned()]);
     assert!(matches!(session.wait().await, Next::Nothing));
-    assert!(matches!(session.logs[0].phase, Phase::Woken));
+    assert!(matches!(session.logs[0].phase, Phase::CatchingUp));
 }
 
 /// A session on these apps of the known user, all of which have been read.
@@ -263,7 +263,7 @@ async fn of_several_apps_those_are_read_that_changed_each_in_its_turn() {
 async fn what_wakes_a_log_while_a_page_of_it_is_read_has_it_read_again() {
     let rig = Rig::new(&[]);
     let mut session = session_of_apps(&rig, &[("todo", None), ("notes", None)]);
-    for before in [Phase::Woken, Phase::Backlog { pending_tables: BTreeSet::new() }] {
+    for before in [Phase::CatchingUp, Phase::Backlog { pending_tables: BTreeSet::new() }] {
         session.logs[0].phase = before;
         drop(session.begin_page(0));
         rig.wake("todo", "phone", &["tasks".to_owned()]);

@@ -259,7 +259,7 @@ async fn reserve(mailbox: &Mailbox, budget: &UserBudget) -> Option<Box<Reservati
 fn wake(mail: Mail) -> Action {
     let apps = match mail {
         Mail::Changed(apps) => apps,
-        Mail::TooMuch => return Action::close(CloseReason::TooFarBehind),
+        Mail::Overflow => return Action::close(CloseReason::TooFarBehind),
         Mail::Close => return Action::close(CloseReason::Rebalanced),
     };
     let message = |(app, tables): (&Arc<str>, &std::collections::BTreeSet<Arc<str>>)| {
