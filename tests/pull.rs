@@ -1,4 +1,4 @@
-//! `GET /sync/{appId}/pull`, and the cursors that it walks by, sentence by sentence of PROTOCOL.md.
+//! `GET /sync/{appId}/pull`, and the cursors that it goes by, sentence by sentence of PROTOCOL.md.
 
 mod support;
 

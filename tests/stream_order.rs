@@ -106,7 +106,7 @@ async fn a_walk_from_the_beginning_returns_a_devices_own_changes_on_every_page()
     assert_eq!(all_ids(&stream.backlog().await), expected);
     store(cluster, 1, &user, "phone", &[("tasks", "own, live")]).await;
     store(cluster, 2, &user, "laptop", &[("tasks", "other")]).await;
-    assert_eq!(stream.until("other").await, ["other"], "the walk is over");
+    assert_eq!(stream.until("other").await, ["other"], "the initial sync is over");
 }
 
 #[tokio::test]

@@ -129,9 +129,9 @@ async fn whoever_comes_back_after_any_event_loses_nothing_and_by_id_gets_nothing
         let others = log.iter().filter(|(_, device, cursor)| *device != "phone" && cursor.as_str() > since);
         let others: Vec<String> = others.map(|(id, ..)| id.clone()).collect();
         // From the beginning, a device gets its own changes too, wherever it breaks off.
-        let walk = Reader { cluster, user: &user, device: Some("phone"), since: BEGINNING, expected: all.clone() };
-        walk.break_everywhere().await;
-        Reader { device: None, ..walk }.break_everywhere().await;
+        let initial = Reader { cluster, user: &user, device: Some("phone"), since: BEGINNING, expected: all.clone() };
+        initial.break_everywhere().await;
+        Reader { device: None, ..initial }.break_everywhere().await;
         Reader { cluster, user: &user, device: Some("phone"), since, expected: others }.break_everywhere().await;
     });
     futures_util::future::join_all(logs).await;

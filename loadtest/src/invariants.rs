@@ -32,11 +32,11 @@ pub enum Violation {
     Conflicts,
 }
 
-/// A cursor and whether it stands within a walk that began at the beginning, where own changes come back too.
+/// A cursor and whether it stands within an initial sync, where own changes come back too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cursor {
     pub value: String,
-    pub walk: bool,
+    pub initial_sync: bool,
 }
 
 impl Default for Cursor {
@@ -46,15 +46,15 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// A cursor that was kept from before; the beginning starts a walk.
+    /// A cursor that was kept from before; the beginning starts an initial sync.
     pub fn at(value: &str) -> Self {
-        Self { value: value.to_owned(), walk: protocol::is_beginning(value) }
+        Self { value: value.to_owned(), initial_sync: protocol::is_beginning(value) }
     }
 
     /// The cursor that an answer moves this one to.
     pub fn after(&self, answer: &SyncAnswer) -> Self {
-        let walk = (self.walk && answer.has_more) || protocol::is_beginning(&answer.synced_until);
-        Self { value: answer.synced_until.clone(), walk }
+        let initial_sync = (self.initial_sync && answer.has_more) || protocol::is_beginning(&answer.synced_until);
+        Self { value: answer.synced_until.clone(), initial_sync }
     }
 }
 
@@ -97,7 +97,7 @@ impl Checks {
         }
         for change in &answer.server_changes {
             spelling(change)?;
-            if !asked.since.walk && self.is_own(change) {
+            if !asked.since.initial_sync && self.is_own(change) {
                 return Err(Violation::OwnChange {
                     since: asked.since.value.clone(),
                     table: change.table.clone(),
@@ -210,9 +210,9 @@ mod tests {
         let mut checks = Checks::default();
         checks.sent(&serde_json::from_value(change()).unwrap());
         let page = answer("2024-01-01T10:00:00.000006Z", json!([change()]), true);
-        let walk = Cursor::default();
-        assert_eq!(checks.answer(Asked { since: &walk, table: None }, &page), Ok(()));
-        assert!(walk.after(&page).walk);
+        let cursor = Cursor::default();
+        assert_eq!(checks.answer(Asked { since: &cursor, table: None }, &page), Ok(()));
+        assert!(cursor.after(&page).initial_sync);
         let later = Cursor::at("2024-01-01T10:00:00.000001Z");
         let own = checks.answer(Asked { since: &later, table: None }, &page);
         assert!(matches!(own, Err(Violation::OwnChange { .. })));

@@ -140,10 +140,10 @@ async fn delta(
     push: &Push,
     pushed: &Pushed,
 ) -> Result<(Page, Option<Reservation>), ApiError> {
-    let own = match (push.since.is_walk(), pushed.stored) {
+    let own = match (push.since.is_initial_sync(), pushed.stored) {
         (false, _) => OwnChanges::Without,
-        // In the middle of a walk the device may have been sent, since the first attempt, what ties with a change of this
-        // push and lost to it: so what had been there comes back in its place.
+        // In the middle of an initial sync the device may have been sent, since the first attempt, what ties with a
+        // change of this push and lost to it: so what had been there comes back in its place.
         (true, None) if push.since.micros() > 0 => OwnChanges::All,
         (true, Some(stored)) if push.since.micros() > 0 => {
             OwnChanges::BesidePush { before: stored.first, rows: &pushed.added }

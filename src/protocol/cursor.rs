@@ -50,7 +50,7 @@ impl Cursor {
     }
 
     /// The same position, on an initial sync or not.
-    pub fn on_walk(self, initial: bool) -> Cursor {
+    pub fn on_initial_sync(self, initial: bool) -> Cursor {
         Cursor { initial: initial || self.micros == 0, ..self }
     }
 
@@ -64,7 +64,7 @@ impl Cursor {
         let ours = text.len() == Cursor::WIDTH && text.ends_with('Z') && text.as_bytes()[19] == b'.';
         let initial = ours && micros % Cursor::STEP == Cursor::FLAG;
         let position = if initial { micros - Cursor::FLAG } else { micros };
-        Ok(Cursor { ours, ..Cursor::after(position) }.on_walk(initial))
+        Ok(Cursor { ours, ..Cursor::after(position) }.on_initial_sync(initial))
     }
 
     /// As [`parse`](Cursor::parse), where nothing at all means the beginning.
@@ -78,7 +78,7 @@ impl Cursor {
     }
 
     /// Whether the reader is on an initial sync, and so gets its own changes back.
-    pub fn is_walk(self) -> bool {
+    pub fn is_initial_sync(self) -> bool {
         self.initial
     }
 
@@ -149,7 +149,7 @@ mod tests {
             ("2024-01-01T10:00:00Z", 1_704_103_200_000_000),
         ] {
             let cursor = Cursor::parse(text).unwrap();
-            assert_eq!((cursor.micros(), cursor.is_walk()), (micros, false), "{text}");
+            assert_eq!((cursor.micros(), cursor.is_initial_sync()), (micros, false), "{text}");
             assert_eq!(cursor.is_past(0), text.len() == Cursor::WIDTH && text.ends_with('Z'), "{text}");
         }
     }
@@ -165,15 +165,15 @@ mod tests {
     #[test]
     fn an_initial_sync_never_skips_a_row_of_the_first_version() {
         let row = 1_704_103_200_123_426;
-        let cursor = Cursor::parse(&Cursor::after(row).on_walk(true).to_string()).unwrap();
-        assert!(cursor.is_walk() && cursor.micros() <= row);
+        let cursor = Cursor::parse(&Cursor::after(row).on_initial_sync(true).to_string()).unwrap();
+        assert!(cursor.is_initial_sync() && cursor.micros() <= row);
     }
 
     proptest! {
         #[test]
         fn cursors_are_fixed_width_and_order_as_strings(a in 0..YEAR_9999, b in 0..YEAR_9999, initial: (bool, bool)) {
-            let a = Cursor::after(a / Cursor::STEP * Cursor::STEP).on_walk(initial.0);
-            let b = Cursor::after(b / Cursor::STEP * Cursor::STEP).on_walk(initial.1);
+            let a = Cursor::after(a / Cursor::STEP * Cursor::STEP).on_initial_sync(initial.0);
+            let b = Cursor::after(b / Cursor::STEP * Cursor::STEP).on_initial_sync(initial.1);
             prop_assert_eq!(a.to_string().len(), Cursor::WIDTH);
             prop_assert_eq!(Cursor::parse(&a.to_string()), Ok(a));
             if a.micros() != b.micros() {
@@ -184,10 +184,10 @@ mod tests {
         #[test]
         fn an_initial_sync_is_carried_by_the_cursor_and_does_not_move_it(steps in 1..YEAR_9999 / Cursor::STEP) {
             let plain = Cursor::after(steps * Cursor::STEP);
-            let initial = plain.on_walk(true);
+            let initial = plain.on_initial_sync(true);
             prop_assert_eq!(plain.micros(), initial.micros());
-            prop_assert!(!Cursor::parse(&plain.to_string()).unwrap().is_walk());
-            prop_assert!(Cursor::parse(&initial.to_string()).unwrap().is_walk());
+            prop_assert!(!Cursor::parse(&plain.to_string()).unwrap().is_initial_sync());
+            prop_assert!(Cursor::parse(&initial.to_string()).unwrap().is_initial_sync());
             prop_assert!(initial.to_string() < Cursor::after(plain.micros() + Cursor::STEP).to_string());
         }
     }

@@ -39,7 +39,7 @@ enum Asks {
 
 impl Log {
     /// Stores what is not there yet; the ids of the changes that their device is not sent in the answer: all, and in the
-    /// middle of a walk those that are new.
+    /// middle of an initial sync those that are new.
     fn push(&mut self, push: &Push) -> HashSet<Uuid> {
         let ids = push.row_ids("u", "a");
         let mut added = HashSet::new();
@@ -69,7 +69,7 @@ impl Log {
             self.untrimmed.push(row.clone());
             self.rows.push(row);
         }
-        if push.since.is_walk() && push.since.micros() > 0 { added } else { ids.into_iter().collect() }
+        if push.since.is_initial_sync() && push.since.micros() > 0 { added } else { ids.into_iter().collect() }
     }
 
     /// What the store tells of a device's own writes for a page (`store/own_writes.rs`).
@@ -102,7 +102,7 @@ impl Log {
 
     /// The page of `limit` changes at a cursor as a client reads it. `besides`: the rows that it is not sent.
     fn page(&self, reader: &str, since: Cursor, limit: usize, asks: Asks, besides: &HashSet<Uuid>) -> Value {
-        let initial = since.is_walk();
+        let initial = since.is_initial_sync();
         let wanted = |row: &&Row| row.change.at > since.micros() && (initial || row.client != reader);
         let mut rows: Vec<StoredChange> = self
             .rows
@@ -114,7 +114,7 @@ impl Log {
         let has_more = rows.len() > limit;
         rows.truncate(limit);
         let until = match rows.last() {
-            Some(last) if has_more => Cursor::after(last.at).on_walk(initial),
+            Some(last) if has_more => Cursor::after(last.at).on_initial_sync(initial),
             _ => Cursor::after(self.head),
         };
         rows.retain(|change| !besides.contains(&change.id));

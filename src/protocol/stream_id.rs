@@ -83,7 +83,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_app_has_its_own_cursor(apps in prop::collection::btree_map(".{1,60}", (0..12_000_000_000_000_i64, any::<bool>()), 0..20)) {
-            let cursor = |(steps, initial): (i64, bool)| Cursor::after(steps * Cursor::STEP).on_walk(initial);
+            let cursor = |(steps, initial): (i64, bool)| Cursor::after(steps * Cursor::STEP).on_initial_sync(initial);
             let text = write_position(apps.iter().map(|(app, at)| (app.as_str(), cursor(*at))));
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()));
             let position = StreamPosition::parse(&text).unwrap();

@@ -11,7 +11,7 @@
 //!   those again, on another stream or by a pull, and loses nothing.
 //! * After the backlog, the requested tables that were left behind in this way are told where they stand, by an event
 //!   without changes, and so are those of which there was nothing to send.
-//! * On a walk from the beginning every cursor carries that it is one, until the backlog has been sent.
+//! * On an initial sync every cursor carries that it is one, until the backlog has been sent.
 
 use crate::protocol::Cursor;
 use crate::protocol::merge::{OwnWrites, StoredChange};

@@ -41,7 +41,7 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     pub(super) cursor: Cursor,
-    walk: bool,
+    initial_sync: bool,
 }
 
 impl LogReader {
@@ -78,15 +78,17 @@ impl LogReader {
     }
 
     /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
-    /// of an empty log is still the beginning then, but the walk is over. A database that went back begins one anew.
-    pub(super) fn is_walking(&self) -> bool {
-        self.cursor.is_walk() && (self.is_in_backlog() || self.cursor.micros() > 0)
+    /// of an empty log is still the beginning then, but the initial_sync is over. A database that went back begins one
+    /// anew.
+    pub(super) fn is_initial_sync(&self) -> bool {
+        self.cursor.is_initial_sync() && (self.is_in_backlog() || self.cursor.micros() > 0)
     }
 
     /// Where the reader stands after a page.
     pub(super) fn end_of(&self, page: &Page) -> End {
-        let walk = self.is_walking() || (page.until.is_walk() && page.has_more && !self.cursor.is_walk());
-        End { cursor: page.until.on_walk(walk && page.has_more), walk }
+        let initial_sync =
+            self.is_initial_sync() || (page.until.is_initial_sync() && page.has_more && !self.cursor.is_initial_sync());
+        End { cursor: page.until.on_initial_sync(initial_sync && page.has_more), initial_sync }
     }
 
     /// The page as events, of which the last has this `id`; the reader stands at its end then. `app`: what the events
@@ -104,7 +106,7 @@ impl LogReader {
         let last = complete.len().saturating_sub(1);
         for (index, (changes, complete)) in changes.chunk_by(|a, b| a.table == b.table).zip(complete).enumerate() {
             let ends_page = index == last;
-            let until = if ends_page { end.cursor } else { Cursor::after(complete).on_walk(end.walk) };
+            let until = if ends_page { end.cursor } else { Cursor::after(complete).on_initial_sync(end.initial_sync) };
             let table = &changes[0].table;
             let id = ends_page.then_some(id);
             encode_event(

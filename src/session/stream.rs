@@ -278,7 +278,7 @@ impl StreamSession {
         log.again = false;
         let (store, request, reader, since) =
             (self.store.clone(), log.request.clone(), self.reader.clone(), log.cursor);
-        let own = if log.is_walking() { OwnChanges::All } else { OwnChanges::Without };
+        let own = if log.is_initial_sync() { OwnChanges::All } else { OwnChanges::Without };
         let turn = self.sessions.reads.of(request.log.user);
         let span = traces::page(&self.membership.mailbox().delivery());
         Reading(Box::pin(async move {

@@ -83,10 +83,10 @@ fn events(next: Next) -> Vec<String> {
         let ids = ids.collect::<Vec<_>>().join(",");
         let cursor = Cursor::parse(until).expect("a cursor");
         let id = if id.is_some() { "id " } else { "" };
-        let walk = if cursor.is_walk() { "walk " } else { "" };
+        let initial = if cursor.is_initial_sync() { "initial " } else { "" };
         let more = if data["hasMore"] == true { "…" } else { "." };
         format!(
-            "{id}{walk}{} {} {ids}{more}",
+            "{id}{initial}{} {} {ids}{more}",
             cursor.micros() * 2 / Cursor::STEP,
             data["table"].as_str().expect("a table")
         )
@@ -162,20 +162,20 @@ async fn live_pages_without_changes_say_nothing_and_move_on() {
 async fn cursors_carry_a_walk_up_to_the_end_of_the_backlog_and_no_further() {
     let rig = Rig::new(&[]);
     let mut stream = session(&rig, Cursor::BEGINNING, None, HOUR);
-    let first = page(&[("a", 4), ("b", 6)], after(6).on_walk(true), true);
-    assert_eq!(events(stream.send(0, first)), ["walk 4 a 4…", "id walk 6 b 6…"]);
-    assert!(stream.logs[0].is_walking());
+    let first = page(&[("a", 4), ("b", 6)], after(6).on_initial_sync(true), true);
+    assert_eq!(events(stream.send(0, first)), ["initial 4 a 4…", "id initial 6 b 6…"]);
+    assert!(stream.logs[0].is_initial_sync());
     let last = page(&[("a", 8), ("b", 10)], after(10), false);
-    assert_eq!(events(stream.send(0, last)), ["walk 8 a 8…", "id 10 b 10."]);
-    assert!(!stream.logs[0].is_walking());
+    assert_eq!(events(stream.send(0, last)), ["initial 8 a 8…", "id 10 b 10."]);
+    assert!(!stream.logs[0].is_initial_sync());
 
     let mut empty = session(&rig, Cursor::BEGINNING, None, HOUR);
     empty.send(0, page(&[], Cursor::BEGINNING, false));
-    assert!(!empty.logs[0].is_walking(), "what comes now is live");
+    assert!(!empty.logs[0].is_initial_sync(), "what comes now is live");
     empty.logs[0].phase = Phase::CatchingUp;
-    let large = page(&[("a", 4)], after(4).on_walk(true), true);
+    let large = page(&[("a", 4)], after(4).on_initial_sync(true), true);
     assert_eq!(events(empty.send(0, large)), ["id 4 a 4…"]);
-    assert!(!empty.logs[0].is_walking() && !empty.logs[0].cursor.is_walk());
+    assert!(!empty.logs[0].is_initial_sync() && !empty.logs[0].cursor.is_initial_sync());
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ pub enum OwnChanges<'a> {
 impl OwnChanges<'_> {
     /// What a reader at this cursor gets.
     pub fn at(since: Cursor) -> OwnChanges<'static> {
-        if since.is_walk() { OwnChanges::All } else { OwnChanges::Without }
+        if since.is_initial_sync() { OwnChanges::All } else { OwnChanges::Without }
     }
 
     /// The same, where the database went back and so the reader has to begin again.
@@ -197,7 +197,7 @@ impl Store {
         }
         let until = match changes.last() {
             Some(last) if has_more && !Defect::PageEndsAtHead.is_on() => {
-                Cursor::after(last.at).on_walk(request.since.is_walk())
+                Cursor::after(last.at).on_initial_sync(request.since.is_initial_sync())
             }
             _ if Defect::CursorFromClock.is_on() => {
                 Cursor::after(chrono::Utc::now().timestamp_micros() / Cursor::STEP * Cursor::STEP)

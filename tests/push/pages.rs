@@ -30,7 +30,7 @@ async fn has_more_says_that_synced_until_is_the_cursor_of_the_last_change_return
             .unwrap();
     let cursor = |at: usize| positions[at].format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
 
-    // Not from the beginning: a walk from there may carry that in its cursors.
+    // Not from the beginning: an initial sync may carry that in its cursors.
     let pages = cluster.push_all(&user, "todo", "1970-01-01T00:00:01Z", "laptop").await;
     assert_eq!(pages.iter().map(ids).collect::<Vec<_>>(), [vec!["0", "1", "2"], vec!["3", "4", "5"], vec!["6"]]);
     assert_eq!(pages.iter().map(until).collect::<Vec<_>>(), [&cursor(2), &cursor(5), &cursor(6)]);
@@ -68,9 +68,9 @@ async fn a_walk_from_the_beginning_brings_back_the_devices_own_changes_on_every_
     let first = cluster.pushed(&user, "todo", body).await;
     assert_eq!(first["hasMore"], json!(true));
     let rest = cluster.pull_all(&user, "todo", "todos", until(&first), Some("phone")).await;
-    let walked: Vec<&str> = ids(&first).into_iter().chain(ids_of(&rest)).collect();
-    assert_eq!(walked[..expected.len()], expected);
-    // When the walk has caught up it is over, and the device's own changes are left out again.
+    let synced: Vec<&str> = ids(&first).into_iter().chain(ids_of(&rest)).collect();
+    assert_eq!(synced[..expected.len()], expected);
+    // When the initial sync has caught up it is over, and the device's own changes are left out again.
     let body = json!({ "clientId": "phone", "since": AT, "changes": inserts("todos", "later", 1) });
     cluster.pushed(&user, "todo", body).await;
     let after = cluster.pulled(&user, "todo", "todos", until(&rest[rest.len() - 1]), Some("phone")).await;

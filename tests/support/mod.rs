@@ -29,7 +29,7 @@ use uuid::Uuid;
 /// How long anything that must happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const SERVICE_KEY: &str = "test-service-key";
-/// Where a walk begins.
+/// Where an initial sync begins.
 pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
 
 fn runtime() -> &'static Runtime {

@@ -39,7 +39,7 @@ pub struct LeanDevice {
     number: u64,
 }
 
-/// One page of a walk.
+/// One page of a sync.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRead {
     pub bytes: usize,

@@ -108,15 +108,16 @@ impl Server {
         before
     }
 
-    /// In a walk from the beginning, own changes are among them as far as they were stored before `own_until`.
+    /// On an initial sync, own changes are among them as far as they were stored before `own_until`.
     fn delta(&self, reader: &str, since: &str, table: Option<&str>, own_until: usize) -> SyncAnswer {
         let state = self.state();
-        let walk = is_beginning(since) || since.ends_with("1Z");
+        let initial_sync = is_beginning(since) || since.ends_with("1Z");
         let from = position(since);
         let mut found = Vec::new();
         let (mut last, mut has_more) = (from, false);
         for (place, stored) in state.log.iter().enumerate().skip(from) {
-            let own = stored.client_id == reader && !(walk && place < own_until) && self.fault != Fault::SendsOwn;
+            let own =
+                stored.client_id == reader && !(initial_sync && place < own_until) && self.fault != Fault::SendsOwn;
             let forgotten = self.fault == Fault::Forgets && place % 10 == 9;
             if own || forgotten || table.is_some_and(|table| stored.change.table != table) {
                 continue;
@@ -129,7 +130,7 @@ impl Server {
             found.extend(self.without_lost_ties(&state.log[place..], reader));
         }
         let until = if has_more { last } else { state.log.len() };
-        let synced_until = cursor(until, walk && has_more);
+        let synced_until = cursor(until, initial_sync && has_more);
         SyncAnswer { server_changes: found, conflicts: Vec::new(), synced_until, has_more, adjusted: Vec::new() }
     }
 
@@ -151,10 +152,10 @@ impl Server {
     }
 }
 
-/// Microseconds are the place in the log; the last digit says that a walk from the beginning is going on.
-fn cursor(place: usize, walk: bool) -> String {
+/// Microseconds are the place in the log; the last digit says that an initial sync is going on.
+fn cursor(place: usize, initial_sync: bool) -> String {
     let seconds = stamp::from_millis(1_704_103_200_000 + (place as i64 / 1_000_000) * 1_000).unwrap();
-    format!("{}.{:06}{}Z", &seconds[..19], place % 1_000_000, u8::from(walk))
+    format!("{}.{:06}{}Z", &seconds[..19], place % 1_000_000, u8::from(initial_sync))
 }
 
 fn position(cursor: &str) -> usize {

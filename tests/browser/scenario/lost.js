@@ -93,7 +93,7 @@ async function lostAnswer(run) {
   await run.wrote(device.edit(TABLES[0], 'unstamped', { title: 'edited' }));
   run.expect(await device.push(), 'the second push was not answered');
   await run.expectAll(device, 'the device, after its push');
-  // The cursor that it was given still belongs to the walk: further pages are no worse.
+  // The cursor that it was given still belongs to the initial sync: further pages are no worse.
   run.expect(await device.sync(), 'the pulls were not answered');
   await run.expectAll(device, 'the device, after its pulls');
   await run.expectStored(run.changes);
