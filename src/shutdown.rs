@@ -27,7 +27,7 @@ pub struct Shutdown {
 }
 
 /// How long requests may run on after the drain window, and background tasks after the last connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shutdown {
     /// Goes through the stages, once `draining` is cancelled.
@@ -37,12 +37,12 @@ impl Shutdown {
         tokio::time::sleep(delay).await;
         self.closing.cancel();
         self.connections.close();
-        if tokio::time::timeout(window + PATIENCE, self.connections.wait()).await.is_err() {
+        if tokio::time::timeout(window + STEP_TIMEOUT, self.connections.wait()).await.is_err() {
             tracing::warn!(left = self.connections.len(), "some connections did not end in time");
         }
         self.stopping.cancel();
         self.background.close();
-        if tokio::time::timeout(PATIENCE, self.background.wait()).await.is_err() {
+        if tokio::time::timeout(STEP_TIMEOUT, self.background.wait()).await.is_err() {
             tracing::warn!(left = self.background.len(), "some background tasks did not end in time");
         }
         tracing::info!("stopped");

@@ -38,7 +38,7 @@ fn admin_url(cluster: &Cluster, index: usize) -> String {
 impl Administered {
     fn request(&self, index: usize, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/api/v1/{path}", self.admin[index]);
-        self.cluster.http.request(method, url).bearer_auth(TOKEN).timeout(PATIENCE)
+        self.cluster.http.request(method, url).bearer_auth(TOKEN).timeout(TIMEOUT)
     }
 
     async fn get(&self, index: usize, path: &str) -> Value {
@@ -278,7 +278,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     let _laptop = socket(&it.cluster, 1, &kept, None, None).await;
     let until = iso(now_millis() + 3_600_000);
     it.act(1, "refused-tokens", json!({ "tokenId": "lost", "until": until })).await;
-    let mana_load::wakeups::WakeMessage::Error { code, .. } = phone.next(PATIENCE).await.unwrap() else {
+    let mana_load::wakeups::WakeMessage::Error { code, .. } = phone.next(TIMEOUT).await.unwrap() else {
         panic!("it says why")
     };
     assert_eq!(code, "invalid_token");
@@ -298,7 +298,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
         assert_eq!(tokens, json!({ "refusedTokens": [{ "tokenId": "lost", "until": until }] }));
     }
     assert_eq!(it.user(0, &user).await["sessionsTotal"], 1);
-    it.cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[0].restart().await;
     it.admin[0] = admin_url(&it.cluster, 0);
     let body = json!({ "clientId": "phone", "changes": [] });
@@ -320,7 +320,7 @@ async fn a_replica_is_drained_and_taken_back() {
     assert_eq!(closed(&mut leaves).await, Some(1012));
     let ready = async |index: usize| {
         let url = format!("{}/health/ready", it.cluster.url(index));
-        Reply::to(it.cluster.http.get(url).timeout(PATIENCE)).await
+        Reply::to(it.cluster.http.get(url).timeout(TIMEOUT)).await
     };
     let message = ready(1).await.refused(503, "not_ready");
     assert!(message.contains("an operator has drained"), "{message}");
@@ -368,7 +368,7 @@ async fn a_replica_that_does_not_answer_is_told_of_and_one_that_stops_is_gone() 
     assert_eq!(names(&reply["silent"]), ["replica-2"], "{reply}");
     it.cluster.nodes[1].process.resume();
     it.acquainted().await;
-    it.cluster.nodes[2].process.terminate(PATIENCE).await.unwrap();
+    it.cluster.nodes[2].process.terminate(TIMEOUT).await.unwrap();
     let shown = it.get(0, "cluster").await;
     assert_eq!((names(&shown["replicas"]).len(), &shown["silent"]), (2, &json!([])), "{shown}");
     // Killed, it says no goodbye; started again under its name it is the one.
@@ -410,7 +410,7 @@ async fn without_the_token_nothing_is_told_or_done() {
     for (method, path) in paths {
         for authorization in given {
             let url = format!("{}/api/v1/{path}", it.admin[0]);
-            let mut request = it.cluster.http.request(method.clone(), url).timeout(PATIENCE);
+            let mut request = it.cluster.http.request(method.clone(), url).timeout(TIMEOUT);
             if !authorization.is_empty() {
                 request = request.header("Authorization", authorization);
             }
@@ -467,7 +467,7 @@ async fn what_is_wrong_is_said_and_nothing_is_done() {
 async fn health_and_metrics_are_on_the_admin_port_and_can_be_taken_off_the_public_one() {
     let it = administered(1, &[("PUBLIC_METRICS", "false")]).await;
     let at =
-        async |base: &str, path: &str| Reply::to(it.cluster.http.get(format!("{base}{path}")).timeout(PATIENCE)).await;
+        async |base: &str, path: &str| Reply::to(it.cluster.http.get(format!("{base}{path}")).timeout(TIMEOUT)).await;
     let (public, admin) = (it.cluster.url(0), it.admin[0].as_str());
     at(public, "/metrics").await.refused(404, "not_found");
     assert!(at(admin, "/metrics").await.text.contains("mana_sync_connections_total 0\n"));
@@ -565,7 +565,7 @@ async fn the_command_line_does_the_same() {
     let run = async |words: &[&str], token: &str| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
         command.arg("admin").args(words).env_clear().env("ADMIN_URL", &it.admin[0]).env("ADMIN_TOKEN", token);
-        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await.unwrap().unwrap();
+        let output = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.unwrap().unwrap();
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         (output.status.success(), text)
     };

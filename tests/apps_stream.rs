@@ -153,7 +153,7 @@ async fn nothing_is_missed_or_sent_twice_however_writers_and_reconnections_inter
         unreachable!("it ends above")
     };
     let (seen, _) = tokio::join!(
-        async { tokio::time::timeout(PATIENCE * 2, reader).await.expect("in time") },
+        async { tokio::time::timeout(TIMEOUT * 2, reader).await.expect("in time") },
         futures_util::future::join_all(writers)
     );
     for app in APPS {

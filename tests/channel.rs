@@ -44,7 +44,7 @@ async fn said(listener: &mut PgListener, text: &str) -> String {
             }
         }
     };
-    timeout(PATIENCE, said).await.expect("it is said")
+    timeout(TIMEOUT, said).await.expect("it is said")
 }
 
 async fn overhear(cluster: &Cluster) -> PgListener {
@@ -219,6 +219,6 @@ async fn what_a_replica_says_of_itself_goes_with_what_it_sends_anyway() {
             }
         }
     };
-    let payload = timeout(PATIENCE, together).await.expect("before long");
+    let payload = timeout(TIMEOUT, together).await.expect("before long");
     assert!(payload.contains("\"connections\":1"), "{payload}");
 }

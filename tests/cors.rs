@@ -23,7 +23,7 @@ async fn preflight(origin: &str, path: &str, method: &str, headers: &str) -> Rep
     let cluster = cluster().await;
     let request = cluster.http.request(Method::OPTIONS, format!("{}{path}", cluster.url(0)));
     let request = request.header("Origin", origin).header("Access-Control-Request-Method", method);
-    Reply::to(request.header("Access-Control-Request-Headers", headers).timeout(PATIENCE)).await
+    Reply::to(request.header("Access-Control-Request-Headers", headers).timeout(TIMEOUT)).await
 }
 
 /// The members of a list in a header, in lower case.
@@ -122,7 +122,7 @@ async fn a_pattern_that_can_never_match_stops_the_start() {
     ] {
         let mut replica = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
         replica.env_clear().env("DATABASE_URL", "postgres://127.0.0.1:1/nowhere").env("CORS_ORIGINS", pattern);
-        let ended = tokio::time::timeout(PATIENCE, replica.kill_on_drop(true).output()).await.expect(pattern).unwrap();
+        let ended = tokio::time::timeout(TIMEOUT, replica.kill_on_drop(true).output()).await.expect(pattern).unwrap();
         let said = String::from_utf8(ended.stderr).unwrap();
         assert!(!ended.status.success() && said.contains("CORS_ORIGINS"), "{pattern}: {said}");
     }

@@ -44,7 +44,7 @@ async fn when_a_replica_is_killed_every_acknowledged_change_is_stored_and_every_
     for writer in 0..WRITERS {
         let mut options = DeviceOptions::new(APP, &format!("writer-{writer}"), &user.token, &cluster.urls(), &[TABLE]);
         options.seed = writer as u64;
-        options.retry.deadline = PATIENCE;
+        options.retry.deadline = TIMEOUT;
         options.retry.pause = Duration::from_millis(20);
         writers.spawn(write(Device::new(cluster.http.clone(), options).unwrap(), writer, pushed.clone()));
     }

@@ -165,7 +165,7 @@ async fn users_and_passwords_of_its_url_are_sent_and_a_key_that_no_header_can_ha
 
     let mut replica = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
     replica.env("DATABASE_URL", &cluster.database_url).env("MANA_SERVICE_KEY", "Hunter2\n");
-    let ended = tokio::time::timeout(PATIENCE, replica.kill_on_drop(true).output()).await.expect("it ends").unwrap();
+    let ended = tokio::time::timeout(TIMEOUT, replica.kill_on_drop(true).output()).await.expect("it ends").unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(!ended.status.success() && said.contains("MANA_SERVICE_KEY") && !said.contains("Hunter2"), "{said}");
 }

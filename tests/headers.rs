@@ -83,7 +83,7 @@ async fn an_error_says_in_a_header_what_would_do() {
     }
     // What is no 401 has no such header: a client would ask for another token for nothing.
     cluster.issuer.set_mode(Mode::Error(500));
-    let unknown = SigningKey::generate().unwrap().token("somebody", PATIENCE);
+    let unknown = SigningKey::generate().unwrap().token("somebody", TIMEOUT);
     let reply = cluster.get_as(&format!("Bearer {unknown}"), PULL).await;
     reply.refused(503, "unavailable");
     assert_eq!(reply.header("www-authenticate"), None, "{reply:?}");

@@ -98,7 +98,7 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
     postgres.server_mut().kill().await.unwrap();
     cluster.nodes[0].respawn();
     let ask = async |path: &str| {
-        let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(PATIENCE).send().await;
+        let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(TIMEOUT).send().await;
         asked.ok().map(|answer| (answer.status().as_u16(), answer.headers().contains_key("retry-after")))
     };
     eventually("it lives", async || ask("/health/live").await == Some((200, false))).await;
@@ -111,7 +111,7 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
     );
     assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
     postgres.server_mut().restart(mana_dev::Shutdown::Fast).await.unwrap();
-    cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
+    cluster.nodes[0].process.wait_ready(TIMEOUT).await.unwrap();
     cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", AT)] })).await;
 }
 
@@ -127,7 +127,7 @@ async fn a_replica_is_ready_once_it_has_had_the_issuers_keys_and_stays_so() {
         let asked = cluster.issuer.requests();
         cluster.nodes[0].respawn();
         let ask = async |path: &str| {
-            let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(PATIENCE).send().await;
+            let asked = cluster.http.get(format!("{}{path}", cluster.url(0))).timeout(TIMEOUT).send().await;
             Some((asked.as_ref().ok()?.status().as_u16(), asked.ok()?.text().await.ok()?))
         };
         eventually("keys are the last thing that it misses", async || {
@@ -140,7 +140,7 @@ async fn a_replica_is_ready_once_it_has_had_the_issuers_keys_and_stays_so() {
         assert_eq!(ask("/health/live").await.map(|(status, _)| status), Some(200), "{mode:?}");
         assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
         cluster.issuer.set_mode(Mode::Serve);
-        cluster.nodes[0].process.wait_ready(PATIENCE).await.unwrap();
+        cluster.nodes[0].process.wait_ready(TIMEOUT).await.unwrap();
 
         // From then on the issuer may go.
         cluster.issuer.set_mode(mode);

@@ -16,7 +16,7 @@ async fn connect(cluster: &Cluster) -> TcpStream {
 /// Everything that the server says until it closes.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     text
 }
 
@@ -95,7 +95,7 @@ async fn a_user_has_a_bounded_number_of_sockets_and_streams() {
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
     let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
     socket.send(&json!({ "type": "auth", "token": user.token }).to_string()).await.unwrap();
-    let answer = socket.next(PATIENCE).await.unwrap();
+    let answer = socket.next(TIMEOUT).await.unwrap();
     assert!(matches!(answer, WakeMessage::Closed { code: Some(1013), .. }), "{answer:?}");
     drop(first);
     eventually("a place is free", async || {
@@ -116,7 +116,7 @@ async fn sockets_that_do_not_authenticate_are_bounded() {
     assert_eq!(metric(&cluster, "mana_sync_refused_total{limit=\"unauthenticated\"}").await, 1.0);
     let user = cluster.user();
     unauthenticated[0].authenticate(&user.token, None).await.unwrap();
-    assert_eq!(unauthenticated[0].next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
+    assert_eq!(unauthenticated[0].next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
     assert!(Wakeups::open(cluster.url(0), None).await.is_ok(), "one that has authenticated makes room");
 }
 

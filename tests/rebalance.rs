@@ -134,5 +134,5 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     assert_eq!(futures_util::future::join_all(closed).await.into_iter().sum::<usize>(), total());
     crowd.stop.cancel();
     tracker.close();
-    timeout(PATIENCE, tracker.wait()).await.expect("they end");
+    timeout(TIMEOUT, tracker.wait()).await.expect("they end");
 }

@@ -44,7 +44,7 @@ async fn before_pong(socket: &mut Wakeups) -> Vec<WakeMessage> {
     socket.send(r#"{"type":"ping"}"#).await.unwrap();
     let mut came = Vec::new();
     loop {
-        match socket.next(PATIENCE).await.unwrap() {
+        match socket.next(TIMEOUT).await.unwrap() {
             WakeMessage::Pong => return came,
             other => came.push(other),
         }

@@ -62,7 +62,7 @@ async fn run(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> Output 
     let programs = std::env::var("PG_BIN").unwrap_or_default();
     let ours = Path::new(env!("CARGO_BIN_EXE_mana-sync")).parent().expect("a folder").display();
     command.env("PATH", format!("{ours}:{path}:{programs}")).envs(names.iter().copied());
-    tokio::time::timeout(PATIENCE, command.output()).await.expect("a command must end").unwrap()
+    tokio::time::timeout(TIMEOUT, command.output()).await.expect("a command must end").unwrap()
 }
 
 /// What a script says, which must succeed.

@@ -14,7 +14,7 @@ const MARK: &str = "Hunter2";
 async fn run(words: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(EXE);
     command.args(words).env_clear().envs(settings.iter().copied()).kill_on_drop(true);
-    tokio::time::timeout(PATIENCE, command.output()).await.expect("it must end").unwrap()
+    tokio::time::timeout(TIMEOUT, command.output()).await.expect("it must end").unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -112,7 +112,7 @@ async fn a_setting_that_is_no_text_is_named() {
         let mut command = tokio::process::Command::new(EXE);
         command.env_clear().env("DATABASE_URL", "postgres://127.0.0.1:1/nowhere");
         command.env(name, std::ffi::OsStr::from_bytes(b"\xff"));
-        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await.expect(name).unwrap();
+        let output = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.expect(name).unwrap();
         assert!(!output.status.success() && said(&output).contains(name), "{name}: {}", said(&output));
     }
 }

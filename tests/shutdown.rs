@@ -50,7 +50,7 @@ async fn a_stopping_replica_is_not_ready_at_once_and_accepts_for_a_while_yet() {
     let mut socket = socket(&cluster, 0, &user, None, None).await;
     store(&cluster, 0, &user, "phone", &[("tasks", "b")]).await;
     assert_eq!(woken_until(&mut socket, "tasks").await, ["tasks"]);
-    assert_eq!(exit_code(&cluster, PATIENCE).await, Some(0));
+    assert_eq!(exit_code(&cluster, TIMEOUT).await, Some(0));
     assert!(told.elapsed() >= Duration::from_millis(2_500));
     assert!(!accepts(&cluster).await);
     assert_eq!(cluster.stored(&user).await, 2);
@@ -191,7 +191,7 @@ async fn a_second_signal_stops_at_once() {
     tell(&cluster, Signal::SIGTERM);
     let code = exit_code(&cluster, AT_ONCE).await;
     assert!(code.is_some_and(|code| code != 0), "that is no orderly stop: {code:?}");
-    assert!(socket.next(PATIENCE).await.is_err() || !accepts(&cluster).await);
+    assert!(socket.next(TIMEOUT).await.is_err() || !accepts(&cluster).await);
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn an_interrupt_from_the_keyboard_stops_in_order_too() {
     tell(&cluster, Signal::SIGINT);
     assert_eq!(closed(&mut socket).await, Some(1012));
     // The client's half of the close.
-    assert!(socket.next(PATIENCE).await.is_ok());
+    assert!(socket.next(TIMEOUT).await.is_ok());
     assert_eq!(exit_code(&cluster, AT_ONCE).await, Some(0));
 }
 

@@ -43,7 +43,7 @@ fn replica(url: &str, settings: &[(&str, &str)]) -> Started {
 
 /// The last lines of a replica that must end by itself, and not in success.
 async fn refusal(replica: Started) -> String {
-    let status = timeout(PATIENCE, replica.ended()).await.expect("it must stop");
+    let status = timeout(TIMEOUT, replica.ended()).await.expect("it must stop");
     assert!(!status.success(), "{status}");
     replica.log_tail()
 }
@@ -65,7 +65,7 @@ async fn a_schema_that_lacks_a_migration_is_refused_with_what_to_do() {
     let said = refusal(replica(&url, &[])).await;
     assert!(said.contains("lacks migration 1") && said.contains("run `mana-sync migrate` first"), "{said}");
     migrate(&url).await;
-    replica(&url, &[]).wait_ready(PATIENCE).await.unwrap();
+    replica(&url, &[]).wait_ready(TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn a_start_waits_for_the_migration_but_not_for_ever() {
     let waiting = replica(&url, &[("MIGRATION_WAIT_MS", "60000")]);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let ask = async |path: &str| {
-        let asked = http.get(format!("{}{path}", waiting.base_url())).timeout(PATIENCE).send().await;
+        let asked = http.get(format!("{}{path}", waiting.base_url())).timeout(TIMEOUT).send().await;
         asked.ok().map(|answer| answer.status().as_u16())
     };
     eventually("it lives", async || ask("/health/live").await == Some(200)).await;
@@ -86,7 +86,7 @@ async fn a_start_waits_for_the_migration_but_not_for_ever() {
     let said = refusal(impatient).await;
     assert!(said.contains("run `mana-sync migrate` first"), "{said}");
     migrate(&url).await;
-    waiting.wait_ready(PATIENCE).await.unwrap();
+    waiting.wait_ready(TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_newer_schema_is_used_until_a_migration_says_that_older_replicas_canno
                    values (99, 'from the future', true, '', 0)";
     sql(&url, unknown).await;
     for migrates in ["false", "true"] {
-        replica(&url, &[("MIGRATE_ON_START", migrates)]).wait_ready(PATIENCE).await.unwrap();
+        replica(&url, &[("MIGRATE_ON_START", migrates)]).wait_ready(TIMEOUT).await.unwrap();
     }
     assert!(migrate(&url).await.contains("nothing to do"));
     sql(&url, "comment on table sync_heads is 'replicas must know migration 99'").await;
@@ -122,7 +122,7 @@ async fn replicas_that_migrate_at_their_start_may_all_start_at_once() {
     let url = create_database().await;
     let replicas: Vec<Started> = (0..3).map(|_| replica(&url, &[("MIGRATE_ON_START", "true")])).collect();
     for replica in &replicas {
-        replica.wait_ready(PATIENCE).await.unwrap();
+        replica.wait_ready(TIMEOUT).await.unwrap();
     }
 }
 
@@ -157,7 +157,7 @@ async fn an_empty_setting_is_one_that_is_not_set() {
     assert!(names.len() > 40, "{names:?}");
     let is_free = |name: &&String| !["PORT", "BIND_ADDRESS", "JWKS_URL"].contains(&name.as_str());
     let empty: Vec<(&str, &str)> = names.iter().filter(is_free).map(|name| (name.as_str(), "")).collect();
-    replica(&url, &empty).wait_ready(PATIENCE).await.unwrap();
+    replica(&url, &empty).wait_ready(TIMEOUT).await.unwrap();
     let said = refusal(replica("", &[])).await;
     assert!(said.contains("--database-url"), "{said}");
 }

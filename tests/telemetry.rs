@@ -143,7 +143,7 @@ async fn load(cluster: &Cluster, user: &User) {
     raw.rest().await;
     let mut expiring = socket(cluster, 0, &short_lived(cluster, user, 0), None, None).await;
     assert_eq!(woken(&mut expiring).await.1, ["tasks"]);
-    let told = expiring.next(PATIENCE).await.unwrap();
+    let told = expiring.next(TIMEOUT).await.unwrap();
     assert!(matches!(told, WakeMessage::Error { .. }), "{told:?}");
     closed(&mut expiring).await;
 }
@@ -166,7 +166,7 @@ async fn logs_tell_no_token_no_user_and_no_value_whatever_is_sent_and_whatever_f
     let reply = cluster.push_raw(&user, "todo", push_of(VALUE)).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     let request_id = reply.header("x-request-id").unwrap().to_owned();
-    cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
 
     let log = cluster.nodes[0].log();
     let signature = user.token.rsplit('.').next().unwrap();

@@ -24,7 +24,7 @@ impl Started {
     async fn readiness(&self) -> Option<(u16, String)> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer =
-            http.get(format!("{}/health/ready", self.process.base_url())).timeout(PATIENCE).send().await.ok()?;
+            http.get(format!("{}/health/ready", self.process.base_url())).timeout(TIMEOUT).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
@@ -36,7 +36,7 @@ impl Started {
     }
 
     async fn refuses(self, sentence: &str) {
-        let status = tokio::time::timeout(PATIENCE, self.process.ended()).await.expect("it must stop");
+        let status = tokio::time::timeout(TIMEOUT, self.process.ended()).await.expect("it must stop");
         assert!(!status.success());
         assert!(self.log().contains(sentence), "{}", self.log());
     }
@@ -101,7 +101,7 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
         name(&url)
     );
     sql(&url, end).await;
-    started.process.wait_ready(PATIENCE).await.unwrap();
+    started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn one_that_lets_too_few_connect_stops_the_start() {
     let settings = [("DATABASE_URL", &*few), ("DATABASE_LISTEN_URL", &*url)];
     replica(&settings).refuses("lets this role have 5 connections and this replica needs 22").await;
     let started = replica(&[&settings[..], &[("DATABASE_POOL_SIZE", "3")]].concat());
-    started.process.wait_ready(PATIENCE).await.unwrap();
+    started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use support::*;
 const WIDE: u32 = 1 << 20;
 
 async fn expect_error(socket: &mut Wakeups, expected: &str) {
-    match socket.next(PATIENCE).await.unwrap() {
+    match socket.next(TIMEOUT).await.unwrap() {
         WakeMessage::Error { code, message } => {
             assert_eq!(code, expected);
             assert!(!message.is_empty());
@@ -24,7 +24,7 @@ async fn expect_error(socket: &mut Wakeups, expected: &str) {
 /// Sends a ping; its pong must be the next message.
 async fn nothing_came(socket: &mut Wakeups) {
     socket.send(r#"{"type":"ping"}"#).await.unwrap();
-    assert_eq!(socket.next(PATIENCE).await.unwrap(), WakeMessage::Pong);
+    assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::Pong);
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn a_device_may_say_who_it_is_when_it_refreshes_its_token() {
     let mut socket = socket(cluster, 0, &user, None, None).await;
     for name in [Some("phone"), None] {
         socket.authenticate(&user.token, name).await.unwrap();
-        assert_eq!(socket.next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
+        assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
         store(cluster, 1, &user, "phone", &[("own", &format!("{name:?}"))]).await;
         store(cluster, 1, &user, "laptop", &[("other", &format!("{name:?}"))]).await;
         assert_eq!(woken(&mut socket).await.1, ["other"], "and stays so if it does not say it again");
@@ -220,7 +220,7 @@ async fn a_fresh_token_of_the_same_user_extends_the_session() {
     let mut extended = socket(cluster, 0, &short, None, None).await;
     let mut witness = socket(cluster, 0, &short, None, None).await;
     extended.authenticate(&user.token, None).await.unwrap();
-    assert_eq!(extended.next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
+    assert_eq!(extended.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
     // The same token ends the witness, so the time has come.
     expect_error(&mut witness, "token_expired").await;
     assert_eq!(closed(&mut witness).await, Some(1008));
@@ -234,7 +234,7 @@ async fn a_fresh_token_may_also_shorten_the_session() {
     let (cluster, user) = (shared().await, shared().await.user());
     let mut socket = socket(cluster, 0, &user, None, None).await;
     socket.authenticate(&short_lived(cluster, &user, 1).token, None).await.unwrap();
-    assert_eq!(socket.next(PATIENCE).await.unwrap(), WakeMessage::AuthOk);
+    assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
     expect_error(&mut socket, "token_expired").await;
     assert_eq!(closed(&mut socket).await, Some(1008));
 }

@@ -277,7 +277,7 @@ async fn a_socket_that_does_not_read_is_ended_and_harms_no_other() {
     }
     let ended = async || metric(cluster, 0, r#"mana_sync_session_closes_total{reason="unresponsive"}"#).await > before;
     // Its pings go on: the socket that reads answers them.
-    let answer_pings = async { while fast.next(PATIENCE).await.is_ok() {} };
+    let answer_pings = async { while fast.next(TIMEOUT).await.is_ok() {} };
     tokio::select! {
         () = eventually("the socket that does not read is ended", ended) => {}
         () = answer_pings => panic!("the socket that reads was ended"),

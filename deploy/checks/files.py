@@ -24,8 +24,8 @@ def seconds(text):
     return int(number) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[unit]
 
 
-# The stages of a stop: the window and the background tasks get their patience each, telemetry goes last.
-STOP = ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "PATIENCE_MS", "PATIENCE_MS", "FLUSH_MS")
+# The stages of a stop: the window and the background tasks get their timeout each, telemetry goes last.
+STOP = ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "STEP_TIMEOUT_MS", "STEP_TIMEOUT_MS", "FLUSH_MS")
 
 
 def stop_takes(settings):

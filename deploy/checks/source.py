@@ -6,7 +6,7 @@ from pathlib import Path
 
 def settings():
     """Every setting of src/config.rs and src/config/ by its name in the environment, with its default (None: it has none). Beside
-    them PATIENCE_MS, how long a stop waits after each of its stages (src/shutdown.rs), and FLUSH_MS, how long the last
+    them STEP_TIMEOUT_MS, how long a stop waits after each of its stages (src/shutdown.rs), and FLUSH_MS, how long the last
     traces and metrics may take (src/main.rs)."""
     files = [Path("src/config.rs"), *sorted(Path("src/config").glob("*.rs"))]
     text = "\n".join(file.read_text() for file in files)
@@ -16,10 +16,10 @@ def settings():
         quoted, number, shift = default.groups() if default else (None, None, None)
         found[name.upper()] = str(int(number.replace("_", "")) << int(shift or 0)) if number else quoted
     flush = re.search(r"const FLUSH_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", Path("src/main.rs").read_text())
-    patience = re.search(r"PATIENCE: Duration = Duration::from_secs\((\d+)\)", Path("src/shutdown.rs").read_text())
-    if not patience or not flush or "DRAIN_WINDOW_MS" not in found:
+    timeout = re.search(r"STEP_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", Path("src/shutdown.rs").read_text())
+    if not timeout or not flush or "DRAIN_WINDOW_MS" not in found:
         raise SystemExit("src/config.rs, src/shutdown.rs or src/main.rs does not look as deploy/checks/source.py expects")
-    found["PATIENCE_MS"] = str(int(patience.group(1)) * 1000)
+    found["STEP_TIMEOUT_MS"] = str(int(timeout.group(1)) * 1000)
     found["FLUSH_MS"] = str(int(flush.group(1)) * 1000)
     return found
 

@@ -44,7 +44,7 @@ where application_name = current_setting('application_name') and datname = curre
 pub(super) struct StallDetector {
     connector: Connector,
     /// Within this time PostgreSQL says something on a connection that works.
-    patience: Duration,
+    timeout: Duration,
     /// None if the database cannot be asked: a pooler stands before it.
     latest: Option<Arc<Mutex<Option<Look>>>>,
 }
@@ -60,7 +60,7 @@ impl StallDetector {
     /// A detector for connections on which a statement may run for so long. `asks`: whether the server can say what it
     /// does for whom.
     pub(super) fn new(connector: Connector, statement_timeout: Duration, asks: bool) -> StallDetector {
-        StallDetector { connector, patience: statement_timeout + SLACK, latest: asks.then(Arc::default) }
+        StallDetector { connector, timeout: statement_timeout + SLACK, latest: asks.then(Arc::default) }
     }
 
     /// Waits for a statement that is sent now. None once it is known that its answer will not come.
@@ -81,10 +81,10 @@ impl StallDetector {
     /// Ends when a statement sent at that time must have been lost.
     async fn is_lost(&self, sent: Instant) {
         let Some(latest) = &self.latest else {
-            return tokio::time::sleep_until(sent + self.patience).await;
+            return tokio::time::sleep_until(sent + self.timeout).await;
         };
         tokio::time::sleep_until(sent + HESITATION).await;
-        while sent.elapsed() < self.patience {
+        while sent.elapsed() < self.timeout {
             if self.look(latest).await.shows_nothing_of(sent) {
                 return;
             }

@@ -20,7 +20,7 @@ const BUSY: u32 = 3;
 /// What the last time counts in that average, as one in so many: a single one that is slow is no sign.
 const WEIGHT: u32 = 8;
 /// How many times the excess a replica then waits, and at most.
-const PATIENCE: u32 = 8;
+const REST_FACTOR: u32 = 8;
 const LONGEST_REST: Duration = Duration::from_millis(20);
 /// The shortest time that sending took counts for about so long; then a longer one may take its place.
 const LATELY: Duration = Duration::from_secs(60);
@@ -133,7 +133,7 @@ impl RateLimiter {
         last.notifications = notifications as u64;
         let excess = self.average.saturating_sub(shortest * BUSY);
         if !excess.is_zero() {
-            last.rest = took + (excess * PATIENCE).min(LONGEST_REST);
+            last.rest = took + (excess * REST_FACTOR).min(LONGEST_REST);
         }
     }
 }

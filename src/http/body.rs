@@ -43,7 +43,7 @@ pub struct PushBudget {
     /// For what they become. Apart from them, so that nobody who waits for it holds any of it.
     work: MemoryBudget,
     discards: Arc<Semaphore>,
-    patience: Duration,
+    queue_timeout: Duration,
     body_timeout: Duration,
 }
 
@@ -54,9 +54,9 @@ impl PushBudget {
     /// With all of the configured memory free.
     pub fn new(config: &Config, metrics: &Metrics) -> PushBudget {
         let budget = || MemoryBudget::new(config.max_push_bytes_in_flight as usize, metrics.push_bytes.clone());
-        let (patience, body_timeout) = (config.queue_timeout_ms, config.body_timeout_ms);
+        let (queue_timeout, body_timeout) = (config.queue_timeout_ms, config.body_timeout_ms);
         let discards = Arc::new(Semaphore::new(MAX_DISCARDS));
-        PushBudget { bodies: budget(), work: budget(), discards, patience, body_timeout }
+        PushBudget { bodies: budget(), work: budget(), discards, queue_timeout, body_timeout }
     }
 
     /// Reads a body, and reserves what it needs, also for what becomes of it.
@@ -67,14 +67,14 @@ impl PushBudget {
             self.discard(body).await;
         }
         let (read, reservation) = read?;
-        let work = timeout(self.patience, self.work.of(user).reserve(becomes(&read))).await;
+        let work = timeout(self.queue_timeout, self.work.of(user).reserve(becomes(&read))).await;
         let work = work.ok().flatten().ok_or(ApiError::Busy)?;
         Ok((read, Arc::new((reservation, work))))
     }
 
     async fn read_all(&self, body: &mut Body, budget: UserBudget) -> Result<(Vec<u8>, Reservation), ApiError> {
         let mut reservation =
-            timeout(self.patience, budget.reserve(LEAST)).await.ok().flatten().ok_or(ApiError::Busy)?;
+            timeout(self.queue_timeout, budget.reserve(LEAST)).await.ok().flatten().ok_or(ApiError::Busy)?;
         let mut read = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| ApiError::BodyBroken)?;
@@ -86,7 +86,7 @@ impl PushBudget {
             if needed > read.capacity() {
                 let capacity = needed.max(read.len() + read.len() / 2).min(MAX_BODY);
                 let room = if capacity > LEAST { capacity + READ_AHEAD } else { LEAST };
-                timeout(self.patience, budget.grow(&mut reservation, room))
+                timeout(self.queue_timeout, budget.grow(&mut reservation, room))
                     .await
                     .ok()
                     .flatten()

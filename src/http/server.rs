@@ -123,7 +123,7 @@ pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
 impl Server {
     /// A server with the configured limits.
     pub fn new(config: &Config, router: Router, shutdown: Shutdown, metrics: Arc<Metrics>) -> Server {
-        let read = ReadLimits { head: MAX_BUFFER, message: MAX_MESSAGE, patience: config.queue_timeout_ms };
+        let read = ReadLimits { head: MAX_BUFFER, message: MAX_MESSAGE, queue_timeout: config.queue_timeout_ms };
         let limits = Limits { header: config.header_timeout_ms, write: config.write_timeout_ms, read };
         let (bytes, reserved) = (config.max_unauthenticated_bytes as usize, metrics.unauthenticated_bytes.clone());
         let trusted = config.limits.trusted_proxies.iter().flatten().copied().collect();

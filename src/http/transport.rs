@@ -160,7 +160,7 @@ impl State {
 pub(super) struct ReadLimits {
     pub(super) head: usize,
     pub(super) message: usize,
-    pub(super) patience: Duration,
+    pub(super) queue_timeout: Duration,
 }
 
 type Reserving = Pin<Box<dyn Future<Output = Option<Reservation>> + Send>>;
@@ -197,10 +197,10 @@ impl Transport {
                 }
             };
             let Some(bytes) = lacks else { return Poll::Ready(Ok(())) };
-            let (budget, patience) = (state.budget.clone(), self.limits.patience);
+            let (budget, queue_timeout) = (state.budget.clone(), self.limits.queue_timeout);
             drop(state);
             self.reserving =
-                Some(Box::pin(async move { timeout(patience, budget.reserve(bytes)).await.ok().flatten() }));
+                Some(Box::pin(async move { timeout(queue_timeout, budget.reserve(bytes)).await.ok().flatten() }));
         }
         let Some(reserving) = &mut self.reserving else { return Poll::Ready(Ok(())) };
         let reserved = ready!(reserving.as_mut().poll(cx));

@@ -23,7 +23,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(3_600);
 #[derive(Clone, Debug)]
 pub(super) struct Apps {
     max: u32,
-    patience: Duration,
+    queue_timeout: Duration,
     known: Cache<LogId, ()>,
     /// Users who are getting another app.
     users: Arc<Mutex<HashMap<UserKey, Weak<tokio::sync::Mutex<()>>>>>,
@@ -43,9 +43,9 @@ struct Turn {
 }
 
 impl Apps {
-    pub(super) fn new(max: u32, patience: Duration) -> Apps {
+    pub(super) fn new(max: u32, queue_timeout: Duration) -> Apps {
         let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(KNOWN_FOR).build();
-        Apps { max, patience, known, users: Arc::default() }
+        Apps { max, queue_timeout, known, users: Arc::default() }
     }
 
     /// Checks that a log is there, or may be.
@@ -53,7 +53,7 @@ impl Apps {
         if self.max == 0 || self.known.contains_key(&log.id) {
             return Ok(NewApp::default());
         }
-        let turn = timeout(self.patience, self.turn(log)).await.map_err(|_| LimitError::Busy)?;
+        let turn = timeout(self.queue_timeout, self.turn(log)).await.map_err(|_| LimitError::Busy)?;
         if self.known.contains_key(&log.id) {
             return Ok(NewApp::default());
         }

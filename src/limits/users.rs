@@ -70,8 +70,8 @@ struct StoredBytes {
 impl UserLimits {
     /// The configured limits; nobody has used anything of them.
     ///
-    /// `patience`: how long the first push to an app waits for those before it.
-    pub fn new(config: &LimitsConfig, patience: Duration, metrics: Arc<Metrics>) -> UserLimits {
+    /// `queue_timeout`: how long the first push to an app waits for those before it.
+    pub fn new(config: &LimitsConfig, queue_timeout: Duration, metrics: Arc<Metrics>) -> UserLimits {
         let rate = |per_second: u32| {
             let per_second = f64::from(per_second);
             (per_second > 0.0).then_some(Refill { per_second, capacity: per_second * BURST_SECONDS })
@@ -83,7 +83,7 @@ impl UserLimits {
             bytes: (a_day > 0.0).then_some(Refill { per_second: a_day / DAY_SECONDS, capacity: a_day }),
             max_stored: Some(config.max_user_bytes_stored).filter(|bytes| *bytes > 0),
             users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBER).build(),
-            apps: Apps::new(config.max_user_apps, patience),
+            apps: Apps::new(config.max_user_apps, queue_timeout),
             metrics,
         }
     }

@@ -39,7 +39,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// How long a session waits for the database before it is told to come back later.
-const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);
 
@@ -141,11 +141,11 @@ impl Sessions {
             self.metrics.refused.with_label_values(&["sessions_per_user"]).inc();
             return Err(JoinError::TooManySessions);
         }
-        let patience = Instant::now() + JOIN_PATIENCE;
+        let deadline = Instant::now() + JOIN_TIMEOUT;
         while !membership.has_begun() {
             match self.reconciler.begin(identity.user).await {
                 Ok(()) => break,
-                Err(error) if Instant::now() >= patience => return Err(error.into()),
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
                 Err(_) => sleep(JOIN_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await,
             }
         }

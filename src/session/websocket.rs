@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 /// How long wake-ups wait for what was stored before the session came.
-const GREETING_PATIENCE: Duration = Duration::from_millis(250);
+const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
 /// Bytes of wake-ups that are part of what every session costs; memory for larger ones is reserved until they are sent.
 const FREE_WAKEUP: usize = 4 << 10;
 /// What a wake-up becomes while it is sent: the message, and its frame.
@@ -53,7 +53,7 @@ enum State {
 struct Greeting {
     request: RecentRequest,
     /// Until then other wake-ups wait for it, so that one message says both.
-    patience: Instant,
+    deadline: Instant,
 }
 
 /// What is to be done with the socket.
@@ -201,7 +201,7 @@ impl WebSocketSession {
 
 impl Greeting {
     fn new(request: RecentRequest) -> Box<Greeting> {
-        Box::new(Greeting { request, patience: Instant::now() + GREETING_PATIENCE })
+        Box::new(Greeting { request, deadline: Instant::now() + GREETING_TIMEOUT })
     }
 }
 
@@ -227,9 +227,9 @@ async fn mail(
 
 /// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
 async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) {
-    let Some(Greeting { request, patience }) = greeting.as_deref_mut() else { return };
+    let Some(Greeting { request, deadline }) = greeting.as_deref_mut() else { return };
     let late_mail = async {
-        sleep_until(*patience).await;
+        sleep_until(*deadline).await;
         mailbox.filled().await;
     };
     tokio::select! {

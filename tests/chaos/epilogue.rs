@@ -98,7 +98,7 @@ pub async fn late_comers_miss_nothing(world: &World, workload: &Workload) {
             let id = &id;
             async move {
                 let mut stream = StreamReader::open(http, &asked).await?;
-                while let Some((_, delta)) = stream.next_delta(PATIENCE).await? {
+                while let Some((_, delta)) = stream.next_delta(TIMEOUT).await? {
                     if delta.changes.iter().any(|change| change.id == *id) {
                         return Ok::<_, mana_load::stream::StreamError>(true);
                     }

@@ -57,7 +57,7 @@ async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
         }
         slowest = slowest.max(pushed.elapsed());
         assert!(world.revive(0).await);
-        world.node(0).await.process.wait_ready(PATIENCE).await.unwrap();
+        world.node(0).await.process.wait_ready(TIMEOUT).await.unwrap();
     }
     println!("of 4 pushes whose replica died before it told, the slowest was told after {slowest:?}");
     drop(sockets);
@@ -122,7 +122,7 @@ async fn database_connections_that_the_network_has_forgotten_are_given_up() {
     let user = play.world.cluster.user();
     let pull = async || {
         let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", play.world.urls()[0]);
-        let request = play.world.cluster.http.get(path).bearer_auth(&user.token).timeout(PATIENCE);
+        let request = play.world.cluster.http.get(path).bearer_auth(&user.token).timeout(TIMEOUT);
         request.send().await.is_ok_and(|answer| answer.status() == 200)
     };
     eventually("the replica reads again", pull).await;

@@ -208,7 +208,7 @@ async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says
     });
     let replica = replica.unwrap();
     let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must lead to PostgreSQL itself");
-    let said = mana_dev::wait::until(PATIENCE, async || says().await.then_some(())).await;
+    let said = mana_dev::wait::until(TIMEOUT, async || says().await.then_some(())).await;
     assert!(said.is_some(), "{}", replica.log_tail());
     let ready = format!("{}/health/ready", replica.base_url());
     let answer = reqwest::get(ready).await.unwrap();

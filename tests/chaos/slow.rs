@@ -78,7 +78,7 @@ async fn streams_that_nobody_reads_hold_no_more_than_they_may_and_keep_nobody_el
     // Those are given up in the end, and who reads gets everything.
     drop(unread);
     let mut reading = Events::open(stream_of(cluster, 0, &user, "")).await;
-    assert_eq!(timeout(PATIENCE, reading.until("c")).await.unwrap(), ids);
+    assert_eq!(timeout(TIMEOUT, reading.until("c")).await.unwrap(), ids);
     drop((reading, others));
     eventually("nothing is held for nobody", async || held().await == 0).await;
 }

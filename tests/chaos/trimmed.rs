@@ -1,7 +1,7 @@
 //! The log as it was stored, while it is trimmed: what is left of it, and what the history has. And what a reader must
 //! have seen of it.
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 use crate::workload::{Kind, Reader};
 use mana_load::fold::Row;
 use mana_load::protocol::{Change, Op};
@@ -26,7 +26,7 @@ pub async fn read_log(pool: &PgPool, user: &str, app: &str) -> Vec<LogRow> {
         union all
         select id, table_name, record_id, op, data, field_timestamps, client_id, created_at, false
         from sync_history where log_id = sync_log_id($1, $2)";
-    let parts = tokio::time::timeout(PATIENCE, sqlx::query(query).bind(user).bind(app).fetch_all(pool)).await;
+    let parts = tokio::time::timeout(TIMEOUT, sqlx::query(query).bind(user).bind(app).fetch_all(pool)).await;
     let mut rows: BTreeMap<(DateTime<Utc>, uuid::Uuid), LogRow> = BTreeMap::new();
     for part in parts.unwrap().unwrap() {
         let (at, id): (DateTime<Utc>, uuid::Uuid) = (part.get("created_at"), part.get("id"));

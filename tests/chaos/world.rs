@@ -99,7 +99,7 @@ impl World {
             let answer = self.cluster.http.get(&url).timeout(ATTEMPT).send().await;
             answer.is_ok_and(|answer| answer.status() == 200).then_some(())
         };
-        mana_dev::wait::until(PATIENCE, lives).await.is_some()
+        mana_dev::wait::until(TIMEOUT, lives).await.is_some()
     }
 
     /// Kills a replica with `kill -9`.
@@ -147,7 +147,7 @@ impl World {
 
     pub async fn metric(&self, replica: usize, name: &str) -> Option<f64> {
         let url = format!("{}/metrics", self.urls[replica]);
-        let text = self.cluster.http.get(url).timeout(PATIENCE).send().await.ok()?.text().await.ok()?;
+        let text = self.cluster.http.get(url).timeout(TIMEOUT).send().await.ok()?.text().await.ok()?;
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 

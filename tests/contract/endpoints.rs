@@ -60,7 +60,7 @@ fn get(cluster: &Cluster, user: &User, path: &str) -> RequestBuilder {
 }
 
 fn unsigned(cluster: &Cluster, method: Method, path: &str) -> RequestBuilder {
-    cluster.http.request(method, format!("{}{path}", cluster.url(0))).timeout(PATIENCE)
+    cluster.http.request(method, format!("{}{path}", cluster.url(0))).timeout(TIMEOUT)
 }
 
 fn upgrade(cluster: &Cluster, path: &str) -> RequestBuilder {

@@ -51,7 +51,7 @@ async fn one_url_serves_queries_listening_and_migrations() {
     assert!(migrate(&url).await.1.contains("nothing to do"));
     let log = tempfile::NamedTempFile::new().unwrap();
     let serving = replica(&url, log.path());
-    serving.wait_ready(PATIENCE).await.unwrap();
+    serving.wait_ready(TIMEOUT).await.unwrap();
     let encrypted = "select bool_and(ssl) and count(*) >= 2 from pg_stat_ssl join pg_stat_activity using (pid) where usename = 'word'";
     let encrypted: bool = sqlx::query_scalar(encrypted).fetch_one(&mut admin).await.unwrap();
     assert!(encrypted, "the listener's and the pool's connections");

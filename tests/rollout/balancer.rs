@@ -71,7 +71,7 @@ impl Balancer {
     async fn answers(&self) {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let ask = async || http.get(format!("{}/health/ready", self.url)).send().await.ok();
-        let answered = mana_dev::wait::until(crate::support::PATIENCE, ask).await;
+        let answered = mana_dev::wait::until(crate::support::TIMEOUT, ask).await;
         assert!(
             answered.is_some(),
             "{:?} does not answer at {} and {} (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",

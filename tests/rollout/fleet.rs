@@ -71,7 +71,7 @@ impl Fleet {
     pub async fn start(&mut self, count: usize) -> Vec<Ipv4Addr> {
         let members: Vec<Member> = (0..count).map(|_| self.spawn()).collect();
         for member in &members {
-            member.process.wait_ready(PATIENCE).await.unwrap();
+            member.process.wait_ready(TIMEOUT).await.unwrap();
         }
         let addresses = members.iter().map(|member| member.address).collect();
         self.running.extend(members);
@@ -123,7 +123,7 @@ impl Fleet {
     pub async fn spread(&self, http: &reqwest::Client) -> Vec<u64> {
         let mut spread = Vec::new();
         for member in &self.running {
-            let health = http.get(format!("{}/health", member.process.base_url())).timeout(PATIENCE).send().await;
+            let health = http.get(format!("{}/health", member.process.base_url())).timeout(TIMEOUT).send().await;
             let health: serde_json::Value = serde_json::from_str(&health.unwrap().text().await.unwrap()).unwrap();
             spread.push(health["connections"].as_u64().unwrap());
         }

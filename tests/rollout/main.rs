@@ -87,7 +87,7 @@ impl Rehearsal {
         balancer.set(addresses.clone());
         let serves = async || cluster.http.get(format!("{}/health/live", balancer.url)).send().await.ok();
         let serving = async || serves().await.filter(|answer| answer.status() == 200);
-        assert!(wait::until(PATIENCE, serving).await.is_some(), "the balancer finds no replica");
+        assert!(wait::until(TIMEOUT, serving).await.is_some(), "the balancer finds no replica");
         let crowd = Crowd::start(&cluster, &balancer.url, size.sockets, size.gather);
         Rehearsal { size, cluster, fleet, balancer, crowd, addresses, begun: Instant::now() }
     }

@@ -23,7 +23,7 @@ async fn streams(world: &World, count: usize) -> Vec<TcpStream> {
         let head = format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token);
         let begun = Instant::now();
         // Who is told to come back does.
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < TIMEOUT {
             let mut stream = TcpStream::connect(address).await.ok()?;
             stream.write_all(head.as_bytes()).await.ok()?;
             let mut answer = [0; 512];

@@ -130,7 +130,7 @@ impl Others {
                     let change = update("t", &format!("{n}-{count}"), "title", "x", "2024-01-01T10:00:00.000Z");
                     let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": [change] });
                     let asked = Instant::now();
-                    let answer = http.post(&url).bearer_auth(&user.token).json(&body).timeout(PATIENCE).send().await;
+                    let answer = http.post(&url).bearer_auth(&user.token).json(&body).timeout(TIMEOUT).send().await;
                     let took = asked.elapsed();
                     let mut seen = seen.lock().await;
                     match answer {
@@ -149,7 +149,7 @@ impl Others {
         tasks.push(tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
                 let asked = Instant::now();
-                let answer = http.get(&url).timeout(PATIENCE).send().await;
+                let answer = http.get(&url).timeout(TIMEOUT).send().await;
                 let took = asked.elapsed();
                 let mut seen = noted.lock().await;
                 match answer {

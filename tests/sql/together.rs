@@ -80,7 +80,7 @@ async fn four_programs_and_four_devices_at_once_and_every_reader_has_each_change
         programs.spawn(program(cluster.clone(), user.clone(), writer));
         let device = device(cluster.clone(), user.clone(), writer);
         devices
-            .spawn(async move { (writer, tokio::time::timeout(PATIENCE, device).await.expect("it misses something")) });
+            .spawn(async move { (writer, tokio::time::timeout(TIMEOUT, device).await.expect("it misses something")) });
     }
     let by_program = |writer: usize| (0..EACH).map(move |n| format!("sql-{writer}-{n}"));
     let by_device = |device: usize| (0..EACH).map(move |n| format!("device-{device}-{n}"));

@@ -44,13 +44,13 @@ impl Reply {
 impl Cluster {
     /// An unsigned request to replica 0.
     pub async fn get(&self, path: &str) -> Reply {
-        Reply::to(self.http.get(format!("{}{path}", self.url(0))).timeout(PATIENCE)).await
+        Reply::to(self.http.get(format!("{}{path}", self.url(0))).timeout(TIMEOUT)).await
     }
 
     /// A request with this Authorization header.
     pub async fn get_as(&self, authorization: &str, path: &str) -> Reply {
         let request = self.http.get(format!("{}{path}", self.url(0))).header("Authorization", authorization);
-        Reply::to(request.timeout(PATIENCE)).await
+        Reply::to(request.timeout(TIMEOUT)).await
     }
 
     /// A push of any body, as JSON.

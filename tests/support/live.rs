@@ -1,6 +1,6 @@
 //! Clients for the live part of the protocol: streams as they stand on the wire, and sockets down to the bytes.
 
-use crate::support::{Cluster, PATIENCE, User, insert};
+use crate::support::{Cluster, TIMEOUT, User, insert};
 use mana_load::stream::{RawEvent, SseParser};
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use reqwest::{Method, StatusCode};
@@ -77,7 +77,7 @@ impl Events {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("an event was due");
+            let chunk = timeout(TIMEOUT, self.response.chunk()).await.expect("an event was due");
             let bytes = chunk.expect("a stream must not break off")?;
             self.text.push_str(std::str::from_utf8(&bytes).expect("events are whole"));
             self.ready.extend(self.parser.feed(&bytes));
@@ -211,7 +211,7 @@ pub async fn socket(cluster: &Cluster, index: usize, user: &User, app: Option<&s
 
 /// The next message, which must be a wake-up: its app, and its tables in order.
 pub async fn woken(socket: &mut Wakeups) -> (String, Vec<String>) {
-    match socket.next(PATIENCE).await.unwrap() {
+    match socket.next(TIMEOUT).await.unwrap() {
         WakeMessage::SyncAvailable { app_id, mut tables } => {
             tables.sort();
             (app_id, tables)
@@ -231,7 +231,7 @@ pub async fn woken_until(socket: &mut Wakeups, table: &str) -> Vec<String> {
 
 /// The next message, which must be the close.
 pub async fn closed(socket: &mut Wakeups) -> Option<u16> {
-    match socket.next(PATIENCE).await.unwrap() {
+    match socket.next(TIMEOUT).await.unwrap() {
         WakeMessage::Closed { code, .. } => code,
         other => panic!("a close was due, got {other:?}"),
     }
@@ -239,7 +239,7 @@ pub async fn closed(socket: &mut Wakeups) -> Option<u16> {
 
 /// A metric of one replica; 0 if it is not there.
 pub async fn metric(cluster: &Cluster, index: usize, name: &str) -> f64 {
-    let response = cluster.http.get(format!("{}/metrics", cluster.url(index))).timeout(PATIENCE).send().await.unwrap();
+    let response = cluster.http.get(format!("{}/metrics", cluster.url(index))).timeout(TIMEOUT).send().await.unwrap();
     let text = response.text().await.unwrap();
     let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
     text.lines().find_map(value).unwrap_or(0.0)
@@ -290,12 +290,12 @@ impl Raw {
     }
 
     pub async fn write(&mut self, bytes: &[u8]) {
-        timeout(PATIENCE, self.tcp.write_all(bytes)).await.expect("the server must read").unwrap();
+        timeout(TIMEOUT, self.tcp.write_all(bytes)).await.expect("the server must read").unwrap();
     }
 
     /// Writes to a server that may not want to read any more, or may have gone.
     pub async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        timeout(PATIENCE, self.tcp.write_all(bytes)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        timeout(TIMEOUT, self.tcp.write_all(bytes)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
     }
 
     /// Sends a masked frame. The mask is zero, which leaves the payload as it is.
@@ -366,7 +366,7 @@ impl Raw {
     async fn read(&mut self) -> bool {
         self.unread.reserve(64 << 10);
         let reading = self.tcp.read_buf(&mut self.unread);
-        let read = timeout(PATIENCE, reading).await.expect("the server must send, or end").unwrap_or(0);
+        let read = timeout(TIMEOUT, reading).await.expect("the server must send, or end").unwrap_or(0);
         read > 0
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 /// How long anything that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub const SERVICE_KEY: &str = "test-service-key";
 /// Where an initial sync begins.
 pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
@@ -120,7 +120,7 @@ impl Node {
     /// Waits until it is ready; with an issuer that a test has given it, which may be of no use, until it serves.
     async fn started(&self) {
         match self.options.env.iter().filter(|(name, _)| name == "JWKS_URL").count() {
-            1 => self.process.wait_ready(PATIENCE).await.unwrap(),
+            1 => self.process.wait_ready(TIMEOUT).await.unwrap(),
             _ => eventually("it serves", async || self.log().contains("\"serving\"")).await,
         }
     }
@@ -128,7 +128,7 @@ impl Node {
     /// Starts the process again, on the same port.
     pub async fn restart(&mut self) {
         self.respawn();
-        self.process.wait_ready(PATIENCE).await.unwrap();
+        self.process.wait_ready(TIMEOUT).await.unwrap();
     }
 
     /// The same, without waiting for it: what it needs may be away.
@@ -274,7 +274,7 @@ impl Cluster {
 
     pub fn request_to(&self, index: usize, user: &User, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}{path}", self.url(index));
-        self.http.request(method, url).bearer_auth(&user.token).timeout(PATIENCE)
+        self.http.request(method, url).bearer_auth(&user.token).timeout(TIMEOUT)
     }
 
     /// A push to replica 0: its status and its answer.
@@ -332,8 +332,8 @@ pub async fn shared() -> &'static Cluster {
 
 /// Asks until the answer is yes; fails the test with `what` if it never is.
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let asked = mana_dev::wait::until(PATIENCE, async || ask().await.then_some(())).await;
-    assert!(asked.is_some(), "not within {PATIENCE:?}: {what}");
+    let asked = mana_dev::wait::until(TIMEOUT, async || ask().await.then_some(())).await;
+    assert!(asked.is_some(), "not within {TIMEOUT:?}: {what}");
 }
 
 /// An update of one field.

@@ -62,7 +62,7 @@ async fn until_it_is_over_no_replica_starts_and_nothing_is_dropped() {
             .env("DATABASE_URL", &url)
             .env("MIGRATE_ON_START", on_start)
             .output();
-        let served = tokio::time::timeout(PATIENCE, serve).await.unwrap().unwrap();
+        let served = tokio::time::timeout(TIMEOUT, serve).await.unwrap().unwrap();
         let said = String::from_utf8_lossy(&[served.stdout, served.stderr].concat()).into_owned();
         assert!(!served.status.success() && said.contains("mana-sync migrate"), "{said}");
     }

@@ -12,7 +12,7 @@ async fn with(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
 /// Requests that the collector has heard of, once everything that was recorded has reached it.
 async fn requests(collector: &Collector, cluster: &Cluster) -> usize {
     // What is recorded is sent before the process ends.
-    cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     collector.spans.all().iter().filter(|span| span.kind == SpanKind::Server).count()
 }
 

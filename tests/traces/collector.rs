@@ -1,7 +1,7 @@
 //! An OTLP collector that keeps what it gets, over HTTP or gRPC; and ones that are of no use.
 
 use crate::numbers::{Numbers, TENANT};
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -59,7 +59,7 @@ impl Spans {
 
     /// Waits for a span of which this is true.
     pub async fn find(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
-        let found = mana_dev::wait::until(PATIENCE, async || self.all().into_iter().find(|span| is_it(span)));
+        let found = mana_dev::wait::until(TIMEOUT, async || self.all().into_iter().find(|span| is_it(span)));
         found.await.unwrap_or_else(|| panic!("no {what} among {:#?}", self.all()))
     }
 

@@ -280,7 +280,7 @@ async fn costs_nothing(url: &str, protocol: &str) {
     assert!(grown < 8e6, "{grown} bytes more after 400 more pushes: {memory:?}");
 
     let stopping = Instant::now();
-    without.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    without.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
 }
 
@@ -313,7 +313,7 @@ async fn the_last_spans_arrive(collector: Collector, protocol: &str) {
     let caller = caller(SAMPLED);
     push(&cluster, &user, &caller, body("laptop", "1")).await;
     assert!(collector.spans.all().is_empty());
-    cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     let arrived = collector.spans.all();
     assert!(arrived.iter().any(|span| span.trace == caller.trace && span.kind == SpanKind::Server), "{arrived:#?}");
 }

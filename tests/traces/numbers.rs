@@ -128,7 +128,7 @@ async fn arrive(collector: Collector, protocol: &str, compression: &str) {
     cluster.pushed(&user, "todo", push).await;
     let stored = "mana_sync_pushes_total{outcome=\"stored\"}";
     let arrived = async || collector.numbers.latest().filter(|sent| sent.series.get(stored) == Some(&1.0));
-    let arrived = mana_dev::wait::until(PATIENCE, arrived).await;
+    let arrived = mana_dev::wait::until(TIMEOUT, arrived).await;
     let Sent { tenant, encoding, who, series } = arrived.expect("the push is counted at the collector");
     assert_eq!((tenant.as_deref(), who.as_str()), (Some("seven 7"), "replica-1"));
     assert_eq!(encoding.as_deref().unwrap_or("none"), compression);
@@ -141,7 +141,7 @@ async fn arrive(collector: Collector, protocol: &str, compression: &str) {
     let exported = "mana_sync_metric_exports_total{outcome=\"exported\"}";
     eventually("the first sending is over", async || metric(&cluster, 0, exported).await >= 1.0).await;
     cluster.pushed(&user, "todo", json!({ "clientId": "b" })).await;
-    cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     let last = collector.numbers.latest().unwrap().series;
     assert_eq!(last["mana_sync_pushes_total{outcome=\"empty\"}"], 1.0);
     assert!(last[exported] >= 1.0);
@@ -171,7 +171,7 @@ async fn is_not_disturbed(url: &str, protocol: &str) {
     eventually("several attempts have failed", async || metric(&cluster, 0, failed).await >= 3.0).await;
     cluster.pushed(&user, "todo", json!({ "clientId": "a" })).await;
     let stopping = Instant::now();
-    let status = cluster.nodes[0].process.terminate(PATIENCE).await.unwrap();
+    let status = cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     assert_eq!(status.code(), Some(0));
     assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
     let log = cluster.nodes[0].log();

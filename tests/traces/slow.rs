@@ -25,7 +25,7 @@ async fn a_slow_delivery_is_a_line_in_the_log_that_names_its_trace() {
     cluster.nodes[1].process.resume();
     woken(&mut socket).await;
 
-    let line = mana_dev::wait::until(PATIENCE, async || {
+    let line = mana_dev::wait::until(TIMEOUT, async || {
         let log = cluster.nodes[1].log();
         let line = log.lines().find(|line| line.contains("a delivery was slow"))?;
         Some(serde_json::from_str::<Value>(line).unwrap())

@@ -122,7 +122,7 @@ pub fn beside(dir: &Path, suffix: &str) -> PathBuf {
 /// Stops the postmaster that `postmaster.pid` names if it really is one of this folder, and waits
 /// until none of its processes is left: a new one can't start before.
 pub async fn stop_leftovers(dir: &Path) -> Result<(), DevError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
     let postmaster =
         fs::read_to_string(dir.join("postmaster.pid")).ok().and_then(|text| text.lines().next()?.trim().parse().ok());
     for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL] {
@@ -135,12 +135,12 @@ pub async fn stop_leftovers(dir: &Path) -> Result<(), DevError> {
                 let _ = kill(Pid::from_raw(pid), signal);
             }
         }
-        all_gone(dir, PATIENCE).await;
+        all_gone(dir, TIMEOUT).await;
     }
-    if all_gone(dir, PATIENCE).await {
+    if all_gone(dir, TIMEOUT).await {
         return Ok(());
     }
-    Err(DevError::NotStopped { who: format!("what still runs in {}", dir.display()), within: PATIENCE })
+    Err(DevError::NotStopped { who: format!("what still runs in {}", dir.display()), within: TIMEOUT })
 }
 
 /// Whether none of its processes is left, or will be within `limit`.

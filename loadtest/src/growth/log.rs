@@ -25,7 +25,7 @@ const USER: &str = "bench-log";
 const PAGES: usize = 10;
 /// One request for so many elsewhere: the shortest log must not be many times as long in the end.
 const FEWER: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn stock(size: u64) -> Stock {
     let (user, app, table) = (USER.to_owned(), "bench".to_owned(), "packages".to_owned());
@@ -79,7 +79,7 @@ async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, told: Told<'_>) -
 
 /// Rows in a second of the first pages, which must be full.
 async fn first_pages(at: &Surroundings, base: &str) -> Result<f64, YardstickError> {
-    let mut client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, PATIENCE);
+    let mut client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT);
     let mut rng = StdRng::seed_from_u64(1);
     let token = at.mint.token(USER, Duration::from_secs(3600))?;
     let identity = Identity { user: USER.to_owned(), app: "bench".to_owned(), client: "fresh".to_owned(), token };

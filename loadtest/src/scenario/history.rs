@@ -14,7 +14,7 @@ use crate::engine::{Client, Endpoint, Failure};
 
 const AT_ONCE: usize = 16;
 const PER_PUSH: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why it is not there.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub struct HistoryError {
 /// Pushes so many changes for each user, through all targets.
 pub async fn push_history(world: &World, endpoints: &Arc<[Endpoint]>, changes: usize) -> Result<(), HistoryError> {
     let pushing = world.users.iter().enumerate().map(|(seed, user)| async move {
-        let mut client = Client::new(endpoints.clone(), PATIENCE);
+        let mut client = Client::new(endpoints.clone(), TIMEOUT);
         let mut rng = StdRng::seed_from_u64(seed as u64);
         let mut left = changes;
         while left > 0 {

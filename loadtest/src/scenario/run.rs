@@ -83,10 +83,10 @@ pub async fn run(options: RunOptions) -> Result<Report, RunError> {
     course.phase("connect", false);
     let listeners = open_listeners(&around, &scenario).await?;
 
-    let patience = Duration::from_secs_f64(scenario.generator.patience_seconds);
-    let shared = Arc::new(Shared { world: world.clone(), recorder, mix: scenario.mix.clone(), patience });
+    let timeout = Duration::from_secs_f64(scenario.generator.patience_seconds);
+    let shared = Arc::new(Shared { world: world.clone(), recorder, mix: scenario.mix.clone(), timeout });
     let seed = scenario.generator.seed;
-    let worker = |number| Worker::new(&shared, Client::new(endpoints.clone(), patience), seed + number);
+    let worker = |number| Worker::new(&shared, Client::new(endpoints.clone(), timeout), seed + number);
     let mut workers: Vec<Worker> = (0..scenario.generator.in_flight as u64).map(worker).collect();
     for (place, phase) in scenario.phases.iter().enumerate() {
         course.phase(&phase.name, phase.measured);

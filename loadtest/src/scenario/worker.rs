@@ -34,7 +34,7 @@ pub struct Shared {
     pub world: Arc<World>,
     pub recorder: Arc<Recorder>,
     pub mix: Vec<Share>,
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// One task with at most one request in flight.
@@ -190,7 +190,7 @@ impl Worker {
                 _ => Duration::ZERO,
             };
             let wait = asked.max(PAUSE.mul_f64(self.rng.random_range(0.5..1.5)));
-            if !failure.is_passing() || begun.elapsed() + wait > self.shared.patience {
+            if !failure.is_passing() || begun.elapsed() + wait > self.shared.timeout {
                 return Err(failure);
             }
             tokio::time::sleep(wait).await;

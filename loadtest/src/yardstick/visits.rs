@@ -18,7 +18,7 @@ use crate::local::Surroundings;
 pub const PULLED: i64 = 50;
 /// The least that a change takes in an answer: a delete's members and their names.
 const LEAST_BYTES: usize = 60;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// For each place in its order, the head of its log, and the cursor after which so many changes of its table follow.
@@ -77,7 +77,7 @@ impl Work for Visitor {
 
 impl Visitor {
     pub async fn new(at: &Surroundings, base: &str, places: &[Place]) -> Result<Self, YardstickError> {
-        let client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, PATIENCE);
+        let client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT);
         // Another run on the same database must not send the same pushes, which would be retries.
         let run: u32 = rand::random();
         let (mut spots, mut logs) = (Vec::with_capacity(places.len()), Vec::<(&str, &str)>::new());

@@ -17,13 +17,13 @@ use crate::yardstick::{Plan, YardstickError, median};
 
 const DATABASE: &str = "bench_hydrate";
 const USER: &str = "bench-fresh";
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, YardstickError> {
     at.fresh_database(DATABASE).await?;
     let replica = at.replica("replica", DATABASE, &[]).await?;
     let endpoints = Endpoint::resolve_all(&[replica.base().to_owned()]).await?;
-    let (mut client, mut rng) = (Client::new(endpoints, PATIENCE), StdRng::seed_from_u64(1));
+    let (mut client, mut rng) = (Client::new(endpoints, TIMEOUT), StdRng::seed_from_u64(1));
     let token = at.mint.token(USER, Duration::from_secs(3600))?;
     let device = |client: &str| {
         let (user, app, token) = (USER.to_owned(), "bench".to_owned(), token.clone());

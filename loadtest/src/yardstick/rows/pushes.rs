@@ -17,7 +17,7 @@ use crate::yardstick::pgbench::Pgbench;
 use crate::yardstick::{Plan, YardstickError, median};
 
 pub const WARM_UP: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// Pushes from random ones of its devices, one push at a time.
@@ -31,7 +31,7 @@ impl Pusher {
     /// Lets each target see each user once: what a replica asks others once for a user is not part of a push.
     pub async fn introduce(&mut self, targets: &[Endpoint]) -> Result<(), Failure> {
         for target in targets {
-            let mut client = Client::new([target.clone()].into(), PATIENCE);
+            let mut client = Client::new([target.clone()].into(), TIMEOUT);
             for device in &mut self.devices {
                 device.delta(&mut client, &mut self.rng).await?;
             }
@@ -64,7 +64,7 @@ pub fn pushers(
             Ok(LeanDevice::new(&identity, "packages", changes, Shape::Fields)?)
         };
         Ok(Pusher {
-            client: Client::new(endpoints.clone(), PATIENCE),
+            client: Client::new(endpoints.clone(), TIMEOUT),
             rng: StdRng::seed_from_u64(connection as u64),
             devices: (0..each).map(device).collect::<Result<_, YardstickError>>()?,
         })
