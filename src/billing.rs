@@ -10,7 +10,7 @@ mod service;
 pub use service::TlsError;
 
 use crate::config::Config;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, traces};
 use moka::future::Cache;
 use service::{CreditsError, CreditsService};
@@ -139,7 +139,7 @@ async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<bool, CreditsE
             shared.breaker.send_replace(Breaker::Closed(0));
         }
         Err(error) => {
-            static LINE: Seldom = Seldom::new();
+            static LINE: Throttle = Throttle::new();
             if let Some(unwritten) = LINE.is_due() {
                 let error = error as &dyn std::error::Error;
                 tracing::warn!(error, unwritten, "the credits service gave no answer; the user's sync goes on");

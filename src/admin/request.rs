@@ -2,7 +2,7 @@
 
 use super::Admin;
 use super::error::AdminError;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::throttle::Throttle;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -34,7 +34,7 @@ pub(super) async fn with_token(State(admin): State<Admin>, request: Request, nex
 
 /// Writes that somebody did not have the token, not every time.
 pub(super) fn log_refusal(via: &str) {
-    static LINE: Seldom = Seldom::new();
+    static LINE: Throttle = Throttle::new();
     if let Some(unwritten) = LINE.is_due() {
         tracing::warn!(via, unwritten, "somebody without the admin token was refused");
     }

@@ -110,7 +110,7 @@ impl Connector {
     /// # Errors
     /// No host can be used; the error is what the most telling of them said.
     pub fn connect(&self) -> BoxFuture<'_, Result<(Client, Driver), ConnectError>> {
-        // Boxed, because it is large and seldom.
+        // Boxed, because it is large and rare.
         Box::pin(self.connect_to_any())
     }
 

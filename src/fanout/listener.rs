@@ -17,7 +17,7 @@ use super::wakeup::Wakeup;
 use crate::db::{ConnectError, Connector, Driver};
 use crate::defects::Defect;
 use crate::protocol::UserKey;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -277,7 +277,7 @@ impl Listener {
         };
         if let Err(error) = received {
             self.metrics.notifications_unreadable.inc();
-            static LINE: Seldom = Seldom::new();
+            static LINE: Throttle = Throttle::new();
             if let Some(unwritten) = LINE.is_due() {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, unwritten, "a notification cannot be read; reconciling instead");

@@ -11,7 +11,7 @@ use crate::session::JoinError;
 use crate::session::stream::OpenError;
 use crate::store::StoreError;
 use crate::telemetry::refusals::Refusal;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::throttle::Throttle;
 use axum::http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -192,10 +192,10 @@ impl ApiError {
     }
 
     /// The line of such refusals, which is not written for every one: `mana_sync_http_responses_total` counts them.
-    fn refusal_line(&self) -> &'static Seldom {
-        static WITHOUT_KEYS: Seldom = Seldom::new();
-        static WITHOUT_DATABASE: Seldom = Seldom::new();
-        static BUSY: Seldom = Seldom::new();
+    fn refusal_line(&self) -> &'static Throttle {
+        static WITHOUT_KEYS: Throttle = Throttle::new();
+        static WITHOUT_DATABASE: Throttle = Throttle::new();
+        static BUSY: Throttle = Throttle::new();
         match self {
             ApiError::Auth(_) => &WITHOUT_KEYS,
             ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(_) => &WITHOUT_DATABASE,

@@ -23,7 +23,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
         let response = next.run(request).await;
         traces::answered(&noted, response.status());
         let (route, took) = (access.route.as_ref().map(MatchedPath::as_str), started.elapsed());
-        state.metrics.answers.count(route, response.status().as_u16(), took);
+        state.metrics.http.count(route, response.status().as_u16(), took);
         access.count(&state, &response);
         access.log(response.status(), took);
         response

@@ -107,7 +107,7 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
                 heard = Instant::now();
                 match message {
                     Some(Ok(Message::Close(_))) | None => return Box::pin(leave(socket)).await,
-                    // Boxed, like whatever else is seldom: an idle socket has no room set aside for it.
+                    // Boxed, like whatever else is rare: an idle socket has no room set aside for it.
                     Some(Ok(message)) => Box::pin(hear(connection.meter(), &mut session, message)).await,
                     Some(Err(error)) => match reason_for(&error, connection.meter().overrun()) {
                         Some(reason) => Action::close(reason),

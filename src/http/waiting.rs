@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-/// A start seldom takes longer: until then connections wait, and are served and not refused.
+/// A start rarely takes longer: until then connections wait, and are served and not refused.
 const USUAL_START: Duration = Duration::from_millis(500);
 
 /// Why a replica still waits, if that is more than that its database is away: what an operator has to do.

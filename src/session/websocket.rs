@@ -219,7 +219,7 @@ async fn mail(
     }
     mailbox.filled().await;
     if mailbox.bytes() > FREE_WAKEUP {
-        // Boxed, like all that is seldom.
+        // Boxed, like all that is rare.
         *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
     }
     mailbox.take().await

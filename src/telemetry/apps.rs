@@ -1,7 +1,7 @@
 //! What is counted by app. An app's id is whatever a client says, so only those that the settings name (METRIC_APPS) are told
 //! apart, and all others are counted together: nobody can make series by asking for apps.
 
-use super::kinds::counters;
+use super::registry::counters;
 use prometheus::{IntCounter, IntCounterVec, Registry};
 use std::sync::OnceLock;
 

@@ -3,7 +3,7 @@
 //! `info` is what a replica does by itself, `warn` what somebody should look at by day, `error` what should not
 //! happen. What clients do wrong is `debug`: nobody is to be woken, and no disk filled, by them.
 
-use super::lines::Lines;
+use super::formatter::Formatter;
 use super::traces::TARGET;
 use crate::config::LogFormat;
 use opentelemetry_sdk::trace::SdkTracer;
@@ -78,7 +78,7 @@ pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>) -> LogFilt
     let (chosen, handle) = reload::Layer::new(chosen);
     // Spans for the tracer are no business of the log, and the other way round.
     let lines = tracing_subscriber::fmt::layer()
-        .event_format(Lines { format })
+        .event_format(Formatter { format })
         .with_filter(chosen.and(filter_fn(|metadata| metadata.target() != TARGET)));
     let traces = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

@@ -1,10 +1,10 @@
 //! Every metric, named once. All of them exist, at zero, from the start; none has a label that a user chooses.
 
-use super::answers::{Answers, CLASSES, ROUTES, TIMED_ROUTES};
 use super::apps::AppCounters;
-use super::kinds::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
+use super::http_metrics::{CLASSES, HttpMetrics, ROUTES, TIMED_ROUTES};
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
+use super::registry::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
@@ -28,7 +28,7 @@ pub struct Metrics {
     pub closes: IntCounterVec,
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
-    pub answers: Answers,
+    pub http: HttpMetrics,
     /// Who was let in, and who was refused and why.
     pub refusals: Refusals,
     pub pushes: IntCounterVec,
@@ -133,7 +133,7 @@ impl Metrics {
                 crate::protocol::close::CloseReason::LABELS,
             ),
             tcp_connections: gauge(&r, "mana_sync_tcp_connections", "Open TCP connections."),
-            answers: Answers::new(
+            http: HttpMetrics::new(
                 &paired_counters(
                     &r,
                     "mana_sync_http_responses_total",

@@ -3,26 +3,26 @@
 //! * [`logs`]: lines on standard output, with the ids of the request and the trace that they belong to.
 //! * [`metrics`]: every metric, named once; [`send_metrics`] sends them to a collector too, if one is to have them.
 //! * [`refusals`]: who is let in, and who is refused and why.
-//! * [`seldom`]: lines that are written once in a while, however often there is reason.
+//! * [`throttle`]: lines that are written once in a while, however often there is reason.
 //! * [`traces`]: which requests are traced, and every span, named once; [`export`] sends them to a collector.
 //!
 //! None of them says who a user is or what a user stores.
 
 mod allowance;
-mod answers;
 mod apps;
-mod causes;
 mod export;
-mod kinds;
-mod lines;
+mod formatter;
+mod http_metrics;
 pub mod logs;
 pub mod metrics;
 mod otlp_metrics;
 mod process;
+mod redact;
 pub mod refusals;
+mod registry;
 pub mod request_id;
-pub mod seldom;
 mod send_metrics;
+pub mod throttle;
 pub mod traces;
 
 pub use logs::{LogFilter, LogFilterError};

@@ -3,7 +3,7 @@
 //! A replica that refuses everybody looks well from inside: it answers quickly and nothing fails. It shows only where
 //! refusals are counted beside what is accepted.
 
-use super::seldom::Seldom;
+use super::throttle::Throttle;
 use prometheus::{IntCounter, IntCounterVec};
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ pub struct Refusals {
     /// By endpoint, then by reason.
     refused: Vec<Vec<IntCounter>>,
     /// By reason.
-    lines: Vec<Seldom>,
+    lines: Vec<Throttle>,
 }
 
 impl Refusals {
@@ -123,7 +123,7 @@ impl Refusals {
         Refusals {
             accepted: ENDPOINTS.iter().map(|endpoint| accepted.with_label_values(&[endpoint])).collect(),
             refused: ENDPOINTS.iter().map(|endpoint| reasons(endpoint)).collect(),
-            lines: REASONS.iter().map(|_| Seldom::every(PAUSE)).collect(),
+            lines: REASONS.iter().map(|_| Throttle::every(PAUSE)).collect(),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::error::Error;
 
 /// An error and its causes, each once.
-pub(super) fn of(error: &(dyn Error + 'static)) -> String {
+pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -73,14 +73,14 @@ mod tests {
     fn causes_are_told_and_what_they_quote_is_not() {
         let error = serde_json::from_str::<u32>(r#""a secret""#).unwrap_err();
         assert!(error.to_string().contains("a secret"), "or there is nothing to hide: {error}");
-        let told = of(&Unreadable(error));
+        let told = describe(&Unreadable(error));
         assert_eq!(told, "the payload is not one of ours: JSON: Data error at line 1 column 10");
     }
 
     #[tokio::test]
     async fn a_failed_request_does_not_tell_where_to() {
         let error = reqwest::get("http://127.0.0.1:1/status/alice").await.unwrap_err();
-        let told = of(&error);
+        let told = describe(&error);
         assert!(!told.contains("alice") && told.starts_with("cannot connect"), "{told}");
     }
 

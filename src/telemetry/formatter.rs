@@ -1,6 +1,6 @@
 //! How a log line is written.
 
-use super::{causes, request_id, traces};
+use super::{redact, request_id, traces};
 use crate::config::LogFormat;
 use chrono::{SecondsFormat, Utc};
 use serde::ser::{SerializeMap, Serializer};
@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Writes events with the ids of the request and the sampled trace in which they happen.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct Formatter {
     pub(super) format: LogFormat,
 }
 
@@ -26,7 +26,7 @@ struct Fields {
     others: Vec<(&'static str, Value)>,
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for Formatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -116,7 +116,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.add(field, causes::of(value).into());
+        self.add(field, redact::describe(value).into());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {

@@ -8,7 +8,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// One kind of line. As a `static` where it is written, as the line itself is.
 #[derive(Debug)]
-pub struct Seldom {
+pub struct Throttle {
     pause: Duration,
     state: Mutex<State>,
 }
@@ -19,16 +19,16 @@ struct State {
     unwritten: u64,
 }
 
-impl Seldom {
+impl Throttle {
     /// A line that has not been written yet.
     #[expect(clippy::new_without_default, reason = "a default is no constant")]
-    pub const fn new() -> Seldom {
-        Seldom::every(PAUSE)
+    pub const fn new() -> Throttle {
+        Throttle::every(PAUSE)
     }
 
     /// One that is written at most once in so much time.
-    pub const fn every(pause: Duration) -> Seldom {
-        Seldom { pause, state: Mutex::new(State { written: None, unwritten: 0 }) }
+    pub const fn every(pause: Duration) -> Throttle {
+        Throttle { pause, state: Mutex::new(State { written: None, unwritten: 0 }) }
     }
 
     /// Whether it is to be written now; then, how often it was not since the last time.
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_line_is_written_at_once_and_then_once_in_a_while_with_how_often_it_was_not() {
-        let line = Seldom::new();
+        let line = Throttle::new();
         assert_eq!(line.is_due(), Some(0));
         assert_eq!((line.is_due(), line.is_due()), (None, None));
         line.state.lock().unwrap().written = Instant::now().checked_sub(PAUSE);

@@ -24,7 +24,7 @@ pub(super) const CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What is counted, by route, so that no request has to look for its series by their names.
 #[derive(Debug)]
-pub struct Answers {
+pub struct HttpMetrics {
     routes: Vec<Route>,
 }
 
@@ -36,14 +36,14 @@ struct Route {
     seconds: Option<Histogram>,
 }
 
-impl Answers {
-    pub(super) fn new(responses: &IntCounterVec, seconds: &HistogramVec) -> Answers {
+impl HttpMetrics {
+    pub(super) fn new(responses: &IntCounterVec, seconds: &HistogramVec) -> HttpMetrics {
         let route = |name: &&'static str| Route {
             name,
             responses: CLASSES.iter().map(|class| responses.with_label_values(&[name, class])).collect(),
             seconds: TIMED_ROUTES.contains(name).then(|| seconds.with_label_values(&[name])),
         };
-        Answers { routes: ROUTES.iter().map(route).collect() }
+        HttpMetrics { routes: ROUTES.iter().map(route).collect() }
     }
 
     /// Counts an answer. `route` is none where there is no such endpoint.
