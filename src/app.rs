@@ -14,8 +14,8 @@ use crate::fanout::{
     SessionRegistry,
 };
 use crate::http::server::{Server, bind};
-use crate::http::waiting::WaitReason;
-use crate::http::{AppState, PushBudget, Services, open_files, router, waiting};
+use crate::http::startup::WaitReason;
+use crate::http::{AppState, PushBudget, Services, rlimit, router, startup};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
@@ -97,14 +97,14 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    open_files::allow(config.max_connections, config.database_pool_size);
+    rlimit::raise(config.max_connections, config.database_pool_size);
     let (listeners, admin_listener) = (listen(&config)?, listen_for_admin(&config)?);
     let store = Store::new(&config, metrics.clone())?;
     let reason = WaitReason::default();
     let waiting_at = |listener, with_metrics| (listener, waiting::router(&metrics, &reason, with_metrics));
     let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
     let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
-    let schema = Box::pin(waiting::meanwhile(&waiting, await_schema(&config, &reason)));
+    let schema = Box::pin(startup::serve_until(&waiting, await_schema(&config, &reason)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
     match found {
         Some(found) => found?,

@@ -20,7 +20,7 @@
 pub mod protocol;
 
 pub mod config;
-pub mod defects;
+pub mod failpoints;
 pub mod telemetry;
 
 pub mod budget;

@@ -222,7 +222,7 @@ async fn without_the_head_row_readers_miss_changes() {
     for round in 1..=ROUNDS {
         // Without the index, which would refuse the equal cursors that come of it, reads are slow and wait for each other.
         let patient = ("DATABASE_ACQUIRE_TIMEOUT_MS", "20000");
-        let cluster = Cluster::start_with(3, &[("MANA_SYNC_DEFECT", "no-head-row"), patient]).await;
+        let cluster = Cluster::start_with(3, &[("MANA_SYNC_FAILPOINT", "no-head-row"), patient]).await;
         sqlx::query("drop index sync_changes_by_log").execute(&cluster.pool).await.unwrap();
         if let Err(missed) = everybody_at_once(cluster, Duration::from_secs(5)).await {
             println!("in round {round}:\n{missed}");

@@ -15,7 +15,7 @@ use super::rate::NotificationCounter;
 use super::reconciler::Reconciler;
 use super::wakeup::Wakeup;
 use crate::db::{ConnectError, Connector, Driver};
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::UserKey;
 use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, traces};
@@ -163,7 +163,7 @@ impl Listener {
     /// One connection, from its beginning to its end.
     async fn listen(&self) -> Result<std::convert::Infallible, ListenError> {
         let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
-        if Defect::ListenLate.is_on() {
+        if Failpoint::ListenLate.is_on() {
             self.reconciler.reconcile_now();
             self.drive(&mut driver, &Echo::new(), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
         }
@@ -174,7 +174,7 @@ impl Listener {
         self.presence.hears_again(Instant::now());
         self.metrics.listener_up.set(1);
         self.metrics.listener_connects.inc();
-        if !Defect::ListenLate.is_on() {
+        if !Failpoint::ListenLate.is_on() {
             self.reconciler.reconcile_now();
         }
         tracing::info!("listening");

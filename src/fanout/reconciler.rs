@@ -6,7 +6,7 @@
 
 use super::recent::{self, RecentRequest};
 use super::{SessionRegistry, Wakeup};
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, LogRange, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -152,7 +152,7 @@ async fn run_rounds(dependencies: &Dependencies, now: &Notify) {
 
 /// One comparison of all connected users' heads with what was announced.
 async fn round(dependencies: &Dependencies) -> Result<(), StoreError> {
-    if Defect::NoReconciler.is_on() {
+    if Failpoint::NoReconciler.is_on() {
         return Ok(());
     }
     let users = dependencies.sessions.connected();

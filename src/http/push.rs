@@ -6,7 +6,7 @@ use super::body::PushReservation;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
 use crate::budget::Reservation;
-use crate::defects::{self, Defect};
+use crate::failpoints::{self, Failpoint};
 use crate::fanout::Wakeup;
 use crate::fanout::wakeup::table_names;
 use crate::limits::users::NewApp;
@@ -183,12 +183,12 @@ fn announce(
     new_app: NewApp,
 ) -> impl FnOnce(&Pushed) + Send + 'static {
     let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
-    let crash = defects::crash_before_notify(headers);
+    let crash = failpoints::crash_before_notify(headers);
     move |pushed| {
         let _reservation = reservation;
         new_app.stored();
         crash.if_chosen();
-        if !Defect::NotifyDropped.happens() {
+        if !Failpoint::NotifyDropped.happens() {
             publisher.publish(wakeup(&log, &push, pushed, span));
         }
     }

@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::extract::ALL_APPS_STREAM;
-use super::{AppState, apps_stream, compression, headers, health, metrics, observe, pull, push, socket, stream};
+use super::{AppState, apps_stream, compression, headers, health, metrics, middleware, pull, push, stream, websocket};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
@@ -28,8 +28,8 @@ pub fn router(state: AppState) -> Router {
         .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
         .route("/sync/{app}/stream", get(stream::stream))
         .route(ALL_APPS_STREAM, get(apps_stream::stream).post(push::push))
-        .route("/ws", get(socket::connect))
-        .route("/ws/{app}", get(socket::connect))
+        .route("/ws", get(websocket::connect))
+        .route("/ws/{app}", get(websocket::connect))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
@@ -37,7 +37,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))
-        .layer(from_fn_with_state(state.clone(), observe::observe))
+        .layer(from_fn_with_state(state.clone(), middleware::observe))
         .layer(map_response(async |response| headers::protect(response)))
         .with_state(state)
 }

@@ -13,7 +13,7 @@
 //! * [`conflicts`]: which of a push's values lose to what others stored.
 //! * [`page`]: stored changes written as JSON.
 //! * [`stream_id`]: where a reader of several logs stands.
-//! * [`socket`]: the messages of a WebSocket; [`close`]: why one ends.
+//! * [`websocket`]: the messages of a WebSocket; [`close`]: why one ends.
 
 pub mod close;
 pub mod conflicts;
@@ -24,10 +24,10 @@ pub mod keys;
 pub mod merge;
 pub mod page;
 pub mod push;
-pub mod socket;
 pub mod stamp;
 pub mod stream_id;
 pub mod trim;
+pub mod websocket;
 
 pub use cursor::Cursor;
 pub use keys::{Log, LogId, UserKey};

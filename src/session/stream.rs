@@ -8,7 +8,7 @@ pub use super::log_reader::LogRequest;
 use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::hub::{Interest, Mail, Membership};
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
@@ -35,7 +35,7 @@ const MIN_RESERVATION: usize = 32 << 10;
 /// A page and the text that it becomes, as multiples of the page's size.
 const BECOMES: usize = 2;
 
-/// See [`Defect::StreamJoinsLate`].
+/// See [`Failpoint::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
 
 /// What a stream is asked for.
@@ -251,7 +251,7 @@ impl StreamSession {
                 if !self.resize(&page) {
                     return Next::Nothing;
                 }
-                if Defect::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
+                if Failpoint::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
                     // As if it joined only now: what woke it until here is not heard.
                     let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
                 }

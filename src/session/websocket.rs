@@ -7,7 +7,7 @@ use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
-use crate::protocol::socket::{ClientMessage, ErrorCode, ServerMessage};
+use crate::protocol::websocket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
 use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::push::Stored;
 use super::{Store, traced};
 use crate::db::{DbError, Micros, Sql};
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log, LogId};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -105,7 +105,7 @@ static PUSH_FREE: Sql = push_statement!(
     )
 );
 
-/// [`PUSH`] as one would first write it; see [`Defect::NoHeadRow`].
+/// [`PUSH`] as one would first write it; see [`Failpoint::NoHeadRow`].
 static PUSH_WITHOUT_LOCK: Sql = push_statement!(
     "",
     "
@@ -247,7 +247,7 @@ impl Store {
     /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits for the heads
     /// of their logs.
     pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
-        self.insert_by(if Defect::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { &PUSH }, entries).await
+        self.insert_by(if Failpoint::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { &PUSH }, entries).await
     }
 
     /// The same for those whose logs' heads are free. Waits for none.

@@ -2,7 +2,7 @@
 
 use super::{Store, StoreError, traced};
 use crate::db::{Micros, Sql};
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::Page;
 use crate::protocol::push::Op;
@@ -196,10 +196,10 @@ impl Store {
             return Ok(None);
         }
         let until = match changes.last() {
-            Some(last) if has_more && !Defect::PageEndsAtHead.is_on() => {
+            Some(last) if has_more && !Failpoint::PageEndsAtHead.is_on() => {
                 Cursor::after(last.at).on_initial_sync(request.since.is_initial_sync())
             }
-            _ if Defect::CursorFromClock.is_on() => {
+            _ if Failpoint::CursorFromClock.is_on() => {
                 Cursor::after(chrono::Utc::now().timestamp_micros() / Cursor::STEP * Cursor::STEP)
             }
             _ => Cursor::after(head),

@@ -3,7 +3,7 @@
 use super::batcher::Job;
 use super::known::Pushed;
 use super::{Store, StoreError, traced};
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::Log;
 use crate::protocol::push::Push;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Store {
         push: Arc<Push>,
         announce: impl FnOnce(&Pushed) + Send + 'static,
     ) -> Result<Pushed, StoreError> {
-        let ids = if Defect::NoRetryDetection.is_on() {
+        let ids = if Failpoint::NoRetryDetection.is_on() {
             push.changes.iter().map(|_| Uuid::from_u128(rand::random())).collect()
         } else {
             push.row_ids(&log.user_id, &log.app)

@@ -5,8 +5,9 @@
 //!              │ └─► workload   writers, readers, rude: what they were told and what they saw
 //!              ├───► fault      each begins, lasts, and is undone
 //!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had been
-//! suite: random schedules       defects: the suite notices what it must notice       focused, lasting: one fault each
-//! failover, pooler, database, slow: what takes other servers than a world has      probe: small questions for such tests
+//! suite: random schedules       failpoints: the suite notices what it must notice       focused, lasting: one fault
+//! each failover, pooler, database, slow: what takes other servers than a world has      probe: small questions for
+//! such tests
 //! ```
 //! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
 //! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run.
@@ -16,9 +17,9 @@ mod support;
 
 mod checks;
 mod database;
-mod defects;
 mod epilogue;
 mod failover;
+mod failpoints;
 mod fault;
 mod focused;
 mod lasting;

@@ -3,7 +3,7 @@
 use crate::shapes::{broken, push, stamp};
 use mana_sync::fanout::codec::Payload;
 use mana_sync::protocol::push::{StampPolicy, read_push};
-use mana_sync::protocol::socket::ClientMessage;
+use mana_sync::protocol::websocket::ClientMessage;
 use mana_sync::protocol::{Cursor, Stamp};
 use proptest::prelude::*;
 use serde_json::Value;

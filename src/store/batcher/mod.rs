@@ -22,7 +22,7 @@ use super::batch::{Entry, Placed};
 use super::known::Pushed;
 use super::{Store, StoreError};
 use crate::db::DbError;
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
 use futures_util::future::BoxFuture;
 use job::Outcome;
@@ -54,7 +54,7 @@ impl Store {
     /// Stores a push when its turn has come; where its outcome will be.
     pub(super) fn enqueue(&self, mut job: Job) -> Outcome {
         let (log, id, answered) = (job.entry.log.id, job.id, job.answered());
-        if Defect::NoHeadRow.is_on() {
+        if Failpoint::NoHeadRow.is_on() {
             let store = self.clone();
             tokio::spawn(async move {
                 let pushed = store.store_what_is_new(&job.entry).await;

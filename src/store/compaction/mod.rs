@@ -22,7 +22,7 @@ pub use error::CompactionError;
 pub use worker::{Compactor, Progress};
 
 use crate::config::CompactionConfig;
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::trim::Flaw;
 use std::time::Duration;
 
@@ -73,9 +73,9 @@ impl Trimmed {
 /// What is wrong with the verdicts of this process, for tests.
 fn flaw() -> Option<Flaw> {
     let flaws = [
-        (Defect::TrimDropsWinner, Flaw::DropsWinner),
-        (Defect::TrimTakesFirstOfTies, Flaw::TakesFirstOfTies),
-        (Defect::TrimDropsFirstRow, Flaw::DropsFirstRow),
+        (Failpoint::TrimDropsWinner, Flaw::DropsWinner),
+        (Failpoint::TrimTakesFirstOfTies, Flaw::TakesFirstOfTies),
+        (Failpoint::TrimDropsFirstRow, Flaw::DropsFirstRow),
     ];
     flaws.into_iter().find(|(defect, _)| defect.is_on()).map(|(_, flaw)| flaw)
 }

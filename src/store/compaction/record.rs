@@ -4,7 +4,7 @@ use super::due::LogState;
 use super::write::{Cut, cut, mark_deletes};
 use super::{CompactionError, Rules, Trimmed, flaw};
 use crate::db::Micros;
-use crate::defects::Defect;
+use crate::failpoints::Failpoint;
 use crate::protocol::LogId;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
@@ -66,7 +66,7 @@ fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
         is_own: false,
         rows_trimmed: false,
     };
-    let claims = row.try_get::<_, bool>("claims")? && !Defect::TrimsClaims.is_on();
+    let claims = row.try_get::<_, bool>("claims")? && !Failpoint::TrimsClaims.is_on();
     let row = RowWrites::read(&change, claims || change.at > horizon)?;
     Ok(ReadRow { id: change.id, name: RecordName { table: change.table, record: change.record }, row })
 }

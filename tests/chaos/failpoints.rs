@@ -17,7 +17,7 @@ async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
     let _alone = alone().await;
     let begin = Instant::now();
     for seed in 1..=SEEDS {
-        let plan = plan(seed).with("MANA_SYNC_DEFECT", defect);
+        let plan = plan(seed).with("MANA_SYNC_FAILPOINT", defect);
         let world = World::start(&plan.settings).await;
         if defect == "no-head-row" {
             // The unique index would refuse the equal cursors that come of it.

@@ -40,16 +40,16 @@ impl WaitReason {
 /// Where a replica listens, and what it answers there before it can serve.
 pub type Waiting<'a> = (&'a TcpListener, Router);
 
-/// Does something, and answers on the listeners while that takes long.
-pub async fn meanwhile<T>(listeners: &[Waiting<'_>], doing: impl Future<Output = T>) -> T {
-    let mut doing = pin!(doing);
-    if let Ok(done) = timeout(USUAL_START, &mut doing).await {
+/// Waits for a start to be done, and answers on the listeners while that takes long.
+pub async fn serve_until<T>(listeners: &[Waiting<'_>], starting: impl Future<Output = T>) -> T {
+    let mut starting = pin!(starting);
+    if let Ok(done) = timeout(USUAL_START, &mut starting).await {
         return done;
     }
     let places = Arc::new(Semaphore::new(MAX_REFUSALS));
     loop {
         let accepted = tokio::select! {
-            done = &mut doing => return done,
+            done = &mut starting => return done,
             accepted = accept_any(listeners) => accepted,
         };
         match (accepted, places.clone().try_acquire_owned()) {

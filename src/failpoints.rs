@@ -1,13 +1,13 @@
-//! Deliberate defects, so that tests can show that they would be noticed.
+//! Failpoints: deliberate faults, so that tests can show that they would be noticed.
 //!
-//! A debug build reads one from `MANA_SYNC_DEFECT`; a release build has none of this.
+//! A debug build reads one from `MANA_SYNC_FAILPOINT`; a release build has none of this.
 
 use axum::http::HeaderMap;
 use std::sync::LazyLock;
 
 /// One way to get it wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Defect {
+pub enum Failpoint {
     /// Cursors from `now()`, taken without the lock on the head row.
     NoHeadRow,
     /// Lost notifications are not looked for.
@@ -34,27 +34,27 @@ pub enum Defect {
     TrimsClaims,
 }
 
-impl Defect {
-    const ALL: [(&str, Defect); 12] = [
-        ("no-head-row", Defect::NoHeadRow),
-        ("no-reconciler", Defect::NoReconciler),
-        ("no-retry-detection", Defect::NoRetryDetection),
-        ("page-ends-at-head", Defect::PageEndsAtHead),
-        ("stream-joins-late", Defect::StreamJoinsLate),
-        ("notify-dropped", Defect::NotifyDropped),
-        ("cursor-from-clock", Defect::CursorFromClock),
-        ("listen-late", Defect::ListenLate),
-        ("trim-drops-winner", Defect::TrimDropsWinner),
-        ("trim-takes-first-of-ties", Defect::TrimTakesFirstOfTies),
-        ("trim-drops-first-row", Defect::TrimDropsFirstRow),
-        ("trims-claims", Defect::TrimsClaims),
+impl Failpoint {
+    const ALL: [(&str, Failpoint); 12] = [
+        ("no-head-row", Failpoint::NoHeadRow),
+        ("no-reconciler", Failpoint::NoReconciler),
+        ("no-retry-detection", Failpoint::NoRetryDetection),
+        ("page-ends-at-head", Failpoint::PageEndsAtHead),
+        ("stream-joins-late", Failpoint::StreamJoinsLate),
+        ("notify-dropped", Failpoint::NotifyDropped),
+        ("cursor-from-clock", Failpoint::CursorFromClock),
+        ("listen-late", Failpoint::ListenLate),
+        ("trim-drops-winner", Failpoint::TrimDropsWinner),
+        ("trim-takes-first-of-ties", Failpoint::TrimTakesFirstOfTies),
+        ("trim-drops-first-row", Failpoint::TrimDropsFirstRow),
+        ("trims-claims", Failpoint::TrimsClaims),
     ];
 
-    /// Whether this process is to have this defect. Always false in a release build.
+    /// Whether this process is to fail so. Always false in a release build.
     pub fn is_on(self) -> bool {
-        static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
-            let name = std::env::var("MANA_SYNC_DEFECT").ok()?;
-            Defect::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, defect)| defect)
+        static CHOSEN: LazyLock<Option<Failpoint>> = LazyLock::new(|| {
+            let name = std::env::var("MANA_SYNC_FAILPOINT").ok()?;
+            Failpoint::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, failpoint)| failpoint)
         });
         cfg!(debug_assertions) && *CHOSEN == Some(self)
     }
