@@ -20,7 +20,7 @@ const SETTINGS: [(&str, &str); 4] =
     [("REBALANCE_MS", "3000"), ("PRESENCE_MS", "100"), ("DATABASE_POOL_SIZE", "8"), ("ANNOUNCE_RECENT_MS", "0")];
 
 /// Devices that come back at once wherever the balancer has its next turn.
-struct Crowd {
+struct Clients {
     urls: std::sync::Mutex<Vec<String>>,
     turn: AtomicUsize,
     /// Closes of each device.
@@ -28,7 +28,7 @@ struct Crowd {
     stop: CancellationToken,
 }
 
-impl Crowd {
+impl Clients {
     fn next_url(&self) -> String {
         let urls = self.urls.lock().unwrap();
         urls[self.turn.fetch_add(1, Ordering::Relaxed) % urls.len()].clone()
@@ -84,7 +84,7 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     }
     let three = async || metric(cluster, 0, "mana_sync_replicas").await == 3.0;
     eventually("three are there", three).await;
-    let crowd = Arc::new(Crowd {
+    let clients = Arc::new(Clients {
         urls: cluster.urls()[..3].to_vec().into(),
         turn: AtomicUsize::new(0),
         closes: (0..SOCKETS + STREAMS).map(|_| AtomicUsize::new(0)).collect(),
@@ -92,11 +92,11 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     });
     let (tracker, users) = (TaskTracker::new(), (0..30).map(|_| cluster.user()).collect::<Vec<_>>());
     for device in 0..SOCKETS + STREAMS {
-        let (crowd, user) = (crowd.clone(), users[device % users.len()].clone());
+        let (clients, user) = (clients.clone(), users[device % users.len()].clone());
         tracker.spawn(async move {
             match device < SOCKETS {
-                true => crowd.keep_socket(device, &user).await,
-                false => crowd.keep_stream(device, cluster, &user).await,
+                true => clients.keep_socket(device, &user).await,
+                false => clients.keep_stream(device, cluster, &user).await,
             }
         });
     }
@@ -110,9 +110,9 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     eventually("all are connected", connected).await;
     // So old that they may be closed; and nothing is, as all is even.
     tokio::time::sleep(WINDOW * 3).await;
-    assert!(crowd.closes.iter().all(|closes| closes.load(Ordering::Relaxed) == 0));
+    assert!(clients.closes.iter().all(|closes| closes.load(Ordering::Relaxed) == 0));
 
-    crowd.urls.lock().unwrap().extend(cluster.urls()[3..].to_vec());
+    clients.urls.lock().unwrap().extend(cluster.urls()[3..].to_vec());
     cluster.nodes[3..].iter().for_each(|node| node.process.resume());
     let begun = Instant::now();
     let mean = (SOCKETS + STREAMS) as f64 / 6.0;
@@ -120,19 +120,19 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     eventually("each is within a tenth of the mean", is_even).await;
     println!("even after {:?}: {:?}", begun.elapsed(), held(cluster).await);
     // Whatever is still going on ends: then nothing changes any more for as long as a wave takes.
-    let total = || crowd.closes.iter().map(|closes| closes.load(Ordering::Relaxed)).sum::<usize>();
+    let total = || clients.closes.iter().map(|closes| closes.load(Ordering::Relaxed)).sum::<usize>();
     let mut before = usize::MAX;
     while total() != before {
         before = total();
         tokio::time::sleep(WINDOW).await;
     }
     assert!(is_even().await, "{:?}", held(cluster).await);
-    assert!(crowd.closes.iter().all(|closes| closes.load(Ordering::Relaxed) <= 1), "nobody was closed twice");
+    assert!(clients.closes.iter().all(|closes| closes.load(Ordering::Relaxed) <= 1), "nobody was closed twice");
     let closed = (0..6).map(async |index| {
         metric(cluster, index, "mana_sync_session_closes_total{reason=\"rebalanced\"}").await as usize
     });
     assert_eq!(futures_util::future::join_all(closed).await.into_iter().sum::<usize>(), total());
-    crowd.stop.cancel();
+    clients.stop.cancel();
     tracker.close();
     timeout(TIMEOUT, tracker.wait()).await.expect("they end");
 }

@@ -12,6 +12,7 @@
 //! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must
 //! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
 
+pub mod baseline;
 pub mod device;
 pub mod engine;
 pub mod fold;
@@ -29,4 +30,3 @@ pub mod stream;
 pub mod token;
 pub mod transport;
 pub mod wakeups;
-pub mod yardstick;

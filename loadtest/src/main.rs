@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use commands::{growth, report, run, stop, yardstick};
+use commands::{baseline, growth, report, run, stop};
 use mana_load::replay::{ReplayError, ReplayOptions};
 use mana_load::token::TokenMint;
 use tokio::runtime::Builder;
@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Replay(ReplayArgs),
-    Yardstick(yardstick::YardstickArgs),
+    Baseline(baseline::BaselineArgs),
     Growth(growth::GrowthArgs),
     Run(run::RunArgs),
     Compare(report::CompareArgs),
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
         Command::Replay(args) => on_threads(None, replay(args)),
-        Command::Yardstick(args) => on_threads(None, answer(yardstick::measure(args))),
+        Command::Baseline(args) => on_threads(None, answer(baseline::measure(args))),
         Command::Growth(args) => on_threads(None, answer(growth::measure(args))),
         Command::Run(args) => match run::scenario(&args) {
             Ok(scenario) => on_threads(Some(scenario.generator.threads), answer(run::execute(args, scenario))),
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does the work on so many threads, or as many as there are processors. Told to stop, it drops the work, which ends
+/// Does the work on so many threads, or as many as there are processors. Log to stop, it drops the work, which ends
 /// the processes that it started.
 fn on_threads(threads: Option<usize>, work: impl Future<Output = ExitCode>) -> ExitCode {
     let mut builder = match threads {

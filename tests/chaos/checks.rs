@@ -1,9 +1,9 @@
 //! What must hold after every schedule: the guarantees by their numbers.
 
+use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::epilogue::SOON;
 use crate::trimmed::{self, Expected, LogRow};
 use crate::workload::{Kind, TABLES, Workload, mark_of};
-use crate::world::{REPLICAS, World};
 use chrono::DateTime;
 use mana_load::device::Device;
 use mana_load::fold::{Row, fold_rows};
@@ -20,22 +20,22 @@ const MEMORY: u64 = 300 << 20;
 /// Differences shown of each reader.
 const SHOWN: usize = 3;
 
-async fn rows(world: &World, workload: &Workload, party: usize) -> Vec<LogRow> {
+async fn rows(cluster: &FaultyCluster, workload: &Workload, party: usize) -> Vec<LogRow> {
     let party = &workload.parties[party];
-    trimmed::read_log(&world.cluster.pool, &party.user.id, &party.app).await
+    trimmed::read_log(&cluster.inner.pool, &party.user.id, &party.app).await
 }
 
-async fn rows_by_party(world: &World, workload: &Workload) -> Vec<Vec<LogRow>> {
+async fn rows_by_party(cluster: &FaultyCluster, workload: &Workload) -> Vec<Vec<LogRow>> {
     let mut all = Vec::new();
     for party in 0..workload.parties.len() {
-        all.push(rows(world, workload, party).await);
+        all.push(rows(cluster, workload, party).await);
     }
     all
 }
 
 /// What readers must have who are waited for: what was stored when the waiting began, as far as it is still there.
 struct Waiting<'a> {
-    world: &'a World,
+    cluster: &'a FaultyCluster,
     workload: &'a Workload,
     /// How many rows of each party were stored.
     stored: Vec<usize>,
@@ -43,12 +43,12 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    async fn begin(world: &'a World, workload: &'a Workload, only_told: bool) -> Waiting<'a> {
-        let rows = rows_by_party(world, workload).await;
+    async fn begin(cluster: &'a FaultyCluster, workload: &'a Workload, only_told: bool) -> Waiting<'a> {
+        let rows = rows_by_party(cluster, workload).await;
         let readers = workload.readers().into_iter();
         let readers = readers.filter(|reader| reader.kind != Kind::Beginning && (!only_told || reader.is_told()));
         let waiting = readers.map(|reader| (reader.clone(), Expected::of(&rows[reader.party], &reader))).collect();
-        Waiting { world, workload, stored: rows.iter().map(Vec::len).collect(), waiting }
+        Waiting { cluster, workload, stored: rows.iter().map(Vec::len).collect(), waiting }
     }
 
     /// Whether nobody has to be waited for any more.
@@ -56,7 +56,7 @@ impl<'a> Waiting<'a> {
         self.waiting.retain(|(reader, expected)| !expected.is_met(reader));
         if !self.waiting.is_empty() {
             // What has been trimmed meanwhile need not have been read.
-            let rows = rows_by_party(self.world, self.workload).await;
+            let rows = rows_by_party(self.cluster, self.workload).await;
             for (reader, expected) in &mut self.waiting {
                 let rows = &rows[reader.party];
                 *expected = Expected::of(&rows[..self.stored[reader.party].min(rows.len())], reader);
@@ -68,9 +68,9 @@ impl<'a> Waiting<'a> {
 }
 
 /// G4: soon everybody who is told has everything that is stored by now. How long the slowest took.
-pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
+pub async fn all_are_told(cluster: &FaultyCluster, workload: &Workload) -> Duration {
     let begin = Instant::now();
-    let mut waiting = Waiting::begin(world, workload, true).await;
+    let mut waiting = Waiting::begin(cluster, workload, true).await;
     let mut slowest = Duration::ZERO;
     let done = mana_dev::wait::until(SOON, async || {
         let is_over = waiting.is_over().await;
@@ -91,8 +91,8 @@ pub async fn all_are_told(world: &World, workload: &Workload) -> Duration {
 }
 
 /// Waits for those who look by themselves.
-pub async fn readers_are_complete(world: &World, workload: &Workload) {
-    let mut waiting = Waiting::begin(world, workload, false).await;
+pub async fn readers_are_complete(cluster: &FaultyCluster, workload: &Workload) {
+    let mut waiting = Waiting::begin(cluster, workload, false).await;
     let complete = mana_dev::wait::until(PATIENT, async || waiting.is_over().await.then_some(()));
     if complete.await.is_none() {
         for (reader, expected) in waiting.waiting {
@@ -112,8 +112,8 @@ fn mark_of_row(row: &Row) -> String {
 }
 
 /// G1: what was acknowledged is stored, in the order of each device, once; whole pushes only. How much is stored.
-pub async fn stored_is_acknowledged(world: &World, workload: &Workload) -> usize {
-    let rows = rows_by_party(world, workload).await;
+pub async fn stored_is_acknowledged(cluster: &FaultyCluster, workload: &Workload) -> usize {
+    let rows = rows_by_party(cluster, workload).await;
     let mut stored: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
     for (party, rows) in rows.iter().enumerate() {
         for LogRow { row, .. } in rows {
@@ -151,8 +151,8 @@ fn first_difference<T: std::fmt::Debug + PartialEq>(left: &[T], right: &[T], of_
 
 /// G2, G5: each reader's list is the log, in its order, on a stream in that of each table, but for what was trimmed before
 /// it was read; nothing else, and nothing twice.
-pub async fn readers_saw_the_log(world: &World, workload: &Workload) {
-    let rows = rows_by_party(world, workload).await;
+pub async fn readers_saw_the_log(cluster: &FaultyCluster, workload: &Workload) {
+    let rows = rows_by_party(cluster, workload).await;
     for reader in workload.readers() {
         let expected = Expected::of(&rows[reader.party], &reader);
         if let Err(what) = expected.explains(&reader) {
@@ -162,11 +162,11 @@ pub async fn readers_saw_the_log(world: &World, workload: &Workload) {
 }
 
 /// G3: all devices, and one that comes only now, hold what the rules make of the log.
-pub async fn devices_converge(world: &World, workload: &Workload, mut devices: Vec<(usize, Device)>) {
+pub async fn devices_converge(cluster: &FaultyCluster, workload: &Workload, mut devices: Vec<(usize, Device)>) {
     for party in 0..workload.parties.len() {
-        devices.push((party, workload.device(world, party, &format!("fresh-{party}"))));
+        devices.push((party, workload.device(cluster, party, &format!("fresh-{party}"))));
     }
-    let rows = rows_by_party(world, workload).await;
+    let rows = rows_by_party(cluster, workload).await;
     let fold = |rows: &Vec<LogRow>| {
         let rows: Vec<Row> = rows.iter().map(|row| row.row.clone()).collect();
         only_pulled(&fold_rows(&rows).unwrap())
@@ -200,20 +200,20 @@ fn only_pulled(snapshot: &Snapshot) -> Snapshot {
 }
 
 /// G6, and that nothing died quietly.
-pub async fn replicas_are_well(world: &World, workload: &Workload) {
+pub async fn replicas_are_well(cluster: &FaultyCluster, workload: &Workload) {
     for replica in 0..REPLICAS {
-        if let Some(status) = world.ended(replica).await {
+        if let Some(status) = cluster.ended(replica).await {
             workload.violated(format!("replica {replica} ended by itself with {status}"));
         }
-        let memory = world.memory(replica).await;
+        let memory = cluster.memory(replica).await;
         if memory > MEMORY {
             workload.violated(format!("G6: replica {replica} has {} MiB resident", memory >> 20));
         }
-        let empty = async || (world.metric(replica, "mana_sync_publish_queue").await == Some(0.0)).then_some(());
+        let empty = async || (cluster.metric(replica, "mana_sync_publish_queue").await == Some(0.0)).then_some(());
         if mana_dev::wait::until(SOON, empty).await.is_none() {
             workload.violated(format!("G6: wake-ups of replica {replica} are still waiting to be published"));
         }
-        let log = world.log(replica).await;
+        let log = cluster.log(replica).await;
         for line in log.lines().filter(|line| line.contains("panicked") || line.contains("essential task")) {
             workload.violated(format!("replica {replica} logged: {line}"));
         }
@@ -221,9 +221,9 @@ pub async fn replicas_are_well(world: &World, workload: &Workload) {
 }
 
 /// Whether every replica has noticed that all clients have left.
-pub async fn sessions_are_gone(world: &World) -> Result<(), String> {
+pub async fn sessions_are_gone(cluster: &FaultyCluster) -> Result<(), String> {
     for replica in 0..REPLICAS {
-        let gone = async || (world.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
+        let gone = async || (cluster.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
         if mana_dev::wait::until(SOON, gone).await.is_none() {
             return Err(format!("G6: replica {replica} still has sessions after all clients have left"));
         }
@@ -232,17 +232,17 @@ pub async fn sessions_are_gone(world: &World) -> Result<(), String> {
 }
 
 /// No session and no connection to the database is left over from anybody who has gone.
-pub async fn nothing_is_left(world: &World, workload: &Workload) {
-    if let Err(left) = sessions_are_gone(world).await {
+pub async fn nothing_is_left(cluster: &FaultyCluster, workload: &Workload) {
+    if let Err(left) = sessions_are_gone(cluster).await {
         workload.violated(left);
     }
     // What the network has forgotten is the network's.
-    world.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]).for_each(|proxy| proxy.cut_silent());
+    cluster.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]).for_each(|proxy| proxy.cut_silent());
     let listeners = "select application_name, count(*) from pg_stat_activity
                      where application_name like 'mana-sync % listen' group by application_name";
     let mut found: HashMap<String, i64> = HashMap::new();
     let alone = mana_dev::wait::until(SOON, async || {
-        found = sqlx::query_as(listeners).fetch_all(&world.cluster.pool).await.unwrap().into_iter().collect();
+        found = sqlx::query_as(listeners).fetch_all(&cluster.inner.pool).await.unwrap().into_iter().collect();
         (found.len() == REPLICAS && found.values().all(|count| *count == 1)).then_some(())
     });
     if alone.await.is_none() {

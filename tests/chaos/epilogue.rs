@@ -1,9 +1,9 @@
 //! After the faults: the cluster must work as if nothing had been.
 
+use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::readers::stream_request;
 use crate::support::*;
 use crate::workload::{TABLES, Workload, insert_of};
-use crate::world::{REPLICAS, World};
 use mana_load::stream::StreamReader;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -22,12 +22,12 @@ const KEYS: Duration = Duration::from_secs(10);
 
 /// Pushes one change, and measures how long it takes until everybody who is told of that user's changes has been.
 /// None, and a violation, if somebody is not in time.
-pub async fn tell(world: &World, workload: &Workload, party: usize) -> Option<Duration> {
+pub async fn tell(cluster: &FaultyCluster, workload: &Workload, party: usize) -> Option<Duration> {
     let told: Vec<_> = workload.readers().into_iter().filter(|r| r.party == party && r.is_told()).collect();
     let before: Vec<usize> = told.iter().map(|reader| reader.count()).collect();
     let number = workload.next_number();
     let client = format!("calm-{number}");
-    let mut device = workload.device(world, party, &client);
+    let mut device = workload.device(cluster, party, &client);
     let change = insert_of(TABLES[number as usize % TABLES.len()], &client);
     if !workload.push(party, &mut device, vec![change]).await {
         return None;
@@ -44,10 +44,10 @@ pub async fn tell(world: &World, workload: &Workload, party: usize) -> Option<Du
 }
 
 /// Each change reaches everybody who is told, nearly always at once.
-pub async fn nothing_is_slow(world: &World, workload: &Workload) {
+pub async fn nothing_is_slow(cluster: &FaultyCluster, workload: &Workload) {
     let mut times = Vec::new();
     for n in 0..CALM {
-        let Some(time) = tell(world, workload, n % workload.parties.len()).await else { return };
+        let Some(time) = tell(cluster, workload, n % workload.parties.len()).await else { return };
         times.push(time);
     }
     let slow = times.iter().filter(|time| **time > AT_ONCE).count();
@@ -58,14 +58,14 @@ pub async fn nothing_is_slow(world: &World, workload: &Workload) {
 }
 
 /// Tokens of the issuer's newest key are accepted on every replica.
-pub async fn new_keys_are_accepted(world: &World, workload: &Workload) {
-    if !world.has_rotated() {
+pub async fn new_keys_are_accepted(cluster: &FaultyCluster, workload: &Workload) {
+    if !cluster.has_rotated() {
         return;
     }
-    let token = world.rotated_token("visitor");
-    for (replica, url) in world.urls().iter().enumerate() {
+    let token = cluster.rotated_token("visitor");
+    for (replica, url) in cluster.urls().iter().enumerate() {
         let ask = async || {
-            let request = world.cluster.http.get(format!("{url}/sync/app/pull?collection=a&since={BEGINNING}"));
+            let request = cluster.inner.http.get(format!("{url}/sync/app/pull?collection=a&since={BEGINNING}"));
             let answer = request.bearer_auth(&token).timeout(SOON).send().await;
             answer.is_ok_and(|answer| answer.status() == 200).then_some(())
         };
@@ -76,9 +76,9 @@ pub async fn new_keys_are_accepted(world: &World, workload: &Workload) {
 }
 
 /// A stream that is opened while something is pushed brings it, whichever was first.
-pub async fn late_comers_miss_nothing(world: &World, workload: &Workload) {
+pub async fn late_comers_miss_nothing(cluster: &FaultyCluster, workload: &Workload) {
     let party = &workload.parties[0];
-    let mut device = workload.device(world, 0, &format!("late-{}", workload.next_number()));
+    let mut device = workload.device(cluster, 0, &format!("late-{}", workload.next_number()));
     if let Err(error) = device.push().await {
         return workload.failed("a device without changes", &error);
     }
@@ -92,9 +92,9 @@ pub async fn late_comers_miss_nothing(world: &World, workload: &Workload) {
             workload.push(0, &mut device, vec![change]).await
         };
         let opening = (0..REPLICAS).map(|replica| {
-            let mut asked = stream_request(world, party, &format!("late-comer-{replica}"), replica);
+            let mut asked = stream_request(cluster, party, &format!("late-comer-{replica}"), replica);
             asked.since = Some(since.clone());
-            let http = &world.cluster.http;
+            let http = &cluster.inner.http;
             let id = &id;
             async move {
                 let mut stream = StreamReader::open(http, &asked).await?;

@@ -2,11 +2,11 @@
 //! seven of them, seed 1 or 2 the eighth (`listen-late`): what happens between processes is never quite the same, so
 //! some more are tried before the suite counts as blind.
 
+use crate::cluster::FaultyCluster;
 use crate::fault::{Fault, Network};
 use crate::run::run_in;
 use crate::schedule::Plan;
 use crate::suite::{LENGTH, alone};
-use crate::world::World;
 use std::time::{Duration, Instant};
 
 /// Seeds tried.
@@ -18,12 +18,12 @@ async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
     let begin = Instant::now();
     for seed in 1..=SEEDS {
         let plan = plan(seed).with("MANA_SYNC_FAILPOINT", defect);
-        let world = World::start(&plan.settings).await;
+        let cluster = FaultyCluster::start(&plan.settings).await;
         if defect == "no-head-row" {
             // The unique index would refuse the equal cursors that come of it.
-            world.sql("drop index sync_changes_by_log").await;
+            cluster.sql("drop index sync_changes_by_log").await;
         }
-        let report = run_in(world, &plan).await;
+        let report = run_in(cluster, &plan).await;
         if let Some(violation) = report.violations.first() {
             let (ways, took) = (report.violations.len(), begin.elapsed());
             println!("{defect} shows with seed {seed}, in {ways} ways, {took:?} after the start: {violation}");

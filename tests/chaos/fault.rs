@@ -1,9 +1,9 @@
 //! What can go wrong: how each fault begins, and how it is undone.
 
-use crate::rude;
+use crate::cluster::FaultyCluster;
+use crate::misbehaving_clients;
 use crate::support::proxy::{Mode, Proxy};
 use crate::workload::Workload;
-use crate::world::World;
 use mana_dev::{Mode as Service, Shutdown};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -99,59 +99,59 @@ impl Fault {
     }
 
     /// Lets it happen, for so long.
-    pub async fn happen(self, world: &World, workload: &Workload, lasts: Duration) {
+    pub async fn happen(self, cluster: &FaultyCluster, workload: &Workload, lasts: Duration) {
         let end = tokio::time::Instant::now() + lasts;
         match self {
             Fault::Killed(replica) => {
-                world.kill(replica).await;
+                cluster.kill(replica).await;
                 tokio::time::sleep_until(end).await;
-                revive(world, workload, replica).await;
+                revive(cluster, workload, replica).await;
             }
             Fault::KilledBeforeNotify(replica) => {
-                workload.push_and_crash(world, replica).await;
+                workload.push_and_crash(cluster, replica).await;
                 tokio::time::sleep_until(end).await;
-                revive(world, workload, replica).await;
+                revive(cluster, workload, replica).await;
             }
             Fault::Frozen(replica) => {
-                world.node(replica).await.process.signal(Signal::SIGSTOP);
+                cluster.node(replica).await.process.signal(Signal::SIGSTOP);
                 tokio::time::sleep_until(end).await;
-                world.node(replica).await.process.signal(Signal::SIGCONT);
+                cluster.node(replica).await.process.signal(Signal::SIGCONT);
             }
-            Fault::ListenersTerminated => world.sql(TERMINATE_LISTENERS).await,
-            Fault::EverybodyTerminated => world.sql(TERMINATE_ALL).await,
-            Fault::ListenNetwork(replica, network) => network.happen(&world.doors[replica].listen, end).await,
-            Fault::QueryNetwork(replica, network) => network.happen(&world.doors[replica].query, end).await,
-            Fault::PostgresRestarted(Stop::Fast) => world.restart_postgres(Shutdown::Fast).await,
-            Fault::PostgresRestarted(Stop::Immediate) => world.restart_postgres(Shutdown::Immediate).await,
+            Fault::ListenersTerminated => cluster.sql(TERMINATE_LISTENERS).await,
+            Fault::EverybodyTerminated => cluster.sql(TERMINATE_ALL).await,
+            Fault::ListenNetwork(replica, network) => network.happen(&cluster.doors[replica].listen, end).await,
+            Fault::QueryNetwork(replica, network) => network.happen(&cluster.doors[replica].query, end).await,
+            Fault::PostgresRestarted(Stop::Fast) => cluster.restart_postgres(Shutdown::Fast).await,
+            Fault::PostgresRestarted(Stop::Immediate) => cluster.restart_postgres(Shutdown::Immediate).await,
             Fault::PostgresGone => {
-                world.stop_postgres().await;
+                cluster.stop_postgres().await;
                 tokio::time::sleep_until(end).await;
-                world.restart_postgres(Shutdown::Fast).await;
+                cluster.restart_postgres(Shutdown::Fast).await;
             }
-            Fault::TableLocked => world.sql(LOCK_TABLE).await,
+            Fault::TableLocked => cluster.sql(LOCK_TABLE).await,
             Fault::Issuer(outside) => {
-                world.cluster.issuer.set_mode(outside.mode());
+                cluster.inner.issuer.set_mode(outside.mode());
                 tokio::time::sleep_until(end).await;
-                world.cluster.issuer.set_mode(Service::Serve);
+                cluster.inner.issuer.set_mode(Service::Serve);
             }
-            Fault::KeysRotated => world.rotate_keys(),
+            Fault::KeysRotated => cluster.rotate_keys(),
             Fault::Credits(outside) => {
-                world.cluster.credits.set_mode(outside.mode());
+                cluster.inner.credits.set_mode(outside.mode());
                 tokio::time::sleep_until(end).await;
-                world.cluster.credits.set_mode(Service::Serve);
+                cluster.inner.credits.set_mode(Service::Serve);
             }
-            Fault::GarbageNotified => world.sql(NOTIFY_GARBAGE).await,
-            Fault::Unauthenticated(replica) => rude::never_authenticate(world, replica, end).await,
-            Fault::SlowSenders(replica) => rude::send_slowly(world, replica, end).await,
-            Fault::SlowReaders(replica) => rude::read_nothing(world, workload, replica, end).await,
-            Fault::PushStorm(replica) => workload.push_without_pause(world, replica, end).await,
-            Fault::HugePushes(replica) => workload.push_at_the_limits(world, replica).await,
+            Fault::GarbageNotified => cluster.sql(NOTIFY_GARBAGE).await,
+            Fault::Unauthenticated(replica) => misbehaving_clients::never_authenticate(cluster, replica, end).await,
+            Fault::SlowSenders(replica) => misbehaving_clients::send_slowly(cluster, replica, end).await,
+            Fault::SlowReaders(replica) => misbehaving_clients::read_nothing(cluster, workload, replica, end).await,
+            Fault::PushStorm(replica) => workload.push_without_pause(cluster, replica, end).await,
+            Fault::HugePushes(replica) => workload.push_at_the_limits(cluster, replica).await,
         }
     }
 }
 
-async fn revive(world: &World, workload: &Workload, replica: usize) {
-    if !world.revive(replica).await {
+async fn revive(cluster: &FaultyCluster, workload: &Workload, replica: usize) {
+    if !cluster.revive(replica).await {
         workload.violated(format!("replica {replica} was started again and never lived"));
     }
 }

@@ -1,10 +1,10 @@
 //! One fault each, and exactly what was promised for it.
 
+use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::run::{Play, settle};
 use crate::suite::alone;
 use crate::support::proxy::Mode;
 use crate::support::*;
-use crate::world::{REPLICAS, World};
 use crate::{checks, epilogue};
 use mana_dev::{Mode as Service, Shutdown};
 use mana_load::wakeups::{WakeMessage, WakeupError, Wakeups};
@@ -26,11 +26,11 @@ const KEPT: u64 = 64 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_all_listening_connections_swallowed_for_good_everybody_is_told_in_time_of_every_change() {
     let _alone = alone().await;
-    let play = Play::start(World::start(&[]).await, 1, 2, 0).await;
-    play.world.doors.iter().for_each(|doors| doors.listen.set(Mode::Swallow));
+    let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 0).await;
+    play.cluster.doors.iter().for_each(|doors| doors.listen.set(Mode::Swallow));
     let mut slowest = Duration::ZERO;
     for n in 0..4 {
-        let told = epilogue::tell(&play.world, &play.workload, n % 2).await;
+        let told = epilogue::tell(&play.cluster, &play.workload, n % 2).await;
         slowest = slowest.max(told.unwrap_or_default());
     }
     println!("without a listener, the slowest of 4 changes was told after {slowest:?}");
@@ -40,24 +40,24 @@ async fn with_all_listening_connections_swallowed_for_good_everybody_is_told_in_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
     let _alone = alone().await;
-    let play = Play::start(World::start(&[]).await, 1, 2, 0).await;
-    let world = &play.world;
+    let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 0).await;
+    let cluster = &play.cluster;
     let user = &play.workload.parties[0].user;
     let mut sockets = Vec::new();
     for replica in 1..REPLICAS {
-        sockets.push(Wakeups::connect(&world.urls()[replica], None, &user.token, None).await.unwrap());
+        sockets.push(Wakeups::connect(&cluster.urls()[replica], None, &user.token, None).await.unwrap());
     }
     let mut slowest = Duration::ZERO;
     for _ in 0..4 {
         let pushed = Instant::now();
-        play.workload.push_and_crash(world, 0).await;
+        play.workload.push_and_crash(cluster, 0).await;
         for socket in &mut sockets {
             let message = socket.next(epilogue::SOON).await.unwrap();
             assert!(matches!(message, WakeMessage::SyncAvailable { .. }), "{message:?}");
         }
         slowest = slowest.max(pushed.elapsed());
-        assert!(world.revive(0).await);
-        world.node(0).await.process.wait_ready(TIMEOUT).await.unwrap();
+        assert!(cluster.revive(0).await);
+        cluster.node(0).await.process.wait_ready(TIMEOUT).await.unwrap();
     }
     println!("of 4 pushes whose replica died before it told, the slowest was told after {slowest:?}");
     drop(sockets);
@@ -67,22 +67,22 @@ async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_had_to_reconnect() {
     let _alone = alone().await;
-    let play = Play::start(World::start(&[]).await, 1, 2, 4).await;
-    let world = &play.world;
+    let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 4).await;
+    let cluster = &play.cluster;
     let all_connected =
         async || play.workload.readers().iter().all(|reader| !reader.is_told() || reader.connects() == 1);
     eventually("everybody is connected", all_connected).await;
-    let user = world.cluster.user();
+    let user = cluster.inner.user();
     for round in 0..3 {
-        world.restart_postgres(Shutdown::Fast).await;
+        cluster.restart_postgres(Shutdown::Fast).await;
         let back = Instant::now();
-        for (replica, url) in world.urls().iter().enumerate() {
+        for (replica, url) in cluster.urls().iter().enumerate() {
             let body = serde_json::json!({
                 "clientId": "prober", "since": live::NO_DELTA,
                 "changes": [insert("tasks", &format!("{round}-{replica}"), "T", "2024-01-01T10:00:00.000Z")],
             });
             let push = async || {
-                let request = world.cluster.http.post(format!("{url}/sync/todo")).bearer_auth(&user.token);
+                let request = cluster.inner.http.post(format!("{url}/sync/todo")).bearer_auth(&user.token);
                 let request = request.header("Content-Type", "application/json").timeout(BACK);
                 request.body(body.to_string()).send().await.is_ok_and(|answer| answer.status() == 200)
             };
@@ -92,7 +92,7 @@ async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_h
         let listening = async || {
             let mut up = 0.0;
             for replica in 0..REPLICAS {
-                up += world.metric(replica, "mana_sync_listener_up").await.unwrap_or(0.0);
+                up += cluster.metric(replica, "mana_sync_listener_up").await.unwrap_or(0.0);
             }
             up == REPLICAS as f64
         };
@@ -110,19 +110,19 @@ async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_h
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_connections_that_the_network_has_forgotten_are_given_up() {
     let _alone = alone().await;
-    let play = Play::start(World::start(&[]).await, 1, 2, 4).await;
+    let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 4).await;
     let all_connected =
         async || play.workload.readers().iter().all(|reader| !reader.is_told() || reader.connects() == 1);
     eventually("everybody is connected", all_connected).await;
-    let query = &play.world.doors[0].query;
+    let query = &play.cluster.doors[0].query;
     query.set(Mode::Swallow);
     tokio::time::sleep(Duration::from_secs(2)).await;
     query.set(Mode::Pass);
     let back = Instant::now();
-    let user = play.world.cluster.user();
+    let user = play.cluster.inner.user();
     let pull = async || {
-        let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", play.world.urls()[0]);
-        let request = play.world.cluster.http.get(path).bearer_auth(&user.token).timeout(TIMEOUT);
+        let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", play.cluster.urls()[0]);
+        let request = play.cluster.inner.http.get(path).bearer_auth(&user.token).timeout(TIMEOUT);
         request.send().await.is_ok_and(|answer| answer.status() == 200)
     };
     eventually("the replica reads again", pull).await;
@@ -135,18 +135,18 @@ async fn database_connections_that_the_network_has_forgotten_are_given_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_started_while_the_issuer_was_down_lets_people_in_soon_after_its_return() {
     let _alone = alone().await;
-    let world = World::start(&[]).await;
-    let user = world.cluster.user();
+    let cluster = FaultyCluster::start(&[]).await;
+    let user = cluster.inner.user();
     let status = async || {
-        let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", world.urls()[0]);
-        let answer = world.cluster.http.get(path).bearer_auth(&user.token).timeout(BACK).send().await;
+        let path = format!("{}/sync/todo/pull?collection=a&since={BEGINNING}", cluster.urls()[0]);
+        let answer = cluster.inner.http.get(path).bearer_auth(&user.token).timeout(BACK).send().await;
         answer.map(|answer| answer.status().as_u16()).unwrap_or_default()
     };
-    world.cluster.issuer.set_mode(Service::Error(500));
-    world.kill(0).await;
-    assert!(world.revive(0).await);
+    cluster.inner.issuer.set_mode(Service::Error(500));
+    cluster.kill(0).await;
+    assert!(cluster.revive(0).await);
     assert_eq!(status().await, 503);
-    world.cluster.issuer.set_mode(Service::Serve);
+    cluster.inner.issuer.set_mode(Service::Serve);
     let back = Instant::now();
     eventually("the replica lets people in", async || status().await == 200).await;
     assert!(back.elapsed() < BACK, "only after {:?}", back.elapsed());
@@ -187,15 +187,15 @@ async fn five_thousand_clients_that_come_back_at_once_are_all_served() {
 
 async fn all_come_back(clients: usize) {
     let _alone = alone().await;
-    let world = Arc::new(World::start(&[]).await);
-    let users: Vec<User> = (0..clients / OF_ONE_USER).map(|_| world.cluster.user()).collect();
+    let cluster = Arc::new(FaultyCluster::start(&[]).await);
+    let users: Vec<User> = (0..clients / OF_ONE_USER).map(|_| cluster.inner.user()).collect();
     let mut memory = Vec::new();
     for _ in 0..2 {
         memory = Vec::new();
         let begin = Instant::now();
         let mut coming = JoinSet::new();
         for client in 0..clients {
-            let (base, user) = (world.urls()[client % REPLICAS].clone(), users[client / OF_ONE_USER].clone());
+            let (base, user) = (cluster.urls()[client % REPLICAS].clone(), users[client / OF_ONE_USER].clone());
             coming.spawn(
                 async move { come_back(&base, &user).await.map(|(socket, refusals)| (client, socket, refusals)) },
             );
@@ -209,16 +209,16 @@ async fn all_come_back(clients: usize) {
             let user = &users[client / OF_ONE_USER];
             let record = insert("tasks", "a", "T", "2024-01-01T10:00:00.000Z");
             let body = serde_json::json!({ "clientId": "x", "since": live::NO_DELTA, "changes": [record] });
-            let request = world.cluster.http.post(format!("{}/sync/app-{client}", world.urls()[0]));
+            let request = cluster.inner.http.post(format!("{}/sync/app-{client}", cluster.urls()[0]));
             let request = request.bearer_auth(&user.token).header("Content-Type", "application/json");
             assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 200);
             let message = timeout(epilogue::SOON, arrived[client].1.next(epilogue::SOON)).await.unwrap().unwrap();
             assert!(matches!(message, WakeMessage::SyncAvailable { .. }), "{message:?}");
         }
         drop(arrived);
-        checks::sessions_are_gone(&world).await.unwrap();
+        checks::sessions_are_gone(&cluster).await.unwrap();
         for replica in 0..REPLICAS {
-            memory.push(world.memory(replica).await);
+            memory.push(cluster.memory(replica).await);
         }
     }
     println!("afterwards the replicas have {memory:?} bytes resident");

@@ -1,12 +1,12 @@
 //! The fault suite: a cluster of real processes, everybody at work, a seeded schedule of faults, then the checks.
 //!
 //! ```text
-//! schedule ─► run ─► world      PostgreSQL, three replicas, a breakable network between them
-//!              │ └─► workload   writers, readers, rude: what they were told and what they saw
+//! schedule ─► run ─► cluster      PostgreSQL, three replicas, a breakable network between them
+//!              │ └─► workload   writers, readers, misbehaving clients: what they were told and what they saw
 //!              ├───► fault      each begins, lasts, and is undone
 //!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had been
 //! suite: random schedules       failpoints: the suite notices what it must notice       focused, lasting: one fault
-//! each failover, pooler, database, slow: what takes other servers than a world has      probe: small questions for
+//! each failover, pooler, database, slow: what takes other servers than a cluster has      probe: small questions for
 //! such tests
 //! ```
 //! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
@@ -16,6 +16,7 @@
 mod support;
 
 mod checks;
+mod cluster;
 mod database;
 mod epilogue;
 mod failover;
@@ -23,15 +24,14 @@ mod failpoints;
 mod fault;
 mod focused;
 mod lasting;
+mod misbehaving_clients;
 mod pooler;
 mod probe;
 mod readers;
-mod rude;
 mod run;
 mod schedule;
 mod slow;
 mod suite;
 mod trimmed;
 mod workload;
-mod world;
 mod writers;

@@ -1,5 +1,5 @@
 //! Small questions to one replica, and a few devices that push until they are answered: for tests that break what a
-//! whole [`crate::world::World`] stands on.
+//! whole [`crate::cluster::FaultyCluster`] stands on.
 
 use crate::support::live::{Events, NO_DELTA, stream_of};
 use crate::support::*;

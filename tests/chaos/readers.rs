@@ -1,7 +1,7 @@
 //! Everybody who reads: by cursors, by streams, and by pulling only when woken; and a stranger, who must hear nothing.
 
+use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::workload::{Kind, Party, Reader, TABLES, Workload};
-use crate::world::{REPLICAS, World};
 use mana_load::device::Device;
 use mana_load::invariants::{Asked, Checks, Cursor};
 use mana_load::protocol::{PushRequest, SyncAnswer};
@@ -21,35 +21,35 @@ const LISTEN: Duration = Duration::from_secs(60);
 pub type Woken = JoinSet<(usize, Device)>;
 
 /// Lets everybody read until told to stop.
-pub fn start(world: &Arc<World>, workload: &Arc<Workload>) -> (JoinSet<()>, Woken) {
+pub fn start(cluster: &Arc<FaultyCluster>, workload: &Arc<Workload>) -> (JoinSet<()>, Woken) {
     let (mut readers, mut woken) = (JoinSet::new(), JoinSet::new());
     for party in 0..workload.parties.len() {
         for table in TABLES {
             let reader = workload.reader(format!("pulls of {table} of user {party}"), party, Kind::Pull(table));
-            readers.spawn(follow(world.clone(), workload.clone(), reader));
+            readers.spawn(follow(cluster.clone(), workload.clone(), reader));
         }
         let reader = workload.reader(format!("empty pushes of user {party}"), party, Kind::Push);
-        readers.spawn(follow(world.clone(), workload.clone(), reader));
+        readers.spawn(follow(cluster.clone(), workload.clone(), reader));
         for replica in 0..REPLICAS {
             let name = format!("stream of user {party} on replica {replica}");
             let reader = workload.reader(name, party, Kind::Stream);
-            readers.spawn(stream(world.clone(), workload.clone(), reader, replica));
+            readers.spawn(stream(cluster.clone(), workload.clone(), reader, replica));
             let name = format!("woken device of user {party} on replica {replica}");
             let reader = workload.reader(name, party, Kind::Woken);
-            woken.spawn(wake(world.clone(), workload.clone(), reader, replica));
+            woken.spawn(wake(cluster.clone(), workload.clone(), reader, replica));
         }
     }
     for replica in 0..REPLICAS {
-        readers.spawn(overhear(world.clone(), workload.clone(), replica));
+        readers.spawn(overhear(cluster.clone(), workload.clone(), replica));
     }
     (readers, woken)
 }
 
 /// Follows a cursor, each time on another replica.
-async fn follow(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>) {
-    let options = workload.options(&world, reader.party, &reader.name);
+async fn follow(cluster: Arc<FaultyCluster>, workload: Arc<Workload>, reader: Arc<Reader>) {
+    let options = workload.options(&cluster, reader.party, &reader.name);
     let (app, client) = (options.app.clone(), options.client_id.clone());
-    let http = world.cluster.http.clone();
+    let http = cluster.inner.http.clone();
     let mut transport = Transport::new(http, options.targets, options.token, options.retry, options.seed).unwrap();
     let (mut cursor, mut checks) = (Cursor::default(), Checks::default());
     let reading = async {
@@ -80,9 +80,9 @@ async fn follow(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>)
     workload.stop_reading.run_until_cancelled(reading).await;
 }
 
-pub fn stream_request(world: &World, party: &Party, client: &str, replica: usize) -> StreamRequest {
+pub fn stream_request(cluster: &FaultyCluster, party: &Party, client: &str, replica: usize) -> StreamRequest {
     StreamRequest {
-        base: world.urls()[replica].clone(),
+        base: cluster.urls()[replica].clone(),
         app: party.app.clone(),
         token: party.user.token.clone(),
         client_id: Some(client.to_owned()),
@@ -91,12 +91,12 @@ pub fn stream_request(world: &World, party: &Party, client: &str, replica: usize
 }
 
 /// Reads a stream, and resumes it whenever it has really ended.
-async fn stream(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>, replica: usize) {
-    let mut asked = stream_request(&world, &workload.parties[reader.party], &reader.name, replica);
+async fn stream(cluster: Arc<FaultyCluster>, workload: Arc<Workload>, reader: Arc<Reader>, replica: usize) {
+    let mut asked = stream_request(&cluster, &workload.parties[reader.party], &reader.name, replica);
     let mut check = StreamCheck::default();
     let reading = async {
         loop {
-            match StreamReader::open(&world.cluster.http, &asked).await {
+            match StreamReader::open(&cluster.inner.http, &asked).await {
                 Ok(mut stream) => {
                     reader.connected();
                     read_stream(&mut stream, &mut check, &reader, &workload).await;
@@ -137,12 +137,17 @@ async fn read_stream(stream: &mut StreamReader, check: &mut StreamCheck, reader:
 }
 
 /// A device that pulls when it is woken or has just connected, and never otherwise.
-async fn wake(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>, replica: usize) -> (usize, Device) {
+async fn wake(
+    cluster: Arc<FaultyCluster>,
+    workload: Arc<Workload>,
+    reader: Arc<Reader>,
+    replica: usize,
+) -> (usize, Device) {
     let Party { user, app } = &workload.parties[reader.party];
-    let mut device = workload.device(&world, reader.party, &reader.name);
+    let mut device = workload.device(&cluster, reader.party, &reader.name);
     let living = async {
         loop {
-            let connected = Wakeups::connect(&world.urls()[replica], None, &user.token, Some(&reader.name)).await;
+            let connected = Wakeups::connect(&cluster.urls()[replica], None, &user.token, Some(&reader.name)).await;
             let Ok(mut socket) = connected else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -175,11 +180,11 @@ async fn wake(world: Arc<World>, workload: Arc<Workload>, reader: Arc<Reader>, r
 }
 
 /// Somebody who has nothing and must hear of nothing (G5).
-async fn overhear(world: Arc<World>, workload: Arc<Workload>, replica: usize) {
-    let stranger = world.cluster.user_named("stranger");
+async fn overhear(cluster: Arc<FaultyCluster>, workload: Arc<Workload>, replica: usize) {
+    let stranger = cluster.inner.user_named("stranger");
     let listening = async {
         loop {
-            let connected = Wakeups::connect(&world.urls()[replica], None, &stranger.token, None).await;
+            let connected = Wakeups::connect(&cluster.urls()[replica], None, &stranger.token, None).await;
             if let Ok(mut socket) = connected {
                 loop {
                     match socket.next(LISTEN).await {

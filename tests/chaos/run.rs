@@ -1,9 +1,9 @@
 //! One run: everybody works, the plan's faults happen, all is well again, and then it is checked that it was.
 
+use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::readers::Woken;
 use crate::schedule::Plan;
 use crate::workload::Workload;
-use crate::world::{REPLICAS, World};
 use crate::{checks, epilogue, readers, writers};
 use mana_load::device::Device;
 use std::path::Path;
@@ -27,9 +27,9 @@ pub struct Report {
     pub slowest: Duration,
 }
 
-/// Everybody at work in a world.
+/// Everybody at work in a cluster.
 pub struct Play {
-    pub world: Arc<World>,
+    pub cluster: Arc<FaultyCluster>,
     pub workload: Arc<Workload>,
     reading: Mutex<JoinSet<()>>,
     woken: Mutex<Woken>,
@@ -38,17 +38,17 @@ pub struct Play {
 
 impl Play {
     /// Lets so many users read, each with so many devices that write.
-    pub async fn start(world: World, seed: u64, users: usize, writers: usize) -> Play {
-        let world = Arc::new(world);
-        let workload = Arc::new(Workload::new(&world, seed, users));
-        let (reading, woken) = readers::start(&world, &workload);
+    pub async fn start(cluster: FaultyCluster, seed: u64, users: usize, writers: usize) -> Play {
+        let cluster = Arc::new(cluster);
+        let workload = Arc::new(Workload::new(&cluster, seed, users));
+        let (reading, woken) = readers::start(&cluster, &workload);
         let mut writing = JoinSet::new();
         for party in 0..users {
             for number in 0..writers {
-                writing.spawn(writers::write(world.clone(), workload.clone(), party, number));
+                writing.spawn(writers::write(cluster.clone(), workload.clone(), party, number));
             }
         }
-        Play { world, workload, reading: reading.into(), woken: woken.into(), writing: writing.into() }
+        Play { cluster, workload, reading: reading.into(), woken: woken.into(), writing: writing.into() }
     }
 
     /// Lets the writers finish.
@@ -59,26 +59,26 @@ impl Play {
 
     /// Lets everybody leave, and compares what they have seen. How many changes are stored.
     async fn compare(&self, mut devices: Vec<(usize, Device)>) -> usize {
-        let (world, workload) = (&self.world, &self.workload);
+        let (cluster, workload) = (&self.cluster, &self.workload);
         workload.enter("waiting for readers to leave");
-        checks::readers_are_complete(world, workload).await;
-        checks::replicas_are_well(world, workload).await;
+        checks::readers_are_complete(cluster, workload).await;
+        checks::replicas_are_well(cluster, workload).await;
         workload.stop_reading.cancel();
         let mut reading = self.reading.lock().await;
         while reading.join_next().await.is_some() {}
         devices.extend(std::mem::take(&mut *self.woken.lock().await).join_all().await);
         workload.enter("comparing what everybody has");
-        let stored = checks::stored_is_acknowledged(world, workload).await;
-        checks::readers_saw_the_log(world, workload).await;
-        checks::devices_converge(world, workload, devices).await;
+        let stored = checks::stored_is_acknowledged(cluster, workload).await;
+        checks::readers_saw_the_log(cluster, workload).await;
+        checks::devices_converge(cluster, workload, devices).await;
         workload.enter("looking for what is left over");
-        checks::nothing_is_left(world, workload).await;
+        checks::nothing_is_left(cluster, workload).await;
         stored
     }
 
     /// The end of a test that did its own harm: all comparisons. What was not as it should be.
     pub async fn end(&self) -> Vec<String> {
-        self.world.mend_network();
+        self.cluster.mend_network();
         let ending = timeout(LIMIT, async {
             let devices = self.stop_writing().await;
             self.compare(devices).await
@@ -92,18 +92,18 @@ impl Play {
 
 /// What must be right after any fault: those who are told have everything soon, and further changes come at once.
 pub async fn settle(play: &Play) {
-    checks::all_are_told(&play.world, &play.workload).await;
-    epilogue::nothing_is_slow(&play.world, &play.workload).await;
+    checks::all_are_told(&play.cluster, &play.workload).await;
+    epilogue::nothing_is_slow(&play.cluster, &play.workload).await;
 }
 
 /// Runs a plan, and says what was not as it should be.
 pub async fn run(plan: &Plan) -> Report {
-    run_in(World::start(&plan.settings).await, plan).await
+    run_in(FaultyCluster::start(&plan.settings).await, plan).await
 }
 
-/// The same in a world that is there already.
-pub async fn run_in(world: World, plan: &Plan) -> Report {
-    let play = Play::start(world, plan.seed, plan.users, plan.writers).await;
+/// The same in a cluster that is there already.
+pub async fn run_in(cluster: FaultyCluster, plan: &Plan) -> Report {
+    let play = Play::start(cluster, plan.seed, plan.users, plan.writers).await;
     let running = timeout(LIMIT, follow(&play, plan)).await;
     let mut report = running.unwrap_or_else(|_| {
         let stage = play.workload.stage();
@@ -112,44 +112,44 @@ pub async fn run_in(world: World, plan: &Plan) -> Report {
     });
     report.violations = play.workload.violations();
     if !report.violations.is_empty() {
-        keep_logs(&play.world, plan.seed).await;
+        keep_logs(&play.cluster, plan.seed).await;
     }
     report
 }
 
 /// The replicas' logs, for whoever looks for the reason.
-async fn keep_logs(world: &World, seed: u64) {
+async fn keep_logs(cluster: &FaultyCluster, seed: u64) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
     std::fs::create_dir_all(&folder).unwrap();
     for replica in 0..REPLICAS {
-        std::fs::write(folder.join(format!("replica-{replica}.log")), world.log(replica).await).unwrap();
+        std::fs::write(folder.join(format!("replica-{replica}.log")), cluster.log(replica).await).unwrap();
     }
     println!("  the logs are in {}", folder.display());
 }
 
 async fn follow(play: &Play, plan: &Plan) -> Report {
-    let (world, workload) = (&play.world, &play.workload);
-    break_things(world, workload, plan).await;
-    world.mend_network();
+    let (cluster, workload) = (&play.cluster, &play.workload);
+    break_things(cluster, workload, plan).await;
+    cluster.mend_network();
     workload.enter("waiting for the writers to finish");
-    let (told, devices) = tokio::join!(checks::all_are_told(world, workload), play.stop_writing());
+    let (told, devices) = tokio::join!(checks::all_are_told(cluster, workload), play.stop_writing());
     workload.enter("waiting for those who are told");
-    let slowest = told.max(checks::all_are_told(world, workload).await);
+    let slowest = told.max(checks::all_are_told(cluster, workload).await);
     workload.enter("pushing in health");
-    epilogue::nothing_is_slow(world, workload).await;
+    epilogue::nothing_is_slow(cluster, workload).await;
     workload.enter("opening streams");
-    epilogue::late_comers_miss_nothing(world, workload).await;
-    epilogue::new_keys_are_accepted(world, workload).await;
+    epilogue::late_comers_miss_nothing(cluster, workload).await;
+    epilogue::new_keys_are_accepted(cluster, workload).await;
     let stored = play.compare(devices).await;
     Report { stored, slowest, ..Report::default() }
 }
 
 /// Lets every fault of the plan happen, and waits until all are over.
-async fn break_things(world: &World, workload: &Workload, plan: &Plan) {
+async fn break_things(cluster: &FaultyCluster, workload: &Workload, plan: &Plan) {
     let begin = Instant::now();
     let faults = plan.faults.iter().map(|planned| async move {
         sleep_until(begin + planned.at).await;
-        planned.fault.happen(world, workload, planned.lasts).await;
+        planned.fault.happen(cluster, workload, planned.lasts).await;
     });
     tokio::join!(futures_util::future::join_all(faults), sleep_until(begin + plan.length));
 }

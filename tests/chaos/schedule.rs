@@ -1,7 +1,7 @@
 //! What goes wrong when: random, and the same for the same seed.
 
+use crate::cluster::REPLICAS;
 use crate::fault::{Fault, Network, Outside, Stop};
-use crate::world::REPLICAS;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};

@@ -1,7 +1,7 @@
 //! Who works while things break, and what everybody has seen.
 
+use crate::cluster::FaultyCluster;
 use crate::support::*;
-use crate::world::World;
 use mana_load::device::{Device, DeviceError, DeviceOptions};
 use mana_load::protocol::{Change, Op};
 use rand::rngs::StdRng;
@@ -131,8 +131,8 @@ pub fn mark_of(table: &str, id: &str, op: &str, value: Option<&str>) -> String {
 }
 
 impl Workload {
-    pub fn new(world: &World, seed: u64, users: usize) -> Workload {
-        let party = |number| Party { user: world.cluster.user(), app: format!("app-{number}") };
+    pub fn new(cluster: &FaultyCluster, seed: u64, users: usize) -> Workload {
+        let party = |number| Party { user: cluster.inner.user(), app: format!("app-{number}") };
         Workload {
             parties: (0..users).map(party).collect(),
             seed,
@@ -194,9 +194,9 @@ impl Workload {
     }
 
     /// How every device of a party is made.
-    pub fn options(&self, world: &World, party: usize, client: &str) -> DeviceOptions {
+    pub fn options(&self, cluster: &FaultyCluster, party: usize, client: &str) -> DeviceOptions {
         let Party { user, app } = &self.parties[party];
-        let mut options = DeviceOptions::new(app, client, &user.token, world.urls(), &TABLES);
+        let mut options = DeviceOptions::new(app, client, &user.token, cluster.urls(), &TABLES);
         options.seed = self.rng(client.bytes().map(u64::from).sum()).random();
         options.canonical_stamps = true;
         // Two devices may well delete at the same instant: not to be told from a change that comes back.
@@ -206,8 +206,8 @@ impl Workload {
         options
     }
 
-    pub fn device(&self, world: &World, party: usize, client: &str) -> Device {
-        Device::new(world.cluster.http.clone(), self.options(world, party, client)).unwrap()
+    pub fn device(&self, cluster: &FaultyCluster, party: usize, client: &str) -> Device {
+        Device::new(cluster.inner.http.clone(), self.options(cluster, party, client)).unwrap()
     }
 
     /// Pushes these changes until they are acknowledged. False if they never were.
@@ -235,14 +235,14 @@ impl Workload {
     }
 
     /// A push that its replica does not survive: it ends between the commit and the notification.
-    pub async fn push_and_crash(&self, world: &World, replica: usize) {
+    pub async fn push_and_crash(&self, cluster: &FaultyCluster, replica: usize) {
         let party = replica % self.parties.len();
         let client = format!("crash-{}", self.next_number());
         let changes: Vec<Change> = (0..3).map(|n| insert_of(TABLES[0], &format!("{client}-{n}"))).collect();
         let marks: Vec<String> = changes.iter().map(mark).collect();
         let body = json!({ "clientId": client, "since": live::NO_DELTA, "changes": changes });
         let Party { user, app } = &self.parties[party];
-        let request = world.cluster.http.post(format!("{}/sync/{app}", world.urls()[replica]));
+        let request = cluster.inner.http.post(format!("{}/sync/{app}", cluster.urls()[replica]));
         let request = request.bearer_auth(&user.token).header("X-Test-Crash", "before-notify").timeout(ATTEMPT);
         // An answer means that it could not be stored: the process ends before it answers.
         let answer = request.header("Content-Type", "application/json").body(body.to_string()).send().await;
@@ -255,12 +255,12 @@ impl Workload {
     }
 
     /// Several devices of one user push without a pause.
-    pub async fn push_without_pause(&self, world: &World, replica: usize, end: Instant) {
+    pub async fn push_without_pause(&self, cluster: &FaultyCluster, replica: usize, end: Instant) {
         let storm = (0..STORM).map(|_| async {
             let client = format!("storm-{}", self.next_number());
-            let mut options = self.options(world, 0, &client);
-            options.targets = vec![world.urls()[replica].clone()];
-            let mut device = Device::new(world.cluster.http.clone(), options).unwrap();
+            let mut options = self.options(cluster, 0, &client);
+            options.targets = vec![cluster.urls()[replica].clone()];
+            let mut device = Device::new(cluster.inner.http.clone(), options).unwrap();
             for n in 0.. {
                 let change = insert_of("storm", &format!("{client}-{n}"));
                 if !self.push(0, &mut device, vec![change]).await || Instant::now() >= end {
@@ -272,10 +272,10 @@ impl Workload {
     }
 
     /// As many changes, and as many tables, as anybody pushes at once.
-    pub async fn push_at_the_limits(&self, world: &World, replica: usize) {
+    pub async fn push_at_the_limits(&self, cluster: &FaultyCluster, replica: usize) {
         let party = replica % self.parties.len();
         let client = format!("huge-{}", self.next_number());
-        let mut device = self.device(world, party, &client);
+        let mut device = self.device(cluster, party, &client);
         let many = (0..HUGE).map(|n| insert_of("bulk", &format!("{client}-{n}"))).collect();
         self.push(party, &mut device, many).await;
         let wide = (0..300).map(|n| insert_of(&format!("table {n} {}", "x".repeat(50)), &client)).collect();

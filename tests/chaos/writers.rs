@@ -1,8 +1,8 @@
 //! Devices that write all the time: records of their own, and a few fields that all of them write.
 
+use crate::cluster::FaultyCluster;
 use crate::support::*;
 use crate::workload::{TABLES, Workload, insert_of};
-use crate::world::World;
 use mana_load::device::{Device, Mode};
 use mana_load::protocol::{Change, FieldWrite, Op};
 use rand::rngs::StdRng;
@@ -20,13 +20,18 @@ const PAUSE: std::ops::Range<u64> = 5..60;
 const LOST_ANSWERS: f64 = 0.05;
 
 /// Writes until told to stop; the device, and whether it was able to do all it wanted.
-pub async fn write(world: Arc<World>, workload: Arc<Workload>, party: usize, number: usize) -> (usize, Device) {
+pub async fn write(
+    cluster: Arc<FaultyCluster>,
+    workload: Arc<Workload>,
+    party: usize,
+    number: usize,
+) -> (usize, Device) {
     let mut rng = workload.rng(1_000 + (party * 100 + number) as u64);
     let client = format!("writer-{party}-{number}");
-    let mut options = workload.options(&world, party, &client);
+    let mut options = workload.options(&cluster, party, &client);
     options.mode = *[Mode::IgnoresHasMore, Mode::FollowsHasMore, Mode::TakesAdjusted].choose(&mut rng).unwrap();
     options.lost_answers = LOST_ANSWERS;
-    let mut device = Device::new(world.cluster.http.clone(), options).unwrap();
+    let mut device = Device::new(cluster.inner.http.clone(), options).unwrap();
     // The first one's clock is right.
     let skew = if number == 0 { 0 } else { *[0, -3 * HOUR, 2 * HOUR].choose(&mut rng).unwrap() };
     while !workload.stop_writing.is_cancelled() {

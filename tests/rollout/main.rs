@@ -2,7 +2,7 @@
 //! kind at work, and meanwhile the replicas are scaled from three to six to two, and then all of them replaced.
 //!
 //! ```text
-//! crowd ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
+//! clients ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
 //!   └─► journal: what everybody was told and saw, compared with the log at the end
 //! ```
 //! No change is lost, every reader has every change in order and within 5 s, no push needs more than one retry, and
@@ -13,13 +13,13 @@
 mod support;
 
 mod balancer;
-mod crowd;
+mod clients;
 mod fleet;
 mod journal;
 mod names;
 
 use balancer::{Balancer, Kind};
-use crowd::Crowd;
+use clients::Clients;
 use fleet::Fleet;
 use mana_dev::wait;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ struct Rehearsal {
     cluster: Cluster,
     fleet: Fleet,
     balancer: Balancer,
-    crowd: Crowd,
+    clients: Clients,
     addresses: Vec<std::net::Ipv4Addr>,
     begun: Instant,
 }
@@ -88,8 +88,8 @@ impl Rehearsal {
         let serves = async || cluster.http.get(format!("{}/health/live", balancer.url)).send().await.ok();
         let serving = async || serves().await.filter(|answer| answer.status() == 200);
         assert!(wait::until(TIMEOUT, serving).await.is_some(), "the balancer finds no replica");
-        let crowd = Crowd::start(&cluster, &balancer.url, size.sockets, size.gather);
-        Rehearsal { size, cluster, fleet, balancer, crowd, addresses, begun: Instant::now() }
+        let clients = Clients::start(&cluster, &balancer.url, size.sockets, size.gather);
+        Rehearsal { size, cluster, fleet, balancer, clients, addresses, begun: Instant::now() }
     }
 
     /// Starts so many, and tells the balancer once they are ready.
@@ -109,7 +109,7 @@ impl Rehearsal {
     /// Waits until some more pushes have been answered and everybody is connected and spread evenly: each replica has
     /// at least three quarters of its share.
     async fn settle(&mut self, step: &str) {
-        let (begin, goal) = (Instant::now(), self.crowd.journal.pushes() + self.size.pushes);
+        let (begin, goal) = (Instant::now(), self.clients.journal.pushes() + self.size.pushes);
         let (all, http) = (self.size.sockets + self.size.sockets / 2, &self.cluster.http);
         let mut spread = Vec::new();
         let even = wait::until(self.size.even, async || {
@@ -117,14 +117,14 @@ impl Rehearsal {
             let share = (all / self.fleet.len()) as u64;
             let is_even =
                 spread.iter().sum::<u64>() * 10 >= all as u64 * 9 && spread.iter().all(|has| has * 4 >= share * 3);
-            (is_even && self.crowd.journal.pushes() >= goal).then_some(())
+            (is_even && self.clients.journal.pushes() >= goal).then_some(())
         });
         let even = even.await;
         let (at, took) = (self.begun.elapsed(), begin.elapsed());
-        println!("{at:5.1?} {step}: even after {took:.1?}: {spread:?}; {}", self.crowd.journal.summary());
+        println!("{at:5.1?} {step}: even after {took:.1?}: {spread:?}; {}", self.clients.journal.summary());
         if even.is_none() {
             let took = self.size.even;
-            self.crowd
+            self.clients
                 .journal
                 .violated(format!("{step}: not spread evenly, or no pushes, within {took:?}: {spread:?}"));
         }
@@ -132,16 +132,16 @@ impl Rehearsal {
 
     /// Lets everybody finish and compares what they have.
     async fn end(mut self) {
-        self.crowd.stop_writing().await;
-        let journal = self.crowd.journal.clone();
+        self.clients.stop_writing().await;
+        let journal = self.clients.journal.clone();
         let mut stored = Vec::new();
-        for user in 0..self.crowd.users.len() {
-            stored.push(self.crowd.stored(&self.cluster, user).await);
+        for user in 0..self.clients.users.len() {
+            stored.push(self.clients.stored(&self.cluster, user).await);
         }
         // Whoever does not get there is told of by the comparison.
         let complete = || journal.readers().iter().all(|reader| reader.count() >= stored[reader.user].len());
         wait::until(Duration::from_secs(10), async || complete().then_some(())).await;
-        self.crowd.stop_reading().await;
+        self.clients.stop_reading().await;
         for (user, stored) in stored.iter().enumerate() {
             journal.compare(user, stored);
         }

@@ -1,8 +1,8 @@
 //! Pushes that cost more than they look.
 
+use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};
 use crate::support::*;
-use crate::world::{World, many};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -18,15 +18,15 @@ fn push_of(changes: &[Value]) -> String {
 }
 
 /// Pushes a body; the answer must be no larger than it may be. Its status.
-async fn push(world: &World, user: &User, body: String) -> u16 {
+async fn push(replica: &LimitedReplica, user: &User, body: String) -> u16 {
     let length = body.len();
-    let reply = world.cluster.push_raw(user, "todo", body).await;
+    let reply = replica.cluster.push_raw(user, "todo", body).await;
     assert!(reply.text.len() <= 2 * length + PAGE, "{} bytes for {length}", reply.text.len());
     reply.status.as_u16()
 }
 
-pub async fn many_fields(world: &World) {
-    let user = world.cluster.user();
+pub async fn many_fields(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
     let fields = |count: usize| {
         let field = |n| (format!("f{n}"), json!({ "value": 1, "updatedAt": AT }));
         (0..count).map(field).collect::<serde_json::Map<_, _>>()
@@ -42,12 +42,12 @@ pub async fn many_fields(world: &World) {
         (push_of(&(20..60).map(|id| insert(4_000, id)).collect::<Vec<_>>()), 200),
     ] {
         for _ in 0..2 {
-            assert_eq!(push(world, &user, body.clone()).await, status);
+            assert_eq!(push(replica, &user, body.clone()).await, status);
         }
     }
 }
 
-pub async fn stamps_ahead(world: &World) {
+pub async fn stamps_ahead(replica: &LimitedReplica) {
     let one = |id: usize| {
         let field = |n| (format!("f{n}"), json!({ "value": 1, "updatedAt": AHEAD }));
         let fields: serde_json::Map<_, _> = (0..4_000).map(field).collect();
@@ -56,58 +56,58 @@ pub async fn stamps_ahead(world: &World) {
     let wide: Vec<Value> = (0..many(40, 10)).map(one).collect();
     let narrow = |id: usize| update("t", &id.to_string(), "f", 1, AHEAD);
     let narrow: Vec<Value> = (0..20_000).map(narrow).collect();
-    let users = [world.cluster.user(), world.cluster.user()];
+    let users = [replica.cluster.user(), replica.cluster.user()];
     let pushes = [push_of(&wide), push_of(&narrow)];
     for (user, body) in users.iter().zip(pushes) {
         assert!(body.len() < MAX_BODY);
-        assert_eq!(push(world, user, body.clone()).await, 200);
-        assert_eq!(push(world, user, body).await, 200, "sent again");
+        assert_eq!(push(replica, user, body.clone()).await, 200);
+        assert_eq!(push(replica, user, body).await, 200, "sent again");
     }
 }
 
-pub async fn short_changes(world: &World) {
+pub async fn short_changes(replica: &LimitedReplica) {
     let too_many = format!(
         r#"{{"clientId":"a","changes":[{}]}}"#,
         vec![r#"{"table":"t","id":"1","op":"delete"}"#; MAX_BODY / 37 - 4].join(",")
     );
     let delete =
         |user: usize, id: usize| json!({ "table": "t", "id": format!("{user}-{id}"), "op": "delete", "deletedAt": AT });
-    let users: Vec<User> = (0..many(13, 3)).map(|_| world.cluster.user()).collect();
-    let statuses = join_all(users.iter().map(|user| push(world, user, too_many.clone()))).await;
+    let users: Vec<User> = (0..many(13, 3)).map(|_| replica.cluster.user()).collect();
+    let statuses = join_all(users.iter().map(|user| push(replica, user, too_many.clone()))).await;
     assert!(statuses.iter().all(|status| matches!(status, 400 | 503)), "{statuses:?}");
     let count = many(20_000, 4_000);
     let pushes = users.iter().enumerate().map(|(n, user)| {
         let changes: Vec<Value> = (0..count).map(|id| delete(n, id)).collect();
-        push(world, user, push_of(&changes))
+        push(replica, user, push_of(&changes))
     });
     let statuses = join_all(pushes).await;
     assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
 }
 
 /// One user's pushes of as many and as long names as are taken, and of more; on sockets that nobody reads.
-pub async fn many_tables(world: &World) {
-    let user = world.cluster.user();
+pub async fn many_tables(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
     let mut sockets = Vec::new();
     for _ in 0..many(200, 60) {
-        sockets.push(Raw::member(world.url(), "/ws", &user, 4 << 10).await);
+        sockets.push(Raw::member(replica.url(), "/ws", &user, 4 << 10).await);
     }
     let pushes = |count: usize, name: &dyn Fn(usize) -> String| {
         let change = |n| update(&name(n), "r", "f", 1, AT);
         push_of(&(0..count).map(change).collect::<Vec<_>>())
     };
     let long = "x".repeat(240);
-    assert_eq!(push(world, &user, pushes(6_000, &|n| format!("{n}-{long}"))).await, 400);
+    assert_eq!(push(replica, &user, pushes(6_000, &|n| format!("{n}-{long}"))).await, 400);
     for round in 0..many(30, 8) {
         let body = pushes(500, &|n| format!("{round}-{n}-{long}"));
-        assert!(matches!(push(world, &user, body).await, 200 | 503));
+        assert!(matches!(push(replica, &user, body).await, 200 | 503));
         let body = pushes(4_500, &|n| format!("{round}-{n}"));
-        assert!(matches!(push(world, &user, body).await, 200 | 503));
+        assert!(matches!(push(replica, &user, body).await, 200 | 503));
     }
     drop(sockets);
 }
 
-pub async fn wrong(world: &World) {
-    let user = world.cluster.user();
+pub async fn wrong(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
     let around = |value: &str| {
         format!(r#"{{"clientId":"a","changes":[{{"table":"t","id":"1","op":"insert","data":{{"v":{value}}}}}]}}"#)
     };
@@ -124,22 +124,22 @@ pub async fn wrong(world: &World) {
         ("{".repeat(half), 400),
         (" ".repeat(MAX_BODY + 1), 413),
     ] {
-        let reply = world.cluster.push_raw(&user, "todo", body).await;
+        let reply = replica.cluster.push_raw(&user, "todo", body).await;
         assert_eq!(reply.status, status, "{}", &reply.text[..reply.text.len().min(200)]);
         assert!(reply.text.len() < 4_096, "an error quotes little: {} bytes", reply.text.len());
     }
-    assert_eq!(world.cluster.stored(&user).await, 0);
+    assert_eq!(replica.cluster.stored(&user).await, 0);
 }
 
-pub async fn stalled(world: &World) {
-    let user = world.cluster.user();
+pub async fn stalled(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
     let head = format!(
         "POST /sync/todo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
          Content-Length: {MAX_BODY}\r\n\r\n{{",
         user.token
     );
     let stall = async |_| {
-        let mut raw = Raw::connect(world.url()).await;
+        let mut raw = Raw::connect(replica.url()).await;
         raw.write(head.as_bytes()).await;
         let chunk = vec![b' '; 64 << 10];
         for _ in 0..(MAX_BODY / chunk.len() - 2) {

@@ -2,9 +2,9 @@
 //! limit of its memory, while other users work (G6).
 //!
 //! ```text
-//! world: a replica with the manifests' settings ── the limit, what is resident, users at work, probes
+//! replica: a replica with the manifests' settings ── the limit, what is resident, users at work, probes
 //! run: one attack after the other, each measured ── the table that docs/faults.md has
-//! bodies, readers, unauthenticated, crowds: the attacks     storm: what is left when many have come and gone
+//! bodies, readers, unauthenticated, clients: the attacks     storm: what is left when many have come and gone
 //! ```
 //! Without more ado a short form runs, which holds the replica to its memory, its answers and its life. `make siege` runs
 //! the whole of it (`SIEGE=long`), and holds it to its times as well: for a machine that does nothing else.
@@ -13,9 +13,9 @@
 mod support;
 
 mod bodies;
-mod crowds;
+mod clients;
 mod readers;
+mod replica;
 mod run;
 mod storm;
 mod unauthenticated;
-mod world;

@@ -1,8 +1,8 @@
 //! Reads that cost more than they look, and readers that do not take what they asked for.
 
+use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};
 use crate::support::*;
-use crate::world::{World, many};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 const AT: &str = "2024-01-01T10:00:00.000Z";
 
-async fn store(world: &World, user: &User, device: &str, changes: Vec<serde_json::Value>) {
+async fn store(replica: &LimitedReplica, user: &User, device: &str, changes: Vec<serde_json::Value>) {
     let body = json!({ "clientId": device, "since": NO_DELTA, "changes": changes });
-    let reply = world.cluster.push_raw(user, "todo", body.to_string()).await;
+    let reply = replica.cluster.push_raw(user, "todo", body.to_string()).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
 }
 
@@ -24,16 +24,16 @@ fn pull(user: &User) -> String {
 }
 
 /// Whether a pull is answered: with a page, or with the word that there is no room for it now.
-async fn is_answered(world: &World, user: &User, path: &str) -> bool {
-    let reply = Reply::to(world.cluster.request(user, Method::GET, path)).await;
+async fn is_answered(replica: &LimitedReplica, user: &User, path: &str) -> bool {
+    let reply = Reply::to(replica.cluster.request(user, Method::GET, path)).await;
     matches!(reply.status.as_u16(), 200 | 503)
 }
 
-pub async fn slow(world: &World) {
-    let user = world.cluster.user();
-    store(world, &user, "a", vec![update("t", "1", "text", "x".repeat(9_900_000), AT)]).await;
+pub async fn slow(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    store(replica, &user, "a", vec![update("t", "1", "text", "x".repeat(9_900_000), AT)]).await;
     let read = async |n: usize| {
-        let mut raw = Raw::connect_narrow(world.url(), 4 << 10).await;
+        let mut raw = Raw::connect_narrow(replica.url(), 4 << 10).await;
         let head = if n.is_multiple_of(2) {
             pull(&user)
         } else {
@@ -44,14 +44,14 @@ pub async fn slow(world: &World) {
     };
     let readers = join_all((0..many(60, 20)).map(read)).await;
     // The user's share is held, and those who find no room are told so.
-    eventually("answers are held", async || world.metric("mana_sync_stream_bytes").await > 9e6).await;
+    eventually("answers are held", async || replica.metric("mana_sync_stream_bytes").await > 9e6).await;
     tokio::time::sleep(Duration::from_secs(many(4, 1) as u64)).await;
     drop(readers);
-    eventually("all of it is given back", async || world.metric("mana_sync_stream_bytes").await < 1e5).await;
+    eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
 }
 
-pub async fn growing(world: &World) {
-    let user = world.cluster.user();
+pub async fn growing(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
     // As many zeros as are taken: eight times its length, and so eight times as long to be read back.
     let grows = format!("[{}]", vec!["1e60"; 100_000].join(","));
     let body = format!(
@@ -59,40 +59,40 @@ pub async fn growing(world: &World) {
     );
     for n in 0..4 {
         let body = body.replace("\"id\":\"1\"", &format!("\"id\":\"{n}\""));
-        let status = world.cluster.push_raw(&user, "todo", body).await.status;
+        let status = replica.cluster.push_raw(&user, "todo", body).await.status;
         assert!(matches!(status.as_u16(), 200 | 400), "{status}");
     }
     let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
-    let answered = join_all((0..20).map(|_| is_answered(world, &user, &path))).await;
+    let answered = join_all((0..20).map(|_| is_answered(replica, &user, &path))).await;
     assert!(answered.iter().all(|answered| *answered));
 }
 
-pub async fn long_history(world: &World) {
-    let user = world.cluster.user();
+pub async fn long_history(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
     let fields = |n: usize| {
         let field = |f| (format!("f{f}"), json!({ "value": n, "updatedAt": iso(1_704_103_200_000 + n as i64) }));
         json!((0..50).map(field).collect::<serde_json::Map<_, _>>())
     };
     let change = |n: usize| json!({ "table": "t", "id": "one", "op": "update", "fields": fields(n) });
     for round in 0..many(4, 1) {
-        store(world, &user, "writer", (0..1_500).map(|n| change(round * 1_500 + n)).collect()).await;
+        store(replica, &user, "writer", (0..1_500).map(|n| change(round * 1_500 + n)).collect()).await;
     }
-    store(world, &user, "other", vec![update("t", "one", "f1", "theirs", "2025-01-01T00:00:00.000Z")]).await;
+    store(replica, &user, "other", vec![update("t", "one", "f1", "theirs", "2025-01-01T00:00:00.000Z")]).await;
     let read = async |_| {
         let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
-        let request = world.cluster.request(&user, Method::GET, &path).header("X-Client-Id", "writer");
+        let request = replica.cluster.request(&user, Method::GET, &path).header("X-Client-Id", "writer");
         let reply = Reply::to(request).await;
         assert!(matches!(reply.status.as_u16(), 200 | 503), "{}", reply.text);
     };
     join_all((0..40).map(read)).await;
 }
 
-pub async fn many_collections(world: &World) {
-    let user = world.cluster.user();
-    store(world, &user, "a", (0..2_000).map(|n| update(&format!("t{n}"), "1", "f", n, AT)).collect()).await;
+pub async fn many_collections(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    store(replica, &user, "a", (0..2_000).map(|n| update(&format!("t{n}"), "1", "f", n, AT)).collect()).await;
     let names = |count: usize| (0..count).map(|n| format!("t{n}")).collect::<Vec<_>>().join(",");
     let stream = async |count: usize| {
-        let mut raw = Raw::connect(world.url()).await;
+        let mut raw = Raw::connect(replica.url()).await;
         let head = format!(
             "GET /sync/todo/stream?collections={} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
             names(count),
@@ -105,7 +105,7 @@ pub async fn many_collections(world: &World) {
     for count in [9_000, 257] {
         assert_eq!(stream(count).await.0, 400, "{count}");
     }
-    let mut raw = Raw::connect(world.url()).await;
+    let mut raw = Raw::connect(replica.url()).await;
     // It is answered 431 before all of it has come, and may be cut off by then.
     let _ = raw.try_write(format!("GET /sync/todo/stream?collections={} HTTP/1.1\r\n", names(60_000)).as_bytes()).await;
     let answer = raw.rest().await;
@@ -114,15 +114,15 @@ pub async fn many_collections(world: &World) {
     assert!(streams.iter().all(|(status, _)| *status == 200));
 }
 
-pub async fn polls(world: &World) {
-    let user = world.cluster.user();
-    store(world, &user, "a", vec![update("t", "1", "f", 1, AT)]).await;
+pub async fn polls(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    store(replica, &user, "a", vec![update("t", "1", "f", 1, AT)]).await;
     let begun = Instant::now();
     let poll = async |n: usize| {
         let mut answers = 0;
         while begun.elapsed() < Duration::from_secs(many(10, 2) as u64) {
             let path = format!("/sync/todo/pull?collection=t&since={NO_DELTA}");
-            let request = world.cluster.request(&user, Method::GET, &path).header("X-Client-Id", format!("tab-{n}"));
+            let request = replica.cluster.request(&user, Method::GET, &path).header("X-Client-Id", format!("tab-{n}"));
             assert_eq!(Reply::to(request).await.status, 200);
             answers += 1;
         }

@@ -1,7 +1,7 @@
 //! One attack after the other, at one replica: it lives, keeps within its memory, and others do not notice.
 
-use crate::world::{MEMORY, Others, World, is_long};
-use crate::{bodies, crowds, readers, unauthenticated};
+use crate::replica::{LimitedReplica, MEMORY, Others, is_long};
+use crate::{bodies, clients, readers, unauthenticated};
 use std::time::Duration;
 
 /// How long a probe may take, and by how much others' pushes may slow down, on a machine that does nothing else.
@@ -24,15 +24,15 @@ struct Row {
 }
 
 /// Watches others while something goes on.
-async fn watch(world: &World, name: &'static str, attack: impl Future<Output = ()>) -> Row {
-    world.forget_peak();
-    let others = Others::start(world);
+async fn watch(replica: &LimitedReplica, name: &'static str, attack: impl Future<Output = ()>) -> Row {
+    replica.forget_peak();
+    let others = Others::start(replica);
     attack.await;
     let mut seen = others.stop().await;
-    assert!(world.is_alive(), "{name}: the replica ended: {}", world.cluster.nodes[0].log());
+    assert!(replica.is_alive(), "{name}: the replica ended: {}", replica.cluster.nodes[0].log());
     assert!(seen.refused.is_empty(), "{name}: others were refused: {:?}", seen.refused);
     assert!(seen.pushes() > 0, "{name}: others did not push");
-    let (left, peak) = world.resident();
+    let (left, peak) = replica.resident();
     Row { name, peak, left, probe: seen.slowest_probe(), pushes: seen.push_times() }
 }
 
@@ -56,41 +56,41 @@ fn judge(row: &Row, before: &Row) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
-    let world = World::start(&[]).await;
+    let replica = LimitedReplica::start(&[]).await;
     println!("| what | resident at most | afterwards | slowest probe | others' pushes, p50 | p99 |");
-    let quiet = watch(&world, "nothing", tokio::time::sleep(QUIET)).await;
+    let quiet = watch(&replica, "nothing", tokio::time::sleep(QUIET)).await;
     judge(&quiet, &quiet);
     macro_rules! attack {
         ($name:literal, $attack:expr) => {
-            judge(&watch(&world, $name, Box::pin($attack)).await, &quiet)
+            judge(&watch(&replica, $name, Box::pin($attack)).await, &quiet)
         };
     }
-    attack!("updates and inserts of 100,000 fields, each sent twice", bodies::many_fields(&world));
-    attack!("pushes of 10 MB whose stamps are all ahead", bodies::stamps_ahead(&world));
-    attack!("pushes of 10 MB of the shortest changes", bodies::short_changes(&world));
-    attack!("pushes of thousands of tables, and sockets that are not read", bodies::many_tables(&world));
-    attack!("bodies of 10 MB that are no push: deep, long, wrong", bodies::wrong(&world));
-    attack!("27 bodies that stall, of one user", bodies::stalled(&world));
-    attack!("slow readers of a page of 10 MB", readers::slow(&world));
-    attack!("pages whose numbers grow", readers::growing(&world));
-    attack!("one change of a device that wrote a record often, 40 readers", readers::long_history(&world));
-    attack!("streams of 16,000 and of 256 collections", readers::many_collections(&world));
-    attack!("polls without a pause", readers::polls(&world));
-    attack!("apps without end", crowds::apps(&world));
-    attack!("sockets and streams without end of one user", crowds::sessions(&world));
-    attack!("sockets that never authenticate, each with an unfinished message", unauthenticated::sockets(&world));
-    attack!("heads that do not end", unauthenticated::heads(&world));
-    attack!("bodies without a token", unauthenticated::bodies(&world));
+    attack!("updates and inserts of 100,000 fields, each sent twice", bodies::many_fields(&replica));
+    attack!("pushes of 10 MB whose stamps are all ahead", bodies::stamps_ahead(&replica));
+    attack!("pushes of 10 MB of the shortest changes", bodies::short_changes(&replica));
+    attack!("pushes of thousands of tables, and sockets that are not read", bodies::many_tables(&replica));
+    attack!("bodies of 10 MB that are no push: deep, long, wrong", bodies::wrong(&replica));
+    attack!("27 bodies that stall, of one user", bodies::stalled(&replica));
+    attack!("slow readers of a page of 10 MB", readers::slow(&replica));
+    attack!("pages whose numbers grow", readers::growing(&replica));
+    attack!("one change of a device that wrote a record often, 40 readers", readers::long_history(&replica));
+    attack!("streams of 16,000 and of 256 collections", readers::many_collections(&replica));
+    attack!("polls without a pause", readers::polls(&replica));
+    attack!("apps without end", clients::apps(&replica));
+    attack!("sockets and streams without end of one user", clients::sessions(&replica));
+    attack!("sockets that never authenticate, each with an unfinished message", unauthenticated::sockets(&replica));
+    attack!("heads that do not end", unauthenticated::heads(&replica));
+    attack!("bodies without a token", unauthenticated::bodies(&replica));
     attack!("all at once", async {
         futures_util::join!(
-            bodies::stamps_ahead(&world),
-            bodies::short_changes(&world),
-            bodies::many_tables(&world),
-            bodies::stalled(&world),
-            readers::slow(&world),
-            readers::long_history(&world),
-            unauthenticated::sockets(&world),
-            unauthenticated::heads(&world),
+            bodies::stamps_ahead(&replica),
+            bodies::short_changes(&replica),
+            bodies::many_tables(&replica),
+            bodies::stalled(&replica),
+            readers::slow(&replica),
+            readers::long_history(&replica),
+            unauthenticated::sockets(&replica),
+            unauthenticated::heads(&replica),
         );
     });
 }

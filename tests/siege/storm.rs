@@ -1,8 +1,8 @@
 //! What is left when very many have come at once and gone: memory comes back.
 
+use crate::replica::{LimitedReplica, is_long, many};
 use crate::support::*;
 use crate::unauthenticated;
-use crate::world::{World, is_long, many};
 use futures_util::stream::{self, StreamExt};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,9 +14,9 @@ const LEFT: f64 = 1.5;
 /// What a debug build of a few mebibytes may take beside that.
 const NOISE: u64 = 16 << 20;
 
-async fn streams(world: &World, count: usize) -> Vec<TcpStream> {
-    let address = world.url().trim_start_matches("http://");
-    let users: Vec<User> = (0..count.div_ceil(100)).map(|_| world.cluster.user()).collect();
+async fn streams(replica: &LimitedReplica, count: usize) -> Vec<TcpStream> {
+    let address = replica.url().trim_start_matches("http://");
+    let users: Vec<User> = (0..count.div_ceil(100)).map(|_| replica.cluster.user()).collect();
     let users = &users;
     let open = async |n: usize| {
         let user = &users[n / 100];
@@ -38,16 +38,21 @@ async fn streams(world: &World, count: usize) -> Vec<TcpStream> {
     stream::iter(0..count).map(open).buffer_unordered(count).filter_map(|stream| async { stream }).collect().await
 }
 
-async fn come_and_go(world: &World, what: &str, count: usize, connections: impl Future<Output = Vec<TcpStream>>) {
-    let (before, _) = world.resident();
-    world.forget_peak();
+async fn come_and_go(
+    replica: &LimitedReplica,
+    what: &str,
+    count: usize,
+    connections: impl Future<Output = Vec<TcpStream>>,
+) {
+    let (before, _) = replica.resident();
+    replica.forget_peak();
     let connections = connections.await;
     assert!(connections.len() > count / 2, "{} of {count} {what} were let in", connections.len());
     drop(connections);
     let gone = Instant::now();
     let allowed = (before as f64 * LEFT) as u64 + if is_long() { 0 } else { NOISE };
     loop {
-        let (now, peak) = world.resident();
+        let (now, peak) = replica.resident();
         if now <= allowed || gone.elapsed() > COMES_BACK {
             println!(
                 "{count} {what}: {} MiB before, {} at most, {} after {:.0?}",
@@ -65,10 +70,10 @@ async fn come_and_go(world: &World, what: &str, count: usize, connections: impl 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_comes_back_when_those_who_came_at_once_have_left() {
-    let world = World::start(&[]).await;
+    let replica = LimitedReplica::start(&[]).await;
     let count = many(10_000, 1_000);
-    come_and_go(&world, "sockets", count, unauthenticated::open(&world, count, b"".to_vec(), true)).await;
-    come_and_go(&world, "streams", count, streams(&world, count)).await;
+    come_and_go(&replica, "sockets", count, unauthenticated::open(&replica, count, b"".to_vec(), true)).await;
+    come_and_go(&replica, "streams", count, streams(&replica, count)).await;
     let said = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(60_000)).into_bytes();
-    come_and_go(&world, "heads", count, unauthenticated::open(&world, count, said, false)).await;
+    come_and_go(&replica, "heads", count, unauthenticated::open(&replica, count, said, false)).await;
 }

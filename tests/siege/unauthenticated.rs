@@ -1,7 +1,7 @@
 //! Those who have no account.
 
+use crate::replica::{LimitedReplica, many};
 use crate::support::*;
-use crate::world::{World, many};
 use futures_util::stream::{self, StreamExt};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,8 +13,8 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpg
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Connections on each of which something is said that is not finished. One that is refused is one less.
-pub async fn open(world: &World, count: usize, said: Vec<u8>, answers: bool) -> Vec<TcpStream> {
-    let address = world.url().trim_start_matches("http://");
+pub async fn open(replica: &LimitedReplica, count: usize, said: Vec<u8>, answers: bool) -> Vec<TcpStream> {
+    let address = replica.url().trim_start_matches("http://");
     let said = &said;
     let open = async |_| {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -30,34 +30,35 @@ pub async fn open(world: &World, count: usize, said: Vec<u8>, answers: bool) -> 
     opened.filter_map(|stream| async { stream }).collect().await
 }
 
-async fn stay(world: &World, connections: Vec<TcpStream>) {
+async fn stay(replica: &LimitedReplica, connections: Vec<TcpStream>) {
     assert!(!connections.is_empty());
     tokio::time::sleep(STAY).await;
     drop(connections);
-    eventually("all of it is given back", async || world.metric("mana_sync_unauthenticated_bytes").await == 0.0).await;
+    eventually("all of it is given back", async || replica.metric("mana_sync_unauthenticated_bytes").await == 0.0)
+        .await;
 }
 
-pub async fn sockets(world: &World) {
+pub async fn sockets(replica: &LimitedReplica) {
     // A text frame of 60,000 bytes, and one of as many as are taken; most of each.
     for length in [60_000_u64, 16_000] {
         let head = [&[0x81, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
         let said = [head, vec![b'x'; length as usize - 1_000]].concat();
-        stay(world, open(world, many(10_000, 1_000), said, true).await).await;
+        stay(replica, open(replica, many(10_000, 1_000), said, true).await).await;
     }
 }
 
-pub async fn heads(world: &World) {
+pub async fn heads(replica: &LimitedReplica) {
     for length in [4_000, 60_000] {
         let said = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(length)).into_bytes();
-        stay(world, open(world, many(10_000, 1_000), said, false).await).await;
+        stay(replica, open(replica, many(10_000, 1_000), said, false).await).await;
     }
 }
 
-pub async fn bodies(world: &World) {
+pub async fn bodies(replica: &LimitedReplica) {
     let head =
         "POST /sync/todo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n";
     let said = [head.as_bytes(), &vec![b' '; 400_000]].concat();
-    let connections = open(world, many(3_000, 500), said, false).await;
+    let connections = open(replica, many(3_000, 500), said, false).await;
     tokio::time::sleep(STAY).await;
     drop(connections);
 }

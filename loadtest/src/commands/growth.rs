@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use mana_load::baseline::{BaselineError, report as surroundings};
 use mana_load::growth::{Dimension, Plan, report, run, table};
-use mana_load::yardstick::{YardstickError, report as surroundings};
 
 use super::measuring::{MeasuringArgs, Stopped};
 
@@ -25,7 +25,7 @@ pub struct GrowthArgs {
     /// Only these dimensions.
     #[arg(long, value_delimiter = ',', env = "ONLY")]
     only: Vec<Dimension>,
-    /// Times that each point is measured, by turns; five times as many where requests are sent one at a time.
+    /// Times that each point is measured, alternately; five times as many where requests are sent one at a time.
     #[arg(long)]
     turns: Option<usize>,
 }
@@ -44,7 +44,7 @@ pub async fn measure(args: GrowthArgs) -> Result<ExitCode, Stopped> {
     let plan = args.plan();
     let at = args.measuring.surroundings()?;
     let (started_at, database) = (surroundings::now(), surroundings::database(&at).await?);
-    let failed = |dimension, error: &YardstickError| eprintln!("{}", table::failure(dimension, error));
+    let failed = |dimension, error: &BaselineError| eprintln!("{}", table::failure(dimension, error));
     let outcome = run(&at, &plan, &|line| eprintln!("{line}"), failed).await;
     let growths = || outcome.measured.iter().map(|measured| &measured.growth);
     println!("\n{}", table::render(growths()));

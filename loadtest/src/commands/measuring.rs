@@ -1,14 +1,14 @@
-//! What `yardstick` and `growth` have in common: options, surroundings, and how they end.
+//! What `baseline` and `growth` have in common: options, surroundings, and how they end.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use mana_load::baseline::BaselineError;
 use mana_load::engine::usage::raise_file_limit;
 use mana_load::local::Surroundings;
 use mana_load::report::files::{self, FileError};
 use mana_load::report::model::Report;
-use mana_load::yardstick::YardstickError;
 
 /// How something is measured with replicas of its own.
 #[derive(Args)]
@@ -31,7 +31,7 @@ pub struct MeasuringArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     #[error(transparent)]
-    Measuring(#[from] YardstickError),
+    Measuring(#[from] BaselineError),
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -40,7 +40,7 @@ impl MeasuringArgs {
     /// What `mana-dev with-services` has put into the environment.
     pub fn surroundings(&self) -> Result<Surroundings, Stopped> {
         raise_file_limit();
-        Ok(Surroundings::from_env(self.exe.clone(), self.folder.clone()).map_err(YardstickError::from)?)
+        Ok(Surroundings::from_env(self.exe.clone(), self.folder.clone()).map_err(BaselineError::from)?)
     }
 
     /// Writes the report where it is wanted. The exit status: 2 where something could not be measured (`failed`), 1 where

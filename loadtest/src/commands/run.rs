@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use mana_load::baseline::report::{database, now};
 use mana_load::engine::usage::raise_file_limit;
 use mana_load::local::{LocalError, Surroundings, stop_all};
 use mana_load::report::Report;
 use mana_load::report::files::{self, FileError};
 use mana_load::report::model::Counts;
+use mana_load::scenario::population::Tokens;
 use mana_load::scenario::rollout::{Local, Rollout};
-use mana_load::scenario::world::Tokens;
 use mana_load::scenario::{RunError, RunOptions, Scenario, ScenarioError, run};
 use mana_load::token::{TokenError, TokenMint};
-use mana_load::yardstick::report::{database, now};
 use tokio::sync::Mutex;
 
 const DATABASE: &str = "load_scenario";
@@ -82,7 +82,7 @@ pub enum Stopped {
     #[error(transparent)]
     File(#[from] FileError),
     #[error("cannot say what PostgreSQL it was")]
-    Database(#[from] mana_load::yardstick::YardstickError),
+    Database(#[from] mana_load::baseline::BaselineError),
     #[error("cannot read the tokens in {}", path.display())]
     Tokens {
         path: PathBuf,

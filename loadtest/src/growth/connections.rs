@@ -10,7 +10,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::limits::{CONNECTIONS_MEMORY, CONNECTIONS_WAKEUP_P50, CONNECTIONS_WAKEUP_P99, as_the_size};
-use super::{Measured, Plan, Told};
+use super::{Log, Measured, Plan};
+use crate::baseline::BaselineError;
+use crate::baseline::rows::idle::local_address;
 use crate::engine::closed::LoadError;
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
@@ -19,8 +21,6 @@ use crate::local::{Replica, Surroundings};
 use crate::report::LatencyHistogram;
 use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{bytes, number, seconds};
-use crate::yardstick::YardstickError;
-use crate::yardstick::rows::idle::local_address;
 
 const DATABASE: &str = "bench_connections";
 /// Opened, used and closed before the memory is looked at, so that what is needed once is not divided among the rest.
@@ -40,11 +40,11 @@ struct Point {
     wakeups: LatencyHistogram,
 }
 
-pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
+pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
     let mut points = Vec::with_capacity(plan.connections.len());
     for &count in &plan.connections {
         let point = point(at, count, plan.idle).await?;
-        told(&format!("idle WebSockets {}: {}", number(count as f64), shown(&point, count)));
+        log(&format!("idle WebSockets {}: {}", number(count as f64), shown(&point, count)));
         points.push(point);
     }
     let sizes: Vec<f64> = plan.connections.iter().map(|&count| count as f64).collect();
@@ -91,7 +91,7 @@ fn shown(point: &Point, count: usize) -> String {
     )
 }
 
-async fn point(at: &Surroundings, count: usize, idle: Duration) -> Result<Point, YardstickError> {
+async fn point(at: &Surroundings, count: usize, idle: Duration) -> Result<Point, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replica = at.replica("replica", DATABASE, &[]).await?;
     let endpoint = Endpoint::resolve(replica.base()).await?;
@@ -100,7 +100,7 @@ async fn point(at: &Surroundings, count: usize, idle: Duration) -> Result<Point,
     let alone = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LoadError::Thread)?;
         let point = runtime.block_on(hold(&at, &replica, &endpoint, count, idle))?;
-        Ok::<_, YardstickError>((point, replica))
+        Ok::<_, BaselineError>((point, replica))
     };
     let (point, replica) = tokio::task::spawn_blocking(alone).await.map_err(|_| LoadError::Panicked)??;
     replica.stop().await?;
@@ -113,7 +113,7 @@ async fn hold(
     endpoint: &Endpoint,
     count: usize,
     idle: Duration,
-) -> Result<Point, YardstickError> {
+) -> Result<Point, BaselineError> {
     let mut first = Held::open(at, endpoint, count..count + FIRST).await?;
     first.wakeups(at, endpoint, 1).await?;
     first.close().await;
@@ -126,18 +126,18 @@ async fn hold(
     let after = resident(replica)?;
     let wakeups = held.wakeups(at, endpoint, PUSHES).await?;
     if held.tasks.try_join_next().is_some() {
-        return Err(YardstickError::Nothing { what: "a connection ended while it was idle".to_owned() });
+        return Err(BaselineError::Nothing { what: "a connection ended while it was idle".to_owned() });
     }
     held.close().await;
     Ok(Point { resident: (before, after), cpu, wakeups })
 }
 
-fn resident(replica: &Replica) -> Result<u64, YardstickError> {
+fn resident(replica: &Replica) -> Result<u64, BaselineError> {
     replica.resident_bytes().ok_or_else(gone)
 }
 
-fn gone() -> YardstickError {
-    YardstickError::Nothing { what: "the replica is gone".to_owned() }
+fn gone() -> BaselineError {
+    BaselineError::Nothing { what: "the replica is gone".to_owned() }
 }
 
 /// Open WebSockets, each listened to by a task of its own.
@@ -149,12 +149,12 @@ struct Held {
 }
 
 impl Held {
-    async fn open(at: &Surroundings, endpoint: &Endpoint, users: Range<usize>) -> Result<Self, YardstickError> {
+    async fn open(at: &Surroundings, endpoint: &Endpoint, users: Range<usize>) -> Result<Self, BaselineError> {
         let (tell, woken) = unbounded_channel();
         let opening = futures_util::stream::iter(users.clone()).map(|user| async move {
             let token = at.mint.token(&name(user), TOKEN_TTL)?;
             let socket = Socket::open(endpoint, &token, Some("listener"), Some(local_address(user))).await?;
-            Ok::<_, YardstickError>((user, socket))
+            Ok::<_, BaselineError>((user, socket))
         });
         let mut opening = std::pin::pin!(opening.buffer_unordered(AT_ONCE));
         let mut tasks = JoinSet::new();
@@ -171,7 +171,7 @@ impl Held {
         at: &Surroundings,
         endpoint: &Endpoint,
         pushes: u64,
-    ) -> Result<LatencyHistogram, YardstickError> {
+    ) -> Result<LatencyHistogram, BaselineError> {
         let (mut client, mut rng) = (Client::new([endpoint.clone()].into(), LATE), StdRng::seed_from_u64(1));
         let mut latency = LatencyHistogram::default();
         for number in 0..pushes {
@@ -192,17 +192,17 @@ impl Held {
         device: &mut LeanDevice,
         client: &mut Client,
         rng: &mut StdRng,
-    ) -> Result<Duration, YardstickError> {
+    ) -> Result<Duration, BaselineError> {
         while self.woken.try_recv().is_ok() {}
         let sent = Instant::now();
-        let push = async { device.push(client, rng).await.map(|_| ()).map_err(YardstickError::from) };
+        let push = async { device.push(client, rng).await.map(|_| ()).map_err(BaselineError::from) };
         let heard = async {
             loop {
                 match tokio::time::timeout(LATE, self.woken.recv()).await {
                     Ok(Some((woken, when))) if woken == user => return Ok(when),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => {
-                        return Err(YardstickError::Nothing { what: format!("no wake-up within {LATE:?}") });
+                        return Err(BaselineError::Nothing { what: format!("no wake-up within {LATE:?}") });
                     }
                 }
             }

@@ -15,12 +15,12 @@ use tokio::time::{interval, sleep, sleep_until};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::limits::{LISTENERS_CPU, LISTENERS_RATE};
-use super::{Measured, Plan, Told};
+use super::{Log, Measured, Plan};
+use crate::baseline::BaselineError;
 use crate::local::Surroundings;
 use crate::local::server_cpu::server_cpu;
 use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{number, seconds};
-use crate::yardstick::YardstickError;
 
 const CHANNEL: &str = "mana_load_replicas";
 /// Pushes in a second, of all replicas together.
@@ -60,12 +60,12 @@ struct Point {
     p99: f64,
 }
 
-pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
+pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
     let mut points = Vec::new();
     for &replicas in &plan.listeners {
         let point = measure_one(at, replicas, plan.length * 2).await?;
         let (rate, wait) = (number(point.rate), seconds(point.p50));
-        told(&format!("listeners {replicas}: {rate} notifications/s, {:.2} cores of PostgreSQL, {wait}", point.cpu));
+        log(&format!("listeners {replicas}: {rate} notifications/s, {:.2} cores of PostgreSQL, {wait}", point.cpu));
         points.push(point);
     }
     let line = |name: &str, unit, of: &dyn Fn(&Point, f64) -> f64, limit| {
@@ -108,7 +108,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
     Ok(Measured { growth, generator_busy: None })
 }
 
-async fn measure_one(at: &Surroundings, replicas: usize, length: Duration) -> Result<Point, YardstickError> {
+async fn measure_one(at: &Surroundings, replicas: usize, length: Duration) -> Result<Point, BaselineError> {
     let cluster = Arc::new(Cluster {
         replicas: (0..replicas).map(|_| Replica::default()).collect(),
         begun: Instant::now(),
@@ -136,7 +136,7 @@ async fn measure_one(at: &Surroundings, replicas: usize, length: Duration) -> Re
         let row = senders[0].0.query_one("select pg_backend_pid()", &[]).await.map_err(database("say its pid"))?;
         row.get(0)
     };
-    let cpu = || server_cpu(pid).map_err(|_| YardstickError::Nothing { what: "PostgreSQL is not here".to_owned() });
+    let cpu = || server_cpu(pid).map_err(|_| BaselineError::Nothing { what: "PostgreSQL is not here".to_owned() });
     let (begun, cpu_before, sent_before) = (Instant::now(), cpu()?, cluster.sent.load(Ordering::Relaxed));
     cluster.is_counting.store(true, Ordering::Relaxed);
     sleep(length).await;
@@ -147,19 +147,19 @@ async fn measure_one(at: &Surroundings, replicas: usize, length: Duration) -> Re
     tasks.shutdown().await;
     let latencies = cluster.latencies.lock().unwrap_or_else(PoisonError::into_inner);
     if ended || latencies.is_empty() {
-        return Err(YardstickError::Nothing { what: "a simulated replica lost its connection".to_owned() });
+        return Err(BaselineError::Nothing { what: "a simulated replica lost its connection".to_owned() });
     }
     let quantile = |q| latencies.value_at_quantile(q) as f64 / 1e6;
     Ok(Point { rate, cpu: used, p50: quantile(0.5), p99: quantile(0.99) })
 }
 
-fn histogram() -> Result<Histogram<u64>, YardstickError> {
+fn histogram() -> Result<Histogram<u64>, BaselineError> {
     let made = Histogram::new_with_max(LONGEST_MICROS, 3);
-    made.map_err(|error| YardstickError::Nothing { what: format!("there is no room for latencies: {error}") })
+    made.map_err(|error| BaselineError::Nothing { what: format!("there is no room for latencies: {error}") })
 }
 
-fn database(action: &'static str) -> impl Fn(tokio_postgres::Error) -> YardstickError {
-    move |source| YardstickError::Database { action, source }
+fn database(action: &'static str) -> impl Fn(tokio_postgres::Error) -> BaselineError {
+    move |source| BaselineError::Database { action, source }
 }
 
 /// One replica's ear: it hears all, and looks closer at what its neighbour sends.
@@ -168,7 +168,7 @@ async fn listen(
     cluster: &Arc<Cluster>,
     index: usize,
     tasks: &mut JoinSet<()>,
-) -> Result<(), YardstickError> {
+) -> Result<(), BaselineError> {
     let url = at.url_of("postgres");
     let (client, mut connection) = tokio_postgres::connect(&url, NoTls).await.map_err(database("be reached"))?;
     let (cluster, replicas) = (cluster.clone(), cluster.replicas.len());

@@ -6,8 +6,11 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::limits::{LOG_P50, LOG_P99, LOG_RATE};
-use super::visited::{Limits, lines, note, start, visit};
-use super::{Measured, Plan, Told, Visits};
+use super::warmed::{Limits, lines, note, start, visit};
+use super::{Log, Measured, Plan, Visits};
+use crate::baseline::dataset::{Dataset, Side};
+use crate::baseline::visits::Place;
+use crate::baseline::{BaselineError, median};
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
 use crate::engine::{Client, Endpoint, LeanDevice};
@@ -15,9 +18,6 @@ use crate::local::Surroundings;
 use crate::protocol::PULL_PAGE;
 use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::number;
-use crate::yardstick::stock::{Side, Stock};
-use crate::yardstick::visits::Place;
-use crate::yardstick::{YardstickError, median};
 
 const SIZE: &str = "changes in the log";
 const USER: &str = "bench-log";
@@ -27,9 +27,9 @@ const PAGES: usize = 10;
 const FEWER: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-fn stock(size: u64) -> Stock {
+fn dataset(size: u64) -> Dataset {
     let (user, app, table) = (USER.to_owned(), "bench".to_owned(), "packages".to_owned());
-    Stock {
+    Dataset {
         database: format!("bench_log_{size}"),
         places: vec![Place { user, app, table }],
         filled: size - 1,
@@ -37,12 +37,12 @@ fn stock(size: u64) -> Stock {
     }
 }
 
-pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
-    let stocks: Vec<_> = plan.log.iter().map(|&size| (size, stock(size))).collect();
-    let sides = start(at, &stocks, SIZE, told).await?;
-    let rates = rates(at, &sides, plan, told).await?;
+pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
+    let datasets: Vec<_> = plan.log.iter().map(|&size| (size, dataset(size))).collect();
+    let sides = start(at, &datasets, SIZE, log).await?;
+    let rates = rates(at, &sides, plan, log).await?;
     let visits = Visits { requests: (plan.requests / FEWER).max(1), ..plan.visits() };
-    let latencies = visit(sides, &plan.log, visits, SIZE, told).await?;
+    let latencies = visit(sides, &plan.log, visits, SIZE, log).await?;
     let mut lines = lines(&latencies, Limits { p50: LOG_P50, p99: LOG_P99 });
     lines.push(GrowthLine::new("rows of a fresh device's pull", Unit::PerSecond, rates, Some(LOG_RATE)));
     let growth = Growth {
@@ -61,7 +61,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
 }
 
 /// Rows in a second of each log's first pages, while the logs are as long as they are said to be.
-async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, told: Told<'_>) -> Result<Vec<f64>, YardstickError> {
+async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, log: Log<'_>) -> Result<Vec<f64>, BaselineError> {
     let mut rates = vec![Vec::new(); sides.len()];
     let mut order: Vec<usize> = (0..sides.len()).collect();
     for _ in 0..plan.visits().turns {
@@ -72,13 +72,13 @@ async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, told: Told<'_>) -
     }
     let rates: Vec<f64> = rates.into_iter().map(median).collect();
     for (&size, &rate) in plan.log.iter().zip(&rates) {
-        told(&format!("{SIZE} {}: {} rows/s", number(size as f64), number(rate)));
+        log(&format!("{SIZE} {}: {} rows/s", number(size as f64), number(rate)));
     }
     Ok(rates)
 }
 
 /// Rows in a second of the first pages, which must be full.
-async fn first_pages(at: &Surroundings, base: &str) -> Result<f64, YardstickError> {
+async fn first_pages(at: &Surroundings, base: &str) -> Result<f64, BaselineError> {
     let mut client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT);
     let mut rng = StdRng::seed_from_u64(1);
     let token = at.mint.token(USER, Duration::from_secs(3600))?;

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! stored, replicas, connections, names, log: one file for each dimension ─► report::Growth ─► table, page
-//! limits: what each may grow by, and why          yardstick: stock, visits, pushes, which both measure with
+//! limits: what each may grow by, and why          baseline: dataset, visits, pushes, which both measure with
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
-//! `mana-dev with-services`. Points of a dimension are measured by turns where they can stand side by side, so
+//! `mana-dev with-services`. Points of a dimension are measured alternately where they can stand side by side, so
 //! that what else the machine does slows all of them; those of `connections` are measured one after the other.
 
 pub mod connections;
@@ -19,7 +19,7 @@ pub mod report;
 mod run;
 pub mod stored;
 pub mod table;
-pub mod visited;
+pub mod warmed;
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ pub struct Plan {
     pub names: Vec<u64>,
     /// Changes in one log; whole thousands.
     pub log: Vec<u64>,
-    /// Times that each point is measured, by turns; where requests are sent one at a time, five times as many.
+    /// Times that each point is measured, alternately; where requests are sent one at a time, five times as many.
     pub turns: usize,
     /// Requests of each kind in such a shorter turn.
     pub requests: usize,
@@ -137,4 +137,4 @@ pub struct Measured {
 }
 
 /// Hears of each point as it is there, in a line.
-pub type Told<'a> = &'a (dyn Fn(&str) + Sync);
+pub type Log<'a> = &'a (dyn Fn(&str) + Sync);

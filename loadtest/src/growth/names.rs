@@ -2,14 +2,14 @@
 //! and the same number of stored changes throughout, dealt to the names.
 
 use super::limits::{NAMES_P50, NAMES_P99};
-use super::visited::{Limits, lines, note, start, visit};
-use super::{Measured, Plan, Told};
+use super::warmed::{Limits, lines, note, start, visit};
+use super::{Log, Measured, Plan};
+use crate::baseline::BaselineError;
+use crate::baseline::dataset::Dataset;
+use crate::baseline::visits::Place;
 use crate::local::Surroundings;
 use crate::report::model::Growth;
 use crate::report::units::number;
-use crate::yardstick::YardstickError;
-use crate::yardstick::stock::Stock;
-use crate::yardstick::visits::Place;
 
 /// Stored changes of all names together: a hundred of each where there are a thousand.
 const CHANGES: u64 = 100_000;
@@ -29,7 +29,7 @@ impl Many {
         }
     }
 
-    fn stock(self, size: u64) -> Stock {
+    fn dataset(self, size: u64) -> Dataset {
         let place = |number: u64| {
             let (app, table) = match self {
                 Self::Apps => (format!("app-{number}"), "packages".to_owned()),
@@ -42,14 +42,14 @@ impl Many {
             Self::Tables => CHANGES - size,
         };
         let places = (0..size).map(place).collect();
-        Stock { database: format!("bench_{}_{size}", self.name()), places, filled, kept: false }
+        Dataset { database: format!("bench_{}_{size}", self.name()), places, filled, kept: false }
     }
 }
 
-pub async fn measure(at: &Surroundings, plan: &Plan, many: Many, told: Told<'_>) -> Result<Measured, YardstickError> {
-    let stocks: Vec<_> = plan.names.iter().map(|&size| (size, many.stock(size))).collect();
-    let sides = start(at, &stocks, many.name(), told).await?;
-    let latencies = visit(sides, &plan.names, plan.visits(), many.name(), told).await?;
+pub async fn measure(at: &Surroundings, plan: &Plan, many: Many, log: Log<'_>) -> Result<Measured, BaselineError> {
+    let datasets: Vec<_> = plan.names.iter().map(|&size| (size, many.dataset(size))).collect();
+    let sides = start(at, &datasets, many.name(), log).await?;
+    let latencies = visit(sides, &plan.names, plan.visits(), many.name(), log).await?;
     let dealt = match many {
         Many::Apps => "dealt to the apps, which have one table each",
         Many::Tables => "in one log, dealt to its tables",
@@ -73,7 +73,7 @@ mod tests {
     fn as_much_is_stored_under_many_names_as_under_one() {
         let plan = Plan::thorough();
         for size in plan.names {
-            let (apps, tables) = (Many::Apps.stock(size), Many::Tables.stock(size));
+            let (apps, tables) = (Many::Apps.dataset(size), Many::Tables.dataset(size));
             // Every log has what was pushed to its places, and what was filled.
             assert_eq!(size * (apps.filled + 1), CHANGES);
             assert_eq!(size + tables.filled, CHANGES);

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 
 use super::limits::{REPLICAS_CPU, REPLICAS_RATE};
-use super::{Measured, Plan, Told};
+use super::{Log, Measured, Plan};
+use crate::baseline::rows::pushes::{WARM_UP, pushers, refuse_failures};
+use crate::baseline::{self, BaselineError, median};
 use crate::engine::Endpoint;
 use crate::engine::closed::closed_loop;
 use crate::local::{Replica, Surroundings, stop_all};
 use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{number, seconds};
-use crate::yardstick::rows::pushes::{WARM_UP, pushers, refuse_failures};
-use crate::yardstick::{self, YardstickError, median};
 
 const DATABASE: &str = "bench_replicas";
 
@@ -25,21 +25,21 @@ struct Turn {
     busy: f64,
 }
 
-pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
-    // Users as the yardstick's pushes have them, and as many connections for each replica: replicas are added because there
-    // are more clients.
-    let crowd = |replicas: usize| {
-        let one = yardstick::Plan::thorough();
-        yardstick::Plan { connections: one.connections * replicas, ..one }
+pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
+    // Users as the baseline's pushes have them, and as many connections for each replica: replicas are added because
+    // there are more clients.
+    let clients = |replicas: usize| {
+        let one = baseline::Plan::thorough();
+        baseline::Plan { connections: one.connections * replicas, ..one }
     };
     let mut turns: Vec<Vec<Turn>> = plan.replicas.iter().map(|_| Vec::new()).collect();
     let mut order: Vec<usize> = (0..turns.len()).collect();
     for _ in 0..plan.turns {
         for &place in &order {
             let count = plan.replicas[place];
-            let turn = turn(at, &crowd(count), count, plan.length).await?;
+            let turn = turn(at, &clients(count), count, plan.length).await?;
             let (rate, cpu) = (number(turn.per_second), seconds(turn.cpu_each));
-            told(&format!("replicas {count}: {rate} pushes/s, {cpu} of the replicas' processor time each"));
+            log(&format!("replicas {count}: {rate} pushes/s, {cpu} of the replicas' processor time each"));
             turns[place].push(turn);
         }
         // There and back again, so that what else the machine does slows all of them.
@@ -52,8 +52,8 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
         note: format!(
             "Replicas, PostgreSQL and generator on one machine; {} connections for each replica, of {} users in all, push \
              one change at a time, each to a random replica; the median of {} turns of {}",
-            crowd(1).connections,
-            number(crowd(1).users as f64),
+            clients(1).connections,
+            number(clients(1).users as f64),
             plan.turns,
             seconds(plan.length.as_secs_f64())
         ),
@@ -75,15 +75,15 @@ pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<M
 /// On a database of its own, so that no turn finds what another one has stored.
 async fn turn(
     at: &Surroundings,
-    crowd: &yardstick::Plan,
+    clients: &baseline::Plan,
     count: usize,
     length: Duration,
-) -> Result<Turn, YardstickError> {
+) -> Result<Turn, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replicas = at.replicas(count, DATABASE, &[]).await?;
     let bases: Vec<String> = replicas.iter().map(|replica| replica.base().to_owned()).collect();
     let endpoints = Endpoint::resolve_all(&bases).await?;
-    let mut workers = pushers(at, crowd, &endpoints, 1)?;
+    let mut workers = pushers(at, clients, &endpoints, 1)?;
     try_join_all(workers.iter_mut().map(|worker| worker.introduce(&endpoints))).await?;
     let (begun, cpu) = (Instant::now(), cpu(&replicas)?);
     let (measured, _) = closed_loop(workers, 1, WARM_UP, length).await?;
@@ -94,7 +94,7 @@ async fn turn(
     Ok(Turn { per_second, cpu_each: used / per_second, busy: measured.busiest })
 }
 
-fn cpu(replicas: &[Replica]) -> Result<Duration, YardstickError> {
+fn cpu(replicas: &[Replica]) -> Result<Duration, BaselineError> {
     let all = replicas.iter().map(Replica::cpu).sum::<Option<Duration>>();
-    all.ok_or_else(|| YardstickError::Nothing { what: "a replica is gone".to_owned() })
+    all.ok_or_else(|| BaselineError::Nothing { what: "a replica is gone".to_owned() })
 }

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::run::Outcome;
 use super::{Measured, Plan};
+use crate::baseline::report::outline;
 use crate::report::Report;
 use crate::report::model::{Check, Database};
-use crate::yardstick::report::outline;
 
 /// The report of a run.
 pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: String) -> Report {

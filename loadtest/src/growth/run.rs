@@ -1,29 +1,24 @@
 //! One run: dimension after dimension, each point told as soon as it is there.
 
 use super::names::Many;
-use super::{Dimension, Measured, Plan, Told, connections, listeners, log, names, replicas, stored};
+use super::{Dimension, Log, Measured, Plan, connections, listeners, log, names, replicas, stored};
+use crate::baseline::BaselineError;
 use crate::local::Surroundings;
-use crate::yardstick::YardstickError;
 
 /// What a run found.
 #[derive(Debug)]
 pub struct Outcome {
     pub measured: Vec<Measured>,
     /// Dimensions that could not be measured, and why.
-    pub failed: Vec<(Dimension, YardstickError)>,
+    pub failed: Vec<(Dimension, BaselineError)>,
 }
 
-/// Measures the dimensions of the plan. `told` hears of each point, `failed` of each dimension that has none.
-pub async fn run(
-    at: &Surroundings,
-    plan: &Plan,
-    told: Told<'_>,
-    failed: impl Fn(Dimension, &YardstickError),
-) -> Outcome {
+/// Measures the dimensions of the plan. `log` hears of each point, `failed` of each dimension that has none.
+pub async fn run(at: &Surroundings, plan: &Plan, log: Log<'_>, failed: impl Fn(Dimension, &BaselineError)) -> Outcome {
     let mut outcome = Outcome { measured: Vec::new(), failed: Vec::new() };
     let all = <Dimension as clap::ValueEnum>::value_variants().iter().copied();
     for dimension in all.filter(|dimension| plan.wants(*dimension)) {
-        match Box::pin(measure(at, plan, dimension, told)).await {
+        match Box::pin(measure(at, plan, dimension, log)).await {
             Ok(measured) => outcome.measured.extend(measured),
             Err(error) => {
                 failed(dimension, &error);
@@ -38,17 +33,17 @@ async fn measure(
     at: &Surroundings,
     plan: &Plan,
     dimension: Dimension,
-    told: Told<'_>,
-) -> Result<Vec<Measured>, YardstickError> {
+    log: Log<'_>,
+) -> Result<Vec<Measured>, BaselineError> {
     Ok(match dimension {
-        Dimension::Stored => vec![stored::measure(at, plan, told).await?],
+        Dimension::Stored => vec![stored::measure(at, plan, log).await?],
         Dimension::Replicas => {
-            vec![listeners::measure(at, plan, told).await?, replicas::measure(at, plan, told).await?]
+            vec![listeners::measure(at, plan, log).await?, replicas::measure(at, plan, log).await?]
         }
-        Dimension::Connections => vec![connections::measure(at, plan, told).await?],
+        Dimension::Connections => vec![connections::measure(at, plan, log).await?],
         Dimension::Names => {
-            vec![names::measure(at, plan, Many::Apps, told).await?, names::measure(at, plan, Many::Tables, told).await?]
+            vec![names::measure(at, plan, Many::Apps, log).await?, names::measure(at, plan, Many::Tables, log).await?]
         }
-        Dimension::Log => vec![log::measure(at, plan, told).await?],
+        Dimension::Log => vec![log::measure(at, plan, log).await?],
     })
 }

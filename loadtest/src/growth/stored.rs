@@ -1,20 +1,20 @@
 //! Latency of a push and of a small pull by what all users together have stored, in logs of a thousand changes each.
 
 use super::limits::{STORED_P50, STORED_P99};
-use super::visited::{Limits, lines, note, start, visit};
-use super::{Measured, Plan, Told};
+use super::warmed::{Limits, lines, note, start, visit};
+use super::{Log, Measured, Plan};
+use crate::baseline::BaselineError;
+use crate::baseline::dataset::Dataset;
 use crate::local::Surroundings;
 use crate::report::model::Growth;
-use crate::yardstick::YardstickError;
-use crate::yardstick::stock::Stock;
 
 const SIZE: &str = "stored changes";
 
-/// The databases are those of the yardstick's row of this name, and are kept.
-pub async fn measure(at: &Surroundings, plan: &Plan, told: Told<'_>) -> Result<Measured, YardstickError> {
-    let stocks: Vec<_> = plan.stored.iter().map(|&size| (size, Stock::of_many_users(size))).collect();
-    let sides = start(at, &stocks, SIZE, told).await?;
-    let latencies = visit(sides, &plan.stored, plan.visits(), SIZE, told).await?;
+/// The databases are those of the baseline's row of this name, and are kept.
+pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
+    let datasets: Vec<_> = plan.stored.iter().map(|&size| (size, Dataset::of_many_users(size))).collect();
+    let sides = start(at, &datasets, SIZE, log).await?;
+    let latencies = visit(sides, &plan.stored, plan.visits(), SIZE, log).await?;
     let growth = Growth {
         name: "stored".to_owned(),
         size: SIZE.to_owned(),

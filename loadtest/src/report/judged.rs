@@ -1,4 +1,4 @@
-//! What a run is judged by: checks, thresholds, ratios to yardsticks, and whether the generator was the limit.
+//! What a run is judged by: checks, thresholds, ratios to baselines, and whether the generator was the limit.
 
 use serde::{Deserialize, Serialize};
 
@@ -74,13 +74,14 @@ impl Measurement {
     }
 }
 
-/// Our number beside a yardstick's of the same run.
+/// Our number beside a baseline's of the same run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
     pub name: String,
     pub ours: Measurement,
-    pub yardstick: Measurement,
-    /// Ours divided by the yardstick's; null: the yardstick's is zero.
+    #[serde(alias = "yardstick")]
+    pub baseline: Measurement,
+    /// Ours divided by the baseline's; null: the baseline's is zero.
     pub ratio: Option<f64>,
     pub goal: Option<Limit>,
     /// Null: there is no goal.
@@ -91,10 +92,10 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    pub fn new(name: impl Into<String>, ours: Measurement, yardstick: Measurement, goal: Option<Limit>) -> Self {
-        let ratio = Some(ours.value / yardstick.value).filter(|ratio| ratio.is_finite());
+    pub fn new(name: impl Into<String>, ours: Measurement, baseline: Measurement, goal: Option<Limit>) -> Self {
+        let ratio = Some(ours.value / baseline.value).filter(|ratio| ratio.is_finite());
         let reached = goal.map(|goal| ratio.is_some_and(|ratio| goal.holds(ratio)));
-        Self { name: name.into(), ours, yardstick, ratio, goal, reached, note: String::new() }
+        Self { name: name.into(), ours, baseline, ratio, goal, reached, note: String::new() }
     }
 
     /// The same with a note.

@@ -2,14 +2,13 @@
 //!
 //! ```text
 //! workers ──► recorder ─┐ each second ┌─► live: the terminal, while it runs
-//! replicas ─► scrape ───┼─► course ───┤
+//! replicas ─► scrape ───┼─► timeline ───┤
 //! kernel ───► usage ────┘             └─► model: the JSON ─┬─► html: one page, for people
 //!                                         └ generator      └─► compare: two runs side by side
 //! ```
 //! [`model::Report`] holds everything that is ever shown; nothing is measured or estimated by what shows it.
 
 pub mod compare;
-pub mod course;
 pub mod files;
 mod generator;
 mod growth;
@@ -21,12 +20,13 @@ pub mod model;
 pub mod recorder;
 pub mod scrape;
 mod series;
+pub mod timeline;
 pub mod units;
 pub mod usage;
 
-pub use course::Course;
 pub use histogram::LatencyHistogram;
 pub use live::Live;
 pub use model::Report;
 pub use recorder::{OperationId, Recorder, Worker};
 pub use scrape::Scraper;
+pub use timeline::Timeline;

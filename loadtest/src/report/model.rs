@@ -41,7 +41,7 @@ pub struct Report {
     pub ratios: Vec<Ratio>,
     pub growth: Vec<Growth>,
     pub generator: Generator,
-    /// The course of it, second by second.
+    /// The timeline of it, second by second.
     pub series: Vec<Second>,
 }
 

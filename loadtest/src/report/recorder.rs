@@ -1,4 +1,4 @@
-//! Where workers put what they measure: cheap for them, gathered by [`super::course`] each second.
+//! Where workers put what they measure: cheap for them, gathered by [`super::timeline`] each second.
 //!
 //! Workers share a few shards, each behind a lock that is nearly always free; a histogram takes some 170 KB, so ten
 //! thousand connections can't have one each. Gathering swaps a shard's tally for an empty one, so that no worker waits

@@ -1,4 +1,4 @@
-//! The course of a run, second by second.
+//! The timeline of a run, second by second.
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::world::{APP, Ledger, User, World};
+use super::population::{APP, Ledger, Population, User};
 use crate::engine::{Endpoint, Failure, Feed, Heard, Socket};
 use crate::protocol::BEGINNING;
 use crate::report::{OperationId, Recorder, Worker};
@@ -40,7 +40,7 @@ enum Next<T> {
 
 /// What listeners need.
 pub struct Surroundings {
-    pub world: Arc<World>,
+    pub population: Arc<Population>,
     pub recorder: Arc<Recorder>,
     pub endpoints: Arc<[Endpoint]>,
     pub orders: watch::Receiver<Order>,
@@ -71,7 +71,7 @@ pub struct Listener {
 impl Listener {
     /// None where the recorder does not know of connections.
     pub fn new(around: &Arc<Surroundings>, number: usize) -> Option<Self> {
-        let users = &around.world.users;
+        let users = &around.population.users;
         Some(Self {
             user: users[number % users.len()].clone(),
             name: format!("listener-{number}"),
@@ -167,7 +167,7 @@ impl Listener {
     fn note_changes(&self, data: &str, heard: &mut Changes, operation: Option<OperationId>) {
         for (number, index) in records(data) {
             *heard.entry((number, index)).or_default() += 1;
-            if let (0, Some(sent), Some(operation)) = (index, self.around.world.sent_at(number), operation) {
+            if let (0, Some(sent), Some(operation)) = (index, self.around.population.sent_at(number), operation) {
                 self.worker.sent_now(operation);
                 self.worker.done(operation, sent.elapsed());
             }

@@ -1,8 +1,8 @@
-//! Scenarios: load with a course, and a verdict at its end.
+//! Scenarios: load with a timeline, and a verdict at its end.
 //!
 //! ```text
 //! file (TOML) ─► run ─► arrivals: when each request is meant to be sent, on a thread of its own
-//!                 │        └─► worker: does it, and notes in the world what was acknowledged
+//!                 │        └─► worker: does it, and notes in the population what was acknowledged
 //!                 ├─► listeners: WebSockets and streams that stay, break and come back
 //!                 ├─► rollout: replicas replaced under way
 //!                 └─► verify, thresholds ─► report::Report
@@ -14,12 +14,12 @@ pub mod arrivals;
 pub mod file;
 pub mod history;
 pub mod listeners;
+pub mod population;
 pub mod rollout;
 mod run;
 pub mod thresholds;
 pub mod verify;
 pub mod worker;
-pub mod world;
 
 pub use file::{Scenario, ScenarioError};
 pub use run::{RunError, RunOptions, run};

@@ -10,14 +10,14 @@ use super::arrivals::{Times, release};
 use super::file::{Event, PhasePlan, Scenario};
 use super::history::{HistoryError, push_history};
 use super::listeners::{Account, Listener, Order, Surroundings};
+use super::population::{Population, PopulationError, Tokens};
 use super::rollout::{Rollout, RolloutError};
 use super::thresholds::judge;
 use super::verify::{verify_listeners, verify_users};
 use super::worker::{Shared, Worker};
-use super::world::{Tokens, World, WorldError};
 use crate::engine::{Client, Endpoint, EndpointError};
 use crate::report::model::{Build, Check, Machine, SCHEMA_VERSION, Settings};
-use crate::report::{Course, Live, Recorder, Report, Scraper};
+use crate::report::{Live, Recorder, Report, Scraper, Timeline};
 use crate::transport::{TransportError, http_client};
 
 /// What G4 allows for everyone to be woken.
@@ -44,7 +44,7 @@ pub enum RunError {
     #[error("a target cannot be used")]
     Endpoint(#[from] EndpointError),
     #[error("there are no users")]
-    World(#[from] WorldError),
+    Population(#[from] PopulationError),
     #[error("the HTTP client could not be made")]
     Http(#[from] TransportError),
     #[error("the users' history could not be pushed")]
@@ -63,42 +63,42 @@ pub enum RunError {
 pub async fn run(options: RunOptions) -> Result<Report, RunError> {
     let RunOptions { scenario, targets, tokens, rollout, live } = options;
     let endpoints = Endpoint::resolve_all(&targets).await?;
-    let world = Arc::new(World::new(&tokens, scenario.users.count, scenario.users.devices)?);
+    let population = Arc::new(Population::new(&tokens, scenario.users.count, scenario.users.devices)?);
     let recorder = Recorder::new(scenario.operations());
-    push_history(&world, &endpoints, scenario.users.history).await?;
+    push_history(&population, &endpoints, scenario.users.history).await?;
 
     let http = http_client()?;
     let scraper = Scraper::new(http.clone(), targets.iter().cloned());
     let live = if live { Live::on_stderr() } else { Live::silent() };
-    let course = Course::start(recorder.clone(), scraper, live);
+    let timeline = Timeline::start(recorder.clone(), scraper, live);
     let (orders, order) = watch::channel(Order::default());
     let opening = Arc::new(Semaphore::new(OPENING));
     let around = Arc::new(Surroundings {
-        world: world.clone(),
+        population: population.clone(),
         recorder: recorder.clone(),
         endpoints: endpoints.clone(),
         orders: order,
         opening,
     });
-    course.phase("connect", false);
+    timeline.phase("connect", false);
     let listeners = open_listeners(&around, &scenario).await?;
 
     let timeout = Duration::from_secs_f64(scenario.generator.patience_seconds);
-    let shared = Arc::new(Shared { world: world.clone(), recorder, mix: scenario.mix.clone(), timeout });
+    let shared = Arc::new(Shared { population: population.clone(), recorder, mix: scenario.mix.clone(), timeout });
     let seed = scenario.generator.seed;
     let worker = |number| Worker::new(&shared, Client::new(endpoints.clone(), timeout), seed + number);
     let mut workers: Vec<Worker> = (0..scenario.generator.in_flight as u64).map(worker).collect();
     for (place, phase) in scenario.phases.iter().enumerate() {
-        course.phase(&phase.name, phase.measured);
+        timeline.phase(&phase.name, phase.measured);
         workers = one_phase(phase, seed + place as u64, workers, &orders, &rollout).await?;
     }
     drop(workers);
-    course.phase("settle", false);
+    timeline.phase("settle", false);
     orders.send_modify(|order| order.until = Some(Instant::now() + SETTLE));
     let accounts = listeners.join_all().await;
-    let mut report = course.finish().await?;
+    let mut report = timeline.finish().await?;
     report.checks = verify_listeners(&accounts);
-    report.checks.extend(verify_users(&world, &targets, scenario.users.verified, &http).await);
+    report.checks.extend(verify_users(&population, &targets, scenario.users.verified, &http).await);
     complete(&mut report, &scenario, targets);
     Ok(report)
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use futures_util::StreamExt as _;
 
 use super::listeners::{Account, Changes, missed_changes, missed_wakeup, parse_record};
-use super::world::{APP, Ledger, TABLE, User, World};
+use super::population::{APP, Ledger, Population, TABLE, User};
 use crate::device::{Device, DeviceError, DeviceOptions, Mode};
 use crate::report::model::Check;
 use crate::snapshot::Snapshot;
@@ -42,9 +42,14 @@ impl Findings {
 }
 
 /// Reads up to `limit` users' logs with two new devices each, one by pulls and one by pushes, both through all targets.
-pub async fn verify_users(world: &World, targets: &[String], limit: usize, http: &reqwest::Client) -> Vec<Check> {
+pub async fn verify_users(
+    population: &Population,
+    targets: &[String],
+    limit: usize,
+    http: &reqwest::Client,
+) -> Vec<Check> {
     // Those with the most to lose are in it, whatever the limit.
-    let mut users: Vec<_> = world.users.iter().collect();
+    let mut users: Vec<_> = population.users.iter().collect();
     users.sort_by_key(|user| std::cmp::Reverse(user.ledger().sent.len()));
     users.truncate(limit);
     let (mut stored, mut agree) = (Findings::default(), Findings::default());

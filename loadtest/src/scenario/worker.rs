@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::arrivals::Arrival;
 use super::file::{Event, Kind, Share};
-use super::world::{APP, Position, TABLE, User, World};
+use super::population::{APP, Population, Position, TABLE, User};
 use crate::engine::client::Call;
 use crate::engine::device::position;
 use crate::engine::push_body::Shape;
@@ -31,7 +31,7 @@ struct Task {
 
 /// What all workers share.
 pub struct Shared {
-    pub world: Arc<World>,
+    pub population: Arc<Population>,
     pub recorder: Arc<Recorder>,
     pub mix: Vec<Share>,
     pub timeout: Duration,
@@ -91,7 +91,7 @@ impl Worker {
 
     async fn serve(&mut self, arrival: Arrival, lateness: Duration, event: Event) {
         let shared = self.shared.clone();
-        let users = &shared.world.users;
+        let users = &shared.population.users;
         let (user, task) = match event {
             Event::WakeAll => {
                 let Ok(number) = usize::try_from(arrival.number) else { return };
@@ -134,11 +134,11 @@ impl Worker {
 
     async fn push(&mut self, user: &Arc<User>, task: &mut Task) -> bool {
         let mut device = user.devices[self.rng.random_range(0..user.devices.len())].lock().await;
-        let number = self.shared.world.next_push(user);
+        let number = self.shared.population.next_push(user);
         let body = task.body.fill(&device.cursor, number);
         let path = format!("/sync/{APP}");
         let outcome = self.persist(user, &device, &path, Some(body), task.operation).await;
-        self.shared.world.ended(user, number, task.body.changes(), &outcome);
+        self.shared.population.ended(user, number, task.body.changes(), &outcome);
         outcome.is_ok_and(|answer| move_to(&mut device, &answer).is_some())
     }
 

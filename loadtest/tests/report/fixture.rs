@@ -82,7 +82,7 @@ pub fn usual(seconds: u32, slower: f64) -> Report {
                 Measurement::new("pgbench, the same statement", Unit::PerSecond, 3_847.0),
                 Some(Limit::AtLeast(0.5)),
             )
-            .with_note("20 connections and clients, 3 rounds of 5 s by turns"),
+            .with_note("20 connections and clients, 3 rounds of 5 s alternately"),
             Ratio::new(
                 "commit to wake-up, p50",
                 Measurement::new("through another replica", Unit::Seconds, 0.002_1),
@@ -236,7 +236,7 @@ pub fn hostile() -> Report {
         Ratio::new(
             evil("ratio"),
             Measurement::new(evil("ours"), Unit::Number, 1.0),
-            Measurement::new(evil("yardstick"), Unit::Number, 0.0),
+            Measurement::new(evil("baseline"), Unit::Number, 0.0),
             None,
         )
         .with_note(evil("note")),

@@ -16,7 +16,7 @@ use surroundings::{Difference, differences};
 
 pub use page::page;
 
-/// Ratios to yardsticks are single values without a course, so their noise is not known: only changes from this share
+/// Ratios to baselines are single values without a timeline, so their noise is not known: only changes from this share
 /// on are told.
 const RATIO_CHANGE: f64 = 0.10;
 
@@ -114,7 +114,7 @@ fn row(like: &Metric, first: Option<&Metric>, second: Option<&Metric>) -> Row {
     }
 }
 
-/// A value that has no course.
+/// A value that has no timeline.
 struct Single {
     name: String,
     value: Option<f64>,
@@ -123,7 +123,7 @@ struct Single {
     least: f64,
 }
 
-/// Ratios to yardsticks, and what the last size's values are of the first's.
+/// Ratios to baselines, and what the last size's values are of the first's.
 fn singles(report: &Report) -> Vec<Single> {
     let ratios = report.ratios.iter().map(|ratio| {
         let name = format!("ratio: {}", ratio.name);

@@ -17,22 +17,22 @@ type Pick = fn(&OperationSecond) -> Option<f64>;
 /// Makes the plots of one report.
 pub struct Charts<'a> {
     report: &'a Report,
-    course: Thinned<'a>,
+    timeline: Thinned<'a>,
 }
 
 impl<'a> Charts<'a> {
     pub fn new(report: &'a Report) -> Self {
-        Self { report, course: Thinned::new(&report.series) }
+        Self { report, timeline: Thinned::new(&report.series) }
     }
 
     /// Of each operation, over time.
     pub fn latencies(&self) -> Vec<Plot> {
         let plot = |operation: &Operation| {
             let lines = PERCENTILES.iter().enumerate().map(|(colour, (name, pick))| {
-                let ys = self.course.highest(|second| second.operations.get(&operation.name).and_then(pick));
+                let ys = self.timeline.highest(|second| second.operations.get(&operation.name).and_then(pick));
                 Line { name: (*name).to_owned(), colour, dashed: false, ys }
             });
-            let note = self.course.note("the worst of them");
+            let note = self.timeline.note("the worst of them");
             self.over_time(format!("{}: latency", operation.name), note, Unit::Seconds, true, lines.collect())
         };
         self.report.operations.iter().map(plot).collect()
@@ -75,7 +75,7 @@ impl<'a> Charts<'a> {
     pub fn throughputs(&self) -> Vec<Plot> {
         let plot = |operation: &Operation| {
             let rate = |count: fn(&OperationSecond) -> u64| {
-                self.course.mean(|second| {
+                self.timeline.mean(|second| {
                     let counted = second.operations.get(&operation.name).map(count);
                     counted.map(|count| count as f64 / second.length_seconds)
                 })
@@ -90,7 +90,7 @@ impl<'a> Charts<'a> {
                 Line { name: "done".to_owned(), colour: 0, dashed: false, ys: rate(|operation| operation.counts.done) },
             ];
             let title = format!("{}: throughput", operation.name);
-            self.over_time(title, self.course.note("their mean"), Unit::PerSecond, false, lines)
+            self.over_time(title, self.timeline.note("their mean"), Unit::PerSecond, false, lines)
         };
         self.report.operations.iter().map(plot).collect()
     }
@@ -104,55 +104,55 @@ impl<'a> Charts<'a> {
             }
         }
         let lines = kinds.into_iter().enumerate().map(|(colour, (name, kind))| {
-            let ys = self.course.mean(|second| {
+            let ys = self.timeline.mean(|second| {
                 let count = second.operations.get(name)?.counts.errors.get(kind).copied().unwrap_or(0);
                 Some(count as f64 / second.length_seconds)
             });
             Line { name: format!("{name}: {kind}"), colour, dashed: false, ys }
         });
         let lines: Vec<Line> = lines.collect();
-        let note = self.course.note("their mean");
+        let note = self.timeline.note("their mean");
         (!lines.is_empty()).then(|| self.over_time("Errors".to_owned(), note, Unit::PerSecond, false, lines))
     }
 
     /// As the generator holds them, and as the replicas count them; none where there never were any.
     pub fn connections(&self) -> Option<Plot> {
-        let held = self.course.highest(|second| Some(second.connections as f64));
+        let held = self.timeline.highest(|second| Some(second.connections as f64));
         let mut lines = vec![Line { name: "generator".to_owned(), colour: 0, dashed: false, ys: held }];
         for (place, replica) in self.report.replicas.iter().enumerate() {
-            let ys = self.course.highest(|second| Some(second.replicas.get(place)?.as_ref()?.connections as f64));
+            let ys = self.timeline.highest(|second| Some(second.replicas.get(place)?.as_ref()?.connections as f64));
             lines.push(Line { name: replica.name.clone(), colour: place + 1, dashed: false, ys });
         }
-        let (note, any) = (self.course.note("the most of them"), values(&lines).any(|value| value > 0.0));
+        let (note, any) = (self.timeline.note("the most of them"), values(&lines).any(|value| value > 0.0));
         any.then(|| self.over_time("WebSockets and streams".to_owned(), note, Unit::Number, false, lines))
     }
 
     /// Of the generator, each replica and the whole machine, as a share of one core.
     pub fn cpu(&self) -> Plot {
-        let own = self.course.mean(|second| Some(second.generator.cpu_seconds / second.length_seconds));
+        let own = self.timeline.mean(|second| Some(second.generator.cpu_seconds / second.length_seconds));
         let mut lines = vec![Line { name: "generator".to_owned(), colour: 0, dashed: false, ys: own }];
         for (place, replica) in self.report.replicas.iter().enumerate() {
-            let ys = self.course.mean_of(&cpu_shares(self.report, place));
+            let ys = self.timeline.mean_of(&cpu_shares(self.report, place));
             lines.push(Line { name: replica.name.clone(), colour: place + 1, dashed: false, ys });
         }
         let cores = self.report.machine.cpu_cores as f64;
-        let machine = self.course.mean(|second| second.generator.machine_busy_share.map(|share| share * cores));
+        let machine = self.timeline.mean(|second| second.generator.machine_busy_share.map(|share| share * cores));
         if machine.iter().any(Option::is_some) {
             let name = "the generator's machine, everything".to_owned();
             lines.push(Line { name, colour: 7, dashed: true, ys: machine });
         }
-        let note = self.course.note("their mean");
+        let note = self.timeline.note("their mean");
         self.over_time("Processor, share of one core".to_owned(), note, Unit::Share, false, lines)
     }
 
     /// Resident, of each replica; none where no replica's metrics were read.
     pub fn memory(&self) -> Option<Plot> {
         let lines = self.report.replicas.iter().enumerate().map(|(place, replica)| {
-            let ys = self.course.highest(|second| Some(second.replicas.get(place)?.as_ref()?.resident_bytes as f64));
+            let ys = self.timeline.highest(|second| Some(second.replicas.get(place)?.as_ref()?.resident_bytes as f64));
             Line { name: replica.name.clone(), colour: place + 1, dashed: false, ys }
         });
         let lines: Vec<Line> = lines.collect();
-        let note = self.course.note("the most of them");
+        let note = self.timeline.note("the most of them");
         (!lines.is_empty()).then(|| self.over_time("Resident memory".to_owned(), note, Unit::Bytes, false, lines))
     }
 
@@ -160,12 +160,12 @@ impl<'a> Charts<'a> {
     pub fn lateness(&self) -> Option<Plot> {
         let line = |name: &str, colour, ys| Line { name: name.to_owned(), colour, dashed: false, ys };
         let lines = vec![
-            line("p99", 1, self.course.highest(|second| second.generator.lateness_p99_seconds)),
-            line("max", 2, self.course.highest(|second| second.generator.lateness_max_seconds)),
+            line("p99", 1, self.timeline.highest(|second| second.generator.lateness_p99_seconds)),
+            line("max", 2, self.timeline.highest(|second| second.generator.lateness_max_seconds)),
         ];
         let known = values(&lines).next().is_some();
         let title = "Generator: sent after the intended time".to_owned();
-        known.then(|| self.over_time(title, self.course.note("the worst of them"), Unit::Seconds, true, lines))
+        known.then(|| self.over_time(title, self.timeline.note("the worst of them"), Unit::Seconds, true, lines))
     }
 
     fn over_time(&self, title: String, note: Option<String>, unit: Unit, logarithmic: bool, lines: Vec<Line>) -> Plot {
@@ -174,7 +174,7 @@ impl<'a> Charts<'a> {
             true => Axis::logarithmic(kind, values(&lines)),
             false => Axis::linear(kind, values(&lines)),
         };
-        let xs = self.course.ends();
+        let xs = self.timeline.ends();
         let bands = self.report.phases.iter().map(|phase| Band {
             name: phase.name.clone(),
             from: phase.start_seconds,

@@ -23,15 +23,15 @@ pub fn page(report: &Report) -> String {
         (tables::ratios(report))
         (tables::operations(report))
         (growth::sections(report))
-        // Ratios and growth have no course.
-        @if !(report.series.is_empty() && report.operations.is_empty()) { (course(report)) }
+        // Ratios and growth have no timeline.
+        @if !(report.series.is_empty() && report.operations.is_empty()) { (timeline(report)) }
         (tables::about(report))
     };
     document(&report.name, &body).into_string()
 }
 
 /// How it went, second by second.
-fn course(report: &Report) -> Markup {
+fn timeline(report: &Report) -> Markup {
     let charts = Charts::new(report);
     html! {
         section {

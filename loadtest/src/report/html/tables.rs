@@ -65,7 +65,7 @@ fn goals(report: &Report) -> Markup {
         @if !reached.is_empty() {
             div.verdict.(if good == reached.len() { "good" } else { "bad" }) {
                 strong { (good) " of " (reached.len()) " goals reached" }
-                span { "against yardsticks of the same run" }
+                span { "against baselines of the same run" }
             }
         }
     }
@@ -115,7 +115,7 @@ pub fn checks(report: &Report) -> Markup {
     }
 }
 
-/// Our numbers beside the yardsticks' of the same run.
+/// Our numbers beside the baselines' of the same run.
 pub fn ratios(report: &Report) -> Markup {
     let cell = |measurement: &Measurement| {
         html! { (show(measurement.unit, measurement.value)) br; small { (measurement.name) } }
@@ -123,10 +123,10 @@ pub fn ratios(report: &Report) -> Markup {
     html! {
         @if !report.ratios.is_empty() {
             section {
-                h2 { "Against the yardsticks" }
+                h2 { "Against the baselines" }
                 div.scroll { table {
                     thead { tr {
-                        th { "" } th { "what" } th.number { "ours" } th.number { "yardstick" } th.number { "ratio" }
+                        th { "" } th { "what" } th.number { "ours" } th.number { "baseline" } th.number { "ratio" }
                         th { "goal" }
                     } }
                     tbody {
@@ -134,7 +134,7 @@ pub fn ratios(report: &Report) -> Markup {
                             td { (mark(ratio.reached)) }
                             td { (ratio.name) @if !ratio.note.is_empty() { br; small { (ratio.note) } } }
                             td.number { (cell(&ratio.ours)) }
-                            td.number { (cell(&ratio.yardstick)) }
+                            td.number { (cell(&ratio.baseline)) }
                             td.number { (show_or_none(Unit::Number, ratio.ratio)) }
                             td { (ratio.goal.map_or(NONE.to_owned(), |goal| show_limit(Unit::Number, goal))) }
                         } }

@@ -6,20 +6,20 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::Row;
+use crate::baseline::copy::copy;
+use crate::baseline::fill::fill;
+use crate::baseline::{BaselineError, Plan, median};
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
 use crate::engine::{Client, Endpoint, LeanDevice};
 use crate::local::Surroundings;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
-use crate::yardstick::copy::copy;
-use crate::yardstick::fill::fill;
-use crate::yardstick::{Plan, YardstickError, median};
 
 const DATABASE: &str = "bench_hydrate";
 const USER: &str = "bench-fresh";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, YardstickError> {
+pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replica = at.replica("replica", DATABASE, &[]).await?;
     let endpoints = Endpoint::resolve_all(&[replica.base().to_owned()]).await?;
@@ -49,7 +49,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, YardstickErr
         }
         let pulled = begun.elapsed();
         if pages < plan.hydrated / 1000 {
-            return Err(YardstickError::Nothing { what: format!("only {pages} pages were pulled") });
+            return Err(BaselineError::Nothing { what: format!("only {pages} pages were pulled") });
         }
         // The first round fills caches on both sides.
         if round == 0 {

@@ -38,10 +38,10 @@ fn verdict(ratio: &Ratio) -> &'static str {
 
 /// The whole table, with how each row came about below it.
 pub fn render(rows: &[Row]) -> String {
-    let mut text = format!("{:<44} {:>12} {:>12} {:>7} {:>7}\n", "", "ours", "yardstick", "ratio", "goal");
+    let mut text = format!("{:<44} {:>12} {:>12} {:>7} {:>7}\n", "", "ours", "baseline", "ratio", "goal");
     for Row { ratio, .. } in rows {
         let share = ratio.ratio.map_or("—".to_owned(), |ratio| format!("{ratio:.2}"));
-        let (ours, theirs) = (shown(&ratio.ours), shown(&ratio.yardstick));
+        let (ours, theirs) = (shown(&ratio.ours), shown(&ratio.baseline));
         let name = &ratio.name;
         let _ = writeln!(text, "{name:<44} {ours:>12} {theirs:>12} {share:>7} {:>7}  {}", goal(ratio), verdict(ratio));
     }
@@ -55,7 +55,7 @@ pub fn render(rows: &[Row]) -> String {
 /// How a row came about.
 pub fn detail(row: &Row) -> String {
     let Row { ratio, note, generator_busy } = row;
-    let mut text = format!("{}: {} against {}. {note}.", ratio.name, ratio.ours.name, ratio.yardstick.name);
+    let mut text = format!("{}: {} against {}. {note}.", ratio.name, ratio.ours.name, ratio.baseline.name);
     if *generator_busy > 0.0 {
         let _ = write!(text, " Generator busy {:.0} %", generator_busy * 100.0);
         text.push_str(if *generator_busy >= BUSY { ": IT WAS THE LIMIT.\n" } else { ".\n" });

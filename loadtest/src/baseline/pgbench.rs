@@ -11,9 +11,9 @@ use tokio::process::Command;
 ///
 /// The server's own statement (`store/batch.rs`) writes the very same columns. It stores many pushes at once, and looks
 /// for retries besides; measured against itself the server would look better than against this.
-pub const PUSH: &str = include_str!("../../yardstick/push.sql");
+pub const PUSH: &str = include_str!("../../baseline/push.sql");
 
-/// As the server's own connections plan (`store/connections.rs`): the yardstick is not to be slowed down by planning.
+/// As the server's own connections plan (`store/connections.rs`): the baseline is not to be slowed down by planning.
 const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
 
 /// Why pgbench said nothing.

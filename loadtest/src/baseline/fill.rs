@@ -3,10 +3,11 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::YardstickError;
+use super::BaselineError;
 
 /// Changes before the oldest of every log, a millisecond apart, dealt to the log's tables in turn, in the proportions
-/// and sizes of the histories in `loadtest/data`: mostly one short field of a record, some whole records, a few deletes.
+/// and sizes of the histories in `loadtest/data`: mostly one short field of a record, some whole records, a few
+/// deletes.
 const FILL: &str = r#"
 with logs as materialized (
     select h.log_id, h.user_id, h.app_id, min(c.created_at) as oldest, array_agg(distinct c.table_name) as tables
@@ -37,8 +38,8 @@ from (
 "#;
 
 /// Adds so many changes to every log that there is. Indexes are made afterwards, at once instead of row by row.
-pub async fn fill(client: &Client, changes: u64) -> Result<(), YardstickError> {
-    let failed = |source| YardstickError::Database { action: "be filled", source };
+pub async fn fill(client: &Client, changes: u64) -> Result<(), BaselineError> {
+    let failed = |source| BaselineError::Database { action: "be filled", source };
     let indexes = client
         .simple_query(
             "select indexname, indexdef from pg_indexes where tablename = 'sync_changes'

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_postgres::Row;
 
-use super::YardstickError;
+use super::BaselineError;
 use crate::engine::closed::Work;
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
@@ -76,7 +76,7 @@ impl Work for Visitor {
 }
 
 impl Visitor {
-    pub async fn new(at: &Surroundings, base: &str, places: &[Place]) -> Result<Self, YardstickError> {
+    pub async fn new(at: &Surroundings, base: &str, places: &[Place]) -> Result<Self, BaselineError> {
         let client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT);
         // Another run on the same database must not send the same pushes, which would be retries.
         let run: u32 = rand::random();
@@ -101,7 +101,7 @@ impl Visitor {
     }
 
     /// Visits every place once: pushes, if it was not turned to anything.
-    pub async fn visit_all(&mut self) -> Result<(), Failure> {
+    pub async fn warm_up(&mut self) -> Result<(), Failure> {
         for spot in 0..self.spots.len() {
             self.visit(spot).await?;
         }
@@ -117,13 +117,13 @@ impl Visitor {
 
     /// Turns to pushes or to pulls, from where the logs are by now: pulls bring the newest changes of their tables,
     /// whoever has pushed in the meantime.
-    pub async fn turn_to(&mut self, what: What, sql: &tokio_postgres::Client) -> Result<(), YardstickError> {
+    pub async fn turn_to(&mut self, what: What, sql: &tokio_postgres::Client) -> Result<(), BaselineError> {
         let column = |name: fn(&Place) -> &String| self.places.iter().map(name).collect::<Vec<_>>();
         let (users, apps) = (column(|place| &place.user), column(|place| &place.app));
         let tables = column(|place| &place.table);
-        let failed = |source| YardstickError::Database { action: "say its cursors", source };
+        let failed = |source| BaselineError::Database { action: "say its cursors", source };
         let rows = sql.query(CURSORS, &[&users, &apps, &tables, &PULLED]).await.map_err(failed)?;
-        let short = || YardstickError::Nothing { what: format!("a log has no {PULLED} changes of its table") };
+        let short = || BaselineError::Nothing { what: format!("a log has no {PULLED} changes of its table") };
         let cursor = |row: &Row, column: usize| row.try_get::<_, Option<String>>(column).map_err(failed);
         if rows.len() != self.spots.len() {
             return Err(short());

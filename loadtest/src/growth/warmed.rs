@@ -1,12 +1,12 @@
-//! What stored, names and log have in common: stocks that are visited by turns, and four lines of latency.
+//! What stored, names and log have in common: datasets that are visited alternately, and four lines of latency.
 
-use super::{Told, Visits};
+use super::{Log, Visits};
+use crate::baseline::BaselineError;
+use crate::baseline::dataset::{Dataset, Latencies, Side, interleaved};
 use crate::local::Surroundings;
 use crate::report::LatencyHistogram;
 use crate::report::model::{GrowthLine, Limit, Unit};
 use crate::report::units::{NONE, number, seconds};
-use crate::yardstick::YardstickError;
-use crate::yardstick::stock::{Latencies, Side, Stock, by_turns};
 
 /// What latencies may grow by: their median, and the slowest of a hundred.
 #[derive(Clone, Copy, Debug)]
@@ -15,36 +15,36 @@ pub struct Limits {
     pub p99: Limit,
 }
 
-/// Fills a stock for each size, unless it is there already, and puts a replica before each.
+/// Fills a dataset for each size, unless it is there already, and puts a replica before each.
 pub async fn start(
     at: &Surroundings,
-    stocks: &[(u64, Stock)],
+    datasets: &[(u64, Dataset)],
     what: &str,
-    told: Told<'_>,
-) -> Result<Vec<Side>, YardstickError> {
-    let mut sides = Vec::with_capacity(stocks.len());
-    for (size, stock) in stocks {
+    log: Log<'_>,
+) -> Result<Vec<Side>, BaselineError> {
+    let mut sides = Vec::with_capacity(datasets.len());
+    for (size, dataset) in datasets {
         let begun = std::time::Instant::now();
-        sides.push(Side::start(at, stock).await?);
+        sides.push(Side::start(at, dataset).await?);
         let took = seconds(begun.elapsed().as_secs_f64());
-        told(&format!("{what} {}: there after {took}", number(*size as f64)));
+        log(&format!("{what} {}: there after {took}", number(*size as f64)));
     }
     Ok(sides)
 }
 
-/// Visits all of them by turns and stops them; the latencies of each.
+/// Visits all of them alternately and stops them; the latencies of each.
 pub async fn visit(
     sides: Vec<Side>,
     sizes: &[u64],
     visits: Visits,
     what: &str,
-    told: Told<'_>,
-) -> Result<Vec<Latencies>, YardstickError> {
+    log: Log<'_>,
+) -> Result<Vec<Latencies>, BaselineError> {
     let mut latencies = Vec::with_capacity(sides.len());
-    for (side, &size) in by_turns(sides, visits.turns, visits.requests).await?.into_iter().zip(sizes) {
+    for (side, &size) in interleaved(sides, visits.turns, visits.requests).await?.into_iter().zip(sizes) {
         let all = side.stop().await?;
         let (pushes, pulls) = (shown(&all.pushes), shown(&all.pulls));
-        told(&format!("{what} {}: push {pushes}; pull {pulls}", number(size as f64)));
+        log(&format!("{what} {}: push {pushes}; pull {pulls}", number(size as f64)));
         latencies.push(all);
     }
     Ok(latencies)

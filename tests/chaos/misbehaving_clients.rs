@@ -1,8 +1,8 @@
 //! Clients that behave badly, by intent or by a bad network. They must not harm the others.
 
+use crate::cluster::FaultyCluster;
 use crate::readers::stream_request;
 use crate::workload::{Kind, Workload};
-use crate::world::World;
 use mana_load::stream::StreamReader;
 use mana_load::wakeups::Wakeups;
 use std::time::Duration;
@@ -10,32 +10,32 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
-const CROWD: usize = 60;
+const CLIENTS: usize = 60;
 /// How long a slow reader reads on afterwards.
 const READ_ON: Duration = Duration::from_millis(500);
 
-fn address(world: &World, replica: usize) -> String {
-    world.urls()[replica].trim_start_matches("http://").to_owned()
+fn address(cluster: &FaultyCluster, replica: usize) -> String {
+    cluster.urls()[replica].trim_start_matches("http://").to_owned()
 }
 
 /// Opens connections and WebSockets, and says nothing on them.
-pub async fn never_authenticate(world: &World, replica: usize, end: Instant) {
+pub async fn never_authenticate(cluster: &FaultyCluster, replica: usize, end: Instant) {
     let (mut silent, mut sockets) = (Vec::new(), Vec::new());
-    for _ in 0..CROWD {
+    for _ in 0..CLIENTS {
         // The replica may be away: that is another fault's business.
-        silent.extend(TcpStream::connect(address(world, replica)).await.ok());
-        let opened = tokio::time::timeout_at(end, Wakeups::open(&world.urls()[replica], None)).await;
+        silent.extend(TcpStream::connect(address(cluster, replica)).await.ok());
+        let opened = tokio::time::timeout_at(end, Wakeups::open(&cluster.urls()[replica], None)).await;
         sockets.extend(opened.ok().and_then(Result::ok));
     }
     sleep_until(end).await;
 }
 
 /// Sends heads, and the bodies of pushes, byte by byte, and never finishes.
-pub async fn send_slowly(world: &World, replica: usize, end: Instant) {
+pub async fn send_slowly(cluster: &FaultyCluster, replica: usize, end: Instant) {
     let mut connections = Vec::new();
-    for n in 0..CROWD {
-        if let Ok(mut connection) = TcpStream::connect(address(world, replica)).await {
-            let token = &world.cluster.user_named("slow").token;
+    for n in 0..CLIENTS {
+        if let Ok(mut connection) = TcpStream::connect(address(cluster, replica)).await {
+            let token = &cluster.inner.user_named("slow").token;
             let head = format!(
                 "POST /sync/slow HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
                  Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
@@ -55,11 +55,11 @@ pub async fn send_slowly(world: &World, replica: usize, end: Instant) {
 }
 
 /// A WebSocket and a stream that nobody reads until the end. What the stream then brings is the log's beginning.
-pub async fn read_nothing(world: &World, workload: &Workload, replica: usize, end: Instant) {
+pub async fn read_nothing(cluster: &FaultyCluster, workload: &Workload, replica: usize, end: Instant) {
     let name = format!("slow-{}", workload.next_number());
     let party = &workload.parties[0];
-    let socket = Wakeups::connect(&world.urls()[replica], None, &party.user.token, None).await;
-    let stream = StreamReader::open(&world.cluster.http, &stream_request(world, party, &name, replica)).await;
+    let socket = Wakeups::connect(&cluster.urls()[replica], None, &party.user.token, None).await;
+    let stream = StreamReader::open(&cluster.inner.http, &stream_request(cluster, party, &name, replica)).await;
     sleep_until(end).await;
     if let Ok(mut socket) = socket {
         // Woken or closed: either is right.

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use tokio_postgres::Client;
 
-use super::YardstickError;
+use super::BaselineError;
 
 /// What a pull answers with, in the order of the log.
 const ROWS: &str = "select created_at, table_name, record_id, op, data, field_timestamps from sync_changes \
                     where log_id = '{log}' order by created_at";
 
 /// Copies all rows of a user; how many bytes, and how long it took.
-pub async fn copy(client: &Client, user: &str) -> Result<(usize, Duration), YardstickError> {
-    let failed = |source| YardstickError::Database { action: "copy the rows out", source };
+pub async fn copy(client: &Client, user: &str) -> Result<(usize, Duration), BaselineError> {
+    let failed = |source| BaselineError::Database { action: "copy the rows out", source };
     let log = client.query_one("select log_id::text from sync_heads where user_id = $1", &[&user]).await;
     let log: String = log.and_then(|row| row.try_get(0)).map_err(failed)?;
     let rows = ROWS.replace("{log}", &log);

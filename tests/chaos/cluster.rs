@@ -24,8 +24,8 @@ pub struct Doors {
 }
 
 /// One cluster, and what can be broken in it.
-pub struct World {
-    pub cluster: Cluster,
+pub struct FaultyCluster {
+    pub inner: Cluster,
     pub doors: Vec<Doors>,
     nodes: Vec<Mutex<Node>>,
     urls: Vec<String>,
@@ -34,9 +34,9 @@ pub struct World {
     has_rotated: AtomicBool,
 }
 
-impl World {
+impl FaultyCluster {
     /// Starts everything. `settings` are those of all replicas.
-    pub async fn start(settings: &[(String, String)]) -> World {
+    pub async fn start(settings: &[(String, String)]) -> FaultyCluster {
         let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
         let upstream: SocketAddr = (Ipv4Addr::LOCALHOST, postgres.server().port()).into();
         let mut doors = Vec::new();
@@ -62,8 +62,8 @@ impl World {
         let mut cluster = Cluster::start_each(&postgres.server().admin_url(), REPLICAS as u16, each).await;
         let urls = cluster.urls();
         let nodes = std::mem::take(&mut cluster.nodes).into_iter().map(Mutex::new).collect();
-        World {
-            cluster,
+        FaultyCluster {
+            inner: cluster,
             doors,
             nodes,
             urls,
@@ -96,7 +96,7 @@ impl World {
         node.respawn();
         let url = format!("{}/health/live", node.url());
         let lives = async || {
-            let answer = self.cluster.http.get(&url).timeout(ATTEMPT).send().await;
+            let answer = self.inner.http.get(&url).timeout(ATTEMPT).send().await;
             answer.is_ok_and(|answer| answer.status() == 200).then_some(())
         };
         mana_dev::wait::until(TIMEOUT, lives).await.is_some()
@@ -120,12 +120,12 @@ impl World {
 
     /// Does something in the database, past the proxies. An error is of no account: the database may be away.
     pub async fn sql(&self, statement: &'static str) {
-        let _ = sqlx::query(statement).execute(&self.cluster.pool).await;
+        let _ = sqlx::query(statement).execute(&self.inner.pool).await;
     }
 
     /// The issuer publishes another key beside the one in use.
     pub fn rotate_keys(&self) {
-        self.cluster.issuer.set_keys(&[self.rotated.clone(), self.cluster.key.clone()]);
+        self.inner.issuer.set_keys(&[self.rotated.clone(), self.inner.key.clone()]);
         self.has_rotated.store(true, Ordering::Relaxed);
     }
 
@@ -147,7 +147,7 @@ impl World {
 
     pub async fn metric(&self, replica: usize, name: &str) -> Option<f64> {
         let url = format!("{}/metrics", self.urls[replica]);
-        let text = self.cluster.http.get(url).timeout(TIMEOUT).send().await.ok()?.text().await.ok()?;
+        let text = self.inner.http.get(url).timeout(TIMEOUT).send().await.ok()?.text().await.ok()?;
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 

@@ -1,10 +1,10 @@
-//! `mana-load yardstick`: the table of numbers beside their physical limits.
+//! `mana-load baseline`: the table of numbers beside their physical limits.
 
 use std::process::ExitCode;
 
 use clap::Args;
+use mana_load::baseline::{Plan, report, rows, run, table};
 use mana_load::report::model::Database;
-use mana_load::yardstick::{Plan, report, rows, run, table};
 
 use super::measuring::{MeasuringArgs, Stopped};
 
@@ -16,7 +16,7 @@ use super::measuring::{MeasuringArgs, Stopped};
 /// Exit status: 0 where every row was measured, 1 where one missed its goal and --strict is given, 2 where one could
 /// not be measured.
 #[derive(Args)]
-pub struct YardstickArgs {
+pub struct BaselineArgs {
     #[command(flatten)]
     measuring: MeasuringArgs,
     /// Shorter, with more noise, and with a tenth of the stored changes.
@@ -33,7 +33,7 @@ pub struct YardstickArgs {
     connections: Option<usize>,
 }
 
-impl YardstickArgs {
+impl BaselineArgs {
     fn plan(&self) -> Plan {
         let mut plan = if self.quick { Plan::quick() } else { Plan::thorough() };
         plan.rows.clone_from(&self.rows);
@@ -44,7 +44,7 @@ impl YardstickArgs {
 }
 
 /// Measures, prints and writes.
-pub async fn measure(args: YardstickArgs) -> Result<ExitCode, Stopped> {
+pub async fn measure(args: BaselineArgs) -> Result<ExitCode, Stopped> {
     let plan = args.plan();
     let at = args.measuring.surroundings()?;
     let (started_at, database) = (report::now(), report::database(&at).await?);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::Row;
 use super::pushes::{Pusher, pushers, refuse_failures};
+use crate::baseline::{BaselineError, Plan};
 use crate::engine::Endpoint;
 use crate::engine::closed::closed_loop;
 use crate::local::{Replica, Surroundings, stop_all};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
-use crate::yardstick::{Plan, YardstickError};
 
 /// Left to the reconcilers, nothing is published. See PUBLISH_QUEUE in the server's settings.
 const SILENT: [(&str, &str); 1] = [("PUBLISH_QUEUE", "0")];
@@ -31,7 +31,7 @@ impl Side {
         plan: &Plan,
         database: &str,
         settings: &[(&str, &str)],
-    ) -> Result<Self, YardstickError> {
+    ) -> Result<Self, BaselineError> {
         at.fresh_database(database).await?;
         let replicas = at.replicas(REPLICAS, database, settings).await?;
         let bases: Vec<String> = replicas.iter().map(|replica| replica.base().to_owned()).collect();
@@ -40,7 +40,7 @@ impl Side {
     }
 
     /// Pushes for a turn; how many in a second.
-    async fn push(&mut self, length: Duration, busy: &mut f64) -> Result<f64, YardstickError> {
+    async fn push(&mut self, length: Duration, busy: &mut f64) -> Result<f64, BaselineError> {
         let workers = std::mem::take(&mut self.workers);
         let (measured, back) = closed_loop(workers, 1, TURN_WARM_UP, length).await?;
         self.workers = back;
@@ -59,7 +59,7 @@ impl Side {
 /// Measures both sides by many short turns, each first as often as the other: this row looks for a difference that is
 /// smaller than what a disk does from one second to the next. Both sets of replicas stand all the time, in databases of
 /// their own: notifications do not leave a database.
-pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, YardstickError> {
+pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineError> {
     let mut on = Side::start(at, plan, "bench_fanout", &[]).await?;
     let mut off = Side::start(at, plan, "bench_silent", &SILENT).await?;
     let (mut busy, mut rounds) = (0.0_f64, Vec::new());

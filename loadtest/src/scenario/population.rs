@@ -53,7 +53,7 @@ impl User {
 }
 
 /// Everybody.
-pub struct World {
+pub struct Population {
     pub users: Vec<Arc<User>>,
     /// When each push was sent, by its number.
     sent: Mutex<Vec<Instant>>,
@@ -61,7 +61,7 @@ pub struct World {
 
 /// Why there are no users.
 #[derive(Debug, thiserror::Error)]
-pub enum WorldError {
+pub enum PopulationError {
     #[error("no token for the users")]
     Token(#[from] TokenError),
     #[error("a token or a name cannot be sent in a header")]
@@ -79,8 +79,8 @@ pub enum Tokens {
     Given(Vec<String>),
 }
 
-impl World {
-    pub fn new(tokens: &Tokens, count: usize, devices: usize) -> Result<Self, WorldError> {
+impl Population {
+    pub fn new(tokens: &Tokens, count: usize, devices: usize) -> Result<Self, PopulationError> {
         let run = uuid::Uuid::new_v4().simple().to_string();
         let mut users = Vec::with_capacity(count);
         for number in 0..count {
@@ -88,12 +88,12 @@ impl World {
             let token = match tokens {
                 Tokens::Minted(mint) => mint.token(&id, TOKEN_TTL)?,
                 Tokens::Given(all) => {
-                    all.get(number).cloned().ok_or(WorldError::Tokens { found: all.len(), wanted: count })?
+                    all.get(number).cloned().ok_or(PopulationError::Tokens { found: all.len(), wanted: count })?
                 }
             };
             let device = |device: usize| {
                 let name = HeaderValue::from_str(&format!("{id}-device-{device}"))?;
-                Ok::<_, WorldError>(tokio::sync::Mutex::new(Position { name, cursor: BEGINNING.to_owned() }))
+                Ok::<_, PopulationError>(tokio::sync::Mutex::new(Position { name, cursor: BEGINNING.to_owned() }))
             };
             users.push(Arc::new(User {
                 authorization: HeaderValue::from_str(&format!("Bearer {token}"))?,

@@ -26,14 +26,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A run that is being followed. Dropped, it stops following and nothing is kept.
 #[derive(Debug)]
-pub struct Course {
+pub struct Timeline {
     shared: Arc<Shared>,
     started_at: String,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Vec<Replica>>,
 }
 
-impl Course {
+impl Timeline {
     /// The run begins now, in no phase. Needs a tokio runtime, whose threads are taken for the generator's.
     pub fn start(recorder: Arc<Recorder>, scraper: Scraper, live: Live) -> Self {
         let shared = Arc::new(Shared::new(recorder));
@@ -232,17 +232,17 @@ mod tests {
         };
         record(1_000);
         let scraper = Scraper::new(http_client().unwrap(), Vec::<String>::new());
-        let course = Course::start(recorder.clone(), scraper, Live::silent());
-        course.phase("warm-up", false);
+        let timeline = Timeline::start(recorder.clone(), scraper, Live::silent());
+        timeline.phase("warm-up", false);
         record(7);
-        course.phase("steady", true);
+        timeline.phase("steady", true);
         record(100);
         worker.failed(push, "timeout");
-        course.phase("storm", true);
+        timeline.phase("storm", true);
         record(10);
-        course.phase("after", false);
+        timeline.phase("after", false);
         record(3);
-        let report = course.finish().await.unwrap();
+        let report = timeline.finish().await.unwrap();
 
         let names: Vec<&str> = report.phases.iter().map(|phase| phase.name.as_str()).collect();
         assert_eq!(names, ["warm-up", "steady", "storm", "after"]);

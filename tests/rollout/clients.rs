@@ -28,7 +28,7 @@ const RETURN: std::ops::Range<u64> = 20..200;
 const LISTEN: Duration = Duration::from_secs(60);
 
 /// Everybody at work.
-pub struct Crowd {
+pub struct Clients {
     pub journal: Arc<Journal>,
     pub users: Vec<User>,
     front: String,
@@ -40,11 +40,11 @@ pub struct Crowd {
     reading: JoinSet<()>,
 }
 
-impl Crowd {
+impl Clients {
     /// Lets so many sockets, and half as many streams, read what a few write. A device that was woken waits so long
     /// for more wake-ups before it pulls.
-    pub fn start(cluster: &Cluster, front: &str, sockets: usize, gather: Duration) -> Crowd {
-        let mut crowd = Crowd {
+    pub fn start(cluster: &Cluster, front: &str, sockets: usize, gather: Duration) -> Clients {
+        let mut clients = Clients {
             journal: Arc::default(),
             users: (0..USERS).map(|_| cluster.user()).collect(),
             front: front.to_owned(),
@@ -57,19 +57,19 @@ impl Crowd {
             reading: JoinSet::new(),
         };
         for number in 0..sockets {
-            let client = crowd.client(number % USERS, &format!("socket-{number}"));
-            crowd.reading.spawn(until(crowd.stop_reading.clone(), client.pull_when_woken()));
+            let client = clients.client(number % USERS, &format!("socket-{number}"));
+            clients.reading.spawn(until(clients.stop_reading.clone(), client.pull_when_woken()));
         }
         for number in 0..sockets / 2 {
-            let client = crowd.client(number % USERS, &format!("stream-{number}"));
-            crowd.reading.spawn(until(crowd.stop_reading.clone(), client.follow_stream()));
+            let client = clients.client(number % USERS, &format!("stream-{number}"));
+            clients.reading.spawn(until(clients.stop_reading.clone(), client.follow_stream()));
         }
         for number in 0..WRITERS * USERS {
-            let client = crowd.client(number % USERS, &format!("writer-{number}"));
-            let stop = crowd.stop_writing.clone();
-            crowd.writing.spawn(client.write(stop));
+            let client = clients.client(number % USERS, &format!("writer-{number}"));
+            let stop = clients.stop_writing.clone();
+            clients.writing.spawn(client.write(stop));
         }
-        crowd
+        clients
     }
 
     fn client(&self, user: usize, name: &str) -> Client {

@@ -9,14 +9,14 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::Row;
+use crate::baseline::notify::NotifyPair;
+use crate::baseline::{BaselineError, Plan, median};
 use crate::engine::client::Call;
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
 use crate::engine::{Client, Endpoint, Heard, LeanDevice, Socket};
 use crate::local::{Surroundings, stop_all};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
-use crate::yardstick::notify::NotifyPair;
-use crate::yardstick::{Plan, YardstickError, median};
 
 const DATABASE: &str = "bench_wakeup";
 const TURNS: usize = 5;
@@ -34,8 +34,8 @@ struct Times {
     notify: Vec<f64>,
 }
 
-/// Measures both by turns, on one thread, so that no wake-up of a thread of ours is in one and not in the other.
-pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, YardstickError> {
+/// Measures both alternately, on one thread, so that no wake-up of a thread of ours is in one and not in the other.
+pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replicas = at.replicas(2, DATABASE, &[]).await?;
     let bases = [replicas[0].base().to_owned(), replicas[1].base().to_owned()];
@@ -68,7 +68,7 @@ pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, YardstickEr
     Ok(Row { ratio, note, generator_busy: 0.0 })
 }
 
-async fn turns(bases: &[String; 2], url: &str, token: String) -> Result<Times, YardstickError> {
+async fn turns(bases: &[String; 2], url: &str, token: String) -> Result<Times, BaselineError> {
     let endpoints = Endpoint::resolve_all(&bases[..1]).await?;
     let far = Endpoint::resolve(&bases[1]).await?;
     let mut socket = Socket::open(&far, &token, Some("listener"), None).await?;
@@ -99,19 +99,19 @@ async fn one(
     rng: &mut StdRng,
     socket: &mut Socket,
     times: &mut Times,
-) -> Result<(), YardstickError> {
+) -> Result<(), BaselineError> {
     let sent = Instant::now();
     let answer = async {
         device.push(client, rng).await?;
-        Ok::<_, YardstickError>(Instant::now())
+        Ok::<_, BaselineError>(Instant::now())
     };
     let wakeup = async {
         let heard = tokio::time::timeout(LATE, socket.next()).await;
         match heard {
             Ok(Ok(Heard::Wakeup)) => Ok(Instant::now()),
-            Ok(Ok(other)) => Err(YardstickError::Nothing { what: format!("a wake-up was due, got {other:?}") }),
+            Ok(Ok(other)) => Err(BaselineError::Nothing { what: format!("a wake-up was due, got {other:?}") }),
             Ok(Err(failure)) => Err(failure.into()),
-            Err(_) => Err(YardstickError::Nothing { what: format!("no wake-up within {LATE:?}") }),
+            Err(_) => Err(BaselineError::Nothing { what: format!("no wake-up within {LATE:?}") }),
         }
     };
     let (answered, woken) = tokio::try_join!(answer, wakeup)?;

@@ -1,21 +1,21 @@
-//! Our numbers beside what this machine's PostgreSQL can do without us: each a ratio of two things measured by turns
+//! Our numbers beside what this machine's PostgreSQL can do without us: each a ratio of two things measured alternately
 //! in one run, so that what slows one slows the other.
 //!
 //! ```text
 //! rows: one file for each line of the table ─► report::Ratio ─► table
-//!   pgbench, notify, copy: the yardsticks        engine: our side        stock, visits, fill: what is stored already
+//!   pgbench, notify, copy: the baselines        engine: our side        dataset, visits, fill: what is stored already
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
 //! `mana-dev with-services`.
 
 pub mod copy;
+pub mod dataset;
 pub mod fill;
 pub mod notify;
 pub mod pgbench;
 pub mod report;
 pub mod rows;
 mod run;
-pub mod stock;
 pub mod table;
 pub mod visits;
 
@@ -33,7 +33,7 @@ pub use run::{Outcome, run};
 pub struct Plan {
     /// The rows to measure; all of them if empty.
     pub rows: Vec<rows::Name>,
-    /// Times that both sides are measured, by turns.
+    /// Times that both sides are measured, alternately.
     pub rounds: usize,
     /// How long one side is measured at a time.
     pub length: Duration,
@@ -77,7 +77,7 @@ impl Plan {
 
 /// Why a row could not be measured.
 #[derive(Debug, thiserror::Error)]
-pub enum YardstickError {
+pub enum BaselineError {
     #[error(transparent)]
     Local(#[from] LocalError),
     #[error("pgbench failed")]

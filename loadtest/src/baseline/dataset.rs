@@ -1,6 +1,6 @@
 //! A database with so much in it and a replica before it, to be visited.
 
-use super::YardstickError;
+use super::BaselineError;
 use super::fill::fill;
 use super::visits::{Place, Visitor, What};
 use crate::engine::one_by_one::one_by_one;
@@ -14,7 +14,7 @@ const WARM_UP: usize = 10;
 
 /// What is to be stored.
 #[derive(Clone, Debug)]
-pub struct Stock {
+pub struct Dataset {
     /// The database's name.
     pub database: String,
     /// Where changes go; places of one log follow each other.
@@ -25,7 +25,7 @@ pub struct Stock {
     pub kept: bool,
 }
 
-impl Stock {
+impl Dataset {
     /// So many changes in logs of a thousand, each of another user. Kept as `bench_stored_N`.
     pub fn of_many_users(changes: u64) -> Self {
         const EACH: u64 = 1000;
@@ -50,7 +50,7 @@ impl Stock {
     }
 
     /// Whether an earlier run has filled it. One that was broken off leaves less.
-    async fn is_there(&self, at: &Surroundings) -> Result<bool, YardstickError> {
+    async fn is_there(&self, at: &Surroundings) -> Result<bool, BaselineError> {
         if !self.kept || !at.has_database(&self.database).await? {
             return Ok(false);
         }
@@ -63,7 +63,7 @@ impl Stock {
     }
 }
 
-/// A stock with its replica, and what visits to it took.
+/// A dataset with its replica, and what visits to it took.
 pub struct Side {
     replica: Replica,
     sql: tokio_postgres::Client,
@@ -80,24 +80,25 @@ pub struct Latencies {
 
 impl Side {
     /// Fills the database, unless it is there already.
-    pub async fn start(at: &Surroundings, stock: &Stock) -> Result<Self, YardstickError> {
-        let database = &stock.database;
-        let there = stock.is_there(at).await?;
+    pub async fn start(at: &Surroundings, dataset: &Dataset) -> Result<Self, BaselineError> {
+        let database = &dataset.database;
+        let there = dataset.is_there(at).await?;
         if !there {
             at.fresh_database(database).await?;
         }
         let replica = at.replica(&format!("replica-{database}"), database, &[]).await?;
-        let mut visitor = Visitor::new(at, replica.base(), &stock.places).await?;
+        let mut visitor = Visitor::new(at, replica.base(), &dataset.places).await?;
         let sql = at.connect(database).await?;
         if !there {
-            visitor.visit_all().await?;
-            fill(&sql, stock.filled).await?;
+            visitor.warm_up().await?;
+            fill(&sql, dataset.filled).await?;
         }
-        // What was not touched since the server started has to be read, and since the last checkpoint, to be written whole
-        // into the log. That is true of the first visit alone, and more of them are first visits where more is stored.
+        // What was not touched since the server started has to be read, and since the last checkpoint, to be written
+        // whole into the log. That is true of the first visit alone, and more of them are first visits where more is
+        // stored.
         for what in [What::Push, What::Pull] {
             visitor.turn_to(what, &sql).await?;
-            visitor.visit_all().await?;
+            visitor.warm_up().await?;
         }
         Ok(Self { replica, sql, visitor, latencies: Latencies::default() })
     }
@@ -108,7 +109,7 @@ impl Side {
     }
 
     /// So many requests, after some that do not count.
-    async fn visit(mut self, what: What, requests: usize) -> Result<Self, YardstickError> {
+    async fn visit(mut self, what: What, requests: usize) -> Result<Self, BaselineError> {
         self.visitor.turn_to(what, &self.sql).await?;
         let (measured, visitor) = one_by_one(self.visitor, requests / WARM_UP, requests).await?;
         self.visitor = visitor;
@@ -121,23 +122,23 @@ impl Side {
     }
 
     /// Stops the replica.
-    pub async fn stop(self) -> Result<Latencies, YardstickError> {
+    pub async fn stop(self) -> Result<Latencies, BaselineError> {
         self.replica.stop().await?;
         Ok(self.latencies)
     }
 }
 
-/// Visits all sides by turns, so many times each for pushes and for pulls, there and back again, so that what else the
-/// machine does slows all of them alike: the shorter the turns, the more so.
-pub async fn by_turns(sides: Vec<Side>, turns: usize, requests: usize) -> Result<Vec<Side>, YardstickError> {
+/// Visits all sides alternately, so many times each for pushes and for pulls, there and back again, so that what else
+/// the machine does slows all of them alike: the shorter the turns, the more so.
+pub async fn interleaved(sides: Vec<Side>, turns: usize, requests: usize) -> Result<Vec<Side>, BaselineError> {
     let mut sides: Vec<(usize, Side)> = sides.into_iter().enumerate().collect();
     for _ in 0..turns {
         for what in [What::Push, What::Pull] {
-            let mut visited = Vec::with_capacity(sides.len());
+            let mut warmed = Vec::with_capacity(sides.len());
             for (place, side) in sides {
-                visited.push((place, side.visit(what, requests).await?));
+                warmed.push((place, side.visit(what, requests).await?));
             }
-            sides = visited;
+            sides = warmed;
         }
         sides.reverse();
     }

@@ -2,7 +2,7 @@
 
 use super::rows::idle::Transport;
 use super::rows::{Name, Row, fanout, hydrate, idle, pushes, stored, wakeup};
-use super::{Plan, YardstickError, table};
+use super::{BaselineError, Plan, table};
 use crate::local::Surroundings;
 
 /// What a run found.
@@ -10,16 +10,16 @@ use crate::local::Surroundings;
 pub struct Outcome {
     pub rows: Vec<Row>,
     /// Rows that could not be measured, and why.
-    pub failed: Vec<(Name, YardstickError)>,
+    pub failed: Vec<(Name, BaselineError)>,
 }
 
-/// Measures the rows of the plan. `told` hears of each as it is there.
-pub async fn run(at: &Surroundings, plan: &Plan, told: impl Fn(&Row)) -> Outcome {
+/// Measures the rows of the plan. `log` hears of each as it is there.
+pub async fn run(at: &Surroundings, plan: &Plan, log: impl Fn(&Row)) -> Outcome {
     let mut outcome = Outcome { rows: Vec::new(), failed: Vec::new() };
     for name in <Name as clap::ValueEnum>::value_variants().iter().copied().filter(|name| plan.wants(*name)) {
         match Box::pin(measure(at, plan, name)).await {
             Ok(rows) => {
-                rows.iter().for_each(&told);
+                rows.iter().for_each(&log);
                 outcome.rows.extend(rows);
             }
             Err(error) => {
@@ -31,7 +31,7 @@ pub async fn run(at: &Surroundings, plan: &Plan, told: impl Fn(&Row)) -> Outcome
     outcome
 }
 
-async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>, YardstickError> {
+async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>, BaselineError> {
     Ok(match name {
         Name::Pushes => vec![pushes::measure(at, plan, 1).await?, pushes::measure(at, plan, 10).await?],
         Name::Fanout => vec![fanout::measure(at, plan).await?],

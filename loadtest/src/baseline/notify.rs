@@ -7,9 +7,9 @@ use futures_util::future::poll_fn;
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::YardstickError;
+use super::BaselineError;
 
-const CHANNEL: &str = "mana_load_yardstick";
+const CHANNEL: &str = "mana_load_baseline";
 const LATE: Duration = Duration::from_secs(5);
 
 /// Two connections, one that notifies and one that listens.
@@ -19,12 +19,12 @@ pub struct NotifyPair {
     heard: mpsc::UnboundedReceiver<(String, Instant)>,
 }
 
-fn database(action: &'static str) -> impl Fn(tokio_postgres::Error) -> YardstickError {
-    move |source| YardstickError::Database { action, source }
+fn database(action: &'static str) -> impl Fn(tokio_postgres::Error) -> BaselineError {
+    move |source| BaselineError::Database { action, source }
 }
 
 impl NotifyPair {
-    pub async fn connect(url: &str) -> Result<Self, YardstickError> {
+    pub async fn connect(url: &str) -> Result<Self, BaselineError> {
         let (sender, connection) = tokio_postgres::connect(url, NoTls).await.map_err(database("be reached"))?;
         tokio::spawn(connection);
         let (listener, mut connection) = tokio_postgres::connect(url, NoTls).await.map_err(database("be reached"))?;
@@ -49,7 +49,7 @@ impl NotifyPair {
         count: usize,
         pause: Duration,
         seconds: &mut Vec<f64>,
-    ) -> Result<(), YardstickError> {
+    ) -> Result<(), BaselineError> {
         let notify = self.sender.prepare("select pg_notify($1, $2)").await.map_err(database("prepare NOTIFY"))?;
         for number in 0..count {
             tokio::time::sleep(pause).await;
@@ -58,7 +58,7 @@ impl NotifyPair {
             self.sender.execute(&notify, &[&CHANNEL, &payload]).await.map_err(database("notify"))?;
             let arrived = loop {
                 let heard = tokio::time::timeout(LATE, self.heard.recv()).await.ok().flatten();
-                let lost = || YardstickError::Nothing { what: format!("a notification did not come within {LATE:?}") };
+                let lost = || BaselineError::Nothing { what: format!("a notification did not come within {LATE:?}") };
                 let (what, when) = heard.ok_or_else(lost)?;
                 if what == payload {
                     break when;

@@ -33,21 +33,21 @@ pub fn many(long: usize, short: usize) -> usize {
     if is_long() { long } else { short }
 }
 
-pub struct World {
+pub struct LimitedReplica {
     pub cluster: Cluster,
     pub pid: u32,
 }
 
-impl World {
-    pub async fn start(settings: &[(&str, &str)]) -> World {
+impl LimitedReplica {
+    pub async fn start(settings: &[(&str, &str)]) -> LimitedReplica {
         let settings = [&SETTINGS[..], settings].concat();
         let cluster = Cluster::start_with(1, &settings).await;
         let pid = cluster.nodes[0].process.pid();
-        // Private memory that may be written to: what a container's limit counts, but for code and files, and no less than
-        // what is resident of it. Beyond it allocations fail, which ends the process.
+        // Private memory that may be written to: what a container's limit counts, but for code and files, and no less
+        // than what is resident of it. Beyond it allocations fail, which ends the process.
         let limit = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={MEMORY}")]).status();
         assert!(limit.unwrap().success(), "util-linux has prlimit");
-        World { cluster, pid }
+        LimitedReplica { cluster, pid }
     }
 
     /// Bytes that are resident: now, and at most since the last [`Self::forget_peak`].
@@ -115,12 +115,12 @@ pub struct Others {
 }
 
 impl Others {
-    pub fn start(world: &World) -> Others {
+    pub fn start(replica: &LimitedReplica) -> Others {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
         let mut tasks = Vec::new();
         for n in 0..4 {
-            let user = world.cluster.user();
-            let (url, http) = (format!("{}/sync/todo", world.url()), world.cluster.http.clone());
+            let user = replica.cluster.user();
+            let (url, http) = (format!("{}/sync/todo", replica.url()), replica.cluster.http.clone());
             let (stop, seen) = (stop.clone(), seen.clone());
             tasks.push(tokio::spawn(async move {
                 for count in 0.. {
@@ -145,7 +145,7 @@ impl Others {
         }
         // A connection that stays: it is the replica's time that counts, not that of a handshake.
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let (url, stopped, noted) = (format!("{}/health/live", world.url()), stop.clone(), seen.clone());
+        let (url, stopped, noted) = (format!("{}/health/live", replica.url()), stop.clone(), seen.clone());
         tasks.push(tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
                 let asked = Instant::now();

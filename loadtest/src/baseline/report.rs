@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::run::Outcome;
-use super::{Plan, YardstickError};
+use super::{BaselineError, Plan};
 use crate::engine::usage::BUSY;
 use crate::local::Surroundings;
 use crate::report::Report;
@@ -28,8 +28,8 @@ const SETTINGS: [&str; 12] = [
 ];
 
 /// What PostgreSQL says of itself.
-pub async fn database(at: &Surroundings) -> Result<Database, YardstickError> {
-    let failed = |source| YardstickError::Database { action: "say its settings", source };
+pub async fn database(at: &Surroundings) -> Result<Database, BaselineError> {
+    let failed = |source| BaselineError::Database { action: "say its settings", source };
     let client = at.connect("postgres").await?;
     let mut settings = BTreeMap::new();
     for name in SETTINGS {
@@ -61,8 +61,8 @@ pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: St
         "notes": notes.collect::<Vec<_>>(),
     });
     Report {
-        name: "yardstick".to_owned(),
-        description: "The server beside what the same PostgreSQL does without it, measured by turns.".to_owned(),
+        name: "baseline".to_owned(),
+        description: "The server beside what the same PostgreSQL does without it, measured alternately.".to_owned(),
         checks: failed.collect(),
         ratios: outcome.rows.iter().map(|row| row.ratio.clone()).collect(),
         ..outline(scenario, Some(busiest), database, started_at)

@@ -7,14 +7,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::Row;
+use crate::baseline::pgbench::Pgbench;
+use crate::baseline::{BaselineError, Plan, median};
 use crate::engine::closed::{Measured, Work, closed_loop};
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
 use crate::engine::{Client, Endpoint, Failure, LeanDevice};
 use crate::local::Surroundings;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
-use crate::yardstick::pgbench::Pgbench;
-use crate::yardstick::{Plan, YardstickError, median};
 
 pub const WARM_UP: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ pub fn pushers(
     plan: &Plan,
     endpoints: &Arc<[Endpoint]>,
     changes: usize,
-) -> Result<Vec<Pusher>, YardstickError> {
+) -> Result<Vec<Pusher>, BaselineError> {
     let each = (plan.users / plan.connections).max(1);
     let pusher = |connection: usize| {
         let device = |index: usize| {
@@ -66,14 +66,14 @@ pub fn pushers(
         Ok(Pusher {
             client: Client::new(endpoints.clone(), TIMEOUT),
             rng: StdRng::seed_from_u64(connection as u64),
-            devices: (0..each).map(device).collect::<Result<_, YardstickError>>()?,
+            devices: (0..each).map(device).collect::<Result<_, BaselineError>>()?,
         })
     };
     (0..plan.connections).map(pusher).collect()
 }
 
-/// Measures both sides by turns.
-pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<Row, YardstickError> {
+/// Measures both sides alternately.
+pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<Row, BaselineError> {
     let (server, bare) = ("bench_pushes", "bench_pgbench");
     at.fresh_database(server).await?;
     at.fresh_database(bare).await?;
@@ -109,10 +109,10 @@ pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<R
 }
 
 /// A rate with errors in it is no rate.
-pub fn refuse_failures(measured: &Measured) -> Result<(), YardstickError> {
+pub fn refuse_failures(measured: &Measured) -> Result<(), BaselineError> {
     match measured.failed() {
         0 if measured.done > 0 => Ok(()),
-        failed => Err(YardstickError::Nothing {
+        failed => Err(BaselineError::Nothing {
             what: format!("{failed} requests failed, {} succeeded: {:?}", measured.done, measured.errors),
         }),
     }

@@ -7,10 +7,10 @@ use futures_util::StreamExt as _;
 use tokio::task::JoinSet;
 
 use super::Row;
+use crate::baseline::{BaselineError, Plan};
 use crate::engine::{Endpoint, Failure, Feed, Heard, Socket};
 use crate::local::{Replica, Surroundings};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
-use crate::yardstick::{Plan, YardstickError};
 
 const DATABASE: &str = "bench_idle";
 /// Opened before the memory is looked at, so that what is needed once is not divided among the rest.
@@ -63,7 +63,7 @@ pub fn local_address(number: usize) -> IpAddr {
 }
 
 /// Holds connections, each of a user of its own, and divides what the replica grew by.
-pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Result<Row, YardstickError> {
+pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Result<Row, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replica = at.replica("replica", DATABASE, &[]).await?;
     let endpoint = Endpoint::resolve(replica.base()).await?;
@@ -80,7 +80,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Re
     tokio::time::sleep(WATCHED).await;
     let cpu = replica.cpu().zip(cpu).map_or(0.0, |(after, before)| (after - before).as_secs_f64());
     if held.try_join_next().is_some() {
-        return Err(YardstickError::Nothing { what: "a connection ended while it was idle".to_owned() });
+        return Err(BaselineError::Nothing { what: "a connection ended while it was idle".to_owned() });
     }
     held.shutdown().await;
     replica.stop().await?;
@@ -89,12 +89,12 @@ pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Re
         Transport::WebSocket => ("memory of an idle WebSocket", 8.0 * 1024.0, "Centrifugo's, as published"),
         Transport::Stream => ("memory of an idle stream", 20.0 * 1024.0, "the goal itself"),
     };
-    let yardstick = if transport == Transport::WebSocket { 10.9 * 1000.0 } else { limit };
+    let baseline = if transport == Transport::WebSocket { 10.9 * 1000.0 } else { limit };
     let ratio = Ratio::new(
         name,
         Measurement::new("resident bytes of the replica for each", Unit::Bytes, each),
-        Measurement::new(other, Unit::Bytes, yardstick),
-        Some(Limit::AtMost(limit / yardstick)),
+        Measurement::new(other, Unit::Bytes, baseline),
+        Some(Limit::AtMost(limit / baseline)),
     );
     let note = format!(
         "{} of them, each of another user: from {:.1} to {:.1} MiB; {opened:.0} opened in a second; idle they cost \
@@ -113,10 +113,10 @@ async fn open(
     transport: Transport,
     numbers: std::ops::Range<usize>,
     held: &mut JoinSet<()>,
-) -> Result<(), YardstickError> {
+) -> Result<(), BaselineError> {
     let opening = futures_util::stream::iter(numbers).map(|number| async move {
         let token = at.mint.token(&format!("bench-idle-{number}"), Duration::from_secs(3600))?;
-        Ok::<_, YardstickError>(Held::open(endpoint, transport, &token, number).await?)
+        Ok::<_, BaselineError>(Held::open(endpoint, transport, &token, number).await?)
     });
     let mut opening = std::pin::pin!(opening.buffer_unordered(AT_ONCE));
     while let Some(opened) = opening.next().await {
@@ -125,8 +125,8 @@ async fn open(
     Ok(())
 }
 
-fn resident(replica: &Replica) -> Result<u64, YardstickError> {
-    replica.resident_bytes().ok_or_else(|| YardstickError::Nothing { what: "the replica is gone".to_owned() })
+fn resident(replica: &Replica) -> Result<u64, BaselineError> {
+    replica.resident_bytes().ok_or_else(|| BaselineError::Nothing { what: "the replica is gone".to_owned() })
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -1,24 +1,24 @@
 //! Latency of a push and of a pull where much is stored, against the same where little is.
 
 use super::Row;
+use crate::baseline::dataset::{Dataset, Latencies, Side, interleaved};
+use crate::baseline::{BaselineError, Plan};
 use crate::local::Surroundings;
 use crate::report::LatencyHistogram;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
-use crate::yardstick::stock::{Latencies, Side, Stock, by_turns};
-use crate::yardstick::{Plan, YardstickError};
 
 const TURNS: usize = 20;
 /// In each turn.
 const REQUESTS: usize = 200;
 
-/// Both amounts by turns, one connection each, so that nothing waits for anything else.
-pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, YardstickError> {
+/// Both amounts alternately, one connection each, so that nothing waits for anything else.
+pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, BaselineError> {
     let mut sides = Vec::new();
     for changes in [plan.stored.0, plan.stored.1] {
-        sides.push(Side::start(at, &Stock::of_many_users(changes)).await?);
+        sides.push(Side::start(at, &Dataset::of_many_users(changes)).await?);
     }
     let mut all = Vec::new();
-    for side in by_turns(sides, TURNS, REQUESTS).await? {
+    for side in interleaved(sides, TURNS, REQUESTS).await? {
         all.push(side.stop().await?);
     }
     let row = |name: &str, of: fn(&Latencies) -> &LatencyHistogram| {
