@@ -101,7 +101,7 @@ async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Resul
     let (listeners, admin_listener) = (listen(&config)?, listen_for_admin(&config)?);
     let store = Store::new(&config, metrics.clone())?;
     let reason = WaitReason::default();
-    let waiting_at = |listener, with_metrics| (listener, waiting::router(&metrics, &reason, with_metrics));
+    let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &reason, with_metrics));
     let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
     let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
     let schema = Box::pin(startup::serve_until(&waiting, await_schema(&config, &reason)));

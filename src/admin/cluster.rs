@@ -254,7 +254,7 @@ impl Inner {
         .await?
     }
 
-    fn hear(&self, payload: &str) -> Result<(), MessageError> {
+    fn receive_message(&self, payload: &str) -> Result<(), MessageError> {
         // What is not sealed with our key says nothing to us.
         let Some(message) = read(&self.keys, payload) else { return Ok(()) };
         let (head, part) = message?;
@@ -342,8 +342,8 @@ impl OtherChannels for Replicas {
         }
     }
 
-    fn hear(&self, payload: &str) {
-        if let Err(error) = self.0.hear(payload) {
+    fn receive(&self, payload: &str) {
+        if let Err(error) = self.0.receive_message(payload) {
             tracing::warn!(error = &error as &dyn std::error::Error, "a message of another replica cannot be read");
         }
     }

@@ -250,7 +250,7 @@ impl Listener {
                 message = poll_fn(|cx| driver.poll_message(cx)) => match message {
                     Some(Ok(AsyncMessage::Notification(note))) if note.channel() == CHANNEL => self.receive(note.payload()),
                     Some(Ok(AsyncMessage::Notification(received))) if received.channel() == echo.channel => echo.received.notify_one(),
-                    Some(Ok(AsyncMessage::Notification(received))) => self.others.iter().for_each(|others| others.hear(received.payload())),
+                    Some(Ok(AsyncMessage::Notification(received))) => self.others.iter().for_each(|others| others.receive(received.payload())),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(ListenError::Closed),

@@ -199,11 +199,11 @@ impl CloseTimer {
     /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
     /// and asked again.
     async fn elapsed(&mut self) -> CloseReason {
-        let CloseTimer { closing, drained, window, leaves, max_age_at } = self;
+        let CloseTimer { closing, drained, window, drain_at, max_age_at } = self;
         let leave = async {
             loop {
                 if !closing.is_cancelled() && !drained.is_on() {
-                    *leaves = None;
+                    *drain_at = None;
                 }
                 tokio::select! {
                     () = closing.cancelled() => {}
@@ -231,7 +231,7 @@ impl CloseTimer {
     /// The same, or when an operator has the session end.
     async fn due_or_closed(&mut self, session: &SessionState) -> CloseReason {
         tokio::select! {
-            reason = self.due() => reason,
+            reason = self.elapsed() => reason,
             reason = session.closed() => reason,
         }
     }
