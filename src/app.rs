@@ -28,7 +28,7 @@ use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -78,8 +78,10 @@ pub enum RunError {
 pub async fn serve(config: Config, telemetry: &Telemetry) -> Result<(), RunError> {
     config.check()?;
     let mut signals = StopSignals::catch().map_err(RunError::Signals)?;
+    rlimit::raise(config.max_connections, config.database_pool_size);
+    let listeners = Listeners::bind(&config)?;
     let shutdown = Shutdown::default();
-    let running = run(config, telemetry, shutdown.clone());
+    let running = run(listeners, config, telemetry, shutdown.clone());
     let mut running = std::pin::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
@@ -91,14 +93,50 @@ pub async fn serve(config: Config, telemetry: &Telemetry) -> Result<(), RunError
     }
 }
 
-/// Runs a replica until `shutdown` says that it drains.
-async fn run(config: Config, telemetry: &Telemetry, shutdown: Shutdown) -> Result<(), RunError> {
+/// Where a replica accepts connections.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients: PORT, and REPLICA_PORT where there is one.
+    pub public: Vec<TcpListener>,
+    /// For operators, if the admin port is open.
+    pub admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens the ports that the settings name. Needs a runtime.
+    pub fn bind(config: &Config) -> Result<Listeners, RunError> {
+        let open = |address: IpAddr, port, shared| {
+            let address = SocketAddr::new(address, port);
+            bind(address, shared).map_err(|source| RunError::Bind { address, source })
+        };
+        let mut public = vec![open(config.bind_address, config.port, config.reuse_port)?];
+        if let Some(port) = config.replica_port {
+            public.push(open(config.bind_address, port, false)?);
+        }
+        let admin = config.admin.admin_port.map(|port| open(config.admin.admin_host, port, false)).transpose()?;
+        Ok(Listeners { public, admin })
+    }
+}
+
+/// Runs a replica on ports that are open, until `shutdown` says that it drains.
+///
+/// What belongs to a process (signals, ports, limits of open files, the log) is the caller's, so several replicas may run
+/// in one.
+pub async fn run(
+    listeners: Listeners,
+    config: Config,
+    telemetry: &Telemetry,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    config.check()?;
+    let Listeners { public: listeners, admin: admin_listener } = listeners;
+    if let Some(address) = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        tracing::info!(%address, "the admin port is open");
+    }
     let metrics = telemetry.metrics.clone();
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    rlimit::raise(config.max_connections, config.database_pool_size);
-    let (listeners, admin_listener) = (listen(&config)?, listen_for_admin(&config)?);
     let store = Store::new(&config, metrics.clone())?;
     let reason = WaitReason::default();
     let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &reason, with_metrics));
@@ -250,27 +288,6 @@ fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl
         server.accept(listener).await;
         stopping.cancelled().await;
     }
-}
-
-fn listen(config: &Config) -> Result<Vec<TcpListener>, RunError> {
-    let open = |port, shared| {
-        let address = SocketAddr::new(config.bind_address, port);
-        bind(address, shared).map_err(|source| RunError::Bind { address, source })
-    };
-    let mut listeners = vec![open(config.port, config.reuse_port)?];
-    if let Some(port) = config.replica_port {
-        listeners.push(open(port, false)?);
-    }
-    Ok(listeners)
-}
-
-fn listen_for_admin(config: &Config) -> Result<Option<TcpListener>, RunError> {
-    let Some(port) = config.admin.admin_port else { return Ok(None) };
-    let address = SocketAddr::new(config.admin.admin_host, port);
-    let failed = |source| RunError::Bind { address, source };
-    let listener = bind(address, false).map_err(failed)?;
-    tracing::info!(address = %listener.local_addr().map_err(failed)?, "the admin port is open");
-    Ok(Some(listener))
 }
 
 /// Waits until the database is there, and sees to its schema.

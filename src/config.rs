@@ -31,7 +31,8 @@ pub use traces::{RootSampler, Sampler, TracesConfig};
 pub use warnings::Warning;
 
 use axum::http::HeaderValue;
-use clap::Args;
+use clap::builder::{OsStr, Resettable};
+use clap::{Args, FromArgMatches};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -335,6 +336,17 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The defaults, for a database. Nothing is read from the environment.
+    ///
+    /// # Errors
+    /// The URL cannot be read.
+    pub fn with_defaults(database_url: &str) -> Result<Config, clap::Error> {
+        let nothing = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
+        let command = Config::augment_args(clap::Command::new("mana-sync")).mut_args(nothing);
+        let words = ["mana-sync", "--database-url", database_url];
+        Config::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+
     /// Checks what no single setting can be checked for.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.replica_port == Some(self.port) && self.port != 0 {

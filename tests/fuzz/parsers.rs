@@ -15,7 +15,8 @@ fn check_push(body: &[u8]) -> Result<(), TestCaseError> {
     let Ok(push) = read_push(body, None, policy, 1_000) else { return Ok(()) };
     for change in &push.changes {
         prop_assert!(!change.table.is_empty() && !change.record.is_empty());
-        for json in [Some(&change.stamps), change.data.as_ref(), change.claimed_stamps.as_ref(), change.extra.as_ref()] {
+        for json in [Some(&change.stamps), change.data.as_ref(), change.claimed_stamps.as_ref(), change.extra.as_ref()]
+        {
             let Some(json) = json else { continue };
             prop_assert!(serde_json::from_str::<Value>(json).is_ok_and(|json| json.is_object()), "{json}");
         }
