@@ -46,6 +46,31 @@ async fn trim(cluster: &Cluster, user: &User, after: Duration, history_days: u32
     Compactor::of_command(&database, &config).trim_all(Some(&user.id), None, |_| {}).await.unwrap()
 }
 
+/// Who trims.
+#[derive(Clone, Copy, Debug)]
+pub enum Trimmer {
+    /// This process.
+    Here,
+    /// A process that does it wrong.
+    Failing(&'static str),
+}
+
+impl Trimmer {
+    pub async fn trim(self, cluster: &Cluster, user: &User, after: Duration) {
+        match self {
+            Trimmer::Here => drop(trim(cluster, user, after, 30).await),
+            Trimmer::Failing(failpoint) => {
+                let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+                let millis = after.as_millis().max(1).to_string();
+                command.args(["compact", "--user", &user.id]).env_clear().env("DATABASE_URL", &cluster.database_url);
+                command.env("COMPACT_AFTER_MS", millis).env("MANA_SYNC_FAILPOINT", failpoint);
+                let output = command.output().await.unwrap();
+                assert!(output.status.success(), "{output:?}");
+            }
+        }
+    }
+}
+
 /// The stored rows of a user in the order of the log: record, operation, and the fields that are left.
 async fn rows(cluster: &Cluster, user: &User) -> Vec<(String, String, Vec<String>)> {
     let rows = sqlx::query_as(

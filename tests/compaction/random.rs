@@ -2,7 +2,7 @@
 //! of their steps some trimming; the model in `protocol/trim_model_tests.rs` has many more cases of it.
 
 use super::support::*;
-use super::{APP, TABLE, fold, trim};
+use super::{APP, TABLE, Trimmer, fold};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::stream::{self, StreamExt};
 use mana_load::device::{Device, DeviceOptions, Mode};
@@ -65,7 +65,7 @@ fn a_change(rng: &mut StdRng, writer: &mut Writer, now: DateTime<Utc>, value: St
 }
 
 /// Devices write, read and lose their databases, and the log is trimmed; what does not agree at the end.
-async fn case(cluster: &Cluster, seed: u64) -> Vec<String> {
+async fn case(cluster: &Cluster, seed: u64, trimmer: Trimmer) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let user = cluster.user();
     let mut writers: Vec<Writer> = (0..DEVICES)
@@ -98,10 +98,10 @@ async fn case(cluster: &Cluster, seed: u64) -> Vec<String> {
             _ => {
                 let after = *[0, 0, 50].choose(&mut rng).unwrap();
                 // Two at once now and then.
-                let one = trim(cluster, &user, Duration::from_millis(after), 30);
+                let one = trimmer.trim(cluster, &user, Duration::from_millis(after));
                 let other = async {
                     if seed.is_multiple_of(2) {
-                        trim(cluster, &user, Duration::ZERO, 30).await;
+                        trimmer.trim(cluster, &user, Duration::ZERO).await;
                     }
                 };
                 tokio::join!(one, other);
@@ -112,7 +112,7 @@ async fn case(cluster: &Cluster, seed: u64) -> Vec<String> {
     let mut fresh = new_device(cluster, &user, "fresh", &mut rng);
     for writer in &mut writers {
         writer.device.pull_until_quiet().await.unwrap();
-        trim(cluster, &user, Duration::ZERO, 30).await;
+        trimmer.trim(cluster, &user, Duration::ZERO).await;
     }
     let expected = if fold::untrimmed(cluster, &user, APP).await == expected {
         expected
@@ -150,8 +150,38 @@ fn differences(seed: u64, who: &str, expected: &Snapshot, held: &Snapshot) -> Ve
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trimming_between_any_two_steps_changes_nothing_for_anybody() {
     let cluster = Cluster::start_with(2, &[("PAGE_MAX_CHANGES", "3")]).await;
-    let found: Vec<Vec<String>> =
-        stream::iter(0..CASES).map(|seed| case(&cluster, seed)).buffer_unordered(AT_ONCE).collect().await;
+    let found: Vec<Vec<String>> = stream::iter(0..CASES)
+        .map(|seed| case(&cluster, seed, Trimmer::Here))
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
     let found = found.concat();
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found[..found.len().min(20)].join("\n"));
+}
+
+/// The test above sees what it has to: a trimmer that does it wrong makes some case differ.
+async fn is_noticed(failpoint: &'static str) {
+    let cluster = Cluster::start_with(2, &[("PAGE_MAX_CHANGES", "3")]).await;
+    for seed in 0..CASES {
+        if let Some(difference) = case(&cluster, seed, Trimmer::Failing(failpoint)).await.first() {
+            println!("{failpoint}: {difference}");
+            return;
+        }
+    }
+    panic!("{CASES} cases did not show {failpoint}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_winner_that_is_trimmed_is_noticed() {
+    is_noticed("trim-drops-winner").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_one_of_two_equal_stamps_is_noticed() {
+    is_noticed("trim-takes-first-of-ties").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claimed_stamps_that_are_trimmed_are_noticed() {
+    is_noticed("trims-claims").await;
 }

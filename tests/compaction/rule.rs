@@ -1,7 +1,7 @@
 //! What stays in the log, row by row.
 
 use super::support::*;
-use super::{APP, TABLE, at, history, row, rows, said, trim};
+use super::{APP, TABLE, Trimmer, at, history, row, rows, said, trim};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -76,6 +76,35 @@ async fn a_deleted_record_keeps_its_first_row_and_its_delete() {
     assert_eq!(kept, expected);
     let pages = cluster.push_all(&user, APP, BEGINNING, "fresh").await;
     assert_eq!(ids_of(&pages), ["a", "b", "a", "a"]);
+}
+
+/// Whether the record is alive for a fresh device of the engines that ignore deletes of records that they do not have.
+async fn is_alive_for_a_fresh_device(cluster: &Cluster, user: &User, id: &str) -> bool {
+    let mut alive = None;
+    for page in cluster.push_all(user, APP, BEGINNING, "fresh").await {
+        for change in page["serverChanges"].as_array().unwrap().iter().filter(|change| change["id"] == id) {
+            alive = match (change["op"].as_str().unwrap(), alive) {
+                ("delete", None) => None,
+                ("delete", Some(_)) => Some(false),
+                (_, alive) => Some(alive.unwrap_or(true)),
+            };
+        }
+    }
+    alive.expect("it was sent")
+}
+
+/// What the first row is for: where it is trimmed away like any other, the dead record rises.
+#[tokio::test]
+async fn without_its_first_row_a_dead_record_would_rise() {
+    let cluster = shared().await;
+    for (trimmer, rises) in [(Trimmer::Here, false), (Trimmer::Failing("trim-drops-first-row"), true)] {
+        let user = cluster.user();
+        push(cluster, &user, "phone", json!([fields("a", &[("title", 0)])])).await;
+        push(cluster, &user, "phone", json!([delete("a", 5)])).await;
+        push(cluster, &user, "laptop", json!([fields("a", &[("title", 9)])])).await;
+        trimmer.trim(cluster, &user, Duration::ZERO).await;
+        assert_eq!(is_alive_for_a_fresh_device(cluster, &user, "a").await, rises, "{trimmer:?}");
+    }
 }
 
 /// A delete that came before anything else makes no record known, and clients ignore it: what they heed stays as well.
