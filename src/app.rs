@@ -46,30 +46,43 @@ const ADMIN_CONNECTIONS: u32 = 256;
 /// Why a replica could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The settings do not go together.
     #[error("the settings do not go together")]
     Config(#[from] ConfigError),
+    /// A port cannot be opened.
     #[error("cannot listen on {address}")]
     Bind {
+        /// Where.
         address: SocketAddr,
+        /// Why.
         #[source]
         source: std::io::Error,
     },
+    /// Cannot catch signals.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
+    /// Cannot prepare connections to the database.
     #[error("cannot prepare connections to the database")]
     Connector(#[from] ConnectError),
+    /// Cannot use the database.
     #[error("cannot use the database")]
     Schema(#[from] SchemaError),
+    /// The database cannot serve.
     #[error("the database cannot serve")]
     Unfit(#[from] Unfit),
+    /// The client of issuer and credits service cannot be made.
     #[error("cannot make HTTP requests")]
     Http(#[from] reqwest::Error),
+    /// Cannot ask the credits service.
     #[error("cannot ask the credits service")]
     Billing(#[from] TlsError),
+    /// Cannot open the admin port.
     #[error("cannot open the admin port")]
     Admin(#[from] AdminStartError),
+    /// A task without which the replica would look well and not work.
     #[error("the task \"{0}\" ended by itself; the log says more")]
     TaskEnded(&'static str),
+    /// Told to stop a second time.
     #[error("told to stop a second time")]
     Forced,
 }

@@ -86,6 +86,7 @@ impl DatabaseConfig {
 /// The settings of a replica.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
+    /// Connecting to PostgreSQL.
     #[command(flatten)]
     pub database: DatabaseConfig,
 
@@ -229,6 +230,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_sessions_per_user: u32,
 
+    /// Limits of one user and of one address.
     #[command(flatten)]
     pub limits: LimitsConfig,
 
@@ -279,6 +281,7 @@ pub struct Config {
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub listener_ping_ms: Duration,
 
+    /// Telling other replicas.
     #[command(flatten)]
     pub fanout: FanoutConfig,
 
@@ -294,6 +297,7 @@ pub struct Config {
     #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
     pub drain_window_ms: Duration,
 
+    /// Trimming what has lost.
     #[command(flatten)]
     pub compaction: CompactionConfig,
 
@@ -301,12 +305,15 @@ pub struct Config {
     #[arg(long, env, default_value = "json", value_enum)]
     pub log_format: LogFormat,
 
+    /// The admin port.
     #[command(flatten)]
     pub admin: AdminConfig,
 
+    /// Exporting traces.
     #[command(flatten)]
     pub traces: TracesConfig,
 
+    /// Exporting metrics.
     #[command(flatten)]
     pub metrics: MetricsConfig,
 }
@@ -323,14 +330,19 @@ pub enum LogFormat {
 /// Settings that do not go together.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// REPLICA_PORT must not be the same as PORT.
     #[error("REPLICA_PORT must not be the same as PORT")]
     SamePort,
+    /// SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s.
     #[error("SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s")]
     Heartbeat,
+    /// JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS.
     #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
     JwksTimes,
+    /// ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it.
     #[error("ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it")]
     AdminToken,
+    /// ADMIN_PORT must not be the same as PORT or REPLICA_PORT.
     #[error("ADMIN_PORT must not be the same as PORT or REPLICA_PORT")]
     AdminPort,
 }

@@ -17,6 +17,8 @@
 //! The log is the truth, a notification is a hint. Modules stand in the order of the flow; a module uses only
 //! those above it, and [`app`] alone knows them all.
 
+#![warn(missing_docs)]
+
 pub mod protocol;
 
 pub mod config;

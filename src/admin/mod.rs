@@ -48,6 +48,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Admin(Arc<Inner>);
 
+/// What all requests to the admin port share.
 #[derive(Debug)]
 pub struct Inner {
     replicas: Replicas,
@@ -72,8 +73,10 @@ impl std::ops::Deref for Admin {
 /// Why there is no admin surface.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminStartError {
+    /// The channel key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Cannot prepare connections to the database.
     #[error("cannot prepare connections to the database")]
     Connector(#[from] ConnectError),
 }

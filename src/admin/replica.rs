@@ -22,14 +22,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// What the admin surface needs of a replica.
 #[derive(Debug)]
 pub struct Parts {
+    /// The sessions here.
     pub hub: Arc<Hub>,
+    /// Whether this replica is ready, and why not.
     pub health: Arc<Health>,
+    /// Checks tokens, and knows which are refused.
     pub auth: Arc<Authenticator>,
+    /// How far devices have read.
     pub devices: DeviceReads,
+    /// Drains this replica and takes it back.
     pub shutdown: Shutdown,
+    /// Where rates and latencies come from.
     pub metrics: Arc<Metrics>,
+    /// What the log shows.
     pub log: LogFilter,
+    /// What the other replicas say of themselves.
     pub presence: Presence,
+    /// Trims logs on demand.
     pub compaction: Trimming,
 }
 

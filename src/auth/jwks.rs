@@ -16,18 +16,25 @@ const MAX_BYTES: usize = 1 << 20;
 /// Why there is no key to check a token with.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JwksError {
+    /// The issuer's keys could not be fetched.
     #[error("the issuer's keys could not be fetched")]
     Fetch(#[source] Arc<reqwest::Error>),
+    /// The issuer answered with something else than its keys.
     #[error("the issuer was asked for its keys and answered {0}")]
     Status(StatusCode),
+    /// The issuer's keys could not be read.
     #[error("the issuer's keys could not be read")]
     Parse(#[source] Arc<serde_json::Error>),
+    /// The key set is larger than what is read of one.
     #[error("the issuer's key set is larger than {MAX_BYTES} bytes")]
     TooLarge,
+    /// The issuer's key set has no Ed25519 key.
     #[error("the issuer's key set has no Ed25519 key")]
     NoKeys,
+    /// The issuer's keys did not arrive in time.
     #[error("the issuer's keys did not arrive in time")]
     NotInTime,
+    /// Too many requests wait for the issuer's keys.
     #[error("too many requests wait for the issuer's keys")]
     TooManyWaiting,
 }

@@ -44,7 +44,9 @@ pub const MAX_TOKEN_ID: usize = 255;
 /// A user whose token was checked.
 #[derive(Clone, Debug)]
 pub struct Identity {
+    /// The user, as the token spells it.
     pub user_id: Arc<str>,
+    /// The key of the user.
     pub user: UserKey,
     /// When the token expires.
     pub expires: SystemTime,
@@ -62,12 +64,16 @@ impl Identity {
 /// Why a token was not accepted. The messages are for the client.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
+    /// There is no token.
     #[error("send a token: Authorization: Bearer <jwt>")]
     Missing,
+    /// The token is not valid, and why.
     #[error("the token is not valid: {0}")]
     Invalid(TokenProblem),
+    /// The token has expired; get a fresh one.
     #[error("the token has expired; get a fresh one")]
     Expired,
+    /// The keys are not there to check it with.
     #[error("tokens cannot be checked at the moment; try again")]
     Unavailable(#[source] JwksError),
 }

@@ -6,38 +6,55 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 /// What is wrong with a token. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenProblem {
+    /// It is no JWT.
     #[error("it is no JWT")]
     Malformed,
+    /// It needs an extension that is not known here (crit).
     #[error("it needs an extension that is not known here (crit)")]
     Critical,
+    /// It must be signed with EdDSA.
     #[error("it must be signed with EdDSA")]
     Algorithm,
+    /// It names no key (kid).
     #[error("it names no key (kid)")]
     NoKey,
+    /// Its key (kid) is unknown.
     #[error("its key (kid) is unknown")]
     UnknownKey,
+    /// Its signature is wrong.
     #[error("its signature is wrong")]
     Signature,
+    /// It is not valid yet (nbf).
     #[error("it is not valid yet (nbf)")]
     NotYetValid,
+    /// It is from another issuer (iss).
     #[error("it is from another issuer (iss)")]
     Issuer,
+    /// It names no issuer (iss).
     #[error("it names no issuer (iss)")]
     NoIssuer,
+    /// It is for another audience (aud).
     #[error("it is for another audience (aud)")]
     Audience,
+    /// It names no audience (aud).
     #[error("it names no audience (aud)")]
     NoAudience,
+    /// It names no user (sub).
     #[error("it names no user (sub)")]
     NoUser,
+    /// Its user (sub) is longer than 255 bytes.
     #[error("its user (sub) is longer than 255 bytes")]
     LongUser,
+    /// It does not say when it expires (exp).
     #[error("it does not say when it expires (exp)")]
     NoExpiry,
+    /// It lacks a claim that is required.
     #[error("it lacks a claim that is required")]
     NoClaim,
+    /// It cannot be read.
     #[error("it cannot be read")]
     Unreadable,
+    /// It has been refused by an operator; sign in again.
     #[error("it has been refused by an operator; sign in again")]
     Refused,
 }

@@ -6,6 +6,7 @@ use crate::store::compaction::{Compactor, Progress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// What `mana-sync compact` is told.
 #[derive(Args, Debug)]
 pub struct CompactArgs {
     #[command(flatten)]

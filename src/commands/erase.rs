@@ -6,6 +6,7 @@ use crate::store::lifecycle::Archive;
 use clap::Args;
 use std::io::{IsTerminal, Write};
 
+/// What `mana-sync erase` is told.
 #[derive(Args, Debug)]
 pub struct EraseArgs {
     #[command(flatten)]

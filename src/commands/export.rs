@@ -8,6 +8,7 @@ use crate::store::lifecycle::{Archive, LoggedChange, Record, position};
 use clap::Args;
 use std::io::{BufWriter, Write};
 
+/// What `mana-sync export` is told.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     #[command(flatten)]

@@ -18,16 +18,27 @@ use std::io;
 /// Why a command could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
+    /// The database could not be worked with.
     #[error("the database could not be worked with")]
     Store(#[from] CompactionError),
+    /// Cannot write the output.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    /// Cannot read the answer.
     #[error("cannot read the answer")]
     Input(#[source] io::Error),
+    /// Nothing is stored of the record.
     #[error("nothing is stored of record {record:?} in table {table:?} of this user and app")]
-    NoRecord { table: String, record: String },
+    NoRecord {
+        /// The table.
+        table: String,
+        /// The record.
+        record: String,
+    },
+    /// No change has written the field.
     #[error("no change has written field {0:?} of this record")]
     NoField(String),
+    /// Nobody has confirmed that data is to be erased.
     #[error("nothing was erased: say --yes, or answer the question on a terminal")]
     NotConfirmed,
 }

@@ -6,6 +6,7 @@ use crate::store::lifecycle::{Archive, Usage};
 use clap::Args;
 use std::io::Write;
 
+/// What `mana-sync usage` is told.
 #[derive(Args, Debug)]
 pub struct UsageArgs {
     #[command(flatten)]

@@ -9,6 +9,7 @@ use crate::store::why::{Field, Write, fields};
 use clap::Args;
 use std::io;
 
+/// What `mana-sync why` is told.
 #[derive(Args, Debug)]
 pub struct WhyArgs {
     #[command(flatten)]

@@ -27,22 +27,29 @@ pub enum OriginError {
     #[error(
         "\"*\" cannot be combined with credentials; name each origin, or a domain's subdomains: https://*.example.com"
     )]
+    /// It would let everybody in.
     Everything,
+    /// An origin begins with http:// or https://.
     #[error("an origin begins with http:// or https://")]
     Scheme,
     #[error(
         "an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end"
     )]
+    /// There is more than scheme, host and port.
     Surplus,
+    /// "*" stands for subdomains only, before the first dot: https://*.example.com.
     #[error("\"*\" stands for subdomains only, before the first dot: https://*.example.com")]
     Wildcard,
+    /// A pattern for a whole top-level domain would let everybody in; name the domain.
     #[error("a pattern for a whole top-level domain would let everybody in; name the domain")]
     TooWide,
+    /// Browsers leave out port 80 of http and port 443 of https: leave it out.
     #[error("browsers leave out port 80 of http and port 443 of https: leave it out")]
     DefaultPort,
     #[error(
         "this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535"
     )]
+    /// Browsers spell it otherwise.
     NotCanonical,
 }
 

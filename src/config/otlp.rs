@@ -32,16 +32,21 @@ pub enum ExporterKind {
     None,
 }
 
+/// How a collector is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtlpProtocol {
+    /// Protocol buffers over gRPC.
     Grpc,
+    /// Protocol buffers over HTTP.
     HttpProtobuf,
 }
 
 /// A collector, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
+    /// Where it listens.
     pub endpoint: Url,
+    /// How it is spoken to.
     pub protocol: OtlpProtocol,
 }
 
@@ -67,10 +72,12 @@ impl Collector {
 pub struct Headers(Vec<(HeaderName, HeaderValue)>);
 
 impl Headers {
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Each header, in the order given.
     pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
         self.0.iter()
     }

@@ -60,13 +60,18 @@ pub type Name = Option<String>;
 pub struct Sampler {
     /// Whether the caller's decision counts, where there is one.
     pub parent_based: bool,
+    /// What becomes of a request that comes with no decision.
     pub root: RootSampler,
 }
 
+/// The samplers of the OpenTelemetry specification that decide by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootSampler {
+    /// All.
     AlwaysOn,
+    /// None.
     AlwaysOff,
+    /// A share, by trace id.
     TraceIdRatio,
 }
 

@@ -6,16 +6,21 @@ use url::{Host, Url};
 /// What should be set otherwise where it matters. The messages name no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
+    /// MANA_SERVICE_KEY is the one for development, which everybody knows.
     #[error("MANA_SERVICE_KEY is the one for development, which everybody knows")]
     DevelopmentKey,
+    /// JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https.
     #[error("JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https")]
     PlainIssuer,
     #[error(
         "MANA_CREDITS_URL is plain http to another host: whoever is in between can read MANA_SERVICE_KEY; use https"
     )]
+    /// The service key travels unencrypted.
     PlainCredits,
+    /// JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too.
     #[error("JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too")]
     NoAudience,
+    /// ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN.
     #[error("ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN")]
     ExposedAdmin,
 }

@@ -9,18 +9,25 @@ use tokio_postgres::error::Severity;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The URL cannot be used.
     #[error("the database's URL {0}")]
     Url(#[from] UrlError),
+    /// TLS to the database cannot be set up.
     #[error("TLS to the database cannot be set up")]
     Tls(#[from] TlsError),
+    /// The name of a database's host cannot be resolved.
     #[error("the name of a database's host cannot be resolved")]
     Resolve(#[source] io::Error),
+    /// A database's host cannot be reached.
     #[error("a database's host cannot be reached")]
     Reach(#[source] io::Error),
+    /// The database did not answer in time.
     #[error("the database did not answer in time")]
     Timeout,
+    /// The database refused the connection.
     #[error("the database refused the connection")]
     Refused(#[source] tokio_postgres::Error),
+    /// None of the database's hosts can be written to at the moment.
     #[error("none of the database's hosts can be written to at the moment")]
     NoPrimary,
 }
@@ -60,14 +67,19 @@ fn is_disagreement(error: &tokio_postgres::Error) -> bool {
 /// Why a statement was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
+    /// There is no connection to the database.
     #[error("there is no connection to the database")]
     Connect(#[from] ConnectError),
+    /// No connection to the database became free in time.
     #[error("no connection to the database became free in time")]
     PoolTimeout,
+    /// The connections to the database are closed.
     #[error("the connections to the database are closed")]
     Closed,
+    /// The database's answer is overdue.
     #[error("the database's answer is overdue")]
     Overdue,
+    /// The database failed a statement.
     #[error("the database failed a statement")]
     Statement(#[from] tokio_postgres::Error),
 }

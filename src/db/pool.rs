@@ -40,7 +40,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A statement, and the types of what it is given. A `static`, because it is prepared once on each connection.
 #[derive(Debug)]
 pub struct Sql {
+    /// The text, with `$1` and so on.
     pub text: &'static str,
+    /// The types of its parameters, so that nobody has to ask for them.
     pub types: &'static [Type],
 }
 

@@ -17,20 +17,30 @@ use tokio_postgres::config as postgres;
 /// Why TLS cannot be set up. Parameters are named, what they say is not.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// A file cannot be read.
     #[error("the file of {parameter} cannot be read")]
     Read {
+        /// The parameter that names it.
         parameter: &'static str,
+        /// Why.
         #[source]
         source: io::Error,
     },
     #[error(
         "the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted"
     )]
-    Pem { parameter: &'static str },
+    /// The file of a parameter has no PEM of what is wanted.
+    Pem {
+        /// The parameter that names it.
+        parameter: &'static str,
+    },
+    /// Sslmode asks to verify the server's certificate: sslrootcert must be a file that is there, or system.
     #[error("sslmode asks to verify the server's certificate: sslrootcert must be a file that is there, or system")]
     NoRoots,
+    /// There is a certificate for the client and no key: set sslkey.
     #[error("there is a certificate for the client and no key: set sslkey")]
     NoKey,
+    /// The certificates cannot be used.
     #[error("the certificates cannot be used")]
     Rustls(#[from] rustls::Error),
 }

@@ -35,12 +35,16 @@ const MAX_ENTRY: usize = 2_000;
 /// A payload that this version cannot read.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
+    /// The notification is not one of ours.
     #[error("the notification is not one of ours")]
     Malformed,
+    /// The notification, or a part of it, is not one of ours.
     #[error("the notification, or a part of it, is not one of ours")]
     Json(#[source] serde_json::Error),
+    /// It has a form of a version that is not known.
     #[error("the notification has the unknown form {0}")]
     Version(u32),
+    /// The notification names a user in an unknown form.
     #[error("the notification names a user in an unknown form")]
     User,
 }
@@ -195,6 +199,7 @@ pub struct Entries<'a> {
 /// What was stored for a user, not read yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
+    /// The user whose devices are woken.
     pub user: UserKey,
     body: &'a str,
 }

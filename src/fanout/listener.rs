@@ -125,17 +125,27 @@ pub trait OtherChannels: Send + Sync + 'static {
 
 /// The listening task.
 pub struct Listener {
+    /// Connects to PostgreSQL itself.
     pub connector: Connector,
     /// How the database is reached by those who publish.
     pub publishing: Connector,
+    /// How often a silent connection is probed.
     pub ping: Duration,
+    /// Who is woken.
     pub sessions: Arc<dyn SessionRegistry>,
+    /// Who is told of gaps.
     pub reconciler: Reconciler,
+    /// Where it says whether it hears.
     pub listener_status: ListenerStatus,
+    /// Where what it hears is counted, for the budget.
     pub received: NotificationCounter,
+    /// What notifications are signed with.
     pub keys: ChannelKeys,
+    /// What replicas say of themselves.
     pub presence: Presence,
+    /// Who else has channels on this connection.
     pub others: Option<Arc<dyn OtherChannels>>,
+    /// What is counted.
     pub metrics: Arc<Metrics>,
 }
 

@@ -40,6 +40,7 @@ pub struct Replica {
     pub id: String,
     /// What it is called: REPLICA_ID, or the name of its host.
     pub name: String,
+    /// Its version.
     pub version: String,
     /// When it started, in milliseconds since the epoch.
     pub since: u64,

@@ -71,9 +71,13 @@ impl SendError {
 /// What a publisher sends with.
 #[derive(Debug)]
 pub struct PublisherConfig {
+    /// How it connects.
     pub target: PublisherConnector,
+    /// What notifications are signed with.
     pub keys: ChannelKeys,
+    /// What is said of this replica along the way.
     pub presence: Presence,
+    /// What others announce, which takes from the budget.
     pub received: NotificationCounter,
     /// Wakes of listeners in a second that all notifications may cost.
     pub budget: u32,

@@ -63,9 +63,13 @@ pub struct ReconcilerTask {
 /// What the reconciler works with.
 #[derive(Clone)]
 pub struct Dependencies {
+    /// Where heads are read.
     pub store: Store,
+    /// Whose logs are looked at, and who is woken.
     pub sessions: Arc<dyn SessionRegistry>,
+    /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The time between two rounds.
     pub period: Duration,
     /// How far back a session that comes is told of what was stored.
     pub recent: Duration,

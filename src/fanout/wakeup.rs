@@ -20,7 +20,9 @@ const FIXED_BYTES: usize = 256;
 /// A hint that something was stored: who should pull what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wakeup {
+    /// The user.
     pub user: UserKey,
+    /// The app.
     pub app: Arc<str>,
     /// The device that stored it: its own sessions need no waking.
     pub client: Option<Arc<str>>,

@@ -22,57 +22,94 @@ use std::fmt;
 /// Why a request was not answered 2xx.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
+    /// Nobody knows who asks.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// Sync is not active for this user; activate it and try again.
     #[error("sync is not active for this user; activate it and try again")]
     SyncInactive,
+    /// The push cannot be stored.
     #[error(transparent)]
     Push(#[from] PushError),
+    /// A name in the path or the query cannot be used.
     #[error("{name} {problem}")]
-    Name { name: &'static str, problem: NameProblem },
+    Name {
+        /// What it names.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: NameProblem,
+    },
+    /// A parameter is missing.
     #[error("the parameter {0} is missing or empty")]
     MissingParameter(&'static str),
+    /// Too many collections are asked for.
     #[error("the parameter collections may name {0} collections at most; name fewer, or none for all of them")]
     TooManyCollections(usize),
     #[error(
         "the parameter apps may name {apps} apps, {of_an_app} tables of each and {tables} in all at most; name fewer, or no \
          tables for all of an app"
     )]
-    TooManyApps { apps: usize, of_an_app: usize, tables: usize },
+    /// Too many apps or collections are asked for.
+    TooManyApps {
+        /// Apps that one stream may have.
+        apps: usize,
+        /// Collections that one app may have.
+        of_an_app: usize,
+        /// Collections that all may have together.
+        tables: usize,
+    },
+    /// The cursor cannot be read.
     #[error("since {0}")]
     Since(#[from] CursorError),
+    /// A header is no text.
     #[error("the header {0} must be plain text")]
     Header(&'static str),
+    /// The header X-Client-Id must be UTF-8, as it is or percent-encoded.
     #[error("the header X-Client-Id must be UTF-8, as it is or percent-encoded")]
     ClientHeader,
+    /// The body is larger than this many bytes.
     #[error("the body is larger than {0} bytes; push in smaller parts")]
     TooLarge(usize),
+    /// The body must be sent with Content-Type: application/json.
     #[error("the body must be sent with Content-Type: application/json")]
     MediaType,
+    /// The body must be sent as it is, without Content-Encoding: compressed bodies are not taken.
     #[error("the body must be sent as it is, without Content-Encoding: compressed bodies are not taken")]
     Encoding,
+    /// The body did not arrive in time.
     #[error("the body did not arrive in time")]
     BodyTimeout,
+    /// The body ended early.
     #[error("the body ended early")]
     BodyBroken,
+    /// There is nothing here; see the documentation for the endpoints.
     #[error("there is nothing here; see the documentation for the endpoints")]
     NotFound,
+    /// This endpoint does not have this method.
     #[error("this endpoint does not have this method")]
     MethodNotAllowed,
+    /// This is a WebSocket: connect with Upgrade: websocket, version 13.
     #[error("this is a WebSocket: connect with Upgrade: websocket, version 13")]
     UpgradeRequired,
+    /// The server is busy; try again.
     #[error("the server is busy; try again")]
     Busy,
+    /// Your address has as many connections here as are allowed; close some.
     #[error("your address has as many connections here as are allowed; close some")]
     TooManyFromAddress,
+    /// A limit of the user is reached.
     #[error(transparent)]
     Limit(#[from] LimitReached),
+    /// The replica is not ready, and why.
     #[error("not ready: {0}")]
     NotReady(String),
+    /// The session cannot begin.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The store cannot do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The metrics could not be written.
     #[error("the metrics could not be written")]
     Metrics(#[from] prometheus::Error),
 }

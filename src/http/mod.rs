@@ -47,22 +47,35 @@ pub struct AppState(Arc<Services>);
 /// What there is of it in a replica, once.
 #[derive(Debug)]
 pub struct Services {
+    /// The settings.
     pub config: Arc<Config>,
+    /// Checks tokens.
     pub auth: Arc<Authenticator>,
+    /// Asks whether sync is paid for.
     pub billing: Billing,
+    /// The log.
     pub store: Store,
+    /// Tells other replicas.
     pub publisher: Publisher,
+    /// The memory of pushes.
     pub push_budget: PushBudget,
     /// For answers and streams that their clients have not read yet.
     pub unread: MemoryBudget,
+    /// Limits of users.
     pub limits: UserLimits,
+    /// Holds back readers that ask without a pause.
     pub polls: Polls,
+    /// Begins sessions.
     pub sessions: Arc<Sessions>,
+    /// Whether this replica is ready.
     pub health: Arc<health::Health>,
     /// How far devices have read.
     pub devices: DeviceReads,
+    /// The stages of a stop.
     pub shutdown: Shutdown,
+    /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Decides which requests are traced.
     pub traces: Traces,
 }
 

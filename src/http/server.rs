@@ -89,8 +89,11 @@ impl Drop for Place {
 /// Serves the endpoints to whoever connects.
 #[derive(Clone, Debug)]
 pub struct Server {
+    /// What answers.
     pub router: Router,
+    /// The stages of a stop.
     pub shutdown: Shutdown,
+    /// What is counted.
     pub metrics: Arc<Metrics>,
     limits: Limits,
     places: Arc<Semaphore>,

@@ -23,7 +23,9 @@ type Devices = HashMap<(Arc<str>, Arc<str>), DeviceRead>;
 /// What a device said last of how far it has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRead {
+    /// Up to which cursor.
     pub until: Cursor,
+    /// When.
     pub at: SystemTime,
 }
 

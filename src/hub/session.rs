@@ -8,14 +8,17 @@ use tokio::sync::Notify;
 /// A session as operators see it.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
+    /// `websocket` or `sse`.
     pub transport: &'static str,
     /// The app that it hears of; none: all of its user.
     pub app: Option<Arc<str>>,
+    /// The device, if it said so.
     pub device: Option<Arc<str>>,
     /// The id (`jti`) of the token that it came with last.
     pub token_id: Option<Arc<str>>,
     /// When that token expires.
     pub expires: Option<SystemTime>,
+    /// When it began.
     pub since: SystemTime,
     /// When it was last told, or found, that something changed.
     pub woken: Option<SystemTime>,

@@ -25,14 +25,19 @@ pub use users::{LimitError, UserLimits};
 /// A limit that a user has reached. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
+    /// Too many pushes a second; when the next may come.
     #[error("this user pushes more often than is allowed; push again after the time in Retry-After")]
     Pushes(Duration),
+    /// Too many pulls a second; when the next may come.
     #[error("this user pulls more often than is allowed; pull again after the time in Retry-After")]
     Pulls(Duration),
+    /// Too many bytes a day; when more may come.
     #[error("this user has pushed as many bytes as are allowed in a day; push again after the time in Retry-After")]
     BytesPerDay(Duration),
+    /// Too many bytes stored.
     #[error("this user stores as many bytes as are allowed; delete something, or ask for more")]
     BytesStored,
+    /// Too many apps: as many as this.
     #[error("this user has {0} apps, as many as are allowed; use one of them")]
     Apps(u32),
 }

@@ -30,10 +30,13 @@ const STORED_BYTES_AGE: Duration = Duration::from_secs(30);
 /// Why a user's push or pull does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
+    /// A limit of the user is reached.
     #[error(transparent)]
     Reached(#[from] LimitReached),
+    /// Pushes of this user that make apps take too long.
     #[error("pushes of this user that make apps take too long")]
     Busy,
+    /// The store cannot say what the user has.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -7,7 +7,9 @@ pub enum CloseReason {
     ClientLeft,
     /// No token within the time given.
     AuthTimeout,
+    /// The token is not valid.
     InvalidToken,
+    /// The token has expired.
     TokenExpired,
     /// A token of another user on a session that has one.
     OtherUser,

@@ -32,9 +32,13 @@ impl LogId {
 /// One user's log in one app, as requests name it.
 #[derive(Clone, Debug)]
 pub struct Log {
+    /// Names it.
     pub id: LogId,
+    /// The key of the user.
     pub user: UserKey,
+    /// The user.
     pub user_id: Arc<str>,
+    /// The app.
     pub app: Arc<str>,
 }
 

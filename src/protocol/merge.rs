@@ -34,8 +34,11 @@ pub struct StoredChange {
     pub id: Uuid,
     /// Its position in the log, in microseconds.
     pub at: i64,
+    /// The table.
     pub table: String,
+    /// The record.
     pub record: String,
+    /// What it does.
     pub op: Op,
     /// JSON; see [`super::push::NewChange`].
     pub data: Option<String>,
@@ -61,9 +64,11 @@ pub struct UnreadableChange {
 /// One field that a change writes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FieldWrite<'a> {
+    /// The name of the field.
     pub name: Cow<'a, str>,
     /// JSON.
     pub value: Cow<'a, str>,
+    /// Its stamp.
     pub stamp: Stamp,
 }
 

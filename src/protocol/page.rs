@@ -9,6 +9,7 @@ use std::fmt::Write;
 /// Changes in the order of the log, and where that leaves the reader.
 #[derive(Debug)]
 pub struct Page {
+    /// What to apply, in the order of the log.
     pub changes: Vec<StoredChange>,
     /// What the reader itself wrote to the same records; see [`super::merge`].
     pub own: OwnWrites,
@@ -30,6 +31,7 @@ impl Page {
 pub struct Remarks<'a> {
     /// JSON objects; see [`super::conflicts`].
     pub conflicts: &'a [String],
+    /// Stamps of the push that were ahead of the clock.
     pub adjusted: &'a [Adjusted],
 }
 
@@ -68,7 +70,9 @@ pub struct Event<'a> {
     pub app: Option<&'a str>,
     /// The table of all its changes.
     pub table: &'a str,
+    /// The cursor after this page.
     pub until: Cursor,
+    /// Whether there is more.
     pub has_more: bool,
     /// Where to resume from, if everything up to `until` has been sent with it.
     pub id: Option<&'a str>,

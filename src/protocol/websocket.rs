@@ -7,12 +7,16 @@ use std::borrow::Cow;
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ClientMessage<'a> {
+    /// Who is there; also a fresh token, later.
     #[serde(rename_all = "camelCase")]
     Auth {
+        /// The token.
         #[serde(default)]
         token: Cow<'a, str>,
+        /// The device, whose own changes do not wake it.
         client_id: Option<Cow<'a, str>>,
     },
+    /// Asks for a `pong`.
     Ping,
 }
 
@@ -31,15 +35,23 @@ impl<'a> ClientMessage<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ServerMessage<'a> {
+    /// The token is accepted.
     AuthOk,
+    /// The answer to a `ping`.
     Pong,
+    /// There is something to pull.
     #[serde(rename_all = "camelCase")]
     SyncAvailable {
+        /// In which app.
         app_id: &'a str,
+        /// In which tables.
         tables: Vec<&'a str>,
     },
+    /// The session ends.
     Error {
+        /// Why, for programs.
         code: ErrorCode,
+        /// Why, for people.
         message: &'a str,
     },
 }
@@ -48,7 +60,9 @@ pub enum ServerMessage<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
+    /// The token is not valid.
     InvalidToken,
+    /// The token has expired.
     TokenExpired,
 }
 

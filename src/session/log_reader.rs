@@ -10,9 +10,11 @@ use std::sync::Arc;
 /// A log that a stream is asked for.
 #[derive(Debug)]
 pub struct LogRequest {
+    /// The log.
     pub log: Log,
     /// None means every table of the app.
     pub tables: Option<Vec<String>>,
+    /// From where.
     pub since: Cursor,
 }
 

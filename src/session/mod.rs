@@ -46,8 +46,10 @@ const JOIN_PAUSE: Duration = Duration::from_millis(300);
 /// Why a session could not join the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
+    /// It cannot begin now.
     #[error(transparent)]
     Begin(#[from] CannotBegin),
+    /// The user has as many sessions as are allowed.
     #[error("this user has as many connections here as are allowed; close some")]
     TooManySessions,
 }

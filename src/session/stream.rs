@@ -52,8 +52,10 @@ pub struct StreamRequest {
 /// Why a stream could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The session cannot begin.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The log cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -62,7 +62,13 @@ pub enum Action {
     /// Send these messages.
     Send(Vec<String>),
     /// Send the final message, if any, and close.
-    Close { reason: CloseReason, final_message: Option<String> },
+    /// The session ends, after this message if there is one.
+    Close {
+        /// Why.
+        reason: CloseReason,
+        /// What is sent before.
+        final_message: Option<String>,
+    },
 }
 
 impl Action {

@@ -99,7 +99,13 @@ pub enum OwnChanges<'a> {
     Without,
     /// On an initial sync, in answer to a push: those stored before this position, and later ones but for the rows of
     /// the push itself.
-    BesidePush { before: i64, rows: &'a [Uuid] },
+    /// Those of a push that is being answered, and those stored before it.
+    BesidePush {
+        /// The head before it, in microseconds.
+        before: i64,
+        /// The ids of its rows.
+        rows: &'a [Uuid],
+    },
     /// On an initial sync: all.
     All,
 }
@@ -140,9 +146,11 @@ const PAST_ALL: i64 = 253_402_300_799_000_000;
 /// Which page of a log is wanted.
 #[derive(Clone, Debug)]
 pub struct PageRequest<'a> {
+    /// From where.
     pub since: Cursor,
     /// The device that reads.
     pub reader: Option<&'a str>,
+    /// What becomes of the reader's own changes.
     pub own: OwnChanges<'a>,
     /// These tables only; none means all.
     pub tables: Option<&'a [String]>,

@@ -6,16 +6,26 @@ use crate::db::Sql;
 /// What keeps a database from serving.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
+    /// It is not UTF-8.
     #[error("the database's encoding is {0} and must be UTF8: create it anew with encoding 'UTF8'")]
     Encoding(String),
     #[error(
         "the database lets this role have {allowed} connections and this replica needs {needed}: raise its limit or lower DATABASE_POOL_SIZE"
     )]
-    Connections { allowed: i32, needed: i32 },
+    /// It allows fewer connections than the pool may open.
+    Connections {
+        /// How many it allows.
+        allowed: i32,
+        /// How many the pool may open.
+        needed: i32,
+    },
+    /// The database is a standby, which cannot be written to.
     #[error("the database is a standby, which cannot be written to")]
     Standby,
+    /// The database is read-only: default_transaction_read_only is on, for the server, the database or the role.
     #[error("the database is read-only: default_transaction_read_only is on, for the server, the database or the role")]
     ReadOnly,
+    /// Something is not granted.
     #[error("the role of DATABASE_URL lacks rights: {0}")]
     Rights(String),
 }

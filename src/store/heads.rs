@@ -11,7 +11,9 @@ use uuid::Uuid;
 /// Where one log stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// The user.
     pub user: UserKey,
+    /// The app.
     pub app: String,
     /// The position of the newest change.
     pub at: i64,
@@ -20,6 +22,7 @@ pub struct Head {
 /// A log in which something was stored recently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentHead {
+    /// Where the log stands.
     pub head: Head,
     /// Where what is recent begins, by the database's clock.
     pub since: i64,
@@ -28,16 +31,22 @@ pub struct RecentHead {
 /// A part of a log: after one position, up to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRange {
+    /// The log.
     pub log: LogId,
+    /// After this position, in microseconds.
     pub after: i64,
+    /// Up to this one, in microseconds.
     pub last: i64,
 }
 
 /// A table of a log in which a device changed something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedTable {
+    /// The log.
     pub log: LogId,
+    /// The table.
     pub table: String,
+    /// The device.
     pub client: String,
 }
 

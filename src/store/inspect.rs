@@ -13,26 +13,36 @@ use uuid::Uuid;
 
 /// Logs, devices and changes of a record that are listed, at most.
 pub const MAX_LOGS: usize = 200;
+/// Devices of a user that are shown, at most.
 pub const MAX_DEVICES: usize = 500;
+/// Changes of a record that are shown, at most.
 pub const MAX_CHANGES: usize = 1_000;
 
 /// A log of a user, and what is in it.
 #[derive(Debug)]
 pub struct StoredLog {
+    /// Names it.
     pub log: LogId,
+    /// The app.
     pub app: String,
     /// The position of the newest change.
     pub head: i64,
+    /// Changes in it.
     pub changes: i64,
+    /// Their bytes.
     pub bytes: i64,
+    /// Tables in it.
     pub tables: i64,
 }
 
 /// A device that has pushed.
 #[derive(Debug)]
 pub struct StoredDevice {
+    /// The app.
     pub app: String,
+    /// The device.
     pub device: String,
+    /// Its changes that are stored.
     pub changes: i64,
     /// The position of its newest change.
     pub pushed: i64,
@@ -41,24 +51,36 @@ pub struct StoredDevice {
 /// How PostgreSQL is.
 #[derive(Debug)]
 pub struct DatabaseState {
+    /// The version of PostgreSQL.
     pub version: String,
+    /// The size of the database, in bytes.
     pub bytes: i64,
+    /// The size of `sync_changes` with its indexes, in bytes.
     pub log_bytes: i64,
+    /// Changes that are stored, by the statistics.
     pub changes: i64,
+    /// How many logs there are.
     pub logs: i64,
+    /// Connections to it, from everywhere.
     pub connections: i64,
+    /// How many it allows.
     pub max_connections: i64,
+    /// How long the oldest transaction has been open, in seconds.
     pub oldest_transaction_seconds: f64,
+    /// How many transactions old the oldest row is (`relfrozenxid`).
     pub transaction_age: i64,
 }
 
 /// Why the database did not say.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
+    /// The database cannot be asked.
     #[error("the database cannot be asked")]
     Database(#[from] tokio_postgres::Error),
+    /// A stored change cannot be read.
     #[error("a stored change cannot be read")]
     Unreadable(#[from] CompactionError),
+    /// A stored change has an id or an operation that is none.
     #[error("a stored change has an id or an operation that is none")]
     UnknownChange,
 }

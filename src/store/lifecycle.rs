@@ -14,23 +14,30 @@ use tokio_postgres::Row;
 /// What one log takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
+    /// The user.
     pub user: String,
+    /// The app.
     pub app: String,
+    /// Changes in the log.
     pub changes: i64,
     /// Bytes of values, stamps and other members, as for all that follow.
     pub bytes: i64,
+    /// Records in it.
     pub records: i64,
     /// Bytes that the records as they stand do not need.
     pub garbage: i64,
     /// Kept of what was trimmed.
     pub history_changes: i64,
+    /// Bytes of what was trimmed and is kept.
     pub history_bytes: i64,
 }
 
 /// A record as it stands: by field, its winner.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
+    /// The table.
     pub table: String,
+    /// The record.
     pub id: String,
     /// Rank and JSON value of each field.
     pub fields: BTreeMap<String, (Rank, String)>,
@@ -57,7 +64,9 @@ impl Record {
 /// A row of the log, or of what was trimmed from it.
 #[derive(Clone, Debug)]
 pub struct LoggedChange {
+    /// The change.
     pub change: StoredChange,
+    /// The device that wrote it.
     pub client: String,
     /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
     pub trimmed_at: Option<i64>,

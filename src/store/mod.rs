@@ -92,6 +92,7 @@ pub enum StoreError {
     /// Something that should not happen.
     #[error("the database refused a statement")]
     Failed(#[source] DbError),
+    /// A stored change cannot be read.
     #[error(transparent)]
     Unreadable(#[from] UnreadableChange),
     /// The task that was storing a push ended early.
@@ -100,6 +101,7 @@ pub enum StoreError {
     /// The same changes were being stored by somebody else, again and again.
     #[error("the changes of a push were being stored elsewhere at the same time")]
     Contended,
+    /// The operation of a stored change is not known.
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
 }

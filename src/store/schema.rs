@@ -31,22 +31,39 @@ const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync
 /// Why the schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
+    /// The database cannot be reached.
     #[error("the database cannot be reached")]
     Connect(#[from] ConnectError),
+    /// The database cannot be asked for its schema.
     #[error("the database cannot be asked for its schema")]
     Database(#[from] tokio_postgres::Error),
+    /// The database cannot serve.
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    /// The database does not answer.
     #[error("the database does not answer")]
     Timeout(#[from] tokio::time::error::Elapsed),
+    /// The migrations could not be applied.
     #[error("the migrations could not be applied")]
     Migrate(#[from] MigrateError),
+    /// The schema lacks a migration that this replica needs.
     #[error("the schema lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
-    TooOld { missing: i64 },
+    TooOld {
+        /// The first that is missing.
+        missing: i64,
+    },
+    /// The schema is for newer replicas.
     #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
-    TooNew { needed: i64, known: i64 },
+    TooNew {
+        /// The migration that replicas must know.
+        needed: i64,
+        /// The newest that this one knows.
+        known: i64,
+    },
+    /// The database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over.
     #[error("the database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over")]
     ServerBefore,
+    /// Taking over the database of the server before is not finished: run `mana-sync migrate` again.
     #[error("taking over the database of the server before is not finished: run `mana-sync migrate` again")]
     Unfinished,
 }

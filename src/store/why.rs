@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 pub struct Write {
     /// JSON.
     pub value: String,
+    /// The stamp.
     pub stamp: Stamp,
+    /// The device that wrote it.
     pub device: String,
     /// Its position in the log, in microseconds: when it was stored.
     pub at: i64,
@@ -28,6 +30,7 @@ impl Write {
 /// What became of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
+    /// The name of the field.
     pub name: String,
     /// The value as it is. It is out of the log only if its record was purged.
     pub winner: Write,

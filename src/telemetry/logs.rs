@@ -24,8 +24,10 @@ pub struct LogFilter {
 /// Why the log goes on as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
+    /// It is no filter as RUST_LOG has them.
     #[error("this is no filter as RUST_LOG has them, such as info or info,mana_sync::store=debug")]
     Unreadable(#[source] Option<ParseError>),
+    /// The log of this process cannot be changed.
     #[error("the log of this process cannot be changed")]
     Fixed,
 }

@@ -25,46 +25,76 @@ pub struct Metrics {
     pub push_bytes: IntGauge,
     /// Bytes of heads and messages of those who have not authenticated.
     pub unauthenticated_bytes: IntGauge,
+    /// Sessions that ended, by reason.
     pub closes: IntCounterVec,
+    /// TCP connections.
     pub tcp_connections: IntGauge,
     /// Answers to requests, and how long they took.
     pub http: HttpMetrics,
     /// Who was let in, and who was refused and why.
     pub refusals: Refusals,
+    /// Pushes, by outcome.
     pub pushes: IntCounterVec,
     /// Refused because a limit was reached, by which.
     pub refused: IntCounterVec,
     limits: IntGaugeVec,
+    /// Empty answers that were held back.
     pub empty_answers_held: IntCounter,
+    /// Changes that were stored.
     pub changes_stored: IntCounter,
     /// Pushes and changes by app, for the apps that are told apart.
     pub apps: AppCounters,
+    /// How long pushes take, in seconds.
     pub push_seconds: Histogram,
+    /// How long pulls take, in seconds.
     pub pull_seconds: Histogram,
+    /// From commit to the socket of a device, in seconds.
     pub delivery_seconds: Histogram,
     /// From taking the head of a push to having written it on a stream that was live.
     pub stream_seconds: Histogram,
+    /// Wake-ups that were published.
     pub wakeups_published: IntCounter,
+    /// Wake-ups that were given up.
     pub wakeups_dropped: IntCounter,
+    /// Notifications that were sent; each has many wake-ups.
     pub notifications_sent: IntCounter,
+    /// Notifications that could not be sent.
     pub publish_failures: IntCounter,
+    /// Wake-ups that wait to be published.
     pub publish_queue: IntGauge,
+    /// Their bytes.
     pub publish_queue_bytes: IntGauge,
+    /// Wake-ups that were heard.
     pub wakeups_received: IntCounter,
+    /// Logs in which the reconciler found news.
     pub wakeups_reconciled: IntCounter,
+    /// Notifications that could not be read.
     pub notifications_unreadable: IntCounter,
+    /// Notifications without a valid signature.
     pub notifications_unsigned: IntCounter,
+    /// Replicas that are there.
     pub replicas: IntGauge,
+    /// Whether the listener hears.
     pub listener_up: IntGauge,
+    /// How often the listener has connected.
     pub listener_connects: IntCounter,
+    /// Rounds of the reconciler that failed.
     pub reconcile_failures: IntCounter,
+    /// Cursors that no log had come to.
     pub cursors_past_head: IntCounter,
+    /// Look-ups of what was stored lately, for sessions that come back.
     pub recent_lookups: IntCounter,
+    /// Connections of the pool, by state.
     pub pool_connections: IntGaugeVec,
+    /// Requests that wait for one.
     pub pool_waiting: IntGauge,
+    /// Tokens that were checked, by outcome.
     pub auth: IntCounterVec,
+    /// Questions to the credits service, by outcome.
     pub billing: IntCounterVec,
+    /// Questions to the issuer, by outcome.
     pub jwks_fetches: IntCounterVec,
+    /// Whether this replica is ready.
     pub ready: IntGauge,
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
@@ -72,15 +102,19 @@ pub struct Metrics {
     pub compactions: IntCounterVec,
     /// Rows that were trimmed away, and bytes that were taken out.
     pub trimmed_rows: IntCounter,
+    /// Bytes that were trimmed.
     pub trimmed_bytes: IntCounter,
     /// How long the log that has waited longest has been due, in seconds.
     pub compaction_lag: Gauge,
+    /// Spans, by what became of them.
     pub trace_spans: IntCounterVec,
+    /// Exports of metrics, by outcome.
     pub metric_exports: IntCounterVec,
 }
 
 /// Transports, as labels.
 pub const WEBSOCKET: &str = "websocket";
+/// Streams, as a label.
 pub const SSE: &str = "sse";
 
 /// The limits for which something is refused, as labels.

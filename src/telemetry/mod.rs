@@ -41,7 +41,9 @@ use std::time::{Duration, Instant};
 /// The telemetry of a process.
 #[derive(Debug)]
 pub struct Telemetry {
+    /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Decides which requests are traced.
     pub traces: Traces,
     /// What the log shows.
     pub log: LogFilter,
@@ -55,6 +57,7 @@ pub enum TelemetryError {
     /// What the exporter says has values of settings in it, and is left out but for the name.
     #[error("traces cannot be exported as the settings OTEL_… say: see {0}")]
     Traces(String),
+    /// Metrics cannot be exported as the settings OTEL_… say.
     #[error("metrics cannot be exported as the settings OTEL_… say")]
     Metrics(#[from] MetricsSenderError),
 }

@@ -13,9 +13,13 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
+    /// `POST /sync/{app}`.
     Push,
+    /// `GET /sync/{app}/pull`.
     Pull,
+    /// Streams.
     Stream,
+    /// WebSockets.
     WebSocket,
 }
 
@@ -26,16 +30,23 @@ pub(super) const ENDPOINTS: &[&str] = &["push", "pull", "stream", "websocket"];
 pub enum Refusal {
     /// 401: no token was sent, in the header or in time.
     TokenMissing,
+    /// It is no JWT.
     TokenMalformed,
+    /// It is signed with another algorithm.
     TokenAlgorithm,
     /// It names no key.
     TokenKeyMissing,
     /// The issuer publishes no such key.
     TokenKeyUnknown,
+    /// Its signature is wrong.
     TokenSignature,
+    /// It has expired.
     TokenExpired,
+    /// It is not valid yet.
     TokenNotYetValid,
+    /// It is from another issuer.
     TokenIssuer,
+    /// It is for another audience.
     TokenAudience,
     /// It names no user, or one that cannot be.
     TokenSubject,

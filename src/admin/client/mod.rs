@@ -102,16 +102,22 @@ enum AdminCommand {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// ADMIN_TOKEN is not set.
     #[error("ADMIN_TOKEN is not set")]
     NoToken,
+    /// ADMIN_URL cannot have a path added to it.
     #[error("ADMIN_URL cannot have a path added to it")]
     Url,
+    /// The admin port cannot be reached.
     #[error("the admin port cannot be reached")]
     Http(#[from] reqwest::Error),
+    /// What the admin port answers to a request that it does not serve.
     #[error("{0}")]
     Refused(String),
+    /// Something else listens there.
     #[error("the admin port answered {0}, and not as an admin port does")]
     Stranger(StatusCode),
+    /// The answer cannot be read.
     #[error("the answer cannot be read")]
     Unreadable(#[from] serde_json::Error),
 }

@@ -68,8 +68,11 @@ impl Op {
 /// A change as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewChange {
+    /// The table.
     pub table: String,
+    /// The record.
     pub record: String,
+    /// What it does.
     pub op: Op,
     /// An insert's record, or an update's values by field, as JSON.
     pub data: Option<String>,
@@ -93,7 +96,9 @@ pub struct NewChange {
 pub struct Adjusted {
     /// Which of the push's changes.
     pub index: usize,
+    /// The table.
     pub table: String,
+    /// The record.
     pub id: String,
     /// The fields, or for an insert or a delete the member that carries its stamp.
     pub fields: Vec<String>,
@@ -109,9 +114,13 @@ fn as_text<S: serde::Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, 
 /// A push that may be stored.
 #[derive(Debug)]
 pub struct Push {
+    /// The device that pushes.
     pub client: String,
+    /// The cursor that it has.
     pub since: Cursor,
+    /// What it has written, in its order.
     pub changes: Vec<NewChange>,
+    /// Stamps that were ahead of the clock, and what became of them.
     pub adjusted: Vec<Adjusted>,
 }
 
@@ -142,68 +151,120 @@ impl StampPolicy {
 /// Why a push was refused. Each message tells the client what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
+    /// The body is no push.
     #[error("the body must be JSON such as {{\"clientId\":\"…\",\"since\":\"…\",\"changes\":[…]}}: {0}")]
     Body(#[source] serde_json::Error),
+    /// Say which device pushes: in the header X-Client-Id or as clientId.
     #[error("say which device pushes: in the header X-Client-Id or as clientId")]
     NoClient,
+    /// The client id cannot be used.
     #[error("the client id {0}")]
     Client(NameProblem),
+    /// The cursor cannot be read.
     #[error("since {0}")]
     Since(#[from] CursorError),
+    /// There are more changes than one push may have.
     #[error("this push has {got} changes; send at most {max} in one")]
-    TooMany { got: usize, max: usize },
+    TooMany {
+        /// How many.
+        got: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// The schema version is neither a short text nor a number.
     #[error("schemaVersion must be a number or a string of at most {MAX_SCHEMA_VERSION} bytes")]
     SchemaVersion,
+    /// It names more tables than one push may.
     #[error("this push names {got} tables; send changes of at most {MAX_TABLES} in one")]
-    TooManyTables { got: usize },
+    TooManyTables {
+        /// How many.
+        got: usize,
+    },
+    /// The names of its tables are too long together.
     #[error("the names of this push's tables have {got} bytes together; at most {MAX_TABLE_NAMES} in one push")]
-    TableNames { got: usize },
+    TableNames {
+        /// Their bytes.
+        got: usize,
+    },
+    /// A change cannot be stored.
     #[error("changes[{index}]: {problem}")]
-    Change { index: usize, problem: ChangeProblem },
+    Change {
+        /// Which, from 0.
+        index: usize,
+        /// What is wrong with it.
+        problem: ChangeProblem,
+    },
 }
 
 /// What is wrong with one change.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeProblem {
+    /// The table's name cannot be used.
     #[error("table {0}")]
     Table(NameProblem),
+    /// The record's id cannot be used.
     #[error("id {0}")]
     Id(NameProblem),
+    /// The operation is not known.
     #[error("op must be insert, update or delete, and is {0:?}")]
     Op(String),
+    /// Op is missing; it must be insert, update or delete.
     #[error("op is missing; it must be insert, update or delete")]
     NoOp,
+    /// An update has no fields.
     #[error("an update needs fields: {{\"<field>\":{{\"value\":…,\"updatedAt\":\"…\"}}}}")]
     NoFields,
+    /// The fields have another form.
     #[error("fields must look like {{\"<field>\":{{\"value\":…,\"updatedAt\":\"…\"}}}}: {0}")]
     Fields(#[source] serde_json::Error),
+    /// The data has another form.
     #[error("data must be an object: {0}")]
     Data(#[source] serde_json::Error),
+    /// A field has no stamp.
     #[error("field {0:?} has no updatedAt")]
     NoStamp(String),
+    /// A field's stamp cannot be read.
     #[error("updatedAt of field {field:?} {problem}")]
-    Stamp { field: String, problem: StampError },
+    Stamp {
+        /// The field.
+        field: String,
+        /// What is wrong with the stamp.
+        problem: StampError,
+    },
+    /// The stamp of a delete cannot be read.
     #[error("deletedAt {0}")]
     DeletedAt(StampError),
+    /// It writes more fields than one change may.
     #[error("it writes {0} fields; send at most {MAX_FIELDS} in one change")]
     TooManyFields(usize),
+    /// A field's name is too long.
     #[error("a field's name has {0} bytes; at most {MAX_FIELD} can be stored")]
     FieldName(usize),
     #[error(
         "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
+    /// What the protocol does not name takes more bytes than are kept.
     Extra(usize),
+    /// A value cannot be stored.
     #[error("{place} {problem}")]
-    Value { place: String, problem: Unstorable },
+    Value {
+        /// Where it is.
+        place: String,
+        /// What is wrong with it.
+        problem: Unstorable,
+    },
 }
 
 /// What is wrong with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameProblem {
+    /// There is none.
     #[error("is missing or empty")]
     Empty,
+    /// It has more than this many bytes.
     #[error("is longer than {0} bytes")]
     TooLong(usize),
+    /// PostgreSQL cannot store it.
     #[error("has the character \\u0000, which cannot be stored")]
     Nul,
 }

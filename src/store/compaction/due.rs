@@ -17,8 +17,11 @@ pub(super) const LOGS: i64 = 100;
 /// A log, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogName {
+    /// Names it.
     pub id: LogId,
+    /// The user.
     pub user: String,
+    /// The app.
     pub app: String,
 }
 

@@ -6,14 +6,19 @@ use crate::store::schema::SchemaError;
 /// Why a log could not be trimmed, or a record not be read. Nothing of it is half done.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactionError {
+    /// The database cannot be reached.
     #[error("the database cannot be reached")]
     Connect(#[from] SchemaError),
+    /// The database refused a statement.
     #[error("the database refused a statement")]
     Database(#[from] tokio_postgres::Error),
+    /// The database did not answer in time.
     #[error("the database did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
+    /// A stored change cannot be read.
     #[error(transparent)]
     Unreadable(#[from] UnreadableChange),
+    /// The operation of a stored change is not known.
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
 }

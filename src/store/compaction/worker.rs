@@ -41,6 +41,7 @@ pub struct Compactor {
 pub struct Progress {
     /// Logs that are trimmed.
     pub logs: u64,
+    /// What was trimmed so far.
     pub trimmed: Trimmed,
 }
 

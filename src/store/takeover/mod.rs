@@ -37,24 +37,38 @@ const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout
 /// Why the database could not be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeoverError {
+    /// The schema cannot be read or brought up to date.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// A step failed; what was done so far is kept.
     #[error("the database refused a step; what was done so far is kept, run the command again")]
     Database(#[from] tokio_postgres::Error),
+    /// The old table has a form that is not known.
     #[error("sync_changes has a form that is not known, and is left as it is: {0}")]
     UnknownForm(String),
     #[error(
         "others are connected to this database: {0}. Stop them first, so that they store nothing meanwhile; or give --while-connected: what they do with sync_changes then fails until the takeover is over"
     )]
+    /// Somebody is connected who may write.
     Connected(String),
+    /// An old table from an earlier takeover is there.
     #[error("sync_changes_before is there already, from an earlier takeover: rename it, or drop it with --drop-old")]
     OldTableIsThere,
+    /// The takeover is not over: run `mana-sync migrate` first.
     #[error("the takeover is not over: run `mana-sync migrate` first")]
     Unfinished,
     #[error(
         "{expected} rows were to be copied and {found} were, with {left_behind} left behind; nothing is lost, the old table is sync_changes_before"
     )]
-    Miscounted { expected: i64, found: i64, left_behind: i64 },
+    /// What was copied is not what was there.
+    Miscounted {
+        /// Rows of the old table.
+        expected: i64,
+        /// Rows that were copied.
+        found: i64,
+        /// Rows that could not be.
+        left_behind: i64,
+    },
 }
 
 /// What was taken over.
