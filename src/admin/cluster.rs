@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 /// The channel that all replicas with an admin port listen to.
 const CHANNEL: &str = "mana_sync_admin";
 /// How long replicas may take to answer.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long sending may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// A replica that does not answer and has not been heard for so long is forgotten.
@@ -193,7 +193,7 @@ impl Replicas {
         if let Err(error) = inner.send(CHANNEL, Kind::Question, id, asked).await {
             return Answers { problem: Some(error), ..Answers::default() };
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             let all_have = inner.state().asked.get(&id).is_none_or(|waiting| waiting.expected.is_empty());
             let settled = inner.is_settled.load(Ordering::Relaxed);
@@ -397,7 +397,7 @@ impl Replicas {
             Some(AskError::Deaf) => {}
             Some(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the other replicas are not known yet");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(ANSWER_TIMEOUT).await;
                 inner.listens_anew.notify_one();
             }
         }

@@ -282,8 +282,8 @@ impl Listener {
     /// its entries, and nothing else of it is read.
     fn receive(&self, payload: &str) {
         let received = match Payload::parse(payload) {
-            Some(payload) => payload.and_then(|payload| self.hear_replica(payload)),
-            None => self.hear_stranger(payload),
+            Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
+            None => self.receive_unsigned(payload),
         };
         if let Err(error) = received {
             self.metrics.notifications_unreadable.inc();
@@ -296,7 +296,7 @@ impl Listener {
         }
     }
 
-    fn hear_replica(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
+    fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
         self.received.count();
         let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
         self.sessions.with_connected(&mut |is_connected| {
@@ -321,13 +321,13 @@ impl Listener {
             return Ok(());
         }
         if let Some(said) = payload.said() {
-            self.presence.hear(said, Instant::now()).map_err(PayloadError::Json)?;
+            self.presence.receive(said, Instant::now()).map_err(PayloadError::Json)?;
         }
         concern.iter().try_for_each(|entry| self.deliver(entry))
     }
 
     /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
-    fn hear_stranger(&self, payload: &str) -> Result<(), PayloadError> {
+    fn receive_unsigned(&self, payload: &str) -> Result<(), PayloadError> {
         let users = legacy::users(payload)?;
         self.metrics.wakeups_received.inc_by(users.len() as u64);
         self.distrust(users.into_iter().filter(|user| self.sessions.is_connected(*user)));

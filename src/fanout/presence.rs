@@ -209,7 +209,7 @@ impl Presence {
     }
 
     /// Takes note of what a replica has said; the caller knows that it was one.
-    pub(super) fn hear(&self, said: &str, now: Instant) -> Result<(), serde_json::Error> {
+    pub(super) fn receive(&self, said: &str, now: Instant) -> Result<(), serde_json::Error> {
         let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
             return Ok(());
         };

@@ -28,7 +28,7 @@ fn everybody_knows_who_is_there_and_who_is_gone() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
     assert_eq!((names(&a), a.count().get()), (vec!["a".to_owned()], 1));
     b.0.metrics.connections.set(12);
-    a.hear(&hello(&b), begun).unwrap();
+    a.receive(&hello(&b), begun).unwrap();
     assert_eq!((names(&a), a.count().get(), a.0.metrics.replicas.get()), (vec!["a".into(), "b".into()], 2, 2));
     assert_eq!((a.replicas()[1].connections, a.replicas()[1].draining), (12, false));
 
@@ -43,17 +43,18 @@ fn a_replica_that_says_goodbye_is_gone_at_once_and_stays_gone() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
     let (hello, goodbye) = (hello(&b), b.message(begun, true));
     let at = clock();
-    let hear = |message: &str, at, after| a.hear(&dated(message, at), begun + Duration::from_secs(after)).unwrap();
-    hear(&hello, at - 2, 0);
-    hear(&goodbye, at - 1, 0);
+    let receive =
+        |message: &str, at, after| a.receive(&dated(message, at), begun + Duration::from_secs(after)).unwrap();
+    receive(&hello, at - 2, 0);
+    receive(&goodbye, at - 1, 0);
     assert_eq!(names(&a), ["a"]);
     for (repeated, after) in [(at - 2, 0), (at - 1, 0), (at - 600_000, 0), (at - 2, 100)] {
-        hear(&hello, repeated, after);
+        receive(&hello, repeated, after);
         assert_eq!(names(&a), ["a"], "what was said before changes nothing: {repeated} {after}");
     }
-    hear(&hello, at + 1, 100);
+    receive(&hello, at + 1, 100);
     assert_eq!(names(&a), ["a", "b"], "said later: it is still there after all");
-    hear(&goodbye, at - 1, 100);
+    receive(&goodbye, at - 1, 100);
     assert_eq!(names(&a), ["a", "b"], "nor does a goodbye that is repeated");
 }
 
@@ -61,17 +62,17 @@ fn a_replica_that_says_goodbye_is_gone_at_once_and_stays_gone() {
 fn what_is_too_old_or_too_far_ahead_is_not_heard() {
     let (a, b) = (replica("a", &[]), replica("b", &[]));
     for at in [clock() - 200_000, clock() + 200_000, 0, u64::MAX] {
-        a.hear(&dated(&hello(&b), at), Instant::now()).unwrap();
+        a.receive(&dated(&hello(&b), at), Instant::now()).unwrap();
         assert_eq!(names(&a), ["a"]);
     }
-    assert!(a.hear("nonsense", Instant::now()).is_err());
-    a.hear(r#"{"question":{"kind":"later"}}"#, Instant::now()).unwrap();
+    assert!(a.receive("nonsense", Instant::now()).is_err());
+    a.receive(r#"{"question":{"kind":"later"}}"#, Instant::now()).unwrap();
 }
 
 #[test]
 fn whoever_hears_nothing_forgets_nobody() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
-    a.hear(&hello(&b), begun).unwrap();
+    a.receive(&hello(&b), begun).unwrap();
     a.0.metrics.listener_up.set(0);
     let later = begun + Duration::from_secs(3_600);
     a.message(later, false);
@@ -120,13 +121,13 @@ fn changes_are_told_to_whoever_watches_and_nothing_else_is() {
     let mut watch = a.watch();
     watch.mark_unchanged();
     let first = hello(&b);
-    a.hear(&first, begun).unwrap();
+    a.receive(&first, begun).unwrap();
     assert!(watch.has_changed().unwrap());
     watch.mark_unchanged();
-    a.hear(&dated(&first, clock() + 5), begun).unwrap();
+    a.receive(&dated(&first, clock() + 5), begun).unwrap();
     assert!(!watch.has_changed().unwrap(), "the same again");
     b.0.metrics.connections.set(1);
-    a.hear(&dated(&hello(&b), clock() + 9), begun).unwrap();
+    a.receive(&dated(&hello(&b), clock() + 9), begun).unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(replica(&"ü".repeat(300), &[]).own().name.len(), 254);
 }

@@ -99,16 +99,16 @@ async fn open(upgraded: Upgraded) -> Socket {
 /// Runs a session on its socket, from the upgrade to the end.
 async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) -> CloseReason {
     let connection = socket.get_ref().connection().clone();
-    let mut heard = Instant::now();
-    let mut next_ping = heard + ping;
+    let mut last_received = Instant::now();
+    let mut next_ping = last_received + ping;
     loop {
         let action = tokio::select! {
             message = socket.next() => {
-                heard = Instant::now();
+                last_received = Instant::now();
                 match message {
                     Some(Ok(Message::Close(_))) | None => return Box::pin(leave(socket)).await,
                     // Boxed, like whatever else is rare: an idle socket has no room set aside for it.
-                    Some(Ok(message)) => Box::pin(hear(connection.meter(), &mut session, message)).await,
+                    Some(Ok(message)) => Box::pin(receive(connection.meter(), &mut session, message)).await,
                     Some(Err(error)) => match reason_for(&error, connection.meter().overrun()) {
                         Some(reason) => Action::close(reason),
                         None => return CloseReason::ClientLeft,
@@ -117,7 +117,7 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
             }
             action = session.next() => action,
             () = tokio::time::sleep_until(next_ping) => {
-                if heard.elapsed() >= ping * 2 {
+                if last_received.elapsed() >= ping * 2 {
                     return CloseReason::Unresponsive;
                 }
                 next_ping = Instant::now() + ping;
@@ -145,7 +145,7 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
 }
 
 /// Answers a message. What is no text says that the client is there, and nothing else.
-async fn hear(meter: &Meter, session: &mut WebSocketSession, message: Message) -> Action {
+async fn receive(meter: &Meter, session: &mut WebSocketSession, message: Message) -> Action {
     let bytes = message.len();
     match &message {
         Message::Text(_) | Message::Binary(_) => meter.end_message(),
@@ -155,7 +155,7 @@ async fn hear(meter: &Meter, session: &mut WebSocketSession, message: Message) -
         return Action::close(CloseReason::TooLarge);
     }
     let Message::Text(text) = message else { return Action::Send(vec![]) };
-    let action = session.hear(&text).await;
+    let action = session.receive(&text).await;
     if let Some(budget) = session.budget() {
         meter.authenticated(budget);
     }

@@ -122,7 +122,7 @@ impl WebSocketSession {
     }
 
     /// Answers a message.
-    pub async fn hear(&mut self, text: &str) -> Action {
+    pub async fn receive(&mut self, text: &str) -> Action {
         match ClientMessage::read(text) {
             None => Action::Send(vec![]),
             Some(ClientMessage::Ping) => Action::say(&ServerMessage::Pong),

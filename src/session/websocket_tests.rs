@@ -21,13 +21,13 @@ async fn member(rig: &Rig, app: Option<&str>, client: Option<&str>, life: Durati
 }
 
 #[tokio::test]
-async fn a_stranger_is_answered_pings_and_closed_when_its_time_is_over() {
+async fn an_unauthenticated_one_is_answered_pings_and_closed_when_its_time_is_over() {
     let rig = Rig::new(&["--ws-auth-timeout-ms", "50"]);
     let mut session = WebSocketSession::new(rig.sessions.clone(), None);
     rig.wake("todo", "phone", &tables(&["tasks"]));
-    assert_eq!(session.hear(r#"{"type":"ping"}"#).await, said(&[r#"{"type":"pong"}"#]));
+    assert_eq!(session.receive(r#"{"type":"ping"}"#).await, said(&[r#"{"type":"pong"}"#]));
     for text in ["", "nonsense", r#"{"type":"subscribe"}"#] {
-        assert_eq!(session.hear(text).await, said(&[]), "{text}");
+        assert_eq!(session.receive(text).await, said(&[]), "{text}");
     }
     assert_eq!(session.next().await, Action::close(CloseReason::AuthTimeout));
 }
@@ -36,7 +36,7 @@ async fn a_stranger_is_answered_pings_and_closed_when_its_time_is_over() {
 async fn what_is_no_token_is_refused_with_a_reason() {
     let rig = Rig::new(&[]);
     let mut session = WebSocketSession::new(rig.sessions.clone(), None);
-    let action = session.hear(r#"{"type":"auth","token":"nonsense"}"#).await;
+    let action = session.receive(r#"{"type":"auth","token":"nonsense"}"#).await;
     let Action::Close { reason: CloseReason::InvalidToken, final_message: Some(words) } = action else {
         panic!("{action:?}");
     };
@@ -123,7 +123,7 @@ async fn the_session_ends_with_its_token_unless_a_fresh_one_came() {
 }
 
 #[tokio::test]
-async fn all_are_sent_away_when_the_replica_goes_strangers_too() {
+async fn all_are_sent_away_when_the_replica_goes_unauthenticated_ones_too() {
     let rig = Rig::new(&["--drain-window-ms", "20"]);
     let mut session = member(&rig, Some("todo"), None, HOUR).await;
     let mut unauthenticated = WebSocketSession::new(rig.sessions.clone(), None);

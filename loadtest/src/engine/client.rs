@@ -117,7 +117,7 @@ impl Connection {
 pub struct Client {
     endpoints: Arc<[Endpoint]>,
     connections: Vec<Option<Connection>>,
-    patience: Duration,
+    request_timeout: Duration,
 }
 
 /// A request without its target.
@@ -133,10 +133,10 @@ pub struct Call<'a> {
 }
 
 impl Client {
-    /// `patience` is the longest that one request may take.
-    pub fn new(endpoints: Arc<[Endpoint]>, patience: Duration) -> Self {
+    /// `request_timeout` is the longest that one request may take.
+    pub fn new(endpoints: Arc<[Endpoint]>, request_timeout: Duration) -> Self {
         let connections = endpoints.iter().map(|_| None).collect();
-        Self { endpoints, connections, patience }
+        Self { endpoints, connections, request_timeout }
     }
 
     /// Sends a request to a random target. Anything but 200 is a failure. A kept connection that has been closed in
@@ -151,10 +151,10 @@ impl Client {
 
     /// The same to the target at this place.
     pub async fn call_target(&mut self, call: &Call<'_>, target: usize) -> Result<Answer, Failure> {
-        let patience = self.patience;
-        let called = timeout(patience, self.attempt(call, target)).await;
+        let request_timeout = self.request_timeout;
+        let called = timeout(request_timeout, self.attempt(call, target)).await;
         // A connection whose answer did not come whole is of no use; one that succeeded was put back.
-        called.map_err(|_| Failure::Timeout(patience))?
+        called.map_err(|_| Failure::Timeout(request_timeout))?
     }
 
     async fn attempt(&mut self, call: &Call<'_>, target: usize) -> Result<Answer, Failure> {
@@ -166,7 +166,7 @@ impl Client {
                 Err(failure) => return Err(failure),
             }
         }
-        let mut fresh = Connection::open(endpoint, self.patience).await?;
+        let mut fresh = Connection::open(endpoint, self.request_timeout).await?;
         let answer = fresh.exchange(request(call, endpoint)).await?;
         self.keep(fresh, target, answer)
     }

@@ -23,4 +23,4 @@ pub use client::{Answer, Client, Failure};
 pub use device::LeanDevice;
 pub use endpoint::{Endpoint, EndpointError};
 pub use feed::Feed;
-pub use socket::{Heard, Socket};
+pub use socket::{Socket, SocketEvent};

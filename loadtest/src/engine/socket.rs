@@ -13,7 +13,7 @@ use super::endpoint::{Endpoint, Io};
 
 /// What the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum SocketEvent {
     /// There is something to pull.
     Wakeup,
     /// Anything else that is not the end.
@@ -51,20 +51,20 @@ impl Socket {
         }
         socket.stream.send(Message::text(auth.to_string())).await.map_err(failure)?;
         match socket.next().await? {
-            Heard::Other(text) if text.contains("auth-ok") => Ok(socket),
-            Heard::Closed(_) => Err(Failure::Closed),
-            Heard::Wakeup | Heard::Other(_) => Err(Failure::Answer("auth-ok was due")),
+            SocketEvent::Other(text) if text.contains("auth-ok") => Ok(socket),
+            SocketEvent::Closed(_) => Err(Failure::Closed),
+            SocketEvent::Wakeup | SocketEvent::Other(_) => Err(Failure::Answer("auth-ok was due")),
         }
     }
 
     /// The next message. Pings are answered on the way. Cancel safe.
-    pub async fn next(&mut self) -> Result<Heard, Failure> {
+    pub async fn next(&mut self) -> Result<SocketEvent, Failure> {
         loop {
             return Ok(match self.stream.next().await {
-                None => Heard::Closed(None),
-                Some(Ok(Message::Close(frame))) => Heard::Closed(frame.map(|frame| frame.code.into())),
-                Some(Ok(Message::Text(text))) if text.contains("sync-available") => Heard::Wakeup,
-                Some(Ok(Message::Text(text))) => Heard::Other(text.to_string()),
+                None => SocketEvent::Closed(None),
+                Some(Ok(Message::Close(frame))) => SocketEvent::Closed(frame.map(|frame| frame.code.into())),
+                Some(Ok(Message::Text(text))) if text.contains("sync-available") => SocketEvent::Wakeup,
+                Some(Ok(Message::Text(text))) => SocketEvent::Other(text.to_string()),
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(failure(error)),
             });

@@ -16,7 +16,7 @@ use crate::baseline::rows::idle::local_address;
 use crate::engine::closed::LoadError;
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
-use crate::engine::{Client, Endpoint, Heard, LeanDevice, Socket};
+use crate::engine::{Client, Endpoint, LeanDevice, Socket, SocketEvent};
 use crate::local::{Replica, Surroundings};
 use crate::report::LatencyHistogram;
 use crate::report::model::{Growth, GrowthLine, Unit};
@@ -220,9 +220,9 @@ impl Held {
 async fn listen(user: usize, mut socket: Socket, tell: UnboundedSender<(usize, Instant)>) {
     loop {
         match socket.next().await {
-            Ok(Heard::Wakeup) if tell.send((user, Instant::now())).is_err() => return,
-            Ok(Heard::Wakeup | Heard::Other(_)) => {}
-            Ok(Heard::Closed(_)) | Err(_) => return,
+            Ok(SocketEvent::Wakeup) if tell.send((user, Instant::now())).is_err() => return,
+            Ok(SocketEvent::Wakeup | SocketEvent::Other(_)) => {}
+            Ok(SocketEvent::Closed(_)) | Err(_) => return,
         }
     }
 }

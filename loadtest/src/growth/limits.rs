@@ -41,7 +41,7 @@ pub const NAMES_P99: Limit = Limit::AtMost(2.0);
 pub const LOG_P50: Limit = Limit::AtMost(1.2);
 /// As for [`STORED_P99`].
 pub const LOG_P99: Limit = Limit::AtMost(2.0);
-/// Rows in a second of a fresh device's first pages: each page is a stretch of an index, however long the rest is.
+/// Rows in a second of a fresh device's first pages: each page is a range of an index, however long the rest is.
 pub const LOG_RATE: Limit = Limit::AtLeast(0.8);
 
 /// Not faster than the size: idle connections are worked for one by one, so a hundred times as many may take a hundred

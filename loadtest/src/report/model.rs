@@ -115,7 +115,7 @@ pub struct Settings {
     pub scenario: serde_json::Value,
 }
 
-/// A stretch of the run.
+/// A range of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
     pub name: String,

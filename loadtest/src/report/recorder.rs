@@ -135,7 +135,7 @@ impl Drop for Connected {
     }
 }
 
-/// What was recorded in some stretch of time.
+/// What was recorded in some range of time.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     pub(super) operations: Vec<OperationTally>,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::population::{APP, Ledger, Population, User};
-use crate::engine::{Endpoint, Failure, Feed, Heard, Socket};
+use crate::engine::{Endpoint, Failure, Feed, Socket, SocketEvent};
 use crate::protocol::BEGINNING;
 use crate::report::{OperationId, Recorder, Worker};
 
@@ -102,12 +102,12 @@ impl Listener {
                     break 'connections;
                 }
                 match next(&mut self.orders, order, socket.next()).await {
-                    Next::Came(Ok(Heard::Wakeup)) => {
+                    Next::Came(Ok(SocketEvent::Wakeup)) => {
                         last_wakeup = Some(Instant::now());
                         seen = self.note_wakeup(seen, operation);
                     }
-                    Next::Came(Ok(Heard::Other(_))) => {}
-                    Next::Came(Ok(Heard::Closed(_)) | Err(_)) | Next::Drop => break,
+                    Next::Came(Ok(SocketEvent::Other(_))) => {}
+                    Next::Came(Ok(SocketEvent::Closed(_)) | Err(_)) | Next::Drop => break,
                     Next::Settle => order = *self.orders.borrow(),
                     Next::Late => break 'connections,
                 }

@@ -116,7 +116,7 @@ pub enum ClientError {
     Refused(String),
     /// Something else listens there.
     #[error("the admin port answered {0}, and not as an admin port does")]
-    Stranger(StatusCode),
+    NotAdminPort(StatusCode),
     /// The answer cannot be read.
     #[error("the answer cannot be read")]
     Unreadable(#[from] serde_json::Error),
@@ -237,7 +237,7 @@ impl<'a> Api<'a> {
         }
         match serde_json::from_str::<ErrorBody>(&text) {
             Ok(error) => Err(ClientError::Refused(error.message)),
-            Err(_) => Err(ClientError::Stranger(status)),
+            Err(_) => Err(ClientError::NotAdminPort(status)),
         }
     }
 }

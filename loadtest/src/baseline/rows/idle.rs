@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::Row;
 use crate::baseline::{BaselineError, Plan};
-use crate::engine::{Endpoint, Failure, Feed, Heard, Socket};
+use crate::engine::{Endpoint, Failure, Feed, Socket, SocketEvent};
 use crate::local::{Replica, Surroundings};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
@@ -50,7 +50,7 @@ impl Held {
     /// Takes what comes, as a client would, until the connection ends.
     async fn hold(self) {
         match self {
-            Self::Socket(mut socket) => while !matches!(socket.next().await, Ok(Heard::Closed(_)) | Err(_)) {},
+            Self::Socket(mut socket) => while !matches!(socket.next().await, Ok(SocketEvent::Closed(_)) | Err(_)) {},
             Self::Feed(mut feed) => while matches!(feed.next().await, Ok(Some(_))) {},
         }
     }

@@ -14,7 +14,7 @@ use crate::baseline::{BaselineError, Plan, median};
 use crate::engine::client::Call;
 use crate::engine::device::Identity;
 use crate::engine::push_body::Shape;
-use crate::engine::{Client, Endpoint, Heard, LeanDevice, Socket};
+use crate::engine::{Client, Endpoint, LeanDevice, Socket, SocketEvent};
 use crate::local::{Surroundings, stop_all};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
@@ -108,7 +108,7 @@ async fn one(
     let wakeup = async {
         let heard = tokio::time::timeout(LATE, socket.next()).await;
         match heard {
-            Ok(Ok(Heard::Wakeup)) => Ok(Instant::now()),
+            Ok(Ok(SocketEvent::Wakeup)) => Ok(Instant::now()),
             Ok(Ok(other)) => Err(BaselineError::Nothing { what: format!("a wake-up was due, got {other:?}") }),
             Ok(Err(failure)) => Err(failure.into()),
             Err(_) => Err(BaselineError::Nothing { what: format!("no wake-up within {LATE:?}") }),

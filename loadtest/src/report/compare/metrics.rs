@@ -3,7 +3,7 @@
 use crate::report::Report;
 use crate::report::model::{Operation, OperationSecond, Second, Unit};
 
-use super::noise::{Evidence, stretches};
+use super::noise::{Evidence, windows};
 
 /// One value of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,7 @@ pub fn metrics(report: &Report) -> Vec<Metric> {
         unit: Unit::Seconds,
         lower_is_better: true,
         total: (requests > 0).then(|| cpu / requests as f64),
-        evidence: stretches(per_request),
+        evidence: windows(per_request),
     });
     let memory = || measured.iter().map(|second| most_memory(second));
     metrics.push(Metric {
@@ -40,7 +40,7 @@ pub fn metrics(report: &Report) -> Vec<Metric> {
         unit: Unit::Bytes,
         lower_is_better: true,
         total: memory().flatten().reduce(f64::max),
-        evidence: stretches(memory()),
+        evidence: windows(memory()),
     });
     metrics
 }
@@ -48,7 +48,7 @@ pub fn metrics(report: &Report) -> Vec<Metric> {
 fn of_operation(operation: &Operation, measured: &[&Second]) -> Vec<Metric> {
     let each = |value: &dyn Fn(&OperationSecond, f64) -> Option<f64>| {
         let of = |second: &&Second| value(second.operations.get(&operation.name)?, second.length_seconds);
-        stretches(measured.iter().map(of))
+        windows(measured.iter().map(of))
     };
     let metric = |what: &str, unit, lower_is_better, total, evidence| Metric {
         name: format!("{}: {what}", operation.name),

@@ -1,9 +1,9 @@
-//! What is noise: the measured time of both runs is cut into ten stretches, and each is compared with its counterpart.
+//! What is noise: the measured time of both runs is cut into ten windows, and each is compared with its counterpart.
 //!
 //! If both runs had been the same, the second would be higher in about half of the pairs. A change is beyond noise
 //! where the pairs agree so far that this happens by chance less than once in a hundred times (Wilcoxon's signed-rank
 //! test, on relative differences) *and* the totals differ by [`LEAST_CHANGE`]. Pairs, because a storm is slower than
-//! a steady phase in every run; stretches rather than seconds, because neighbouring seconds resemble each other and
+//! a steady phase in every run; windows rather than seconds, because neighbouring seconds resemble each other and
 //! would count as more evidence than they are; ranks, because latencies are far from any normal distribution. Failures
 //! come in bursts, and one burst matters: they are judged by their number.
 //!
@@ -14,7 +14,7 @@
 pub const LEAST_CHANGE: f64 = 0.03;
 
 /// Into as many pieces is a run cut.
-pub const STRETCHES: usize = 10;
+pub const WINDOWS: usize = 10;
 
 /// With fewer pairs, even complete agreement would not be sure enough.
 const FEWEST: usize = 8;
@@ -35,21 +35,21 @@ pub enum Certainty {
 /// What a value's noise is judged by.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Evidence {
-    /// The value in each stretch; none: nothing is known of it.
-    Stretches(Vec<Option<f64>>),
+    /// The value in each range; none: nothing is known of it.
+    Windows(Vec<Option<f64>>),
     Counts {
         failed: u64,
         tried: u64,
     },
 }
 
-/// Cuts values in their order into up to [`STRETCHES`] equal pieces, each told by its median.
-pub fn stretches(values: impl Iterator<Item = Option<f64>>) -> Evidence {
+/// Cuts values in their order into up to [`WINDOWS`] equal pieces, each told by its median.
+pub fn windows(values: impl Iterator<Item = Option<f64>>) -> Evidence {
     let values: Vec<Option<f64>> = values.collect();
-    let pieces = values.len().min(STRETCHES);
+    let pieces = values.len().min(WINDOWS);
     let piece = |index: usize| &values[index * values.len() / pieces..(index + 1) * values.len() / pieces];
     let medians = (0..pieces).map(|index| median(piece(index).iter().flatten().copied().collect()));
-    Evidence::Stretches(medians.collect())
+    Evidence::Windows(medians.collect())
 }
 
 /// Whether two runs differ by more than their own unrest, in a value whose totals these are.
@@ -59,7 +59,7 @@ pub fn judge(totals: (f64, f64), evidence: (&Evidence, &Evidence)) -> Certainty 
         return Certainty::WithinNoise;
     }
     let apart = match evidence {
-        (Evidence::Stretches(first), Evidence::Stretches(second)) if first.len() == second.len() => {
+        (Evidence::Windows(first), Evidence::Windows(second)) if first.len() == second.len() => {
             let pairs: Vec<(f64, f64)> = first.iter().zip(second).filter_map(|(a, b)| a.zip(*b)).collect();
             if pairs.len() < FEWEST {
                 return Certainty::Unknown;
@@ -71,7 +71,7 @@ pub fn judge(totals: (f64, f64), evidence: (&Evidence, &Evidence)) -> Certainty 
         }
         _ => return Certainty::Unknown,
     };
-    // Stretches must have moved in the direction of the totals, or something else is being told.
+    // Windows must have moved in the direction of the totals, or something else is being told.
     let same_way = (change > 0.0) == (apart > 0.0);
     if apart.abs() >= SURE && same_way { Certainty::BeyondNoise } else { Certainty::WithinNoise }
 }
@@ -110,15 +110,15 @@ mod tests {
 
     /// A run whose seconds wander around `level` by a fifth, with a storm in its last third.
     fn run(level: f64, seed: u32) -> Evidence {
-        stretches((0..120).map(|at| {
+        windows((0..120).map(|at| {
             let storm = if at > 80 { 5.0 } else { 1.0 };
             Some(storm * level * (1.0 + 0.2 * (f64::from(at * 7 + seed * 13) * 1.7).sin()))
         }))
     }
 
     fn first(evidence: &Evidence, count: usize) -> Evidence {
-        let Evidence::Stretches(values) = evidence else { panic!("{evidence:?}") };
-        Evidence::Stretches(values[..count].to_vec())
+        let Evidence::Windows(values) = evidence else { panic!("{evidence:?}") };
+        Evidence::Windows(values[..count].to_vec())
     }
 
     #[test]
@@ -154,10 +154,10 @@ mod tests {
 
     #[test]
     fn stretches_are_medians_of_what_is_known() {
-        let known = stretches([Some(3.0), None, Some(1.0)].into_iter());
-        assert_eq!(known, Evidence::Stretches(vec![Some(3.0), None, Some(1.0)]));
-        let Evidence::Stretches(twenty) = stretches((0..20).map(|n| Some(f64::from(n)))) else { unreachable!() };
-        assert_eq!((twenty.len(), &twenty[..2]), (STRETCHES, &[Some(0.5), Some(2.5)][..]));
-        assert_eq!(stretches([].into_iter()), Evidence::Stretches(Vec::new()));
+        let known = windows([Some(3.0), None, Some(1.0)].into_iter());
+        assert_eq!(known, Evidence::Windows(vec![Some(3.0), None, Some(1.0)]));
+        let Evidence::Windows(twenty) = windows((0..20).map(|n| Some(f64::from(n)))) else { unreachable!() };
+        assert_eq!((twenty.len(), &twenty[..2]), (WINDOWS, &[Some(0.5), Some(2.5)][..]));
+        assert_eq!(windows([].into_iter()), Evidence::Windows(Vec::new()));
     }
 }

@@ -6,7 +6,7 @@ use super::{Comparison, Outcome, Row};
 use crate::report::units::{NONE, number, show_or_none};
 
 /// How noise is judged, for people.
-pub(super) const METHOD: &str = "Better and worse: the totals differ by more than 3 %, and ten stretches of one run \
+pub(super) const METHOD: &str = "Better and worse: the totals differ by more than 3 %, and ten windows of one run \
      differ from their counterparts in the other in the same way (signed-rank test, 1 %). Failures are judged by their \
      number (1 %). Ratios to baselines have no timeline: from 10 % on; growth from 25 % on. What differs from run to \
      run but not within one is not seen: repeat runs.";

@@ -40,7 +40,7 @@ pub struct Line {
     pub ys: Vec<Option<f64>>,
 }
 
-/// A stretch of the x axis.
+/// A range of the x axis.
 pub struct Band {
     pub name: String,
     pub from: f64,
@@ -134,8 +134,8 @@ impl Plot {
     /// The line, broken at gaps.
     fn path(&self, line: &Line) -> String {
         let mut path = String::new();
-        for stretch in self.points(line).split(Option::is_none).filter(|stretch| stretch.len() > 1) {
-            for (index, (x, y)) in stretch.iter().flatten().enumerate() {
+        for range in self.points(line).split(Option::is_none).filter(|range| range.len() > 1) {
+            for (index, (x, y)) in range.iter().flatten().enumerate() {
                 let command = if index == 0 { 'M' } else { 'L' };
                 // Writing to a string does not fail.
                 let _ = write!(path, "{command}{} {}", coordinate(*x), coordinate(*y));
@@ -147,7 +147,7 @@ impl Plot {
     /// Values with a gap on either side, which no line would show; or all that are marked.
     fn dots(&self, line: &Line) -> String {
         let (points, all) = (self.points(line), self.marked && !line.dashed);
-        let alone = points.split(Option::is_none).filter(|stretch| all || stretch.len() == 1).flatten().flatten();
+        let alone = points.split(Option::is_none).filter(|range| all || range.len() == 1).flatten().flatten();
         alone.map(|(x, y)| format!("M{} {}h0", coordinate(*x), coordinate(*y))).collect()
     }
 
