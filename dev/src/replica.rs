@@ -23,6 +23,8 @@ use super::{
 
 const READY_PATH: &str = "/health/ready";
 const KEPT_LINES: usize = 30;
+/// How long reading the output of a replica that has ended may take.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a replica is started.
 #[derive(Clone, Debug)]
@@ -51,7 +53,8 @@ pub struct Replica {
 #[derive(Debug)]
 enum Output {
     File(PathBuf),
-    Lines(Arc<Mutex<VecDeque<String>>>),
+    /// The last lines, and the thread that reads them from the pipe.
+    Lines(Arc<Mutex<VecDeque<String>>>, thread::JoinHandle<()>),
 }
 
 impl Replica {
@@ -86,6 +89,7 @@ impl Replica {
         match answer.await {
             Some(Ok(())) => Ok(()),
             Some(Err(status)) => {
+                self.all_is_read().await;
                 Err(DevError::EndedEarly { who: self.options.name.clone(), status, log: self.log_tail() })
             }
             None => Err(DevError::NotReady { who: self.options.name.clone(), within: limit, log: self.log_tail() }),
@@ -142,11 +146,20 @@ impl Replica {
         &self.options.base_url
     }
 
+    /// Waits until what it printed before it ended has been read. What it has started may still hold the pipe: not for
+    /// long, then.
+    async fn all_is_read(&self) {
+        if let Output::Lines(_, relaying) = &self.output {
+            // The lines so far are better than none.
+            let _ = until(READ_LIMIT, async || relaying.is_finished().then_some(())).await;
+        }
+    }
+
     /// The last lines that it printed.
     pub fn log_tail(&self) -> String {
         match &self.output {
             Output::File(path) => tail(path),
-            Output::Lines(lines) => Vec::from(lock(lines).clone()).join("\n"),
+            Output::Lines(lines, _) => Vec::from(lock(lines).clone()).join("\n"),
         }
     }
 }
@@ -163,8 +176,8 @@ fn direct(command: &mut Command, options: &ReplicaOptions) -> io::Result<Output>
     let lines = Arc::new(Mutex::new(VecDeque::new()));
     let kept = Arc::clone(&lines);
     let prefix = format!("[{}]", options.name);
-    thread::Builder::new().name("replica-log".into()).spawn(move || relay(reader, &prefix, &kept))?;
-    Ok(Output::Lines(lines))
+    let relaying = thread::Builder::new().name("replica-log".into()).spawn(move || relay(reader, &prefix, &kept))?;
+    Ok(Output::Lines(lines, relaying))
 }
 
 /// Ends with the replica, which closes the pipe. Keeps reading when nobody reads us any more: a
