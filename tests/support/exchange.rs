@@ -1,6 +1,7 @@
 //! Requests and what is expected of their answers.
 
 use super::*;
+use mana_load::snapshot::Snapshot;
 use reqwest::Body;
 use reqwest::header::HeaderMap;
 
@@ -134,4 +135,23 @@ pub fn now_millis() -> i64 {
 /// A time as JavaScript's `toISOString` writes it.
 pub fn iso(millis: i64) -> String {
     mana_sync::protocol::Stamp::from_millis(millis).to_string()
+}
+
+/// Where a device differs from the fold. Stamps that stand as values are what their writer spelled, until it takes
+/// `adjusted`; whether they are there is what counts.
+pub fn differences(seed: u64, who: &str, expected: &Snapshot, held: &Snapshot) -> Vec<String> {
+    let blur = |snapshot: &Snapshot| {
+        let mut snapshot = snapshot.clone();
+        for fields in snapshot.0.values_mut().flat_map(|records| records.values_mut()) {
+            for (name, value) in fields.iter_mut() {
+                let is_stamp = value.as_str().is_some_and(|text| chrono::DateTime::parse_from_rfc3339(text).is_ok());
+                if matches!(name.as_str(), "updatedAt" | "deletedAt") && is_stamp {
+                    *value = serde_json::json!("a stamp");
+                }
+            }
+        }
+        snapshot
+    };
+    let found = blur(expected).differences(&blur(held), 3);
+    found.into_iter().map(|difference| format!("seed {seed}, {who}: {difference}")).collect()
 }
