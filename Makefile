@@ -29,11 +29,12 @@ test: bootstrap-tests fmt-check lint check-supply-chain ## Format, lints and eve
 	$(CARGO) test --workspace --no-run
 	@CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
 
-test-browser: bootstrap-browser ## Clients and the console in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
-	$(CARGO) build -p mana-dev
+test-browser: bootstrap-browser ## Clients, the console and the page of make dev in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
+	$(CARGO) build --workspace --bins
 	$(CARGO) test --test clients --test console --no-run
 	$(TARGET)/debug/mana-dev with-postgres -- \
 		$(CARGO) test --test clients --test console -- --nocapture --ignored --test-threads 1 $(ARGS)
+	$(CARGO) test -p mana-dev --test dev -- --nocapture --ignored
 
 chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \

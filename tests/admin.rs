@@ -198,7 +198,7 @@ async fn a_user_with_many_sessions_is_listed_in_part_and_counted_whole() {
     assert_eq!((listed(&none), &none["sessionsTotal"]), (0, &json!(400)));
     let outcomes = it.act(0, "disconnect", json!({ "userId": user.id, "device": "device-7" })).await;
     let ended: Vec<&str> = outcomes.iter().map(|(_, message)| message.as_str()).collect();
-    assert_eq!(ended, ["0 sessions were ended", "1 sessions were ended"]);
+    assert_eq!(ended, ["0 sessions were ended", "1 session was ended"]);
     it.act(0, "disconnect", json!({ "userId": user.id })).await;
     eventually("all have gone", async || it.user(0, &user).await["sessionsTotal"] == 0).await;
 }

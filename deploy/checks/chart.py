@@ -13,11 +13,18 @@ import yaml
 
 CHART = Path("k8s/chart")
 SERVER = "Deployment mana-sync"
+# As the components that overlays/production does not have.
+EVERYTHING = {
+    "gateway": {"timeouts": True},
+    "networkPolicy": {"outside": True},
+    "admin": {"enabled": True, "token": "change-me-change-me"},
+}
 # What else may be set, each beside the values of ci/production.yaml.
 VARIANTS = {
     "keda": {"autoscaling": {"kind": "keda", "maxReplicas": 6}},
     "no autoscaler": {"autoscaling": {"kind": "none"}, "replicas": 2, "monitoring": {"enabled": False}},
     "gateway-timeouts and an issuer outside": {"gateway": {"timeouts": True}, "networkPolicy": {"outside": True}},
+    "an admin port whose token somebody else made": {"admin": {"enabled": True, "existing": "another-secret"}},
     "an image, places and memory": {
         "image": {"repository": "registry.example.com/other", "tag": "1.2.3", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "registry"}],
@@ -35,6 +42,7 @@ MISTAKES = {
     "autoscaler": {"autoscaler": {"kind": "hpa"}},
     "kind": {"autoscaling": {"kind": "vpa"}},
     "tag": {"image": {"tag": "latest"}},
+    "token": {"admin": {"enabled": True, "token": "too-short"}},
 }
 
 
@@ -55,6 +63,8 @@ def check(kustomized, settings, scanned):
             report.line("chart: the same as overlays/production", _differences(rendered, kustomized["production"]))
             report.line("chart: the same as overlays/production-keda", _differences(
                 _render(chart, _merged(values, {"autoscaling": {"kind": "keda"}})), kustomized["production-keda"]))
+            report.line("chart: the same as production with every other component", _differences(
+                _render(chart, _merged(values, EVERYTHING)), kustomized["variants"]))
             for name, variant in VARIANTS.items():
                 _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
@@ -88,7 +98,7 @@ def _plain(resources):
     for resource in copy.deepcopy(resources):
         if resource["kind"] == "Namespace":
             continue
-        text = re.sub(r"\bmana-sync-[a-z0-9]{10}(?=\s|$)", "mana-sync", yaml.safe_dump(resource))
+        text = re.sub(r"\b(mana-sync(?:-admin)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":

@@ -50,9 +50,18 @@ def _add_variants(overlays):
     """The components that no overlay of ours has, on top of one that they are for."""
     variant = overlays / "variants"
     variant.mkdir()
-    components = [f"../../components/{name}" for name in ("gateway-timeouts", "outside-issuer")]
-    content = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "mana-sync"}
-    (variant / "kustomization.yaml").write_text(yaml.safe_dump(content | {"resources": ["../production"], "components": components}))
+    components = [f"../../components/{name}" for name in ("gateway-timeouts", "outside-issuer", "admin")]
+    secrets = [{"name": "mana-sync-admin", "envs": ["admin.env"]}]
+    shutil.copy(overlays / "production/admin.env", variant)
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "mana-sync",
+        "resources": ["../production"],
+        "components": components,
+        "secretGenerator": secrets,
+    }
+    (variant / "kustomization.yaml").write_text(yaml.safe_dump(content))
 
 
 def _validate(name, file):
@@ -94,6 +103,7 @@ def _assertions(resources, settings):
     return {
         "selectors match": _selectors(resources, pods),
         "ports match": _ports(resources, pods, effective),
+        "the admin port is off, or private": _admin(resources, server["spec"]["containers"][0], effective),
         "images have a tag, and not latest": _images(pods),
         "requests and limits are set": _resources(pods) + _memory(server["spec"], effective),
         "pods are restricted": _posture(pods),
@@ -166,6 +176,32 @@ def _ports(resources, pods, settings):
         if server["spec"]["containers"][0][kind]["httpGet"]["port"] != "http":
             problems.append(f"{kind} asks another port")
     return problems
+
+
+def _admin(resources, container, settings):
+    """Only Prometheus reaches the admin port from another pod; nothing publishes it; its token is a Secret's."""
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    kinds = lambda kind: [r for r in resources if r["kind"] == kind]
+    token = next((e for e in container["env"] if e["name"] == "ADMIN_TOKEN"), {})
+    if not settings["ADMIN_PORT"]:
+        return ["there is an admin port, and no ADMIN_PORT"] if "admin" in ports or token else []
+    ours = ("admin", ports.get("admin"))
+    published = [f"Service {s['metadata']['name']}" for s in kinds("Service") for p in s["spec"]["ports"] if p["targetPort"] in ours]
+    holds = {
+        f"the server's admin port is {settings['ADMIN_PORT']}": str(ports.get("admin")) == settings["ADMIN_PORT"],
+        "the token comes from a Secret": "secretKeyRef" in token.get("valueFrom", {}),
+        f"nothing publishes it: {published}": not published,
+        "metrics are in one place, and scraped there": settings["PUBLIC_METRICS"] == "false"
+        and all(e["port"] == "admin" for m in kinds("PodMonitor") for e in m["spec"]["podMetricsEndpoints"]),
+    }
+    for policy in kinds("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []):
+            # No ports means all of them.
+            if not rule.get("ports") or any(p.get("port") in ours for p in rule["ports"]):
+                names = [peer.get("namespaceSelector", {}).get("matchLabels", {}) for peer in rule.get("from", [{}])]
+                only = all(name == {"kubernetes.io/metadata.name": "monitoring"} for name in names)
+                holds[f"{policy['metadata']['name']} lets Prometheus alone in"] = only
+    return [f"no longer so: {what}" for what, so in holds.items() if not so]
 
 
 def _images(pods):

@@ -25,13 +25,14 @@ def settings():
 
 
 def metrics():
-    """Every metric of src/telemetry/metrics.rs by its name: type and labels, comma-separated (empty: none)."""
-    text = Path("src/telemetry/metrics.rs").read_text()
-    pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
+    """Every metric of src/telemetry/metrics.rs and apps.rs by its name: type and labels, comma-separated (empty: none)."""
+    files = [Path("src/telemetry") / name for name in ("metrics.rs", "apps.rs")]
+    text = "\n".join(file.read_text().split("#[cfg(test)]")[0] for file in files)
+    pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*&?[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
     found = {name: (kind, label) for kind, name, label in re.findall(pattern, text)}
     paired = r'\bpaired_(counter)s\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*",\s*\("(\w+)", \w+\),\s*\("(\w+)", \w+\)'
     found |= {name: (kind, f"{label},{other}") for kind, name, label, other in re.findall(paired, text)}
     for name in re.findall(r'"(mana_sync_\w+)"', text):
         if name not in found:
-            raise SystemExit(f"src/telemetry/metrics.rs has {name} in a way that deploy/checks/source.py cannot read")
+            raise SystemExit(f"src/telemetry has {name} in a way that deploy/checks/source.py cannot read")
     return found

@@ -19,6 +19,7 @@ pub mod credits;
 pub mod error;
 pub mod issuer;
 pub mod lock;
+pub mod npm;
 pub mod place;
 pub mod ports;
 pub mod postgres;

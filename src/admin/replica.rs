@@ -205,7 +205,7 @@ impl LocalReplica {
         let outcome = match &action {
             Action::Disconnect { user_id, device } => {
                 let closed = self.parts.hub.close_user(UserKey::of(user_id), device.as_deref());
-                self.outcome(true, &format!("{closed} sessions were ended"))
+                self.outcome(true, &ended(closed))
             }
             Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
             Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
@@ -225,7 +225,7 @@ impl LocalReplica {
         match self.parts.auth.refused().refuse(token_id, until) {
             Ok(()) => {
                 let closed = self.parts.hub.close_token(token_id);
-                self.outcome(true, &format!("refused until {}; {closed} sessions were ended", time(until)))
+                self.outcome(true, &format!("refused until {}; {}", time(until), ended(closed)))
             }
             Err(error) => self.outcome(false, &error.to_string()),
         }
@@ -293,4 +293,11 @@ fn process(metrics: &Metrics) -> Process {
     };
     let (memory, files) = (gauge("process_resident_memory_bytes"), gauge("process_open_fds"));
     Process { memory_bytes: memory as u64, open_files: files as u64 }
+}
+
+fn ended(sessions: usize) -> String {
+    match sessions {
+        1 => "1 session was ended".to_owned(),
+        _ => format!("{sessions} sessions were ended"),
+    }
 }

@@ -11,11 +11,15 @@ use mana_load::wakeups::Wakeups;
 use program::run;
 use serde_json::{Value, json};
 use support::live::{APP, socket};
+use std::time::Duration;
 use support::*;
+use tokio::task::JoinSet;
 
 const TOKEN: &str = "an-admin-token-for-tests";
 /// Sessions of one user.
 const MANY: usize = 10_000;
+/// Longer than the test takes.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Sockets that are opened at the same time.
 const AT_ONCE: usize = 32;
 
@@ -25,6 +29,11 @@ fn admin_url(node: &Node) -> String {
     let line = log.lines().find(|line| line.contains("the admin port is open")).expect("it has one");
     let line: Value = serde_json::from_str(line).unwrap();
     format!("http://{}", line["address"].as_str().unwrap())
+}
+
+/// A socket that nobody reads answers no ping, and is closed.
+async fn read_on(mut socket: Wakeups) {
+    while socket.next(IDLE).await.is_ok() {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,9 +60,13 @@ async fn operators_see_and_steer_the_cluster_in_a_browser() {
         let (cluster, user, device) = (&cluster, &user, format!("browser-{n}"));
         async move { socket(cluster, n, user, Some(APP), Some(&device)).await }
     });
-    let _sockets: Vec<Wakeups> = opening.buffer_unordered(AT_ONCE).collect().await;
-    let _phone = socket(&cluster, 1, &user, Some(APP), Some("phone")).await;
-    let _tablet = socket(&cluster, 2, &marked, Some(APP), Some("tablet")).await;
+    let mut opening = opening.buffer_unordered(AT_ONCE);
+    let mut reading = JoinSet::new();
+    while let Some(socket) = opening.next().await {
+        reading.spawn(read_on(socket));
+    }
+    reading.spawn(read_on(socket(&cluster, 1, &user, Some(APP), Some("phone")).await));
+    reading.spawn(read_on(socket(&cluster, 2, &marked, Some(APP), Some("tablet")).await));
     let settings = json!({
         "scenario": "console",
         "urls": cluster.nodes.iter().map(admin_url).collect::<Vec<_>>(),

@@ -28,6 +28,8 @@ pub struct Guide {
     /// The console of the first of them, and what it asks for.
     pub console: Option<String>,
     pub admin_token: String,
+    /// The page to try it.
+    pub playground: Option<String>,
     pub binaries: Binaries,
     pub data_dir: PathBuf,
     /// The issuer's private key.
@@ -84,6 +86,9 @@ impl Guide {
         }
         if let Some(console) = &self.console {
             line("console", console, &format!("log in with {}", self.admin_token))?;
+        }
+        if let Some(playground) = &self.playground {
+            line("page to try it", playground, "two devices side by side")?;
         }
         let postgres = format!("PostgreSQL {}", self.binaries.major());
         let data = format!("data in {}", self.data_dir.display());

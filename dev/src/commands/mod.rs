@@ -5,6 +5,7 @@ mod database;
 mod guide;
 mod issuer;
 mod listen;
+mod playground;
 mod run;
 mod signals;
 mod supervise;

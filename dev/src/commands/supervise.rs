@@ -1,40 +1,88 @@
 //! Keeps one replica of the local cluster running until it is time to stop.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
 use super::signals::Stop;
 use mana_dev::{DevError, Replica, ReplicaOptions, say::note};
 
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
+/// As long as this stays away what somebody kills to see what happens.
+const KILLED_FOR: Duration = Duration::from_secs(5);
 /// So many deaths within so long are no accident.
 const DEATHS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// A replica as others than its supervisor see it.
+#[derive(Debug, Default)]
+pub struct Supervised {
+    runs: AtomicBool,
+    kill: Notify,
+}
+
+impl Supervised {
+    /// Whether its process is there; it may not be ready yet.
+    pub fn runs(&self) -> bool {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    /// Has it killed, and started again after a few seconds. Does nothing to one that does not run.
+    pub fn kill(&self) {
+        self.kill.notify_waiters();
+    }
+}
+
 /// Ends without an error when it was asked to and the replica is gone.
-pub async fn supervise(mut replica: Replica, options: ReplicaOptions, stop: Stop) -> Result<(), DevError> {
+pub async fn supervise(
+    mut replica: Replica,
+    options: ReplicaOptions,
+    stop: Stop,
+    seen: &Supervised,
+) -> Result<(), DevError> {
     let mut deaths = VecDeque::new();
     loop {
-        let status = tokio::select! {
-            status = replica.ended() => status,
+        seen.runs.store(true, Ordering::Relaxed);
+        let ended = tokio::select! {
+            status = replica.ended() => Some(status),
+            () = seen.kill.notified() => {
+                replica.kill().await;
+                None
+            }
             () = stop.soft.cancelled() => {
                 end(&replica, &stop).await;
                 return Ok(());
             }
         };
+        seen.runs.store(false, Ordering::Relaxed);
         if stop.soft.is_cancelled() {
             return Ok(());
         }
-        deaths.push_back(Instant::now());
-        deaths.retain(|death| death.elapsed() < WITHIN);
-        if deaths.len() >= DEATHS {
-            return Err(DevError::KeepsDying { who: options.name, times: DEATHS, within: WITHIN });
-        }
-        note(format_args!("[{}] ended ({status}); starting it again", options.name));
+        let away = match ended {
+            Some(status) => {
+                deaths.push_back(Instant::now());
+                deaths.retain(|death| death.elapsed() < WITHIN);
+                if deaths.len() >= DEATHS {
+                    return Err(DevError::KeepsDying { who: options.name, times: DEATHS, within: WITHIN });
+                }
+                note(format_args!("[{}] ended ({status}); starting it again", options.name));
+                RESTART_AFTER
+            }
+            None => {
+                note(format_args!("[{}] was killed on request; starting it again in {KILLED_FOR:?}", options.name));
+                KILLED_FOR
+            }
+        };
         tokio::select! {
-            () = sleep(RESTART_AFTER) => {}
+            () = sleep(away) => {}
             () = stop.soft.cancelled() => return Ok(()),
         }
         replica = Replica::spawn(options.clone())?;
@@ -69,7 +117,7 @@ mod tests {
             base_url: "http://127.0.0.1:1".into(),
         };
         let replica = Replica::spawn(options.clone()).unwrap();
-        let outcome = supervise(replica, options, Stop::default()).await;
+        let outcome = supervise(replica, options, Stop::default(), &Supervised::default()).await;
         assert!(matches!(outcome, Err(DevError::KeepsDying { .. })), "{outcome:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,8 +14,9 @@ use super::{
     args::UpArgs,
     database,
     guide::{Guide, tokens},
+    playground::{Playground, Shown},
     signals::Stop,
-    supervise::supervise,
+    supervise::{Supervised, supervise},
 };
 use mana_dev::{
     Credits, DevError, Issuer, Postgres, Replica, ReplicaOptions, SERVICE_KEY, Services, Shutdown, SigningKey,
@@ -55,6 +57,8 @@ pub async fn up(args: UpArgs) -> Result<ExitCode, DevError> {
 /// Everything that runs. Fields are dropped in this order, those first that need the others.
 struct Cluster {
     replicas: Vec<(Replica, ReplicaOptions)>,
+    supervised: Vec<Arc<Supervised>>,
+    playground: Option<Playground>,
     /// Where the console of each is.
     consoles: Vec<String>,
     credits: Credits,
@@ -77,13 +81,21 @@ impl Cluster {
         let keys = std::slice::from_ref(&key);
         let issuer = Issuer::start(local(preferred(args.port + OTHERS)), keys).await?;
         let credits = Credits::start(local(preferred(args.port + OTHERS + 1)), SERVICE_KEY).await?;
+        let supervised: Vec<_> = (0..args.replicas).map(|_| Arc::<Supervised>::default()).collect();
+        let shown = supervised.iter().zip(1..).map(|(supervised, number)| Shown {
+            name: format!("replica {number}"),
+            url: format!("http://{}", local(args.port + number)),
+            supervised: supervised.clone(),
+        });
+        let address = local(preferred(args.port + OTHERS + 3));
+        let playground = Playground::start(address, shown.collect(), &key, &args.data_dir).await?;
         let services = Services {
             database_url: postgres.url(DATABASE),
             jwks_url: issuer.jwks_url(),
             credits_url: credits.url(),
             service_key: SERVICE_KEY.into(),
             port: args.port,
-            extra: for_people(),
+            extra: for_people(playground.as_ref()),
         };
         services.migrate(server).await?;
         let (mut replicas, mut consoles) = (Vec::new(), Vec::new());
@@ -97,7 +109,7 @@ impl Cluster {
         for (replica, _) in &replicas {
             replica.wait_ready(READY_LIMIT).await?;
         }
-        Ok(Self { replicas, consoles, credits, issuer, postgres, key })
+        Ok(Self { replicas, supervised, playground, consoles, credits, issuer, postgres, key })
     }
 
     fn guide(&self, args: &UpArgs, program: PathBuf) -> Result<Guide, DevError> {
@@ -108,6 +120,7 @@ impl Cluster {
             replicas: self.replicas.iter().map(of).collect(),
             console: self.consoles.first().cloned(),
             admin_token: admin_token(),
+            playground: self.playground.as_ref().map(Playground::url),
             binaries: self.postgres.binaries().clone(),
             data_dir: self.postgres.data_dir().to_owned(),
             database_url: self.postgres.url(DATABASE),
@@ -121,8 +134,9 @@ impl Cluster {
     /// Until it is time to stop; then replicas first, the database last.
     async fn keep_running(self, stop: &Stop) -> Result<(), DevError> {
         let mut running = JoinSet::new();
-        for (replica, options) in self.replicas {
-            running.spawn(supervise(replica, options, stop.clone()));
+        for ((replica, options), supervised) in self.replicas.into_iter().zip(self.supervised) {
+            let stop = stop.clone();
+            running.spawn(async move { supervise(replica, options, stop, &supervised).await });
         }
         let mut outcome = Ok(());
         loop {
@@ -150,6 +164,9 @@ impl Cluster {
             stopped = self.postgres.end(Shutdown::Fast) => stopped,
             () = stop.hard.cancelled() => self.postgres.end(Shutdown::Immediate).await,
         };
+        if let Some(playground) = self.playground {
+            playground.stop().await;
+        }
         self.credits.stop().await;
         self.issuer.stop().await;
         note("Everything is stopped.");
@@ -204,12 +221,16 @@ fn admin_token() -> String {
 }
 
 /// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
-/// development servers.
-fn for_people() -> Vec<(String, String)> {
+/// development servers. The page to try it is allowed in any case.
+fn for_people(playground: Option<&Playground>) -> Vec<(String, String)> {
     const ORIGINS: &str = "http://localhost:5173,http://localhost:5188";
-    [("LOG_FORMAT", "text"), ("CORS_ORIGINS", ORIGINS), ("ADMIN_TOKEN", ADMIN_TOKEN)]
-        .into_iter()
-        .filter(|(setting, _)| env::var_os(setting).is_none_or(|value| value.is_empty()))
-        .map(|(setting, value)| (setting.to_owned(), value.to_owned()))
-        .collect()
+    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let mut origins = set("CORS_ORIGINS").unwrap_or_else(|| ORIGINS.to_owned());
+    for origin in playground.into_iter().flat_map(Playground::origins) {
+        origins.push(',');
+        origins.push_str(&origin);
+    }
+    let log = set("LOG_FORMAT").unwrap_or_else(|| "text".to_owned());
+    let settings = [("LOG_FORMAT", log), ("CORS_ORIGINS", origins), ("ADMIN_TOKEN", admin_token())];
+    settings.map(|(name, value)| (name.to_owned(), value)).into()
 }

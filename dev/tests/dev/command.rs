@@ -20,10 +20,10 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-dev");
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Open to the user that PostgreSQL runs under when the tests run as root.
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     folder
@@ -49,14 +49,14 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 /// A `mana-dev up` that has said what runs.
-struct Dev {
+pub struct Dev {
     process: Child,
     guide: String,
     port: u16,
 }
 
 impl Dev {
-    fn start(folder: &Path, more: &[&str]) -> Self {
+    pub fn start(folder: &Path, more: &[&str]) -> Self {
         let port = ports();
         let number = port.to_string();
         let mut process = command(&["up", "--replicas", "2", "--port", &number, "--data-dir"])
@@ -79,6 +79,11 @@ impl Dev {
         Self { process, guide, port }
     }
 
+    /// What stands in the guide beside this name: the address of something that runs.
+    pub fn address(&self, what: &str) -> &str {
+        self.after(what).split_whitespace().next().unwrap()
+    }
+
     fn replicas(&self) -> Vec<i32> {
         let lines = self.guide.lines();
         lines.filter_map(|line| line.split_once("  process ")?.1.trim().parse().ok()).collect()
@@ -92,7 +97,7 @@ impl Dev {
         [self.replicas(), vec![postmaster]].concat()
     }
 
-    fn after(&self, what: &str) -> &str {
+    pub fn after(&self, what: &str) -> &str {
         let found = self.guide.split_once(what).map(|(_, rest)| rest);
         found.and_then(|rest| rest.lines().next()).unwrap_or_else(|| panic!("{}", self.guide))
     }
@@ -102,11 +107,11 @@ impl Dev {
         self.guide.split_whitespace().find(word).unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         send(self.process.id().cast_signed(), signal);
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub async fn ended(&mut self) -> ExitStatus {
         let ended = until(LIMIT, async || self.process.try_wait().unwrap()).await;
         ended.expect("it stops")
     }

@@ -33,3 +33,14 @@
 {{- with index $root.Values $name }}{{ $_ := set $spec $name . }}{{ end }}
 {{- end }}
 {{- end }}
+
+{{/* The admin port. Takes the values and the server's container, and adds to it what components/admin adds. */}}
+{{- define "mana-sync.admin" -}}
+{{- $patch := .root.Files.Get "components/admin/deployment.yaml" | fromYaml }}
+{{- $more := first $patch.spec.template.spec.containers }}
+{{- range $more.env }}
+{{- if .valueFrom }}{{ $_ := set .valueFrom.secretKeyRef "name" $.root.Values.admin.existing }}{{ end }}
+{{- end }}
+{{- $_ := set .container "ports" (concat $more.ports .container.ports) }}
+{{- $_ := set .container "env" (concat $more.env .container.env) }}
+{{- end }}

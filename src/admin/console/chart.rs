@@ -9,36 +9,56 @@ const HEIGHT: f64 = 120.0;
 /// Seconds from the left to the right.
 const SECONDS: usize = 300;
 
-/// A line: how it is drawn, and its values, one a second, the newest last.
+/// A line: how it is drawn, and its values, one a second, the newest last; none: a gap.
 pub(super) struct Line {
     pub(super) class: String,
-    pub(super) values: Vec<f64>,
+    pub(super) values: Vec<Option<f64>>,
 }
 
 /// A chart with its greatest value and the newest ones.
 pub(super) fn chart(name: &str, write: fn(f64) -> String, lines: &[Line]) -> Markup {
-    let most = lines.iter().flat_map(|line| &line.values).copied().fold(0.0, f64::max);
-    let now: Vec<String> = lines.iter().filter_map(|line| line.values.last()).map(|value| write(*value)).collect();
+    let most = lines.iter().flat_map(|line| &line.values).flatten().copied().reduce(f64::max);
+    let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), write);
+    let now: Vec<String> = lines.iter().filter_map(|line| line.values.last()).map(|value| text(*value)).collect();
+    let (now, at_most) = (now.join(" · "), text(most));
     html! {
         figure.card {
-            figcaption { strong { (name) } span.muted { "at most " (write(most)) } }
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label={ (name) ": now " (now.join(", ")) ", at most " (write(most)) } {
+            figcaption { strong { (name) } span.muted { "at most " (at_most) } }
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label={ (name) ": now " (now) ", at most " (at_most) } {
                 @for part in 1..4 {
                     line.grid x1="0" x2=(WIDTH) y1=(HEIGHT * f64::from(part) / 4.0) y2=(HEIGHT * f64::from(part) / 4.0) {}
                 }
-                @for line in lines { polyline class=(line.class) points=(points(&line.values, most)) {} }
+                @for line in lines {
+                    @for run in runs(&line.values, most.unwrap_or(0.0)) { polyline class=(line.class) points=(run) {} }
+                }
             }
-            div.axis { span { "5 min ago" } span { "now: " (now.join(" · ")) } }
+            div.axis { span { "5 min ago" } span { "now: " (now) } }
         }
     }
 }
 
-fn points(values: &[f64], most: f64) -> String {
-    let mut out = String::new();
+/// The points of each part of a line that has no gap.
+fn runs(values: &[Option<f64>], most: f64) -> Vec<String> {
     let first = SECONDS.saturating_sub(values.len());
+    let mut runs = Vec::new();
+    for run in values.chunk_by(|before, after| before.is_some() == after.is_some()) {
+        let start = runs.iter().map(|(_, length)| length).sum::<usize>();
+        runs.push((points(run, first + start, most), run.len()));
+    }
+    runs.into_iter().map(|(points, _)| points).filter(|points| !points.is_empty()).collect()
+}
+
+/// Values one after another, of which the first is that of this second.
+fn points(values: &[Option<f64>], second: usize, most: f64) -> String {
+    let mut out = String::new();
     for (index, value) in values.iter().enumerate() {
-        let x = WIDTH * (first + index + 1) as f64 / SECONDS as f64;
+        let Some(value) = value else { continue };
+        let x = WIDTH * (second + index + 1) as f64 / SECONDS as f64;
         let y = HEIGHT - 1.0 - if most > 0.0 { (HEIGHT - 4.0) * value / most } else { 0.0 };
+        // A value alone would not be seen.
+        if values.len() == 1 {
+            let _ = write!(out, "{:.1},{y:.1} ", x - WIDTH / SECONDS as f64);
+        }
         // Writing to a string cannot fail.
         let _ = write!(out, "{x:.1},{y:.1} ");
     }
@@ -51,8 +71,14 @@ mod tests {
 
     #[test]
     fn the_newest_value_is_at_the_right_and_the_greatest_at_the_top() {
-        assert_eq!(points(&[0.0, 5.0, 10.0], 10.0), "596.0,119.0 598.0,61.0 600.0,3.0 ");
-        assert_eq!(points(&[0.0], 0.0), "600.0,119.0 ");
-        assert_eq!(points(&[], 0.0), "");
+        assert_eq!(runs(&[Some(0.0), Some(5.0), Some(10.0)], 10.0), ["596.0,119.0 598.0,61.0 600.0,3.0 "]);
+        assert_eq!(runs(&[Some(0.0), Some(0.0)], 0.0), ["598.0,119.0 600.0,119.0 "]);
+        assert!(runs(&[], 0.0).is_empty() && runs(&[None, None], 0.0).is_empty());
+    }
+
+    #[test]
+    fn where_nothing_was_measured_is_a_gap() {
+        let values = [Some(1.0), Some(1.0), None, None, Some(1.0), None];
+        assert_eq!(runs(&values, 1.0), ["590.0,3.0 592.0,3.0 ", "596.0,3.0 598.0,3.0 "]);
     }
 }

@@ -18,19 +18,15 @@ type Load = [(String, Vec<Second>)];
 struct Shown {
     name: &'static str,
     write: fn(f64) -> String,
-    of: fn(&Second) -> f64,
+    of: fn(&Second) -> Option<f64>,
 }
 
 const CHARTS: [Shown; 5] = [
-    Shown { name: "Pushes a second", write: rate, of: |second| second.pushes },
-    Shown {
-        name: "Wake-up, p99",
-        write: |seconds| latency(Some(seconds)),
-        of: |second| second.wakeup_p99.unwrap_or(0.0),
-    },
-    Shown { name: "Wake-ups a second", write: rate, of: |second| second.wakeups },
-    Shown { name: "Connections", write: |number| count(number as i64), of: |second| second.connections as f64 },
-    Shown { name: "Refusals a second", write: rate, of: |second| second.refusals },
+    Shown { name: "Pushes a second", write: rate, of: |second| Some(second.pushes) },
+    Shown { name: "Wake-up, p99", write: |seconds| latency(Some(seconds)), of: |second| second.wakeup_p99 },
+    Shown { name: "Wake-ups a second", write: rate, of: |second| Some(second.wakeups) },
+    Shown { name: "Connections", write: |number| count(number as i64), of: |second| Some(second.connections as f64) },
+    Shown { name: "Refusals a second", write: rate, of: |second| Some(second.refusals) },
 ];
 
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>) -> Response {

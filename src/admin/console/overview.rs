@@ -61,7 +61,7 @@ fn figures(cluster: &Cluster) -> Markup {
 fn replicas(page: &Page, replicas: &[Replica]) -> Markup {
     html! {
         table {
-            thead { tr { th { "Replica" } th { "State" } th { "Version" } th { "Up" } th.number { "Sockets" } th.number { "Streams" } th.number { "Pushes/s" } th.number { "Refused/s" } th.number { "Wake-up p99" } th.number { "Pool" } th.number { "Memory" } th {} } }
+            thead { tr { th { "Replica" } th { "State" } th { "Version" } th { "Started" } th.number { "Sockets" } th.number { "Streams" } th.number { "Pushes/s" } th.number { "Refused/s" } th.number { "Wake-up p99" } th.number { "Pool" } th.number { "Memory" } th {} } }
             tbody { @for replica in replicas { (row(page, replica)) } }
         }
     }
@@ -82,7 +82,7 @@ fn row(page: &Page, replica: &Replica) -> Markup {
             (cell("Replica", &html! { strong { (replica.name) } }))
             (cell("State", &html! { span.chip.good[replica.ready] { (state) } }))
             (cell("Version", &html! { (replica.version) }))
-            (cell("Up", &ago(&replica.started_at)))
+            (cell("Started", &ago(&replica.started_at)))
             td.number data-name="Sockets" { (count(replica.connections.websockets)) }
             td.number data-name="Streams" { (count(replica.connections.streams)) }
             td.number data-name="Pushes/s" { (rate(replica.rates.pushes)) }

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const REFRESH: Duration = Duration::from_secs(5);
+/// Sessions are listed in pages, the newest first; those on later ones are too many to ask a replica for.
+const PAGES: usize = MAX_SESSIONS / SESSIONS;
 
 pub(super) async fn show(
     State(admin): State<Admin>,
@@ -33,8 +35,9 @@ pub(super) async fn show(
     if let Err(error) = name("the user's id", &id, MAX_USER) {
         return failed(&page, &error);
     }
-    let all = optional(&uri, "sessions").is_some();
-    let user = admin.user(&id, if all { MAX_SESSIONS } else { SESSIONS }).await;
+    let number = optional(&uri, "page").and_then(|number| number.parse().ok()).unwrap_or(1).clamp(1, PAGES);
+    // Of each replica as many as all the pages up to this one could take.
+    let user = admin.user(&id, number * SESSIONS).await;
     if !headers.contains_key(LIVE) {
         tracing::info!(user_key = user.user_key, "an operator looks at a user");
     }
@@ -50,9 +53,10 @@ pub(super) async fn show(
         p.muted { "In logs this user is called " code { (user.user_key) } "." }
         section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
         section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
-        section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, all)) }
+        section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, number)) }
     };
-    page.draw(Some(REFRESH), &content)
+    // What is on the other pages is not what is new.
+    page.draw((number == 1).then_some(REFRESH), &content)
 }
 
 fn search(id: &str) -> Markup {
@@ -88,7 +92,7 @@ fn devices(page: &Page, user: &User) -> Markup {
         @if user.devices.is_empty() { p.muted { "None has pushed or read." } }
         @else {
             table {
-                thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "Known" } th {} } }
+                thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "As of" } th {} } }
                 tbody { @for device in &user.devices { (device_row(page, user, device)) } }
             }
         }
@@ -105,10 +109,18 @@ fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
             td.number data-name="Sessions" { (device.sessions) }
             td.number data-name="Changes" { (count(device.changes)) }
             (cell("Last push", &ago_if(device.pushed_at.as_ref())))
-            (cell("Has read until", &ago_if(device.read_until.as_ref())))
-            (cell("Known", &ago_if(device.read_at.as_ref())))
+            (cell("Has read until", &read_until(device)))
+            (cell("As of", &ago_if(device.read_at.as_ref())))
             td.action { @if device.sessions > 0 { (page.button("/actions/disconnect", &fields, "Disconnect", Some(&sure))) } }
         }
+    }
+}
+
+/// A cursor is a time, but for the one that a device has which knows nothing.
+fn read_until(device: &Device) -> Markup {
+    match &device.read_until {
+        Some(cursor) if cursor.starts_with("1970-01-01T00:00:00") => html! { span.muted { "the beginning" } },
+        cursor => ago_if(cursor.as_ref()),
     }
 }
 
@@ -135,22 +147,28 @@ fn logs(logs: &[Log]) -> Markup {
     }
 }
 
-fn sessions(page: &Page, user: &User, all: bool) -> Markup {
-    let listed = user.sessions.len();
+fn sessions(page: &Page, user: &User, number: usize) -> Markup {
+    let skipped = (number - 1) * SESSIONS;
+    let listed: Vec<&Session> = user.sessions.iter().skip(skipped).take(SESSIONS).collect();
+    let last = skipped + listed.len();
+    let path = |number: usize| format!("/user?{}", query(&[("id", &user.user_id), ("page", &number.to_string())]));
     let sure = "End all sessions of this user?";
     html! {
         @if user.sessions_total == 0 { p.muted { "None is open." } }
         @else {
             div.toolbar {
-                p { "The last " (count_of(listed)) " of " (count_of(user.sessions_total)) "." }
-                @if listed < user.sessions_total && !all {
-                    a href={ "/user?" (query(&[("id", &user.user_id), ("sessions", "all")])) } { "List more" }
+                @if listed.is_empty() { p { "No more of " (count_of(user.sessions_total)) "." } }
+                @else { p { (count_of(skipped + 1)) " to " (count_of(last)) " of " (count_of(user.sessions_total)) ", the newest first." } }
+                @if number > 1 { a rel="prev" href=(path(number - 1)) { "Newer" } }
+                @if last < user.sessions_total {
+                    @if number < PAGES { a rel="next" href=(path(number + 1)) { "Older" } }
+                    @else { span.muted { "Older ones are not listed." } }
                 }
                 (page.button("/actions/disconnect", &[("user_id", user.user_id.as_str())], "Disconnect all", Some(sure)))
             }
             table {
-                thead { tr { th { "Device" } th { "Replica" } th { "Kind" } th { "App" } th { "Open" } th { "Woken" } th { "Read" } th { "Token id" } th {} } }
-                tbody { @for session in &user.sessions { (session_row(page, session)) } }
+                thead { tr { th { "Device" } th { "Replica" } th { "Kind" } th { "App" } th { "Opened" } th { "Woken" } th { "Read" } th { "Token id" } th {} } }
+                tbody { @for session in listed { (session_row(page, session)) } }
             }
         }
     }
@@ -163,7 +181,7 @@ fn session_row(page: &Page, session: &Session) -> Markup {
             (cell("Replica", &html! { (session.replica) }))
             (cell("Kind", &html! { span.chip { (kind(&session.transport)) } }))
             (cell("App", &html! { @match &session.app { Some(app) => { (app) } None => { span.muted { "all" } } } }))
-            (cell("Open", &ago(&session.since)))
+            (cell("Opened", &ago(&session.since)))
             (cell("Woken", &ago_if(session.woken_at.as_ref())))
             (cell("Read", &ago_if(session.read_at.as_ref())))
             @match &session.token_id {

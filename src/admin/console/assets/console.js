@@ -2,9 +2,10 @@
 
 const main = document.querySelector('main');
 
-/** How long ago, or how soon, in one unit. */
+/** How long ago, or how soon, in one unit; the day, if that is long. */
 function distance(time) {
   const seconds = (Date.now() - time) / 1000;
+  if (Math.abs(seconds) > 60 * 86400) return new Date(time).toISOString().slice(0, 10);
   const units = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
   const [size, unit] = units.find(([size]) => Math.abs(seconds) >= size) ?? [1, 's'];
   const amount = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
