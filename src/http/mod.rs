@@ -35,7 +35,7 @@ use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::store::Store;
+use crate::store::Buckets;
 use crate::telemetry::{Metrics, Traces};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub struct Services {
     pub config: Arc<Config>,
     pub auth: Arc<Authenticator>,
     pub billing: Billing,
-    pub store: Store,
+    pub store: Buckets,
     pub publisher: Publisher,
     pub push_budget: PushBudget,
     /// For answers and streams that their clients have not read yet.
