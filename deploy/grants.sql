@@ -29,3 +29,17 @@ grant select on sync_history to mana_sync_replica;
 grant select on sync_erased to mana_sync_replica;
 -- Is the schema the right one?
 grant select on _sqlx_migrations to mana_sync_replica;
+
+-- The same in each bucket, where `mana-sync distribute` has made some.
+do $$
+declare
+    bucket text;
+begin
+    for bucket in select nspname from pg_namespace where nspname ~ '^sync_b[0-9]{2}$' loop
+        execute format('grant usage on schema %I to mana_sync_replica', bucket);
+        execute format('grant select, insert, update on %I.sync_heads to mana_sync_replica', bucket);
+        execute format('grant select, insert on %I.sync_changes to mana_sync_replica', bucket);
+        execute format('grant select on %1$I.sync_history, %1$I.sync_erased, %1$I._sqlx_migrations to mana_sync_replica', bucket);
+    end loop;
+end
+$$;

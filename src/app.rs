@@ -22,10 +22,10 @@ use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
 use crate::shutdown::{Shutdown, StopSignals};
-use crate::store::Store;
 use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
+use crate::store::{Buckets, Layout};
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
@@ -150,17 +150,17 @@ pub async fn run(
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let store = Store::new(&config, metrics.clone())?;
     let reason = WaitReason::default();
     let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &reason, with_metrics));
     let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
     let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
     let schema = Box::pin(startup::serve_until(&waiting, await_schema(&config, &reason)));
     let found = shutdown.draining.run_until_cancelled(schema).await;
-    match found {
+    let layout = match found {
         Some(found) => found?,
         None => return Ok(()),
-    }
+    };
+    let store = Buckets::new(&config, layout, &metrics)?;
     check_fitness(&store).await?;
 
     // Whoever the issuer sends us to is not the issuer.
@@ -170,7 +170,7 @@ pub async fn run(
     let publisher = Publisher::new(&config.fanout, metrics.clone());
     let hub = Arc::new(Hub::new(metrics.clone()));
     let sessions: Arc<dyn SessionRegistry> = hub.clone();
-    let (reconciler, reconciling) = Reconciler::new();
+    let (reconciler, reconciling) = Reconciler::new(layout);
     let (listener_status, received) = (ListenerStatus::default(), NotificationCounter::default());
     let name = config.replica_name();
     let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
@@ -188,7 +188,7 @@ pub async fn run(
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
             presence: presence.clone(),
-            compaction: admin::Trimming::new(&config, metrics.clone()),
+            compaction: admin::Trimming::new(&config, layout, metrics.clone()),
         },
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
@@ -206,13 +206,15 @@ pub async fn run(
         presence: presence.clone(),
         metrics: metrics.clone(),
     };
-    let dependencies = Dependencies {
-        store: store.clone(),
-        sessions,
+    let dependencies = |store| Dependencies {
+        store,
+        sessions: sessions.clone(),
         metrics: metrics.clone(),
         period: config.reconcile_ms,
         recent: config.announce_recent_ms,
     };
+    let reconciling = reconciling.into_iter().zip(store.all()).map(|(task, of)| (task, dependencies(of.clone())));
+    let reconciling: Vec<_> = reconciling.collect();
     let target = PublisherConnector::new(connector, config.database_prepare);
     let publishing =
         PublisherConfig { target, keys, presence: presence.clone(), received, budget: config.fanout.notify_budget };
@@ -230,8 +232,10 @@ pub async fn run(
     shutdown.essential("issuer keys", auth.fetching(stopping()));
     shutdown.essential("listener", listener.run(stopping()));
     shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
-    shutdown.essential("reconciler", reconciling.run(dependencies, stopping()));
-    shutdown.essential("compaction", Compactor::of_replica(&config, metrics.clone()).run(stopping()));
+    for (task, dependencies) in reconciling {
+        shutdown.essential("reconciler", task.run(dependencies, stopping()));
+    }
+    shutdown.essential("compaction", Compactor::of_replica(&config, layout, metrics.clone()).run(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
@@ -276,7 +280,7 @@ pub async fn run(
 }
 
 /// Refuses a database that cannot serve this replica. What may be mended meanwhile is said, and is waited for.
-async fn check_fitness(store: &Store) -> Result<(), RunError> {
+async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
     match store.fitness().await {
         Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
         Ok(Fitness { unfit: Some(unfit), .. }) => {
@@ -303,8 +307,8 @@ fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl
     }
 }
 
-/// Waits until the database is there, and sees to its schema.
-async fn await_schema(config: &Config, reason: &WaitReason) -> Result<(), SchemaError> {
+/// Waits until the database is there, and sees to its schema. How its logs are distributed.
+async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         let migrated = match config.migrate_on_start {
@@ -313,7 +317,7 @@ async fn await_schema(config: &Config, reason: &WaitReason) -> Result<(), Schema
         };
         let checked = match migrated {
             Ok(()) => schema::check(config.database.direct_url()).await,
-            failed => failed,
+            Err(error) => Err(error),
         };
         match checked {
             Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {

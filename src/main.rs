@@ -43,6 +43,8 @@ enum Command {
     Migrate(MigrateArgs),
     /// Trim logs now: take out of them what lost to later writes.
     Compact(commands::CompactArgs),
+    /// Distribute the logs over buckets: schemas by user. No replica may run meanwhile.
+    Distribute(commands::DistributeArgs),
     /// Say why the fields of a record are what they are: who wrote them, against whom they won, and what came too late.
     Why(commands::WhyArgs),
     /// Say who stores how much.
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         (Some(Command::Serve(config)), _) => serve(*config),
         (Some(Command::Migrate(args)), _) => migrate(&args),
         (Some(Command::Compact(args)), _) => run(commands::compact(&args)),
+        (Some(Command::Distribute(args)), _) => run(commands::distribute(&args)),
         (Some(Command::Why(args)), _) => run(commands::why(&args)),
         (Some(Command::Usage(args)), _) => run(commands::usage(&args)),
         (Some(Command::Export(args)), _) => run(commands::export(&args)),

@@ -12,6 +12,7 @@ use crate::http::Health;
 use crate::hub::{DeviceReads, Hub, SessionInfo};
 use crate::protocol::{Cursor, UserKey};
 use crate::shutdown::{Drained, Shutdown};
+use crate::store::Layout;
 use crate::store::compaction::Compactor;
 use crate::telemetry::metrics::{SSE, WEBSOCKET};
 use crate::telemetry::{LogFilter, Metrics};
@@ -46,19 +47,20 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Trimming {
     config: Arc<Config>,
+    layout: Layout,
     metrics: Arc<Metrics>,
 }
 
 impl Trimming {
     /// As the settings say.
-    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Trimming {
-        Trimming { config: Arc::new(config.clone()), metrics }
+    pub fn new(config: &Config, layout: Layout, metrics: Arc<Metrics>) -> Trimming {
+        Trimming { config: Arc::new(config.clone()), layout, metrics }
     }
 
     /// None where logs are not trimmed.
     fn compactor(&self) -> Option<Compactor> {
         let is_on = !self.config.compaction.compact_after_ms.is_zero();
-        is_on.then(|| Compactor::of_replica(&self.config, self.metrics.clone()))
+        is_on.then(|| Compactor::of_replica(&self.config, self.layout, self.metrics.clone()))
     }
 }
 

@@ -27,7 +27,7 @@ pub struct CompactArgs {
 /// Trims what is older than COMPACT_AFTER_MS, and says what was taken out.
 pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
     let (user, app) = (args.user.as_deref(), args.app.as_deref());
-    let mut compactor = Compactor::of_command(&args.database, &args.compaction);
+    let mut compactor = Compactor::of_command(&args.database, &args.compaction).await?;
     let bar = ProgressBar::new(compactor.count_logs(user, app).await?);
     // The template is a constant, and a bar without it is as good.
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} logs, {msg}, {elapsed}") {

@@ -26,7 +26,7 @@ pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
     if !args.yes && !is_meant(&args.user)? {
         return Err(CommandError::NotConfirmed);
     }
-    let erased = Archive::connect(&args.database, "erase").await?.erase(&args.user).await?;
+    let erased = Archive::connect_for(&args.user, &args.database, "erase").await?.erase(&args.user).await?;
     println!("{erased} changes of {} erased, what was kept of trimmed ones included.", args.user);
     Ok(())
 }

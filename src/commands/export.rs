@@ -29,7 +29,7 @@ pub struct ExportArgs {
 
 /// Writes to the standard output. Everything is as of one moment.
 pub async fn run(args: &ExportArgs) -> Result<(), CommandError> {
-    let mut archive = Archive::connect(&args.database, "export").await?;
+    let mut archive = Archive::connect_for(&args.user, &args.database, "export").await?;
     let logs = archive.logs(&args.user, args.app.as_deref()).await?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let exported = if args.log {

@@ -1,18 +1,22 @@
-//! What operators do with a database, without a replica running: `mana-sync compact`, `why`, `usage`, `export`, `erase`.
+//! What operators do with a database, without a replica running: `mana-sync compact`, `distribute`, `why`,
+//! `usage`, `export`, `erase`.
 
 mod compact;
+mod distribute;
 mod erase;
 mod export;
 mod usage;
 mod why;
 
 pub use compact::{CompactArgs, run as compact};
+pub use distribute::{DistributeArgs, run as distribute};
 pub use erase::{EraseArgs, run as erase};
 pub use export::{ExportArgs, run as export};
 pub use usage::{UsageArgs, run as usage};
 pub use why::{WhyArgs, run as why};
 
 use crate::store::compaction::CompactionError;
+use crate::store::distribute::DistributeError;
 use std::io;
 
 /// Why a command could not be done.
@@ -21,6 +25,9 @@ pub enum CommandError {
     /// The database could not be worked with.
     #[error("the database could not be worked with")]
     Store(#[from] CompactionError),
+    /// The logs were not distributed.
+    #[error("the logs were not distributed")]
+    Distribute(#[from] DistributeError),
     /// Cannot write the output.
     #[error("cannot write the output")]
     Output(#[source] io::Error),

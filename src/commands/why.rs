@@ -40,7 +40,8 @@ pub struct WhyArgs {
 /// Says of each field what wins, what it won against, and what came too late.
 pub async fn run(args: &WhyArgs) -> Result<(), CommandError> {
     let log = Log::new(args.user.as_str().into(), &args.app);
-    let changes = Archive::connect(&args.database, "why").await?.record(&log, &args.table, &args.record).await?;
+    let mut archive = Archive::connect_for(&args.user, &args.database, "why").await?;
+    let changes = archive.record(&log, &args.table, &args.record).await?;
     if changes.is_empty() {
         return Err(CommandError::NoRecord { table: args.table.clone(), record: args.record.clone() });
     }

@@ -3,12 +3,14 @@
 //! A replica can die between its commit and its notification, a connection can be dead while it looks alive. So
 //! every replica compares, every few seconds and whenever its listener has reconnected, the heads of its connected
 //! users' logs with what has been announced without a gap, and announces what is missing.
+//!
+//! Each bucket has a reconciler of its own: one that does not answer holds up nobody else's users.
 
 use super::recent::{self, RecentRequest};
 use super::{SessionRegistry, Wakeup};
 use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
-use crate::store::{Head, LogRange, Store, StoreError};
+use crate::store::{Head, Layout, LogRange, Store, StoreError};
 use crate::telemetry::Metrics;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,9 +30,16 @@ const CHECK_PAUSE: Duration = Duration::from_millis(20);
 /// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
 pub(super) const QUEUE: usize = 10_000;
 
-/// The reconciler, as the others see it.
+/// The reconcilers of all buckets, as the others see them.
 #[derive(Clone, Debug)]
 pub struct Reconciler {
+    layout: Layout,
+    buckets: Arc<[Requests]>,
+}
+
+/// Where one of them is asked.
+#[derive(Debug)]
+struct Requests {
     now: Arc<Notify>,
     joins: mpsc::Sender<Join>,
     lookups: mpsc::Sender<Wakeup>,
@@ -50,9 +59,11 @@ struct Join {
 #[error("the database could not be asked where the user's logs stand")]
 pub struct CannotBegin;
 
-/// The reconciler's tasks.
+/// A bucket's reconciler.
 #[derive(Debug)]
 pub struct ReconcilerTask {
+    layout: Layout,
+    bucket: usize,
     now: Arc<Notify>,
     joins: mpsc::Receiver<Join>,
     lookups: mpsc::Receiver<Wakeup>,
@@ -60,7 +71,7 @@ pub struct ReconcilerTask {
     recent: mpsc::Receiver<recent::Request>,
 }
 
-/// What the reconciler works with.
+/// What a reconciler works with.
 #[derive(Clone)]
 pub struct Dependencies {
     /// Where heads are read.
@@ -76,59 +87,73 @@ pub struct Dependencies {
 }
 
 impl Reconciler {
-    /// A reconciler, and the task that is to be run for it.
-    pub fn new() -> (Reconciler, ReconcilerTask) {
-        let now = Arc::new(Notify::new());
-        let (joins, joins_task) = mpsc::channel(QUEUE);
-        let (lookups, lookups_task) = mpsc::channel(QUEUE);
-        let (checks, checks_task) = mpsc::channel(QUEUE);
-        let (recent, recent_task) = recent::queue();
-        let task = ReconcilerTask {
-            now: now.clone(),
-            joins: joins_task,
-            lookups: lookups_task,
-            checks: checks_task,
-            recent: recent_task,
-        };
-        (Reconciler { now, joins, lookups, checks, recent }, task)
+    /// The reconcilers of a layout's buckets, and the tasks that are to be run for them, in the buckets' order.
+    pub fn new(layout: Layout) -> (Reconciler, Vec<ReconcilerTask>) {
+        let (buckets, tasks): (Vec<Requests>, _) = (0..layout.count()).map(|bucket| of_bucket(layout, bucket)).unzip();
+        (Reconciler { layout, buckets: buckets.into() }, tasks)
+    }
+
+    fn of(&self, user: UserKey) -> Option<&Requests> {
+        self.buckets.get(self.layout.bucket_of(user))
     }
 
     /// Starts a round now instead of at the next tick.
     pub fn reconcile_now(&self) {
-        self.now.notify_one();
+        self.buckets.iter().for_each(|bucket| bucket.now.notify_one());
     }
 
     /// Looks up what a wake-up was too long to say.
     pub(super) fn look_up(&self, wakeup: Wakeup) {
         // If the queue is full, the next round finds it.
-        let _ = self.lookups.try_send(wakeup);
+        let _ = self.of(wakeup.user).map(|bucket| bucket.lookups.try_send(wakeup));
     }
 
     /// Finds out whether there is something to announce to this user: somebody says so who may not be one of us.
     pub(super) fn check(&self, user: UserKey) {
         // If the queue is full, the next round finds it.
-        let _ = self.checks.try_send(user);
+        let _ = self.of(user).map(|bucket| bucket.checks.try_send(user));
     }
 
     /// Finds out where a newly connected user's logs stand; everything stored after this returns is announced.
     pub async fn begin(&self, user: UserKey) -> Result<(), CannotBegin> {
         let (begun, done) = oneshot::channel();
-        self.joins.send(Join { user, begun }).await.map_err(|_| CannotBegin)?;
+        let bucket = self.of(user).ok_or(CannotBegin)?;
+        bucket.joins.send(Join { user, begun }).await.map_err(|_| CannotBegin)?;
         done.await.map_err(|_| CannotBegin)
     }
 
     /// Asks what was stored shortly before now in the user's apps, or in one of them.
     pub fn recent(&self, user: UserKey, app: Option<Arc<str>>) -> RecentRequest {
-        RecentRequest::new(self.recent.clone(), user, app)
+        // The bucket of a user is always there.
+        let requests = self.of(user).map_or_else(|| recent::queue().0, |bucket| bucket.recent.clone());
+        RecentRequest::new(requests, user, app)
     }
 }
 
+fn of_bucket(layout: Layout, bucket: usize) -> (Requests, ReconcilerTask) {
+    let now = Arc::new(Notify::new());
+    let (joins, joins_task) = mpsc::channel(QUEUE);
+    let (lookups, lookups_task) = mpsc::channel(QUEUE);
+    let (checks, checks_task) = mpsc::channel(QUEUE);
+    let (recent, recent_task) = recent::queue();
+    let task = ReconcilerTask {
+        layout,
+        bucket,
+        now: now.clone(),
+        joins: joins_task,
+        lookups: lookups_task,
+        checks: checks_task,
+        recent: recent_task,
+    };
+    (Requests { now, joins, lookups, checks, recent }, task)
+}
+
 impl ReconcilerTask {
-    /// Works until told to stop.
+    /// Works until told to stop, with the store of its bucket.
     pub async fn run(self, dependencies: Dependencies, stop: CancellationToken) {
         let work = async {
             tokio::join!(
-                run_rounds(&dependencies, &self.now),
+                run_rounds(&dependencies, (self.layout, self.bucket), &self.now),
                 run_joins(&dependencies, self.joins),
                 run_lookups(&dependencies, self.lookups),
                 run_checks(&dependencies, self.checks),
@@ -139,7 +164,7 @@ impl ReconcilerTask {
     }
 }
 
-async fn run_rounds(dependencies: &Dependencies, now: &Notify) {
+async fn run_rounds(dependencies: &Dependencies, bucket: (Layout, usize), now: &Notify) {
     let mut ticks = interval(dependencies.period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -147,19 +172,22 @@ async fn run_rounds(dependencies: &Dependencies, now: &Notify) {
             _ = ticks.tick() => {}
             () = now.notified() => {}
         }
-        if let Err(error) = round(dependencies).await {
+        if let Err(error) = round(dependencies, bucket).await {
             dependencies.metrics.reconcile_failures.inc();
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot reconcile; trying again");
         }
     }
 }
 
-/// One comparison of all connected users' heads with what was announced.
-async fn round(dependencies: &Dependencies) -> Result<(), StoreError> {
+/// One comparison of the heads of a bucket's connected users with what was announced.
+async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -> Result<(), StoreError> {
     if Failpoint::NoReconciler.is_on() {
         return Ok(());
     }
-    let users = dependencies.sessions.connected();
+    let mut users = dependencies.sessions.connected();
+    if layout != Layout::ONE {
+        users.retain(|user| layout.bucket_of(*user) == bucket);
+    }
     let mut behind = Vec::new();
     for users in users.chunks(USERS_PER_QUERY) {
         let heads = dependencies.store.heads(users).await?;

@@ -49,7 +49,7 @@ pub(super) async fn read_page(
                 state.metrics.refused.with_label_values(&["reads"]).inc();
                 ApiError::Busy
             })?;
-            state.store.page(log, request).await?
+            state.store.of(log.user).page(log, request).await?
         };
         // Nobody keeps a compressor for what is sent in one piece.
         let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };

@@ -50,7 +50,8 @@ pub(super) async fn stream(
     });
     let reader = client_id(&headers)?.as_deref().map(Into::into);
     let request = StreamRequest { logs: logs.collect(), reader, names_apps: true };
-    let session = StreamSession::open(state.sessions.clone(), state.store.clone(), &identity, request).await?;
+    let store = state.store.of(identity.user).clone();
+    let session = StreamSession::open(state.sessions.clone(), store, &identity, request).await?;
     Ok(answer(session, client))
 }
 

@@ -5,7 +5,7 @@ use super::error::ApiError;
 use crate::auth::Authenticator;
 use crate::fanout::listener::ListenerStatus;
 use crate::shutdown::{Drained, Shutdown};
-use crate::store::Store;
+use crate::store::Buckets;
 use crate::store::fitness::Unfit;
 use crate::telemetry::Metrics;
 use axum::extract::State;
@@ -58,8 +58,9 @@ impl Health {
         Health { grace, listener_status, auth, draining, drained, well: Mutex::default() }
     }
 
-    /// Looks after the database and the listener, until told to stop.
-    pub async fn watch(&self, store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
+    /// Looks after the database and the listener, until told to stop; or until the logs turn out to be where this replica
+    /// does not look for them.
+    pub async fn watch(&self, store: Buckets, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -92,7 +93,19 @@ impl Health {
             metrics.pool_connections.with_label_values(&["idle"]).set(pool.idle as i64);
             metrics.pool_waiting.set(pool.waiting as i64);
             metrics.ready.set(i64::from(self.missing().is_empty()));
+            if self.is_lost() {
+                return;
+            }
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+        let unfit = well.unfit.as_ref().filter(|unfit| unfit.is_layout());
+        if let Some(unfit) = unfit {
+            tracing::error!("{unfit}");
+        }
+        unfit.is_some()
     }
 
     /// What keeps this replica from being ready.

@@ -35,7 +35,7 @@ use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::store::Store;
+use crate::store::Buckets;
 use crate::telemetry::{Metrics, Traces};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -53,8 +53,8 @@ pub struct Services {
     pub auth: Arc<Authenticator>,
     /// Asks whether sync is paid for.
     pub billing: Billing,
-    /// The log.
-    pub store: Store,
+    /// The logs, by user.
+    pub store: Buckets,
     /// Tells other replicas.
     pub publisher: Publisher,
     /// The memory of pushes.

@@ -99,9 +99,10 @@ async fn answer(
         let text = write(state, page, &Remarks::default()).await?;
         return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
     }
-    let new_app = state.limits.store(&state.store, log, &push).await?;
+    let store = state.store.of(log.user);
+    let new_app = state.limits.store(store, log, &push).await?;
     let announce = announce(state, log, push.clone(), headers, reservation.clone(), new_app);
-    let pushed = state.store.push(log, push.clone(), announce).await?;
+    let pushed = store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         let stored = (push.changes.len() - pushed.known.len()) as u64;
         state.metrics.changes_stored.inc_by(stored);
@@ -157,7 +158,7 @@ async fn delta(
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
-            state.store.note_rewind(log);
+            state.store.of(log.user).note_rewind(log);
             request.since = Cursor::BEGINNING;
             request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::fanout::reconciler::ReconcilerTask;
 use crate::fanout::{SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
-use crate::store::Store;
+use crate::store::{Layout, Store};
 use clap::Parser;
 use std::time::SystemTime;
 
@@ -25,7 +25,7 @@ pub(super) struct Rig {
     pub(super) store: Store,
     _known: Membership,
     /// Kept, nobody answers what sessions ask of the reconciler; given up, they are told at once that nobody will.
-    _reconciling: Option<ReconcilerTask>,
+    _reconciling: Vec<ReconcilerTask>,
 }
 
 /// A user of whom it is known where the logs stand.
@@ -34,7 +34,7 @@ pub(super) const KNOWN: &str = "alice";
 impl Rig {
     /// `settings` as on the command line.
     pub(super) fn new(settings: &[&str]) -> Rig {
-        Rig { _reconciling: None, ..Rig::without_answers(settings) }
+        Rig { _reconciling: Vec::new(), ..Rig::without_answers(settings) }
     }
 
     /// The same, where the database takes for ever.
@@ -50,7 +50,7 @@ impl Rig {
         let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone()));
         let closing = CancellationToken::new();
         let budget = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
-        let (reconciler, reconciling) = Reconciler::new();
+        let (reconciler, reconciling) = Reconciler::new(Layout::ONE);
         let drained = Drained::default();
         let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), budget, closing.clone())
             .leaving_with(drained.clone());
@@ -63,7 +63,7 @@ impl Rig {
             drained,
             store,
             _known: known,
-            _reconciling: Some(reconciling),
+            _reconciling: reconciling,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whether the database can serve: what an operator has to mend is said in one sentence, at the start and in readiness.
 
+use super::layout::{Layout, LayoutState};
 use super::{Store, StoreError};
 use crate::db::Sql;
 
@@ -28,12 +29,28 @@ pub enum Unfit {
     /// Something is not granted.
     #[error("the role of DATABASE_URL lacks rights: {0}")]
     Rights(String),
+    /// They were distributed since this replica started.
+    #[error("the logs are distributed over {now} buckets and this replica looks for them in {known}: restart it")]
+    Layout {
+        /// How many buckets there are.
+        now: usize,
+        /// How many this replica knows.
+        known: usize,
+    },
+    /// They are being distributed.
+    #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, then restart the replica")]
+    Moving,
 }
 
 impl Unfit {
     /// Whether it can be mended while a replica runs.
     pub fn is_passing(&self) -> bool {
         matches!(self, Unfit::Standby | Unfit::ReadOnly | Unfit::Rights(_))
+    }
+
+    /// Whether the replica looks for logs where they are no more.
+    pub fn is_layout(&self) -> bool {
+        matches!(self, Unfit::Layout { .. } | Unfit::Moving)
     }
 }
 
@@ -56,29 +73,36 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
        (select string_agg(needed.privilege || ' on ' || needed.name, ', ')
         from (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
                      ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT')) as needed (name, privilege)
-        where not has_table_privilege(to_regclass(needed.name), needed.privilege)),
+        where not has_table_privilege(to_regclass(needed.name), needed.privilege)
+          and not exists (select from sync_layout)),
        (select case when r.rolsuper then current_setting('max_connections')::int
                     else least(current_setting('max_connections')::int
                                    - current_setting('superuser_reserved_connections')::int
                                    - coalesce(current_setting('reserved_connections', true)::int, 0),
                                nullif(d.datconnlimit, -1), nullif(r.rolconnlimit, -1)) end
-        from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database())",
+        from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database()),
+       (select buckets from sync_layout), (select is_moving from sync_layout)",
     types: &[],
 };
 
 impl Store {
-    /// Asks the database whether it can serve this replica.
+    /// Asks the database whether it can serve this replica, which knows of this layout and has so many connections.
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn fitness(&self) -> Result<Fitness, StoreError> {
+    pub(super) async fn fitness(&self, known: Layout, connections: usize) -> Result<Fitness, StoreError> {
         let rows = self.pool.query(&FITNESS, &[]).await?;
         let Some(row) = rows.first() else { return Ok(Fitness { notification_queue: 0.0, unfit: None }) };
         let (is_standby, is_read_only, encoding): (bool, bool, &str) =
             (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         let (rights, allowed): (Option<String>, Option<i32>) = (row.try_get(4)?, row.try_get(5)?);
-        let needed = self.connections_needed();
-        let unfit = if encoding != "UTF8" {
+        let needed = self.connections_needed(connections);
+        let now = LayoutState::from_row(row.try_get(6)?, row.try_get(7)?);
+        let unfit = if now.is_moving {
+            Some(Unfit::Moving)
+        } else if now.layout != known {
+            Some(Unfit::Layout { now: now.layout.count(), known: known.count() })
+        } else if encoding != "UTF8" {
             Some(Unfit::Encoding(encoding.to_owned()))
         } else if let Some(allowed) = allowed.filter(|allowed| needed.is_some_and(|needed| *allowed < needed)) {
             Some(Unfit::Connections { allowed, needed: needed.unwrap_or(0) })
@@ -96,10 +120,8 @@ impl Store {
         Ok(Fitness { notification_queue: row.try_get(0)?, unfit })
     }
 
-    /// Connections that a replica has to be allowed; none where a pooler shares them.
-    fn connections_needed(&self) -> Option<i32> {
-        self.pool
-            .is_direct()
-            .then(|| i32::try_from(self.pool.max_size()).unwrap_or(i32::MAX).saturating_add(BESIDE_POOL))
+    /// Connections that a replica with so many of its own has to be allowed; none where a pooler shares them.
+    fn connections_needed(&self, own: usize) -> Option<i32> {
+        self.pool.is_direct().then(|| i32::try_from(own).unwrap_or(i32::MAX).saturating_add(BESIDE_POOL))
     }
 }

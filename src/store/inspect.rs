@@ -115,11 +115,17 @@ from (
 order by created_at desc, trimmed_at desc
 limit $4";
 
+/// The tables of the log are in this schema, or in the buckets'.
 const STATE: &str = "
+with log_tables as materialized (
+    select c.oid, c.relname, c.reltuples from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relname in ('sync_changes', 'sync_heads') and c.relkind = 'r'
+      and (n.nspname = current_schema() or n.nspname ~ '^sync_b[0-9]{2}$')
+)
 select current_setting('server_version'), pg_database_size(current_database()),
-       pg_total_relation_size('sync_changes') + pg_total_relation_size('sync_heads'),
-       (select greatest(reltuples, 0)::int8 from pg_class where oid = 'sync_changes'::regclass),
-       (select greatest(reltuples, 0)::int8 from pg_class where oid = 'sync_heads'::regclass),
+       (select coalesce(sum(pg_total_relation_size(oid)), 0)::int8 from log_tables),
+       (select coalesce(sum(greatest(reltuples, 0)), 0)::int8 from log_tables where relname = 'sync_changes'),
+       (select coalesce(sum(greatest(reltuples, 0)), 0)::int8 from log_tables where relname = 'sync_heads'),
        (select count(*) from pg_stat_activity where backend_type = 'client backend'),
        current_setting('max_connections')::int8,
        (select coalesce(greatest(extract(epoch from max(now() - xact_start)), 0), 0)::float8 from pg_stat_activity

@@ -144,9 +144,15 @@ impl LoggedChange {
 pub struct Archive(Session);
 
 impl Archive {
-    /// Connects to the database.
+    /// Connects to all buckets as one, which can be read together.
     pub async fn connect(database: &DatabaseConfig, command: &str) -> Result<Archive, CompactionError> {
-        Ok(Archive(connect_command(database, &format!("mana-sync {command}")).await?))
+        Ok(Archive(connect_command(database, &format!("mana-sync {command}"), None).await?))
+    }
+
+    /// Connects to the bucket of a user.
+    pub async fn connect_for(user: &str, database: &DatabaseConfig, command: &str) -> Result<Archive, CompactionError> {
+        let user = Some(UserKey::of(user));
+        Ok(Archive(connect_command(database, &format!("mana-sync {command}"), user).await?))
     }
 
     /// From here on everything is read as of one moment.

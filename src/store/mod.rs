@@ -7,16 +7,22 @@
 //! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
 //! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
+//!
+//! A [`Store`] is one bucket: a schema with these tables. [`layout`] says which of them a user is in, [`buckets`] holds them,
+//! [`distribute`] makes them.
 
 mod batch;
 mod batcher;
+mod buckets;
 pub mod compaction;
 mod delta;
+pub mod distribute;
 pub mod fitness;
 mod heads;
 mod history;
 pub mod inspect;
 mod known;
+mod layout;
 pub mod lifecycle;
 mod migrator;
 mod own_writes;
@@ -28,9 +34,11 @@ pub mod takeover;
 mod traced;
 pub mod why;
 
+pub use buckets::Buckets;
 pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, LogRange, RecentHead};
 pub use known::Pushed;
+pub use layout::{Layout, MAX_BUCKETS};
 pub use push::Stored;
 pub use quotas::AppCount;
 
@@ -65,7 +73,7 @@ pub struct PageLimits {
     pub bytes: u32,
 }
 
-/// The changes of all users and apps.
+/// The changes of all users and apps of a bucket.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: Pool,
@@ -124,8 +132,9 @@ impl From<DbError> for StoreError {
         };
         // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
         match code {
-            // A standby, a primary that was one, or a database that somebody made read-only.
-            "25006" => StoreError::Unavailable(error.into()),
+            // A standby, a primary that was one, or a database that somebody made read-only; tables that are not there or
+            // not for us, which an operator may mend.
+            "25006" | "42501" | "42P01" | "3F000" => StoreError::Unavailable(error.into()),
             "54000" | "54001" => StoreError::Unstorable(error),
             _ if error.is_disconnect() => StoreError::Unavailable(error.into()),
             _ => match code.get(..2) {
@@ -161,13 +170,23 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 }
 
 impl Store {
-    /// A store whose connections are made when they are needed.
+    /// A store of the tables where the URL leads, whose connections are made when they are needed.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
+        Store::open(config, config.database_pool_size as usize, None, metrics)
+    }
+
+    /// The same with so many connections at most; of the tables in a schema, if one is named.
+    fn open(
+        config: &Config,
+        connections: usize,
+        schema: Option<String>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
         let connector = Connector::new(&config.database.database_url, &name)?;
-        let pool = Pool::new(connector, pool_config(config));
+        let pool = Pool::new(connector, pool_config(config, connections, schema));
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
-        let batcher = Batcher::new(config.database_pool_size as usize);
+        let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
         let history = HistoryHorizon::new(config);
         Ok(Store { pool, limits, batcher, rewinds, history, queue_timeout: config.queue_timeout_ms })
@@ -178,6 +197,11 @@ impl Store {
         static PING: Sql = Sql { text: "select 1", types: &[] };
         self.pool.query(&PING, &[]).await?;
         Ok(())
+    }
+
+    /// Connections, at most.
+    fn max_connections(&self) -> usize {
+        self.pool.max_size()
     }
 
     /// How the pool of connections is used now.
@@ -191,7 +215,7 @@ impl Store {
     }
 }
 
-fn pool_config(config: &Config) -> PoolConfig {
+fn pool_config(config: &Config, size: usize, schema: Option<String>) -> PoolConfig {
     let statement_timeout = config.database_statement_timeout_ms;
     // What every session of ours is held to, in milliseconds.
     let limits = [
@@ -203,8 +227,9 @@ fn pool_config(config: &Config) -> PoolConfig {
     if config.database_prepare {
         settings.extend(PLANS.map(|(name, value)| (name, value.to_owned())));
     }
+    settings.extend(schema.map(|schema| ("search_path", schema)));
     PoolConfig {
-        size: config.database_pool_size as usize,
+        size,
         acquire_timeout: config.database_acquire_timeout_ms,
         statement_timeout,
         settings,

@@ -5,7 +5,9 @@
 //! older replicas use must say so, by commenting the table of heads:
 //! `comment on table sync_heads is 'replicas must know migration 7'`.
 
+use super::distribute::entrances;
 use super::fitness::Unfit;
+use super::layout::{Layout, LayoutState};
 use super::migrator::{self, MIGRATIONS, MigrateError};
 use super::takeover;
 use crate::config::Secret;
@@ -22,6 +24,9 @@ const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What connections for the schema call themselves.
 const NAME: &str = "mana-sync migrate";
+
+/// The migration that brought the table of the layout.
+const LAYOUT_MIGRATION: i64 = 11;
 
 /// The table is sqlx's.
 const APPLIED: &str = "select version from _sqlx_migrations order by version";
@@ -66,12 +71,23 @@ pub enum SchemaError {
     /// Taking over the database of the server before is not finished: run `mana-sync migrate` again.
     #[error("taking over the database of the server before is not finished: run `mana-sync migrate` again")]
     Unfinished,
+    /// The logs are being distributed over buckets.
+    #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, or run it again")]
+    Moving,
+    /// A bucket lacks a migration that this replica needs.
+    #[error("bucket {schema} lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
+    BucketTooOld {
+        /// Its schema.
+        schema: String,
+        /// The first that is missing.
+        missing: i64,
+    },
 }
 
 impl SchemaError {
     /// Whether `mana-sync migrate` would mend it, which somebody may be running at this moment.
     pub fn lacks_migration(&self) -> bool {
-        matches!(self, SchemaError::TooOld { .. })
+        matches!(self, SchemaError::TooOld { .. } | SchemaError::BucketTooOld { .. })
     }
 
     /// Whether it lasts until an operator does what it says.
@@ -83,7 +99,7 @@ impl SchemaError {
     pub fn is_passing(&self) -> bool {
         match self {
             SchemaError::Connect(error) => error.is_passing(),
-            SchemaError::Timeout(_) => true,
+            SchemaError::Timeout(_) | SchemaError::Moving => true,
             SchemaError::Database(error)
             | SchemaError::Migrate(MigrateError::Database(error) | MigrateError::Refused { source: error, .. }) => {
                 DbError::may_pass(error)
@@ -91,6 +107,7 @@ impl SchemaError {
             SchemaError::Unfit(unfit) => unfit.is_passing(),
             SchemaError::Migrate(_)
             | SchemaError::TooOld { .. }
+            | SchemaError::BucketTooOld { .. }
             | SchemaError::TooNew { .. }
             | SchemaError::ServerBefore
             | SchemaError::Unfinished => false,
@@ -124,12 +141,34 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
     }
-    let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??.len();
-    // May take as long as it needs.
-    migrator::run(&connection).await?;
+    let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
+    let state = if before.contains(&LAYOUT_MIGRATION) { Some(LayoutState::read(&connection).await?) } else { None };
+    let is_missing = MIGRATIONS.iter().any(|migration| !before.contains(&migration.version));
+    match state.filter(|state| state.layout != Layout::ONE) {
+        // Its tables have other names, and views theirs.
+        Some(state) if is_missing => {
+            entrances::give_names_back(&connection).await?;
+            migrator::run(&connection).await?;
+            entrances::make(&connection, state).await?;
+        }
+        // May take as long as it needs.
+        _ => migrator::run(&connection).await?,
+    }
     let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
+    for schema in state.map(|state| state.layout.schemas()).unwrap_or_default() {
+        migrate_bucket(&connection, &schema).await?;
+    }
     connection.close().await;
-    Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before })
+    Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
+}
+
+/// Applies in a bucket's schema what is missing there, and leads the connection back to the main schema.
+pub(super) async fn migrate_bucket(connection: &Session, schema: &str) -> Result<(), SchemaError> {
+    let main: String = connection.query_one("select current_setting('search_path')", &[]).await?.try_get(0)?;
+    connection.batch_execute(&format!("set search_path = {schema}")).await?;
+    let migrated = migrator::run(connection).await;
+    connection.query("select set_config('search_path', $1, false)", &[&main]).await?;
+    Ok(migrated?)
 }
 
 /// What applying migrations came to.
@@ -152,12 +191,49 @@ async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
 }
 
 /// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
-/// it does not know has taken away what it needs.
-pub async fn check(direct_url: &Secret) -> Result<(), SchemaError> {
+/// it does not know has taken away what it needs. How the logs are distributed.
+pub async fn check(direct_url: &Secret) -> Result<Layout, SchemaError> {
     let connection = connect(direct_url, STEP_TIMEOUT).await?;
     timeout(STEP_TIMEOUT, check_on(&connection)).await??;
+    let LayoutState { layout, is_moving } = timeout(STEP_TIMEOUT, LayoutState::read(&connection)).await??;
+    if is_moving {
+        return Err(SchemaError::Moving);
+    }
+    for schema in layout.schemas() {
+        timeout(STEP_TIMEOUT, check_bucket(&connection, schema)).await??;
+    }
     connection.close().await;
-    Ok(())
+    Ok(layout)
+}
+
+/// The layout of a database that has been migrated, for commands. Logs may still be on their way into it: commands that
+/// need them are told so.
+pub(super) async fn layout(connection: &Session) -> Result<Layout, SchemaError> {
+    match LayoutState::read(connection).await {
+        Ok(LayoutState { is_moving: true, .. }) => Err(SchemaError::Moving),
+        Ok(LayoutState { layout, .. }) => Ok(layout),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+            Err(SchemaError::TooOld { missing: LAYOUT_MIGRATION })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses a bucket whose schema is too old. One that is away is no reason not to serve the users of the others.
+async fn check_bucket(connection: &Session, schema: String) -> Result<(), SchemaError> {
+    let rows = match connection.query(&format!("select version from {schema}._sqlx_migrations"), &[]).await {
+        Ok(rows) => rows,
+        Err(error) if error.is_closed() => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(schema, error = &error as &dyn std::error::Error, "a bucket is away; its users cannot sync");
+            return Ok(());
+        }
+    };
+    let applied: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    match MIGRATIONS.iter().map(|migration| migration.version).find(|version| !applied.contains(version)) {
+        Some(missing) => Err(SchemaError::BucketTooOld { schema, missing }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a database that cannot hold every text. The migrations themselves have characters that only UTF-8 has.

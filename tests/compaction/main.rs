@@ -43,7 +43,8 @@ async fn said(cluster: &Cluster, words: &[&str], settings: &[(&str, &str)]) -> S
 async fn trim(cluster: &Cluster, user: &User, after: Duration, history_days: u32) -> Progress {
     let database = DatabaseConfig { database_url: Secret::from(&*cluster.database_url), database_listen_url: None };
     let config = CompactionConfig { compact_after_ms: after, history_days, purge_deleted_after_ms: Duration::ZERO };
-    Compactor::of_command(&database, &config).trim_all(Some(&user.id), None, |_| {}).await.unwrap()
+    let mut compactor = Compactor::of_command(&database, &config).await.unwrap();
+    compactor.trim_all(Some(&user.id), None, |_| {}).await.unwrap()
 }
 
 /// Who trims.

@@ -29,6 +29,8 @@ use uuid::Uuid;
 /// How long anything that must happen may take.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub const SERVICE_KEY: &str = "test-service-key";
+/// Set, every cluster of a test has its logs in so many buckets.
+pub const TEST_BUCKETS: &str = "TEST_BUCKETS";
 /// Where an initial sync begins.
 pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
 
@@ -79,6 +81,14 @@ pub async fn create_database_on(admin: &str) -> String {
     let mut url: url::Url = admin.parse().unwrap();
     url.set_path(&name);
     url.to_string()
+}
+
+/// Distributes the logs of a database over buckets; again, if they are.
+pub async fn distribute(database_url: &str, buckets: &str) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    let done = command.args(["distribute", "--buckets", buckets]).env("DATABASE_URL", database_url).output();
+    let done = done.await.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// A pool that keeps no connection: each test has a runtime of its own, and a connection goes with the runtime
@@ -194,6 +204,12 @@ impl Cluster {
         outlive(move || Cluster::start_on_database(database_url, 1, |_, _| vec![])).await
     }
 
+    /// Replicas over a database that is there, with these settings.
+    pub async fn start_over_with(database_url: &str, replicas: u16, settings: Vec<(String, String)>) -> Cluster {
+        let database_url = database_url.to_owned();
+        outlive(move || Cluster::start_on_database(database_url, replicas, move |_, _| settings.clone())).await
+    }
+
     async fn start_here(
         admin_url: String,
         replicas: u16,
@@ -219,6 +235,9 @@ impl Cluster {
             extra: vec![],
         };
         services.migrate(Path::new(env!("CARGO_BIN_EXE_mana-sync"))).await.unwrap();
+        if let Ok(buckets) = std::env::var(TEST_BUCKETS) {
+            distribute(&database_url, &buckets).await;
+        }
         let logs = tempfile::tempdir().unwrap();
         let log = |number| logs.path().join(format!("replica-{number}.log"));
         let start = |number: u16| {

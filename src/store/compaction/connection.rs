@@ -3,7 +3,8 @@
 use super::CompactionError;
 use crate::config::{DatabaseConfig, Secret};
 use crate::db::Session;
-use crate::store::schema::connect_as;
+use crate::protocol::UserKey;
+use crate::store::schema::{connect_as, layout};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -20,24 +21,39 @@ const SETTINGS: &str =
     "set client_min_messages = warning; set timezone = 'UTC'; set plan_cache_mode = force_generic_plan;
     set enable_seqscan = off; set idle_in_transaction_session_timeout = '30s'";
 
-/// Connects to the primary. `statement_timeout`: how long one statement may take; none for a person who waits for it.
+/// Connects to the primary, and to the tables of a schema if one is named. `statement_timeout`: how long one statement may
+/// take; none for a person who waits for it.
 pub(in crate::store) async fn connect(
     url: &Secret,
     name: &str,
+    schema: Option<String>,
     statement_timeout: Option<Duration>,
 ) -> Result<Session, CompactionError> {
     let connection = connect_as(url, name).await?;
     let limit = statement_timeout.map_or(0, |limit| limit.as_millis());
     let locks = statement_timeout.map_or(COMMAND_LOCK_TIMEOUT, |_| LOCK_TIMEOUT).as_millis();
-    let settings = format!("{SETTINGS}; set statement_timeout = {limit}; set lock_timeout = {locks}");
+    let mut settings = format!("{SETTINGS}; set statement_timeout = {limit}; set lock_timeout = {locks}");
+    settings.extend(schema.map(|schema| search_in(&schema)));
     timeout(PIECE_TIMEOUT, connection.batch_execute(&settings)).await??;
     Ok(connection)
 }
 
-/// A connection for a command that only reads, or erases.
+fn search_in(schema: &str) -> String {
+    format!("; set search_path = {schema}")
+}
+
+/// A connection for a command that only reads, or erases: to the bucket of a user, or to all as one.
 pub(in crate::store) async fn connect_command(
     database: &DatabaseConfig,
     name: &str,
+    user: Option<UserKey>,
 ) -> Result<Session, CompactionError> {
-    connect(database.direct_url(), name, None).await
+    let connection = connect(database.direct_url(), name, None, None).await?;
+    if let Some(user) = user {
+        let layout = layout(&connection).await?;
+        if let Some(schema) = layout.schema(layout.bucket_of(user)) {
+            connection.batch_execute(&search_in(&schema)).await?;
+        }
+    }
+    Ok(connection)
 }

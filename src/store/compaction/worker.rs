@@ -8,6 +8,8 @@ use crate::config::CompactionConfig;
 use crate::config::{Config, DatabaseConfig, Secret};
 use crate::db::Session;
 use crate::protocol::{LogId, UserKey};
+use crate::store::layout::Layout;
+use crate::store::schema;
 use crate::telemetry::Metrics;
 use rand::seq::SliceRandom;
 use std::sync::Arc;
@@ -31,9 +33,12 @@ pub struct Compactor {
     name: String,
     rules: Rules,
     metrics: Option<Arc<Metrics>>,
+    layout: Layout,
+    /// The bucket whose logs are trimmed, and a connection to it.
+    bucket: usize,
     connection: Option<Session>,
-    /// When the days of the history were last seen to.
-    days_seen: Option<Instant>,
+    /// When the days of each bucket's history were last seen to.
+    days_seen: Vec<Option<Instant>>,
 }
 
 /// What a command's trimming has done so far.
@@ -47,19 +52,48 @@ pub struct Progress {
 
 impl Compactor {
     /// One that trims in the background of a replica.
-    pub fn of_replica(config: &Config, metrics: Arc<Metrics>) -> Compactor {
+    pub fn of_replica(config: &Config, layout: Layout, metrics: Arc<Metrics>) -> Compactor {
         let name = format!("mana-sync {} compact", config.replica_name());
-        Compactor { metrics: Some(metrics), ..Compactor::new(&config.database, &config.compaction, name) }
+        Compactor { metrics: Some(metrics), ..Compactor::new(&config.database, &config.compaction, layout, name) }
     }
 
     /// One for a command.
-    pub fn of_command(database: &DatabaseConfig, config: &CompactionConfig) -> Compactor {
-        Compactor::new(database, config, "mana-sync compact".to_owned())
+    ///
+    /// # Errors
+    /// The database does not say how its logs are distributed.
+    pub async fn of_command(
+        database: &DatabaseConfig,
+        config: &CompactionConfig,
+    ) -> Result<Compactor, CompactionError> {
+        let name = "mana-sync compact".to_owned();
+        let connection = connect(database.direct_url(), &name, None, None).await?;
+        let layout = schema::layout(&connection).await?;
+        Ok(Compactor::new(database, config, layout, name))
     }
 
-    fn new(database: &DatabaseConfig, config: &CompactionConfig, name: String) -> Compactor {
-        let url = database.direct_url().clone();
-        Compactor { url, name, rules: Rules::of(config), metrics: None, connection: None, days_seen: None }
+    fn new(database: &DatabaseConfig, config: &CompactionConfig, layout: Layout, name: String) -> Compactor {
+        Compactor {
+            url: database.direct_url().clone(),
+            name,
+            rules: Rules::of(config),
+            metrics: None,
+            layout,
+            bucket: 0,
+            connection: None,
+            days_seen: vec![None; layout.count()],
+        }
+    }
+
+    /// Turns to a bucket.
+    fn enter(&mut self, bucket: usize) {
+        if std::mem::replace(&mut self.bucket, bucket) != bucket {
+            self.connection = None;
+        }
+    }
+
+    /// The buckets that a user's logs may be in, or any.
+    fn buckets_of(&self, user: Option<UserKey>) -> Vec<usize> {
+        user.map_or_else(|| (0..self.layout.count()).collect(), |user| vec![self.layout.bucket_of(user)])
     }
 
     /// Trims what is due until it is told to stop; nothing, if COMPACT_AFTER_MS is 0. What fails is tried again.
@@ -76,35 +110,40 @@ impl Compactor {
             if stopping.run_until_cancelled(sleep(pause)).await.is_none() {
                 return;
             }
-            match stopping.run_until_cancelled(self.round()).await {
-                None => return,
-                // There are more than were looked up.
-                Some(Ok(true)) => next = ROUND.0,
-                Some(Ok(false)) => {}
-                Some(Err(error)) => {
-                    self.count("failed");
-                    self.connection = None;
-                    // Somebody may have dropped the history's days, keeping none.
-                    self.days_seen = None;
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "logs cannot be trimmed at the moment; trying again"
-                    );
+            let mut longest_lag = 0.0_f64;
+            for bucket in 0..self.layout.count() {
+                self.enter(bucket);
+                match stopping.run_until_cancelled(self.round(&mut longest_lag)).await {
+                    None => return,
+                    // There are more than were looked up.
+                    Some(Ok(true)) => next = ROUND.0,
+                    Some(Ok(false)) => {}
+                    Some(Err(error)) => self.failed(&error),
                 }
+            }
+            if let Some(metrics) = &self.metrics {
+                metrics.compaction_lag.set(longest_lag);
             }
         }
     }
 
-    /// Trims the logs that are due now, some at most. Whether there were so many.
-    async fn round(&mut self) -> Result<bool, CompactionError> {
+    fn failed(&mut self, error: &CompactionError) {
+        self.count("failed");
+        self.connection = None;
+        // Somebody may have dropped the history's days, keeping none.
+        self.days_seen[self.bucket] = None;
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, bucket = self.bucket, "logs cannot be trimmed at the moment; trying again");
+    }
+
+    /// Trims the logs of the bucket that are due now, some at most. Whether there were so many.
+    async fn round(&mut self, longest_lag: &mut f64) -> Result<bool, CompactionError> {
         self.see_to_days().await?;
         let rules = self.rules;
         let connection = self.connection().await?;
         let lag = timeout(PIECE_TIMEOUT, due::lag(connection, &rules)).await??;
         let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules)).await??;
-        if let Some(metrics) = &self.metrics {
-            metrics.compaction_lag.set(lag);
-        }
+        *longest_lag = longest_lag.max(lag);
         // Several replicas see the same list, and begin at different places.
         let is_full = due.len() >= due::LOGS as usize;
         due.shuffle(&mut rand::rng());
@@ -119,20 +158,20 @@ impl Compactor {
         let limit = self.metrics.is_some().then_some(PIECE_TIMEOUT);
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.url, &self.name, limit).await?,
+            None => connect(&self.url, &self.name, self.layout.schema(self.bucket), limit).await?,
         };
         Ok(self.connection.insert(connection))
     }
 
     /// Makes the days of the history that are needed, and drops old ones.
     async fn see_to_days(&mut self) -> Result<(), CompactionError> {
-        if self.days_seen.is_some_and(|seen| seen.elapsed() < DAYS_PERIOD) {
+        if self.days_seen[self.bucket].is_some_and(|seen| seen.elapsed() < DAYS_PERIOD) {
             return Ok(());
         }
         let days = self.rules.history_days;
         let connection = self.connection().await?;
         timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await??;
-        self.days_seen = Some(Instant::now());
+        self.days_seen[self.bucket] = Some(Instant::now());
         Ok(())
     }
 
@@ -248,12 +287,27 @@ impl Compactor {
         app: Option<&str>,
         mut said: impl FnMut(Progress),
     ) -> Result<Progress, CompactionError> {
+        let user = user.map(UserKey::of);
+        let mut progress = Progress::default();
+        for bucket in self.buckets_of(user) {
+            self.enter(bucket);
+            self.trim_bucket(user, app, &mut progress, &mut said).await?;
+        }
+        Ok(progress)
+    }
+
+    async fn trim_bucket(
+        &mut self,
+        user: Option<UserKey>,
+        app: Option<&str>,
+        progress: &mut Progress,
+        said: &mut impl FnMut(Progress),
+    ) -> Result<(), CompactionError> {
         self.see_to_days().await?;
-        let (user, rules) = (user.map(UserKey::of), self.rules);
-        let (mut progress, mut after) = (Progress::default(), None);
+        let (rules, mut after) = (self.rules, None);
         loop {
             let logs = due::logs_of(self.connection().await?, user, app, after).await?;
-            let Some(last) = logs.last() else { return Ok(progress) };
+            let Some(last) = logs.last() else { return Ok(()) };
             after = Some(last.id);
             for LogName { id, .. } in logs {
                 self.see_to_days().await?;
@@ -261,11 +315,11 @@ impl Compactor {
                 let Some(state) = due::state(connection, id, &rules).await? else { continue };
                 let mut done = |trimmed| {
                     progress.trimmed.add(trimmed);
-                    said(progress);
+                    said(*progress);
                 };
                 self.trim_log(id, state, state.head, Wait::Yes, &mut done).await?;
                 progress.logs += 1;
-                said(progress);
+                said(*progress);
             }
         }
     }
@@ -273,8 +327,14 @@ impl Compactor {
     /// How many logs there are of a user, an app or all.
     pub async fn count_logs(&mut self, user: Option<&str>, app: Option<&str>) -> Result<u64, CompactionError> {
         let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
-        let user = user.map(|user| UserKey::of(user).0);
-        let logs: i64 = self.connection().await?.query_one(count, &[&user, &app]).await?.try_get(0)?;
-        Ok(u64::try_from(logs).unwrap_or(0))
+        let user = user.map(UserKey::of);
+        let mut all = 0;
+        for bucket in self.buckets_of(user) {
+            self.enter(bucket);
+            let of_user = user.map(|user| user.0);
+            let logs: i64 = self.connection().await?.query_one(count, &[&of_user, &app]).await?.try_get(0)?;
+            all += u64::try_from(logs).unwrap_or(0);
+        }
+        Ok(all)
     }
 }

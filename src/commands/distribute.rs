@@ -1,0 +1,54 @@
+//! `mana-sync distribute`: distributes the logs over buckets.
+
+use super::CommandError;
+use crate::config::DatabaseConfig;
+use crate::store::distribute::{self, Progress};
+use crate::store::{Layout, MAX_BUCKETS};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// What `mana-sync distribute` is told.
+#[derive(Args, Debug)]
+pub struct DistributeArgs {
+    #[command(flatten)]
+    database: DatabaseConfig,
+
+    /// Over how many schemas. It cannot be changed afterwards: 16 are a good number.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_BUCKETS)))]
+    buckets: u16,
+}
+
+/// Distributes the logs, and says how far it is.
+pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
+    // The command line has checked the number.
+    let layout = Layout::over(args.buckets).unwrap_or(Layout::ONE);
+    let bar = ProgressBar::new(0);
+    // The template is a constant, and a bar without it is as good.
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} logs, {msg}, {elapsed}, {eta} left") {
+        bar.set_style(style);
+    }
+    let mut show = |progress: Progress| {
+        bar.set_length(progress.logs);
+        bar.set_position(progress.moved);
+        bar.set_message(format!("{} changes", progress.changes));
+    };
+    let done = distribute::run(args.database.direct_url(), layout, &mut show).await?;
+    bar.finish_and_clear();
+    match done {
+        None => println!("The logs are distributed over {} buckets; nothing to do.", args.buckets),
+        Some(done) => {
+            let progress = done.progress;
+            println!(
+                "{} logs with {} changes moved; the logs are distributed over {} buckets.",
+                progress.moved, progress.changes, args.buckets
+            );
+            if done.left_behind > 0 {
+                println!(
+                    "{} rows belong to no log and were left in the tables sync_…_undistributed.",
+                    done.left_behind
+                );
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! All buckets: each a [`Store`] with a pool and a batcher of its own, so that one that is away or busy costs its users
+//! something, and nobody else.
+
+use super::fitness::Fitness;
+use super::layout::Layout;
+use super::{Store, StoreError};
+use crate::config::Config;
+use crate::db::{ConnectError, PoolStatus};
+use crate::protocol::UserKey;
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Connections of a bucket's pool, at least: what has to go alone must not hold up all others.
+const MIN_CONNECTIONS: usize = 2;
+/// Connections to the main schema of a database that is distributed.
+const MAIN_CONNECTIONS: usize = 1;
+
+/// The buckets of a database. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Buckets {
+    layout: Layout,
+    stores: Arc<[Store]>,
+    /// For what is asked of the database as a whole. The only bucket, where there is but one.
+    main: Store,
+}
+
+impl Buckets {
+    /// The buckets of a layout, whose connections are made when they are needed. They share the configured number of
+    /// connections, but each has two at least.
+    pub fn new(config: &Config, layout: Layout, metrics: &Arc<Metrics>) -> Result<Buckets, ConnectError> {
+        let size = config.database_pool_size as usize;
+        if layout == Layout::ONE {
+            let main = Store::open(config, size, None, metrics.clone())?;
+            return Ok(Buckets { layout, stores: [main.clone()].into(), main });
+        }
+        let each = (size / layout.count()).max(MIN_CONNECTIONS);
+        let open = |schema| Store::open(config, each, Some(schema), metrics.clone());
+        let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
+        let main = Store::open(config, MAIN_CONNECTIONS, None, metrics.clone())?;
+        Ok(Buckets { layout, stores, main })
+    }
+
+    /// How users are distributed over them.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The bucket that a user's logs are in.
+    pub fn of(&self, user: UserKey) -> &Store {
+        // A bucket's number is below their count; the first is never asked instead.
+        self.stores.get(self.layout.bucket_of(user)).unwrap_or(&self.main)
+    }
+
+    /// All of them, in their order.
+    pub fn all(&self) -> &[Store] {
+        &self.stores
+    }
+
+    /// Asks the database whether it can serve this replica. A bucket that cannot is not asked.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn fitness(&self) -> Result<Fitness, StoreError> {
+        let pools: usize = self.stores.iter().map(Store::max_connections).sum();
+        let needed = if self.layout == Layout::ONE { pools } else { pools + self.main.max_connections() };
+        self.main.fitness(self.layout, needed).await
+    }
+
+    /// How the pools are used now, all together.
+    pub fn pool_status(&self) -> PoolStatus {
+        let none = PoolStatus { open: 0, idle: 0, waiting: 0 };
+        self.stores.iter().map(Store::pool_status).fold(none, |all, one| PoolStatus {
+            open: all.open + one.open,
+            idle: all.idle + one.idle,
+            waiting: all.waiting + one.waiting,
+        })
+    }
+
+    /// Closes the pools, within so much time. False if some connections were not closed by then.
+    pub async fn close(&self, limit: Duration) -> bool {
+        let each = self.stores.iter().chain([&self.main]).map(|store| store.close(limit));
+        futures_util::future::join_all(each).await.into_iter().all(|closed| closed)
+    }
+}

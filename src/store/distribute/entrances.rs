@@ -1,0 +1,132 @@
+//! What programs that use SQL find in the main schema of a database that is distributed: views of all buckets under the
+//! names of the tables, and functions that store and erase in the right one.
+//!
+//! The tables themselves stay, empty, under other names: migrations get them back for as long as they run.
+
+use crate::store::layout::{Layout, LayoutState};
+use tokio_postgres::Client;
+
+type Error = tokio_postgres::Error;
+
+/// The tables that every bucket has.
+pub(super) const TABLES: [&str; 4] = ["sync_heads", "sync_changes", "sync_history", "sync_erased"];
+
+/// What a table of the main schema is called while a view has its name.
+pub(super) fn undistributed(table: &str) -> String {
+    format!("{table}_undistributed")
+}
+
+/// What a view is called while its table has the name back.
+fn set_aside(table: &str) -> String {
+    format!("{table}_of_buckets")
+}
+
+/// Storing, erasing and deleting, led to the bucket of the user. They run with the owner's rights, as what they stand for does.
+const FUNCTIONS: &str = include_str!("entrances.sql");
+
+/// Makes them, or brings them up to date. In one transaction.
+pub(in crate::store) async fn make(connection: &Client, state: LayoutState) -> Result<(), Error> {
+    in_transaction(connection, make_all(connection, state)).await
+}
+
+/// The same, and notes that all logs have been moved.
+pub(super) async fn finish(connection: &Client, layout: Layout) -> Result<(), Error> {
+    let finishing = async {
+        connection.batch_execute("update sync_layout set is_moving = false").await?;
+        make_all(connection, LayoutState { layout, is_moving: false }).await
+    };
+    in_transaction(connection, finishing).await
+}
+
+/// Gives the tables of the main schema their names back, for migrations. Nobody can store anything in them.
+pub(in crate::store) async fn give_names_back(connection: &Client) -> Result<(), Error> {
+    let giving = async {
+        for table in TABLES {
+            let (own, view) = (undistributed(table), set_aside(table));
+            if kind(connection, &own).await?.is_some() && kind(connection, table).await? == Some(b'v' as i8) {
+                rename(connection, "view", table, &view).await?;
+                rename(connection, "table", &own, table).await?;
+            }
+        }
+        Ok(())
+    };
+    in_transaction(connection, giving).await
+}
+
+async fn in_transaction(connection: &Client, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    connection.batch_execute("begin").await?;
+    let done = work.await;
+    let ended = connection.batch_execute(if done.is_ok() { "commit" } else { "rollback" }).await;
+    done?;
+    ended
+}
+
+async fn make_all(connection: &Client, state: LayoutState) -> Result<(), Error> {
+    for table in TABLES {
+        make_view(connection, table, state).await?;
+    }
+    connection.batch_execute(FUNCTIONS).await
+}
+
+async fn make_view(connection: &Client, table: &str, state: LayoutState) -> Result<(), Error> {
+    let (own, view) = (undistributed(table), set_aside(table));
+    let is_new = kind(connection, &view).await?.is_none();
+    if kind(connection, table).await?.is_some_and(|kind| kind != b'v' as i8) {
+        rename(connection, "table", table, &own).await?;
+        if !is_new {
+            rename(connection, "view", &view, table).await?;
+        }
+    }
+    let columns = columns(connection, &own).await?;
+    let mut parts = if state.is_moving { vec![own.clone()] } else { vec![] };
+    parts.extend(state.layout.schemas().into_iter().map(|schema| format!("{schema}.{table}")));
+    let parts: Vec<String> = parts.into_iter().map(|part| format!("select {columns} from {part}")).collect();
+    connection.batch_execute(&format!("create or replace view {table} as {}", parts.join(" union all "))).await?;
+    copy_grants(connection, &own, table).await
+}
+
+/// What kind of relation has a name; none: there is none.
+async fn kind(connection: &Client, name: &str) -> Result<Option<i8>, Error> {
+    let kind = "select relkind from pg_class where oid = to_regclass($1)";
+    connection.query_opt(kind, &[&name]).await?.map(|row| row.try_get(0)).transpose()
+}
+
+async fn rename(connection: &Client, what: &str, from: &str, to: &str) -> Result<(), Error> {
+    connection.batch_execute(&format!("alter {what} {from} rename to {to}")).await
+}
+
+/// The columns of a table, in their order, as SQL.
+pub(super) async fn columns(connection: &Client, table: &str) -> Result<String, Error> {
+    let columns = "
+        select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
+        where attrelid = to_regclass($1) and attnum > 0 and not attisdropped";
+    connection.query_one(columns, &[&table]).await?.try_get(0)
+}
+
+/// Whoever may do something with the table may do so with its view.
+async fn copy_grants(connection: &Client, table: &str, view: &str) -> Result<(), Error> {
+    let grants = "
+        select format('grant %s %s on %s to %s', a.privilege_type, a.columns, $2::text,
+                      case a.grantee when 0 then 'public' else a.grantee::regrole::text end)
+        from (
+            select x.privilege_type, '' as columns, x.grantee
+            from pg_class c, aclexplode(c.relacl) x where c.oid = to_regclass($1) and x.grantee <> c.relowner
+            union all
+            select x.privilege_type, format('(%I)', t.attname), x.grantee
+            from pg_attribute t, aclexplode(t.attacl) x where t.attrelid = to_regclass($1) and not t.attisdropped
+        ) a";
+    for row in connection.query(grants, &[&table, &view]).await? {
+        connection.batch_execute(row.try_get(0)?).await?;
+    }
+    Ok(())
+}
+
+/// Views of others that read the tables: they would go on reading them.
+pub(super) async fn views_of_tables(connection: &Client) -> Result<Option<String>, Error> {
+    let views = "
+        select string_agg(distinct r.ev_class::regclass::text, ', ')
+        from pg_depend d join pg_rewrite r on r.oid = d.objid
+        where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass
+          and d.refobjid in (select to_regclass(name) from unnest($1::text[]) as t (name))";
+    connection.query_one(views, &[&&TABLES[..]]).await?.try_get(0)
+}

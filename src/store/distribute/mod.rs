@@ -1,0 +1,176 @@
+//! Distributing the logs over buckets: `mana-sync distribute`.
+//!
+//! No replica may be connected. The layout is written first, so that none starts meanwhile; then the buckets' schemas are made
+//! and migrated, the main schema's tables get other names and views theirs ([`entrances`]), and the logs are moved, some in
+//! each transaction ([`moving`]). What has been done stands in the database, so the command can be killed at any moment and
+//! run again. There is no way back, and no way to another number of buckets.
+
+pub(super) mod entrances;
+mod moving;
+
+use super::layout::{Layout, LayoutState};
+use super::schema::{self, SchemaError};
+use crate::config::Secret;
+use crate::db::Session;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// What the command's connection calls itself.
+const NAME: &str = "mana-sync distribute";
+/// Lets one at a time pass; any number that nobody else uses.
+const LOCK: i64 = 0x6d61_6e61_6275_636b;
+/// How long, and how often, replicas that were stopped a moment ago are waited for.
+const STOPPED_PAUSE: Duration = Duration::from_millis(300);
+const STOPPED_LOOKS: usize = 10;
+/// What says that a schema is ours.
+const MARK: &str = "A bucket of mana-sync";
+
+const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set lock_timeout = '30s';
+    set idle_in_transaction_session_timeout = 0; set timezone = 'UTC'; set enable_seqscan = off";
+
+/// Why the logs were not distributed.
+#[derive(Debug, thiserror::Error)]
+pub enum DistributeError {
+    /// The schema cannot be read or brought up to date.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// A step failed; what was done so far is kept.
+    #[error("the database refused a step; what was done so far is kept, run the command again")]
+    Database(#[from] tokio_postgres::Error),
+    /// Somebody is connected who may write.
+    #[error("replicas or commands are connected to this database: {0}. Stop them first; start them again afterwards")]
+    Connected(String),
+    /// Somebody else is distributing them.
+    #[error("somebody else is distributing the logs at this moment")]
+    Running,
+    /// They are distributed over another number.
+    #[error("the logs are distributed over {now} buckets already, which cannot be changed")]
+    Distributed {
+        /// How many buckets there are.
+        now: usize,
+    },
+    /// Another number was begun with.
+    #[error("the logs are being distributed over {begun} buckets: run the command again with that number")]
+    Begun {
+        /// How many buckets there will be.
+        begun: usize,
+    },
+    /// A schema of somebody else has the name of a bucket.
+    #[error("the schema {0} is there, and none of ours: rename it first")]
+    Foreign(String),
+    /// Views of somebody else read the tables.
+    #[error("these views read the tables, which will be empty: {0}. Drop them, and make them anew afterwards")]
+    Views(String),
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Logs that were moved in this run.
+    pub moved: u64,
+    /// Logs that are to be moved in this run.
+    pub logs: u64,
+    /// Changes that went with them.
+    pub changes: u64,
+}
+
+/// What it came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Distributed {
+    /// What was moved.
+    pub progress: Progress,
+    /// Rows of no log, which no device can read. They were left in the main schema's tables.
+    pub left_behind: i64,
+}
+
+/// Distributes the logs over so many buckets, and says how far it is. Migrates the schema first. None, if they are.
+///
+/// # Errors
+/// The database refused, or is not in a state for it. What was moved stays moved.
+pub async fn run(
+    direct_url: &Secret,
+    layout: Layout,
+    say: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Option<Distributed>, DistributeError> {
+    schema::migrate(direct_url).await?;
+    let connection = schema::connect_as(direct_url, NAME).await?;
+    connection.batch_execute(SETTINGS).await?;
+    let free: bool = connection.query_one("select pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get(0)?;
+    if !free {
+        return Err(DistributeError::Running);
+    }
+    let now = LayoutState::read(&connection).await?;
+    match now {
+        LayoutState { layout: now, is_moving: false } if now == layout => return Ok(None),
+        LayoutState { layout: Layout::ONE, .. } => begin(&connection, layout).await?,
+        LayoutState { layout: now, is_moving: false } => {
+            return Err(DistributeError::Distributed { now: now.count() });
+        }
+        LayoutState { layout: begun, .. } if begun != layout => {
+            return Err(DistributeError::Begun { begun: begun.count() });
+        }
+        LayoutState { .. } => none_connected(&connection).await?,
+    }
+    for schema in layout.schemas() {
+        make_schema(&connection, &schema).await?;
+    }
+    entrances::make(&connection, LayoutState { layout, is_moving: true }).await?;
+    let progress = moving::move_all(&connection, layout, say).await?;
+    let left_behind = moving::left_behind(&connection).await?;
+    entrances::finish(&connection, layout).await?;
+    connection.close().await;
+    Ok(Some(Distributed { progress, left_behind }))
+}
+
+/// Writes the layout, after which no replica starts to serve; takes it back if one was there already.
+async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeError> {
+    none_connected(connection).await?;
+    if let Some(views) = entrances::views_of_tables(connection).await? {
+        return Err(DistributeError::Views(views));
+    }
+    for schema in layout.schemas() {
+        if connection.query_opt("select from pg_namespace where nspname = $1", &[&schema]).await?.is_some() {
+            return Err(DistributeError::Foreign(schema));
+        }
+    }
+    let buckets = layout.count() as i32;
+    connection.execute("insert into sync_layout (buckets, is_moving) values ($1, true)", &[&buckets]).await?;
+    // One that looked before may have connected since.
+    let alone = none_connected(connection).await;
+    if alone.is_err() {
+        connection.batch_execute("delete from sync_layout").await?;
+    }
+    alone
+}
+
+/// Refuses while replicas, or commands other than this, are connected.
+async fn none_connected(connection: &Session) -> Result<(), DistributeError> {
+    // A replica that waits for the end of this looks at the schema now and then, under the name of the migration.
+    let who = "
+        select string_agg(distinct application_name, ', ') from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid() and application_name like 'mana-sync %'
+          and application_name not in ('mana-sync distribute', 'mana-sync migrate')";
+    let mut connected = None;
+    for _ in 0..STOPPED_LOOKS {
+        connected = connection.query_one(who, &[]).await?.try_get::<_, Option<String>>(0)?;
+        if connected.is_none() {
+            return Ok(());
+        }
+        sleep(STOPPED_PAUSE).await;
+    }
+    connected.map_or(Ok(()), |who| Err(DistributeError::Connected(who)))
+}
+
+/// Makes a bucket's schema, with its tables.
+async fn make_schema(connection: &Session, schema: &str) -> Result<(), DistributeError> {
+    let marked = "select obj_description(oid, 'pg_namespace') = $2 from pg_namespace where nspname = $1";
+    match connection.query_opt(marked, &[&schema, &MARK]).await? {
+        None => {
+            let make = format!("begin; create schema {schema}; comment on schema {schema} is '{MARK}'; commit");
+            connection.batch_execute(&make).await?;
+        }
+        Some(row) if row.try_get::<_, Option<bool>>(0)? == Some(true) => {}
+        Some(_) => return Err(DistributeError::Foreign(schema.to_owned())),
+    }
+    Ok(schema::migrate_bucket(connection, schema).await?)
+}

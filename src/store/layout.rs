@@ -1,0 +1,112 @@
+//! Over how many buckets the logs are distributed, and which of them a user's logs are in.
+//!
+//! A bucket is a schema with the tables, indexes and functions of the log. A database that is not distributed has one: the
+//! tables where they are. Everything of a user is in one bucket, so every statement concerns one.
+
+use crate::protocol::UserKey;
+use tokio_postgres::Client;
+
+/// Buckets, at most.
+pub const MAX_BUCKETS: u16 = 64;
+
+const LAYOUT: &str = "select buckets, is_moving from sync_layout";
+
+/// Over how many buckets the logs are distributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    buckets: u16,
+}
+
+/// The layout, and whether logs are still on their way into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LayoutState {
+    pub(super) layout: Layout,
+    pub(super) is_moving: bool,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Layout::ONE
+    }
+}
+
+impl Layout {
+    /// The tables where they are.
+    pub const ONE: Layout = Layout { buckets: 1 };
+
+    /// So many buckets; none of zero, and not more than [`MAX_BUCKETS`].
+    pub fn over(buckets: u16) -> Option<Layout> {
+        (1..=MAX_BUCKETS).contains(&buckets).then_some(Layout { buckets })
+    }
+
+    /// How many buckets there are.
+    pub fn count(self) -> usize {
+        usize::from(self.buckets)
+    }
+
+    /// Which bucket a user's logs are in: the first 32 bits of the user's key, which is a digest, modulo the number of
+    /// buckets. SQL knows the same as `sync_bucket_of`. It must never change.
+    pub fn bucket_of(self, user: UserKey) -> usize {
+        (user.0.as_u128() >> 96) as usize % self.count()
+    }
+
+    /// The schemas of the buckets, in their order; none if the tables are where they are.
+    pub fn schemas(self) -> Vec<String> {
+        (0..self.count()).filter_map(|bucket| self.schema(bucket)).collect()
+    }
+
+    /// A bucket's schema; none if the tables are where they are.
+    pub fn schema(self, bucket: usize) -> Option<String> {
+        (self.buckets > 1).then(|| format!("sync_b{bucket:02}"))
+    }
+}
+
+impl LayoutState {
+    /// What a connection to the main schema, which has been migrated, sees.
+    pub(super) async fn read(connection: &Client) -> Result<LayoutState, tokio_postgres::Error> {
+        let row = connection.query_opt(LAYOUT, &[]).await?;
+        match row {
+            None => Ok(LayoutState::from_row(None, None)),
+            Some(row) => Ok(LayoutState::from_row(row.try_get(0)?, row.try_get(1)?)),
+        }
+    }
+
+    /// What the columns of the layout's row say; nothing, where there is no row.
+    pub(super) fn from_row(buckets: Option<i32>, is_moving: Option<bool>) -> LayoutState {
+        let layout = buckets.and_then(|buckets| Layout::over(u16::try_from(buckets).ok()?)).unwrap_or(Layout::ONE);
+        LayoutState { layout, is_moving: is_moving.unwrap_or(false) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_spread_evenly_and_one_bucket_has_all() {
+        let four = Layout::over(4).unwrap();
+        let mut counts = [0; 4];
+        for n in 0..4000 {
+            let user = UserKey::of(&format!("user-{n}"));
+            counts[four.bucket_of(user)] += 1;
+            assert_eq!(Layout::ONE.bucket_of(user), 0);
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_hash_is_what_it_was() {
+        // What is stored is found by it.
+        let of = |user| Layout::over(64).unwrap().bucket_of(UserKey::of(user));
+        let key = UserKey::of("user-1").0.simple().to_string();
+        assert_eq!(of("user-1"), u32::from_str_radix(&key[..8], 16).unwrap() as usize % 64);
+    }
+
+    #[test]
+    fn schemas_have_names_of_one_length() {
+        assert_eq!(Layout::ONE.schemas(), Vec::<String>::new());
+        assert_eq!(Layout::over(11).unwrap().schemas()[9..], ["sync_b09", "sync_b10"]);
+        assert_eq!(Layout::over(0), None);
+        assert_eq!(Layout::over(65), None);
+    }
+}
