@@ -88,7 +88,7 @@ def _plain(resources):
     for resource in copy.deepcopy(resources):
         if resource["kind"] == "Namespace":
             continue
-        text = re.sub(r"\bmana-sync-[a-z0-9]{10}(?=\s|$)", "mana-sync", yaml.safe_dump(resource))
+        text = re.sub(r"\b(mana-sync(?:-owner)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":
