@@ -1,11 +1,10 @@
--- The rights of a replica, and no others. Run it as the owner of the tables, after each `mana-sync migrate`, which goes on
--- as the owner:
+-- The rights of a replica, and no others. `mana-sync migrate --grant` runs it after the migrations, which go on as the owner of
+-- the tables; or run it by hand as the owner, after each `mana-sync migrate`:
 --
 --   psql postgres://owner@db.example.com/mana_sync -f grants.sql
 --   alter role mana_sync_replica password '…';
 --
--- Then DATABASE_URL and DATABASE_LISTEN_URL of replicas name the role mana_sync_replica. MIGRATE_ON_START stays off,
--- and COMPACT_AFTER_MS is 0: trimming takes rows away, so the owner does it, by `mana-sync compact` now and then.
+-- Then DATABASE_URL and DATABASE_LISTEN_URL of replicas name the role mana_sync_replica, and MIGRATE_ON_START stays off.
 
 do $$
 begin
@@ -21,7 +20,7 @@ $$;
 
 -- A log's head is taken, and moves on.
 grant select, insert, update on sync_heads to mana_sync_replica;
--- Changes are added and read. Nothing that is stored is changed or taken away.
+-- Changes are added and read. Nothing that is stored is changed or taken away, but by the functions below.
 grant select, insert on sync_changes to mana_sync_replica;
 -- A change that is sent again is found among those that were trimmed.
 grant select on sync_history to mana_sync_replica;
@@ -29,6 +28,10 @@ grant select on sync_history to mana_sync_replica;
 grant select on sync_erased to mana_sync_replica;
 -- Is the schema the right one?
 grant select on _sqlx_migrations to mana_sync_replica;
+
+-- Trimming (COMPACT_AFTER_MS) moves what lost into the history, and makes and drops the history's days.
+grant execute on function sync_history_days(int), sync_trim_rows(uuid[], text[], bool[], bool),
+    sync_mark_trimmed(uuid, text[], text[]) to mana_sync_replica;
 
 -- The same in each bucket, where `mana-sync distribute` has made some.
 do $$
@@ -40,6 +43,8 @@ begin
         execute format('grant select, insert, update on %I.sync_heads to mana_sync_replica', bucket);
         execute format('grant select, insert on %I.sync_changes to mana_sync_replica', bucket);
         execute format('grant select on %1$I.sync_history, %1$I.sync_erased, %1$I._sqlx_migrations to mana_sync_replica', bucket);
+        execute format('grant execute on function %1$I.sync_history_days(int), %1$I.sync_trim_rows(uuid[], text[], bool[], bool),
+                            %1$I.sync_mark_trimmed(uuid, text[], text[]) to mana_sync_replica', bucket);
     end loop;
 end
 $$;

@@ -4,7 +4,7 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mana_sync::commands::{self, CommandError};
-use mana_sync::config::{self, Config, DatabaseConfig, LogFormat};
+use mana_sync::config::{self, Config, DatabaseConfig, LogFormat, Secret};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{admin, app, store};
 use std::ffi::OsString;
@@ -182,6 +182,14 @@ struct MigrateArgs {
     /// Drop the table of the server before, once it has been taken over.
     #[arg(long)]
     drop_old: bool,
+
+    /// Then give the role of replicas its rights, as deploy/grants.sql does. The role is made if it is missing.
+    #[arg(long)]
+    grant: bool,
+
+    /// With --grant: the password that this role is to have. Default: the one that it has.
+    #[arg(long, env, hide_env_values = true, value_parser = |text: &str| Ok::<_, std::convert::Infallible>(Secret::from(text)))]
+    replica_password: Option<Secret>,
 }
 
 fn migrate(args: &MigrateArgs) -> Outcome {
@@ -199,6 +207,10 @@ fn migrate(args: &MigrateArgs) -> Outcome {
     match done.applied {
         0 => println!("The schema is at version {}; nothing to do.", done.version),
         applied => println!("The schema is at version {}; {applied} applied.", done.version),
+    }
+    if args.grant {
+        runtime.block_on(store::schema::grant(url, args.replica_password.as_ref()))?;
+        println!("The role mana_sync_replica has the rights of a replica.");
     }
     Ok(ExitCode::SUCCESS)
 }

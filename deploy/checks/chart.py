@@ -98,7 +98,7 @@ def _plain(resources):
     for resource in copy.deepcopy(resources):
         if resource["kind"] == "Namespace":
             continue
-        text = re.sub(r"\b(mana-sync(?:-admin)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
+        text = re.sub(r"\b(mana-sync(?:-admin|-owner)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":

@@ -6,7 +6,7 @@
 //! * [`presence`]: which replicas there are, and what each says of itself.
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
-//!   what was announced.
+//!   what was announced; `rewinds`: also where the database went back to an earlier state.
 //! * [`recent`]: tells a session that has just come what was stored shortly before.
 //!
 //! Nothing is correct because a notification arrived, only faster. Each wake-up says which range of its log it
@@ -23,6 +23,7 @@ mod queue;
 mod rate;
 pub mod recent;
 pub mod reconciler;
+mod rewinds;
 pub mod wakeup;
 
 #[cfg(test)]
@@ -62,4 +63,10 @@ pub trait SessionRegistry: Send + Sync + 'static {
     /// Up to where the log has been announced without a gap, if that is before `head`. None for users that have
     /// not begun.
     fn announced_before(&self, user: UserKey, app: &str, head: i64) -> Option<i64>;
+
+    /// Up to where the log has been announced without a gap. None for users that have not begun.
+    fn watermark(&self, user: UserKey, app: &str) -> Option<i64>;
+
+    /// Takes it that nothing of the log has been announced.
+    fn forget(&self, user: UserKey, app: &str);
 }

@@ -7,7 +7,7 @@
 //! Each bucket has a reconciler of its own: one that does not answer holds up nobody else's users.
 
 use super::recent::{self, RecentRequest};
-use super::{SessionRegistry, Wakeup};
+use super::{SessionRegistry, Wakeup, rewinds};
 use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, Layout, LogRange, Store, StoreError};
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const USERS_PER_QUERY: usize = 5_000;
 /// Logs whose changed tables are asked for in one statement.
 pub(super) const LOGS_PER_QUERY: usize = 500;
+/// Logs that are looked through from their beginning in one statement.
+const WHOLE_LOGS_PER_QUERY: usize = 50;
 /// A head just seen may be on its way as a notification; what is still missing after this is lost.
 const GRACE: Duration = Duration::from_millis(250);
 /// Pause between two looks for what those may have stored who do not sign what they say.
@@ -188,10 +190,20 @@ async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -
     if layout != Layout::ONE {
         users.retain(|user| layout.bucket_of(*user) == bucket);
     }
-    let mut behind = Vec::new();
+    let (mut behind, mut suspects) = (Vec::new(), Vec::new());
     for users in users.chunks(USERS_PER_QUERY) {
-        let heads = dependencies.store.heads(users).await?;
-        behind.extend(heads.into_iter().filter(|head| range(dependencies, head).is_some()));
+        for head in rewinds::newest(dependencies.store.heads(users).await?) {
+            if range(dependencies, &head).is_some() {
+                behind.push(head);
+            } else if rewinds::is_suspect(dependencies, &head) {
+                suspects.push(head);
+            }
+        }
+    }
+    for suspects in suspects.chunks(WHOLE_LOGS_PER_QUERY) {
+        let taken_back = rewinds::begin_anew(dependencies, suspects).await?;
+        let lost = announce_missing(dependencies, &taken_back).await?;
+        dependencies.metrics.wakeups_reconciled.inc_by(lost as u64);
     }
     if behind.is_empty() {
         return Ok(());

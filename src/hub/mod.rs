@@ -196,6 +196,16 @@ impl SessionRegistry for Hub {
     fn announced_before(&self, user: UserKey, app: &str, head: i64) -> Option<i64> {
         self.shard(user).get(&user)?.watermarks.before(app, head)
     }
+
+    fn watermark(&self, user: UserKey, app: &str) -> Option<i64> {
+        self.shard(user).get(&user)?.watermarks.of(app)
+    }
+
+    fn forget(&self, user: UserKey, app: &str) {
+        if let Some(user) = self.shard(user).get_mut(&user) {
+            user.watermarks.forget(app);
+        }
+    }
 }
 
 #[cfg(test)]

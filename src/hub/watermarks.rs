@@ -60,6 +60,16 @@ impl Watermarks {
         (self.begun && watermark < head).then_some(watermark)
     }
 
+    /// Up to where a log has been announced; none before the beginning is known.
+    pub(super) fn of(&self, app: &str) -> Option<i64> {
+        self.begun.then(|| self.logs.get(app).map_or(0, |log| log.watermark))
+    }
+
+    /// Takes it that nothing of a log has been announced: the database took back what was.
+    pub(super) fn forget(&mut self, app: &str) {
+        self.logs.remove(app);
+    }
+
     fn log(&mut self, app: &str) -> &mut LogWatermark {
         if !self.logs.contains_key(app) {
             self.logs.insert(app.into(), LogWatermark::default());
@@ -104,6 +114,19 @@ mod tests {
         assert_eq!(watermarks.before("todo", 14), None);
         watermarks.begin([("todo", 90)].into_iter());
         assert_eq!(watermarks.before("todo", 90), Some(14), "the beginning counts once");
+    }
+
+    #[test]
+    fn what_the_database_took_back_is_announced_anew() {
+        let mut watermarks = Watermarks::default();
+        assert_eq!(watermarks.of("todo"), None);
+        watermarks.begin([("todo", 10)].into_iter());
+        watermarks.note("todo", &[(10, 90), (95, 99)]);
+        assert_eq!((watermarks.of("todo"), watermarks.of("notes")), (Some(90), Some(0)));
+        watermarks.forget("todo");
+        assert_eq!(watermarks.before("todo", 12), Some(0));
+        watermarks.note("todo", &[(0, 12)]);
+        assert_eq!(watermarks.of("todo"), Some(12), "what had been announced beyond a gap is forgotten too");
     }
 
     proptest! {

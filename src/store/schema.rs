@@ -171,6 +171,27 @@ pub(super) async fn migrate_bucket(connection: &Session, schema: &str) -> Result
     Ok(migrated?)
 }
 
+/// The rights of the role of replicas.
+const GRANTS: &str = include_str!("../../deploy/grants.sql");
+
+/// Gives the role of replicas what it needs of this schema, and a password if there is one, all or nothing. It may be done
+/// again, and has to be after each migration. The password itself is not sent, only what PostgreSQL keeps of it.
+///
+/// # Errors
+/// The role is missing and may not be made, the password may not be set, or the tables are somebody else's.
+pub async fn grant(direct_url: &Secret, password: Option<&Secret>) -> Result<(), SchemaError> {
+    let connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
+    let mut statements = GRANTS.to_owned();
+    if let Some(password) = password {
+        // Base64 and a few signs: nothing in it ends the text.
+        let verifier = postgres_protocol::password::scram_sha_256(password.expose().as_bytes());
+        statements.push_str(&format!("\nalter role mana_sync_replica password '{verifier}';\n"));
+    }
+    timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute(&statements)).await??;
+    connection.close().await;
+    Ok(())
+}
+
 /// What applying migrations came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migrated {

@@ -52,6 +52,47 @@ pub fn jwks_url() -> String {
     ISSUER.get_or_init(|| std::thread::spawn(start).join().unwrap()).jwks_url()
 }
 
+/// Set to `replica`, it has the replicas of every cluster run as the role of `deploy/grants.sql`.
+const TEST_ROLE: &str = "TEST_ROLE";
+const GRANTS: &str = include_str!("../../deploy/grants.sql");
+/// The role, made for all databases of a server at once, by one of the tests that need it.
+const MAKE_ROLE: &str = "
+do $$ begin
+    create role mana_sync_replica login;
+exception when duplicate_object or unique_violation then
+end $$";
+
+/// The same URL, as the role of replicas.
+pub fn as_replica(url: &str) -> String {
+    url.replace("postgres://postgres@", "postgres://mana_sync_replica@")
+}
+
+/// What replicas are given of these settings: with their role, if they are to have it.
+fn with_role(settings: Vec<(String, String)>) -> Vec<(String, String)> {
+    let in_role = |(name, value): (String, String)| {
+        let value = if name.starts_with("DATABASE_") { as_replica(&value) } else { value };
+        (name, value)
+    };
+    if is_least_privileged() { settings.into_iter().map(in_role).collect() } else { settings }
+}
+
+/// Whether replicas run as the role of `deploy/grants.sql`.
+pub fn is_least_privileged() -> bool {
+    match std::env::var(TEST_ROLE).as_deref() {
+        Ok("replica") => true,
+        Ok(other) => panic!("{TEST_ROLE} may be \"replica\", and is {other:?}"),
+        Err(_) => false,
+    }
+}
+
+async fn grant(database_url: &str) {
+    let pool = PgPool::connect(database_url).await.unwrap();
+    for statement in [MAKE_ROLE, GRANTS] {
+        sqlx::raw_sql(statement).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+}
+
 fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
@@ -117,6 +158,7 @@ impl Node {
         env.push(("PORT".into(), own.to_string()));
         env.push(("REPLICA_ID".into(), format!("replica-{number}")));
         env.extend(services.extra.iter().cloned());
+        let env = with_role(env);
         let options = ReplicaOptions {
             exe: env!("CARGO_BIN_EXE_mana-sync").into(),
             name: format!("replica {number}"),
@@ -237,6 +279,9 @@ impl Cluster {
         services.migrate(Path::new(env!("CARGO_BIN_EXE_mana-sync"))).await.unwrap();
         if let Ok(buckets) = std::env::var(TEST_BUCKETS) {
             distribute(&database_url, &buckets).await;
+        }
+        if is_least_privileged() {
+            grant(&database_url).await;
         }
         let logs = tempfile::tempdir().unwrap();
         let log = |number| logs.path().join(format!("replica-{number}.log"));

@@ -27,7 +27,10 @@
 {{- $_ := set $container "image" (include "mana-sync.image" $root) }}
 {{- if ne $root.Values.image.pullPolicy "IfNotPresent" }}{{ $_ := set $container "imagePullPolicy" $root.Values.image.pullPolicy }}{{ end }}
 {{- range $container.envFrom }}
-{{- if .secretRef }}{{ $_ := set .secretRef "name" $root.Values.secret.existing }}{{ end }}
+{{- if .secretRef }}
+{{- $secret := ternary $root.Values.owner $root.Values.secret (eq .secretRef.name "mana-sync-owner") }}
+{{- $_ := set .secretRef "name" $secret.existing }}
+{{- end }}
 {{- end }}
 {{- range $name := list "imagePullSecrets" "nodeSelector" "tolerations" "priorityClassName" }}
 {{- with index $root.Values $name }}{{ $_ := set $spec $name . }}{{ end }}
