@@ -327,6 +327,8 @@ async fn a_full_database_is_moved_whole_and_goes_on_where_it_was() {
         assert_eq!(number(&url, format!("select count(*) from {table}_undistributed")).await, 0, "{table}");
     }
     assert!(distribute(&url).await.contains("nothing to do"));
+    let refuses = "select count(*) from pg_description where objoid = 'sync_heads'::regclass and description = 'replicas must know migration 11'";
+    assert_eq!(number(&url, refuses).await, 1, "replicas that know of no buckets do not start");
     let said = failed(&url, &["distribute", "--buckets", "8"]).await;
     assert!(said.contains("distributed over 4 buckets already"), "{said}");
     assert!(succeeded(&url, &["migrate"]).await.contains("nothing to do"));
@@ -443,6 +445,14 @@ async fn later_migrations_reach_the_main_schema_and_every_bucket() {
         );
         assert_eq!(number(&url, there).await, 2, "{schema}");
     }
+    // As if it had been killed while the tables had their names.
+    for table in ["sync_heads", "sync_changes"] {
+        let names = format!(
+            "alter view {table} rename to {table}_of_buckets; alter table {table}_undistributed rename to {table}"
+        );
+        sql(&url, names).await;
+    }
+    succeeded(&url, &["migrate"]).await;
     let views = "select count(*) from pg_class where relkind = 'v' and relname in ('sync_heads', 'sync_changes', 'sync_history', 'sync_erased')";
     assert_eq!(number(&url, views).await, 4);
     sql(&url, "insert into sync_changes (app_id, table_name, record_id, user_id, op, data) values ('a', 't', 'r', 'u', 'insert', '{}')").await;

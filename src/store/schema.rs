@@ -145,8 +145,11 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     let state = if before.contains(&LAYOUT_MIGRATION) { Some(LayoutState::read(&connection).await?) } else { None };
     let is_missing = MIGRATIONS.iter().any(|migration| !before.contains(&migration.version));
     match state.filter(|state| state.layout != Layout::ONE) {
+        // The distribution makes and migrates what it needs. It must not end by another schema than it began with.
+        Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
         // Its tables have other names, and views theirs.
-        Some(state) if is_missing => {
+        Some(state) if is_missing || entrances::are_set_aside(&connection).await? => {
+            entrances::lock(&connection).await?;
             entrances::give_names_back(&connection).await?;
             migrator::run(&connection).await?;
             entrances::make(&connection, state).await?;
@@ -155,7 +158,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         _ => migrator::run(&connection).await?,
     }
     let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
-    for schema in state.map(|state| state.layout.schemas()).unwrap_or_default() {
+    for schema in state.filter(|state| !state.is_moving).map(|state| state.layout.schemas()).unwrap_or_default() {
         migrate_bucket(&connection, &schema).await?;
     }
     connection.close().await;

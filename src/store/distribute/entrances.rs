@@ -3,6 +3,7 @@
 //!
 //! The tables themselves stay, empty, under other names: migrations get them back for as long as they run.
 
+use super::LOCK;
 use crate::store::layout::{Layout, LayoutState};
 use tokio_postgres::Client;
 
@@ -36,6 +37,17 @@ pub(super) async fn finish(connection: &Client, layout: Layout) -> Result<(), Er
         make_all(connection, LayoutState { layout, is_moving: false }).await
     };
     in_transaction(connection, finishing).await
+}
+
+/// Waits until nobody else gives names back or makes views. Ends with the connection.
+pub(in crate::store) async fn lock(connection: &Client) -> Result<(), Error> {
+    connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    Ok(())
+}
+
+/// Whether the tables have their names back: a migration was killed, or is going on.
+pub(in crate::store) async fn are_set_aside(connection: &Client) -> Result<bool, Error> {
+    Ok(kind(connection, &set_aside(TABLES[0])).await?.is_some())
 }
 
 /// Gives the tables of the main schema their names back, for migrations. Nobody can store anything in them.
