@@ -1,5 +1,6 @@
 //! The parsers by themselves: they answer, and what they take is well-formed.
 
+use crate::checks;
 use crate::shapes::{broken, push, stamp};
 use mana_sync::fanout::codec::Payload;
 use mana_sync::protocol::push::{StampPolicy, read_push};
@@ -15,7 +16,8 @@ fn check_push(body: &[u8]) -> Result<(), TestCaseError> {
     let Ok(push) = read_push(body, None, policy, 1_000) else { return Ok(()) };
     for change in &push.changes {
         prop_assert!(!change.table.is_empty() && !change.record.is_empty());
-        for json in [Some(&change.stamps), change.data.as_ref(), change.claimed_stamps.as_ref(), change.extra.as_ref()] {
+        for json in [Some(&change.stamps), change.data.as_ref(), change.claimed_stamps.as_ref(), change.extra.as_ref()]
+        {
             let Some(json) = json else { continue };
             prop_assert!(serde_json::from_str::<Value>(json).is_ok_and(|json| json.is_object()), "{json}");
         }
@@ -74,4 +76,21 @@ proptest! {
         ClientMessage::read(&message);
         ClientMessage::read(&(message + "}"));
     }
+
+    /// What cargo-fuzz looks for (fuzz/), in short.
+    #[test]
+    fn noise_is_read_or_refused(noise in any::<Vec<u8>>(), text in "\\PC{0,80}", broken in broken(push().prop_map(|push| push.to_string().into_bytes()))) {
+        checks::push(&noise);
+        checks::push(&broken);
+        for text in [text, stamp_like(&noise), String::from_utf8_lossy(&broken).into_owned()] {
+            checks::text(&text);
+            checks::notification(&text);
+        }
+    }
+}
+
+/// Noise made of what stamps, cursors and notifications are made of.
+fn stamp_like(noise: &[u8]) -> String {
+    const SIGNS: &[u8] = b"0123456789-T:.Z+ va1[]{}\",w";
+    noise.iter().map(|byte| char::from(SIGNS[usize::from(*byte) % SIGNS.len()])).collect()
 }
