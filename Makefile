@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test test-newest-postgres test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,12 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 test: bootstrap-tests fmt-check lint check-supply-chain ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
 	@CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
+
+test-newest-postgres: bootstrap ## What the database has a say in, on the newest PostgreSQL that a package registry has; PG_BIN=folder for another
+	$(CARGO) build --workspace --bins
+	MANA_DEV_IGNORE_SYSTEM_POSTGRES=1 $(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --no-fail-fast \
+		--test driver --test unfit --test storage --test push --test sql --test compaction --test takeover \
+		--test concurrency --test reconnect --test rewind --test least_privilege $(ARGS)
 
 test-browser: bootstrap-browser ## Clients, the console and the page of make dev in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
 	$(CARGO) build --workspace --bins

@@ -11,7 +11,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::live::{Events, metric, socket, store, stream_of, woken_until};
+use std::time::Duration;
+use support::live::{APP, Events, metric, socket, store, stream_of, woken_until};
 use support::*;
 
 const REPLICAS: u16 = 2;
@@ -55,7 +56,9 @@ impl Clients {
         let user = cluster.user();
         let (mut streams, mut sockets) = (Vec::new(), Vec::new());
         for replica in 0..usize::from(REPLICAS) {
-            streams.push(Events::open(stream_of(cluster, replica, &user, &format!("collections={TABLE}"))).await);
+            let stream = stream_of(cluster, replica, &user, &format!("collections={TABLE}"));
+            // Open as long as this takes.
+            streams.push(Events::open(stream.timeout(Duration::from_secs(600))).await);
             sockets.push(socket(cluster, replica, &user, None, None).await);
         }
         Clients { user, streams, sockets }
@@ -75,7 +78,7 @@ impl Clients {
 
     /// Where the phone stands after it has pulled everything.
     async fn cursor(&self, cluster: &Cluster) -> String {
-        let answer = cluster.pulled(&self.user, live::APP, TABLE, BEGINNING, Some("phone")).await;
+        let answer = cluster.pulled(&self.user, APP, TABLE, BEGINNING, Some("phone")).await;
         answer["syncedUntil"].as_str().unwrap().to_owned()
     }
 }
@@ -89,14 +92,14 @@ async fn run_ahead(url: &str) {
 /// What must hold once the database is back without `lost`, which the phone has: `old` is its cursor.
 async fn nothing_is_missed(cluster: &Cluster, clients: &mut Clients, old: &str) {
     for replica in 0..usize::from(REPLICAS) {
-        let pull = format!("/sync/{}/pull?collection={TABLE}&since={BEGINNING}", live::APP);
+        let pull = format!("/sync/{}/pull?collection={TABLE}&since={BEGINNING}", APP);
         let pull = || cluster.request_to(replica, &clients.user, Method::GET, &pull).send();
         eventually("it is served again", async || pull().await.is_ok_and(|answer| answer.status() == StatusCode::OK))
             .await;
     }
     // A reader that comes back before anything is stored: from the beginning, to where the log now ends.
     for _ in 0..2 {
-        let answer = cluster.pulled(&clients.user, live::APP, TABLE, old, Some("phone")).await;
+        let answer = cluster.pulled(&clients.user, APP, TABLE, old, Some("phone")).await;
         assert_eq!(ids(&answer), ["kept"], "{answer}");
         assert!(answer["syncedUntil"].as_str().unwrap() < old, "{answer}");
     }
@@ -107,14 +110,14 @@ async fn nothing_is_missed(cluster: &Cluster, clients: &mut Clients, old: &str) 
     for socket in &mut clients.sockets {
         woken_until(socket, FRESH).await;
     }
-    let answer = cluster.pulled(&clients.user, live::APP, TABLE, old, Some("phone")).await;
+    let answer = cluster.pulled(&clients.user, APP, TABLE, old, Some("phone")).await;
     assert_eq!(ids(&answer), ["kept", "after"]);
     // A push from an old cursor is answered from the beginning as well, but for what it stored.
     let body = json!({ "clientId": "phone", "since": old, "changes": [insert(TABLE, "phone's", "T", "2024-01-01T10:00:00.000Z")] });
-    let answer = cluster.pushed(&clients.user, live::APP, body).await;
+    let answer = cluster.pushed(&clients.user, APP, body).await;
     assert_eq!(ids(&answer), ["kept", "after", "too"]);
     let again = store(cluster, 0, &clients.user, "laptop", &[(TABLE, "lost")]).await;
-    let answer = cluster.pulled(&clients.user, live::APP, TABLE, &cursor, None).await;
+    let answer = cluster.pulled(&clients.user, APP, TABLE, &cursor, None).await;
     assert_eq!(ids(&answer), ["phone's", "lost"], "what was lost is stored when its device sends it again");
     assert!(*again > *cursor);
 
@@ -182,4 +185,34 @@ async fn a_standby_is_promoted_that_lacks_the_last_commits() {
     nothing_is_missed(&cluster, &mut clients, &old).await;
     drop(cluster);
     standby.stop(Shutdown::Immediate).await.unwrap();
+}
+
+/// What no notification brings is found by the reconciler, although more had been announced than there is now.
+#[tokio::test]
+async fn what_is_stored_below_what_was_announced_is_found_without_notifications() {
+    let cluster = Cluster::start(REPLICAS).await;
+    let mut clients = Clients::connect(&cluster).await;
+    clients.write(&cluster, "kept").await;
+    let head = "select head::text from sync_heads";
+    let kept: String = sqlx::query_scalar(head).fetch_one(&cluster.pool).await.unwrap();
+    run_ahead(&cluster.database_url).await;
+    clients.write(&cluster, "lost").await;
+    for socket in &mut clients.sockets {
+        woken_until(socket, TABLE).await;
+    }
+    let go_back = format!(
+        "delete from sync_changes where record_id = 'lost'; update sync_heads set head = '{kept}', previous = 'epoch'"
+    );
+    execute(&cluster.database_url, &go_back).await;
+    // Rows of programs are announced by the reconciler alone.
+    let user = &clients.user.id;
+    let insert = format!(
+        "insert into sync_changes (app_id, user_id, table_name, record_id, op)
+         values ('{APP}', '{user}', '{TABLE}', 'after', 'delete'), ('{APP}', '{user}', '{FRESH}', 'too', 'delete')"
+    );
+    execute(&cluster.database_url, &insert).await;
+    clients.have("after").await;
+    for socket in &mut clients.sockets {
+        woken_until(socket, FRESH).await;
+    }
 }

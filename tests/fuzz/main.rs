@@ -6,6 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../../fuzz/checks.rs"]
+mod checks;
 mod parsers;
 mod replica;
 mod shapes;

@@ -1,5 +1,6 @@
 //! The parsers by themselves: they answer, and what they take is well-formed.
 
+use crate::checks;
 use crate::shapes::{broken, push, stamp};
 use mana_sync::fanout::codec::Payload;
 use mana_sync::protocol::push::{StampPolicy, read_push};
@@ -75,4 +76,21 @@ proptest! {
         ClientMessage::read(&message);
         ClientMessage::read(&(message + "}"));
     }
+
+    /// What cargo-fuzz looks for (fuzz/), in short.
+    #[test]
+    fn noise_is_read_or_refused(noise in any::<Vec<u8>>(), text in "\\PC{0,80}", broken in broken(push().prop_map(|push| push.to_string().into_bytes()))) {
+        checks::push(&noise);
+        checks::push(&broken);
+        for text in [text, stamp_like(&noise), String::from_utf8_lossy(&broken).into_owned()] {
+            checks::text(&text);
+            checks::notification(&text);
+        }
+    }
+}
+
+/// Noise made of what stamps, cursors and notifications are made of.
+fn stamp_like(noise: &[u8]) -> String {
+    const SIGNS: &[u8] = b"0123456789-T:.Z+ va1[]{}\",w";
+    noise.iter().map(|byte| char::from(SIGNS[usize::from(*byte) % SIGNS.len()])).collect()
 }
