@@ -107,13 +107,17 @@ impl Reconciler {
     /// Looks up what a wake-up was too long to say.
     pub(super) fn look_up(&self, wakeup: Wakeup) {
         // If the queue is full, the next round finds it.
-        let _ = self.of(wakeup.user).map(|bucket| bucket.lookups.try_send(wakeup));
+        if let Some(bucket) = self.of(wakeup.user) {
+            let _ = bucket.lookups.try_send(wakeup);
+        }
     }
 
     /// Finds out whether there is something to announce to this user: somebody says so who may not be one of us.
     pub(super) fn check(&self, user: UserKey) {
         // If the queue is full, the next round finds it.
-        let _ = self.of(user).map(|bucket| bucket.checks.try_send(user));
+        if let Some(bucket) = self.of(user) {
+            let _ = bucket.checks.try_send(user);
+        }
     }
 
     /// Finds out where a newly connected user's logs stand; everything stored after this returns is announced.

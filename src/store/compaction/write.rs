@@ -37,7 +37,7 @@ fn stamps(lost: &[LostField<'_>]) -> String {
 }
 
 /// `$1`–`$3`: rows, what they lose, whether they go; `$4`: whether it is kept in the history. Functions, which have rights
-/// that the role of replicas lacks: migration 20.
+/// that the role of replicas lacks: migration 12.
 const CUT: &str = "select rows, gone, bytes from sync_trim_rows($1, $2, $3, $4)";
 
 /// Deletes of records whose rows have gone.
