@@ -10,8 +10,8 @@ use futures_util::{StreamExt, stream};
 use mana_load::wakeups::Wakeups;
 use program::run;
 use serde_json::{Value, json};
-use support::live::{APP, socket};
 use std::time::Duration;
+use support::live::{APP, socket};
 use support::*;
 use tokio::task::JoinSet;
 
