@@ -11,7 +11,7 @@ import report
 import yaml
 
 DEPLOY = Path("deploy")
-DOCKERFILES = (DEPLOY / "Dockerfile", Path("dev/Dockerfile"))
+DOCKERFILES = (DEPLOY / "Dockerfile", Path("dev/Dockerfile"), Path("loadtest/Dockerfile"))
 # Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
 NOT_OURS = re.compile(
     r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_(SYNC|DEV)_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|REPLICA|GRAFANA)_PASSWORD"

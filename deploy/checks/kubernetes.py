@@ -31,7 +31,8 @@ def check(settings, scanned):
             rendered.write_text(text)
             found[overlay.name] = [resource for resource in yaml.safe_load_all(text) if resource]
             check_rendered(name, rendered, found[overlay.name], settings, scanned)
-    _validate("k8s examples", Path("k8s/examples/ingress.yaml"))
+    for example in ("ingress", "load-job"):
+        _validate(f"k8s examples/{example}.yaml", Path(f"k8s/examples/{example}.yaml"))
     _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
     return found
 

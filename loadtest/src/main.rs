@@ -29,6 +29,7 @@ enum Command {
     Run(run::RunArgs),
     Compare(report::CompareArgs),
     Page(report::PageArgs),
+    Merge(report::MergeArgs),
 }
 
 /// Replays edit histories through a cluster and compares all devices.
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         },
         Command::Compare(args) => report::compare(&args),
         Command::Page(args) => report::page(&args),
+        Command::Merge(args) => report::merge(&args),
     }
 }
 

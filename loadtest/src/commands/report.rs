@@ -1,4 +1,4 @@
-//! `mana-load compare` and `mana-load page`: what was measured before, looked at.
+//! `mana-load compare`, `mana-load page` and `mana-load merge`: what was measured before, looked at.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use clap::Args;
 use mana_load::report::compare::{self, Comparison};
 use mana_load::report::files::{self, FileError};
 use mana_load::report::html;
+use mana_load::report::merge::{self, MergeError};
 
 /// Tells what changed between two runs beyond noise, and what else was different.
 ///
@@ -38,12 +39,45 @@ pub struct PageArgs {
     output: Option<PathBuf>,
 }
 
+/// Puts the reports of several generators, which ran one scenario at the same time, into one.
+///
+/// Exit status: 0, or 2 where a file cannot be read or written, or the reports are not of one run.
+#[derive(Args)]
+pub struct MergeArgs {
+    /// The JSON of each generator.
+    #[arg(required = true)]
+    reports: Vec<PathBuf>,
+    /// Where the JSON of all goes; its page and its JUnit XML go beside it.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Why reports were not merged.
+#[derive(Debug, thiserror::Error)]
+enum NotMerged {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+}
+
 pub fn compare(args: &CompareArgs) -> ExitCode {
     exit(compare_files(args))
 }
 
 pub fn page(args: &PageArgs) -> ExitCode {
     exit(write_page(args).map(|()| ExitCode::SUCCESS))
+}
+
+pub fn merge(args: &MergeArgs) -> ExitCode {
+    exit(merge_files(args).map(|()| ExitCode::SUCCESS))
+}
+
+fn merge_files(args: &MergeArgs) -> Result<(), NotMerged> {
+    let reports = args.reports.iter().map(|path| files::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let page = files::write(&merge::merge(&reports)?, &args.output)?;
+    println!("{}", page.display());
+    Ok(())
 }
 
 fn compare_files(args: &CompareArgs) -> Result<ExitCode, FileError> {
@@ -64,7 +98,7 @@ fn write_page(args: &PageArgs) -> Result<(), FileError> {
     Ok(())
 }
 
-fn exit(result: Result<ExitCode, FileError>) -> ExitCode {
+fn exit<E: std::error::Error + 'static>(result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("{}", crate::chain(&error));
         ExitCode::from(2)

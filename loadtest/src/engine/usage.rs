@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 
 /// Above this share of its threads' time the generator counts as the limit.
-pub const BUSY: f64 = 0.9;
+pub const BUSY: f64 = 0.85;
 
 /// Processor time of the calling thread.
 pub fn thread_cpu() -> Duration {

@@ -1,10 +1,11 @@
-//! The two files of a run: the JSON that holds everything, and the page that shows it.
+//! The files of a run: the JSON that holds everything, the page that shows it, and the JUnit XML for CI.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::html;
+use super::junit::junit;
 use super::model::{Report, SCHEMA_VERSION};
 
 /// Why a report could not be read or written.
@@ -43,12 +44,14 @@ pub fn read(path: &Path) -> Result<Report, FileError> {
     }
 }
 
-/// Writes `path` and, beside it, the page with the same name and the ending `.html`; the page's path. Folders are made.
+/// Writes `path` and, beside it, with the same name, the page (`.html`) and what CI systems read (`.junit.xml`); the page's
+/// path. Folders are made.
 pub fn write(report: &Report, path: &Path) -> Result<PathBuf, FileError> {
     let json = serde_json::to_vec(report).map_err(|source| FileError::Json { path: path.to_owned(), source })?;
     write_text(path, &json)?;
     let page = path.with_extension("html");
     write_text(&page, html::page(report).as_bytes())?;
+    write_text(&path.with_extension("junit.xml"), junit(report).as_bytes())?;
     Ok(page)
 }
 
@@ -75,6 +78,7 @@ mod tests {
         let report = Report { schema_version: SCHEMA_VERSION, ..Report::default() };
         let page = write(&report, &path).unwrap();
         assert_eq!(read(&path).unwrap(), report);
+        assert!(fs::read_to_string(path.with_extension("junit.xml")).unwrap().starts_with("<?xml"));
         assert!(fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
         fs::remove_dir_all(folder).unwrap();
     }

@@ -3,8 +3,8 @@
 //! ```text
 //! workers ──► recorder ─┐ each second ┌─► live: the terminal, while it runs
 //! replicas ─► scrape ───┼─► timeline ───┤
-//! kernel ───► usage ────┘             └─► model: the JSON ─┬─► html: one page, for people
-//!                                         └ generator      └─► compare: two runs side by side
+//! kernel ───► usage ────┘             └─► model: the JSON ─┬─► html: one page, for people; junit: for CI
+//!                                         └ generator      └─► compare: two runs side by side; merge: several as one
 //! ```
 //! [`model::Report`] holds everything that is ever shown; nothing is measured or estimated by what shows it.
 
@@ -15,7 +15,9 @@ mod growth;
 pub mod histogram;
 pub mod html;
 mod judged;
+pub mod junit;
 pub mod live;
+pub mod merge;
 pub mod model;
 pub mod recorder;
 pub mod scrape;

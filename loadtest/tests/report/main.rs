@@ -2,4 +2,6 @@
 
 mod comparison;
 mod fixture;
+mod junit;
+mod merging;
 mod page;
