@@ -1,7 +1,7 @@
 //! One attack after the other, at one replica: it lives, keeps within its memory, and others do not notice.
 
 use crate::replica::{LimitedReplica, MEMORY, Others, is_long};
-use crate::{bodies, clients, readers, unauthenticated};
+use crate::{bodies, clients, readers, relatives, unauthenticated};
 use std::time::Duration;
 
 /// How long a probe may take, and by how much others' pushes may slow down, on a machine that does nothing else.
@@ -93,4 +93,25 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
             unauthenticated::heads(&replica),
         );
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_stands_the_relatives_of_these_attacks() {
+    let replica = LimitedReplica::start(&[]).await;
+    println!("| what | resident at most | afterwards | slowest probe | others' pushes, p50 | p99 |");
+    let quiet = watch(&replica, "nothing", tokio::time::sleep(QUIET)).await;
+    judge(&quiet, &quiet);
+    macro_rules! attack {
+        ($name:literal, $attack:expr) => {
+            judge(&watch(&replica, $name, Box::pin($attack)).await, &quiet)
+        };
+    }
+    attack!(
+        "names that come again and again, and what is deep where nothing is read",
+        relatives::repeated_names(&replica)
+    );
+    attack!("names that fill a head", relatives::long_queries(&replica));
+    attack!("thousands of headers, and chunks of one byte", relatives::headers(&replica));
+    attack!("messages in as many frames as they have bytes", relatives::fragments(&replica));
+    attack!("compressed pages that are not read, and compressed bodies", relatives::compressed(&replica));
 }

@@ -1,0 +1,174 @@
+//! Relatives of the known attacks: the same idea in another place.
+
+use crate::replica::{LimitedReplica, many};
+use crate::support::live::{NO_DELTA, Raw, TEXT};
+use crate::support::*;
+use crate::unauthenticated::open;
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const AT: &str = "2024-01-01T10:00:00.000Z";
+/// How long something goes on that has no end.
+const LONG: Duration = Duration::from_secs(2);
+
+/// Names that come again and again, and what is deep or long where nothing is read.
+pub async fn repeated_names(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    // A debug build reads a body ten times as slowly.
+    let length = many(10 << 20, 1 << 20);
+    let push = |change: &str| format!(r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{change}]}}"#);
+    let again = |one: &str| vec![one; length / (one.len() + 1) - 100].join(",");
+    let deep = format!("{}{}", "[".repeat(length / 2 - 200), "]".repeat(length / 2 - 200));
+    let field = again(&format!(r#""f":{{"value":1,"updatedAt":"{AT}"}}"#));
+    for body in [
+        push(&format!(r#"{{"table":"t","id":"1","op":"update","fields":{{{field}}}}}"#)),
+        push(&format!(r#"{{"table":"t","id":"2","op":"insert","data":{{{}}}}}"#, again(r#""f":1"#))),
+        push(&format!(r#"{{"table":"t","id":"3","op":"insert","data":{{"v":{{{}}}}}}}"#, again(r#""f":1"#))),
+        push(&format!(r#"{{"table":"t","id":"4","op":"delete",{}}}"#, again(r#""deletedAt":null"#))),
+        push(&format!(r#"{{"table":"t","id":"5","op":"delete",{}}}"#, again(r#""x":0"#))),
+        push(&format!(r#"{{"table":"t","id":"6","op":"delete","x":{deep}}}"#)),
+        format!(r#"{{"clientId":"a","changes":[],"x":{deep}}}"#),
+        format!(r#"{{"clientId":"a","changes":[],{}}}"#, again(r#""x":0"#)),
+        format!(r#"{{"clientId":"a","changes":[],"x":[{}]}}"#, again("{}")),
+        format!(r#"{{{},"changes":[]}}"#, again(r#""clientId":"a""#)),
+    ] {
+        let reply = replica.cluster.push_raw(&user, "todo", body).await;
+        assert!(matches!(reply.status.as_u16(), 200 | 400 | 503), "{}", reply.status);
+        let answers_little = reply.status == 200 || reply.text.len() < 4_096;
+        assert!(answers_little, "an error quotes little: {} bytes", reply.text.len());
+    }
+}
+
+/// As many and as long names in a query as fit into a head, on streams of a table, of all apps, and pulls.
+pub async fn long_queries(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    let names = |count: usize, length: usize| (0..count).map(|n| format!("{n:0length$}")).collect::<Vec<_>>().join(",");
+    for list in [names(256, 200), names(230, 255), names(9_000, 6), ",".repeat(60_000), "%2C".repeat(20_000)] {
+        for path in ["/sync/todo/stream?collections=", "/sync/stream?apps=", "/sync/todo/pull?since=&collection="] {
+            let ask = async |_| {
+                let request = replica.cluster.request(&user, Method::GET, &format!("{path}{list}"));
+                let response = request.send().await.unwrap();
+                let status = response.status().as_u16();
+                assert!(matches!(status, 200 | 400 | 404 | 414 | 429 | 431 | 503), "{status} to {path}");
+                response
+            };
+            drop(join_all((0..many(50, 10)).map(ask)).await);
+        }
+    }
+    eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
+}
+
+/// Heads of many headers, of the same one again and again, of long names; and chunks of one byte.
+pub async fn headers(replica: &LimitedReplica) {
+    let lines = |line: &dyn Fn(usize) -> String, count: usize| (0..count).map(line).collect::<String>();
+    for more in [
+        lines(&|n| format!("X-{n}: 1\r\n"), 90),
+        lines(&|n| format!("X-{n}: 1\r\n"), 5_000),
+        lines(&|_| "X: 1\r\n".to_owned(), 9_000),
+        lines(&|n| format!("{}{n}: \r\n", "X".repeat(600)), 90),
+        lines(&|_| "Cookie: a=b\r\n".to_owned(), 99),
+        lines(&|n| format!("X-Forwarded-For: 10.0.0.{}\r\n", n % 256), 99),
+    ] {
+        let ask = async |_| {
+            let mut raw = Raw::connect(replica.url()).await;
+            let head = format!("GET /sync/todo/pull HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n");
+            let _ = raw.try_write(head.as_bytes()).await;
+            let answer = raw.rest().await;
+            let status = String::from_utf8_lossy(&answer).split(' ').nth(1).map(str::to_owned);
+            assert!(matches!(status.as_deref(), Some("401" | "400" | "431") | None), "{status:?}");
+        };
+        join_all((0..many(200, 50)).map(ask)).await;
+    }
+    let user = replica.cluster.user();
+    let chunks = async |chunk: &str| {
+        let mut raw = Raw::connect(replica.url()).await;
+        let head = format!(
+            "POST /sync/todo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Transfer-Encoding: chunked\r\n\r\n",
+            user.token
+        );
+        raw.write(head.as_bytes()).await;
+        let some = chunk.repeat((64 << 10) / chunk.len());
+        for _ in 0..many(100, 20) {
+            if raw.try_write(some.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+    };
+    let extended = format!("1;{}\r\n \r\n", "x".repeat(8_000));
+    join_all((0..10).map(|n| if n % 2 == 0 { chunks("1\r\n \r\n") } else { chunks(&extended) })).await;
+}
+
+/// A frame of this payload that is a part of a message: the first, or a further one.
+fn part(first: bool, payload: &[u8]) -> Vec<u8> {
+    [&[u8::from(first), 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
+}
+
+/// Messages in as many frames as they have bytes, frames without any, and pings whose pongs nobody reads.
+pub async fn fragments(replica: &LimitedReplica) {
+    let of_bytes = |count: usize| -> Vec<u8> { (0..count).flat_map(|n| part(n == 0, b"x")).collect() };
+    let unfinished = open(replica, many(2_000, 300), of_bytes(4_000), true).await;
+    assert!(!unfinished.is_empty());
+    drop(unfinished);
+    let user = replica.cluster.user();
+    let without_end = async |frames: Vec<u8>| {
+        let mut raw = Raw::member(replica.url(), "/ws", &user, 4 << 10).await;
+        let begun = Instant::now();
+        let some = frames.repeat((16 << 10) / frames.len() + 1);
+        let first = if frames[0] == 0 { part(true, b"") } else { vec![] };
+        let _ = raw.try_write(&first).await;
+        while begun.elapsed() < LONG {
+            match tokio::time::timeout(LONG, raw.try_write(&some)).await {
+                Ok(Ok(())) => {}
+                // It has closed, or does not read before somebody reads its pongs.
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+    };
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
+    let pong = [&[0x8a, 0x80 | 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
+    let unknown = {
+        let text = br#"{"type":"whatever"}"#;
+        [&[TEXT, 0x80 | text.len() as u8, 0, 0, 0, 0][..], text].concat()
+    };
+    let auth = {
+        let text = json!({ "type": "auth", "token": user.token }).to_string();
+        [&[TEXT, 0x80 | 126][..], &(text.len() as u16).to_be_bytes(), &[0; 4], text.as_bytes()].concat()
+    };
+    let kinds = [part(false, b""), part(false, b"x"), ping, pong, unknown, auth];
+    join_all((0..many(60, 12)).map(|n| without_end(kinds[n % kinds.len()].clone()))).await;
+}
+
+/// Pages that are compressed for those who do not read them, and bodies that come compressed.
+pub async fn compressed(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    let text: String =
+        (0..1_200_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)).collect();
+    let change = update("t", "1", "text", text, AT);
+    let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": [change] }).to_string();
+    assert_eq!(replica.cluster.push_raw(&user, "todo", body).await.status, 200);
+    let mut readers = Vec::new();
+    for n in 0..many(60, 20) {
+        let mut raw = Raw::connect_narrow(replica.url(), 4 << 10).await;
+        let encoding = ["gzip", "br", "zstd", "deflate"][n % 4];
+        let path = ["/sync/todo/pull?collection=t&since=1970-01-01T00:00:00.000Z", "/sync/todo/stream"][n / 4 % 2];
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nAccept-Encoding: {encoding}\r\n\r\n",
+            user.token
+        );
+        raw.write(head.as_bytes()).await;
+        readers.push(raw);
+    }
+    tokio::time::sleep(LONG).await;
+    drop(readers);
+    eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
+    for encoding in ["gzip", "zstd", "br", "deflate", "gzip, gzip"] {
+        let request = replica.cluster.request(&user, Method::POST, "/sync/todo");
+        let request = request.header("Content-Type", "application/json").header("Content-Encoding", encoding);
+        let reply = Reply::to(request.body(vec![0; 1 << 20])).await;
+        assert_eq!(reply.status, 415, "{encoding}: {}", reply.text);
+    }
+}
