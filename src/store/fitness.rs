@@ -74,14 +74,14 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
         from (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
                      ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT')) as needed (name, privilege)
         where not has_table_privilege(to_regclass(needed.name), needed.privilege)
-          and not exists (select from sync_layout)),
+          and not exists (select from sync_layout where one)),
        (select case when r.rolsuper then current_setting('max_connections')::int
                     else least(current_setting('max_connections')::int
                                    - current_setting('superuser_reserved_connections')::int
                                    - coalesce(current_setting('reserved_connections', true)::int, 0),
                                nullif(d.datconnlimit, -1), nullif(r.rolconnlimit, -1)) end
         from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database()),
-       (select buckets from sync_layout), (select is_moving from sync_layout)",
+       (select buckets from sync_layout where one), (select is_moving from sync_layout where one)",
     types: &[],
 };
 

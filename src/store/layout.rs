@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 /// Buckets, at most.
 pub const MAX_BUCKETS: u16 = 64;
 
-const LAYOUT: &str = "select buckets, is_moving from sync_layout";
+const LAYOUT: &str = "select buckets, is_moving from sync_layout where one";
 
 /// Over how many buckets the logs are distributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

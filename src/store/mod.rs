@@ -62,7 +62,11 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// To plan a push takes PostgreSQL longer than to store it. Left to itself it plans each anew, because it believes that a
 /// plan for the arrays at hand is cheaper than one for any. A plan that is kept must not depend on how much was stored
 /// when it was made: on a table that was small then it would read all of it, whatever has been added.
-pub const PLANS: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+///
+/// Nothing is compiled: a table that can only be read as a whole counts as very costly without sequential scans, and
+/// compiling a small query for that took a third of a second.
+pub const PLANS: [(&str, &str); 3] =
+    [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]

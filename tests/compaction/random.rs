@@ -156,13 +156,3 @@ async fn is_noticed(failpoint: &'static str) {
 async fn a_winner_that_is_trimmed_is_noticed() {
     is_noticed("trim-drops-winner").await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_wrong_one_of_two_equal_stamps_is_noticed() {
-    is_noticed("trim-takes-first-of-ties").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn claimed_stamps_that_are_trimmed_are_noticed() {
-    is_noticed("trims-claims").await;
-}

@@ -107,6 +107,44 @@ async fn without_its_first_row_a_dead_record_would_rise() {
     }
 }
 
+/// Of two equal stamps the later row wins; a trimmer that keeps the first takes out the other.
+#[tokio::test]
+async fn the_wrong_one_of_two_equal_stamps_is_noticed() {
+    let cluster = shared().await;
+    for (trimmer, expected) in [
+        (Trimmer::Here, [row("a", "update", &["note"]), row("a", "update", &["title"])]),
+        (
+            Trimmer::Failing("trim-takes-first-of-ties"),
+            [row("a", "update", &["note", "title"]), row("b", "update", &["note"])],
+        ),
+    ] {
+        let user = cluster.user();
+        push(cluster, &user, "phone", json!([fields("a", &[("note", 5), ("title", 5)])])).await;
+        push(cluster, &user, "laptop", json!([fields("a", &[("title", 5)])])).await;
+        push(cluster, &user, "laptop", json!([fields("b", &[("note", 5)])])).await;
+        trimmer.trim(cluster, &user, Duration::ZERO).await;
+        assert_eq!(rows(cluster, &user).await[..2], expected, "{trimmer:?}");
+    }
+}
+
+/// A row that claims a stamp of the future stays whole; a trimmer that takes it for any other row does not leave it so.
+#[tokio::test]
+async fn claimed_stamps_that_are_trimmed_are_noticed() {
+    let cluster = shared().await;
+    let ahead = now_millis() + 86_400_000;
+    for (trimmer, stays) in [(Trimmer::Here, true), (Trimmer::Failing("trims-claims"), false)] {
+        let user = cluster.user();
+        push(cluster, &user, "phone", json!([fields("a", &[("other", 0)])])).await;
+        let claimed =
+            json!({ "title": { "value": 1, "updatedAt": iso(ahead) }, "note": { "value": 1, "updatedAt": at(0) } });
+        push(cluster, &user, "phone", json!([{ "table": TABLE, "id": "a", "op": "update", "fields": claimed }])).await;
+        push(cluster, &user, "laptop", json!([fields("a", &[("note", 5)])])).await;
+        trimmer.trim(cluster, &user, Duration::ZERO).await;
+        let kept = rows(cluster, &user).await;
+        assert_eq!(kept.contains(&row("a", "update", &["note", "title"])), stays, "{trimmer:?}: {kept:?}");
+    }
+}
+
 /// A delete that came before anything else makes no record known, and clients ignore it: what they heed stays as well.
 #[tokio::test]
 async fn a_delete_before_the_record_was_made_does_not_stand_for_it() {

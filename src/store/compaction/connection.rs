@@ -19,7 +19,7 @@ const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// that hangs is over soon.
 const SETTINGS: &str =
     "set client_min_messages = warning; set timezone = 'UTC'; set plan_cache_mode = force_generic_plan;
-    set enable_seqscan = off; set idle_in_transaction_session_timeout = '30s'";
+    set enable_seqscan = off; set jit = off; set idle_in_transaction_session_timeout = '30s'";
 
 /// Connects to the primary, and to the tables of a schema if one is named. `statement_timeout`: how long one statement may
 /// take; none for a person who waits for it.
