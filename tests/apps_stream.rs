@@ -74,8 +74,8 @@ async fn every_app_has_its_backlog_then_what_is_new_and_its_own_cursor() {
     let event = stream.delta().await;
     assert_eq!((app(&event), event.ids(), event.until()), ("calendar", vec!["new".to_owned()], until.as_str()));
     let live = event.id.expect("the end of a page");
-    store_in(cluster, 2, &user, "mail", "laptop", &[("tasks", "unheard")]).await;
-    store_in(cluster, 2, &user, "todo", "laptop", &[("other", "unheard")]).await;
+    store_in(cluster, 2, &user, "mail", "laptop", &[("tasks", "not asked for")]).await;
+    store_in(cluster, 2, &user, "todo", "laptop", &[("other", "not asked for")]).await;
     store_in(cluster, 2, &user, "todo", "laptop", &[("tasks", "heard")]).await;
     assert_eq!(stream.delta().await.ids(), ["heard"]);
 

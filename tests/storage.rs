@@ -244,10 +244,11 @@ async fn the_stores_own_statements_read_by_indexes_alone() {
             sqlx::raw_sql(set).execute(&mut *transaction).await.unwrap();
         }
         let types: Vec<&str> = sql.types.iter().map(|kind| kind.name()).collect();
-        let nulls = vec!["null"; types.len()].join(", ");
-        let prepare = format!("prepare explained ({}) as {}", types.join(", "), sql.text);
+        let list = |items: &[&str]| if items.is_empty() { String::new() } else { format!("({})", items.join(", ")) };
+        let nulls = list(&vec!["null"; types.len()]);
+        let prepare = format!("prepare explained {} as {}", list(&types), sql.text);
         sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut *transaction).await.unwrap();
-        let explain = sqlx::AssertSqlSafe(format!("explain (format json) execute explained ({nulls})"));
+        let explain = sqlx::AssertSqlSafe(format!("explain (format json) execute explained {nulls}"));
         let plan = sqlx::raw_sql(explain).fetch_one(&mut *transaction).await.unwrap();
         let mut found = Vec::new();
         reads(&plan.get::<Value, _>(0), &mut found);

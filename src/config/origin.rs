@@ -24,18 +24,18 @@ pub struct Origin {
 /// Why no page can have this origin. The messages do not repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
+    /// It would let everybody in.
     #[error(
         "\"*\" cannot be combined with credentials; name each origin, or a domain's subdomains: https://*.example.com"
     )]
-    /// It would let everybody in.
     Everything,
     /// An origin begins with http:// or https://.
     #[error("an origin begins with http:// or https://")]
     Scheme,
+    /// There is more than scheme, host and port.
     #[error(
         "an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end"
     )]
-    /// There is more than scheme, host and port.
     Surplus,
     /// "*" stands for subdomains only, before the first dot: https://*.example.com.
     #[error("\"*\" stands for subdomains only, before the first dot: https://*.example.com")]
@@ -46,10 +46,10 @@ pub enum OriginError {
     /// Browsers leave out port 80 of http and port 443 of https: leave it out.
     #[error("browsers leave out port 80 of http and port 443 of https: leave it out")]
     DefaultPort,
+    /// Browsers spell it otherwise.
     #[error(
         "this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535"
     )]
-    /// Browsers spell it otherwise.
     NotCanonical,
 }
 

@@ -12,10 +12,10 @@ pub enum Warning {
     /// JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https.
     #[error("JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https")]
     PlainIssuer,
+    /// The service key travels unencrypted.
     #[error(
         "MANA_CREDITS_URL is plain http to another host: whoever is in between can read MANA_SERVICE_KEY; use https"
     )]
-    /// The service key travels unencrypted.
     PlainCredits,
     /// JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too.
     #[error("JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too")]

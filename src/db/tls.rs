@@ -26,10 +26,10 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
+    /// The file of a parameter has no PEM of what is wanted.
     #[error(
         "the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted"
     )]
-    /// The file of a parameter has no PEM of what is wanted.
     Pem {
         /// The parameter that names it.
         parameter: &'static str,

@@ -45,11 +45,11 @@ pub enum ApiError {
     /// Too many collections are asked for.
     #[error("the parameter collections may name {0} collections at most; name fewer, or none for all of them")]
     TooManyCollections(usize),
+    /// Too many apps or collections are asked for.
     #[error(
         "the parameter apps may name {apps} apps, {of_an_app} tables of each and {tables} in all at most; name fewer, or no \
          tables for all of an app"
     )]
-    /// Too many apps or collections are asked for.
     TooManyApps {
         /// Apps that one stream may have.
         apps: usize,

@@ -10,10 +10,10 @@ pub enum Unfit {
     /// It is not UTF-8.
     #[error("the database's encoding is {0} and must be UTF8: create it anew with encoding 'UTF8'")]
     Encoding(String),
+    /// It allows fewer connections than the pool may open.
     #[error(
         "the database lets this role have {allowed} connections and this replica needs {needed}: raise its limit or lower DATABASE_POOL_SIZE"
     )]
-    /// It allows fewer connections than the pool may open.
     Connections {
         /// How many it allows.
         allowed: i32,
@@ -84,6 +84,11 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
        (select buckets from sync_layout where one), (select is_moving from sync_layout where one)",
     types: &[],
 };
+
+/// The statements here, by name.
+pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
+    vec![("fitness", &FITNESS)]
+}
 
 impl Store {
     /// Asks the database whether it can serve this replica, which knows of this layout and has so many connections.

@@ -165,6 +165,7 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
     let each = [
         batch::statements(),
         delta::statements(),
+        fitness::statements(),
         heads::statements(),
         known::statements(),
         own_writes::statements(),

@@ -54,12 +54,18 @@ fn judge(row: &Row, before: &Row) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
+/// A replica under its limit, and how it is while nobody attacks it.
+async fn start() -> (LimitedReplica, Row) {
     let replica = LimitedReplica::start(&[]).await;
     println!("| what | resident at most | afterwards | slowest probe | others' pushes, p50 | p99 |");
     let quiet = watch(&replica, "nothing", tokio::time::sleep(QUIET)).await;
     judge(&quiet, &quiet);
+    (replica, quiet)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
+    let (replica, quiet) = start().await;
     macro_rules! attack {
         ($name:literal, $attack:expr) => {
             judge(&watch(&replica, $name, Box::pin($attack)).await, &quiet)
@@ -97,10 +103,7 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_stands_the_relatives_of_these_attacks() {
-    let replica = LimitedReplica::start(&[]).await;
-    println!("| what | resident at most | afterwards | slowest probe | others' pushes, p50 | p99 |");
-    let quiet = watch(&replica, "nothing", tokio::time::sleep(QUIET)).await;
-    judge(&quiet, &quiet);
+    let (replica, quiet) = start().await;
     macro_rules! attack {
         ($name:literal, $attack:expr) => {
             judge(&watch(&replica, $name, Box::pin($attack)).await, &quiet)

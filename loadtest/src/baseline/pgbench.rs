@@ -14,7 +14,7 @@ use tokio::process::Command;
 pub const PUSH: &str = include_str!("../../baseline/push.sql");
 
 /// As the server's own connections plan (`store/connections.rs`): the baseline is not to be slowed down by planning.
-const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
+const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
 
 /// Why pgbench said nothing.
 #[derive(Debug, thiserror::Error)]

@@ -108,7 +108,7 @@ impl Share {
     }
 }
 
-/// A stretch of the run.
+/// A part of the run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhasePlan {

@@ -240,10 +240,10 @@ pub enum ChangeProblem {
     /// A field's name is too long.
     #[error("a field's name has {0} bytes; at most {MAX_FIELD} can be stored")]
     FieldName(usize),
+    /// What the protocol does not name takes more bytes than are kept.
     #[error(
         "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
-    /// What the protocol does not name takes more bytes than are kept.
     Extra(usize),
     /// A value cannot be stored.
     #[error("{place} {problem}")]

@@ -26,7 +26,8 @@ const STOPPED_LOOKS: usize = 10;
 const MARK: &str = "A bucket of mana-sync";
 
 const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set lock_timeout = '30s';
-    set idle_in_transaction_session_timeout = 0; set timezone = 'UTC'; set enable_seqscan = off";
+    set idle_in_transaction_session_timeout = 0; set timezone = 'UTC'; set enable_seqscan = off;
+    set jit = off";
 
 /// Why the logs were not distributed.
 #[derive(Debug, thiserror::Error)]

@@ -46,10 +46,10 @@ pub enum TakeoverError {
     /// The old table has a form that is not known.
     #[error("sync_changes has a form that is not known, and is left as it is: {0}")]
     UnknownForm(String),
+    /// Somebody is connected who may write.
     #[error(
         "others are connected to this database: {0}. Stop them first, so that they store nothing meanwhile; or give --while-connected: what they do with sync_changes then fails until the takeover is over"
     )]
-    /// Somebody is connected who may write.
     Connected(String),
     /// An old table from an earlier takeover is there.
     #[error("sync_changes_before is there already, from an earlier takeover: rename it, or drop it with --drop-old")]
@@ -57,10 +57,10 @@ pub enum TakeoverError {
     /// The takeover is not over: run `mana-sync migrate` first.
     #[error("the takeover is not over: run `mana-sync migrate` first")]
     Unfinished,
+    /// What was copied is not what was there.
     #[error(
         "{expected} rows were to be copied and {found} were, with {left_behind} left behind; nothing is lost, the old table is sync_changes_before"
     )]
-    /// What was copied is not what was there.
     Miscounted {
         /// Rows of the old table.
         expected: i64,
