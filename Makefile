@@ -35,11 +35,12 @@ test-newest-postgres: bootstrap ## What the database has a say in, on the newest
 		--test driver --test unfit --test storage --test push --test sql --test compaction --test takeover \
 		--test concurrency --test reconnect --test rewind --test least_privilege $(ARGS)
 
-test-browser: bootstrap-browser ## Clients, the console and the page of make dev in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
+test-browser: bootstrap-browser ## Clients, the console, reports and the page of make dev in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --test clients --test console --no-run
 	$(TARGET)/debug/mana-dev with-postgres -- \
 		$(CARGO) test --test clients --test console -- --nocapture --ignored --test-threads 1 $(ARGS)
+	$(CARGO) test -p mana-load --test report -- --ignored
 	$(CARGO) test -p mana-dev --test dev -- --nocapture --ignored
 
 chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTES=30 or SEED=7

@@ -74,7 +74,7 @@ fn runs_of_different_operations_and_of_none_can_be_compared() {
     let comparison = Comparison::new(&usual, &hostile);
     assert_eq!(outcome(&comparison, "pull: p50"), Outcome::Missing);
     let text = page(&comparison);
-    assert_eq!(text.matches("<script").count(), 1);
+    assert!(!text.contains("<script"));
     assert!(!text.contains("<img"));
     let empty = mana_load::report::Report::default();
     assert!(!Comparison::new(&empty, &empty).is_regression(0.0));

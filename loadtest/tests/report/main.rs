@@ -1,5 +1,6 @@
 //! The page and the comparison of reports, with usual, hostile and enormous data.
 
+mod browser;
 mod comparison;
 mod fixture;
 mod junit;

@@ -1,7 +1,6 @@
 //! Which plots a report has, and what stands in them.
 
-use super::axis::{Axis, Kind};
-use super::plot::{Band, Line, Plot};
+use super::plot::{Axis, Band, Kind, Line, Plot};
 use super::thin::Thinned;
 use crate::report::model::{Operation, OperationSecond, Report, Unit};
 
@@ -62,8 +61,8 @@ impl<'a> Charts<'a> {
             note: Some(
                 "Each tick to the right leaves a tenth of the slower requests; a line ends at the slowest.".to_owned(),
             ),
-            x: Axis::logarithmic(Kind::Tail, xs.iter().copied()),
-            y: Axis::logarithmic(Kind::Quantity(Unit::Seconds), values(&lines)),
+            x: Axis::logarithmic(Kind::Tail),
+            y: Axis::logarithmic(Kind::Quantity(Unit::Seconds)),
             xs,
             lines,
             bands: Vec::new(),
@@ -169,11 +168,7 @@ impl<'a> Charts<'a> {
     }
 
     fn over_time(&self, title: String, note: Option<String>, unit: Unit, logarithmic: bool, lines: Vec<Line>) -> Plot {
-        let kind = Kind::Quantity(unit);
-        let y = match logarithmic {
-            true => Axis::logarithmic(kind, values(&lines)),
-            false => Axis::linear(kind, values(&lines)),
-        };
+        let y = Axis { unit: Kind::Quantity(unit), logarithmic };
         let xs = self.timeline.ends();
         let bands = self.report.phases.iter().map(|phase| Band {
             name: phase.name.clone(),
@@ -181,8 +176,7 @@ impl<'a> Charts<'a> {
             to: phase.end_seconds,
             faint: !phase.measured,
         });
-        let bands: Vec<Band> = bands.collect();
-        let x = Axis::linear(Kind::Clock, xs.iter().copied().chain(bands.iter().map(|band| band.to)));
+        let (x, bands) = (Axis::linear(Kind::Clock), bands.collect());
         Plot { title, note, x, y, xs, lines, bands, marked: false }
     }
 }

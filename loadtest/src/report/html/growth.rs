@@ -2,8 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::axis::{Axis, Kind};
-use super::plot::{Line, Plot};
+use super::plot::{Axis, Kind, Line, Plot};
 use super::tables::mark;
 use crate::report::model::{Growth, GrowthLine, Limit, Report, Unit};
 use crate::report::units::{NONE, number, show_limit, show_or_none};
@@ -63,12 +62,11 @@ fn plot(growth: &Growth, line: &GrowthLine) -> Plot {
         ys: vec![Some(bound); growth.sizes.len()],
     });
     let lines: Vec<Line> = std::iter::once(value).chain(limit).collect();
-    let ys = lines.iter().flat_map(|line| line.ys.iter().flatten().copied()).collect::<Vec<_>>();
     Plot {
         title: format!("{} by {}", line.name, growth.size),
         note: Some(note(line)),
-        x: Axis::sizes(growth.sizes.iter().copied()),
-        y: Axis::linear(Kind::Quantity(line.unit), ys.into_iter()),
+        x: Axis::logarithmic(Kind::Quantity(Unit::Number)),
+        y: Axis::linear(Kind::Quantity(line.unit)),
         xs: growth.sizes.clone(),
         lines,
         bands: Vec::new(),

@@ -3,7 +3,6 @@
 //!
 //! All of it is made from the [`Report`] and nothing else; maud escapes every text.
 
-mod axis;
 mod charts;
 mod growth;
 mod plot;
@@ -26,6 +25,7 @@ pub fn page(report: &Report) -> String {
         // Ratios and growth have no timeline.
         @if !(report.series.is_empty() && report.operations.is_empty()) { (timeline(report)) }
         (tables::about(report))
+        (plot::library())
     };
     document(&report.name, &body).into_string()
 }
@@ -37,6 +37,7 @@ fn timeline(report: &Report) -> Markup {
         section {
             h2 { "Latency" }
             @if report.operations.is_empty() { p.empty { "No operation was measured." } }
+            p.note { "Drag over a plot to zoom all of them, double-click to see everything, click on a name to hide its line." }
             div.plots {
                 @for plot in charts.latencies() { (plot.draw()) }
                 @if !report.operations.is_empty() { (charts.distribution().draw()) }
@@ -77,10 +78,7 @@ pub(super) fn document(title: &str, body: &Markup) -> Markup {
                 title { (title) " – mana-load" }
                 style { (PreEscaped(include_str!("style.css"))) }
             }
-            body {
-                main { (body) }
-                script { (PreEscaped(include_str!("hover.js"))) }
-            }
+            body { main { (body) } }
         }
     }
 }

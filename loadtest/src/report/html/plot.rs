@@ -1,30 +1,21 @@
-//! A plot as SVG: lines over an axis that they share, phases as bands behind them, a legend, and the values for the
-//! pointer as JSON that `hover.js` shows.
-
-use std::fmt::Write as _;
+//! A plot: lines over an axis that they share, and phases as bands behind them. It stands in the page as JSON, and
+//! `plots.js` draws it there with uPlot.
 
 use maud::{Markup, PreEscaped, html};
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
 
-use super::axis::Axis;
-use crate::report::units::NONE;
-
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 270.0;
-/// Where the axes cross, and where they end.
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = WIDTH - 12.0;
-const TOP: f64 = 24.0;
-const BOTTOM: f64 = HEIGHT - 26.0;
-/// The colours that `style.css` has. There are more lines than colours in a few reports; dashes tell them apart.
-const COLOURS: usize = 8;
+use crate::report::model::Unit;
 
 /// Several lines over one axis.
+#[derive(Serialize)]
 pub struct Plot {
+    #[serde(skip)]
     pub title: String,
+    #[serde(skip)]
     pub note: Option<String>,
     pub x: Axis,
     pub y: Axis,
+    #[serde(serialize_with = "short_numbers")]
     pub xs: Vec<f64>,
     pub lines: Vec<Line>,
     pub bands: Vec<Band>,
@@ -32,15 +23,37 @@ pub struct Plot {
     pub marked: bool,
 }
 
+/// What an axis shows, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Axis {
+    pub unit: Kind,
+    pub logarithmic: bool,
+}
+
+/// What decides the ticks of an axis, and how values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Seconds since the start, as minutes and seconds.
+    Clock,
+    /// `1 / (1 - share)`: each step to the right is a tenth of the requests that are left.
+    Tail,
+    #[serde(untagged)]
+    Quantity(Unit),
+}
+
 /// A value for each of the plot's `xs`; none: a gap.
+#[derive(Serialize)]
 pub struct Line {
     pub name: String,
     pub colour: usize,
     pub dashed: bool,
+    #[serde(serialize_with = "short_or_gap")]
     pub ys: Vec<Option<f64>>,
 }
 
 /// A range of the x axis.
+#[derive(Serialize)]
 pub struct Band {
     pub name: String,
     pub from: f64,
@@ -49,164 +62,83 @@ pub struct Band {
     pub faint: bool,
 }
 
+impl Axis {
+    pub fn linear(unit: Kind) -> Self {
+        Self { unit, logarithmic: false }
+    }
+
+    pub fn logarithmic(unit: Kind) -> Self {
+        Self { unit, logarithmic: true }
+    }
+}
+
 impl Plot {
     /// The figure, with a sentence in place of the plot where there is nothing to draw.
     pub fn draw(&self) -> Markup {
-        let empty = self.lines.iter().all(|line| line.ys.iter().all(Option::is_none));
         html! {
             figure.plot {
                 figcaption { (self.title) }
-                @if empty {
-                    p.empty { "Nothing was recorded." }
-                } @else {
-                    (self.legend())
-                    (self.svg())
-                    @if let Some(note) = &self.note { p.note { (note) } }
-                    script type="application/json" { (PreEscaped(script_json(&self.hover()))) }
+                @match self.data() {
+                    None => p.empty { "Nothing was recorded." }
+                    Some(data) => {
+                        div.chart role="img" aria-label=(self.title) {}
+                        @if let Some(note) = &self.note { p.note { (note) } }
+                        script type="application/json" { (PreEscaped(data)) }
+                    }
                 }
             }
         }
     }
 
-    fn legend(&self) -> Markup {
-        html! {
-            ul.legend {
-                @for line in &self.lines {
-                    li { svg viewBox="0 0 22 8" aria-hidden="true" {
-                        path class=(class(line)) d="M1 4H21" {}
-                    } (line.name) }
-                }
-            }
-        }
-    }
-
-    fn svg(&self) -> Markup {
-        html! {
-            svg.chart viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(self.title) {
-                @for (index, band) in self.bands.iter().enumerate() { (self.band(index, band)) }
-                @for (value, label) in self.y.ticks() {
-                    @let y = coordinate(self.y_of(value));
-                    path.grid d={ "M" (LEFT) " " (y) "H" (RIGHT) } {}
-                    text.tick.y x=(LEFT - 6.0) y=(y) { (label) }
-                }
-                @for (value, label) in self.x_ticks() {
-                    @let x = coordinate(self.x_of(value));
-                    path.grid d={ "M" (x) " " (BOTTOM) "v4" } {}
-                    // A label at the end would be cut in its middle.
-                    text.tick.x.end[x > RIGHT - 24.0] x=(x) y=(BOTTOM + 17.0) { (label) }
-                }
-                @for line in &self.lines {
-                    path class=(class(line)) d=(self.path(line)) {}
-                    path class={ (class(line)) " dot" } d=(self.dots(line)) {}
-                }
-                path.axis d={ "M" (LEFT) " " (TOP) "V" (BOTTOM) "H" (RIGHT) } {}
-                path.cursor d={ "M0 " (TOP) "V" (BOTTOM) } {}
-            }
-        }
-    }
-
-    fn x_ticks(&self) -> Vec<(f64, String)> {
-        match self.marked {
-            true => self.xs.iter().map(|&x| (x, self.x.label(x))).collect(),
-            false => self.x.ticks(),
-        }
-    }
-
-    fn band(&self, index: usize, band: &Band) -> Markup {
-        let (from, to) = (self.x_of(band.from), self.x_of(band.to));
-        let width = (to - from).max(0.0);
-        // About as many letters as fit; the rest is told by the pointer.
-        let letters = (width / 6.2) as usize;
-        let name: String = match band.name.chars().count() {
-            all if all <= letters => band.name.clone(),
-            _ if letters < 4 => String::new(),
-            _ => band.name.chars().take(letters - 1).chain(['…']).collect(),
-        };
-        let class = format!("band b{}{}", index % 2, if band.faint { " faint" } else { "" });
-        html! {
-            rect class=(class) x=(coordinate(from)) y=(TOP) width=(coordinate(width)) height=(BOTTOM - TOP) {
-                title { (band.name) }
-            }
-            text.phase x=(coordinate(from + 3.0)) y=(TOP - 6.0) { (name) title { (band.name) } }
-        }
-    }
-
-    /// The line, broken at gaps.
-    fn path(&self, line: &Line) -> String {
-        let mut path = String::new();
-        for range in self.points(line).split(Option::is_none).filter(|range| range.len() > 1) {
-            for (index, (x, y)) in range.iter().flatten().enumerate() {
-                let command = if index == 0 { 'M' } else { 'L' };
-                // Writing to a string does not fail.
-                let _ = write!(path, "{command}{} {}", coordinate(*x), coordinate(*y));
-            }
-        }
-        path
-    }
-
-    /// Values with a gap on either side, which no line would show; or all that are marked.
-    fn dots(&self, line: &Line) -> String {
-        let (points, all) = (self.points(line), self.marked && !line.dashed);
-        let alone = points.split(Option::is_none).filter(|range| all || range.len() == 1).flatten().flatten();
-        alone.map(|(x, y)| format!("M{} {}h0", coordinate(*x), coordinate(*y))).collect()
-    }
-
-    fn points(&self, line: &Line) -> Vec<Option<(f64, f64)>> {
-        self.xs.iter().zip(&line.ys).map(|(&x, y)| y.map(|y| (self.x_of(x), self.y_of(y)))).collect()
-    }
-
-    fn x_of(&self, value: f64) -> f64 {
-        LEFT + self.x.place(value) * (RIGHT - LEFT)
-    }
-
-    fn y_of(&self, value: f64) -> f64 {
-        BOTTOM - self.y.place(value) * (BOTTOM - TOP)
-    }
-
-    /// For `hover.js`: where the points are, and the texts for each.
-    fn hover(&self) -> Value {
-        let lines = self.lines.iter().map(|line| {
-            let text = |y: &Option<f64>| y.map_or(NONE.to_owned(), |y| self.y.label(y));
-            json!({ "name": line.name, "texts": line.ys.iter().map(text).collect::<Vec<_>>() })
-        });
-        json!({
-            "xs": self.xs.iter().map(|&x| coordinate(self.x_of(x))).collect::<Vec<_>>(),
-            "labels": self.xs.iter().map(|&x| self.x.label(x)).collect::<Vec<_>>(),
-            "lines": lines.collect::<Vec<_>>(),
-        })
+    /// JSON that can stand within a script element: nothing in it can end the element or begin a comment. None: there
+    /// is nothing to draw.
+    fn data(&self) -> Option<String> {
+        let nothing = self.lines.iter().all(|line| line.ys.iter().all(Option::is_none));
+        // All keys are texts, and no member's serialization fails.
+        let json = serde_json::to_string(self).ok().filter(|_| !nothing)?;
+        Some(json.replace('<', "\\u003c"))
     }
 }
 
-fn class(line: &Line) -> String {
-    let dashed = line.dashed || line.colour >= COLOURS;
-    format!("line c{}{}", line.colour % COLOURS, if dashed { " dashed" } else { "" })
+/// What draws all plots of a page; once, after them.
+pub fn library() -> Markup {
+    html! {
+        noscript { p.note { "Plots are drawn by JavaScript." } }
+        style { (PreEscaped(include_str!("../../../vendor/uplot/uPlot.min.css"))) }
+        script {
+            (PreEscaped(include_str!("../../../vendor/uplot/uPlot.iife.min.js")))
+            (PreEscaped(include_str!("units.js")))
+            (PreEscaped(include_str!("plots.js")))
+        }
+    }
 }
 
-/// Tenths are finer than any screen, and keep the page small.
-fn coordinate(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
+fn short_numbers<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|&value| short(value)))
 }
 
-/// JSON that can stand within a script element: nothing in it can end the element or begin a comment.
-fn script_json(value: &Value) -> String {
-    value.to_string().replace('<', "\\u003c")
+fn short_or_gap<S: Serializer>(values: &[Option<f64>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|value| value.map(short)))
+}
+
+/// Six digits are finer than any screen, and keep the page small.
+fn short(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::axis::Kind;
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::report::model::Unit;
 
     fn plot(ys: Vec<Option<f64>>) -> Plot {
-        let values = ys.iter().flatten().copied().collect::<Vec<_>>();
-        let xs: Vec<f64> = (0..ys.len()).map(|n| n as f64).collect();
         Plot {
             title: "</script><script>alert(1)</script>".to_owned(),
             note: None,
-            x: Axis::linear(Kind::Clock, xs.iter().copied()),
-            y: Axis::linear(Kind::Quantity(Unit::Number), values.into_iter()),
-            xs,
+            x: Axis::linear(Kind::Clock),
+            y: Axis::logarithmic(Kind::Quantity(Unit::PerSecond)),
+            xs: (0..ys.len()).map(|n| n as f64).collect(),
             lines: vec![Line { name: "<!--".to_owned(), colour: 0, dashed: false, ys }],
             bands: Vec::new(),
             marked: false,
@@ -214,19 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn marked_points_have_dots_and_ticks() {
-        let marked = Plot { marked: true, ..plot(vec![Some(1.0), Some(2.0), None, Some(3.0)]) };
-        assert_eq!(marked.dots(&marked.lines[0]).matches("h0").count(), 3);
-        assert_eq!(marked.x_ticks().len(), 4);
-    }
-
-    #[test]
-    fn gaps_break_a_line_and_single_points_are_seen() {
-        let plot = plot(vec![Some(1.0), Some(2.0), None, Some(3.0), None]);
-        let path = plot.path(&plot.lines[0]);
-        assert_eq!((path.matches('M').count(), path.matches('L').count()), (1, 1), "{path}");
-        let dots = plot.dots(&plot.lines[0]);
-        assert_eq!((dots.matches('M').count(), dots.matches("h0").count()), (1, 1), "{dots}");
+    fn data_has_what_plots_js_reads() {
+        let data = plot(vec![Some(1.0 / 3.0), None, Some(f64::NAN)]).data().unwrap();
+        let data: Value = serde_json::from_str(&data).unwrap();
+        let line = json!({ "name": "<!--", "colour": 0, "dashed": false, "ys": [0.333333, null, null] });
+        assert_eq!(
+            data,
+            json!({
+                "x": { "unit": "clock", "logarithmic": false },
+                "y": { "unit": "per_second", "logarithmic": true },
+                "xs": [0.0, 1.0, 2.0],
+                "lines": [line],
+                "bands": [],
+                "marked": false,
+            })
+        );
     }
 
     #[test]
@@ -240,5 +174,17 @@ mod tests {
     fn nothing_to_draw_is_said() {
         assert!(plot(vec![None, None]).draw().into_string().contains("Nothing was recorded."));
         assert!(plot(vec![]).draw().into_string().contains("Nothing was recorded."));
+    }
+
+    #[test]
+    fn the_library_is_the_one_that_was_vendored() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/vendor/uplot");
+        let sums = std::fs::read_to_string(format!("{folder}/SHA256SUMS")).unwrap();
+        for file in ["LICENSE", "uPlot.iife.min.js", "uPlot.min.css"] {
+            assert!(sums.contains(file), "{file} has no checksum");
+        }
+        let mut check = std::process::Command::new("sha256sum");
+        let output = check.args(["--check", "--strict", "SHA256SUMS"]).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 }
