@@ -7,7 +7,7 @@ mod support;
 mod program;
 
 use futures_util::{StreamExt, stream};
-use mana_load::wakeups::Wakeups;
+use mana_load::wakeups::{WakeMessage, Wakeups};
 use program::run;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -31,9 +31,9 @@ fn admin_url(node: &Node) -> String {
     format!("http://{}", line["address"].as_str().unwrap())
 }
 
-/// A socket that nobody reads answers no ping, and is closed.
+/// A socket that nobody reads answers no ping, and is closed. After a close each further message is at once another.
 async fn read_on(mut socket: Wakeups) {
-    while socket.next(IDLE).await.is_ok() {}
+    while socket.next(IDLE).await.is_ok_and(|message| !matches!(message, WakeMessage::Closed { .. })) {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
