@@ -34,7 +34,9 @@ const figureOf = (page, title) => page.locator('figure.plot').filter({ has: page
 /** Puts the pointer over the x of this place in the data. */
 async function pointAt(figure, index) {
   await figure.scrollIntoViewIfNeeded();
-  const left = await figure.evaluate(({ plot }, at) => plot.valToPos(plot.data[0][at], 'x'), index);
+  // A pointer at the very end would be beyond it.
+  const inside = ({ plot }, at) => Math.min(Math.max(plot.valToPos(plot.data[0][at], 'x'), 1), plot.over.clientWidth - 2);
+  const left = await figure.evaluate(inside, index);
   await figure.locator('.u-over').hover({ position: { x: left, y: 90 } });
 }
 
