@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test test-newest-postgres test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test test-newest-postgres test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image rehearse-alerts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and
 
 check-dashboards: ## Ask a Prometheus that watches a loaded cluster for every panel of the dashboard
 	@scripts/check-dashboards $(ARGS)
+
+rehearse-alerts: ## Break clusters on purpose and see which alerts arrive, and when; ARGS="killed frozen", FACTOR=20 (a quarter of an hour)
+	@scripts/rehearse-alerts $(ARGS)
 
 check-image: ## Build the image's last stage and run it as strictly as production does (root, takes minutes)
 	@scripts/check-image $(ARGS)

@@ -1,0 +1,165 @@
+"""A cluster of two replicas over a database of its own, with clients that write, read and listen."""
+
+import http.client
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+
+from proxy import Proxy
+from stubs import Front
+
+EXE = os.environ["MANA_SYNC_EXE"]
+FOLDER = os.environ["REHEARSAL_FOLDER"]
+PSQL = os.path.join(os.environ["PG_BIN"], "psql")
+DATABASE = urllib.parse.urlsplit(os.environ["DATABASE_URL"])
+# So many clients of a replica write, with a pause after each request: enough for the rules' least numbers, in windows
+# that are this short, and for what waits not to keep all of them.
+WRITERS, PAUSE = 6, 2.0
+# As long as browsers are willing to wait, and longer than a replica makes anybody wait.
+PATIENCE = 30
+
+
+def sql(database, text, wait=True):
+    """Runs SQL as the superuser; returns the process if nobody waits for it."""
+    url = DATABASE._replace(path=f"/{database}").geturl()
+    null = subprocess.DEVNULL
+    run = subprocess.Popen([PSQL, "-qXv", "ON_ERROR_STOP=1", url, "-c", text], stdin=null, stdout=null, stderr=null)
+    if wait and run.wait() != 0:
+        raise SystemExit(f"{database}: {text} failed")
+    return run
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+class Cluster:
+    def __init__(self, name, factor, settings, proxied, outside):
+        """`proxied`: PostgreSQL is reached through proxies that can be broken; `outside`: so are the services outside."""
+        self.name, self.database = name, "rehearsal_" + name.replace("-", "_")
+        if proxied:
+            self.proxy, self.listen_proxy = Proxy(DATABASE.port), Proxy(DATABASE.port)
+        ports = (self.proxy.port, self.listen_proxy.port) if proxied else (DATABASE.port, DATABASE.port)
+        self.processes, self.ports, self.clients, self.stopped = [], [], None, False
+        sql("postgres", f"create database {self.database}")
+        self.env = {
+            **os.environ,
+            "DATABASE_URL": self._url(ports[0]),
+            "DATABASE_LISTEN_URL": self._url(ports[1]),
+            "BIND_ADDRESS": "127.0.0.1",
+            "DATABASE_POOL_SIZE": "4",
+            # What is waited for in the rules' measure of time is divided as they are.
+            "READY_GRACE_MS": str(5_000 // factor),
+            "JWKS_REFRESH_MS": str(300_000 // factor),
+            "BILLING_CACHE_MS": str(300_000 // factor),
+            "BILLING_RETRY_MS": str(15_000 // factor),
+            "LOG_FORMAT": "text",
+            **settings,
+        }
+        if outside:
+            self.issuer, self.credits = Front(os.environ["JWKS_URL"]), Front(os.environ["MANA_CREDITS_URL"])
+            self.env |= {"JWKS_URL": self.issuer.like, "MANA_CREDITS_URL": self.credits.like}
+        subprocess.run([EXE, "migrate"], env=self.env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _url(self, port):
+        where = DATABASE.netloc.rsplit("@", 1)[0]
+        return DATABASE._replace(netloc=f"{where}@127.0.0.1:{port}", path=f"/{self.database}").geturl()
+
+    def start(self, port=None, **more):
+        """Starts one more replica, or one in the place of another that had this port."""
+        if port is None:
+            port = free_port()
+            self.ports.append(port)
+        env = {**self.env, "PORT": str(port), "REPLICA_ID": f"{self.name}-{len(self.processes) + 1}", **more}
+        log = open(os.path.join(FOLDER, f"{env['REPLICA_ID']}.log"), "w")
+        self.processes.append(subprocess.Popen([EXE, "serve"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+
+    def wait_ready(self):
+        until = time.monotonic() + 90
+        for port in self.ports:
+            while _get(port, "/health/ready") != 200:
+                if time.monotonic() > until:
+                    raise SystemExit(f"{self.name} does not get ready: see its log in {FOLDER}")
+                time.sleep(0.1)
+
+    def signal(self, index, number):
+        self.processes[index].send_signal(number)
+
+    def use(self, token):
+        """Lets clients of each replica write, read and listen, in a process of their own."""
+        self.clients = multiprocessing.Process(target=self._use, args=(token,), daemon=True)
+        self.clients.start()
+
+    def _use(self, token):
+        for index, port in enumerate(self.ports):
+            for writer in range(WRITERS):
+                threading.Thread(target=self._write, args=(port, f"{index}-{writer}", token), daemon=True).start()
+            threading.Thread(target=self._listen, args=(port, index, token), daemon=True).start()
+        threading.Event().wait()
+
+    def _write(self, port, index, token):
+        count = 0
+        time.sleep(random.random() * PAUSE)
+        while True:
+            count += 1
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+            data = {"title": f"{count}", "createdAt": stamp, "updatedAt": stamp}
+            change = {"table": "tasks", "id": f"{index}-{count}", "op": "insert", "data": data}
+            body = {"clientId": f"writer-{index}", "changes": [change]}
+            _request(port, "POST", "/sync/todo", token, json.dumps(body))
+            _request(port, "GET", f"/sync/todo/pull?collection=tasks&since={urllib.parse.quote(stamp)}", token)
+            time.sleep(PAUSE)
+
+    def _listen(self, port, index, token):
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+                path = f"/sync/todo/stream?collections=tasks&clientId=listener-{index}"
+                connection.request("GET", path, headers=headers)
+                reply = connection.getresponse()
+                while reply.status == 200 and reply.read1(65536):
+                    pass
+            except (OSError, http.client.HTTPException):
+                pass
+            time.sleep(PAUSE)
+
+    def stop(self):
+        self.stopped = True
+        if self.clients:
+            self.clients.kill()
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+        for process in self.processes:
+            process.wait()
+
+
+def _get(port, path):
+    return _request(port, "GET", path, None)
+
+
+def _request(port, method, path, token, body=None):
+    """The status; none if there is no answer."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    if body:
+        headers["Content-Type"] = "application/json"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body, headers)
+        reply = connection.getresponse()
+        reply.read()
+        return reply.status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -1,0 +1,203 @@
+"""What is broken, and what must then be heard of it: rows of docs/faults.md."""
+
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+
+from cluster import sql
+from proxy import SWALLOW
+
+# At most this many sockets of strangers, in the cluster that is to be full of them.
+STRANGERS = 8
+
+
+@dataclass
+class Fault:
+    name: str
+    row: str
+    # Alerts that must come, any of them first; none: nothing may come.
+    expected: list
+    break_it: callable
+    settings: dict = field(default_factory=dict)
+    # What can be broken: the way to PostgreSQL, and services outside.
+    proxied: bool = False
+    outside: bool = False
+
+
+def _kill(cluster):
+    cluster.signal(0, signal.SIGKILL)
+
+
+def _freeze(cluster):
+    cluster.signal(0, signal.SIGSTOP)
+
+
+def _terminate_backends(cluster):
+    sql("postgres", f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{cluster.database}'")
+
+
+def _swallow(proxy):
+    proxy.mode = SWALLOW
+
+
+def _gone(cluster):
+    cluster.proxy.refuse()
+    cluster.listen_proxy.refuse()
+
+
+def _delay(proxy, seconds):
+    proxy.delay = seconds
+
+
+def _lock(cluster):
+    lock = "begin; lock table sync_changes in access exclusive mode; select pg_sleep(900)"
+    cluster.processes.append(sql(cluster.database, lock, wait=False))
+
+
+def _start_without_keys(cluster):
+    cluster.issuer.instead = (503, "{}")
+    cluster.start()
+
+
+def _start_without_database(cluster):
+    dead = f"postgres://postgres@127.0.0.1:{_closed_port()}/none"
+    cluster.start(DATABASE_URL=dead, DATABASE_LISTEN_URL=dead)
+
+
+def _closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _restart_with(**settings):
+    """The first replica comes back with other settings, in its old place."""
+
+    def break_it(cluster):
+        cluster.signal(0, signal.SIGKILL)
+        cluster.processes[0].wait()
+        cluster.start(cluster.ports[0], **settings)
+
+    return break_it
+
+
+def _forge(cluster):
+    def forever():
+        while not cluster.stopped:
+            sql(cluster.database, "notify mana_sync, 'none of ours'")
+            time.sleep(0.5)
+
+    threading.Thread(target=forever, daemon=True).start()
+
+
+def _strangers(cluster):
+    """Connections that say nothing, more than there is room for."""
+
+    def forever():
+        held = []
+        while not cluster.stopped:
+            held = held[-3 * STRANGERS :]
+            stranger = socket.create_connection(("127.0.0.1", cluster.ports[0]))
+            key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            stranger.sendall(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key + b"\r\n")
+            held.append(stranger)
+            time.sleep(0.05)
+
+    threading.Thread(target=forever, daemon=True).start()
+
+
+def _credits(cluster, status, text):
+    cluster.credits.instead = (status, text)
+
+
+FAULTS = [
+    Fault("health", "none", [], lambda cluster: None),
+    Fault("killed", "a replica is killed and stays away", ["ManaSyncReplicaDown"], _kill),
+    Fault("frozen", "a replica is frozen", ["ManaSyncReplicaDown"], _freeze),
+    Fault(
+        "listener-reset",
+        "the listeners' connections are reset once",
+        [],
+        lambda cluster: cluster.listen_proxy.cut(),
+        proxied=True,
+    ),
+    Fault(
+        "listener-swallowed",
+        "the listeners' network swallows bytes, for good",
+        ["ManaSyncListenerDown", "ManaSyncDeliveryBudgetBurn (1h)", "ManaSyncReconcilerFindsWakeups"],
+        lambda cluster: _swallow(cluster.listen_proxy),
+        proxied=True,
+    ),
+    Fault(
+        "listener-delayed",
+        "the listeners are delayed by 200 ms",
+        ["ManaSyncDeliveryBudgetBurn (1h)"],
+        lambda cluster: _delay(cluster.listen_proxy, 0.2),
+        proxied=True,
+    ),
+    Fault("forged", "notifications that are not ours", ["ManaSyncNotificationsUnreadable"], _forge),
+    Fault("backends-terminated", "all backends are terminated once", [], _terminate_backends),
+    Fault(
+        "database-swallowed",
+        "the queries' network swallows bytes, for good",
+        ["ManaSyncPushBudgetBurn (1h)"],
+        lambda cluster: _swallow(cluster.proxy),
+        proxied=True,
+    ),
+    Fault(
+        "database-gone",
+        "the database is gone, for good",
+        ["ManaSyncNoReplicaReady", "ManaSyncPushBudgetBurn (1h)"],
+        _gone,
+        proxied=True,
+    ),
+    Fault("locked", "a table is locked for long", ["ManaSyncPushBudgetBurn (1h)"], _lock),
+    Fault(
+        "started-without-database",
+        "a replica starts while its database is away",
+        ["ManaSyncReplicaNotReady"],
+        _start_without_database,
+    ),
+    Fault(
+        "credits-failing",
+        "the credits service fails",
+        ["ManaSyncBillingFailingOpen"],
+        lambda cluster: _credits(cluster, 500, "{}"),
+        outside=True,
+    ),
+    Fault(
+        "issuer-failing",
+        "the issuer fails, while keys are at hand",
+        ["ManaSyncJwksFailing"],
+        lambda cluster: setattr(cluster.issuer, "instead", (503, "{}")),
+        outside=True,
+    ),
+    Fault(
+        "started-without-keys",
+        "... and a replica has just started",
+        ["ManaSyncReplicaNotReady"],
+        _start_without_keys,
+        outside=True,
+    ),
+    Fault(
+        "wrong-audience",
+        "a replica with a wrong JWT_AUDIENCE",
+        ["ManaSyncRefusingEverybody"],
+        _restart_with(JWT_AUDIENCE="somebody-else"),
+    ),
+    Fault(
+        "nobody-paid",
+        "credits that say of everybody that they have not paid",
+        ["ManaSyncRefusingEverybody"],
+        lambda cluster: _credits(cluster, 200, '{"active": false, "interval": "month", "pausedAt": null}'),
+        outside=True,
+    ),
+    Fault(
+        "strangers",
+        "connect and never authenticate",
+        ["ManaSyncRefusing"],
+        _strangers,
+        {"MAX_UNAUTHENTICATED": str(STRANGERS)},
+    ),
+]
