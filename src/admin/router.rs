@@ -5,6 +5,7 @@ use super::{Admin, api, console, request};
 use crate::http::{headers, health, metrics};
 use axum::Router;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -44,6 +45,6 @@ fn probes() -> Router<Admin> {
         .route("/metrics", get(scrape))
 }
 
-async fn scrape(State(admin): State<Admin>) -> Response {
-    metrics::encode(&admin.metrics).into_response()
+async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    metrics::encode(&admin.metrics, &headers).into_response()
 }

@@ -1,18 +1,74 @@
-//! `/metrics`.
+//! `/metrics`: as Prometheus text, or as OpenMetrics with exemplars for whoever asks for that.
 
 use super::AppState;
 use super::error::ApiError;
 use crate::telemetry::Metrics;
 use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
-pub(super) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    encode(&state.metrics)
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+pub(super) async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
+    encode(&state.metrics, &headers)
 }
 
-pub(crate) fn encode(metrics: &Metrics) -> Result<Response, ApiError> {
-    let text = metrics.encode()?;
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))], text).into_response())
+/// The metrics, in the form that the request prefers.
+pub(crate) fn encode(metrics: &Metrics, headers: &HeaderMap) -> Result<Response, ApiError> {
+    if prefers_open_metrics(headers) {
+        return Ok(([(CONTENT_TYPE, OPEN_METRICS)], metrics.encode_open()).into_response());
+    }
+    Ok(([(CONTENT_TYPE, TEXT)], metrics.encode()?).into_response())
+}
+
+/// Only whoever names OpenMetrics gets it, and only if nothing shows that plain text is liked better.
+fn prefers_open_metrics(headers: &HeaderMap) -> bool {
+    let (mut open, mut text) = (0.0, 0.0);
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in accepted.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let kind = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| part.strip_prefix("q=").map(|q| q.parse().unwrap_or(0.0))).unwrap_or(1.0);
+        match kind.as_str() {
+            "application/openmetrics-text" => open = f32::max(open, quality),
+            "text/plain" => text = f32::max(text, quality),
+            _ => {}
+        }
+    }
+    open > 0.0 && open >= text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_metrics_is_for_those_who_like_it_best() {
+        let prefers = |accept: &'static str| {
+            prefers_open_metrics(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        for accept in [
+            "application/openmetrics-text",
+            "Application/OpenMetrics-Text; Version=1.0.0; Q=0.5",
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "text/html, application/openmetrics-text;q=0.2, */*;q=0.1",
+        ] {
+            assert!(prefers(accept), "{accept}");
+        }
+        for accept in [
+            "",
+            "*/*",
+            "text/plain",
+            "application/*",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=nonsense",
+            "text/plain;q=0.9,application/openmetrics-text;q=0.8",
+        ] {
+            assert!(!prefers(accept), "{accept}");
+        }
+        assert!(!prefers_open_metrics(&HeaderMap::new()));
+    }
 }

@@ -11,6 +11,7 @@ use crate::store::{OwnChanges, PageRequest};
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
+use std::time::Instant;
 
 pub(super) async fn pull(
     State(state): State<AppState>,
@@ -30,9 +31,10 @@ pub(super) async fn pull(
     }
     let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
     let poll = state.polls.ask(&caller.log, Some(&tables[0]), client.as_deref());
-    let timer = state.metrics.pull_seconds.start_timer();
-    let (page, unread) = read_page(&state, &caller.log, &request).await?;
-    timer.observe_duration();
+    let started = Instant::now();
+    let read = read_page(&state, &caller.log, &request).await;
+    state.metrics.pull_seconds.observe(started.elapsed().as_secs_f64());
+    let (page, unread) = read?;
     let (page, unread) = unless_empty(&state, &caller.log, &request, poll, (page, unread)).await?;
     Ok(json(write(&state, page, &Remarks::default()).await?, Some(unread)))
 }

@@ -6,6 +6,7 @@ use super::server::{ACCEPT_PAUSE, MAX_REFUSALS, answer_once};
 use super::{health, metrics};
 use crate::telemetry::Metrics;
 use axum::Router;
+use axum::http::HeaderMap;
 use axum::routing::get;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -73,7 +74,9 @@ pub async fn serve_until<T>(listeners: &[Waiting<'_>], starting: impl Future<Out
 pub fn router(metrics: &Arc<Metrics>, reason: &WaitReason, with_metrics: bool) -> Router {
     let (counted, encoded, reason) = (metrics.clone(), metrics.clone(), reason.clone());
     let routes = match with_metrics {
-        true => Router::new().route("/metrics", get(async move || metrics::encode(&encoded))),
+        true => {
+            Router::new().route("/metrics", get(async move |headers: HeaderMap| metrics::encode(&encoded, &headers)))
+        }
         false => Router::new(),
     };
     routes

@@ -1,10 +1,14 @@
 //! Every metric, named once. All of them exist, at zero, from the start; none has a label that a user chooses.
 
 use super::apps::AppCounters;
+use super::exemplars::TracedHistogram;
 use super::http_metrics::{CLASSES, HttpMetrics, ROUTES, TIMED_ROUTES};
+use super::openmetrics;
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
-use super::registry::{counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters};
+use super::registry::{
+    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, traced,
+};
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
@@ -45,11 +49,11 @@ pub struct Metrics {
     /// Pushes and changes by app, for the apps that are told apart.
     pub apps: AppCounters,
     /// How long pushes take, in seconds.
-    pub push_seconds: Histogram,
+    pub push_seconds: TracedHistogram,
     /// How long pulls take, in seconds.
-    pub pull_seconds: Histogram,
+    pub pull_seconds: TracedHistogram,
     /// From commit to the socket of a device, in seconds.
-    pub delivery_seconds: Histogram,
+    pub delivery_seconds: TracedHistogram,
     /// From taking the head of a push to having written it on a stream that was live.
     pub stream_seconds: Histogram,
     /// Wake-ups that were published.
@@ -234,9 +238,9 @@ impl Metrics {
             ),
             apps: AppCounters::new(&r),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
-            push_seconds: histogram(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
-            pull_seconds: histogram(&r, "mana_sync_pull_duration_seconds", "Reading one page of a delta."),
-            delivery_seconds: histogram(
+            push_seconds: traced(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
+            pull_seconds: traced(&r, "mana_sync_pull_duration_seconds", "Reading one page of a delta."),
+            delivery_seconds: traced(
                 &r,
                 "mana_sync_delivery_seconds",
                 "From taking the head of a push to waking the sessions of a replica.",
@@ -396,6 +400,11 @@ impl Metrics {
         let mut out = Vec::new();
         TextEncoder::new().encode(&self.gather(), &mut out)?;
         Ok(out)
+    }
+
+    /// All metrics as OpenMetrics, with the traces of pushes, pulls and deliveries that are sampled.
+    pub fn encode_open(&self) -> String {
+        openmetrics::encode(&self.gather(), &[&self.push_seconds, &self.pull_seconds, &self.delivery_seconds])
     }
 }
 

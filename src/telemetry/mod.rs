@@ -10,11 +10,13 @@
 
 mod allowance;
 mod apps;
+mod exemplars;
 mod export;
 mod formatter;
 mod http_metrics;
 pub mod logs;
 pub mod metrics;
+mod openmetrics;
 mod otlp_metrics;
 mod process;
 mod redact;

@@ -6,6 +6,7 @@ mod support;
 mod callers;
 mod collector;
 mod cost;
+mod exemplars;
 mod numbers;
 mod slow;
 
