@@ -4,6 +4,7 @@
 use super::fitness::Fitness;
 use super::layout::Layout;
 use super::{Store, StoreError};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, PoolStatus};
 use crate::protocol::UserKey;
@@ -28,16 +29,21 @@ pub struct Buckets {
 impl Buckets {
     /// The buckets of a layout, whose connections are made when they are needed. They share the configured number of
     /// connections, but each has two at least.
-    pub fn new(config: &Config, layout: Layout, metrics: &Arc<Metrics>) -> Result<Buckets, ConnectError> {
+    pub fn new(
+        config: &Config,
+        layout: Layout,
+        metrics: &Arc<Metrics>,
+        clock: &Clock,
+    ) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
         if layout == Layout::ONE {
-            let main = Store::open(config, size, None, metrics.clone())?;
+            let main = Store::open(config, size, None, metrics.clone(), clock.clone())?;
             return Ok(Buckets { layout, stores: [main.clone()].into(), main });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
-        let open = |schema| Store::open(config, each, Some(schema), metrics.clone());
+        let open = |schema| Store::open(config, each, Some(schema), metrics.clone(), clock.clone());
         let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
-        let main = Store::open(config, MAIN_CONNECTIONS, None, metrics.clone())?;
+        let main = Store::open(config, MAIN_CONNECTIONS, None, metrics.clone(), clock.clone())?;
         Ok(Buckets { layout, stores, main })
     }
 

@@ -42,6 +42,7 @@ pub use layout::{Layout, MAX_BUCKETS};
 pub use push::Stored;
 pub use quotas::AppCount;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
 use crate::protocol::merge::UnreadableChange;
@@ -87,6 +88,7 @@ pub struct Store {
     history: HistoryHorizon,
     /// How long a push waits for its turn.
     queue_timeout: Duration,
+    clock: Clock,
 }
 
 /// Why the store could not answer.
@@ -176,8 +178,8 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 
 impl Store {
     /// A store of the tables where the URL leads, whose connections are made when they are needed.
-    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
-        Store::open(config, config.database_pool_size as usize, None, metrics)
+    pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Store, ConnectError> {
+        Store::open(config, config.database_pool_size as usize, None, metrics, clock)
     }
 
     /// The same with so many connections at most; of the tables in a schema, if one is named.
@@ -186,6 +188,7 @@ impl Store {
         connections: usize,
         schema: Option<String>,
         metrics: Arc<Metrics>,
+        clock: Clock,
     ) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
         let connector = Connector::new(&config.database.database_url, &name)?;
@@ -193,8 +196,8 @@ impl Store {
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
-        let history = HistoryHorizon::new(config);
-        Ok(Store { pool, limits, batcher, rewinds, history, queue_timeout: config.queue_timeout_ms })
+        let history = HistoryHorizon::new(config, clock.clone());
+        Ok(Store { pool, limits, batcher, rewinds, history, queue_timeout: config.queue_timeout_ms, clock })
     }
 
     /// Whether the database answers.
