@@ -115,7 +115,7 @@ impl Pool {
     }
 
     /// Runs a statement that may be run more than once, to its end. It is done again if its connection turns out to be
-    /// lost or its server a standby.
+    /// lost, or one behind its server, or its server a standby.
     ///
     /// # Errors
     /// There is no connection, or the database failed the statement.
@@ -129,6 +129,7 @@ impl Pool {
             match () {
                 () if error.is_read_only() => self.health().found_useless(),
                 () if error.is_disconnect() => self.health().found_dead(),
+                () if error.is_lost_behind() => {}
                 () => return Err(error),
             }
             let was_overdue = matches!(error, DbError::Overdue);

@@ -3,7 +3,7 @@
 
 use super::fitness::Fitness;
 use super::layout::Layout;
-use super::{Store, StoreError};
+use super::{Bucket, Store, StoreError};
 use crate::config::Config;
 use crate::db::{ConnectError, PoolStatus};
 use crate::protocol::UserKey;
@@ -31,13 +31,16 @@ impl Buckets {
     pub fn new(config: &Config, layout: Layout, metrics: &Arc<Metrics>) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
         if layout == Layout::ONE {
-            let main = Store::open(config, size, None, metrics.clone())?;
+            let main = Store::open(config, size, Bucket::default(), metrics.clone())?;
             return Ok(Buckets { layout, stores: [main.clone()].into(), main });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
-        let open = |schema| Store::open(config, each, Some(schema), metrics.clone());
+        let open = |schema| {
+            let bucket = Bucket { schema: Some(schema), on_citus: layout.is_on_citus() };
+            Store::open(config, each, bucket, metrics.clone())
+        };
         let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
-        let main = Store::open(config, MAIN_CONNECTIONS, None, metrics.clone())?;
+        let main = Store::open(config, MAIN_CONNECTIONS, Bucket::default(), metrics.clone())?;
         Ok(Buckets { layout, stores, main })
     }
 

@@ -9,11 +9,12 @@
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 //!
 //! A [`Store`] is one bucket: a schema with these tables. [`layout`] says which of them a user is in, [`buckets`] holds them,
-//! [`distribute`] makes them.
+//! [`distribute`] makes them. [`citus`] is what differs where Citus distributes them.
 
 mod batch;
 mod batcher;
 mod buckets;
+mod citus;
 pub mod compaction;
 mod delta;
 pub mod distribute;
@@ -85,6 +86,8 @@ pub struct Store {
     batcher: Batcher,
     rewinds: Rewinds,
     history: HistoryHorizon,
+    /// How pushes are stored: Citus does not run every statement.
+    on_citus: bool,
     /// How long a push waits for its turn.
     queue_timeout: Duration,
 }
@@ -177,24 +180,25 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 impl Store {
     /// A store of the tables where the URL leads, whose connections are made when they are needed.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
-        Store::open(config, config.database_pool_size as usize, None, metrics)
+        Store::open(config, config.database_pool_size as usize, Bucket::default(), metrics)
     }
 
-    /// The same with so many connections at most; of the tables in a schema, if one is named.
+    /// The same with so many connections at most, of the tables of a bucket.
     fn open(
         config: &Config,
         connections: usize,
-        schema: Option<String>,
+        bucket: Bucket,
         metrics: Arc<Metrics>,
     ) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
         let connector = Connector::new(&config.database.database_url, &name)?;
-        let pool = Pool::new(connector, pool_config(config, connections, schema));
+        let on_citus = bucket.on_citus;
+        let pool = Pool::new(connector, pool_config(config, connections, bucket));
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
         let history = HistoryHorizon::new(config);
-        Ok(Store { pool, limits, batcher, rewinds, history, queue_timeout: config.queue_timeout_ms })
+        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout: config.queue_timeout_ms })
     }
 
     /// Whether the database answers.
@@ -220,7 +224,16 @@ impl Store {
     }
 }
 
-fn pool_config(config: &Config, size: usize, schema: Option<String>) -> PoolConfig {
+/// Where the tables of a bucket are.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Their schema; none: where the URL leads.
+    schema: Option<String>,
+    /// Whether the schema is a distributed one of Citus.
+    on_citus: bool,
+}
+
+fn pool_config(config: &Config, size: usize, bucket: Bucket) -> PoolConfig {
     let statement_timeout = config.database_statement_timeout_ms;
     // What every session of ours is held to, in milliseconds.
     let limits = [
@@ -230,9 +243,10 @@ fn pool_config(config: &Config, size: usize, schema: Option<String>) -> PoolConf
     ];
     let mut settings: Vec<_> = limits.map(|(name, time)| (name, time.as_millis().to_string())).into();
     if config.database_prepare {
-        settings.extend(PLANS.map(|(name, value)| (name, value.to_owned())));
+        let plans = if bucket.on_citus { citus::PLANS } else { PLANS };
+        settings.extend(plans.map(|(name, value)| (name, value.to_owned())));
     }
-    settings.extend(schema.map(|schema| ("search_path", schema)));
+    settings.extend(bucket.schema.map(|schema| ("search_path", schema)));
     PoolConfig {
         size,
         acquire_timeout: config.database_acquire_timeout_ms,

@@ -5,7 +5,7 @@
 //! older replicas use must say so, by commenting the table of heads:
 //! `comment on table sync_heads is 'replicas must know migration 7'`.
 
-use super::distribute::entrances;
+use super::distribute::{citus, entrances};
 use super::fitness::Unfit;
 use super::layout::{Layout, LayoutState};
 use super::migrator::{self, MIGRATIONS, MigrateError};
@@ -158,8 +158,12 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         _ => migrator::run(&connection).await?,
     }
     let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
-    for schema in state.filter(|state| !state.is_moving).map(|state| state.layout.schemas()).unwrap_or_default() {
+    let layout = state.filter(|state| !state.is_moving).map(|state| state.layout).unwrap_or_default();
+    for schema in layout.schemas() {
         migrate_bucket(&connection, &schema).await?;
+        if layout.is_on_citus() {
+            citus::make_functions(&connection, &schema).await?;
+        }
     }
     connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
