@@ -236,6 +236,7 @@ pub async fn run(
         shutdown.essential("reconciler", task.run(dependencies, stopping()));
     }
     shutdown.essential("compaction", Compactor::of_replica(&config, layout, metrics.clone()).run(stopping()));
+    shutdown.essential("placements", store.clone().follow_placements(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });

@@ -184,16 +184,14 @@ impl Store {
     }
 
     /// The same with so many connections at most, of the tables of a bucket.
-    fn open(
-        config: &Config,
-        connections: usize,
-        bucket: Bucket,
-        metrics: Arc<Metrics>,
-    ) -> Result<Store, ConnectError> {
+    fn open(config: &Config, connections: usize, bucket: Bucket, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
-        let connector = Connector::new(&config.database.database_url, &name)?;
         let on_citus = bucket.on_citus;
-        let pool = Pool::new(connector, pool_config(config, connections, bucket));
+        // Any of the workers takes any bucket, and so does the coordinator.
+        let workers = config.database_worker_urls.iter().filter(|_| on_citus);
+        let urls = workers.chain([&config.database.database_url]);
+        let connectors = urls.map(|url| Connector::new(url, &name)).collect::<Result<_, _>>()?;
+        let pool = Pool::over(connectors, pool_config(config, connections, bucket));
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
