@@ -18,17 +18,8 @@ begin
 end
 $$;
 
--- To find the rows it would fetch those of all users from all servers.
-create or replace function sync_refuse_delete() returns trigger
-language plpgsql as $$
-begin
-    raise exception using errcode = 'feature_not_supported',
-        message = 'rows cannot be deleted from sync_changes while the logs are distributed by Citus',
-        hint = 'To erase a user: select sync_erase(user_id).';
-end
-$$;
-create or replace trigger sync_changes_refuse_delete before delete on sync_changes
-for each statement execute function sync_refuse_delete();
+-- To find the rows, those of all users would be fetched from all servers: PostgreSQL refuses deletes where there is none.
+drop trigger if exists sync_changes_delete on sync_changes;
 
 create or replace function sync_records(user_id text, app_id text, only_table text default null)
 returns table (table_name text, record_id text, data jsonb, field_timestamps jsonb, deleted boolean, updated_at timestamptz)
