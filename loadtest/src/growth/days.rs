@@ -11,7 +11,7 @@ use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{number, seconds};
 
 const DATABASE: &str = "bench_days";
-const USERS: u64 = 20;
+const USERS: u64 = 5;
 /// Of each user.
 const RECORDS: u64 = 500;
 const FIELDS: u64 = 10;

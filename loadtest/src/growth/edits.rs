@@ -20,8 +20,6 @@ const DATABASE: &str = "bench_edits";
 const USER: &str = "bench-edits";
 const RECORDS: u64 = 10_000;
 const FIELDS: u64 = 10;
-/// Fields that one edit sets.
-const EDITED: u64 = 5;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Inserts of all records, then the edits in turn of all records, each of some neighbouring fields of it, a millisecond
@@ -66,12 +64,13 @@ struct Point {
     trimming: f64,
 }
 
-pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
+/// `edited`: fields that one edit sets.
+pub async fn measure(at: &Surroundings, plan: &Plan, edited: u64, log: Log<'_>) -> Result<Measured, BaselineError> {
     let mut points = Vec::with_capacity(plan.edits.len());
     for &edits in &plan.edits {
-        let point = point(at, edits, plan.turns).await?;
+        let point = point(at, edits, edited, plan.turns).await?;
         log(&format!(
-            "edits {}: a fresh device reads {} rows in {}, trimmed {} rows in {}; {} rows hold what lives; trimming took {}",
+            "edits of {edited} of {FIELDS} fields {}: a fresh device reads {} rows in {}, trimmed {} rows in {}; {} rows hold what lives; trimming took {}",
             number(edits as f64),
             number(point.whole.rows),
             seconds(point.whole.seconds),
@@ -87,30 +86,36 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
         GrowthLine::new("rows, trimmed", Unit::Number, of(|point| point.trimmed.rows), Some(EDITS_READ)),
         GrowthLine::new("bytes, trimmed", Unit::Bytes, of(|point| point.trimmed.bytes), Some(EDITS_READ)),
         GrowthLine::new("time, trimmed", Unit::Seconds, of(|point| point.trimmed.seconds), Some(EDITS_SECONDS)),
-        GrowthLine::new("rows for each that lives", Unit::Number, of(|p| p.trimmed.rows / p.winners), None),
+        GrowthLine::new("rows for each that holds a winner", Unit::Number, of(|p| p.trimmed.rows / p.winners), None),
+        GrowthLine::new(
+            "time for that of the log as it was",
+            Unit::Share,
+            of(|p| p.trimmed.seconds / p.whole.seconds),
+            None,
+        ),
         GrowthLine::new("time, never trimmed", Unit::Seconds, of(|point| point.whole.seconds), None),
         GrowthLine::new("bytes, never trimmed", Unit::Bytes, of(|point| point.whole.bytes), None),
         GrowthLine::new("trimming everything", Unit::Seconds, of(|point| point.trimming), None),
     ];
     let note = format!(
-        "One log of {} records with {FIELDS} fields; each edit sets {EDITED} of them; a fresh device reads it to its end, the \
+        "One log of {} records with {FIELDS} fields; each edit sets {edited} of them; a fresh device reads it to its end, the \
          fastest of {} times, before and after `mana-sync compact`",
         number(RECORDS as f64),
         plan.turns
     );
     let sizes = plan.edits.iter().map(|&edits| edits as f64).collect();
-    let growth = Growth { name: "edits".to_owned(), size: "edits of the same records".to_owned(), note, sizes, lines };
+    let growth = Growth { name: "edits".to_owned(), size: format!("edits, {edited} fields each"), note, sizes, lines };
     Ok(Measured { growth, generator_busy: None })
 }
 
-async fn point(at: &Surroundings, edits: u64, turns: usize) -> Result<Point, BaselineError> {
+async fn point(at: &Surroundings, edits: u64, edited: u64, turns: usize) -> Result<Point, BaselineError> {
     at.fresh_database(DATABASE).await?;
     // It trims when it is told to.
     let replica = at.replica("replica", DATABASE, &[("COMPACT_AFTER_MS", "0")]).await?;
     device(at, "beginner")?.push(&mut client(replica.base()).await?, &mut StdRng::seed_from_u64(1)).await?;
     let database = at.connect(DATABASE).await?;
     let failed = |source| BaselineError::Database { action: "be filled", source };
-    let fill = [("{records}", RECORDS), ("{edits}", edits), ("{fields}", FIELDS), ("{edited}", EDITED)]
+    let fill = [("{records}", RECORDS), ("{edits}", edits), ("{fields}", FIELDS), ("{edited}", edited)]
         .iter()
         .fold(FILL.to_owned(), |fill, (name, value)| fill.replace(name, &value.to_string()));
     database.batch_execute(&fill).await.map_err(failed)?;

@@ -45,7 +45,7 @@ async fn measure(
             vec![names::measure(at, plan, Many::Apps, log).await?, names::measure(at, plan, Many::Tables, log).await?]
         }
         Dimension::Log => vec![log::measure(at, plan, log).await?],
-        Dimension::Edits => vec![edits::measure(at, plan, log).await?],
+        Dimension::Edits => vec![edits::measure(at, plan, 1, log).await?, edits::measure(at, plan, 5, log).await?],
         Dimension::Days => vec![days::measure(at, plan, log).await?],
     })
 }
