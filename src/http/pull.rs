@@ -11,7 +11,6 @@ use crate::store::{OwnChanges, PageRequest};
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use std::time::Instant;
 
 pub(super) async fn pull(
     State(state): State<AppState>,
@@ -31,9 +30,9 @@ pub(super) async fn pull(
     }
     let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables) };
     let poll = state.polls.ask(&caller.log, Some(&tables[0]), client.as_deref());
-    let started = Instant::now();
+    let started = tokio::time::Instant::now();
     let read = read_page(&state, &caller.log, &request).await;
-    state.metrics.pull_seconds.observe(started.elapsed().as_secs_f64());
+    state.metrics.pull_seconds.record(started.elapsed().as_secs_f64(), &state.clock);
     let (page, unread) = read?;
     let (page, unread) = unless_empty(&state, &caller.log, &request, poll, (page, unread)).await?;
     Ok(json(write(&state, page, &Remarks::default()).await?, Some(unread)))

@@ -2,6 +2,7 @@
 
 use super::registry::SECONDS;
 use super::traces;
+use crate::clock::Clock;
 use opentelemetry::trace::{SpanId, TraceId};
 use prometheus::Histogram;
 use std::ops::Deref;
@@ -33,12 +34,13 @@ impl TracedHistogram {
         TracedHistogram { name, histogram, exemplars: Arc::default() }
     }
 
-    /// Counts an observation, in seconds. If the current span is sampled, it becomes its bucket's exemplar.
-    pub fn observe(&self, seconds: f64) {
+    /// Counts an observation, in seconds. If the current span is sampled, it becomes its bucket's exemplar; `observe` leaves
+    /// none.
+    pub fn record(&self, seconds: f64, clock: &Clock) {
         self.histogram.observe(seconds);
         let Some((trace, span)) = traces::current() else { return };
         let bucket = SECONDS.partition_point(|bound| *bound < seconds);
-        let exemplar = Exemplar { trace, span, value: seconds, at: SystemTime::now() };
+        let exemplar = Exemplar { trace, span, value: seconds, at: clock.now() };
         self.exemplars.write().unwrap_or_else(PoisonError::into_inner)[bucket] = Some(exemplar);
     }
 
