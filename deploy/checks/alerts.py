@@ -103,7 +103,7 @@ def _unlinked():
 def _untested(alerts):
     fires, silent = set(), set()
     for test in yaml.safe_load(TESTS.read_text())["tests"]:
-        for case in test["alert_rule_test"]:
+        for case in test.get("alert_rule_test", []):
             expected = case["exp_alerts"]
             (fires if expected else silent).add(case["alertname"])
             for alert in expected:

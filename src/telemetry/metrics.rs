@@ -7,7 +7,7 @@ use super::openmetrics;
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
 use super::registry::{
-    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, traced,
+    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, traced_histogram,
 };
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
@@ -238,9 +238,13 @@ impl Metrics {
             ),
             apps: AppCounters::new(&r),
             changes_stored: counter(&r, "mana_sync_changes_stored_total", "Changes stored."),
-            push_seconds: traced(&r, "mana_sync_push_duration_seconds", "Storing a push and reading its delta."),
-            pull_seconds: traced(&r, "mana_sync_pull_duration_seconds", "Reading one page of a delta."),
-            delivery_seconds: traced(
+            push_seconds: traced_histogram(
+                &r,
+                "mana_sync_push_duration_seconds",
+                "Storing a push and reading its delta.",
+            ),
+            pull_seconds: traced_histogram(&r, "mana_sync_pull_duration_seconds", "Reading one page of a delta."),
+            delivery_seconds: traced_histogram(
                 &r,
                 "mana_sync_delivery_seconds",
                 "From taking the head of a push to waking the sessions of a replica.",

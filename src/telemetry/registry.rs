@@ -33,7 +33,7 @@ pub(super) fn histogram(registry: &Registry, name: &str, help: &str) -> Histogra
 }
 
 /// A histogram with exemplars.
-pub(super) fn traced(registry: &Registry, name: &'static str, help: &str) -> TracedHistogram {
+pub(super) fn traced_histogram(registry: &Registry, name: &'static str, help: &str) -> TracedHistogram {
     TracedHistogram::new(name, histogram(registry, name, help))
 }
 
