@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test test-newest-postgres test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
+.PHONY: help dev test test-newest-postgres test-citus test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit bootstrap bootstrap-tests check-ops check-dashboards check-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,15 @@ test-newest-postgres: bootstrap ## What the database has a say in, on the newest
 	MANA_DEV_IGNORE_SYSTEM_POSTGRES=1 $(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --no-fail-fast \
 		--test driver --test unfit --test storage --test push --test sql --test compaction --test takeover \
 		--test concurrency --test reconnect --test rewind --test least_privilege $(ARGS)
+
+test-citus: ## Buckets on a real Citus: CITUS_BIN=folder with postgres, initdb and the extension (12 or newer)
+	@test -x "$(CITUS_BIN)/postgres" || { echo "CITUS_BIN must name a folder with the programs of a PostgreSQL that has the extension citus" >&2; exit 2; }
+	$(CARGO) build --workspace --bins
+	PG_BIN=$(CITUS_BIN) TEST_BUCKETS=4 $(TARGET)/debug/mana-dev with-postgres --citus -- $(CARGO) test --no-fail-fast \
+		--test push --test pull --test stream --test concurrency --test convergence -- \
+		--skip without_the_head_row --skip a_cursor_of_ours_past_the_newest_change
+	PG_BIN=$(CITUS_BIN) $(TARGET)/debug/mana-dev with-postgres --citus -- \
+		$(CARGO) test --test citus -- --nocapture --ignored --test-threads 1 $(ARGS)
 
 test-browser: bootstrap-browser ## Clients, the console and the page of make dev in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder
 	$(CARGO) build --workspace --bins

@@ -45,6 +45,10 @@ begin
         execute format('grant select on %1$I.sync_history, %1$I.sync_erased, %1$I._sqlx_migrations to mana_sync_replica', bucket);
         execute format('grant execute on function %1$I.sync_history_days(int), %1$I.sync_trim_rows(uuid[], text[], bool[], bool),
                             %1$I.sync_mark_trimmed(uuid, text[], text[]) to mana_sync_replica', bucket);
+        -- On Citus pushes are stored with its help.
+        if to_regclass(format('%I.sync_anchor', bucket)) is not null then
+            execute format('grant select on %I.sync_anchor to mana_sync_replica', bucket);
+        end if;
     end loop;
 end
 $$;

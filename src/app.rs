@@ -249,6 +249,7 @@ pub async fn run(
     }
     let compactor = Compactor::of_replica(&config, layout, metrics.clone(), clock.clone());
     shutdown.essential("compaction", compactor.run(stopping()));
+    shutdown.essential("placements", store.clone().follow_placements(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });

@@ -94,6 +94,11 @@ pub struct Config {
     #[arg(long, env, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
 
+    /// The workers of a Citus cluster, separated by spaces: pushes and reads go straight to them, each to the one that has the
+    /// user's bucket. Default: everything goes through DATABASE_URL, the coordinator.
+    #[arg(long, env, hide_env_values = true, value_delimiter = ' ', value_parser = postgres_url)]
+    pub database_worker_urls: Vec<Secret>,
+
     /// How long a request waits for a connection of the pool before it is answered 503, in milliseconds.
     #[arg(long, env, default_value = "3000", value_parser = millis)]
     pub database_acquire_timeout_ms: Duration,

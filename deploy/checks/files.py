@@ -47,11 +47,12 @@ def check(settings):
         report.run(f"{file}: hadolint", [report.tool("hadolint"), "--no-color", file])
     compose = _compose()
     _alertmanager(compose)
+    on_citus = _compose("citus/compose.yaml")
     with tempfile.TemporaryDirectory() as folder:
         _balancers(Path(folder), settings)
     _systemd()
-    report.line("images have a tag, and not latest", _floating(compose))
-    report.line("settings are the server's", _unknown(compose, settings))
+    report.line("images have a tag, and not latest", _floating(compose) + _floating(on_citus))
+    report.line("settings are the server's", _unknown(compose, settings) + _unknown(on_citus, settings))
     report.line("stops, checks and timeouts agree with the code", _disagreements(compose, settings))
 
 
@@ -84,10 +85,12 @@ def _balancers(folder, settings):
     report.run("Caddyfile: caddy validate", caddy, env=environment | {"CERTIFICATE": str(certificate)})
 
 
-def _compose():
+def _compose(*over):
+    """What compose makes of its file, with others on top of it."""
     sample = DEPLOY / ".env.sample"
-    command = [report.tool("docker-compose"), "-f", DEPLOY / "compose.yaml", "--env-file", sample, "config"]
-    return yaml.safe_load(report.run("compose.yaml: compose config", command)) or {"services": {}}
+    files = [part for name in ("compose.yaml", *over) for part in ("-f", DEPLOY / name)]
+    command = [report.tool("docker-compose"), *files, "--env-file", sample, "config"]
+    return yaml.safe_load(report.run(f"{over[-1] if over else 'compose.yaml'}: compose config", command)) or {"services": {}}
 
 
 def _alertmanager(compose):

@@ -6,6 +6,7 @@
 //!                │ └─────► place.rs, datadir.rs         who runs it, and where its files can be
 //!                └───────► launch.rs ─► options.rs
 //! issuer.rs (signing.rs), credits.rs ─► stub.rs         stand-ins for other services
+//! citus.rs                                              three of them as a Citus cluster
 //! cluster.rs ─► replica.rs ─► child.rs                  no child outlives us
 //! ```
 //!
@@ -14,6 +15,7 @@
 #![warn(missing_docs)]
 
 pub mod child;
+pub mod citus;
 pub mod cluster;
 pub mod credits;
 pub mod error;
@@ -29,6 +31,7 @@ pub mod signing;
 pub mod stub;
 pub mod wait;
 
+pub use citus::{TEST_CITUS_WORKERS, TemporaryCitus};
 pub use cluster::{SERVICE_KEY, Services};
 pub use credits::Credits;
 pub use error::DevError;

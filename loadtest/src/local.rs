@@ -58,9 +58,16 @@ pub enum LocalError {
         /// Where its log is.
         log: PathBuf,
     },
-    /// The schema could not be brought up to date.
-    #[error("`migrate` ended with {0}")]
-    Migrate(ExitStatus),
+    /// A command of the server's failed.
+    #[error("`{command}` ended with {status}; its log is {}", log.display())]
+    Command {
+        /// The command.
+        command: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// Where its log is.
+        log: PathBuf,
+    },
 }
 
 /// What replicas need.
@@ -124,12 +131,24 @@ impl Surroundings {
     /// Makes a database with the current schema.
     pub async fn create_database(&self, name: &str) -> Result<(), LocalError> {
         self.admin(&format!("create database {name}")).await?;
-        let log = self.folder.join("migrate.log");
-        let mut command = Command::new(&self.exe);
-        command.arg("migrate").env("DATABASE_URL", self.url_of(name)).env_remove("DATABASE_LISTEN_URL");
-        let log = File::create(&log).map_err(failed(format!("write {}", log.display())))?;
-        let status = command.stdout(log).status().await.map_err(failed(format!("run {}", self.exe.display())))?;
-        if status.success() { Ok(()) } else { Err(LocalError::Migrate(status)) }
+        self.command("migrate", name, &[]).await
+    }
+
+    /// Runs a command of the server's on a database, and waits until it is done.
+    pub async fn command(
+        &self,
+        command: &'static str,
+        database: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<(), LocalError> {
+        let log = self.folder.join(format!("{command}.log"));
+        let output = File::create(&log).map_err(failed(format!("write {}", log.display())))?;
+        let errors = output.try_clone().map_err(failed(format!("write {}", log.display())))?;
+        let mut run = Command::new(&self.exe);
+        run.arg(command).env("DATABASE_URL", self.url_of(database)).env_remove("DATABASE_LISTEN_URL");
+        run.envs(settings.iter().copied()).stdin(Stdio::null()).stdout(output).stderr(errors);
+        let status = run.status().await.map_err(failed(format!("run {}", self.exe.display())))?;
+        if status.success() { Ok(()) } else { Err(LocalError::Command { command, status, log }) }
     }
 
     /// Whether there is a database of this name.

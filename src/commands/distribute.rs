@@ -28,6 +28,10 @@ pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
         bar.set_style(style);
     }
     let mut show = |progress: Progress| {
+        if progress.buckets > 0 {
+            bar.set_message(format!("bucket {} of {} goes to its server", progress.spread + 1, progress.buckets));
+            return;
+        }
         bar.set_length(progress.logs);
         bar.set_position(progress.moved);
         bar.set_message(format!("{} changes", progress.changes));
@@ -42,6 +46,9 @@ pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
                 "{} logs with {} changes moved; the logs are distributed over {} buckets.",
                 progress.moved, progress.changes, args.buckets
             );
+            if done.on_citus {
+                println!("Citus has distributed the buckets over its servers.");
+            }
             if done.left_behind > 0 {
                 println!(
                     "{} rows belong to no log and were left in the tables sync_…_undistributed.",

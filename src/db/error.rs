@@ -111,9 +111,16 @@ impl DbError {
         }
     }
 
-    /// The same of what the driver says; or that the server is a standby.
+    /// Whether the server lost a server that it asked itself. Its own session goes on; what was asked may succeed at once,
+    /// because it remembers connections that have died meanwhile.
+    pub fn is_lost_behind(&self) -> bool {
+        matches!(self, DbError::Statement(error) if is_lost_behind(error))
+    }
+
+    /// Whether what the driver says is that a connection was lost, ours or one behind the server; or that the server is a
+    /// standby.
     pub fn may_pass(error: &tokio_postgres::Error) -> bool {
-        is_disconnect(error) || sqlstate(error) == Some("25006")
+        is_disconnect(error) || is_lost_behind(error) || sqlstate(error) == Some("25006")
     }
 
     /// Whether the server is a standby, or has become one.
@@ -142,7 +149,13 @@ fn is_disconnect(error: &tokio_postgres::Error) -> bool {
     // Whoever ends a session says so by its severity: administrators, time limits, crashes, poolers.
     matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
         || matches!(db.code().code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
-        || db.code().code().starts_with("08")
+        // With this severity the server, or a pooler, says it of a connection of its own.
+        || db.code().code().starts_with("08") && db.parsed_severity() != Some(Severity::Error)
+}
+
+/// Whether the server lost a server that it asked itself, as Citus does when a worker goes away. The session goes on.
+fn is_lost_behind(error: &tokio_postgres::Error) -> bool {
+    !is_disconnect(error) && sqlstate(error).is_some_and(|code| code.starts_with("08"))
 }
 
 fn sqlstate(error: &tokio_postgres::Error) -> Option<&str> {

@@ -3,6 +3,7 @@
 //! * [`connect`](Connector): to whichever of a URL's hosts can be used; `tls` and `verify`: as `sslmode` says.
 //! * [`pool`](Pool): a bounded number of connections, each of which has shown that it works before it is lent, and
 //!   statements that are prepared once on each; what fails with its connection is done once more.
+//! * `route`: several servers of which any will do, and one does best.
 //! * `health`: what is known of idle connections; `stall`: whether the database still works on what it was asked, or the
 //!   network has forgotten the connection.
 //! * [`error`]: what an error means for whoever asked.
@@ -11,6 +12,7 @@ mod connect;
 pub mod error;
 mod health;
 mod pool;
+mod route;
 mod stall;
 mod tls;
 mod types;

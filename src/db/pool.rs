@@ -8,6 +8,7 @@
 use super::connect::Connector;
 use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
+use super::route::Route;
 use super::stall::StallDetector;
 use crate::telemetry::traces;
 use deadpool::Runtime;
@@ -80,7 +81,8 @@ pub struct PoolStatus {
 #[derive(Clone)]
 pub struct Pool {
     pool: managed::Pool<Manager>,
-    detector: StallDetector,
+    /// One for each server.
+    detectors: Arc<[StallDetector]>,
     acquire_timeout: Duration,
     /// How a transaction begins, where each statement has to be one.
     begin: Option<Arc<str>>,
@@ -95,15 +97,26 @@ impl fmt::Debug for Pool {
 impl Pool {
     /// A pool whose connections are made when they are needed.
     pub fn new(connector: Connector, config: PoolConfig) -> Pool {
+        Pool::over(vec![connector], config)
+    }
+
+    /// The same over several servers, of which any will do, and one does best: see [`Pool::prefer`].
+    pub fn over(connectors: Vec<Connector>, config: PoolConfig) -> Pool {
         let begin = || {
             let set = config.settings.iter().map(|(name, value)| format!("; set local {name} = {value}"));
             format!("begin{}", set.collect::<String>()).into()
         };
         let begin = (!config.prepare).then(begin);
-        let connector = if config.prepare { connector.with_settings(&config.settings) } else { connector };
-        let detector = StallDetector::new(connector.clone(), config.statement_timeout, config.prepare);
+        let with_settings = |connector: Connector| match config.prepare {
+            true => connector.with_settings(&config.settings),
+            false => connector,
+        };
+        let route = Route::new(connectors.into_iter().map(with_settings).collect());
+        let detector =
+            |connector: &Connector| StallDetector::new(connector.clone(), config.statement_timeout, config.prepare);
+        let detectors = route.connectors().iter().map(detector).collect();
         let manager = Manager {
-            connector,
+            route,
             health: PoolHealth::default(),
             opening: Semaphore::new(MAX_OPENING),
             is_failing: AtomicBool::new(false),
@@ -112,11 +125,11 @@ impl Pool {
         let pool = managed::Pool::builder(manager).max_size(config.size).queue_mode(QueueMode::Lifo);
         let pool = pool.runtime(Runtime::Tokio1).build();
         let pool = pool.expect("building fails only where timeouts are set without a runtime");
-        Pool { pool, detector, acquire_timeout: config.acquire_timeout, begin }
+        Pool { pool, detectors, acquire_timeout: config.acquire_timeout, begin }
     }
 
     /// Runs a statement that may be run more than once, to its end. It is done again if its connection turns out to be
-    /// lost or its server a standby.
+    /// lost, or one behind its server, or its server a standby.
     ///
     /// # Errors
     /// There is no connection, or the database failed the statement.
@@ -130,6 +143,7 @@ impl Pool {
             match () {
                 () if error.is_read_only() => self.health().found_useless(),
                 () if error.is_disconnect() => self.health().found_dead(),
+                () if error.is_lost_behind() => {}
                 () => return Err(error),
             }
             let was_overdue = matches!(error, DbError::Overdue);
@@ -152,9 +166,10 @@ impl Pool {
             0 => self.acquire(tested).instrument(traces::waiting("wait for a connection")).await?,
             _ => self.acquire(tested).await?,
         };
+        let detector = guard.detector.clone();
         let answer = match &self.begin {
-            None => self.detector.in_time(guard.connection()?.query(sql, parameters)).await,
-            Some(begin) => self.detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,
+            None => detector.in_time(guard.connection()?.query(sql, parameters)).await,
+            Some(begin) => detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,
         };
         match answer {
             Some(Ok(rows)) => {
@@ -189,7 +204,11 @@ impl Pool {
                     Object::take(connection).driving.abort();
                 }
                 Ok(connection) => {
-                    let (detector, sent) = (self.detector.clone(), tokio::time::Instant::now());
+                    let sent = tokio::time::Instant::now();
+                    // There is one for each server that connections are made to.
+                    let Some(detector) = self.detectors.get(connection.server).cloned() else {
+                        return Err(DbError::Closed);
+                    };
                     return Ok(ConnectionGuard { connection: Some(connection), detector, sent, answered: false });
                 }
                 Err(PoolError::Backend(error)) if error.is_passing() && left() > PAUSE => sleep(PAUSE).await,
@@ -216,7 +235,15 @@ impl Pool {
 
     /// Whether the database may be in one of several places.
     pub fn has_choice(&self) -> bool {
-        self.pool.manager().connector.has_choice()
+        self.pool.manager().route.connectors().iter().any(Connector::has_choice)
+    }
+
+    /// Says which of its servers does best, by its place in the list. What is open is led there as well, bit by bit, if it may
+    /// lead elsewhere.
+    pub fn prefer(&self, server: usize) {
+        if self.pool.manager().route.prefer(server) {
+            self.distrust();
+        }
     }
 
     /// Whether the server keeps statements, and so each connection is one of its own.
@@ -269,6 +296,8 @@ async fn in_transaction(
 
 /// A connection of the pool's.
 struct Connection {
+    /// Which of the servers it leads to.
+    server: usize,
     client: Client,
     driving: JoinHandle<()>,
     /// What has been prepared on it.
@@ -310,7 +339,7 @@ impl Connection {
 
 /// Makes the pool's connections, and tests them.
 struct Manager {
-    connector: Connector,
+    route: Route,
     health: PoolHealth,
     opening: Semaphore,
     /// Whether the last attempt to connect failed.
@@ -328,14 +357,15 @@ impl managed::Manager for Manager {
             true => self.opening.acquire().await.ok(),
             false => None,
         };
-        let connected = self.connector.connect().await;
+        // Boxed, because it is large and rare.
+        let connected = Box::pin(self.route.connect()).await;
         self.is_failing.store(connected.is_err(), Ordering::Relaxed);
-        let (client, driver) = connected?;
+        let (server, client, driver) = connected?;
         let driving = self.drivers.spawn(async move {
             // What ends the connection also fails the statement that it was needed for.
             let _ = driver.await;
         });
-        Ok(Connection { client, driving, statements: Vec::new(), idle_since: Instant::now() })
+        Ok(Connection { server, client, driving, statements: Vec::new(), idle_since: Instant::now() })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {

@@ -1,7 +1,7 @@
 //! The statement that stores pushes: many in one, each whole or not at all and once however often it comes (G1).
 
 use super::push::Stored;
-use super::{Store, traced};
+use super::{Store, citus, traced};
 use crate::db::{DbError, Micros, Sql};
 use crate::failpoints::Failpoint;
 use crate::protocol::push::{NewChange, Op, Push};
@@ -122,7 +122,7 @@ static PUSH_WITHOUT_LOCK: Sql = push_statement!(
 );
 
 /// What the statement is given.
-const PUSH_TYPES: &[Type] = &[
+pub(super) const PUSH_TYPES: &[Type] = &[
     Type::UUID_ARRAY,
     Type::UUID_ARRAY,
     Type::TEXT_ARRAY,
@@ -247,12 +247,17 @@ impl Store {
     /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits for the heads
     /// of their logs.
     pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
-        self.insert_by(if Failpoint::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { &PUSH }, entries).await
+        let statement = match () {
+            () if self.on_citus => &citus::PUSH,
+            () if Failpoint::NoHeadRow.is_on() => &PUSH_WITHOUT_LOCK,
+            () => &PUSH,
+        };
+        self.insert_by(statement, entries).await
     }
 
     /// The same for those whose logs' heads are free. Waits for none.
     pub(super) async fn insert_free(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
-        self.insert_by(&PUSH_FREE, entries).await
+        self.insert_by(if self.on_citus { &citus::PUSH_FREE } else { &PUSH_FREE }, entries).await
     }
 
     async fn insert_by(&self, statement: &'static Sql, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {

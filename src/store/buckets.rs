@@ -1,9 +1,10 @@
 //! All buckets: each a [`Store`] with a pool and a batcher of its own, so that one that is away or busy costs its users
 //! something, and nobody else.
 
+use super::citus::WorkerAddress;
 use super::fitness::Fitness;
 use super::layout::Layout;
-use super::{Store, StoreError};
+use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, PoolStatus};
@@ -11,11 +12,15 @@ use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Connections of a bucket's pool, at least: what has to go alone must not hold up all others.
 const MIN_CONNECTIONS: usize = 2;
 /// Connections to the main schema of a database that is distributed.
 const MAIN_CONNECTIONS: usize = 1;
+
+/// How often the coordinator is asked where the buckets are.
+const PLACEMENTS_PERIOD: Duration = Duration::from_secs(2);
 
 /// The buckets of a database. Clones share them.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub struct Buckets {
     stores: Arc<[Store]>,
     /// For what is asked of the database as a whole. The only bucket, where there is but one.
     main: Store,
+    /// Where the workers of a Citus cluster are that pushes and reads go to; none if they go to the coordinator.
+    workers: Arc<[WorkerAddress]>,
 }
 
 impl Buckets {
@@ -37,14 +44,18 @@ impl Buckets {
     ) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
         if layout == Layout::ONE {
-            let main = Store::open(config, size, None, metrics.clone(), clock.clone())?;
-            return Ok(Buckets { layout, stores: [main.clone()].into(), main });
+            let main = Store::open(config, size, Bucket::default(), metrics.clone(), clock.clone())?;
+            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into() });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
-        let open = |schema| Store::open(config, each, Some(schema), metrics.clone(), clock.clone());
+        let open = |schema| {
+            let bucket = Bucket { schema: Some(schema), on_citus: layout.is_on_citus() };
+            Store::open(config, each, bucket, metrics.clone(), clock.clone())
+        };
         let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
-        let main = Store::open(config, MAIN_CONNECTIONS, None, metrics.clone(), clock.clone())?;
-        Ok(Buckets { layout, stores, main })
+        let main = Store::open(config, MAIN_CONNECTIONS, Bucket::default(), metrics.clone(), clock.clone())?;
+        let workers = WorkerAddress::all(config, layout)?;
+        Ok(Buckets { layout, stores, main, workers })
     }
 
     /// How users are distributed over them.
@@ -69,8 +80,43 @@ impl Buckets {
     /// It does not answer.
     pub async fn fitness(&self) -> Result<Fitness, StoreError> {
         let pools: usize = self.stores.iter().map(Store::max_connections).sum();
-        let needed = if self.layout == Layout::ONE { pools } else { pools + self.main.max_connections() };
+        let needed = match self.layout {
+            Layout::ONE => pools,
+            // Those to workers are no connections to this server.
+            _ if !self.workers.is_empty() => self.main.max_connections(),
+            _ => pools + self.main.max_connections(),
+        };
         self.main.fitness(self.layout, needed).await
+    }
+
+    /// Keeps finding out which worker has which bucket, and leads each bucket's connections there, until told to stop.
+    /// Buckets are moved while replicas serve; any worker takes any bucket meanwhile, by asking the one that has it.
+    pub async fn follow_placements(self, stopping: CancellationToken) {
+        if self.workers.is_empty() {
+            return stopping.cancelled().await;
+        }
+        while stopping.run_until_cancelled(self.look_up_placements()).await.is_some() {
+            if stopping.run_until_cancelled(tokio::time::sleep(PLACEMENTS_PERIOD)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn look_up_placements(&self) {
+        let placements = match self.main.placements().await {
+            Ok(placements) => placements,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "the coordinator does not say where the buckets are");
+                return;
+            }
+        };
+        for (bucket, store) in self.stores.iter().enumerate() {
+            let at = self.layout.schema(bucket).and_then(|schema| placements.get(&schema));
+            if let Some(server) = at.and_then(|at| self.workers.iter().position(|worker| worker == at)) {
+                store.prefer(server);
+            }
+        }
     }
 
     /// How the pools are used now, all together.

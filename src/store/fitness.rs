@@ -30,12 +30,12 @@ pub enum Unfit {
     #[error("the role of DATABASE_URL lacks rights: {0}")]
     Rights(String),
     /// They were distributed since this replica started.
-    #[error("the logs are distributed over {now} buckets and this replica looks for them in {known}: restart it")]
+    #[error("the logs are distributed over {now}, and this replica looks for them in {known}: restart it")]
     Layout {
-        /// How many buckets there are.
-        now: usize,
-        /// How many this replica knows.
-        known: usize,
+        /// The buckets that there are.
+        now: Layout,
+        /// Those that this replica knows.
+        known: Layout,
     },
     /// They are being distributed.
     #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, then restart the replica")]
@@ -81,7 +81,8 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
                                    - coalesce(current_setting('reserved_connections', true)::int, 0),
                                nullif(d.datconnlimit, -1), nullif(r.rolconnlimit, -1)) end
         from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database()),
-       (select buckets from sync_layout where one), (select is_moving from sync_layout where one)",
+       (select buckets from sync_layout where one), (select is_moving from sync_layout where one),
+       (select on_citus from sync_layout where one)",
     types: &[],
 };
 
@@ -102,11 +103,11 @@ impl Store {
             (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         let (rights, allowed): (Option<String>, Option<i32>) = (row.try_get(4)?, row.try_get(5)?);
         let needed = self.connections_needed(connections);
-        let now = LayoutState::from_row(row.try_get(6)?, row.try_get(7)?);
+        let now = LayoutState::from_row(row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
         let unfit = if now.is_moving {
             Some(Unfit::Moving)
         } else if now.layout != known {
-            Some(Unfit::Layout { now: now.layout.count(), known: known.count() })
+            Some(Unfit::Layout { now: now.layout, known })
         } else if encoding != "UTF8" {
             Some(Unfit::Encoding(encoding.to_owned()))
         } else if let Some(allowed) = allowed.filter(|allowed| needed.is_some_and(|needed| *allowed < needed)) {

@@ -5,7 +5,7 @@
 
 use super::batch::{Entry, Placed, is_unstamped_delete};
 use super::push::Stored;
-use super::{Store, StoreError, traced};
+use super::{Store, StoreError, citus, traced};
 use crate::db::{Micros, Sql};
 use crate::protocol::identity::DeviceScope;
 use crate::protocol::push::{Adjusted, Op};
@@ -133,6 +133,7 @@ impl Store {
                 Ok(_) => {}
                 // Somebody else has stored one of the rows since this statement's snapshot.
                 Err(error) if error.constraint() == Some("sync_changes_pkey") => {}
+                Err(error) if self.on_citus && citus::is_duplicate(&error) => {}
                 Err(error) => return Err(error.into()),
             }
             entry.looks_first = true;

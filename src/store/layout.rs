@@ -4,17 +4,22 @@
 //! tables where they are. Everything of a user is in one bucket, so every statement concerns one.
 
 use crate::protocol::UserKey;
+use std::fmt;
 use tokio_postgres::Client;
 
 /// Buckets, at most.
 pub const MAX_BUCKETS: u16 = 64;
 
-const LAYOUT: &str = "select buckets, is_moving from sync_layout where one";
+/// Migrations ask as well, before the one that brought the column `on_citus`.
+const LAYOUT: &str = "
+select buckets, is_moving, (to_jsonb(l) ->> 'on_citus')::boolean from sync_layout l where one";
 
 /// Over how many buckets the logs are distributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     buckets: u16,
+    /// Whether each bucket is a distributed schema of Citus: on a server of its choice, where not every statement runs.
+    on_citus: bool,
 }
 
 /// The layout, and whether logs are still on their way into it.
@@ -30,13 +35,34 @@ impl Default for Layout {
     }
 }
 
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.on_citus { " on Citus" } else { "" };
+        match self.buckets {
+            1 => write!(f, "one bucket{place}"),
+            count => write!(f, "{count} buckets{place}"),
+        }
+    }
+}
+
 impl Layout {
     /// The tables where they are.
-    pub const ONE: Layout = Layout { buckets: 1 };
+    pub const ONE: Layout = Layout { buckets: 1, on_citus: false };
 
     /// So many buckets; none of zero, and not more than [`MAX_BUCKETS`].
     pub fn over(buckets: u16) -> Option<Layout> {
-        (1..=MAX_BUCKETS).contains(&buckets).then_some(Layout { buckets })
+        (1..=MAX_BUCKETS).contains(&buckets).then_some(Layout { buckets, on_citus: false })
+    }
+
+    /// The same, whose buckets are distributed schemas of Citus, or not.
+    #[must_use]
+    pub(super) fn with_citus(self, on_citus: bool) -> Layout {
+        Layout { on_citus, ..self }
+    }
+
+    /// Whether the buckets are distributed schemas of Citus.
+    pub fn is_on_citus(self) -> bool {
+        self.on_citus
     }
 
     /// How many buckets there are.
@@ -66,15 +92,15 @@ impl LayoutState {
     pub(super) async fn read(connection: &Client) -> Result<LayoutState, tokio_postgres::Error> {
         let row = connection.query_opt(LAYOUT, &[]).await?;
         match row {
-            None => Ok(LayoutState::from_row(None, None)),
-            Some(row) => Ok(LayoutState::from_row(row.try_get(0)?, row.try_get(1)?)),
+            None => Ok(LayoutState::from_row(None, None, None)),
+            Some(row) => Ok(LayoutState::from_row(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
         }
     }
 
     /// What the columns of the layout's row say; nothing, where there is no row.
-    pub(super) fn from_row(buckets: Option<i32>, is_moving: Option<bool>) -> LayoutState {
+    pub(super) fn from_row(buckets: Option<i32>, is_moving: Option<bool>, on_citus: Option<bool>) -> LayoutState {
         let layout = buckets.and_then(|buckets| Layout::over(u16::try_from(buckets).ok()?)).unwrap_or(Layout::ONE);
-        LayoutState { layout, is_moving: is_moving.unwrap_or(false) }
+        LayoutState { layout: layout.with_citus(on_citus.unwrap_or(false)), is_moving: is_moving.unwrap_or(false) }
     }
 }
 

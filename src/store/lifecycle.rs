@@ -1,15 +1,18 @@
 //! Whose data it is: what is stored for whom, handing it out, and erasing it. For commands, on a connection of their own.
 
-use super::compaction::{CompactionError, LogName, connect_command, logs_of, read_change};
+use super::compaction::{CompactionError, LogName, connect_command, logs_of, read_change, search_in};
+use super::schema::layout;
 use crate::config::DatabaseConfig;
 use crate::db::{Micros, Session};
 use crate::protocol::merge::{Rank, StoredChange};
 use crate::protocol::push::Op;
 use crate::protocol::{Cursor, Log, Stamp, UserKey};
 use futures_util::TryStreamExt;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 /// What one log takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +76,10 @@ pub struct LoggedChange {
 }
 
 /// The logs that take most, at most so many.
-const USAGE: &str = "
-select u.* from (
-    select log_id, sum(size) as bytes from sync_changes group by log_id order by bytes desc limit $1
-) t, sync_usage_of(t.log_id) u order by u.bytes desc";
+const LARGEST: &str = "
+select log_id from (select log_id, sum(size) as bytes from sync_changes group by log_id order by bytes desc limit $1) t";
+/// Asked for each by itself: Citus calls no function that reads tables for the rows of another one.
+const USAGE_OF: &str = "select u.* from sync_usage_of($1) u";
 
 macro_rules! changes_of {
     ($from:literal) => {
@@ -107,6 +110,19 @@ fn read(row: &Row) -> Result<LoggedChange, CompactionError> {
         change: StoredChange { extra: row.try_get("extra")?, ..read_change(row)? },
         client: row.try_get("client_id")?,
         trimmed_at: row.try_get::<_, Option<Micros>>("trimmed_at")?.map(|Micros(at)| at),
+    })
+}
+
+fn read_usage(row: &Row) -> Result<Usage, CompactionError> {
+    Ok(Usage {
+        user: row.try_get("user_id")?,
+        app: row.try_get("app_id")?,
+        changes: row.try_get("changes")?,
+        bytes: row.try_get("bytes")?,
+        records: row.try_get("records")?,
+        garbage: row.try_get("garbage")?,
+        history_changes: row.try_get("history_changes")?,
+        history_bytes: row.try_get("history_bytes")?,
     })
 }
 
@@ -151,23 +167,33 @@ impl Archive {
         Ok(self.0.batch_execute("commit").await?)
     }
 
-    /// What the logs take that take most, the largest first.
+    /// What the logs take that take most, the largest first. Looks into one bucket after the other.
     pub async fn usage(&mut self, top: i64) -> Result<Vec<Usage>, CompactionError> {
         self.0.batch_execute("set enable_seqscan = on").await?;
-        let rows = self.0.query(USAGE, &[&top]).await?;
-        let read = |row: &Row| {
-            Ok(Usage {
-                user: row.try_get("user_id")?,
-                app: row.try_get("app_id")?,
-                changes: row.try_get("changes")?,
-                bytes: row.try_get("bytes")?,
-                records: row.try_get("records")?,
-                garbage: row.try_get("garbage")?,
-                history_changes: row.try_get("history_changes")?,
-                history_bytes: row.try_get("history_bytes")?,
-            })
-        };
-        rows.iter().map(read).collect()
+        let schemas = layout(&self.0).await?.schemas();
+        if schemas.is_empty() {
+            return self.usage_here(top).await;
+        }
+        let mut all = Vec::new();
+        for schema in schemas {
+            self.0.batch_execute(&search_in(&schema)).await?;
+            all.extend(self.usage_here(top).await?);
+        }
+        all.sort_by_key(|usage| Reverse(usage.bytes));
+        all.truncate(usize::try_from(top).unwrap_or_default());
+        Ok(all)
+    }
+
+    async fn usage_here(&self, top: i64) -> Result<Vec<Usage>, CompactionError> {
+        let mut all = Vec::new();
+        for log in self.0.query(LARGEST, &[&top]).await? {
+            let log: Uuid = log.try_get(0)?;
+            for row in self.0.query(USAGE_OF, &[&log]).await? {
+                all.push(read_usage(&row)?);
+            }
+        }
+        all.sort_by_key(|usage| Reverse(usage.bytes));
+        Ok(all)
     }
 
     /// The logs of a user, or the one of an app.

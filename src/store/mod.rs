@@ -9,11 +9,12 @@
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 //!
 //! A [`Store`] is one bucket: a schema with these tables. [`layout`] says which of them a user is in, [`buckets`] holds them,
-//! [`distribute`] makes them.
+//! [`distribute`] makes them. [`citus`] is what differs where Citus distributes them.
 
 mod batch;
 mod batcher;
 mod buckets;
+mod citus;
 pub mod compaction;
 mod delta;
 pub mod distribute;
@@ -86,6 +87,8 @@ pub struct Store {
     batcher: Batcher,
     rewinds: Rewinds,
     history: HistoryHorizon,
+    /// How pushes are stored: Citus does not run every statement.
+    on_citus: bool,
     /// How long a push waits for its turn.
     queue_timeout: Duration,
     clock: Clock,
@@ -179,25 +182,29 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 impl Store {
     /// A store of the tables where the URL leads, whose connections are made when they are needed.
     pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Store, ConnectError> {
-        Store::open(config, config.database_pool_size as usize, None, metrics, clock)
+        Store::open(config, config.database_pool_size as usize, Bucket::default(), metrics, clock)
     }
 
-    /// The same with so many connections at most; of the tables in a schema, if one is named.
+    /// The same with so many connections at most, of the tables of a bucket.
     fn open(
         config: &Config,
         connections: usize,
-        schema: Option<String>,
+        bucket: Bucket,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
-        let connector = Connector::new(&config.database.database_url, &name)?;
-        let pool = Pool::new(connector, pool_config(config, connections, schema));
+        let on_citus = bucket.on_citus;
+        // Any of the workers takes any bucket, and so does the coordinator.
+        let workers = config.database_worker_urls.iter().filter(|_| on_citus);
+        let urls = workers.chain([&config.database.database_url]);
+        let connectors = urls.map(|url| Connector::new(url, &name)).collect::<Result<_, _>>()?;
+        let pool = Pool::over(connectors, pool_config(config, connections, bucket));
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
         let history = HistoryHorizon::new(config, clock.clone());
-        Ok(Store { pool, limits, batcher, rewinds, history, queue_timeout: config.queue_timeout_ms, clock })
+        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout: config.queue_timeout_ms, clock })
     }
 
     /// Whether the database answers.
@@ -223,7 +230,16 @@ impl Store {
     }
 }
 
-fn pool_config(config: &Config, size: usize, schema: Option<String>) -> PoolConfig {
+/// Where the tables of a bucket are.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Their schema; none: where the URL leads.
+    schema: Option<String>,
+    /// Whether the schema is a distributed one of Citus.
+    on_citus: bool,
+}
+
+fn pool_config(config: &Config, size: usize, bucket: Bucket) -> PoolConfig {
     let statement_timeout = config.database_statement_timeout_ms;
     // What every session of ours is held to, in milliseconds.
     let limits = [
@@ -233,9 +249,10 @@ fn pool_config(config: &Config, size: usize, schema: Option<String>) -> PoolConf
     ];
     let mut settings: Vec<_> = limits.map(|(name, time)| (name, time.as_millis().to_string())).into();
     if config.database_prepare {
-        settings.extend(PLANS.map(|(name, value)| (name, value.to_owned())));
+        let plans = if bucket.on_citus { citus::PLANS } else { PLANS };
+        settings.extend(plans.map(|(name, value)| (name, value.to_owned())));
     }
-    settings.extend(schema.map(|schema| ("search_path", schema)));
+    settings.extend(bucket.schema.map(|schema| ("search_path", schema)));
     PoolConfig {
         size,
         acquire_timeout: config.database_acquire_timeout_ms,

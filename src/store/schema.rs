@@ -5,7 +5,7 @@
 //! older replicas use must say so, by commenting the table of heads:
 //! `comment on table sync_heads is 'replicas must know migration 7'`.
 
-use super::distribute::entrances;
+use super::distribute::{citus, entrances};
 use super::fitness::Unfit;
 use super::layout::{Layout, LayoutState};
 use super::migrator::{self, MIGRATIONS, MigrateError};
@@ -158,8 +158,12 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         _ => migrator::run(&connection).await?,
     }
     let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
-    for schema in state.filter(|state| !state.is_moving).map(|state| state.layout.schemas()).unwrap_or_default() {
+    let layout = state.filter(|state| !state.is_moving).map(|state| state.layout).unwrap_or_default();
+    for schema in layout.schemas() {
         migrate_bucket(&connection, &schema).await?;
+        if layout.is_on_citus() {
+            citus::make_functions(&connection, &schema).await?;
+        }
     }
     connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
@@ -217,14 +221,22 @@ async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
 /// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
 /// it does not know has taken away what it needs. How the logs are distributed.
 pub async fn check(direct_url: &Secret) -> Result<Layout, SchemaError> {
-    let connection = connect(direct_url, STEP_TIMEOUT).await?;
+    let mut connection = connect(direct_url, STEP_TIMEOUT).await?;
     timeout(STEP_TIMEOUT, check_on(&connection)).await??;
     let LayoutState { layout, is_moving } = timeout(STEP_TIMEOUT, LayoutState::read(&connection)).await??;
     if is_moving {
         return Err(SchemaError::Moving);
     }
     for schema in layout.schemas() {
-        timeout(STEP_TIMEOUT, check_bucket(&connection, schema)).await??;
+        match timeout(STEP_TIMEOUT, check_bucket(&connection, &schema)).await {
+            Ok(checked) => checked?,
+            // It asks a server that is away. The question is left to this session.
+            Err(_) if layout.is_on_citus() => {
+                tracing::warn!(schema, "the server of a bucket does not answer; its users cannot sync");
+                connection = connect(direct_url, STEP_TIMEOUT).await?;
+            }
+            Err(elapsed) => return Err(elapsed.into()),
+        }
     }
     connection.close().await;
     Ok(layout)
@@ -244,7 +256,7 @@ pub(super) async fn layout(connection: &Session) -> Result<Layout, SchemaError> 
 }
 
 /// Refuses a bucket whose schema is too old. One that is away is no reason not to serve the users of the others.
-async fn check_bucket(connection: &Session, schema: String) -> Result<(), SchemaError> {
+async fn check_bucket(connection: &Session, schema: &str) -> Result<(), SchemaError> {
     let rows = match connection.query(&format!("select version from {schema}._sqlx_migrations"), &[]).await {
         Ok(rows) => rows,
         Err(error) if error.is_closed() => return Err(error.into()),
@@ -255,7 +267,7 @@ async fn check_bucket(connection: &Session, schema: String) -> Result<(), Schema
     };
     let applied: Vec<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     match MIGRATIONS.iter().map(|migration| migration.version).find(|version| !applied.contains(version)) {
-        Some(missing) => Err(SchemaError::BucketTooOld { schema, missing }),
+        Some(missing) => Err(SchemaError::BucketTooOld { schema: schema.to_owned(), missing }),
         None => Ok(()),
     }
 }

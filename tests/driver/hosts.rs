@@ -2,9 +2,9 @@
 
 use super::server::Server;
 use super::{connect, said};
-use mana_dev::{TemporaryPostgres, free_port};
+use mana_dev::{Shutdown, TemporaryPostgres, free_port};
 use mana_sync::config::Secret;
-use mana_sync::db::{ConnectError, Connector};
+use mana_sync::db::{ConnectError, Connector, Pool, PoolConfig, Sql};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -71,4 +71,32 @@ async fn the_host_that_answered_last_is_asked_first() {
     }
     // The silent one is given a quarter of a second each time that it is asked first.
     assert!(begun.elapsed() < Duration::from_millis(250 * 5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
+    static PORT: Sql = Sql { text: "select current_setting('port')::int", types: &[] };
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        servers.push(TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap());
+    }
+    let ports: Vec<i32> = servers.iter().map(|server| server.server().port().into()).collect();
+    let connector =
+        |server: &TemporaryPostgres| Connector::new(&Secret::from(&*server.server().admin_url()), "test").unwrap();
+    let second = Duration::from_secs(1);
+    let config =
+        PoolConfig { size: 2, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+    let pool = Pool::over(servers.iter().map(connector).collect(), config);
+    let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
+    assert_eq!(port().await, ports[0], "the first, until another is said to be better");
+    pool.prefer(1);
+    assert_eq!(port().await, ports[1]);
+    servers[1].server_mut().kill().await.unwrap();
+    assert_eq!(port().await, ports[0], "another will do");
+    servers[1].server_mut().restart(Shutdown::Immediate).await.unwrap();
+    assert_eq!(port().await, ports[0], "what is open is used");
+    pool.prefer(1);
+    assert_eq!(port().await, ports[1], "until it is looked at again");
+    pool.prefer(1);
+    assert_eq!(port().await, ports[1]);
 }

@@ -90,6 +90,36 @@ async fn statements_are_prepared_anew_where_what_they_read_has_another_form() {
     live::woken(&mut socket).await;
 }
 
+/// Citus says so when it loses a worker. Its own sessions go on, and what it remembered of the worker is forgotten.
+#[tokio::test]
+async fn a_server_that_lost_another_one_is_asked_again_on_the_same_session() {
+    let cluster = Cluster::start_with(1, &[("DATABASE_POOL_SIZE", "1"), ("READY_GRACE_MS", "0")]).await;
+    let user = cluster.user();
+    let body = |id| json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", AT)] });
+    cluster.pushed(&user, "todo", body("before")).await;
+    let sessions = AssertSqlSafe(format!("select array_agg(pid order by pid) from pg_stat_activity where {POOL}"));
+    let sessions = async || sqlx::query_scalar::<_, Vec<i32>>(sessions.clone()).fetch_one(&cluster.pool).await.unwrap();
+    let before = sessions().await;
+    let lose = "
+        create sequence attempts;
+        create function lose() returns trigger language plpgsql as $$
+        begin
+            if nextval('attempts') <= 1 or new.record_id = 'lost' then
+                raise exception using errcode = '08006', message = 'connection to the remote node failed';
+            end if;
+            return new;
+        end $$;
+        create trigger lose before insert on sync_changes for each row execute function lose()";
+    sqlx::raw_sql(lose).execute(&cluster.pool).await.unwrap();
+    cluster.pushed(&user, "todo", body("after")).await;
+    let (status, answer) = cluster.push(&user, "todo", body("lost")).await;
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(cluster.get("/health/ready").await.status, 200);
+    assert_eq!(sessions().await, before, "it is no reason to connect anew");
+    let page = cluster.pulled(&user, "todo", "todos", BEGINNING, None).await;
+    assert_eq!(ids(&page), ["before", "after"]);
+}
+
 /// The queue holds 8 GiB before version 17, in which it became a setting: `PG_BIN` leads to such a server.
 #[tokio::test]
 #[ignore = "needs PostgreSQL 17 or newer in PG_BIN"]

@@ -59,9 +59,13 @@ pub async fn create_database() -> String {
     create_database_on(&admin_url().await).await
 }
 
-/// The same on a given server.
+/// The same on a given server, and on its workers if it is the coordinator of a Citus cluster.
 pub async fn create_database_on(admin: &str) -> String {
     let name = format!("t_{}", Uuid::new_v4().simple());
+    let is_coordinator = std::env::var(TEST_DATABASE_URL).is_ok_and(|coordinator| coordinator == admin);
+    if let (true, Ok(workers)) = (is_coordinator, std::env::var(mana_dev::TEST_CITUS_WORKERS)) {
+        return mana_dev::citus::create_database(admin, &workers, &name).await.unwrap();
+    }
     let pool = PgPool::connect(admin).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&pool).await.unwrap();
     pool.close().await;

@@ -63,6 +63,11 @@ pub struct WithPostgresArgs {
     #[arg(long, value_name = "FOLDER", default_value = ".dev")]
     pub data_dir: PathBuf,
 
+    /// A Citus cluster of three servers instead, whose workers the command finds as TEST_CITUS_WORKERS. PG_BIN must name a
+    /// PostgreSQL that has the extension
+    #[arg(long)]
+    pub citus: bool,
+
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 
 use super::{args::WithPostgresArgs, run::run_command, signals::Stop};
-use mana_dev::{DevError, TEST_DATABASE_URL, TemporaryPostgres, postgres::PG_BIN};
+use mana_dev::{DevError, TEST_CITUS_WORKERS, TEST_DATABASE_URL, TemporaryCitus, TemporaryPostgres, postgres::PG_BIN};
 
 /// Answers what the command answered; 128 and the signal's number if it was killed.
 pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::on_signals()?;
+    if args.citus {
+        return with_citus(&args, &stop).await;
+    }
     let postgres = tokio::select! {
         started = TemporaryPostgres::start(&args.data_dir, Vec::new()) => started?,
         () = stop.soft.cancelled() => return Ok(ExitCode::from(130)),
@@ -18,4 +21,18 @@ pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError>
         (PG_BIN, postgres.server().binaries().folder().to_string_lossy().into_owned()),
     ];
     run_command(&args.command, env, &stop).await
+}
+
+async fn with_citus(args: &WithPostgresArgs, stop: &Stop) -> Result<ExitCode, DevError> {
+    let citus = tokio::select! {
+        started = TemporaryCitus::start(&args.data_dir) => started?,
+        () = stop.soft.cancelled() => return Ok(ExitCode::from(130)),
+    };
+    let coordinator = citus.coordinator.server();
+    let env = [
+        (TEST_DATABASE_URL, coordinator.admin_url()),
+        (TEST_CITUS_WORKERS, citus.worker_urls()),
+        (PG_BIN, coordinator.binaries().folder().to_string_lossy().into_owned()),
+    ];
+    run_command(&args.command, env, stop).await
 }

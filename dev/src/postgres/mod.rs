@@ -10,6 +10,7 @@ mod temporary;
 
 pub use binaries::{Binaries, PG_BIN};
 pub use datadir::stop_leftovers;
+pub(crate) use launch::connect;
 pub use options::{PostgresOptions, Shutdown};
 pub use server::Postgres;
 pub use temporary::TemporaryPostgres;

@@ -38,7 +38,8 @@ pub(in crate::store) async fn connect(
     Ok(connection)
 }
 
-fn search_in(schema: &str) -> String {
+/// Leads a session to the tables of a schema.
+pub(in crate::store) fn search_in(schema: &str) -> String {
     format!("; set search_path = {schema}")
 }
 

@@ -187,10 +187,13 @@ pub(super) fn advance(log: LogId, until: i64) -> String {
     format!("update sync_heads set trimmed_to = greatest(trimmed_to, {until}) where log_id = '{}'", log.0)
 }
 
-/// A position as SQL.
+/// A position as SQL. Not calculated there, where it can be written out: to add an interval depends on the time zone, and Citus
+/// does not send on what is calculated in a condition.
 fn literal(micros: Option<i64>) -> String {
-    match micros {
-        None => "null::timestamptz".to_owned(),
-        Some(micros) => format!("(timestamptz 'epoch' + {micros} * interval '1 microsecond')"),
+    let written = |micros: &i64| chrono::DateTime::from_timestamp_micros(*micros).filter(|_| *micros >= 0);
+    match (micros, micros.as_ref().and_then(written)) {
+        (None, _) => "null::timestamptz".to_owned(),
+        (_, Some(at)) => format!("timestamptz '{}'", at.format("%Y-%m-%d %H:%M:%S%.6f+00")),
+        (Some(micros), None) => format!("(timestamptz 'epoch' + {micros} * interval '1 microsecond')"),
     }
 }

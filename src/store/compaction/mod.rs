@@ -15,7 +15,7 @@ mod record;
 mod worker;
 mod write;
 
-pub(super) use connection::connect_command;
+pub(super) use connection::{connect_command, search_in};
 pub use due::LogName;
 pub(super) use due::logs_of;
 pub use error::CompactionError;

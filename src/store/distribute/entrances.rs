@@ -24,6 +24,8 @@ fn set_aside(table: &str) -> String {
 
 /// Storing, erasing and deleting, led to the bucket of the user. They run with the owner's rights, as what they stand for does.
 const FUNCTIONS: &str = include_str!("entrances.sql");
+/// The same where the buckets are on Citus, as far as it differs.
+const FUNCTIONS_ON_CITUS: &str = include_str!("citus_entrances.sql");
 
 /// Makes them, or brings them up to date. In one transaction.
 pub(in crate::store) async fn make(connection: &Client, state: LayoutState) -> Result<(), Error> {
@@ -33,7 +35,8 @@ pub(in crate::store) async fn make(connection: &Client, state: LayoutState) -> R
 /// The same, and notes that all logs have been moved.
 pub(super) async fn finish(connection: &Client, layout: Layout) -> Result<(), Error> {
     let finishing = async {
-        connection.batch_execute("update sync_layout set is_moving = false").await?;
+        let finish = "update sync_layout set is_moving = false, on_citus = $1";
+        connection.execute(finish, &[&layout.is_on_citus()]).await?;
         make_all(connection, LayoutState { layout, is_moving: false }).await
     };
     in_transaction(connection, finishing).await
@@ -77,7 +80,11 @@ async fn make_all(connection: &Client, state: LayoutState) -> Result<(), Error> 
     for table in TABLES {
         make_view(connection, table, state).await?;
     }
-    connection.batch_execute(FUNCTIONS).await
+    connection.batch_execute(FUNCTIONS).await?;
+    if state.layout.is_on_citus() {
+        connection.batch_execute(FUNCTIONS_ON_CITUS).await?;
+    }
+    Ok(())
 }
 
 async fn make_view(connection: &Client, table: &str, state: LayoutState) -> Result<(), Error> {

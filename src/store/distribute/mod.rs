@@ -5,6 +5,7 @@
 //! each transaction ([`moving`]). What has been done stands in the database, so the command can be killed at any moment and
 //! run again. There is no way back, and no way to another number of buckets.
 
+pub(super) mod citus;
 pub(super) mod entrances;
 mod moving;
 
@@ -59,6 +60,12 @@ pub enum DistributeError {
     /// A schema of somebody else has the name of a bucket.
     #[error("the schema {0} is there, and none of ours: rename it first")]
     Foreign(String),
+    /// Citus has nowhere to put them.
+    #[error("Citus has no server that may hold a bucket: add workers first (citus_add_node)")]
+    NoWorkers,
+    /// This server is a worker.
+    #[error("this server is a worker of a Citus cluster: let the URL lead to its coordinator")]
+    NotCoordinator,
     /// Views of somebody else read the tables.
     #[error("these views read the tables, which will be empty: {0}. Drop them, and make them anew afterwards")]
     Views(String),
@@ -73,6 +80,10 @@ pub struct Progress {
     pub logs: u64,
     /// Changes that went with them.
     pub changes: u64,
+    /// Buckets that Citus has distributed.
+    pub spread: u64,
+    /// Buckets that Citus is to distribute; 0 before it begins.
+    pub buckets: u64,
 }
 
 /// What it came to.
@@ -80,6 +91,8 @@ pub struct Progress {
 pub struct Distributed {
     /// What was moved.
     pub progress: Progress,
+    /// Whether Citus has distributed the buckets.
+    pub on_citus: bool,
     /// Rows of no log, which no device can read. They were left in the main schema's tables.
     pub left_behind: i64,
 }
@@ -100,14 +113,23 @@ pub async fn run(
     if !free {
         return Err(DistributeError::Running);
     }
+    let on_citus = citus::is_present(&connection).await?;
+    if on_citus {
+        citus::check(&connection).await?;
+    }
+    let layout = layout.with_citus(on_citus);
     let now = LayoutState::read(&connection).await?;
     match now {
         LayoutState { layout: now, is_moving: false } if now == layout => return Ok(None),
         LayoutState { layout: Layout::ONE, .. } => begin(&connection, layout).await?,
+        // Citus came later.
+        LayoutState { layout: now, is_moving: false } if now.with_citus(on_citus) == layout => {
+            go_on(&connection).await?;
+        }
         LayoutState { layout: now, is_moving: false } => {
             return Err(DistributeError::Distributed { now: now.count() });
         }
-        LayoutState { layout: begun, .. } if begun != layout => {
+        LayoutState { layout: begun, .. } if begun.count() != layout.count() => {
             return Err(DistributeError::Begun { begun: begun.count() });
         }
         LayoutState { .. } => none_connected(&connection).await?,
@@ -118,9 +140,12 @@ pub async fn run(
     entrances::make(&connection, LayoutState { layout, is_moving: true }).await?;
     let progress = moving::move_all(&connection, layout, say).await?;
     let left_behind = moving::left_behind(&connection).await?;
+    if on_citus {
+        citus::distribute(&connection, layout, say).await?;
+    }
     entrances::finish(&connection, layout).await?;
     connection.close().await;
-    Ok(Some(Distributed { progress, left_behind }))
+    Ok(Some(Distributed { progress, on_citus, left_behind }))
 }
 
 /// Writes the layout, after which no replica starts to serve; takes it back if one was there already.
@@ -140,6 +165,17 @@ async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeErr
     let alone = none_connected(connection).await;
     if alone.is_err() {
         connection.batch_execute("delete from sync_layout").await?;
+    }
+    alone
+}
+
+/// Begins again what was finished, after which no replica starts to serve; takes that back if one was there already.
+async fn go_on(connection: &Session) -> Result<(), DistributeError> {
+    none_connected(connection).await?;
+    connection.batch_execute("update sync_layout set is_moving = true").await?;
+    let alone = none_connected(connection).await;
+    if alone.is_err() {
+        connection.batch_execute("update sync_layout set is_moving = false").await?;
     }
     alone
 }

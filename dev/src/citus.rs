@@ -1,0 +1,105 @@
+//! A Citus cluster for one run of something: a coordinator and two workers, from the PostgreSQL that `PG_BIN` names, which
+//! must have the extension. Citus is not part of this project and never fetched.
+
+use std::path::Path;
+
+use tokio_postgres::Client;
+
+use crate::{
+    DevError,
+    postgres::{Postgres, TemporaryPostgres, connect},
+};
+
+/// How many workers there are.
+pub const WORKERS: usize = 2;
+
+/// Names the workers to tests: their URLs, separated by commas. [`crate::TEST_DATABASE_URL`] names the coordinator.
+pub const TEST_CITUS_WORKERS: &str = "TEST_CITUS_WORKERS";
+
+/// Not durable. Dropping it stops the servers and removes their data.
+#[derive(Debug)]
+pub struct TemporaryCitus {
+    /// For everything that clients do; it holds no buckets.
+    pub coordinator: TemporaryPostgres,
+    /// Which hold the buckets.
+    pub workers: Vec<TemporaryPostgres>,
+}
+
+impl TemporaryCitus {
+    /// Starts the servers; `cache` as for [`TemporaryPostgres::start`].
+    ///
+    /// # Errors
+    /// A server does not start: most likely its PostgreSQL has no Citus.
+    pub async fn start(cache: &Path) -> Result<Self, DevError> {
+        let coordinator = TemporaryPostgres::start(cache, settings()).await?;
+        let mut workers = Vec::new();
+        for _ in 0..WORKERS {
+            workers.push(TemporaryPostgres::start(cache, settings()).await?);
+        }
+        Ok(Self { coordinator, workers })
+    }
+
+    /// The workers, as [`TEST_CITUS_WORKERS`] names them.
+    pub fn worker_urls(&self) -> String {
+        let urls: Vec<String> = self.workers.iter().map(|worker| worker.server().admin_url()).collect();
+        urls.join(",")
+    }
+}
+
+fn settings() -> Vec<(String, String)> {
+    let settings = [
+        ("shared_preload_libraries", "citus"),
+        ("citus.node_conninfo", "sslmode=disable"),
+        ("shared_buffers", "48MB"),
+        // One for each database of a test on each server, and those that move buckets.
+        ("max_worker_processes", "120"),
+        ("wal_level", "logical"),
+        ("max_wal_senders", "20"),
+        ("max_replication_slots", "20"),
+        ("citus.enable_statistics_collection", "off"),
+    ];
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// Makes a database of which the coordinator knows the workers, and answers its URL on the coordinator.
+///
+/// # Errors
+/// A server refuses: it has no Citus, or a database of that name.
+pub async fn create_database(coordinator: &str, workers: &str, name: &str) -> Result<String, DevError> {
+    let workers: Vec<&str> = workers.split(',').collect();
+    for admin in [coordinator].into_iter().chain(workers.iter().copied()) {
+        run(&client(admin).await?, &format!("create database {name}")).await?;
+        run(&client(&in_database(admin, name)).await?, "create extension citus").await?;
+    }
+    let url = in_database(coordinator, name);
+    let client = client(&url).await?;
+    run(&client, &format!("select citus_set_coordinator_host('127.0.0.1', {})", port(coordinator))).await?;
+    for worker in workers {
+        run(&client, &format!("select citus_add_node('127.0.0.1', {})", port(worker))).await?;
+    }
+    Ok(url)
+}
+
+/// The URL of another database of the same server.
+pub fn in_database(admin: &str, name: &str) -> String {
+    let server = admin.rsplit_once('/').map_or(admin, |(server, _)| server);
+    format!("{server}/{name}")
+}
+
+/// The port of a URL of ours.
+pub fn port(url: &str) -> &str {
+    url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap_or_default()
+}
+
+async fn client(url: &str) -> Result<Client, DevError> {
+    connect(url).await.map_err(DevError::database("connect to a server of Citus"))
+}
+
+async fn run(client: &Client, statement: &str) -> Result<(), DevError> {
+    client.batch_execute(statement).await.map_err(DevError::database(statement))
+}
+
+/// The server of a port, for tests that kill it.
+pub fn server_at<'a>(servers: &'a mut [TemporaryPostgres], port: &str) -> Option<&'a mut Postgres> {
+    servers.iter_mut().map(TemporaryPostgres::server_mut).find(|server| server.port().to_string() == port)
+}

@@ -1,0 +1,56 @@
+-- What the main schema has on Citus in place of what entrances.sql makes, or what would read all buckets there.
+
+create or replace function sync_insert_in_bucket() returns trigger
+language plpgsql security definer as $$
+declare
+    stored jsonb;
+begin
+    perform sync_check_name('user_id', new.user_id, 255);
+    execute format('select %I.sync_store_program_row($1)', sync_bucket_of(new.user_id)) using to_jsonb(new) into stored;
+    new := jsonb_populate_record(new, stored);
+    -- Folded into field_timestamps and extra.
+    new.field_meta := null;
+    new.schema_version := null;
+    new.actor := null;
+    new.origin := null;
+    new.space_id := null;
+    return new;
+end
+$$;
+
+-- To find the rows, those of all users would be fetched from all servers: PostgreSQL refuses deletes where there is none.
+drop trigger if exists sync_changes_delete on sync_changes;
+
+create or replace function sync_records(user_id text, app_id text, only_table text default null)
+returns table (table_name text, record_id text, data jsonb, field_timestamps jsonb, deleted boolean, updated_at timestamptz)
+language plpgsql stable as $$
+begin
+    return query execute format('select * from %I.sync_records($1, $2, $3)', sync_bucket_of(sync_records.user_id))
+        using sync_records.user_id, sync_records.app_id, sync_records.only_table;
+end
+$$;
+
+create or replace function sync_usage(only_user text default null)
+returns table (user_id text, app_id text, changes bigint, bytes bigint, records bigint, garbage bigint,
+               history_changes bigint, history_bytes bigint)
+language plpgsql stable as $$
+declare
+    bucket int;
+begin
+    if only_user is not null then
+        return query execute format('select * from %I.sync_usage($1)', sync_bucket_of(only_user)) using only_user;
+        return;
+    end if;
+    for bucket in select generate_series(0, l.buckets - 1) from sync_layout l loop
+        return query execute format('select * from %I.sync_usage()', 'sync_b' || lpad(bucket::text, 2, '0'));
+    end loop;
+end
+$$;
+
+do $$
+begin
+    execute format('alter function sync_insert_in_bucket() set search_path = %I, pg_temp', current_schema());
+    -- Replicas of before store pushes by a statement that does not run here.
+    comment on view sync_heads is 'replicas must know migration 13';
+end
+$$;

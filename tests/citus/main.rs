@@ -1,0 +1,14 @@
+//! Buckets on a real Citus: a coordinator and two workers. `make test-citus CITUS_BIN=folder` runs it; elsewhere its tests are
+//! ignored, because Citus is no part of this project and of no package registry.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;
+mod moves;
+mod operators;
+mod workers;
+mod writers;
+
+const AT: &str = "2024-01-01T10:05:00.000Z";
+const BUCKETS: u16 = 4;

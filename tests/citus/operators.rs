@@ -1,0 +1,164 @@
+//! Distributing, and what operators and programs find afterwards.
+
+use crate::cluster::*;
+use crate::support::live::*;
+use crate::support::*;
+use crate::{AT, BUCKETS};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
+
+async fn run(url: &str, arguments: &[&str]) -> (bool, String) {
+    let done = Command::new(EXE).args(arguments).env("DATABASE_URL", url).output().await.unwrap();
+    let said = if done.status.success() { done.stdout } else { done.stderr };
+    (done.status.success(), String::from_utf8(said).unwrap())
+}
+
+async fn succeeded(url: &str, arguments: &[&str]) -> String {
+    let (success, said) = run(url, arguments).await;
+    assert!(success, "{arguments:?}: {said}");
+    said
+}
+
+fn one(id: &str) -> Value {
+    json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", AT)] })
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_full_database_is_distributed_and_everything_works_as_before() {
+    let url = create_database().await;
+    let mut cluster = Cluster::start_over(&url).await;
+    let users = users_of_all(&cluster, 2);
+    let mut pages = Vec::new();
+    for user in &users {
+        for n in 0..3 {
+            cluster.pushed(user, APP, one(&format!("r{n}"))).await;
+        }
+        let later = update("todos", "r0", "title", "Eggs", "2024-01-02T10:05:00.000Z");
+        cluster.pushed(user, APP, json!({ "clientId": "phone", "changes": [later] })).await;
+    }
+    succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
+    for user in &users {
+        pages.push(cluster.pulled(user, APP, "todos", BEGINNING, None).await);
+    }
+    let (success, said) = run(&url, &["distribute", "--buckets", "4"]).await;
+    assert!(!success && said.contains("are connected"), "{said}");
+    cluster.nodes[0].process.kill().await;
+
+    let said = succeeded(&url, &["distribute", "--buckets", "4"]).await;
+    assert!(said.contains("Citus has distributed the buckets"), "{said}");
+    assert!(succeeded(&url, &["distribute", "--buckets", "4"]).await.contains("nothing to do"));
+    assert!(succeeded(&url, &["migrate"]).await.contains("nothing to do"));
+    assert_eq!(number(&url, "select count(*) from citus_schemas").await, i64::from(BUCKETS));
+    assert_eq!(number(&url, "select count(distinct nodeport) from citus_shards").await, 2, "both workers have some");
+    let refuses = "select count(*) from pg_description
+        where objoid = 'sync_heads'::regclass and description = 'replicas must know migration 13'";
+    assert_eq!(number(&url, refuses).await, 1, "replicas that do not know Citus do not start");
+
+    cluster.nodes[0].restart().await;
+    for (user, page) in users.iter().zip(&pages) {
+        assert_eq!(cluster.pulled(user, APP, "todos", BEGINNING, None).await, *page, "what it was before");
+        let since = page["syncedUntil"].as_str().unwrap();
+        let mut socket = socket(&cluster, 0, user, None, None).await;
+        cluster.pushed(user, APP, one("r0")).await;
+        cluster.pushed(user, APP, one("new")).await;
+        woken(&mut socket).await;
+        assert_eq!(ids(&cluster.pulled(user, APP, "todos", since, None).await), ["new"], "stored once, in one log");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn buckets_of_one_server_go_to_a_citus_that_comes_later() {
+    let url = create_database().await;
+    succeeded(&url, &["migrate"]).await;
+    // As on a server without the extension.
+    sql(&url, "alter function citus_schema_distribute(regnamespace) rename to hidden").await;
+    let said = succeeded(&url, &["distribute", "--buckets", "4"]).await;
+    assert!(!said.contains("Citus"), "{said}");
+    sql(&url, "alter function hidden(regnamespace) rename to citus_schema_distribute").await;
+    let cluster = Cluster::start_over(&url).await;
+    let user = cluster.user();
+    cluster.pushed(&user, APP, one("a")).await;
+    let (success, said) = run(&url, &["distribute", "--buckets", "8"]).await;
+    assert!(!success && said.contains("distributed over 4 buckets already"), "{said}");
+    drop(cluster);
+    let said = succeeded(&url, &["distribute", "--buckets", "4"]).await;
+    assert!(said.contains("Citus has distributed the buckets"), "{said}");
+    let cluster = Cluster::start_over(&url).await;
+    let user = cluster.user_named(&user.id);
+    assert_eq!(ids(&cluster.pulled(&user, APP, "todos", BEGINNING, None).await), ["a"]);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn operators_find_users_wherever_they_are() {
+    let url = create_database().await;
+    distribute(&url, &BUCKETS.to_string()).await;
+    let cluster = Cluster::start_over(&url).await;
+    let users = users_of_all(&cluster, 1);
+    for user in &users {
+        cluster.pushed(user, APP, one("a")).await;
+        let later = update("todos", "a", "title", "Eggs", "2024-01-02T10:05:00.000Z");
+        cluster.pushed(user, APP, json!({ "clientId": "phone", "changes": [later] })).await;
+    }
+    let usage = succeeded(&url, &["usage", "--json"]).await;
+    for user in &users {
+        assert!(usage.contains(&user.id), "{usage}");
+        let exported = succeeded(&url, &["export", "--user", &user.id]).await;
+        assert!(exported.contains("Eggs"), "{exported}");
+        let why = ["why", "--user", &user.id, "--app", APP, "--table", "todos", "--record", "a", "--field", "title"];
+        let why = succeeded(&url, &why).await;
+        assert!(why.contains("Eggs") && why.contains("Milk"), "{why}");
+    }
+    let compacted = succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
+    assert!(compacted.starts_with("4 logs: 8 changes looked at, 4 trimmed"), "{compacted}");
+    assert_eq!(number(&url, "select count(*) from sync_b01.sync_history").await, 1, "each bucket keeps its own");
+    // What was trimmed away is recognized when it is sent again.
+    let (_, before) = cluster.pull(&users[1], APP, "todos", BEGINNING, None).await;
+    cluster.pushed(&users[1], APP, one("a")).await;
+    assert_eq!(cluster.pulled(&users[1], APP, "todos", BEGINNING, None).await, before);
+    let mut socket = socket(&cluster, 0, &users[1], None, None).await;
+    succeeded(&url, &["erase", "--user", &users[1].id, "--yes"]).await;
+    woken(&mut socket).await;
+    assert_eq!(cluster.stored(&users[1]).await, 0);
+    assert!(cluster.stored(&users[2]).await > 0);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn programs_write_read_and_erase_and_are_told_what_does_not_work() {
+    let url = create_database().await;
+    distribute(&url, &BUCKETS.to_string()).await;
+    let cluster = Cluster::start_over(&url).await;
+    for user in users_of_all(&cluster, 1) {
+        let mut socket = socket(&cluster, 0, &user, None, None).await;
+        let pushed = json!([insert("todos", "pushed", "Milk", AT)]);
+        let cursor = text(&url, format!("select sync_push('{}', 'todo', 'importer', '{pushed}')", user.id)).await;
+        assert_eq!(cursor.len(), 27);
+        woken(&mut socket).await;
+        sql(
+            &url,
+            format!(
+                "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, field_meta, client_id, actor)
+                 values ('todo', 'todos', 'plain', '{}', 'update', '{{\"title\":\"Tea\"}}', '{{\"title\":\"{AT}\"}}', 'runner', '{{\"kind\":\"ai\"}}')",
+                user.id
+            ),
+        )
+        .await;
+        let page = cluster.pulled(&user, "todo", "todos", BEGINNING, None).await;
+        assert_eq!(ids(&page), ["pushed", "plain"]);
+        assert_eq!(page["serverChanges"][1]["actor"]["kind"], "ai");
+        // Found by the reconciler: plain inserts notify nobody.
+        woken(&mut socket).await;
+        assert_eq!(number(&url, format!("select count(*) from sync_records('{}', 'todo')", user.id)).await, 2);
+        assert_eq!(number(&url, format!("select changes from sync_usage('{}')", user.id)).await, 2);
+        let delete = format!("delete from sync_changes where user_id = '{}'", user.id);
+        let refused = sqlx::query(sqlx::AssertSqlSafe(delete)).execute(&cluster.pool).await.unwrap_err();
+        assert!(refused.to_string().contains("cannot delete from view"), "{refused}");
+        assert_eq!(number(&url, format!("select sync_erase('{}')", user.id)).await, 2);
+        assert_eq!(cluster.stored(&user).await, 0);
+    }
+}

@@ -1,0 +1,93 @@
+//! A worker that is killed: its buckets' users get 503 while it is away, nobody else notices, and nothing that was acknowledged
+//! is lost.
+
+use crate::BUCKETS;
+use crate::cluster::*;
+use crate::support::*;
+use crate::writers::{Writers, assert_stored};
+use mana_dev::{Shutdown, citus};
+use reqwest::StatusCode;
+use std::time::{Duration, Instant};
+
+/// How long the worker is away; CITUS_DOWN_SECONDS for longer.
+fn down() -> Duration {
+    let seconds = std::env::var("CITUS_DOWN_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+async fn a_killed_worker_costs_its_users_503_and_nobody_else_anything(straight: bool) {
+    let mut citus = Citus::start().await;
+    distribute(&citus.url, &BUCKETS.to_string()).await;
+    let cluster = citus.replicas(2, straight).await;
+    let writers = Writers::start(&cluster, &users_of_all(&cluster, 3));
+    let all: Vec<usize> = (0..usize::from(BUCKETS)).collect();
+    writers.each(&all, true).await;
+
+    let port = citus.port_of(0).await;
+    let (mut gone, mut others) = (Vec::new(), Vec::new());
+    for bucket in all.iter().copied() {
+        let list = if citus.port_of(bucket).await == port { &mut gone } else { &mut others };
+        list.push(bucket);
+    }
+    assert!(!others.is_empty(), "the other worker has buckets as well");
+    citus::server_at(&mut citus.servers.workers, &port).unwrap().kill().await.unwrap();
+    let killed = Instant::now();
+    writers.each(&gone, false).await;
+    while killed.elapsed() < down() {
+        writers.each(&others, true).await;
+        assert_eq!(cluster.get("/health/ready").await.status, StatusCode::OK);
+    }
+    let restarting = Instant::now();
+    let server = citus::server_at(&mut citus.servers.workers, &port).unwrap();
+    server.restart(Shutdown::Immediate).await.unwrap();
+    let restarted = Instant::now();
+    writers.each(&all, true).await;
+    println!(
+        "straight to the workers: {straight}; all users are served {:?} after the worker is back",
+        restarted.elapsed()
+    );
+
+    let attempts = writers.attempts();
+    let refused: Vec<_> = attempts.iter().filter(|attempt| !attempt.stored).collect();
+    println!("{} of {} pushes were refused", refused.len(), attempts.len());
+    assert!(refused.iter().all(|attempt| gone.contains(&attempt.bucket)), "nobody else was refused");
+    let while_down =
+        |a: &&crate::writers::Attempt| gone.contains(&a.bucket) && a.sent > killed && a.sent + a.took < restarting;
+    assert!(attempts.iter().filter(while_down).all(|attempt| !attempt.stored), "there was nowhere to store them");
+    assert_stored(&cluster, &writers.stop().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_killed_worker_costs_its_users_503_through_the_coordinator() {
+    a_killed_worker_costs_its_users_503_and_nobody_else_anything(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_killed_worker_costs_its_users_503_straight_to_the_workers() {
+    a_killed_worker_costs_its_users_503_and_nobody_else_anything(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_replica_starts_while_a_worker_is_away() {
+    let mut citus = Citus::start().await;
+    distribute(&citus.url, &BUCKETS.to_string()).await;
+    let mut cluster = citus.replicas(1, true).await;
+    let users = users_of_all(&cluster, 1);
+    cluster.nodes[0].process.kill().await;
+    let port = citus.port_of(0).await;
+    citus::server_at(&mut citus.servers.workers, &port).unwrap().kill().await.unwrap();
+    cluster.nodes[0].restart().await;
+    assert!(cluster.nodes[0].log().contains("its users cannot sync"), "{}", cluster.nodes[0].log());
+    let body = |id| serde_json::json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", crate::AT)] });
+    for user in &users {
+        let expected = if citus.port_of(bucket_of(user)).await == port { 503 } else { 200 };
+        assert_eq!(cluster.push(user, "todo", body("a")).await.0, expected);
+    }
+    citus::server_at(&mut citus.servers.workers, &port).unwrap().restart(Shutdown::Immediate).await.unwrap();
+    for user in &users {
+        eventually("all are served", async || cluster.push(user, "todo", body("b")).await.0 == StatusCode::OK).await;
+    }
+}
