@@ -95,7 +95,7 @@ impl Buckets {
         if self.workers.is_empty() {
             return stopping.cancelled().await;
         }
-        while stopping.run_until_cancelled(self.look_up_placements()).await.is_some() {
+        while stopping.run_until_cancelled(Box::pin(self.look_up_placements())).await.is_some() {
             if stopping.run_until_cancelled(tokio::time::sleep(PLACEMENTS_PERIOD)).await.is_none() {
                 return;
             }
