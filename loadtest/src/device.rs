@@ -21,20 +21,32 @@ pub use options::{DeviceOptions, Mode};
 /// Why a step of a device failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
+    /// A request failed.
     #[error("device {client_id}: a request failed")]
     Transport {
+        /// The device.
         client_id: String,
+        /// Why.
         #[source]
         source: Box<TransportError>,
     },
+    /// An answer broke the protocol.
     #[error("device {client_id}: an answer broke the protocol")]
     Violation {
+        /// The device.
         client_id: String,
+        /// Why.
         #[source]
         source: Box<Violation>,
     },
+    /// Pulls went on bringing something new, though nobody should be writing.
     #[error("device {client_id}: {pulls} pulls in a row brought something new, though nobody should be writing")]
-    NotQuiet { client_id: String, pulls: usize },
+    NotQuiet {
+        /// The device.
+        client_id: String,
+        /// How many in a row.
+        pulls: usize,
+    },
 }
 
 /// What a push came to.
@@ -44,6 +56,7 @@ pub struct Pushed {
     pub received: usize,
     /// Whether the last answer said that there is more.
     pub has_more: bool,
+    /// Changes whose stamps were too far ahead.
     pub adjusted: Vec<Adjusted>,
 }
 
@@ -83,26 +96,32 @@ impl Device {
         })
     }
 
+    /// What it is called.
     pub fn client_id(&self) -> &str {
         &self.options.client_id
     }
 
+    /// What it holds.
     pub fn store(&self) -> &LocalStore {
         &self.store
     }
 
+    /// What it holds, to compare with others.
     pub fn snapshot(&self) -> Snapshot {
         self.store.snapshot()
     }
 
+    /// Whether it has a record, deleted or not.
     pub fn holds(&self, table: &str, id: &str) -> bool {
         self.store.holds(table, id)
     }
 
+    /// What it has measured.
     pub fn stats(&self) -> &Stats {
         self.transport.stats()
     }
 
+    /// Shows another token from now on.
     pub fn set_token(&mut self, token: String) {
         self.transport.set_token(token);
     }

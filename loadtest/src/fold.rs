@@ -14,23 +14,51 @@ use crate::stamp;
 /// Why the rows could not be folded: each is a row that the server should never have stored.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError {
+    /// The stored changes could not be read.
     #[error("the stored changes could not be read")]
     Read(#[source] sqlx::Error),
+    /// A stored change lacks what its operation needs.
     #[error("the stored {op} of {table}/{id} has no {what}")]
-    Missing { op: String, table: String, id: String, what: &'static str },
+    Missing {
+        /// The operation.
+        op: String,
+        /// The table.
+        table: String,
+        /// The record.
+        id: String,
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// A stored stamp is no time.
     #[error("the stored {op} of {table}/{id} has the stamp {stamp:?}, which is no RFC 3339 time")]
-    Stamp { op: String, table: String, id: String, stamp: String },
+    Stamp {
+        /// The operation.
+        op: String,
+        /// The table.
+        table: String,
+        /// The record.
+        id: String,
+        /// The stamp.
+        stamp: String,
+    },
 }
 
 /// One row of `sync_changes`, of one user and app.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Row {
+    /// The table.
     pub table_name: String,
+    /// The record.
     pub record_id: String,
+    /// `insert`, `update` or `delete`.
     pub op: String,
+    /// The values.
     pub data: Option<Value>,
+    /// The stamps of an update, by field.
     pub field_timestamps: Value,
+    /// The device that stored it.
     pub client_id: String,
+    /// Its position in the log.
     pub created_at: DateTime<Utc>,
 }
 

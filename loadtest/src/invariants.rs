@@ -10,24 +10,85 @@ use crate::stamp;
 /// A promise of the protocol that an answer broke.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Violation {
+    /// A cursor is longer or shorter than earlier ones: they could not be compared as strings.
     #[error("the cursor {cursor:?} is {found} characters long, earlier ones were {expected}")]
-    CursorWidth { cursor: String, expected: usize, found: usize },
+    CursorWidth {
+        /// The cursor.
+        cursor: String,
+        /// How long the earlier ones were, in characters.
+        expected: usize,
+        /// How long this one is.
+        found: usize,
+    },
+    /// A cursor is no time.
     #[error("the cursor {cursor:?} is no RFC 3339 time")]
-    CursorShape { cursor: String },
+    CursorShape {
+        /// The cursor.
+        cursor: String,
+    },
+    /// There were changes, and the cursor is not later than before.
     #[error("{changes} changes since {since:?}, but the cursor {cursor:?} is not later")]
-    CursorStood { since: String, cursor: String, changes: usize },
+    CursorStood {
+        /// The cursor that was asked with.
+        since: String,
+        /// The cursor.
+        cursor: String,
+        /// How many there were.
+        changes: usize,
+    },
+    /// The cursor is earlier than the one that was asked with.
     #[error("asked since {since:?}, answered with the earlier cursor {cursor:?}")]
-    CursorWentBack { since: String, cursor: String },
+    CursorWentBack {
+        /// The cursor that was asked with.
+        since: String,
+        /// The cursor.
+        cursor: String,
+    },
+    /// There is more, and the cursor stays where it is.
     #[error("hasMore is true, but the cursor stays at {cursor:?}")]
-    NoProgress { cursor: String },
+    NoProgress {
+        /// The cursor.
+        cursor: String,
+    },
+    /// A device got its own change back.
     #[error("since {since:?} the device got back its own change of {table}/{id}")]
-    OwnChange { since: String, table: String, id: String },
+    OwnChange {
+        /// The cursor that was asked with.
+        since: String,
+        /// The table.
+        table: String,
+        /// The record.
+        id: String,
+    },
+    /// A page has more changes than it may.
     #[error("a page of {found} changes, more than {limit}")]
-    PageTooLong { found: usize, limit: usize },
+    PageTooLong {
+        /// How many it has.
+        found: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A change of another table than was asked for.
     #[error("asked for {asked}, got a change of {found}")]
-    OtherTable { asked: String, found: String },
+    OtherTable {
+        /// The table that was asked for.
+        asked: String,
+        /// The table of the change.
+        found: String,
+    },
+    /// A stamp that existing clients would compare wrongly.
     #[error("the stamp {found:?} of {table}/{id}/{field} is not spelled as toISOString does")]
-    StampSpelling { table: String, id: String, field: String, found: String },
+    StampSpelling {
+        /// The table.
+        table: String,
+        /// The record.
+        id: String,
+        /// The field.
+        field: String,
+        /// The stamp.
+        found: String,
+    },
+    /// A pull has conflicts.
     #[error("the answer to a pull has conflicts")]
     Conflicts,
 }
@@ -35,7 +96,9 @@ pub enum Violation {
 /// A cursor and whether it stands within an initial sync, where own changes come back too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cursor {
+    /// As the server wrote it.
     pub value: String,
+    /// Whether it stands within an initial sync.
     pub initial_sync: bool,
 }
 
@@ -61,6 +124,7 @@ impl Cursor {
 /// What was asked, as far as the answer must fit it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
+    /// The cursor that was asked with.
     pub since: &'a Cursor,
     /// The one table of a pull.
     pub table: Option<&'a str>,

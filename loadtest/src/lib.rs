@@ -12,6 +12,8 @@
 //! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must
 //! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
 
+#![warn(missing_docs)]
+
 pub mod baseline;
 pub mod device;
 pub mod engine;

@@ -1,7 +1,7 @@
 //! Replicas on this machine, started and stopped at will, in the surroundings that `mana-dev with-services`
 //! puts into the environment: PostgreSQL, a token issuer, a credits service.
 
-pub mod server_cpu;
+pub(crate) mod server_cpu;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -24,26 +24,50 @@ const POLL: Duration = Duration::from_millis(20);
 /// Why there is no local cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
+    /// A setting is missing: this has to run under `mana-dev with-services`.
     #[error("{0} is not set; run this under `mana-dev with-services --`")]
     Setting(&'static str),
+    /// The issuer's key cannot be used.
     #[error("the issuer's key cannot be used")]
     Key(#[from] TokenError),
+    /// A program or a file could not be used.
     #[error("cannot {action}")]
     Io {
+        /// What was being done.
         action: String,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// The database did not do it.
     #[error("the database could not {action}")]
     Database {
+        /// What was being done.
         action: String,
+        /// Why.
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A replica did not start, or ended.
     #[error("{name} {problem}; its log is {}", log.display())]
-    Replica { name: String, problem: String, log: PathBuf },
+    Replica {
+        /// Its name.
+        name: String,
+        /// What happened to it.
+        problem: String,
+        /// Where its log is.
+        log: PathBuf,
+    },
+    /// A command of the server's failed.
     #[error("`{command}` ended with {status}; its log is {}", log.display())]
-    Command { command: &'static str, status: ExitStatus, log: PathBuf },
+    Command {
+        /// The command.
+        command: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// Where its log is.
+        log: PathBuf,
+    },
 }
 
 /// What replicas need.
@@ -53,6 +77,7 @@ pub struct Surroundings {
     pub exe: PathBuf,
     /// Of a database that is always there.
     pub database_url: String,
+    /// Signs the users' tokens.
     pub mint: TokenMint,
     /// PostgreSQL's programs.
     pub pg_bin: PathBuf,
@@ -98,6 +123,7 @@ impl Surroundings {
         self.create_database(name).await
     }
 
+    /// Drops a database of ours.
     pub async fn drop_database(&self, name: &str) -> Result<(), LocalError> {
         self.admin(&format!("drop database if exists {name} with (force)")).await
     }
@@ -125,6 +151,7 @@ impl Surroundings {
         if status.success() { Ok(()) } else { Err(LocalError::Command { command, status, log }) }
     }
 
+    /// Whether there is a database of this name.
     pub async fn has_database(&self, name: &str) -> Result<bool, LocalError> {
         let (database, action) = ("postgres", "look for a database".to_owned());
         let rows = self.connect(database).await?.query("select 1 from pg_database where datname = $1", &[&name]).await;

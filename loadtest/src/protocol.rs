@@ -15,8 +15,11 @@ pub const PULL_PAGE: usize = 1_000;
 /// One insert, update or delete of one record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
+    /// The table.
     pub table: String,
+    /// The record.
     pub id: String,
+    /// What it does.
     #[serde(flatten)]
     pub op: Op,
 }
@@ -25,13 +28,19 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Op {
+    /// Makes a record.
     Insert {
+        /// Its values.
         data: Map<String, Value>,
     },
+    /// Writes some fields of a record.
     Update {
+        /// The fields, by name.
         fields: BTreeMap<String, FieldWrite>,
     },
+    /// Deletes a record.
     Delete {
+        /// When, as its device says.
         #[serde(rename = "deletedAt", default, skip_serializing_if = "Option::is_none")]
         deleted_at: Option<String>,
     },
@@ -41,7 +50,9 @@ pub enum Op {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "ReadField")]
 pub struct FieldWrite {
+    /// The new value.
     pub value: Value,
+    /// When it was written.
     #[serde(rename = "updatedAt")]
     pub updated_at: String,
 }
@@ -59,10 +70,17 @@ struct ReadField {
 /// A field that some generation of clients would read otherwise than another.
 #[derive(Debug, thiserror::Error)]
 pub enum FieldError {
+    /// A field has no stamp.
     #[error("a field has no stamp")]
     NoStamp,
+    /// The two stamps of a field differ.
     #[error("the stamps of a field differ: at is {at:?}, updatedAt {updated_at:?}")]
-    StampsDiffer { at: String, updated_at: String },
+    StampsDiffer {
+        /// One of them.
+        at: String,
+        /// The other one.
+        updated_at: String,
+    },
 }
 
 impl TryFrom<ReadField> for FieldWrite {
@@ -84,8 +102,11 @@ impl TryFrom<ReadField> for FieldWrite {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushRequest {
+    /// The device that pushes.
     pub client_id: String,
+    /// Up to where it has read.
     pub since: String,
+    /// What it pushes.
     pub changes: Vec<Change>,
 }
 
@@ -93,11 +114,16 @@ pub struct PushRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncAnswer {
+    /// What other devices changed, oldest first.
     pub server_changes: Vec<Change>,
+    /// Pushed values that lost to some of these.
     #[serde(default)]
     pub conflicts: Vec<Value>,
+    /// The cursor to go on from.
     pub synced_until: String,
+    /// Whether there is more.
     pub has_more: bool,
+    /// Pushed changes whose stamps were too far ahead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adjusted: Vec<Adjusted>,
 }
@@ -108,10 +134,13 @@ pub struct SyncAnswer {
 pub struct Adjusted {
     /// The place of the change in the push.
     pub index: usize,
+    /// The table.
     pub table: String,
+    /// The record.
     pub id: String,
     /// The fields of an update; `updatedAt`, `createdAt` or `deletedAt` where the stamp is the record's own.
     pub fields: Vec<String>,
+    /// The stamp that was stored.
     pub updated_at: String,
 }
 
@@ -119,16 +148,22 @@ pub struct Adjusted {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TableDelta {
+    /// The table.
     pub table: String,
+    /// What changed in it, oldest first.
     pub changes: Vec<Change>,
+    /// The cursor of its page.
     pub synced_until: String,
+    /// Whether there is more.
     pub has_more: bool,
 }
 
 /// The write of one field, with the stamp that decides whether it wins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {
+    /// The field.
     pub field: String,
+    /// The value that it writes.
     pub value: Value,
     /// Empty where the change carries no stamp at all, which is older than any.
     pub stamp: String,

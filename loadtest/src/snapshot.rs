@@ -17,10 +17,15 @@ pub struct Snapshot(pub BTreeMap<String, BTreeMap<String, Fields>>);
 /// One field that two snapshots disagree on; `None` is "doesn't have it".
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
+    /// The table.
     pub table: String,
+    /// The record.
     pub id: String,
+    /// The field.
     pub field: String,
+    /// What one of them has.
     pub left: Option<Value>,
+    /// What the other one has.
     pub right: Option<Value>,
 }
 

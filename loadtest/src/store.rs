@@ -11,7 +11,9 @@ use crate::stamp;
 /// A field's value and the stamp it was written with, spelled as it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
+    /// The value.
     pub value: Value,
+    /// When it was written.
     pub stamp: String,
 }
 

@@ -14,25 +14,43 @@ use crate::transport::{TransportError, url_of};
 /// Why a stream could not be read on.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
+    /// The stream has no usable address.
     #[error("the stream has no usable address")]
     Target(#[source] TransportError),
+    /// The stream broke.
     #[error("the stream broke")]
     Connection(#[source] reqwest::Error),
+    /// The stream was refused.
     #[error("the stream was refused with {status}: {body}")]
-    Refused { status: StatusCode, body: String, retry_after: Option<u64> },
+    Refused {
+        /// The status of the answer.
+        status: StatusCode,
+        /// What the answer said.
+        body: String,
+        /// What `Retry-After` says, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The data of an event is not what the protocol says.
     #[error("the data of the event {event} is not what the protocol says: {data}")]
     Data {
+        /// The kind of the event.
         event: String,
+        /// Its data.
         data: String,
+        /// Why.
         #[source]
         source: serde_json::Error,
     },
+    /// An answer or an event did not come in time.
     #[error("an answer or event within {within:?} was due")]
     Late {
+        /// How long it was waited for.
         within: Duration,
+        /// Why.
         #[source]
         source: Elapsed,
     },
+    /// The stream broke the protocol.
     #[error("the stream broke the protocol")]
     Violation(#[source] Box<Violation>),
 }
@@ -40,16 +58,27 @@ pub enum StreamError {
 /// An event as it stands in the stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawEvent {
+    /// Its id, if it has one.
     pub id: Option<String>,
+    /// Its kind.
     pub event: String,
+    /// Its data, as it was sent.
     pub data: String,
 }
 
 /// An event as the protocol means it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
-    Changes { id: Option<String>, delta: TableDelta },
+    /// What changed in a table.
+    Changes {
+        /// The cursor of its page, with the last event of that.
+        id: Option<String>,
+        /// The changes.
+        delta: TableDelta,
+    },
+    /// The server is there.
     Heartbeat,
+    /// A kind that is not known here.
     Other(RawEvent),
 }
 
@@ -100,12 +129,17 @@ impl SseParser {
 pub struct StreamRequest {
     /// The base URL of the replica.
     pub base: String,
+    /// The app.
     pub app: String,
+    /// The token.
     pub token: String,
+    /// The device, whose own changes are left out.
     pub client_id: Option<String>,
     /// None: every table of the app.
     pub collections: Vec<String>,
+    /// None: from the beginning.
     pub since: Option<String>,
+    /// Wins over `since`.
     pub last_event_id: Option<String>,
 }
 

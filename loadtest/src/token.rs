@@ -16,18 +16,30 @@ const PKCS8_PREFIX: [u8; 16] =
 /// Why no token could be minted.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
+    /// The file of the key cannot be read.
     #[error("cannot read the key file {path}")]
     Read {
+        /// Which file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: std::io::Error,
     },
+    /// The key is not a JWK with kty, crv, kid and d.
     #[error("the key is not a JWK with kty, crv, kid and d")]
     Shape(#[source] serde_json::Error),
+    /// The key is of another kind than Ed25519.
     #[error("the key must have kty OKP and crv Ed25519, not {kty} and {crv}")]
-    Kind { kty: String, crv: String },
+    Kind {
+        /// What it says in `kty`.
+        kty: String,
+        /// What it says in `crv`.
+        crv: String,
+    },
+    /// The member d of the key must be 32 bytes in unpadded base64url.
     #[error("the member d of the key must be 32 bytes in unpadded base64url")]
     Seed,
+    /// The token could not be signed.
     #[error("the token could not be signed")]
     Sign(#[source] jsonwebtoken::errors::Error),
 }

@@ -31,28 +31,52 @@ impl Default for RetryPolicy {
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
+    /// A target is no base URL.
     #[error("the target {target:?} is not a base URL")]
-    Target { target: String },
+    Target {
+        /// The target.
+        target: String,
+    },
+    /// No target was given.
     #[error("no target was given")]
     NoTarget,
+    /// The HTTP client could not be made.
     #[error("the HTTP client could not be made")]
     Client(#[source] reqwest::Error),
+    /// The request could not be written as JSON.
     #[error("the request could not be written as JSON")]
     Encode(#[source] serde_json::Error),
+    /// A request was refused, and would be again.
     #[error("refused with {status} by {url}: {body}")]
-    Refused { status: StatusCode, url: String, body: String },
+    Refused {
+        /// The status of the answer.
+        status: StatusCode,
+        /// Where.
+        url: String,
+        /// What the answer said.
+        body: String,
+    },
+    /// An answer is not what the protocol says.
     #[error("the answer of {url} is not what the protocol says: {body}")]
     Answer {
+        /// Where.
         url: String,
+        /// What the answer said.
         body: String,
+        /// Why.
         #[source]
         source: serde_json::Error,
     },
+    /// It was tried often enough.
     #[error("given up after {attempts} attempts and {elapsed:?}, the last of them at {url}")]
     GivenUp {
+        /// How often.
         attempts: u64,
+        /// For how long.
         elapsed: Duration,
+        /// Where, the last time.
         url: String,
+        /// How the last attempt failed.
         #[source]
         last: Box<Attempt>,
     },
@@ -61,8 +85,17 @@ pub enum TransportError {
 /// How an attempt failed that is worth another one.
 #[derive(Debug, thiserror::Error)]
 pub enum Attempt {
+    /// An answer says to try again.
     #[error("status {status}: {body}")]
-    Status { status: StatusCode, body: String, retry_after: Option<Duration> },
+    Status {
+        /// The status of the answer.
+        status: StatusCode,
+        /// What the answer said.
+        body: String,
+        /// When, if it says so.
+        retry_after: Option<Duration>,
+    },
+    /// No answer.
     #[error("no answer")]
     Connection(#[source] reqwest::Error),
 }
@@ -70,11 +103,15 @@ pub enum Attempt {
 /// What a device has measured. Latencies are in microseconds, of whole requests with their retries.
 #[derive(Clone, Debug)]
 pub struct Stats {
+    /// Requests, retries included.
     pub requests: u64,
+    /// Requests that were tried again.
     pub retries: u64,
     /// Pushes sent again although they had been answered.
     pub resent: u64,
+    /// How long pushes took.
     pub pushes: Histogram<u64>,
+    /// How long pulls took.
     pub pulls: Histogram<u64>,
 }
 
@@ -143,10 +180,12 @@ impl Transport {
         Ok(Self { http, targets, token, policy, rng: StdRng::seed_from_u64(seed), stats: Stats::default() })
     }
 
+    /// Shows another token from now on.
     pub fn set_token(&mut self, token: String) {
         self.token = token;
     }
 
+    /// What was measured.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }

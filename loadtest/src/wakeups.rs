@@ -15,47 +15,73 @@ use crate::transport::{TransportError, url_of};
 /// Why no wake-up came.
 #[derive(Debug, thiserror::Error)]
 pub enum WakeupError {
+    /// The socket has no usable address.
     #[error("the socket has no usable address")]
     Target(#[source] TransportError),
+    /// The base URL has a scheme that is no WebSocket's.
     #[error("{url} can't be a WebSocket address")]
-    Scheme { url: String },
+    Scheme {
+        /// Where.
+        url: String,
+    },
+    /// The WebSocket broke.
     #[error("the WebSocket broke")]
     Socket(#[source] Box<tungstenite::Error>),
+    /// A message did not come in time.
     #[error("a message within {within:?} was due")]
     Late {
+        /// How long it was waited for.
         within: Duration,
+        /// Why.
         #[source]
         source: Elapsed,
     },
+    /// A message is not one of the protocol.
     #[error("not a message of the protocol: {text}")]
     Message {
+        /// The message.
         text: String,
+        /// Why.
         #[source]
         source: serde_json::Error,
     },
+    /// The token was not accepted.
     #[error("auth-ok was due, got {got:?}")]
-    NotAuthenticated { got: WakeMessage },
+    NotAuthenticated {
+        /// What came in place of `auth-ok`.
+        got: WakeMessage,
+    },
 }
 
 /// What a server says on the socket.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum WakeMessage {
+    /// The token is accepted.
     AuthOk,
+    /// The answer to a ping.
     Pong,
+    /// Something was stored: pull.
     SyncAvailable {
+        /// In which app.
         app_id: String,
+        /// In which tables.
         tables: Vec<String>,
     },
+    /// What is wrong; a close follows.
     Error {
+        /// For programs.
         code: String,
+        /// For people.
         #[serde(default)]
         message: String,
     },
     /// The socket was closed; the code is absent where the connection just ended.
     #[serde(skip)]
     Closed {
+        /// The status of the close.
         code: Option<u16>,
+        /// What it says.
         reason: String,
     },
 }

@@ -52,18 +52,7 @@ impl Admin {
 
     async fn database(&self) -> Result<Database, AdminError> {
         let client = self.reading.client().await?;
-        let state = inspect::state(&client).await?;
-        Ok(Database {
-            version: state.version,
-            bytes: state.bytes,
-            log_bytes: state.log_bytes,
-            changes: state.changes,
-            logs: state.logs,
-            connections: state.connections,
-            max_connections: state.max_connections,
-            oldest_transaction_seconds: state.oldest_transaction_seconds,
-            transaction_age: state.transaction_age,
-        })
+        Ok(inspect::state(&client).await?)
     }
 
     /// The last five minutes of each replica, second by second, the newest last.

@@ -7,6 +7,7 @@ use super::lifecycle::LoggedChange;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 use crate::protocol::{Log, LogId, UserKey};
+use serde::{Deserialize, Serialize};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -48,8 +49,9 @@ pub struct StoredDevice {
     pub pushed: i64,
 }
 
-/// How PostgreSQL is.
-#[derive(Debug)]
+/// How PostgreSQL is, as the replica that asks sees it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct DatabaseState {
     /// The version of PostgreSQL.
     pub version: String,
@@ -67,7 +69,7 @@ pub struct DatabaseState {
     pub max_connections: i64,
     /// How long the oldest transaction has been open, in seconds.
     pub oldest_transaction_seconds: f64,
-    /// How many transactions old the oldest row is (`relfrozenxid`).
+    /// Transaction ids since the oldest row that is not frozen; at 2,000 million PostgreSQL stops.
     pub transaction_age: i64,
 }
 

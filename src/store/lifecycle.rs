@@ -1,6 +1,6 @@
 //! Whose data it is: what is stored for whom, handing it out, and erasing it. For commands, on a connection of their own.
 
-use super::compaction::{CompactionError, LogName, connect_command, logs_of, search_in};
+use super::compaction::{CompactionError, LogName, connect_command, logs_of, read_change, search_in};
 use super::schema::layout;
 use crate::config::DatabaseConfig;
 use crate::db::{Micros, Session};
@@ -106,21 +106,8 @@ const HISTORY_OF_RECORD: &str = changes_of!(
 );
 
 fn read(row: &Row) -> Result<LoggedChange, CompactionError> {
-    let Micros(at) = row.try_get("created_at")?;
-    let op: &str = row.try_get("op")?;
     Ok(LoggedChange {
-        change: StoredChange {
-            id: row.try_get("id")?,
-            at,
-            table: row.try_get("table_name")?,
-            record: row.try_get("record_id")?,
-            op: Op::from_name(op).ok_or_else(|| CompactionError::UnknownOp(op.to_owned()))?,
-            data: row.try_get("data")?,
-            stamps: row.try_get("stamps")?,
-            extra: row.try_get("extra")?,
-            is_own: false,
-            rows_trimmed: false,
-        },
+        change: StoredChange { extra: row.try_get("extra")?, ..read_change(row)? },
         client: row.try_get("client_id")?,
         trimmed_at: row.try_get::<_, Option<Micros>>("trimmed_at")?.map(|Micros(at)| at),
     })

@@ -8,16 +8,16 @@
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
 //! `mana-dev with-services`.
 
-pub mod copy;
-pub mod dataset;
-pub mod fill;
-pub mod notify;
-pub mod pgbench;
+pub(crate) mod copy;
+pub(crate) mod dataset;
+pub(crate) mod fill;
+pub(crate) mod notify;
+pub(crate) mod pgbench;
 pub mod report;
 pub mod rows;
 mod run;
 pub mod table;
-pub mod visits;
+pub(crate) mod visits;
 
 use std::time::Duration;
 
@@ -78,26 +78,39 @@ impl Plan {
 /// Why a row could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BaselineError {
+    /// There is no local cluster.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// Pgbench failed.
     #[error("pgbench failed")]
     Pgbench(#[from] PgbenchError),
+    /// The load could not be made.
     #[error("the load could not be made")]
     Load(#[from] LoadError),
+    /// A replica cannot be addressed.
     #[error("a replica cannot be addressed")]
     Endpoint(#[from] EndpointError),
+    /// A request failed.
     #[error("a request failed")]
     Request(#[from] Failure),
+    /// No token for the users.
     #[error("no token for the users")]
     Token(#[from] crate::token::TokenError),
+    /// The database did not do it.
     #[error("the database could not {action}")]
     Database {
+        /// What was being done.
         action: &'static str,
+        /// Why.
         #[source]
         source: tokio_postgres::Error,
     },
+    /// Nothing was measured.
     #[error("{what}")]
-    Nothing { what: String },
+    Nothing {
+        /// What was missing.
+        what: String,
+    },
 }
 
 /// The middle of some numbers; of none, zero.

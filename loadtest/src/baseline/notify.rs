@@ -15,7 +15,8 @@ const LATE: Duration = Duration::from_secs(5);
 /// Two connections, one that notifies and one that listens.
 pub struct NotifyPair {
     sender: Client,
-    listener: Client,
+    /// It hears as long as it is held.
+    _listener: Client,
     heard: mpsc::UnboundedReceiver<(String, Instant)>,
 }
 
@@ -40,7 +41,7 @@ impl NotifyPair {
             }
         });
         listener.batch_execute(&format!("listen {CHANNEL}")).await.map_err(database("listen"))?;
-        Ok(Self { sender, listener, heard })
+        Ok(Self { sender, _listener: listener, heard })
     }
 
     /// So many round trips, one after the other with a pause before each: seconds from sending to arrival.
@@ -67,10 +68,5 @@ impl NotifyPair {
             seconds.push((arrived - sent).as_secs_f64());
         }
         Ok(())
-    }
-
-    /// Whether both connections still stand.
-    pub fn is_open(&self) -> bool {
-        !self.sender.is_closed() && !self.listener.is_closed()
     }
 }

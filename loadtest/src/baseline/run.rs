@@ -8,6 +8,7 @@ use crate::local::Surroundings;
 /// What a run found.
 #[derive(Debug)]
 pub struct Outcome {
+    /// Rows that were measured.
     pub rows: Vec<Row>,
     /// Rows that could not be measured, and why.
     pub failed: Vec<(Name, BaselineError)>,

@@ -18,15 +18,21 @@ pub enum Mode {
 /// How a device is made; [`DeviceOptions::new`] fills in what most tests want.
 #[derive(Clone, Debug)]
 pub struct DeviceOptions {
+    /// The app.
     pub app: String,
+    /// What it is called: `clientId`.
     pub client_id: String,
+    /// The token.
     pub token: String,
     /// Base URLs; each request goes to a random one.
     pub targets: Vec<String>,
     /// The tables that it pulls.
     pub tables: Vec<String>,
+    /// Which kind of client it is.
     pub mode: Mode,
+    /// Draws its choices.
     pub seed: u64,
+    /// What it does when a request fails.
     pub retry: RetryPolicy,
     /// The share of pushes whose first answer is lost, so that they are sent twice.
     pub lost_answers: f64,

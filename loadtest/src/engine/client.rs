@@ -26,16 +26,27 @@ pub const X_CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 /// How a request failed. Few and fixed, so that they can be counted by kind.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// No connection.
     #[error("no connection")]
     Connect(#[source] io::Error),
+    /// The connection broke.
     #[error("the connection broke")]
     Broken(#[source] hyper::Error),
+    /// The connection was closed before the answer.
     #[error("the connection was closed before the answer")]
     Closed,
+    /// There was no answer in this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// The answer is no success.
     #[error("answered with {status}")]
-    Status { status: u16, retry_after: Option<Duration> },
+    Status {
+        /// The status of the answer.
+        status: u16,
+        /// When to try again, if it says so.
+        retry_after: Option<Duration>,
+    },
+    /// The answer is not what the protocol says: what is wrong with it.
     #[error("the answer is not what the protocol says: {0}")]
     Answer(&'static str),
 }
@@ -76,7 +87,9 @@ impl Failure {
 /// What came back.
 #[derive(Debug)]
 pub struct Answer {
+    /// The status of the answer.
     pub status: u16,
+    /// What the answer said.
     pub body: Bytes,
 }
 

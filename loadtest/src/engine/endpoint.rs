@@ -15,16 +15,27 @@ use tokio_rustls::TlsConnector;
 /// Why a base URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
+    /// It is no base URL.
     #[error("{url:?} is no base URL; it should look like http://127.0.0.1:3050")]
-    Url { url: String },
+    Url {
+        /// Where.
+        url: String,
+    },
+    /// Its host cannot be found.
     #[error("no address was found for {url}")]
     Lookup {
+        /// Where.
         url: String,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// Its host has no address.
     #[error("{url} has no address")]
-    NoAddress { url: String },
+    NoAddress {
+        /// Where.
+        url: String,
+    },
 }
 
 /// One target.
@@ -86,6 +97,7 @@ impl Endpoint {
         &self.url
     }
 
+    /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -9,14 +9,14 @@
 //! ```
 //! [`crate::device`] is the other kind of device, which keeps records and checks every answer.
 
-pub mod client;
-pub mod closed;
-pub mod device;
-pub mod endpoint;
-pub mod feed;
-pub mod one_by_one;
-pub mod push_body;
-pub mod socket;
+pub(crate) mod client;
+pub(crate) mod closed;
+pub(crate) mod device;
+pub(crate) mod endpoint;
+pub(crate) mod feed;
+pub(crate) mod one_by_one;
+pub(crate) mod push_body;
+pub(crate) mod socket;
 pub mod usage;
 
 pub use client::{Answer, Client, Failure};

@@ -93,11 +93,6 @@ impl PushBody {
     pub fn changes(&self) -> usize {
         self.numbers.len()
     }
-
-    /// The record id of one change of push `number`.
-    pub fn record(client: &str, index: usize, number: u64) -> String {
-        format!("{client}/{index}/{number:0DIGITS$}")
-    }
 }
 
 #[cfg(test)]
@@ -113,7 +108,7 @@ mod tests {
                 let push: PushRequest = serde_json::from_slice(&body.fill(since, number)).unwrap();
                 assert_eq!((push.client_id.as_str(), push.since.as_str()), ("device-7", since));
                 for (index, change) in push.changes.iter().enumerate() {
-                    assert_eq!(change.id, PushBody::record("device-7", index, number));
+                    assert_eq!(change.id, format!("device-7/{index}/{number:0DIGITS$}"));
                 }
                 assert_eq!(push.changes.len(), body.changes());
             }

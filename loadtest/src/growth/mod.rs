@@ -9,19 +9,19 @@
 //! `mana-dev with-services`. Points of a dimension are measured alternately where they can stand side by side, so
 //! that what else the machine does slows all of them; those of `connections` are measured one after the other.
 
-pub mod connections;
-pub mod days;
-pub mod edits;
-pub mod limits;
-pub mod listeners;
-pub mod log;
-pub mod names;
-pub mod replicas;
+pub(crate) mod connections;
+pub(crate) mod days;
+pub(crate) mod edits;
+pub(crate) mod limits;
+pub(crate) mod listeners;
+pub(crate) mod log;
+pub(crate) mod names;
+pub(crate) mod replicas;
 pub mod report;
 mod run;
-pub mod stored;
+pub(crate) mod stored;
 pub mod table;
-pub mod warmed;
+pub(crate) mod warmed;
 
 use std::time::Duration;
 
@@ -60,6 +60,7 @@ pub struct Plan {
     pub only: Vec<Dimension>,
     /// Stored changes of all users.
     pub stored: Vec<u64>,
+    /// Replicas that run.
     pub replicas: Vec<usize>,
     /// Replicas that are simulated, as far as notifications go.
     pub listeners: Vec<usize>,
@@ -144,6 +145,7 @@ pub struct Visits {
 /// A dimension that was measured.
 #[derive(Clone, Debug)]
 pub struct Measured {
+    /// What was measured along it.
     pub growth: Growth,
     /// The busiest that a thread of the generator was, as a share of its time; none: it waited for one answer after the
     /// other.

@@ -8,6 +8,7 @@ use crate::local::Surroundings;
 /// What a run found.
 #[derive(Debug)]
 pub struct Outcome {
+    /// Dimensions that were measured.
     pub measured: Vec<Measured>,
     /// Dimensions that could not be measured, and why.
     pub failed: Vec<(Dimension, BaselineError)>,

@@ -9,11 +9,15 @@ use crate::transport::Stats;
 /// One history replayed as one user.
 #[derive(Clone, Debug)]
 pub struct FileReport {
+    /// Its name.
     pub name: String,
+    /// The user.
     pub user: String,
+    /// The app.
     pub app: String,
     /// The devices of the history, the readers not counted.
     pub devices: usize,
+    /// Lines of the history.
     pub lines: usize,
     /// Changes in the file, each of which was answered with 200.
     pub sent: usize,
@@ -21,6 +25,7 @@ pub struct FileReport {
     pub stored: Option<usize>,
     /// Changes that came over the stream.
     pub streamed: usize,
+    /// How often the stream was opened again.
     pub reconnects: usize,
     /// Records that everyone holds in the end.
     pub records: usize,
@@ -35,7 +40,9 @@ pub struct FileReport {
 /// All of them.
 #[derive(Clone, Debug)]
 pub struct ReplayReport {
+    /// Each history, for each user that it was replayed as.
     pub files: Vec<FileReport>,
+    /// Of the whole replay.
     pub duration: Duration,
 }
 

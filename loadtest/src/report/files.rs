@@ -11,26 +11,41 @@ use super::model::{Report, SCHEMA_VERSION};
 /// Why a report could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
+    /// It cannot be read.
     #[error("{} could not be read", path.display())]
     Read {
+        /// Which file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// It cannot be written.
     #[error("{} could not be written", path.display())]
     Write {
+        /// Which file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// It is no report.
     #[error("{} is not a report", path.display())]
     Json {
+        /// Which file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: serde_json::Error,
     },
+    /// It is a report of another version.
     #[error("{} has schema version {found}, and this program reads {SCHEMA_VERSION}", path.display())]
-    Schema { path: PathBuf, found: u32 },
+    Schema {
+        /// Which file.
+        path: PathBuf,
+        /// Which version.
+        found: u32,
+    },
 }
 
 /// Reads a run's JSON.

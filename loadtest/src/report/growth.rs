@@ -16,6 +16,7 @@ pub struct Growth {
     pub note: String,
     /// Ascending.
     pub sizes: Vec<f64>,
+    /// What was measured.
     pub lines: Vec<GrowthLine>,
 }
 
@@ -25,6 +26,7 @@ pub struct Growth {
 pub struct GrowthLine {
     /// `push p50`
     pub name: String,
+    /// What it is measured in.
     pub unit: Unit,
     /// In the order of the sizes; null: not a number.
     pub values: Vec<Option<f64>>,
@@ -37,6 +39,7 @@ pub struct GrowthLine {
 }
 
 impl GrowthLine {
+    /// Compares the last value with the first.
     pub fn new(name: impl Into<String>, unit: Unit, values: Vec<f64>, limit: Option<Limit>) -> Self {
         let values: Vec<Option<f64>> = values.into_iter().map(|v| Some(v).filter(|v| v.is_finite())).collect();
         let ends = values.first().copied().flatten().zip(values.last().copied().flatten());

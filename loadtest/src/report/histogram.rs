@@ -46,6 +46,7 @@ impl LatencyHistogram {
         self.0.reset();
     }
 
+    /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
@@ -55,10 +56,12 @@ impl LatencyHistogram {
         (!self.0.is_empty()).then(|| seconds(self.0.value_at_quantile(share)))
     }
 
+    /// The longest; none: nothing recorded.
     pub fn max_seconds(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| seconds(self.0.max()))
     }
 
+    /// The mean; none: nothing recorded.
     pub fn mean_seconds(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.0.mean() / 1e6)
     }

@@ -34,6 +34,7 @@ impl Live {
         Self { mode, before: Vec::new() }
     }
 
+    /// Shows nothing.
     pub fn silent() -> Self {
         Self { mode: Mode::Silent, before: Vec::new() }
     }

@@ -9,14 +9,29 @@ use super::model::{Check, Generator, Operation, OperationSecond, Percentiles, Re
 /// Why reports are not of one run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MergeError {
+    /// There is nothing to merge.
     #[error("there is nothing to merge")]
     Nothing,
+    /// The reports are of different scenarios.
     #[error("one report is of {first}, another of {second}: only generators of one scenario can be merged")]
-    Scenarios { first: String, second: String },
+    Scenarios {
+        /// The scenario of one.
+        first: String,
+        /// That of another.
+        second: String,
+    },
+    /// Reports of baselines are not merged.
     #[error("{name} compares with baselines: that is measured by one generator")]
-    Baselines { name: String },
+    Baselines {
+        /// Its name.
+        name: String,
+    },
+    /// The time of a report cannot be read.
     #[error("{started_at:?} is no time")]
-    Time { started_at: String },
+    Time {
+        /// What it says.
+        started_at: String,
+    },
 }
 
 /// Puts them together. Counts and histograms are added, so percentiles of the whole run are exact. Of single seconds

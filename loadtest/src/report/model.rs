@@ -20,6 +20,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
+    /// The version of this form.
     pub schema_version: u32,
     /// The scenario's name, or the command's.
     pub name: String,
@@ -27,19 +28,31 @@ pub struct Report {
     pub description: String,
     /// RFC 3339, UTC.
     pub started_at: String,
+    /// RFC 3339, UTC.
     pub ended_at: String,
+    /// What wrote it.
     pub tool: Build,
+    /// Where the generator ran.
     pub machine: Machine,
     /// In the order of [`Second::replicas`].
     pub replicas: Vec<Replica>,
+    /// None: it was not asked.
     pub database: Option<Database>,
+    /// What was asked for.
     pub settings: Settings,
+    /// In their order.
     pub phases: Vec<Phase>,
+    /// Each kind of request and delivery.
     pub operations: Vec<Operation>,
+    /// What was checked at the end.
     pub checks: Vec<Check>,
+    /// The limits that the scenario sets.
     pub thresholds: Vec<Threshold>,
+    /// Our numbers beside those of baselines.
     pub ratios: Vec<Ratio>,
+    /// How cost grows with size.
     pub growth: Vec<Growth>,
+    /// Whether the generator was the limit.
     pub generator: Generator,
     /// The timeline of it, second by second.
     pub series: Vec<Second>,
@@ -67,7 +80,9 @@ impl Report {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Build {
+    /// Its name.
     pub name: String,
+    /// Its version.
     pub version: String,
     /// `release` or `debug`; empty: not known.
     pub profile: String,
@@ -77,10 +92,15 @@ pub struct Build {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Machine {
+    /// The name of its processor.
     pub cpu_model: String,
+    /// How many processors it has.
     pub cpu_cores: u64,
+    /// How much memory it has.
     pub memory_bytes: u64,
+    /// The version of its kernel.
     pub kernel: String,
+    /// The name of its system.
     pub os: String,
 }
 
@@ -100,6 +120,7 @@ pub struct Replica {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Database {
+    /// Its version.
     pub version: String,
     /// Name and value as PostgreSQL shows them.
     pub settings: BTreeMap<String, String>,
@@ -118,8 +139,11 @@ pub struct Settings {
 /// A range of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
+    /// Its name.
     pub name: String,
+    /// Where it begins, from the beginning of the run.
     pub start_seconds: f64,
+    /// Where it ends.
     pub end_seconds: f64,
     /// Whether it counts for the totals; a warm-up does not.
     pub measured: bool,
@@ -137,11 +161,14 @@ impl Phase {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Operation {
+    /// Its name.
     pub name: String,
     /// The time that the counts below were gathered in.
     pub measured_seconds: f64,
+    /// How many there were.
     #[serde(flatten)]
     pub counts: Counts,
+    /// How long they took.
     #[serde(flatten)]
     pub latency: Percentiles,
     /// Latencies in microseconds, from the intended time to the answer; see [`super::histogram`] for its form.
@@ -161,6 +188,7 @@ impl Operation {
 pub struct Counts {
     /// Whose time came, sent or not.
     pub intended: u64,
+    /// That were sent.
     pub sent: u64,
     /// Answered as they should be.
     pub done: u64,
@@ -170,6 +198,7 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Not answered as they should be, of all kinds.
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
@@ -189,16 +218,22 @@ impl Counts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Percentiles {
+    /// The mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_seconds: Option<f64>,
+    /// Half took no longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_seconds: Option<f64>,
+    /// Nine of ten took no longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p90_seconds: Option<f64>,
+    /// 99 of 100 took no longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_seconds: Option<f64>,
+    /// 999 of 1,000 took no longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p999_seconds: Option<f64>,
+    /// The longest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
 }

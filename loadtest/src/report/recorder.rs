@@ -48,6 +48,7 @@ impl Recorder {
         self.operations.iter().position(|operation| operation == name).map(OperationId)
     }
 
+    /// The names of all operations.
     pub fn operations(&self) -> &[String] {
         &self.operations
     }

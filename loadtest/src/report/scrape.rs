@@ -38,6 +38,7 @@ impl Scraper {
         Self { http, replicas: replicas.collect() }
     }
 
+    /// What is known of the replicas, in their order.
     pub fn replicas(&self) -> &[Replica] {
         &self.replicas
     }

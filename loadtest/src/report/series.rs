@@ -18,6 +18,7 @@ pub struct Second {
     pub operations: BTreeMap<String, OperationSecond>,
     /// WebSockets and streams that the generator held.
     pub connections: u64,
+    /// What the generator was doing.
     pub generator: GeneratorSecond,
     /// Each replica's, in the order of [`super::Report::replicas`]; null: it did not answer.
     pub replicas: Vec<Option<ReplicaSample>>,
@@ -27,8 +28,10 @@ pub struct Second {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OperationSecond {
+    /// How many there were.
     #[serde(flatten)]
     pub counts: Counts,
+    /// How long they took.
     #[serde(flatten)]
     pub latency: Percentiles,
 }
@@ -43,6 +46,7 @@ pub struct GeneratorSecond {
     pub machine_busy_share: Option<f64>,
     /// Between the intended time of a request and its being sent.
     pub lateness_p99_seconds: Option<f64>,
+    /// The longest of them.
     pub lateness_max_seconds: Option<f64>,
 }
 

@@ -29,6 +29,7 @@ pub fn show_limit(unit: Unit, limit: Limit) -> String {
     }
 }
 
+/// A time, in the unit that suits it.
 pub fn seconds(value: f64) -> String {
     match value.abs() {
         0.0 => "0 s".to_owned(),
@@ -39,6 +40,7 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
+/// An amount of memory, in the unit that suits it.
 pub fn bytes(value: f64) -> String {
     const STEP: f64 = 1024.0;
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];

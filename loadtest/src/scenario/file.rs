@@ -7,38 +7,57 @@ use serde::{Deserialize, Serialize};
 /// Why a file is no scenario.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
+    /// It cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
+        /// Which file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: std::io::Error,
     },
+    /// It is no scenario.
     #[error("{} is no scenario", path.display())]
     Toml {
+        /// Which file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// What it says does not go together.
     #[error("{}: {problem}", path.display())]
-    Meaning { path: PathBuf, problem: String },
+    Meaning {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
+    /// Its name.
     pub name: String,
+    /// What it is for, in a sentence.
     pub description: String,
+    /// Who there is.
     #[serde(default)]
     pub users: Users,
+    /// What is held open.
     #[serde(default)]
     pub connections: Connections,
     /// How often each operation is drawn, in proportion to the others.
     #[serde(default)]
     pub mix: Vec<Share>,
+    /// In their order.
     pub phases: Vec<PhasePlan>,
+    /// What the run is judged by.
     #[serde(default)]
     pub thresholds: Vec<ThresholdPlan>,
+    /// What the generator may use.
     #[serde(default)]
     pub generator: GeneratorPlan,
 }
@@ -198,6 +217,7 @@ impl Default for GeneratorPlan {
 }
 
 impl Scenario {
+    /// Reads a scenario and checks it.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;

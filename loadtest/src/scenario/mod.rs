@@ -10,16 +10,16 @@
 //! Every push has a number, which is in the ids of its records: so everything that anybody reads can be held against
 //! what was acknowledged.
 
-pub mod arrivals;
-pub mod file;
-pub mod history;
-pub mod listeners;
+pub(crate) mod arrivals;
+pub(crate) mod file;
+pub(crate) mod history;
+pub(crate) mod listeners;
 pub mod population;
 pub mod rollout;
 mod run;
-pub mod thresholds;
-pub mod verify;
-pub mod worker;
+pub(crate) mod thresholds;
+pub(crate) mod verify;
+pub(crate) mod worker;
 
 pub use file::{Scenario, ScenarioError};
 pub use run::{RunError, RunOptions, run};

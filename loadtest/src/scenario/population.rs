@@ -11,15 +11,20 @@ use crate::engine::Failure;
 use crate::protocol::BEGINNING;
 use crate::token::{TokenError, TokenMint};
 
+/// The app that is written to.
 pub const APP: &str = "load";
+/// The table that is written to.
 pub const TABLE: &str = "items";
 /// Longer than any run; a token that ends would be told as a lost connection.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// One user with all devices.
 pub struct User {
+    /// The token's `sub`.
     pub id: String,
+    /// The token.
     pub token: String,
+    /// The token, as it is sent.
     pub authorization: HeaderValue,
     /// Each has one request in flight at a time, as real devices do.
     pub devices: Vec<tokio::sync::Mutex<Position>>,
@@ -30,6 +35,7 @@ pub struct User {
 pub struct Position {
     /// The value of X-Client-Id.
     pub name: HeaderValue,
+    /// Up to where it has read.
     pub cursor: String,
 }
 
@@ -47,6 +53,7 @@ pub struct Ledger {
 }
 
 impl User {
+    /// What its devices have pushed.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }
@@ -54,6 +61,7 @@ impl User {
 
 /// Everybody.
 pub struct Population {
+    /// In their order.
     pub users: Vec<Arc<User>>,
     /// When each push was sent, by its number.
     sent: Mutex<Vec<Instant>>,
@@ -62,12 +70,20 @@ pub struct Population {
 /// Why there are no users.
 #[derive(Debug, thiserror::Error)]
 pub enum PopulationError {
+    /// No token for the users.
     #[error("no token for the users")]
     Token(#[from] TokenError),
+    /// A token or a name cannot be sent in a header.
     #[error("a token or a name cannot be sent in a header")]
     Header(#[from] hyper::http::header::InvalidHeaderValue),
+    /// There are fewer tokens than users.
     #[error("there are {found} tokens, and the scenario has {wanted} users")]
-    Tokens { found: usize, wanted: usize },
+    Tokens {
+        /// How many tokens there are.
+        found: usize,
+        /// How many users there should be.
+        wanted: usize,
+    },
 }
 
 /// Where tokens come from.
@@ -80,6 +96,7 @@ pub enum Tokens {
 }
 
 impl Population {
+    /// Makes so many users with so many devices each.
     pub fn new(tokens: &Tokens, count: usize, devices: usize) -> Result<Self, PopulationError> {
         let run = uuid::Uuid::new_v4().simple().to_string();
         let mut users = Vec::with_capacity(count);

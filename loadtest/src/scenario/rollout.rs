@@ -11,33 +11,49 @@ use crate::local::{LocalError, Replica, Surroundings};
 /// Why replicas were not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
+    /// A replica could not be replaced.
     #[error("a replica could not be replaced")]
     Local(#[from] LocalError),
+    /// The command could not be run.
     #[error("the command {command:?} could not be run")]
     Run {
+        /// The command.
         command: String,
+        /// Why.
         #[source]
         source: std::io::Error,
     },
+    /// The command failed.
     #[error("the command {command:?} ended with {status}")]
-    Command { command: String, status: ExitStatus },
+    Command {
+        /// The command.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// Nobody said how to replace the replicas.
     #[error("nobody said how to replace the replicas: name a command with --rollout-command, or use --replicas")]
     Unknown,
 }
 
 /// Replicas of our own, and what is needed to start more.
 pub struct Local {
+    /// What replicas need.
     pub at: Surroundings,
+    /// The name of their database.
     pub database: String,
+    /// Those that run.
     pub replicas: Mutex<Vec<Replica>>,
 }
 
 /// How it is done here.
 #[derive(Clone)]
 pub enum Rollout {
+    /// Replicas of our own, which are replaced one after the other.
     Local(Arc<Local>),
     /// Given to `sh -c`; it is done when it ends.
     Command(String),
+    /// Nobody said how.
     Unknown,
 }
 

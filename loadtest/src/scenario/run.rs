@@ -29,10 +29,13 @@ const OPENING: usize = 128;
 
 /// What to run, and against what.
 pub struct RunOptions {
+    /// What to do.
     pub scenario: Scenario,
     /// Base URLs; each request goes to a random one.
     pub targets: Vec<String>,
+    /// Where the users' tokens come from.
     pub tokens: Tokens,
+    /// How replicas are replaced, if the scenario asks for that.
     pub rollout: Rollout,
     /// Shows how it goes on stderr.
     pub live: bool,
@@ -41,20 +44,28 @@ pub struct RunOptions {
 /// Why a run did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// A target cannot be used.
     #[error("a target cannot be used")]
     Endpoint(#[from] EndpointError),
+    /// There are no users.
     #[error("there are no users")]
     Population(#[from] PopulationError),
+    /// The HTTP client could not be made.
     #[error("the HTTP client could not be made")]
     Http(#[from] TransportError),
+    /// The users' history could not be pushed.
     #[error("the users' history could not be pushed")]
     History(#[from] HistoryError),
+    /// Not all connections were open in this time.
     #[error("not all connections were open within {0:?}")]
     Opening(Duration),
+    /// A thread of the generator could not be started.
     #[error("a thread of the generator could not be started")]
     Thread(#[source] std::io::Error),
+    /// A task of the generator ended by itself.
     #[error("a task of the generator ended by itself")]
     Task(#[from] JoinError),
+    /// The replicas could not be replaced.
     #[error("the replicas could not be replaced")]
     Rollout(#[from] RolloutError),
 }

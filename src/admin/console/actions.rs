@@ -85,17 +85,17 @@ fn refused(tokens: &[RefusedToken]) -> Markup {
     }
 }
 
+/// A form that somebody who has logged in has sent.
+type Posted = (State<Admin>, Extension<Login>, HeaderMap, Body);
+
 /// Does what a form asks for, and says what came of it.
 async fn act(
-    admin: &Admin,
-    login: &Login,
-    headers: &HeaderMap,
-    body: Body,
+    (State(admin), Extension(login), headers, body): Posted,
     read: impl FnOnce(&Form) -> Result<(Option<String>, Action), AdminError>,
 ) -> Response {
-    let page = Page::new(admin, login, "/actions", "Done");
+    let page = Page::new(&admin, &login, "/actions", "Done");
     let doing = async {
-        let form = login.form(admin, headers, body).await?;
+        let form = login.form(&admin, &headers, body).await?;
         let (replica, action) = read(&form)?;
         admin.act(CONSOLE, replica.as_deref(), action).await
     };
@@ -125,39 +125,24 @@ fn outcome(done: &Done) -> Markup {
     }
 }
 
-pub(super) async fn disconnect(
-    State(admin): State<Admin>,
-    Extension(login): Extension<Login>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(super) async fn disconnect(posted: Posted) -> Response {
     let read = |form: &Form| {
         let (user_id, device) = (form.required("user_id")?.to_owned(), form.get("device").map(str::to_owned));
         Ok((None, Action::Disconnect { user_id, device }))
     };
-    act(&admin, &login, &headers, body, read).await
+    act(posted, read).await
 }
 
-pub(super) async fn refuse_token(
-    State(admin): State<Admin>,
-    Extension(login): Extension<Login>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(super) async fn refuse_token(posted: Posted) -> Response {
+    let clock = posted.0.clock.clone();
     let read = |form: &Form| {
-        let (token_id, until) =
-            (form.required("token_id")?.to_owned(), refused_until(&admin.clock, form.get("until"))?);
+        let (token_id, until) = (form.required("token_id")?.to_owned(), refused_until(&clock, form.get("until"))?);
         Ok((None, Action::RefuseToken { token_id, until }))
     };
-    act(&admin, &login, &headers, body, read).await
+    act(posted, read).await
 }
 
-pub(super) async fn drain(
-    State(admin): State<Admin>,
-    Extension(login): Extension<Login>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(super) async fn drain(posted: Posted) -> Response {
     let read = |form: &Form| {
         let drained = match form.required("drained")? {
             "true" => true,
@@ -166,28 +151,18 @@ pub(super) async fn drain(
         };
         Ok((Some(form.required("replica")?.to_owned()), Action::Drain { drained }))
     };
-    act(&admin, &login, &headers, body, read).await
+    act(posted, read).await
 }
 
-pub(super) async fn compact(
-    State(admin): State<Admin>,
-    Extension(login): Extension<Login>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(super) async fn compact(posted: Posted) -> Response {
     let read = |form: &Form| Ok((form.get("replica").map(str::to_owned), Action::Compact));
-    act(&admin, &login, &headers, body, read).await
+    act(posted, read).await
 }
 
-pub(super) async fn log(
-    State(admin): State<Admin>,
-    Extension(login): Extension<Login>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(super) async fn log(posted: Posted) -> Response {
     let read = |form: &Form| {
         let filter = form.required("filter")?.to_owned();
         Ok((form.get("replica").map(str::to_owned), Action::Log { filter }))
     };
-    act(&admin, &login, &headers, body, read).await
+    act(posted, read).await
 }

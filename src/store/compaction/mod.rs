@@ -19,6 +19,7 @@ pub(super) use connection::{connect_command, search_in};
 pub use due::LogName;
 pub(super) use due::logs_of;
 pub use error::CompactionError;
+pub(super) use record::read_change;
 pub use worker::{Compactor, Progress};
 
 use crate::config::CompactionConfig;

@@ -51,10 +51,11 @@ struct ReadRow {
     row: RowWrites,
 }
 
-fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
+/// The change of a row, without its further members.
+pub(in crate::store) fn read_change(row: &Row) -> Result<StoredChange, CompactionError> {
     let Micros(at) = row.try_get("created_at")?;
     let op: &str = row.try_get("op")?;
-    let change = StoredChange {
+    Ok(StoredChange {
         id: row.try_get("id")?,
         at,
         table: row.try_get("table_name")?,
@@ -65,7 +66,11 @@ fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
         extra: None,
         is_own: false,
         rows_trimmed: false,
-    };
+    })
+}
+
+fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
+    let change = read_change(row)?;
     let claims = row.try_get::<_, bool>("claims")? && !Failpoint::TrimsClaims.is_on();
     let row = RowWrites::read(&change, claims || change.at > horizon)?;
     Ok(ReadRow { id: change.id, name: RecordName { table: change.table, record: change.record }, row })

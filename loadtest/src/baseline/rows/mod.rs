@@ -1,12 +1,12 @@
 //! The lines of the table, one file for each way of measuring.
 
-pub mod compacting;
-pub mod fanout;
-pub mod hydrate;
-pub mod idle;
-pub mod pushes;
-pub mod stored;
-pub mod wakeup;
+pub(crate) mod compacting;
+pub(crate) mod fanout;
+pub(crate) mod hydrate;
+pub(crate) mod idle;
+pub(crate) mod pushes;
+pub(crate) mod stored;
+pub(crate) mod wakeup;
 
 use crate::report::model::Ratio;
 
@@ -32,6 +32,7 @@ pub enum Name {
 /// A line that was measured.
 #[derive(Clone, Debug)]
 pub struct Row {
+    /// Our number beside the baseline's.
     pub ratio: Ratio,
     /// How it came about: each round, and what to bear in mind.
     pub note: String,

@@ -28,9 +28,11 @@ const GROWTH_CHANGE: f64 = 0.25;
 pub struct Comparison {
     /// The runs' names and beginnings.
     pub runs: [String; 2],
+    /// Every value that one of the runs has.
     pub rows: Vec<Row>,
     /// What one of the two must be doubted for.
     pub warnings: Vec<String>,
+    /// What was otherwise in the two runs.
     pub differences: Vec<Difference>,
     /// Checks and thresholds that held in the first run and do not in the second.
     pub broken: Vec<String>,
@@ -39,21 +41,28 @@ pub struct Comparison {
 /// One value of both runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
+    /// What was measured.
     pub name: String,
+    /// In what.
     pub unit: Unit,
     /// None: not measured there.
     pub first: Option<f64>,
+    /// None: not measured there.
     pub second: Option<f64>,
     /// By how much the second is more, as a share of the first; none: nothing to compare, or from nothing.
     pub change: Option<f64>,
+    /// What the change is.
     pub outcome: Outcome,
 }
 
 /// What a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// It is better.
     Better,
+    /// It is worse.
     Worse,
+    /// It may be the noise of two runs.
     WithinNoise,
     /// It changed, and there is too little to tell whether that is noise.
     Unknown,
@@ -62,6 +71,7 @@ pub enum Outcome {
 }
 
 impl Comparison {
+    /// Compares two runs.
     pub fn new(first: &Report, second: &Report) -> Self {
         let by_name = |report: &Report| -> BTreeMap<String, Metric> {
             metrics(report).into_iter().map(|metric| (metric.name.clone(), metric)).collect()

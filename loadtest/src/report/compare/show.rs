@@ -67,6 +67,7 @@ impl Row {
         }
     }
 
+    /// The outcome in words.
     pub fn outcome_text(&self) -> &'static str {
         match self.outcome {
             Outcome::Better => "better",
@@ -77,6 +78,7 @@ impl Row {
         }
     }
 
+    /// The row as a table shows it.
     pub fn cells(&self) -> [String; 5] {
         [
             self.name.clone(),

@@ -8,12 +8,16 @@
 //! Messages are sealed with a key that is made of ADMIN_TOKEN and are dated, and a question is answered once: whoever can
 //! reach the database can neither read nor make up nor repeat one.
 
+mod answering;
+mod hearing;
+
+pub use answering::Answering;
+
 use super::connection::{ConnectionError, LazyConnection};
 use super::keys::AdminKeys;
-use super::message::{Answer, Asked, Head, Instance, Kind, MAX_AGE, MessageError, Question, read, read_body, write};
+use super::message::{Answer, Asked, Head, Instance, Kind, MessageError, Question, write};
 use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
-use crate::fanout::listener::OtherChannels;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +26,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 use tokio_postgres::types::Type;
-use tokio_util::sync::CancellationToken;
 
 /// The channel that all replicas with an admin port listen to.
 const CHANNEL: &str = "mana_sync_admin";
@@ -119,13 +122,6 @@ pub enum AskError {
     Timeout(#[from] Elapsed),
     #[error("a message cannot be written")]
     Message(#[from] MessageError),
-}
-
-/// What answers the others' questions, to be run once.
-#[derive(Debug)]
-pub struct Answering {
-    replicas: Replicas,
-    questions: mpsc::Receiver<(Head, Asked)>,
 }
 
 impl Replicas {
@@ -251,160 +247,9 @@ impl Inner {
         })
         .await?
     }
-
-    fn receive_message(&self, payload: &str) -> Result<(), MessageError> {
-        // What is not sealed with our key says nothing to us.
-        let Some(message) = read(&self.keys, payload) else { return Ok(()) };
-        let (head, part) = message?;
-        if head.from == self.local.instance || !head.is_recent(&self.local.clock) {
-            return Ok(());
-        }
-        match head.kind {
-            Kind::Question if head.parts == 1 => {
-                let asked: Asked = read_body(&part)?;
-                self.note_peer(&head);
-                let is_meant = asked.replica.as_ref().is_none_or(|name| *name == self.local.name);
-                if is_meant && self.is_new(head.id) && self.questions.try_send((head, asked)).is_err() {
-                    tracing::warn!("too many questions of operators wait; one is not answered");
-                }
-                Ok(())
-            }
-            Kind::Answer => {
-                self.note_peer(&head);
-                self.take_part(&head, part)
-            }
-            Kind::Goodbye => {
-                let mut state = self.state();
-                state.peers.remove(&head.from);
-                for waiting in state.asked.values_mut() {
-                    waiting.expected.remove(&head.from);
-                    waiting.news.notify_one();
-                }
-                Ok(())
-            }
-            Kind::Question | Kind::Unknown => Ok(()),
-        }
-    }
-
-    fn note_peer(&self, head: &Head) {
-        let peer = Peer { name: head.name.clone(), heard: Instant::now(), heard_at: self.local.clock.millis() };
-        let mut state = self.state();
-        if !state.peers.contains_key(&head.from) {
-            // A process that was killed and started again. If both run, the other one is known again when it speaks.
-            state.peers.retain(|_, known| known.name != head.name);
-        }
-        state.peers.insert(head.from, peer);
-    }
-
-    /// Whether a question has not been heard before.
-    fn is_new(&self, id: u64) -> bool {
-        let mut state = self.state();
-        if state.heard.len() >= MAX_REMEMBERED {
-            state.heard.retain(|_, heard| heard.elapsed() <= MAX_AGE * 2);
-        }
-        state.heard.len() < MAX_REMEMBERED && state.heard.insert(id, Instant::now()).is_none()
-    }
-
-    fn take_part(&self, head: &Head, part: Vec<u8>) -> Result<(), MessageError> {
-        let mut state = self.state();
-        let Some(waiting) = state.asked.get_mut(&head.id) else { return Ok(()) };
-        waiting.bytes += part.len();
-        if waiting.bytes > MAX_ANSWERS {
-            return Err(MessageError::TooLong);
-        }
-        let parts = waiting.parts.entry(head.from).or_default();
-        parts.insert(head.part, part);
-        if parts.len() < head.parts as usize {
-            return Ok(());
-        }
-        let whole: Vec<u8> =
-            waiting.parts.remove(&head.from).into_iter().flatten().flat_map(|(_, part)| part).collect();
-        let took = waiting.began.elapsed();
-        let answer = read_body(&whole);
-        waiting.expected.remove(&head.from);
-        waiting.news.notify_one();
-        waiting.answers.push(Answered { name: head.name.clone(), answer: answer?, took: Some(took) });
-        Ok(())
-    }
-}
-
-impl OtherChannels for Replicas {
-    fn channels(&self) -> Vec<String> {
-        vec![CHANNEL.to_owned(), own_channel(self.0.local.instance)]
-    }
-
-    fn listening(&self, is_listening: bool) {
-        self.0.is_listening.store(is_listening, Ordering::Relaxed);
-        if is_listening {
-            self.0.listens_anew.notify_one();
-        }
-    }
-
-    fn receive(&self, payload: &str) {
-        if let Err(error) = self.0.receive_message(payload) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a message of another replica cannot be read");
-        }
-    }
 }
 
 /// Where answers to one replica go.
 fn own_channel(instance: Instance) -> String {
     format!("{CHANNEL}_{instance:016x}")
-}
-
-impl Answering {
-    /// Answers until told to stop; then says goodbye.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let inner = self.replicas.0.clone();
-        loop {
-            tokio::select! {
-                Some((head, asked)) = self.questions.recv() => {
-                    let inner = inner.clone();
-                    tokio::spawn(async move { answer(&inner, &head, asked.question).await });
-                }
-                () = inner.listens_anew.notified() => {
-                    let replicas = self.replicas.clone();
-                    tokio::spawn(async move { replicas.catch_up().await });
-                }
-                () = tokio::time::sleep(Duration::from_secs(10)) => inner.sending.close_if_idle().await,
-                () = stop.cancelled() => break,
-            }
-        }
-        if !inner.state().peers.is_empty()
-            && let Err(error) = inner.send(CHANNEL, Kind::Goodbye, inner.local.clock.random_u64(), &()).await
-        {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the other replicas were not told goodbye");
-        }
-    }
-}
-
-impl Replicas {
-    /// Tells the others that this replica is there, finds out who they are, and refuses the tokens that they refuse.
-    async fn catch_up(&self) {
-        let inner = &self.0;
-        inner.is_settled.store(false, Ordering::Relaxed);
-        let others = self.ask_others(&Asked { replica: None, question: Question::RefusedTokens }).await;
-        for answered in others.answers {
-            if let Answer::RefusedTokens(tokens) = answered.answer {
-                inner.local.refuse_like(&tokens);
-            }
-        }
-        match others.problem {
-            None => inner.is_settled.store(true, Ordering::Relaxed),
-            // Once it listens it asks.
-            Some(AskError::Deaf) => {}
-            Some(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the other replicas are not known yet");
-                tokio::time::sleep(ANSWER_TIMEOUT).await;
-                inner.listens_anew.notify_one();
-            }
-        }
-    }
-}
-
-async fn answer(inner: &Inner, head: &Head, question: Question) {
-    let answer = inner.local.answer(question).await;
-    if let Err(error) = inner.send(&own_channel(head.from), Kind::Answer, head.id, &answer).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a question of an operator could not be answered");
-    }
 }

@@ -1,0 +1,120 @@
+//! What operators do, on every replica at once.
+
+use super::*;
+
+#[tokio::test]
+async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
+    let it = administered(2, &[]).await;
+    it.acquainted().await;
+    let (alice, bob) = (it.cluster.user(), it.cluster.user());
+    let mut phone = socket(&it.cluster, 0, &alice, None, Some("phone")).await;
+    let mut laptop = socket(&it.cluster, 1, &alice, None, Some("laptop")).await;
+    let mut stream = Events::open(stream_of(&it.cluster, 1, &alice, COLLECTIONS).header("X-Client-Id", "phone")).await;
+    stream.backlog().await;
+    let mut other = socket(&it.cluster, 1, &bob, None, Some("phone")).await;
+    let outcomes = it.act(1, "disconnect", json!({ "userId": alice.id, "device": "phone" })).await;
+    assert_eq!(outcomes.len(), 2);
+    assert_eq!(closed(&mut phone).await, Some(1012));
+    while stream.next().await.is_some() {}
+    assert!(stream.text.ends_with("retry: 1000\n\n"), "{}", stream.text);
+    eventually("one session is left", async || it.user(0, &alice).await["sessionsTotal"] == 1).await;
+    let mut phone = socket(&it.cluster, 1, &alice, None, Some("phone")).await;
+    it.act(0, "disconnect", json!({ "userId": alice.id })).await;
+    assert_eq!((closed(&mut phone).await, closed(&mut laptop).await), (Some(1012), Some(1012)));
+    store(&it.cluster, 0, &bob, "laptop", &[("tasks", "a")]).await;
+    support::live::woken(&mut other).await;
+    let log = it.cluster.nodes[0].log();
+    assert!(log.contains("an operator acts") && log.contains("\"disconnect_user\""), "{log}");
+    assert!(!log.contains(&alice.id) && !log.contains(TOKEN), "logs say neither who a user is nor a secret");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later() {
+    let mut it = administered(2, &[]).await;
+    it.acquainted().await;
+    let user = it.cluster.user();
+    let (lost, kept) =
+        (with_token_id(&it.cluster, &user, &json!("lost")), with_token_id(&it.cluster, &user, &json!("kept")));
+    let numbered = with_token_id(&it.cluster, &user, &json!(7));
+    let mut phone = socket(&it.cluster, 0, &lost, None, None).await;
+    let mut stream = Events::open(stream_of(&it.cluster, 1, &lost, COLLECTIONS)).await;
+    stream.backlog().await;
+    let _laptop = socket(&it.cluster, 1, &kept, None, None).await;
+    let until = iso(now_millis() + 3_600_000);
+    it.act(1, "refused-tokens", json!({ "tokenId": "lost", "until": until })).await;
+    let mana_load::wakeups::WakeMessage::Error { code, .. } = phone.next(TIMEOUT).await.unwrap() else {
+        panic!("it says why")
+    };
+    assert_eq!(code, "invalid_token");
+    assert_eq!(closed(&mut phone).await, Some(1008));
+    while stream.next().await.is_some() {}
+    let refused = async |index: usize| {
+        let body = json!({ "clientId": "phone", "changes": [] });
+        let (status, answer) = it.cluster.push_to(index, &lost, APP, body).await;
+        (status.as_u16(), answer["message"].as_str().unwrap_or_default().contains("refused by an operator"))
+    };
+    assert_eq!((refused(0).await, refused(1).await), ((401, true), (401, true)));
+    for index in 0..2 {
+        for token in [&kept, &numbered] {
+            it.cluster.pushed_to(index, token, APP, json!({ "clientId": "laptop", "changes": [] })).await;
+        }
+        let tokens = it.get(index, "refused-tokens").await;
+        assert_eq!(tokens, json!({ "refusedTokens": [{ "tokenId": "lost", "until": until }] }));
+    }
+    assert_eq!(it.user(0, &user).await["sessionsTotal"], 1);
+    it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
+    it.cluster.nodes[0].restart().await;
+    it.admin[0] = admin_url(&it.cluster, 0);
+    let body = json!({ "clientId": "phone", "changes": [] });
+    eventually("the new one refuses it too", async || {
+        it.cluster.push_to(0, &lost, APP, body.clone()).await.0 == StatusCode::UNAUTHORIZED
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replica_is_drained_and_taken_back() {
+    let it = administered(2, &[("DRAIN_WINDOW_MS", "300")]).await;
+    it.acquainted().await;
+    let user = it.cluster.user();
+    let mut leaves = socket(&it.cluster, 1, &user, None, None).await;
+    let mut stays = socket(&it.cluster, 0, &user, None, None).await;
+    let outcomes = it.act(0, "drain", json!({ "replica": "replica-2", "drained": true })).await;
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!(closed(&mut leaves).await, Some(1012));
+    let ready = async |index: usize| {
+        let url = format!("{}/health/ready", it.cluster.url(index));
+        Reply::to(it.cluster.http.get(url).timeout(TIMEOUT)).await
+    };
+    let message = ready(1).await.refused(503, "not_ready");
+    assert!(message.contains("an operator has drained"), "{message}");
+    assert_eq!(ready(0).await.status, StatusCode::OK);
+    let shown = it.get(0, "cluster").await;
+    let state = |shown: &Value, name: &str| {
+        let all = shown["replicas"].as_array().unwrap();
+        let replica = all.iter().find(|replica| replica["name"] == name).unwrap().clone();
+        (replica["drained"].as_bool().unwrap(), replica["ready"].as_bool().unwrap())
+    };
+    assert_eq!((state(&shown, "replica-1"), state(&shown, "replica-2")), ((false, true), (true, false)));
+    it.act(0, "drain", json!({ "replica": "replica-2", "drained": false })).await;
+    assert_eq!(ready(1).await.status, StatusCode::OK);
+    assert_eq!(state(&it.get(1, "cluster").await, "replica-2"), (false, true));
+    let mut back = socket(&it.cluster, 1, &user, None, None).await;
+    store(&it.cluster, 0, &user, "laptop", &[("tasks", "a")]).await;
+    support::live::woken(&mut back).await;
+    support::live::woken(&mut stays).await;
+}
+
+#[tokio::test]
+async fn the_log_is_changed_while_a_replica_runs() {
+    let it = administered(2, &[]).await;
+    it.acquainted().await;
+    it.act(0, "settings", json!({ "log": "info,mana_sync::http=debug", "replica": "replica-2" })).await;
+    it.cluster.pushed_to(0, &it.cluster.user(), APP, json!({ "clientId": "a", "changes": [] })).await;
+    it.cluster.pushed_to(1, &it.cluster.user(), APP, json!({ "clientId": "a", "changes": [] })).await;
+    eventually("it writes more", async || it.cluster.nodes[1].log().contains("\"answered\"")).await;
+    assert!(!it.cluster.nodes[0].log().contains("\"answered\""));
+    for filter in ["", "loud", "info,,", "mana_sync=loud", "info,mana_sync", &"info,".repeat(400)] {
+        it.post(0, "settings", json!({ "log": filter })).await.refused(400, "bad_request");
+    }
+}

@@ -1,0 +1,85 @@
+//! The command line, and the description of the API.
+
+use super::*;
+
+#[tokio::test]
+async fn the_command_line_does_the_same() {
+    let it = administered(2, &[]).await;
+    it.acquainted().await;
+    let user = with_token_id(&it.cluster, &it.cluster.user(), &json!("lost"));
+    let mut phone = socket(&it.cluster, 1, &user, None, Some("phone")).await;
+    it.cluster.pushed(&user, APP, json!({ "clientId": "laptop", "changes": [insert("tasks", "a", "Milk", AT)] })).await;
+    support::live::woken(&mut phone).await;
+    let run = async |words: &[&str], token: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        command.arg("admin").args(words).env_clear().env("ADMIN_URL", &it.admin[0]).env("ADMIN_TOKEN", token);
+        let output = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.unwrap().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        (output.status.success(), text)
+    };
+    let done = async |words: &[&str]| {
+        let (success, text) = run(words, TOKEN).await;
+        assert!(success, "{words:?}: {text}");
+        text
+    };
+    let cluster = done(&["cluster"]).await;
+    assert!(
+        cluster.contains("replica-1") && cluster.contains("replica-2") && cluster.contains("PostgreSQL"),
+        "{cluster}"
+    );
+    let json: Value = serde_json::from_str(&done(&["cluster", "--json"]).await).unwrap();
+    assert_eq!(names(&json["replicas"]).len(), 2);
+    let shown = done(&["user", &user.id]).await;
+    assert!(shown.contains("1 sessions") && shown.contains("laptop") && shown.contains("lost"), "{shown}");
+    let record = done(&["record", "--user", &user.id, "--app", APP, "--table", "tasks", "--id", "a"]).await;
+    assert!(record.contains("\"Milk\"") && record.contains("wins"), "{record}");
+    assert!(done(&["drain", "replica-2"]).await.contains("drained"));
+    assert_eq!(closed(&mut phone).await, Some(1012));
+    assert!(done(&["take-back", "replica-2"]).await.contains("taken back"));
+    assert!(done(&["disconnect", &user.id, "--device", "phone"]).await.contains("0 sessions"));
+    done(&["refuse-token", "lost"]).await;
+    assert!(done(&["refused-tokens"]).await.contains("lost"));
+    assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log shows debug"));
+    for (words, token, said) in [
+        (vec!["cluster"], "a-wrong-admin-token", "send the admin token"),
+        (vec!["drain", "replica-9"], TOKEN, "no replica is called replica-9"),
+        (vec!["log", "loud"], TOKEN, "as RUST_LOG has it"),
+    ] {
+        let (success, text) = run(&words, token).await;
+        assert!(!success && text.contains(said) && !text.contains("panicked"), "{words:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_description_names_every_path_and_every_member_of_what_is_answered() {
+    let it = administered(1, &[]).await;
+    let user = it.cluster.user();
+    let _socket = socket(&it.cluster, 0, &user, None, Some("phone")).await;
+    it.cluster.pushed(&user, APP, json!({ "clientId": "laptop", "changes": [insert("tasks", "a", "Milk", AT)] })).await;
+    let reply = Reply::to(it.request(0, Method::GET, "openapi.yaml")).await;
+    assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, Some("application/yaml")));
+    let description = reply.text;
+    let record = format!("record?user={}&app={APP}&table=tasks&id=a", user.id);
+    for path in ["cluster", "load", &format!("user?id={}", user.id), &record, "refused-tokens"] {
+        let answer = it.get(0, path).await;
+        let path = path.split('?').next().unwrap();
+        assert!(description.contains(&format!("  /{path}:\n")), "{path}");
+        for name in members(&answer) {
+            assert!(description.contains(&format!(" {name}:")), "{path}: {name}");
+        }
+    }
+    for path in ["disconnect", "drain", "compact", "settings", "openapi.yaml"] {
+        assert!(description.contains(&format!("  /{path}:\n")), "{path}");
+    }
+}
+
+/// The names of all members, however deep.
+fn members(json: &Value) -> Vec<String> {
+    match json {
+        Value::Object(object) => {
+            object.iter().flat_map(|(name, value)| [vec![name.clone()], members(value)].concat()).collect()
+        }
+        Value::Array(list) => list.iter().flat_map(members).collect(),
+        _ => vec![],
+    }
+}
