@@ -11,6 +11,7 @@ use std::sync::Arc;
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
+use mana_sync::clock::Clock;
 use mana_sync::config::FanoutConfig;
 use mana_sync::fanout::codec::{Payload, encode};
 use mana_sync::fanout::{ChannelKeys, SessionRegistry, Wakeup};
@@ -89,7 +90,7 @@ fn codec(criterion: &mut Criterion<CpuTime>) {
 }
 
 fn hub(criterion: &mut Criterion<CpuTime>) {
-    let hub = Arc::new(Hub::new(Arc::new(Metrics::new())));
+    let hub = Arc::new(Hub::new(Arc::new(Metrics::new()), Clock::system()));
     let join = |number: usize| hub.join(user(number), Interest::default(), "websocket");
     let mut members: Vec<Membership> = (0..USERS).map(join).collect();
     // One user with many devices besides; nobody reads, so that every wake-up merges with what waits.

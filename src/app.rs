@@ -5,6 +5,7 @@ use crate::admin::{self, Admin, AdminStartError};
 use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
@@ -19,8 +20,8 @@ use crate::http::{AppState, PushBudget, Services, rlimit, router, startup};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
-use crate::session::Sessions;
 use crate::session::rebalance::Rebalancer;
+use crate::session::{SessionDependencies, Sessions};
 use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
@@ -30,8 +31,9 @@ use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 /// How long a connection to the issuer may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -88,13 +90,13 @@ pub enum RunError {
 }
 
 /// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
-pub async fn serve(config: Config, telemetry: &Telemetry) -> Result<(), RunError> {
+pub async fn serve(config: Config, clock: Clock, telemetry: &Telemetry) -> Result<(), RunError> {
     config.check()?;
     let mut signals = StopSignals::catch().map_err(RunError::Signals)?;
     rlimit::raise(config.max_connections, config.database_pool_size);
     let listeners = Listeners::bind(&config)?;
     let shutdown = Shutdown::default();
-    let running = run(listeners, config, telemetry, shutdown.clone());
+    let running = run(listeners, config, clock, telemetry, shutdown.clone());
     let mut running = std::pin::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
@@ -134,10 +136,11 @@ impl Listeners {
 /// Runs a replica on ports that are open, until `shutdown` says that it drains.
 ///
 /// What belongs to a process (signals, ports, limits of open files, the log) is the caller's, so several replicas may run
-/// in one.
+/// in one; and what time it is, and chance, are what `clock` says.
 pub async fn run(
     listeners: Listeners,
     config: Config,
+    clock: Clock,
     telemetry: &Telemetry,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
@@ -151,7 +154,7 @@ pub async fn run(
         tracing::warn!("{warning}");
     }
     let reason = WaitReason::default();
-    let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &reason, with_metrics));
+    let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &clock, &reason, with_metrics));
     let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
     let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
     let schema = Box::pin(startup::serve_until(&waiting, await_schema(&config, &reason)));
@@ -160,23 +163,23 @@ pub async fn run(
         Some(found) => found?,
         None => return Ok(()),
     };
-    let store = Buckets::new(&config, layout, &metrics)?;
+    let store = Buckets::new(&config, layout, &metrics, &clock)?;
     check_fitness(&store).await?;
 
     // Whoever the issuer sends us to is not the issuer.
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
-    let auth = Arc::new(Authenticator::new(&config, http, metrics.clone()));
-    let billing = Billing::new(&config, metrics.clone())?;
+    let auth = Arc::new(Authenticator::new(&config, http, metrics.clone(), clock.clone()));
+    let billing = Billing::new(&config, metrics.clone(), clock.clone())?;
     let publisher = Publisher::new(&config.fanout, metrics.clone());
-    let hub = Arc::new(Hub::new(metrics.clone()));
+    let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
     let sessions: Arc<dyn SessionRegistry> = hub.clone();
     let (reconciler, reconciling) = Reconciler::new(layout);
     let (listener_status, received) = (ListenerStatus::default(), NotificationCounter::default());
     let name = config.replica_name();
     let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
-    let presence = Presence::new(&config.fanout, &name, metrics.clone(), shutdown.draining.clone());
+    let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
     let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
-    let devices = if admin_listener.is_some() { DeviceReads::noting() } else { DeviceReads::default() };
+    let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
     let admin = Admin::new(
         &config,
         admin::Parts {
@@ -188,7 +191,8 @@ pub async fn run(
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
             presence: presence.clone(),
-            compaction: admin::Trimming::new(&config, layout, metrics.clone()),
+            compaction: admin::Trimming::new(&config, layout, metrics.clone(), clock.clone()),
+            clock: clock.clone(),
         },
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
@@ -205,6 +209,7 @@ pub async fn run(
         keys: keys.clone(),
         presence: presence.clone(),
         metrics: metrics.clone(),
+        clock: clock.clone(),
     };
     let dependencies = |store| Dependencies {
         store,
@@ -224,9 +229,16 @@ pub async fn run(
     if let Some(rebalancer) = rebalancing {
         shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
     }
-    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), closing.clone());
-    let sessions = Sessions::new(&config, hub, reconciler, auth.clone(), metrics.clone(), unread.clone(), closing)
-        .leaving_with(shutdown.drained.clone());
+    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), clock.clone(), closing.clone());
+    let session_dependencies = SessionDependencies {
+        hub,
+        reconciler,
+        auth: auth.clone(),
+        budget: unread.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    };
+    let sessions = Sessions::new(&config, session_dependencies, closing).leaving_with(shutdown.drained.clone());
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("issuer keys", auth.fetching(stopping()));
@@ -235,7 +247,8 @@ pub async fn run(
     for (task, dependencies) in reconciling {
         shutdown.essential("reconciler", task.run(dependencies, stopping()));
     }
-    shutdown.essential("compaction", Compactor::of_replica(&config, layout, metrics.clone()).run(stopping()));
+    let compactor = Compactor::of_replica(&config, layout, metrics.clone(), clock.clone());
+    shutdown.essential("compaction", compactor.run(stopping()));
     shutdown.essential("placements", store.clone().follow_placements(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
     let watch_metrics = metrics.clone();
@@ -251,7 +264,7 @@ pub async fn run(
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
-        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone()),
+        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone()),
         polls,
         sessions: Arc::new(sessions),
         health,
@@ -259,6 +272,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
         traces: telemetry.traces.clone(),
+        clock,
     });
     let server = Server::new(&config, router::router(state), shutdown.clone(), metrics);
     if let (Some((admin, tasks)), Some(listener)) = (admin, admin_listener) {

@@ -9,6 +9,7 @@ mod service;
 
 pub use service::TlsError;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, traces};
@@ -37,13 +38,17 @@ pub struct Billing {
 struct Shared {
     service: CreditsService,
     retry: Duration,
-    answers: Cache<Arc<str>, bool>,
-    /// Users about whom there was no answer a moment ago.
-    unanswered: Cache<Arc<str>, ()>,
+    /// How long an answer holds.
+    lasts: Duration,
+    /// What was answered, and when.
+    answers: Cache<Arc<str>, (bool, Instant)>,
+    /// Users about whom there was no answer, and when.
+    unanswered: Cache<Arc<str>, Instant>,
     /// The last user about whom there was an answer.
     answered: Mutex<Option<Arc<str>>>,
     breaker: watch::Sender<Breaker>,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +66,17 @@ impl Billing {
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Billing, TlsError> {
+    pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Billing, TlsError> {
         let shared = Shared {
             service: CreditsService::new(config)?,
             retry: config.billing_retry_ms,
+            lasts: config.billing_cache_ms,
             answers: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_cache_ms).build(),
             unanswered: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_retry_ms).build(),
             answered: Mutex::default(),
             breaker: watch::Sender::new(Breaker::Closed(0)),
             metrics,
+            clock,
         };
         Ok(Billing { shared: Arc::new(shared) })
     }
@@ -77,9 +84,9 @@ impl Billing {
     /// Whether this user may sync. True wherever the service gives no answer.
     pub async fn is_active(&self, user: &Arc<str>) -> bool {
         let shared = &self.shared;
-        let answer = match shared.answers.get(user).await {
+        let answer = match self.known(user).await {
             Some(active) => Some(active),
-            None if shared.unanswered.contains_key(user) => None,
+            None if self.was_unanswered(user).await => None,
             None => self.ask(user).await,
         };
         let outcome = match answer {
@@ -91,6 +98,25 @@ impl Billing {
         answer.unwrap_or(true)
     }
 
+    /// What was last answered about a user, if that still holds.
+    async fn known(&self, user: &Arc<str>) -> Option<bool> {
+        let shared = &self.shared;
+        let (active, answered) = shared.answers.get(user).await?;
+        if shared.clock.instant() < answered + shared.lasts {
+            return Some(active);
+        }
+        // Or it would stand in the way of the next answer.
+        shared.answers.invalidate(user).await;
+        None
+    }
+
+    /// Whether there was no answer about a user a moment ago.
+    async fn was_unanswered(&self, user: &Arc<str>) -> bool {
+        let shared = &self.shared;
+        let last = shared.unanswered.get(user).await;
+        last.is_some_and(|last| shared.clock.instant() < last + shared.retry)
+    }
+
     async fn ask(&self, user: &Arc<str>) -> Option<bool> {
         if !self.may_ask().await {
             return None;
@@ -100,7 +126,7 @@ impl Billing {
         // A task of its own: the answer is wanted even if the client that caused the question goes away.
         let asking = tokio::spawn(async move {
             let asked = shared.answers.try_get_with(user.clone(), request(&shared, &user)).await;
-            asked.ok()
+            asked.ok().map(|(active, _)| active)
         });
         let answer = async {
             tokio::select! {
@@ -116,7 +142,7 @@ impl Billing {
         let shared = &self.shared;
         let mut breaker = shared.breaker.subscribe();
         let is_due = |breaker: &mut Breaker| {
-            let due = matches!(breaker, Breaker::Open(until) if Instant::now() >= *until);
+            let due = matches!(breaker, Breaker::Open(until) if shared.clock.instant() >= *until);
             if due {
                 *breaker = Breaker::Probing;
             }
@@ -131,7 +157,7 @@ impl Billing {
 }
 
 /// Asks about a user, and notes what that says about the service.
-async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<bool, CreditsError> {
+async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<(bool, Instant), CreditsError> {
     let answer = shared.service.is_active(user).await;
     match &answer {
         Ok(_) => {
@@ -144,7 +170,7 @@ async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<bool, CreditsE
                 let error = error as &dyn std::error::Error;
                 tracing::warn!(error, unwritten, "the credits service gave no answer; the user's sync goes on");
             }
-            shared.unanswered.insert(user.clone(), ()).await;
+            shared.unanswered.insert(user.clone(), shared.clock.instant()).await;
             let is_suspicious = |breaker: &mut Breaker| {
                 let Breaker::Closed(failures) = breaker else { return false };
                 *failures += 1;
@@ -159,7 +185,7 @@ async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<bool, CreditsE
             }
         }
     }
-    answer
+    answer.map(|active| (active, shared.clock.instant()))
 }
 
 /// Finds out whether the service is well. The breaker must be [`Breaker::Probing`].
@@ -172,7 +198,7 @@ fn probe(shared: Arc<Shared>) {
             Err(error) => {
                 let error = error as &dyn std::error::Error;
                 tracing::warn!(error, "the credits service failed; everybody's sync goes on");
-                Breaker::Open(Instant::now() + shared.retry)
+                Breaker::Open(shared.clock.instant() + shared.retry)
             }
         };
         shared.breaker.send_replace(outcome);

@@ -2,6 +2,7 @@
 //!
 //! A debug build reads one from `MANA_SYNC_FAILPOINT`; a release build has none of this.
 
+use crate::clock::Clock;
 use axum::http::HeaderMap;
 use std::sync::LazyLock;
 
@@ -60,8 +61,8 @@ impl Failpoint {
     }
 
     /// Whether it shows this time: every third time, at random, where the process has it.
-    pub fn happens(self) -> bool {
-        self.is_on() && rand::random_ratio(1, 3)
+    pub fn happens(self, clock: &Clock) -> bool {
+        self.is_on() && clock.once_in(3)
     }
 }
 

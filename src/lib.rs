@@ -18,9 +18,12 @@
 //! those above it, and [`app`] alone knows them all.
 
 #![warn(missing_docs)]
+// Time and chance are handed down: see `clock`.
+#![warn(clippy::disallowed_methods)]
 
 pub mod protocol;
 
+pub mod clock;
 pub mod config;
 pub mod failpoints;
 pub mod telemetry;

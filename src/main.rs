@@ -1,8 +1,11 @@
 //! The command line.
 
+#![warn(clippy::disallowed_methods)]
+
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use mana_sync::clock::Clock;
 use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat, Secret};
 use mana_sync::telemetry::{self, Telemetry};
@@ -157,11 +160,12 @@ type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn serve(config: Config) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let clock = Clock::system();
     let telemetry = {
         let _on = runtime.enter();
-        Telemetry::start(&config)?
+        Telemetry::start(&config, &clock)?
     };
-    let served = runtime.block_on(app::serve(config, &telemetry));
+    let served = runtime.block_on(app::serve(config, clock, &telemetry));
     telemetry.flush(if matches!(served, Err(app::RunError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
     // What a forced stop leaves running must not hold the process.
     runtime.shutdown_background();

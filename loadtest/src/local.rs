@@ -42,8 +42,8 @@ pub enum LocalError {
     },
     #[error("{name} {problem}; its log is {}", log.display())]
     Replica { name: String, problem: String, log: PathBuf },
-    #[error("`migrate` ended with {0}")]
-    Migrate(ExitStatus),
+    #[error("`{command}` ended with {status}; its log is {}", log.display())]
+    Command { command: &'static str, status: ExitStatus, log: PathBuf },
 }
 
 /// What replicas need.
@@ -105,12 +105,24 @@ impl Surroundings {
     /// Makes a database with the current schema.
     pub async fn create_database(&self, name: &str) -> Result<(), LocalError> {
         self.admin(&format!("create database {name}")).await?;
-        let log = self.folder.join("migrate.log");
-        let mut command = Command::new(&self.exe);
-        command.arg("migrate").env("DATABASE_URL", self.url_of(name)).env_remove("DATABASE_LISTEN_URL");
-        let log = File::create(&log).map_err(failed(format!("write {}", log.display())))?;
-        let status = command.stdout(log).status().await.map_err(failed(format!("run {}", self.exe.display())))?;
-        if status.success() { Ok(()) } else { Err(LocalError::Migrate(status)) }
+        self.command("migrate", name, &[]).await
+    }
+
+    /// Runs a command of the server's on a database, and waits until it is done.
+    pub async fn command(
+        &self,
+        command: &'static str,
+        database: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<(), LocalError> {
+        let log = self.folder.join(format!("{command}.log"));
+        let output = File::create(&log).map_err(failed(format!("write {}", log.display())))?;
+        let errors = output.try_clone().map_err(failed(format!("write {}", log.display())))?;
+        let mut run = Command::new(&self.exe);
+        run.arg(command).env("DATABASE_URL", self.url_of(database)).env_remove("DATABASE_LISTEN_URL");
+        run.envs(settings.iter().copied()).stdin(Stdio::null()).stdout(output).stderr(errors);
+        let status = run.status().await.map_err(failed(format!("run {}", self.exe.display())))?;
+        if status.success() { Ok(()) } else { Err(LocalError::Command { command, status, log }) }
     }
 
     pub async fn has_database(&self, name: &str) -> Result<bool, LocalError> {

@@ -3,9 +3,10 @@
 use super::Admin;
 use super::error::AdminError;
 use super::lookup::problem;
-use super::message::{Action, Answer, Question, clock};
+use super::message::{Action, Answer, Question};
 use super::report::Done;
 use crate::auth::MAX_TOKEN_ID;
+use crate::clock::Clock;
 use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::telemetry::logs;
@@ -57,8 +58,8 @@ impl Admin {
 ///
 /// # Errors
 /// It is no time, or over, or too far away.
-pub fn refused_until(until: Option<&str>) -> Result<u64, AdminError> {
-    let now = clock();
+pub fn refused_until(clock: &Clock, until: Option<&str>) -> Result<u64, AdminError> {
+    let now = clock.millis();
     let Some(until) = until.map(str::trim).filter(|until| !until.is_empty()) else { return Ok(now + REFUSED_FOR) };
     let parsed = chrono::DateTime::parse_from_rfc3339(until);
     let millis =

@@ -97,7 +97,7 @@ pub(super) async fn refuse_token(
     body: Body,
 ) -> Result<Response, AdminError> {
     let RefuseToken { token_id, until } = json(&headers, body).await?;
-    let until = refused_until(until.as_deref())?;
+    let until = refused_until(&admin.clock, until.as_deref())?;
     answer(&admin.act(API, None, Action::RefuseToken { token_id, until }).await?)
 }
 

@@ -10,9 +10,7 @@
 
 use super::connection::{ConnectionError, LazyConnection};
 use super::keys::AdminKeys;
-use super::message::{
-    Answer, Asked, Head, Instance, Kind, MAX_AGE, MessageError, Question, clock, read, read_body, write,
-};
+use super::message::{Answer, Asked, Head, Instance, Kind, MAX_AGE, MessageError, Question, read, read_body, write};
 use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
 use crate::fanout::listener::OtherChannels;
@@ -172,7 +170,7 @@ impl Replicas {
         if !inner.is_listening.load(Ordering::Relaxed) {
             return Answers { problem: Some(AskError::Deaf), ..Answers::default() };
         }
-        let (id, news) = (rand::random(), Arc::new(Notify::new()));
+        let (id, news) = (inner.local.clock.random_u64(), Arc::new(Notify::new()));
         let meant = |(_, peer): &(&Instance, &Peer)| asked.replica.as_ref().is_none_or(|name| *name == peer.name);
         {
             let mut state = inner.state();
@@ -244,7 +242,7 @@ impl Inner {
     async fn send(&self, channel: &str, kind: Kind, id: u64, body: &impl Serialize) -> Result<(), AskError> {
         let mut name = self.local.name.clone();
         name.truncate(name.floor_char_boundary(MAX_NAME));
-        let head = Head { kind, id, from: self.local.instance, name, at: clock(), part: 0, parts: 1 };
+        let head = Head { kind, id, from: self.local.instance, name, at: self.local.clock.millis(), part: 0, parts: 1 };
         let payloads = write(&self.keys, &head, body)?;
         timeout(SEND_TIMEOUT, async {
             let client = self.sending.client().await?;
@@ -258,7 +256,7 @@ impl Inner {
         // What is not sealed with our key says nothing to us.
         let Some(message) = read(&self.keys, payload) else { return Ok(()) };
         let (head, part) = message?;
-        if head.from == self.local.instance || !head.is_recent() {
+        if head.from == self.local.instance || !head.is_recent(&self.local.clock) {
             return Ok(());
         }
         match head.kind {
@@ -289,7 +287,7 @@ impl Inner {
     }
 
     fn note_peer(&self, head: &Head) {
-        let peer = Peer { name: head.name.clone(), heard: Instant::now(), heard_at: clock() };
+        let peer = Peer { name: head.name.clone(), heard: Instant::now(), heard_at: self.local.clock.millis() };
         let mut state = self.state();
         if !state.peers.contains_key(&head.from) {
             // A process that was killed and started again. If both run, the other one is known again when it speaks.
@@ -373,7 +371,7 @@ impl Answering {
             }
         }
         if !inner.state().peers.is_empty()
-            && let Err(error) = inner.send(CHANNEL, Kind::Goodbye, rand::random(), &()).await
+            && let Err(error) = inner.send(CHANNEL, Kind::Goodbye, inner.local.clock.random_u64(), &()).await
         {
             tracing::debug!(error = &error as &dyn std::error::Error, "the other replicas were not told goodbye");
         }

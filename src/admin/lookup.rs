@@ -12,7 +12,6 @@ use super::report::{
 use crate::protocol::{Cursor, UserKey};
 use crate::store::inspect::{self, StoredDevice, StoredLog};
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 impl Admin {
     /// All replicas, and the database.
@@ -30,7 +29,7 @@ impl Admin {
         if asked.problem.is_none() {
             problems.extend(self.strangers(&replicas, &asked.silent));
         }
-        let at = time(SystemTime::now());
+        let at = time(self.clock.now());
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
         Cluster { at, replicas, silent: asked.silent, problem, database: database.ok() }
     }

@@ -9,12 +9,13 @@
 
 use super::keys::{AdminKeys, KeyError};
 use super::report::Outcome;
+use crate::clock::Clock;
 use flate2::Compression;
 use flate2::read::{DeflateDecoder, DeflateEncoder};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Most bytes of a payload. PostgreSQL raises at 8,000.
 const MAX_PAYLOAD: usize = 7_999;
@@ -127,15 +128,10 @@ pub enum MessageError {
     NoHead,
 }
 
-/// Milliseconds since the epoch.
-pub fn clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 impl Head {
     /// Whether it was said just now, by clocks that may differ.
-    pub fn is_recent(&self) -> bool {
-        u128::from(self.at.abs_diff(clock())) <= MAX_AGE.as_millis()
+    pub fn is_recent(&self, clock: &Clock) -> bool {
+        u128::from(self.at.abs_diff(clock.millis())) <= MAX_AGE.as_millis()
     }
 }
 
@@ -196,7 +192,7 @@ mod tests {
 
     fn head() -> Head {
         let name = "\u{1}".repeat(128);
-        Head { kind: Kind::Answer, id: u64::MAX, from: u64::MAX, name, at: clock(), part: 0, parts: 1 }
+        Head { kind: Kind::Answer, id: u64::MAX, from: u64::MAX, name, at: Clock::system().millis(), part: 0, parts: 1 }
     }
 
     #[test]

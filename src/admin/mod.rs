@@ -31,6 +31,7 @@ pub use cluster::Replicas;
 pub use keys::KeyError;
 pub use replica::{Parts, Trimming};
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, Connector};
 use crate::fanout::Presence;
@@ -60,6 +61,7 @@ pub struct Inner {
     presence: Presence,
     /// How long a login lasts.
     login: Duration,
+    clock: Clock,
 }
 
 impl std::ops::Deref for Admin {
@@ -100,10 +102,11 @@ impl Admin {
             Connector::new(config.database.direct_url(), &name).map(LazyConnection::new)
         };
         let (health, metrics, presence) = (parts.health.clone(), parts.metrics.clone(), parts.presence.clone());
+        let clock = parts.clock.clone();
         let local = Arc::new(LocalReplica::new(config, parts));
         let (replicas, answering) = Replicas::new(local.clone(), keys.clone(), connection("admin channel")?);
         let (reading, login) = (connection("admin")?, settings.admin_login_ms);
-        let admin = Admin(Arc::new(Inner { replicas, keys, reading, health, metrics, presence, login }));
+        let admin = Admin(Arc::new(Inner { replicas, keys, reading, health, metrics, presence, login, clock }));
         Ok(Some((admin.clone(), Tasks { admin, local, answering })))
     }
 

@@ -6,6 +6,7 @@ use super::report::{
     Connections, DeviceRead, Listener, Outcome, Pool, Process, RefusedToken, Replica, Session, UserOnReplica, time,
 };
 use crate::auth::Authenticator;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fanout::Presence;
 use crate::http::Health;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub presence: Presence,
     /// Trims logs on demand.
     pub compaction: Trimming,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// How logs are trimmed here.
@@ -49,18 +52,19 @@ pub struct Trimming {
     config: Arc<Config>,
     layout: Layout,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl Trimming {
     /// As the settings say.
-    pub fn new(config: &Config, layout: Layout, metrics: Arc<Metrics>) -> Trimming {
-        Trimming { config: Arc::new(config.clone()), layout, metrics }
+    pub fn new(config: &Config, layout: Layout, metrics: Arc<Metrics>, clock: Clock) -> Trimming {
+        Trimming { config: Arc::new(config.clone()), layout, metrics, clock }
     }
 
     /// None where logs are not trimmed.
     fn compactor(&self) -> Option<Compactor> {
         let is_on = !self.config.compaction.compact_after_ms.is_zero();
-        is_on.then(|| Compactor::of_replica(&self.config, self.layout, self.metrics.clone()))
+        is_on.then(|| Compactor::of_replica(&self.config, self.layout, self.metrics.clone(), self.clock.clone()))
     }
 }
 
@@ -69,6 +73,7 @@ impl Trimming {
 pub struct LocalReplica {
     pub name: String,
     pub instance: Instance,
+    pub clock: Clock,
     started: SystemTime,
     pool_limit: i64,
     parts: Parts,
@@ -84,9 +89,10 @@ impl LocalReplica {
     /// This life of the process.
     pub fn new(config: &Config, parts: Parts) -> LocalReplica {
         let recent = Recent::new(parts.metrics.clone());
-        let (name, instance) = (config.replica_name(), rand::random());
+        let clock = parts.clock.clone();
+        let (name, instance, started) = (config.replica_name(), clock.random_u64(), clock.now());
         let pool_limit = config.database_pool_size.into();
-        LocalReplica { name, instance, started: SystemTime::now(), pool_limit, parts, trimming: Arc::default(), recent }
+        LocalReplica { name, instance, clock, started, pool_limit, parts, trimming: Arc::default(), recent }
     }
 
     /// Answers a question; does what it is told.

@@ -38,7 +38,7 @@ pub fn router(admin: Admin) -> Router {
 /// Metrics and health, for those who scrape and probe: without a token, like on the public port.
 fn probes() -> Router<Admin> {
     Router::new()
-        .route("/health", get(async |State(admin): State<Admin>| health::report(Some(&admin.metrics))))
+        .route("/health", get(async |State(admin): State<Admin>| health::report(&admin.clock, Some(&admin.metrics))))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(async |State(admin): State<Admin>| health::readiness(&admin.health, true)))
         .route("/metrics", get(scrape))

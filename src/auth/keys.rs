@@ -6,6 +6,7 @@
 //! asks and hangs up meanwhile. While the issuer is down the keys at hand go on being used, up to a limit.
 
 use super::jwks::{JwksError, Key, Keys, fetch};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::{Metrics, traces};
 use arc_swap::ArcSwapOption;
@@ -14,7 +15,7 @@ use jsonwebtoken::DecodingKey;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use url::Url;
@@ -56,6 +57,7 @@ struct Shared {
     wanted: Notify,
     waiting: Semaphore,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 struct KeySet {
@@ -79,7 +81,7 @@ struct Attempt {
 }
 
 impl KeySource {
-    pub(super) fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> KeySource {
+    pub(super) fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>, clock: Clock) -> KeySource {
         let times = Times {
             refresh: config.jwks_refresh_ms,
             cooldown: config.jwks_cooldown_ms,
@@ -94,6 +96,7 @@ impl KeySource {
             wanted: Notify::new(),
             waiting: Semaphore::new(MAX_WAITING),
             metrics,
+            clock,
         };
         KeySource { shared: Arc::new(shared) }
     }
@@ -114,7 +117,8 @@ impl KeySource {
     /// # Errors
     /// The key is not at hand, and the issuer could not be asked in time.
     pub(super) async fn get(&self, kid: &str) -> Result<Option<Found>, JwksError> {
-        let came = Instant::now();
+        let came = self.shared.clock.instant();
+        let deadline = Instant::now() + MAX_WAIT;
         let known = || {
             self.shared.fresh(|set| {
                 let key = set.keys.get(kid)?;
@@ -133,13 +137,13 @@ impl KeySource {
         }
         if let Some(Attempt { began, failure: Some(failure) }) = last {
             // It failed a moment ago, and is asked again as soon as it may be, without anybody's waiting for it.
-            if began.elapsed() < self.shared.cooldown() {
+            if self.shared.age(began) < self.shared.cooldown() {
                 return Err(failure);
             }
         }
         loop {
             let waiting = traces::waiting("wait for the issuer's keys");
-            let ended = timeout_at(came + MAX_WAIT, attempts.changed()).instrument(waiting).await;
+            let ended = timeout_at(deadline, attempts.changed()).instrument(waiting).await;
             // The sender lives in what we hold.
             if !matches!(ended, Ok(Ok(()))) {
                 return Err(JwksError::NotInTime);
@@ -149,7 +153,7 @@ impl KeySource {
             }
             match attempts.borrow_and_update().clone() {
                 Some(Attempt { failure: Some(failure), .. }) => return Err(failure),
-                Some(Attempt { began, failure: None }) if began >= came => return Ok(None),
+                Some(Attempt { began, failure: None }) if began > came => return Ok(None),
                 // The issuer may have had no such key when that attempt began, and have it now.
                 _ => self.shared.wanted.notify_one(),
             }
@@ -169,7 +173,11 @@ impl Shared {
     /// What the keys at hand say, if they are not too old.
     fn fresh<T>(&self, read: impl FnOnce(&KeySet) -> Option<T>) -> Option<T> {
         let set = self.set.load();
-        set.as_ref().filter(|set| set.asked.elapsed() < self.times.max_stale).and_then(|set| read(set))
+        set.as_ref().filter(|set| self.age(set.asked) < self.times.max_stale).and_then(|set| read(set))
+    }
+
+    fn age(&self, moment: Instant) -> Duration {
+        self.clock.instant().saturating_duration_since(moment)
     }
 
     fn cooldown(&self) -> Duration {
@@ -186,19 +194,19 @@ impl Shared {
             if let Some(due) = due {
                 tokio::select! {
                     () = self.wanted.notified() => {}
-                    () = sleep_until(due) => {}
+                    () = self.clock.sleep_until(due) => {}
                 }
             }
             let last = self.attempts.borrow().as_ref().map(|attempt| attempt.began);
             if let Some(last) = last {
-                sleep_until(last + self.cooldown()).await;
+                self.clock.sleep_until(last + self.cooldown()).await;
             }
             self.attempt().await;
         }
     }
 
     async fn attempt(&self) {
-        let began = Instant::now();
+        let began = self.clock.instant();
         let fetched = fetch(&self.http, &self.url).await;
         let outcome = if fetched.is_ok() { "ok" } else { "failed" };
         self.metrics.jwks_fetches.with_label_values(&[outcome]).inc();

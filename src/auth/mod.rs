@@ -5,6 +5,7 @@ mod keys;
 mod problem;
 mod refused;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
@@ -56,8 +57,8 @@ pub struct Identity {
 
 impl Identity {
     /// How long the token is still good.
-    pub fn remaining(&self) -> Duration {
-        self.expires.duration_since(SystemTime::now()).unwrap_or_default()
+    pub fn remaining(&self, clock: &Clock) -> Duration {
+        self.expires.duration_since(clock.now()).unwrap_or_default()
     }
 }
 
@@ -100,6 +101,7 @@ pub struct Authenticator {
     remembered: Cache<[u8; 32], (u64, Identity)>,
     refused: RefusedTokens,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 #[derive(Deserialize)]
@@ -114,10 +116,11 @@ struct Claims {
 
 impl Authenticator {
     /// Keys are fetched by [`Self::fetching`].
-    pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>) -> Authenticator {
+    pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>, clock: Clock) -> Authenticator {
         let mut validation = Validation::new(Algorithm::EdDSA);
         let mut required = vec!["exp", "sub"];
-        validation.leeway = 0;
+        // By our own clock, in `identity`.
+        validation.validate_exp = false;
         validation.validate_aud = config.jwt_audience.is_some();
         if let Some(audience) = &config.jwt_audience {
             validation.set_audience(&[audience]);
@@ -129,8 +132,9 @@ impl Authenticator {
         }
         validation.set_required_spec_claims(&required);
         let remembered = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
-        let keys = KeySource::new(config, http, metrics.clone());
-        Authenticator { keys, validation, remembered, refused: RefusedTokens::default(), metrics }
+        let keys = KeySource::new(config, http, metrics.clone(), clock.clone());
+        let refused = RefusedTokens::new(clock.clone());
+        Authenticator { keys, validation, remembered, refused, metrics, clock }
     }
 
     /// The tokens that operators have refused.
@@ -190,7 +194,7 @@ impl Authenticator {
         if let Some((generation, identity)) = self.remembered.get(&digest).await
             && self.keys.generation() == Some(generation)
         {
-            return if identity.remaining().is_zero() { Err(AuthError::Expired) } else { Ok(identity) };
+            return if identity.remaining(&self.clock).is_zero() { Err(AuthError::Expired) } else { Ok(identity) };
         }
         let (generation, identity) = self.decode(token).await?;
         self.remembered.insert(digest, (generation, identity.clone())).await;
@@ -210,7 +214,7 @@ impl Authenticator {
         let found = found.ok_or(AuthError::Invalid(TokenProblem::UnknownKey))?;
         let claims: Claims =
             jsonwebtoken::decode(token, &found.key, &self.validation).map_err(|error| refusal(&error))?.claims;
-        Ok((found.generation, identity(claims)?))
+        Ok((found.generation, identity(claims, self.clock.now())?))
     }
 }
 
@@ -223,14 +227,14 @@ fn has_critical_extensions(token: &str) -> bool {
     members.is_none_or(|members| members.contains_key("crit"))
 }
 
-fn identity(claims: Claims) -> Result<Identity, AuthError> {
+fn identity(claims: Claims, present: SystemTime) -> Result<Identity, AuthError> {
     if claims.sub.is_empty() || claims.sub.contains('\0') {
         return Err(AuthError::Invalid(TokenProblem::NoUser));
     }
     if claims.sub.len() > MAX_USER {
         return Err(AuthError::Invalid(TokenProblem::LongUser));
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let now = present.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     if claims.nbf.is_some_and(|not_before| not_before > now + NOT_BEFORE_LEEWAY) {
         return Err(AuthError::Invalid(TokenProblem::NotYetValid));
     }
@@ -240,7 +244,7 @@ fn identity(claims: Claims) -> Result<Identity, AuthError> {
     // Far beyond any token's life, and well within what a SystemTime holds.
     let life = Duration::try_from_secs_f64(claims.exp - now).unwrap_or(Duration::MAX).min(Duration::from_secs(1 << 32));
     let token_id = claims.jti.as_str().filter(|id| (1..=MAX_TOKEN_ID).contains(&id.len())).map(Arc::from);
-    let (user, expires) = (UserKey::of(&claims.sub), SystemTime::now() + life);
+    let (user, expires) = (UserKey::of(&claims.sub), present + life);
     Ok(Identity { user, user_id: claims.sub.into(), expires, token_id })
 }
 

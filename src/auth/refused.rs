@@ -1,5 +1,6 @@
 //! Tokens that operators have refused, by their ids (`jti`), until they expire.
 
+use crate::clock::Clock;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +12,15 @@ const MAX_REFUSED: usize = 10_000;
 /// The ids of tokens that are not accepted any more. Clones share them.
 ///
 /// They are held in memory: a replica that starts is told by the others ([`crate::admin`]).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RefusedTokens(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     /// Read with every token; replaced as a whole when one is added.
     until: ArcSwap<HashMap<Arc<str>, SystemTime>>,
     writing: Mutex<()>,
+    clock: Clock,
 }
 
 /// As many tokens are refused as can be.
@@ -27,6 +29,11 @@ struct Inner {
 pub struct TooManyRefused;
 
 impl RefusedTokens {
+    /// None is refused yet.
+    pub fn new(clock: Clock) -> RefusedTokens {
+        RefusedTokens(Arc::new(Inner { until: ArcSwap::default(), writing: Mutex::default(), clock }))
+    }
+
     /// Refuses a token until then, or longer if that was said before. Those that have expired are forgotten.
     ///
     /// # Errors
@@ -38,7 +45,7 @@ impl RefusedTokens {
     /// Likewise, all or as many as there is room for.
     pub fn refuse_all(&self, added: impl IntoIterator<Item = (Arc<str>, SystemTime)>) -> Result<(), TooManyRefused> {
         let _writing = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now();
+        let now = self.0.clock.now();
         let mut all = HashMap::clone(&self.0.until.load());
         all.retain(|_, until| *until > now);
         let mut outcome = Ok(());
@@ -56,12 +63,12 @@ impl RefusedTokens {
 
     /// Whether the token of this id is refused.
     pub fn contains(&self, id: &str) -> bool {
-        self.0.until.load().get(id).is_some_and(|until| *until > SystemTime::now())
+        self.0.until.load().get(id).is_some_and(|until| *until > self.0.clock.now())
     }
 
     /// All that are, and until when; those that are over first.
     pub fn list(&self) -> Vec<(Arc<str>, SystemTime)> {
-        let now = SystemTime::now();
+        let now = self.0.clock.now();
         let all = self.0.until.load();
         let mut list: Vec<_> = all.iter().map(|(id, until)| (id.clone(), *until)).collect();
         list.retain(|(_, until)| *until > now);
@@ -77,7 +84,8 @@ mod tests {
 
     #[test]
     fn a_token_is_refused_until_the_latest_time_that_was_said() {
-        let (tokens, now) = (RefusedTokens::default(), SystemTime::now());
+        let clock = Clock::system();
+        let (tokens, now) = (RefusedTokens::new(clock.clone()), clock.now());
         let hour = Duration::from_secs(3600);
         assert!(!tokens.contains("a"));
         tokens.refuse("a", now + hour * 2).unwrap();
@@ -90,7 +98,8 @@ mod tests {
 
     #[test]
     fn there_is_a_limit_and_what_was_refused_stays_so() {
-        let (tokens, until) = (RefusedTokens::default(), SystemTime::now() + Duration::from_secs(3600));
+        let clock = Clock::system();
+        let (tokens, until) = (RefusedTokens::new(clock.clone()), clock.now() + Duration::from_secs(3600));
         let many = (0..MAX_REFUSED).map(|n| (Arc::from(n.to_string()), until));
         tokens.refuse_all(many).unwrap();
         assert_eq!(tokens.refuse("one more", until), Err(TooManyRefused));

@@ -5,7 +5,7 @@
 //! network has forgotten it or its server is a standby now, what has been idle since before is dropped untested.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// What is known of a pool's connections.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,7 @@ use super::presence::Presence;
 use super::rate::NotificationCounter;
 use super::reconciler::Reconciler;
 use super::wakeup::Wakeup;
+use crate::clock::Clock;
 use crate::db::{ConnectError, Connector, Driver};
 use crate::failpoints::Failpoint;
 use crate::protocol::UserKey;
@@ -23,7 +24,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::error::SqlState;
@@ -147,6 +148,8 @@ pub struct Listener {
     pub others: Option<Arc<dyn OtherChannels>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 impl Listener {
@@ -161,8 +164,8 @@ impl Listener {
             self.listener_status.set_problem(error.is_settings().then(|| error.to_string()));
             tracing::warn!(error = &error as &dyn std::error::Error, "the listener has no connection; reconnecting");
             pause = if was_up { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
-            let jitter = rand::random_range(0.5..1.5);
-            if stop.run_until_cancelled(tokio::time::sleep(pause.mul_f64(jitter))).await.is_none() {
+            let jittered = self.clock.jitter(pause, 0.5..1.5);
+            if stop.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
                 break;
             }
         }
@@ -175,9 +178,9 @@ impl Listener {
         let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
         if Failpoint::ListenLate.is_on() {
             self.reconciler.reconcile_now();
-            self.drive(&mut driver, &Echo::new(), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
+            self.drive(&mut driver, &Echo::new(&self.clock), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
         }
-        let echo = Echo::new();
+        let echo = Echo::new(&self.clock);
         self.listen_on(&client, &mut driver, &echo).await?;
         self.await_echo(&mut driver, &echo).await?;
         self.listener_status.set(true);
@@ -342,7 +345,7 @@ impl Listener {
 
     fn deliver(&self, entry: &Entry<'_>) -> Result<(), PayloadError> {
         let wakeup = entry.read()?;
-        if wakeup.is_beyond_the_present() {
+        if wakeup.is_beyond(self.clock.since_epoch()) {
             self.distrust(std::iter::once(wakeup.user));
             return Ok(());
         }
@@ -359,8 +362,7 @@ impl Listener {
     }
 
     fn observe_delivery(&self, wakeup: &Wakeup) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let since = now.saturating_sub(Duration::from_micros(wakeup.last().max(0) as u64));
+        let since = self.clock.since_epoch().saturating_sub(Duration::from_micros(wakeup.last().max(0) as u64));
         self.metrics.delivery_seconds.observe(since.as_secs_f64());
         if since >= SLOW_DELIVERY && !wakeup.pushes.is_empty() {
             tracing::info!(seconds = since.as_secs_f64(), "a delivery was slow; this is its trace");
@@ -375,8 +377,8 @@ struct Echo {
 }
 
 impl Echo {
-    fn new() -> Echo {
-        Echo { channel: format!("{CHANNEL}_echo_{:016x}", rand::random::<u64>()), received: Notify::new() }
+    fn new(clock: &Clock) -> Echo {
+        Echo { channel: format!("{CHANNEL}_echo_{:016x}", clock.random_u64()), received: Notify::new() }
     }
 }
 

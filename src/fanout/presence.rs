@@ -9,12 +9,13 @@
 //! A replica that hears nobody, because its own listener is away, goes on with those that it knew.
 
 use super::rate::ReplicaCount;
+use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::telemetry::Metrics;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,7 @@ struct Inner {
     period: Duration,
     draining: CancellationToken,
     metrics: Arc<Metrics>,
+    clock: Clock,
     count: ReplicaCount,
     state: Mutex<State>,
     known: watch::Sender<Arc<[Replica]>>,
@@ -111,17 +113,24 @@ struct Other {
 
 impl Presence {
     /// Knows of nobody but this replica yet.
-    pub fn new(config: &FanoutConfig, name: &str, metrics: Arc<Metrics>, draining: CancellationToken) -> Presence {
+    pub fn new(
+        config: &FanoutConfig,
+        name: &str,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        draining: CancellationToken,
+    ) -> Presence {
         let mut name = name.to_owned();
         name.truncate(name.floor_char_boundary(MAX_NAME));
         let presence = Presence(Arc::new(Inner {
-            id: format!("{:016x}", rand::random::<u64>()),
+            id: format!("{:016x}", clock.random_u64()),
             name,
-            since: clock(),
+            since: clock.millis(),
             budget: config.notify_budget,
             period: config.presence_ms,
             draining,
             metrics,
+            clock,
             count: ReplicaCount::default(),
             state: Mutex::default(),
             known: watch::channel(Arc::default()).0,
@@ -198,7 +207,7 @@ impl Presence {
             self.forget_silent(&mut state, now);
             self.tell(&mut state);
         }
-        let message = Message { replica, at: clock(), every, gone };
+        let message = Message { replica, at: self.0.clock.millis(), every, gone };
         // Texts and numbers always serialize.
         serde_json::to_string(&Said { presence: Some(message) }).unwrap_or_default()
     }
@@ -213,7 +222,7 @@ impl Presence {
         let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
             return Ok(());
         };
-        let is_old = at.abs_diff(clock()) > MAX_AGE.as_millis() as u64;
+        let is_old = at.abs_diff(self.0.clock.millis()) > MAX_AGE.as_millis() as u64;
         if replica.id == self.0.id || is_old {
             return Ok(());
         }
@@ -269,11 +278,6 @@ impl Presence {
             differs
         });
     }
-}
-
-/// Milliseconds since the epoch.
-fn clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

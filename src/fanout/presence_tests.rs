@@ -4,7 +4,7 @@ use super::*;
 fn replica(name: &str, settings: &[&str]) -> Presence {
     let metrics = Arc::new(Metrics::new());
     metrics.listener_up.set(1);
-    Presence::new(&fanout_config(settings), name, metrics, CancellationToken::new())
+    Presence::new(&fanout_config(settings), name, metrics, Clock::system(), CancellationToken::new())
 }
 
 fn names(presence: &Presence) -> Vec<String> {
@@ -42,7 +42,7 @@ fn everybody_knows_who_is_there_and_who_is_gone() {
 fn a_replica_that_says_goodbye_is_gone_at_once_and_stays_gone() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
     let (hello, goodbye) = (hello(&b), b.message(begun, true));
-    let at = clock();
+    let at = Clock::system().millis();
     let receive =
         |message: &str, at, after| a.receive(&dated(message, at), begun + Duration::from_secs(after)).unwrap();
     receive(&hello, at - 2, 0);
@@ -61,7 +61,7 @@ fn a_replica_that_says_goodbye_is_gone_at_once_and_stays_gone() {
 #[test]
 fn what_is_too_old_or_too_far_ahead_is_not_heard() {
     let (a, b) = (replica("a", &[]), replica("b", &[]));
-    for at in [clock() - 200_000, clock() + 200_000, 0, u64::MAX] {
+    for at in [Clock::system().millis() - 200_000, Clock::system().millis() + 200_000, 0, u64::MAX] {
         a.receive(&dated(&hello(&b), at), Instant::now()).unwrap();
         assert_eq!(names(&a), ["a"]);
     }
@@ -124,10 +124,10 @@ fn changes_are_told_to_whoever_watches_and_nothing_else_is() {
     a.receive(&first, begun).unwrap();
     assert!(watch.has_changed().unwrap());
     watch.mark_unchanged();
-    a.receive(&dated(&first, clock() + 5), begun).unwrap();
+    a.receive(&dated(&first, Clock::system().millis() + 5), begun).unwrap();
     assert!(!watch.has_changed().unwrap(), "the same again");
     b.0.metrics.connections.set(1);
-    a.receive(&dated(&hello(&b), clock() + 9), begun).unwrap();
+    a.receive(&dated(&hello(&b), Clock::system().millis() + 9), begun).unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(replica(&"ü".repeat(300), &[]).own().name.len(), 254);
 }

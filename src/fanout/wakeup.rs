@@ -4,7 +4,7 @@ use crate::protocol::UserKey;
 use crate::telemetry::traces::PushSpan;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Most bytes of the names of a wake-up's tables. A longer list is not kept: whoever hears of it looks it up.
 pub const MAX_NAMES: usize = 1_500;
@@ -40,9 +40,9 @@ impl Wakeup {
         self.ranges.iter().map(|(_, last)| *last).max().unwrap_or(0)
     }
 
-    /// Whether it announces what cannot have been stored yet.
-    pub(super) fn is_beyond_the_present(&self) -> bool {
-        let latest = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + MAX_AHEAD;
+    /// Whether it announces what cannot have been stored yet, so long after 1970.
+    pub(super) fn is_beyond(&self, present: Duration) -> bool {
+        let latest = present + MAX_AHEAD;
         self.last() > i64::try_from(latest.as_micros()).unwrap_or(i64::MAX)
     }
 
@@ -133,11 +133,11 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_beyond_the_present_is_seen() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64;
+        let now = 1_700_000_000_000_000;
         for (ahead, beyond) in [(-1_000_000, false), (60_000_000, false), (3_600_000_000, true), (i64::MAX - now, true)]
         {
             let wakeup = Wakeup { ranges: vec![(0, 2), (2, now + ahead)], ..wakeup("u", "a", None, &[]) };
-            assert_eq!(wakeup.is_beyond_the_present(), beyond, "{ahead}");
+            assert_eq!(wakeup.is_beyond(Duration::from_micros(now as u64)), beyond, "{ahead}");
         }
     }
 }

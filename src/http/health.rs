@@ -3,6 +3,7 @@
 use super::AppState;
 use super::error::ApiError;
 use crate::auth::Authenticator;
+use crate::clock::Clock;
 use crate::fanout::listener::ListenerStatus;
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::Buckets;
@@ -14,7 +15,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often the database is asked whether it is there.
@@ -151,16 +153,15 @@ struct Report {
 }
 
 pub(super) async fn health(State(state): State<AppState>) -> Response {
-    report(state.config.admin.public_metrics.then_some(&*state.metrics))
+    report(&state.clock, state.config.admin.public_metrics.then_some(&*state.metrics))
 }
 
 /// That this process lives; and how many it serves, if that is to be told.
-pub(crate) fn report(metrics: Option<&Metrics>) -> Response {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+pub(crate) fn report(clock: &Clock, metrics: Option<&Metrics>) -> Response {
     json(&Report {
         status: "ok",
         service: "mana-sync",
-        timestamp: crate::protocol::Stamp::from_millis(now.as_millis() as i64).to_string(),
+        timestamp: crate::protocol::Stamp::from_millis(clock.millis() as i64).to_string(),
         connections: metrics.map(|metrics| metrics.connections.get()),
         users: metrics.map(|metrics| metrics.users.get()),
     })

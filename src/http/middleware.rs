@@ -9,13 +9,14 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 /// The span ends with the head of the answer: that of a WebSocket at 101, that of a stream before its first event.
 pub(super) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = RequestId::of(request.headers());
+    let id = RequestId::of(request.headers(), &state.clock);
     let span = span(&state, &request);
     let access = Access { method: request.method().clone(), route: request.extensions().get().cloned() };
     let noted = span.clone();

@@ -27,6 +27,7 @@ pub use health::Health;
 use crate::auth::Authenticator;
 use crate::billing::Billing;
 use crate::budget::MemoryBudget;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fanout::Publisher;
 use crate::fanout::listener::ListenerStatus;
@@ -77,6 +78,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Decides which requests are traced.
     pub traces: Traces,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 impl Deref for AppState {

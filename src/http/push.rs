@@ -22,7 +22,6 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// What an answer may say of conflicts however small its push is, in bytes.
 const MIN_CONFLICTS: usize = 4 << 10;
@@ -51,7 +50,7 @@ pub(super) async fn push(
     }
     let (body, reservation) = read?;
     state.limits.push_bytes(caller.log.user, body.len())?;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let answer = answer(&state, &caller.log, &parts.headers, &body, &reservation).await;
     state.metrics.push_seconds.observe(started.elapsed().as_secs_f64());
     let outcome = match &answer {
@@ -85,7 +84,10 @@ async fn answer(
 ) -> Result<Answer, ApiError> {
     let client = client_id(headers)?;
     let client = client.as_deref();
-    let policy = StampPolicy { now: now(), max_ahead: state.config.max_clock_skew_ms.as_millis() as i64 };
+    let policy = StampPolicy {
+        now: Stamp::from_millis(state.clock.millis() as i64),
+        max_ahead: state.config.max_clock_skew_ms.as_millis() as i64,
+    };
     let max_changes = state.config.max_push_changes as usize;
     let read = state.sessions.heavy.run(body.len(), || read_push(body, client, policy, max_changes)).await;
     let push = Arc::new(read?);
@@ -183,13 +185,14 @@ fn announce(
     reservation: PushReservation,
     new_app: NewApp,
 ) -> impl FnOnce(&Pushed) + Send + 'static {
-    let (publisher, log, span) = (state.publisher.clone(), log.clone(), PushSpan::current());
+    let (publisher, clock, log, span) =
+        (state.publisher.clone(), state.clock.clone(), log.clone(), PushSpan::current());
     let crash = failpoints::crash_before_notify(headers);
     move |pushed| {
         let _reservation = reservation;
         new_app.stored();
         crash.if_chosen();
-        if !Failpoint::NotifyDropped.happens() {
+        if !Failpoint::NotifyDropped.happens(&clock) {
             publisher.publish(wakeup(&log, &push, pushed, span));
         }
     }
@@ -205,11 +208,6 @@ fn wakeup(log: &Log, push: &Push, pushed: &Pushed, span: Option<PushSpan>) -> Wa
         ranges: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
         pushes: span.into_iter().collect(),
     }
-}
-
-fn now() -> Stamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Stamp::from_millis(since.as_millis() as i64)
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {

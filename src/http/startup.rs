@@ -4,6 +4,7 @@
 use super::error::ApiError;
 use super::server::{ACCEPT_PAUSE, MAX_REFUSALS, answer_once};
 use super::{health, metrics};
+use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::routing::get;
@@ -70,14 +71,14 @@ pub async fn serve_until<T>(listeners: &[Waiting<'_>], starting: impl Future<Out
 }
 
 /// What is answered; with what is counted, if that is to be told there.
-pub fn router(metrics: &Arc<Metrics>, reason: &WaitReason, with_metrics: bool) -> Router {
-    let (counted, encoded, reason) = (metrics.clone(), metrics.clone(), reason.clone());
+pub fn router(metrics: &Arc<Metrics>, clock: &Clock, reason: &WaitReason, with_metrics: bool) -> Router {
+    let (counted, encoded, clock, reason) = (metrics.clone(), metrics.clone(), clock.clone(), reason.clone());
     let routes = match with_metrics {
         true => Router::new().route("/metrics", get(async move || metrics::encode(&encoded))),
         false => Router::new(),
     };
     routes
-        .route("/health", get(async move || health::report(with_metrics.then_some(&*counted))))
+        .route("/health", get(async move || health::report(&clock, with_metrics.then_some(&*counted))))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(async move || ApiError::NotReady(reason.sentence())))
         // Operators alone are told more.

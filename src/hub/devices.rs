@@ -1,5 +1,6 @@
 //! How far devices have read, as far as this replica has seen it: a device that sends a cursor has what is before it.
 
+use crate::clock::Clock;
 use crate::protocol::{Cursor, Log, UserKey};
 use moka::future::Cache;
 use std::collections::HashMap;
@@ -15,9 +16,10 @@ const MAX_DEVICES: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct DeviceReads {
     /// None: nobody asks, and nothing is noted.
-    users: Option<Cache<UserKey, Arc<Mutex<Devices>>>>,
+    users: Option<(Users, Clock)>,
 }
 
+type Users = Cache<UserKey, Arc<Mutex<Devices>>>;
 type Devices = HashMap<(Arc<str>, Arc<str>), DeviceRead>;
 
 /// What a device said last of how far it has read.
@@ -31,13 +33,14 @@ pub struct DeviceRead {
 
 impl DeviceReads {
     /// Notes what devices say.
-    pub fn noting() -> DeviceReads {
-        DeviceReads { users: Some(Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBERED).build()) }
+    pub fn noting(clock: Clock) -> DeviceReads {
+        let users = Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBERED).build();
+        DeviceReads { users: Some((users, clock)) }
     }
 
     /// A device has sent this cursor of a log.
     pub async fn note(&self, log: &Log, device: &str, until: Cursor) {
-        let Some(users) = &self.users else { return };
+        let Some((users, clock)) = &self.users else { return };
         let devices = users.get_with(log.user, async { Arc::default() }).await;
         let mut devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
         let device = (log.app.clone(), Arc::from(device));
@@ -45,12 +48,12 @@ impl DeviceReads {
             let longest_ago = devices.iter().min_by_key(|(_, read)| read.at).map(|(device, _)| device.clone());
             longest_ago.and_then(|device| devices.remove(&device));
         }
-        devices.insert(device, DeviceRead { until, at: SystemTime::now() });
+        devices.insert(device, DeviceRead { until, at: clock.now() });
     }
 
     /// What the devices of a user said last, by app and device.
     pub async fn of(&self, user: UserKey) -> Vec<((Arc<str>, Arc<str>), DeviceRead)> {
-        let Some(users) = &self.users else { return vec![] };
+        let Some((users, _)) = &self.users else { return vec![] };
         let Some(devices) = users.get(&user).await else { return vec![] };
         let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.iter().map(|(device, read)| (device.clone(), *read)).collect()
@@ -70,7 +73,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_cursor_of_each_device_and_log_is_remembered_if_somebody_asks() {
         let (todo, notes) = (Log::new("alice".into(), "todo"), Log::new("alice".into(), "notes"));
-        let reads = DeviceReads::noting();
+        let reads = DeviceReads::noting(Clock::system());
         reads.note(&todo, "phone", Cursor::after(40)).await;
         reads.note(&todo, "phone", Cursor::after(20)).await;
         reads.note(&notes, "phone", Cursor::after(60)).await;
@@ -84,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_too_many_devices_those_that_came_last_are_remembered() {
-        let (log, reads) = (Log::new("alice".into(), "todo"), DeviceReads::noting());
+        let (log, reads) = (Log::new("alice".into(), "todo"), DeviceReads::noting(Clock::system()));
         for n in 0..MAX_DEVICES + 10 {
             reads.note(&log, &n.to_string(), Cursor::after(20)).await;
         }

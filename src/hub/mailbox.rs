@@ -1,6 +1,7 @@
 //! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
 
 use super::session::SessionState;
+use crate::clock::Clock;
 use crate::fanout::Wakeup;
 use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
@@ -69,7 +70,7 @@ struct State {
 
 impl Mailbox {
     /// An empty mailbox, of a session that has just come.
-    pub fn new(interest: Interest, transport: Option<&'static str>) -> Mailbox {
+    pub fn new(interest: Interest, transport: Option<&'static str>, clock: Clock) -> Mailbox {
         let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
         let state = State {
             interest,
@@ -85,7 +86,7 @@ impl Mailbox {
             state: Mutex::new(state),
             filled: Notify::new(),
             joined: Instant::now(),
-            session: SessionState::new(transport),
+            session: SessionState::new(transport, clock),
         }
     }
 

@@ -15,6 +15,7 @@ pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
 pub use session::{SessionInfo, SessionState};
 
+use crate::clock::Clock;
 use crate::fanout::{IsConnected, SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::Head;
@@ -35,6 +36,7 @@ pub struct Hub {
     /// All users that a shard has. Changed only while that shard is locked.
     connected: Connected,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +59,8 @@ pub struct Membership {
 
 impl Hub {
     /// A hub without sessions.
-    pub fn new(metrics: Arc<Metrics>) -> Hub {
-        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), connected: Connected::default(), metrics }
+    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Hub {
+        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), connected: Connected::default(), metrics, clock }
     }
 
     /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
@@ -74,7 +76,7 @@ impl Hub {
     }
 
     fn enter(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: Option<&'static str>) -> Membership {
-        let mailbox = Arc::new(Mailbox::new(interest, transport));
+        let mailbox = Arc::new(Mailbox::new(interest, transport, self.clock.clone()));
         let mut users = self.shard(user);
         let entry = users.entry(user).or_insert_with(|| {
             self.connected.add(user);

@@ -1,5 +1,6 @@
 //! What operators can see of a session, and how they end it.
 
+use crate::clock::Clock;
 use crate::protocol::close::CloseReason;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -34,6 +35,7 @@ pub struct SessionState {
     pub(super) since: SystemTime,
     noted: Mutex<Noted>,
     closing: Notify,
+    clock: Clock,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,8 +48,8 @@ pub(super) struct Noted {
 }
 
 impl SessionState {
-    pub(super) fn new(transport: Option<&'static str>) -> SessionState {
-        SessionState { transport, since: SystemTime::now(), noted: Mutex::default(), closing: Notify::new() }
+    pub(super) fn new(transport: Option<&'static str>, clock: Clock) -> SessionState {
+        SessionState { transport, since: clock.now(), noted: Mutex::default(), closing: Notify::new(), clock }
     }
 
     /// Notes the token that the session came with, or goes on with.
@@ -59,12 +61,12 @@ impl SessionState {
 
     /// Notes that the session has taken a wake-up.
     pub fn note_woken(&self) {
-        self.lock().woken = Some(SystemTime::now());
+        self.lock().woken = Some(self.clock.now());
     }
 
     /// Notes that something has been read for the session's client: everything up to this position, if it reads one log.
     pub fn note_read(&self, position: Option<i64>) {
-        self.lock().read = Some((SystemTime::now(), position));
+        self.lock().read = Some((self.clock.now(), position));
     }
 
     /// Has the session end. The first reason counts; false if there was one already.

@@ -36,7 +36,7 @@ async fn mail(membership: &Membership) -> String {
 
 #[tokio::test]
 async fn a_wake_up_reaches_the_users_sessions_that_care_and_nobody_else() {
-    let hub = Arc::new(Hub::new(Arc::default()));
+    let hub = Arc::new(Hub::new(Arc::default(), Clock::system()));
     let alice = UserKey::of("alice");
     let all = hub.join(alice, interest(None, None, None), "websocket");
     let todo = hub.join(alice, interest(Some("todo"), None, None), "websocket");
@@ -56,7 +56,7 @@ async fn a_wake_up_reaches_the_users_sessions_that_care_and_nobody_else() {
 
 #[tokio::test]
 async fn wake_ups_that_pile_up_are_merged_and_bounded() {
-    let hub = Arc::new(Hub::new(Arc::default()));
+    let hub = Arc::new(Hub::new(Arc::default(), Clock::system()));
     let session = hub.join(UserKey::of("u"), Interest::default(), "websocket");
     for _ in 0..1_000 {
         hub.announce(&wakeup("u", "todo", None, &["tasks"]));
@@ -79,7 +79,7 @@ async fn wake_ups_that_pile_up_are_merged_and_bounded() {
 
 #[tokio::test]
 async fn a_greeting_and_what_waits_are_one_mail_and_what_it_told_is_not_told_again() {
-    let hub = Arc::new(Hub::new(Arc::default()));
+    let hub = Arc::new(Hub::new(Arc::default(), Clock::system()));
     let stored = |app, client, table, range| Wakeup { ranges: vec![range], ..wakeup("u", app, client, &[table]) };
     let todo = hub.join(UserKey::of("u"), interest(Some("todo"), None, Some("phone")), "websocket");
     hub.announce(&stored("todo", Some("laptop"), "new", (20, 22)));
@@ -102,7 +102,7 @@ async fn a_greeting_and_what_waits_are_one_mail_and_what_it_told_is_not_told_aga
 
 #[tokio::test]
 async fn a_greeting_of_very_many_names_sends_nobody_away() {
-    let hub = Arc::new(Hub::new(Arc::default()));
+    let hub = Arc::new(Hub::new(Arc::default(), Clock::system()));
     let session = hub.join(UserKey::of("u"), Interest::default(), "websocket");
     let names: Vec<String> = (0..15_000).map(|n| format!("table-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -112,7 +112,7 @@ async fn a_greeting_of_very_many_names_sends_nobody_away() {
 
 #[tokio::test]
 async fn the_oldest_sessions_are_closed_once_and_none_that_came_later() {
-    let hub = Arc::new(Hub::new(Arc::default()));
+    let hub = Arc::new(Hub::new(Arc::default(), Clock::system()));
     let join = |n: usize| hub.join(UserKey::of(&(n / 2).to_string()), Interest::default(), "websocket");
     let sessions: Vec<Membership> = (0..10).map(join).collect();
     let moment = Instant::now();
@@ -132,7 +132,7 @@ async fn the_oldest_sessions_are_closed_once_and_none_that_came_later() {
 #[test]
 fn a_user_is_connected_from_the_first_session_to_the_last() {
     let metrics = Arc::new(Metrics::new());
-    let hub = Arc::new(Hub::new(metrics.clone()));
+    let hub = Arc::new(Hub::new(metrics.clone(), Clock::system()));
     let user = UserKey::of("u");
     let first = hub.join(user, Interest::default(), "sse");
     let second = hub.join(user, Interest::default(), "websocket");

@@ -1,6 +1,7 @@
 //! What may be done at a rate, and for a while faster than that.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A token bucket. It starts full.
 #[derive(Clone, Copy, Debug)]

@@ -6,13 +6,14 @@
 //! page in memory; there are only so many of them, and further ones are answered at once.
 
 use super::bucket::{Bucket, Refill};
+use crate::clock::Clock;
 use crate::hub::{Hub, Interest, Membership};
 use crate::protocol::Log;
 use moka::sync::Cache;
 use prometheus::IntCounter;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ pub struct Polls {
     empty: Cache<ReaderKey, Arc<Mutex<Bucket>>>,
     places: Arc<Semaphore>,
     held: IntCounter,
+    clock: Clock,
     /// Cancelled once nobody is to wait any more.
     closing: CancellationToken,
 }
@@ -58,9 +60,9 @@ struct Waiting {
 
 impl Polls {
     /// Nobody has asked yet. `held` counts the answers that were held back.
-    pub fn new(hub: Arc<Hub>, held: IntCounter, closing: CancellationToken) -> Polls {
+    pub fn new(hub: Arc<Hub>, held: IntCounter, clock: Clock, closing: CancellationToken) -> Polls {
         let empty = Cache::builder().max_capacity(MAX_READERS).time_to_idle(FORGET).build();
-        Polls { hub, empty, places: Arc::new(Semaphore::new(MAX_HELD)), held, closing }
+        Polls { hub, empty, places: Arc::new(Semaphore::new(MAX_HELD)), held, clock, closing }
     }
 
     /// A device asks for what is new in a table of a log, or in all of them. To be called before the log is read: one who
@@ -84,7 +86,7 @@ impl Polls {
     fn asks_too_often(&self, reader: &ReaderKey) -> bool {
         let Some(bucket) = self.empty.get(reader) else { return false };
         let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = bucket.take(1.0, EMPTY_ANSWERS, Instant::now());
+        let asked = bucket.take(1.0, EMPTY_ANSWERS, self.clock.instant());
         if asked.is_ok() {
             bucket.give_back(1.0, EMPTY_ANSWERS);
         }
@@ -96,10 +98,11 @@ impl Poll {
     /// Takes note that there was nothing new. Waits, if the reader asks too often, and says whether something has been
     /// stored since it asked.
     pub async fn nothing_new(self) -> bool {
-        let new = || Arc::new(Mutex::new(Bucket::full(EMPTY_ANSWERS, Instant::now())));
+        let now = self.polls.clock.instant();
+        let new = || Arc::new(Mutex::new(Bucket::full(EMPTY_ANSWERS, now)));
         let bucket = self.polls.empty.get_with(self.reader, new);
         // Whoever has none left is held back below.
-        let _ = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1.0, EMPTY_ANSWERS, Instant::now());
+        let _ = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1.0, EMPTY_ANSWERS, now);
         let Some(Waiting { membership, .. }) = self.waiting else { return false };
         self.polls.held.inc();
         let stored = timeout(HOLD, membership.mailbox().filled());
@@ -116,7 +119,8 @@ mod tests {
 
     fn polls(closing: &CancellationToken) -> Polls {
         let held = IntCounter::new("held", "for the test").unwrap();
-        Polls::new(Arc::new(Hub::new(Arc::new(Metrics::new()))), held, closing.clone())
+        let clock = Clock::system();
+        Polls::new(Arc::new(Hub::new(Arc::new(Metrics::new()), clock.clone())), held, clock, closing.clone())
     }
 
     fn wakeup(log: &Log, table: &str, client: &str) -> Wakeup {
@@ -159,7 +163,7 @@ mod tests {
         polls.hub.announce(&wakeup(&log, "tasks", "laptop"));
         assert_eq!(poll.nothing_new().now_or_never(), Some(true), "what was stored while the log was read");
         let poll = too_often(&polls, &log);
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now();
         assert!(!poll.nothing_new().await);
         assert!(begun.elapsed() >= HOLD);
         let poll = too_often(&polls, &log);

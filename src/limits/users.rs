@@ -6,6 +6,7 @@
 use super::LimitReached;
 use super::apps::Apps;
 use super::bucket::{Bucket, Refill};
+use crate::clock::Clock;
 use crate::config::LimitsConfig;
 use crate::protocol::push::{Op, Push};
 use crate::protocol::{Log, UserKey};
@@ -13,7 +14,8 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 pub use super::apps::NewApp;
 
@@ -51,6 +53,7 @@ pub struct UserLimits {
     users: Cache<UserKey, Arc<Mutex<UserState>>>,
     apps: Apps,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 /// What is known of a user.
@@ -74,7 +77,7 @@ impl UserLimits {
     /// The configured limits; nobody has used anything of them.
     ///
     /// `queue_timeout`: how long the first push to an app waits for those before it.
-    pub fn new(config: &LimitsConfig, queue_timeout: Duration, metrics: Arc<Metrics>) -> UserLimits {
+    pub fn new(config: &LimitsConfig, queue_timeout: Duration, metrics: Arc<Metrics>, clock: Clock) -> UserLimits {
         let rate = |per_second: u32| {
             let per_second = f64::from(per_second);
             (per_second > 0.0).then_some(Refill { per_second, capacity: per_second * BURST_SECONDS })
@@ -88,6 +91,7 @@ impl UserLimits {
             users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBER).build(),
             apps: Apps::new(config.max_user_apps, queue_timeout),
             metrics,
+            clock,
         }
     }
 
@@ -124,7 +128,7 @@ impl UserLimits {
         reached: impl FnOnce(Duration) -> LimitReached,
     ) -> Result<(), LimitReached> {
         let Some(refill) = refill else { return Ok(()) };
-        let now = Instant::now();
+        let now = self.clock.instant();
         let user = self.user(user);
         let taken = bucket(&mut lock(&user)).get_or_insert(Bucket::full(refill, now)).take(tokens, refill, now);
         taken.map_err(|wait| self.count(reached(wait)))
@@ -150,9 +154,9 @@ impl UserLimits {
     async fn check_stored(&self, store: &Store, user: UserKey, push: &Push) -> Result<(), LimitError> {
         let Some(max) = self.max_stored else { return Ok(()) };
         let state = self.user(user);
-        let known = lock(&state).stored.filter(|stored| stored.read.elapsed() < STORED_BYTES_AGE);
+        let read = self.clock.instant();
+        let known = lock(&state).stored.filter(|stored| read < stored.read + STORED_BYTES_AGE);
         if known.is_none() {
-            let read = Instant::now();
             let bytes = store.stored_bytes(user).await?;
             lock(&state).stored = Some(StoredBytes { read, bytes, added: 0 });
         }
@@ -188,8 +192,9 @@ fn lock(state: &Mutex<UserState>) -> MutexGuard<'_, UserState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
 
-    fn limits(pushes: u32, pulls: u32, bytes: u64) -> UserLimits {
+    fn limits(pushes: u32, pulls: u32, bytes: u64, clock: &ManualClock) -> UserLimits {
         let config = LimitsConfig {
             max_user_pushes_per_second: pushes,
             max_user_pulls_per_second: pulls,
@@ -200,28 +205,29 @@ mod tests {
             proxy_protocol: false,
             max_user_apps: 0,
         };
-        UserLimits::new(&config, Duration::ZERO, Arc::new(Metrics::new()))
+        UserLimits::new(&config, Duration::ZERO, Arc::new(Metrics::new()), clock.clock())
     }
 
     #[test]
     fn each_user_has_a_rate_of_its_own_and_each_limit_a_count() {
-        let limits = limits(2, 1, 1_000);
+        let clock = ManualClock::at_present(1);
+        let limits = limits(2, 1, 1_000, &clock);
         let (alice, bob) = (UserKey::of("alice"), UserKey::of("bob"));
         let pushed = (0..100).take_while(|_| limits.push(alice).is_ok()).count();
-        assert!((20..25).contains(&pushed), "{pushed}");
+        assert_eq!(pushed, 20);
         let LimitReached::Pushes(wait) = limits.push(alice).unwrap_err() else { panic!("another limit") };
-        assert!(wait <= Duration::from_millis(500));
+        assert_eq!(wait, Duration::from_millis(500));
         assert!(limits.push(bob).is_ok() && limits.pull(alice).is_ok(), "others, and pulls, are not concerned");
         assert_eq!(limits.push_bytes(alice, 900), Ok(()));
         let refused = limits.push_bytes(alice, 200).unwrap_err();
-        assert!((8_000..8_650).contains(&refused.retry_after()), "{refused:?}");
+        assert_eq!(refused.retry_after(), 8_640);
         assert_eq!(limits.metrics.refused.with_label_values(&["user_bytes_per_day"]).get(), 1);
         assert!(limits.metrics.refused.with_label_values(&["user_pushes"]).get() >= 2);
     }
 
     #[test]
     fn without_limits_nothing_is_remembered() {
-        let limits = limits(0, 0, 0);
+        let limits = limits(0, 0, 0, &ManualClock::at_present(1));
         for _ in 0..10_000 {
             assert!(limits.push(UserKey::of("u")).is_ok() && limits.push_bytes(UserKey::of("u"), 1 << 30).is_ok());
         }

@@ -20,6 +20,7 @@ mod testing;
 
 use crate::auth::{Authenticator, Identity};
 use crate::budget::MemoryBudget;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fanout::Reconciler;
 use crate::fanout::recent::RecentRequest;
@@ -54,6 +55,23 @@ pub enum JoinError {
     TooManySessions,
 }
 
+/// What sessions work with.
+#[derive(Debug)]
+pub struct SessionDependencies {
+    /// Where they hear wake-ups.
+    pub hub: Arc<Hub>,
+    /// Says where the logs stand when they begin.
+    pub reconciler: Reconciler,
+    /// Checks tokens.
+    pub auth: Arc<Authenticator>,
+    /// For what clients have not read yet.
+    pub budget: MemoryBudget,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Says when a token expires.
+    pub clock: Clock,
+}
+
 /// What sessions need from the replica.
 #[derive(Debug)]
 pub struct Sessions {
@@ -61,6 +79,7 @@ pub struct Sessions {
     reconciler: Reconciler,
     auth: Arc<Authenticator>,
     metrics: Arc<Metrics>,
+    clock: Clock,
     closing: CancellationToken,
     drained: Drained,
     drain_window: Duration,
@@ -83,20 +102,14 @@ pub struct Sessions {
 
 impl Sessions {
     /// Sessions that leave within the drain window once `closing` is cancelled.
-    pub fn new(
-        config: &Config,
-        hub: Arc<Hub>,
-        reconciler: Reconciler,
-        auth: Arc<Authenticator>,
-        metrics: Arc<Metrics>,
-        budget: MemoryBudget,
-        closing: CancellationToken,
-    ) -> Sessions {
+    pub fn new(config: &Config, dependencies: SessionDependencies, closing: CancellationToken) -> Sessions {
+        let SessionDependencies { hub, reconciler, auth, budget, metrics, clock } = dependencies;
         Sessions {
             hub,
             reconciler,
             auth,
             metrics,
+            clock,
             closing,
             drained: Drained::default(),
             drain_window: config.drain_window_ms,
@@ -148,7 +161,7 @@ impl Sessions {
             match self.reconciler.begin(identity.user).await {
                 Ok(()) => break,
                 Err(error) if Instant::now() >= deadline => return Err(error.into()),
-                Err(_) => sleep(JOIN_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await,
+                Err(_) => sleep(self.clock.jitter(JOIN_PAUSE, 0.5..1.5)).await,
             }
         }
         Ok(membership)
@@ -160,8 +173,9 @@ impl Sessions {
     }
 
     fn close_timer(&self) -> CloseTimer {
-        let age = self.max_age.map(|age| age.mul_f64(rand::random_range(0.5..1.0)));
+        let age = self.max_age.map(|age| self.clock.jitter(age, 0.5..1.0));
         CloseTimer {
+            clock: self.clock.clone(),
             closing: self.closing.clone(),
             drained: self.drained.clone(),
             window: self.drain_window,
@@ -188,6 +202,7 @@ impl Sessions {
 /// maximum age.
 #[derive(Debug)]
 struct CloseTimer {
+    clock: Clock,
     closing: CancellationToken,
     drained: Drained,
     window: Duration,
@@ -201,7 +216,7 @@ impl CloseTimer {
     /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
     /// and asked again.
     async fn elapsed(&mut self) -> CloseReason {
-        let CloseTimer { closing, drained, window, drain_at, max_age_at } = self;
+        let CloseTimer { clock, closing, drained, window, drain_at, max_age_at } = self;
         let leave = async {
             loop {
                 if !closing.is_cancelled() && !drained.is_on() {
@@ -211,7 +226,7 @@ impl CloseTimer {
                     () = closing.cancelled() => {}
                     () = drained.begun() => {}
                 }
-                let moment = || Instant::now() + window.mul_f64(rand::random_range(0.0..1.0));
+                let moment = || Instant::now() + clock.jitter(*window, 0.0..1.0);
                 let moment = *drain_at.get_or_insert_with(moment);
                 tokio::select! {
                     () = sleep_until(moment) => return,

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
@@ -81,6 +81,7 @@ pub struct StreamSession {
     given: Option<i64>,
     /// Memory to be reserved before the next page is read, in bytes.
     needs: usize,
+    /// When its token expires, by the replica's clock.
     expires: Instant,
     /// When the next heartbeat is due.
     heartbeat: Instant,
@@ -133,7 +134,7 @@ impl StreamSession {
             reservation: None,
             given: None,
             needs: MIN_RESERVATION,
-            expires: now + identity.remaining(),
+            expires: sessions.clock.instant() + identity.remaining(&sessions.clock),
             heartbeat: now + sessions.heartbeat,
             close_timer: sessions.close_timer(),
             pause: BACKOFF.0,
@@ -178,8 +179,7 @@ impl StreamSession {
     /// of the oldest change in it, if it was no backlog.
     fn observe_written(&mut self) {
         let Some(given) = self.given.take() else { return };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let took = now.saturating_sub(Duration::from_micros(given.max(0) as u64));
+        let took = self.sessions.clock.since_epoch().saturating_sub(Duration::from_micros(given.max(0) as u64));
         self.sessions.metrics.stream_seconds.observe(took.as_secs_f64());
     }
 
@@ -190,7 +190,7 @@ impl StreamSession {
                 self.open_mail(mail)
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
-            () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
+            () = self.sessions.clock.sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
             reason = self.close_timer.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }
@@ -233,7 +233,7 @@ impl StreamSession {
             tokio::select! {
                 reservation = self.budget.reserve(self.needs) => self.reservation = reservation,
                 () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
-                () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
+                () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
                 reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
             }
         }
@@ -244,7 +244,7 @@ impl StreamSession {
                 self.reading = Some((index, reading));
                 return Next::Text(HEARTBEAT.to_owned());
             }
-            () = sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
+            () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
             reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
@@ -306,14 +306,14 @@ impl StreamSession {
 
     /// The database is away: the stream stays, and tries again after a while.
     async fn back_off(&mut self) -> Next {
-        let pause = self.pause.mul_f64(rand::random_range(0.5..1.5));
+        let pause = self.sessions.clock.jitter(self.pause, 0.5..1.5);
         tokio::select! {
             () = sleep(pause) => {
                 self.pause = (self.pause * 2).min(BACKOFF.1);
                 Next::Nothing
             }
             () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
-            () = sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
+            () = self.sessions.clock.sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
             reason = self.close_timer.due_or_closed(self.membership.session()) => Next::End(reason),
         }
     }

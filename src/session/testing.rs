@@ -6,7 +6,6 @@ use crate::fanout::{SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::{Layout, Store};
 use clap::Parser;
-use std::time::SystemTime;
 
 #[derive(Parser)]
 struct Settings {
@@ -42,19 +41,26 @@ impl Rig {
         let database = ["replica", "--database-url", "postgres://nobody@127.0.0.1:1/none"];
         let given = database.iter().chain(settings);
         let config = Settings::parse_from(given).config;
-        let metrics = Arc::new(Metrics::new());
-        let hub = Arc::new(Hub::new(metrics.clone()));
+        let (metrics, clock) = (Arc::new(Metrics::new()), Clock::system());
+        let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
         let user = UserKey::of(KNOWN);
         let known = hub.join(user, Interest::default(), "websocket");
         hub.begin(user, &[]);
-        let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone()));
+        let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone(), clock.clone()));
         let closing = CancellationToken::new();
         let budget = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
         let (reconciler, reconciling) = Reconciler::new(Layout::ONE);
         let drained = Drained::default();
-        let sessions = Sessions::new(&config, hub.clone(), reconciler, auth, metrics.clone(), budget, closing.clone())
-            .leaving_with(drained.clone());
-        let store = Store::new(&config, metrics.clone()).expect("no connection is made yet");
+        let dependencies = SessionDependencies {
+            hub: hub.clone(),
+            reconciler,
+            auth,
+            budget,
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        };
+        let sessions = Sessions::new(&config, dependencies, closing.clone()).leaving_with(drained.clone());
+        let store = Store::new(&config, metrics.clone(), clock).expect("no connection is made yet");
         Rig {
             sessions: Arc::new(sessions),
             hub,
@@ -87,7 +93,7 @@ impl Rig {
 
 /// Somebody whose token is good for that long.
 pub(super) fn identity(user: &str, life: Duration) -> Identity {
-    Identity { user_id: user.into(), user: UserKey::of(user), expires: SystemTime::now() + life, token_id: None }
+    Identity { user_id: user.into(), user: UserKey::of(user), expires: Clock::system().now() + life, token_id: None }
 }
 
 /// What is there already, if anything is: the wait for more is given up.

@@ -35,7 +35,7 @@ pub struct WebSocketSession {
 
 #[derive(Debug)]
 enum State {
-    /// Not authenticated, and to be closed at that time.
+    /// Not authenticated, and to be closed at that time by the replica's clock.
     Unauthenticated {
         deadline: Instant,
         _place: Option<OwnedSemaphorePermit>,
@@ -89,7 +89,7 @@ impl Action {
 impl WebSocketSession {
     /// A session that hears of one app, or of all apps of its user.
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
-        let deadline = Instant::now() + sessions.auth_timeout;
+        let deadline = sessions.clock.instant() + sessions.auth_timeout;
         let close_timer = sessions.close_timer();
         WebSocketSession {
             sessions,
@@ -140,7 +140,8 @@ impl WebSocketSession {
     }
 
     async fn authenticated(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
-        let expires = Instant::now() + identity.remaining();
+        let clock = &self.sessions.clock;
+        let expires = clock.instant() + identity.remaining(clock);
         match &mut self.state {
             State::Authenticated { identity: known, .. } if known.user != identity.user => {
                 self.sessions.refuse(Refusal::TokenOtherUser);
@@ -198,7 +199,7 @@ impl WebSocketSession {
             }
         };
         tokio::select! {
-            () = sleep_until(deadline) => late,
+            () = sessions.clock.sleep_until(deadline) => late,
             reason = close_timer.elapsed() => Action::close(reason),
             action = news => action,
         }

@@ -5,6 +5,7 @@ use super::citus::WorkerAddress;
 use super::fitness::Fitness;
 use super::layout::Layout;
 use super::{Bucket, Store, StoreError};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, PoolStatus};
 use crate::protocol::UserKey;
@@ -35,19 +36,24 @@ pub struct Buckets {
 impl Buckets {
     /// The buckets of a layout, whose connections are made when they are needed. They share the configured number of
     /// connections, but each has two at least.
-    pub fn new(config: &Config, layout: Layout, metrics: &Arc<Metrics>) -> Result<Buckets, ConnectError> {
+    pub fn new(
+        config: &Config,
+        layout: Layout,
+        metrics: &Arc<Metrics>,
+        clock: &Clock,
+    ) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
         if layout == Layout::ONE {
-            let main = Store::open(config, size, Bucket::default(), metrics.clone())?;
+            let main = Store::open(config, size, Bucket::default(), metrics.clone(), clock.clone())?;
             return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into() });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {
             let bucket = Bucket { schema: Some(schema), on_citus: layout.is_on_citus() };
-            Store::open(config, each, bucket, metrics.clone())
+            Store::open(config, each, bucket, metrics.clone(), clock.clone())
         };
         let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
-        let main = Store::open(config, MAIN_CONNECTIONS, Bucket::default(), metrics.clone())?;
+        let main = Store::open(config, MAIN_CONNECTIONS, Bucket::default(), metrics.clone(), clock.clone())?;
         let workers = WorkerAddress::all(config, layout)?;
         Ok(Buckets { layout, stores, main, workers })
     }
@@ -89,7 +95,7 @@ impl Buckets {
         if self.workers.is_empty() {
             return stopping.cancelled().await;
         }
-        while stopping.run_until_cancelled(self.look_up_placements()).await.is_some() {
+        while stopping.run_until_cancelled(Box::pin(self.look_up_placements())).await.is_some() {
             if stopping.run_until_cancelled(tokio::time::sleep(PLACEMENTS_PERIOD)).await.is_none() {
                 return;
             }

@@ -208,7 +208,7 @@ impl Store {
                 Cursor::after(last.at).on_initial_sync(request.since.is_initial_sync())
             }
             _ if Failpoint::CursorFromClock.is_on() => {
-                Cursor::after(chrono::Utc::now().timestamp_micros() / Cursor::STEP * Cursor::STEP)
+                Cursor::after(self.clock.since_epoch().as_micros() as i64 / Cursor::STEP * Cursor::STEP)
             }
             _ => Cursor::after(head),
         };

@@ -4,37 +4,38 @@
 //! ([`crate::protocol::identity`]), so an id tells: a row is trimmed once it was stored `COMPACT_AFTER_MS` ago, and its
 //! stamps are at most `MAX_CLOCK_SKEW_MS` ahead of when it was stored (rows that claim later ones are never trimmed).
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::compaction::DEFAULT_AFTER;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How far this replica's clock may be behind the database's.
 const CLOCK_MARGIN: Duration = Duration::from_secs(60);
 
 /// Which changes may have been trimmed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HistoryHorizon {
     /// How old a row is when it is trimmed.
     after: Duration,
     /// How far its stamps may be ahead of this replica's clock.
     ahead: Duration,
+    clock: Clock,
 }
 
 impl HistoryHorizon {
-    pub(super) fn new(config: &Config) -> HistoryHorizon {
+    pub(super) fn new(config: &Config, clock: Clock) -> HistoryHorizon {
         // A replica that does not trim itself is told nothing of when others do.
         let after = match config.compaction.compact_after_ms {
             Duration::ZERO => DEFAULT_AFTER,
             after => after,
         };
-        HistoryHorizon { after, ahead: config.max_clock_skew_ms + CLOCK_MARGIN }
+        HistoryHorizon { after, ahead: config.max_clock_skew_ms + CLOCK_MARGIN, clock }
     }
 
     /// Every row that may have been trimmed has an id below this one.
-    pub(super) fn ids_below(self) -> Uuid {
-        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let millis = (since_epoch + self.ahead).saturating_sub(self.after).as_millis() as u64;
+    pub(super) fn ids_below(&self) -> Uuid {
+        let millis = (self.clock.since_epoch() + self.ahead).saturating_sub(self.after).as_millis() as u64;
         Uuid::from_u64_pair(millis << 16, 0)
     }
 }
@@ -42,14 +43,17 @@ impl HistoryHorizon {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
     use crate::protocol::Cursor;
     use crate::protocol::push::{StampPolicy, read_push};
     use crate::protocol::stamp::Stamp;
 
     #[test]
     fn an_id_is_below_once_its_change_is_old_enough() {
-        let week = HistoryHorizon { after: Duration::from_secs(7 * 86_400), ahead: Duration::ZERO };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
+        let clock = ManualClock::at_present(1).clock();
+        let week =
+            HistoryHorizon { after: Duration::from_secs(7 * 86_400), ahead: Duration::ZERO, clock: clock.clone() };
+        let now = clock.millis() as i64;
         let id = |age_s: i64| {
             let stamp = Stamp::from_millis(now - age_s * 1000);
             let body = format!(
@@ -62,7 +66,7 @@ mod tests {
         };
         assert!(id(7 * 86_400 + 60) < week.ids_below());
         assert!(id(7 * 86_400 - 60) > week.ids_below());
-        let second = HistoryHorizon { after: Duration::from_secs(1), ahead: Duration::from_secs(360) };
+        let second = HistoryHorizon { after: Duration::from_secs(1), ahead: Duration::from_secs(360), clock };
         assert!(id(-300) < second.ids_below(), "its device's clock is ahead");
     }
 }

@@ -6,7 +6,7 @@
 use crate::db::Session;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use std::collections::HashMap;
-use std::time::Instant;
+use tokio::time::Instant;
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 

@@ -43,6 +43,7 @@ pub use layout::{Layout, MAX_BUCKETS};
 pub use push::Stored;
 pub use quotas::AppCount;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
 use crate::protocol::merge::UnreadableChange;
@@ -90,6 +91,7 @@ pub struct Store {
     on_citus: bool,
     /// How long a push waits for its turn.
     queue_timeout: Duration,
+    clock: Clock,
 }
 
 /// Why the store could not answer.
@@ -179,12 +181,18 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 
 impl Store {
     /// A store of the tables where the URL leads, whose connections are made when they are needed.
-    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
-        Store::open(config, config.database_pool_size as usize, Bucket::default(), metrics)
+    pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Store, ConnectError> {
+        Store::open(config, config.database_pool_size as usize, Bucket::default(), metrics, clock)
     }
 
     /// The same with so many connections at most, of the tables of a bucket.
-    fn open(config: &Config, connections: usize, bucket: Bucket, metrics: Arc<Metrics>) -> Result<Store, ConnectError> {
+    fn open(
+        config: &Config,
+        connections: usize,
+        bucket: Bucket,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
         let on_citus = bucket.on_citus;
         // Any of the workers takes any bucket, and so does the coordinator.
@@ -195,8 +203,8 @@ impl Store {
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
-        let history = HistoryHorizon::new(config);
-        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout: config.queue_timeout_ms })
+        let history = HistoryHorizon::new(config, clock.clone());
+        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout: config.queue_timeout_ms, clock })
     }
 
     /// Whether the database answers.

@@ -32,7 +32,7 @@ impl Store {
         announce: impl FnOnce(&Pushed) + Send + 'static,
     ) -> Result<Pushed, StoreError> {
         let ids = if Failpoint::NoRetryDetection.is_on() {
-            push.changes.iter().map(|_| Uuid::from_u128(rand::random())).collect()
+            push.changes.iter().map(|_| Uuid::from_u128(self.clock.random_u128())).collect()
         } else {
             push.row_ids(&log.user_id, &log.app)
         };

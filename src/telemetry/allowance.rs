@@ -1,7 +1,7 @@
 //! What may be done at a rate, and for a while faster than that.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// So many seconds' worth may be taken at once.
 const BURST_SECONDS: f64 = 5.0;
@@ -21,17 +21,13 @@ struct Left {
 
 impl Allowance {
     /// A full bucket. `per_second` of 0 allows nothing.
-    pub(super) fn new(per_second: u32) -> Allowance {
+    pub(super) fn new(per_second: u32, now: Instant) -> Allowance {
         let per_second = f64::from(per_second);
-        Allowance { per_second, left: Mutex::new(Left { count: per_second * BURST_SECONDS, at: Instant::now() }) }
+        Allowance { per_second, left: Mutex::new(Left { count: per_second * BURST_SECONDS, at: now }) }
     }
 
     /// Takes one, if there is one.
-    pub(super) fn take(&self) -> bool {
-        self.take_at(Instant::now())
-    }
-
-    fn take_at(&self, now: Instant) -> bool {
+    pub(super) fn take(&self, now: Instant) -> bool {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let gained = now.saturating_duration_since(left.at).as_secs_f64() * self.per_second;
         left.count = (left.count + gained).min(self.per_second * BURST_SECONDS);
@@ -51,13 +47,13 @@ mod tests {
 
     #[test]
     fn the_rate_holds_in_the_long_run_and_a_burst_is_bounded() {
-        let allowance = Allowance::new(10);
         let begin = Instant::now();
-        let taken_at = |after: Duration| (0..1000).filter(|_| allowance.take_at(begin + after)).count();
+        let allowance = Allowance::new(10, begin);
+        let taken_at = |after: Duration| (0..1000).filter(|_| allowance.take(begin + after)).count();
         assert_eq!(taken_at(Duration::ZERO), 50);
         assert_eq!(taken_at(Duration::from_millis(1050)), 10);
         assert_eq!(taken_at(Duration::from_secs(3600)), 50);
-        let none = Allowance::new(0);
-        assert!(!none.take_at(begin + Duration::from_secs(3600)));
+        let none = Allowance::new(0, begin);
+        assert!(!none.take(begin + Duration::from_secs(3600)));
     }
 }

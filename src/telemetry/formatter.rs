@@ -1,8 +1,9 @@
 //! How a log line is written.
 
 use super::{redact, request_id, traces};
+use crate::clock::Clock;
 use crate::config::LogFormat;
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use std::error::Error;
@@ -17,6 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 #[derive(Debug)]
 pub(super) struct Formatter {
     pub(super) format: LogFormat,
+    pub(super) clock: Clock,
 }
 
 /// A line's message and its other fields, in order.
@@ -41,23 +43,20 @@ where
             fields.others.push(("trace_id", trace.to_string().into()));
             fields.others.push(("span_id", span.to_string().into()));
         }
+        let now = DateTime::<Utc>::from(self.clock.now()).to_rfc3339_opts(SecondsFormat::Micros, true);
         match self.format {
-            LogFormat::Json => out.write_str(&json(event.metadata(), &fields).map_err(|_| fmt::Error)?)?,
-            LogFormat::Text => text(&mut out, event.metadata(), &fields)?,
+            LogFormat::Json => out.write_str(&json(&now, event.metadata(), &fields).map_err(|_| fmt::Error)?)?,
+            LogFormat::Text => text(&mut out, &now, event.metadata(), &fields)?,
         }
         out.write_char('\n')
     }
 }
 
-fn now() -> String {
-    Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
-fn json(metadata: &Metadata<'_>, fields: &Fields) -> Result<String, Box<dyn Error>> {
+fn json(now: &str, metadata: &Metadata<'_>, fields: &Fields) -> Result<String, Box<dyn Error>> {
     let mut line = Vec::with_capacity(256);
     let mut writer = serde_json::Serializer::new(&mut line);
     let mut map = writer.serialize_map(None)?;
-    map.serialize_entry("timestamp", &now())?;
+    map.serialize_entry("timestamp", now)?;
     map.serialize_entry("level", metadata.level().as_str())?;
     map.serialize_entry("message", &fields.message)?;
     for (name, value) in &fields.others {
@@ -68,7 +67,7 @@ fn json(metadata: &Metadata<'_>, fields: &Fields) -> Result<String, Box<dyn Erro
     Ok(String::from_utf8(line)?)
 }
 
-fn text(out: &mut Writer<'_>, metadata: &Metadata<'_>, fields: &Fields) -> fmt::Result {
+fn text(out: &mut Writer<'_>, now: &str, metadata: &Metadata<'_>, fields: &Fields) -> fmt::Result {
     let level = *metadata.level();
     // Red, yellow, green, blue, purple: as everybody has them.
     let color = match level {
@@ -79,8 +78,8 @@ fn text(out: &mut Writer<'_>, metadata: &Metadata<'_>, fields: &Fields) -> fmt::
         Level::TRACE => 35,
     };
     match out.has_ansi_escapes() {
-        true => write!(out, "\x1b[2m{}\x1b[0m \x1b[{color}m{level:>5}\x1b[0m {}", now(), fields.message)?,
-        false => write!(out, "{} {level:>5} {}", now(), fields.message)?,
+        true => write!(out, "\x1b[2m{now}\x1b[0m \x1b[{color}m{level:>5}\x1b[0m {}", fields.message)?,
+        false => write!(out, "{now} {level:>5} {}", fields.message)?,
     }
     fields.others.iter().try_for_each(|(name, value)| write!(out, " {name}={value}"))
 }

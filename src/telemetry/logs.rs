@@ -5,6 +5,7 @@
 
 use super::formatter::Formatter;
 use super::traces::TARGET;
+use crate::clock::Clock;
 use crate::config::LogFormat;
 use opentelemetry_sdk::trace::SdkTracer;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,17 +71,17 @@ pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
 
 /// Sends this process's log to standard output. The first call in a process counts.
 pub fn init(format: LogFormat) {
-    init_with(format, None);
+    init_with(format, None, Clock::system());
 }
 
 /// The same, and spans to a tracer.
-pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>) -> LogFilter {
+pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -> LogFilter {
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let shown = chosen.to_string();
     let (chosen, handle) = reload::Layer::new(chosen);
     // Spans for the tracer are no business of the log, and the other way round.
     let lines = tracing_subscriber::fmt::layer()
-        .event_format(Formatter { format })
+        .event_format(Formatter { format, clock })
         .with_filter(chosen.and(filter_fn(|metadata| metadata.target() != TARGET)));
     let traces = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

@@ -29,6 +29,7 @@ pub use logs::{LogFilter, LogFilterError};
 pub use metrics::Metrics;
 pub use traces::Traces;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::TracerProvider;
@@ -36,7 +37,8 @@ use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use send_metrics::{MetricsSender, MetricsSenderError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The telemetry of a process.
 #[derive(Debug)]
@@ -83,20 +85,21 @@ impl From<ExporterBuildError> for TelemetryError {
 impl Telemetry {
     /// Starts logging, and tracing and the sending of metrics if the settings ask for it. They are sent on the current
     /// runtime.
-    pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
+    pub fn start(config: &Config, clock: &Clock) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
         metrics.show_limits(config);
         metrics.apps.tell_apart(&config.metrics.metric_apps);
         let collector = config.traces.collector();
         let provider = collector.map(|collector| export::provider(config, &collector, metrics.clone())).transpose()?;
         let traces = provider.as_ref().map_or_else(Traces::default, |_| {
-            Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second)
+            Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second, clock.clone())
         });
-        let log =
-            logs::init_with(config.log_format, provider.as_ref().map(|provider| provider.tracer_with_scope(scope())));
+        let tracer = provider.as_ref().map(|provider| provider.tracer_with_scope(scope()));
+        let log = logs::init_with(config.log_format, tracer, clock.clone());
         let collector = config.metrics.collector(&config.traces);
         let resource = (&export::resource(config)).into();
-        let sender = collector.map(|to| MetricsSender::start(&config.metrics, &to, resource, metrics.clone()));
+        let sender =
+            collector.map(|to| MetricsSender::start(&config.metrics, &to, resource, metrics.clone(), clock.clone()));
         Ok(Telemetry { metrics, traces, log, provider, sender: sender.transpose()? })
     }
 

@@ -20,8 +20,9 @@ pub(super) fn request(
     families: &[MetricFamily],
     resource: &ResourceAttributesWithSchema,
     started: SystemTime,
+    now: SystemTime,
 ) -> ExportMetricsServiceRequest {
-    let times = Times { started: nanos(started), now: nanos(SystemTime::now()) };
+    let times = Times { started: nanos(started), now: nanos(now) };
     let scope = InstrumentationScope {
         name: "mana-sync".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

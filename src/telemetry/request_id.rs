@@ -1,6 +1,7 @@
 //! The id of a request: the caller's, or one of our own. It goes back in the answer and stands in every log line
 //! that the request causes.
 
+use crate::clock::Clock;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Where it stands in requests and answers.
@@ -18,9 +19,9 @@ pub struct RequestId(HeaderValue);
 
 impl RequestId {
     /// The caller's id, if it is one that can be taken over; else a new one.
-    pub fn of(headers: &HeaderMap) -> RequestId {
+    pub fn of(headers: &HeaderMap, clock: &Clock) -> RequestId {
         let given = headers.get(HEADER).filter(|value| is_plain(value.as_bytes()));
-        RequestId(given.cloned().unwrap_or_else(random))
+        RequestId(given.cloned().unwrap_or_else(|| random(clock)))
     }
 
     /// As a header's value.
@@ -44,8 +45,8 @@ fn is_plain(id: &[u8]) -> bool {
     (1..=MAX_LENGTH).contains(&id.len()) && id.iter().all(plain)
 }
 
-fn random() -> HeaderValue {
-    let id = format!("{:032x}", rand::random::<u128>());
+fn random(clock: &Clock) -> HeaderValue {
+    let id = format!("{:032x}", clock.random_u128());
     // Hexadecimal digits can stand in a header.
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))
 }
@@ -58,12 +59,12 @@ mod tests {
     fn a_callers_id_is_taken_over_if_it_is_harmless() {
         let id = |given: &'static str| {
             let headers = HeaderMap::from_iter([(HEADER, HeaderValue::from_static(given))]);
-            RequestId::of(&headers).into_header()
+            RequestId::of(&headers, &Clock::system()).into_header()
         };
         assert_eq!(id("7f3a-01.B"), "7f3a-01.B");
         for given in ["", "a b", "a\"b", "a,b"] {
             assert_eq!(id(given).len(), 32, "{given:?}");
         }
-        assert_eq!(RequestId::of(&HeaderMap::new()).into_header().len(), 32);
+        assert_eq!(RequestId::of(&HeaderMap::new(), &Clock::system()).into_header().len(), 32);
     }
 }

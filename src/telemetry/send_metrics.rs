@@ -5,6 +5,7 @@
 
 use super::metrics::Metrics;
 use super::otlp_metrics;
+use crate::clock::Clock;
 use crate::config::{Collector, Headers, MetricsConfig, OtlpProtocol};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -60,13 +61,15 @@ impl MetricsSender {
         collector: &Collector,
         resource: ResourceAttributesWithSchema,
         metrics: Arc<Metrics>,
+        clock: Clock,
     ) -> Result<MetricsSender, MetricsSenderError> {
         let sending = Sending {
             way: Way::to(collector, config)?,
             limit: config.timeout(),
             resource,
             metrics,
-            started: SystemTime::now(),
+            started: clock.now(),
+            clock,
             failing: false,
         };
         let stop = CancellationToken::new();
@@ -92,6 +95,7 @@ struct Sending {
     resource: ResourceAttributesWithSchema,
     metrics: Arc<Metrics>,
     started: SystemTime,
+    clock: Clock,
     failing: bool,
 }
 
@@ -115,7 +119,7 @@ impl Sending {
 
     /// Sends what there is now; says so once if it does not arrive, and once if it does again.
     async fn send(&mut self) {
-        let request = otlp_metrics::request(&self.metrics.gather(), &self.resource, self.started);
+        let request = otlp_metrics::request(&self.metrics.gather(), &self.resource, self.started, self.clock.now());
         let sent = match timeout(self.limit, self.way.send(request)).await {
             Ok(sent) => sent,
             Err(late) => Err(late.into()),

@@ -1,7 +1,8 @@
 //! Lines that would come with every request while something is away.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The least time between two lines, unless a kind says otherwise.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -5,6 +5,7 @@
 //! wake-ups that carry the spans of sampled pushes. None has a query parameter, a token or a user in it.
 
 use super::allowance::Allowance;
+use crate::clock::Clock;
 use axum::http::{HeaderMap, Method, StatusCode};
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -31,6 +32,7 @@ struct Sampling {
     sampler: Sampler,
     /// Callers whose traces are followed.
     callers: Allowance,
+    clock: Clock,
 }
 
 /// A statement, by its name in traces.
@@ -52,13 +54,13 @@ pub struct PushSpan {
 impl Traces {
     /// Traces of the requests that the sampler keeps. No caller's trace is followed.
     pub fn new(sampler: Sampler) -> Traces {
-        Traces::following(sampler, 0)
+        Traces::following(sampler, 0, Clock::system())
     }
 
     /// The same, where so many callers' traces are followed per second.
-    pub fn following(sampler: Sampler, callers_per_second: u32) -> Traces {
-        let callers = Allowance::new(callers_per_second);
-        Traces { sampling: Some(Arc::new(Sampling { sampler, callers })) }
+    pub fn following(sampler: Sampler, callers_per_second: u32, clock: Clock) -> Traces {
+        let callers = Allowance::new(callers_per_second, clock.instant());
+        Traces { sampling: Some(Arc::new(Sampling { sampler, callers, clock })) }
     }
 
     /// The span of a request, the child of its caller's; none if it is not sampled.
@@ -67,7 +69,7 @@ impl Traces {
         let caller = sampling.follow(caller(headers));
         let trace = match caller.span().span_context() {
             known if known.is_valid() => known.trace_id(),
-            _ => TraceId::from(rand::random::<u128>()),
+            _ => TraceId::from(sampling.clock.random_u128()),
         };
         let sampled = sampling.sampler.should_sample(Some(&caller), trace, "", &SpanKind::Server, &[], &[]);
         if sampled.decision != SamplingDecision::RecordAndSample {
@@ -90,7 +92,7 @@ impl Sampling {
             (span.span_context().is_valid(), span.span_context().is_sampled())
         };
         let costs_nothing = !known || (!sampled && matches!(self.sampler, Sampler::ParentBased(_)));
-        if costs_nothing || self.callers.take() { caller } else { Context::new() }
+        if costs_nothing || self.callers.take(self.clock.instant()) { caller } else { Context::new() }
     }
 }
 

@@ -97,10 +97,10 @@ async fn a_server_that_lost_another_one_is_asked_again_on_the_same_session() {
     let user = cluster.user();
     let body = |id| json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", AT)] });
     cluster.pushed(&user, "todo", body("before")).await;
-    let query = format!("select array_agg(pid order by pid) from pg_stat_activity where {POOL}");
+    let pids = format!("select array_agg(pid order by pid) from pg_stat_activity where {POOL}");
     let sessions = async || {
-        let query = sqlx::query_scalar::<_, Vec<i32>>(AssertSqlSafe(query.clone()));
-        query.fetch_one(&cluster.pool).await.unwrap()
+        let pids = AssertSqlSafe(pids.clone());
+        sqlx::query_scalar::<_, Vec<i32>>(pids).fetch_one(&cluster.pool).await.unwrap()
     };
     let before = sessions().await;
     let lose = "

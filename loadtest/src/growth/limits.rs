@@ -44,6 +44,15 @@ pub const LOG_P99: Limit = Limit::AtMost(2.0);
 /// Rows in a second of a fresh device's first pages: each page is a range of an index, however long the rest is.
 pub const LOG_RATE: Limit = Limit::AtLeast(0.8);
 
+/// Rows and bytes that a fresh device reads, by edits of the same records: what lost is gone, so it is the same ten times
+/// the edits later.
+pub const EDITS_READ: Limit = Limit::AtMost(1.1);
+/// How long that takes: as [`EDITS_READ`], and what a second on a busy machine differs by.
+pub const EDITS_SECONDS: Limit = Limit::AtMost(1.3);
+
+/// Size of the log's table and indexes by days: it is level from the first day on that is longer than changes stay whole.
+pub const DAYS_BYTES: Limit = Limit::AtMost(1.2);
+
 /// Not faster than the size: idle connections are worked for one by one, so a hundred times as many may take a hundred
 /// times as much.
 pub fn as_the_size(sizes: &[f64]) -> Option<Limit> {

@@ -2,7 +2,7 @@
 //! may be of the first.
 //!
 //! ```text
-//! stored, replicas, connections, names, log: one file for each dimension ─► report::Growth ─► table, page
+//! stored, replicas, connections, names, log, edits, days: one file for each dimension ─► report::Growth ─► table, page
 //! limits: what each may grow by, and why          baseline: dataset, visits, pushes, which both measure with
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
@@ -10,6 +10,8 @@
 //! that what else the machine does slows all of them; those of `connections` are measured one after the other.
 
 pub mod connections;
+pub mod days;
+pub mod edits;
 pub mod limits;
 pub mod listeners;
 pub mod log;
@@ -45,6 +47,10 @@ pub enum Dimension {
     Names,
     /// Latency of a push and a small pull, and the rate of a fresh device's pull, by the length of one user's log.
     Log,
+    /// Time and bytes of a fresh device by the edits that the same records have seen, trimmed and not.
+    Edits,
+    /// Size of the tables by days of editing the same records.
+    Days,
 }
 
 /// At which sizes, and how thoroughly. All sizes ascend.
@@ -63,6 +69,10 @@ pub struct Plan {
     pub names: Vec<u64>,
     /// Changes in one log; whole thousands.
     pub log: Vec<u64>,
+    /// Edits of the same records, in one log.
+    pub edits: Vec<u64>,
+    /// Days of editing; the first is longer than a change stays whole.
+    pub days: Vec<u64>,
     /// Times that each point is measured, alternately; where requests are sent one at a time, five times as many.
     pub turns: usize,
     /// Requests of each kind in such a shorter turn.
@@ -84,6 +94,8 @@ impl Plan {
             connections: vec![100, 1_000, 10_000],
             names: vec![1, 10, 100, 1_000],
             log: vec![10_000, 100_000, 1_000_000],
+            edits: vec![100_000, 300_000, 1_000_000],
+            days: vec![10, 20, 30, 60],
             turns: 4,
             requests: 200,
             length: Duration::from_secs(5),
@@ -100,6 +112,8 @@ impl Plan {
             connections: vec![100, 1_000],
             names: vec![1, 30, 1_000],
             log: vec![10_000, 100_000],
+            edits: vec![100_000, 300_000],
+            days: vec![10, 20, 30],
             turns: 2,
             requests: 100,
             length: Duration::from_secs(3),

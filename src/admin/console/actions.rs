@@ -145,7 +145,8 @@ pub(super) async fn refuse_token(
     body: Body,
 ) -> Response {
     let read = |form: &Form| {
-        let (token_id, until) = (form.required("token_id")?.to_owned(), refused_until(form.get("until"))?);
+        let (token_id, until) =
+            (form.required("token_id")?.to_owned(), refused_until(&admin.clock, form.get("until"))?);
         Ok((None, Action::RefuseToken { token_id, until }))
     };
     act(&admin, &login, &headers, body, read).await

@@ -5,7 +5,6 @@
 
 use super::super::Admin;
 use super::super::error::AdminError;
-use super::super::message::clock;
 use super::super::request::{Form, form, log_refusal, optional};
 use super::page;
 use axum::body::Body;
@@ -39,7 +38,7 @@ impl Login {
             let (text, signature) = value.rsplit_once('.')?;
             let (until, nonce) = text.split_once('.')?;
             let is_ours = admin.keys.has_signed(&format!("login {text}"), signature);
-            let lasts = until.parse::<u64>().is_ok_and(|until| until > clock());
+            let lasts = until.parse::<u64>().is_ok_and(|until| until > admin.clock.millis());
             (is_ours && lasts).then(|| Login { nonce: nonce.to_owned() })
         })
     }
@@ -125,8 +124,8 @@ pub(super) async fn login(State(admin): State<Admin>, headers: HeaderMap, body: 
         return Ok(page(StatusCode::UNAUTHORIZED, &next, Some("This is not the admin token.")));
     }
     tracing::warn!(via = "console", "an operator has logged in");
-    let nonce = format!("{:032x}", rand::random::<u128>());
-    let text = Login::text(&nonce, clock() + admin.login.as_millis() as u64);
+    let nonce = format!("{:032x}", admin.clock.random_u128());
+    let text = Login::text(&nonce, admin.clock.millis() + admin.login.as_millis() as u64);
     let signature = admin.keys.sign(&format!("login {text}"));
     let cookie = cookie(&headers, &format!("{text}.{signature}"), admin.login.as_secs().max(1));
     Ok(([(SET_COOKIE, cookie)], go_to(&next)).into_response())

@@ -75,6 +75,11 @@ impl Rules {
     fn due_after(&self) -> Duration {
         self.after + self.after / SLACK
     }
+
+    /// An age as the database is asked for it, in milliseconds.
+    fn age(&self, age: Duration) -> i64 {
+        millis(age.saturating_sub(self.ahead))
+    }
 }
 
 fn millis(time: Duration) -> i64 {
@@ -88,20 +93,21 @@ fn micros(row: &Row, column: &str) -> Result<Option<i64>, tokio_postgres::Error>
 /// The logs that have been due longest.
 pub(super) async fn due(connection: &Client, rules: &Rules) -> Result<Vec<LogId>, CompactionError> {
     // A year none of us lives to see stands for never.
-    let purge = rules.purge_after.map_or(i64::from(i32::MAX) * 1000, millis);
-    let rows = connection.query(DUE, &[&millis(rules.due_after()), &purge, &LOGS]).await?;
+    let purge = rules.purge_after.map_or(i64::from(i32::MAX) * 1000, |after| rules.age(after));
+    let rows = connection.query(DUE, &[&rules.age(rules.due_after()), &purge, &LOGS]).await?;
     rows.iter().map(|row| Ok(LogId(row.try_get(0)?))).collect()
 }
 
 /// How long the log that has waited longest has been due, in seconds; 0 if none is.
 pub(super) async fn lag(connection: &Client, rules: &Rules) -> Result<f64, CompactionError> {
-    let row = connection.query_one(LAG, &[&millis(rules.due_after())]).await?;
+    let row = connection.query_one(LAG, &[&rules.age(rules.due_after())]).await?;
     Ok(row.try_get::<_, Option<f64>>(0)?.unwrap_or(0.0).max(0.0))
 }
 
 /// Where a log stands; none if it has been erased.
 pub(super) async fn state(connection: &Client, log: LogId, rules: &Rules) -> Result<Option<LogState>, CompactionError> {
-    let (after, purge, due) = (millis(rules.after), rules.purge_after.map(millis), millis(rules.due_after()));
+    let (after, due) = (rules.age(rules.after), rules.age(rules.due_after()));
+    let purge = rules.purge_after.map(|after| rules.age(after));
     let Some(row) = connection.query_opt(STATE, &[&log.0, &after, &purge, &due]).await? else { return Ok(None) };
     Ok(Some(LogState {
         trimmed_to: micros(&row, "trimmed_to")?.unwrap_or(0),

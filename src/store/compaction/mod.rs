@@ -35,6 +35,8 @@ struct Rules {
     purge_after: Option<Duration>,
     keeps_history: bool,
     history_days: i32,
+    /// How far the replica's clock has been moved ahead of the database's, by which rows are dated.
+    ahead: Duration,
 }
 
 impl Rules {
@@ -44,6 +46,7 @@ impl Rules {
             purge_after: Some(config.purge_deleted_after_ms).filter(|after| !after.is_zero()),
             keeps_history: config.history_days > 0,
             history_days: config.history_days as i32,
+            ahead: Duration::ZERO,
         }
     }
 }

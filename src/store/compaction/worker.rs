@@ -4,6 +4,7 @@ use super::connection::{PIECE_TIMEOUT, connect};
 use super::due::{self, LogName, LogState};
 use super::piece::{Piece, Range, Rows, Wait, begin, commit_with, trim_next};
 use super::{CompactionError, Rules, Trimmed};
+use crate::clock::Clock;
 use crate::config::CompactionConfig;
 use crate::config::{Config, DatabaseConfig, Secret};
 use crate::db::Session;
@@ -11,7 +12,6 @@ use crate::protocol::{LogId, UserKey};
 use crate::store::layout::Layout;
 use crate::store::schema;
 use crate::telemetry::Metrics;
-use rand::seq::SliceRandom;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -33,6 +33,7 @@ pub struct Compactor {
     name: String,
     rules: Rules,
     metrics: Option<Arc<Metrics>>,
+    clock: Clock,
     layout: Layout,
     /// The bucket whose logs are trimmed, and a connection to it.
     bucket: usize,
@@ -52,9 +53,13 @@ pub struct Progress {
 
 impl Compactor {
     /// One that trims in the background of a replica.
-    pub fn of_replica(config: &Config, layout: Layout, metrics: Arc<Metrics>) -> Compactor {
+    pub fn of_replica(config: &Config, layout: Layout, metrics: Arc<Metrics>, clock: Clock) -> Compactor {
         let name = format!("mana-sync {} compact", config.replica_name());
-        Compactor { metrics: Some(metrics), ..Compactor::new(&config.database, &config.compaction, layout, name) }
+        Compactor {
+            metrics: Some(metrics),
+            clock,
+            ..Compactor::new(&config.database, &config.compaction, layout, name)
+        }
     }
 
     /// One for a command.
@@ -77,11 +82,17 @@ impl Compactor {
             name,
             rules: Rules::of(config),
             metrics: None,
+            clock: Clock::system(),
             layout,
             bucket: 0,
             connection: None,
             days_seen: vec![None; layout.count()],
         }
+    }
+
+    /// The rules as they are now.
+    fn rules(&self) -> Rules {
+        Rules { ahead: self.clock.advanced(), ..self.rules }
     }
 
     /// Turns to a bucket.
@@ -105,9 +116,9 @@ impl Compactor {
         let mut next = ROUND.0;
         loop {
             // Replicas that started together do not look together.
-            let pause = next.mul_f64(rand::random_range(0.5..1.5));
+            let pause = self.clock.jitter(next, 0.5..1.5);
             next = period;
-            if stopping.run_until_cancelled(sleep(pause)).await.is_none() {
+            if stopping.run_until_cancelled(self.clock.sleep(pause)).await.is_none() {
                 return;
             }
             let mut longest_lag = 0.0_f64;
@@ -139,14 +150,14 @@ impl Compactor {
     /// Trims the logs of the bucket that are due now, some at most. Whether there were so many.
     async fn round(&mut self, longest_lag: &mut f64) -> Result<bool, CompactionError> {
         self.see_to_days().await?;
-        let rules = self.rules;
+        let rules = self.rules();
         let connection = self.connection().await?;
         let lag = timeout(PIECE_TIMEOUT, due::lag(connection, &rules)).await??;
         let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules)).await??;
         *longest_lag = longest_lag.max(lag);
         // Several replicas see the same list, and begin at different places.
         let is_full = due.len() >= due::LOGS as usize;
-        due.shuffle(&mut rand::rng());
+        self.clock.shuffle(&mut due);
         for log in due {
             self.see_to_days().await?;
             self.trim_if_due(log).await?;
@@ -183,7 +194,7 @@ impl Compactor {
 
     /// Trims a log, unless somebody else does or has.
     async fn trim_if_due(&mut self, log: LogId) -> Result<(), CompactionError> {
-        let rules = self.rules;
+        let rules = self.rules();
         let connection = self.connection().await?;
         let Some(state) = timeout(PIECE_TIMEOUT, due::state(connection, log, &rules)).await?? else { return Ok(()) };
         if !state.is_due {
@@ -249,7 +260,7 @@ impl Compactor {
         wait: Wait,
         done: &mut impl FnMut(Trimmed),
     ) -> Result<bool, CompactionError> {
-        let rules = self.rules;
+        let rules = self.rules();
         while range.after < range.until {
             let begun = Instant::now();
             let connection = self.connection().await?;
@@ -304,7 +315,7 @@ impl Compactor {
         said: &mut impl FnMut(Progress),
     ) -> Result<(), CompactionError> {
         self.see_to_days().await?;
-        let (rules, mut after) = (self.rules, None);
+        let (rules, mut after) = (self.rules(), None);
         loop {
             let logs = due::logs_of(self.connection().await?, user, app, after).await?;
             let Some(last) = logs.last() else { return Ok(()) };

@@ -62,10 +62,14 @@ async fn copy_rows(
     part: i32,
 ) -> Result<(Copied, Vec<CurrentLog>), TakeoverError> {
     // Of rows stored in the same microsecond, ctid says which was stored first: so they have been read until now.
+    // `offset 0` has each log looked up by the index: a join would read the whole table for each part.
     let select = format!(
         "select {columns}, l.log_id, b.user_id::text, b.app_id::text
-         from sync_takeover_logs l join sync_changes_before b on b.user_id = l.user_id and b.app_id = l.app_id
-         where l.part = $1 order by l.log_id, b.created_at, b.ctid"
+         from sync_takeover_logs l cross join lateral (
+             select b.*, b.ctid as place from sync_changes_before b
+             where b.user_id = l.user_id and b.app_id = l.app_id offset 0
+         ) b
+         where l.part = $1 order by l.log_id, b.created_at, b.place"
     );
     let target = "copy sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id,
                                      created_at, log_id, size, extra) from stdin";

@@ -20,9 +20,9 @@ use crate::db::Session;
 use copy::Copied;
 use found::Found;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// What the command's connections call themselves; one that was killed a moment ago may still be there.
 const NAME: &str = "mana-sync migrate";

@@ -2,25 +2,11 @@
 // Settings on stdin: { urls, expiring, token, user, app, table, record, tokenId, sessions, screenshots? }
 
 import { mkdirSync } from 'node:fs';
-import { text } from 'node:stream/consumers';
-import { chromium } from 'playwright-core';
-import { CHROMIUM, FLAGS } from '../chromium/launch.js';
+import { SIZES, THEMES, browser, check, found, run, settings } from '../chromium/run.js';
 
-const SIZES = { phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 800 } };
-const THEMES = ['light', 'dark'];
 /** Sessions on a page of a user, and bytes of the page with all else that is on it. */
 const LISTED = 100;
 const MAX_PAGE = 512 * 1024;
-
-const settings = JSON.parse(await text(process.stdin));
-const found = [];
-const sandbox = process.getuid() === 0 ? ['--no-sandbox'] : [];
-const browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...sandbox] });
-
-/** Notes what is not as it should be, and goes on. */
-function check(what, isSo) {
-  if (!isSo) found.push(what);
-}
 
 async function open(url, options = {}) {
   const context = await browser.newContext({ baseURL: url, viewport: SIZES.desktop, ...options });
@@ -213,7 +199,7 @@ async function looks(storageState) {
   }
 }
 
-try {
+await run(async () => {
   if (settings.screenshots) mkdirSync(settings.screenshots, { recursive: true });
   const page = await login();
   for (const [name, visit] of Object.entries({ record, load })) {
@@ -226,10 +212,4 @@ try {
     await visit(page);
     console.log(`${name} is as it should be`);
   }
-} catch (error) {
-  found.push(String(error?.stack ?? error));
-} finally {
-  await browser.close();
-}
-for (const line of found) console.error(line);
-process.exitCode = found.length > 0 ? 1 : 0;
+});

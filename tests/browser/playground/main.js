@@ -2,18 +2,7 @@
 // Settings on stdin: { page, screenshots? }
 
 import { mkdirSync } from 'node:fs';
-import { text } from 'node:stream/consumers';
-import { chromium } from 'playwright-core';
-import { CHROMIUM, FLAGS } from '../chromium/launch.js';
-
-const settings = JSON.parse(await text(process.stdin));
-const found = [];
-const sandbox = process.getuid() === 0 ? ['--no-sandbox'] : [];
-const browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...sandbox] });
-
-function check(what, isSo) {
-  if (!isSo) found.push(what);
-}
+import { SIZES, THEMES, browser, check, found, run, settings } from '../chromium/run.js';
 
 /** A device of the page, as somebody uses it. */
 function device(page, name) {
@@ -41,8 +30,8 @@ async function look(page, name) {
   if (!settings.screenshots) return;
   mkdirSync(settings.screenshots, { recursive: true });
   const own = page.viewportSize();
-  for (const [size, viewport] of Object.entries({ phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 800 } })) {
-    for (const colorScheme of ['light', 'dark']) {
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    for (const colorScheme of THEMES) {
       await page.setViewportSize(viewport);
       await page.emulateMedia({ colorScheme });
       await page.screenshot({ path: `${settings.screenshots}/${name}-${size}-${colorScheme}.png` });
@@ -53,8 +42,8 @@ async function look(page, name) {
   await page.setViewportSize(own);
 }
 
-try {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+await run(async () => {
+  const page = await browser.newPage({ viewport: SIZES.desktop });
   page.on('pageerror', (error) => found.push(`a script failed: ${error}`));
   await page.goto(settings.page);
   const [phone, laptop] = ['Phone', 'Laptop'].map((name) => device(page, name));
@@ -99,10 +88,4 @@ try {
   await phone.has('Rye bread');
   await laptop.has('Eggs');
   console.log('what they had is there after the page is loaded again');
-} catch (error) {
-  found.push(String(error?.stack ?? error));
-} finally {
-  await browser.close();
-}
-for (const line of found) console.error(line);
-process.exitCode = found.length > 0 ? 1 : 0;
+});

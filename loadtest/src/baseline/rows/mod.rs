@@ -1,5 +1,6 @@
 //! The lines of the table, one file for each way of measuring.
 
+pub mod compacting;
 pub mod fanout;
 pub mod hydrate;
 pub mod idle;
@@ -14,6 +15,8 @@ use crate::report::model::Ratio;
 pub enum Name {
     /// Pushes of one change, and of ten, against pgbench with the same statement.
     Pushes,
+    /// Pushes while logs are trimmed, against the same with trimming off.
+    Compacting,
     /// Pushes with three replicas listening, against the same with nothing published.
     Fanout,
     /// From a commit to a wake-up through another replica, against a bare notification.

@@ -1,9 +1,12 @@
 //! Replicas inside another process: `app::run` leaves what belongs to a process to its caller.
 
+mod moved_clock;
+#[path = "../support/mod.rs"]
 mod support;
 
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use mana_sync::app::{self, Listeners, RunError};
+use mana_sync::clock::Clock;
 use mana_sync::config::Config;
 use mana_sync::shutdown::Shutdown;
 use mana_sync::telemetry::Telemetry;
@@ -35,11 +38,15 @@ fn config(cluster: &Cluster) -> Config {
 impl Embedded {
     async fn start(cluster: &Cluster, name: &str) -> Embedded {
         let config = Config { replica_id: Some(name.to_owned()), ..config(cluster) };
+        Embedded::start_with(cluster, config, Clock::system()).await
+    }
+
+    async fn start_with(cluster: &Cluster, config: Config, clock: Clock) -> Embedded {
         let listeners = Listeners::bind(&config).unwrap();
         let url = format!("http://{}", listeners.public[0].local_addr().unwrap());
-        let (shutdown, telemetry) = (Shutdown::default(), Telemetry::start(&config).unwrap());
+        let (shutdown, telemetry) = (Shutdown::default(), Telemetry::start(&config, &clock).unwrap());
         let its = shutdown.clone();
-        let running = tokio::spawn(async move { app::run(listeners, config, &telemetry, its).await });
+        let running = tokio::spawn(async move { app::run(listeners, config, clock, &telemetry, its).await });
         let ready = format!("{url}/health/ready");
         eventually("it is ready", async || {
             cluster.http.get(&ready).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
@@ -82,7 +89,8 @@ async fn two_run_in_one_process_beside_one_of_its_own_and_stop_when_told() {
 async fn settings_that_do_not_go_together_are_refused_before_anything_is_opened() {
     let cluster = shared().await;
     let config = Config { sse_heartbeat_ms: Duration::from_secs(31), ..config(cluster) };
-    let (listeners, telemetry) = (Listeners::bind(&config).unwrap(), Telemetry::start(&config).unwrap());
-    let refused = app::run(listeners, config, &telemetry, Shutdown::default()).await;
+    let clock = Clock::system();
+    let (listeners, telemetry) = (Listeners::bind(&config).unwrap(), Telemetry::start(&config, &clock).unwrap());
+    let refused = app::run(listeners, config, clock, &telemetry, Shutdown::default()).await;
     assert!(matches!(refused, Err(RunError::Config(_))), "{refused:?}");
 }
