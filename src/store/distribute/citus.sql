@@ -237,5 +237,9 @@ begin
     foreach called in array array['sync_push_many', 'sync_store_program_row', 'sync_records', 'sync_usage', 'sync_usage_of'] loop
         execute format('alter function %I set search_path = %I, pg_temp', called, current_schema());
     end loop;
+    -- Called on sessions that keep plans for any parameters, which Citus does not make of statements with several parts.
+    foreach called in array array['sync_trim_rows', 'sync_mark_trimmed', 'sync_erase', 'sync_usage', 'sync_usage_of'] loop
+        execute format('alter function %I set plan_cache_mode = auto', called);
+    end loop;
 end
 $$;

@@ -2,8 +2,9 @@
 //!
 //! No replica may be connected. The layout is written first, so that none starts meanwhile; then the buckets' schemas are made
 //! and migrated, the main schema's tables get other names and views theirs ([`entrances`]), and the logs are moved, some in
-//! each transaction ([`moving`]). What has been done stands in the database, so the command can be killed at any moment and
-//! run again. There is no way back, and no way to another number of buckets.
+//! each transaction ([`moving`]). Where Citus is there, it distributes the schemas at last ([`citus`]). What has been done stands
+//! in the database, so the command can be killed at any moment and run again. There is no way back, and no way to another number
+//! of buckets.
 
 pub(super) mod citus;
 pub(super) mod entrances;
