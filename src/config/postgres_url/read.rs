@@ -271,7 +271,7 @@ impl Reader {
 }
 
 impl SslMode {
-    fn from_name(name: &str) -> Option<SslMode> {
+    pub(super) fn from_name(name: &str) -> Option<SslMode> {
         Some(match name {
             "disable" => SslMode::Disable,
             "allow" => SslMode::Allow,

@@ -120,7 +120,7 @@ proptest! {
     /// Tied and skewed stamps, lost answers, lost databases, pages of any size, any interleaving of writes, pushes and
     /// pulls: all devices end with what the rules give, and so does a fresh one.
     #[test]
-    pub(super) fn existing_clients_converge_on_what_the_rules_give(steps in prop::collection::vec(step(), 1..70), skews in prop::array::uniform4(prop::sample::select(vec![0, 0, -7_200_000, 60_000, 3_600_000]))) {
+    fn existing_clients_converge_on_what_the_rules_give(steps in prop::collection::vec(step(), 1..70), skews in prop::array::uniform4(prop::sample::select(vec![0, 0, -7_200_000, 60_000, 3_600_000]))) {
         let mut devices: Vec<Device> = (0..DEVICES).map(|n| Device::new(&format!("d{n}"), Engine::ByStamps)).collect();
         let mut log = Log::default();
         for (tick, step) in steps.iter().enumerate() {
