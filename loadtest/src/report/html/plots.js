@@ -33,11 +33,13 @@
     };
   }
 
-  /** Decades, or 1, 2 and 5 of each where there is space for them. */
-  function logSplits(_, __, from, to) {
+  /** Decades, as many as there is space for; or 1, 2 and 5 of each if they are few. */
+  function logSplits(u, axis, from, to) {
     const ticks = [];
     const few = to / from < 500;
-    for (let decade = Math.floor(Math.log10(from)); decade <= Math.log10(to); decade += 1) {
+    const [length, label] = axis === 0 ? [u.bbox.width, 62] : [u.bbox.height, 24];
+    const every = Math.max(Math.ceil((label * uPlot.pxRatio * Math.log10(to / from)) / (length || 1)), 1);
+    for (let decade = Math.floor(Math.log10(from)); decade <= Math.log10(to); decade += few ? 1 : every) {
       for (const step of few ? [1, 2, 5] : [1]) ticks.push(Number(`${step}e${decade}`));
     }
     return ticks.filter((tick) => tick >= from * 0.999 && tick <= to * 1.001);
@@ -137,7 +139,7 @@
     return {
       width,
       height: HEIGHT,
-      padding: [plot.bands.length ? TOP : 10, 14, 0, 0],
+      padding: [plot.bands.length ? TOP : 10, 24, 0, 0],
       scales: {
         x: { time: false, distr: plot.x.logarithmic ? 3 : 1, range: wholeOf(plot) },
         y: { distr: plot.y.logarithmic ? 3 : 1, range: rangeOf(plot.y) },
