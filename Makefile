@@ -38,7 +38,9 @@ test-newest-postgres: bootstrap ## What the database has a say in, on the newest
 test-citus: ## Buckets on a real Citus: CITUS_BIN=folder with postgres, initdb and the extension (12 or newer)
 	@test -x "$(CITUS_BIN)/postgres" || { echo "CITUS_BIN must name a folder with the programs of a PostgreSQL that has the extension citus" >&2; exit 2; }
 	$(CARGO) build --workspace --bins
-	PG_BIN=$(CITUS_BIN) TEST_BUCKETS=4 $(TARGET)/debug/mana-dev with-postgres --citus -- $(CARGO) test --no-fail-fast \
+	# A push alone takes many times as long there: hundreds at once wait for longer than they do elsewhere.
+	PG_BIN=$(CITUS_BIN) TEST_BUCKETS=4 DATABASE_ACQUIRE_TIMEOUT_MS=20000 QUEUE_TIMEOUT_MS=20000 \
+		$(TARGET)/debug/mana-dev with-postgres --citus -- $(CARGO) test --no-fail-fast \
 		--test push --test pull --test stream --test concurrency --test convergence -- \
 		--skip without_the_head_row --skip a_cursor_of_ours_past_the_newest_change
 	PG_BIN=$(CITUS_BIN) $(TARGET)/debug/mana-dev with-postgres --citus -- \
