@@ -8,7 +8,7 @@ use mana_load::growth::{Dimension, Plan, report, run, table};
 
 use super::measuring::{MeasuringArgs, Stopped};
 
-/// Measures how cost grows with what is stored, with replicas, connections, names and the length of a log.
+/// Measures how cost grows with what is stored, with replicas, connections, names, the length of a log, and edits over time.
 ///
 /// It starts replicas of its own and must run where `mana-dev with-services` has put their surroundings into the
 /// environment; `make growth` does all of that.
