@@ -9,9 +9,9 @@ use crate::db::Session;
 use crate::protocol::Log;
 use uuid::Uuid;
 
-/// Rows of a part, if its last log is not larger: at most so many, which is about a second's work, and of a small table
-/// less, so that its progress shows too.
-const PART_ROWS: i64 = 50_000;
+/// Rows of a part, if its last log is not larger: at most so many, which is less than a second's work, because a kill costs
+/// each copier what it has of its part; and of a small table less, so that its progress shows too.
+const PART_ROWS: i64 = 20_000;
 const PARTS: i64 = 20;
 /// Logs that are named at once.
 const LOGS_AT_ONCE: usize = 10_000;
