@@ -32,7 +32,7 @@ const LOCK: i64 = 0x6d61_6e61_7379_6e63;
 const COPIERS: usize = 3;
 /// The connections' settings: building indexes is given memory, waiting for locks and for other connections an end.
 const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
-                        set lock_timeout = '30s'; set maintenance_work_mem = '512MB'; set work_mem = '64MB'; set timezone = 'UTC'";
+                        set lock_timeout = '30s'; set maintenance_work_mem = '256MB'; set work_mem = '64MB'; set timezone = 'UTC'";
 
 /// Why the database could not be taken over.
 #[derive(Debug, thiserror::Error)]
