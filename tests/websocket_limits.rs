@@ -2,6 +2,7 @@
 
 mod support;
 
+use mana_load::wakeups::WakeMessage;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::live::*;
@@ -277,7 +278,8 @@ async fn a_socket_that_does_not_read_is_ended_and_harms_no_other() {
     }
     let ended = async || metric(cluster, 0, r#"mana_sync_session_closes_total{reason="unresponsive"}"#).await > before;
     // Its pings go on: the socket that reads answers them.
-    let answer_pings = async { while fast.next(TIMEOUT).await.is_ok() {} };
+    let is_open = |message: &WakeMessage| !matches!(message, WakeMessage::Closed { .. });
+    let answer_pings = async { while fast.next(TIMEOUT).await.as_ref().is_ok_and(is_open) {} };
     tokio::select! {
         () = eventually("the socket that does not read is ended", ended) => {}
         () = answer_pings => panic!("the socket that reads was ended"),
