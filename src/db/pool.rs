@@ -82,7 +82,7 @@ pub struct PoolStatus {
 pub struct Pool {
     pool: managed::Pool<Manager>,
     /// One for each server.
-    detectors: Arc<[StallDetector]>,
+    detectors: Arc<[Arc<StallDetector>]>,
     acquire_timeout: Duration,
     /// How a transaction begins, where each statement has to be one.
     begin: Option<Arc<str>>,
@@ -112,8 +112,9 @@ impl Pool {
             false => connector,
         };
         let route = Route::new(connectors.into_iter().map(with_settings).collect());
-        let detector =
-            |connector: &Connector| StallDetector::new(connector.clone(), config.statement_timeout, config.prepare);
+        let detector = |connector: &Connector| {
+            Arc::new(StallDetector::new(connector.clone(), config.statement_timeout, config.prepare))
+        };
         let detectors = route.connectors().iter().map(detector).collect();
         let manager = Manager {
             route,
@@ -387,7 +388,7 @@ impl managed::Manager for Manager {
 /// A connection on which one statement runs.
 struct ConnectionGuard {
     connection: Option<Object<Manager>>,
-    detector: StallDetector,
+    detector: Arc<StallDetector>,
     sent: tokio::time::Instant,
     answered: bool,
 }
@@ -421,7 +422,7 @@ impl Drop for ConnectionGuard {
 
 /// Gives a connection back to its pool, whose place it keeps until its statement has ended: nobody waits for the answer
 /// any more, but the database still works on it.
-async fn give_back(mut connection: Object<Manager>, detector: StallDetector, sent: tokio::time::Instant) {
+async fn give_back(mut connection: Object<Manager>, detector: Arc<StallDetector>, sent: tokio::time::Instant) {
     let ended = detector.sent_at(sent, connection.client.simple_query("")).await;
     let works = matches!(ended, Some(Ok(_))) && timeout(RETURN_TIMEOUT, connection.test()).await == Ok(true);
     connection.idle_since = Instant::now();

@@ -13,7 +13,6 @@ use super::Connector;
 use super::connect::while_driven;
 use super::error::ConnectError;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -40,13 +39,13 @@ where application_name = current_setting('application_name') and datname = curre
   and state <> 'idle' and pid <> pg_backend_pid()";
 
 /// Looks after statements that take long.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct StallDetector {
     connector: Connector,
     /// Within this time PostgreSQL says something on a connection that works.
     timeout: Duration,
     /// None if the database cannot be asked: a pooler stands before it.
-    latest: Option<Arc<Mutex<Option<Look>>>>,
+    latest: Option<Mutex<Option<Look>>>,
 }
 
 /// What was seen on one look; nothing if the database could not be asked.
@@ -60,7 +59,7 @@ impl StallDetector {
     /// A detector for connections on which a statement may run for so long. `asks`: whether the server can say what it
     /// does for whom.
     pub(super) fn new(connector: Connector, statement_timeout: Duration, asks: bool) -> StallDetector {
-        StallDetector { connector, timeout: statement_timeout + SLACK, latest: asks.then(Arc::default) }
+        StallDetector { connector, timeout: statement_timeout + SLACK, latest: asks.then(Mutex::default) }
     }
 
     /// Waits for a statement that is sent now. None once it is known that its answer will not come.
