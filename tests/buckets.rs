@@ -253,15 +253,7 @@ async fn programs_write_read_and_erase_where_they_always_did() {
             .unwrap();
         assert_eq!(cursor.len(), 27);
         woken(&mut socket).await;
-        sql(
-            &cluster.database_url,
-            format!(
-                "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, field_meta, client_id, actor)
-                 values ('todo', 'todos', 'plain', '{}', 'update', '{{\"title\":\"Tea\"}}', '{{\"title\":\"{AT}\"}}', 'runner', '{{\"kind\":\"ai\"}}')",
-                user.id
-            ),
-        )
-        .await;
+        sql(&cluster.database_url, program_insert(&user)).await;
         let page = cluster.pulled(&user, "todo", "todos", BEGINNING, None).await;
         assert_eq!(ids(&page), ["pushed", "plain"]);
         assert_eq!(page["serverChanges"][1]["actor"]["kind"], "ai");

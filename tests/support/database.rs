@@ -88,3 +88,13 @@ pub(super) fn open_pool(url: &str) -> PgPool {
     let options = PgPoolOptions::new().max_connections(8).after_release(|_, _| Box::pin(async { Ok(false) }));
     options.connect_lazy(url).unwrap()
 }
+
+/// A plain insert as today's services write it: of the todo "plain", by a program that names its actor.
+pub fn program_insert(user: &User) -> String {
+    format!(
+        r#"insert into sync_changes (app_id, table_name, record_id, user_id, op, data, field_meta, client_id, actor)
+           values ('todo', 'todos', 'plain', '{}', 'update', '{{"title":"Tea"}}', '{{"title":"2024-01-01T10:05:00.000Z"}}',
+                   'runner', '{{"kind":"ai"}}')"#,
+        user.id
+    )
+}
