@@ -149,10 +149,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
         // Its tables have other names, and views theirs.
         Some(state) if is_missing || entrances::are_set_aside(&connection).await? => {
-            entrances::lock(&connection).await?;
-            entrances::give_names_back(&connection).await?;
-            migrator::run(&connection).await?;
-            entrances::make(&connection, state).await?;
+            entrances::migrate(&connection, state).await?;
         }
         // May take as long as it needs.
         _ => migrator::run(&connection).await?,

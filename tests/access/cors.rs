@@ -1,9 +1,9 @@
 //! Which pages may call, sentence by sentence of PROTOCOL.md's "CORS".
 
+use crate::support::*;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::collections::BTreeSet;
-use crate::support::*;
 use tokio::sync::OnceCell;
 
 const TODO: &str = "https://todo.example.com";

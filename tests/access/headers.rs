@@ -1,11 +1,11 @@
 //! Headers: what every answer has, what some errors have, and what a device may be called in one.
 
+use crate::support::*;
 use mana_dev::{Mode, SigningKey};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";

@@ -1,11 +1,11 @@
 //! What the fan-out does when its connections are cut, or replicas freeze and die: whatever was stored meanwhile
 //! arrives within 5 s of the trouble's end, with no restart (G4). Each test has a cluster of its own to harm.
 
+use crate::support::live::*;
+use crate::support::*;
 use sqlx::{AssertSqlSafe, PgPool};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use crate::support::live::*;
-use crate::support::*;
 use tokio::time::timeout;
 
 const FOUND: Duration = Duration::from_secs(5);

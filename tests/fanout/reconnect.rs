@@ -1,10 +1,10 @@
 //! Sockets that come back: they are told once what was stored shortly before (G4), however many come at once.
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use crate::support::live::*;
-use crate::support::*;
 use tokio::sync::OnceCell;
 
 const LOOKUPS: &str = "mana_sync_recent_lookups_total";

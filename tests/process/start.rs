@@ -1,12 +1,12 @@
 //! What a replica makes of the schema and the settings that it finds at its start, and of a network that breaks then.
 
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::*;
 use mana_dev::{Replica, ReplicaOptions, free_port};
 use sqlx::{Connection, PgConnection};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::*;
 use tokio::time::timeout;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");

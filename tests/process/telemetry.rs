@@ -1,12 +1,12 @@
 //! What operators see: the metrics that the documentation lists, and logs that tell no secrets.
 
+use crate::support::live::{Events, NO_DELTA, Raw, TEXT, closed, metric, short_lived, socket, stream_of, woken};
+use crate::support::*;
 use mana_load::wakeups::WakeMessage;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use crate::support::live::{Events, NO_DELTA, Raw, TEXT, closed, metric, short_lived, socket, stream_of, woken};
-use crate::support::*;
 
 /// What is known of a metric: its type, and its labels with the values that they always have.
 #[derive(Debug, PartialEq, Eq, Default)]

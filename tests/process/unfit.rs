@@ -1,10 +1,10 @@
 //! A database that cannot serve says so in one sentence: at the start, where nothing but an operator can help, else in
 //! readiness, until it is mended.
 
+use crate::support::*;
 use mana_dev::{Replica, ReplicaOptions, free_port};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::time::Duration;
-use crate::support::*;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 

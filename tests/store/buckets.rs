@@ -1,14 +1,14 @@
 //! Logs that are distributed over buckets: everything works as without, and a bucket that is away costs its users something
 //! and nobody else.
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_sync::protocol::UserKey;
 use mana_sync::store::Layout;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::process::{Output, Stdio};
-use crate::support::live::*;
-use crate::support::*;
 use tokio::process::Command;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");

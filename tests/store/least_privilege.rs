@@ -1,12 +1,12 @@
 //! A replica as the role of `deploy/grants.sql`: it does all that it has to, and can do nothing else. And programs behind
 //! the wall of `deploy/row_level_security.sql`, which see one user's rows.
 
+use crate::support::*;
 use mana_dev::TemporaryPostgres;
 use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use std::path::Path;
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const GRANTS: &str = include_str!("../../deploy/grants.sql");

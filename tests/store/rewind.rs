@@ -1,6 +1,8 @@
 //! The database goes back to an earlier state under running clients: a base backup is restored, or an asynchronous standby
 //! is promoted that lacks the last commits. Nothing that is stored from then on is missed, also below old cursors.
 
+use crate::support::live::{APP, Events, metric, socket, store, stream_of, woken_until};
+use crate::support::*;
 use mana_dev::{Binaries, Postgres, PostgresOptions, Shutdown, TemporaryPostgres};
 use mana_load::wakeups::Wakeups;
 use reqwest::{Method, StatusCode};
@@ -10,8 +12,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use crate::support::live::{APP, Events, metric, socket, store, stream_of, woken_until};
-use crate::support::*;
 
 const REPLICAS: u16 = 2;
 const TABLE: &str = "tasks";

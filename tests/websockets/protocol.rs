@@ -1,11 +1,11 @@
 //! `GET /ws` and `GET /ws/{appId}`: who is woken by what, and what the server says. See limits.rs for
 //! handshakes, sizes, times, and clients that do not do their part.
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use serde_json::json;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use crate::support::live::*;
-use crate::support::*;
 
 const WIDE: u32 = 1 << 20;
 
