@@ -7,6 +7,7 @@ use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
+use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::protocol::websocket::{ClientMessage, ErrorCode, ServerMessage};
 use crate::telemetry::metrics::WEBSOCKET;
 use crate::telemetry::refusals::{Endpoint, Refusal};
@@ -127,7 +128,12 @@ impl WebSocketSession {
             None => Action::Send(vec![]),
             Some(ClientMessage::Ping) => Action::say(&ServerMessage::Pong),
             Some(ClientMessage::Auth { token, client_id }) => {
-                let client = client_id.filter(|client| !client.is_empty()).map(|client| Arc::from(&*client));
+                let client = client_id.filter(|client| !client.is_empty());
+                if client.as_ref().is_some_and(|client| check_name(client, MAX_CLIENT).is_err()) {
+                    // Malformed: the same name is refused wherever else a device says it. It is kept with the session.
+                    return Action::Send(vec![]);
+                }
+                let client = client.map(|client| Arc::from(&*client));
                 match self.sessions.auth.check(&token).await {
                     Ok(identity) => self.authenticated(identity, client).await,
                     Err(error) => {

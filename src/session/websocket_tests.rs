@@ -44,6 +44,21 @@ async fn what_is_no_token_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn an_auth_whose_client_id_no_push_could_have_is_ignored() {
+    let rig = Rig::new(&[]);
+    let mut session = WebSocketSession::new(rig.sessions.clone(), None);
+    for name in ["x".repeat(256), "x".repeat(63 << 10), "a\0b".to_owned()] {
+        let auth = serde_json::json!({ "type": "auth", "token": "nonsense", "clientId": name }).to_string();
+        assert_eq!(session.receive(&auth).await, said(&[]), "{} bytes", name.len());
+    }
+    for name in ["", &"x".repeat(255)] {
+        let auth = serde_json::json!({ "type": "auth", "token": "nonsense", "clientId": name }).to_string();
+        let action = session.receive(&auth).await;
+        assert!(matches!(action, Action::Close { reason: CloseReason::InvalidToken, .. }), "{action:?}");
+    }
+}
+
+#[tokio::test]
 async fn wake_ups_that_waited_are_one_message_for_each_app() {
     let rig = Rig::new(&[]);
     let mut session = member(&rig, None, None, HOUR).await;
