@@ -148,7 +148,7 @@ mod tests {
         }
         let mut batch = queue.take();
         batch.sort_by_key(|wakeup| wakeup.client.clone());
-        assert_eq!(batch[0].tables, Some(vec!["lists".into(), "tasks".into()]));
+        assert_eq!(batch[0].tables, Some(vec!["lists".into(), "tasks".into()].into()));
         assert_eq!(batch[0].ranges, [(0, 4), (8, 10)]);
         assert_eq!(batch[1], stored("b", "tasks", (4, 8)));
         assert_eq!(queue.take(), []);

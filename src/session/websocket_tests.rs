@@ -5,7 +5,7 @@ use std::time::Duration;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn said(texts: &[&str]) -> Action {
-    Action::Send(texts.iter().map(|text| (*text).to_owned()).collect())
+    Action::Send(texts.iter().map(|text| (*text).into()).collect())
 }
 
 fn tables(names: &[&str]) -> Vec<String> {
