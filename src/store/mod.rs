@@ -37,7 +37,7 @@ pub mod why;
 
 pub use buckets::Buckets;
 pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, LogRange, RecentHead};
+pub use heads::{ChangedTable, Head, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
 pub use known::Pushed;
 pub use layout::{Layout, MAX_BUCKETS};
 pub use push::Stored;
@@ -127,6 +127,15 @@ impl StoreError {
     /// Whether there was no connection free to ask with.
     pub fn is_busy(&self) -> bool {
         matches!(self, StoreError::Unavailable(error) if matches!(**error, DbError::PoolTimeout))
+    }
+
+    /// Whether it is about the statement, so that another one may succeed at once: it took too long, or too much.
+    pub fn is_about_statement(&self) -> bool {
+        match self {
+            StoreError::Unavailable(error) => matches!(error.sqlstate(), Some("57014" | "53200")),
+            StoreError::Unstorable(_) | StoreError::Failed(_) => true,
+            _ => false,
+        }
     }
 }
 
