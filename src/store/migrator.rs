@@ -48,7 +48,7 @@ pub enum MigrateError {
 pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
     let lock = lock_id(session).await?;
     session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
-    let applied = apply_missing(session).await;
+    let applied = apply_missing(session, true).await;
     // If it was the connection that failed, the lock is gone with it.
     let unlocked = session.execute("select pg_advisory_unlock($1)", &[&lock]).await;
     applied?;
@@ -56,7 +56,26 @@ pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
     Ok(())
 }
 
-async fn apply_missing(session: &Session) -> Result<(), MigrateError> {
+/// The same in one transaction, between these statements: nobody sees the schema before the last of them has run.
+pub(super) async fn run_between(session: &Session, first: &str, last: &str) -> Result<(), MigrateError> {
+    let lock = lock_id(session).await?;
+    session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
+    let applied = async {
+        session.batch_execute(&format!("begin; {first}")).await?;
+        apply_missing(session, false).await?;
+        session.batch_execute(last).await.map_err(MigrateError::from)
+    };
+    let applied = applied.await;
+    let ended = session.batch_execute(if applied.is_ok() { "commit" } else { "rollback" }).await;
+    let unlocked = session.execute("select pg_advisory_unlock($1)", &[&lock]).await;
+    applied?;
+    ended?;
+    unlocked?;
+    Ok(())
+}
+
+/// `each_alone`: each migration in a transaction of its own.
+async fn apply_missing(session: &Session, each_alone: bool) -> Result<(), MigrateError> {
     session.batch_execute(TABLE).await?;
     let rows = session.query("select version, success, checksum from _sqlx_migrations", &[]).await?;
     let mut applied: HashMap<i64, Vec<u8>> = HashMap::new();
@@ -72,17 +91,17 @@ async fn apply_missing(session: &Session) -> Result<(), MigrateError> {
             Some(checksum) if *checksum == *migration.checksum => {}
             // A row that a test or an operator put there has none.
             Some(_) => return Err(MigrateError::Changed(migration.version)),
-            None => apply(session, migration).await?,
+            None => apply(session, migration, each_alone && !migration.no_tx).await?,
         }
     }
     Ok(())
 }
 
-async fn apply(session: &Session, migration: &Migration) -> Result<(), MigrateError> {
+async fn apply(session: &Session, migration: &Migration, alone: bool) -> Result<(), MigrateError> {
     let version = migration.version;
     let refused = |source| MigrateError::Refused { version, source };
     let begun = Instant::now();
-    if !migration.no_tx {
+    if alone {
         session.batch_execute("begin").await?;
     }
     let applied = async {
@@ -91,7 +110,7 @@ async fn apply(session: &Session, migration: &Migration) -> Result<(), MigrateEr
         Ok(())
     };
     let applied: Result<(), MigrateError> = applied.await;
-    if !migration.no_tx {
+    if alone {
         let end = if applied.is_ok() { "commit" } else { "rollback" };
         let ended = session.batch_execute(end).await;
         applied?;
