@@ -24,7 +24,7 @@ pub(super) struct LogReader {
     pub(super) request: Arc<LogRequest>,
     pub(super) cursor: Cursor,
     pub(super) phase: Phase,
-    /// CatchingUp while there was something to read anyway: what woke it may not be in the page that was being read.
+    /// A wake-up came while a page was being read, which may not have what it was about: read again.
     pub(super) again: bool,
 }
 
@@ -80,7 +80,7 @@ impl LogReader {
     }
 
     /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
-    /// of an empty log is still the beginning then, but the initial_sync is over. A database that went back begins one
+    /// of an empty log is still the beginning then, but the initial sync is over. A database that went back begins one
     /// anew.
     pub(super) fn is_initial_sync(&self) -> bool {
         self.cursor.is_initial_sync() && (self.is_in_backlog() || self.cursor.micros() > 0)

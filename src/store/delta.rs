@@ -97,9 +97,7 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
 pub enum OwnChanges<'a> {
     /// None.
     Without,
-    /// On an initial sync, in answer to a push: those stored before this position, and later ones but for the rows of
-    /// the push itself.
-    /// Those of a push that is being answered, and those stored before it.
+    /// On an initial sync, in answer to a push: those stored before a position, but for the rows of the push itself.
     BesidePush {
         /// The head before it, in microseconds.
         before: i64,
