@@ -176,6 +176,24 @@ fn what_the_protocol_does_not_name_is_kept_and_event_ids_are_not() {
     let own = json!({ "table": "t", "id": "r", "op": "update", "fields": {}, "schemaVersion": 2 });
     assert_eq!(extra(&push(&own, json!(3)).unwrap()), Some(json!({ "schemaVersion": 2 })));
     assert_eq!(extra(&read_one(&field("f", json!(1), AT))), None);
+    // Of equal names the last counts, whichever value is the greater.
+    for (twice, kept) in
+        [(r#""z":1,"origin":"user","origin":"agent""#, "agent"), (r#""origin":"agent","origin":"user","z":1"#, "user")]
+    {
+        let of = |members: &str| {
+            read(&format!(
+                r#"{{"clientId":"c","changes":[{{"table":"t","id":"r","op":"delete","deletedAt":"{AT}",{members}}}]}}"#
+            ))
+            .unwrap()
+        };
+        let (twice, once) = (of(twice), of(&format!(r#""origin":"{kept}","z":1"#)));
+        assert_eq!(extra(&twice), Some(json!({ "z": 1, "origin": kept })));
+        assert_eq!(
+            (ids(&twice), &twice.changes[0].extra),
+            (ids(&once), &once.changes[0].extra),
+            "they are the same change"
+        );
+    }
     for version in [json!({}), json!([1]), json!("x".repeat(100))] {
         assert!(matches!(push(&change, version), Err(PushError::SchemaVersion)));
     }

@@ -138,8 +138,8 @@ impl OwnChanges<'_> {
     }
 }
 
-/// Past any cursor, and within what timestamptz holds.
-const PAST_ALL: i64 = 253_402_300_799_000_000;
+/// Past any cursor, in microseconds, and within what timestamptz holds.
+pub const PAST_ALL: i64 = 253_402_300_799_000_000;
 
 /// Which page of a log is wanted.
 #[derive(Clone, Debug)]

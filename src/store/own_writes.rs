@@ -12,16 +12,31 @@ use std::collections::BTreeSet;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+/// Whether a text is a stamp as the store writes them, as a regular expression: days that do not exist are none.
+macro_rules! stamp_pattern {
+    () => {
+        "'^(\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))\
+         |(\\d\\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)\
+         T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d\\.\\d{3}Z$'"
+    };
+}
+
 /// The stamp of an insert `c`: that of `updatedAt`, else of `createdAt`, as the store writes them; else the epoch.
 macro_rules! insert_stamp {
     () => {
-        "case
-             when c.data ->> 'updatedAt' ~ '^\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\\d|3[01])T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d\\.\\d{3}Z$'
+        concat!(
+            "case
+             when c.data ->> 'updatedAt' ~ ",
+            stamp_pattern!(),
+            "
              then c.data ->> 'updatedAt'
-             when c.data ->> 'createdAt' ~ '^\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\\d|3[01])T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d\\.\\d{3}Z$'
+             when c.data ->> 'createdAt' ~ ",
+            stamp_pattern!(),
+            "
              then c.data ->> 'createdAt'
              else '1970-01-01T00:00:00.000Z'
          end"
+        )
     };
 }
 

@@ -190,8 +190,10 @@ impl ChangeReader<'_> {
         members: Vec<(Cow<'_, str>, &RawValue)>,
         draft: &mut Draft,
     ) -> Result<Option<String>, ChangeProblem> {
-        let mut members: Vec<(&str, &str)> = members.iter().map(|(name, value)| (&**name, value.get())).collect();
-        members.sort_unstable();
+        // Of equal names the last counts, as in JSON.parse and in jsonb.
+        let mut members: Vec<(&str, &str)> = members.iter().rev().map(|(name, value)| (&**name, value.get())).collect();
+        members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        members.dedup_by(|(later, _), (kept, _)| later == kept);
         for (name, value) in &members {
             draft.identity.texts(&[name]);
             draft.identity.json(value);
