@@ -217,7 +217,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub page_max_changes: u32,
 
-    /// Bytes of changes in one page of a delta; a page ends with the change that passes it.
+    /// Bytes of changes in one page of a delta; a change that is larger is a page by itself.
     #[arg(long, env, default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=256 << 20))]
     pub page_max_bytes: u32,
 

@@ -49,6 +49,8 @@ impl Rig {
             reconciler,
             auth,
             budget,
+            reads: ReadShares::new(config.database_pool_size as usize),
+            heavy: HeavyWork::default(),
             metrics: metrics.clone(),
             clock: clock.clone(),
         };
