@@ -79,6 +79,8 @@ pub struct Metrics {
     pub notifications_unsigned: IntCounter,
     /// Replicas that are there.
     pub replicas: IntGauge,
+    /// Replicas that fell silent.
+    pub replicas_lost: IntCounter,
     /// Whether the listener hears.
     pub listener_up: IntGauge,
     /// How often the listener has connected.
@@ -285,6 +287,11 @@ impl Metrics {
                 &r,
                 "mana_sync_replicas",
                 "Replicas on this database that this one knows of, itself included.",
+            ),
+            replicas_lost: counter(
+                &r,
+                "mana_sync_replicas_lost_total",
+                "Replicas that fell silent without having said goodbye.",
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
