@@ -187,3 +187,28 @@ async fn a_value_that_wins_against_a_stamp_of_the_future_is_sent_with_it_whateve
     assert_eq!(sent[0]["fields"]["f0"]["at"], json!(LATER), "it loses by its stamp");
     assert_eq!(sent[1]["fields"]["f1"]["at"], json!(future), "it wins, and the device would refuse it otherwise");
 }
+
+#[tokio::test]
+async fn a_day_that_does_not_exist_is_no_stamp_of_an_own_insert() {
+    let cluster = shared().await;
+    // Such a day, and one that does, on which the insert is the newer.
+    for (day, sent) in [
+        ("2024-02-31", &["note", "updatedAt"][..]),
+        ("2023-02-29", &["note", "updatedAt"]),
+        ("2100-02-29", &["note", "updatedAt"]),
+        ("2024-04-31", &["note", "updatedAt"]),
+        ("2024-02-29", &["note", "title", "updatedAt"]),
+        ("2000-02-29", &["note", "updatedAt"]),
+    ] {
+        let user = cluster.user();
+        let data = json!({ "title": "first", "note": "n", "updatedAt": format!("{day}T00:00:00.000Z") });
+        let inserted = json!({ "table": "todos", "id": "a", "op": "insert", "data": data });
+        push(cluster, &user, "phone", AT, json!([inserted])).await;
+        let edited = update("todos", "a", "title", "second", "2024-02-20T10:00:00.000Z");
+        push(cluster, &user, "phone", AT, json!([edited])).await;
+        let answer = push(cluster, &user, "phone", "", json!([])).await;
+        let mut found = fields(&answer)[0].clone();
+        found.sort();
+        assert_eq!(found, sent, "{day}");
+    }
+}
