@@ -38,7 +38,9 @@ pub enum MigrateError {
     Dirty(i64),
     #[error("migration {0} was applied in another form than this program has it")]
     Changed(i64),
-    #[error("migration {0} cannot be applied in a transaction, as the main schema of a database that is distributed needs it")]
+    #[error(
+        "migration {0} cannot be applied in a transaction, as the main schema of a database that is distributed needs it"
+    )]
     NoTransaction(i64),
 }
 
@@ -85,10 +87,7 @@ enum Transactions {
 }
 
 /// Does something while nobody else migrates.
-async fn locked(
-    session: &Session,
-    work: impl Future<Output = Result<(), MigrateError>>,
-) -> Result<(), MigrateError> {
+async fn locked(session: &Session, work: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
     let lock = lock_id(session).await?;
     session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
     let applied = work.await;

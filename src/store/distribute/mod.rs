@@ -13,9 +13,9 @@ mod moving;
 
 use super::layout::{Layout, LayoutState};
 use super::schema::{self, SchemaError};
-use attached::Security;
 use crate::config::Secret;
 use crate::db::Session;
+use attached::Security;
 use std::time::Duration;
 use tokio::time::sleep;
 
