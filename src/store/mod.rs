@@ -130,6 +130,17 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    pub fn sentence(&self) -> String {
+        match self {
+            StoreError::Unavailable(error) => error.sentence(),
+            StoreError::Unstorable(error) | StoreError::Failed(error) => error.sentence(),
+            _ => self.to_string(),
+        }
+    }
+}
+
 impl From<DbError> for StoreError {
     fn from(error: DbError) -> Self {
         let Some(code) = error.sqlstate() else {
