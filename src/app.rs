@@ -26,7 +26,7 @@ use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{Buckets, Layout};
+use crate::store::{Buckets, Layout, same_database};
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
@@ -341,7 +341,7 @@ async fn prepare_schema(config: &Config) -> Result<Layout, SchemaError> {
     let database = &config.database;
     // Before anything is applied to a database that may be somebody else's.
     if let Some(listen_url) = database.database_listen_url.as_ref().filter(|url| **url != database.database_url) {
-        schema::check_same(&database.database_url, listen_url).await?;
+        same_database::check(&database.database_url, listen_url).await?;
     }
     if config.migrate_on_start {
         schema::migrate(database.direct_url()).await?;

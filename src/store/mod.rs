@@ -30,6 +30,7 @@ mod own_writes;
 mod push;
 mod quotas;
 mod rewinds;
+pub mod same_database;
 pub mod schema;
 pub mod takeover;
 mod traced;

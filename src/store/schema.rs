@@ -14,17 +14,16 @@ use crate::config::Secret;
 use crate::db::{ConnectError, Connector, DbError, Session};
 use std::time::Duration;
 use tokio::time::timeout;
-use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
 /// How long connecting, and looking at the schema, may take: a replica that starts while its network is broken is to
 /// serve soon after the network's return.
-const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for a migration, which nobody repeats.
 const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What connections for the schema call themselves.
-const NAME: &str = "mana-sync migrate";
+pub(super) const NAME: &str = "mana-sync migrate";
 
 /// The migration that brought the table of the layout.
 const LAYOUT_MIGRATION: i64 = 11;
@@ -143,49 +142,6 @@ pub(super) async fn connect_as(direct_url: &Secret, name: &str) -> Result<Sessio
 async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
     let connector = Connector::new(direct_url, name)?;
     Ok(timeout(limit, connector.open()).await??)
-}
-
-/// Refuses two URLs that do not lead to the same database, before anything is done to either.
-///
-/// # Errors
-/// One of them cannot be asked, or they differ.
-pub async fn check_same(url: &Secret, direct_url: &Secret) -> Result<(), SchemaError> {
-    let one = timeout(STEP_TIMEOUT, Place::of(url));
-    let other = timeout(STEP_TIMEOUT, Place::of(direct_url));
-    let (one, other) = tokio::join!(one, other);
-    match one??.is(&other??) {
-        true => Ok(()),
-        false => Err(Unfit::OtherDatabase.into()),
-    }
-}
-
-/// What tells one database from another; a pooler leaves it as it is.
-struct Place {
-    database: Option<String>,
-    is_standby: Option<String>,
-    started: Option<String>,
-}
-
-impl Place {
-    async fn of(url: &Secret) -> Result<Place, SchemaError> {
-        const PLACE: &str =
-            "select oid || ' ' || datname, pg_is_in_recovery(), extract(epoch from pg_postmaster_start_time())
-                             from pg_database where datname = current_database()";
-        let session = Connector::new(url, NAME)?.open().await?;
-        let messages = session.simple_query(PLACE).await?;
-        session.close().await;
-        let row = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        let column = |at| row.and_then(|row| row.get(at)).map(str::to_owned);
-        Ok(Place { database: column(0), is_standby: column(1), started: column(2) })
-    }
-
-    /// Whether they are one. A standby was started at another time than its primary.
-    fn is(&self, other: &Place) -> bool {
-        self.database == other.database && (self.is_standby != other.is_standby || self.started == other.started)
-    }
 }
 
 /// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to

@@ -138,8 +138,10 @@ async fn a_session_on_which_somebody_else_prepared_statements_is_replaced() {
     let user = cluster.user();
     let body = |id| json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", AT)] });
     cluster.pushed(&user, "todo", body("before")).await;
-    let pids = AssertSqlSafe(format!("select array_agg(pid order by pid) from pg_stat_activity where {POOL}"));
-    let sessions = async || sqlx::query_scalar::<_, Vec<i32>>(pids.clone()).fetch_one(&cluster.pool).await.unwrap();
+    let sessions = async || {
+        let pids = AssertSqlSafe(format!("select array_agg(pid order by pid) from pg_stat_activity where {POOL}"));
+        sqlx::query_scalar::<_, Vec<i32>>(pids).fetch_one(&cluster.pool).await.unwrap()
+    };
     let before = sessions().await;
     let taken = "
         create sequence attempts;
