@@ -235,6 +235,8 @@ pub async fn run(
         reconciler,
         auth: auth.clone(),
         budget: unread.clone(),
+        reads: store.read_shares(),
+        heavy: store.heavy().clone(),
         metrics: metrics.clone(),
         clock: clock.clone(),
     };

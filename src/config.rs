@@ -31,8 +31,8 @@ pub use traces::{RootSampler, Sampler, TracesConfig};
 pub use warnings::Warning;
 
 use axum::http::HeaderValue;
+use clap::Args;
 use clap::builder::{OsStr, Resettable};
-use clap::{Args, FromArgMatches};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -217,7 +217,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub page_max_changes: u32,
 
-    /// Bytes of changes in one page of a delta; a page ends with the change that passes it.
+    /// Bytes of changes in one page of a delta; a change that is larger is a page by itself.
     #[arg(long, env, default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=256 << 20))]
     pub page_max_bytes: u32,
 
@@ -358,10 +358,7 @@ impl Config {
     /// # Errors
     /// The URL cannot be read.
     pub fn with_defaults(database_url: &str) -> Result<Config, clap::Error> {
-        let nothing = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
-        let command = Config::augment_args(clap::Command::new("mana-sync")).mut_args(nothing);
-        let words = ["mana-sync", "--database-url", database_url];
-        Config::from_arg_matches(&command.try_get_matches_from(words)?)
+        without_environment(&["--database-url", database_url])
     }
 
     /// Checks what no single setting can be checked for.
@@ -391,6 +388,13 @@ impl Config {
         let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         self.replica_id.clone().or_else(host).unwrap_or_else(|| "mana-sync".to_owned())
     }
+}
+
+/// Settings from the words of a command line alone, whatever the environment says.
+pub(crate) fn without_environment<T: Args>(words: &[&str]) -> Result<T, clap::Error> {
+    let unset = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
+    let command = T::augment_args(clap::Command::new("mana-sync").no_binary_name(true)).mut_args(unset);
+    T::from_arg_matches(&command.try_get_matches_from(words)?)
 }
 
 fn millis(text: &str) -> Result<Duration, String> {

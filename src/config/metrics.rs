@@ -95,9 +95,10 @@ impl MetricsConfig {
 mod tests {
     use super::*;
     use crate::config::OtlpProtocol;
-    use clap::Parser;
+    use crate::config::without_environment;
+    use clap::Args;
 
-    #[derive(Parser)]
+    #[derive(Args)]
     struct Cli {
         #[command(flatten)]
         traces: TracesConfig,
@@ -106,7 +107,7 @@ mod tests {
     }
 
     fn read(settings: &[&str]) -> Cli {
-        Cli::parse_from(std::iter::once("test").chain(settings.iter().copied()))
+        without_environment(settings).unwrap()
     }
 
     fn collector(settings: &[&str]) -> Option<(String, OtlpProtocol)> {

@@ -127,17 +127,11 @@ fn name(text: &str) -> Result<Name, std::convert::Infallible> {
 mod tests {
     use super::*;
     use crate::config::OtlpProtocol;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        traces: TracesConfig,
-    }
+    use crate::config::without_environment;
 
     fn collector(settings: &[&str]) -> Option<(String, OtlpProtocol)> {
-        let cli = Cli::parse_from(std::iter::once("test").chain(settings.iter().copied()));
-        cli.traces.collector().map(|collector| (collector.endpoint.to_string(), collector.protocol))
+        let traces: TracesConfig = without_environment(settings).unwrap();
+        traces.collector().map(|collector| (collector.endpoint.to_string(), collector.protocol))
     }
 
     #[test]

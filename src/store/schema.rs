@@ -155,6 +155,9 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
     }
+    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_unfinished(&connection)).await?? {
+        return Err(SchemaError::Unfinished);
+    }
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
     let state = if before.contains(&LAYOUT_MIGRATION) { Some(LayoutState::read(&connection).await?) } else { None };
     let is_missing = MIGRATIONS.iter().any(|migration| !before.contains(&migration.version));
@@ -163,10 +166,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
         // Its tables have other names, and views theirs.
         Some(state) if is_missing || entrances::are_set_aside(&connection).await? => {
-            entrances::lock(&connection).await?;
-            entrances::give_names_back(&connection).await?;
-            migrator::run(&connection).await?;
-            entrances::make(&connection, state).await?;
+            entrances::migrate(&connection, state).await?;
         }
         // May take as long as it needs.
         _ => migrator::run(&connection).await?,
@@ -181,6 +181,20 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     }
     connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
+}
+
+/// Applies what is missing for a takeover, during which the table of changes has another name: in one transaction, so that
+/// nobody finds it empty meanwhile.
+pub(super) async fn migrate_hidden(connection: &Session, hidden: &str) -> Result<(), SchemaError> {
+    check_encoding(connection).await?;
+    let applied = applied(connection).await?;
+    let is_hidden = connection.query_one("select to_regclass($1) is not null", &[&hidden]).await?.try_get(0)?;
+    if is_hidden && MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)) {
+        return Ok(());
+    }
+    let show = if is_hidden { format!("alter table {hidden} rename to sync_changes") } else { String::new() };
+    let hide = format!("alter table sync_changes rename to {hidden}");
+    Ok(migrator::run_between(connection, connection.batch_execute(&show), connection.batch_execute(&hide)).await?)
 }
 
 /// Applies in a bucket's schema what is missing there, and leads the connection back to the main schema.

@@ -7,7 +7,8 @@ use super::openmetrics;
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
 use super::registry::{
-    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, traced_histogram,
+    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, paired_gauge,
+    traced_histogram,
 };
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
@@ -367,14 +368,13 @@ impl Metrics {
             ),
             registry: r,
         };
-        let build = gauges(
+        paired_gauge(
             &metrics.registry,
             "mana_sync_build_info",
-            "Always 1; says which version runs.",
-            "version",
-            &[env!("CARGO_PKG_VERSION")],
+            "Always 1; says which version runs, and the commit it was built from.",
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", env!("MANA_SYNC_COMMIT")),
         );
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let registered = metrics.registry.register(Box::new(Process::own()));
         registered.expect("every metric is named once");
         metrics

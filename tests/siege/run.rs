@@ -80,6 +80,7 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
     attack!("slow readers of a page of 10 MB", readers::slow(&replica));
     attack!("pages whose numbers grow", readers::growing(&replica));
     attack!("one change of a device that wrote a record often, 40 readers", readers::long_history(&replica));
+    attack!("one change of a device that wrote a million fields of its record", readers::own_fields(&replica));
     attack!("streams of 16,000 and of 256 collections", readers::many_collections(&replica));
     attack!("polls without a pause", readers::polls(&replica));
     attack!("apps without end", clients::apps(&replica));
