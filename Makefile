@@ -35,6 +35,8 @@ test-newest-postgres: bootstrap ## What the database has a say in, on the newest
 		--test driver --test push --test sql --test compaction --test takeover --test store $(ARGS)
 	MANA_DEV_IGNORE_SYSTEM_POSTGRES=1 $(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --no-fail-fast \
 		--test process --test fanout -- unfit:: reconnect:: $(ARGS)
+	# Before version 17 no test can fill the queue of notifications.
+	MANA_DEV_IGNORE_SYSTEM_POSTGRES=1 $(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --test driver -- --ignored
 
 test-citus: ## Buckets on a real Citus: CITUS_BIN=folder with postgres, initdb and the extension (12 or newer)
 	@test -x "$(CITUS_BIN)/postgres" || { echo "CITUS_BIN must name a folder with the programs of a PostgreSQL that has the extension citus" >&2; exit 2; }

@@ -85,9 +85,14 @@ static PAGE_OF_SOME_TABLES: Sql = page_query!(
          order by found.created_at limit $5))"
 );
 
+/// Whether a log that had this position was erased, which is known for an hour.
+static ERASED: Sql =
+    Sql { text: "select from sync_erased where log_id = $1 and head >= $2", types: &[Type::UUID, Type::TIMESTAMPTZ] };
+
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
+        ("erased", &ERASED),
         ("page", &PAGE_OF_ALL_TABLES),
         ("page of one table", &PAGE_OF_ONE_TABLE),
         ("page of some tables", &PAGE_OF_SOME_TABLES),
@@ -170,15 +175,19 @@ impl Store {
         if let Some(page) = page {
             return Ok(page);
         }
-        self.note_rewind(log);
+        self.note_rewind(log, request.since).await?;
         let from_beginning = PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
         let page = self.try_page(log, &from_beginning, memory).await?;
         page.ok_or(StoreError::Contended)
     }
 
-    /// Takes note that a reader of this log has shown that the database went back.
-    pub fn note_rewind(&self, log: &Log) {
-        self.rewinds.note(log.user);
+    /// Takes note that a reader of this log has shown that the database went back; if it was not the log that was erased.
+    pub async fn note_rewind(&self, log: &Log, since: Cursor) -> Result<(), StoreError> {
+        match self.pool.query(&ERASED, &[&log.id.0, &Micros(since.micros())]).await?.is_empty() {
+            true => self.rewinds.note(log.user),
+            false => tracing::debug!(user_key = %log.user.0, "a reader of an erased log is served from the beginning"),
+        }
+        Ok(())
     }
 
     /// A page; none if the cursor is past the log's end.

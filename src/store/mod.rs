@@ -30,6 +30,7 @@ mod own_writes;
 mod push;
 mod quotas;
 mod rewinds;
+pub mod same_database;
 pub mod schema;
 pub mod takeover;
 mod traced;
@@ -140,6 +141,17 @@ impl StoreError {
             StoreError::Unavailable(error) => matches!(error.sqlstate(), Some("57014" | "53200")),
             StoreError::Unstorable(_) | StoreError::Failed(_) => true,
             _ => false,
+        }
+    }
+}
+
+impl StoreError {
+    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    pub fn sentence(&self) -> String {
+        match self {
+            StoreError::Unavailable(error) => error.sentence(),
+            StoreError::Unstorable(error) | StoreError::Failed(error) => error.sentence(),
+            _ => self.to_string(),
         }
     }
 }

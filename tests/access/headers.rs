@@ -64,6 +64,19 @@ async fn so_it_is_with_a_replica_that_is_full() {
 }
 
 #[tokio::test]
+async fn so_it_is_for_a_client_of_a_balancer_that_has_too_many_connections() {
+    let settings = [("MAX_CONNECTIONS_PER_ADDRESS", "1"), ("TRUSTED_PROXIES", "127.0.0.0/8")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let ask = |path| cluster.request(&user, Method::GET, path).header("X-Forwarded-For", "203.0.113.7");
+    let _stream = ask("/sync/todo/stream").send().await.unwrap();
+    let reply = Reply::to(ask(PULL)).await;
+    reply.refused(429, "too_many_connections");
+    assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{reply:?}");
+    assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
+}
+
+#[tokio::test]
 async fn an_error_says_in_a_header_what_would_do() {
     let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "20")]).await;
     for path in [PULL, "/sync/todo/stream"] {
