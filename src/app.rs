@@ -249,7 +249,9 @@ pub async fn run(
     for (task, dependencies) in reconciling {
         shutdown.essential("reconciler", task.run(dependencies, stopping()));
     }
-    let compactor = Compactor::of_replica(&config, layout, metrics.clone(), clock.clone());
+    let others = presence.clone();
+    let compactor = Compactor::of_replica(&config, layout, metrics.clone(), clock.clone())
+        .sharing_with(move || others.replicas().len());
     shutdown.essential("compaction", compactor.run(stopping()));
     shutdown.essential("placements", store.clone().follow_placements(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());

@@ -30,11 +30,15 @@ from sync_changes where id = any($1) and log_id = $2",
     types: &[Type::UUID_ARRAY, Type::UUID],
 };
 
-/// The same for rows that were trimmed away. None of them had its stamps adjusted.
+/// The same for rows that were trimmed away. None of them had its stamps adjusted. The first `$3` of `$1` are asked for, or all if
+/// the log is trimmed past `$4`.
 static TRIMMED: Sql = Sql {
     text: "
-select id, min(created_at) as created_at from sync_history where id = any($1) and log_id = $2 group by id",
-    types: &[Type::UUID_ARRAY, Type::UUID],
+select id, min(created_at) as created_at from sync_history
+where id = any(case when (select h.trimmed_to > $4 from sync_heads h where h.log_id = $2) then $1 else $1[1:$3] end)
+  and log_id = $2
+group by id",
+    types: &[Type::UUID_ARRAY, Type::UUID, Type::INT4, Type::TIMESTAMPTZ],
 };
 
 /// The newest change of each record.
@@ -170,12 +174,15 @@ impl Store {
     /// Adds what was trimmed away. Asked second: rows leave the log for the history, and never come back.
     async fn add_trimmed_rows(&self, entry: &Entry, known: &mut HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
         let below = self.history.ids_below();
-        let may_be_trimmed = |id: &&Uuid| **id < below && !known.contains_key(*id);
-        let ids: Vec<Uuid> = entry.ids.iter().filter(may_be_trimmed).copied().collect();
+        let mut ids: Vec<Uuid> = entry.ids.iter().filter(|id| !known.contains_key(*id)).copied().collect();
         if ids.is_empty() {
             return Ok(());
         }
-        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &[&ids, &entry.log.id.0]).await? {
+        ids.sort_unstable();
+        let old = i32::try_from(ids.partition_point(|id| *id < below)).unwrap_or(i32::MAX);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&ids, &entry.log.id.0, &old, &self.history.latest()];
+        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &parameters).await? {
             let Micros(at) = row.try_get("created_at")?;
             known.insert(row.try_get("id")?, KnownRow { at, adjusted: None });
         }

@@ -15,9 +15,8 @@ pub(super) struct Log {
     pub(super) head: i64,
     /// All that was ever stored, as it was stored.
     pub(super) untrimmed: Vec<Row>,
-    /// The rows that were trimmed away and are remembered; and those of them that had the stamp of what won.
+    /// The rows that were trimmed away and are remembered.
     pub(super) history: HashSet<Uuid>,
-    pub(super) tied: HashSet<Uuid>,
 }
 
 /// What a device asks with.
