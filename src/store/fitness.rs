@@ -104,7 +104,7 @@ macro_rules! missing_rights {
             left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name
             where not coalesce(has_table_privilege(c.oid, needed.privilege), needed.name in ('sync_layout', 'sync_anchor'))
         )
-        select string_agg(what, ', ') from (select what from missing limit 8) some)"
+        select string_agg(what, ', ') from (select what from missing limit 8) as first_ones)"
     };
 }
 
