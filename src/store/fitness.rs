@@ -85,15 +85,19 @@ const BESIDE_POOL: i32 = 2;
 macro_rules! missing_rights {
     () => {
         "(with place as (
-            select n.oid, quote_ident(n.nspname) as schema, case when cardinality($1) > 0 then quote_ident(n.nspname) || '.' else '' end as prefix
-            from pg_namespace n
-            where case when cardinality($1) > 0 then n.nspname = any($1)
-                       when to_regclass('sync_heads') is not null
-                       then n.oid = (select relnamespace from pg_class where oid = to_regclass('sync_heads'))
-                       else not has_schema_privilege(n.oid, 'USAGE')
-                            and exists (select from pg_class c where c.relnamespace = n.oid and c.relname = 'sync_heads')
-                            and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)
-                                                from unnest(string_to_array(current_setting('search_path'), ',')) path) end
+            select n.oid, quote_ident(n.nspname) as schema, quote_ident(n.nspname) || '.' as prefix
+            from pg_namespace n where n.nspname = any($1::name[])
+            union all
+            select n.oid, quote_ident(n.nspname), ''
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where cardinality($1) = 0 and c.oid = to_regclass('sync_heads')
+            union all
+            select n.oid, quote_ident(n.nspname), ''
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where cardinality($1) = 0 and to_regclass('sync_heads') is null and c.relname = 'sync_heads'
+              and not has_schema_privilege(n.oid, 'USAGE')
+              and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)::name
+                                  from unnest(string_to_array(current_setting('search_path'), ',')) path)
         ), missing as (
             select 'USAGE on schema ' || schema as what from place where not has_schema_privilege(oid, 'USAGE')
             union all
@@ -101,10 +105,10 @@ macro_rules! missing_rights {
             from place cross join (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
                                           ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT'),
                                           ('sync_erased', 'SELECT'), ('sync_layout', 'SELECT'), ('sync_anchor', 'SELECT')) as needed (name, privilege)
-            left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name
+            left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name::name
             where not coalesce(has_table_privilege(c.oid, needed.privilege), needed.name in ('sync_layout', 'sync_anchor'))
         )
-        select string_agg(what, ', ') from (select what from missing limit 8) some)"
+        select string_agg(what, ', ') from (select what from missing limit 8) as first_ones)"
     };
 }
 
