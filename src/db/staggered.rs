@@ -59,16 +59,17 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn however_many_are_silent_the_last_is_asked_within_a_second() {
         for silent in [1, 3, 8, 40] {
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let attempts = (0..=silent).map(async |at| match at == silent {
                 true => Ok(at),
                 false => std::future::pending().await,
             });
             assert_eq!(first(attempts).await.unwrap(), silent);
-            assert!(begun.elapsed() < Duration::from_secs(1), "{silent}: {:?}", begun.elapsed());
+            // A busy machine wakes late, but forty pauses of a quarter of a second would be ten.
+            assert!(begun.elapsed() < ALL_ASKED * 3, "{silent}: {:?}", begun.elapsed());
         }
     }
 
