@@ -40,26 +40,24 @@ pub(super) async fn read_page(
             ApiError::Busy
         })
     };
-    let mut reservation = reserve(LEAST).await?;
+    let mut needs = LEAST;
     for _ in 0..ATTEMPTS {
-        let page = {
-            let turn =
-                timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
-            let _turn = turn.map_err(|_| {
-                state.metrics.refused.with_label_values(&["reads"]).inc();
-                ApiError::Busy
-            })?;
-            state.store.of(log.user).page(log, request).await?
-        };
+        // The turn comes first: whoever waits for one holds nothing.
+        let turn = timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
+        let turn = turn.map_err(|_| {
+            state.metrics.refused.with_label_values(&["reads"]).inc();
+            ApiError::Busy
+        })?;
+        let mut reservation = reserve(needs).await?;
+        let page = state.store.of(log.user).page(log, request).await?;
+        drop(turn);
         // Nobody keeps a compressor for what is sent in one piece.
         let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
-        let needs = BECOMES * page.size() + LEAST + compressor;
+        needs = BECOMES * page.size() + LEAST + compressor;
         if budget.resize(&mut reservation, needs) {
             return Ok((page, reservation));
         }
         // Nobody holds a page while waiting for memory.
-        drop((page, reservation));
-        reservation = reserve(needs).await?;
     }
     Err(ApiError::Busy)
 }
