@@ -3,8 +3,9 @@
 //! Whoever is about to hold something reserves memory for it first, out of what the replica allows for all, and gives
 //! it back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what
 //! somebody else does not read or does not send. What is small has a part of its own, so that it does not wait for what
-//! is large: a few large requests of several users may take all there is. Those of whom it is not known yet who they
-//! are have a budget of their own, as if they were one user ([`UserBudget::of_unauthenticated`]).
+//! is large: a few large requests of several users may take all there is. Of that part, too, one user gets a share only;
+//! what is small beyond it is taken from the whole. Those of whom it is not known yet who they are have a budget of their
+//! own, as if they were one user ([`UserBudget::of_unauthenticated`]).
 
 use crate::protocol::UserKey;
 use prometheus::IntGauge;
@@ -18,10 +19,12 @@ const UNIT: usize = 1 << 10;
 const SHARE: usize = 8;
 /// and at least what the largest push needs, in bytes.
 const LEAST_SHARE: usize = 12 << 20;
-/// Up to so many bytes, a reservation is small,
+/// Up to so many bytes, a reservation is small unless the budget says otherwise,
 const SMALL: usize = 64 << 10;
-/// and all small ones together get this part of the whole, in addition to it.
+/// and all small ones together get this part of the whole, in addition to it;
 const FOR_SMALL: usize = 8;
+/// of which one user gets this part, and at least what one of them needs.
+const SMALL_SHARE: usize = 32;
 
 /// The memory for one purpose, of all users.
 #[derive(Clone, Debug)]
@@ -31,12 +34,20 @@ pub struct MemoryBudget(Arc<Inner>);
 struct Inner {
     total: usize,
     units: Arc<Semaphore>,
-    /// For small reservations; none: they are like any other.
-    small: Option<Arc<Semaphore>>,
+    small: SmallLane,
     /// Of the users that hold something, or are about to.
     users: Mutex<HashMap<UserKey, Weak<UserShare>>>,
     /// Bytes that are reserved.
     reserved: IntGauge,
+}
+
+/// What there is for small reservations.
+#[derive(Debug)]
+struct SmallLane {
+    /// Units up to which one is small; none is if this is 0.
+    max: usize,
+    total: usize,
+    units: Arc<Semaphore>,
 }
 
 /// What one user may take of it.
@@ -50,6 +61,8 @@ struct UserShare {
     /// Units that may be reserved at most.
     total: usize,
     units: Arc<Semaphore>,
+    /// What of them may be taken from what there is for small ones.
+    small: Arc<Semaphore>,
 }
 
 /// Memory that is reserved, given back when this is dropped.
@@ -57,7 +70,8 @@ struct UserShare {
 pub struct Reservation {
     of_user: OwnedSemaphorePermit,
     of_all: OwnedSemaphorePermit,
-    is_small: bool,
+    /// The user's share of what there is for small ones, if it is taken from that.
+    of_small: Option<OwnedSemaphorePermit>,
     /// Keeps the user's share, which would be made anew otherwise.
     share: Arc<UserShare>,
 }
@@ -65,22 +79,16 @@ pub struct Reservation {
 impl MemoryBudget {
     /// A budget of so many bytes. `reserved` tells how many are taken.
     pub fn new(bytes: usize, reserved: IntGauge) -> MemoryBudget {
-        let small = Arc::new(Semaphore::new(bytes / UNIT / FOR_SMALL));
-        MemoryBudget::with_small(bytes, Some(small), reserved)
+        MemoryBudget::with_small(bytes, SMALL, reserved)
     }
 
-    fn with_small(bytes: usize, small: Option<Arc<Semaphore>>, reserved: IntGauge) -> MemoryBudget {
+    /// The same in which so many bytes are still small.
+    pub fn with_small(bytes: usize, small: usize, reserved: IntGauge) -> MemoryBudget {
         let total = bytes / UNIT;
+        let lane = total / FOR_SMALL;
+        let small = SmallLane { max: small / UNIT, total: lane, units: Arc::new(Semaphore::new(lane)) };
         let units = Arc::new(Semaphore::new(total));
         MemoryBudget(Arc::new(Inner { total, units, small, users: Mutex::default(), reserved }))
-    }
-
-    /// Out of which so many units are taken, and whether they are small.
-    fn lane(&self, units: usize) -> (Arc<Semaphore>, bool) {
-        match &self.0.small {
-            Some(small) if units <= SMALL / UNIT => (small.clone(), true),
-            _ => (self.0.units.clone(), false),
-        }
     }
 
     /// The share of a user.
@@ -95,7 +103,10 @@ impl MemoryBudget {
     }
 
     fn new_share(&self, user: UserKey, total: usize) -> Arc<UserShare> {
-        Arc::new(UserShare { budget: self.clone(), user, total, units: Arc::new(Semaphore::new(total)) })
+        let small = &self.0.small;
+        let of_small = if small.max == 0 { 0 } else { (small.total / SMALL_SHARE).max(small.max).min(small.total) };
+        let (units, small) = (Arc::new(Semaphore::new(total)), Arc::new(Semaphore::new(of_small)));
+        Arc::new(UserShare { budget: self.clone(), user, total, units, small })
     }
 
     /// One user's part, in units.
@@ -111,7 +122,7 @@ impl MemoryBudget {
 impl UserBudget {
     /// So many bytes for all who have not authenticated yet together. `reserved` tells how many are taken.
     pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> UserBudget {
-        let budget = MemoryBudget::with_small(bytes, None, reserved);
+        let budget = MemoryBudget::with_small(bytes, 0, reserved);
         let total = budget.0.total;
         UserBudget(budget.new_share(UserKey::of(""), total))
     }
@@ -122,26 +133,24 @@ impl UserBudget {
         let units = self.units_of(bytes);
         let share = self.0.clone();
         let of_user = share.units.clone().acquire_many_owned(units).await.ok()?;
-        let (lane, is_small) = share.budget.lane(units as usize);
-        let of_all = lane.acquire_many_owned(units).await.ok()?;
+        let of_small = share.small(units as usize, units);
+        let of_all = share.lane(of_small.is_some()).acquire_many_owned(units).await.ok()?;
         share.budget.0.reserved.add(i64::from(units) * UNIT as i64);
-        Some(Reservation { of_user, of_all, is_small, share })
+        Some(Reservation { of_user, of_all, of_small, share })
     }
 
     /// Makes a reservation one of so many bytes. Does not wait: false, and nothing changed, if there is not so much.
     pub fn resize(&self, reservation: &mut Reservation, bytes: usize) -> bool {
         let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
         if units <= has {
-            drop((reservation.of_user.split(has - units), reservation.of_all.split(has - units)));
+            let of_small = reservation.of_small.as_mut().and_then(|of_small| of_small.split(has - units));
+            drop((reservation.of_user.split(has - units), reservation.of_all.split(has - units), of_small));
         } else {
-            let Ok(of_user) = self.0.units.clone().try_acquire_many_owned((units - has) as u32) else { return false };
-            let (lane, is_small) = self.0.budget.lane(units);
-            let stays = is_small == reservation.is_small;
-            let Ok(of_all) = lane.try_acquire_many_owned(if stays { units - has } else { units } as u32) else {
-                return false;
-            };
-            reservation.of_user.merge(of_user);
-            reservation.enlarge(of_all, stays);
+            let more = (units - has) as u32;
+            let Ok(of_user) = self.0.units.clone().try_acquire_many_owned(more) else { return false };
+            let (lane, lacks, of_small) = self.0.lacks(reservation, units);
+            let Ok(of_all) = lane.try_acquire_many_owned(lacks) else { return false };
+            reservation.enlarge(of_user, of_all, of_small);
         }
         self.0.budget.0.reserved.add((units as i64 - has as i64) * UNIT as i64);
         true
@@ -157,11 +166,9 @@ impl UserBudget {
         let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
         let Some(more) = units.checked_sub(has).filter(|more| *more > 0) else { return Some(()) };
         let of_user = self.0.units.clone().acquire_many_owned(more as u32).await.ok()?;
-        let (lane, is_small) = self.0.budget.lane(units);
-        let stays = is_small == reservation.is_small;
-        let of_all = lane.acquire_many_owned(if stays { more } else { units } as u32).await.ok()?;
-        reservation.of_user.merge(of_user);
-        reservation.enlarge(of_all, stays);
+        let (lane, lacks, of_small) = self.0.lacks(reservation, units);
+        let of_all = lane.acquire_many_owned(lacks).await.ok()?;
+        reservation.enlarge(of_user, of_all, of_small);
         self.0.budget.0.reserved.add((more * UNIT) as i64);
         Some(())
     }
@@ -171,14 +178,56 @@ impl UserBudget {
     }
 }
 
+impl UserShare {
+    /// So many units of the user's share of what there is for small ones, for a reservation that has so many in all. None
+    /// if that is not small, or more than is left of the share.
+    fn small(&self, in_all: usize, units: u32) -> Option<OwnedSemaphorePermit> {
+        let is_small = in_all <= self.budget.0.small.max;
+        is_small.then(|| self.small.clone().try_acquire_many_owned(units).ok()).flatten()
+    }
+
+    /// What all users' reservations are taken from.
+    fn lane(&self, is_small: bool) -> Arc<Semaphore> {
+        let budget = &self.budget.0;
+        if is_small { budget.small.units.clone() } else { budget.units.clone() }
+    }
+
+    /// What a reservation lacks to be one of so many units, where that is taken from, and what of the user's share of it.
+    /// One that does not stay small lacks all of it.
+    fn lacks(&self, reservation: &Reservation, units: usize) -> (Arc<Semaphore>, u32, Option<OwnedSemaphorePermit>) {
+        let more = (units - reservation.of_all.num_permits()) as u32;
+        match reservation.of_small.as_ref().map(|_| self.small(units, more)) {
+            Some(Some(of_small)) => (self.lane(true), more, Some(of_small)),
+            Some(None) => (self.lane(false), units as u32, None),
+            None => (self.lane(false), more, None),
+        }
+    }
+}
+
 impl Reservation {
+    /// How many bytes are reserved.
+    pub fn bytes(&self) -> usize {
+        self.of_all.num_permits() * UNIT
+    }
+
     /// Takes over more of the same kind; or, now that it is no small one any more, all of it, and gives back what it had.
-    fn enlarge(&mut self, of_all: OwnedSemaphorePermit, stays: bool) {
-        if stays {
-            self.of_all.merge(of_all);
-        } else {
-            self.of_all = of_all;
-            self.is_small = false;
+    fn enlarge(
+        &mut self,
+        of_user: OwnedSemaphorePermit,
+        of_all: OwnedSemaphorePermit,
+        of_small: Option<OwnedSemaphorePermit>,
+    ) {
+        self.of_user.merge(of_user);
+        match (&mut self.of_small, of_small) {
+            (Some(small), Some(more)) => {
+                small.merge(more);
+                self.of_all.merge(of_all);
+            }
+            (Some(_), None) => {
+                self.of_all = of_all;
+                self.of_small = None;
+            }
+            (None, _) => self.of_all.merge(of_all),
         }
     }
 }
@@ -264,11 +313,48 @@ mod tests {
         assert!(users[2].resize(&mut small, SMALL));
         drop(held);
         assert!(users[2].grow(&mut small, MIB).now_or_never().flatten().is_some());
-        assert_eq!((small.is_small, reserved(&budget)), (false, MIB));
+        assert_eq!((small.of_small.is_some(), reserved(&budget)), (false, MIB));
         assert!(users[2].resize(&mut small, 1));
         drop(small);
         assert_eq!(reserved(&budget), 0);
         assert_eq!(budget.0.units.available_permits(), budget.0.total, "all of it is back where it came from");
-        assert_eq!(budget.0.small.as_ref().unwrap().available_permits(), budget.0.total / FOR_SMALL);
+        assert_eq!(budget.0.small.units.available_permits(), budget.0.total / FOR_SMALL);
+    }
+
+    #[tokio::test]
+    async fn one_user_gets_a_share_of_what_there_is_for_small_ones_and_the_rest_from_the_whole() {
+        let budget = budget(128);
+        let (alice, bob) = (budget.of(UserKey::of("alice")), budget.of(UserKey::of("bob")));
+        let mut held = Vec::new();
+        for _ in 0..1_000 {
+            held.push(alice.reserve(8 << 10).await.unwrap());
+        }
+        let small = &budget.0.small.units;
+        let left = small.available_permits() * UNIT;
+        assert_eq!(left, 16 * MIB - MIB / 2, "a thirty-second of the lane");
+        assert!(bob.reserve(SMALL).now_or_never().flatten().is_some());
+        // What grows beyond the share is taken from the whole, and what it had is given back.
+        let first = &mut held[0];
+        assert!(first.of_small.is_some());
+        assert!(alice.resize(first, 9 << 10) && first.of_small.is_none());
+        assert!(alice.grow(first, 64 << 10).now_or_never().is_some());
+        assert_eq!(small.available_permits() * UNIT, left + (8 << 10));
+        // What shrinks leaves room for another one.
+        assert!(alice.resize(&mut held[1], 4 << 10));
+        let another = alice.reserve(12 << 10).await.unwrap();
+        assert!(another.of_small.is_some());
+        drop((held, another));
+        assert_eq!((small.available_permits() * UNIT, reserved(&budget)), (16 * MIB, 0));
+        assert_eq!(budget.0.units.available_permits(), budget.0.total);
+    }
+
+    #[tokio::test]
+    async fn a_budget_says_what_is_small_and_what_is_larger_than_all_there_is_for_it_is_not() {
+        let gauge = IntGauge::new("reserved", "for the test").unwrap();
+        let budget = MemoryBudget::with_small(MIB, MIB, gauge);
+        let alice = budget.of(UserKey::of("alice"));
+        let small = alice.reserve(MIB / FOR_SMALL).now_or_never().flatten().unwrap();
+        let large = alice.reserve(MIB / FOR_SMALL + 1).now_or_never().flatten().unwrap();
+        assert!(small.of_small.is_some() && large.of_small.is_none());
     }
 }

@@ -27,7 +27,8 @@ pub struct LimitsConfig {
     #[arg(long, env, default_value_t = 0)]
     pub max_user_bytes_per_day: u64,
 
-    /// Bytes of changes that may be stored of one user. Beyond it only deletes are accepted. 0: no limit.
+    /// Bytes of changes that may be stored of one user. Beyond it only deletes are accepted, and what is stored already. A
+    /// delete is stored as well: see docs/limits.md for what makes room. 0: no limit.
     #[arg(long, env, default_value_t = 0)]
     pub max_user_bytes_stored: u64,
 

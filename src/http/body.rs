@@ -27,6 +27,10 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 const LEAST: usize = 8 << 10;
 /// What the connection reads ahead of us, in bytes, once a body is larger than the least.
 const READ_AHEAD: usize = 64 << 10;
+/// Up to so many bytes, a body does not wait for what is large, while it arrives
+const SMALL_BODY: usize = 64 << 10;
+/// and as what it becomes: some two hundred changes, as clients push them.
+const SMALL_WORK: usize = 1 << 20;
 /// How many times its size a body becomes, beside itself, while it is checked and stored: read members, changes as they are
 /// stored, and the statement's arrays.
 const BECOMES: usize = 3;
@@ -53,10 +57,13 @@ pub(super) type PushReservation = Arc<(Reservation, Reservation)>;
 impl PushBudget {
     /// With all of the configured memory free.
     pub fn new(config: &Config, metrics: &Metrics) -> PushBudget {
-        let budget = || MemoryBudget::new(config.max_push_bytes_in_flight as usize, metrics.push_bytes.clone());
+        let bytes = config.max_push_bytes_in_flight as usize;
+        let budget = |small| MemoryBudget::with_small(bytes, small, metrics.push_bytes.clone());
+        // Room is made for half as much again as has arrived.
+        let (bodies, work) = (budget(SMALL_BODY * 3 / 2 + READ_AHEAD), budget(SMALL_WORK));
         let (queue_timeout, body_timeout) = (config.queue_timeout_ms, config.body_timeout_ms);
         let discards = Arc::new(Semaphore::new(MAX_DISCARDS));
-        PushBudget { bodies: budget(), work: budget(), discards, queue_timeout, body_timeout }
+        PushBudget { bodies, work, discards, queue_timeout, body_timeout }
     }
 
     /// Reads a body, and reserves what it needs, also for what becomes of it.

@@ -2,6 +2,7 @@
 
 use super::AppState;
 use super::error::ApiError;
+use super::server::Connection;
 use crate::auth::{AuthError, Identity};
 use crate::protocol::Log;
 use crate::protocol::push::{MAX_APP, MAX_CLIENT, check_name};
@@ -25,7 +26,7 @@ impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let identity = state.auth.check(bearer(&parts.headers)?).await?;
+        let identity = identify(parts, state).await?;
         let app = path_app(parts, state).await?.ok_or(ApiError::NotFound)?;
         let Authenticated(identity) = Authenticated::of(identity, state).await?;
         let log = Log::new(identity.user_id.clone(), &app);
@@ -51,8 +52,22 @@ impl FromRequestParts<AppState> for Authenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        Authenticated::of(state.auth.check(bearer(&parts.headers)?).await?, state).await
+        Authenticated::of(identify(parts, state).await?, state).await
     }
+}
+
+/// Checks the token. From then on a long head counts against its user's memory.
+async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, ApiError> {
+    let identity = state.auth.check(bearer(&parts.headers)?).await?;
+    if let Some(connection) = parts.extensions.get::<Connection>() {
+        let budget = || state.unread.of(identity.user);
+        let identified = connection.meter().identified(budget, state.config.queue_timeout_ms).await;
+        identified.map_err(|_| {
+            state.metrics.refused.with_label_values(&["unread_bytes"]).inc();
+            ApiError::Busy
+        })?;
+    }
+    Ok(identity)
 }
 
 /// The path of the stream of all apps, and of pushes to an app that has its name.

@@ -9,7 +9,7 @@ use crate::budget::Reservation;
 use crate::failpoints::{self, Failpoint};
 use crate::fanout::Wakeup;
 use crate::fanout::wakeup::table_names;
-use crate::limits::users::NewApp;
+use crate::limits::users::Admission;
 use crate::protocol::conflicts::conflicts;
 use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, Remarks};
@@ -102,8 +102,8 @@ async fn answer(
         return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
     }
     let store = state.store.of(log.user);
-    let new_app = state.limits.store(store, log, &push).await?;
-    let announce = announce(state, log, push.clone(), headers, reservation.clone(), new_app);
+    let admission = state.limits.store(store, log, &push).await?;
+    let announce = announce(state, log, push.clone(), headers, reservation.clone(), admission);
     let pushed = store.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         let stored = (push.changes.len() - pushed.known.len()) as u64;
@@ -184,14 +184,14 @@ fn announce(
     push: Arc<Push>,
     headers: &HeaderMap,
     reservation: PushReservation,
-    new_app: NewApp,
+    admission: Admission,
 ) -> impl FnOnce(&Pushed) + Send + 'static {
     let (publisher, clock, log, span) =
         (state.publisher.clone(), state.clock.clone(), log.clone(), PushSpan::current());
     let crash = failpoints::crash_before_notify(headers);
     move |pushed| {
         let _reservation = reservation;
-        new_app.stored();
+        admission.stored(&push, pushed);
         crash.if_chosen();
         if !Failpoint::NotifyDropped.happens(&clock) {
             publisher.publish(wakeup(&log, &push, pushed, span));

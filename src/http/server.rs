@@ -10,11 +10,11 @@ use super::proxy_protocol;
 use super::transport::{Meter, ReadLimits, Transport};
 use crate::budget::UserBudget;
 use crate::config::Config;
-use crate::limits::addresses::{AddressPlace, Addresses};
+use crate::limits::addresses::{AddressPlace, Addresses, AskedFor};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::http::{HeaderName, Request};
+use axum::http::{HeaderName, HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -183,12 +183,13 @@ impl Server {
     /// `asks_for_others`: whether each request says for whom it comes.
     fn enter(&self, stream: TcpStream, client: IpAddr, asks_for_others: bool, permit: OwnedSemaphorePermit) {
         match self.addresses.enter(client) {
-            Some(address) => self.serve(stream, address, asks_for_others, permit),
+            Some(address) => self.serve(stream, address, asks_for_others.then_some(client), permit),
             None => self.refuse(stream, "connections_per_address", || ApiError::TooManyFromAddress),
         }
     }
 
-    fn serve(&self, stream: TcpStream, address: AddressPlace, asks_for_others: bool, permit: OwnedSemaphorePermit) {
+    /// `balancer`: its address, if each request says for whom it comes.
+    fn serve(&self, stream: TcpStream, address: AddressPlace, balancer: Option<IpAddr>, permit: OwnedSemaphorePermit) {
         self.metrics.tcp_connections.inc();
         let meter = Meter::new(self.unauthenticated.clone());
         let place = Place { _permit: permit, _address: address, meter, metrics: self.metrics.clone() };
@@ -199,13 +200,15 @@ impl Server {
         }
         let stream = Transport::new(stream, connection.clone(), self.limits.write, self.limits.read);
         let (router, closing, limits) = (self.router.clone(), self.shutdown.closing.clone(), self.limits);
-        let (addresses, metrics) = (asks_for_others.then(|| self.addresses.clone()), self.metrics.clone());
+        let (balancer, metrics) = (balancer.map(|balancer| (self.addresses.clone(), balancer)), self.metrics.clone());
         self.shutdown.connections.spawn(async move {
             let service = service_fn(move |mut request: Request<Incoming>| {
                 connection.meter().begin_request();
                 request.extensions_mut().insert(connection.clone());
-                let client =
-                    addresses.as_ref().map_or(Ok(None), |addresses| client_place(addresses, &metrics, &request));
+                let client = match &balancer {
+                    Some((addresses, balancer)) => client_place(addresses, *balancer, &metrics, &request),
+                    None => Ok(None),
+                };
                 let (router, connection) = (router.clone(), connection.clone());
                 // hyper keeps the place of this future for as long as the connection lives, streams' included.
                 Box::pin(async move {
@@ -266,13 +269,17 @@ impl Server {
 /// A place for the client for whom a balancer asks; none if it does not say.
 fn client_place(
     addresses: &Addresses,
+    balancer: IpAddr,
     metrics: &Metrics,
     request: &Request<Incoming>,
 ) -> Result<Option<ClientPlace>, ApiError> {
-    let lists = request.headers().get_all(FORWARDED_FOR).iter().filter_map(|list| list.to_str().ok());
-    // Several headers are one list (RFC 9110, section 5.3).
-    let Some(client) = addresses.client_of(&lists.collect::<Vec<_>>().join(",")) else { return Ok(None) };
-    let Some(place) = addresses.enter(client) else {
+    let lists = request.headers().get_all(FORWARDED_FOR).iter();
+    let place = match addresses.client_of(lists.map(HeaderValue::as_bytes)) {
+        AskedFor::Nobody => return Ok(None),
+        AskedFor::Client(client) => addresses.enter(client),
+        AskedFor::Unreadable => addresses.enter_counted(balancer),
+    };
+    let Some(place) = place else {
         metrics.refused.with_label_values(&["connections_per_address"]).inc();
         return Err(ApiError::TooManyFromAddress);
     };

@@ -2,7 +2,9 @@
 //!
 //! Whoever reads heads and messages keeps what has arrived until it is whole. So the connection counts the bytes since
 //! the last whole one: a few are part of what a connection costs, and beyond them memory is reserved before more is
-//! read. It comes from the budget of those who have not authenticated, and from the user's share once the user is known.
+//! read. It comes from the budget of those who have not authenticated, and from the user's share once the user is known:
+//! a head that is whole is held for as long as its request, and counts until it is known whose it is, which may take as
+//! long as the issuer's keys do.
 //! Who finds none in time is told so: 503, or a WebSocket's close with 1013.
 
 use super::server::Connection;
@@ -82,9 +84,28 @@ impl Meter {
         state.finish();
     }
 
-    /// A head is whole: what follows is kept within bounds by whoever answers it.
+    /// A head is whole: what follows is kept within bounds by whoever answers it. The head itself is held as long as it is
+    /// being answered, and so is what was reserved for it.
     pub(super) fn begin_request(&self) {
-        self.enter(Stage::Unmetered);
+        let mut state = self.state();
+        state.stage = Stage::Unmetered;
+        state.unfinished = 0;
+    }
+
+    /// It is known who has sent the head: what was reserved for it counts against this share from now on, as soon as that
+    /// has so much.
+    ///
+    /// # Errors
+    /// There is not so much in time.
+    pub(super) async fn identified(
+        &self,
+        budget: impl FnOnce() -> UserBudget,
+        limit: Duration,
+    ) -> std::result::Result<(), Overrun> {
+        let Some(bytes) = self.state().reservation.as_ref().map(Reservation::bytes) else { return Ok(()) };
+        let reserved = timeout(limit, budget().reserve(bytes)).await.ok().flatten().ok_or(Overrun::NoMemory)?;
+        self.state().reservation = Some(reserved);
+        Ok(())
     }
 
     /// A request has been answered: what comes now is another head.

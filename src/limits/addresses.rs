@@ -19,6 +19,17 @@ struct Inner {
     counts: Mutex<HashMap<IpAddr, u32>>,
 }
 
+/// For whom a balancer asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedFor {
+    /// It does not say.
+    Nobody,
+    /// A client.
+    Client(IpAddr),
+    /// Somebody whose address cannot be read.
+    Unreadable,
+}
+
 /// A place among the connections of an address; given up when it is dropped.
 #[derive(Debug)]
 pub struct AddressPlace {
@@ -40,7 +51,15 @@ impl Addresses {
 
     /// A place for one more connection; none if the address has as many as are allowed.
     pub fn enter(&self, address: IpAddr) -> Option<AddressPlace> {
-        if self.0.max == 0 || self.is_trusted(address) {
+        if self.is_trusted(address) {
+            return Some(AddressPlace { of: None });
+        }
+        self.enter_counted(address)
+    }
+
+    /// The same, also where the address is a balancer's: all for whom it does not say who they are count together.
+    pub fn enter_counted(&self, address: IpAddr) -> Option<AddressPlace> {
+        if self.0.max == 0 {
             return Some(AddressPlace { of: None });
         }
         let key = counted_as(address);
@@ -54,10 +73,18 @@ impl Addresses {
     }
 
     /// The client for whom balancers speak: in the list that each of them adds the address to that it was asked from, the
-    /// last one that is no balancer's. None if the list does not say.
-    pub fn client_of(&self, forwarded_for: &str) -> Option<IpAddr> {
-        let addresses = forwarded_for.rsplit(',').map(|entry| parse_entry(entry.trim()));
-        addresses.map_while(|address| address).find(|address| !self.is_trusted(*address))
+    /// last one that is no balancer's. What stands before that is the client's to write, whatever bytes it is made of.
+    pub fn client_of<'a>(&self, forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>) -> AskedFor {
+        // Several headers are one list (RFC 9110, section 5.3), in which empty elements do not count (section 5.6.1).
+        let entries = forwarded_for.rev().flat_map(|list| list.rsplit(|byte| *byte == b','));
+        for entry in entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
+            match std::str::from_utf8(entry).ok().and_then(parse_entry) {
+                Some(address) if self.is_trusted(address) => {}
+                Some(address) => return AskedFor::Client(address),
+                None => return AskedFor::Unreadable,
+            }
+        }
+        AskedFor::Nobody
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
@@ -121,18 +148,29 @@ mod tests {
     #[test]
     fn the_client_is_the_last_address_that_is_no_balancer_s() {
         let addresses = Addresses::new(1, vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()]);
-        for (list, client) in [
-            ("203.0.113.7", Some("203.0.113.7")),
-            ("198.51.100.1, 203.0.113.7", Some("203.0.113.7")),
-            ("198.51.100.1, 203.0.113.7, 10.0.0.2, ::1", Some("203.0.113.7")),
-            ("203.0.113.7:4711,10.0.0.2", Some("203.0.113.7")),
-            ("[2001:db8::7]:4711", Some("2001:db8::7")),
-            ("2001:db8::7", Some("2001:db8::7")),
-            ("203.0.113.7, unknown, 10.0.0.2", None),
-            ("10.0.0.2", None),
-            ("", None),
+        let client = |address| AskedFor::Client(ip(address));
+        for (lists, asked_for) in [
+            (&["203.0.113.7"][..], client("203.0.113.7")),
+            (&["198.51.100.1, 203.0.113.7"], client("203.0.113.7")),
+            (&["198.51.100.1", "203.0.113.7"], client("203.0.113.7")),
+            (&["198.51.100.1, 203.0.113.7, 10.0.0.2, ::1"], client("203.0.113.7")),
+            (&["203.0.113.7:4711,10.0.0.2"], client("203.0.113.7")),
+            (&["[2001:db8::7]:4711"], client("2001:db8::7")),
+            (&["2001:db8::7"], client("2001:db8::7")),
+            (&["ÿ, \u{1}, 203.0.113.7"], client("203.0.113.7")),
+            (&["ÿ", "203.0.113.7, 10.0.0.2, ,"], client("203.0.113.7")),
+            (&["203.0.113.7, unknown, 10.0.0.2"], AskedFor::Unreadable),
+            (&["203.0.113.7, ÿ"], AskedFor::Unreadable),
+            (&["10.0.0.2"], AskedFor::Nobody),
+            (&["", " , "], AskedFor::Nobody),
+            (&[], AskedFor::Nobody),
         ] {
-            assert_eq!(addresses.client_of(list), client.map(ip), "{list}");
+            assert_eq!(addresses.client_of(lists.iter().map(|list| list.as_bytes())), asked_for, "{lists:?}");
         }
+        assert_eq!(addresses.client_of([&b"\xff, 203.0.113.7"[..]].into_iter()), client("203.0.113.7"));
+        assert_eq!(addresses.client_of([&b"203.0.113.7, \xff"[..]].into_iter()), AskedFor::Unreadable);
+        let held = addresses.enter_counted(ip("10.0.0.2"));
+        assert!(held.is_some() && addresses.enter_counted(ip("10.0.0.2")).is_none(), "a balancer's own place");
+        assert!(addresses.enter(ip("10.0.0.2")).is_some());
     }
 }

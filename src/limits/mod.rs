@@ -35,7 +35,10 @@ pub enum LimitReached {
     #[error("this user has pushed as many bytes as are allowed in a day; push again after the time in Retry-After")]
     BytesPerDay(Duration),
     /// Too many bytes stored.
-    #[error("this user stores as many bytes as are allowed; delete something, or ask for more")]
+    #[error(
+        "this user stores as many bytes as are allowed; ask for more: a delete is taken, but it makes room only once the \
+         server has purged what was deleted"
+    )]
     BytesStored,
     /// Too many apps: as many as this.
     #[error("this user has {0} apps, as many as are allowed; use one of them")]

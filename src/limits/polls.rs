@@ -2,15 +2,18 @@
 //!
 //! Clients exist that poll without a pause, and ask only more often where they are refused. So a reader that was answered
 //! "nothing new" more than a few times a second has its next such answer held back: until something is stored that it
-//! would be sent, which the hub knows, and for a second at most. A held request has no connection to the database and no
-//! page in memory; there are only so many of them, and further ones are answered at once.
+//! would be sent, which the hub knows, and for a second at most. So is that of a reader in a log all of whose readers
+//! together ask much more often: some have many tables, or another name each time. A held request has no connection to
+//! the database and no page in memory; there are only so many of them, and so many of one user. Further ones are answered
+//! at once.
 
 use super::bucket::{Bucket, Refill};
 use crate::clock::Clock;
 use crate::hub::{Hub, Interest, Membership};
-use crate::protocol::Log;
+use crate::protocol::{Log, UserKey};
 use moka::sync::Cache;
 use prometheus::IntCounter;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,16 +24,20 @@ use uuid::Uuid;
 
 /// How often a reader is told at once that there is nothing new.
 const EMPTY_ANSWERS: Refill = Refill { per_second: 4.0, capacity: 8.0 };
+/// The same for all readers of a log together: a client that asks for each of its tables now and then is below it.
+const EMPTY_ANSWERS_OF_LOG: Refill = Refill { per_second: 40.0, capacity: 120.0 };
 /// How long an answer is held back.
 const HOLD: Duration = Duration::from_secs(1);
 /// Answers held back at the same time, at most.
 const MAX_HELD: usize = 2_000;
+/// and of one user.
+const MAX_HELD_PER_USER: usize = 200;
 /// Readers that are remembered, at most, and for how long after their last empty answer. By then a bucket is full again.
 const MAX_READERS: u64 = 50_000;
 const FORGET: Duration = Duration::from_secs(5);
 
-/// Who reads what: a log, and a digest of the table and the device.
-type ReaderKey = (Uuid, u64);
+/// Who reads what: a log, and a digest of the table and the device; none: all readers of the log.
+type ReaderKey = (Uuid, Option<u64>);
 
 /// Whose answers are held back.
 #[derive(Clone, Debug)]
@@ -38,6 +45,8 @@ pub struct Polls {
     hub: Arc<Hub>,
     empty: Cache<ReaderKey, Arc<Mutex<Bucket>>>,
     places: Arc<Semaphore>,
+    /// Of each user who has any, how many are taken.
+    of_users: Arc<Mutex<HashMap<UserKey, usize>>>,
     held: IntCounter,
     clock: Clock,
     /// Cancelled once nobody is to wait any more.
@@ -55,14 +64,35 @@ pub struct Poll {
 #[derive(Debug)]
 struct Waiting {
     membership: Membership,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// Among the answers that are held back.
+#[derive(Debug)]
+struct Place {
+    user: UserKey,
+    of_users: Arc<Mutex<HashMap<UserKey, usize>>>,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut of_users = self.of_users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_users.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                of_users.remove(&self.user);
+            }
+        }
+    }
 }
 
 impl Polls {
     /// Nobody has asked yet. `held` counts the answers that were held back.
     pub fn new(hub: Arc<Hub>, held: IntCounter, clock: Clock, closing: CancellationToken) -> Polls {
         let empty = Cache::builder().max_capacity(MAX_READERS).time_to_idle(FORGET).build();
-        Polls { hub, empty, places: Arc::new(Semaphore::new(MAX_HELD)), held, clock, closing }
+        let places = Arc::new(Semaphore::new(MAX_HELD));
+        Polls { hub, empty, places, of_users: Arc::default(), held, clock, closing }
     }
 
     /// A device asks for what is new in a table of a log, or in all of them. To be called before the log is read: one who
@@ -70,8 +100,10 @@ impl Polls {
     pub fn ask(&self, log: &Log, table: Option<&str>, device: Option<&str>) -> Poll {
         let mut digest = DefaultHasher::new();
         (table, device).hash(&mut digest);
-        let reader = (log.id.0, digest.finish());
-        let place = self.asks_too_often(&reader).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
+        let reader = (log.id.0, Some(digest.finish()));
+        let asks_too_often =
+            self.asks_too_often(&reader, EMPTY_ANSWERS) || self.asks_too_often(&(log.id.0, None), EMPTY_ANSWERS_OF_LOG);
+        let place = asks_too_often.then(|| self.place(log.user)).flatten();
         let waiting = place.map(|place| {
             let interest = Interest {
                 app: Some(log.app.clone()),
@@ -83,14 +115,32 @@ impl Polls {
         Poll { polls: self.clone(), reader, waiting }
     }
 
-    fn asks_too_often(&self, reader: &ReaderKey) -> bool {
+    fn asks_too_often(&self, reader: &ReaderKey, refill: Refill) -> bool {
         let Some(bucket) = self.empty.get(reader) else { return false };
         let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = bucket.take(1.0, EMPTY_ANSWERS, self.clock.instant());
+        let asked = bucket.take(1.0, refill, self.clock.instant());
         if asked.is_ok() {
-            bucket.give_back(1.0, EMPTY_ANSWERS);
+            bucket.give_back(1.0, refill);
         }
         asked.is_err()
+    }
+
+    fn note_empty(&self, reader: ReaderKey, refill: Refill) {
+        let now = self.clock.instant();
+        let bucket = self.empty.get_with(reader, || Arc::new(Mutex::new(Bucket::full(refill, now))));
+        // Whoever has none left is held back.
+        let _ = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1.0, refill, now);
+    }
+
+    fn place(&self, user: UserKey) -> Option<Place> {
+        let of_all = self.places.clone().try_acquire_owned().ok()?;
+        let mut of_users = self.of_users.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_users.entry(user).or_default();
+        if *count >= MAX_HELD_PER_USER {
+            return None;
+        }
+        *count += 1;
+        Some(Place { user, of_users: self.of_users.clone(), _of_all: of_all })
     }
 }
 
@@ -98,11 +148,8 @@ impl Poll {
     /// Takes note that there was nothing new. Waits, if the reader asks too often, and says whether something has been
     /// stored since it asked.
     pub async fn nothing_new(self) -> bool {
-        let now = self.polls.clock.instant();
-        let new = || Arc::new(Mutex::new(Bucket::full(EMPTY_ANSWERS, now)));
-        let bucket = self.polls.empty.get_with(self.reader, new);
-        // Whoever has none left is held back below.
-        let _ = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1.0, EMPTY_ANSWERS, now);
+        self.polls.note_empty(self.reader, EMPTY_ANSWERS);
+        self.polls.note_empty((self.reader.0, None), EMPTY_ANSWERS_OF_LOG);
         let Some(Waiting { membership, .. }) = self.waiting else { return false };
         self.polls.held.inc();
         let stored = timeout(HOLD, membership.mailbox().filled());
@@ -113,13 +160,17 @@ impl Poll {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
     use crate::fanout::{SessionRegistry, Wakeup};
     use crate::telemetry::Metrics;
     use futures_util::FutureExt;
 
     fn polls(closing: &CancellationToken) -> Polls {
+        polls_by(Clock::system(), closing)
+    }
+
+    fn polls_by(clock: Clock, closing: &CancellationToken) -> Polls {
         let held = IntCounter::new("held", "for the test").unwrap();
-        let clock = Clock::system();
         Polls::new(Arc::new(Hub::new(Arc::new(Metrics::new()), clock.clone())), held, clock, closing.clone())
     }
 
@@ -180,5 +231,39 @@ mod tests {
         assert!(polls.hub.is_connected(log.user));
         drop(held);
         assert!(!polls.hub.is_connected(log.user), "nothing is left of those who have gone");
+        assert!(polls.of_users.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_user_has_a_share_of_the_places() {
+        let (closing, noisy, other) =
+            (CancellationToken::new(), Log::new("u".into(), "todo"), Log::new("v".into(), "todo"));
+        let clock = ManualClock::at_present(1);
+        let polls = polls_by(clock.clock(), &closing);
+        let first = too_often(&polls, &noisy);
+        let held: Vec<_> = (1..MAX_HELD_PER_USER).map(|_| polls.ask(&noisy, Some("tasks"), Some("phone"))).collect();
+        assert!(held.iter().all(|poll| poll.waiting.is_some()));
+        assert!(polls.ask(&noisy, Some("tasks"), Some("phone")).waiting.is_none(), "as many as one user may have");
+        assert!(too_often(&polls, &other).waiting.is_some(), "another user has a share too");
+        drop(first);
+        assert!(polls.ask(&noisy, Some("tasks"), Some("phone")).waiting.is_some());
+    }
+
+    #[tokio::test]
+    async fn readers_of_one_log_that_ask_too_often_together_are_held_back_as_well() {
+        let (closing, log) = (CancellationToken::new(), Log::new("u".into(), "todo"));
+        let clock = ManualClock::at_present(1);
+        let polls = polls_by(clock.clock(), &closing);
+        let mut answered = 0;
+        // Each of a table of its own, and each once.
+        while polls.ask(&log, Some(&format!("table-{answered}")), Some("phone")).waiting.is_none() {
+            let poll = polls.ask(&log, Some(&format!("table-{answered}")), Some("phone"));
+            assert_eq!(poll.nothing_new().now_or_never(), Some(false));
+            answered += 1;
+            assert!(answered < 10_000, "nobody is held back");
+        }
+        assert_eq!(answered, 120);
+        assert!(polls.ask(&log, Some("another"), Some("another")).waiting.is_some(), "whatever its name");
+        assert!(polls.ask(&Log::new("u".into(), "notes"), Some("tasks"), Some("phone")).waiting.is_none());
     }
 }

@@ -4,20 +4,18 @@
 //! once in a while. So a cluster lets through as many times the rate as it has replicas.
 
 use super::LimitReached;
-use super::apps::Apps;
+use super::apps::{Apps, NewApp};
 use super::bucket::{Bucket, Refill};
 use crate::clock::Clock;
 use crate::config::LimitsConfig;
-use crate::protocol::push::{Op, Push};
+use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Log, UserKey};
-use crate::store::{Store, StoreError};
+use crate::store::{Pushed, Store, StoreError};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
-
-pub use super::apps::NewApp;
 
 /// How many seconds' worth of pushes and pulls may come at once.
 const BURST_SECONDS: f64 = 10.0;
@@ -57,20 +55,72 @@ pub struct UserLimits {
 }
 
 /// What is known of a user.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct UserState {
     pushes: Option<Bucket>,
     pulls: Option<Bucket>,
     bytes: Option<Bucket>,
     stored: Option<StoredBytes>,
+    /// Bytes that were stored here, ever.
+    added: u64,
+    /// Bytes of pushes that are being stored.
+    claimed: u64,
 }
 
-/// The bytes stored of a user: as they were read, and what was pushed here since.
+/// The bytes stored of a user, as they were read.
 #[derive(Clone, Copy, Debug)]
 struct StoredBytes {
+    /// When they began to be read.
     read: Instant,
     bytes: u64,
-    added: u64,
+    /// What had been added by then.
+    added_before: u64,
+}
+
+/// A push that may be stored, as far as its user's limits go. Held until it has been, so that the next one counts it.
+#[derive(Debug, Default)]
+pub struct Admission {
+    app: NewApp,
+    bytes: Option<BytesClaim>,
+}
+
+impl Admission {
+    /// The push is stored.
+    pub fn stored(self, push: &Push, pushed: &Pushed) {
+        self.app.stored();
+        if let Some(claim) = &self.bytes
+            && pushed.stored.is_some()
+        {
+            let new = push.changes.iter().enumerate().filter(|(index, _)| !pushed.known.contains_key(index));
+            lock(&claim.user).added += new.map(|(_, change)| change.size as u64).sum::<u64>();
+        }
+    }
+}
+
+/// Bytes of a push that is being stored; none any more when this is dropped.
+#[derive(Debug)]
+struct BytesClaim {
+    user: Arc<Mutex<UserState>>,
+    bytes: u64,
+}
+
+impl BytesClaim {
+    /// None if they would be more than so many with what the user has.
+    fn of(user: &Arc<Mutex<UserState>>, bytes: u64, max: u64) -> Option<BytesClaim> {
+        let mut state = lock(user);
+        let stored = state.stored.map_or(0, |stored| stored.bytes.saturating_add(state.added - stored.added_before));
+        if stored.saturating_add(state.claimed).saturating_add(bytes) > max {
+            return None;
+        }
+        state.claimed += bytes;
+        Some(BytesClaim { user: user.clone(), bytes })
+    }
+}
+
+impl Drop for BytesClaim {
+    fn drop(&mut self) {
+        lock(&self.user).claimed -= self.bytes;
+    }
 }
 
 impl UserLimits {
@@ -139,9 +189,9 @@ impl UserLimits {
     ///
     /// # Errors
     /// It may not, or the database could not be asked.
-    pub async fn store(&self, store: &Store, log: &Log, push: &Push) -> Result<NewApp, LimitError> {
-        let checked = match self.check_stored(store, log.user, push).await {
-            Ok(()) => self.apps.enter(store, log).await,
+    pub async fn store(&self, store: &Store, log: &Log, push: &Arc<Push>) -> Result<Admission, LimitError> {
+        let checked = match self.claim_bytes(store, log, push).await {
+            Ok(bytes) => self.apps.enter(store, log).await.map(|app| Admission { app, bytes }),
             Err(error) => Err(error),
         };
         checked.inspect_err(|error| {
@@ -151,30 +201,46 @@ impl UserLimits {
         })
     }
 
-    async fn check_stored(&self, store: &Store, user: UserKey, push: &Push) -> Result<(), LimitError> {
-        let Some(max) = self.max_stored else { return Ok(()) };
-        let state = self.user(user);
+    async fn claim_bytes(&self, store: &Store, log: &Log, push: &Arc<Push>) -> Result<Option<BytesClaim>, LimitError> {
+        let Some(max) = self.max_stored else { return Ok(None) };
+        let user = self.user(log.user);
+        self.read_stored(store, log.user, &user).await?;
+        // Deletes are always taken: devices must not show for ever what is gone.
+        let limit = |only_deletes: bool| if only_deletes { u64::MAX } else { max };
+        let is_delete = |change: &NewChange| change.op == Op::Delete;
+        let bytes = push.changes.iter().map(|change| change.size as u64).sum();
+        if let Some(claim) = BytesClaim::of(&user, bytes, limit(push.changes.iter().all(is_delete))) {
+            return Ok(Some(claim));
+        }
+        // What is there already adds nothing: the answer to this push, or to a part of it, may have been lost.
+        let new = store.new_changes(log, push).await?;
+        let new = || new.iter().filter_map(|index| push.changes.get(*index));
+        let bytes = new().map(|change| change.size as u64).sum();
+        let claim = BytesClaim::of(&user, bytes, limit(new().all(is_delete)));
+        Ok(Some(claim.ok_or(LimitReached::BytesStored)?))
+    }
+
+    /// Makes sure that it is known, about, what is stored of a user.
+    async fn read_stored(&self, store: &Store, key: UserKey, user: &Mutex<UserState>) -> Result<(), LimitError> {
         let read = self.clock.instant();
-        let known = lock(&state).stored.filter(|stored| read < stored.read + STORED_BYTES_AGE);
-        if known.is_none() {
-            let bytes = store.stored_bytes(user).await?;
-            lock(&state).stored = Some(StoredBytes { read, bytes, added: 0 });
+        let added_before = {
+            let state = lock(user);
+            if state.stored.is_some_and(|stored| read < stored.read + STORED_BYTES_AGE) {
+                return Ok(());
+            }
+            state.added
+        };
+        let bytes = store.stored_bytes(key).await?;
+        let mut state = lock(user);
+        // Several may read at once.
+        if state.stored.is_none_or(|stored| stored.read < read) {
+            state.stored = Some(StoredBytes { read, bytes, added_before });
         }
-        let mut state = lock(&state);
-        let Some(stored) = &mut state.stored else { return Ok(()) };
-        let adds: u64 = push.changes.iter().map(|change| change.size as u64).sum();
-        // Who has reached the limit gets below it by deleting.
-        let only_deletes = push.changes.iter().all(|change| change.op == Op::Delete);
-        if stored.bytes.saturating_add(stored.added).saturating_add(adds) > max && !only_deletes {
-            return Err(LimitReached::BytesStored.into());
-        }
-        stored.added = stored.added.saturating_add(adds);
         Ok(())
     }
 
     fn user(&self, user: UserKey) -> Arc<Mutex<UserState>> {
-        let new = || Arc::new(Mutex::new(UserState { pushes: None, pulls: None, bytes: None, stored: None }));
-        self.users.get_with(user, new)
+        self.users.get_with(user, Arc::default)
     }
 
     /// Counts a refusal.

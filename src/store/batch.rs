@@ -92,7 +92,15 @@ macro_rules! take_heads {
 }
 
 /// Takes the heads of the logs, waiting for whoever holds them, then stores the changes with the cursors up to them.
-static PUSH: Sql = push_statement!("", take_heads!(""));
+///
+/// It waits long enough for another push, and not for whoever holds a head for longer: it has a connection meanwhile.
+static PUSH: Sql = push_statement!(
+    "",
+    take_heads!(
+        "
+       and set_config('lock_timeout', '50', true) is not null"
+    )
+);
 
 /// The same for those logs alone whose heads nobody holds: it waits for no lock.
 ///
@@ -103,7 +111,16 @@ static PUSH_FREE: Sql = push_statement!(
         "
        and (l.log_id in (select log_id from found)
             or (select true from sync_heads s where s.log_id = l.log_id limit 1) is null
-               and set_config('lock_timeout', '100', true) is not null)"
+               and set_config('lock_timeout', '20', true) is not null)"
+    )
+);
+
+/// The same for those logs alone that are there, and whose heads nobody holds.
+static PUSH_PRESENT: Sql = push_statement!(
+    " for update skip locked",
+    take_heads!(
+        "
+       and l.log_id in (select log_id from found)"
     )
 );
 
@@ -150,7 +167,7 @@ pub(super) const PUSH_TYPES: &[Type] = &[
 
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("push", &PUSH), ("push to free logs", &PUSH_FREE)]
+    vec![("push", &PUSH), ("push to free logs", &PUSH_FREE), ("push to logs that are there", &PUSH_PRESENT)]
 }
 
 /// A push that is to be stored in the log of its user.
@@ -247,8 +264,11 @@ pub(super) enum Placed {
 }
 
 impl Store {
-    /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits for the heads
-    /// of their logs.
+    /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits a little for
+    /// the heads of their logs.
+    ///
+    /// # Errors
+    /// [`is_locked`] where somebody else holds one.
     pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         let statement = match () {
             () if self.on_citus => &citus::PUSH,
@@ -261,6 +281,11 @@ impl Store {
     /// The same for those whose logs' heads are free. Waits for none.
     pub(super) async fn insert_free(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         self.insert_by(if self.on_citus { &citus::PUSH_FREE } else { &PUSH_FREE }, entries).await
+    }
+
+    /// The same for those whose logs are there.
+    pub(super) async fn insert_present(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        self.insert_by(if self.on_citus { &citus::PUSH_FREE } else { &PUSH_PRESENT }, entries).await
     }
 
     async fn insert_by(&self, statement: &'static Sql, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
@@ -337,6 +362,11 @@ impl Store {
         }
         Ok(taken)
     }
+}
+
+/// Whether a statement has waited for a lock for as long as it may.
+pub(super) fn is_locked(error: &DbError) -> bool {
+    error.sqlstate() == Some("55P03")
 }
 
 /// What the statement did.

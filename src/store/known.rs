@@ -3,14 +3,15 @@
 //! Clients do not repeat a push as it was: they send what has had no answer, with what has come since. So each change is
 //! recognized by itself, whatever push it comes in, and the answer is as if all were new.
 
-use super::batch::{Entry, Placed, is_unstamped_delete};
+use super::batch::{Entry, Placed, is_locked, is_unstamped_delete};
 use super::push::Stored;
 use super::{Store, StoreError, citus, traced};
 use crate::db::{Micros, Sql};
 use crate::protocol::identity::DeviceScope;
-use crate::protocol::push::{Adjusted, Op};
-use crate::protocol::{Cursor, Stamp, adjusted_stamp};
+use crate::protocol::push::{Adjusted, Op, Push};
+use crate::protocol::{Cursor, Log, Stamp, adjusted_stamp};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -135,8 +136,8 @@ fn read_known(rows: &[Row]) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
 }
 
 impl Store {
-    /// Stores of a push what is not there yet.
-    pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Pushed, StoreError> {
+    /// Stores of a push what is not there yet. None if somebody holds its log's head: then nothing is stored.
+    pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Option<Pushed>, StoreError> {
         let mut entry = entry.clone();
         let mut known = HashMap::new();
         for _ in 0..ATTEMPTS {
@@ -145,12 +146,14 @@ impl Store {
                 self.tell_apart_deletes(&mut entry, &known).await?;
                 entry.choose_rows(|id| !known.contains_key(id));
                 if entry.rows.is_empty() {
-                    return Ok(Pushed::with(&entry, None, &known));
+                    return Ok(Some(Pushed::with(&entry, None, &known)));
                 }
             }
             match self.insert(&[&entry]).await.map(|placed| placed.into_iter().next()) {
-                Ok(Some(Placed::Stored(stored))) => return Ok(Pushed::with(&entry, Some(stored), &known)),
+                Ok(Some(Placed::Stored(stored))) => return Ok(Some(Pushed::with(&entry, Some(stored), &known))),
+                Ok(Some(Placed::Locked)) => return Ok(None),
                 Ok(_) => {}
+                Err(error) if is_locked(&error) => return Ok(None),
                 // Somebody else has stored one of the rows since this statement's snapshot.
                 Err(error) if error.constraint() == Some("sync_changes_pkey") => {}
                 Err(error) if self.on_citus && citus::is_duplicate(&error) => {}
@@ -159,6 +162,14 @@ impl Store {
             entry.looks_first = true;
         }
         Err(StoreError::Contended)
+    }
+
+    /// Which changes of a push are not stored yet, by index: each once, however often the push has it.
+    pub async fn new_changes(&self, log: &Log, push: &Arc<Push>) -> Result<Vec<usize>, StoreError> {
+        let mut entry = Entry::new(log.clone(), push.clone(), push.row_ids(&log.user_id, &log.app));
+        let known = self.known_rows(&entry).await?;
+        entry.choose_rows(|id| !known.contains_key(id));
+        Ok(entry.rows.iter().map(|row| row.change).collect())
     }
 
     async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {

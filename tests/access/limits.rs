@@ -148,3 +148,99 @@ async fn pushes_that_wait_for_their_log_take_nothing_from_other_users() {
     assert!(answers.iter().all(|(status, answer)| *status == 200 || answer["error"] == "busy"), "{answers:?}");
     assert_eq!(cluster.stored(&noisy).await, stored + 1);
 }
+
+/// The head of a push, and the first byte of its body.
+fn begin_push(user: &User, length: usize) -> String {
+    format!(
+        "POST /sync/todo HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{{",
+        user.token
+    )
+}
+
+fn push_of(changes: usize, text: &str) -> serde_json::Value {
+    let changes: Vec<_> = (0..changes).map(|n| insert("t", &n.to_string(), text, "2024-01-01T10:00:00.000Z")).collect();
+    json!({ "clientId": "a", "since": live::NO_DELTA, "changes": changes })
+}
+
+#[tokio::test]
+async fn many_small_bodies_of_one_user_that_stall_keep_nobody_elses_from_being_read() {
+    // What there is for small ones is 2 MiB: as much as 256 of these.
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "300")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let (noisy, other) = (cluster.user(), cluster.user());
+    let mut stalled = Vec::new();
+    for _ in 0..320 {
+        let mut stream = connect(&cluster).await;
+        stream.write_all(begin_push(&noisy, 100).as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    eventually("all of them hold memory", async || metric(&cluster, "mana_sync_push_bytes").await >= 320.0 * 8192.0)
+        .await;
+    for (changes, text) in [(1, "x".to_owned()), (200, "x".repeat(50)), (30, "x".repeat(1_500))] {
+        let (status, answer) = cluster.push(&other, "todo", push_of(changes, &text)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let (status, answer) = cluster.push(&noisy, "todo", push_of(1, "x")).await;
+    assert_eq!(status, 200, "the user's own share is larger: {answer}");
+    drop(stalled);
+    eventually("it is given back", async || metric(&cluster, "mana_sync_push_bytes").await == 0.0).await;
+}
+
+#[tokio::test]
+async fn large_bodies_that_stall_keep_no_push_of_200_changes_from_being_read() {
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "300")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let (large, other) = ([cluster.user(), cluster.user()], cluster.user());
+    let mut stalled = Vec::new();
+    for user in &large {
+        for _ in 0..4 {
+            let mut stream = connect(&cluster).await;
+            stream.write_all(begin_push(user, 3_000_000).as_bytes()).await.unwrap();
+            stream.write_all(&vec![b' '; 2_000_000]).await.unwrap();
+            stalled.push(stream);
+        }
+    }
+    eventually("a large one is refused", async || {
+        cluster.push(&other, "todo", push_of(1, &"x".repeat(3_000_000))).await.0 == 503
+    })
+    .await;
+    for (changes, text) in [(200, "x".repeat(50)), (30, "x".repeat(1_500)), (1, "x".repeat(60_000))] {
+        let (status, answer) = cluster.push(&other, "todo", push_of(changes, &text)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn pulls_that_wait_for_their_turn_hold_no_memory() {
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "30000")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let (noisy, other) = (cluster.user(), cluster.user());
+    assert_eq!(cluster.push(&noisy, "todo", push_of(1, "x")).await.0, 200);
+    let mut transaction = cluster.pool.begin().await.unwrap();
+    sqlx::query("lock table sync_changes in access exclusive mode").execute(&mut *transaction).await.unwrap();
+    let waiting = futures_util::future::join_all((0..60).map(|n| {
+        let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
+        cluster.request(&noisy, Method::GET, &path).header("X-Client-Id", n.to_string()).send()
+    }));
+    let others = async {
+        // Two read, and two of the other user.
+        let pulls = (0..2).map(|_| {
+            let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
+            cluster.request(&other, Method::GET, &path).send()
+        });
+        let look = async {
+            eventually("all that may read do", async || {
+                metric(&cluster, "mana_sync_stream_bytes").await >= 4.0 * 32_768.0
+            })
+            .await;
+            assert_eq!(metric(&cluster, "mana_sync_stream_bytes").await, 4.0 * 32_768.0);
+            transaction.rollback().await.unwrap();
+        };
+        futures_util::future::join(futures_util::future::join_all(pulls), look).await.0
+    };
+    let (of_noisy, of_other) = futures_util::future::join(waiting, others).await;
+    for answer in of_noisy.into_iter().chain(of_other) {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+}

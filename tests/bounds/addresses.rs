@@ -106,3 +106,40 @@ async fn a_trusted_balancer_says_with_the_proxy_protocol_for_whom_it_speaks() {
     without.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(without.rest().await, b"", "who does not say for whom it speaks is not heard");
 }
+
+#[tokio::test]
+async fn no_bytes_of_a_client_s_own_take_it_out_of_the_count() {
+    let settings = [("MAX_CONNECTIONS_PER_ADDRESS", "1"), ("TRUSTED_PROXIES", "127.0.0.0/8")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let open = async |forwarded_for: &[&[u8]]| {
+        let mut raw = Raw::connect(cluster.url(0)).await;
+        let mut head = format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n", user.token);
+        head.push_str("Connection: close\r\n");
+        let mut head = head.into_bytes();
+        for value in forwarded_for {
+            head.extend([b"X-Forwarded-For: ", *value, b"\r\n"].concat());
+        }
+        raw.write(&[&head[..], b"\r\n"].concat()).await;
+        let status = raw.head().await;
+        (raw, status)
+    };
+    let (_held, status) = open(&[b"\xff, 203.0.113.7"]).await;
+    assert!(status.starts_with("HTTP/1.1 200 "), "{status}");
+    for same in [
+        &[&b"203.0.113.7"[..]][..],
+        &[b"\xc3\xbf, 203.0.113.7"],
+        &[b"\x80\xfe", b"203.0.113.7"],
+        &[b"198.51.100.1, \xff ,203.0.113.7,"],
+    ] {
+        let (_, status) = open(same).await;
+        assert!(status.starts_with("HTTP/1.1 429 "), "{same:?}: {status}");
+    }
+    // Where the balancer itself says nothing that can be read, all such clients share one place.
+    let (_unreadable, status) = open(&[b"203.0.113.9, \xff"]).await;
+    assert!(status.starts_with("HTTP/1.1 200 "), "{status}");
+    for other in [&b"unknown"[..], b"\xfe", b"203.0.113.10, _hidden"] {
+        let (_, status) = open(&[other]).await;
+        assert!(status.starts_with("HTTP/1.1 429 "), "{other:?}: {status}");
+    }
+}

@@ -130,3 +130,61 @@ async fn a_socket_for_whose_message_there_is_no_room_is_told_to_come_back() {
     eventually("all of it is given back", async || metric(&cluster, 0, "mana_sync_unauthenticated_bytes").await == 0.0)
         .await;
 }
+
+fn pull_with_long_head(token: &str) -> String {
+    let long = "x".repeat(20_000);
+    format!(
+        "GET /sync/todo/pull?collection=t&since={BEGINNING} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         X-Long: {long}\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_head_that_is_whole_counts_until_it_is_known_who_sends_it() {
+    // Whoever names a key that is not at hand waits for the next time that the issuer may be asked.
+    let settings =
+        [("MAX_UNAUTHENTICATED_BYTES", "1048576"), ("QUEUE_TIMEOUT_MS", "300"), ("JWKS_COOLDOWN_MS", "60000")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let claims = serde_json::json!({ "sub": "somebody", "exp": now_millis() / 1000 + 600 });
+    let unknown = mana_dev::SigningKey::generate().unwrap().mint(&claims);
+    let reserved = async || metric(&cluster, 0, "mana_sync_unauthenticated_bytes").await;
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        let mut raw = Raw::connect(cluster.url(0)).await;
+        raw.write(pull_with_long_head(&unknown).as_bytes()).await;
+        waiting.push(raw);
+    }
+    eventually("some find no room", async || {
+        metric(&cluster, 0, "mana_sync_refused_total{limit=\"unauthenticated_bytes\"}").await >= 20.0
+    })
+    .await;
+    assert_eq!(reserved().await, 1_048_576.0, "those that wait for keys hold all there is");
+    let begun = Instant::now();
+    cluster.pulled(&user, "todo", "t", BEGINNING, None).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "whoever says who it is in few words is let in");
+    drop(waiting);
+    eventually("all of it is given back", async || reserved().await == 0.0).await;
+    let mut raw = Raw::connect(cluster.url(0)).await;
+    raw.write(pull_with_long_head(&user.token).as_bytes()).await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "), "a long head is no fault in itself");
+}
+
+#[tokio::test]
+async fn a_long_head_counts_for_its_user_as_long_as_it_is_being_answered() {
+    let cluster = Cluster::start_with(1, &[]).await;
+    let user = cluster.user();
+    let long = "x".repeat(20_000);
+    let head = format!(
+        "POST /sync/todo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\nX-Long: {long}\r\n\r\n{{",
+        user.token
+    );
+    let mut stalled = Raw::connect(cluster.url(0)).await;
+    stalled.write(head.as_bytes()).await;
+    let of_user = async || metric(&cluster, 0, "mana_sync_stream_bytes").await;
+    eventually("it counts for the user", async || of_user().await >= 20_000.0).await;
+    assert_eq!(metric(&cluster, 0, "mana_sync_unauthenticated_bytes").await, 0.0);
+    drop(stalled);
+    eventually("it is given back", async || of_user().await == 0.0).await;
+}

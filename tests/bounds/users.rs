@@ -104,6 +104,50 @@ async fn a_user_stores_so_many_bytes_and_can_still_delete() {
 }
 
 #[tokio::test]
+async fn a_user_who_stores_all_that_is_allowed_sends_again_what_is_stored() {
+    let cluster = Cluster::start_with(1, &[("MAX_USER_BYTES_STORED", "100000")]).await;
+    let user = cluster.user();
+    let text = "x".repeat(60_000);
+    let push = async |changes: &[&Value]| {
+        let body = json!({ "clientId": "a", "since": live::NO_DELTA, "changes": changes }).to_string();
+        cluster.push_raw(&user, "todo", body).await
+    };
+    let large = |id: &str| update("t", id, "text", text.clone(), AT);
+    let (first, second, small) = (large("1"), large("2"), update("t", "3", "text", "x", AT));
+    let delete = json!({ "table": "t", "id": "1", "op": "delete", "deletedAt": AT });
+    assert_eq!(push(&[&first]).await.status, 200);
+    // As a client does whose answers were lost, and which has written on since.
+    for _ in 0..3 {
+        assert_eq!(push(&[&first]).await.status, 200, "it adds nothing");
+    }
+    assert_eq!(push(&[&first, &small]).await.status, 200);
+    assert_eq!(push(&[&first, &small, &delete]).await.status, 200);
+    assert_eq!(cluster.stored(&user).await, 3);
+    assert_eq!(refused(&push(&[&first, &second]).await).0, "storage_full");
+    assert_eq!(refused(&push(&[&second, &delete]).await).0, "storage_full");
+    assert_eq!(cluster.stored(&user).await, 3, "nothing of it is stored");
+    assert_eq!(push(&[&update("t", "4", "text", "x".repeat(30_000), AT)]).await.status, 200, "refusals take nothing");
+}
+
+#[tokio::test]
+async fn pushes_at_the_same_time_do_not_store_more_than_a_user_may() {
+    let cluster = Cluster::start_with(1, &[("MAX_USER_BYTES_STORED", "100000")]).await;
+    let user = cluster.user();
+    let apps: Vec<String> = (0..12).map(|n| format!("app-{n}")).collect();
+    let push = async |app: &String| {
+        let change = update("t", app, "text", "x".repeat(40_000), AT);
+        let body = json!({ "clientId": "a", "since": live::NO_DELTA, "changes": [change] }).to_string();
+        cluster.push_raw(&user, app, body).await
+    };
+    let replies = join_all(apps.iter().map(push)).await;
+    let (stored, not): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
+    assert_eq!(stored.len(), 2);
+    for reply in not {
+        assert_eq!(refused(reply).0, "storage_full");
+    }
+}
+
+#[tokio::test]
 async fn a_user_has_so_many_apps_however_many_are_made_at_once() {
     let cluster = Cluster::start_with(1, &[("MAX_USER_APPS", "5")]).await;
     let (user, other) = (cluster.user(), cluster.user());

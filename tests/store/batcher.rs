@@ -79,6 +79,135 @@ async fn a_log_that_somebody_is_making_keeps_nobody_elses_pushes() {
     assert_eq!(cluster.stored(&new).await, 2);
 }
 
+/// How many sessions wait for a lock at this moment.
+async fn waiting_for_locks(cluster: &Cluster) -> i64 {
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    sqlx::query_scalar(waiting).fetch_one(&cluster.pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn locked_logs_of_several_users_keep_no_retry_no_large_push_and_no_delete_of_others() {
+    let settings = [("DATABASE_POOL_SIZE", "8"), ("QUEUE_TIMEOUT_MS", "30000")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let (held, others): (Vec<User>, Vec<User>) =
+        ((0..5).map(|_| cluster.user()).collect(), (0..4).map(|_| cluster.user()).collect());
+    let apps = ["todo", "notes"];
+    let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
+    for (user, app) in held.iter().flat_map(|user| apps.map(|app| (user, app))) {
+        cluster.pushed(user, app, body("first")).await;
+    }
+    // As a program does that inserts into each of them in one transaction.
+    let mut transaction = holder.begin().await.unwrap();
+    let ids: Vec<&str> = held.iter().map(|user| user.id.as_str()).collect();
+    let lock = sqlx::query("select from sync_heads where user_id = any($1) for update").bind(ids);
+    lock.execute(&mut *transaction).await.unwrap();
+
+    let large = "x".repeat(100_000);
+    let logs = held.iter().flat_map(|user| apps.map(|app| (user, app)));
+    let pushing = join_all(logs.map(async |(user, app)| {
+        let change = insert("todos", "large", &large, AT);
+        let large = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [change] });
+        join_all([cluster.push(user, app, body("small")), cluster.push(user, app, large)]).await
+    }));
+    let of_one = async |user: &User| {
+        let mut at_once = 0;
+        for round in 0..5 {
+            let large = insert("todos", &format!("large-{round}"), &large, AT);
+            let delete = json!({ "table": "todos", "id": format!("gone-{round}"), "op": "delete" });
+            let small = insert("todos", &format!("small-{round}"), "Milk", AT);
+            // The first one is sent again at the end: it goes alone then, as something of it is stored.
+            for change in [&small, &large, &delete, &small] {
+                let body = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [change] });
+                let begun = Instant::now();
+                let (status, answer) = cluster.push(user, "todo", body).await;
+                assert_eq!(status, 200, "{answer}");
+                assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+            }
+            at_once = at_once.max(waiting_for_locks(&cluster).await);
+        }
+        at_once
+    };
+    let release = async {
+        let waiting = join_all(others.iter().map(of_one)).await;
+        transaction.rollback().await.unwrap();
+        waiting.into_iter().max()
+    };
+    let (answers, waiting) = join(pushing, release).await;
+    println!("{waiting:?} sessions waited at once for a lock");
+    for (status, answer) in answers.into_iter().flatten() {
+        assert_eq!(status, 200, "{answer}");
+    }
+    for user in &held {
+        assert_eq!(cluster.stored(user).await, 6);
+    }
+    for user in &others {
+        assert_eq!(cluster.stored(user).await, 15);
+    }
+}
+
+#[tokio::test]
+async fn a_push_to_a_locked_log_holds_no_connection_and_is_told_so_when_its_time_is_over() {
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "1500")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    cluster.pushed(&user, "todo", body("first")).await;
+    let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = holder.begin().await.unwrap();
+    let lock = sqlx::query("select from sync_heads where user_id = $1 for update").bind(&user.id);
+    lock.execute(&mut *transaction).await.unwrap();
+    let large = insert("todos", "large", &"x".repeat(100_000), AT);
+    let delete = json!({ "table": "todos", "id": "gone", "op": "delete" });
+    for change in [insert("todos", "small", "Milk", AT), large, delete] {
+        let push = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [change] });
+        let begun = Instant::now();
+        let pushing = async { (cluster.push(&user, "todo", push).await, begun.elapsed()) };
+        let looking = async {
+            let (mut looks, mut waits) = (0, 0);
+            while begun.elapsed() < Duration::from_millis(1_200) {
+                looks += 1;
+                waits += i64::from(waiting_for_locks(&cluster).await > 0);
+            }
+            (looks, waits)
+        };
+        let (((status, answer), took), (looks, waits)) = join(pushing, looking).await;
+        assert_eq!((status, answer["error"].as_str()), (503, Some("busy")), "{answer}");
+        assert!(took < Duration::from_millis(4_000), "{took:?}");
+        assert!(waits * 2 < looks, "a connection waited for a lock in {waits} of {looks} looks");
+    }
+    transaction.rollback().await.unwrap();
+    cluster.pushed(&user, "todo", body("later")).await;
+    assert_eq!(cluster.stored(&user).await, 2);
+}
+
+#[tokio::test]
+async fn logs_that_programs_are_making_fail_no_batch() {
+    // Without a limit of apps, nobody asks beforehand whether a log is there.
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "30000"), ("MAX_USER_APPS", "0")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let new: Vec<User> = (0..6).map(|_| cluster.user()).collect();
+    let others: Vec<User> = (0..20).map(|_| cluster.user()).collect();
+    let mut maker = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = maker.begin().await.unwrap();
+    for user in &new {
+        let changes = json!([insert("todos", "by-sql", "Milk", AT)]);
+        let push = sqlx::query("select sync_push($1, 'todo', 'svc', $2)").bind(&user.id).bind(&changes);
+        push.execute(&mut *transaction).await.unwrap();
+    }
+    let pushing = join_all(new.iter().map(|user| cluster.push(user, "todo", body("by-http"))));
+    let release = async {
+        push_meanwhile(&cluster, &others, 10, "meanwhile").await;
+        transaction.commit().await.unwrap();
+    };
+    let (answers, ()) = join(pushing, release).await;
+    for (status, answer) in answers {
+        assert_eq!(status, 200, "{answer}");
+    }
+    for user in &new {
+        assert_eq!(cluster.stored(user).await, 2);
+    }
+}
+
 #[tokio::test]
 async fn many_waiting_pushes_of_one_user_cost_another_no_more_than_a_turn() {
     const MANY: usize = 600;

@@ -11,11 +11,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Changes and bytes with which a push still shares a statement with others: it takes hardly longer than the commit.
 const MAX_SHARED_CHANGES: usize = 64;
 const MAX_SHARED_BYTES: usize = 64 << 10;
+
+/// Pause before a push is tried again whose head somebody holds: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// How a push is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In a statement with others.
+    Shared,
+    /// In a statement of its own: it is large, or something of it may be stored already.
+    Alone,
+    /// In a statement of its own, because somebody held its log's head a moment ago.
+    Locked,
+}
 
 /// What is told once a push is stored.
 type Announce = Box<dyn FnOnce(&Pushed) + Send>;
@@ -29,7 +44,9 @@ pub(in crate::store) struct Job {
     announce: Announce,
     answer: oneshot::Sender<Answer>,
     answered: Option<oneshot::Receiver<Answer>>,
-    goes_alone: bool,
+    way: Way,
+    came: Instant,
+    pause: Duration,
 }
 
 impl fmt::Debug for Job {
@@ -44,9 +61,9 @@ impl Job {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (answer, answered) = oneshot::channel();
         let entry = Entry::new(log, push, ids);
-        let goes_alone = entry.looks_first || !is_small(&entry);
+        let way = if entry.looks_first || !is_small(&entry) { Way::Alone } else { Way::Shared };
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Job { id, entry, announce, answer, answered: Some(answered), goes_alone }
+        Job { id, entry, announce, answer, answered: Some(answered), way, came: Instant::now(), pause: PAUSE.0 }
     }
 
     /// Where the answer will be. To be taken once.
@@ -54,9 +71,14 @@ impl Job {
         self.answered.take().unwrap_or_else(|| oneshot::channel().1)
     }
 
+    /// How it is stored.
+    pub(super) fn way(&self) -> Way {
+        self.way
+    }
+
     /// Whether it has a statement of its own.
     pub(super) fn goes_alone(&self) -> bool {
-        self.goes_alone
+        self.way != Way::Shared
     }
 
     /// Changes that it stores, at most.
@@ -64,16 +86,28 @@ impl Job {
         self.entry.rows.len()
     }
 
-    /// The same, to be stored in a statement of its own.
-    pub(super) fn alone(mut self) -> Job {
-        self.goes_alone = true;
+    /// The same, to be stored this way.
+    pub(super) fn going(mut self, way: Way) -> Job {
+        self.way = way;
         self
     }
 
     /// The same, of which something was found to be stored.
     pub(super) fn looking_first(mut self) -> Job {
         self.entry.looks_first = true;
-        self.alone()
+        self.going(Way::Alone)
+    }
+
+    /// How long to leave its log alone now. Longer each time.
+    pub(super) fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE.1);
+        pause
+    }
+
+    /// Whether nobody waits for it any more, or somebody has for so long.
+    pub(super) fn is_expired(&self, limit: Duration) -> bool {
+        self.answer.is_closed() || self.came.elapsed() >= limit
     }
 
     /// Announces what is stored, and answers whoever waits.

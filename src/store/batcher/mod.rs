@@ -11,26 +11,30 @@
 //! ```
 //! A batch never waits for a lock: it takes the heads that are free, and what it has to leave goes alone, behind nobody.
 //! What is large goes alone as well. Those that go alone have at most half of the pool, and one user's two places of it.
-//! While a log is in a statement, further pushes to it wait here, where they hold no connection.
+//! Those whose heads are locked have places apart from these, a quarter of the pool, and wait here: they ask for their head
+//! again and again, with growing pauses in which they hold no connection and no place, until their time is over.
+//! While a log is in a statement, further pushes to it wait here, too.
 
 mod job;
 mod queue;
+mod turns;
 
 pub(super) use job::Job;
 
-use super::batch::{Entry, Placed};
+use super::batch::{Entry, Placed, is_locked};
 use super::known::Pushed;
 use super::{Store, StoreError};
 use crate::db::DbError;
 use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
 use futures_util::future::BoxFuture;
-use job::Outcome;
+use job::{Outcome, Way};
 use queue::FairQueue;
 use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A batch that takes longer is not counted among those that run.
 const SLOW_BATCH: Duration = Duration::from_millis(500);
@@ -58,7 +62,7 @@ impl Store {
             let store = self.clone();
             tokio::spawn(async move {
                 let pushed = store.store_what_is_new(&job.entry).await;
-                job.finish(pushed);
+                job.finish(pushed.and_then(|pushed| pushed.ok_or(StoreError::TurnTimeout)));
             });
         } else {
             let mut queue = self.batcher.queue();
@@ -97,7 +101,7 @@ impl Store {
 
     async fn store_together(&self, batch: Vec<Job>) {
         let entries: Vec<&Entry> = batch.iter().map(|job| &job.entry).collect();
-        let stored = self.insert_free(&entries).await;
+        let stored = self.insert_together(&entries).await;
         let mut left = Vec::new();
         match stored.map_err(StoreError::from) {
             Ok(stored) => {
@@ -108,24 +112,44 @@ impl Store {
                             job.finish(Ok(pushed));
                         }
                         Placed::Known => left.push(job.looking_first()),
-                        Placed::Locked => left.push(job.alone()),
+                        Placed::Locked if job.is_expired(self.queue_timeout) => {
+                            job.finish(Err(StoreError::TurnTimeout));
+                        }
+                        Placed::Locked => left.push(job.going(Way::Locked)),
                     }
                 }
             }
             Err(StoreError::Unavailable(error)) if !may_be_about_one(&error) => {
                 batch.into_iter().for_each(|job| job.finish(Err(StoreError::Unavailable(error.clone()))));
             }
-            Err(_) => left.extend(batch.into_iter().map(Job::alone)),
+            Err(_) => left.extend(batch.into_iter().map(|job| job.going(Way::Alone))),
         }
         self.batcher.queue().put_back(left);
     }
 
-    /// Stores a push in a statement of its own, which waits for its log's head.
-    async fn run_alone(self, job: Job) {
-        let (log, user) = (job.entry.log.id, job.entry.log.user);
-        let _running = RunningAlone { store: self.clone(), log, user };
-        let pushed = self.store_what_is_new(&job.entry).await;
-        job.finish(pushed);
+    async fn insert_together(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        let begun = Instant::now();
+        match self.insert_free(entries).await {
+            // Somebody is making one of the logs at this moment. The others go on without those that are not there.
+            Err(error) if is_locked(&error) && begun.elapsed() < SLOW_BATCH => self.insert_present(entries).await,
+            stored => stored,
+        }
+    }
+
+    /// Stores a push in a statement of its own. If somebody holds its log's head, it goes back into the queue for a while.
+    async fn run_alone(self, mut job: Job) {
+        let (log, user, way) = (job.entry.log.id, job.entry.log.user, job.way());
+        let mut running = RunningAlone { store: self.clone(), log, user, place: Some(way) };
+        match self.store_what_is_new(&job.entry).await {
+            Ok(None) if job.is_expired(self.queue_timeout) => job.finish(Err(StoreError::TurnTimeout)),
+            Ok(None) => {
+                let pause = self.clock.jitter(job.next_pause(), 0.5..1.0);
+                running.put_back(job.going(Way::Locked));
+                tokio::time::sleep(pause).await;
+            }
+            Ok(Some(pushed)) => job.finish(Ok(pushed)),
+            Err(error) => job.finish(Err(error)),
+        }
     }
 }
 
@@ -162,12 +186,28 @@ struct RunningAlone {
     store: Store,
     log: LogId,
     user: UserKey,
+    /// Where it has a place.
+    place: Option<Way>,
+}
+
+impl RunningAlone {
+    /// Lets the push wait in front of its log, and others have its place.
+    fn put_back(&mut self, job: Job) {
+        let mut queue = self.store.batcher.queue();
+        queue.put_back(vec![job]);
+        if let Some(way) = self.place.take() {
+            queue.alone_ended(way, self.user);
+        }
+        self.store.start(&mut queue);
+    }
 }
 
 impl Drop for RunningAlone {
     fn drop(&mut self) {
         let mut queue = self.store.batcher.queue();
-        queue.alone_ended(self.user);
+        if let Some(way) = self.place.take() {
+            queue.alone_ended(way, self.user);
+        }
         queue.release(self.log);
         self.store.start(&mut queue);
     }

@@ -1,6 +1,7 @@
 //! Which pushes go next: first come, first served in each log; each user in turn.
 
-use super::job::Job;
+use super::job::{Job, Way};
+use super::turns::{Lane, Turns};
 use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
@@ -13,27 +14,23 @@ const MAX_PUSHES: usize = 64;
 const MAX_CHANGES: usize = 256;
 /// Pushes that wait, at most.
 const MAX_WAITING: usize = 20_000;
-/// Of one user that are stored alone at the same time, at most: what is large, or waits for a lock.
-const MAX_ALONE_PER_USER: usize = 2;
 
 /// The pushes that wait.
 #[derive(Debug)]
 pub(super) struct FairQueue {
     logs: HashMap<LogId, LogQueue>,
-    /// Of each user with any, the logs whose next push may ride.
-    ready: HashMap<UserKey, VecDeque<LogId>>,
-    /// The users with such logs, each once.
-    ring: VecDeque<UserKey>,
+    /// The logs whose next push may ride.
+    ready: Turns,
     /// Pushes in those logs.
     ready_pushes: usize,
-    /// Logs whose next push goes alone.
-    ready_alone: VecDeque<LogId>,
+    /// Logs whose next push has a statement of its own, which has half of the pool.
+    alone: Lane,
+    /// Logs whose head somebody else held a moment ago, with a quarter of it: they keep nothing waiting that is merely
+    /// large, or sent again.
+    locked: Lane,
     waiting: usize,
     /// Batches that run, but for the slow.
     batches: usize,
-    alone: usize,
-    alone_by_user: HashMap<UserKey, usize>,
-    max_alone: usize,
 }
 
 /// What waits for one log. Logs without anything are not kept.
@@ -46,28 +43,30 @@ struct LogQueue {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LogState {
-    /// Among those whose next push may ride.
-    Ready,
-    /// Among those whose next push goes alone.
-    ReadyAlone,
-    /// A push of it is being stored.
+    /// Among those whose next push goes this way.
+    Ready(Way),
+    /// A push of it is being stored, or is not to be for a while.
     Busy,
+}
+
+impl LogQueue {
+    fn rides(&self) -> bool {
+        self.state == LogState::Ready(Way::Shared)
+    }
 }
 
 impl FairQueue {
     /// A queue before a pool of so many connections.
     pub(super) fn new(pool_size: usize) -> FairQueue {
+        let lane = |places: usize| Lane::new(places.max(1));
         FairQueue {
             logs: HashMap::new(),
-            ready: HashMap::new(),
-            ring: VecDeque::new(),
+            ready: Turns::default(),
             ready_pushes: 0,
-            ready_alone: VecDeque::new(),
+            alone: lane(pool_size / 2),
+            locked: lane(pool_size / 4),
             waiting: 0,
             batches: 0,
-            alone: 0,
-            alone_by_user: HashMap::new(),
-            max_alone: (pool_size / 2).max(1),
         }
     }
 
@@ -81,7 +80,7 @@ impl FairQueue {
         match self.logs.get_mut(&id) {
             Some(log) => {
                 log.jobs.push_back(job);
-                self.ready_pushes += usize::from(log.state == LogState::Ready);
+                self.ready_pushes += usize::from(log.rides());
             }
             None => {
                 let jobs = VecDeque::from([job]);
@@ -99,11 +98,12 @@ impl FairQueue {
         let job = log.jobs.remove(at)?;
         self.waiting -= 1;
         let (user, state, is_empty) = (log.user, log.state, log.jobs.is_empty());
-        self.ready_pushes -= usize::from(state == LogState::Ready);
+        self.ready_pushes -= usize::from(log.rides());
         if is_empty {
             match state {
-                LogState::Ready => self.unlist(user, id),
-                LogState::ReadyAlone => self.ready_alone.retain(|alone| *alone != id),
+                LogState::Ready(Way::Shared) => drop(self.ready.remove(user, id)),
+                LogState::Ready(Way::Alone) => self.alone.remove(user, id),
+                LogState::Ready(Way::Locked) => self.locked.remove(user, id),
                 // Released once what is being stored has ended.
                 LogState::Busy => return Some(job),
             }
@@ -115,25 +115,20 @@ impl FairQueue {
     /// Nothing of this log is being stored any more: its next push may be.
     pub(super) fn release(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
-        match log.jobs.front() {
-            None => drop(self.logs.remove(&id)),
-            Some(next) if next.goes_alone() => {
-                log.state = LogState::ReadyAlone;
-                self.ready_alone.push_back(id);
-            }
-            Some(_) => {
-                log.state = LogState::Ready;
+        let Some(next) = log.jobs.front() else { return drop(self.logs.remove(&id)) };
+        let way = next.way();
+        log.state = LogState::Ready(way);
+        match way {
+            Way::Shared => {
                 self.ready_pushes += log.jobs.len();
-                let ready = self.ready.entry(log.user).or_default();
-                ready.push_back(id);
-                if ready.len() == 1 {
-                    self.ring.push_back(log.user);
-                }
+                self.ready.push(log.user, id);
             }
+            Way::Alone => self.alone.push(log.user, id),
+            Way::Locked => self.locked.push(log.user, id),
         }
     }
 
-    /// Puts pushes of a batch that has not been released yet in front of those that wait for their logs.
+    /// Puts pushes whose logs have not been released yet in front of those that wait for them.
     pub(super) fn put_back(&mut self, jobs: Vec<Job>) {
         for job in jobs.into_iter().rev() {
             if let Some(log) = self.logs.get_mut(&job.entry.log.id) {
@@ -148,14 +143,11 @@ impl FairQueue {
         self.batches -= 1;
     }
 
-    /// A push of this user that was stored alone has ended.
-    pub(super) fn alone_ended(&mut self, user: UserKey) {
-        self.alone -= 1;
-        if let Some(of_user) = self.alone_by_user.get_mut(&user) {
-            *of_user -= 1;
-            if *of_user == 0 {
-                self.alone_by_user.remove(&user);
-            }
+    /// A push of this user that had a statement of its own has ended.
+    pub(super) fn alone_ended(&mut self, way: Way, user: UserKey) {
+        match way {
+            Way::Locked => self.locked.ended(user),
+            Way::Alone | Way::Shared => self.alone.ended(user),
         }
     }
 
@@ -179,8 +171,7 @@ impl FairQueue {
         // The logs in it, and what is stored in each.
         let mut taken: HashMap<LogId, HashSet<Uuid>> = HashMap::new();
         while batch.len() < MAX_PUSHES {
-            let Some(user) = self.ring.pop_front() else { break };
-            let Some(id) = self.ready.get_mut(&user).and_then(VecDeque::pop_front) else { continue };
+            let Some((user, id)) = self.ready.next() else { break };
             let Some(log) = self.logs.get_mut(&id) else { continue };
             let is_taken = taken.contains_key(&id);
             let next = log.jobs.front().filter(|job| !job.goes_alone());
@@ -189,7 +180,7 @@ impl FairQueue {
             let is_new =
                 |job: &Job| taken.get(&id).is_none_or(|ids| !job.entry.rows.iter().any(|row| ids.contains(&row.id)));
             if fits == Some(false) {
-                self.list_first(user, id);
+                self.ready.give_back(user, id);
                 break;
             }
             match next.is_some_and(is_new).then(|| log.jobs.pop_front()).flatten() {
@@ -199,10 +190,8 @@ impl FairQueue {
                     changes += job.size();
                     taken.entry(id).or_default().extend(job.entry.rows.iter().map(|row| row.id));
                     batch.push(job);
-                    if !log.jobs.is_empty()
-                        && let Some(ready) = self.ready.get_mut(&user)
-                    {
-                        ready.push_back(id);
+                    if !log.jobs.is_empty() {
+                        self.ready.push(user, id);
                     }
                 }
                 // The rest of it waits for this batch.
@@ -210,69 +199,38 @@ impl FairQueue {
                 None => {
                     // Those before this one have been given up.
                     self.ready_pushes -= log.jobs.len();
-                    log.state = LogState::ReadyAlone;
-                    self.ready_alone.push_back(id);
+                    self.release(id);
                 }
             }
-            self.pass_on(user);
         }
         taken.into_keys().for_each(|id| self.set_busy(id));
         batch
     }
 
-    /// The user's turn is over: the next one comes after all others'.
-    fn pass_on(&mut self, user: UserKey) {
-        match self.ready.get(&user) {
-            Some(ready) if !ready.is_empty() => self.ring.push_back(user),
-            _ => drop(self.ready.remove(&user)),
-        }
-    }
-
-    /// Gives a turn back.
-    fn list_first(&mut self, user: UserKey, id: LogId) {
-        self.ready.entry(user).or_default().push_front(id);
-        self.ring.push_front(user);
-    }
-
     fn set_busy(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
-        let (user, left) = (log.user, log.jobs.len());
         log.state = LogState::Busy;
-        let is_listed = self.ready.get(&user).is_some_and(|ready| ready.contains(&id));
-        if is_listed {
-            self.ready_pushes -= left;
-            self.unlist(user, id);
+        if self.ready.remove(log.user, id) {
+            self.ready_pushes -= log.jobs.len();
         }
     }
 
-    /// Takes a log from among the ready.
-    fn unlist(&mut self, user: UserKey, id: LogId) {
-        let Some(ready) = self.ready.get_mut(&user) else { return };
-        ready.retain(|listed| *listed != id);
-        if ready.is_empty() {
-            self.ready.remove(&user);
-            self.ring.retain(|listed| *listed != user);
-        }
-    }
-
-    /// The next push that goes alone, if there is a place for it. Its log is busy until it is released.
+    /// The next push that has a statement of its own, if there is a place for it. Its log is busy until it is released.
     pub(super) fn next_alone(&mut self) -> Option<Job> {
-        if self.alone >= self.max_alone {
-            return None;
+        loop {
+            let (id, way) = match self.alone.next() {
+                Some(id) => (id, Way::Alone),
+                None => (self.locked.next()?, Way::Locked),
+            };
+            // A log is in a lane only while something of it waits.
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            log.state = LogState::Busy;
+            if let Some(job) = log.jobs.pop_front() {
+                self.waiting -= 1;
+                // Those before this one may have been given up.
+                return Some(job.going(way));
+            }
         }
-        let has_place = |id: &LogId| {
-            let user = self.logs.get(id).map(|log| log.user);
-            user.is_some_and(|user| self.alone_by_user.get(&user).is_none_or(|count| *count < MAX_ALONE_PER_USER))
-        };
-        let at = self.ready_alone.iter().position(has_place)?;
-        let id = self.ready_alone.remove(at)?;
-        let log = self.logs.get_mut(&id)?;
-        let job = log.jobs.pop_front()?;
-        log.state = LogState::Busy;
-        self.waiting -= 1;
-        self.alone += 1;
-        *self.alone_by_user.entry(log.user).or_default() += 1;
-        Some(job)
     }
 }
 

@@ -38,8 +38,8 @@ fn sizes(queue: &mut FairQueue) -> Option<Vec<usize>> {
 
 /// Nothing is left, and nothing is remembered.
 fn assert_empty(queue: &FairQueue) {
-    assert_eq!((queue.waiting, queue.ready_pushes, queue.ring.len()), (0, 0, 0));
-    assert!(queue.logs.is_empty() && queue.ready.is_empty() && queue.ready_alone.is_empty());
+    assert_eq!((queue.waiting, queue.ready_pushes, queue.logs.len()), (0, 0, 0));
+    assert!(queue.ready.is_empty() && queue.alone.is_empty() && queue.locked.is_empty());
 }
 
 #[test]
@@ -111,9 +111,80 @@ fn what_goes_alone_has_half_of_the_pool_and_one_user_two_places() {
     assert!(queue.next_alone().is_some() && queue.next_alone().is_some());
     assert!(queue.next_alone().is_none(), "half of the pool");
     assert_eq!(sizes(&mut queue), Some(vec![1]), "what is small rides all the same");
-    queue.alone_ended(UserKey::of("u"));
+    queue.alone_ended(Way::Alone, UserKey::of("u"));
     queue.release(LogId::of(UserKey::of("u"), "0"));
+    assert_eq!(queue.next_alone().unwrap().entry.log.user, UserKey::of("x"), "who has had no turn yet comes first");
+    queue.alone_ended(Way::Alone, UserKey::of("v"));
     assert_eq!(queue.next_alone().unwrap().entry.log.user, UserKey::of("u"));
+}
+
+#[test]
+fn what_is_locked_has_places_apart_from_what_is_large_and_one_user_two_of_them() {
+    let mut queue = FairQueue::new(16);
+    let locked = |user: &str, app: usize| {
+        let mut job = job(user, 1).going(Way::Locked);
+        job.entry.log = Log::new(user.into(), &app.to_string());
+        job
+    };
+    (0..5).for_each(|app| drop(queue.push(locked("u", app))));
+    (0..3).for_each(|app| drop(queue.push(locked("v", app))));
+    queue.push(job("w", MAX_CHANGES + 1));
+    assert_eq!(queue.next_alone().map(|job| job.way()), Some(Way::Alone), "it is not behind them");
+    let mut next = || queue.next_alone().map(|job| job.entry.log.user);
+    let (u, v) = (UserKey::of("u"), UserKey::of("v"));
+    assert_eq!([next(), next(), next(), next()], [Some(u), Some(v), Some(u), Some(v)], "in turn");
+    assert_eq!(next(), None, "a quarter of the pool");
+    queue.alone_ended(Way::Locked, u);
+    assert_eq!(queue.next_alone().map(|job| job.entry.log.user), Some(u), "the next one of its own");
+    assert!(queue.next_alone().is_none());
+    queue.alone_ended(Way::Locked, v);
+    queue.alone_ended(Way::Locked, u);
+    let left: Vec<_> = std::iter::from_fn(|| queue.next_alone()).map(|job| job.entry.log.user).collect();
+    assert_eq!(left.len(), 2);
+}
+
+#[test]
+fn what_is_put_back_waits_until_its_log_is_released_and_can_be_given_up_meanwhile() {
+    let mut queue = waiting([1, 2].map(|changes| job("u", changes)));
+    let mut batch = queue.next_batch().unwrap();
+    let (second, first) = (batch.pop().unwrap(), batch.pop().unwrap());
+    let id = second.id;
+    queue.batch_ended();
+    queue.put_back(vec![first.going(Way::Locked), second.going(Way::Locked)]);
+    queue.release(log("u"));
+    let mut first = queue.next_alone().unwrap();
+    assert_eq!((first.size(), queue.next_alone().is_none()), (1, true));
+    assert!(first.next_pause() < first.next_pause());
+    // It pauses: its log is busy, and its place is free.
+    queue.put_back(vec![first]);
+    queue.alone_ended(Way::Locked, UserKey::of("u"));
+    assert!(queue.next_alone().is_none() && sizes(&mut queue).is_none());
+    queue.push(job("u", 3));
+    assert_eq!(queue.remove(log("u"), id).unwrap().size(), 2);
+    queue.release(log("u"));
+    assert_eq!(queue.next_alone().unwrap().size(), 1);
+    queue.alone_ended(Way::Locked, UserKey::of("u"));
+    queue.release(log("u"));
+    assert_eq!(sizes(&mut queue), Some(vec![3]), "what came later rides again");
+    queue.release(log("u"));
+    assert_empty(&queue);
+}
+
+#[test]
+fn whoever_gives_up_costs_the_others_nothing_and_nothing_of_them_stays() {
+    let mut queue = FairQueue::new(20);
+    queue.batches = MIN_BATCH.len();
+    for round in 0..3 {
+        let jobs: Vec<_> = (0..2_000).map(|n| job(&format!("{round}-{n}"), 1)).collect();
+        let ids: Vec<_> = jobs.iter().map(|job| (job.entry.log.id, job.id)).collect();
+        jobs.into_iter().for_each(|job| assert!(queue.push(job).is_none()));
+        ids.into_iter().for_each(|(log, id)| assert!(queue.remove(log, id).is_some()));
+    }
+    queue.push(job("u", 1));
+    queue.batches = 0;
+    assert_eq!(sizes(&mut queue), Some(vec![1]));
+    queue.release(log("u"));
+    assert_empty(&queue);
 }
 
 #[test]
@@ -124,13 +195,13 @@ fn what_a_batch_leaves_is_next_in_its_log_and_alone() {
     assert_eq!(batch.iter().map(Job::size).collect::<Vec<_>>(), [1, 3, 2]);
     queue.push(job("u", 4));
     queue.batch_ended();
-    queue.put_back(batch.into_iter().filter(|job| job.size() != 3).map(Job::alone).collect());
+    queue.put_back(batch.into_iter().filter(|job| job.size() != 3).map(|job| job.going(Way::Alone)).collect());
     assert!(queue.next_alone().is_none(), "the batch has not released them");
     ["u", "v"].into_iter().for_each(|user| queue.release(log(user)));
     for size in [1, 2] {
         assert_eq!(sizes(&mut queue), None);
         assert_eq!(queue.next_alone().unwrap().size(), size);
-        queue.alone_ended(UserKey::of("u"));
+        queue.alone_ended(Way::Alone, UserKey::of("u"));
         queue.release(log("u"));
     }
     assert_eq!(sizes(&mut queue), Some(vec![4]));

@@ -52,6 +52,8 @@ begin
         end if;
     else
         select array_agg(s.log_id) into known from sync_changes s where s.id = any(ids);
+        -- It has a connection while it waits for whoever holds a head: the replica asks again.
+        perform set_config('lock_timeout', '50', true);
     end if;
     if cardinality(maybe_trimmed) > 0 then
         select known || array_agg(t.log_id) into known
