@@ -5,15 +5,20 @@
 //! than it while another has a tenth less, begins a *wave*: it closes what is too many, evenly over the window
 //! ([`FanoutConfig::rebalance_ms`](crate::config::FanoutConfig::rebalance_ms)), and looks at what the others hold as it
 //! goes, so never more than is needed. Only sessions that were there three windows before the wave are closed, the oldest
-//! first: no device is closed twice by one. Where that does not help, because the balancer sends clients back to where
-//! they were, the wave ends with the last of these, and the next one is a long while off.
+//! first: no device is closed twice by one.
+//!
+//! A wave begins with a few, and goes on when they have come back elsewhere. Where they do not, because the balancer sends
+//! clients back to where they were or does not know the replica that has few, it ends, and the next one is a long while
+//! off. It ends so, too, when it has closed what should have been enough.
 //!
 //! While a replica drains, and so during a rollout, nobody closes anything else.
 
 use crate::fanout::Presence;
 use crate::fanout::presence::Replica;
 use crate::hub::Hub;
-use std::collections::VecDeque;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::REBALANCE_OUTCOMES;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -32,6 +37,12 @@ const RETURN: u32 = 3;
 const AGE: u32 = 3;
 /// How many times what is too many may be closed in a window, because most of it comes back to those that have too many.
 const MOST: f64 = 10.0;
+/// How many should have come to those with few before a wave is judged by it; and the least part of what should have,
+/// to go on.
+const PROOF: f64 = 20.0;
+const HELPFUL: f64 = 0.25;
+/// How many times what should be enough may be closed by a wave.
+const ENOUGH: f64 = 2.0;
 /// Windows from a wave that did not help to the next one: at first, and at most.
 const REST: (u32, u32) = (10, 120);
 
@@ -39,6 +50,7 @@ const REST: (u32, u32) = (10, 120);
 #[derive(Debug)]
 pub struct Rebalancer {
     window: Duration,
+    metrics: Arc<Metrics>,
     wave: Option<Wave>,
     /// What was closed and may not have come back yet.
     closed: VecDeque<(Instant, usize)>,
@@ -53,6 +65,65 @@ struct Wave {
     excess: f64,
     /// What may be closed, as it has come about so far.
     due: f64,
+    trial: Trial,
+}
+
+/// Whether what a wave closes comes to those that have few, since they are as many as they are.
+#[derive(Debug)]
+struct Trial {
+    replicas: usize,
+    /// What they had.
+    few: HashMap<String, u64>,
+    /// How many should come to them for each that this replica closes: others close as well.
+    yield_each: f64,
+    /// What should be enough to close.
+    enough: f64,
+    closed: usize,
+}
+
+/// How a wave ended, as a label.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// Connections are even.
+    Even,
+    /// What was closed did not come to those that have few.
+    Uneven,
+    /// A replica drains, or this one is alone or not ready.
+    Interrupted,
+}
+
+impl Trial {
+    /// As replicas are now, of which this one has `excess` too many.
+    fn begin(replicas: &[Replica], load: &Load, excess: f64) -> Trial {
+        let ready = replicas.iter().filter(|replica| replica.ready);
+        let few = ready.clone().filter(|replica| (replica.connections as f64) < load.mean);
+        let over = ready.clone().map(|replica| (replica.connections as f64 - load.mean).max(0.0)).sum::<f64>();
+        Trial {
+            replicas: ready.count(),
+            few: few.map(|replica| (replica.id.clone(), replica.connections)).collect(),
+            yield_each: (over / excess).max(1.0) / load.detours,
+            enough: (excess * load.detours * ENOUGH).max(PROOF),
+            closed: 0,
+        }
+    }
+
+    /// What has come to those with few since.
+    fn gained(&self, replicas: &[Replica]) -> f64 {
+        let gain = |replica: &Replica| Some(replica.connections as f64 - *self.few.get(&replica.id)? as f64);
+        replicas.iter().filter_map(gain).sum()
+    }
+
+    /// Whether so many, of which `returning` may still be on their way, are no help.
+    fn is_vain(&self, replicas: &[Replica], returning: usize) -> bool {
+        let expected = self.closed.saturating_sub(returning) as f64 * self.yield_each;
+        expected >= PROOF && self.gained(replicas) < expected * HELPFUL || self.closed as f64 >= self.enough
+    }
+
+    /// What may be closed before it is known whether it helps.
+    fn allowance(&self, replicas: &[Replica]) -> f64 {
+        let proven = self.gained(replicas) >= PROOF * HELPFUL && self.closed as f64 * self.yield_each >= PROOF;
+        if proven { f64::MAX } else { (PROOF / self.yield_each).ceil() - self.closed as f64 }
+    }
 }
 
 /// How many connections to close, of those that came before some moment.
@@ -109,8 +180,8 @@ impl Load {
 
 impl Rebalancer {
     /// One that takes about `window` for what is too many. It must not be zero.
-    pub fn new(window: Duration) -> Rebalancer {
-        Rebalancer { window, wave: None, closed: VecDeque::new(), rest: REST.0, rests_until: None }
+    pub fn new(window: Duration, metrics: Arc<Metrics>) -> Rebalancer {
+        Rebalancer { window, metrics, wave: None, closed: VecDeque::new(), rest: REST.0, rests_until: None }
     }
 
     /// Looks after the connections of this replica until told to stop.
@@ -132,19 +203,30 @@ impl Rebalancer {
         while self.closed.front().is_some_and(|(at, _)| *at + self.window / RETURN <= now) {
             self.closed.pop_front();
         }
-        let load = Load::of(replicas, self.closed.iter().map(|(_, count)| count).sum());
-        let Some((load, excess)) = load.and_then(|load| load.excess().map(|excess| (load, excess))) else {
-            self.end_wave();
+        let returning = self.closed.iter().map(|(_, count)| count).sum();
+        let Some(load) = Load::of(replicas, returning) else {
+            self.end_wave(Outcome::Interrupted);
+            return None;
+        };
+        let Some(excess) = load.excess() else {
+            self.end_wave(Outcome::Even);
             return None;
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {
             tracing::info!(connections = load.own, mean = load.mean, "closing connections that are too many");
-            self.wave = Some(Wave { begun: now, excess, due: 0.0 });
+            self.wave = Some(Wave { begun: now, excess, due: 0.0, trial: Trial::begin(replicas, &load, excess) });
         }
         let wave = self.wave.as_mut()?;
+        if wave.trial.replicas != replicas.iter().filter(|replica| replica.ready).count() {
+            wave.trial = Trial::begin(replicas, &load, excess);
+        }
+        if wave.trial.is_vain(replicas, returning) {
+            self.give_up(now);
+            return None;
+        }
         let pace = excess.max(wave.excess * SLOWEST) * load.detours / f64::from(STEPS);
-        wave.due = (wave.due + pace).min(excess);
-        let count = wave.due as usize;
+        wave.due = (wave.due + pace).min(excess).min(wave.trial.allowance(replicas));
+        let count = wave.due.max(0.0) as usize;
         wave.due -= count as f64;
         // Not before the process began, where the clock does.
         let joined_before = wave.begun.checked_sub(self.window * AGE).unwrap_or(wave.begun);
@@ -156,21 +238,34 @@ impl Rebalancer {
         if closed > 0 {
             self.closed.push_back((now, closed));
         }
+        if let Some(wave) = &mut self.wave {
+            wave.trial.closed += closed;
+        }
         if closed < of {
-            tracing::warn!(
-                "connections that were closed came back to this replica: the balancer does not even them out"
-            );
-            self.wave = None;
-            self.rests_until = Some(now + self.window * self.rest);
-            self.rest = (self.rest * 2).min(REST.1);
+            self.give_up(now);
         }
     }
 
+    /// What was closed did not help: the next wave is a while off.
+    fn give_up(&mut self, now: Instant) {
+        tracing::warn!("connections that were closed came back to where they were: the balancer does not even them out");
+        self.wave = None;
+        self.rests_until = Some(now + self.window * self.rest);
+        self.rest = (self.rest * 2).min(REST.1);
+        self.count(Outcome::Uneven);
+    }
+
     /// It is even, or nothing is to be done.
-    fn end_wave(&mut self) {
+    fn end_wave(&mut self, outcome: Outcome) {
         if self.wave.take().is_some() {
             self.rest = REST.0;
+            self.count(outcome);
         }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let label = REBALANCE_OUTCOMES[outcome as usize];
+        self.metrics.rebalance_waves.with_label_values(&[label]).inc();
     }
 }
 

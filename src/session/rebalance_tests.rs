@@ -28,7 +28,7 @@ struct Model {
 
 impl Model {
     fn new(replicas: usize, devices: usize) -> Model {
-        let mut all: Vec<_> = (0..replicas).map(|_| (Rebalancer::new(WINDOW), VecDeque::new())).collect();
+        let mut all: Vec<_> = (0..replicas).map(|_| (Rebalancer::new(WINDOW, Arc::default()), VecDeque::new())).collect();
         for device in 0..devices {
             all[device % replicas].1.push_back((device, 0));
         }
@@ -62,8 +62,9 @@ impl Model {
                 said = self.held();
             }
             for own in 0..self.replicas.len() {
-                let mut known = vec![replica(self.replicas[own].1.len())];
-                known.extend((0..said.len()).filter(|other| *other != own).map(|other| replica(said[other])));
+                let named = |index: usize, connections| Replica { id: index.to_string(), ..replica(connections) };
+                let mut known = vec![named(own, self.replicas[own].1.len())];
+                known.extend((0..said.len()).filter(|other| *other != own).map(|other| named(other, said[other])));
                 let Some(step) = self.replicas[own].0.step(now, &known) else { continue };
                 self.close(own, step);
             }
@@ -86,7 +87,7 @@ impl Model {
     }
 
     fn add(&mut self, replicas: usize) {
-        self.replicas.extend((0..replicas).map(|_| (Rebalancer::new(WINDOW), VecDeque::new())));
+        self.replicas.extend((0..replicas).map(|_| (Rebalancer::new(WINDOW, Arc::default()), VecDeque::new())));
     }
 
     fn held(&self) -> Vec<usize> {
@@ -176,10 +177,36 @@ fn a_balancer_that_sends_them_all_back_ends_it() {
 }
 
 #[test]
+fn a_replica_that_the_balancer_does_not_know_costs_a_few_connections_and_not_all() {
+    for (loaded, devices, most) in [(2, 100, 68), (3, 30_000, 600), (12, 60_000, 2_400)] {
+        let mut model = Model::new(loaded, devices);
+        model.add(1);
+        let mut next = 0;
+        let mut place = |_| {
+            next += 1;
+            next % loaded
+        };
+        model.run(9, &mut place);
+        let first = model.closes();
+        // What the idle one should hold, at most twice; and far less where they are many.
+        assert!(first <= most && first <= 2 * devices / (loaded + 1), "{loaded} and an idle one: {first} closed");
+        assert!(first > 0, "it was tried");
+        model.run(300, &mut place);
+        let waves = model.replicas[0].0.metrics.rebalance_waves.with_label_values(&["uneven"]).get();
+        assert!((2..=6).contains(&waves), "ever less often: {waves}");
+        assert!(model.closes() <= 6 * most, "{}", model.closes());
+        // The balancer is told of it at last.
+        model.run(130, in_turn());
+        assert!(model.is_even(), "{:?}", model.held());
+        assert_eq!(model.replicas[0].0.metrics.rebalance_waves.with_label_values(&["even"]).get(), 1);
+    }
+}
+
+#[test]
 fn nothing_is_closed_while_one_drains_or_is_not_ready_or_is_alone() {
     let now = Instant::now() + WINDOW * (AGE + 1);
     let step = |replicas: &[Replica]| {
-        let mut rebalancer = Rebalancer::new(WINDOW);
+        let mut rebalancer = Rebalancer::new(WINDOW, Arc::default());
         (0..STEPS).any(|step| rebalancer.step(now + WINDOW / STEPS * step, replicas).is_some())
     };
     assert!(step(&[replica(100), replica(0)]));

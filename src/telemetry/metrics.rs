@@ -81,6 +81,8 @@ pub struct Metrics {
     pub replicas: IntGauge,
     /// Replicas that fell silent.
     pub replicas_lost: IntCounter,
+    /// Waves of closing connections that are too many, by how they ended.
+    pub rebalance_waves: IntCounterVec,
     /// Whether the listener hears.
     pub listener_up: IntGauge,
     /// How often the listener has connected.
@@ -123,6 +125,9 @@ pub struct Metrics {
 pub const WEBSOCKET: &str = "websocket";
 /// Streams, as a label.
 pub const SSE: &str = "sse";
+
+/// How a wave of rebalancing ends, as labels.
+pub const REBALANCE_OUTCOMES: &[&str] = &["even", "uneven", "interrupted"];
 
 /// The limits for which something is refused, as labels.
 const REFUSED_BY: &[&str] = &[
@@ -292,6 +297,13 @@ impl Metrics {
                 &r,
                 "mana_sync_replicas_lost_total",
                 "Replicas that fell silent without having said goodbye.",
+            ),
+            rebalance_waves: counters(
+                &r,
+                "mana_sync_rebalance_waves_total",
+                "Times that this replica closed connections because others held fewer, by how it ended.",
+                "outcome",
+                REBALANCE_OUTCOMES,
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
