@@ -33,10 +33,14 @@ pub enum Failpoint {
     TrimDropsFirstRow,
     /// Rows that claim stamps of the future are trimmed like any other.
     TrimsClaims,
+    /// What is left of a trimmed row is delivered at the position of the row before it.
+    TrimMovesFields,
+    /// A record is trimmed in two transactions, and the process ends between them.
+    TrimsInTwo,
 }
 
 impl Failpoint {
-    const ALL: [(&str, Failpoint); 12] = [
+    const ALL: [(&str, Failpoint); 14] = [
         ("no-head-row", Failpoint::NoHeadRow),
         ("no-reconciler", Failpoint::NoReconciler),
         ("no-retry-detection", Failpoint::NoRetryDetection),
@@ -49,6 +53,8 @@ impl Failpoint {
         ("trim-takes-first-of-ties", Failpoint::TrimTakesFirstOfTies),
         ("trim-drops-first-row", Failpoint::TrimDropsFirstRow),
         ("trims-claims", Failpoint::TrimsClaims),
+        ("trim-moves-fields", Failpoint::TrimMovesFields),
+        ("trims-in-two", Failpoint::TrimsInTwo),
     ];
 
     /// Whether this process is to fail so. Always false in a release build.

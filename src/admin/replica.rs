@@ -248,9 +248,16 @@ impl LocalReplica {
             return self.outcome(false, "logs are being trimmed already");
         }
         let stopping = self.parts.shutdown.stopping.clone();
+        let others = self.parts.presence.clone();
+        compactor = compactor.sharing_with(move || others.replicas().len());
         self.parts.shutdown.background.spawn(async move {
             match stopping.run_until_cancelled(compactor.trim_all(None, None, |_| ())).await {
-                Some(Ok(done)) => tracing::info!(logs = done.logs, rows = done.trimmed.gone, "all logs are trimmed"),
+                Some(Ok(done)) => tracing::info!(
+                    logs = done.logs,
+                    failed = done.failed,
+                    rows = done.trimmed.gone,
+                    "all logs are trimmed"
+                ),
                 Some(Err(error)) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "not all logs could be trimmed");
                 }

@@ -24,18 +24,21 @@ pub struct CompactArgs {
     app: Option<String>,
 }
 
+/// Of each log that the bar shows.
+const PARTS: u64 = 1_000;
+
 /// Trims what is older than COMPACT_AFTER_MS, and says what was taken out.
 pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
     let (user, app) = (args.user.as_deref(), args.app.as_deref());
     let mut compactor = Compactor::of_command(&args.database, &args.compaction).await?;
-    let bar = ProgressBar::new(compactor.count_logs(user, app).await?);
+    let bar = ProgressBar::new(compactor.count_logs(user, app).await? * PARTS);
     // The template is a constant, and a bar without it is as good.
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} logs, {msg}, {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}%, {msg}, {elapsed}") {
         bar.set_style(style);
     }
     let show = |progress: Progress| {
-        bar.set_position(progress.logs);
-        bar.set_message(format!("{} changes trimmed away", progress.trimmed.gone));
+        bar.set_position(progress.logs * PARTS + (progress.part * PARTS as f64) as u64);
+        bar.set_message(format!("{} logs done, {} changes trimmed away", progress.logs, progress.trimmed.gone));
     };
     let done = compactor.trim_all(user, app, show).await?;
     bar.finish_and_clear();
@@ -44,5 +47,8 @@ pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
         "{} logs: {} changes looked at, {} trimmed, {} of them away; {} bytes taken out.",
         done.logs, trimmed.seen, trimmed.rows, trimmed.gone, trimmed.bytes
     );
-    Ok(())
+    match done.failed {
+        0 => Ok(()),
+        failed => Err(CommandError::NotTrimmed { failed }),
+    }
 }

@@ -45,6 +45,12 @@ pub enum CommandError {
     /// No change has written the field.
     #[error("no change has written field {0:?} of this record")]
     NoField(String),
+    /// Some logs could not be trimmed; the others were.
+    #[error("{failed} logs could not be trimmed, see above; the others are")]
+    NotTrimmed {
+        /// How many.
+        failed: u64,
+    },
     /// Nobody has confirmed that data is to be erased.
     #[error("nothing was erased: say --yes, or answer the question on a terminal")]
     NotConfirmed,

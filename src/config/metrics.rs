@@ -22,7 +22,7 @@ pub struct MetricsConfig {
     pub otel_metrics_exporter: Exporter,
 
     /// The OTLP collector of metrics, with the whole path. Default: OTEL_EXPORTER_OTLP_ENDPOINT.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = endpoint)]
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_metrics_endpoint: Endpoint,
 
     /// How it is spoken to. Default: OTEL_EXPORTER_OTLP_PROTOCOL.

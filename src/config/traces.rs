@@ -18,11 +18,11 @@ pub struct TracesConfig {
     pub otel_traces_exporter: Exporter,
 
     /// The OTLP collector, such as http://localhost:4318.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = endpoint)]
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_endpoint: Endpoint,
 
     /// The same for traces alone, with the whole path.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = endpoint)]
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_traces_endpoint: Endpoint,
 
     /// `grpc` or `http/protobuf`. Default: `grpc` where the endpoint has the port 4317, else `http/protobuf`.

@@ -1,7 +1,7 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::answer::{hold, json, read_page, unless_empty, write};
+use super::answer::{json, read_page, unless_empty, write};
 use super::body::PushReservation;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
@@ -61,9 +61,9 @@ pub(super) async fn push(
     };
     state.metrics.pushes.with_label_values(&[outcome]).inc();
     let Answer { text, unread, .. } = answer?;
-    let unread = hold(&state, &caller.log, unread, text.len()).await?;
+    let response = json(&state, &caller.log, unread, text).await?;
     state.metrics.apps.count_push(&caller.log.app);
-    Ok(json(text, unread))
+    Ok(response)
 }
 
 /// What a push is answered.
@@ -112,7 +112,8 @@ async fn answer(
     }
     let (page, unread) = delta(state, log, &push, &pushed).await?;
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;
-    let conflicts = conflicts(&push, &pushed.positions, &page.changes, budget)?;
+    let find = || conflicts(&push, &pushed.positions, &page.changes, budget);
+    let conflicts = state.sessions.heavy.run(body.len() + page.size(), find).await?;
     let adjusted = adjusted(&push, &pushed);
     let text = write(state, page, &Remarks { conflicts: &conflicts, adjusted: &adjusted }).await?;
     Ok(Answer { text, unread, outcome: if pushed.was_retried() { "retried" } else { "stored" } })
@@ -160,7 +161,7 @@ async fn delta(
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
-            state.store.of(log.user).note_rewind(log);
+            state.store.of(log.user).note_rewind(log, push.since).await?;
             request.since = Cursor::BEGINNING;
             request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
         }

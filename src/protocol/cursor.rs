@@ -83,6 +83,17 @@ impl Cursor {
         self.initial
     }
 
+    /// The same position, in a log that has not given it out: it proves nothing of that log.
+    #[must_use]
+    pub fn foreign(self) -> Cursor {
+        Cursor { ours: false, ..self }
+    }
+
+    /// Whether the log that it is for may have given it out.
+    pub fn is_ours(self) -> bool {
+        self.ours
+    }
+
     /// Whether a log that ends at `head` cannot have given this cursor out: the database went back to an earlier state.
     pub fn is_past(self, head: i64) -> bool {
         self.ours && self.micros > head

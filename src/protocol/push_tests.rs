@@ -293,6 +293,8 @@ fn a_problem_names_its_change() {
 fn a_push_of_too_many_changes_is_refused() {
     let body = json!({ "clientId": "c", "changes": vec![field("f", json!(1), AT); 101] }).to_string();
     assert!(matches!(read(&body), Err(PushError::TooMany { got: 101, max: 100 })));
+    let body = body.replacen(']', ",[],7,{\"op\":1}]", 1);
+    assert!(matches!(read(&body), Err(PushError::TooMany { got: 104, max: 100 })), "those beyond are only counted");
 }
 
 #[test]

@@ -12,7 +12,10 @@
 //!    clients may have ignored a delete in that place, the best write of `deletedAt` after it.
 //! 3. Rows that claim stamps of the future stay whole, because they say what their devices hold ([`super::merge`]). So do
 //!    rows younger than the horizon. Both count for what wins.
-//! 4. All rows of one record are trimmed at once. If rows go, the deletes that stay are marked: a page that a reader got
+//! 4. What lost only because another value with the very same stamp was stored later stays, unless its row has to stay anyway:
+//!    sent again after it was forgotten, it would be the one stored later. Values without a stamp of their own are left out
+//!    of this: all of them are equally old, and programs write nothing else.
+//! 5. All rows of one record are trimmed at once. If rows go, the deletes that stay are marked: a page that a reader got
 //!    before may have left something out because of a row that is gone now.
 //!
 //! A record that was deleted long ago may be *purged*: of its fields only `deletedAt` is kept then.
@@ -25,6 +28,8 @@ use super::stamp::Stamp;
 use std::collections::HashMap;
 
 const DELETED_AT: &str = "deletedAt";
+/// Bytes that a winner takes beside its name, about.
+const WINNER: usize = 96;
 /// The members that may carry an insert's stamp.
 const STAMP_MEMBERS: [&str; 2] = ["updatedAt", "createdAt"];
 
@@ -121,6 +126,8 @@ pub enum Flaw {
 #[derive(Debug, Default)]
 pub struct RecordTrim {
     winners: HashMap<String, Rank>,
+    /// Of memory that the winners take, about.
+    bytes: usize,
     /// Of its first row, and of the first that makes the record known.
     first: Option<i64>,
     first_known: Option<i64>,
@@ -156,12 +163,20 @@ impl RecordTrim {
                 Some(best) if rank < *best => continue,
                 Some(best) if self.flaw == Some(Flaw::TakesFirstOfTies) && rank.0 == best.0 => continue,
                 Some(best) => *best = rank,
-                None => drop(self.winners.insert(write.name.clone(), rank)),
+                None => {
+                    self.bytes += WINNER + write.name.len();
+                    self.winners.insert(write.name.clone(), rank);
+                }
             }
             if is_delete {
                 self.is_deleted = row.deletes;
             }
         }
+    }
+
+    /// Bytes of memory that it takes, about: it grows with the number of different fields.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Purges the record if it was deleted at a position that is not after this one. Called once all rows are noted.
@@ -182,7 +197,7 @@ impl RecordTrim {
         }
         let must_stay =
             (Some(row.at) == self.first || Some(row.at) == self.first_known) && self.flaw != Some(Flaw::DropsFirstRow);
-        let wins = |write: &Write| self.wins(write, row.at);
+        let wins = |write: &Write| self.wins(write, row.at) || (!must_stay && self.ties(write));
         let any_wins = row.writes.iter().any(wins);
         if !any_wins && !must_stay {
             return Verdict::Gone(row.writes.iter().map(|write| (write.name.as_str(), write.stamp)).collect());
@@ -195,6 +210,15 @@ impl RecordTrim {
         let lost: Vec<_> =
             row.writes.iter().filter(|write| !stays(write)).map(|write| (write.name.as_str(), write.stamp)).collect();
         if lost.is_empty() { Verdict::Whole } else { Verdict::Without(lost) }
+    }
+
+    /// Whether it has the stamp of what wins.
+    fn ties(&self, write: &Write) -> bool {
+        let winner = self.winners.get(&write.name);
+        !self.is_purged
+            && self.flaw != Some(Flaw::TakesFirstOfTies)
+            && write.stamp != Stamp::EPOCH
+            && winner.is_some_and(|(stamp, _)| *stamp == write.stamp)
     }
 
     fn wins(&self, write: &Write, at: i64) -> bool {

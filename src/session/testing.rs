@@ -38,7 +38,7 @@ impl Rig {
         let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
         let user = UserKey::of(KNOWN);
         let known = hub.join(user, Interest::default(), "websocket");
-        hub.begin(user, &[]);
+        hub.begin(user, &[], 0);
         let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone(), clock.clone()));
         let closing = CancellationToken::new();
         let budget = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
@@ -49,6 +49,8 @@ impl Rig {
             reconciler,
             auth,
             budget,
+            reads: ReadShares::new(config.database_pool_size as usize),
+            heavy: HeavyWork::default(),
             metrics: metrics.clone(),
             clock: clock.clone(),
         };

@@ -16,7 +16,8 @@ use uuid::Uuid;
 /// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
 /// * `$6`, `$10`: the pushes: their logs and devices.
 /// * `$7`–`$9`, `$11`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
-/// * `$20`: those ids of rows that may have been stored and trimmed away since; see [`super::history`].
+/// * `$20`: those ids of rows that may have been stored and trimmed away since; `$21`: of a log that is trimmed past this
+///   position, any may have been; see [`super::history`].
 ///
 /// A log of which any row is there is left out, for [`super::known`] to find out which of whose push. What it does not
 /// say of a log, and of no such row either, is that somebody else holds its head.
@@ -35,7 +36,8 @@ macro_rules! push_statement {
         select s.log_id from sync_changes s where s.id = any($9::uuid[])
         union all
         select f.log_id from found f
-        where cardinality($20::uuid[]) > 0 and f.trimmed_to > 'epoch' and sync_in_history(f.log_id, $20)
+        where f.trimmed_to > 'epoch' and (cardinality($20::uuid[]) > 0 and sync_in_history(f.log_id, $20)
+                                          or f.trimmed_to > $21 and sync_in_history(f.log_id, $9))
     ) as k
 ), heads as (",
                 $($heads)+,
@@ -143,6 +145,7 @@ pub(super) const PUSH_TYPES: &[Type] = &[
     Type::INT4_ARRAY,
     Type::INT8_ARRAY,
     Type::UUID_ARRAY,
+    Type::TIMESTAMPTZ,
 ];
 
 /// The statements here, by name.
@@ -297,7 +300,7 @@ impl Store {
         }
         let history = self.history.ids_below();
         let maybe_trimmed: Vec<Uuid> = rows.iter().map(|placed| placed.id).filter(|id| *id < history).collect();
-        let parameters: [&(dyn ToSql + Sync); 20] = [
+        let parameters: [&(dyn ToSql + Sync); 21] = [
             &logs.column(|rows| rows.log.id.0),
             &logs.column(|rows| rows.log.user.0),
             &logs.column(|rows| &*rows.log.user_id),
@@ -318,9 +321,12 @@ impl Store {
             &column(&rows, |placed| i32::try_from(placed.change.size).unwrap_or(i32::MAX)),
             &logs.column(|rows| rows.bytes),
             &maybe_trimmed,
+            &self.history.latest(),
         ];
+        // On Citus the last is not asked for.
+        let parameters = parameters.get(..statement.types.len()).unwrap_or(&parameters);
         let mut taken = Taken::default();
-        for row in self.traced(traced::PUSH, statement, &parameters).await? {
+        for row in self.traced(traced::PUSH, statement, parameters).await? {
             if let Some(log) = row.try_get::<_, Option<Uuid>>(0)? {
                 let (Micros(new), Micros(previous)) = (row.try_get(1)?, row.try_get(2)?);
                 taken.heads.insert(LogId(log), Head { new, previous });

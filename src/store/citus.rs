@@ -25,7 +25,7 @@ macro_rules! push_by_function {
                 $free_only,
                 ")"
             ),
-            types: PUSH_TYPES,
+            types: PUSH_TYPES.split_at(20).0,
         }
     };
 }

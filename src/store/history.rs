@@ -7,6 +7,7 @@
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::compaction::DEFAULT_AFTER;
+use crate::db::Micros;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -33,7 +34,14 @@ impl HistoryHorizon {
         HistoryHorizon { after, ahead: config.max_clock_skew_ms + CLOCK_MARGIN, clock }
     }
 
-    /// Every row that may have been trimmed has an id below this one.
+    /// A log that is trimmed to a position after this one was trimmed by somebody whose horizon is shorter than ours, as of a
+    /// command: any row of it may have been trimmed.
+    pub(super) fn latest(&self) -> Micros {
+        let latest = (self.clock.since_epoch() + CLOCK_MARGIN).saturating_sub(self.after);
+        Micros(i64::try_from(latest.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// Every row that may have been trimmed has an id below this one, unless its log was trimmed past [`latest`](Self::latest).
     pub(super) fn ids_below(&self) -> Uuid {
         let millis = (self.clock.since_epoch() + self.ahead).saturating_sub(self.after).as_millis() as u64;
         Uuid::from_u64_pair(millis << 16, 0)

@@ -11,6 +11,7 @@ use crate::protocol::identity::DeviceScope;
 use crate::protocol::push::{Adjusted, Op};
 use crate::protocol::{Cursor, Stamp, adjusted_stamp};
 use std::collections::{HashMap, HashSet};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -29,11 +30,15 @@ from sync_changes where id = any($1) and log_id = $2",
     types: &[Type::UUID_ARRAY, Type::UUID],
 };
 
-/// The same for rows that were trimmed away. None of them had its stamps adjusted.
+/// The same for rows that were trimmed away. None of them had its stamps adjusted. The first `$3` of `$1` are asked for, or all if
+/// the log is trimmed past `$4`.
 static TRIMMED: Sql = Sql {
     text: "
-select id, min(created_at) as created_at from sync_history where id = any($1) and log_id = $2 group by id",
-    types: &[Type::UUID_ARRAY, Type::UUID],
+select id, min(created_at) as created_at from sync_history
+where id = any(case when (select h.trimmed_to > $4 from sync_heads h where h.log_id = $2) then $1 else $1[1:$3] end)
+  and log_id = $2
+group by id",
+    types: &[Type::UUID_ARRAY, Type::UUID, Type::INT4, Type::TIMESTAMPTZ],
 };
 
 /// The newest change of each record.
@@ -114,6 +119,21 @@ impl Pushed {
     }
 }
 
+fn read_known(rows: &[Row]) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
+    let mut known = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let Micros(at) = row.try_get("created_at")?;
+        let (op, held, stamps): (&str, Option<&str>, Option<&str>) =
+            (row.try_get("op")?, row.try_get("held")?, row.try_get("stamps")?);
+        let adjusted = match (held, stamps) {
+            (Some(held), Some(stamps)) => adjusted_stamp(op == Op::Insert.name(), held, stamps, at)?,
+            _ => None,
+        };
+        known.insert(row.try_get("id")?, KnownRow { at, adjusted });
+    }
+    Ok(known)
+}
+
 impl Store {
     /// Stores of a push what is not there yet.
     pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Pushed, StoreError> {
@@ -142,17 +162,11 @@ impl Store {
     }
 
     async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
-        let mut known = HashMap::new();
-        for row in self.traced(traced::STORED_BEFORE, &KNOWN, &[&entry.ids, &entry.log.id.0]).await? {
-            let Micros(at) = row.try_get("created_at")?;
-            let (op, held, stamps): (&str, Option<&str>, Option<&str>) =
-                (row.try_get("op")?, row.try_get("held")?, row.try_get("stamps")?);
-            let adjusted = match (held, stamps) {
-                (Some(held), Some(stamps)) => adjusted_stamp(op == Op::Insert.name(), held, stamps, at)?,
-                _ => None,
-            };
-            known.insert(row.try_get("id")?, KnownRow { at, adjusted });
-        }
+        let rows = self.traced(traced::STORED_BEFORE, &KNOWN, &[&entry.ids, &entry.log.id.0]).await?;
+        // All their stamps are read, of which a push may have a quarter of a million.
+        let bytes = rows.iter().map(Row::raw_size_bytes).sum();
+        let mut known = self.heavy.run(bytes, || read_known(&rows)).await?;
+        drop(rows);
         self.add_trimmed_rows(entry, &mut known).await?;
         Ok(known)
     }
@@ -160,12 +174,15 @@ impl Store {
     /// Adds what was trimmed away. Asked second: rows leave the log for the history, and never come back.
     async fn add_trimmed_rows(&self, entry: &Entry, known: &mut HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
         let below = self.history.ids_below();
-        let may_be_trimmed = |id: &&Uuid| **id < below && !known.contains_key(*id);
-        let ids: Vec<Uuid> = entry.ids.iter().filter(may_be_trimmed).copied().collect();
+        let mut ids: Vec<Uuid> = entry.ids.iter().filter(|id| !known.contains_key(*id)).copied().collect();
         if ids.is_empty() {
             return Ok(());
         }
-        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &[&ids, &entry.log.id.0]).await? {
+        ids.sort_unstable();
+        let old = i32::try_from(ids.partition_point(|id| *id < below)).unwrap_or(i32::MAX);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&ids, &entry.log.id.0, &old, &self.history.latest()];
+        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &parameters).await? {
             let Micros(at) = row.try_get("created_at")?;
             known.insert(row.try_get("id")?, KnownRow { at, adjusted: None });
         }

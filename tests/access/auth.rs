@@ -1,5 +1,6 @@
 //! Who may call, sentence by sentence of PROTOCOL.md's "Authentication".
 
+use crate::support::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
@@ -8,7 +9,6 @@ use mana_dev::{Mode, SigningKey};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";

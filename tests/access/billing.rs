@@ -1,11 +1,11 @@
 //! The billing gate, sentence by sentence of PROTOCOL.md.
 
+use crate::support::*;
 use futures_util::future::join_all;
 use mana_dev::{Mode, free_port};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::time::{Duration, Instant};
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";

@@ -1,9 +1,9 @@
 //! Which pages may call, sentence by sentence of PROTOCOL.md's "CORS".
 
+use crate::support::*;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::collections::BTreeSet;
-use crate::support::*;
 use tokio::sync::OnceCell;
 
 const TODO: &str = "https://todo.example.com";
@@ -169,4 +169,33 @@ async fn without_configured_origins_none_is_allowed_and_callers_that_are_no_page
     let reply = Reply::to(request.try_clone().unwrap().header("Origin", TODO)).await;
     assert_eq!((reply.status, reply.header(ALLOW_ORIGIN)), (StatusCode::OK, None));
     assert_eq!(Reply::to(request).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn preflights_are_counted_by_whether_the_page_may_and_the_refused_page_is_logged() {
+    let cluster = Cluster::start_with(1, &[("CORS_ORIGINS", TODO), ("RUST_LOG", "info")]).await;
+    let ask = async |origin: &str, path: &str, is_preflight: bool| {
+        let request =
+            cluster.http.request(Method::OPTIONS, format!("{}{path}", cluster.url(0))).header("Origin", origin);
+        let request = if is_preflight { request.header("Access-Control-Request-Method", "POST") } else { request };
+        Reply::to(request.timeout(TIMEOUT)).await;
+    };
+    const EVIL: &str = "https://evil.example.com";
+    for path in ["/sync/todo", "/sync/todo/stream", PULL, "/sync/stream"] {
+        ask(EVIL, path, true).await;
+    }
+    ask(TODO, "/sync/todo", true).await;
+    // Neither is what a browser asks before it sends something.
+    ask(EVIL, "/nothing", true).await;
+    ask(EVIL, "/sync/todo", false).await;
+    let text = cluster.get("/metrics").await.text;
+    let count = |labels: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("mana_sync_requests_{labels}")));
+        line.and_then(|line| line.rsplit_once(' ')).unwrap_or_else(|| panic!("{labels}: {text}")).1.to_owned()
+    };
+    assert_eq!(count("refused_total{endpoint=\"preflight\",reason=\"origin\"}"), "4");
+    assert_eq!(count("accepted_total{endpoint=\"preflight\"}"), "1");
+    assert_eq!(count("refused_total{endpoint=\"push\",reason=\"origin\"}"), "0");
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("requests are refused") && log.contains(EVIL), "{log}");
 }

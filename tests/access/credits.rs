@@ -1,5 +1,6 @@
 //! A credits service, and users, that mean harm. See billing.rs for what the gate promises.
 
+use crate::support::*;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
@@ -10,7 +11,6 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use crate::support::*;
 
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
 const ACTIVE: &str = r#"{"active":true,"interval":"month","pausedAt":null}"#;

@@ -1,11 +1,11 @@
 //! The form of errors, and what clients are told while the database is away.
 
+use crate::support::*;
 use futures_util::future::join_all;
 use mana_dev::{Shutdown, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::path::Path;
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 

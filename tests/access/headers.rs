@@ -1,11 +1,11 @@
 //! Headers: what every answer has, what some errors have, and what a device may be called in one.
 
+use crate::support::*;
 use mana_dev::{Mode, SigningKey};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
@@ -59,6 +59,19 @@ async fn so_it_is_with_a_replica_that_is_full() {
     let _streams = streams.await;
     let reply = Reply::to(cluster.request(&user, Method::GET, PULL)).await;
     reply.refused(503, "busy");
+    assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{reply:?}");
+    assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn so_it_is_for_a_client_of_a_balancer_that_has_too_many_connections() {
+    let settings = [("MAX_CONNECTIONS_PER_ADDRESS", "1"), ("TRUSTED_PROXIES", "127.0.0.0/8")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let ask = |path| cluster.request(&user, Method::GET, path).header("X-Forwarded-For", "203.0.113.7");
+    let _stream = ask("/sync/todo/stream").send().await.unwrap();
+    let reply = Reply::to(ask(PULL)).await;
+    reply.refused(429, "too_many_connections");
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{reply:?}");
     assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
 }

@@ -1,5 +1,7 @@
 //! An issuer that is slow, odd or away, and clients that do not wait. See auth.rs for whose tokens are accepted.
 
+use crate::support::live::closed;
+use crate::support::*;
 use axum::Router;
 use axum::http::header::LOCATION;
 use axum::http::{StatusCode, Uri};
@@ -11,8 +13,6 @@ use reqwest::Method;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use crate::support::live::closed;
-use crate::support::*;
 
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
 /// Of clients that hang up.

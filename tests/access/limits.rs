@@ -1,9 +1,9 @@
 //! G6: what operators bound stays bounded; overload is refused clearly and passes by itself.
 
+use crate::support::*;
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use reqwest::Method;
 use serde_json::json;
-use crate::support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -1,12 +1,12 @@
 //! Who is refused, and why, as operators see it: in the metrics by endpoint and reason, and in the log.
 
+use crate::support::live::{Raw, TEXT, closed, metric, socket};
+use crate::support::*;
 use mana_dev::{Mode, SigningKey, TemporaryPostgres};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use crate::support::live::{Raw, TEXT, closed, metric, socket};
-use crate::support::*;
 
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
 const STREAM: &str = "/sync/todo/stream";

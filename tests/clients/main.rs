@@ -99,7 +99,8 @@ async fn the_client_of_the_documents_does_what_they_say() {
     let passing = json!({ "token": cluster.key.token(&user.id, lifetime), "until": until });
     let urls = cluster.urls();
     let lasting = cluster.key.token(&user.id, Duration::from_secs(365 * 86_400));
-    let settings = json!({ "scenario": "example", "urls": urls, "token": user.token, "lasting": lasting, "passing": passing });
+    let settings =
+        json!({ "scenario": "example", "urls": urls, "token": user.token, "lasting": lasting, "passing": passing });
     run(NODE, settings, async |_| ()).await;
 }
 

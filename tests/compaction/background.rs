@@ -77,10 +77,7 @@ async fn the_history_has_its_days() {
     let days = async || sqlx::query_scalar::<_, String>(days).fetch_all(&cluster.pool).await.unwrap();
     eventually("today and tomorrow", async || days().await.len() == 2).await;
     for old in ["20200101", "20200102"] {
-        let made = format!(
-            "create table sync_history_{old} partition of sync_history for values from ('{old} 00:00+00') to ('{old} 24:00+00')"
-        );
-        sqlx::query(sqlx::AssertSqlSafe(made)).execute(&cluster.pool).await.unwrap();
+        make_day(&cluster, old).await;
     }
     let see_to =
         async |keep: i32| sqlx::query("select sync_history_days($1)").bind(keep).execute(&cluster.pool).await.unwrap();
@@ -90,4 +87,50 @@ async fn the_history_has_its_days() {
     assert_eq!(days().await.len(), 0, "0 keeps none");
     see_to(1).await;
     assert_eq!(days().await.len(), 2);
+    // A day that somebody reads is not waited for: pushes stand behind whoever does.
+    make_day(&cluster, "20200101").await;
+    let mut reader = cluster.pool.begin().await.unwrap();
+    sqlx::query("select from sync_history_20200101").execute(&mut *reader).await.unwrap();
+    let begun = std::time::Instant::now();
+    see_to(30).await;
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert_eq!(days().await.len(), 3);
+    reader.rollback().await.unwrap();
+    see_to(30).await;
+    assert_eq!(days().await.len(), 2);
+    // Who has all the days does not wait for somebody else who sees to them.
+    let mut other = cluster.pool.begin().await.unwrap();
+    sqlx::query("select sync_history_days(30)").execute(&mut *other).await.unwrap();
+    make_day(&cluster, "20200102").await;
+    see_to(30).await;
+    assert_eq!(days().await.len(), 3, "the other one is at it");
+}
+
+async fn make_day(cluster: &Cluster, day: &str) {
+    let made = format!(
+        "create table sync_history_{day} partition of sync_history for values from ('{day} 00:00+00') to ('{day} 24:00+00')"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(made)).execute(&cluster.pool).await.unwrap();
+}
+
+/// A command trims; what is kept, and for how long, is for the replicas to say, also for those that do not trim.
+#[tokio::test]
+async fn replicas_drop_the_history_and_commands_do_not() {
+    let mut cluster = Cluster::start_with(1, &[("COMPACT_AFTER_MS", "0"), ("HISTORY_DAYS", "30")]).await;
+    let user = cluster.user();
+    write(&cluster, &user, 0, 20).await;
+    let days = "select count(*) from pg_inherits where inhparent = 'sync_history'::regclass";
+    let days = async || sqlx::query_scalar::<_, i64>(days).fetch_one(&cluster.pool).await.unwrap();
+    eventually("today and tomorrow", async || days().await == 2).await;
+    make_day(&cluster, "20200101").await;
+    for kept in ["1", "0"] {
+        let settings = [("COMPACT_AFTER_MS", "0"), ("HISTORY_DAYS", kept)];
+        super::said(&cluster, &["compact"], &settings).await;
+        assert_eq!(days().await, 3, "HISTORY_DAYS={kept} of a command is no replica's");
+    }
+    cluster.nodes[0].process.kill().await;
+    cluster.nodes[0].restart().await;
+    let days = "select count(*) from pg_inherits where inhparent = 'sync_history'::regclass";
+    let days = async || sqlx::query_scalar::<_, i64>(days).fetch_one(&cluster.pool).await.unwrap();
+    eventually("the old day is dropped where trimming is off", async || days().await == 2).await;
 }

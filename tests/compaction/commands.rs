@@ -139,3 +139,33 @@ async fn usage_says_who_stores_how_much_and_how_much_of_it_is_garbage() {
     let (bytes, garbage): (i64, i64) = sqlx::query_as(by_sql).bind(&other.id).fetch_one(&cluster.pool).await.unwrap();
     assert_eq!((bytes, garbage), (number(&top[0], "bytes"), number(&top[0], "garbage")));
 }
+
+/// Records that were inserted and never edited hide nothing of the garbage of others.
+#[tokio::test]
+async fn garbage_is_counted_beside_inserts_as_well() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    let push = async |changes: Value| {
+        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await
+    };
+    let usage = async || lines(&said(&cluster, &["usage", "--json"], &[]).await)[0]["garbage"].as_i64().unwrap();
+    let data = |n: i64| {
+        let mut data: serde_json::Map<String, Value> = (0..20).map(|f| (format!("field-{f}"), json!(f))).collect();
+        data.insert("updatedAt".into(), json!(at(n)));
+        data
+    };
+    let inserts: Vec<Value> =
+        (0..300).map(|n| json!({ "table": TABLE, "id": format!("r{n}"), "op": "insert", "data": data(n) })).collect();
+    push(Value::from(inserts)).await;
+    push(json!([{ "table": TABLE, "id": "gone", "op": "delete", "deletedAt": at(1) }])).await;
+    assert_eq!(usage().await, 0);
+    for n in 0..3 {
+        push(json!([update(TABLE, "big", "text", "x".repeat(10_000), &at(n))])).await;
+    }
+    let garbage = usage().await;
+    assert!((20_000..20_300).contains(&garbage), "{garbage}");
+    // Of an insert that is edited, the values that lost.
+    push(json!([update(TABLE, "r1", "field-1", "y", &at(9_999))])).await;
+    let more = usage().await - garbage;
+    assert!((8..40).contains(&more), "{more}");
+}

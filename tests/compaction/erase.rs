@@ -105,3 +105,79 @@ async fn erasing_amid_pushes_and_trimmings_leaves_what_came_after() {
     trim(cluster, &user, Duration::ZERO, 30).await;
     assert_eq!(sqlx::query_scalar::<_, i64>(counted).bind(&user.id).fetch_one(&cluster.pool).await.unwrap(), 0);
 }
+
+/// Whoever waits for a lock in this database.
+async fn waiting(cluster: &Cluster) -> bool {
+    let waiting =
+        "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    sqlx::query_scalar(waiting).fetch_one(&cluster.pool).await.unwrap()
+}
+
+/// A program erases somebody whose log is being trimmed at that moment: what trimming was about to keep is not kept.
+#[tokio::test]
+async fn what_a_program_deletes_while_it_is_trimmed_is_not_kept() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    for value in 0..4 {
+        let changes = json!([update(TABLE, "a", "title", value, &at(value))]);
+        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+    }
+    let mut program = cluster.pool.begin().await.unwrap();
+    let delete = "delete from sync_changes where user_id = $1";
+    sqlx::query(delete).bind(&user.id).execute(&mut *program).await.unwrap();
+    let trimming = trim(&cluster, &user, Duration::ZERO, 30);
+    let committing = async {
+        eventually("trimming waits for the program", async || waiting(&cluster).await).await;
+        program.commit().await.unwrap();
+    };
+    let (done, ()) = tokio::join!(trimming, committing);
+    assert_eq!((done.trimmed.rows, done.failed), (0, 0), "{done:?}");
+    assert_eq!((history(&cluster, &user).await, cluster.stored(&user).await), (0, 0));
+}
+
+/// A device stores the first changes of an app while its user is erased: they have a head, and another erasure finds them.
+#[tokio::test]
+async fn a_log_that_is_made_during_an_erasure_stays_whole() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    let changes = |app: &str| json!([update(TABLE, "a", "title", app, &at(0))]);
+    let push = async |app: &str| {
+        cluster.pushed(&user, app, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes(app) })).await
+    };
+    push(APP).await;
+    let mut reader = cluster.pool.begin().await.unwrap();
+    let hold = "select from sync_changes where user_id = $1 for update";
+    sqlx::query(hold).bind(&user.id).execute(&mut *reader).await.unwrap();
+    let erasing = sqlx::query_scalar::<_, i64>("select sync_erase($1)").bind(&user.id).fetch_one(&cluster.pool);
+    let meanwhile = async {
+        eventually("the erasure waits for a row", async || waiting(&cluster).await).await;
+        push("notes").await;
+        reader.commit().await.unwrap();
+    };
+    let (erased, ()) = tokio::join!(erasing, meanwhile);
+    assert_eq!(erased.unwrap(), 1);
+    let pages = cluster.pull_all(&user, "notes", TABLE, BEGINNING, None).await;
+    assert_eq!(ids_of(&pages), ["a"], "what was answered 200 is there");
+    let text = said(&cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
+    assert!(text.contains("1 changes"), "{text}");
+    assert_eq!((left(&cluster, &user).await, cluster.stored(&user).await), (0, 0));
+}
+
+/// After a takeover the table of the server before has the same person's rows.
+#[tokio::test]
+async fn the_table_of_the_server_before_is_erased_as_well() {
+    let cluster = Cluster::start(1).await;
+    let (user, other) = (cluster.user(), cluster.user());
+    fill(&cluster, &user).await;
+    let before = "create table sync_changes_before (id bigint generated always as identity, user_id text, data jsonb)";
+    sqlx::query(before).execute(&cluster.pool).await.unwrap();
+    for person in [&user, &user, &other] {
+        let insert = "insert into sync_changes_before (user_id, data) values ($1, '{}')";
+        sqlx::query(insert).bind(&person.id).execute(&cluster.pool).await.unwrap();
+    }
+    let text = said(&cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
+    assert!(text.contains("10 changes"), "{text}");
+    let left = "select array_agg(user_id) from sync_changes_before";
+    let left: Vec<String> = sqlx::query_scalar(left).fetch_one(&cluster.pool).await.unwrap();
+    assert_eq!(left, [other.id.clone()]);
+}

@@ -66,3 +66,73 @@ async fn without_a_history_it_loses_again() {
     let last = pages[0]["serverChanges"].as_array().unwrap().last().unwrap().clone();
     assert_eq!(last["fields"]["title"]["value"], 3);
 }
+
+/// A command may trim what is younger than the replicas' own horizon: that is recognized as well.
+#[tokio::test]
+async fn what_a_shorter_horizon_trimmed_is_recognized() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let now = now_millis();
+    let push = async |device: &str, value: i64| {
+        let changes = json!([update(TABLE, "a", "title", value, &iso(now - 1_000 + value))]);
+        cluster.pushed(&user, APP, json!({ "clientId": device, "since": BEGINNING, "changes": changes })).await
+    };
+    for value in [1, 2, 3] {
+        push("phone", value).await;
+    }
+    trim(cluster, &user, Duration::ZERO, 30).await;
+    let kept = rows(cluster, &user).await;
+    assert_eq!((kept.len(), history(cluster, &user).await), (2, 1));
+    push("phone", 2).await;
+    assert_eq!(rows(cluster, &user).await, kept, "it was stored again");
+    // With something new, which is stored, and beside it.
+    let changes = json!([update(TABLE, "a", "title", 2, &iso(now - 998)), update(TABLE, "b", "title", 2, &iso(now))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+    assert_eq!(rows(cluster, &user).await.len(), 3);
+}
+
+/// A change that lost a tie, is trimmed, forgotten and sent again does not win it: its device, which took the winner, would be
+/// the only one to keep that.
+#[tokio::test]
+async fn what_lost_a_tie_does_not_win_it_later() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let push = async |device: &str, value: &str, stamp: i64| {
+        let changes = json!([update(TABLE, "a", "title", value, &at(stamp))]);
+        cluster.pushed(&user, APP, json!({ "clientId": device, "since": BEGINNING, "changes": changes })).await
+    };
+    push("phone", "first", 0).await;
+    push("phone", "A", 5).await;
+    push("laptop", "B", 5).await;
+    trim(cluster, &user, Duration::ZERO, 0).await;
+    push("phone", "A", 5).await;
+    let pages = cluster.pull_all(&user, APP, TABLE, BEGINNING, None).await;
+    let last = pages[0]["serverChanges"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last["fields"]["title"]["value"], "B");
+}
+
+/// A program that stores the same row whenever it starts, by an id of its own, does not overwrite what was written meanwhile.
+#[tokio::test]
+async fn a_programs_row_with_a_fixed_id_is_not_stored_again() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let id = uuid::Uuid::new_v4();
+    let seed = async |id: uuid::Uuid| {
+        let seed = "
+            insert into sync_changes (id, user_id, app_id, table_name, record_id, op, data)
+            values ($1, $2, $3, $4, 'a', 'update', '{\"theme\": \"dark\"}') on conflict do nothing";
+        let seed = sqlx::query(seed).bind(id).bind(&user.id).bind(APP).bind(TABLE);
+        seed.execute(&cluster.pool).await.unwrap().rows_affected()
+    };
+    let first = json!([update(TABLE, "a", "title", "x", &at(0))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": first })).await;
+    assert_eq!((seed(id).await, seed(id).await), (1, 0));
+    let edit = json!([update(TABLE, "a", "theme", "light", &iso(now_millis() + 1_000))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": edit })).await;
+    trim(cluster, &user, Duration::ZERO, 30).await;
+    let kept = rows(cluster, &user).await;
+    assert_eq!((kept.len(), history(cluster, &user).await), (2, 1));
+    assert_eq!(seed(id).await, 0, "it was stored and trimmed away");
+    assert_eq!(rows(cluster, &user).await, kept);
+    assert_eq!(seed(uuid::Uuid::new_v4()).await, 1, "another one is stored");
+}

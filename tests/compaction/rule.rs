@@ -242,6 +242,133 @@ async fn an_insert_goes_out_in_the_same_form() {
     }
 }
 
+/// What is left of a row is delivered where the row was; a trimmer that moves it leaves out whoever stands in between.
+#[tokio::test]
+async fn fields_that_are_moved_are_noticed() {
+    let cluster = shared().await;
+    for (trimmer, arrives) in [(Trimmer::Here, true), (Trimmer::Failing("trim-moves-fields"), false)] {
+        let user = cluster.user();
+        push(cluster, &user, "phone", json!([fields("a", &[("title", 0)])])).await;
+        let since = until(&push(cluster, &user, "phone", json!([fields("b", &[("title", 0)])])).await).to_owned();
+        push(cluster, &user, "laptop", json!([fields("a", &[("note", 5), ("title", 5)])])).await;
+        push(cluster, &user, "laptop", json!([fields("a", &[("title", 9)])])).await;
+        trimmer.trim(cluster, &user, Duration::ZERO).await;
+        let pages = cluster.pull_all(&user, APP, TABLE, &since, Some("tablet")).await;
+        let all: Vec<Value> = pages.iter().flat_map(|page| changes(page).as_array().unwrap().clone()).collect();
+        assert_eq!(all.iter().any(|change| change["fields"].get("note").is_some()), arrives, "{trimmer:?}: {all:?}");
+    }
+}
+
+/// A record is trimmed whole or not at all; what a trimmer leaves that ends in between is neither.
+#[tokio::test]
+async fn a_record_that_is_trimmed_in_part_is_noticed() {
+    let cluster = shared().await;
+    for (trimmer, is_whole) in [(Trimmer::Here, true), (Trimmer::Failing("trims-in-two"), false)] {
+        let user = cluster.user();
+        for value in 0..6 {
+            push(cluster, &user, "phone", json!([fields("a", &[("title", value)])])).await;
+        }
+        let before = rows(cluster, &user).await;
+        trimmer.trim(cluster, &user, Duration::ZERO).await;
+        let after = rows(cluster, &user).await;
+        assert_eq!(after == before || after.len() == 2, is_whole, "{trimmer:?}: {after:?}");
+    }
+}
+
+/// What lost only because a value with the same stamp was stored later stays for as long as it does: sent again after it was
+/// forgotten, it would win.
+#[tokio::test]
+async fn what_lost_a_tie_stays_until_both_have_lost() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    push(cluster, &user, "phone", json!([fields("a", &[("title", 0)])])).await;
+    push(cluster, &user, "phone", json!([fields("a", &[("note", 1), ("title", 5)])])).await;
+    push(cluster, &user, "laptop", json!([fields("a", &[("note", 2), ("title", 5)])])).await;
+    trim(cluster, &user, Duration::ZERO, 0).await;
+    let first = row("a", "update", &["title"]);
+    let expected = [first.clone(), row("a", "update", &["title"]), row("a", "update", &["note", "title"])];
+    assert_eq!(rows(cluster, &user).await, expected);
+    push(cluster, &user, "phone", json!([fields("a", &[("title", 6)])])).await;
+    trim(cluster, &user, Duration::ZERO, 0).await;
+    let expected = [first, row("a", "update", &["note"]), row("a", "update", &["title"])];
+    assert_eq!(rows(cluster, &user).await, expected);
+}
+
+/// Rows of many bytes are trimmed by the lengths of their values, and in parts; what wins is not touched.
+#[tokio::test]
+async fn large_values_are_trimmed_like_small_ones() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let long = |n: i64| format!("{n}{}", "x".repeat(300_000));
+    let insert = json!({ "table": TABLE, "id": "a", "op": "insert", "data":
+        { "text": long(0), "short": "s".repeat(300), "createdAt": at(0), "updatedAt": format!("no stamp {}", long(9)) } });
+    push(cluster, &user, "phone", json!([insert])).await;
+    push(
+        cluster,
+        &user,
+        "phone",
+        json!([{ "table": TABLE, "id": "b", "op": "insert",
+        "data": { "long": long(0), "middle": "x".repeat(3_000), "short": "s".repeat(290) } }]),
+    )
+    .await;
+    for n in 1..40_i64 {
+        let fields =
+            json!({ "text": { "value": long(n), "updatedAt": at(n) }, "short": { "value": n, "updatedAt": at(n) } });
+        let small = fields_of_b(n);
+        push(cluster, &user, "laptop", json!([{ "table": TABLE, "id": "a", "op": "update", "fields": fields }, small]))
+            .await;
+    }
+    let done = trim(cluster, &user, Duration::ZERO, 30).await;
+    assert_eq!(done.failed, 0, "{done:?}");
+    let expected = [
+        row("a", "insert", &["createdAt", "updatedAt"]),
+        row("b", "insert", &["short"]),
+        row("a", "update", &["short", "text"]),
+        row("b", "update", &["long", "middle", "short"]),
+    ];
+    assert_eq!(rows(cluster, &user).await, expected);
+    let text = "select data ->> 'text' from sync_records($1, $2) where record_id = 'a'";
+    let text: String = sqlx::query_scalar(text).bind(&user.id).bind(APP).fetch_one(&cluster.pool).await.unwrap();
+    assert_eq!(text, long(39));
+}
+
+fn fields_of_b(n: i64) -> Value {
+    fields("b", &[("long", n), ("middle", n), ("short", n)])
+}
+
+/// A log of many records, each of several rows: more than a piece has, and every record is looked at once.
+#[tokio::test]
+async fn every_record_is_looked_at_once() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    for round in 0..6_i64 {
+        let changes: Vec<Value> =
+            (0..900).map(|n| fields(&format!("r{n}"), &[("title", round), ("note", -round)])).collect();
+        push(cluster, &user, "phone", Value::from(changes)).await;
+    }
+    let young = trim(cluster, &user, Duration::from_secs(3600), 30).await;
+    assert_eq!((young.trimmed.seen, young.trimmed.rows), (0, 0), "nothing is old enough to be read: {young:?}");
+    let done = trim(cluster, &user, Duration::ZERO, 30).await;
+    assert_eq!((done.trimmed.seen, done.trimmed.gone), (5_400, 900 * 4), "{done:?}");
+    assert_eq!(rows(cluster, &user).await.len(), 1_800);
+}
+
+/// Purging may be off for a while, or for a command: what was deleted meanwhile is purged afterwards.
+#[tokio::test]
+async fn deletes_that_were_trimmed_without_purging_are_purged_later() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let settings = |purge| [("COMPACT_AFTER_MS", "0"), ("PURGE_DELETED_AFTER_MS", purge)];
+    push(cluster, &user, "phone", json!([fields("a", &[("title", 0)])])).await;
+    said(cluster, &["compact", "--user", &user.id], &settings("1")).await;
+    push(cluster, &user, "phone", json!([fields("a", &[("secret", 1)]), delete("a", 5)])).await;
+    said(cluster, &["compact", "--user", &user.id], &settings("0")).await;
+    assert_eq!(rows(cluster, &user).await.len(), 3);
+    said(cluster, &["compact", "--user", &user.id], &settings("1")).await;
+    let expected = [row("a", "update", &["title"]), row("a", "delete", &["deletedAt"])];
+    assert_eq!(rows(cluster, &user).await, expected);
+}
+
 /// A record of more rows than are read at once, with every kind of row.
 #[tokio::test]
 async fn a_record_of_thousands_of_rows_is_trimmed_like_any_other() {

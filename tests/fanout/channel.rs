@@ -1,14 +1,14 @@
 //! The channel that all replicas share, and everybody else who may connect to the database: what is not signed by a
 //! replica is only a reason to look; and replicas know of each other.
 
+use crate::support::live::*;
+use crate::support::silent::store_silently;
+use crate::support::*;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mana_sync::protocol::UserKey;
 use nix::sys::signal::Signal;
 use sqlx::postgres::PgListener;
 use std::time::Duration;
-use crate::support::live::*;
-use crate::support::silent::store_silently;
-use crate::support::*;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 

@@ -1,11 +1,11 @@
 //! What the fan-out does when its connections are cut, or replicas freeze and die: whatever was stored meanwhile
 //! arrives within 5 s of the trouble's end, with no restart (G4). Each test has a cluster of its own to harm.
 
+use crate::support::live::*;
+use crate::support::*;
 use sqlx::{AssertSqlSafe, PgPool};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use crate::support::live::*;
-use crate::support::*;
 use tokio::time::timeout;
 
 const FOUND: Duration = Duration::from_secs(5);
@@ -206,6 +206,78 @@ async fn a_replica_that_was_frozen_catches_up() {
         assert_eq!(stream.until("29").await, ids);
     };
     timeout(FOUND, arrives).await.expect("in time");
+}
+
+/// Replicas that publish nothing: all is left to the reconcilers.
+const NOTHING_SENT: (&str, &str) = ("PUBLISH_QUEUE", "0");
+
+#[tokio::test]
+async fn what_nobody_published_is_announced_part_by_part_however_much_it_is() {
+    let cluster = &Cluster::start_with(1, &[NOTHING_SENT, ("RECONCILE_MS", "300")]).await;
+    let user = cluster.user();
+    let mut sockets = Vec::new();
+    for (app, device) in [(None, None), (Some(APP), None), (Some(APP), Some("laptop"))] {
+        sockets.push(socket(cluster, 0, &user, app, device).await);
+    }
+    // More changes than are read in one statement, in few tables; then more tables than are told at once.
+    let mut expected = BTreeSet::from(["a", "b", "c"].map(str::to_owned));
+    for round in 0..5 {
+        let ids: Vec<String> = (0..5_000).map(|n| format!("{round} {n}")).collect();
+        let table = ["a", "b", "c"][round.min(2)];
+        let records: Vec<(&str, &str)> = ids.iter().map(|id| (table, id.as_str())).collect();
+        store(cluster, 0, &user, "phone", &records).await;
+    }
+    let tables: Vec<String> = (0..4_000).map(|n| format!("{n:0>40}")).collect();
+    let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), "a")).collect();
+    store(cluster, 0, &user, "phone", &records).await;
+    store(cluster, 0, &user, "phone", &[("last", "a")]).await;
+    expected.extend(tables.into_iter().chain(["last".to_owned()]));
+    for socket in &mut sockets {
+        let mut seen = BTreeSet::new();
+        while !expected.is_subset(&seen) {
+            let (_, tables) = woken(socket).await;
+            assert!(tables.iter().map(String::len).sum::<usize>() <= 300 << 10, "{} at once", tables.len());
+            seen.extend(tables);
+        }
+        assert_eq!(seen, expected);
+    }
+}
+
+/// Gives a user so many logs more, which were written to an hour before the one that it has.
+async fn give_logs(cluster: &Cluster, user: &User, count: i64) {
+    let sql = "
+        insert into sync_heads (log_id, user_key, user_id, app_id, head, previous)
+        select gen_random_uuid(), user_key, user_id, 'app ' || n, head - interval '1 hour', 'epoch'
+        from sync_heads, generate_series(1, $2) n where user_id = $1";
+    sqlx::query(sql).bind(&user.id).bind(count).execute(&cluster.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_with_very_many_logs_is_told_what_nobody_published_and_others_are_too() {
+    let cluster = &Cluster::start_with(1, &[NOTHING_SENT, ("RECONCILE_MS", "300"), ("MAX_USER_APPS", "0")]).await;
+    let (many, few) = (cluster.user(), cluster.user());
+    store(cluster, 0, &many, "phone", &[("before", "a")]).await;
+    give_logs(cluster, &many, 20_000).await;
+    let mut stay = Vec::new();
+    for round in ["first", "second"] {
+        // The sockets of one app, and of all: when they are the first of their user, and when they are not.
+        let mut of_one = socket(cluster, 0, &many, Some(APP), None).await;
+        let mut of_all = socket(cluster, 0, &many, None, None).await;
+        let mut other = socket(cluster, 0, &few, None, None).await;
+        store(cluster, 0, &few, "phone", &[("others", round)]).await;
+        store_in(cluster, 0, &many, &format!("{round}-app"), "phone", &[("in a new app", "a")]).await;
+        store(cluster, 0, &many, "phone", &[("in an old one", round)]).await;
+        let arrives = async {
+            woken_until(&mut other, "others").await;
+            woken_until(&mut of_one, "in an old one").await;
+            let mut seen = BTreeSet::new();
+            while !["in a new app", "in an old one"].iter().all(|table| seen.contains(*table)) {
+                seen.extend(woken(&mut of_all).await.1);
+            }
+        };
+        timeout(FOUND, arrives).await.expect("in time");
+        stay.extend([of_one, of_all, other]);
+    }
 }
 
 #[tokio::test]

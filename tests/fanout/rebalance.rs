@@ -1,12 +1,12 @@
 //! Connections are rebalanced where replicas were added: closed a few at a time, each device once, and no more than is
 //! needed, until all hold about as many.
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_load::wakeups::WakeMessage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use crate::support::live::*;
-use crate::support::*;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

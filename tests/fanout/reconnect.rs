@@ -1,10 +1,10 @@
 //! Sockets that come back: they are told once what was stored shortly before (G4), however many come at once.
 
-use mana_load::wakeups::{WakeMessage, Wakeups};
-use std::collections::BTreeMap;
-use std::time::Duration;
 use crate::support::live::*;
 use crate::support::*;
+use mana_load::wakeups::{WakeMessage, Wakeups};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 const LOOKUPS: &str = "mana_sync_recent_lookups_total";
@@ -183,6 +183,48 @@ async fn a_user_of_thousands_of_apps_is_told_of_the_recent_ones() {
     sqlx::query(sql).bind(&user.id).execute(&cluster.pool).await.unwrap();
     let mut back = socket(cluster, 1, &user, None, None).await;
     assert_eq!(woken(&mut back).await, (APP.to_owned(), vec!["tasks".to_owned()]));
+}
+
+/// Stores a change in each of so many tables, whose names are 60 bytes long, in pushes of 5,000 each.
+async fn store_in_tables(cluster: &Cluster, user: &User, count: usize) -> BTreeSet<String> {
+    let tables: Vec<String> = (0..count).map(|n| format!("{n:0>60}")).collect();
+    for (n, tables) in tables.chunks(5_000).enumerate() {
+        let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), "a")).collect();
+        store(cluster, n, user, "phone", &records).await;
+    }
+    tables.into_iter().collect()
+}
+
+#[tokio::test]
+async fn of_very_many_tables_sockets_are_told_in_bounded_messages_and_of_all() {
+    let (cluster, user) = (shared().await, shared().await.user());
+    let expected = store_in_tables(cluster, &user, 12_000).await;
+    store_in(cluster, 0, &user, "notes", "phone", &[("pages", "a")]).await;
+    let listen = async |app: Option<&str>| {
+        let (mut back, mut seen) = (socket(cluster, 1, &user, app, None).await, BTreeSet::new());
+        while !expected.is_subset(&seen) {
+            let (_, tables) = woken(&mut back).await;
+            assert!(tables.iter().map(String::len).sum::<usize>() <= 64 << 10, "{} at once", tables.len());
+            seen.extend(tables);
+        }
+        seen.len() - expected.len()
+    };
+    let (all, one, another) = tokio::join!(listen(None), listen(Some(APP)), listen(Some(APP)));
+    assert_eq!((all <= 1, one, another), (true, 0, 0));
+    let metric = metric(cluster, 1, "mana_sync_stream_bytes").await;
+    assert!(metric < 1e6, "{metric}");
+}
+
+#[tokio::test]
+async fn of_very_many_tables_a_device_is_not_told_of_its_own_and_hears_what_comes_meanwhile() {
+    let (cluster, user) = (shared().await, shared().await.user());
+    store_in_tables(cluster, &user, 6_000).await;
+    store(cluster, 0, &user, "laptop", &[("last", "a")]).await;
+    let mut back = socket(cluster, 1, &user, None, Some("phone")).await;
+    store(cluster, 2, &user, "laptop", &[("later", "a")]).await;
+    let seen: BTreeSet<String> = woken_until(&mut back, "later").await.into_iter().collect();
+    let seen = if seen.contains("last") { seen } else { woken_until(&mut back, "last").await.into_iter().collect() };
+    assert!(seen.iter().all(|table| matches!(table.as_str(), "last" | "later")), "{} tables", seen.len());
 }
 
 #[tokio::test]

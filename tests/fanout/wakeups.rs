@@ -1,13 +1,13 @@
 //! From a commit on one replica to the devices on all: by notifications alone where nothing fails, and by the
 //! reconcilers where a notification was lost (G4). See faults.rs for connections and replicas that die.
 
+use crate::support::live::*;
+use crate::support::silent::store_silently;
+use crate::support::*;
 use mana_load::wakeups::Wakeups;
 use mana_sync::protocol::Log;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use crate::support::live::*;
-use crate::support::silent::store_silently;
-use crate::support::*;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 

@@ -1,12 +1,12 @@
 //! `/health`, `/health/live`, `/health/ready` and `/metrics`, sentence by sentence of PROTOCOL.md.
 
+use crate::support::live::{metric, socket};
+use crate::support::*;
 use mana_dev::{Mode, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use crate::support::live::{metric, socket};
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 

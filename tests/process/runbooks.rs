@@ -2,10 +2,10 @@
 //! is run, and each script for the shell.
 //! What asks Prometheus or Kubernetes is checked by scripts/check-ops.
 
+use crate::support::*;
 use serde_json::json;
 use std::path::Path;
 use std::process::Output;
-use crate::support::*;
 
 /// The pages, by name.
 fn pages() -> Vec<(String, String)> {

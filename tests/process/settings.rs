@@ -1,9 +1,9 @@
 //! What is said of settings that are not valid: which it is, and never what it was.
 
+use crate::support::*;
 use clap::{Args, Command};
 use mana_sync::config::Config;
 use std::process::Output;
-use crate::support::*;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 /// Stands in every wrong value, and must not be seen again.

@@ -1,12 +1,12 @@
 //! A replica that is told to stop loses nothing and spreads its clients (G7): not ready, stop accepting, finish
 //! what runs, close with 1012 over the drain window, exit 0.
 
-use nix::sys::signal::Signal;
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 use crate::support::live::*;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::*;
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 

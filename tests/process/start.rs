@@ -1,12 +1,12 @@
 //! What a replica makes of the schema and the settings that it finds at its start, and of a network that breaks then.
 
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::*;
 use mana_dev::{Replica, ReplicaOptions, free_port};
 use sqlx::{Connection, PgConnection};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use crate::support::proxy::{Mode, Proxy};
-use crate::support::*;
 use tokio::time::timeout;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
@@ -283,6 +283,32 @@ async fn the_help_documents_every_setting() {
         assert!(help.contains(&format!("[env: {name}")), "{name}");
     }
     assert!(help.contains("[env: DATABASE_URL") && help.contains("  migrate "));
+}
+
+#[tokio::test]
+async fn the_help_shows_no_part_of_what_may_be_secret() {
+    let secret = [
+        ("DATABASE_URL", "postgres://u:s3cret@h/db"),
+        ("DATABASE_LISTEN_URL", "postgres://u:s3cret@h/db"),
+        ("DATABASE_WORKER_URLS", "postgres://u:s3cret@h/db"),
+        ("JWKS_URL", "https://u:s3cret@issuer.example/jwks"),
+        ("MANA_CREDITS_URL", "https://u:s3cret@credits.example"),
+        ("MANA_SERVICE_KEY", "s3cret"),
+        ("CHANNEL_KEY", "s3cret"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:s3cret@collector.example"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://u:s3cret@collector.example/v1/traces"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://u:s3cret@collector.example/v1/metrics"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret"),
+        ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "api-key=s3cret"),
+    ];
+    let commands = ["", "migrate", "erase", "why", "compact", "distribute", "health", "replicas"];
+    for command in commands {
+        let words: Vec<String> =
+            [command, "--help"].iter().filter(|word| !word.is_empty()).map(|word| (*word).to_owned()).collect();
+        let help = program(&words, &secret).output().await.unwrap();
+        let help = format!("{}{}", String::from_utf8_lossy(&help.stdout), String::from_utf8_lossy(&help.stderr));
+        assert!(!help.is_empty() && !help.contains("s3cret"), "{command}: {help}");
+    }
 }
 
 #[tokio::test]

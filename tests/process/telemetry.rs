@@ -1,12 +1,12 @@
 //! What operators see: the metrics that the documentation lists, and logs that tell no secrets.
 
+use crate::support::live::{Events, NO_DELTA, Raw, TEXT, closed, metric, short_lived, socket, stream_of, woken};
+use crate::support::*;
 use mana_load::wakeups::WakeMessage;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use crate::support::live::{Events, NO_DELTA, Raw, TEXT, closed, metric, short_lived, socket, stream_of, woken};
-use crate::support::*;
 
 /// What is known of a metric: its type, and its labels with the values that they always have.
 #[derive(Debug, PartialEq, Eq, Default)]
@@ -249,4 +249,55 @@ async fn streams_are_measured_from_commit_to_written_and_apps_are_told_apart_tha
         }
     }
     assert!(!cluster.get("/metrics").await.text.contains("made-up"));
+}
+
+/// A server that notes which paths were asked for with which keys, and answers like this.
+async fn noting(answer: impl Fn() -> axum::response::Response + Clone + Send + Sync + 'static) -> (String, Asked) {
+    let asked = Asked::default();
+    let noted = asked.clone();
+    let handler = move |request: axum::extract::Request| {
+        let key = request.headers().get("api-key").map(|key| key.to_str().unwrap().to_owned());
+        noted.lock().unwrap().push((request.uri().path().to_owned(), key));
+        std::future::ready(answer())
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await });
+    (url, asked)
+}
+
+type Asked = std::sync::Arc<std::sync::Mutex<Vec<(String, Option<String>)>>>;
+
+/// Its keys are for the collector alone.
+#[tokio::test]
+async fn where_a_collector_redirects_nothing_is_sent() {
+    for status in [302, 307, 308] {
+        let (elsewhere, stolen) = noting(|| axum::response::Response::new("".into())).await;
+        let redirect = move || {
+            let answer =
+                axum::http::Response::builder().status(status).header("location", format!("{elsewhere}/stolen"));
+            answer.body("".into()).unwrap()
+        };
+        let (collector, asked) = noting(redirect).await;
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret"),
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+        ];
+        let cluster = Cluster::start_with(1, &settings).await;
+        let user = cluster.user();
+        cluster.pulled(&user, "todo", "tasks", BEGINNING, None).await;
+        for exports in ["mana_sync_metric_exports_total", "mana_sync_trace_spans_total"] {
+            eventually(exports, async || metric(&cluster, 0, &format!("{exports}{{outcome=\"failed\"}}")).await >= 1.0)
+                .await;
+            assert_eq!(metric(&cluster, 0, &format!("{exports}{{outcome=\"exported\"}}")).await, 0.0, "{status}");
+        }
+        let with_key = |path: &str| asked.lock().unwrap().contains(&(path.to_owned(), Some("s3cret".to_owned())));
+        assert!(with_key("/v1/metrics") && with_key("/v1/traces"), "{status}: {asked:?}");
+        assert!(stolen.lock().unwrap().is_empty(), "{status}: {stolen:?}");
+    }
 }

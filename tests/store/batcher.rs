@@ -1,12 +1,12 @@
 //! Pushes share statements and nobody pays for anybody else: a batch waits for no lock, each user has a turn, and what is
 //! given up is gone at once (G1, G6).
 
+use crate::support::*;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 /// Far below how long anything is held here, far above what a push takes.

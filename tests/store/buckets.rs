@@ -1,14 +1,14 @@
 //! Logs that are distributed over buckets: everything works as without, and a bucket that is away costs its users something
 //! and nobody else.
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_sync::protocol::UserKey;
 use mana_sync::store::Layout;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::process::{Output, Stdio};
-use crate::support::live::*;
-use crate::support::*;
 use tokio::process::Command;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
@@ -414,11 +414,126 @@ async fn what_is_not_ours_is_left_alone() {
     let said = failed(&url, &["distribute", "--buckets", "4"]).await;
     assert!(said.contains("mine"), "{said}");
     sql(&url, "drop view mine").await;
+    let audit = "create function audit() returns trigger language plpgsql as 'begin return null; end'";
+    for (name, make, undo) in [
+        (
+            "materialized",
+            "create materialized view materialized as select * from sync_heads",
+            "drop materialized view materialized",
+        ),
+        (
+            "trigger audits on sync_changes",
+            "create trigger audits after insert on sync_changes for each row execute function audit()",
+            "drop trigger audits on sync_changes",
+        ),
+        (
+            "trigger sync_changes_mine on sync_history",
+            "create trigger sync_changes_mine after insert on sync_history for each row execute function audit()",
+            "drop trigger sync_changes_mine on sync_history",
+        ),
+        (
+            "rule elsewhere on sync_heads",
+            "create rule elsewhere as on update to sync_heads do also nothing",
+            "drop rule elsewhere on sync_heads",
+        ),
+        ("publication cdc of sync_changes", "create publication cdc for table sync_changes", "drop publication cdc"),
+        (
+            "publication everything of sync_heads",
+            "create publication everything for all tables",
+            "drop publication everything",
+        ),
+        (
+            "policy tenants on sync_changes",
+            "create policy tenants on sync_changes using (true)",
+            "drop policy tenants on sync_changes",
+        ),
+        (
+            "foreign key mine_change_fkey of mine",
+            "create table mine (change uuid references sync_changes (id))",
+            "drop table mine",
+        ),
+    ] {
+        sql(&url, format!("drop function if exists audit() cascade; {audit}; {make}")).await;
+        let said = failed(&url, &["distribute", "--buckets", "4"]).await;
+        assert!(said.contains(name), "{name}: {said}");
+        assert_eq!(number(&url, "select count(*) from sync_layout").await, 0, "nothing was begun");
+        sql(&url, undo).await;
+    }
     for count in ["0", "1", "65"] {
         failed(&url, &["distribute", "--buckets", count]).await;
     }
     assert_eq!(number(&url, "select count(*) from sync_layout").await, 0);
     distribute(&url).await;
+}
+
+/// As if a migration of the main schema had been written today.
+async fn lack_a_migration(url: &str) {
+    sql(url, "delete from _sqlx_migrations where version = 10; drop function sync_in_history(uuid, uuid[])").await;
+}
+
+#[tokio::test]
+async fn while_the_main_schema_is_migrated_programs_wait_and_never_find_it_empty() {
+    let url = create_database().await;
+    distribute(&url).await;
+    sql(&url, "select sync_push('u', 'a', 'c', '[{\"table\":\"t\",\"id\":\"r\",\"op\":\"insert\",\"data\":{}}]')")
+        .await;
+    lack_a_migration(&url).await;
+    let mut holding = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("begin; lock table _sqlx_migrations in exclusive mode").execute(&mut holding).await.unwrap();
+    let mut migrating = Command::new(EXE).arg("migrate").env("DATABASE_URL", &url).kill_on_drop(true).spawn().unwrap();
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'mana-sync migrate' and wait_event_type = 'Lock'";
+    eventually("it is in the middle", async || number(&url, waits).await == 1).await;
+    let mut program = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("set lock_timeout = '200ms'").execute(&mut program).await.unwrap();
+    for question in [
+        "sync_changes",
+        "sync_heads",
+        "sync_records('u', 'a')",
+        "sync_usage('u')",
+        "(select distinct on (record_id) * from sync_changes) as s",
+    ] {
+        let found: Result<i64, _> =
+            sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {question}"))).fetch_one(&mut program).await;
+        match found {
+            Ok(found) => assert_eq!(found, 1, "{question}"),
+            Err(error) => {
+                let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+                assert_eq!(code.as_deref(), Some("55P03"), "it waits: {error}");
+            }
+        }
+    }
+    migrating.kill().await.unwrap();
+    sqlx::raw_sql("rollback").execute(&mut holding).await.unwrap();
+    eventually("its session has ended", async || number(&url, waits.split(" and wait").next().unwrap()).await == 0)
+        .await;
+    assert_eq!(number(&url, "select count(*) from sync_changes").await, 1, "killed, it did nothing");
+    assert!(succeeded(&url, &["migrate"]).await.contains("1 applied"));
+    assert_eq!(number(&url, "select count(*) from sync_changes").await, 1);
+}
+
+#[tokio::test]
+async fn a_right_that_was_taken_does_not_come_back_with_a_migration() {
+    let url = create_database().await;
+    let role = format!("reports_{}", url.rsplit('/').next().unwrap());
+    succeeded(&url, &["migrate"]).await;
+    sql(&url, format!("create role {role}; grant select on sync_changes, sync_heads to {role}; grant insert (user_id) on sync_changes to {role}")).await;
+    distribute(&url).await;
+    let may =
+        async |what: &str| number(&url, format!("select count(*) where {}", what.replace("ROLE", &role))).await == 1;
+    let (reads, reads_heads, writes) = (
+        "has_table_privilege('ROLE', 'sync_changes', 'select')",
+        "has_table_privilege('ROLE', 'sync_heads', 'select')",
+        "has_column_privilege('ROLE', 'sync_changes', 'user_id', 'insert')",
+    );
+    assert!(may(reads).await && may(reads_heads).await && may(writes).await, "they went with the tables");
+    sql(
+        &url,
+        format!("revoke select on sync_changes from {role}; revoke insert (user_id) on sync_changes from {role}"),
+    )
+    .await;
+    lack_a_migration(&url).await;
+    assert!(succeeded(&url, &["migrate"]).await.contains("1 applied"));
+    assert!(!may(reads).await && !may(writes).await && may(reads_heads).await);
 }
 
 #[tokio::test]

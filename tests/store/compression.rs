@@ -1,10 +1,10 @@
 //! Pages are compressed for clients that take it, in whichever way they take, and for nobody else.
 
+use crate::support::*;
 use flate2::read::GzDecoder;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use std::io::Read;
-use crate::support::*;
 
 const APP: &str = "todo";
 

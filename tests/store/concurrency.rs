@@ -1,12 +1,12 @@
 //! G2: a reader that follows cursors sees every change, in order, none missed, under any concurrency.
 
+use crate::support::*;
 use mana_load::stream::{StreamReader, StreamRequest};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use crate::support::*;
 use tokio::task::JoinSet;
 
 const USERS: usize = 3;

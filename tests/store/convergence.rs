@@ -1,5 +1,6 @@
 //! G3: once no device writes and all have pulled, all hold the same records, those that the rules give.
 
+use crate::support::*;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use futures_util::stream::{self, StreamExt};
 use mana_load::device::{Device, DeviceOptions, Mode};
@@ -10,7 +11,6 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
-use crate::support::*;
 
 const CASES: u64 = 100;
 const AT_ONCE: usize = 6;

@@ -1,5 +1,6 @@
 //! G1 while a replica is killed: what was acknowledged is stored, what was sent again is stored once.
 
+use crate::support::*;
 use mana_load::device::{Device, DeviceOptions};
 use mana_load::protocol::{Change, Op};
 use serde_json::{Map, json};
@@ -7,7 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use crate::support::*;
 use tokio::task::JoinSet;
 
 const WRITERS: usize = 8;

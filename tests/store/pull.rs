@@ -1,10 +1,10 @@
 //! `GET /sync/{appId}/pull`, and the cursors that it goes by, sentence by sentence of PROTOCOL.md.
 
+use crate::support::*;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 /// Before everything that is ever stored, and yet not the beginning.

@@ -1,9 +1,9 @@
 //! Real edit histories, replayed at full size: everybody holds the same records at the end (G3).
 
+use crate::support::Cluster;
 use mana_load::replay::{ReplayOptions, run};
 use mana_load::token::TokenMint;
 use std::path::Path;
-use crate::support::Cluster;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dozens_of_devices_that_replay_real_histories_end_with_the_same_records() {

@@ -1,6 +1,8 @@
 //! The database goes back to an earlier state under running clients: a base backup is restored, or an asynchronous standby
 //! is promoted that lacks the last commits. Nothing that is stored from then on is missed, also below old cursors.
 
+use crate::support::live::{APP, Events, metric, socket, store, stream_of, woken_until};
+use crate::support::*;
 use mana_dev::{Binaries, Postgres, PostgresOptions, Shutdown, TemporaryPostgres};
 use mana_load::wakeups::Wakeups;
 use reqwest::{Method, StatusCode};
@@ -10,8 +12,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use crate::support::live::{APP, Events, metric, socket, store, stream_of, woken_until};
-use crate::support::*;
 
 const REPLICAS: u16 = 2;
 const TABLE: &str = "tasks";
@@ -213,4 +213,29 @@ async fn what_is_stored_below_what_was_announced_is_found_without_notifications(
     for socket in &mut clients.sockets {
         woken_until(socket, FRESH).await;
     }
+}
+
+/// Nothing went back: the log's devices begin again, and nobody is told of a restore.
+#[tokio::test]
+async fn a_device_of_an_erased_user_is_no_sign_of_a_restore() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    let counted = async || metric(&cluster, 0, PAST_HEAD).await;
+    let is_logged = || cluster.nodes[0].log().contains("the database went back");
+    store(&cluster, 0, &user, "laptop", &[(TABLE, "before")]).await;
+    let page = cluster.pulled(&user, APP, TABLE, BEGINNING, None).await;
+    let old = page["syncedUntil"].as_str().unwrap().to_owned();
+    let erase = format!("select sync_erase('{}')", user.id);
+    execute(&cluster.database_url, &erase).await;
+    assert!(ids(&cluster.pulled(&user, APP, TABLE, &old, None).await).is_empty());
+    let push = json!({ "clientId": "laptop", "since": old, "changes": [insert(TABLE, "after", "Milk", "2024-01-01T10:00:00.000Z")] });
+    cluster.pushed(&user, APP, push).await;
+    assert_eq!(counted().await, 0.0);
+    assert!(!is_logged());
+    // Once it is forgotten that there was an erasure, nothing tells the two from each other.
+    execute(&cluster.database_url, &erase).await;
+    execute(&cluster.database_url, "delete from sync_erased").await;
+    assert!(ids(&cluster.pulled(&user, APP, TABLE, &old, None).await).is_empty());
+    assert_eq!(counted().await, 1.0);
+    assert!(cluster.nodes[0].log().contains("or this user was erased more than an hour ago"));
 }

@@ -1,10 +1,10 @@
 //! The table, sentence by sentence of PROTOCOL.md's "Storage", and what is in it after pushes.
 
+use crate::support::*;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::Row;
-use crate::support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 

@@ -1,9 +1,11 @@
 //! One stream of several apps: what is promised of a stream holds for each app on it (G2, G4, G5).
 
-use reqwest::{Method, RequestBuilder};
-use std::collections::{BTreeMap, BTreeSet};
 use crate::support::live::*;
 use crate::support::*;
+use mana_sync::protocol::Cursor;
+use mana_sync::protocol::stream_id::write_position;
+use reqwest::{Method, RequestBuilder};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A request for a stream of apps. `query` is what stands after the question mark.
 fn stream_of_apps(cluster: &Cluster, index: usize, user: &User, query: &str) -> RequestBuilder {
@@ -108,6 +110,100 @@ async fn every_app_has_its_backlog_then_what_is_new_and_its_own_cursor() {
         }
     };
     assert_eq!((app(&first), first.ids()), ("todo", vec!["heard".to_owned()]));
+}
+
+/// Reads until each of these apps has told where it stands; what came until then.
+async fn told(stream: &mut Events, apps: &[&str]) -> (Seen, String) {
+    let (mut seen, mut last) = (Seen::new(), None);
+    while apps.iter().any(|app| !seen.contains_key(*app)) || last.is_none() {
+        let event = stream.delta().await;
+        see(&mut seen, &event);
+        last = event.id.or(last);
+    }
+    (seen, last.expect("the loop waits for one"))
+}
+
+const REWINDS: &str = "mana_sync_cursors_past_head_total";
+
+/// Of its own: what it counts is of this test.
+async fn quiet_apps() -> (Cluster, User, String) {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    store_in(&cluster, 0, &user, "calendar", "phone", &[("tasks", "old and its own")]).await;
+    let until = store_in(&cluster, 0, &user, "todo", "laptop", &[("tasks", "known")]).await;
+    assert_eq!(metric(&cluster, 0, REWINDS).await, 0.0);
+    (cluster, user, until)
+}
+
+#[tokio::test]
+async fn a_cursor_for_all_apps_is_no_proof_that_a_quieter_one_went_back() {
+    let (cluster, user, until) = quiet_apps().await;
+    let on_initial_sync = Cursor::parse(&until).unwrap().on_initial_sync(true).to_string();
+    for since in [&until, &on_initial_sync, &"2099-01-01T10:00:00.000000Z".to_owned()] {
+        for as_id in [false, true] {
+            let query = "apps=todo:tasks,calendar:tasks,empty:tasks";
+            let request = if as_id {
+                stream_of_apps(&cluster, 0, &user, query).header("Last-Event-ID", since)
+            } else {
+                stream_of_apps(&cluster, 0, &user, &format!("{query}&since={since}"))
+            };
+            let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
+            let (seen, id) = told(&mut stream, &["todo", "calendar", "empty"]).await;
+            assert!(seen.values().flatten().count() == 0, "{since}: {seen:?}");
+            // Nor is it one on the way back.
+            let request = stream_of_apps(&cluster, 0, &user, query).header("Last-Event-ID", &id);
+            let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
+            let (seen, _) = told(&mut stream, &["todo", "calendar", "empty"]).await;
+            assert!(seen.values().flatten().count() == 0, "{since}: {seen:?}");
+        }
+    }
+    assert_eq!(metric(&cluster, 0, REWINDS).await, 0.0, "nobody says that the database went back");
+}
+
+#[tokio::test]
+async fn an_id_keeps_foreign_what_an_app_that_was_not_read_yet_has_not_given_out() {
+    let (cluster, user, _) = quiet_apps().await;
+    // The client's own clock, and the server before us: both later than all that there is.
+    for since in ["2099-01-01T10:00:00.000Z", "2099-01-01T10:00:00.12341Z", "2099-01-01T10:00:00.123450Z"] {
+        // What `todo` has is after its cursor, so it comes first, with an id in which `calendar` stands as it was asked for.
+        let known = "2000-01-01T00:00:00.000000Z";
+        let (todo, calendar) = (position(&[("todo", known)]), format!("apps=todo,calendar&since={since}"));
+        let request = stream_of_apps(&cluster, 0, &user, &calendar).header("Last-Event-ID", todo);
+        let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
+        let first = stream.delta().await;
+        assert_eq!((app(&first), &*first.ids()[0]), ("todo", "known"));
+        let mut id = first.id.expect("the end of a page");
+        drop(stream);
+        for n in 0..2 {
+            let request = stream_of_apps(&cluster, 0, &user, "apps=todo,calendar").header("Last-Event-ID", &id);
+            let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
+            let record = format!("{since} {n}");
+            store_in(&cluster, 0, &user, "todo", "laptop", &[("tasks", &record)]).await;
+            let event = stream.delta().await;
+            assert_eq!((app(&event), event.ids()), ("todo", vec![record]), "{since}: nothing of the other is repeated");
+            id = event.id.expect("the end of a page");
+        }
+    }
+    assert_eq!(metric(&cluster, 0, REWINDS).await, 0.0);
+}
+
+#[tokio::test]
+async fn its_own_cursor_still_proves_that_an_app_went_back() {
+    let (cluster, user, _) = quiet_apps().await;
+    let late = "2099-01-01T10:00:00.000020Z";
+    let of_one = stream_of_apps(&cluster, 0, &user, &format!("apps=calendar&since={late}"));
+    let in_an_id =
+        stream_of_apps(&cluster, 0, &user, "apps=calendar").header("Last-Event-ID", position(&[("calendar", late)]));
+    for request in [of_one, in_an_id] {
+        let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
+        assert_eq!(stream.delta().await.ids(), ["old and its own"]);
+    }
+    assert_eq!(metric(&cluster, 0, REWINDS).await, 2.0);
+}
+
+/// An id in which these apps stand at these cursors, which their logs gave out.
+fn position(cursors: &[(&str, &str)]) -> String {
+    write_position(cursors.iter().map(|(app, cursor)| (*app, Cursor::parse(cursor).unwrap())))
 }
 
 #[tokio::test]

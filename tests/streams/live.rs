@@ -1,11 +1,11 @@
 //! `GET /sync/{appId}/stream`: what a stream says, to the byte, and to whom. See order.rs for what it must
 //! neither miss nor repeat.
 
+use crate::support::live::*;
+use crate::support::*;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use crate::support::live::*;
-use crate::support::*;
 use tokio::sync::OnceCell;
 
 const HEARTBEAT: Duration = Duration::from_millis(400);

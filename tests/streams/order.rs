@@ -1,9 +1,9 @@
 //! Streams keep the order of the log page by page, miss nothing and repeat nothing (G2), while everybody pushes. See
 //! resume.rs for streams that break off.
 
-use std::collections::{BTreeMap, BTreeSet};
 use crate::support::live::*;
 use crate::support::*;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::OnceCell;
 
 const PAGE: usize = 4;

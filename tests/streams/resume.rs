@@ -1,9 +1,9 @@
 //! Streams that break off after any of their events: whoever comes back loses nothing (G2), whether it keeps the id of
 //! the last event that had one, one cursor, or a cursor for each table.
 
-use std::collections::{BTreeMap, BTreeSet};
 use crate::support::live::*;
 use crate::support::*;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::OnceCell;
 
 /// Three replicas whose pages are small, and which show by a heartbeat that there is nothing more to say.

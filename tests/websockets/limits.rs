@@ -1,10 +1,10 @@
 //! What a WebSocket may not do, and what becomes of one that does: handshakes, sizes, times, slow readers (G6).
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_load::wakeups::WakeMessage;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use crate::support::live::*;
-use crate::support::*;
 use tokio::sync::OnceCell;
 
 const WIDE: u32 = 1 << 20;

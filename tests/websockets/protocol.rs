@@ -1,11 +1,11 @@
 //! `GET /ws` and `GET /ws/{appId}`: who is woken by what, and what the server says. See limits.rs for
 //! handshakes, sizes, times, and clients that do not do their part.
 
+use crate::support::live::*;
+use crate::support::*;
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use serde_json::json;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use crate::support::live::*;
-use crate::support::*;
 
 const WIDE: u32 = 1 << 20;
 
@@ -172,6 +172,25 @@ async fn a_device_may_say_who_it_is_when_it_refreshes_its_token() {
         store(cluster, 1, &user, "laptop", &[("other", &format!("{name:?}"))]).await;
         assert_eq!(woken(&mut socket).await.1, ["other"], "and stays so if it does not say it again");
     }
+}
+
+#[tokio::test]
+async fn an_auth_whose_client_id_no_push_could_have_is_ignored() {
+    let (cluster, user) = (shared().await, shared().await.user());
+    let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
+    let (most, too_long) = ("x".repeat(255), "x".repeat(256));
+    for name in [&too_long, "a\0b"] {
+        socket.authenticate(&user.token, Some(name)).await.unwrap();
+        nothing_came(&mut socket).await;
+    }
+    socket.authenticate(&user.token, Some(&most)).await.unwrap();
+    assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
+    // As long as a message may be, on a socket that has authenticated: it stays the device that it was.
+    socket.authenticate(&user.token, Some(&"x".repeat(60 << 10))).await.unwrap();
+    nothing_came(&mut socket).await;
+    store(cluster, 1, &user, &most, &[("own", "a")]).await;
+    store(cluster, 1, &user, "laptop", &[("other", "a")]).await;
+    assert_eq!(woken(&mut socket).await.1, ["other"]);
 }
 
 #[tokio::test]

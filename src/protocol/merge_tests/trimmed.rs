@@ -77,21 +77,6 @@ impl Log {
             let of_record = self.rows.iter().filter(|row| row.change.record == record);
             of_record.map(|row| (row.change.id, read(row))).inspect(|(_, row)| trim.note(row)).collect()
         };
-        // What lost a tie would win it if it came again and nobody knew it (docs/adr/0001-trim-in-place.md). Those that are
-        // remembered here are remembered for good.
-        let tied = |lost: &[(&str, Stamp)]| {
-            let winners = Log::winners(&self.rows);
-            lost.iter().any(|(field, stamp)| {
-                let winner = winners.get(&(record.to_owned(), (*field).to_owned()));
-                winner.is_some_and(|((best, _), ..)| best == stamp)
-            })
-        };
-        let ties: HashSet<Uuid> = rows
-            .iter()
-            .filter(|(_, row)| matches!(trim.verdict(row), Verdict::Gone(lost) if tied(&lost)))
-            .map(|(id, _)| *id)
-            .collect();
-        self.tied.extend(&ties);
         let (mut any_gone, mut before) = (false, 0);
         self.rows.retain_mut(|row| {
             let Some(writes) = rows.get(&row.change.id) else { return true };
@@ -99,7 +84,7 @@ impl Log {
                 Verdict::Whole => {}
                 Verdict::Gone(_) => {
                     any_gone = true;
-                    if trimming.history || ties.contains(&row.change.id) {
+                    if trimming.history {
                         self.history.insert(row.change.id);
                     }
                     return false;
@@ -231,7 +216,7 @@ fn run(events: &[Event], skews: &[i64], at_the_end: &[Trimming], wrong: Option<W
                 perform(step, tick, NOW + tick as i64 / 8 * 3, skews, &mut devices, &mut log);
             }
             Event::Trim(trimming) => trim(&mut log, *trimming)?,
-            Event::Forget => log.history = log.tied.clone(),
+            Event::Forget => log.history.clear(),
         }
     }
     let mut endings = at_the_end.iter().cycle();

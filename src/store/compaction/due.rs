@@ -1,10 +1,11 @@
 //! Which logs have something to trim, known without looking at all of them: a push marks its log where the mark is missing
 //! (`sync_heads.untrimmed_since`), so an index of the marks is written once for each time that a log is trimmed.
 
-use super::{CompactionError, Rules};
+use super::{CompactionError, Rules, Trimmed};
 use crate::db::Micros;
 use crate::protocol::{LogId, UserKey};
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -30,7 +31,8 @@ pub struct LogName {
 pub(super) struct LogState {
     /// Rows up to here are trimmed.
     pub(super) trimmed_to: i64,
-    /// Rows up to here are old enough.
+    /// Rows up to here are old enough. Never past the newest change: what is being stored at this moment comes after it,
+    /// and is looked at later.
     pub(super) horizon: i64,
     /// The newest change.
     pub(super) head: i64,
@@ -45,10 +47,13 @@ pub(super) struct LogState {
 const DUE: &str = "
 select log_id from (
     (select log_id, untrimmed_since as since from sync_heads
-     where untrimmed_since < now() - $1::int8 * interval '1 millisecond' order by untrimmed_since limit $3)
+     where untrimmed_since < now() - $1::int8 * interval '1 millisecond' and log_id <> all($4)
+     order by untrimmed_since limit $3)
     union all
     (select log_id, deleted_since from sync_heads
-     where deleted_since < now() - $2::int8 * interval '1 millisecond' and deleted_since < trimmed_to order by deleted_since limit $3)
+     where deleted_since < now() - $2::int8 * interval '1 millisecond' and deleted_since <= trimmed_to
+       and trimmed_to > 'epoch' and log_id <> all($4)
+     order by deleted_since limit $3)
 ) due group by log_id order by min(since)";
 
 /// How long the log that has waited longest has been due, in seconds.
@@ -61,7 +66,8 @@ const STATE: &str = "
 select h.trimmed_to, h.head, h.deleted_since,
        now() - $2::int8 * interval '1 millisecond' as horizon, now() - $3::int8 * interval '1 millisecond' as purge_before,
        coalesce(h.untrimmed_since < now() - $4::int8 * interval '1 millisecond', false)
-           or coalesce(h.deleted_since < now() - $3::int8 * interval '1 millisecond', false) and h.deleted_since < h.trimmed_to as is_due
+           or coalesce(h.deleted_since < now() - $3::int8 * interval '1 millisecond', false)
+              and h.deleted_since <= h.trimmed_to and h.trimmed_to > 'epoch' as is_due
 from sync_heads h where h.log_id = $1";
 
 /// Logs of a user, an app, or all, in the order of their ids.
@@ -90,11 +96,11 @@ fn micros(row: &Row, column: &str) -> Result<Option<i64>, tokio_postgres::Error>
     Ok(row.try_get::<_, Option<Micros>>(column)?.map(|Micros(at)| at))
 }
 
-/// The logs that have been due longest.
-pub(super) async fn due(connection: &Client, rules: &Rules) -> Result<Vec<LogId>, CompactionError> {
+/// The logs that have been due longest, without some.
+pub(super) async fn due(connection: &Client, rules: &Rules, without: &[Uuid]) -> Result<Vec<LogId>, CompactionError> {
     // A year none of us lives to see stands for never.
     let purge = rules.purge_after.map_or(i64::from(i32::MAX) * 1000, |after| rules.age(after));
-    let rows = connection.query(DUE, &[&rules.age(rules.due_after()), &purge, &LOGS]).await?;
+    let rows = connection.query(DUE, &[&rules.age(rules.due_after()), &purge, &LOGS, &without]).await?;
     rows.iter().map(|row| Ok(LogId(row.try_get(0)?))).collect()
 }
 
@@ -109,10 +115,11 @@ pub(super) async fn state(connection: &Client, log: LogId, rules: &Rules) -> Res
     let (after, due) = (rules.age(rules.after), rules.age(rules.due_after()));
     let purge = rules.purge_after.map(|after| rules.age(after));
     let Some(row) = connection.query_opt(STATE, &[&log.0, &after, &purge, &due]).await? else { return Ok(None) };
+    let head = micros(&row, "head")?.unwrap_or(0);
     Ok(Some(LogState {
         trimmed_to: micros(&row, "trimmed_to")?.unwrap_or(0),
-        horizon: micros(&row, "horizon")?.unwrap_or(0),
-        head: micros(&row, "head")?.unwrap_or(0),
+        horizon: micros(&row, "horizon")?.unwrap_or(0).min(head),
+        head,
         deleted_since: micros(&row, "deleted_since")?,
         purge_before: micros(&row, "purge_before")?,
         is_due: row.try_get("is_due")?,
@@ -142,28 +149,31 @@ select c.changes - h.stored_changes as changes, c.bytes - h.stored_bytes as byte
 from sync_heads h, (select count(*) as changes, coalesce(sum(size), 0)::int8 as bytes from sync_changes where log_id = $1) c
 where h.log_id = $1";
 
-/// The end of a log's trimming up to a position, as the statement that is to be sent with the commit: it marks from where on
-/// the log is untrimmed, and counts what it has.
+/// How long the rows of a log are counted, at most. They are counted because that is when rows show that programs have
+/// stored; of a log of very many rows, what the trimming itself took out is believed.
+const COUNTING: &str = "savepoint counting; set local statement_timeout = '10s'";
+
+/// The end of a log's trimming as far as it is old enough, as the statement that is to be sent with the commit: it marks from
+/// where on the log is untrimmed, and counts what it has. `purged`: deletes up to there are purged.
 pub(super) async fn closing(
     connection: &Client,
     log: LogId,
-    until: i64,
+    state: &LogState,
     purged: Option<i64>,
+    trimmed: Trimmed,
 ) -> Result<String, CompactionError> {
+    let until = state.horizon;
     let first = micros(&connection.query_one(FIRST_UNTRIMMED, &[&log.0, &Micros(until)]).await?, "first")?;
-    let drift = connection.query_opt(DRIFT, &[&log.0]).await?;
-    let (changes, bytes): (i64, i64) = match drift {
-        Some(row) => (row.try_get(0)?, row.try_get(1)?),
-        None => (0, 0),
-    };
     let deleted = match purged {
-        None => String::new(),
-        Some(until) => {
-            let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(until)]).await?;
-            let first = first.map(|row| micros(&row, "created_at")).transpose()?.flatten();
-            format!(", deleted_since = {}", literal(first))
+        // Somebody else may purge, who looks from where on this says.
+        None if state.deleted_since.is_some() => String::new(),
+        None => {
+            let first = first_delete(connection, log, state.trimmed_to).await?;
+            format!(", deleted_since = coalesce(h.deleted_since, {})", literal(first))
         }
+        Some(until) => format!(", deleted_since = {}", literal(first_delete(connection, log, until).await?)),
     };
+    let (changes, bytes) = drift(connection, log, trimmed).await?;
     Ok(format!(
         "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {until}),
              untrimmed_since = case when h.head > {until} then coalesce({first}, h.head) end,
@@ -175,10 +185,44 @@ pub(super) async fn closing(
     ))
 }
 
-/// Has a log wait as if it had been trimmed now.
-pub(super) async fn postpone(connection: &Client, log: LogId) -> Result<(), CompactionError> {
-    connection.execute("update sync_heads set untrimmed_since = now() where log_id = $1", &[&log.0]).await?;
-    Ok(())
+/// The position of the first delete after another.
+async fn first_delete(connection: &Client, log: LogId, after: i64) -> Result<Option<i64>, CompactionError> {
+    let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(after)]).await?;
+    Ok(first.map(|row| micros(&row, "created_at")).transpose()?.flatten())
+}
+
+/// By how much what is counted of a log is to change: rows, bytes.
+async fn drift(connection: &Client, log: LogId, trimmed: Trimmed) -> Result<(i64, i64), CompactionError> {
+    connection.batch_execute(COUNTING).await?;
+    let counted = connection.query_opt(DRIFT, &[&log.0]).await;
+    let (drift, end) = match counted {
+        Ok(Some(row)) => ((row.try_get(0)?, row.try_get(1)?), "release counting"),
+        Ok(None) => ((0, 0), "release counting"),
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+            let taken = |number: u64| -i64::try_from(number).unwrap_or(0);
+            ((taken(trimmed.gone), taken(trimmed.bytes)), "rollback to counting")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    connection.batch_execute(end).await?;
+    Ok(drift)
+}
+
+/// Has a log that is due be due again in a while, for everybody. Nobody is waited for who holds its head.
+pub(super) async fn postpone(
+    connection: &Client,
+    log: LogId,
+    rules: &Rules,
+    pause: Duration,
+) -> Result<(), CompactionError> {
+    let due = rules.age(rules.due_after());
+    let since = millis(pause).saturating_sub(due);
+    connection.batch_execute("begin; set local lock_timeout = '100ms'").await?;
+    let postpone = "
+        update sync_heads set untrimmed_since = now() + $2::int8 * interval '1 millisecond'
+        where log_id = $1 and untrimmed_since < now() - $3::int8 * interval '1 millisecond'";
+    connection.execute(postpone, &[&log.0, &since, &due]).await?;
+    Ok(connection.batch_execute("commit").await?)
 }
 
 /// What says that a log is trimmed up to a position.

@@ -1,26 +1,30 @@
 //! Trimming logs in place, so that a log costs what is alive in it: see [`crate::protocol::trim`] for the rule.
 //!
 //! A log is due once rows of it have been older than the horizon for a while ([`due`]). It is trimmed in pieces, each a
-//! transaction that looks at the next few hundred rows, and at all rows of their records ([`piece`]); an advisory lock of
-//! the log lets one transaction at a time take rows out of it, so several replicas share the work. What is taken out goes
+//! transaction that looks at the records of the next few hundred rows, and at all rows of these ([`piece`]), bounded in rows
+//! and bytes; an advisory lock of the log lets one transaction at a time take rows out of it, so several replicas share the work. What is taken out goes
 //! into `sync_history`. How far a log is trimmed stands in its head row, which is written as the last thing before the
 //! commit and together with it: pushes never wait for a round trip. A process that is killed anywhere leaves a log that is
-//! trimmed up to its last piece.
+//! trimmed up to its last piece. A log that cannot be trimmed is left alone for longer and longer ([`postponed`]).
 
+mod all;
 mod connection;
 mod due;
 mod error;
+mod log;
 mod piece;
+mod postponed;
 mod record;
 mod worker;
 mod write;
 
+pub use all::Progress;
 pub(super) use connection::{connect_command, search_in};
 pub use due::LogName;
 pub(super) use due::logs_of;
 pub use error::CompactionError;
 pub(super) use record::read_change;
-pub use worker::{Compactor, Progress};
+pub use worker::Compactor;
 
 use crate::config::CompactionConfig;
 use crate::failpoints::Failpoint;

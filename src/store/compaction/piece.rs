@@ -1,39 +1,59 @@
-//! One piece of a log's trimming: the next rows, the records that they belong to, and all rows of these.
+//! One piece of a log's trimming: some records of the next rows, and all rows of these. Bounded in rows and in bytes, so that it
+//! takes a moment, and little memory; a record that is larger than that is a piece of its own.
 
+use super::connection::PIECE_TIMEOUT;
 use super::due::{self, LogState};
 use super::record::{self, RecordName};
 use super::{CompactionError, Rules, Trimmed};
 use crate::db::Micros;
 use crate::protocol::LogId;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
-/// Rows whose records one piece trims.
+/// Rows that are looked at for which records come next.
 const ROWS: i64 = 500;
-/// Rows of these records that are trimmed at once; a record that has more is read in parts.
-const ROWS_AT_ONCE: i64 = 2_000;
+/// Rows, and bytes of them as they are stored, that are trimmed at once.
+pub(super) const ROWS_AT_ONCE: i64 = 2_000;
+pub(super) const BYTES_AT_ONCE: i64 = 4 << 20;
+/// Records that are remembered as done. Those beyond are looked at once for each piece that has a row of them.
+const DONE: usize = 200_000;
 
-/// The records of the next rows after a position, up to another, and how many rows they have.
-const NEXT: &str = "
+/// The records of the next rows after a position, up to another, in the order of their first rows there.
+macro_rules! next_records {
+    ($where:literal) => {
+        concat!(
+            "
 with next as materialized (
     select table_name, record_id, created_at from sync_changes
-    where log_id = $1 and created_at > $2 and created_at <= $3 order by created_at limit $4
+    where log_id = $1 and created_at > $2 and created_at <= $3",
+            $where,
+            " order by created_at limit $4
 )
-select n.table_name, n.record_id, n.last, n.count,
-       (select count(*) from sync_changes c
-        where c.log_id = $1 and c.table_name = n.table_name and c.record_id = n.record_id) as rows
-from (select table_name, record_id, max(created_at) as last, count(*) as count from next group by table_name, record_id) n";
+select table_name, record_id, min(created_at) as first, max(created_at) as last, count(*) as count
+from next group by table_name, record_id order by first"
+        )
+    };
+}
 
+const NEXT: &str = next_records!("");
 /// The same of records that were deleted there.
-const NEXT_DELETED: &str = "
-with next as materialized (
-    select table_name, record_id, created_at from sync_changes
-    where log_id = $1 and created_at > $2 and created_at <= $3 and (op = 'delete' or data ? 'deletedAt')
-    order by created_at limit $4
-)
-select n.table_name, n.record_id, n.last, n.count,
-       (select count(*) from sync_changes c
-        where c.log_id = $1 and c.table_name = n.table_name and c.record_id = n.record_id) as rows
-from (select table_name, record_id, max(created_at) as last, count(*) as count from next group by table_name, record_id) n";
+const NEXT_DELETED: &str = next_records!(" and (op = 'delete' or data ? 'deletedAt')");
+
+/// How many rows records have, and of how many bytes, counted as far as makes a difference; and where they begin.
+const SIZES: &str = "
+select s.rows, s.bytes, s.first
+from unnest($2::text[], $3::text[]) with ordinality as k (table_name, record_id, place)
+cross join lateral (
+    select count(*) as rows, coalesce(sum(r.size), 0)::int8 as bytes, min(r.created_at) as first
+    from (
+        select c.size, c.created_at from sync_changes c
+        where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
+        order by c.created_at limit $4
+    ) r
+) s
+order by k.place";
 
 /// Which rows a piece begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +77,8 @@ pub(super) struct Range {
 pub(super) enum Piece {
     /// Somebody else takes rows out of this log.
     Busy,
-    /// There is more after this position.
-    More(Trimmed, i64),
-    /// It was the last.
-    Last(Trimmed),
+    /// It was trimmed from its first row to this position; the range may have more.
+    Trimmed { trimmed: Trimmed, first: i64, end: i64 },
 }
 
 /// Whether to wait while somebody else takes rows out of the log.
@@ -68,6 +86,40 @@ pub(super) enum Piece {
 pub(super) enum Wait {
     Yes,
     No,
+}
+
+impl Wait {
+    /// A step of a piece: a person may wait for it as long as it takes; a replica gives it up, as a network may have
+    /// forgotten the connection.
+    pub(super) async fn on<T>(
+        self,
+        step: impl Future<Output = Result<T, CompactionError>>,
+    ) -> Result<T, CompactionError> {
+        match self {
+            Wait::Yes => step.await,
+            Wait::No => timeout(PIECE_TIMEOUT, step).await?,
+        }
+    }
+}
+
+/// The records that this run over a log is done with: what is left of them need not be looked at again. Kept as hashes; that two
+/// share one costs a record its trimming until it is written again.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    records: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Done {
+    fn has(&self, name: &RecordName) -> bool {
+        self.records.contains(&self.hasher.hash_one(name))
+    }
+
+    fn note(&mut self, name: &RecordName) {
+        if self.records.len() < DONE {
+            self.records.insert(self.hasher.hash_one(name));
+        }
+    }
 }
 
 /// Begins a transaction that may take rows out of a log; false, and none begun, if somebody else does.
@@ -100,83 +152,161 @@ pub(super) async fn trim_next(
     connection: &Client,
     log: LogId,
     (state, range, rules): (&LogState, Range, &Rules),
+    done: &mut Done,
     wait: Wait,
 ) -> Result<Piece, CompactionError> {
-    if !begin(connection, log, wait).await? {
+    if !wait.on(begin(connection, log, wait)).await? {
         return Ok(Piece::Busy);
     }
-    let next = next(connection, log, range).await?;
-    let mut trimmed = Trimmed::default();
-    for records in next.records.chunk_by_rows() {
-        trimmed.add(record::trim(connection, log, records, (state, rules)).await?);
-    }
-    let end = next.end.unwrap_or(range.until);
+    let next = wait.on(next(connection, log, range, state.horizon, done)).await?;
+    let trimmed = match next.records {
+        Records::None => Trimmed::default(),
+        Records::Together(ref names) => wait.on(record::trim_together(connection, log, names, (state, rules))).await?,
+        Records::Large(ref name) => record::trim_large(connection, log, name, (state, rules), wait).await?,
+    };
     let statement = match range.rows {
-        Rows::All => due::advance(log, end.min(state.horizon)),
+        Rows::All => due::advance(log, next.end.min(state.horizon)),
         Rows::Deletes => String::new(),
     };
-    commit_with(connection, statement).await?;
-    Ok(match next.end {
-        Some(end) => Piece::More(trimmed, end),
-        None => Piece::Last(trimmed),
-    })
+    wait.on(commit_with(connection, statement)).await?;
+    next.seen.iter().for_each(|name| done.note(name));
+    Ok(Piece::Trimmed { trimmed, first: next.first, end: next.end })
 }
 
-/// The records of a piece.
+/// What a piece trims.
 struct Next {
     records: Records,
-    /// The position of its last row; none if it is the range's last piece.
-    end: Option<i64>,
+    /// Those, and others of which nothing is old enough.
+    seen: Vec<RecordName>,
+    /// The position of its first row, and up to where all rows belong to records that are done with it.
+    first: i64,
+    end: i64,
 }
 
-/// Records with how many rows they have.
-struct Records(Vec<(RecordName, i64)>);
-
-impl Records {
-    /// The records in groups that are trimmed at once.
-    fn chunk_by_rows(&self) -> impl Iterator<Item = &[(RecordName, i64)]> {
-        let mut rest = self.0.as_slice();
-        std::iter::from_fn(move || {
-            let mut rows = 0;
-            let fits = |(_, count): &&(RecordName, i64)| {
-                rows += count;
-                rows <= ROWS_AT_ONCE
-            };
-            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-            let (group, others) = rest.split_at(count);
-            rest = others;
-            (!group.is_empty()).then_some(group)
-        })
-    }
+#[derive(Debug, PartialEq, Eq)]
+enum Records {
+    None,
+    Together(Vec<RecordName>),
+    /// One that is read part by part.
+    Large(RecordName),
 }
 
-async fn next(connection: &Client, log: LogId, range: Range) -> Result<Next, CompactionError> {
+/// A record of the next rows.
+#[derive(Debug)]
+struct Candidate {
+    name: RecordName,
+    /// Its first row among them.
+    at: i64,
+    rows: i64,
+    bytes: i64,
+    /// Whether any of its rows is old enough.
+    is_old: bool,
+}
+
+async fn next(
+    connection: &Client,
+    log: LogId,
+    range: Range,
+    horizon: i64,
+    done: &Done,
+) -> Result<Next, CompactionError> {
     let statement = match range.rows {
         Rows::All => NEXT,
         Rows::Deletes => NEXT_DELETED,
     };
     let rows = connection.query(statement, &[&log.0, &Micros(range.after), &Micros(range.until), &ROWS]).await?;
-    let (mut records, mut count, mut end) = (Vec::new(), 0, range.after);
+    let (mut names, mut count, mut last, mut first) = (Vec::new(), 0, range.after, range.until);
     for row in rows {
-        let Micros(last) = row.try_get("last")?;
-        end = end.max(last);
+        let (Micros(begins), Micros(ends)) = (row.try_get("first")?, row.try_get("last")?);
+        (first, last) = (first.min(begins), last.max(ends));
         count += row.try_get::<_, i64>("count")?;
         let name = RecordName { table: row.try_get("table_name")?, record: row.try_get("record_id")? };
-        records.push((name, row.try_get("rows")?));
+        if !done.has(&name) {
+            names.push((name, begins));
+        }
     }
-    Ok(Next { records: Records(records), end: (count == ROWS).then_some(end) })
+    let end = if count == ROWS { last } else { range.until };
+    let candidates = sizes(connection, log, names, horizon).await?;
+    let (records, seen, left) = choose(candidates);
+    // Where others are left for the next piece, this one ends before them.
+    Ok(Next { records, seen, first, end: left.map_or(end, |first_left| first_left - 1) })
+}
+
+async fn sizes(
+    connection: &Client,
+    log: LogId,
+    names: Vec<(RecordName, i64)>,
+    horizon: i64,
+) -> Result<Vec<Candidate>, CompactionError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tables: Vec<&str> = names.iter().map(|(name, _)| &*name.table).collect();
+    let ids: Vec<&str> = names.iter().map(|(name, _)| &*name.record).collect();
+    let rows = connection.query(SIZES, &[&log.0, &tables, &ids, &(ROWS_AT_ONCE + 1)]).await?;
+    let mut candidates = Vec::with_capacity(rows.len());
+    for ((name, at), row) in names.into_iter().zip(&rows) {
+        let first: Option<Micros> = row.try_get("first")?;
+        let is_old = first.is_some_and(|Micros(first)| first <= horizon);
+        candidates.push(Candidate { name, at, rows: row.try_get("rows")?, bytes: row.try_get("bytes")?, is_old });
+    }
+    Ok(candidates)
+}
+
+/// Of records in their order those that are trimmed at once; which are done with that; and where the first of the others begins.
+fn choose(candidates: Vec<Candidate>) -> (Records, Vec<RecordName>, Option<i64>) {
+    let (mut together, mut seen) = (Vec::new(), Vec::new());
+    let (mut rows, mut bytes) = (0, 0);
+    for candidate in candidates {
+        let Candidate { name, at, is_old, .. } = candidate;
+        if is_old {
+            rows += candidate.rows;
+            bytes += candidate.bytes;
+            let fits = rows <= ROWS_AT_ONCE && bytes <= BYTES_AT_ONCE;
+            match (fits, together.is_empty()) {
+                (true, _) => together.push(name.clone()),
+                (false, true) => {
+                    seen.push(name.clone());
+                    return (Records::Large(name), seen, Some(at + 1));
+                }
+                (false, false) => return (Records::Together(together), seen, Some(at)),
+            }
+        }
+        seen.push(name);
+    }
+    let records = if together.is_empty() { Records::None } else { Records::Together(together) };
+    (records, seen, None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn candidate((n, (rows, bytes)): (usize, (i64, i64))) -> Candidate {
+        let name = RecordName { table: "t".into(), record: n.to_string() };
+        Candidate { name, at: n as i64 * 20, rows, bytes, is_old: rows > 0 }
+    }
+
+    fn chosen(sizes: &[(i64, i64)]) -> (usize, bool, usize, Option<i64>) {
+        let (records, seen, left) = choose(sizes.iter().copied().enumerate().map(candidate).collect());
+        let (count, is_large) = match records {
+            Records::None => (0, false),
+            Records::Together(names) => (names.len(), false),
+            Records::Large(_) => (1, true),
+        };
+        (count, is_large, seen.len(), left)
+    }
+
     #[test]
-    fn records_are_trimmed_in_groups_of_some_rows_and_large_ones_alone() {
-        let rows = [1, ROWS_AT_ONCE - 1, 1, 5 * ROWS_AT_ONCE, 7];
-        let name = RecordName { table: "t".into(), record: "r".into() };
-        let records = Records(rows.map(|count| (name.clone(), count)).to_vec());
-        let groups: Vec<usize> = records.chunk_by_rows().map(<[_]>::len).collect();
-        assert_eq!(groups, [2, 1, 1, 1]);
+    fn a_piece_has_some_rows_and_bytes_and_a_large_record_is_one_alone() {
+        assert_eq!(chosen(&[]), (0, false, 0, None));
+        assert_eq!(chosen(&[(1, 9), (ROWS_AT_ONCE - 1, 9)]), (2, false, 2, None));
+        assert_eq!(chosen(&[(1, 9), (ROWS_AT_ONCE, 9), (1, 9)]), (1, false, 1, Some(20)));
+        assert_eq!(chosen(&[(1, BYTES_AT_ONCE), (1, 1)]), (1, false, 1, Some(20)));
+        assert_eq!(chosen(&[(1, BYTES_AT_ONCE + 1), (1, 1)]), (1, true, 1, Some(1)));
+        assert_eq!(chosen(&[(ROWS_AT_ONCE + 1, 1), (1, 1)]), (1, true, 1, Some(1)));
+        // What is young is not read.
+        assert_eq!(chosen(&[(0, 0), (5, 5), (0, 0)]), (1, false, 3, None));
+        assert_eq!(chosen(&[(0, 0), (ROWS_AT_ONCE + 1, 5), (0, 0)]), (1, true, 2, Some(21)));
     }
 }

@@ -1,6 +1,7 @@
 //! The rows of some records: read, judged by the protocol's rules, and those that lost something written.
 
 use super::due::LogState;
+use super::piece::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::write::{Cut, cut, mark_deletes};
 use super::{CompactionError, Rules, Trimmed, flaw};
 use crate::db::Micros;
@@ -16,8 +17,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-/// Rows of a large record that are read at once.
-const PART: i64 = 2_000;
+/// How much the names of a record's fields may take in memory. One with more is left as it is: nobody has such a record, and
+/// whoever makes one pays for it alone.
+const MAX_WINNERS: usize = 16 << 20;
 
 /// Names a record within its log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,23 +28,48 @@ pub(super) struct RecordName {
     pub(super) record: String,
 }
 
-macro_rules! rows_of_records {
-    ($where:literal) => {
-        concat!(
-            "select c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.held is not null as claims
-             from unnest($2::text[], $3::text[]) as k (table_name, record_id)
-             join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-             where c.log_id = $1",
-            $where
-        )
+/// A row without its long values: in their place stand shorter ones, the longer the longer. Which of its fields say least can
+/// be told from them, and they are neither sent nor held. The members that may carry a stamp are read as they are.
+macro_rules! without_long_values {
+    () => {
+        "c.id, c.created_at, c.table_name, c.record_id, c.op, c.held is not null as claims,
+         c.field_timestamps::text as stamps,
+         case when c.size <= 4096 or c.op = 'delete' then c.data::text
+             else coalesce((
+                 select jsonb_object_agg(d.key, case
+                     when octet_length(d.value::text) <= 256 or d.key in ('updatedAt', 'createdAt') then d.value
+                     else to_jsonb(repeat('.', 256 + (20 * ln(octet_length(d.value::text)))::int))
+                 end) from jsonb_each(c.data) d
+             ), c.data)::text
+         end as data"
     };
 }
 
 /// All rows of some records.
-const ALL_ROWS: &str = rows_of_records!(" order by c.table_name, c.record_id, c.created_at");
-/// The next rows of a record, after a position.
-const NEXT_ROWS: &str = rows_of_records!(" and c.created_at > $4 order by c.created_at limit $5");
+const ALL_ROWS: &str = concat!(
+    "select ",
+    without_long_values!(),
+    " from unnest($2::text[], $3::text[]) as k (table_name, record_id)
+     join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+     where c.log_id = $1
+     order by c.table_name, c.record_id, c.created_at"
+);
+/// The next rows of a record, after a position: so many, and of so many bytes, but one at least.
+const NEXT_ROWS: &str = concat!(
+    "select ",
+    without_long_values!(),
+    " from (
+         select r.*, sum(r.size) over (order by r.created_at) - r.size as before
+         from (
+             select s.id, s.created_at, s.table_name, s.record_id, s.op, s.held, s.field_timestamps, s.data, s.size
+             from sync_changes s
+             where s.log_id = $1 and s.table_name = $2 and s.record_id = $3 and s.created_at > $4
+             order by s.created_at limit $5
+         ) r
+     ) c
+     where c.before < $6::int8
+     order by c.created_at"
+);
 
 /// A row, and the record that it belongs to.
 struct ReadRow {
@@ -76,34 +103,25 @@ fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
     Ok(ReadRow { id: change.id, name: RecordName { table: change.table, record: change.record }, row })
 }
 
-/// Trims records, all their rows in the transaction that is open.
-pub(super) async fn trim(
+/// Trims records that are read at once, all their rows in the transaction that is open.
+pub(super) async fn trim_together(
     connection: &Client,
     log: LogId,
-    records: &[(RecordName, i64)],
+    records: &[RecordName],
     (state, rules): (&LogState, &Rules),
 ) -> Result<Trimmed, CompactionError> {
-    match records {
-        [(name, rows)] if *rows > PART => trim_large(connection, log, name, (state, rules)).await,
-        records => trim_together(connection, log, records, (state, rules)).await,
-    }
-}
-
-async fn trim_together(
-    connection: &Client,
-    log: LogId,
-    records: &[(RecordName, i64)],
-    (state, rules): (&LogState, &Rules),
-) -> Result<Trimmed, CompactionError> {
-    let tables: Vec<&str> = records.iter().map(|(name, _)| &*name.table).collect();
-    let ids: Vec<&str> = records.iter().map(|(name, _)| &*name.record).collect();
+    let tables: Vec<&str> = records.iter().map(|name| &*name.table).collect();
+    let ids: Vec<&str> = records.iter().map(|name| &*name.record).collect();
     let rows = read_rows(connection, ALL_ROWS, &[&log.0, &tables, &ids], state.horizon).await?;
     let mut trims: HashMap<&RecordName, RecordTrim> = HashMap::new();
     for ReadRow { name, row, .. } in &rows {
         trims.entry(name).or_insert_with(|| RecordTrim::new(flaw())).note(row);
     }
     purge(&mut trims, state);
-    let cuts: Vec<Cut> = rows.iter().filter_map(|row| Cut::of(row.id, trims.get(&row.name)?, &row.row)).collect();
+    let mut cuts: Vec<Cut> = rows.iter().filter_map(|row| Cut::of(row.id, trims.get(&row.name)?, &row.row)).collect();
+    if Failpoint::TrimsInTwo.is_on() {
+        cuts.drain(..cuts.len() / 2);
+    }
     let gone: HashMap<Uuid, &RecordName> = rows.iter().map(|row| (row.id, &row.name)).collect();
     let mut trimmed = cut(connection, &cuts, rules.keeps_history).await?;
     trimmed.seen = rows.len() as u64;
@@ -121,37 +139,43 @@ fn purge(trims: &mut HashMap<&RecordName, RecordTrim>, state: &LogState) {
     }
 }
 
-/// Trims a record of many rows: read once to know what wins, and once more, part by part, to take out the rest.
-async fn trim_large(
+/// Trims a large record: read once to know what wins, and once more, part by part, to take out the rest. All in the transaction
+/// that is open, however long that takes; each step is given its time.
+pub(super) async fn trim_large(
     connection: &Client,
     log: LogId,
     name: &RecordName,
     (state, rules): (&LogState, &Rules),
+    wait: Wait,
 ) -> Result<Trimmed, CompactionError> {
     let mut trim = RecordTrim::new(flaw());
-    let mut after = 0;
+    let (mut trimmed, mut after) = (Trimmed::default(), 0);
     loop {
-        let rows = next_rows(connection, log, name, after, state.horizon).await?;
+        let rows = wait.on(next_rows(connection, log, name, after, state.horizon)).await?;
         rows.iter().for_each(|row| trim.note(&row.row));
+        trimmed.seen += rows.len() as u64;
         match rows.last() {
             Some(last) => after = last.row.at,
             None => break,
+        }
+        if trim.bytes() > MAX_WINNERS {
+            tracing::warn!(log = %log.0, "a record has too many fields to be trimmed, and is left as it is");
+            return Ok(trimmed);
         }
     }
     if let Some(before) = state.purge_before {
         trim.purge(before.min(state.horizon));
     }
-    let (mut trimmed, mut after) = (Trimmed::default(), 0);
+    after = 0;
     loop {
-        let rows = next_rows(connection, log, name, after, state.horizon).await?;
+        let rows = wait.on(next_rows(connection, log, name, after, state.horizon)).await?;
         let Some(last) = rows.last() else { break };
         after = last.row.at;
         let cuts: Vec<Cut> = rows.iter().filter_map(|row| Cut::of(row.id, &trim, &row.row)).collect();
-        trimmed.add(cut(connection, &cuts, rules.keeps_history).await?);
-        trimmed.seen += rows.len() as u64;
+        trimmed.add(wait.on(cut(connection, &cuts, rules.keeps_history)).await?);
     }
     if trimmed.gone > 0 && trim.marks_deletes() {
-        mark_deletes(connection, log, &[name]).await?;
+        wait.on(mark_deletes(connection, log, &[name])).await?;
     }
     Ok(trimmed)
 }
@@ -163,11 +187,13 @@ async fn next_rows(
     after: i64,
     horizon: i64,
 ) -> Result<Vec<ReadRow>, CompactionError> {
-    let (tables, ids) = (vec![&*name.table], vec![&*name.record]);
-    read_rows(connection, NEXT_ROWS, &[&log.0, &tables, &ids, &Micros(after), &PART], horizon).await
+    let after = Micros(after);
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&log.0, &name.table, &name.record, &after, &ROWS_AT_ONCE, &BYTES_AT_ONCE];
+    read_rows(connection, NEXT_ROWS, &parameters, horizon).await
 }
 
-/// Reads rows one by one: but for names and stamps each is given up at once, so values never pile up.
+/// Reads rows one by one: but for names and stamps each is given up at once, so values do not pile up.
 async fn read_rows(
     connection: &Client,
     statement: &str,

@@ -1,54 +1,52 @@
-//! Who trims: a replica in the background, a little at a time; or a command, everything at once.
+//! Who trims: a replica in the background, a little at a time; or a command, everything at once ([`super::all`]).
 
 use super::connection::{PIECE_TIMEOUT, connect};
-use super::due::{self, LogName, LogState};
-use super::piece::{Piece, Range, Rows, Wait, begin, commit_with, trim_next};
-use super::{CompactionError, Rules, Trimmed};
+use super::due;
+use super::piece::Wait;
+use super::postponed::Postponed;
+use super::{CompactionError, Rules};
 use crate::clock::Clock;
 use crate::config::CompactionConfig;
 use crate::config::{Config, DatabaseConfig, Secret};
 use crate::db::Session;
-use crate::protocol::{LogId, UserKey};
+use crate::protocol::LogId;
 use crate::store::layout::Layout;
 use crate::store::schema;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// After a piece a replica rests so many times as long as the piece took, so that pushes keep the database.
-const REST: u32 = 7;
-/// The least and the longest rest after a piece.
-const RESTS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(5));
+/// All replicas together trim for this part of the time, so that pushes keep the database.
+const PART_OF_TIME: u32 = 8;
+/// The least and the longest rest after a piece. Only a record that is large beyond reason takes so long that the latter counts.
+const RESTS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(600));
 /// How often due logs are looked up: this part of the horizon, but within these bounds.
 const ROUNDS: u32 = 16;
 const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 /// How often the days of the history are looked at.
 const DAYS_PERIOD: Duration = Duration::from_secs(600);
 
+/// More days than there can be.
+const ALL_DAYS: i32 = 36_500;
+
 /// Trims logs.
 pub struct Compactor {
     url: Secret,
     name: String,
     rules: Rules,
-    metrics: Option<Arc<Metrics>>,
+    pub(super) metrics: Option<Arc<Metrics>>,
     clock: Clock,
-    layout: Layout,
+    pub(super) layout: Layout,
     /// The bucket whose logs are trimmed, and a connection to it.
     bucket: usize,
-    connection: Option<Session>,
+    pub(super) connection: Option<Session>,
     /// When the days of each bucket's history were last seen to.
     days_seen: Vec<Option<Instant>>,
-}
-
-/// What a command's trimming has done so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
-    /// Logs that are trimmed.
-    pub logs: u64,
-    /// What was trimmed so far.
-    pub trimmed: Trimmed,
+    /// How many replicas share the time that trimming may take.
+    sharing: Box<dyn Fn() -> usize + Send + Sync>,
+    postponed: Postponed,
 }
 
 impl Compactor {
@@ -76,6 +74,12 @@ impl Compactor {
         Ok(Compactor::new(database, config, layout, name))
     }
 
+    /// Has it share the time that trimming may take with other replicas: how many there are, this one included.
+    pub fn sharing_with(mut self, replicas: impl Fn() -> usize + Send + Sync + 'static) -> Compactor {
+        self.sharing = Box::new(replicas);
+        self
+    }
+
     fn new(database: &DatabaseConfig, config: &CompactionConfig, layout: Layout, name: String) -> Compactor {
         Compactor {
             url: database.direct_url().clone(),
@@ -87,32 +91,31 @@ impl Compactor {
             bucket: 0,
             connection: None,
             days_seen: vec![None; layout.count()],
+            sharing: Box::new(|| 1),
+            postponed: Postponed::default(),
         }
     }
 
     /// The rules as they are now.
-    fn rules(&self) -> Rules {
+    pub(super) fn rules(&self) -> Rules {
         Rules { ahead: self.clock.advanced(), ..self.rules }
     }
 
     /// Turns to a bucket.
-    fn enter(&mut self, bucket: usize) {
+    pub(super) fn enter(&mut self, bucket: usize) {
         if std::mem::replace(&mut self.bucket, bucket) != bucket {
             self.connection = None;
         }
     }
 
-    /// The buckets that a user's logs may be in, or any.
-    fn buckets_of(&self, user: Option<UserKey>) -> Vec<usize> {
-        user.map_or_else(|| (0..self.layout.count()).collect(), |user| vec![self.layout.bucket_of(user)])
-    }
-
-    /// Trims what is due until it is told to stop; nothing, if COMPACT_AFTER_MS is 0. What fails is tried again.
+    /// Trims what is due until it is told to stop; if COMPACT_AFTER_MS is 0, only sees to what others have trimmed. What fails
+    /// is tried again.
     pub async fn run(mut self, stopping: CancellationToken) {
         if self.rules.after.is_zero() {
-            return stopping.cancelled().await;
+            stopping.run_until_cancelled(self.see_to_days_only()).await;
+            return;
         }
-        let period = (self.rules.after / ROUNDS).clamp(ROUND.0, ROUND.1);
+        let period = self.period();
         let mut next = ROUND.0;
         loop {
             // Replicas that started together do not look together.
@@ -138,6 +141,28 @@ impl Compactor {
         }
     }
 
+    /// How often due logs are looked up, if there are not many.
+    fn period(&self) -> Duration {
+        (self.rules.after / ROUNDS).clamp(ROUND.0, ROUND.1)
+    }
+
+    /// Keeps the history's days: logs are trimmed by commands, or were before trimming was turned off.
+    async fn see_to_days_only(&mut self) {
+        let mut next = ROUND.0;
+        loop {
+            self.clock.sleep(self.clock.jitter(next, 0.5..1.5)).await;
+            next = ROUND.1;
+            for bucket in 0..self.layout.count() {
+                self.enter(bucket);
+                if let Err(error) = self.see_to_days().await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, bucket, "the days of the history cannot be seen to; trying again");
+                }
+                self.connection = None;
+            }
+        }
+    }
+
     fn failed(&mut self, error: &CompactionError) {
         self.count("failed");
         self.connection = None;
@@ -151,21 +176,26 @@ impl Compactor {
     async fn round(&mut self, longest_lag: &mut f64) -> Result<bool, CompactionError> {
         self.see_to_days().await?;
         let rules = self.rules();
+        let postponed = self.postponed.logs(Instant::now());
         let connection = self.connection().await?;
         let lag = timeout(PIECE_TIMEOUT, due::lag(connection, &rules)).await??;
-        let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules)).await??;
+        let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules, &postponed)).await??;
         *longest_lag = longest_lag.max(lag);
         // Several replicas see the same list, and begin at different places.
         let is_full = due.len() >= due::LOGS as usize;
         self.clock.shuffle(&mut due);
         for log in due {
             self.see_to_days().await?;
-            self.trim_if_due(log).await?;
+            match self.trim_if_due(log).await {
+                Ok(()) => self.postponed.forget(log),
+                Err(error @ CompactionError::Connect(_)) => return Err(error),
+                Err(error) => self.postpone(log, &error).await?,
+            }
         }
         Ok(is_full)
     }
 
-    async fn connection(&mut self) -> Result<&Session, CompactionError> {
+    pub(super) async fn connection(&mut self) -> Result<&Session, CompactionError> {
         let limit = self.metrics.is_some().then_some(PIECE_TIMEOUT);
         let connection = match self.connection.take() {
             Some(connection) => connection,
@@ -174,12 +204,17 @@ impl Compactor {
         Ok(self.connection.insert(connection))
     }
 
-    /// Makes the days of the history that are needed, and drops old ones.
-    async fn see_to_days(&mut self) -> Result<(), CompactionError> {
+    /// Makes the days of the history that are needed, and drops old ones: replicas do, whose settings say for how long. A
+    /// command makes those that it needs.
+    pub(super) async fn see_to_days(&mut self) -> Result<(), CompactionError> {
         if self.days_seen[self.bucket].is_some_and(|seen| seen.elapsed() < DAYS_PERIOD) {
             return Ok(());
         }
-        let days = self.rules.history_days;
+        let days = match (self.metrics.is_some(), self.rules.keeps_history) {
+            (true, _) => self.rules.history_days,
+            (false, true) => ALL_DAYS,
+            (false, false) => return Ok(()),
+        };
         let connection = self.connection().await?;
         timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await??;
         self.days_seen[self.bucket] = Some(Instant::now());
@@ -200,152 +235,42 @@ impl Compactor {
         if !state.is_due {
             return Ok(());
         }
-        let trimmed = self.trim_log(log, state, state.horizon, Wait::No, &mut |_| {}).await;
-        match trimmed {
-            Ok(true) => self.count("trimmed"),
-            Ok(false) => self.count("busy"),
-            Err(CompactionError::Unreadable(error)) => {
-                self.count("unreadable");
-                self.connection = None;
-                tracing::error!(log = %log.0, error = &error as &dyn std::error::Error, "a log cannot be trimmed");
-                // It must not stand before the others for ever.
-                timeout(PIECE_TIMEOUT, due::postpone(self.connection().await?, log)).await??;
-            }
-            Err(error) => return Err(error),
+        let trimmed = self.trim_log(log, state, state.horizon, Wait::No, &mut |_, _| {}).await?;
+        self.count(if trimmed { "trimmed" } else { "busy" });
+        Ok(())
+    }
+
+    /// Leaves a log alone for a while that could not be trimmed, and says so; longer each time. The others are not to wait for it.
+    async fn postpone(&mut self, log: LogId, error: &CompactionError) -> Result<(), CompactionError> {
+        self.connection = None;
+        let pause = self.postponed.note(log, self.period(), Instant::now());
+        self.say_postponed(log, error, pause);
+        let rules = self.rules();
+        let connection = self.connection().await?;
+        if let Err(error) = Wait::No.on(due::postpone(connection, log, &rules, pause)).await {
+            // This replica knows.
+            self.connection = None;
+            tracing::debug!(log = %log.0, error = &error as &dyn std::error::Error, "the log is not postponed for others");
         }
         Ok(())
     }
 
-    /// Trims a log as far as it is old enough. `until`: rows up to there are looked at, because they may have replaced
-    /// older ones. False if somebody else takes rows out of it, and it is not to be waited for.
-    async fn trim_log(
-        &mut self,
-        log: LogId,
-        state: LogState,
-        until: i64,
-        wait: Wait,
-        done: &mut impl FnMut(Trimmed),
-    ) -> Result<bool, CompactionError> {
-        let all = Range { rows: Rows::All, after: state.trimmed_to, until };
-        let deletes = state.purge_before.map(|before| {
-            let after = state.deleted_since.map_or(state.trimmed_to, |since| since - 1);
-            Range { rows: Rows::Deletes, after, until: before.min(state.horizon) }
-        });
-        for range in [Some(all), deletes].into_iter().flatten() {
-            if !self.trim_range(log, &state, range, wait, done).await? {
-                return Ok(false);
-            }
-        }
-        let connection = self.connection().await?;
-        let closing = async {
-            if !begin(connection, log, wait).await? {
-                return Ok(false);
-            }
-            let purged = state.purge_before.map(|before| before.min(state.horizon));
-            let statement = due::closing(connection, log, state.horizon, purged).await?;
-            commit_with(connection, statement).await?;
-            Ok(true)
-        };
-        match timeout(PIECE_TIMEOUT, closing).await? {
-            Err(error) => Err(error),
-            Ok(closed) => Ok(closed),
+    fn say_postponed(&mut self, log: LogId, error: &CompactionError, pause: Duration) {
+        let shown = error as &dyn std::error::Error;
+        if matches!(error, CompactionError::Unreadable(_) | CompactionError::UnknownOp(_)) {
+            self.count("unreadable");
+            tracing::error!(log = %log.0, error = shown, ?pause, "a log cannot be trimmed; trying again later");
+        } else {
+            self.count("failed");
+            // Somebody may have dropped the history's days, keeping none.
+            self.days_seen[self.bucket] = None;
+            tracing::warn!(log = %log.0, error = shown, ?pause, "a log could not be trimmed; trying again later");
         }
     }
 
-    async fn trim_range(
-        &mut self,
-        log: LogId,
-        state: &LogState,
-        mut range: Range,
-        wait: Wait,
-        done: &mut impl FnMut(Trimmed),
-    ) -> Result<bool, CompactionError> {
-        let rules = self.rules();
-        while range.after < range.until {
-            let begun = Instant::now();
-            let connection = self.connection().await?;
-            let piece = trim_next(connection, log, (state, range, &rules), wait);
-            // A person may wait for a record of a million rows; a replica comes back to it.
-            let piece = match wait {
-                Wait::Yes => piece.await?,
-                Wait::No => timeout(PIECE_TIMEOUT, piece).await??,
-            };
-            let trimmed = match piece {
-                Piece::Busy => return Ok(false),
-                Piece::More(trimmed, end) => {
-                    range.after = end;
-                    trimmed
-                }
-                Piece::Last(trimmed) => {
-                    range.after = range.until;
-                    trimmed
-                }
-            };
-            done(trimmed);
-            if let Some(metrics) = &self.metrics {
-                metrics.trimmed_rows.inc_by(trimmed.gone);
-                metrics.trimmed_bytes.inc_by(trimmed.bytes);
-                sleep((begun.elapsed() * REST).clamp(RESTS.0, RESTS.1)).await;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Trims the logs of a user, an app or all, now, and says after each piece how far it has come.
-    pub async fn trim_all(
-        &mut self,
-        user: Option<&str>,
-        app: Option<&str>,
-        mut said: impl FnMut(Progress),
-    ) -> Result<Progress, CompactionError> {
-        let user = user.map(UserKey::of);
-        let mut progress = Progress::default();
-        for bucket in self.buckets_of(user) {
-            self.enter(bucket);
-            self.trim_bucket(user, app, &mut progress, &mut said).await?;
-        }
-        Ok(progress)
-    }
-
-    async fn trim_bucket(
-        &mut self,
-        user: Option<UserKey>,
-        app: Option<&str>,
-        progress: &mut Progress,
-        said: &mut impl FnMut(Progress),
-    ) -> Result<(), CompactionError> {
-        self.see_to_days().await?;
-        let (rules, mut after) = (self.rules(), None);
-        loop {
-            let logs = due::logs_of(self.connection().await?, user, app, after).await?;
-            let Some(last) = logs.last() else { return Ok(()) };
-            after = Some(last.id);
-            for LogName { id, .. } in logs {
-                self.see_to_days().await?;
-                let connection = self.connection().await?;
-                let Some(state) = due::state(connection, id, &rules).await? else { continue };
-                let mut done = |trimmed| {
-                    progress.trimmed.add(trimmed);
-                    said(*progress);
-                };
-                self.trim_log(id, state, state.head, Wait::Yes, &mut done).await?;
-                progress.logs += 1;
-                said(*progress);
-            }
-        }
-    }
-
-    /// How many logs there are of a user, an app or all.
-    pub async fn count_logs(&mut self, user: Option<&str>, app: Option<&str>) -> Result<u64, CompactionError> {
-        let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
-        let user = user.map(UserKey::of);
-        let mut all = 0;
-        for bucket in self.buckets_of(user) {
-            self.enter(bucket);
-            let of_user = user.map(|user| user.0);
-            let logs: i64 = self.connection().await?.query_one(count, &[&of_user, &app]).await?.try_get(0)?;
-            all += u64::try_from(logs).unwrap_or(0);
-        }
-        Ok(all)
+    /// How long to rest after a piece.
+    pub(super) fn rest_after(&self, took: Duration) -> Duration {
+        let replicas = u32::try_from((self.sharing)()).unwrap_or(u32::MAX).max(1);
+        took.saturating_mul(replicas.saturating_mul(PART_OF_TIME) - 1).clamp(RESTS.0, RESTS.1)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::record::RecordName;
 use super::{CompactionError, Trimmed};
+use crate::failpoints::Failpoint;
 use crate::protocol::LogId;
 use crate::protocol::json::ObjectWriter;
 use crate::protocol::trim::{LostField, RecordTrim, RowWrites, Verdict};
@@ -43,6 +44,14 @@ const CUT: &str = "select rows, gone, bytes from sync_trim_rows($1, $2, $3, $4)"
 /// Deletes of records whose rows have gone.
 const MARK_DELETES: &str = "select sync_mark_trimmed($1, $2, $3)";
 
+/// See [`Failpoint::TrimMovesFields`].
+const MOVE: &str = "
+update sync_changes c set created_at = (
+    select max(b.created_at) + interval '1 microsecond' from sync_changes b
+    where b.log_id = c.log_id and b.table_name = c.table_name and b.record_id = c.record_id and b.created_at < c.created_at
+)
+where c.id = any($1)";
+
 /// Takes out of rows what they lose.
 pub(super) async fn cut(connection: &Client, cuts: &[Cut], keeps_history: bool) -> Result<Trimmed, CompactionError> {
     if cuts.is_empty() {
@@ -52,6 +61,10 @@ pub(super) async fn cut(connection: &Client, cuts: &[Cut], keeps_history: bool) 
     let lost: Vec<&str> = cuts.iter().map(|cut| cut.lost.as_str()).collect();
     let gone: Vec<bool> = cuts.iter().map(|cut| cut.gone).collect();
     let row = connection.query_one(CUT, &[&ids, &lost, &gone, &keeps_history]).await?;
+    if Failpoint::TrimMovesFields.is_on() {
+        let shrunk: Vec<Uuid> = cuts.iter().filter(|cut| !cut.gone).map(|cut| cut.id).collect();
+        connection.execute(MOVE, &[&shrunk]).await?;
+    }
     let number =
         |column: &str| Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
     Ok(Trimmed { seen: 0, rows: number("rows")?, gone: number("gone")?, bytes: number("bytes")? })

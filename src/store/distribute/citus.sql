@@ -152,7 +152,7 @@ end
 $$;
 
 -- Stores a row that a program inserts into the view of the main schema, as sync_accept_row does elsewhere. Answers the row
--- as it is stored.
+-- as it is stored; null: its id was stored and trimmed away, and it is not stored again.
 create or replace function sync_store_program_row(given jsonb) returns jsonb
 language plpgsql as $$
 declare
@@ -169,6 +169,7 @@ begin
         || case when coalesce(new.actor, 'null') = 'null' then '{}' else jsonb_build_object('actor', new.actor) end);
     new.id := coalesce(new.id, gen_random_uuid());
     new.log_id := sync_log_id(new.user_id, new.app_id);
+    if sync_in_history(new.log_id, new.id) then return null; end if;
     new.created_at := (sync_take_head(new.log_id, new.user_id, new.app_id, 1)).head;
     if new.op in ('insert', 'update', 'delete') then
         select * from sync_fold_row(new.op, new.data, stamps, sync_latest_stamp(), sync_iso(new.created_at))
@@ -191,7 +192,6 @@ language plpgsql stable as $$
 #variable_conflict use_column
 declare
     head sync_heads;
-    needed bigint;
 begin
     select h.* into head from sync_heads h where h.log_id = log;
     if head.log_id is null then
@@ -201,9 +201,7 @@ begin
     app_id := head.app_id;
     select count(*), coalesce(sum(s.size), 0), count(distinct (s.table_name, s.record_id)) into changes, bytes, records
     from sync_changes s where s.log_id = log;
-    select coalesce(sum(sync_size(s.data, s.field_timestamps, null)), 0) into needed
-    from sync_records(head.user_id, head.app_id) s;
-    garbage := greatest(bytes - needed, 0);
+    garbage := least(sync_garbage_of(log), bytes);
     select count(*), coalesce(sum(sync_size(s.data, s.field_timestamps, s.extra)), 0) into history_changes, history_bytes
     from sync_history s where s.log_id = log;
     return next;

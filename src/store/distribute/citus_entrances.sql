@@ -7,6 +7,10 @@ declare
 begin
     perform sync_check_name('user_id', new.user_id, 255);
     execute format('select %I.sync_store_program_row($1)', sync_bucket_of(new.user_id)) using to_jsonb(new) into stored;
+    if stored is null then
+        -- It was stored and trimmed away.
+        return null;
+    end if;
     new := jsonb_populate_record(new, stored);
     -- Folded into field_timestamps and extra.
     new.field_meta := null;

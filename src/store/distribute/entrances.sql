@@ -32,7 +32,7 @@ declare
 begin
     perform sync_check_name('user_id', sync_erase.user_id, 255);
     execute format('select %I.sync_erase($1)', sync_bucket_of(sync_erase.user_id)) using sync_erase.user_id into erased;
-    return erased;
+    return erased + sync_erase_before(sync_erase.user_id);
 end
 $$;
 
@@ -50,6 +50,10 @@ begin
          returning id, log_id, created_at, op, data, field_timestamps, client_id, size, extra',
         sync_bucket_of(new.user_id))
     using new into new.id, new.log_id, new.created_at, new.op, new.data, new.field_timestamps, new.client_id, new.size, new.extra;
+    if new.id is null then
+        -- It was stored and trimmed away.
+        return null;
+    end if;
     -- Folded into field_timestamps and extra.
     new.field_meta := null;
     new.schema_version := null;

@@ -1,7 +1,7 @@
 //! The rows of some logs, read from the old table in order and copied into ours in one transaction.
 
-use super::{HIDDEN, TakeoverError};
 use super::rows::{NewRow, OldRow, Positions, convert};
+use super::{HIDDEN, TakeoverError};
 use crate::db::{Micros, Session};
 use crate::protocol::{Cursor, LogId};
 use bytes::Bytes;

@@ -1,0 +1,108 @@
+//! Trimming the logs of a user, an app or all, now: for whoever waits for it.
+
+use super::due::{self, LogName};
+use super::piece::Wait;
+use super::{CompactionError, Compactor, Trimmed};
+use crate::protocol::UserKey;
+
+/// What a command's trimming has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Logs that are done, those that could not be trimmed included.
+    pub logs: u64,
+    /// Logs that could not be trimmed. Why is in the log of the process.
+    pub failed: u64,
+    /// How far the next one has come, from 0 to 1.
+    pub part: f64,
+    /// What was trimmed so far.
+    pub trimmed: Trimmed,
+}
+
+impl Compactor {
+    /// The buckets that a user's logs may be in, or any.
+    fn buckets_of(&self, user: Option<UserKey>) -> Vec<usize> {
+        user.map_or_else(|| (0..self.layout.count()).collect(), |user| vec![self.layout.bucket_of(user)])
+    }
+
+    /// Trims the logs of a user, an app or all, now, and says after each piece how far it has come. A log that cannot be trimmed is
+    /// counted, and the others are.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or not be asked for the logs.
+    pub async fn trim_all(
+        &mut self,
+        user: Option<&str>,
+        app: Option<&str>,
+        mut said: impl FnMut(Progress),
+    ) -> Result<Progress, CompactionError> {
+        let user = user.map(UserKey::of);
+        let mut progress = Progress::default();
+        for bucket in self.buckets_of(user) {
+            self.enter(bucket);
+            self.trim_bucket(user, app, &mut progress, &mut said).await?;
+        }
+        Ok(progress)
+    }
+
+    async fn trim_bucket(
+        &mut self,
+        user: Option<UserKey>,
+        app: Option<&str>,
+        progress: &mut Progress,
+        said: &mut impl FnMut(Progress),
+    ) -> Result<(), CompactionError> {
+        let mut after = None;
+        loop {
+            let logs = due::logs_of(self.connection().await?, user, app, after).await?;
+            let Some(last) = logs.last() else { return Ok(()) };
+            after = Some(last.id);
+            for log in logs {
+                match self.trim_one(&log, progress, said).await {
+                    Ok(()) => {}
+                    Err(error @ CompactionError::Connect(_)) => return Err(error),
+                    Err(error) => {
+                        self.connection = None;
+                        progress.failed += 1;
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(log = %log.id.0, user = log.user, app = log.app, error, "a log cannot be trimmed");
+                    }
+                }
+                progress.logs += 1;
+                progress.part = 0.0;
+                said(*progress);
+            }
+        }
+    }
+
+    async fn trim_one(
+        &mut self,
+        log: &LogName,
+        progress: &mut Progress,
+        said: &mut impl FnMut(Progress),
+    ) -> Result<(), CompactionError> {
+        self.see_to_days().await?;
+        let rules = self.rules();
+        let Some(state) = due::state(self.connection().await?, log.id, &rules).await? else { return Ok(()) };
+        let mut done = |trimmed, part| {
+            progress.trimmed.add(trimmed);
+            progress.part = part;
+            said(*progress);
+        };
+        self.trim_log(log.id, state, state.head, Wait::Yes, &mut done).await?;
+        Ok(())
+    }
+
+    /// How many logs there are of a user, an app or all.
+    pub async fn count_logs(&mut self, user: Option<&str>, app: Option<&str>) -> Result<u64, CompactionError> {
+        let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
+        let user = user.map(UserKey::of);
+        let mut all = 0;
+        for bucket in self.buckets_of(user) {
+            self.enter(bucket);
+            let of_user = user.map(|user| user.0);
+            let logs: i64 = self.connection().await?.query_one(count, &[&of_user, &app]).await?.try_get(0)?;
+            all += u64::try_from(logs).unwrap_or(0);
+        }
+        Ok(all)
+    }
+}
