@@ -15,7 +15,7 @@ use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, Remarks};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
-use crate::store::{OwnChanges, PAST_ALL, PageRequest, Pushed, StoreError};
+use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
 use crate::telemetry::traces::PushSpan;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -152,9 +152,11 @@ async fn delta(
         (true, Some(stored)) if push.since.micros() > 0 => {
             OwnChanges::BesidePush { before: stored.first, rows: &pushed.added }
         }
+        (true, Some(stored)) => OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids },
         // As if it were new: what the device stored since its first attempt came before this one.
-        (true, stored) => {
-            OwnChanges::BesidePush { before: stored.map_or(PAST_ALL, |stored| stored.first), rows: &pushed.ids }
+        (true, None) => {
+            let before = state.store.of(log.user).own_changes_end(log.id, &push.client, pushed).await?;
+            OwnChanges::BesidePush { before, rows: &pushed.ids }
         }
     };
     let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };

@@ -146,7 +146,7 @@ impl OwnChanges<'_> {
 }
 
 /// Past any cursor, in microseconds, and within what timestamptz holds.
-pub const PAST_ALL: i64 = 253_402_300_799_000_000;
+pub(super) const PAST_ALL: i64 = 253_402_300_799_000_000;
 
 /// Which page of a log is wanted.
 #[derive(Clone, Debug)]

@@ -5,11 +5,11 @@
 
 use super::batch::{Entry, Placed, is_locked, is_unstamped_delete};
 use super::push::Stored;
-use super::{Store, StoreError, citus, traced};
+use super::{PAST_ALL, Store, StoreError, citus, traced};
 use crate::db::{Micros, Sql};
 use crate::protocol::identity::DeviceScope;
 use crate::protocol::push::{Adjusted, Op, Push};
-use crate::protocol::{Cursor, Log, Stamp, adjusted_stamp};
+use crate::protocol::{Cursor, Log, LogId, Stamp, adjusted_stamp};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio_postgres::Row;
@@ -55,9 +55,15 @@ cross join lateral (
     types: &[Type::UUID, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
 };
 
+/// Whether a device has stored anything after a position.
+static STORED_SINCE: Sql = Sql {
+    text: "select exists (select from sync_changes where log_id = $1 and client_id = $2 and created_at > $3)",
+    types: &[Type::UUID, Type::TEXT, Type::TIMESTAMPTZ],
+};
+
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("known", &KNOWN), ("trimmed", &TRIMMED), ("newest", &NEWEST)]
+    vec![("known", &KNOWN), ("trimmed", &TRIMMED), ("newest", &NEWEST), ("stored since", &STORED_SINCE)]
 }
 
 /// A push that is in the log.
@@ -170,6 +176,22 @@ impl Store {
         let known = self.known_rows(&entry).await?;
         entry.choose_rows(|id| !known.contains_key(id));
         Ok(entry.rows.iter().map(|row| row.change).collect())
+    }
+
+    /// Before which position a device that begins again gets its own changes, in answer to a push of which nothing was new:
+    /// all but those of the push. Ends before the push if nothing of the device's stands among its changes or after them, so
+    /// that its pages are not filled with what is left out of them.
+    pub async fn own_changes_end(&self, log: LogId, device: &str, pushed: &Pushed) -> Result<i64, StoreError> {
+        let mut positions = pushed.positions.clone();
+        positions.sort_unstable();
+        positions.dedup();
+        let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return Ok(PAST_ALL) };
+        let rows = self.traced(traced::OWN_WRITES, &STORED_SINCE, &[&log.0, &device, &Micros(*last)]).await?;
+        if rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(true) {
+            return Ok(PAST_ALL);
+        }
+        let is_one_range = positions.windows(2).all(|pair| pair[1] - pair[0] == Cursor::STEP);
+        Ok(if is_one_range { *first } else { *last })
     }
 
     async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {

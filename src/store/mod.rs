@@ -37,7 +37,8 @@ mod traced;
 pub mod why;
 
 pub use buckets::Buckets;
-pub use delta::{OwnChanges, PAST_ALL, PageRequest};
+use delta::PAST_ALL;
+pub use delta::{OwnChanges, PageRequest};
 pub use heads::{ChangedTable, Head, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
 pub use known::Pushed;
 pub use layout::{Layout, MAX_BUCKETS};

@@ -94,6 +94,39 @@ async fn the_pages_of_a_push_from_the_beginning_never_have_that_pushs_own_change
 }
 
 #[tokio::test]
+async fn the_pages_of_a_push_sent_again_have_what_the_device_stored_among_its_changes_and_after_them() {
+    let cluster = small_pages().await;
+    for (before, between, after) in [(2, 0, 3), (0, 3, 0), (1, 2, 4)] {
+        let user = cluster.user();
+        let body = |since: &str, changes: Value| json!({ "clientId": "phone", "since": since, "changes": changes });
+        let first = inserts("todos", "first", 3);
+        let second = inserts("todos", "second", 2);
+        let both: Vec<Value> = first.iter().chain(&second).cloned().collect();
+        for changes in [
+            inserts("todos", "before", before),
+            first.clone(),
+            inserts("todos", "between", between),
+            second.clone(),
+            inserts("todos", "after", after),
+        ] {
+            cluster.pushed(&user, "todo", body(AT, json!(changes))).await;
+        }
+        let answer = cluster.pushed(&user, "todo", body("", json!(both))).await;
+        let rest = match answer["hasMore"] == json!(true) {
+            true => cluster.pull_all(&user, "todo", "todos", until(&answer), Some("phone")).await,
+            false => vec![],
+        };
+        let mut found: Vec<&str> = ids(&answer).into_iter().chain(ids_of(&rest)).collect();
+        found.retain(|id| !id.starts_with("first") && !id.starts_with("second"));
+        let expected: Vec<String> = [("before", before), ("between", between), ("after", after)]
+            .iter()
+            .flat_map(|(name, count)| (0..*count).map(move |n| format!("{name}{n}")))
+            .collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_page_ends_when_it_has_enough_bytes_and_has_at_least_one_change() {
     let cluster = Cluster::start_with(1, &[("PAGE_MAX_BYTES", "1024")]).await;
     let user = cluster.user();
