@@ -56,7 +56,7 @@ begin
         select from generate_series(0, 1) as n where to_regclass('sync_history_' || to_char(today + n, 'YYYYMMDD')) is null
     ) then
         perform pg_advisory_xact_lock(one_at_a_time);
-    elsif not pg_try_advisory_xact_lock(lock) then
+    elsif not pg_try_advisory_xact_lock(one_at_a_time) then
         return;
     end if;
     if keep > 0 then
