@@ -109,7 +109,7 @@ unit: ## The tests that need no database
 	$(CARGO) test --workspace --lib $(ARGS)
 
 model: ## Random histories of trimming against the log as it was; TRIM_CASES=10000
-	TRIM_CASES=$(or $(TRIM_CASES),10000) $(CARGO) test --lib merge_tests::trimmed $(ARGS)
+	TRIM_CASES=$(or $(TRIM_CASES),10000) $(CARGO) test --lib merge::tests::trimmed $(ARGS)
 
 bootstrap:
 	@scripts/bootstrap

@@ -52,17 +52,23 @@ declare
 begin
     delete from sync_erased e where e.erased_at < now() - interval '1 hour';
     -- One at a time. Who needs a day that is not there waits for it; the others leave it to whoever is at it.
-    if keep > 0 and exists (
-        select from generate_series(0, 1) as n where to_regclass('sync_history_' || to_char(today + n, 'YYYYMMDD')) is null
+    -- Looked up in the tables of the catalog: what is known of a name is not forgotten by waiting.
+    if keep > 0 and 2 > (
+        select count(*) from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'sync_history'::regclass
+          and c.relname in ('sync_history_' || to_char(today, 'YYYYMMDD'), 'sync_history_' || to_char(today + 1, 'YYYYMMDD'))
     ) then
         perform pg_advisory_xact_lock(one_at_a_time);
-    elsif not pg_try_advisory_xact_lock(lock) then
+    elsif not pg_try_advisory_xact_lock(one_at_a_time) then
         return;
     end if;
     if keep > 0 then
         for one in select today + n from generate_series(0, 1) as n loop
             name := 'sync_history_' || to_char(one, 'YYYYMMDD');
-            if to_regclass(name) is null then
+            if not exists (
+                select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = 'sync_history'::regclass and c.relname = name
+            ) then
                 -- Made first and attached then: that leaves those who read the other days alone.
                 execute format('create table %I (like sync_history including defaults including constraints)', name);
                 execute format('alter table sync_history attach partition %I for values from (%L) to (%L)', name,

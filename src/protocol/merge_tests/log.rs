@@ -56,7 +56,10 @@ impl Log {
                 rows_trimmed: false,
             };
             let row = Row { client: push.client.clone(), change, claimed_stamps };
-            self.untrimmed.push(row.clone());
+            // What is stored again because nobody knew it any more counts once.
+            if !self.untrimmed.iter().any(|row| row.change.id == *id) {
+                self.untrimmed.push(row.clone());
+            }
             self.rows.push(row);
         }
         if push.since.is_initial_sync() && push.since.micros() > 0 { added } else { ids.into_iter().collect() }
