@@ -78,6 +78,10 @@ declare
     named text;
     walled text;
 begin
+    -- psql goes on after the refusal above.
+    if is_distributed and (current_setting('server_version_num')::int < 150000 or (select l.on_citus from sync_layout l)) then
+        raise exception using errcode = 'feature_not_supported', message = 'row-level security for programs was refused: nothing is put up';
+    end if;
     for place in
         select main as schema, case when is_distributed then '_undistributed' else '' end as suffix
         union all

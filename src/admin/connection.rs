@@ -16,6 +16,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A connection that is made when it is needed.
 pub struct LazyConnection {
     connector: Connector,
+    /// The schema of a bucket, if it is for one.
+    schema: Option<String>,
     open: Mutex<Option<Open>>,
 }
 
@@ -44,7 +46,12 @@ impl std::fmt::Debug for LazyConnection {
 impl LazyConnection {
     /// Not connected yet.
     pub fn new(connector: Connector) -> LazyConnection {
-        LazyConnection { connector, open: Mutex::default() }
+        LazyConnection { connector, schema: None, open: Mutex::default() }
+    }
+
+    /// The same, to what a bucket has.
+    pub fn of_bucket(connector: Connector, schema: String) -> LazyConnection {
+        LazyConnection { schema: Some(schema), ..LazyConnection::new(connector) }
     }
 
     /// The connection, made anew if there is none or the last one has ended.
@@ -63,6 +70,10 @@ impl LazyConnection {
     async fn connect(&self) -> Result<Session, ConnectionError> {
         let session = self.connector.open().await?;
         session.batch_execute(LIMITS).await?;
+        if let Some(schema) = &self.schema {
+            // Ours: letters, digits and an underscore.
+            session.batch_execute(&format!("set search_path = {schema}")).await?;
+        }
         Ok(session)
     }
 

@@ -2,6 +2,7 @@
 
 use super::Admin;
 use super::cluster::{Answers, AskError};
+use super::connection::LazyConnection;
 use super::error::AdminError;
 use super::message::{Answer, Question};
 use super::rates::Second;
@@ -52,7 +53,7 @@ impl Admin {
 
     async fn database(&self) -> Result<Database, AdminError> {
         let client = self.reading.client().await?;
-        Ok(inspect::state(&client).await?)
+        Ok(inspect::state(&client, self.layout).await?)
     }
 
     /// The last five minutes of each replica, second by second, the newest last.
@@ -120,15 +121,21 @@ impl Admin {
         user
     }
 
+    /// A connection to where a user's logs are.
+    fn reading_of(&self, user: UserKey) -> &LazyConnection {
+        // A bucket's number is below their count; where there are none, all is in the main schema.
+        self.buckets.get(self.layout.bucket_of(user)).unwrap_or(&self.reading)
+    }
+
     async fn stored(&self, user: UserKey) -> Result<(Vec<StoredLog>, Vec<StoredDevice>), AdminError> {
-        let client = self.reading.client().await?;
+        let client = self.reading_of(user).client().await?;
         Ok((inspect::logs(&client, user).await?, inspect::devices(&client, user).await?))
     }
 
     /// A record, and why it is as it is.
     pub async fn record(&self, user_id: &str, app: &str, table: &str, id: &str) -> Result<Record, AdminError> {
         let log = crate::protocol::Log::new(user_id.into(), app);
-        let client = self.reading.client().await?;
+        let client = self.reading_of(log.user).client().await?;
         let changes = inspect::record(&client, &log, table, id).await?;
         let (fields, history, truncated) = record::explain(&changes)?;
         let is_set = |field: &super::report::Field| field.name == "deletedAt" && !field.value.is_null();

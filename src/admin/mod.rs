@@ -37,6 +37,7 @@ use crate::db::{ConnectError, Connector};
 use crate::fanout::Presence;
 use crate::http::Health;
 use crate::shutdown::Shutdown;
+use crate::store::Layout;
 use crate::telemetry::Metrics;
 use cluster::Answering;
 use connection::LazyConnection;
@@ -54,8 +55,11 @@ pub struct Admin(Arc<Inner>);
 pub struct Inner {
     replicas: Replicas,
     keys: Arc<AdminKeys>,
-    /// For what operators ask of the database.
+    /// For what operators ask of the database as a whole.
     reading: LazyConnection,
+    /// The same of a user, by bucket; empty where there is one only. One that is away, or slow, holds up nobody else.
+    buckets: Vec<LazyConnection>,
+    layout: Layout,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     presence: Presence,
@@ -97,16 +101,30 @@ impl Admin {
         let settings = &config.admin;
         let (Some(_), Some(token)) = (settings.admin_port, &settings.admin_token) else { return Ok(None) };
         let keys = Arc::new(AdminKeys::new(token)?);
-        let connection = |purpose: &str| {
-            let name = format!("mana-sync {} {purpose}", config.replica_name());
-            Connector::new(config.database.direct_url(), &name).map(LazyConnection::new)
+        let connector = |purpose: &str| {
+            Connector::new(config.database.direct_url(), &format!("mana-sync {} {purpose}", config.replica_name()))
         };
+        let connection = |purpose: &str| connector(purpose).map(LazyConnection::new);
+        let of_bucket = |schema: String| Ok::<_, ConnectError>(LazyConnection::of_bucket(connector("admin")?, schema));
+        let layout = parts.compaction.layout();
+        let buckets = layout.schemas().into_iter().map(of_bucket).collect::<Result<_, _>>()?;
         let (health, metrics, presence) = (parts.health.clone(), parts.metrics.clone(), parts.presence.clone());
         let clock = parts.clock.clone();
         let local = Arc::new(LocalReplica::new(config, parts));
         let (replicas, answering) = Replicas::new(local.clone(), keys.clone(), connection("admin channel")?);
         let (reading, login) = (connection("admin")?, settings.admin_login_ms);
-        let admin = Admin(Arc::new(Inner { replicas, keys, reading, health, metrics, presence, login, clock }));
+        let admin = Admin(Arc::new(Inner {
+            replicas,
+            keys,
+            reading,
+            buckets,
+            layout,
+            health,
+            metrics,
+            presence,
+            login,
+            clock,
+        }));
         Ok(Some((admin.clone(), Tasks { admin, local, answering })))
     }
 
@@ -129,6 +147,8 @@ impl Tasks {
 async fn close_idle(admin: Admin, shutdown: Shutdown) {
     const PERIOD: Duration = Duration::from_secs(15);
     while shutdown.stopping.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
-        admin.reading.close_if_idle().await;
+        for connection in std::iter::once(&admin.reading).chain(&admin.buckets) {
+            connection.close_if_idle().await;
+        }
     }
 }

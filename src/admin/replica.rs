@@ -61,6 +61,11 @@ impl Trimming {
         Trimming { config: Arc::new(config.clone()), layout, metrics, clock }
     }
 
+    /// How users are distributed over buckets.
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// None where logs are not trimmed.
     fn compactor(&self) -> Option<Compactor> {
         let is_on = !self.config.compaction.compact_after_ms.is_zero();

@@ -31,7 +31,8 @@ pub struct FanoutConfig {
     pub publish_queue_bytes: u32,
 
     /// How often a replica says on the channel that it is there, in milliseconds; less often where there are so many that
-    /// this would cost more than a twentieth of NOTIFY_BUDGET. One that is not heard for three times as long is gone.
+    /// this would cost more than a twentieth of NOTIFY_BUDGET. One that is not heard for three times as long, or for four
+    /// seconds longer, whichever is less, is gone.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub presence_ms: Duration,
 

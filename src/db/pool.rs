@@ -241,8 +241,8 @@ impl Pool {
 
     /// Says which of its servers does best, by its place in the list. What is open is led there as well, bit by bit, if it may
     /// lead elsewhere.
-    pub fn prefer(&self, server: usize) {
-        if self.pool.manager().route.prefer(server) {
+    pub async fn prefer(&self, server: usize) {
+        if self.pool.manager().route.prefer(server).await {
             self.distrust();
         }
     }

@@ -2,17 +2,25 @@
 
 use super::connect::{Connector, Driver};
 use super::error::ConnectError;
+use crate::telemetry::throttle::Throttle;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
 /// How long one server is waited for alone before the next is asked as well.
 const STAGGER: Duration = Duration::from_millis(250);
+/// How long the best is given to show that it can be reached again.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pauses between such looks: the first, and how often it doubles.
+const PROBE_PAUSE: Duration = Duration::from_secs(2);
+const PROBE_DOUBLINGS: u32 = 5;
+/// How often a log says that connections lead elsewhere.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// Where a pool's connections lead. Clones share which server is the best.
 #[derive(Clone)]
@@ -21,6 +29,9 @@ pub(super) struct Route {
     best: Arc<AtomicUsize>,
     /// Whether a connection was made to another than the best.
     has_strayed: Arc<AtomicBool>,
+    /// How often the best was looked at since one was made to it, and when it is looked at again.
+    probes: Arc<AtomicU32>,
+    next_probe: Arc<Mutex<Option<Instant>>>,
 }
 
 impl fmt::Debug for Route {
@@ -32,7 +43,13 @@ impl fmt::Debug for Route {
 impl Route {
     /// One of these, of which there must be some; the first is the best until another is said to be.
     pub(super) fn new(connectors: Vec<Connector>) -> Route {
-        Route { connectors: connectors.into(), best: Arc::default(), has_strayed: Arc::default() }
+        Route {
+            connectors: connectors.into(),
+            best: Arc::default(),
+            has_strayed: Arc::default(),
+            probes: Arc::default(),
+            next_probe: Arc::default(),
+        }
     }
 
     /// All of them.
@@ -40,10 +57,55 @@ impl Route {
         &self.connectors
     }
 
-    /// Says which is the best. Whether what is open may lead elsewhere: it was another, or could not be reached.
-    pub(super) fn prefer(&self, best: usize) -> bool {
-        let was_other = self.best.swap(best, Ordering::Relaxed) != best;
-        self.has_strayed.swap(false, Ordering::Relaxed) || was_other
+    /// Says which is the best. Whether what is open leads elsewhere and need not: it was another, or could not be reached and
+    /// now can be. One that cannot is looked at again, less and less often.
+    pub(super) async fn prefer(&self, best: usize) -> bool {
+        if self.best.swap(best, Ordering::Relaxed) != best {
+            self.has_strayed.store(false, Ordering::Relaxed);
+            self.note_reached();
+            return true;
+        }
+        if !self.has_strayed.load(Ordering::Relaxed) || !self.is_probe_due() {
+            return false;
+        }
+        let is_back = matches!(timeout(PROBE_TIMEOUT, self.ask(best)).await, Ok((_, Ok(_))));
+        if is_back {
+            self.has_strayed.store(false, Ordering::Relaxed);
+        }
+        is_back
+    }
+
+    /// Whether it is time to look at the best; then, when the next time is.
+    fn is_probe_due(&self) -> bool {
+        let mut next = self.next_probe.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if next.is_some_and(|next| now < next) {
+            return false;
+        }
+        let probes = self.probes.fetch_add(1, Ordering::Relaxed);
+        *next = Some(now + PROBE_PAUSE * 2_u32.pow(probes.min(PROBE_DOUBLINGS)));
+        true
+    }
+
+    /// A connection was made to the best.
+    fn note_reached(&self) {
+        self.probes.store(0, Ordering::Relaxed);
+        *self.next_probe.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A connection was made to another; what the best said, if it said something.
+    fn note_strayed(&self, best: usize, error: Option<&ConnectError>) {
+        self.has_strayed.store(true, Ordering::Relaxed);
+        static LINE: Throttle = Throttle::every(WARNING_PAUSE);
+        if let Some(unwritten) = LINE.is_due() {
+            let (place, error) = (best + 1, error.map(|error| error as &dyn std::error::Error));
+            tracing::warn!(
+                place,
+                error,
+                unwritten,
+                "the server in this place of DATABASE_WORKER_URLS does not answer, or slowly; another one takes what is for it, and passes it on"
+            );
+        }
     }
 
     /// Connects to the best, or to another if it does not answer; which it was.
@@ -60,8 +122,9 @@ impl Route {
             tokio::select! {
                 answer = asked.next() => match answer {
                     Some((at, Ok((client, driver)))) => {
-                        if at != best {
-                            self.has_strayed.store(true, Ordering::Relaxed);
+                        match at == best {
+                            true => self.note_reached(),
+                            false => self.note_strayed(best, said.as_ref()),
                         }
                         return Ok((at, client, driver));
                     }
@@ -83,5 +146,40 @@ impl Route {
             Some(connector) => (at, connector.connect().await),
             None => (at, Err(ConnectError::NoPrimary)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    /// Servers that nobody can reach: nothing listens on their ports.
+    fn unreachable_servers() -> Route {
+        let url = Secret::from("postgres://nobody@127.0.0.1:1/none");
+        Route::new((0..2).map(|_| Connector::new(&url, "test").unwrap()).collect())
+    }
+
+    #[tokio::test]
+    async fn what_is_open_is_kept_while_the_best_cannot_be_reached_which_is_looked_at_less_and_less_often() {
+        let route = unreachable_servers();
+        assert!(!route.prefer(0).await, "it was the best from the beginning");
+        assert!(route.prefer(1).await, "another one is");
+        assert!(!route.prefer(1).await, "nothing was led elsewhere");
+        route.note_strayed(1, None);
+        assert!(!route.prefer(1).await, "it does not answer");
+        assert_eq!(route.probes.load(Ordering::Relaxed), 1);
+        assert!(!route.prefer(1).await);
+        assert_eq!(route.probes.load(Ordering::Relaxed), 1, "nor was it asked again so soon");
+        let next = || *route.next_probe.lock().unwrap();
+        for probes in 2..9 {
+            *route.next_probe.lock().unwrap() = Some(Instant::now());
+            assert!(!route.prefer(1).await);
+            let pause = next().unwrap() - Instant::now();
+            let most = PROBE_PAUSE * 2_u32.pow(PROBE_DOUBLINGS.min(probes - 1));
+            assert!(pause <= most && pause > most / 2, "{probes}: {pause:?}");
+        }
+        assert!(route.prefer(0).await, "and another one is followed at once");
+        assert_eq!(next(), None);
     }
 }

@@ -281,8 +281,8 @@ impl Listener {
         Ok(())
     }
 
-    /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs a look-up for each of
-    /// its entries, and nothing else of it is read.
+    /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs checking its signature
+    /// and a look-up for each of its entries, and nothing else of it is read.
     fn receive(&self, payload: &str) {
         let received = match Payload::parse(payload) {
             Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
@@ -300,7 +300,12 @@ impl Listener {
     }
 
     fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
-        self.received.count();
+        // First of all: what nobody of us has sent takes nothing from the budget.
+        let is_signed = payload.is_signed(&self.keys);
+        match is_signed {
+            true => self.received.count(),
+            false => self.metrics.notifications_unverified.inc(),
+        }
         let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
         self.sessions.with_connected(&mut |is_connected| {
             for entry in payload.entries() {
@@ -316,22 +321,29 @@ impl Listener {
             return Err(error);
         }
         self.metrics.wakeups_received.inc_by(count);
-        if concern.is_empty() && payload.said().is_none() {
+        let said = payload.said();
+        if concern.is_empty() && said.is_none() {
             return Ok(());
         }
-        if !payload.is_signed(&self.keys) {
+        if !is_signed {
             self.distrust(concern.iter().map(|entry| entry.user));
             return Ok(());
         }
-        if let Some(said) = payload.said() {
-            self.presence.receive(said, Instant::now()).map_err(PayloadError::Json)?;
+        // What cannot be read of one part, perhaps because a newer version wrote it, takes nothing from the others.
+        let mut read = Ok(());
+        for entry in &concern {
+            read = self.deliver(entry).and(read);
         }
-        concern.iter().try_for_each(|entry| self.deliver(entry))
+        match said {
+            Some(said) => self.presence.receive(said, Instant::now()).map_err(PayloadError::Json).and(read),
+            None => read,
+        }
     }
 
     /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
     fn receive_unsigned(&self, payload: &str) -> Result<(), PayloadError> {
         let users = legacy::users(payload)?;
+        self.received.count_unsigned();
         self.metrics.wakeups_received.inc_by(users.len() as u64);
         self.distrust(users.into_iter().filter(|user| self.sessions.is_connected(*user)));
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Every replica says now and then on the channel that it is there, with whatever notification it sends anyway or by one
 //! of its own. So every one knows how many they are, how many connections each holds, and who is gone: at once if it said
-//! goodbye, else after three of its periods of silence. The period grows with the replicas, so that this never costs more
+//! goodbye, else after three of its periods of silence, or one and [`GRACE`] where that is less. The period grows with the replicas, so that this never costs more
 //! than a twentieth of what notifications may ([`FanoutConfig::notify_budget`]).
 //!
 //! What is said is signed like all notifications, and dated: an old message that somebody repeats changes nothing.
@@ -12,6 +12,7 @@ use super::rate::ReplicaCount;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::telemetry::Metrics;
+use crate::telemetry::throttle::Throttle;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ const SHARE: u32 = 20;
 const LONGEST: Duration = Duration::from_secs(30);
 /// Periods of silence after which a replica is gone.
 const SILENCE: u32 = 3;
+/// Or so long after it should have spoken, where periods are long: more than it may be held up ([`super::rate`]) and sending takes.
+const GRACE: Duration = Duration::from_secs(4);
 /// How old a message may be, or how far ahead its date, by clocks that differ. So long, too, those that are gone are
 /// remembered: nobody brings one back by repeating what it said.
 const MAX_AGE: Duration = Duration::from_secs(120);
@@ -97,9 +100,54 @@ struct State {
     others: HashMap<String, Other>,
     /// Those that are gone, with the date of what they said last.
     gone: HashMap<String, (u64, Instant)>,
+    /// By what clock messages are dated.
+    dates: Dates,
     /// When this one last said something.
     said: Option<Instant>,
     said_draining: bool,
+}
+
+/// A clock that goes on where the machine's is set back: what a replica says later has a later date, whatever happens to its
+/// clock, and what others say is not too old all at once.
+#[derive(Debug, Default)]
+struct Dates {
+    /// A date, in milliseconds since the epoch, and when it was that.
+    last: Option<(u64, Instant)>,
+    /// The date of the last message.
+    said: u64,
+}
+
+impl Dates {
+    fn now(&mut self, clock: u64, now: Instant) -> u64 {
+        let steady = self.last.map_or(0, |(at, then)| at + now.saturating_duration_since(then).as_millis() as u64);
+        if clock >= steady {
+            self.last = Some((clock, now));
+        }
+        clock.max(steady)
+    }
+
+    /// The date of a message that is written now.
+    fn of_message(&mut self, clock: u64, now: Instant) -> u64 {
+        let date = self.now(clock, now);
+        // After the last one, unless that was dated by a clock which has been put right since.
+        self.said =
+            if self.said.saturating_sub(date) < MAX_AGE.as_millis() as u64 { date.max(self.said + 1) } else { date };
+        self.said
+    }
+
+    /// How far this date is off, in milliseconds; none if it is near enough. Where the machine's clock was set back and others
+    /// agree with it, it was wrong before, and is followed.
+    fn off_by(&mut self, at: u64, clock: u64, now: Instant) -> Option<u64> {
+        let is_near = |date: u64| at.abs_diff(date) <= MAX_AGE.as_millis() as u64;
+        if is_near(self.now(clock, now)) {
+            return None;
+        }
+        if is_near(clock) {
+            self.last = Some((clock, now));
+            return None;
+        }
+        Some(at.abs_diff(clock))
+    }
 }
 
 #[derive(Debug)]
@@ -200,14 +248,15 @@ impl Presence {
     pub(super) fn message(&self, now: Instant, gone: bool) -> String {
         let replica = self.own();
         let every = self.period().as_millis() as u64;
-        {
+        let at = {
             let mut state = self.state();
             state.said = Some(now);
             state.said_draining = replica.draining;
             self.forget_silent(&mut state, now);
             self.tell(&mut state);
-        }
-        let message = Message { replica, at: self.0.clock.millis(), every, gone };
+            state.dates.of_message(self.0.clock.millis(), now)
+        };
+        let message = Message { replica, at, every, gone };
         // Texts and numbers always serialize.
         serde_json::to_string(&Said { presence: Some(message) }).unwrap_or_default()
     }
@@ -222,11 +271,15 @@ impl Presence {
         let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
             return Ok(());
         };
-        let is_old = at.abs_diff(self.0.clock.millis()) > MAX_AGE.as_millis() as u64;
-        if replica.id == self.0.id || is_old {
+        if replica.id == self.0.id {
             return Ok(());
         }
         let mut state = self.state();
+        if let Some(off) = state.dates.off_by(at, self.0.clock.millis(), now) {
+            drop(state);
+            self.pass_over(&replica, off);
+            return Ok(());
+        }
         let last = state.others.get(&replica.id).map(|other| other.at);
         let last = last.or_else(|| state.gone.get(&replica.id).map(|(at, _)| *at));
         if last.is_some_and(|last| at <= last) {
@@ -236,7 +289,8 @@ impl Presence {
             state.others.remove(&replica.id);
             state.gone.insert(replica.id, (at, now));
         } else if last.is_some() || state.others.len() < MAX_REPLICAS {
-            let silence = Duration::from_millis(every).min(LONGEST) * SILENCE;
+            let every = Duration::from_millis(every).min(LONGEST);
+            let silence = (every * SILENCE).min(every + GRACE);
             state.gone.remove(&replica.id);
             let until = now + silence;
             state.others.insert(replica.id.clone(), Other { replica, at, until, silence });
@@ -244,6 +298,21 @@ impl Presence {
         self.forget_silent(&mut state, now);
         self.tell(&mut state);
         Ok(())
+    }
+
+    /// Counts a message whose date is so many milliseconds off, and says so.
+    fn pass_over(&self, replica: &Replica, off: u64) {
+        self.0.metrics.presence_misdated.inc();
+        static LINE: Throttle = Throttle::new();
+        if let Some(unwritten) = LINE.is_due() {
+            let (name, seconds) = (&replica.name, off / 1_000);
+            tracing::warn!(
+                replica = name,
+                seconds,
+                unwritten,
+                "a replica's word is passed over, whose date is this far off: one of two clocks is wrong, or an old notification is repeated"
+            );
+        }
     }
 
     /// The listener hears again: nobody else was silent meanwhile, as far as this replica can tell.

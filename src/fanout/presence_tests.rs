@@ -65,6 +65,7 @@ fn what_is_too_old_or_too_far_ahead_is_not_heard() {
         a.receive(&dated(&hello(&b), at), Instant::now()).unwrap();
         assert_eq!(names(&a), ["a"]);
     }
+    assert_eq!(a.0.metrics.presence_misdated.get(), 4);
     assert!(a.receive("nonsense", Instant::now()).is_err());
     a.receive(r#"{"question":{"kind":"later"}}"#, Instant::now()).unwrap();
 }
@@ -132,4 +133,61 @@ fn changes_are_told_to_whoever_watches_and_nothing_else_is() {
     a.receive(&dated(&hello(&b), Clock::system().millis() + 9), begun).unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(replica(&"ü".repeat(300), &[]).own().name.len(), 254);
+}
+
+#[test]
+fn dates_go_on_where_a_clock_is_set_back() {
+    const HOUR: u64 = 3_600_000;
+    let noon = 1_700_000_000_000;
+    for back in [1, 60_000, 121_000, 24 * HOUR] {
+        let (mut dates, begun) = (Dates::default(), Instant::now());
+        let after = |seconds: u64| begun + Duration::from_secs(seconds);
+        let mut last = dates.of_message(noon, begun);
+        for second in 1..300 {
+            let date = dates.of_message(noon + second * 1_000 - back, after(second));
+            assert!(date > last && date.abs_diff(noon + second * 1_000) <= 1_000, "{back} {second}");
+            last = date;
+            assert_eq!(
+                dates.off_by(date, noon + second * 1_000 - back, after(second)),
+                None,
+                "others have the right one"
+            );
+        }
+        let date = dates.of_message(noon + 400_000, after(400));
+        assert_eq!(date, noon + 400_000, "it is right again");
+    }
+}
+
+#[test]
+fn a_clock_that_was_ahead_and_is_put_right_is_followed_as_soon_as_another_agrees() {
+    let (ahead, right) = (1_700_000_000_000 + 7_200_000, 1_700_000_000_000);
+    let (mut dates, begun) = (Dates::default(), Instant::now());
+    assert_eq!(dates.of_message(ahead, begun), ahead);
+    assert_eq!(dates.off_by(right, ahead, begun), Some(7_200_000));
+    assert_eq!(dates.off_by(right + 5, right, begun), None);
+    assert_eq!(dates.of_message(right + 9, begun), right + 9);
+}
+
+#[test]
+fn two_messages_in_one_millisecond_are_told_apart() {
+    let (mut dates, now) = (Dates::default(), Instant::now());
+    let (first, second) = (dates.of_message(5_000, now), dates.of_message(5_000, now));
+    assert!(second > first);
+}
+
+#[test]
+fn who_is_gone_is_known_soon_however_seldom_they_speak() {
+    for (budget, others, every, gone) in
+        [(40_000, 2, 1_000, 3_000), (40_000, 100, 5_000, 9_000), (40_000, 200, 20_000, 24_000)]
+    {
+        let (a, b, begun) =
+            (replica("a", &["--notify-budget", &budget.to_string()]), replica("b", &[]), Instant::now());
+        b.0.count.set(others);
+        assert_eq!(b.period(), Duration::from_millis(every));
+        a.receive(&b.message(begun, false), begun).unwrap();
+        a.message(begun + Duration::from_millis(gone - 1), false);
+        assert_eq!(names(&a), ["a", "b"], "{others}");
+        a.message(begun + Duration::from_millis(gone), false);
+        assert_eq!(names(&a), ["a"], "{others}");
+    }
 }

@@ -109,10 +109,12 @@ impl Publisher {
                 () = stop.cancelled() => break,
             };
             // Before what is there is taken: what comes meanwhile goes with it.
-            rate.wait().await;
+            if stop.run_until_cancelled(rate.wait()).await.is_none() {
+                break;
+            }
             let now = Instant::now();
             let said = if alone { Some(presence.message(now, false)) } else { presence.along(now) };
-            if self.send_all(&mut sender, &mut rate, said).await {
+            if self.send_all(&mut sender, &mut rate, said, &stop).await {
                 pause = BACKOFF.0;
                 continue;
             }
@@ -130,11 +132,20 @@ impl Publisher {
     }
 
     /// Sends all that waits, in several statements if there is much, and what the replica says of itself. What could not
-    /// be sent waits on; false, then.
-    async fn send_all(&self, sender: &mut Sender, rate: &mut RateLimiter, mut said: Option<String>) -> bool {
+    /// be sent waits on; false, then. So does what is left when it is to stop, which does not keep to the rate.
+    async fn send_all(
+        &self,
+        sender: &mut Sender,
+        rate: &mut RateLimiter,
+        mut said: Option<String>,
+        stop: &CancellationToken,
+    ) -> bool {
         let mut waiting = self.queue.take();
         while !waiting.is_empty() || said.is_some() {
-            rate.wait().await;
+            if stop.run_until_cancelled(rate.wait()).await.is_none() {
+                waiting.into_iter().for_each(|wakeup| self.queue.add(wakeup));
+                return false;
+            }
             let rest = waiting.split_off(waiting.len().min(MAX_BATCH));
             rate.begin(Instant::now());
             match sender.send(said.take().as_deref(), &waiting).await {

@@ -5,7 +5,8 @@
 //! in a second ([`crate::config::FanoutConfig::notify_budget`]), and all replicas together send as many notifications as
 //! it pays for: the budget, divided by the replicas. Nobody hands it out: every replica hears all notifications, its own
 //! too, and between two of its own it leaves as much time as those in between are worth. Where the budget is not reached
-//! that is less than sending takes, and nothing waits.
+//! that is less than sending takes, and nothing waits. Those without a signature take from the budget as well, but not
+//! more than twice what replicas send themselves, or [`LONGEST_REST`]; what has a wrong signature takes nothing.
 //!
 //! The other bound is the database itself. Where sending takes much longer on average than it can take, processors are
 //! short, and a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get what it saves.
@@ -29,15 +30,36 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 /// How many notifications were received; the listener counts, the publisher looks.
 #[derive(Clone, Debug, Default)]
-pub struct NotificationCounter(Arc<AtomicU64>);
+pub struct NotificationCounter(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    signed: AtomicU64,
+    unsigned: AtomicU64,
+}
+
+/// What was received up to some moment.
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    signed: u64,
+    unsigned: u64,
+}
 
 impl NotificationCounter {
+    /// One of a replica, as its signature shows.
     pub(super) fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.signed.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn so_far(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// One of a form that has no signature: of a program in SQL, or of a replica of an older version. It costs the same;
+    /// but whoever may connect can send it.
+    pub(super) fn count_unsigned(&self) {
+        self.0.unsigned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn so_far(&self) -> Received {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Received { signed: of(&self.0.signed), unsigned: of(&self.0.unsigned) }
     }
 }
 
@@ -80,7 +102,7 @@ pub(super) struct RateLimiter {
 struct Sent {
     begun: Instant,
     /// What had been received when it began.
-    received: u64,
+    received: Received,
     /// Its notifications: they count even where this replica does not hear them.
     notifications: u64,
     /// What is waited from its beginning because of the database.
@@ -102,10 +124,17 @@ impl RateLimiter {
     /// From when on something may be sent, as far as can be told now.
     fn next(&self) -> Option<Instant> {
         let Sent { begun, received, notifications, rest } = self.last.as_ref()?;
-        let count = self.received.so_far().saturating_sub(*received).max(*notifications);
-        let worth = count as f64 * self.replicas.get() as f64 / f64::from(self.budget);
-        let worth = Duration::from_secs_f64(worth.min(LONGEST.as_secs_f64()));
-        Some(*begun + worth.max(*rest))
+        let now = self.received.so_far();
+        let signed = self.worth(now.signed.saturating_sub(received.signed).max(*notifications));
+        // Nobody without a key makes wake-ups wait for long, however much it sends.
+        let unsigned = self.worth(now.unsigned.saturating_sub(received.unsigned)).min(signed.max(LONGEST_REST));
+        Some(*begun + (signed + unsigned).min(LONGEST).max(*rest))
+    }
+
+    /// How much time of the budget so many notifications take.
+    fn worth(&self, notifications: u64) -> Duration {
+        let seconds = notifications as f64 * self.replicas.get() as f64 / f64::from(self.budget);
+        Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64()))
     }
 
     /// Something is being sent from now on.

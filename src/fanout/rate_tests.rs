@@ -89,3 +89,23 @@ async fn no_wake_up_waits_for_ever_and_the_first_not_at_all() {
     rate.end(now, 1);
     assert_eq!(rate.next(), Some(now + LONGEST));
 }
+
+#[test]
+fn what_has_no_signature_takes_from_the_budget_and_nobody_is_held_up_by_it_for_long() {
+    let received = NotificationCounter::default();
+    let mut rate = limiter(&received, 4);
+    let now = Instant::now();
+    let mut after = |unsigned: usize, signed: usize| {
+        rate.begin(now);
+        (0..unsigned).for_each(|_| received.count_unsigned());
+        (0..signed).for_each(|_| received.count());
+        rate.end(now, 1);
+        rate.next().unwrap() - now
+    };
+    let each = MILLI / 10;
+    assert_eq!(after(0, 1), each);
+    assert_eq!(after(100, 1), each * 101, "programs and older replicas cost the same");
+    assert_eq!(after(1_000_000, 1), each + LONGEST_REST, "whoever sends a flood holds nobody up for long");
+    assert_eq!(after(1_000_000, 1_000), each * 2_000, "where replicas themselves send much, for as long again");
+    assert_eq!(after(1_000_000, 1_000_000), LONGEST);
+}

@@ -248,7 +248,9 @@ impl Rebalancer {
 
     /// What was closed did not help: the next wave is a while off.
     fn give_up(&mut self, now: Instant) {
-        tracing::warn!("connections that were closed came back to where they were: the balancer does not even them out");
+        tracing::warn!(
+            "connections that were closed came back to where they were: the balancer does not even them out"
+        );
         self.wave = None;
         self.rests_until = Some(now + self.window * self.rest);
         self.rest = (self.rest * 2).min(REST.1);

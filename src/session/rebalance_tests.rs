@@ -28,7 +28,8 @@ struct Model {
 
 impl Model {
     fn new(replicas: usize, devices: usize) -> Model {
-        let mut all: Vec<_> = (0..replicas).map(|_| (Rebalancer::new(WINDOW, Arc::default()), VecDeque::new())).collect();
+        let mut all: Vec<_> =
+            (0..replicas).map(|_| (Rebalancer::new(WINDOW, Arc::default()), VecDeque::new())).collect();
         for device in 0..devices {
             all[device % replicas].1.push_back((device, 0));
         }

@@ -12,6 +12,7 @@ use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -110,14 +111,16 @@ impl Buckets {
         if self.workers.is_empty() {
             return stopping.cancelled().await;
         }
-        while stopping.run_until_cancelled(Box::pin(self.look_up_placements())).await.is_some() {
+        let mut unmatched = HashSet::new();
+        while stopping.run_until_cancelled(Box::pin(self.look_up_placements(&mut unmatched))).await.is_some() {
             if stopping.run_until_cancelled(tokio::time::sleep(PLACEMENTS_PERIOD)).await.is_none() {
                 return;
             }
         }
     }
 
-    async fn look_up_placements(&self) {
+    /// Looks once. Servers of buckets that are none of the settings' are said, and noted, once.
+    async fn look_up_placements(&self, unmatched: &mut HashSet<WorkerAddress>) {
         let placements = match self.main.placements().await {
             Ok(placements) => placements,
             Err(error) => {
@@ -126,12 +129,24 @@ impl Buckets {
                 return;
             }
         };
+        let mut preferred = Vec::new();
         for (bucket, store) in self.stores.iter().enumerate() {
-            let at = self.layout.schema(bucket).and_then(|schema| placements.get(&schema));
-            if let Some(server) = at.and_then(|at| self.workers.iter().position(|worker| worker == at)) {
-                store.prefer(server);
+            let Some(at) = self.layout.schema(bucket).and_then(|schema| placements.get(&schema)) else { continue };
+            match self.workers.iter().position(|worker| worker == at) {
+                Some(server) => preferred.push(store.prefer(server)),
+                None if unmatched.insert(at.clone()) => {
+                    let known: Vec<String> = self.workers.iter().map(ToString::to_string).collect();
+                    let (server, known) = (at.to_string(), known.join(", "));
+                    tracing::warn!(
+                        server,
+                        known,
+                        "Citus has buckets on a server that is not in DATABASE_WORKER_URLS under this name and port: what is for them takes a detour"
+                    );
+                }
+                None => {}
             }
         }
+        futures_util::future::join_all(preferred).await;
     }
 
     /// How the pools are used now, all together.

@@ -9,6 +9,7 @@ use super::{Store, StoreError};
 use crate::config::{Config, Host, PostgresUrl};
 use crate::db::{ConnectError, DbError, Sql};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// How statements are planned. Citus sends a call of a function to where its tables are if it knows what the function is
@@ -54,10 +55,16 @@ where c.relname = 'sync_heads'",
 };
 
 /// A server of a Citus cluster, by the name and port by which Citus and our settings know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WorkerAddress {
     host: String,
     port: u16,
+}
+
+impl fmt::Display for WorkerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 impl WorkerAddress {
@@ -93,7 +100,7 @@ impl Store {
     }
 
     /// Leads further connections to this worker, by its place in `DATABASE_WORKER_URLS`.
-    pub(super) fn prefer(&self, worker: usize) {
-        self.pool.prefer(worker);
+    pub(super) async fn prefer(&self, worker: usize) {
+        self.pool.prefer(worker).await;
     }
 }

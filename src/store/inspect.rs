@@ -3,6 +3,7 @@
 //! On a connection of its own, never the pool's: an operator looks when the pool is exhausted, and takes no place in it.
 
 use super::compaction::CompactionError;
+use super::layout::Layout;
 use super::lifecycle::LoggedChange;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
@@ -134,6 +135,29 @@ select current_setting('server_version'), pg_database_size(current_database()),
         where backend_type = 'client backend' and pid <> pg_backend_pid()),
        (select max(age(datfrozenxid))::int8 from pg_database)";
 
+/// What each server of a Citus cluster says of its part: the rows are there, in tables that have a number after their name. One
+/// that is away says nothing, and fails nothing.
+const STATE_OF_ALL: &str = "
+select coalesce(sum((w.said ->> 'bytes')::int8), 0)::int8, coalesce(sum((w.said ->> 'log_bytes')::int8), 0)::int8,
+       coalesce(sum((w.said ->> 'changes')::int8), 0)::int8, coalesce(sum((w.said ->> 'logs')::int8), 0)::int8,
+       coalesce(max((w.said ->> 'open')::float8), 0), coalesce(max((w.said ->> 'age')::int8), 0)::int8
+from (
+    select case when success then result::jsonb end as said from run_command_on_all_nodes($command$
+        with log_tables as materialized (
+            select c.oid, c.relname, c.reltuples from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where c.relname ~ '^sync_(changes|heads)_[0-9]+$' and c.relkind = 'r' and n.nspname ~ '^sync_b[0-9]{2}$'
+        )
+        select jsonb_build_object(
+            'bytes', pg_database_size(current_database()),
+            'log_bytes', (select sum(pg_total_relation_size(oid)) from log_tables),
+            'changes', (select sum(greatest(reltuples, 0))::int8 from log_tables where relname like 'sync_changes%'),
+            'logs', (select sum(greatest(reltuples, 0))::int8 from log_tables where relname like 'sync_heads%'),
+            'open', (select extract(epoch from max(now() - xact_start)) from pg_stat_activity
+                     where backend_type = 'client backend' and pid <> pg_backend_pid()),
+            'age', (select max(age(datfrozenxid)) from pg_database))::text
+    $command$)
+) as w";
+
 /// The logs of a user, those that changed last first.
 pub async fn logs(client: &Client, user: UserKey) -> Result<Vec<StoredLog>, InspectError> {
     let (user, limit) = (user.0.to_string(), MAX_LOGS as i64);
@@ -192,8 +216,24 @@ pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result
     rows.iter().rev().map(read).collect()
 }
 
-/// How the database is.
-pub async fn state(client: &Client) -> Result<DatabaseState, InspectError> {
+/// How the database is: all of its servers together, where the buckets are on Citus. Connections are always those of the
+/// server that is asked.
+pub async fn state(client: &Client, layout: Layout) -> Result<DatabaseState, InspectError> {
+    let mut state = state_of_server(client).await?;
+    if layout.is_on_citus() {
+        let rows = client.query_typed(STATE_OF_ALL, &[]).await?;
+        let row = rows.first().ok_or(InspectError::UnknownChange)?;
+        state.bytes = row.try_get(0)?;
+        state.log_bytes = row.try_get(1)?;
+        state.changes = row.try_get(2)?;
+        state.logs = row.try_get(3)?;
+        state.oldest_transaction_seconds = row.try_get(4)?;
+        state.transaction_age = row.try_get(5)?;
+    }
+    Ok(state)
+}
+
+async fn state_of_server(client: &Client) -> Result<DatabaseState, InspectError> {
     let rows = client.query_typed(STATE, &[]).await?;
     let row = rows.first().ok_or(InspectError::UnknownChange)?;
     Ok(DatabaseState {

@@ -77,6 +77,10 @@ pub struct Metrics {
     pub notifications_unreadable: IntCounter,
     /// Notifications without a valid signature.
     pub notifications_unsigned: IntCounter,
+    /// Notifications whose signature no key of ours has made.
+    pub notifications_unverified: IntCounter,
+    /// What replicas said of themselves with a date that is too far off.
+    pub presence_misdated: IntCounter,
     /// Replicas that are there.
     pub replicas: IntGauge,
     /// Replicas that fell silent.
@@ -287,6 +291,16 @@ impl Metrics {
                 &r,
                 "mana_sync_notifications_unsigned_total",
                 "Notifications whose word was not taken, so that the database was asked.",
+            ),
+            notifications_unverified: counter(
+                &r,
+                "mana_sync_notifications_unverified_total",
+                "Notifications whose signature no key of CHANNEL_KEY has made.",
+            ),
+            presence_misdated: counter(
+                &r,
+                "mana_sync_presence_misdated_total",
+                "What replicas said of themselves with a date that is too far off this replica's clock.",
             ),
             replicas: gauge(
                 &r,

@@ -90,15 +90,15 @@ async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
     let pool = Pool::over(servers.iter().map(connector).collect(), config);
     let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
     assert_eq!(port().await, ports[0], "the first, until another is said to be better");
-    pool.prefer(1);
+    pool.prefer(1).await;
     assert_eq!(port().await, ports[1]);
     servers[1].server_mut().kill().await.unwrap();
     assert_eq!(port().await, ports[0], "another will do");
     servers[1].server_mut().restart(Shutdown::Immediate).await.unwrap();
     assert_eq!(port().await, ports[0], "what is open is used");
-    pool.prefer(1);
+    pool.prefer(1).await;
     assert_eq!(port().await, ports[1], "until it is looked at again");
-    pool.prefer(1);
+    pool.prefer(1).await;
     assert_eq!(port().await, ports[1]);
 }
 

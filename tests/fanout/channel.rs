@@ -105,6 +105,26 @@ async fn a_notification_that_was_changed_or_cut_is_not_believed_either() {
 }
 
 #[tokio::test]
+async fn forged_notifications_are_counted_by_themselves_whomever_they_are_about() {
+    let cluster = &Cluster::start_with(2, &[NO_ROUNDS, NO_GREETING]).await;
+    let user = cluster.user();
+    let mut socket = socket(cluster, 1, &user, None, None).await;
+    let unverified = async |index| metric(cluster, index, "mana_sync_notifications_unverified_total").await;
+    store(cluster, 0, &user, "phone", &[("first", "a")]).await;
+    assert_eq!(woken(&mut socket).await.1, ["first"]);
+    // About nobody, and about nothing.
+    let forge =
+        "select pg_notify('mana_sync', 'm2' || lpad(n::text, 16, 'x') || '0000') from generate_series(1, 1000) n";
+    sqlx::query(forge).execute(&cluster.pool).await.unwrap();
+    for index in 0..2 {
+        eventually("they are counted", async || unverified(index).await >= 1_000.0).await;
+        assert_eq!(metric(cluster, index, "mana_sync_notifications_unsigned_total").await, 0.0, "nobody is looked up");
+    }
+    store(cluster, 0, &user, "phone", &[("second", "b")]).await;
+    assert_eq!(woken(&mut socket).await.1, ["second"]);
+}
+
+#[tokio::test]
 async fn an_old_notification_that_is_repeated_harms_nothing() {
     // Of its own: what other tests say that cannot be read makes replicas look at everything.
     let cluster = &Cluster::start_with(2, &[NO_ROUNDS, NO_GREETING]).await;

@@ -239,6 +239,59 @@ async fn operators_find_users_wherever_they_are() {
 }
 
 #[tokio::test]
+async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
+    const TOKEN: &str = "an-admin-token-for-tests";
+    let cluster = distributed(1, &[("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)]).await;
+    let log = cluster.nodes[0].log();
+    let line = log.lines().rev().find(|line| line.contains("the admin port is open")).expect("it has one");
+    let line: Value = serde_json::from_str(line).unwrap();
+    let base = format!("http://{}/api/v1", line["address"].as_str().unwrap());
+    let ask = async |path: String| -> (StatusCode, Value) {
+        let request = cluster.http.get(format!("{base}/{path}")).bearer_auth(TOKEN).timeout(TIMEOUT);
+        let reply = request.send().await.unwrap();
+        (reply.status(), reply.json().await.unwrap())
+    };
+    let users = users_of_all(&cluster);
+    for user in &users {
+        cluster.pushed(user, APP, one("a")).await;
+        cluster.pushed(user, "other", one("b")).await;
+    }
+    let (gone, others) = users.split_first().unwrap();
+    let mut holding = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let lock =
+        format!("begin; lock table {0}.sync_changes, {0}.sync_history in access exclusive mode", schema_of(gone));
+    for is_away in [false, true, false] {
+        sqlx::raw_sql(AssertSqlSafe(if is_away { lock.clone() } else { "rollback".to_owned() }))
+            .execute(&mut holding)
+            .await
+            .unwrap();
+        let of = |user: &User| {
+            let record = format!("record?user={}&app={APP}&table=todos&id=a", user.id);
+            (format!("user?id={}", user.id), record)
+        };
+        let (user, record) = of(gone);
+        // It waits meanwhile, and nobody waits with it.
+        let (away, _) = tokio::join!(async { (ask(user).await.1, ask(record).await.0) }, async {
+            for user in others {
+                let (shown, record) = of(user);
+                let (shown, record) = (ask(shown).await.1, ask(record).await);
+                assert_eq!((&shown["problem"], &shown["usage"]["changes"]), (&Value::Null, &json!(2)), "{shown}");
+                let devices = shown["devices"].as_array().unwrap();
+                assert_eq!((shown["logs"].as_array().unwrap().len(), devices.len()), (2, 2), "{shown}");
+                assert_eq!(record.0, StatusCode::OK);
+                assert_eq!(record.1["history"].as_array().unwrap().len(), 1, "{}", record.1);
+            }
+        });
+        let (shown, record) = away;
+        assert_eq!(shown["problem"].is_null(), !is_away, "{shown}");
+        assert_eq!(shown["logs"].as_array().unwrap().len(), if is_away { 0 } else { 2 }, "{shown}");
+        assert_eq!(record.is_success(), !is_away);
+    }
+    let (_, state) = ask("cluster".to_owned()).await;
+    assert!(state["database"]["bytes"].as_i64().unwrap() > 1 << 20, "{state}");
+}
+
+#[tokio::test]
 async fn programs_write_read_and_erase_where_they_always_did() {
     let cluster = distributed(1, &[]).await;
     for user in users_of_all(&cluster) {
