@@ -40,8 +40,10 @@ fn reading_a_push(criterion: &mut Criterion<CpuTime>) {
 
 /// What the store tells of a change that the reader wrote.
 fn note(writes: &mut OwnWrites, change: &StoredChange) -> Result<(), UnreadableChange> {
+    let record = (&*change.table, &*change.record);
+    writes.add_record(record, change.at);
     for write in change.fields()? {
-        writes.add_own((&change.table, &change.record), &write.name, (write.stamp, change.at), None, change.at);
+        writes.add_own(record, &write.name, (write.stamp, change.at), None);
     }
     Ok(())
 }
