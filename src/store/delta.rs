@@ -184,12 +184,7 @@ impl Store {
     }
 
     /// A page; none if the cursor is past the log's end.
-    async fn try_page(
-        &self,
-        log: &Log,
-        request: &PageRequest<'_>,
-        memory: usize,
-    ) -> Result<Option<Page>, StoreError> {
+    async fn try_page(&self, log: &Log, request: &PageRequest<'_>, memory: usize) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
         let query = match request.tables {
             None => &PAGE_OF_ALL_TABLES,

@@ -132,8 +132,7 @@ impl Store {
             return Ok(own);
         }
         let (tables, ids) = fields.records();
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&log.0, &reader, &tables, &ids, &Micros(first.at), &fields.names];
+        let parameters: [&(dyn ToSql + Sync); 6] = [&log.0, &reader, &tables, &ids, &Micros(first.at), &fields.names];
         let rows = self.traced(traced::OWN_WRITES, &OWN_WRITES, &parameters).await?;
         self.heavy.run(rows.len() * ROW_WORK, || add_own_rows(&mut own, &rows)).await?;
         drop(rows);

@@ -126,11 +126,13 @@ async fn of_what_a_device_wrote_only_the_fields_of_the_page_are_read() {
         *mana_sync::store::statements().iter().find(|(name, _)| *name == "own writes").expect("that is its name");
     let names = json!({ "f0": 0, "f1": 0, "f2": 0 });
     let rows = sqlx::query(sqlx::AssertSqlSafe(statement.text))
-        .bind(sqlx::query_scalar::<_, sqlx::types::Uuid>("select log_id from sync_heads where user_id = $1")
-            .bind(&user.id)
-            .fetch_one(&cluster.pool)
-            .await
-            .unwrap())
+        .bind(
+            sqlx::query_scalar::<_, sqlx::types::Uuid>("select log_id from sync_heads where user_id = $1")
+                .bind(&user.id)
+                .fetch_one(&cluster.pool)
+                .await
+                .unwrap(),
+        )
         .bind("phone")
         .bind(vec!["todos"])
         .bind(vec!["a"])
@@ -149,7 +151,8 @@ async fn a_delete_that_others_made_reaches_a_device_which_wrote_other_fields_sin
     let cluster = shared().await;
     let user = cluster.user();
     push(cluster, &user, "phone", "", json!([insert("todos", "a", "mine", AT)])).await;
-    push(cluster, &user, "laptop", "", json!([{ "table": "todos", "id": "a", "op": "delete", "deletedAt": LATER }])).await;
+    push(cluster, &user, "laptop", "", json!([{ "table": "todos", "id": "a", "op": "delete", "deletedAt": LATER }]))
+        .await;
     push(cluster, &user, "phone", AT, json!([many_fields("a", "f", 2, 1, LATEST)])).await;
     // It has lost its database, and its own insert may have been left out: a bare delete would find no record.
     let pulled = cluster.pulled(&user, "todo", "todos", BEGINNING, Some("phone")).await;
@@ -167,8 +170,15 @@ async fn a_value_that_wins_against_a_stamp_of_the_future_is_sent_with_it_whateve
     push(cluster, &user, "phone", AT, json!([many_fields("a", "other", 1_000, 0, LATER)])).await;
     let after = push(cluster, &user, "phone", AT, json!([insert("todos", "x", "x", AT)])).await;
     // What loses to what is stored, and what ties with it and was stored later.
-    push(cluster, &user, "laptop", AT, json!([many_fields("a", "f", 1, 1, LATER), { "table": "todos", "id": "a",
-        "op": "update", "fields": { "f1": { "value": 2, "updatedAt": stored } } }])).await;
+    push(
+        cluster,
+        &user,
+        "laptop",
+        AT,
+        json!([many_fields("a", "f", 1, 1, LATER), { "table": "todos", "id": "a",
+        "op": "update", "fields": { "f1": { "value": 2, "updatedAt": stored } } }]),
+    )
+    .await;
     let pulled = cluster.pulled(&user, "todo", "todos", until(&after), Some("phone")).await;
     let sent = &pulled["serverChanges"];
     assert_eq!(sent[0]["fields"]["f0"]["at"], json!(LATER), "it loses by its stamp");
