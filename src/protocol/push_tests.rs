@@ -290,6 +290,21 @@ fn a_problem_names_its_change() {
 }
 
 #[test]
+fn no_body_of_the_allowed_size_is_too_large_to_be_read_back_unless_it_is_full_of_exponents() {
+    let size = |value: &str| {
+        let body =
+            format!(r#"{{"clientId":"c","changes":[{{"table":"t","id":"r","op":"insert","data":{{"v":{value}}}}}]}}"#);
+        read(&body).map(|push| push.changes[0].size as f64 / body.len() as f64)
+    };
+    for densest in ["1", "[]", "{\"\":1}", "\"\""] {
+        let grows = size(&format!("[{}]", vec![densest; 20_000].join(","))).unwrap();
+        assert!(grows * (10 << 20) as f64 <= MAX_WRITTEN as f64, "{densest} grows {grows} times");
+    }
+    let problem = size(&format!("[{}]", vec!["1e40"; 370_000].join(","))).unwrap_err().to_string();
+    assert!(problem.contains("numbers written out"), "{problem}");
+}
+
+#[test]
 fn a_push_of_too_many_changes_is_refused() {
     let body = json!({ "clientId": "c", "changes": vec![field("f", json!(1), AT); 101] }).to_string();
     assert!(matches!(read(&body), Err(PushError::TooMany { got: 101, max: 100 })));
