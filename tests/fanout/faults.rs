@@ -227,7 +227,7 @@ async fn what_nobody_published_is_announced_part_by_part_however_much_it_is() {
         let records: Vec<(&str, &str)> = ids.iter().map(|id| (table, id.as_str())).collect();
         store(cluster, 0, &user, "phone", &records).await;
     }
-    let tables: Vec<String> = (0..4_000).map(|n| format!("{n:0>40}")).collect();
+    let tables: Vec<String> = (0..4_000).map(|n| format!("{n:0>32}")).collect();
     let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), "a")).collect();
     store(cluster, 0, &user, "phone", &records).await;
     store(cluster, 0, &user, "phone", &[("last", "a")]).await;

@@ -185,10 +185,11 @@ async fn a_user_of_thousands_of_apps_is_told_of_the_recent_ones() {
     assert_eq!(woken(&mut back).await, (APP.to_owned(), vec!["tasks".to_owned()]));
 }
 
-/// Stores a change in each of so many tables, whose names are 60 bytes long, in pushes of 5,000 each.
+/// Stores a change in each of so many tables, whose names are 60 bytes long, as many in a push as
+/// it may name.
 async fn store_in_tables(cluster: &Cluster, user: &User, count: usize) -> BTreeSet<String> {
     let tables: Vec<String> = (0..count).map(|n| format!("{n:0>60}")).collect();
-    for (n, tables) in tables.chunks(5_000).enumerate() {
+    for (n, tables) in tables.chunks(2_000).enumerate() {
         let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), "a")).collect();
         store(cluster, n, user, "phone", &records).await;
     }
