@@ -16,8 +16,8 @@ use deadpool::managed::{
     self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -121,6 +121,7 @@ impl Pool {
             health: PoolHealth::default(),
             opening: Semaphore::new(MAX_OPENING),
             is_failing: AtomicBool::new(false),
+            failure: Mutex::default(),
             drivers: TaskTracker::new(),
         };
         let pool = managed::Pool::builder(manager).max_size(config.size).queue_mode(QueueMode::Lifo);
@@ -234,6 +235,11 @@ impl Pool {
         self.health().found_useless();
     }
 
+    /// Why the last attempt to connect failed, in a sentence for operators; none if it did not.
+    pub fn failure(&self) -> Option<String> {
+        self.pool.manager().failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether the database may be in one of several places.
     pub fn has_choice(&self) -> bool {
         self.pool.manager().route.connectors().iter().any(Connector::has_choice)
@@ -345,6 +351,8 @@ struct Manager {
     opening: Semaphore,
     /// Whether the last attempt to connect failed.
     is_failing: AtomicBool,
+    /// Why it did, in a sentence for operators.
+    failure: Mutex<Option<String>>,
     /// What drives the connections that are open.
     drivers: TaskTracker,
 }
@@ -361,6 +369,8 @@ impl managed::Manager for Manager {
         // Boxed, because it is large and rare.
         let connected = Box::pin(self.route.connect()).await;
         self.is_failing.store(connected.is_err(), Ordering::Relaxed);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            connected.as_ref().err().map(ConnectError::sentence);
         let (server, client, driver) = connected?;
         let driving = self.drivers.spawn(async move {
             // What ends the connection also fails the statement that it was needed for.

@@ -82,7 +82,8 @@ impl Health {
                     (Some(fitness.unfit), None)
                 }
                 Ok(Err(error)) => (None, Some(error.sentence())),
-                Err(_) => (None, None),
+                // It is tried again for as long as a request would wait.
+                Err(_) => (None, store.failure()),
             };
             {
                 let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);

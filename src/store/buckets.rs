@@ -105,6 +105,11 @@ impl Buckets {
         self.main.fitness(self.layout, needed).await
     }
 
+    /// Why no connection could be made when that was last tried, in a sentence for operators; none if it could.
+    pub fn failure(&self) -> Option<String> {
+        self.main.pool.failure()
+    }
+
     /// Keeps finding out which worker has which bucket, and leads each bucket's connections there, until told to stop.
     /// Buckets are moved while replicas serve; any worker takes any bucket meanwhile, by asking the one that has it.
     pub async fn follow_placements(self, stopping: CancellationToken) {
