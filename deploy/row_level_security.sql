@@ -21,9 +21,22 @@
 --
 -- Replicas work for many users in one statement, so they pass: docs/adr/0033-row-level-security-for-programs.md.
 -- To take the wall down: alter table … disable row level security, on each of the tables below.
+--
+-- Where `mana-sync distribute` has made buckets, the tables are there, and so are the policies; the views that have their names
+-- in the main schema ask with the rights of whoever asks, which takes PostgreSQL 15. Other roles need rights and a policy in each
+-- bucket (docs/buckets.md). A wall that stands when the logs are distributed, or migrated, stands afterwards. Not on Citus: what a
+-- session sets does not reach the servers that have the rows.
 
 do $$
 begin
+    if (select l.on_citus from sync_layout l) then
+        raise exception using errcode = 'feature_not_supported',
+            message = 'row-level security for programs does not work on Citus: mana_sync.user_id does not reach the servers that have the rows';
+    end if;
+    if exists (select from sync_layout) and current_setting('server_version_num')::int < 150000 then
+        raise exception using errcode = 'feature_not_supported',
+            message = 'row-level security for programs takes PostgreSQL 15 where the logs are distributed over buckets';
+    end if;
     if not exists (select from pg_roles where rolname = 'mana_sync_program') then
         create role mana_sync_program nologin;
     end if;
@@ -52,34 +65,58 @@ revoke execute on function sync_push_own(text, text, jsonb) from public;
 grant execute on function sync_push_own(text, text, jsonb) to mana_sync_program;
 revoke execute on function sync_push(text, text, text, jsonb) from mana_sync_program;
 
-grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, field_meta, client_id,
-    schema_version, actor, origin, space_id) on sync_changes to mana_sync_program;
-grant select on sync_heads, sync_history to mana_sync_program;
-
-alter table sync_changes enable row level security;
-alter table sync_heads enable row level security;
-alter table sync_history enable row level security;
-alter table sync_erased enable row level security;
-
 set client_min_messages = warning;
-drop policy if exists sync_replica on sync_changes;
-drop policy if exists sync_replica on sync_heads;
-drop policy if exists sync_replica on sync_history;
-drop policy if exists sync_replica on sync_erased;
-create policy sync_replica on sync_changes to mana_sync_replica using (true);
-create policy sync_replica on sync_heads to mana_sync_replica using (true);
-create policy sync_replica on sync_history to mana_sync_replica using (true);
-create policy sync_replica on sync_erased to mana_sync_replica using (true);
 
--- `(select …)`: asked once for a statement, not for each row.
-drop policy if exists sync_own on sync_changes;
-drop policy if exists sync_own on sync_heads;
-drop policy if exists sync_own on sync_history;
-create policy sync_own on sync_changes to mana_sync_program
-    using (user_id = (select current_setting('mana_sync.user_id', true)));
-create policy sync_own on sync_heads to mana_sync_program
-    using (user_id = (select current_setting('mana_sync.user_id', true)));
--- The history has no user ids, only logs; which of them are the user's, the heads say.
-create policy sync_own on sync_history for select to mana_sync_program
-    using (log_id in (select h.log_id from sync_heads h
-                      where h.user_id = (select current_setting('mana_sync.user_id', true))));
+-- The tables themselves: in this schema, or in the buckets.
+do $$
+declare
+    main text := current_schema();
+    is_distributed bool := (select c.relkind = 'v' from pg_class c where c.oid = to_regclass('sync_changes'));
+    -- `(select …)`: asked once for a statement, not for each row.
+    own text := 'user_id = (select current_setting(''mana_sync.user_id'', true))';
+    place record;
+    named text;
+    walled text;
+begin
+    for place in
+        select main as schema, case when is_distributed then '_undistributed' else '' end as suffix
+        union all
+        select n.nspname, '' from pg_namespace n
+        where is_distributed and n.nspname ~ '^sync_b[0-9]{2}$'
+          and obj_description(n.oid, 'pg_namespace') = 'A bucket of mana-sync'
+    loop
+        execute format('grant usage on schema %I to mana_sync_program', place.schema);
+        execute format('grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
+            field_meta, client_id, schema_version, actor, origin, space_id) on %I.%I to mana_sync_program',
+            place.schema, 'sync_changes' || place.suffix);
+        execute format('grant select on %1$I.%2$I, %1$I.%3$I to mana_sync_program',
+            place.schema, 'sync_heads' || place.suffix, 'sync_history' || place.suffix);
+        foreach named in array array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'] loop
+            walled := format('%I.%I', place.schema, named || place.suffix);
+            execute format('alter table %s enable row level security', walled);
+            execute format('drop policy if exists sync_replica on %s', walled);
+            execute format('create policy sync_replica on %s to mana_sync_replica using (true)', walled);
+            execute format('drop policy if exists sync_own on %s', walled);
+            if named in ('sync_changes', 'sync_heads') then
+                execute format('create policy sync_own on %s to mana_sync_program using (%s)', walled, own);
+            elsif named = 'sync_history' then
+                -- The history has no user ids, only logs; which of them are the user's, the heads say.
+                execute format('create policy sync_own on %s for select to mana_sync_program
+                    using (log_id in (select h.log_id from %I.%I h where h.%s))',
+                    walled, place.schema, 'sync_heads' || place.suffix, own);
+            end if;
+        end loop;
+    end loop;
+    if is_distributed then
+        grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, field_meta,
+            client_id, schema_version, actor, origin, space_id) on sync_changes to mana_sync_program;
+        grant select on sync_heads, sync_history to mana_sync_program;
+        foreach named in array array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'] loop
+            execute format('alter view %I set (security_invoker = true)', named);
+        end loop;
+        -- What is inserted into and deleted from the view.
+        alter function sync_insert_in_bucket() security invoker;
+        alter function sync_delete_in_bucket() security invoker;
+    end if;
+end
+$$;

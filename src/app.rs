@@ -26,7 +26,7 @@ use crate::shutdown::{Shutdown, StopSignals};
 use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
-use crate::store::{Buckets, Layout};
+use crate::store::{Buckets, Layout, same_database};
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
@@ -235,6 +235,8 @@ pub async fn run(
         reconciler,
         auth: auth.clone(),
         budget: unread.clone(),
+        reads: store.read_shares(),
+        heavy: store.heavy().clone(),
         metrics: metrics.clone(),
         clock: clock.clone(),
     };
@@ -328,21 +330,25 @@ fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl
 async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
-        let migrated = match config.migrate_on_start {
-            true => schema::migrate(config.database.direct_url()).await.map(|_| ()),
-            false => Ok(()),
-        };
-        let checked = match migrated {
-            Ok(()) => schema::check(config.database.direct_url()).await,
-            Err(error) => Err(error),
-        };
-        match checked {
+        match prepare_schema(config).await {
             Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
-                reason.set(error.is_for_operators().then(|| error.to_string()));
+                reason.set(error.sentence());
                 tokio::time::sleep(START_PAUSE).await;
             }
             other => return other,
         }
     }
+}
+
+async fn prepare_schema(config: &Config) -> Result<Layout, SchemaError> {
+    let database = &config.database;
+    // Before anything is applied to a database that may be somebody else's.
+    if let Some(listen_url) = database.database_listen_url.as_ref().filter(|url| **url != database.database_url) {
+        same_database::check(&database.database_url, listen_url).await?;
+    }
+    if config.migrate_on_start {
+        schema::migrate(database.direct_url()).await?;
+    }
+    schema::check(database.direct_url()).await
 }

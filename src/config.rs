@@ -31,8 +31,8 @@ pub use traces::{RootSampler, Sampler, TracesConfig};
 pub use warnings::Warning;
 
 use axum::http::HeaderValue;
+use clap::Args;
 use clap::builder::{OsStr, Resettable};
-use clap::{Args, FromArgMatches};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -94,10 +94,10 @@ pub struct Config {
     #[arg(long, env, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
 
-    /// The workers of a Citus cluster, separated by spaces: pushes and reads go straight to them, each to the one that has the
+    /// The workers of a Citus cluster, separated by white space: pushes and reads go straight to them, each to the one that has the
     /// user's bucket. Default: everything goes through DATABASE_URL, the coordinator.
-    #[arg(long, env, hide_env_values = true, value_delimiter = ' ', value_parser = postgres_url)]
-    pub database_worker_urls: Vec<Secret>,
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = postgres_urls)]
+    pub database_worker_urls: PostgresUrls,
 
     /// How long a request waits for a connection of the pool before it is answered 503, in milliseconds.
     #[arg(long, env, default_value = "3000", value_parser = millis)]
@@ -143,7 +143,7 @@ pub struct Config {
     pub replica_id: Option<String>,
 
     /// Where the token issuer publishes its keys.
-    #[arg(long, env, default_value = "http://localhost:3001/api/auth/jwks", value_parser = http_url)]
+    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3001/api/auth/jwks", value_parser = http_url)]
     pub jwks_url: Url,
 
     /// The issuer that tokens must name (iss). Default: not checked.
@@ -167,7 +167,7 @@ pub struct Config {
     pub jwks_max_stale_ms: Duration,
 
     /// The credits service that says whose sync is paid for.
-    #[arg(long, env, default_value = "http://localhost:3061", value_parser = http_url)]
+    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3061", value_parser = http_url)]
     pub mana_credits_url: Url,
 
     /// The key that the credits service knows us by.
@@ -217,7 +217,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub page_max_changes: u32,
 
-    /// Bytes of changes in one page of a delta; a page ends with the change that passes it.
+    /// Bytes of changes in one page of a delta; a change that is larger is a page by itself.
     #[arg(long, env, default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(1024..=256 << 20))]
     pub page_max_bytes: u32,
 
@@ -358,10 +358,7 @@ impl Config {
     /// # Errors
     /// The URL cannot be read.
     pub fn with_defaults(database_url: &str) -> Result<Config, clap::Error> {
-        let nothing = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
-        let command = Config::augment_args(clap::Command::new("mana-sync")).mut_args(nothing);
-        let words = ["mana-sync", "--database-url", database_url];
-        Config::from_arg_matches(&command.try_get_matches_from(words)?)
+        without_environment(&["--database-url", database_url])
     }
 
     /// Checks what no single setting can be checked for.
@@ -393,6 +390,13 @@ impl Config {
     }
 }
 
+/// Settings from the words of a command line alone, whatever the environment says.
+pub(crate) fn without_environment<T: Args>(words: &[&str]) -> Result<T, clap::Error> {
+    let unset = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
+    let command = T::augment_args(clap::Command::new("mana-sync").no_binary_name(true)).mut_args(unset);
+    T::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
 fn millis(text: &str) -> Result<Duration, String> {
     match millis_or_zero(text)? {
         Duration::ZERO => Err("must be at least 1 millisecond".to_owned()),
@@ -416,6 +420,13 @@ fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
 // No message repeats the URL: it may hold a password.
 fn postgres_url(text: &str) -> Result<Secret, UrlError> {
     PostgresUrl::parse(text).map(|_| Secret::from(text))
+}
+
+/// URLs of databases.
+pub type PostgresUrls = Vec<Secret>;
+
+fn postgres_urls(text: &str) -> Result<PostgresUrls, UrlError> {
+    text.split_whitespace().map(postgres_url).collect()
 }
 
 fn http_url(text: &str) -> Result<Url, String> {

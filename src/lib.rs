@@ -29,6 +29,7 @@ pub mod failpoints;
 pub mod telemetry;
 
 pub mod budget;
+pub mod mail_budget;
 
 pub mod shutdown;
 

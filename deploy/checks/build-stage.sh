@@ -29,6 +29,8 @@ while IFS= read -r step; do
     case ${step%% *} in
     WORKDIR) directory=$rest && mkdir -p "$root$directory" ;;
     ENV) environment="$environment export $rest;" ;;
+    # As --build-arg: what this is called with, else the default.
+    ARG) name=${rest%%=*} && environment="$environment export $name=$(printenv "$name" || printf %s "${rest#*=}");" ;;
     COPY)
         target=$root$directory/${rest##* }
         case $target in */) mkdir -p "$target" ;; esac

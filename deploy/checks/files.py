@@ -7,11 +7,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import images
 import report
 import yaml
 
 DEPLOY = Path("deploy")
-DOCKERFILES = (DEPLOY / "Dockerfile", Path("dev/Dockerfile"), Path("loadtest/Dockerfile"))
 # Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
 NOT_OURS = re.compile(
     r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_(SYNC|DEV)_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|REPLICA|GRAFANA)_PASSWORD"
@@ -43,8 +43,9 @@ def unknown_settings(names, settings):
 
 
 def check(settings):
-    for file in DOCKERFILES:
+    for file, crate in images.DOCKERFILES.items():
         report.run(f"{file}: hadolint", [report.tool("hadolint"), "--no-color", file])
+        report.line(f"{file}: has all that it builds", images.problems(file, crate))
     compose = _compose()
     _alertmanager(compose)
     on_citus = _compose("citus/compose.yaml")
@@ -117,7 +118,7 @@ def _systemd():
 
 def _floating(compose):
     images = {name: service["image"] for name, service in compose["services"].items()}
-    images |= {f"FROM in {file}": image for file in DOCKERFILES for image in re.findall(r"^FROM (?!scratch)(\S+)", file.read_text(), re.M)}
+    images |= {f"FROM in {file}": image for file in images.DOCKERFILES for image in re.findall(r"^FROM (?!scratch)(\S+)", file.read_text(), re.M)}
     return [f"{name}: {image}" for name, image in images.items() if not re.search(r":(?!latest)[\w.-]+$", image)]
 
 

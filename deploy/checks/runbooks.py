@@ -1,6 +1,6 @@
 """The commands of the runbooks that need no database: queries are parsed, kubectl's lines are given to kubectl.
 
-Those for the shell and the database are run against a cluster by tests/runbooks.rs."""
+Those for the shell and the database are run against a cluster by tests/process/runbooks.rs."""
 
 import os
 import re

@@ -30,7 +30,8 @@ def metrics():
     text = "\n".join(file.read_text().split("#[cfg(test)]")[0] for file in files)
     pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*&?[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
     found = {name: (kind, label) for kind, name, label in re.findall(pattern, text)}
-    paired = r'\bpaired_(counter)s\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*",\s*\("(\w+)", \w+\),\s*\("(\w+)", \w+\)'
+    pair = r'\("(\w+)", (?:\w+|env!\("\w+"\))\)'
+    paired = r'\bpaired_(counter|gauge)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*",\s*' + rf"{pair},\s*{pair}"
     found |= {name: (kind, f"{label},{other}") for kind, name, label, other in re.findall(paired, text)}
     for name in re.findall(r'"(mana_sync_\w+)"', text):
         if name not in found:

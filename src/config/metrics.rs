@@ -22,7 +22,7 @@ pub struct MetricsConfig {
     pub otel_metrics_exporter: Exporter,
 
     /// The OTLP collector of metrics, with the whole path. Default: OTEL_EXPORTER_OTLP_ENDPOINT.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = endpoint)]
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_metrics_endpoint: Endpoint,
 
     /// How it is spoken to. Default: OTEL_EXPORTER_OTLP_PROTOCOL.
@@ -95,9 +95,10 @@ impl MetricsConfig {
 mod tests {
     use super::*;
     use crate::config::OtlpProtocol;
-    use clap::Parser;
+    use crate::config::without_environment;
+    use clap::Args;
 
-    #[derive(Parser)]
+    #[derive(Args)]
     struct Cli {
         #[command(flatten)]
         traces: TracesConfig,
@@ -106,7 +107,7 @@ mod tests {
     }
 
     fn read(settings: &[&str]) -> Cli {
-        Cli::parse_from(std::iter::once("test").chain(settings.iter().copied()))
+        without_environment(settings).unwrap()
     }
 
     fn collector(settings: &[&str]) -> Option<(String, OtlpProtocol)> {

@@ -18,11 +18,11 @@ pub struct TracesConfig {
     pub otel_traces_exporter: Exporter,
 
     /// The OTLP collector, such as http://localhost:4318.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = endpoint)]
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_endpoint: Endpoint,
 
     /// The same for traces alone, with the whole path.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = endpoint)]
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_traces_endpoint: Endpoint,
 
     /// `grpc` or `http/protobuf`. Default: `grpc` where the endpoint has the port 4317, else `http/protobuf`.
@@ -127,17 +127,11 @@ fn name(text: &str) -> Result<Name, std::convert::Infallible> {
 mod tests {
     use super::*;
     use crate::config::OtlpProtocol;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        traces: TracesConfig,
-    }
+    use crate::config::without_environment;
 
     fn collector(settings: &[&str]) -> Option<(String, OtlpProtocol)> {
-        let cli = Cli::parse_from(std::iter::once("test").chain(settings.iter().copied()));
-        cli.traces.collector().map(|collector| (collector.endpoint.to_string(), collector.protocol))
+        let traces: TracesConfig = without_environment(settings).unwrap();
+        traces.collector().map(|collector| (collector.endpoint.to_string(), collector.protocol))
     }
 
     #[test]

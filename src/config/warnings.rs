@@ -56,17 +56,11 @@ fn is_plain(url: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        config: Config,
-    }
+    use crate::config::without_environment;
 
     fn warnings(settings: &[&str]) -> Vec<Warning> {
-        let given = ["test", "--database-url=postgres://localhost/db"].into_iter().chain(settings.iter().copied());
-        Cli::parse_from(given).config.warnings()
+        let database = ["--database-url=postgres://localhost/db"];
+        without_environment::<Config>(&[&database, settings].concat()).unwrap().warnings()
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Connecting: to whichever of a URL's hosts can be used, with TLS as the URL wants it.
 
 use super::error::ConnectError;
+use super::staggered;
 use super::tls::{self, Attempt};
 use crate::config::{Endpoint, Host, PostgresUrl, Secret};
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::future::poll_fn;
@@ -13,11 +12,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, config as postgres};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -30,9 +29,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so long in silence the kernel begins to test a connection, and between two tests.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
-/// How long one host is waited for alone before the next is asked as well.
-const STAGGER: Duration = Duration::from_millis(250);
-
 /// How long a connection may take to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -43,6 +39,9 @@ type TlsStream = <<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect as T
 /// A connection that its owner drives: the client of it waits for nothing unless this is polled.
 pub type Driver = Connection<Stream, TlsStream>;
 
+/// How the addresses of a name are found, with this port; in the order in which they are to be tried.
+pub type Resolver = Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
 /// Where to connect to, and as whom.
 #[derive(Clone)]
 pub struct Connector {
@@ -51,6 +50,11 @@ pub struct Connector {
     session: Arc<Config>,
     /// Which host answered last; it is asked first.
     preferred: Arc<AtomicUsize>,
+    resolver: Resolver,
+    /// Which address of a name answered last, where that was not the first that its resolver gave: it is asked first.
+    preferred_address: Arc<Mutex<Option<SocketAddr>>>,
+    /// Whether a name had several addresses.
+    has_addresses: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Connector {
@@ -83,7 +87,21 @@ impl Connector {
         if url.tls.direct {
             session.ssl_negotiation(postgres::SslNegotiation::Direct);
         }
-        Ok(Connector { url: Arc::new(url), session: Arc::new(session), preferred: Arc::default() })
+        Ok(Connector {
+            url: Arc::new(url),
+            session: Arc::new(session),
+            preferred: Arc::default(),
+            resolver: Arc::new(|name, port| Box::pin(async move { Ok(lookup_host((name, port)).await?.collect()) })),
+            preferred_address: Arc::default(),
+            has_addresses: Arc::default(),
+        })
+    }
+
+    /// The same, which finds the addresses of names in another way than the system does.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Resolver) -> Connector {
+        self.resolver = resolver;
+        self
     }
 
     /// The same, for sessions with these settings. Not for poolers, which refuse what they cannot keep track of.
@@ -97,15 +115,16 @@ impl Connector {
         self
     }
 
-    /// Whether there are several hosts to choose from.
+    /// Whether there are several hosts to choose from, or a name has turned out to have several addresses.
     pub fn has_choice(&self) -> bool {
-        self.url.hosts.len() > 1
+        self.url.hosts.len() > 1 || self.has_addresses.load(Ordering::Relaxed)
     }
 
     /// Connects. The client does nothing unless the driver is polled.
     ///
     /// Of several hosts the first that answers and can be written to is taken. The one that did last time is asked first,
-    /// and one that is slow to answer keeps nobody from the others.
+    /// and one that is slow to answer keeps nobody from the others. The same goes for the addresses of a name; if none of
+    /// them can be written to, one that cannot is taken, unless the URL asks for more.
     ///
     /// # Errors
     /// No host can be used; the error is what the most telling of them said.
@@ -117,27 +136,12 @@ impl Connector {
     async fn connect_to_any(&self) -> Result<(Client, Driver), ConnectError> {
         let count = self.url.hosts.len();
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let mut left = (0..count).map(|at| self.ask((preferred + at) % count));
-        let mut asked: FuturesUnordered<_> = left.next().into_iter().collect();
-        let mut telling: Option<ConnectError> = None;
-        loop {
-            tokio::select! {
-                answer = asked.next() => match answer {
-                    Some((index, Ok(connection))) => {
-                        if self.preferred.swap(index, Ordering::Relaxed) != index {
-                            tracing::warn!(host = index + 1, of = count, "this host of the database's is used now");
-                        }
-                        return Ok(connection);
-                    }
-                    Some((_, Err(error))) => {
-                        telling = Some(more_telling(telling, error));
-                        asked.extend(left.next());
-                    }
-                    None => return Err(telling.unwrap_or(ConnectError::NoPrimary)),
-                },
-                () = sleep(STAGGER), if left.len() > 0 => asked.extend(left.next()),
-            }
+        let hosts = (0..count).map(|at| self.ask((preferred + at) % count));
+        let (index, connection) = staggered::first(hosts).await?;
+        if self.preferred.swap(index, Ordering::Relaxed) != index {
+            tracing::warn!(host = index + 1, of = count, "this host of the database's is used now");
         }
+        Ok(connection)
     }
 
     /// A connection that is driven by a task of its own.
@@ -153,62 +157,109 @@ impl Connector {
         Ok(Session { client, driving: AbortOnDropHandle::new(driving) })
     }
 
-    async fn ask(&self, index: usize) -> (usize, Result<(Client, Driver), ConnectError>) {
-        let answer = match self.url.hosts.get(index) {
-            Some(endpoint) => self.connect_to(endpoint).await,
-            None => Err(ConnectError::NoPrimary),
-        };
-        (index, answer)
+    async fn ask(&self, index: usize) -> Result<(usize, (Client, Driver)), ConnectError> {
+        let endpoint = self.url.hosts.get(index).ok_or(ConnectError::NoPrimary)?;
+        Ok((index, self.connect_to(endpoint).await?))
     }
 
     /// Connects to one host, by all its addresses.
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<(Client, Driver), ConnectError> {
         let limit = self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let needs_primary = self.url.needs_primary;
         match &endpoint.host {
             Host::Unix(folder) => {
                 let socket = folder.join(format!(".s.PGSQL.{}", endpoint.port));
                 // What nobody else can hear is not encrypted, whatever sslmode says.
-                let attempt = self.attempt(Place::Unix(&socket), "", Attempt::Plain);
+                let attempt = self.attempt(Place::Unix(&socket), "", Attempt::Plain, needs_primary);
                 timeout(limit, attempt).await.map_err(|_| ConnectError::Timeout)?
             }
-            Host::Tcp { name, address } => {
-                let addresses: Vec<SocketAddr> = match address {
-                    Some(address) => vec![SocketAddr::new(*address, endpoint.port)],
-                    None => {
-                        let found = timeout(limit, lookup_host((name.as_str(), endpoint.port))).await;
-                        found.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Resolve)?.collect()
-                    }
-                };
-                let mut failed = ConnectError::Resolve(io::ErrorKind::NotFound.into());
-                for address in addresses {
-                    match timeout(limit, self.agree(address, name)).await {
-                        Ok(Ok(connected)) => return Ok(connected),
-                        Ok(Err(error)) => failed = error,
-                        Err(_) => failed = ConnectError::Timeout,
-                    }
+            Host::Tcp { name, address: Some(address) } => {
+                self.agree_in_time(SocketAddr::new(*address, endpoint.port), name, needs_primary).await
+            }
+            Host::Tcp { name, address: None } => {
+                let resolving = timeout(limit, (self.resolver)(name.clone(), endpoint.port));
+                let addresses = resolving.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Resolve)?;
+                if addresses.is_empty() {
+                    return Err(ConnectError::Resolve(io::ErrorKind::NotFound.into()));
                 }
-                Err(failed)
+                let has_several = addresses.len() > 1;
+                self.has_addresses.fetch_or(has_several, Ordering::Relaxed);
+                match self.connect_to_first_of(&addresses, name, needs_primary || has_several).await {
+                    Err(ConnectError::NoPrimary) if !needs_primary => {
+                        self.connect_to_first_of(&addresses, name, false).await
+                    }
+                    done => done,
+                }
             }
         }
     }
 
+    /// Connects to one of these addresses, of which there are some.
+    async fn connect_to_first_of(
+        &self,
+        addresses: &[SocketAddr],
+        name: &str,
+        needs_primary: bool,
+    ) -> Result<(Client, Driver), ConnectError> {
+        let preferred = *self.preferred_address();
+        let at = addresses.iter().position(|address| Some(*address) == preferred).unwrap_or(0);
+        let first = addresses[at..=at].iter();
+        let in_order: Vec<SocketAddr> = first.chain(&addresses[..at]).chain(&addresses[at + 1..]).copied().collect();
+        let attempts = in_order
+            .into_iter()
+            .map(async |address| Ok((address, self.agree_in_time(address, name, needs_primary).await?)));
+        let (address, connection) = staggered::first(attempts).await?;
+        // Where all is well the resolver goes on to say who is asked first: some distribute connections like that.
+        let is_first = addresses.first() == Some(&address);
+        if !is_first && self.preferred_address().replace(address) != Some(address) {
+            tracing::warn!(of = addresses.len(), "another address of the database's host is used now");
+        }
+        Ok(connection)
+    }
+
+    fn preferred_address(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.preferred_address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn agree_in_time(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        needs_primary: bool,
+    ) -> Result<(Client, Driver), ConnectError> {
+        let limit = self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        timeout(limit, self.agree(address, name, needs_primary)).await.map_err(|_| ConnectError::Timeout)?
+    }
+
     /// Connects to an address, with or without TLS as `sslmode` says.
-    async fn agree(&self, address: SocketAddr, name: &str) -> Result<(Client, Driver), ConnectError> {
-        let attempts = Attempt::all(self.url.tls.mode);
-        let mut failed = None;
-        for attempt in attempts {
-            match self.attempt(Place::Tcp(address), name, *attempt).await {
+    async fn agree(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        needs_primary: bool,
+    ) -> Result<(Client, Driver), ConnectError> {
+        let mut failed: Option<ConnectError> = None;
+        for attempt in Attempt::all(self.url.tls.mode) {
+            match self.attempt(Place::Tcp(address), name, *attempt, needs_primary).await {
                 Ok(connected) => return Ok(connected),
-                Err(error) if !error.may_be_about_tls() => return Err(failed.unwrap_or(error)),
-                // What is said without TLS is that TLS was expected, or not.
-                Err(error) if failed.is_none() || *attempt == Attempt::Encrypted => failed = Some(error),
-                Err(_) => {}
+                Err(error) if !error.may_be_about_tls() => return Err(error),
+                Err(error) => {
+                    // What is said without TLS may be that TLS was expected, or not. That there is none says less.
+                    let is_newer = *attempt == Attempt::Encrypted && !error.is_lack_of_tls();
+                    failed = Some(failed.filter(|_| !is_newer).unwrap_or(error));
+                }
             }
         }
         Err(failed.unwrap_or(ConnectError::Timeout))
     }
 
-    async fn attempt(&self, place: Place<'_>, name: &str, attempt: Attempt) -> Result<(Client, Driver), ConnectError> {
+    async fn attempt(
+        &self,
+        place: Place<'_>,
+        name: &str,
+        attempt: Attempt,
+        needs_primary: bool,
+    ) -> Result<(Client, Driver), ConnectError> {
         let mut tls = match attempt {
             // Never used; to set up TLS for nothing may fail.
             Attempt::Plain => MakeRustlsConnect::new(tls::unused()?),
@@ -225,7 +276,7 @@ impl Connector {
             session.ssl_negotiation(postgres::SslNegotiation::Postgres);
         }
         let (client, mut driver) = session.connect_raw(stream, tls).await.map_err(ConnectError::Refused)?;
-        if self.url.needs_primary && !is_writable(&client, &mut driver).await? {
+        if needs_primary && !is_writable(&client, &mut driver).await? {
             return Err(ConnectError::NoPrimary);
         }
         Ok((client, driver))
@@ -279,22 +330,6 @@ impl Session {
         drop(self.client);
         // It has nothing left to do but to take its leave.
         let _ = timeout(CLOSE_TIMEOUT, self.driving).await;
-    }
-}
-
-/// Of two errors the one that an operator can do more with: what a server says, rather than that another is not there.
-fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
-    let rank = |error: &ConnectError| match error {
-        ConnectError::Url(_) | ConnectError::Tls(_) => 4,
-        // A host that is there will be the primary, or know of one, sooner than one that says why it refuses us.
-        ConnectError::NoPrimary => 3,
-        ConnectError::Refused(_) => 2,
-        ConnectError::Timeout | ConnectError::Reach(_) => 1,
-        ConnectError::Resolve(_) => 0,
-    };
-    match before {
-        Some(before) if rank(&before) > rank(&now) => before,
-        _ => now,
     }
 }
 

@@ -47,9 +47,38 @@ impl ConnectError {
         }
     }
 
-    /// Whether another way of connecting, with TLS or without, may succeed.
+    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    pub fn sentence(&self) -> String {
+        let ConnectError::Refused(error) = self else { return self.to_string() };
+        match sqlstate(error) {
+            Some("53300") => {
+                "the database lets no more connections in: raise max_connections, or the limit of the role or the database, or lower DATABASE_POOL_SIZE"
+                    .to_owned()
+            }
+            Some("57P03") => "the database is starting, or shutting down".to_owned(),
+            Some("57P01" | "57P02") => "the database is shutting down".to_owned(),
+            Some("42501") => "the role may not connect to the database: grant it CONNECT".to_owned(),
+            Some(code) => format!("{self} (SQLSTATE {code})"),
+            None => self.to_string(),
+        }
+    }
+
+    /// Whether another way of connecting, with TLS or without, may succeed. A server that starts, is full or shuts down says
+    /// so to everybody.
     pub(super) fn may_be_about_tls(&self) -> bool {
-        matches!(self, ConnectError::Refused(_) | ConnectError::Tls(_))
+        match self {
+            ConnectError::Refused(error) => !(self.is_passing() && error.code().is_some()),
+            ConnectError::Tls(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the server has no TLS, rather than that we do not agree about it.
+    pub(super) fn is_lack_of_tls(&self) -> bool {
+        // What fails in the handshake itself comes from rustls, as an error of the connection's.
+        let ConnectError::Refused(error) = self else { return false };
+        error.to_string().starts_with("error performing TLS handshake")
+            && error.source().is_some_and(|cause| !cause.is::<io::Error>())
     }
 }
 
@@ -90,6 +119,17 @@ impl DbError {
         match self {
             DbError::Statement(error) | DbError::Connect(ConnectError::Refused(error)) => sqlstate(error),
             _ => None,
+        }
+    }
+
+    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    pub fn sentence(&self) -> String {
+        match (self, self.sqlstate()) {
+            (DbError::Connect(error), _) => error.sentence(),
+            (_, Some("42P01" | "3F000")) => "tables are not there: run `mana-sync migrate`".to_owned(),
+            (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),
+            (_, Some(code)) => format!("{self} (SQLSTATE {code})"),
+            (_, None) => self.to_string(),
         }
     }
 
@@ -149,6 +189,8 @@ fn is_disconnect(error: &tokio_postgres::Error) -> bool {
     // Whoever ends a session says so by its severity: administrators, time limits, crashes, poolers.
     matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
         || matches!(db.code().code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
+        // A pooler has given us a session on which somebody else has prepared statements by the names of ours.
+        || db.code().code() == "42P05"
         // With this severity the server, or a pooler, says it of a connection of its own.
         || db.code().code().starts_with("08") && db.parsed_severity() != Some(Severity::Error)
 }

@@ -40,6 +40,9 @@ pub enum TlsError {
     /// There is a certificate for the client and no key: set sslkey.
     #[error("there is a certificate for the client and no key: set sslkey")]
     NoKey,
+    /// There are certificates that were revoked, which would be taken here.
+    #[error("~/.postgresql/root.crl is there, and lists of revoked certificates are not supported: remove it")]
+    Revocations,
     /// The certificates cannot be used.
     #[error("the certificates cannot be used")]
     Rustls(#[from] rustls::Error),
@@ -82,7 +85,7 @@ impl Attempt {
 pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let anchors = anchors(options).await?;
-    let verifier = Verifier::new(anchors, options.mode == SslMode::VerifyFull, &provider)?;
+    let verifier = Verifier::new(anchors, options.mode == SslMode::VerifyFull, provider.clone());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -115,6 +118,8 @@ async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'stat
         None => None,
     };
     match pem {
+        // Whom it revokes libpq would refuse.
+        Some(_) if usual("root.crl").is_some() => Err(TlsError::Revocations),
         Some(pem) => Ok(Some(certificates(&pem, PARAMETER)?)),
         None if verifies => Err(TlsError::NoRoots),
         None => {
@@ -133,6 +138,9 @@ async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'stat
 async fn identity(
     options: &TlsOptions,
 ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TlsError> {
+    if options.hides_certificate {
+        return Ok(None);
+    }
     let Some(file) = options.certificate.clone().or_else(|| usual("postgresql.crt")) else { return Ok(None) };
     let Some(pem) = read(&file, "sslcert").await? else { return Ok(None) };
     let chain = certificates(&pem, "sslcert")?;
@@ -167,13 +175,6 @@ fn system_roots() -> &'static [CertificateDer<'static>] {
     static ROOTS: LazyLock<Vec<CertificateDer<'static>>> =
         LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
     &ROOTS
-}
-
-/// Those of these certificates that can be read.
-pub(super) fn root_store(anchors: &[CertificateDer<'static>]) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(anchors.iter().cloned());
-    roots
 }
 
 /// Settings for a connection that is not encrypted.

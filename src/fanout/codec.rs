@@ -225,7 +225,7 @@ impl Entry<'_> {
     pub fn read(&self) -> Result<Wakeup, PayloadError> {
         let OwnedBody { a, c, t, r, p } = serde_json::from_str(self.body).map_err(PayloadError::Json)?;
         let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
-        Ok(Wakeup { user: self.user, app: a, client: c, tables: t, ranges: r, pushes })
+        Ok(Wakeup { user: self.user, app: a, client: c, tables: t.map(Into::into), ranges: r, pushes })
     }
 }
 

@@ -1,20 +1,23 @@
 //! From a commit on one replica to the sessions of all: hints, and the net below them (G4).
 //!
-//! * [`wakeup`]: what there is to tell; `codec` and `legacy`: how it stands in a notification; `channel_key`: who says so.
+//! * [`wakeup`]: what there is to tell, and of which [`tables`]; `codec` and `legacy`: how it stands in a notification; `channel_key`: who says so.
 //! * `publisher`: sends what has been committed, many wake-ups to a notification, never in the transaction of a push;
 //!   `queue`: where wake-ups wait for it; `rate`: how often it does that.
 //! * [`presence`]: which replicas there are, and what each says of itself.
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced; `rewinds`: also where the database went back to an earlier state.
+//!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time.
 //! * [`recent`]: tells a session that has just come what was stored shortly before.
 //!
 //! Nothing is correct because a notification arrived, only faster. Each wake-up says which range of its log it
 //! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is seen even if
 //! later ones arrive.
 
+mod changes;
 mod channel_key;
 pub mod codec;
+mod heads;
 mod legacy;
 pub mod listener;
 pub mod presence;
@@ -24,6 +27,7 @@ mod rate;
 pub mod recent;
 pub mod reconciler;
 mod rewinds;
+pub mod tables;
 pub mod wakeup;
 
 #[cfg(test)]
@@ -34,13 +38,24 @@ pub use presence::Presence;
 pub use publisher::{Publisher, PublisherConfig, PublisherConnector};
 pub use rate::NotificationCounter;
 pub use reconciler::Reconciler;
+pub use tables::Tables;
 pub use wakeup::Wakeup;
 
 use crate::protocol::UserKey;
 use crate::store::Head;
+use std::sync::Arc;
 
 /// Whether a user has a session here.
 pub type IsConnected<'a> = &'a dyn Fn(UserKey) -> bool;
+
+/// What a user's sessions listen to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The user.
+    pub user: UserKey,
+    /// An app; none: all apps.
+    pub app: Option<Arc<str>>,
+}
 
 /// Those whom wake-ups are for: the hub, as the fan-out sees it.
 pub trait SessionRegistry: Send + Sync + 'static {
@@ -53,12 +68,16 @@ pub trait SessionRegistry: Send + Sync + 'static {
     /// Lets somebody ask that of many users, at the cost of one lock. It must not do anything else with the sessions.
     fn with_connected(&self, ask: &mut dyn FnMut(IsConnected<'_>));
 
-    /// All users that have one.
-    fn connected(&self) -> Vec<UserKey>;
+    /// What all sessions listen to: of each user all apps, or some, each once.
+    fn listening(&self) -> Vec<Listening>;
 
-    /// Where this user's logs stood when its first session came: only what is stored later is owed to it.
-    /// Counts once; afterwards what has been announced is known better.
-    fn begin(&self, user: UserKey, heads: &[Head]);
+    /// The same, of the sessions of one user.
+    fn listening_of(&self, user: UserKey) -> Vec<Listening>;
+
+    /// Where this user's logs stood when its first session came: only what is stored later is owed to it. Logs that are
+    /// not among the heads stood at this position, or before it. Counts once; afterwards what has been announced is known
+    /// better.
+    fn begin(&self, user: UserKey, heads: &[Head], others: i64);
 
     /// Up to where the log has been announced without a gap, if that is before `head`. None for users that have
     /// not begun.

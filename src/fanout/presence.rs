@@ -261,6 +261,7 @@ impl Presence {
             return;
         }
         let silent = state.others.extract_if(|_, other| other.until <= now).collect::<Vec<_>>();
+        self.0.metrics.replicas_lost.inc_by(silent.len() as u64);
         state.gone.extend(silent.into_iter().map(|(id, other)| (id, (other.at, now))));
         state.gone.retain(|_, (_, since)| now < *since + MAX_AGE * 2);
     }

@@ -81,8 +81,10 @@ fn whoever_hears_nothing_forgets_nobody() {
     a.hears_again(later);
     a.message(later, false);
     assert_eq!(names(&a), ["a", "b"], "it may have spoken meanwhile");
+    assert_eq!(a.0.metrics.replicas_lost.get(), 0);
     a.message(later + Duration::from_secs(4), false);
     assert_eq!(names(&a), ["a"]);
+    assert_eq!(a.0.metrics.replicas_lost.get(), 1, "it has not said goodbye");
 }
 
 #[tokio::test]

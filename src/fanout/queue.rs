@@ -2,7 +2,7 @@
 //!
 //! Those of one device in one app are one, whatever piles up: the union of the tables, the ranges joined. Each is bounded
 //! ([`table_names`](super::wakeup::table_names)), and all together are, in number and in bytes, before anything is added.
-//! Pushes leave theirs here while they are stored, so nothing that is done under the lock takes long.
+//! One user, who may call a device something else in each push, gets a share of it only. Pushes leave theirs here while they are stored, so nothing that is done under the lock takes long.
 
 use super::wakeup::Wakeup;
 use crate::config::FanoutConfig;
@@ -12,20 +12,39 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
+/// One user gets this part of the whole,
+const SHARE: usize = 8;
+/// and at least so many wake-ups, and bytes, if there are as many.
+const LEAST: Waiting = Waiting { wakeups: 64, bytes: 64 << 10 };
+
 /// What may wait.
 #[derive(Debug)]
 pub(super) struct Queue {
     pending: Mutex<Pending>,
     filled: Notify,
-    most: usize,
-    most_bytes: usize,
+    most: Waiting,
+    share: Waiting,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     wakeups: HashMap<Key, Wakeup>,
+    of_users: HashMap<UserKey, Waiting>,
     bytes: usize,
+}
+
+/// How many wake-ups wait, and how many bytes they take.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    wakeups: usize,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn has_room(self, bytes: usize, most: Waiting) -> bool {
+        self.wakeups < most.wakeups && self.bytes + bytes <= most.bytes
+    }
 }
 
 /// User, app and device.
@@ -33,29 +52,38 @@ type Key = (UserKey, Arc<str>, Option<Arc<str>>);
 
 impl Queue {
     pub(super) fn new(config: &FanoutConfig, metrics: Arc<Metrics>) -> Queue {
-        Queue {
-            pending: Mutex::default(),
-            filled: Notify::new(),
-            most: config.publish_queue as usize,
-            most_bytes: config.publish_queue_bytes as usize,
-            metrics,
-        }
+        let most = Waiting { wakeups: config.publish_queue as usize, bytes: config.publish_queue_bytes as usize };
+        let share = |most: usize, least: usize| (most / SHARE).max(least).min(most);
+        let share = Waiting { wakeups: share(most.wakeups, LEAST.wakeups), bytes: share(most.bytes, LEAST.bytes) };
+        Queue { pending: Mutex::default(), filled: Notify::new(), most, share, metrics }
     }
 
     /// Adds a wake-up. What there is no room for is counted, and left to the reconcilers.
     pub(super) fn add(&self, wakeup: Wakeup) {
         let key = (wakeup.user, wakeup.app.clone(), wakeup.client.clone());
         let mut pending = self.pending();
-        if let Some(waiting) = pending.wakeups.get_mut(&key) {
+        let Pending { wakeups, of_users, bytes } = &mut *pending;
+        let of_user = of_users.entry(key.0).or_default();
+        if let Some(waiting) = wakeups.get_mut(&key) {
             let before = waiting.size();
             waiting.merge(wakeup);
             let after = waiting.size();
-            pending.bytes = (pending.bytes + after).saturating_sub(before);
-        } else if pending.wakeups.len() < self.most && pending.bytes + wakeup.size() <= self.most_bytes {
-            pending.bytes += wakeup.size();
-            pending.wakeups.insert(key, wakeup);
+            *bytes = (*bytes + after).saturating_sub(before);
+            of_user.bytes = (of_user.bytes + after).saturating_sub(before);
         } else {
-            self.metrics.wakeups_dropped.inc();
+            let size = wakeup.size();
+            let all = Waiting { wakeups: wakeups.len(), bytes: *bytes };
+            if all.has_room(size, self.most) && of_user.has_room(size, self.share) {
+                *bytes += size;
+                of_user.wakeups += 1;
+                of_user.bytes += size;
+                wakeups.insert(key, wakeup);
+            } else {
+                if of_user.wakeups == 0 {
+                    of_users.remove(&key.0);
+                }
+                self.metrics.wakeups_dropped.inc();
+            }
         }
         self.show(&pending);
     }
@@ -120,7 +148,7 @@ mod tests {
         }
         let mut batch = queue.take();
         batch.sort_by_key(|wakeup| wakeup.client.clone());
-        assert_eq!(batch[0].tables, Some(vec!["lists".into(), "tasks".into()]));
+        assert_eq!(batch[0].tables, Some(vec!["lists".into(), "tasks".into()].into()));
         assert_eq!(batch[0].ranges, [(0, 4), (8, 10)]);
         assert_eq!(batch[1], stored("b", "tasks", (4, 8)));
         assert_eq!(queue.take(), []);
@@ -149,6 +177,33 @@ mod tests {
         let none = queue(&["--publish-queue", "0"]);
         none.add(stored("a", "tasks", (0, 2)));
         assert_eq!((none.metrics.wakeups_dropped.get(), none.take().len()), (1, 0));
+    }
+
+    #[test]
+    fn one_user_takes_a_share_whatever_its_devices_are_called() {
+        let queue = queue(&["--publish-queue", "1000", "--publish-queue-bytes", "1048576"]);
+        let of = |user: &str, device: String, table: &str| wakeup(user, "todo", Some(&device), &[table]);
+        for n in 0..2_000 {
+            queue.add(of("many devices", n.to_string(), "tasks"));
+            queue.add(of("long names", format!("{n}{}", "d".repeat(250)), &"t".repeat(255)));
+        }
+        assert_eq!(queue.metrics.publish_queue.get(), 125 + 125);
+        assert_eq!(queue.metrics.wakeups_dropped.get(), 2 * (2_000 - 125));
+        queue.add(of("many devices", "7".to_owned(), "lists"));
+        for n in 0..50 {
+            queue.add(of(&format!("user {n}"), "phone".to_owned(), "tasks"));
+        }
+        assert_eq!(
+            queue.metrics.wakeups_dropped.get(),
+            2 * (2_000 - 125),
+            "there is room for others, and for what merges"
+        );
+        let batch = queue.take();
+        assert_eq!(batch.len(), 300);
+        assert!(batch.iter().any(|wakeup| wakeup.tables.as_ref().is_some_and(|tables| tables.len() == 2)));
+        assert!(queue.pending().of_users.is_empty());
+        queue.add(of("many devices", "after".to_owned(), "tasks"));
+        assert_eq!(queue.take().len(), 1);
     }
 
     #[test]

@@ -5,9 +5,13 @@
 //! same time are answered together: clients that return all at once cost a few statements, one after the other on
 //! one connection. While the database is away, requests wait for it, for a few minutes at most, and reach back by as much
 //! more.
+//!
+//! Nobody is told more at once than a session may have waiting (G6): who is to be told of very many tables asks for the
+//! rest once it has taken the first of them. Sessions that are told the same share it.
 
 use super::Wakeup;
-use super::reconciler::{Dependencies, LOGS_PER_QUERY, QUEUE, changed_tables};
+use super::changes::{self, Changed, MAX_NAMES, RANGES_PER_QUERY};
+use super::reconciler::{Dependencies, QUEUE};
 use crate::protocol::{LogId, UserKey};
 use crate::store::{LogRange, RecentHead, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -25,9 +29,31 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long a request is tried, so that one that cannot be answered does not keep all others waiting for ever.
 const GIVE_UP: Duration = Duration::from_secs(300);
 
+/// Statements that one look-up takes for what is told at once, at most: who stored very much in few tables is to be told so
+/// once.
+const MAX_ROUNDS: usize = 8;
+/// Bytes of names that one look-up gathers for all, about. Who is left asks again.
+const MAX_GATHERED: usize = 16 << 20;
+
+/// What sessions are told at once. Those that asked the same share it.
+pub type RecentChanges = Arc<Recent>;
+
 /// For each log that a session should be told of, and for each device that stored something in it, a wake-up. Their
-/// ranges end where the log stood.
-pub type RecentChanges = Arc<[Wakeup]>;
+/// ranges end where the log stood, or where there is more to be told.
+#[derive(Debug, Default)]
+pub struct Recent {
+    /// What there is to tell now.
+    pub wakeups: Vec<Wakeup>,
+    /// What is left.
+    rest: Vec<Part>,
+}
+
+/// What a user's sessions are yet to be told of one app.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Part {
+    app: Arc<str>,
+    range: LogRange,
+}
 
 /// What a session asks.
 #[derive(Debug)]
@@ -35,6 +61,8 @@ pub(super) struct Request {
     user: UserKey,
     /// None: all apps of the user.
     app: Option<Arc<str>>,
+    /// What it has yet to be told; none: it has been told nothing.
+    rest: Option<Arc<[Part]>>,
     asked: Instant,
     answer: oneshot::Sender<RecentChanges>,
 }
@@ -53,13 +81,14 @@ pub struct RecentRequest {
     requests: Requests,
     user: UserKey,
     app: Option<Arc<str>>,
+    rest: Option<Arc<[Part]>>,
     asked: Instant,
     answer: Option<oneshot::Receiver<RecentChanges>>,
 }
 
 impl RecentRequest {
     pub(super) fn new(requests: Requests, user: UserKey, app: Option<Arc<str>>) -> RecentRequest {
-        RecentRequest { requests, user, app, asked: Instant::now(), answer: None }
+        RecentRequest { requests, user, app, rest: None, asked: Instant::now(), answer: None }
     }
 
     /// What was stored in the time before the request was made; nothing if the replica is stopping. Takes as long as
@@ -69,12 +98,22 @@ impl RecentRequest {
             let Ok(place) = self.requests.reserve().await else { return RecentChanges::default() };
             let (answer, receiver) = oneshot::channel();
             self.answer = Some(receiver);
-            place.send(Request { user: self.user, app: self.app.clone(), asked: self.asked, answer });
+            let (app, rest) = (self.app.clone(), self.rest.clone());
+            place.send(Request { user: self.user, app, rest, asked: self.asked, answer });
         }
         match &mut self.answer {
             Some(answer) => answer.await.unwrap_or_default(),
             None => RecentChanges::default(),
         }
+    }
+
+    /// Goes on to ask for what this answer has left; false if that is nothing.
+    pub fn go_on(&mut self, answered: &Recent) -> bool {
+        let is_mine = |part: &&Part| self.app.as_ref().is_none_or(|app| *app == part.app);
+        let rest: Arc<[Part]> = answered.rest.iter().filter(is_mine).cloned().collect();
+        let is_left = !rest.is_empty();
+        (self.rest, self.answer, self.asked) = (Some(rest), None, Instant::now());
+        is_left
     }
 }
 
@@ -105,10 +144,10 @@ async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
             return;
         }
         match look_up(dependencies, batch).await {
-            Ok(recent) => {
-                for request in batch.drain(..) {
+            Ok(answers) => {
+                for (request, answer) in batch.drain(..).zip(answers) {
                     // A session that goes now does not mind.
-                    let _ = request.answer.send(recent.get(&request.user).cloned().unwrap_or_default());
+                    let _ = request.answer.send(answer);
                 }
             }
             Err(error) => {
@@ -133,13 +172,125 @@ struct Wanted<'a> {
     apps: HashSet<&'a str>,
 }
 
-/// Looks up what was stored recently, for the users of a batch.
-async fn look_up(
+/// What some sessions of a user are told at once, in the making.
+#[derive(Debug, Default)]
+struct Answer {
+    recent: Recent,
+    /// Bytes of the names.
+    bytes: usize,
+}
+
+impl Answer {
+    /// Takes what changed in the parts that are left, as much as is told at once.
+    fn take(&mut self, user: UserKey, changed: impl IntoIterator<Item = Changed>) {
+        let mut left = Vec::new();
+        for (Part { app, range }, Changed { by_client, until, bytes }) in self.recent.rest.drain(..).zip(changed) {
+            if self.bytes > 0 && self.bytes + bytes > MAX_NAMES {
+                left.push(Part { app, range });
+                continue;
+            }
+            self.bytes += bytes;
+            self.recent.wakeups.extend(by_client.into_iter().map(|(client, tables)| Wakeup {
+                user,
+                app: app.clone(),
+                client: Some(client),
+                tables: Some(tables),
+                ranges: vec![(range.after, until)],
+                pushes: vec![],
+            }));
+            if until < range.last {
+                left.push(Part { app, range: LogRange { after: until, ..range } });
+            }
+        }
+        self.recent.rest = left;
+    }
+
+    fn wants_more(&self) -> bool {
+        !self.recent.rest.is_empty() && self.bytes < MAX_NAMES
+    }
+}
+
+/// Whom an answer is for, and what they asked.
+type Question = (UserKey, Arc<[Part]>);
+
+/// Looks up what each request of a batch is to be told.
+async fn look_up(dependencies: &Dependencies, batch: &[Request]) -> Result<Vec<RecentChanges>, StoreError> {
+    dependencies.metrics.recent_lookups.inc();
+    let fresh = recent_parts(dependencies, batch).await?;
+    let nothing: Arc<[Part]> = Arc::default();
+    let question = |request: &Request| -> Question {
+        let parts = request.rest.as_ref().or_else(|| fresh.get(&request.user)).unwrap_or(&nothing);
+        (request.user, parts.clone())
+    };
+    let questions: Vec<Question> = batch.iter().map(question).collect();
+    let mut answers: HashMap<&Question, Answer> = HashMap::new();
+    for question in &questions {
+        let rest = || Recent { rest: question.1.to_vec(), ..Recent::default() };
+        answers.entry(question).or_insert_with(|| Answer { recent: rest(), bytes: 0 });
+    }
+    gather(dependencies, &mut answers).await?;
+    let answers: HashMap<&Question, RecentChanges> =
+        answers.into_iter().map(|(question, answer)| (question, Arc::new(answer.recent))).collect();
+    // Each question has its answer.
+    Ok(questions.iter().map(|question| answers.get(question).cloned().unwrap_or_default()).collect())
+}
+
+/// Finds out what changed, for all who are not told enough yet, as far as that is bearable at once.
+async fn gather(dependencies: &Dependencies, answers: &mut HashMap<&Question, Answer>) -> Result<(), StoreError> {
+    for _ in 0..MAX_ROUNDS {
+        let mut gathered: usize = answers.values().map(|answer| answer.bytes).sum();
+        let mut wanting: Vec<(&&Question, &mut Answer)> =
+            answers.iter_mut().filter(|(_, answer)| answer.wants_more()).collect();
+        if wanting.is_empty() {
+            break;
+        }
+        for some in chunks_by_ranges(&mut wanting) {
+            if gathered > MAX_GATHERED {
+                return Ok(());
+            }
+            let ranges: Vec<LogRange> =
+                some.iter().flat_map(|(_, answer)| answer.recent.rest.iter().map(|part| part.range)).collect();
+            let mut changed = Vec::with_capacity(ranges.len());
+            for ranges in ranges.chunks(RANGES_PER_QUERY) {
+                changed.extend(changes::look_up(&dependencies.store, ranges).await?);
+            }
+            let mut changed = changed.into_iter();
+            for (question, answer) in some {
+                let count = answer.recent.rest.len();
+                gathered -= answer.bytes;
+                answer.take(question.0, changed.by_ref().take(count));
+                gathered += answer.bytes;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Answers in chunks of about as many ranges as are asked for in one statement.
+fn chunks_by_ranges<'a, 'b, Q>(answers: &'a mut [(Q, &'b mut Answer)]) -> Vec<&'a mut [(Q, &'b mut Answer)]> {
+    let (mut chunks, mut rest) = (Vec::new(), answers);
+    while !rest.is_empty() {
+        let mut ranges = 0;
+        let more = rest.iter().skip(1).take_while(|(_, answer)| {
+            ranges += answer.recent.rest.len();
+            ranges < RANGES_PER_QUERY
+        });
+        let count = 1 + more.count();
+        let (chunk, others) = rest.split_at_mut(count);
+        chunks.push(chunk);
+        rest = others;
+    }
+    chunks
+}
+
+/// What was stored recently, and not said yet, for the users of a batch who have been told nothing: of each log from where
+/// what is recent begins.
+async fn recent_parts(
     dependencies: &Dependencies,
     batch: &[Request],
-) -> Result<HashMap<UserKey, RecentChanges>, StoreError> {
+) -> Result<HashMap<UserKey, Arc<[Part]>>, StoreError> {
     let mut wanted: HashMap<UserKey, Wanted<'_>> = HashMap::new();
-    for request in batch {
+    for request in batch.iter().filter(|request| request.rest.is_none()) {
         let wanted = wanted.entry(request.user).or_default();
         wanted.age = wanted.age.max(dependencies.recent + request.asked.elapsed());
         match &request.app {
@@ -147,42 +298,50 @@ async fn look_up(
             None => wanted.all_apps = true,
         }
     }
-    let ages: Vec<(UserKey, Duration)> = wanted.iter().map(|(user, wanted)| (*user, wanted.age)).collect();
-    dependencies.metrics.recent_lookups.inc();
-    let mut heads = dependencies.store.recent_heads(&ages).await?;
-    heads.retain(|RecentHead { head, .. }| {
-        wanted.get(&head.user).is_some_and(|wanted| wanted.all_apps || wanted.apps.contains(head.app.as_str()))
-    });
-    let mut recent: HashMap<UserKey, Vec<Wakeup>> = HashMap::new();
-    for heads in heads.chunks(LOGS_PER_QUERY) {
-        for wakeup in wakeups(dependencies, heads).await? {
-            recent.entry(wakeup.user).or_default().push(wakeup);
-        }
+    let mut parts: HashMap<UserKey, Vec<Part>> = HashMap::new();
+    for RecentHead { head, since } in recent_heads(dependencies, &wanted).await? {
+        let range = LogRange { log: LogId::of(head.user, &head.app), after: since, last: head.at };
+        parts.entry(head.user).or_default().push(Part { app: head.app.into(), range });
     }
-    Ok(recent.into_iter().map(|(user, wakeups)| (user, wakeups.into())).collect())
+    Ok(parts.into_iter().map(|(user, parts)| (user, parts.into())).collect())
 }
 
-/// A wake-up for each device that recently stored something in one of these logs.
-async fn wakeups(dependencies: &Dependencies, heads: &[RecentHead]) -> Result<Vec<Wakeup>, StoreError> {
-    let range = |recent: &RecentHead| LogRange {
-        log: LogId::of(recent.head.user, &recent.head.app),
-        after: recent.since,
-        last: recent.head.at,
-    };
-    let ranges: Vec<LogRange> = heads.iter().map(range).collect();
-    let mut changed = changed_tables(&dependencies.store, &ranges).await?;
-    let mut wakeups = Vec::new();
-    for (RecentHead { head, .. }, range) in heads.iter().zip(ranges) {
-        let app: Arc<str> = head.app.as_str().into();
-        let by_client = changed.remove(&range.log).unwrap_or_default();
-        wakeups.extend(by_client.into_iter().map(|(client, tables)| Wakeup {
-            user: head.user,
-            app: app.clone(),
-            client: Some(client.into()),
-            tables: Some(tables),
-            ranges: vec![(range.after, range.last)],
-            pushes: vec![],
-        }));
+/// Where those logs stand that somebody wants to hear of, and that were written to recently.
+async fn recent_heads(
+    dependencies: &Dependencies,
+    wanted: &HashMap<UserKey, Wanted<'_>>,
+) -> Result<Vec<RecentHead>, StoreError> {
+    let store = &dependencies.store;
+    let of_all_apps = wanted.iter().filter(|(_, wanted)| wanted.all_apps);
+    let users: Vec<(UserKey, Duration)> = of_all_apps.map(|(user, wanted)| (*user, wanted.age)).collect();
+    let of_some_apps = wanted.iter().filter(|(_, wanted)| !wanted.all_apps);
+    let logs: Vec<(LogId, Duration)> = of_some_apps
+        .flat_map(|(user, wanted)| wanted.apps.iter().map(|app| (LogId::of(*user, app), wanted.age)))
+        .collect();
+    let mut recent = Vec::new();
+    if !users.is_empty() {
+        let heads = store.recent_heads(&users).await?;
+        recent = heads.heads;
+        for user in heads.too_many {
+            let age = wanted.get(&user).map_or(dependencies.recent, |wanted| wanted.age);
+            match store.newest_recent_heads(user, age).await {
+                Ok(heads) => recent.extend(heads),
+                Err(error) if error.is_about_statement() => {
+                    // Which is nobody else's fault.
+                    dependencies.metrics.reconcile_failures.inc();
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "a user with very many logs was not told what was stored before it came");
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
-    Ok(wakeups)
+    if !logs.is_empty() {
+        recent.extend(store.recent_heads_of_logs(&logs).await?);
+    }
+    Ok(recent)
 }
+
+#[cfg(test)]
+#[path = "recent_tests.rs"]
+mod tests;

@@ -6,13 +6,14 @@
 //!
 //! Each bucket has a reconciler of its own: one that does not answer holds up nobody else's users.
 
+use super::changes::{self, Changed, Chunks, RANGES_PER_QUERY};
 use super::recent::{self, RecentRequest};
-use super::{SessionRegistry, Wakeup, rewinds};
+use super::{Listening, SessionRegistry, Tables, Wakeup, heads, rewinds};
 use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, Layout, LogRange, Store, StoreError};
 use crate::telemetry::Metrics;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -21,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Users asked for in one statement.
 const USERS_PER_QUERY: usize = 5_000;
-/// Logs whose changed tables are asked for in one statement.
-pub(super) const LOGS_PER_QUERY: usize = 500;
-/// Logs that are looked through from their beginning in one statement.
-const WHOLE_LOGS_PER_QUERY: usize = 50;
+/// Logs that may have been taken back, looked at together.
+const SUSPECTS_PER_QUERY: usize = 500;
+/// Parts of a log that are announced one after the other. What is left then waits for the next round, so that a log with
+/// very much to be announced does not keep all others waiting.
+const MAX_PARTS: usize = 8;
 /// A head just seen may be on its way as a notification; what is still missing after this is lost.
 const GRACE: Duration = Duration::from_millis(250);
 /// Pause between two looks for what those may have stored who do not sign what they say.
@@ -190,13 +192,21 @@ async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -
     if Failpoint::NoReconciler.is_on() {
         return Ok(());
     }
-    let mut users = dependencies.sessions.connected();
+    let mut listening = dependencies.sessions.listening();
     if layout != Layout::ONE {
-        users.retain(|user| layout.bucket_of(*user) == bucket);
+        listening.retain(|listening| layout.bucket_of(listening.user) == bucket);
     }
     let (mut behind, mut suspects) = (Vec::new(), Vec::new());
-    for users in users.chunks(USERS_PER_QUERY) {
-        for head in rewinds::newest(dependencies.store.heads(users).await?) {
+    let mut chunks = Chunks::new(&listening, USERS_PER_QUERY, &dependencies.metrics);
+    while let Some(chunk) = chunks.next() {
+        let heads = match heads::read(dependencies, chunk).await {
+            Ok(heads) => heads,
+            Err(error) => {
+                chunks.failed(chunk, error)?;
+                continue;
+            }
+        };
+        for head in heads {
             if range(dependencies, &head).is_some() {
                 behind.push(head);
             } else if rewinds::is_suspect(dependencies, &head) {
@@ -204,8 +214,15 @@ async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -
             }
         }
     }
-    for suspects in suspects.chunks(WHOLE_LOGS_PER_QUERY) {
-        let taken_back = rewinds::begin_anew(dependencies, suspects).await?;
+    let mut chunks = Chunks::new(&suspects, SUSPECTS_PER_QUERY, &dependencies.metrics);
+    while let Some(chunk) = chunks.next() {
+        let taken_back = match rewinds::begin_anew(dependencies, chunk).await {
+            Ok(taken_back) => taken_back,
+            Err(error) => {
+                chunks.failed(chunk, error)?;
+                continue;
+            }
+        };
         let lost = announce_missing(dependencies, &taken_back).await?;
         dependencies.metrics.wakeups_reconciled.inc_by(lost as u64);
     }
@@ -223,9 +240,10 @@ async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -
 async fn run_checks(dependencies: &Dependencies, mut checks: mpsc::Receiver<UserKey>) {
     let mut named = Vec::new();
     while checks.recv_many(&mut named, USERS_PER_QUERY).await > 0 {
-        let users: Vec<UserKey> = named.drain(..).collect::<BTreeSet<_>>().into_iter().collect();
+        let users = named.drain(..).collect::<BTreeSet<_>>().into_iter();
+        let listening: Vec<Listening> = users.flat_map(|user| dependencies.sessions.listening_of(user)).collect();
         let checked = async {
-            let heads = dependencies.store.heads(&users).await?;
+            let heads = heads::read(dependencies, &listening).await?;
             announce_missing(dependencies, &heads).await
         };
         if let Err(error) = checked.await {
@@ -243,42 +261,59 @@ fn range(dependencies: &Dependencies, head: &Head) -> Option<LogRange> {
     Some(LogRange { log: LogId::of(head.user, &head.app), after, last: head.at })
 }
 
-/// Announces whatever of these logs is still missing. In how many of them something was.
+/// Announces whatever of these logs is still missing, a part of each at a time. In how many of them something was.
+///
+/// # Errors
+/// The database cannot be asked. What fails by itself is left to the next round.
 async fn announce_missing(dependencies: &Dependencies, heads: &[Head]) -> Result<usize, StoreError> {
-    let missing: Vec<(&Head, LogRange)> =
+    let mut missing: Vec<(&Head, LogRange)> =
         heads.iter().filter_map(|head| Some((head, range(dependencies, head)?))).collect();
-    for missing in missing.chunks(LOGS_PER_QUERY) {
-        let ranges: Vec<LogRange> = missing.iter().map(|(_, range)| *range).collect();
-        let mut changed = changed_tables(&dependencies.store, &ranges).await?;
-        for (head, range) in missing {
-            let wakeup = |client: Option<Arc<str>>, tables: Vec<Arc<str>>, ranges| Wakeup {
-                user: head.user,
-                app: head.app.as_str().into(),
-                client,
-                tables: Some(tables),
-                ranges,
-                pushes: vec![],
-            };
-            for (client, tables) in changed.remove(&range.log).unwrap_or_default() {
-                dependencies.sessions.announce(&wakeup(Some(client.into()), tables, vec![]));
+    let count = missing.len();
+    for _ in 0..MAX_PARTS {
+        let mut left = Vec::new();
+        let mut chunks = Chunks::new(&missing, RANGES_PER_QUERY, &dependencies.metrics);
+        while let Some(chunk) = chunks.next() {
+            let ranges: Vec<LogRange> = chunk.iter().map(|(_, range)| *range).collect();
+            match changes::look_up(&dependencies.store, &ranges).await {
+                Ok(changed) => left.extend(announce(dependencies, chunk, changed)),
+                Err(error) => chunks.failed(chunk, error)?,
             }
-            // Even if nothing is left in the range: then there is nothing in it to be missed.
-            dependencies.sessions.announce(&wakeup(None, vec![], vec![(range.after, range.last)]));
         }
+        if left.is_empty() {
+            break;
+        }
+        missing = left;
     }
-    Ok(missing.len())
+    Ok(count)
 }
 
-/// Of each log, the tables that each device changed in it.
-pub(super) type ChangedTables = BTreeMap<LogId, BTreeMap<String, Vec<Arc<str>>>>;
-
-/// The tables changed in these ranges.
-pub(super) async fn changed_tables(store: &Store, ranges: &[LogRange]) -> Result<ChangedTables, StoreError> {
-    let mut changed = ChangedTables::new();
-    for row in store.changed_tables(ranges).await? {
-        changed.entry(row.log).or_default().entry(row.client).or_default().push(row.table.into());
+/// Announces what changed in these ranges; answers what is left of them.
+fn announce<'a>(
+    dependencies: &Dependencies,
+    missing: &[(&'a Head, LogRange)],
+    changed: Vec<Changed>,
+) -> Vec<(&'a Head, LogRange)> {
+    let mut left = Vec::new();
+    for ((head, range), Changed { by_client, until, .. }) in missing.iter().zip(changed) {
+        let app: Arc<str> = head.app.as_str().into();
+        let wakeup = |client, tables, ranges| Wakeup {
+            user: head.user,
+            app: app.clone(),
+            client,
+            tables: Some(tables),
+            ranges,
+            pushes: vec![],
+        };
+        for (client, tables) in by_client {
+            dependencies.sessions.announce(&wakeup(Some(client), tables, vec![]));
+        }
+        // Even if nothing is left in the range: then there is nothing in it to be missed.
+        dependencies.sessions.announce(&wakeup(None, Tables::from(vec![]), vec![(range.after, until)]));
+        if until < range.last {
+            left.push((*head, LogRange { after: until, ..*range }));
+        }
     }
-    Ok(changed)
+    left
 }
 
 async fn run_joins(dependencies: &Dependencies, mut joins: mpsc::Receiver<Join>) {
@@ -286,18 +321,22 @@ async fn run_joins(dependencies: &Dependencies, mut joins: mpsc::Receiver<Join>)
     while joins.recv_many(&mut batch, USERS_PER_QUERY).await > 0 {
         let users: Vec<UserKey> = batch.iter().map(|join| join.user).collect();
         match dependencies.store.heads(&users).await {
-            Ok(heads) => begin_all(dependencies, &mut batch, heads),
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    sessions = batch.len(),
-                    "sessions cannot be joined"
-                );
-                // Dropping a request tells its session.
-                batch.clear();
+            Ok(heads) => {
+                let too_many: HashSet<UserKey> = heads.too_many.into_iter().collect();
+                let large: Vec<Join> = batch.extract_if(.., |join| too_many.contains(&join.user)).collect();
+                begin_all(dependencies, &mut batch, heads.heads);
+                begin_large(dependencies, large).await;
             }
+            Err(error) => cannot_join(&error, &mut batch),
         }
     }
+}
+
+fn cannot_join(error: &StoreError, joins: &mut Vec<Join>) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(error, sessions = joins.len(), "sessions cannot be joined");
+    // Dropping a request tells its session.
+    joins.clear();
 }
 
 fn begin_all(dependencies: &Dependencies, joins: &mut Vec<Join>, heads: Vec<Head>) {
@@ -306,19 +345,34 @@ fn begin_all(dependencies: &Dependencies, joins: &mut Vec<Join>, heads: Vec<Head
         by_user.entry(head.user).or_default().push(head);
     }
     for join in joins.drain(..) {
-        dependencies.sessions.begin(join.user, by_user.get(&join.user).map_or(&[], Vec::as_slice));
+        dependencies.sessions.begin(join.user, by_user.get(&join.user).map_or(&[], Vec::as_slice), 0);
         // A session that has gone in the meantime does not mind.
         let _ = join.begun.send(());
     }
 }
 
+/// Begins users who have very many logs, once all others have begun.
+async fn begin_large(dependencies: &Dependencies, joins: Vec<Join>) {
+    for join in joins {
+        match dependencies.store.newest_heads(join.user).await {
+            Ok(newest) => {
+                dependencies.sessions.begin(join.user, &newest, heads::others(&newest));
+                let _ = join.begun.send(());
+            }
+            Err(error) => cannot_join(&error, &mut vec![join]),
+        }
+    }
+}
+
 async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wakeup>) {
     let mut batch = Vec::new();
-    while lookups.recv_many(&mut batch, LOGS_PER_QUERY).await > 0 {
-        let heads: Vec<Head> = batch
+    while lookups.recv_many(&mut batch, RANGES_PER_QUERY).await > 0 {
+        let heads = batch
             .drain(..)
             .map(|wakeup| Head { user: wakeup.user, app: wakeup.app.to_string(), at: wakeup.last() })
             .collect();
+        // Each log once, up to the furthest: one that was written to often would be looked through as often.
+        let heads = heads::newest(heads);
         if let Err(error) = announce_missing(dependencies, &heads).await {
             dependencies.metrics.reconcile_failures.inc();
             tracing::warn!(

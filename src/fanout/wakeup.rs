@@ -1,5 +1,6 @@
 //! A hint that something was stored.
 
+use super::tables::Tables;
 use crate::protocol::UserKey;
 use crate::telemetry::traces::PushSpan;
 use std::collections::BTreeSet;
@@ -27,7 +28,7 @@ pub struct Wakeup {
     /// The device that stored it: its own sessions need no waking.
     pub client: Option<Arc<str>>,
     /// The tables that changed; none where the list was too long to send, and is to be looked up.
-    pub tables: Option<Vec<Arc<str>>>,
+    pub tables: Option<Tables>,
     /// The ranges of the log that this announces: each from the head before it, exclusive, to its end.
     pub ranges: Vec<(i64, i64)>,
     /// The spans of the sampled pushes among those that this is about, [`MAX_PUSHES`] at most.
@@ -58,7 +59,7 @@ impl Wakeup {
         self.pushes.extend(other.pushes.into_iter().take(room));
         self.tables = match (self.tables.take(), other.tables) {
             (Some(tables), Some(more)) if tables == more => Some(tables),
-            (Some(tables), Some(more)) => table_names(tables.into_iter().chain(more)),
+            (Some(tables), Some(more)) => table_names(tables.iter().chain(&more).cloned()),
             _ => None,
         };
         for (from, to) in other.ranges {
@@ -72,7 +73,7 @@ impl Wakeup {
 }
 
 /// The names of a wake-up's tables, each once and in order; none if they are more than [`MAX_NAMES`] bytes.
-pub fn table_names<T: AsRef<str> + Into<Arc<str>> + Ord>(names: impl IntoIterator<Item = T>) -> Option<Vec<Arc<str>>> {
+pub fn table_names<T: AsRef<str> + Into<Arc<str>> + Ord>(names: impl IntoIterator<Item = T>) -> Option<Tables> {
     let (mut list, mut bytes) = (BTreeSet::new(), 0);
     for name in names {
         let length = name.as_ref().len();
@@ -107,7 +108,7 @@ pub(super) mod tests {
 
     #[test]
     fn tables_are_named_once_and_not_at_all_where_they_are_too_many() {
-        assert_eq!(table_names(["b", "a", "b"]), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(table_names(["b", "a", "b"]), Some(vec!["a".into(), "b".into()].into()));
         let many: Vec<String> = (0..60_000).map(|n| format!("table-{n}")).collect();
         assert_eq!(table_names(many.iter().map(String::as_str)), None);
     }
@@ -118,7 +119,7 @@ pub(super) mod tests {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut merged = wakeup("u", "a", None, &names[..100]);
         merged.merge(wakeup("u", "a", None, &names[50..]));
-        assert_eq!(merged.tables.as_ref().map(Vec::len), Some(150));
+        assert_eq!(merged.tables.as_ref().map(|tables| tables.len()), Some(150));
         let other = ["x".repeat(255), "y".repeat(255)];
         merged.merge(wakeup("u", "a", None, &[&other[0], &other[1]]));
         assert_eq!(merged.tables, None, "more than may be named");

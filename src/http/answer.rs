@@ -7,7 +7,7 @@ use crate::budget::Reservation;
 use crate::limits::polls::Poll;
 use crate::protocol::Log;
 use crate::protocol::page::{Page, Remarks, encode_answer};
-use crate::store::PageRequest;
+use crate::store::{PageRequest, StoreError};
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use std::convert::Infallible;
+use std::sync::Arc;
 use tokio::time::timeout;
 
 /// What is reserved before it is known what a page needs, in bytes.
@@ -23,45 +24,50 @@ const LEAST: usize = 32 << 10;
 const BECOMES: usize = 2;
 /// How often a page is read again because it needs more than was reserved.
 const ATTEMPTS: usize = 4;
+/// An answer without a page of up to so many bytes is part of what its connection costs.
+const FREE: usize = 4 << 10;
 /// What is given to the transport at once, in bytes: it asks for more when that is on its way.
 const CHUNK: usize = 64 << 10;
 
-/// Reads a page into memory that is reserved for it. One that needs more than is free is read again once there is.
+/// Reads a page into memory that is reserved for it. One that needs more than is free is read again once there is; of a
+/// change that is larger than a page, nothing is read before.
 pub(super) async fn read_page(
     state: &AppState,
     log: &Log,
     request: &PageRequest<'_>,
 ) -> Result<(Page, Reservation), ApiError> {
     let budget = state.unread.of(log.user);
-    let reserve = async |bytes| {
-        let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(bytes)).await;
-        reserved.ok().flatten().ok_or_else(|| {
-            state.metrics.refused.with_label_values(&["unread_bytes"]).inc();
-            ApiError::Busy
-        })
-    };
-    let mut reservation = reserve(LEAST).await?;
+    let mut needs = LEAST;
     for _ in 0..ATTEMPTS {
-        let page = {
-            let turn =
-                timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
-            let _turn = turn.map_err(|_| {
-                state.metrics.refused.with_label_values(&["reads"]).inc();
-                ApiError::Busy
-            })?;
-            state.store.of(log.user).page(log, request).await?
+        // Memory comes second: those who wait for their turn hold none.
+        let turn = timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
+        let _turn = turn.map_err(|_| refused(state, "reads"))?;
+        let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(needs)).await.ok().flatten();
+        let mut reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
+        needs = match state.store.of(log.user).page(log, request, needs / BECOMES).await {
+            Ok(page) => {
+                let needs = BECOMES * page.size() + page.own.size() + LEAST + compressor(page.size());
+                if budget.resize(&mut reservation, needs) {
+                    return Ok((page, reservation));
+                }
+                needs
+            }
+            Err(StoreError::NeedsMemory(bytes)) => BECOMES * bytes + LEAST,
+            Err(error) => return Err(error.into()),
         };
-        // Nobody keeps a compressor for what is sent in one piece.
-        let compressor = if page.size() > CHUNK { WORKING_MEMORY } else { 0 };
-        let needs = BECOMES * page.size() + LEAST + compressor;
-        if budget.resize(&mut reservation, needs) {
-            return Ok((page, reservation));
-        }
         // Nobody holds a page while waiting for memory.
-        drop((page, reservation));
-        reservation = reserve(needs).await?;
     }
     Err(ApiError::Busy)
+}
+
+fn refused(state: &AppState, reason: &str) -> ApiError {
+    state.metrics.refused.with_label_values(&[reason]).inc();
+    ApiError::Busy
+}
+
+/// What is set aside for compressing so many bytes. Nobody keeps a compressor for what is sent in one piece.
+fn compressor(bytes: usize) -> usize {
+    if bytes > CHUNK { WORKING_MEMORY } else { 0 }
 }
 
 /// The page that a reader gets: the one that was read, unless that is empty and its reader asks too often. Then that
@@ -87,41 +93,81 @@ pub(super) async fn write(state: &AppState, page: Page, remarks: &Remarks<'_>) -
     Ok(state.sessions.heavy.run(size, || encode_answer(page, remarks)).await?)
 }
 
-/// Memory for an answer until its reader has taken it, where what was reserved for its page is not enough.
-pub(super) async fn hold(
+/// An answer in JSON, in memory that is reserved until its reader has taken it: what was reserved for its page, or other.
+pub(super) async fn json(
     state: &AppState,
     log: &Log,
     reserved: Option<Reservation>,
-    bytes: usize,
-) -> Result<Option<Reservation>, ApiError> {
+    text: String,
+) -> Result<Response, ApiError> {
     let budget = state.unread.of(log.user);
+    let bytes = text.len() + compressor(text.len());
     let holding = async {
         match reserved {
-            Some(mut reserved) => budget.grow(&mut reserved, bytes).await.map(|()| Some(reserved)),
-            None if bytes <= CHUNK => Some(None),
+            // Mostly it becomes smaller: the page is gone.
+            Some(mut reserved) => {
+                if !budget.resize(&mut reserved, bytes) {
+                    budget.grow(&mut reserved, bytes).await?;
+                }
+                Some(Some(reserved))
+            }
+            // Part of what its connection costs.
+            None if bytes <= FREE => Some(None),
             None => budget.reserve(bytes).await.map(Some),
         }
     };
-    timeout(state.config.queue_timeout_ms, holding).await.ok().flatten().ok_or_else(|| {
-        state.metrics.refused.with_label_values(&["unread_bytes"]).inc();
-        ApiError::Busy
-    })
+    let held = timeout(state.config.queue_timeout_ms, holding).await.ok().flatten();
+    Ok(response(text, held.ok_or_else(|| refused(state, "unread_bytes"))?))
 }
 
-/// An answer in JSON. What was reserved is kept until the transport has asked for the last of it.
-pub(super) fn json(json: String, reservation: Option<Reservation>) -> Response {
-    let length = HeaderValue::from(json.len());
-    let body = match reservation.filter(|_| json.len() > CHUNK) {
-        None => Body::from(json),
-        Some(reservation) => {
-            let chunks = stream::unfold((Bytes::from(json), reservation), async |(mut rest, reservation)| {
-                let chunk = rest.split_to(CHUNK.min(rest.len()));
-                (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), (rest, reservation)))
-            });
-            // A compressor asks once more after the end.
-            Body::from_stream(chunks.fuse())
-        }
+/// What an answer's memory is reserved by, until [`hold_until_taken`] gives it to the body.
+#[derive(Clone, Debug)]
+struct Held {
+    _reservation: Arc<Reservation>,
+}
+
+fn response(text: String, reservation: Option<Reservation>) -> Response {
+    let length = HeaderValue::from(text.len());
+    let body = if text.len() > CHUNK {
+        let chunks = stream::unfold(Bytes::from(text), async |mut rest| {
+            let chunk = rest.split_to(CHUNK.min(rest.len()));
+            (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), rest))
+        });
+        // A compressor asks once more after the end.
+        Body::from_stream(chunks.fuse())
+    } else {
+        Body::from(text)
     };
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CONTENT_LENGTH, length)];
-    (headers, body).into_response()
+    let mut response = (headers, body).into_response();
+    if let Some(reservation) = reservation {
+        response.extensions_mut().insert(Held { _reservation: Arc::new(reservation) });
+    }
+    response
+}
+
+/// Part of an answer that the transport has not written yet. It keeps the answer's memory reserved.
+struct Piece {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Keeps an answer's memory reserved until its last byte has been written, or its connection is gone. What the transport
+/// has asked for is not written yet: a client that does not read has it wait there. So every piece that is given to the
+/// transport holds the reservation itself; this is done last of all, when the body is compressed if it is.
+pub(super) fn hold_until_taken(mut response: Response) -> Response {
+    let Some(held) = response.extensions_mut().remove::<Held>() else { return response };
+    response.map(|body| {
+        let pieces = body.into_data_stream().map(move |bytes| {
+            let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: held.clone() });
+            bytes.map(piece)
+        });
+        Body::from_stream(pieces)
+    })
 }

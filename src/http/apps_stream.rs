@@ -42,7 +42,15 @@ pub(super) async fn stream(
     let last_event = last_event_id(&headers)?.map(position).transpose()?;
     let since = query(&uri, "since").as_deref().map(position).transpose()?;
     // An app that is new to the client's list is not in the id that it resumes from.
-    let begin = |app: &str| last_event.as_ref().and_then(|id| id.of(app)).or_else(|| since.as_ref()?.of(app));
+    let only = apps.len() == 1;
+    let of = |position: &StreamPosition, app: &str| match position {
+        // Of a single app, what stands for all is its own.
+        StreamPosition::Everywhere(cursor) if only => Some(*cursor),
+        position => position.of(app),
+    };
+    let begin = |app: &str| {
+        last_event.as_ref().and_then(|id| of(id, app)).or_else(|| since.as_ref().and_then(|since| of(since, app)))
+    };
     let logs = apps.into_iter().map(|(app, tables)| LogRequest {
         since: begin(&app).unwrap_or(Cursor::BEGINNING),
         tables: tables.map(|tables| tables.into_iter().collect()),

@@ -179,7 +179,7 @@ impl ApiError {
             ApiError::Join(JoinError::TooManySessions) | ApiError::TooManyFromAddress => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_connections")
             }
-            ApiError::Store(StoreError::TurnTimeout | StoreError::Contended) => {
+            ApiError::Store(StoreError::TurnTimeout | StoreError::Contended | StoreError::NeedsMemory(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "busy")
             }
             ApiError::Limit(reached) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),

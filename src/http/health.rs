@@ -44,6 +44,8 @@ struct Well {
     listener: Option<Instant>,
     /// Whether the database answered when it was last asked.
     answered: bool,
+    /// Why it did not, in a sentence.
+    failure: Option<String>,
     fit: Option<Instant>,
     /// Why the database cannot serve, as it last said itself.
     unfit: Option<Unfit>,
@@ -74,16 +76,18 @@ impl Health {
                 Err(_) => self.listener_status.is_up(),
                 Ok(Err(_)) => false,
             };
-            let unfit = match fitness {
+            let (unfit, failure) = match fitness {
                 Ok(Ok(fitness)) => {
                     metrics.notification_queue.set(fitness.notification_queue);
-                    Some(fitness.unfit)
+                    (Some(fitness.unfit), None)
                 }
-                _ => None,
+                Ok(Err(error)) => (None, Some(error.sentence())),
+                Err(_) => (None, None),
             };
             {
                 let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
                 well.answered = answered;
+                well.failure = failure;
                 well.database = if answered { Some(Instant::now()) } else { well.database };
                 if let Some(unfit) = unfit {
                     well.fit = if unfit.is_none() { Some(Instant::now()) } else { well.fit };
@@ -120,7 +124,8 @@ impl Health {
         let lasting = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() > self.grace);
         let mut missing = Vec::new();
         if !well.answered && lasting(well.database) {
-            missing.push("the database does not answer".to_owned());
+            let why = well.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
+            missing.push(format!("the database does not answer{why}"));
         } else if let Some(unfit) = well.unfit.as_ref().filter(|_| lasting(well.fit)) {
             missing.push(unfit.to_string());
         }

@@ -2,11 +2,12 @@
 
 use super::AppState;
 use super::extract::ALL_APPS_STREAM;
-use crate::telemetry::refusals::{Endpoint, Refusal};
+use crate::telemetry::refusals::{Endpoint, Refusal, Refusals};
 use crate::telemetry::request_id::{HEADER, RequestId};
 use crate::telemetry::traces;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let started = Instant::now();
     let id = RequestId::of(request.headers(), &state.clock);
     let span = span(&state, &request);
-    let access = Access { method: request.method().clone(), route: request.extensions().get().cloned() };
+    let access = Access::of(&request);
     let noted = span.clone();
     let answering = async {
         let response = next.run(request).await;
@@ -43,15 +44,34 @@ fn span(state: &AppState, request: &Request) -> Span {
     }
 }
 
+/// Most bytes of an origin that are logged.
+const MAX_ORIGIN: usize = 128;
+
 struct Access {
     method: Method,
     route: Option<MatchedPath>,
+    /// Of a preflight: from which page.
+    preflight_of: Option<HeaderValue>,
 }
 
 impl Access {
-    /// What was asked for; none for probes, preflights and whatever else is no client's work.
+    fn of(request: &Request) -> Access {
+        let is_preflight =
+            request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        let origin = request.headers().get(ORIGIN);
+        Access {
+            method: request.method().clone(),
+            route: request.extensions().get().cloned(),
+            preflight_of: origin.filter(|_| is_preflight).cloned(),
+        }
+    }
+
+    /// What was asked for; none for probes and whatever else is no client's work.
     fn endpoint(&self) -> Option<Endpoint> {
         match (&self.method, self.route.as_ref()?.as_str()) {
+            (&Method::OPTIONS, "/sync/{app}" | "/sync/{app}/pull" | "/sync/{app}/stream" | ALL_APPS_STREAM) => {
+                self.preflight_of.as_ref().map(|_| Endpoint::Preflight)
+            }
             (&Method::POST, "/sync/{app}" | ALL_APPS_STREAM) => Some(Endpoint::Push),
             (&Method::GET, "/sync/{app}/pull") => Some(Endpoint::Pull),
             (&Method::GET, "/sync/{app}/stream" | ALL_APPS_STREAM) => Some(Endpoint::Stream),
@@ -64,6 +84,12 @@ impl Access {
     fn count(&self, state: &AppState, response: &Response) {
         let Some(endpoint) = self.endpoint() else { return };
         let refusals = &state.metrics.refusals;
+        // What a browser goes by: a preflight is answered 200 whatever the page.
+        if let Some(origin) = &self.preflight_of
+            && !response.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN)
+        {
+            return refuse_origin(refusals, origin);
+        }
         if response.status().is_success() {
             refusals.accept(endpoint);
         }
@@ -80,5 +106,13 @@ impl Access {
         let route = self.route.as_ref().map(MatchedPath::as_str);
         let seconds = took.as_secs_f64();
         tracing::debug!(method = %self.method, route, status = status.as_u16(), seconds, "answered");
+    }
+}
+
+fn refuse_origin(refusals: &Refusals, origin: &HeaderValue) {
+    refusals.refuse(Endpoint::Preflight, Refusal::Origin);
+    if let Some(unwritten) = refusals.line_due(Refusal::Origin) {
+        let text = String::from_utf8_lossy(&origin.as_bytes()[..origin.len().min(MAX_ORIGIN)]);
+        tracing::info!(reason = Refusal::Origin.label(), origin = ?text, unwritten, "requests are refused");
     }
 }

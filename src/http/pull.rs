@@ -35,5 +35,6 @@ pub(super) async fn pull(
     state.metrics.pull_seconds.record(started.elapsed().as_secs_f64(), &state.clock);
     let (page, unread) = read?;
     let (page, unread) = unless_empty(&state, &caller.log, &request, poll, (page, unread)).await?;
-    Ok(json(write(&state, page, &Remarks::default()).await?, Some(unread)))
+    let text = write(&state, page, &Remarks::default()).await?;
+    json(&state, &caller.log, Some(unread), text).await
 }

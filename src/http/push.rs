@@ -1,7 +1,7 @@
 //! `POST /sync/{appId}`: push, and get the delta.
 
 use super::AppState;
-use super::answer::{hold, json, read_page, unless_empty, write};
+use super::answer::{json, read_page, unless_empty, write};
 use super::body::PushReservation;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
@@ -15,7 +15,7 @@ use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, Remarks};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
-use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
+use crate::store::{OwnChanges, PAST_ALL, PageRequest, Pushed, StoreError};
 use crate::telemetry::traces::PushSpan;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -61,9 +61,9 @@ pub(super) async fn push(
     };
     state.metrics.pushes.with_label_values(&[outcome]).inc();
     let Answer { text, unread, .. } = answer?;
-    let unread = hold(&state, &caller.log, unread, text.len()).await?;
+    let response = json(&state, &caller.log, unread, text).await?;
     state.metrics.apps.count_push(&caller.log.app);
-    Ok(json(text, unread))
+    Ok(response)
 }
 
 /// What a push is answered.
@@ -112,7 +112,8 @@ async fn answer(
     }
     let (page, unread) = delta(state, log, &push, &pushed).await?;
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;
-    let conflicts = conflicts(&push, &pushed.positions, &page.changes, budget)?;
+    let find = || conflicts(&push, &pushed.positions, &page.changes, budget);
+    let conflicts = state.sessions.heavy.run(body.len() + page.size(), find).await?;
     let adjusted = adjusted(&push, &pushed);
     let text = write(state, page, &Remarks { conflicts: &conflicts, adjusted: &adjusted }).await?;
     Ok(Answer { text, unread, outcome: if pushed.was_retried() { "retried" } else { "stored" } })
@@ -151,16 +152,16 @@ async fn delta(
         (true, Some(stored)) if push.since.micros() > 0 => {
             OwnChanges::BesidePush { before: stored.first, rows: &pushed.added }
         }
+        // As if it were new: what the device stored since its first attempt came before this one.
         (true, stored) => {
-            let first = pushed.positions.iter().min().copied().unwrap_or_default();
-            OwnChanges::BesidePush { before: stored.map_or(first, |stored| stored.first), rows: &pushed.ids }
+            OwnChanges::BesidePush { before: stored.map_or(PAST_ALL, |stored| stored.first), rows: &pushed.ids }
         }
     };
     let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
-            state.store.of(log.user).note_rewind(log);
+            state.store.of(log.user).note_rewind(log, push.since).await?;
             request.since = Cursor::BEGINNING;
             request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
         }

@@ -2,7 +2,9 @@
 
 use super::error::ApiError;
 use super::extract::ALL_APPS_STREAM;
-use super::{AppState, apps_stream, compression, headers, health, metrics, middleware, pull, push, stream, websocket};
+use super::{
+    AppState, answer, apps_stream, compression, headers, health, metrics, middleware, pull, push, stream, websocket,
+};
 use crate::config::Config;
 use crate::telemetry::request_id;
 use axum::Router;
@@ -38,7 +40,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(cors(&state.config))
         .layer(from_fn_with_state(state.clone(), middleware::observe))
-        .layer(map_response(async |response| headers::protect(response)))
+        .layer(map_response(async |response| answer::hold_until_taken(headers::protect(response))))
         .with_state(state)
 }
 

@@ -215,7 +215,7 @@ impl Server {
                             client.map(|client| request.extensions_mut().insert(client));
                             router.oneshot(request).await
                         }
-                        Err(error) => Ok(error.into_response()),
+                        Err(error) => Ok(headers::protect(error.into_response())),
                     };
                     connection.meter().end_request();
                     answered

@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
@@ -50,8 +51,8 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, ApiErro
 pub(super) fn answer(session: StreamSession, client: Option<Extension<ClientPlace>>) -> Response {
     // Its place among the connections of its address goes with it.
     let events = futures_util::stream::unfold((session, client), async |(mut session, client)| {
-        let text = session.next().await?;
-        Some((Ok::<_, Infallible>(text), (session, client)))
+        let piece = session.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from_owner(piece)), (session, client)))
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),

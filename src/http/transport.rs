@@ -25,7 +25,7 @@ pub(super) const MAX_UNAUTHENTICATED_MESSAGE: usize = 16 << 10;
 const MESSAGE_SLACK: usize = 4 << 10;
 /// Said to a client whose head finds no memory.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    cache-control: no-store\r\nconnection: close\r\ncontent-length: 76\r\n\r\n\
+    cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 76\r\n\r\n\
     {\"error\":\"busy\",\"message\":\"the server has no room at the moment; try again\"}";
 
 /// What the bytes that arrive belong to.

@@ -6,6 +6,7 @@ use super::extract::PathApp;
 use super::server::{ClientPlace, Connection, MAX_MESSAGE};
 use super::transport::{MAX_UNAUTHENTICATED_MESSAGE, Meter, Overrun, Transport};
 use crate::protocol::close::CloseReason;
+use crate::protocol::websocket::Text;
 use crate::session::websocket::{Action, WebSocketSession};
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
@@ -162,7 +163,7 @@ async fn receive(meter: &Meter, session: &mut WebSocketSession, message: Message
     action
 }
 
-async fn send(socket: &mut Socket, messages: Vec<String>) -> Result<(), Error> {
+async fn send(socket: &mut Socket, messages: Vec<Text>) -> Result<(), Error> {
     for message in messages {
         socket.feed(Message::text(message)).await?;
     }

@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Users whose devices are remembered, at most; for how long; and how many devices of each.
-const MAX_USERS: u64 = 20_000;
+/// About how many bytes are remembered, at most; for how long; and how many devices of each user.
+const MAX_BYTES: u64 = 16 << 20;
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 const MAX_DEVICES: usize = 64;
+/// What a user takes beside its devices, and a device beside its names, in bytes, about.
+const USER_BYTES: usize = 320;
+const DEVICE_BYTES: usize = 144;
 
 /// The cursors that devices sent last. Clones share what they know.
 #[derive(Clone, Debug, Default)]
@@ -34,21 +37,19 @@ pub struct DeviceRead {
 impl DeviceReads {
     /// Notes what devices say.
     pub fn noting(clock: Clock) -> DeviceReads {
-        let users = Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBERED).build();
+        let users = Cache::builder().max_capacity(MAX_BYTES).weigher(weight).time_to_idle(REMEMBERED).build();
         DeviceReads { users: Some((users, clock)) }
     }
 
     /// A device has sent this cursor of a log.
     pub async fn note(&self, log: &Log, device: &str, until: Cursor) {
         let Some((users, clock)) = &self.users else { return };
-        let devices = users.get_with(log.user, async { Arc::default() }).await;
-        let mut devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let device = (log.app.clone(), Arc::from(device));
-        if devices.len() >= MAX_DEVICES && !devices.contains_key(&device) {
-            let longest_ago = devices.iter().min_by_key(|(_, read)| read.at).map(|(device, _)| device.clone());
-            longest_ago.and_then(|device| devices.remove(&device));
+        let of_user = users.get_with(log.user, async { Arc::default() }).await;
+        let read = DeviceRead { until, at: clock.now() };
+        if insert(&of_user, (log.app.clone(), Arc::from(device)), read) {
+            // It weighs more now, which the cache does not see by itself.
+            users.insert(log.user, of_user).await;
         }
-        devices.insert(device, DeviceRead { until, at: clock.now() });
     }
 
     /// What the devices of a user said last, by app and device.
@@ -58,6 +59,25 @@ impl DeviceReads {
         let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.iter().map(|(device, read)| (device.clone(), *read)).collect()
     }
+}
+
+/// Adds what a device has said; whether it is one that was not known.
+fn insert(devices: &Mutex<Devices>, device: (Arc<str>, Arc<str>), read: DeviceRead) -> bool {
+    let mut devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_new = !devices.contains_key(&device);
+    if is_new && devices.len() >= MAX_DEVICES {
+        let longest_ago = devices.iter().min_by_key(|(_, read)| read.at).map(|(device, _)| device.clone());
+        longest_ago.and_then(|device| devices.remove(&device));
+    }
+    devices.insert(device, read);
+    is_new
+}
+
+/// Bytes that the devices of a user take, about.
+fn weight(_: &UserKey, devices: &Arc<Mutex<Devices>>) -> u32 {
+    let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
+    let names: usize = devices.keys().map(|(app, device)| app.len() + device.len() + DEVICE_BYTES).sum();
+    u32::try_from(USER_BYTES + names).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -93,5 +113,21 @@ mod tests {
         }
         assert_eq!(reads.of(log.user).await.len(), MAX_DEVICES);
         assert_eq!(until(&reads, &log, &(MAX_DEVICES + 9).to_string()).await, Some(Cursor::after(20)));
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded_in_bytes_however_many_users_name_devices() {
+        let (reads, long) = (DeviceReads::noting(Clock::system()), "d".repeat(250));
+        let Some((users, _)) = &reads.users else { unreachable!("it notes") };
+        for n in 0..2_000 {
+            let log = Log::new(n.to_string().into(), &"a".repeat(250));
+            for device in 0..MAX_DEVICES {
+                reads.note(&log, &format!("{device}{long}"), Cursor::after(20)).await;
+            }
+        }
+        users.run_pending_tasks().await;
+        let bytes: u64 = users.iter().map(|(user, devices)| u64::from(weight(&user, &devices))).sum();
+        assert!(bytes <= MAX_BYTES, "{bytes}");
+        assert!(users.weighted_size() <= MAX_BYTES && bytes > MAX_BYTES / 2, "{bytes}");
     }
 }

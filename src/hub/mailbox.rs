@@ -1,8 +1,12 @@
-//! Where one session's wake-ups wait. They merge, so a slow reader costs the same as a fast one (G6).
+//! Where one session's wake-ups wait. They merge, and long lists are shared, so a slow reader costs the same as a fast one
+//! (G6).
 
 use super::session::SessionState;
+use super::waiting::WaitingTables;
 use crate::clock::Clock;
 use crate::fanout::Wakeup;
+use crate::fanout::tables::{NAME_BYTES, Tables};
+use crate::mail_budget::{MailCharge, UserMail};
 use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +18,8 @@ use tracing::Span;
 /// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
 /// more. One that is further behind is told to start over.
 const MAX_WAITING: usize = 512 << 10;
-/// What a name takes beside its letters, in bytes, about.
-const NAME_BYTES: usize = 48;
+/// Bytes of names that are part of what every session costs. More are charged to its user.
+const FREE: usize = 4 << 10;
 /// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -34,8 +38,8 @@ pub struct Interest {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Mail {
     /// Apps, and the tables in them that changed.
-    Changed(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>),
-    /// More than the mailbox keeps: nothing of it was kept.
+    Changed(BTreeMap<Arc<str>, WaitingTables>),
+    /// More than the mailbox keeps, or than its user may have waiting: nothing of it was kept.
     Overflow,
     /// The session is to end, so that its client comes back elsewhere. There is no other mail after that.
     Close,
@@ -47,17 +51,24 @@ pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
     joined: Instant,
+    /// The only app that the session cares for, if it is only one.
+    app: Option<Arc<str>>,
     pub(super) session: SessionState,
 }
 
 #[derive(Debug)]
 struct State {
     interest: Interest,
-    waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Bytes that it takes.
+    waiting: BTreeMap<Arc<str>, WaitingTables>,
+    /// Bytes that it takes where nothing of it is shared.
     bytes: usize,
     /// How many of them a greeting added beyond the bound.
     excused: usize,
+    /// Whose mail it is, and what is charged for it, beside what is shared.
+    mail: UserMail,
+    charge: Option<MailCharge>,
+    /// Whether there was more than is kept: nothing is, until the session has been told so.
+    is_behind: bool,
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
     /// One of those that were taken last.
@@ -70,13 +81,16 @@ struct State {
 
 impl Mailbox {
     /// An empty mailbox, of a session that has just come.
-    pub fn new(interest: Interest, transport: Option<&'static str>, clock: Clock) -> Mailbox {
-        let (waiting, told) = (BTreeMap::new(), BTreeMap::new());
+    pub fn new(interest: Interest, mail: UserMail, transport: Option<&'static str>, clock: Clock) -> Mailbox {
+        let (waiting, told, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
         let state = State {
             interest,
             waiting,
             bytes: 0,
             excused: 0,
+            mail,
+            charge: None,
+            is_behind: false,
             deliveries: Vec::new(),
             delivery: None,
             closing: false,
@@ -86,6 +100,7 @@ impl Mailbox {
             state: Mutex::new(state),
             filled: Notify::new(),
             joined: Instant::now(),
+            app,
             session: SessionState::new(transport, clock),
         }
     }
@@ -93,6 +108,11 @@ impl Mailbox {
     /// When the session joined.
     pub(super) fn joined(&self) -> Instant {
         self.joined
+    }
+
+    /// The only app that the session cares for; none: it cares for all.
+    pub(super) fn app(&self) -> Option<&Arc<str>> {
+        self.app.as_ref()
     }
 
     /// Tells the session to end; false if it has been told already.
@@ -136,6 +156,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether there is mail.
+    pub fn is_filled(&self) -> bool {
+        !self.state().is_empty()
+    }
+
     /// Waits until there is mail.
     pub async fn filled(&self) {
         while self.state().is_empty() {
@@ -177,16 +202,17 @@ impl Mailbox {
 
 impl State {
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && !self.closing
+        self.waiting.is_empty() && !self.is_behind && !self.closing
     }
 
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
-        let behind = self.is_behind();
+        let is_full = self.is_full();
         let mut cares = false;
         for wakeup in recent {
             cares |= self.add(wakeup);
-            if !behind {
-                // Who has only just come is not behind: sent away to start over, it would come back to the same.
+            if !is_full {
+                // Who has only just come is not behind: sent away to start over, it would come back to the same. What it
+                // is told at once is bounded.
                 self.excused = self.bytes.saturating_sub(MAX_WAITING);
             }
         }
@@ -197,8 +223,19 @@ impl State {
     }
 
     /// Whether more waits than is kept.
-    fn is_behind(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.bytes - self.excused > MAX_WAITING
+    }
+
+    /// Keeps nothing of what waits: the session is told that it is behind.
+    fn overflow(&mut self) {
+        self.is_behind = true;
+        self.clear();
+    }
+
+    fn clear(&mut self) -> BTreeMap<Arc<str>, WaitingTables> {
+        (self.bytes, self.excused, self.charge) = (0, 0, None);
+        std::mem::take(&mut self.waiting)
     }
 
     /// Whether the greeting has told of all that this announces.
@@ -222,19 +259,13 @@ impl State {
         if other_app || own {
             return false;
         }
-        let cares = |table: &&Arc<str>| interest.tables.as_ref().is_none_or(|tables| tables.contains(&***table));
-        let tables: Vec<&Arc<str>> = wakeup.tables.iter().flatten().filter(cares).collect();
-        if tables.is_empty() || self.is_behind() {
+        let Some(tables) = wakeup.tables.as_ref().filter(|tables| !tables.is_empty()) else { return false };
+        let names = interest.tables.as_ref().map(|wanted| cared_for(wanted, tables));
+        if names.as_ref().is_some_and(Vec::is_empty) || self.is_behind {
             return false;
         }
-        let waiting = self.waiting.entry(wakeup.app.clone()).or_insert_with(|| {
-            self.bytes += wakeup.app.len() + NAME_BYTES;
-            BTreeSet::new()
-        });
-        for table in tables {
-            if waiting.insert(table.clone()) {
-                self.bytes += table.len() + NAME_BYTES;
-            }
+        if self.is_full() || !self.keep(&wakeup.app, tables, names) {
+            self.overflow();
         }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
             self.deliveries.push(Span::current());
@@ -242,19 +273,59 @@ impl State {
         true
     }
 
+    /// Keeps these tables of an app, or those names of them that the session cares for; false if its user has no room.
+    fn keep(&mut self, app: &Arc<str>, tables: &Tables, names: Option<Vec<&Arc<str>>>) -> bool {
+        if names.is_none() && !tables.charge(&self.mail) {
+            return false;
+        }
+        let waiting = match self.waiting.get_mut(app) {
+            Some(waiting) => waiting,
+            None => {
+                self.bytes += app.len() + NAME_BYTES;
+                self.waiting.entry(app.clone()).or_default()
+            }
+        };
+        let (bytes, own_bytes) = (waiting.bytes(), waiting.own_bytes());
+        match names {
+            Some(names) => names.into_iter().for_each(|name| waiting.insert(name)),
+            None => waiting.add(tables),
+        }
+        self.bytes = (self.bytes + waiting.bytes()).saturating_sub(bytes);
+        let own_bytes = waiting.own_bytes() - own_bytes;
+        own_bytes == 0 || self.bytes <= FREE || self.charge(own_bytes)
+    }
+
+    fn charge(&mut self, more: usize) -> bool {
+        match &mut self.charge {
+            Some(charge) => charge.grow(more),
+            None => {
+                self.charge = self.mail.charge(more);
+                self.charge.is_some()
+            }
+        }
+    }
+
     fn take(&mut self) -> Option<Mail> {
         if self.closing {
             return Some(Mail::Close);
         }
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && !self.is_behind {
             return None;
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let behind = self.is_behind();
-        (self.bytes, self.excused) = (0, 0);
+        let behind = self.is_full() | std::mem::take(&mut self.is_behind);
+        let waiting = self.clear();
         let deliveries = std::mem::take(&mut self.deliveries);
         self.delivery = deliveries.last().cloned();
         traces::taken(deliveries);
         Some(if behind { Mail::Overflow } else { Mail::Changed(waiting) })
+    }
+}
+
+/// Which of these tables are wanted. Looks up the fewer of them among the others.
+fn cared_for<'a>(wanted: &BTreeSet<String>, tables: &'a Tables) -> Vec<&'a Arc<str>> {
+    if wanted.len() < tables.len() {
+        wanted.iter().filter_map(|table| tables.find(table)).collect()
+    } else {
+        tables.iter().filter(|table| wanted.contains(&***table)).collect()
     }
 }

@@ -9,14 +9,17 @@ mod devices;
 mod inspect;
 mod mailbox;
 mod session;
+mod waiting;
 mod watermarks;
 
 pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
 pub use session::{SessionInfo, SessionState};
+pub use waiting::WaitingTables;
 
 use crate::clock::Clock;
-use crate::fanout::{IsConnected, SessionRegistry, Wakeup};
+use crate::fanout::{IsConnected, Listening, SessionRegistry, Wakeup};
+use crate::mail_budget::{MailBudget, UserMail};
 use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
@@ -35,12 +38,14 @@ pub struct Hub {
     shards: Vec<Mutex<HashMap<UserKey, User>>>,
     /// All users that a shard has. Changed only while that shard is locked.
     connected: Connected,
+    mail: MailBudget,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct User {
+    mail: UserMail,
     mailboxes: Vec<Arc<Mailbox>>,
     /// How many of them are those of WebSockets and streams.
     sessions: usize,
@@ -60,7 +65,8 @@ pub struct Membership {
 impl Hub {
     /// A hub without sessions.
     pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Hub {
-        Hub { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), connected: Connected::default(), metrics, clock }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Hub { shards, connected: Connected::default(), mail: MailBudget::default(), metrics, clock }
     }
 
     /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
@@ -76,12 +82,12 @@ impl Hub {
     }
 
     fn enter(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: Option<&'static str>) -> Membership {
-        let mailbox = Arc::new(Mailbox::new(interest, transport, self.clock.clone()));
         let mut users = self.shard(user);
         let entry = users.entry(user).or_insert_with(|| {
             self.connected.add(user);
-            User::default()
+            User::new(self.mail.user())
         });
+        let mailbox = Arc::new(Mailbox::new(interest, entry.mail.clone(), transport, self.clock.clone()));
         entry.mailboxes.push(mailbox.clone());
         if transport.is_some() {
             entry.sessions += 1;
@@ -134,6 +140,26 @@ impl Hub {
     }
 }
 
+impl User {
+    fn new(mail: UserMail) -> User {
+        User { mail, mailboxes: Vec::new(), sessions: 0, watermarks: Watermarks::default() }
+    }
+
+    /// Adds what the user's sessions listen to: all apps, or each app once.
+    fn add_listening(&self, user: UserKey, all: &mut Vec<Listening>) {
+        let mut apps: Vec<&Arc<str>> = Vec::new();
+        for mailbox in &self.mailboxes {
+            match mailbox.app() {
+                Some(app) => apps.push(app),
+                None => return all.push(Listening { user, app: None }),
+            }
+        }
+        apps.sort_unstable();
+        apps.dedup();
+        all.extend(apps.into_iter().map(|app| Listening { user, app: Some(app.clone()) }));
+    }
+}
+
 impl Membership {
     /// Where the session's wake-ups arrive.
     pub fn mailbox(&self) -> &Mailbox {
@@ -181,17 +207,24 @@ impl SessionRegistry for Hub {
         self.connected.with(ask);
     }
 
-    fn connected(&self) -> Vec<UserKey> {
-        let users = |shard: &Mutex<HashMap<UserKey, User>>| {
+    fn listening(&self) -> Vec<Listening> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
             let users = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            users.keys().copied().collect::<Vec<_>>()
-        };
-        self.shards.iter().flat_map(users).collect()
+            users.iter().for_each(|(key, user)| user.add_listening(*key, &mut all));
+        }
+        all
     }
 
-    fn begin(&self, user: UserKey, heads: &[Head]) {
+    fn listening_of(&self, user: UserKey) -> Vec<Listening> {
+        let mut all = Vec::new();
+        self.shard(user).get(&user).iter().for_each(|of_user| of_user.add_listening(user, &mut all));
+        all
+    }
+
+    fn begin(&self, user: UserKey, heads: &[Head], others: i64) {
         if let Some(user) = self.shard(user).get_mut(&user) {
-            user.watermarks.begin(heads.iter().map(|head| (head.app.as_str(), head.at)));
+            user.watermarks.begin(heads.iter().map(|head| (head.app.as_str(), head.at)), others);
         }
     }
 

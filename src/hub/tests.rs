@@ -22,7 +22,10 @@ fn interest(app: Option<&str>, tables: Option<&[&str]>, client: Option<&str>) ->
 
 /// What waits for a session, as "app:table,table app:table"; empty if nothing does.
 async fn mail(membership: &Membership) -> String {
-    let names = |tables: BTreeSet<Arc<str>>| tables.iter().map(|table| &**table).collect::<Vec<_>>().join(",");
+    let names = |tables: WaitingTables| {
+        let names: BTreeSet<&str> = tables.iter().map(|table| &**table).collect();
+        names.into_iter().collect::<Vec<_>>().join(",")
+    };
     tokio::select! {
         biased;
         mail = membership.mailbox().take() => match mail {
@@ -141,6 +144,6 @@ fn a_user_is_connected_from_the_first_session_to_the_last() {
     assert!(hub.is_connected(user));
     drop(second);
     assert!(!hub.is_connected(user));
-    assert!(hub.connected().is_empty());
+    assert!(hub.listening().is_empty());
     assert_eq!((metrics.users.get(), metrics.connections.get()), (0, 0));
 }

@@ -10,6 +10,8 @@ const MAX_AHEAD: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Watermarks {
     begun: bool,
+    /// Where logs stood at most, at the beginning, that are not among the others: of a user who has very many.
+    others: i64,
     logs: HashMap<Arc<str>, LogWatermark>,
 }
 
@@ -26,10 +28,16 @@ impl Watermarks {
         self.begun
     }
 
-    /// Where the logs stand: what is before was stored before any session came. Counts once.
-    pub(super) fn begin<'a>(&mut self, heads: impl Iterator<Item = (&'a str, i64)>) {
+    /// Where the logs stand, all others at `others` at most: what is before was stored before any session came. Counts
+    /// once.
+    pub(super) fn begin<'a>(&mut self, heads: impl Iterator<Item = (&'a str, i64)>, others: i64) {
         if std::mem::replace(&mut self.begun, true) {
             return;
+        }
+        self.others = others;
+        for log in self.logs.values_mut() {
+            log.watermark = log.watermark.max(others);
+            log.advance();
         }
         for (app, head) in heads {
             let log = self.log(app);
@@ -56,7 +64,7 @@ impl Watermarks {
 
     /// Up to where a log has been announced, if that is before `head`; none before the beginning is known.
     pub(super) fn before(&self, app: &str, head: i64) -> Option<i64> {
-        let watermark = self.logs.get(app).map_or(0, |log| log.watermark);
+        let watermark = self.logs.get(app).map_or(self.others, |log| log.watermark);
         (self.begun && watermark < head).then_some(watermark)
     }
 
@@ -67,12 +75,12 @@ impl Watermarks {
 
     /// Takes it that nothing of a log has been announced: the database took back what was.
     pub(super) fn forget(&mut self, app: &str) {
-        self.logs.remove(app);
+        *self.log(app) = LogWatermark::default();
     }
 
     fn log(&mut self, app: &str) -> &mut LogWatermark {
         if !self.logs.contains_key(app) {
-            self.logs.insert(app.into(), LogWatermark::default());
+            self.logs.insert(app.into(), LogWatermark { watermark: self.others, ahead: Vec::new() });
         }
         self.logs.get_mut(app).expect("it was inserted if it was not there")
     }
@@ -97,7 +105,7 @@ mod tests {
     fn a_range_that_never_came_leaves_a_gap_though_later_ones_did() {
         let mut watermarks = Watermarks::default();
         assert_eq!(watermarks.before("todo", 10), None, "nothing is known yet");
-        watermarks.begin([("todo", 10)].into_iter());
+        watermarks.begin([("todo", 10)].into_iter(), 0);
         assert_eq!(watermarks.before("todo", 10), None);
         watermarks.note("todo", &[(14, 20)]);
         assert_eq!(watermarks.before("todo", 20), Some(10));
@@ -110,9 +118,9 @@ mod tests {
     fn what_was_announced_before_the_beginning_was_known_counts() {
         let mut watermarks = Watermarks::default();
         watermarks.note("todo", &[(10, 12), (12, 14)]);
-        watermarks.begin([("todo", 10)].into_iter());
+        watermarks.begin([("todo", 10)].into_iter(), 0);
         assert_eq!(watermarks.before("todo", 14), None);
-        watermarks.begin([("todo", 90)].into_iter());
+        watermarks.begin([("todo", 90)].into_iter(), 0);
         assert_eq!(watermarks.before("todo", 90), Some(14), "the beginning counts once");
     }
 
@@ -120,13 +128,27 @@ mod tests {
     fn what_the_database_took_back_is_announced_anew() {
         let mut watermarks = Watermarks::default();
         assert_eq!(watermarks.of("todo"), None);
-        watermarks.begin([("todo", 10)].into_iter());
+        watermarks.begin([("todo", 10)].into_iter(), 0);
         watermarks.note("todo", &[(10, 90), (95, 99)]);
         assert_eq!((watermarks.of("todo"), watermarks.of("notes")), (Some(90), Some(0)));
         watermarks.forget("todo");
         assert_eq!(watermarks.before("todo", 12), Some(0));
         watermarks.note("todo", &[(0, 12)]);
         assert_eq!(watermarks.of("todo"), Some(12), "what had been announced beyond a gap is forgotten too");
+    }
+
+    #[test]
+    fn the_other_logs_of_a_user_with_very_many_count_as_announced_up_to_where_they_stood_at_most() {
+        let mut watermarks = Watermarks::default();
+        watermarks.note("early", &[(12, 14)]);
+        watermarks.begin([("todo", 90)].into_iter(), 50);
+        assert_eq!((watermarks.before("other", 50), watermarks.before("other", 52)), (None, Some(50)));
+        assert_eq!((watermarks.before("early", 50), watermarks.before("early", 60)), (None, Some(50)));
+        assert_eq!((watermarks.of("todo"), watermarks.of("other")), (Some(90), Some(0)), "it may stand before");
+        watermarks.note("other", &[(40, 60)]);
+        assert_eq!(watermarks.before("other", 60), None);
+        watermarks.forget("other");
+        assert_eq!(watermarks.before("other", 12), Some(0));
     }
 
     proptest! {
@@ -144,7 +166,7 @@ mod tests {
                 ranges.rotate_left(by);
             }
             let mut watermarks = Watermarks::default();
-            watermarks.begin(std::iter::empty());
+            watermarks.begin(std::iter::empty(), 0);
             ranges.iter().for_each(|range| watermarks.note("a", &[*range]));
             prop_assert_eq!(watermarks.before("a", head), lost.map(|(from, _)| from));
         }

@@ -128,7 +128,7 @@ mod tests {
             user: log.user,
             app: log.app.clone(),
             client: Some(client.into()),
-            tables: Some(vec![table.into()]),
+            tables: Some(vec![table.into()].into()),
             ranges: vec![],
             pushes: vec![],
         }

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One user reads on this part of the pool's connections at the same time, at most,
-const SHARE: u32 = 4;
-/// and on so many where that is more, and the pool has them.
-const LEAST: u32 = 2;
+const SHARE: usize = 4;
+/// and on so many where that is more. One connection is left to others in any case, if there is more than one.
+const LEAST: usize = 2;
 
 /// The shares of the users who are reading.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub struct ReadTurn {
 
 impl ReadShares {
     /// Shares of a pool of so many connections.
-    pub fn new(pool_size: u32) -> ReadShares {
-        let at_once = (pool_size / SHARE).max(LEAST).min(pool_size) as usize;
+    pub fn new(pool_size: usize) -> ReadShares {
+        let at_once = (pool_size / SHARE).max(LEAST).min(pool_size.saturating_sub(1)).max(1);
         ReadShares(Arc::new(Inner { at_once, users: Mutex::default() }))
     }
 
@@ -95,7 +95,7 @@ mod tests {
         assert!(turn(alice).is_some());
         drop(second);
         assert!(shares.users().is_empty(), "nothing is kept of users who do not read");
-        let small = ReadShares::new(1);
-        assert!(small.of(alice).wait().now_or_never().is_some(), "one read is always possible");
+        let at_once = |pool_size| ReadShares::new(pool_size).0.at_once;
+        assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 2, 2, 5], "one is left to others, if there are two");
     }
 }

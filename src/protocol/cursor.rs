@@ -61,7 +61,8 @@ impl Cursor {
         if micros <= 0 {
             return Ok(Cursor::BEGINNING);
         }
-        let ours = text.len() == Cursor::WIDTH && text.ends_with('Z') && text.as_bytes()[19] == b'.';
+        // The server before us wrote six digits too, but never a zero at their end.
+        let ours = text.len() == Cursor::WIDTH && text.ends_with("0Z") && text.as_bytes()[19] == b'.';
         let initial = ours && micros % Cursor::STEP == Cursor::FLAG;
         let position = if initial { micros - Cursor::FLAG } else { micros };
         Ok(Cursor { ours, ..Cursor::after(position) }.on_initial_sync(initial))
@@ -80,6 +81,17 @@ impl Cursor {
     /// Whether the reader is on an initial sync, and so gets its own changes back.
     pub fn is_initial_sync(self) -> bool {
         self.initial
+    }
+
+    /// The same position, in a log that has not given it out: it proves nothing of that log.
+    #[must_use]
+    pub fn foreign(self) -> Cursor {
+        Cursor { ours: false, ..self }
+    }
+
+    /// Whether the log that it is for may have given it out.
+    pub fn is_ours(self) -> bool {
+        self.ours
     }
 
     /// Whether a log that ends at `head` cannot have given this cursor out: the database went back to an earlier state.
@@ -142,6 +154,10 @@ mod tests {
     fn cursors_of_other_servers_mean_what_they_say() {
         for (text, micros) in [
             ("2024-01-01T10:00:00.123457Z", 1_704_103_200_123_457),
+            ("2024-01-01T10:00:00.000001Z", 1_704_103_200_000_001),
+            ("2024-01-01t10:00:00.12345678Z", 1_704_103_200_123_456),
+            ("2024-01-01T10:00:00.1234567Z", 1_704_103_200_123_456),
+            ("2024-01-01T10:00:00.12+00:00", 1_704_103_200_120_000),
             ("2024-01-01T10:00:00.12341Z", 1_704_103_200_123_410),
             ("2024-01-01T10:00:00.123456789Z", 1_704_103_200_123_456),
             ("2024-01-01T11:00:00.1234+01:00", 1_704_103_200_123_400),
@@ -150,7 +166,7 @@ mod tests {
         ] {
             let cursor = Cursor::parse(text).unwrap();
             assert_eq!((cursor.micros(), cursor.is_initial_sync()), (micros, false), "{text}");
-            assert_eq!(cursor.is_past(0), text.len() == Cursor::WIDTH && text.ends_with('Z'), "{text}");
+            assert!(!cursor.is_past(0), "{text} is taken for a rewind");
         }
     }
 

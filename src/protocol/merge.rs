@@ -22,6 +22,7 @@
 use super::push::Op;
 use super::push::wire::{Carrier, InsertMembers, Members, Text};
 use super::stamp::Stamp;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -91,6 +92,16 @@ impl StoredChange {
         let data = self.data.as_deref().unwrap_or("{}");
         let members: InsertMembers<'_> = serde_json::from_str(data).map_err(self.unreadable())?;
         Ok(members.carrier().is_some_and(|carrier| carrier.is_first))
+    }
+
+    /// The names of the fields that this change writes.
+    pub fn field_names(&self) -> Result<Vec<Cow<'_, str>>, UnreadableChange> {
+        if self.op == Op::Delete {
+            return Ok(vec!["deletedAt".into()]);
+        }
+        let data = self.data.as_deref().unwrap_or("{}");
+        let members: Members<'_, IgnoredAny> = serde_json::from_str(data).map_err(self.unreadable())?;
+        Ok(members.0.into_iter().map(|(name, _)| name).collect())
     }
 
     /// The fields that this change writes.
@@ -166,6 +177,9 @@ pub enum View<'a> {
     Nothing,
 }
 
+/// What one write costs in memory beside its names, with the row that told of it, about, in bytes.
+const WRITE_SIZE: usize = 384;
+
 /// What the reading device itself wrote to the records on a page, and what others wrote there before.
 #[derive(Debug, Default)]
 pub struct OwnWrites {
@@ -203,11 +217,17 @@ impl OwnWrites {
         OwnWrites { goes_on: self.initial_sync && after_a_page, ..self }
     }
 
-    /// Takes note of a field that the reading device wrote: the best that it stored, the stamp that it holds where that is
-    /// later, and the last position at which it wrote the field.
-    pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, claimed: Option<Stamp>, last: i64) {
+    /// Takes note that the reading device wrote a record, and of the last position at which it did. That must be told of
+    /// every record on the page that it wrote, whichever fields.
+    pub fn add_record(&mut self, record: (&str, &str), last: i64) {
         let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
         record.last = record.last.max(last);
+    }
+
+    /// Takes note of a field that the reading device wrote: the best that it stored, and the stamp that it holds where that
+    /// is later. Of fields that no change on the page writes nothing need be told.
+    pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, claimed: Option<Stamp>) {
+        let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
         let claimed = claimed.filter(|claimed| *claimed > best.0);
         let known = record.own.entry(field.to_owned()).or_insert(OwnField { best, claimed });
         known.best = known.best.max(best);
@@ -221,15 +241,23 @@ impl OwnWrites {
         }
     }
 
-    /// The records for which [`add_earlier`](OwnWrites::add_earlier) must have been told the history before
-    /// [`view`](OwnWrites::view) is asked: those where the device holds a stamp that is too late.
-    pub fn needs_history(&self) -> Vec<(&str, &str)> {
-        let too_late = |record: &RecordWrites| record.own.values().any(|field| field.claimed.is_some());
+    /// The records, and the fields of each, for which [`add_earlier`](OwnWrites::add_earlier) must have been told the
+    /// history before [`view`](OwnWrites::view) is asked: those where the device holds a stamp that is too late.
+    pub fn needs_history(&self) -> Vec<((&str, &str), Vec<&str>)> {
         self.records
             .iter()
-            .filter(|(_, record)| too_late(record))
-            .map(|((table, record), _)| (table.as_str(), record.as_str()))
+            .map(|((table, record), writes)| ((table.as_str(), record.as_str()), writes.held_too_late()))
+            .filter(|(_, fields)| !fields.is_empty())
             .collect()
+    }
+
+    /// What is held of it in memory, and was while it was read, about, in bytes.
+    pub fn size(&self) -> usize {
+        let of_record = |((table, record), writes): (&(String, String), &RecordWrites)| {
+            let fields: usize = writes.own.keys().map(|name| 2 * name.len() + WRITE_SIZE).sum();
+            table.len() + record.len() + WRITE_SIZE + fields
+        };
+        self.records.iter().map(of_record).sum()
     }
 
     /// How `change`, the next one in the order of the log, goes out to the device.
@@ -273,6 +301,12 @@ impl OwnWrites {
 }
 
 impl RecordWrites {
+    /// The fields of which the device holds a stamp that is too late.
+    fn held_too_late(&self) -> Vec<&str> {
+        let fields = self.own.iter().filter(|(_, field)| field.claimed.is_some());
+        fields.map(|(name, _)| name.as_str()).collect()
+    }
+
     /// The stamp to send a field with, or none if the field is to be left out.
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);

@@ -22,7 +22,7 @@ pub struct Page {
 impl Page {
     /// What it takes as text, about, in bytes.
     pub fn size(&self) -> usize {
-        128 + self.changes.iter().map(size_hint).sum::<usize>()
+        128 + size_of(&self.changes)
     }
 }
 
@@ -97,6 +97,11 @@ pub fn encode_event(
     write_changes(out, changes, own)?;
     let _ = write!(out, ",\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
     Ok(())
+}
+
+/// What changes take as text, about, in bytes.
+pub fn size_of(changes: &[StoredChange]) -> usize {
+    changes.iter().map(size_hint).sum()
 }
 
 fn size_hint(change: &StoredChange) -> usize {

@@ -176,6 +176,24 @@ fn what_the_protocol_does_not_name_is_kept_and_event_ids_are_not() {
     let own = json!({ "table": "t", "id": "r", "op": "update", "fields": {}, "schemaVersion": 2 });
     assert_eq!(extra(&push(&own, json!(3)).unwrap()), Some(json!({ "schemaVersion": 2 })));
     assert_eq!(extra(&read_one(&field("f", json!(1), AT))), None);
+    // Of equal names the last counts, whichever value is the greater.
+    for (twice, kept) in
+        [(r#""z":1,"origin":"user","origin":"agent""#, "agent"), (r#""origin":"agent","origin":"user","z":1"#, "user")]
+    {
+        let of = |members: &str| {
+            read(&format!(
+                r#"{{"clientId":"c","changes":[{{"table":"t","id":"r","op":"delete","deletedAt":"{AT}",{members}}}]}}"#
+            ))
+            .unwrap()
+        };
+        let (twice, once) = (of(twice), of(&format!(r#""origin":"{kept}","z":1"#)));
+        assert_eq!(extra(&twice), Some(json!({ "z": 1, "origin": kept })));
+        assert_eq!(
+            (ids(&twice), &twice.changes[0].extra),
+            (ids(&once), &once.changes[0].extra),
+            "they are the same change"
+        );
+    }
     for version in [json!({}), json!([1]), json!("x".repeat(100))] {
         assert!(matches!(push(&change, version), Err(PushError::SchemaVersion)));
     }
@@ -275,6 +293,8 @@ fn a_problem_names_its_change() {
 fn a_push_of_too_many_changes_is_refused() {
     let body = json!({ "clientId": "c", "changes": vec![field("f", json!(1), AT); 101] }).to_string();
     assert!(matches!(read(&body), Err(PushError::TooMany { got: 101, max: 100 })));
+    let body = body.replacen(']', ",[],7,{\"op\":1}]", 1);
+    assert!(matches!(read(&body), Err(PushError::TooMany { got: 104, max: 100 })), "those beyond are only counted");
 }
 
 #[test]

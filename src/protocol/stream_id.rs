@@ -31,15 +31,16 @@ impl StreamPosition {
             // ASCII is UTF-8.
             let part = std::str::from_utf8(part).map_err(|_| CursorError)?;
             let (key, cursor) = part.split_at(KEY_WIDTH);
-            Ok((key.to_owned(), Cursor::parse(cursor)?))
+            Ok((key.to_owned(), read_cursor(cursor)?))
         });
         parts.collect::<Result<_, _>>().map(StreamPosition::Each)
     }
 
-    /// Where the reader stands in the log of an app; none if it has not read it.
+    /// Where the reader stands in the log of an app; none if it has not read it. A cursor that stands for all apps is from
+    /// one log, if from any: of the others it says up to when the reader has everything, and never that they went back.
     pub fn of(&self, app: &str) -> Option<Cursor> {
         match self {
-            StreamPosition::Everywhere(cursor) => Some(*cursor),
+            StreamPosition::Everywhere(cursor) => Some(cursor.foreign()),
             StreamPosition::Each(cursors) => cursors.get(&key(app)).copied(),
         }
     }
@@ -50,9 +51,30 @@ pub fn write_position<'a>(cursors: impl IntoIterator<Item = (&'a str, Cursor)>) 
     let mut text = FORM.to_owned();
     for (app, cursor) in cursors {
         text.push_str(&key(app));
-        text.push_str(&cursor.to_string());
+        text.push_str(&write_cursor(cursor));
     }
     text
+}
+
+/// A cursor that its log has not given out has a form of its own, of the same width, so that it is not taken for one which
+/// that log gave out when it comes back: it ends in `z`. On an initial sync, which is written into its digits, there is a `t`
+/// before the time of the day as well.
+fn write_cursor(cursor: Cursor) -> String {
+    let text = cursor.to_string();
+    match (cursor.is_ours() || cursor.micros() == 0, cursor.is_initial_sync()) {
+        (true, _) => text,
+        (false, false) => text.replace('Z', "z"),
+        (false, true) => text.to_ascii_lowercase(),
+    }
+}
+
+/// Reads what [`write_cursor`] wrote.
+fn read_cursor(text: &str) -> Result<Cursor, CursorError> {
+    if !text.ends_with('z') {
+        return Cursor::parse(text);
+    }
+    let has_flag = text.contains('t');
+    Ok(if has_flag { Cursor::parse(&text.to_ascii_uppercase())? } else { Cursor::parse(text)? }.foreign())
 }
 
 fn key(app: &str) -> String {
@@ -78,6 +100,27 @@ mod tests {
             assert_eq!(StreamPosition::parse(wrong), Err(CursorError), "{wrong}");
         }
         assert_eq!(StreamPosition::parse("a1.").unwrap().of("todo"), None);
+    }
+
+    #[test]
+    fn what_stands_for_all_apps_is_no_proof_and_stays_none_on_every_way_back() {
+        for (since, micros, initial) in [
+            ("2024-01-01T10:00:00.123440Z", 1_704_103_200_123_440, false),
+            ("2024-01-01T10:00:00.123450Z", 1_704_103_200_123_440, true),
+            ("2024-01-01T10:00:00.000Z", 1_704_103_200_000_000, false),
+            ("2024-01-01T10:00:00.12341Z", 1_704_103_200_123_410, false),
+            ("2024-01-01T10:00:00.12345+00:00", 1_704_103_200_123_450, false),
+        ] {
+            let mut cursor = StreamPosition::parse(since).unwrap().of("todo").unwrap();
+            for _ in 0..3 {
+                let read = (cursor.micros(), cursor.is_initial_sync(), cursor.is_past(0));
+                assert_eq!(read, (micros, initial, false), "{since}");
+                let id = write_position([("todo", cursor)]);
+                cursor = StreamPosition::parse(&id).unwrap().of("todo").unwrap();
+            }
+        }
+        let own = write_position([("todo", Cursor::after(1_704_103_200_123_440))]);
+        assert!(StreamPosition::parse(&own).unwrap().of("todo").unwrap().is_past(0), "its own log's is one");
     }
 
     proptest! {

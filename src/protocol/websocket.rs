@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+/// A message as it is sent. Clones share it.
+pub type Text = tokio_tungstenite::tungstenite::Utf8Bytes;
+
 /// What a client says.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]

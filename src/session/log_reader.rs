@@ -24,7 +24,7 @@ pub(super) struct LogReader {
     pub(super) request: Arc<LogRequest>,
     pub(super) cursor: Cursor,
     pub(super) phase: Phase,
-    /// CatchingUp while there was something to read anyway: what woke it may not be in the page that was being read.
+    /// A wake-up came while a page was being read, which may not have what it was about: read again.
     pub(super) again: bool,
 }
 
@@ -47,7 +47,9 @@ pub(super) struct End {
 }
 
 impl LogReader {
-    pub(super) fn new(request: LogRequest) -> LogReader {
+    pub(super) fn new(mut request: LogRequest) -> LogReader {
+        // They are looked for by halves: a push may name thousands.
+        request.tables.iter_mut().for_each(|tables| tables.sort_unstable());
         let pending_tables = request.tables.iter().flatten().cloned().collect();
         let (cursor, phase) = (request.since, Phase::Backlog { pending_tables });
         LogReader { request: Arc::new(request), cursor, phase, again: false }
@@ -76,11 +78,11 @@ impl LogReader {
     /// Whether one of these tables is asked for.
     pub(super) fn reads<'a>(&self, mut tables: impl Iterator<Item = &'a str>) -> bool {
         let asked = self.request.tables.as_deref();
-        asked.is_none_or(|asked| tables.any(|table| asked.iter().any(|asked| asked == table)))
+        asked.is_none_or(|asked| tables.any(|table| asked.binary_search_by(|asked| asked.as_str().cmp(table)).is_ok()))
     }
 
     /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
-    /// of an empty log is still the beginning then, but the initial_sync is over. A database that went back begins one
+    /// of an empty log is still the beginning then, but the initial sync is over. A database that went back begins one
     /// anew.
     pub(super) fn is_initial_sync(&self) -> bool {
         self.cursor.is_initial_sync() && (self.is_in_backlog() || self.cursor.micros() > 0)

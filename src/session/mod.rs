@@ -66,6 +66,10 @@ pub struct SessionDependencies {
     pub auth: Arc<Authenticator>,
     /// For what clients have not read yet.
     pub budget: MemoryBudget,
+    /// How much of the database each user may read from at once.
+    pub reads: ReadShares,
+    /// Large work, in turns.
+    pub heavy: HeavyWork,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Says when a token expires.
@@ -103,7 +107,7 @@ pub struct Sessions {
 impl Sessions {
     /// Sessions that leave within the drain window once `closing` is cancelled.
     pub fn new(config: &Config, dependencies: SessionDependencies, closing: CancellationToken) -> Sessions {
-        let SessionDependencies { hub, reconciler, auth, budget, metrics, clock } = dependencies;
+        let SessionDependencies { hub, reconciler, auth, budget, reads, heavy, metrics, clock } = dependencies;
         Sessions {
             hub,
             reconciler,
@@ -120,8 +124,8 @@ impl Sessions {
             announces_recent: !config.announce_recent_ms.is_zero(),
             unauthenticated: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
             budget,
-            reads: ReadShares::new(config.database_pool_size),
-            heavy: HeavyWork::default(),
+            reads,
+            heavy,
         }
     }
 

@@ -9,7 +9,7 @@ use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::failpoints::Failpoint;
-use crate::hub::{Interest, Mail, Membership};
+use crate::hub::{Interest, Mail, Membership, WaitingTables};
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
 use crate::protocol::stream_id::write_position;
@@ -20,6 +20,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -75,7 +76,7 @@ pub struct StreamSession {
     is_over: bool,
     membership: Membership,
     budget: UserBudget,
-    /// Memory reserved for what was last given out, until the next piece is asked for: then its client has taken it.
+    /// Memory reserved for the page that is being read.
     reservation: Option<Reservation>,
     /// The position of the oldest change in what was last given out live, until then likewise.
     given: Option<i64>,
@@ -95,6 +96,28 @@ struct Reading(BoxFuture<'static, Result<Page, StoreError>>);
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reading")
+    }
+}
+
+/// What a stream is to be given next: one or more whole events. Its memory stays reserved until the transport has written it
+/// or has given it up, however early it asks for the next.
+#[derive(Debug)]
+pub struct Piece {
+    text: String,
+    _reservation: Option<Reservation>,
+}
+
+impl Deref for Piece {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 }
 
@@ -145,10 +168,7 @@ impl StreamSession {
     }
 
     /// The next piece of the stream: one or more whole events. None when it is over.
-    pub async fn next(&mut self) -> Option<String> {
-        if self.reading.is_none() {
-            self.reservation = None;
-        }
+    pub async fn next(&mut self) -> Option<Piece> {
         self.observe_written();
         loop {
             if self.is_over {
@@ -164,12 +184,14 @@ impl StreamSession {
                 Next::Nothing => self.reservation = None,
                 Next::Text(text) => {
                     self.heartbeat = Instant::now() + self.sessions.heartbeat;
-                    return Some(text);
+                    // Of a heartbeat none: what is reserved is for the page that is on its way.
+                    let reservation = if self.reading.is_none() { self.reservation.take() } else { None };
+                    return Some(Piece { text, _reservation: reservation });
                 }
                 Next::End(reason) => {
                     self.is_over = true;
                     self.sessions.count_close(reason);
-                    return reason.invites_back().then(|| RETRY.to_owned());
+                    return reason.invites_back().then(|| Piece { text: RETRY.to_owned(), _reservation: None });
                 }
             }
         }
@@ -202,7 +224,7 @@ impl StreamSession {
             Mail::Overflow => self.logs.iter_mut().for_each(LogReader::wake),
             Mail::Changed(apps) => {
                 for log in &mut self.logs {
-                    let tables = apps.get(log.app()).into_iter().flatten();
+                    let tables = apps.get(log.app()).into_iter().flat_map(WaitingTables::iter);
                     if apps.contains_key(log.app()) && log.reads(tables.map(|table| &**table)) {
                         log.wake();
                     }
@@ -265,6 +287,10 @@ impl StreamSession {
                 }
                 next
             }
+            Err(StoreError::NeedsMemory(bytes)) => {
+                self.needs = BECOMES * bytes;
+                Next::Nothing
+            }
             Err(StoreError::Unavailable(_)) => self.back_off().await,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
@@ -282,6 +308,7 @@ impl StreamSession {
             (self.store.clone(), log.request.clone(), self.reader.clone(), log.cursor);
         let own = if log.is_initial_sync() { OwnChanges::All } else { OwnChanges::Without };
         let turn = self.sessions.reads.of(request.log.user);
+        let memory = self.needs / BECOMES;
         let span = traces::page(&self.membership.mailbox().delivery());
         Reading(Box::pin(async move {
             // Ends with the page.
@@ -289,13 +316,13 @@ impl StreamSession {
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
             let page = PageRequest { since, reader: reader.as_deref(), own, tables };
-            store.page(&request.log, &page).await
+            store.page(&request.log, &page, memory).await
         }))
     }
 
     /// Makes the reservation as large as a page. If there is not so much memory, the page is read again once there is.
     fn resize(&mut self, page: &Page) -> bool {
-        let bytes = BECOMES * page.size();
+        let bytes = BECOMES * page.size() + page.own.size();
         let fits = self.reservation.as_mut().is_some_and(|reservation| self.budget.resize(reservation, bytes));
         self.needs = if fits { MIN_RESERVATION } else { bytes };
         if !fits {

@@ -1,17 +1,11 @@
 //! Sessions without a network: a hub to join, and a database that is never there.
 
 use super::*;
+use crate::config::without_environment;
 use crate::fanout::reconciler::ReconcilerTask;
 use crate::fanout::{SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::{Layout, Store};
-use clap::Parser;
-
-#[derive(Parser)]
-struct Settings {
-    #[command(flatten)]
-    config: Config,
-}
 
 /// What sessions need, with nothing behind it.
 pub(super) struct Rig {
@@ -38,14 +32,13 @@ impl Rig {
 
     /// The same, where the database takes for ever.
     pub(super) fn without_answers(settings: &[&str]) -> Rig {
-        let database = ["replica", "--database-url", "postgres://nobody@127.0.0.1:1/none"];
-        let given = database.iter().chain(settings);
-        let config = Settings::parse_from(given).config;
+        let database = ["--database-url", "postgres://nobody@127.0.0.1:1/none"];
+        let config: Config = without_environment(&[&database, settings].concat()).unwrap();
         let (metrics, clock) = (Arc::new(Metrics::new()), Clock::system());
         let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
         let user = UserKey::of(KNOWN);
         let known = hub.join(user, Interest::default(), "websocket");
-        hub.begin(user, &[]);
+        hub.begin(user, &[], 0);
         let auth = Arc::new(Authenticator::new(&config, reqwest::Client::new(), metrics.clone(), clock.clone()));
         let closing = CancellationToken::new();
         let budget = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
@@ -56,6 +49,8 @@ impl Rig {
             reconciler,
             auth,
             budget,
+            reads: ReadShares::new(config.database_pool_size as usize),
+            heavy: HeavyWork::default(),
             metrics: metrics.clone(),
             clock: clock.clone(),
         };

@@ -7,7 +7,8 @@ use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
-use crate::protocol::websocket::{ClientMessage, ErrorCode, ServerMessage};
+use crate::protocol::push::{MAX_CLIENT, check_name};
+use crate::protocol::websocket::{ClientMessage, ErrorCode, ServerMessage, Text};
 use crate::telemetry::metrics::WEBSOCKET;
 use crate::telemetry::refusals::{Endpoint, Refusal};
 use std::sync::Arc;
@@ -60,20 +61,20 @@ struct Greeting {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send these messages.
-    Send(Vec<String>),
+    Send(Vec<Text>),
     /// Send the final message, if any, and close.
     /// The session ends, after this message if there is one.
     Close {
         /// Why.
         reason: CloseReason,
         /// What is sent before.
-        final_message: Option<String>,
+        final_message: Option<Text>,
     },
 }
 
 impl Action {
     fn say(message: &ServerMessage<'_>) -> Action {
-        Action::Send(vec![message.encode()])
+        Action::Send(vec![message.encode().into()])
     }
 
     /// Closes without a final message.
@@ -82,7 +83,7 @@ impl Action {
     }
 
     fn close_with(reason: CloseReason, code: ErrorCode, message: &str) -> Action {
-        Action::Close { reason, final_message: Some(ServerMessage::Error { code, message }.encode()) }
+        Action::Close { reason, final_message: Some(ServerMessage::Error { code, message }.encode().into()) }
     }
 }
 
@@ -127,7 +128,12 @@ impl WebSocketSession {
             None => Action::Send(vec![]),
             Some(ClientMessage::Ping) => Action::say(&ServerMessage::Pong),
             Some(ClientMessage::Auth { token, client_id }) => {
-                let client = client_id.filter(|client| !client.is_empty()).map(|client| Arc::from(&*client));
+                let client = client_id.filter(|client| !client.is_empty());
+                if client.as_ref().is_some_and(|client| check_name(client, MAX_CLIENT).is_err()) {
+                    // Malformed: the same name is refused wherever else a device says it. It is kept with the session.
+                    return Action::Send(vec![]);
+                }
+                let client = client.map(|client| Arc::from(&*client));
                 match self.sessions.auth.check(&token).await {
                     Ok(identity) => self.authenticated(identity, client).await,
                     Err(error) => {
@@ -220,9 +226,12 @@ async fn mail(
     sessions: &Sessions,
     user: UserKey,
 ) -> Mail {
-    if greeting.is_some() {
+    while greeting.is_some() {
         // Boxed: a socket that was greeted has no room set aside for it.
         Box::pin(greet(mailbox, greeting)).await;
+        if mailbox.is_filled() {
+            break;
+        }
     }
     mailbox.filled().await;
     if mailbox.bytes() > FREE_WAKEUP {
@@ -242,8 +251,11 @@ async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) {
     tokio::select! {
         biased;
         recent = request.answer() => {
-            mailbox.greet(&recent);
-            *greeting = None;
+            mailbox.greet(&recent.wakeups);
+            // What is left is asked for while this is sent, or once it has been: no more than this waits at once.
+            if !request.go_on(&recent) {
+                *greeting = None;
+            }
         }
         () = late_mail => {}
     }
@@ -269,11 +281,7 @@ fn wake(mail: Mail) -> Action {
         Mail::Overflow => return Action::close(CloseReason::TooFarBehind),
         Mail::Close => return Action::close(CloseReason::Rebalanced),
     };
-    let message = |(app, tables): (&Arc<str>, &std::collections::BTreeSet<Arc<str>>)| {
-        let tables = tables.iter().map(|table| &**table).collect();
-        ServerMessage::SyncAvailable { app_id: app, tables }.encode()
-    };
-    Action::Send(apps.iter().map(message).collect())
+    Action::Send(apps.iter().flat_map(|(app, tables)| tables.messages(app)).collect())
 }
 
 /// An operator has had the session end.

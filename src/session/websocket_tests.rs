@@ -5,7 +5,7 @@ use std::time::Duration;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn said(texts: &[&str]) -> Action {
-    Action::Send(texts.iter().map(|text| (*text).to_owned()).collect())
+    Action::Send(texts.iter().map(|text| (*text).into()).collect())
 }
 
 fn tables(names: &[&str]) -> Vec<String> {
@@ -41,6 +41,21 @@ async fn what_is_no_token_is_refused_with_a_reason() {
         panic!("{action:?}");
     };
     assert!(words.starts_with(r#"{"type":"error","code":"invalid_token","message":"#), "{words}");
+}
+
+#[tokio::test]
+async fn an_auth_whose_client_id_no_push_could_have_is_ignored() {
+    let rig = Rig::new(&[]);
+    let mut session = WebSocketSession::new(rig.sessions.clone(), None);
+    for name in ["x".repeat(256), "x".repeat(63 << 10), "a\0b".to_owned()] {
+        let auth = serde_json::json!({ "type": "auth", "token": "nonsense", "clientId": name }).to_string();
+        assert_eq!(session.receive(&auth).await, said(&[]), "{} bytes", name.len());
+    }
+    for name in ["", &"x".repeat(255)] {
+        let auth = serde_json::json!({ "type": "auth", "token": "nonsense", "clientId": name }).to_string();
+        let action = session.receive(&auth).await;
+        assert!(matches!(action, Action::Close { reason: CloseReason::InvalidToken, .. }), "{action:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, PoolStatus};
+use crate::limits::heavy::HeavyWork;
+use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub struct Buckets {
     main: Store,
     /// Where the workers of a Citus cluster are that pushes and reads go to; none if they go to the coordinator.
     workers: Arc<[WorkerAddress]>,
+    heavy: HeavyWork,
 }
 
 impl Buckets {
@@ -43,19 +46,21 @@ impl Buckets {
         clock: &Clock,
     ) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
+        let heavy = HeavyWork::default();
         if layout == Layout::ONE {
-            let main = Store::open(config, size, Bucket::default(), metrics.clone(), clock.clone())?;
-            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into() });
+            let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
+            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into(), heavy });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {
             let bucket = Bucket { schema: Some(schema), on_citus: layout.is_on_citus() };
-            Store::open(config, each, bucket, metrics.clone(), clock.clone())
+            Store::open(config, each, bucket, heavy.clone(), metrics.clone(), clock.clone())
         };
         let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
-        let main = Store::open(config, MAIN_CONNECTIONS, Bucket::default(), metrics.clone(), clock.clone())?;
+        let main =
+            Store::open(config, MAIN_CONNECTIONS, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
         let workers = WorkerAddress::all(config, layout)?;
-        Ok(Buckets { layout, stores, main, workers })
+        Ok(Buckets { layout, stores, main, workers, heavy })
     }
 
     /// How users are distributed over them.
@@ -67,6 +72,16 @@ impl Buckets {
     pub fn of(&self, user: UserKey) -> &Store {
         // A bucket's number is below their count; the first is never asked instead.
         self.stores.get(self.layout.bucket_of(user)).unwrap_or(&self.main)
+    }
+
+    /// Large work, in turns: one queue for the whole replica.
+    pub fn heavy(&self) -> &HeavyWork {
+        &self.heavy
+    }
+
+    /// How many connections one user may read on at once. A user reads in one bucket, and all have pools of one size.
+    pub fn read_shares(&self) -> ReadShares {
+        ReadShares::new(self.stores.iter().map(Store::max_connections).min().unwrap_or(1))
     }
 
     /// All of them, in their order.

@@ -16,17 +16,18 @@ use uuid::Uuid;
 ///
 /// `$log` is the condition on the log, over `$1` or by user and app over `$8` and `$9`; `$tables` the one on the table,
 /// over `$6`. One row more than a page is read to know whether there is
-/// more; a row is left out by the sum of the bytes before it, so a page has at least one. Values are written out
-/// only for the rows that are left. `more`: whether this row is followed by another. `is_own`: whether the reader stored
+/// more; a row is left out by the sum of the bytes up to its own, but for the first. Values are written out
+/// only for the rows that are left, and not for a first one of more than `$10` bytes: its reader has no memory for it yet. `more`: whether this row is followed by another. `is_own`: whether the reader stored
 /// it. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
 macro_rules! page_query {
     ($log:literal, $tables:literal) => {
         Sql {
             text: concat!(
-            "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, c.data::text as data,
-                    c.field_timestamps::text as stamps, c.extra::text as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
+            "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, case when c.size <= $10 then c.data::text end as data,
+                    case when c.size <= $10 then c.field_timestamps::text end as stamps,
+                    case when c.size <= $10 then c.extra::text end as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
                     exists (select from sync_changes o
-                            where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds
+                            where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds, c.size
              from sync_heads h
              left join lateral (
                  select * from (
@@ -46,7 +47,7 @@ macro_rules! page_query {
                          order by created_at limit $5
                      ) r
                      window before_it as (order by r.created_at rows between unbounded preceding and 1 preceding)
-                 ) sized where bytes is null or bytes < $7
+                 ) sized where bytes is null or bytes + size <= $7
              ) c on true
              where h.log_id = $1 order by c.created_at"
             ),
@@ -60,6 +61,7 @@ macro_rules! page_query {
                 Type::INT8,
                 Type::TEXT,
                 Type::TEXT,
+                Type::INT8,
             ],
         }
     };
@@ -83,9 +85,14 @@ static PAGE_OF_SOME_TABLES: Sql = page_query!(
          order by found.created_at limit $5))"
 );
 
+/// Whether a log that had this position was erased, which is known for an hour.
+static ERASED: Sql =
+    Sql { text: "select from sync_erased where log_id = $1 and head >= $2", types: &[Type::UUID, Type::TIMESTAMPTZ] };
+
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
+        ("erased", &ERASED),
         ("page", &PAGE_OF_ALL_TABLES),
         ("page of one table", &PAGE_OF_ONE_TABLE),
         ("page of some tables", &PAGE_OF_SOME_TABLES),
@@ -97,9 +104,7 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
 pub enum OwnChanges<'a> {
     /// None.
     Without,
-    /// On an initial sync, in answer to a push: those stored before this position, and later ones but for the rows of
-    /// the push itself.
-    /// Those of a push that is being answered, and those stored before it.
+    /// On an initial sync, in answer to a push: those stored before a position, but for the rows of the push itself.
     BesidePush {
         /// The head before it, in microseconds.
         before: i64,
@@ -140,8 +145,8 @@ impl OwnChanges<'_> {
     }
 }
 
-/// Past any cursor, and within what timestamptz holds.
-const PAST_ALL: i64 = 253_402_300_799_000_000;
+/// Past any cursor, in microseconds, and within what timestamptz holds.
+pub const PAST_ALL: i64 = 253_402_300_799_000_000;
 
 /// Which page of a log is wanted.
 #[derive(Clone, Debug)]
@@ -161,24 +166,32 @@ impl Store {
     ///
     /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
     /// served from the beginning, so that nothing stored below its cursor is missed.
-    pub async fn page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Page, StoreError> {
-        let page = self.try_page(log, request).await?;
+    ///
+    /// # Errors
+    /// [`StoreError::NeedsMemory`] if the page begins with a change that is larger than a page, and than the `memory` that
+    /// its reader has set aside, in bytes: nothing of it was read.
+    pub async fn page(&self, log: &Log, request: &PageRequest<'_>, memory: usize) -> Result<Page, StoreError> {
+        let page = self.try_page(log, request, memory).await?;
         if let Some(page) = page {
             return Ok(page);
         }
-        self.note_rewind(log);
+        self.note_rewind(log, request.since).await?;
         let from_beginning = PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
-        let page = self.try_page(log, &from_beginning).await?;
+        let page = self.try_page(log, &from_beginning, memory).await?;
         page.ok_or(StoreError::Contended)
     }
 
-    /// Takes note that a reader of this log has shown that the database went back.
-    pub fn note_rewind(&self, log: &Log) {
-        self.rewinds.note(log.user);
+    /// Takes note that a reader of this log has shown that the database went back; if it was not the log that was erased.
+    pub async fn note_rewind(&self, log: &Log, since: Cursor) -> Result<(), StoreError> {
+        match self.pool.query(&ERASED, &[&log.id.0, &Micros(since.micros())]).await?.is_empty() {
+            true => self.rewinds.note(log.user),
+            false => tracing::debug!(user_key = %log.user.0, "a reader of an erased log is served from the beginning"),
+        }
+        Ok(())
     }
 
     /// A page; none if the cursor is past the log's end.
-    async fn try_page(&self, log: &Log, request: &PageRequest<'_>) -> Result<Option<Page>, StoreError> {
+    async fn try_page(&self, log: &Log, request: &PageRequest<'_>, memory: usize) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
         let query = match request.tables {
             None => &PAGE_OF_ALL_TABLES,
@@ -187,7 +200,8 @@ impl Store {
         };
         let (since, own_before) = (Micros(request.since.micros()), Micros(request.own.limit()));
         let (rows, bytes) = (limit as i64 + 1, i64::from(self.limits.bytes));
-        let parameters: [&(dyn ToSql + Sync); 9] = [
+        let largest = bytes.max(i64::try_from(memory).unwrap_or(i64::MAX));
+        let parameters: [&(dyn ToSql + Sync); 10] = [
             &log.id.0,
             &since,
             &request.reader,
@@ -197,9 +211,10 @@ impl Store {
             &bytes,
             &&*log.user_id,
             &&*log.app,
+            &largest,
         ];
         let rows = self.traced(traced::PAGE, query, &parameters).await?;
-        let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit)?;
+        let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit, largest)?;
         if request.since.is_past(head) {
             return Ok(None);
         }
@@ -242,13 +257,17 @@ struct PageRows {
 }
 
 impl PageRows {
-    /// Reads the rows of a page of at most so many changes.
-    fn read(mut rows: Vec<Row>, limit: usize) -> Result<PageRows, StoreError> {
+    /// Reads the rows of a page of at most so many changes, the first of which has its values up to so many bytes.
+    fn read(mut rows: Vec<Row>, limit: usize, largest: i64) -> Result<PageRows, StoreError> {
         let Some(first) = rows.first() else { return Ok(PageRows::default()) };
         let Micros(head) = first.try_get(0)?;
         let mut page = PageRows { head, ..PageRows::default() };
         if first.try_get::<_, Option<bool>>(11)?.is_none() {
             return Ok(page);
+        }
+        let size: i32 = first.try_get(13)?;
+        if i64::from(size) > largest {
+            return Err(StoreError::NeedsMemory(size as usize));
         }
         page.reader_holds = first.try_get(12)?;
         rows.truncate(limit);

@@ -2,7 +2,8 @@
 
 use super::layout::{Layout, LayoutState};
 use super::{Store, StoreError};
-use crate::db::Sql;
+use crate::db::{DbError, Sql};
+use tokio_postgres::types::Type;
 
 /// What keeps a database from serving.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +28,16 @@ pub enum Unfit {
     #[error("the database is read-only: default_transaction_read_only is on, for the server, the database or the role")]
     ReadOnly,
     /// Something is not granted.
-    #[error("the role of DATABASE_URL lacks rights: {0}")]
+    #[error("the role of DATABASE_URL lacks rights: {0} (deploy/grants.sql has all that it needs)")]
     Rights(String),
+    /// The schema cannot be looked at, for which the direct URL is used.
+    #[error(
+        "the role of DATABASE_LISTEN_URL, or else of DATABASE_URL, lacks rights: {0} (deploy/grants.sql has all that it needs)"
+    )]
+    SchemaRights(String),
+    /// The two URLs lead to different databases.
+    #[error("DATABASE_LISTEN_URL leads to another database than DATABASE_URL")]
+    OtherDatabase,
     /// They were distributed since this replica started.
     #[error("the logs are distributed over {now}, and this replica looks for them in {known}: restart it")]
     Layout {
@@ -45,7 +54,10 @@ pub enum Unfit {
 impl Unfit {
     /// Whether it can be mended while a replica runs.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Unfit::Standby | Unfit::ReadOnly | Unfit::Rights(_))
+        matches!(
+            self,
+            Unfit::Standby | Unfit::ReadOnly | Unfit::Rights(_) | Unfit::SchemaRights(_) | Unfit::OtherDatabase
+        )
     }
 
     /// Whether the replica looks for logs where they are no more.
@@ -66,15 +78,50 @@ pub struct Fitness {
 /// Connections of a replica beside its pool: one to listen, one to publish.
 const BESIDE_POOL: i32 = 2;
 
+/// The rights that the role lacks, some of them. It asks the catalogs alone: what lies in a schema that may not be used
+/// cannot be named.
+///
+/// `$1`: the schemas of the buckets; none if the tables are where names without a schema lead, or would.
+macro_rules! missing_rights {
+    () => {
+        "(with place as (
+            select n.oid, quote_ident(n.nspname) as schema, quote_ident(n.nspname) || '.' as prefix
+            from pg_namespace n where n.nspname = any($1::name[])
+            union all
+            select n.oid, quote_ident(n.nspname), ''
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where cardinality($1) = 0 and c.oid = to_regclass('sync_heads')
+            union all
+            select n.oid, quote_ident(n.nspname), ''
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where cardinality($1) = 0 and to_regclass('sync_heads') is null and c.relname = 'sync_heads'
+              and not has_schema_privilege(n.oid, 'USAGE')
+              and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)::name
+                                  from unnest(string_to_array(current_setting('search_path'), ',')) path)
+        ), missing as (
+            select 'USAGE on schema ' || schema as what from place where not has_schema_privilege(oid, 'USAGE')
+            union all
+            select needed.privilege || ' on ' || prefix || needed.name
+            from place cross join (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
+                                          ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT'),
+                                          ('sync_erased', 'SELECT'), ('sync_layout', 'SELECT'), ('sync_anchor', 'SELECT')) as needed (name, privilege)
+            left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name::name
+            where not coalesce(has_table_privilege(c.oid, needed.privilege), needed.name in ('sync_layout', 'sync_anchor'))
+        )
+        select string_agg(what, ', ') from (select what from missing limit 8) as first_ones)"
+    };
+}
+
+/// The rights alone: where they are missing the rest cannot be asked either.
+static RIGHTS: Sql = Sql { text: concat!("select ", missing_rights!()), types: &[Type::TEXT_ARRAY] };
+
 static FITNESS: Sql = Sql {
-    text: "
+    text: concat!(
+        "
 select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-       current_setting('server_encoding'),
-       (select string_agg(needed.privilege || ' on ' || needed.name, ', ')
-        from (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
-                     ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT')) as needed (name, privilege)
-        where not has_table_privilege(to_regclass(needed.name), needed.privilege)
-          and not exists (select from sync_layout where one)),
+       current_setting('server_encoding'), ",
+        missing_rights!(),
+        ",
        (select case when r.rolsuper then current_setting('max_connections')::int
                     else least(current_setting('max_connections')::int
                                    - current_setting('superuser_reserved_connections')::int
@@ -82,13 +129,14 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
                                nullif(d.datconnlimit, -1), nullif(r.rolconnlimit, -1)) end
         from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database()),
        (select buckets from sync_layout where one), (select is_moving from sync_layout where one),
-       (select on_citus from sync_layout where one)",
-    types: &[],
+       (select on_citus from sync_layout where one)"
+    ),
+    types: &[Type::TEXT_ARRAY],
 };
 
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("fitness", &FITNESS)]
+    vec![("fitness", &FITNESS), ("rights", &RIGHTS)]
 }
 
 impl Store {
@@ -97,7 +145,14 @@ impl Store {
     /// # Errors
     /// It does not answer.
     pub(super) async fn fitness(&self, known: Layout, connections: usize) -> Result<Fitness, StoreError> {
-        let rows = self.pool.query(&FITNESS, &[]).await?;
+        let schemas = known.schemas();
+        let rows = match self.pool.query(&FITNESS, &[&schemas]).await {
+            Ok(rows) => rows,
+            Err(error) if matches!(error.sqlstate(), Some("42P01" | "42501" | "3F000")) => {
+                return self.missing_rights(&schemas, error).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let Some(row) = rows.first() else { return Ok(Fitness { notification_queue: 0.0, unfit: None }) };
         let (is_standby, is_read_only, encoding): (bool, bool, &str) =
             (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
@@ -124,6 +179,15 @@ impl Store {
             self.pool.distrust();
         }
         Ok(Fitness { notification_queue: row.try_get(0)?, unfit })
+    }
+
+    /// What is missing, where a table cannot be read; if it is no right, the error stands.
+    async fn missing_rights(&self, schemas: &[String], error: DbError) -> Result<Fitness, StoreError> {
+        let rows = self.pool.query(&RIGHTS, &[&schemas]).await?;
+        match rows.first().map(|row| row.try_get(0)).transpose()?.flatten() {
+            Some(rights) => Ok(Fitness { notification_queue: 0.0, unfit: Some(Unfit::Rights(rights)) }),
+            None => Err(error.into()),
+        }
     }
 
     /// Connections that a replica with so many of its own has to be allowed; none where a pooler shares them.

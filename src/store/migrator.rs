@@ -38,6 +38,10 @@ pub enum MigrateError {
     Dirty(i64),
     #[error("migration {0} was applied in another form than this program has it")]
     Changed(i64),
+    #[error(
+        "migration {0} cannot be applied in a transaction, as the main schema of a database that is distributed needs it"
+    )]
+    NoTransaction(i64),
 }
 
 /// Applies what is missing, each migration in a transaction. Several programs may do so at once: one at a time passes.
@@ -46,9 +50,47 @@ pub enum MigrateError {
 /// # Errors
 /// The database refused one; those before it stay applied.
 pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
+    locked(session, apply_missing(session, Transactions::Each)).await
+}
+
+/// The same in one transaction, with what is to be done before and after: all of it, or nothing.
+///
+/// # Errors
+/// The database refused something, or a migration that is missing cannot be applied in a transaction.
+pub(super) async fn run_between(
+    session: &Session,
+    before: impl Future<Output = Result<(), tokio_postgres::Error>>,
+    after: impl Future<Output = Result<(), tokio_postgres::Error>>,
+) -> Result<(), MigrateError> {
+    let all = async {
+        session.batch_execute("begin").await?;
+        let done = async {
+            before.await?;
+            apply_missing(session, Transactions::Around).await?;
+            Ok::<(), MigrateError>(after.await?)
+        };
+        let done = done.await;
+        let ended = session.batch_execute(if done.is_ok() { "commit" } else { "rollback" }).await;
+        done?;
+        Ok(ended?)
+    };
+    locked(session, all).await
+}
+
+/// Who begins and ends transactions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transactions {
+    /// Each migration, unless it says that it cannot.
+    Each,
+    /// Somebody else, for all.
+    Around,
+}
+
+/// Does something while nobody else migrates.
+async fn locked(session: &Session, work: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
     let lock = lock_id(session).await?;
     session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
-    let applied = apply_missing(session).await;
+    let applied = work.await;
     // If it was the connection that failed, the lock is gone with it.
     let unlocked = session.execute("select pg_advisory_unlock($1)", &[&lock]).await;
     applied?;
@@ -56,7 +98,7 @@ pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
     Ok(())
 }
 
-async fn apply_missing(session: &Session) -> Result<(), MigrateError> {
+async fn apply_missing(session: &Session, transactions: Transactions) -> Result<(), MigrateError> {
     session.batch_execute(TABLE).await?;
     let rows = session.query("select version, success, checksum from _sqlx_migrations", &[]).await?;
     let mut applied: HashMap<i64, Vec<u8>> = HashMap::new();
@@ -72,17 +114,21 @@ async fn apply_missing(session: &Session) -> Result<(), MigrateError> {
             Some(checksum) if *checksum == *migration.checksum => {}
             // A row that a test or an operator put there has none.
             Some(_) => return Err(MigrateError::Changed(migration.version)),
-            None => apply(session, migration).await?,
+            None => apply(session, migration, transactions).await?,
         }
     }
     Ok(())
 }
 
-async fn apply(session: &Session, migration: &Migration) -> Result<(), MigrateError> {
+async fn apply(session: &Session, migration: &Migration, transactions: Transactions) -> Result<(), MigrateError> {
     let version = migration.version;
+    if migration.no_tx && transactions == Transactions::Around {
+        return Err(MigrateError::NoTransaction(version));
+    }
+    let begins = !migration.no_tx && transactions == Transactions::Each;
     let refused = |source| MigrateError::Refused { version, source };
     let begun = Instant::now();
-    if !migration.no_tx {
+    if begins {
         session.batch_execute("begin").await?;
     }
     let applied = async {
@@ -91,7 +137,7 @@ async fn apply(session: &Session, migration: &Migration) -> Result<(), MigrateEr
         Ok(())
     };
     let applied: Result<(), MigrateError> = applied.await;
-    if !migration.no_tx {
+    if begins {
         let end = if applied.is_ok() { "commit" } else { "rollback" };
         let ended = session.batch_execute(end).await;
         applied?;

@@ -30,14 +30,15 @@ mod own_writes;
 mod push;
 mod quotas;
 mod rewinds;
+pub mod same_database;
 pub mod schema;
 pub mod takeover;
 mod traced;
 pub mod why;
 
 pub use buckets::Buckets;
-pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, LogRange, RecentHead};
+pub use delta::{OwnChanges, PAST_ALL, PageRequest};
+pub use heads::{ChangedTable, Head, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
 pub use known::Pushed;
 pub use layout::{Layout, MAX_BUCKETS};
 pub use push::Stored;
@@ -46,6 +47,7 @@ pub use quotas::AppCount;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
+use crate::limits::heavy::HeavyWork;
 use crate::protocol::merge::UnreadableChange;
 use crate::telemetry::Metrics;
 use batcher::Batcher;
@@ -75,7 +77,7 @@ pub const PLANS: [(&str, &str); 3] =
 pub struct PageLimits {
     /// Changes at most.
     pub changes: u32,
-    /// Bytes after which no further change is added.
+    /// Bytes of its changes, unless the first alone has more.
     pub bytes: u32,
 }
 
@@ -91,6 +93,7 @@ pub struct Store {
     on_citus: bool,
     /// How long a push waits for its turn.
     queue_timeout: Duration,
+    heavy: HeavyWork,
     clock: Clock,
 }
 
@@ -118,6 +121,9 @@ pub enum StoreError {
     /// The same changes were being stored by somebody else, again and again.
     #[error("the changes of a push were being stored elsewhere at the same time")]
     Contended,
+    /// A change of so many bytes is to be read, for which its reader has set aside less.
+    #[error("a change takes {0} bytes of memory")]
+    NeedsMemory(usize),
     /// The operation of a stored change is not known.
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
@@ -127,6 +133,26 @@ impl StoreError {
     /// Whether there was no connection free to ask with.
     pub fn is_busy(&self) -> bool {
         matches!(self, StoreError::Unavailable(error) if matches!(**error, DbError::PoolTimeout))
+    }
+
+    /// Whether it is about the statement, so that another one may succeed at once: it took too long, or too much.
+    pub fn is_about_statement(&self) -> bool {
+        match self {
+            StoreError::Unavailable(error) => matches!(error.sqlstate(), Some("57014" | "53200")),
+            StoreError::Unstorable(_) | StoreError::Failed(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl StoreError {
+    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    pub fn sentence(&self) -> String {
+        match self {
+            StoreError::Unavailable(error) => error.sentence(),
+            StoreError::Unstorable(error) | StoreError::Failed(error) => error.sentence(),
+            _ => self.to_string(),
+        }
     }
 }
 
@@ -182,7 +208,8 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 impl Store {
     /// A store of the tables where the URL leads, whose connections are made when they are needed.
     pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Store, ConnectError> {
-        Store::open(config, config.database_pool_size as usize, Bucket::default(), metrics, clock)
+        let heavy = HeavyWork::default();
+        Store::open(config, config.database_pool_size as usize, Bucket::default(), heavy, metrics, clock)
     }
 
     /// The same with so many connections at most, of the tables of a bucket.
@@ -190,6 +217,7 @@ impl Store {
         config: &Config,
         connections: usize,
         bucket: Bucket,
+        heavy: HeavyWork,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Result<Store, ConnectError> {
@@ -204,7 +232,8 @@ impl Store {
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);
         let history = HistoryHorizon::new(config, clock.clone());
-        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout: config.queue_timeout_ms, clock })
+        let queue_timeout = config.queue_timeout_ms;
+        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout, heavy, clock })
     }
 
     /// Whether the database answers.

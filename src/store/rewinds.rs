@@ -5,7 +5,7 @@ use crate::telemetry::Metrics;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Users that are remembered; for more of them each further reader gets a line of its own.
+/// Users that are remembered. Readers of further ones are counted, and get no line.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// Whose readers have shown it, so that each user is logged once.
@@ -30,7 +30,7 @@ impl Rewinds {
         if is_new {
             tracing::warn!(
                 user_key = %user.0,
-                "the database went back to an earlier state: a reader's cursor is past the newest change, and it is served from the beginning"
+                "the database went back to an earlier state, or this user was erased more than an hour ago: a reader's cursor is past the newest change, and it is served from the beginning"
             );
         }
     }

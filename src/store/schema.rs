@@ -18,18 +18,25 @@ use tokio_postgres::error::SqlState;
 
 /// How long connecting, and looking at the schema, may take: a replica that starts while its network is broken is to
 /// serve soon after the network's return.
-const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for a migration, which nobody repeats.
 const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What connections for the schema call themselves.
-const NAME: &str = "mana-sync migrate";
+pub(super) const NAME: &str = "mana-sync migrate";
 
 /// The migration that brought the table of the layout.
 const LAYOUT_MIGRATION: i64 = 11;
 
 /// The table is sqlx's.
 const APPLIED: &str = "select version from _sqlx_migrations order by version";
+/// The schema in which that table lies and which the role may not use, where it would be looked for.
+const HIDDEN_SCHEMA: &str = "
+select quote_ident(n.nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relname = '_sqlx_migrations' and not has_schema_privilege(n.oid, 'USAGE')
+  and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)
+                      from unnest(string_to_array(current_setting('search_path'), ',')) path)
+limit 1";
 /// See the top of this file.
 const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
@@ -90,9 +97,15 @@ impl SchemaError {
         matches!(self, SchemaError::TooOld { .. } | SchemaError::BucketTooOld { .. })
     }
 
-    /// Whether it lasts until an operator does what it says.
-    pub fn is_for_operators(&self) -> bool {
-        !matches!(self, SchemaError::Connect(_) | SchemaError::Database(_) | SchemaError::Timeout(_))
+    /// Why a replica waits, in one sentence for operators; none if that is only that its database is away.
+    pub fn sentence(&self) -> Option<String> {
+        match self {
+            SchemaError::Connect(error @ (ConnectError::NoPrimary | ConnectError::Refused(_))) => {
+                Some(error.sentence())
+            }
+            SchemaError::Connect(_) | SchemaError::Database(_) | SchemaError::Timeout(_) => None,
+            other => Some(other.to_string()),
+        }
     }
 
     /// Whether it may be over in a while: the database is away, or still starting.
@@ -138,8 +151,12 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     // The server would notice that the table of migrations is there already, every time.
     timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute("set client_min_messages = warning")).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_encoding(&connection)).await??;
+    timeout(MIGRATION_STEP_TIMEOUT, check_writable(&connection)).await??;
     if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
+    }
+    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_unfinished(&connection)).await?? {
+        return Err(SchemaError::Unfinished);
     }
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
     let state = if before.contains(&LAYOUT_MIGRATION) { Some(LayoutState::read(&connection).await?) } else { None };
@@ -149,10 +166,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
         // Its tables have other names, and views theirs.
         Some(state) if is_missing || entrances::are_set_aside(&connection).await? => {
-            entrances::lock(&connection).await?;
-            entrances::give_names_back(&connection).await?;
-            migrator::run(&connection).await?;
-            entrances::make(&connection, state).await?;
+            entrances::migrate(&connection, state).await?;
         }
         // May take as long as it needs.
         _ => migrator::run(&connection).await?,
@@ -167,6 +181,20 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     }
     connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
+}
+
+/// Applies what is missing for a takeover, during which the table of changes has another name: in one transaction, so that
+/// nobody finds it empty meanwhile.
+pub(super) async fn migrate_hidden(connection: &Session, hidden: &str) -> Result<(), SchemaError> {
+    check_encoding(connection).await?;
+    let applied = applied(connection).await?;
+    let is_hidden = connection.query_one("select to_regclass($1) is not null", &[&hidden]).await?.try_get(0)?;
+    if is_hidden && MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)) {
+        return Ok(());
+    }
+    let show = if is_hidden { format!("alter table {hidden} rename to sync_changes") } else { String::new() };
+    let hide = format!("alter table sync_changes rename to {hidden}");
+    Ok(migrator::run_between(connection, connection.batch_execute(&show), connection.batch_execute(&hide)).await?)
 }
 
 /// Applies in a bucket's schema what is missing there, and leads the connection back to the main schema.
@@ -212,8 +240,16 @@ pub struct Migrated {
 async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
     match session.query(APPLIED, &[]).await {
         Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
-        // No table of migrations: nothing was ever applied.
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
+        // No table of migrations: nothing was ever applied, unless it lies where we may not look.
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+            match session.query_opt(HIDDEN_SCHEMA, &[]).await? {
+                Some(row) => Err(Unfit::SchemaRights(format!("USAGE on schema {}", row.try_get::<_, &str>(0)?)).into()),
+                None => Ok(Vec::new()),
+            }
+        }
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            Err(Unfit::SchemaRights("SELECT on _sqlx_migrations".to_owned()).into())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -278,6 +314,17 @@ async fn check_encoding(connection: &Session) -> Result<(), SchemaError> {
     match row.try_get(0)? {
         "UTF8" => Ok(()),
         other => Err(Unfit::Encoding(other.to_owned()).into()),
+    }
+}
+
+/// Refuses a session that cannot write: a migration would only say that some statement failed.
+async fn check_writable(connection: &Session) -> Result<(), SchemaError> {
+    const WRITABLE: &str = "select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
+    let row = connection.query_one(WRITABLE, &[]).await?;
+    match (row.try_get(0)?, row.try_get(1)?) {
+        (true, _) => Err(Unfit::Standby.into()),
+        (_, true) => Err(Unfit::ReadOnly.into()),
+        _ => Ok(()),
     }
 }
 

@@ -3,15 +3,18 @@
 //! A thread of its own sends what has gathered in a bounded queue; what does not fit is dropped. A collector that
 //! is away or does not answer costs the requests nothing and the process no memory.
 
+use super::TelemetryError;
 use super::metrics::Metrics;
 use crate::config::{Collector, Config, OtlpProtocol, RootSampler, TracesConfig};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig, WithTonicConfig};
+use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use reqwest::blocking::Client;
+use reqwest::redirect::Policy;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,9 +25,14 @@ pub(super) fn provider(
     config: &Config,
     collector: &Collector,
     metrics: Arc<Metrics>,
-) -> Result<SdkTracerProvider, ExporterBuildError> {
+) -> Result<SdkTracerProvider, TelemetryError> {
     let endpoint = collector.endpoint.clone();
-    let exporter = Counting { exporter: exporter(collector)?, metrics, endpoint, failing: AtomicBool::new(false) };
+    let exporter = Counting {
+        exporter: exporter(collector, time_limit(config))?,
+        metrics,
+        endpoint,
+        failing: AtomicBool::new(false),
+    };
     // Which requests are sampled is decided before they have a span; what has one is to be kept.
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)
@@ -33,12 +41,13 @@ pub(super) fn provider(
     Ok(provider.build())
 }
 
-fn exporter(collector: &Collector) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
+fn exporter(collector: &Collector, limit: Duration) -> Result<opentelemetry_otlp::SpanExporter, TelemetryError> {
     let builder = opentelemetry_otlp::SpanExporter::builder();
     let endpoint = collector.endpoint.as_str();
-    match collector.protocol {
+    let built = match collector.protocol {
         OtlpProtocol::HttpProtobuf => {
-            builder.with_http().with_protocol(Protocol::HttpBinary).with_endpoint(endpoint).build()
+            let builder = builder.with_http().with_protocol(Protocol::HttpBinary).with_endpoint(endpoint);
+            builder.with_http_client(http_client(limit)?).build()
         }
         OtlpProtocol::Grpc => {
             let builder = builder.with_tonic().with_endpoint(endpoint);
@@ -47,7 +56,24 @@ fn exporter(collector: &Collector) -> Result<opentelemetry_otlp::SpanExporter, E
                 _ => builder.build(),
             }
         }
-    }
+    };
+    Ok(built?)
+}
+
+/// How long the collector may take, as the exporter itself would read it.
+fn time_limit(config: &Config) -> Duration {
+    let of_traces = std::env::var("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").ok();
+    let of_traces = of_traces.and_then(|millis| millis.trim().parse().ok()).map(Duration::from_millis);
+    of_traces.unwrap_or(config.metrics.otel_exporter_otlp_timeout)
+}
+
+/// A client that goes nowhere else: whoever the collector sends us to is not to have its keys.
+fn http_client(limit: Duration) -> Result<Client, TelemetryError> {
+    let builder = move || Client::builder().timeout(limit).redirect(Policy::none()).build();
+    // It has a runtime of its own, which must not be made within another.
+    let made = std::thread::spawn(builder).join();
+    let failed = || TelemetryError::Traces("the HTTP client".to_owned());
+    made.map_err(|_| failed())?.map_err(|_| failed())
 }
 
 /// Who speaks. What the environment says counts more than what we know ourselves.

@@ -7,7 +7,8 @@ use super::openmetrics;
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
 use super::registry::{
-    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, traced_histogram,
+    counter, counters, fraction_gauge, gauge, gauges, histogram, histograms, paired_counters, paired_gauge,
+    traced_histogram,
 };
 use crate::config::Config;
 use prometheus::proto::MetricFamily;
@@ -78,6 +79,8 @@ pub struct Metrics {
     pub notifications_unsigned: IntCounter,
     /// Replicas that are there.
     pub replicas: IntGauge,
+    /// Replicas that fell silent.
+    pub replicas_lost: IntCounter,
     /// Whether the listener hears.
     pub listener_up: IntGauge,
     /// How often the listener has connected.
@@ -285,6 +288,11 @@ impl Metrics {
                 "mana_sync_replicas",
                 "Replicas on this database that this one knows of, itself included.",
             ),
+            replicas_lost: counter(
+                &r,
+                "mana_sync_replicas_lost_total",
+                "Replicas that fell silent without having said goodbye.",
+            ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
             reconcile_failures: counter(&r, "mana_sync_reconcile_failures_total", "Reconciliations that failed."),
@@ -367,14 +375,13 @@ impl Metrics {
             ),
             registry: r,
         };
-        let build = gauges(
+        paired_gauge(
             &metrics.registry,
             "mana_sync_build_info",
-            "Always 1; says which version runs.",
-            "version",
-            &[env!("CARGO_PKG_VERSION")],
+            "Always 1; says which version runs, and the commit it was built from.",
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", env!("MANA_SYNC_COMMIT")),
         );
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let registered = metrics.registry.register(Box::new(Process::own()));
         registered.expect("every metric is named once");
         metrics

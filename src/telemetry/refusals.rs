@@ -19,11 +19,13 @@ pub enum Endpoint {
     Pull,
     /// Streams.
     Stream,
+    /// What browsers ask before they send any of the others: whether the page that they show may.
+    Preflight,
     /// WebSockets.
     WebSocket,
 }
 
-pub(super) const ENDPOINTS: &[&str] = &["push", "pull", "stream", "websocket"];
+pub(super) const ENDPOINTS: &[&str] = &["push", "pull", "stream", "preflight", "websocket"];
 
 /// Why a request was not answered 2xx, or a WebSocket did not get as far as `auth-ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub enum Refusal {
     TokenRefused,
     /// A second token on a WebSocket, of another user than the first.
     TokenOtherUser,
+    /// A preflight from a page that CORS_ORIGINS does not name: its browser sends nothing more.
+    Origin,
     /// 503: there are no keys to check a token with.
     KeysUnavailable,
     /// 402.
@@ -92,6 +96,7 @@ pub(super) const REASONS: &[&str] = &[
     "token_claims",
     "token_refused",
     "token_other_user",
+    "origin",
     "keys_unavailable",
     "sync_inactive",
     "bad_request",
@@ -148,9 +153,10 @@ impl Refusals {
         self.refused[endpoint as usize][reason as usize].inc();
     }
 
-    /// How many have been accepted since the start, of all endpoints.
+    /// How many have been accepted since the start, of all endpoints. Preflights only precede what is asked for.
     pub fn accepted(&self) -> u64 {
-        self.accepted.iter().map(IntCounter::get).sum()
+        let counts = self.accepted.iter().enumerate();
+        counts.filter(|(n, _)| *n != Endpoint::Preflight as usize).map(|(_, count)| count.get()).sum()
     }
 
     /// What has been counted for each endpoint and reason since the start, zeros left out.

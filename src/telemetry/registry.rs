@@ -56,6 +56,18 @@ pub(super) fn histograms(registry: &Registry, name: &str, help: &str, label: &st
     metric
 }
 
+/// A gauge that is always 1 and says two things by its labels.
+pub(super) fn paired_gauge(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    (label, value): (&str, &str),
+    (other, other_value): (&str, &str),
+) {
+    let metric = register(registry, IntGaugeVec::new(Opts::new(name, help), &[label, other]));
+    metric.with_label_values(&[value, other_value]).set(1);
+}
+
 /// Counters with two labels, one for each pair of their values.
 pub(super) fn paired_counters(
     registry: &Registry,

@@ -13,7 +13,9 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use prost::Message;
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::redirect::Policy;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,6 +44,8 @@ enum SendError {
     Grpc(#[from] tonic::Status),
     #[error("the collector refused, or could not be reached")]
     Http(#[from] reqwest::Error),
+    #[error("the collector answers {0}, and redirects are not followed")]
+    Elsewhere(StatusCode),
     #[error("metrics could not be compressed")]
     Compress(#[from] io::Error),
 }
@@ -140,7 +144,8 @@ impl Way {
     fn to(collector: &Collector, config: &MetricsConfig) -> Result<Way, MetricsSenderError> {
         let (headers, compressed) = (config.headers(), config.compressed());
         if collector.protocol == OtlpProtocol::HttpProtobuf {
-            let client = reqwest::Client::builder().build()?;
+            // Whoever the collector sends us to is not to have its keys.
+            let client = reqwest::Client::builder().redirect(Policy::none()).build()?;
             return Ok(Way::Http { client, url: collector.endpoint.clone(), headers: headers.clone(), compressed });
         }
         let mut endpoint = Endpoint::from_shared(collector.endpoint.to_string())?;
@@ -167,7 +172,10 @@ impl Way {
                 };
                 // The URL is a setting, and settings are not logged.
                 let sent = post.send().await.and_then(reqwest::Response::error_for_status);
-                sent.map_err(reqwest::Error::without_url)?;
+                let status = sent.map_err(reqwest::Error::without_url)?.status();
+                if !status.is_success() {
+                    return Err(SendError::Elsewhere(status));
+                }
             }
             Way::Grpc { client, headers } => {
                 let request = tonic::Request::from_parts(headers.clone(), tonic::Extensions::new(), request);

@@ -7,4 +7,5 @@ mod support;
 mod addresses;
 mod polls;
 mod unauthenticated;
+mod unread;
 mod users;

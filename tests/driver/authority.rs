@@ -66,6 +66,40 @@ impl Authority {
         (self.file(&format!("{name}.crt")), self.file(&format!("{name}.key")))
     }
 
+    /// The same, of version 3, with these extensions and this subject; signed by the authority of this name, `ca` for the
+    /// usual one.
+    pub fn issue_with(&self, name: &str, subject: &str, extensions: &str, signer: &str) -> (PathBuf, PathBuf) {
+        let folder = self.folder.path();
+        openssl(folder, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj {subject}"));
+        std::fs::write(folder.join("extensions"), extensions).unwrap();
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA {signer}.crt -CAkey {signer}.key -CAcreateserial -out {name}.crt -days 30 -extfile extensions"
+            ),
+        );
+        (self.file(&format!("{name}.crt")), self.file(&format!("{name}.key")))
+    }
+
+    /// An authority beside the usual one, with these extensions, for so many days.
+    pub fn add_root(&self, name: &str, extensions: &str, days: i32) -> PathBuf {
+        let folder = self.folder.path();
+        openssl(folder, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        std::fs::write(folder.join("extensions"), extensions).unwrap();
+        openssl(
+            folder,
+            &format!("x509 -req -in {name}.csr -signkey {name}.key -out {name}.crt -days {days} -extfile extensions"),
+        );
+        self.file(&format!("{name}.crt"))
+    }
+
+    /// A file with these certificates in it.
+    pub fn together(&self, name: &str, of: &[&str]) -> PathBuf {
+        let texts: String = of.iter().map(|one| std::fs::read_to_string(self.file(one)).unwrap()).collect();
+        std::fs::write(self.file(name), texts).unwrap();
+        self.file(name)
+    }
+
     /// A certificate that nobody but itself has signed, and its key.
     pub fn self_signed(&self) -> (PathBuf, PathBuf) {
         let sign = format!("req -x509 {NEW_KEY} -keyout self.key -out self.crt -subj /CN=localhost -days 30");

@@ -5,7 +5,9 @@ use super::{connect, said};
 use mana_dev::{Shutdown, TemporaryPostgres, free_port};
 use mana_sync::config::Secret;
 use mana_sync::db::{ConnectError, Connector, Pool, PoolConfig, Sql};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -75,7 +77,6 @@ async fn the_host_that_answered_last_is_asked_first() {
 
 #[tokio::test]
 async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
-    static PORT: Sql = Sql { text: "select current_setting('port')::int", types: &[] };
     let mut servers = Vec::new();
     for _ in 0..2 {
         servers.push(TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap());
@@ -99,4 +100,70 @@ async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
     assert_eq!(port().await, ports[1], "until it is looked at again");
     pool.prefer(1);
     assert_eq!(port().await, ports[1]);
+}
+
+/// A connector whose host has these addresses.
+fn named(addresses: &[u16], more: &str) -> Connector {
+    let url = format!("postgres://postgres@db.example/postgres?{more}");
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
+    let resolver = Arc::new(move |_, _| {
+        let addresses = addresses.clone();
+        Box::pin(async move { Ok(addresses) }) as futures_util::future::BoxFuture<'static, _>
+    });
+    Connector::new(&Secret::from(&*url), "test").unwrap().with_resolver(resolver)
+}
+
+static PORT: Sql = Sql { text: "select current_setting('port')::int", types: &[] };
+
+async fn port_of(connector: &Connector) -> u16 {
+    let session = connector.open().await.unwrap();
+    u16::try_from(session.query_one(PORT.text, &[]).await.unwrap().get::<_, i32>(0)).unwrap()
+}
+
+#[tokio::test]
+async fn of_the_addresses_of_a_name_the_one_that_can_be_used_is_found_soon() {
+    let server = Server::plain().await;
+    let read_only = [("default_transaction_read_only".to_owned(), "on".to_owned())];
+    let standby = TemporaryPostgres::start(Path::new(".dev"), read_only.into()).await.unwrap();
+    let (_silent, silent) = silent().await;
+    let (dead, primary, standby) = (free_port().unwrap(), server.port(), standby.server().port());
+    for addresses in [
+        vec![primary],
+        vec![silent, primary],
+        vec![dead, primary],
+        vec![standby, primary],
+        vec![silent, silent, silent, silent, silent, silent, standby, primary],
+        vec![primary, silent],
+    ] {
+        for more in ["", "sslmode=disable", "target_session_attrs=read-write"] {
+            let begun = Instant::now();
+            let connector = named(&addresses, more);
+            assert_eq!(port_of(&connector).await, primary, "{addresses:?} {more}");
+            assert!(begun.elapsed() < SOON, "{addresses:?} {more}: {:?}", begun.elapsed());
+            let begun = Instant::now();
+            for _ in 0..5 {
+                assert_eq!(port_of(&connector).await, primary);
+            }
+            assert!(begun.elapsed() < SOON, "{addresses:?} {more}: it is asked first: {:?}", begun.elapsed());
+            assert_eq!(connector.has_choice(), addresses.len() > 1);
+        }
+    }
+    // A standby is what there is, unless more is asked for.
+    assert_eq!(port_of(&named(&[dead, standby], "")).await, standby);
+    let none = named(&[dead, standby], "target_session_attrs=read-write").open().await.err().unwrap();
+    assert!(matches!(none, ConnectError::NoPrimary), "{}", said(&none));
+    let none = named(&[], "").open().await.err().unwrap();
+    assert!(matches!(none, ConnectError::Resolve(_)), "{}", said(&none));
+}
+
+#[tokio::test]
+async fn a_pool_finds_the_address_that_is_left_when_the_first_goes_silent() {
+    let server = Server::plain().await;
+    let (_silent, silent) = silent().await;
+    let second = Duration::from_secs(1);
+    let config =
+        PoolConfig { size: 2, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+    let pool = Pool::new(named(&[silent, server.port()], ""), config);
+    let rows = pool.query(&PORT, &[]).await.unwrap();
+    assert_eq!(rows[0].get::<_, i32>(0), i32::from(server.port()));
 }

@@ -80,6 +80,9 @@ async fn a_client_shows_its_certificate_and_binds_the_channel() {
         format!("sslmode=require&sslcert={}&sslkey={}", certificate.display(), key.display())
     };
     assert_eq!(connect(&server.url("cert", "localhost", &with(&certificate, &key))).await.ok(), TLS);
+    let hidden = format!("{}&sslcertmode=disable", with(&certificate, &key));
+    assert_eq!(connect(&server.url("cert", "localhost", &hidden)).await.ok(), REFUSED, "it is not shown");
+    assert_eq!(connect(&server.url("any", "localhost", &hidden)).await.ok(), TLS);
     let (other, other_key) = stranger.issue("client", "cert", Kind::Named);
     for refused in ["sslmode=require".to_owned(), with(&other, &other_key), with(&certificate, &other_key)] {
         let error = connect(&server.url("cert", "localhost", &refused)).await.unwrap_err();
@@ -122,4 +125,30 @@ async fn files_that_cannot_be_used_are_named_by_their_parameter_alone() {
     assert!(
         PostgresUrl::parse("postgres://h?sslpassword=s3cret").is_err_and(|error| !error.to_string().contains("s3cret"))
     );
+}
+
+#[tokio::test]
+async fn where_there_is_no_tls_a_refusal_is_told_as_it_was_and_what_passes_is_waited_for() {
+    let server = Server::plain().await;
+    server.run("create role full login connection limit 0").await;
+    for mode in ["disable", "allow", "prefer"] {
+        let error = connect(&server.url("full", "localhost", &format!("sslmode={mode}"))).await.unwrap_err();
+        assert!(said(&error).contains("too many connections"), "{mode}: {}", said(&error));
+        assert!(error.is_passing(), "{mode}: {}", said(&error));
+        let url = server.url("word:wrong", "localhost", &format!("sslmode={mode}"));
+        let error = connect(&url).await.unwrap_err();
+        assert!(said(&error).contains("password authentication failed"), "{mode}: {}", said(&error));
+        assert!(!error.is_passing(), "{mode}: {}", said(&error));
+    }
+    let authority = Authority::new();
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
+    server.run("create role full login connection limit 0").await;
+    for mode in ["disable", "allow", "prefer", "require"] {
+        let error = connect(&server.url("full", "localhost", &format!("sslmode={mode}"))).await.unwrap_err();
+        assert!(error.is_passing(), "{mode}: {}", said(&error));
+    }
+    // Refused without TLS, and with TLS for another reason: that is the one to be mended.
+    server.run("alter role tls nologin").await;
+    let error = connect(&server.url("tls", "localhost", "sslmode=allow")).await.unwrap_err();
+    assert!(said(&error).contains("not permitted to log in"), "{}", said(&error));
 }

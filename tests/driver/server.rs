@@ -1,5 +1,6 @@
 //! PostgreSQL servers that let some in and others not.
 
+use super::support::eventually;
 use mana_dev::TemporaryPostgres;
 use mana_dev::place::Account;
 use std::os::unix::fs::PermissionsExt;
@@ -69,16 +70,42 @@ impl Server {
         let all = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let postgres = TemporaryPostgres::start(Path::new(".dev"), all).await.unwrap();
         let server = Server { postgres, folder: folder.path().join("socket"), _files: folder };
-        let admin = server.admin_url();
-        let (client, driver) = tokio_postgres::connect(&admin, tokio_postgres::NoTls).await.unwrap();
-        let driving = tokio::spawn(driver);
         let users = "create role tls login; create role plain login; create role cert login; create role \"any\" login;
                      create role \"us er\" login; create role word login";
-        client.batch_execute(users).await.unwrap();
-        client.batch_execute(&format!("alter role word password '{PASSWORD}'")).await.unwrap();
+        server.run(users).await;
+        server.run(&format!("alter role word password '{PASSWORD}'")).await;
+        server
+    }
+
+    /// Runs statements as its owner.
+    pub async fn run(&self, statements: &str) {
+        self.run_with(async |client| client.batch_execute(statements).await.unwrap()).await;
+    }
+
+    async fn run_with<T>(&self, run: impl AsyncFnOnce(&tokio_postgres::Client) -> T) -> T {
+        let (client, driver) = tokio_postgres::connect(&self.admin_url(), tokio_postgres::NoTls).await.unwrap();
+        let driving = tokio::spawn(driver);
+        let done = run(&client).await;
         drop(client);
         driving.await.unwrap().unwrap();
-        server
+        done
+    }
+
+    /// Shows this certificate from now on, to whoever connects.
+    pub async fn show(&self, (certificate, key): &(PathBuf, PathBuf)) {
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = self._files.path().join(name);
+            std::fs::copy(from, &to).unwrap();
+            std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let read = async || {
+            let read = "select extract(epoch from pg_conf_load_time())::float8";
+            self.run_with(async |client| client.query_one(read, &[]).await.unwrap().get::<_, f64>(0)).await
+        };
+        let before = read().await;
+        self.run("select pg_reload_conf()").await;
+        // Whoever connects after that has the settings, and the certificate, of its time.
+        eventually("the certificate is another", async || read().await > before).await;
     }
 
     pub fn port(&self) -> u16 {

@@ -4,9 +4,17 @@
 use super::support::*;
 use futures_util::future::join_all;
 use mana_dev::TemporaryPostgres;
+use mana_sync::config::Secret;
+use mana_sync::db::{Connector, Pool, PoolConfig, Sql};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 /// Users at once: as many connections as the pool may have.
@@ -121,6 +129,99 @@ async fn a_server_that_lost_another_one_is_asked_again_on_the_same_session() {
     assert_eq!(sessions().await, before, "it is no reason to connect anew");
     let page = cluster.pulled(&user, "todo", "todos", BEGINNING, None).await;
     assert_eq!(ids(&page), ["before", "after"]);
+}
+
+/// A pooler that lost its memory may give one of its sessions to two replicas, whose statements have the same names.
+#[tokio::test]
+async fn a_session_on_which_somebody_else_prepared_statements_is_replaced() {
+    let cluster = Cluster::start_with(1, &[("DATABASE_POOL_SIZE", "1"), ("READY_GRACE_MS", "0")]).await;
+    let user = cluster.user();
+    let body = |id| json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", AT)] });
+    cluster.pushed(&user, "todo", body("before")).await;
+    let sessions = async || {
+        let pids = AssertSqlSafe(format!("select array_agg(pid order by pid) from pg_stat_activity where {POOL}"));
+        sqlx::query_scalar::<_, Vec<i32>>(pids).fetch_one(&cluster.pool).await.unwrap()
+    };
+    let before = sessions().await;
+    let taken = "
+        create sequence attempts;
+        create function taken() returns trigger language plpgsql as $$
+        begin
+            if nextval('attempts') <= 1 or new.record_id = 'lost' then
+                raise exception using errcode = '42P05', message = 'prepared statement \"s0\" already exists';
+            end if;
+            return new;
+        end $$;
+        create trigger taken before insert on sync_changes for each row execute function taken()";
+    sqlx::raw_sql(taken).execute(&cluster.pool).await.unwrap();
+    cluster.pushed(&user, "todo", body("after")).await;
+    assert_ne!(sessions().await, before, "another session has other statements");
+    let (status, answer) = cluster.push(&user, "todo", body("lost")).await;
+    assert_eq!(status, 503, "{answer}");
+}
+
+/// Where each statement is a transaction, the server may lose patience in the middle of one: here between its beginning and
+/// what comes after it, which the network holds back.
+#[tokio::test]
+async fn a_transaction_that_was_idle_for_too_long_is_done_once_more() {
+    static ONE: Sql = Sql { text: "select 1", types: &[] };
+    let settings = [("idle_in_transaction_session_timeout".to_owned(), "100ms".to_owned())];
+    let postgres = TemporaryPostgres::start(Path::new(".dev"), settings.into()).await.unwrap();
+    let port = postgres.server().port();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = listener.local_addr().unwrap().port();
+    let held_back = Arc::new(AtomicUsize::new(0));
+    let counted = held_back.clone();
+    let network = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(hold_back_once(client, server, counted.clone()));
+        }
+    });
+    let second = Duration::from_secs(5);
+    let config =
+        PoolConfig { size: 1, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: false };
+    let url = format!("postgres://postgres@127.0.0.1:{through}/postgres?sslmode=disable");
+    let pool = Pool::new(Connector::new(&Secret::from(&*url), "test").unwrap(), config);
+    for _ in 0..3 {
+        assert_eq!(pool.query(&ONE, &[]).await.unwrap()[0].get::<_, i32>(0), 1);
+    }
+    assert_eq!(held_back.load(Ordering::Relaxed), 1);
+    let log = std::fs::read_to_string(postgres.server().log_path()).unwrap();
+    assert!(log.contains("idle-in-transaction timeout"), "{log}");
+    network.abort();
+}
+
+/// Passes everything on, but for what comes after the first `begin`: that is not passed on before the server is gone.
+async fn hold_back_once(client: TcpStream, server: TcpStream, held_back: Arc<AtomicUsize>) {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let gone = Arc::new(Notify::new());
+    let is_gone = gone.clone();
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        is_gone.notify_one();
+    });
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+        let sent = &buffer[..count];
+        // A message: its kind, its length without the kind, its text.
+        let begin = sent.windows(6).position(|bytes| bytes == b"begin\0").map(|at| at + 6);
+        let (now, later) = match begin {
+            Some(end) if held_back.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() => {
+                sent.split_at(end)
+            }
+            _ => (sent, &[][..]),
+        };
+        if to_server.write_all(now).await.is_err() {
+            return;
+        }
+        if begin.is_some() && !later.is_empty() {
+            gone.notified().await;
+            let _ = to_server.write_all(later).await;
+        }
+    }
 }
 
 /// The queue holds 8 GiB before version 17, in which it became a setting: `PG_BIN` leads to such a server.

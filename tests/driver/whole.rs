@@ -11,7 +11,13 @@ const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 
 /// The program's `migrate`, with this URL: whether it succeeded, and what it said.
 async fn migrate(url: &str) -> (bool, String) {
-    let done = tokio::process::Command::new(EXE).arg("migrate").env("DATABASE_URL", url).output().await.unwrap();
+    migrate_at_home(url, std::path::Path::new("/nonexistent")).await
+}
+
+/// The same of somebody with this home.
+async fn migrate_at_home(url: &str, home: &std::path::Path) -> (bool, String) {
+    let mut command = tokio::process::Command::new(EXE);
+    let done = command.arg("migrate").env("DATABASE_URL", url).env("HOME", home).output().await.unwrap();
     (
         done.status.success(),
         format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)),
@@ -79,4 +85,24 @@ async fn what_will_not_do_stops_the_start_and_says_why() {
             "{text} {said}"
         );
     }
+}
+
+/// libpq would obey it.
+#[tokio::test]
+async fn a_list_of_revoked_certificates_where_libpq_looks_for_it_is_not_passed_over() {
+    let authority = Authority::new();
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".postgresql");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(authority.root(), folder.join("root.crt")).unwrap();
+    let url = |mode| server.url("postgres", "localhost", &format!("sslmode={mode}"));
+    let (migrated, said) = migrate_at_home(&url("verify-full"), home.path()).await;
+    assert!(migrated, "{said}");
+    std::fs::write(folder.join("root.crl"), "-----BEGIN X509 CRL-----\n-----END X509 CRL-----\n").unwrap();
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let (migrated, said) = migrate_at_home(&url(mode), home.path()).await;
+        assert!(!migrated && said.contains("root.crl"), "{mode}: {said}");
+    }
+    assert!(migrate_at_home(&url("disable"), home.path()).await.0);
 }

@@ -2,7 +2,8 @@
 
 use super::AT;
 use super::support::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use sqlx::Row;
 
 const LATER: &str = "2024-01-01T11:00:00.000Z";
 const LATEST: &str = "2024-01-01T12:00:00.000Z";
@@ -95,7 +96,119 @@ async fn a_cursor_of_ours_past_the_newest_change_is_served_from_the_beginning() 
     assert_eq!(ids(&push(cluster, &user, "tablet", &cursor, json!([])).await), ["a", "own"]);
     let answer = push(cluster, &user, "phone", &cursor, json!([insert("todos", "c", "new", AT)])).await;
     assert_eq!(ids(&answer), ["a", "own"], "what is stored now does not hide it");
-    for foreign in ["2099-01-01T00:00:00.000Z", "2099-01-01T00:00:00.123456789Z"] {
+    // Other servers' cursors mean what they say, at six digits too: they never end in a zero.
+    for foreign in ["2099-01-01T00:00:00.000Z", "2099-01-01T00:00:00.123456789Z", "2099-01-01T00:00:00.123457Z"] {
+        let answer = push(cluster, &user, "phone", foreign, json!([insert("todos", foreign, "new", AT)])).await;
+        assert_eq!(ids(&answer), [""; 0], "{foreign}");
         assert_eq!(ids(&cluster.pulled(&user, "todo", "todos", foreign, None).await), [""; 0], "{foreign}");
+    }
+}
+
+/// An update of so many fields, whose names begin so.
+fn many_fields(id: &str, names: &str, count: usize, value: usize, at: &str) -> Value {
+    let field = |n| (format!("{names}{n}"), json!({ "value": value, "updatedAt": at }));
+    let fields: Map<String, Value> = (0..count).map(field).collect();
+    json!({ "table": "todos", "id": id, "op": "update", "fields": fields })
+}
+
+#[tokio::test]
+async fn of_what_a_device_wrote_only_the_fields_of_the_page_are_read() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let first = push(cluster, &user, "laptop", "", json!([insert("todos", "x", "x", AT)])).await;
+    let theirs = many_fields("a", "f", 3, 0, AT);
+    push(cluster, &user, "laptop", until(&first), json!([theirs])).await;
+    // One of those fields, and very many others; and another record with others only.
+    let changes: Vec<Value> = (0..20).map(|n| many_fields("a", &format!("other{n}-"), 1_000, n, AT)).collect();
+    push(cluster, &user, "phone", AT, json!(changes)).await;
+    push(cluster, &user, "phone", AT, json!([many_fields("a", "f", 1, 7, LATER)])).await;
+    let pulled = cluster.pulled(&user, "todo", "todos", until(&first), Some("phone")).await;
+    assert_eq!(fields(&pulled), [["f1", "f2"]], "it has written f0 later");
+
+    let (_, statement) =
+        *mana_sync::store::statements().iter().find(|(name, _)| *name == "own writes").expect("that is its name");
+    let names = json!({ "f0": 0, "f1": 0, "f2": 0 });
+    let rows = sqlx::query(sqlx::AssertSqlSafe(statement.text))
+        .bind(
+            sqlx::query_scalar::<_, sqlx::types::Uuid>("select log_id from sync_heads where user_id = $1")
+                .bind(&user.id)
+                .fetch_one(&cluster.pool)
+                .await
+                .unwrap(),
+        )
+        .bind("phone")
+        .bind(vec!["todos"])
+        .bind(vec!["a"])
+        .bind(chrono::DateTime::UNIX_EPOCH)
+        .bind(vec![names])
+        .fetch_all(&cluster.pool)
+        .await
+        .unwrap();
+    let mut found: Vec<Option<String>> = rows.iter().map(|row| row.get(2)).collect();
+    found.sort();
+    assert_eq!(found, [None, Some("f0".to_owned())], "of the others it is said that there are some");
+}
+
+#[tokio::test]
+async fn a_delete_that_others_made_reaches_a_device_which_wrote_other_fields_since() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    push(cluster, &user, "phone", "", json!([insert("todos", "a", "mine", AT)])).await;
+    push(cluster, &user, "laptop", "", json!([{ "table": "todos", "id": "a", "op": "delete", "deletedAt": LATER }]))
+        .await;
+    push(cluster, &user, "phone", AT, json!([many_fields("a", "f", 2, 1, LATEST)])).await;
+    // It has lost its database, and its own insert may have been left out: a bare delete would find no record.
+    let pulled = cluster.pulled(&user, "todo", "todos", BEGINNING, Some("phone")).await;
+    assert_eq!(pulled["serverChanges"][1]["op"], "update");
+    assert_eq!(pulled["serverChanges"][1]["fields"]["deletedAt"]["value"], json!(LATER));
+}
+
+#[tokio::test]
+async fn a_value_that_wins_against_a_stamp_of_the_future_is_sent_with_it_whatever_else_was_written() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let future = "2099-01-01T00:00:00.000Z";
+    let answer = push(cluster, &user, "phone", AT, json!([many_fields("a", "f", 2, 0, future)])).await;
+    let stored = answer["adjusted"][0]["updatedAt"].as_str().unwrap().to_owned();
+    push(cluster, &user, "phone", AT, json!([many_fields("a", "other", 1_000, 0, LATER)])).await;
+    let after = push(cluster, &user, "phone", AT, json!([insert("todos", "x", "x", AT)])).await;
+    // What loses to what is stored, and what ties with it and was stored later.
+    push(
+        cluster,
+        &user,
+        "laptop",
+        AT,
+        json!([many_fields("a", "f", 1, 1, LATER), { "table": "todos", "id": "a",
+        "op": "update", "fields": { "f1": { "value": 2, "updatedAt": stored } } }]),
+    )
+    .await;
+    let pulled = cluster.pulled(&user, "todo", "todos", until(&after), Some("phone")).await;
+    let sent = &pulled["serverChanges"];
+    assert_eq!(sent[0]["fields"]["f0"]["at"], json!(LATER), "it loses by its stamp");
+    assert_eq!(sent[1]["fields"]["f1"]["at"], json!(future), "it wins, and the device would refuse it otherwise");
+}
+
+#[tokio::test]
+async fn a_day_that_does_not_exist_is_no_stamp_of_an_own_insert() {
+    let cluster = shared().await;
+    // Such a day, and one that does, on which the insert is the newer.
+    for (day, sent) in [
+        ("2024-02-31", &["note", "updatedAt"][..]),
+        ("2023-02-29", &["note", "updatedAt"]),
+        ("2100-02-29", &["note", "updatedAt"]),
+        ("2024-04-31", &["note", "updatedAt"]),
+        ("2024-02-29", &["note", "title", "updatedAt"]),
+        ("2000-02-29", &["note", "updatedAt"]),
+    ] {
+        let user = cluster.user();
+        let data = json!({ "title": "first", "note": "n", "updatedAt": format!("{day}T00:00:00.000Z") });
+        let inserted = json!({ "table": "todos", "id": "a", "op": "insert", "data": data });
+        push(cluster, &user, "phone", AT, json!([inserted])).await;
+        let edited = update("todos", "a", "title", "second", "2024-02-20T10:00:00.000Z");
+        push(cluster, &user, "phone", AT, json!([edited])).await;
+        let answer = push(cluster, &user, "phone", "", json!([])).await;
+        let mut found = fields(&answer)[0].clone();
+        found.sort();
+        assert_eq!(found, sent, "{day}");
     }
 }

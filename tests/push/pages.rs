@@ -1,6 +1,7 @@
 //! Deltas that take more than one answer.
 
 use super::AT;
+use super::support::live::{Events, all_ids};
 use super::support::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -110,8 +111,37 @@ async fn a_page_ends_when_it_has_enough_bytes_and_has_at_least_one_change() {
             assert!(!sizes.is_empty(), "{pages:?}");
             let before_last: usize = sizes[..sizes.len() - 1].iter().sum();
             assert!(before_last < 1024, "{sizes:?}");
+            assert!(sizes.len() == 1 || sizes.iter().sum::<usize>() <= 1024, "{sizes:?}");
         }
     }
+    let stream = cluster.request(&user, reqwest::Method::GET, "/sync/todo/stream");
+    let events = Events::open(stream).await.backlog().await;
+    assert_eq!(all_ids(&events), (0..sizes.len()).map(|at| at.to_string()).collect::<Vec<_>>());
+}
+
+/// So many numbers with exponents: they are written out when they are read back.
+fn exponents(id: &str, count: usize) -> String {
+    let numbers = vec!["1e40"; count].join(",");
+    let change = format!(r#"{{"table":"todos","id":"{id}","op":"insert","data":{{"v":[{numbers}]}}}}"#);
+    format!(r#"{{"clientId":"phone","since":"{AT}","changes":[{change}]}}"#)
+}
+
+#[tokio::test]
+async fn a_change_that_would_be_too_large_to_be_read_back_is_refused_and_a_large_one_is_read() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let message = cluster.push_raw(&user, "todo", exponents("a", 2_000_000)).await.refused(400, "bad_request");
+    assert!(message.contains("changes[0]") && message.contains("numbers written out"), "{message}");
+    assert_eq!(cluster.stored(&user).await, 0);
+    assert_eq!(cluster.push_raw(&user, "todo", exponents("a", 360_000)).await.status, 200);
+    // Without exponents nothing that fits into a body is too large.
+    let digits = vec!["1"; 5_200_000].join(",");
+    let body = format!(
+        r#"{{"clientId":"phone","since":"{AT}","changes":[{{"table":"todos","id":"b","op":"insert","data":{{"v":[{digits}]}}}}]}}"#
+    );
+    assert_eq!(cluster.push_raw(&user, "todo", body).await.status, 200);
+    let pages = cluster.pull_all(&user, "todo", "todos", BEGINNING, Some("laptop")).await;
+    assert_eq!(pages.iter().map(ids).collect::<Vec<_>>(), [["a"], ["b"]], "each is a page by itself");
 }
 
 #[tokio::test]

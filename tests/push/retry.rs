@@ -67,7 +67,8 @@ async fn a_push_retried_after_others_came_in_between_also_brings_theirs() {
     cluster.pushed(&user, "todo", own).await;
     let retried = cluster.pushed_to(1, &user, "todo", push).await;
     assert_eq!(retried["adjusted"], first["adjusted"]);
-    assert_eq!(ids(&retried), ["x", "y"]);
+    // What the device stored itself since its first attempt as well: it has lost its database.
+    assert_eq!(ids(&retried), ["x", "y", "z"]);
     assert!(until(&retried) > until(&last));
     assert_eq!(cluster.stored(&user).await, 9);
 }
@@ -82,6 +83,29 @@ async fn a_push_retried_from_the_beginning_brings_back_own_earlier_changes_again
     let first = cluster.pushed(&user, "todo", push.clone()).await;
     assert_eq!(ids(&first), ["own"]);
     assert_eq!(cluster.pushed(&user, "todo", push).await, first);
+}
+
+#[tokio::test]
+async fn a_push_sent_again_from_the_beginning_brings_back_what_the_device_stored_since() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let later = "2024-01-01T10:06:00.000Z";
+    let body = |since: &str, changes: Value| json!({ "clientId": "phone", "since": since, "changes": changes });
+    let old = json!([insert("todos", "x", "Milk", AT)]);
+    let first = cluster.pushed(&user, "todo", body("", old.clone())).await;
+    let since = [insert("todos", "y", "Eggs", AT), update("todos", "x", "title", "Bread", later)];
+    let second = cluster.pushed(&user, "todo", body(until(&first), json!(since))).await;
+    other_device(cluster, &user, "z").await;
+    // A profile that was restored to what it was before: with what was pending then, alone or with more.
+    let restored = cluster.pushed_to(1, &user, "todo", body("", old.clone())).await;
+    assert_eq!(ids(&restored), ["y", "x", "z"]);
+    assert_eq!(restored["serverChanges"][1]["fields"]["title"]["value"], "Bread");
+    assert!(until(&restored) > until(&second));
+    let more = json!([old[0], insert("todos", "new", "Salt", AT)]);
+    assert_eq!(ids(&cluster.pushed_to(2, &user, "todo", body("", more)).await), ["y", "x", "z"]);
+    assert_eq!(cluster.stored(&user).await, 5);
+    // On another device's cursor, and on its own, nothing of it comes back.
+    assert_eq!(ids(&cluster.pushed(&user, "todo", body(until(&second), old)).await), ["z"]);
 }
 
 #[tokio::test]

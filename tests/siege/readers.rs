@@ -23,12 +23,6 @@ fn pull(user: &User) -> String {
     )
 }
 
-/// Whether a pull is answered: with a page, or with the word that there is no room for it now.
-async fn is_answered(replica: &LimitedReplica, user: &User, path: &str) -> bool {
-    let reply = Reply::to(replica.cluster.request(user, Method::GET, path)).await;
-    matches!(reply.status.as_u16(), 200 | 503)
-}
-
 pub async fn slow(replica: &LimitedReplica) {
     let user = replica.cluster.user();
     store(replica, &user, "a", vec![update("t", "1", "text", "x".repeat(9_900_000), AT)]).await;
@@ -52,19 +46,50 @@ pub async fn slow(replica: &LimitedReplica) {
 
 pub async fn growing(replica: &LimitedReplica) {
     let user = replica.cluster.user();
-    // As many zeros as are taken: eight times its length, and so eight times as long to be read back.
-    let grows = format!("[{}]", vec!["1e60"; 100_000].join(","));
-    let body = format!(
-        r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{{"table":"t","id":"1","op":"insert","data":{{"v":{grows}}}}}]}}"#
-    );
-    for n in 0..4 {
-        let body = body.replace("\"id\":\"1\"", &format!("\"id\":\"{n}\""));
-        let status = replica.cluster.push_raw(&user, "todo", body).await.status;
-        assert!(matches!(status.as_u16(), 200 | 400), "{status}");
+    let push = async |id: usize, count: usize| {
+        let numbers = vec!["1e40"; count].join(",");
+        let change = format!(r#"{{"table":"t","id":"{id}","op":"insert","data":{{"v":[{numbers}]}}}}"#);
+        let body = format!(r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{change}]}}"#);
+        replica.cluster.push_raw(&user, "todo", body).await.status.as_u16()
+    };
+    // 10 MB that would be 92 MiB when they are read back.
+    assert_eq!(push(0, 2_000_000).await, 400);
+    // As many as are taken: 2 MB that are 16 MiB then.
+    for id in 0..many(4, 2) {
+        assert_eq!(push(id, 360_000).await, 200);
     }
     let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
-    let answered = join_all((0..20).map(|_| is_answered(replica, &user, &path))).await;
-    assert!(answered.iter().all(|answered| *answered));
+    let read = async |_| {
+        let reply = Reply::to(replica.cluster.request(&user, Method::GET, &path)).await;
+        assert!(matches!(reply.status.as_u16(), 200 | 503), "{}", reply.status);
+        reply.status == 200 && reply.text.len() > 14 << 20
+    };
+    let answered = join_all((0..20).map(read)).await;
+    assert!(answered.contains(&true), "it is read, though not by all at once");
+}
+
+/// A device that has written very many fields of a record, and reads one change of another field.
+pub async fn own_fields(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    let fields = |n: usize| {
+        let field = |f| (format!("{:05}", n * 4_000 + f), json!({ "at": AT }));
+        json!((0..4_000).map(field).collect::<serde_json::Map<_, _>>())
+    };
+    let change = |n: usize| json!({ "table": "t", "id": "one", "op": "update", "fields": fields(n) });
+    let first = json!({ "clientId": "other", "since": BEGINNING, "changes": [update("t", "zero", "f", 0, AT)] });
+    let first = replica.cluster.pushed(&user, "todo", first).await;
+    store(replica, &user, "other", vec![update("t", "one", "f", "theirs", AT)]).await;
+    for part in 0..many(5, 1) {
+        store(replica, &user, "writer", (0..many(50, 20)).map(|n| change(part * 50 + n)).collect()).await;
+    }
+    let read = async |n: usize| {
+        let since = if n.is_multiple_of(2) { BEGINNING } else { until(&first) };
+        let path = format!("/sync/todo/pull?collection=t&since={since}");
+        let request = replica.cluster.request(&user, Method::GET, &path).header("X-Client-Id", "writer");
+        let reply = Reply::to(request).await;
+        assert!(matches!(reply.status.as_u16(), 200 | 503), "{}", reply.text);
+    };
+    join_all((0..many(40, 10)).map(read)).await;
 }
 
 pub async fn long_history(replica: &LimitedReplica) {

@@ -61,6 +61,31 @@ pub async fn long_queries(replica: &LimitedReplica) {
     eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
 }
 
+/// Pushes of very many tables, one after the other, and then the sockets that are to be told of all of them, which are not
+/// read; and one that is.
+pub async fn greetings(replica: &LimitedReplica) {
+    let user = replica.cluster.user();
+    let mut pushed = 0;
+    for round in 0..many(60, 12) {
+        let change = |n| update(&format!("{round:0>10}-{n:0>14}"), "r", "f", 1, AT);
+        let changes: Vec<_> = (0..5_000).map(change).collect();
+        let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": changes }).to_string();
+        let status = replica.cluster.push_raw(&user, "todo", body).await.status;
+        assert!(matches!(status.as_u16(), 200 | 503), "{status}");
+        pushed += usize::from(status == 200);
+    }
+    assert!(pushed > 0);
+    let sockets = join_all((0..199).map(|_| Raw::member(replica.url(), "/ws", &user, 4 << 10))).await;
+    // What is told to one that reads begins at once, and goes on.
+    let mut reads = Raw::member(replica.url(), "/ws", &user, 1 << 20).await;
+    for _ in 0..many(20, 5) {
+        let (first, message) = reads.frame().await.expect("it stays open");
+        assert!(first == TEXT && message.len() <= 128 << 10, "{} bytes", message.len());
+    }
+    tokio::time::sleep(LONG).await;
+    drop((sockets, reads));
+}
+
 /// Heads of many headers, of the same one again and again, of long names; and chunks of one byte.
 pub async fn headers(replica: &LimitedReplica) {
     let lines = |line: &dyn Fn(usize) -> String, count: usize| (0..count).map(line).collect::<String>();

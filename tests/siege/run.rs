@@ -80,6 +80,7 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
     attack!("slow readers of a page of 10 MB", readers::slow(&replica));
     attack!("pages whose numbers grow", readers::growing(&replica));
     attack!("one change of a device that wrote a record often, 40 readers", readers::long_history(&replica));
+    attack!("one change of a device that wrote a million fields of its record", readers::own_fields(&replica));
     attack!("streams of 16,000 and of 256 collections", readers::many_collections(&replica));
     attack!("polls without a pause", readers::polls(&replica));
     attack!("apps without end", clients::apps(&replica));
@@ -113,6 +114,7 @@ async fn a_replica_stands_the_relatives_of_these_attacks() {
         "names that come again and again, and what is deep where nothing is read",
         relatives::repeated_names(&replica)
     );
+    attack!("sockets that are to be told of hundreds of thousands of tables", relatives::greetings(&replica));
     attack!("names that fill a head", relatives::long_queries(&replica));
     attack!("thousands of headers, and chunks of one byte", relatives::headers(&replica));
     attack!("messages in as many frames as they have bytes", relatives::fragments(&replica));

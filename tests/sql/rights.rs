@@ -83,6 +83,46 @@ async fn tables_and_settings_of_the_program_lead_nothing_astray() {
     assert!(until(&pages[0]) < "2100", "{}", until(&pages[0]));
 }
 
+#[tokio::test]
+async fn a_setting_of_the_program_moves_no_log_of_others() {
+    let cluster = shared().await;
+    let (user, victim) = (cluster.user(), cluster.user());
+    let body = json!({ "clientId": "phone", "since": AT, "changes": [insert_of("a")] });
+    let before = until(&cluster.pushed(&victim, "todo", body).await).to_owned();
+    let mut program = as_role(cluster, &[WRITES, "grant execute on function sync_push"]).await;
+    let an_hour_ahead = (now_millis() + 3_540_000) * 1000;
+    let [own, others] = [&user, &victim].map(|user| format!("sync_log_id('{}', 'todo')", user.id));
+    for (n, setting) in [
+        format!("{others} || ' {an_hour_ahead}'"),
+        format!("{others} || ' '"),
+        format!("{own} || ' ' || {others} || ' '"),
+        format!("{own} || ' {an_hour_ahead}'"),
+        "'nothing that is a log'".to_owned(),
+        "repeat('x', 50000)".to_owned(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let set = format!("select set_config('mana_sync.taken', {setting}, false)");
+        let insert = |id: &str| {
+            format!(
+                "insert into sync_changes (app_id, table_name, record_id, user_id, op) values ('todo', 'tasks', '{id}', '{}', 'delete')",
+                user.id
+            )
+        };
+        let two = format!("{}, ('todo', 'tasks', 'b{n}', '{}', 'delete')", insert(&format!("a{n}")), user.id);
+        run(&mut program, format!("{set}; {two}")).await.unwrap();
+        let push = json!([insert_of(&format!("c{n}"))]).to_string();
+        run(&mut program, format!("{set}; select sync_push('{}', 'todo', 'svc', '{push}')", user.id)).await.unwrap();
+        let answer = cluster.pulled(&victim, "todo", "tasks", AT, None).await;
+        assert_eq!((ids(&answer), until(&answer)), (vec!["a"], before.as_str()), "{setting}");
+    }
+    let pages = cluster.pull_all(&user, "todo", "tasks", AT, None).await;
+    let all: Vec<String> = (0..6).flat_map(|n| ["a", "b", "c"].map(|id| format!("{id}{n}"))).collect();
+    assert_eq!(ids_of(&pages), all);
+    assert!(until(&pages[0]) < iso(now_millis() + 60_000).as_str(), "{}", until(&pages[0]));
+}
+
 fn insert_of(id: &str) -> serde_json::Value {
     insert("tasks", id, "Milk", AT)
 }

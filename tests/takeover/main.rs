@@ -4,8 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod back;
 mod fold;
 mod old;
+mod readers;
 mod refusals;
 mod rights;
 mod size;

@@ -48,6 +48,31 @@ async fn what_is_there_of_an_earlier_takeover_is_not_overwritten() {
 }
 
 #[tokio::test]
+async fn who_went_back_but_not_all_the_way_keeps_the_table_and_is_told() {
+    let url = database(Form::Older, 10, 3).await;
+    migrated(&url, &[]).await;
+    let back = "alter table sync_changes rename to mine; alter table sync_changes_before rename to sync_changes";
+    script(&url, back).await;
+    let said = refused(&url, &[]).await;
+    assert!(said.contains("an earlier takeover") && said.contains("coming-from-the-go-server.md"), "{said}");
+    assert_eq!(value::<i64>(&url, "select count(*) from sync_changes where field_timestamps is not null").await, 10);
+}
+
+#[tokio::test]
+async fn run_again_after_a_kill_it_refuses_others_again() {
+    let url = database(Form::Older, 20_000, 5).await;
+    assert!(super::whole::killed_when(&url, |line| line.contains("rows copied")).await);
+    let mut other = connect(&url).await;
+    sqlx::raw_sql("set application_name = 'mana-sync-go'").execute(&mut other).await.unwrap();
+    let said = refused(&url, &[]).await;
+    assert!(said.contains("others are connected") && said.contains("mana-sync-go"), "{said}");
+    let reads = sqlx::query("select count(*) from sync_changes").execute(&mut other).await.unwrap_err();
+    assert_eq!(reads.as_database_error().unwrap().code().as_deref(), Some("42P01"));
+    assert!(migrated(&url, &["--while-connected"]).await.contains("20000 rows were taken over"));
+    other.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn until_it_is_over_no_replica_starts_and_nothing_is_dropped() {
     let url = database(Form::Older, 20_000, 5).await;
     let said = refused(&url, &["--drop-old"]).await;

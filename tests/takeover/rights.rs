@@ -13,7 +13,9 @@ async fn an_owner_from_whom_rows_are_hidden_takes_over_all_of_them_and_rights_ar
         format!(
             "create role {role} login; create role {service};
              grant create, usage on schema public to {role}; alter table sync_changes owner to {role};
-             grant select, insert, update on sync_changes to {service}"
+             grant select, insert, update on sync_changes to {service};
+             create role {service}_columns; grant select (user_id, data), insert (user_id, field_meta), update (data), delete
+             on sync_changes to {service}_columns"
         ),
     )
     .await;
@@ -25,8 +27,13 @@ async fn an_owner_from_whom_rows_are_hidden_takes_over_all_of_them_and_rights_ar
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, 3_000);
     let kept =
         "select string_agg(privilege_type, ',' order by privilege_type) from information_schema.role_table_grants
-                where table_name = 'sync_changes' and grantee like 'service\\_%' and grantor like 'owner\\_%'";
+                where table_name = 'sync_changes' and grantee like 'service\\_%' and grantor like 'owner\\_%'
+                  and grantee not like '%\\_columns'";
     assert_eq!(value::<String>(&url, kept).await, "INSERT,SELECT");
+    let of_columns =
+        "select string_agg(distinct privilege_type || ' ' || column_name, ',' order by privilege_type || ' ' || column_name)
+         from information_schema.role_column_grants where table_name = 'sync_changes' and grantee like 'service\\_%\\_columns'";
+    assert_eq!(value::<String>(&url, of_columns).await, "INSERT field_meta,INSERT user_id,SELECT data,SELECT user_id");
     // Its transactions go on setting what the policies asked for.
     let writes = format!(
         "begin; set local role {service}; select set_config('app.current_user_id', 'user-1', true);

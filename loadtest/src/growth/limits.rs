@@ -12,8 +12,8 @@ pub const STORED_P50: Limit = Limit::AtMost(1.2);
 pub const STORED_P99: Limit = Limit::AtMost(2.0);
 
 /// Pushes in a second on eight replicas against one, on the same machine: the processors are shared, so nothing can be
-/// gained, but what every replica does for every push of every other must not eat up more than half.
-pub const REPLICAS_RATE: Limit = Limit::AtLeast(0.5);
+/// gained, but what every replica does for every push of every other must not eat up more than a quarter.
+pub const REPLICAS_RATE: Limit = Limit::AtLeast(0.75);
 /// Processor time of all replicas for each push: the push itself once, hearing of it eight times.
 pub const REPLICAS_CPU: Limit = Limit::AtMost(2.5);
 

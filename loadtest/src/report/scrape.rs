@@ -73,8 +73,14 @@ fn parse(text: &str) -> Result<(ReplicaSample, String), ScrapeError> {
         connections: sum("mana_sync_connections_total")? as u64,
         process_start_seconds: sum("process_start_time_seconds")?,
     };
-    let version = text.lines().find_map(|line| line.strip_prefix("mana_sync_build_info{version=\"")?.split('"').next());
-    Ok((sample, version.unwrap_or_default().to_owned()))
+    Ok((sample, version_of(text).unwrap_or_default().to_owned()))
+}
+
+/// The version's label, wherever it stands among the others.
+fn version_of(text: &str) -> Option<&str> {
+    let labels = text.lines().find_map(|line| line.strip_prefix("mana_sync_build_info{"))?;
+    let label = labels.split(',').find_map(|label| label.strip_prefix("version=\""))?;
+    label.split('"').next()
 }
 
 /// The sum of a metric over all its labels. Values of labels have no spaces in what is asked for here.
@@ -98,7 +104,7 @@ mod tests {
         mana_sync_pushes_total_of_another_name 1000\n\
         mana_sync_changes_stored_total 400\n\
         mana_sync_connections_total 3\n\
-        mana_sync_build_info{version=\"0.1.0\"} 1\n\
+        mana_sync_build_info{commit=\"unknown\",version=\"0.1.0\"} 1\n\
         process_cpu_seconds_total 1.25\n\
         process_resident_memory_bytes 19484672\n\
         process_start_time_seconds 1790000000\n";

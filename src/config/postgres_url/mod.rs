@@ -47,8 +47,6 @@ pub struct Endpoint {
 /// How a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// By a name or an address, which is also what its certificate is checked for; the address, where it need not be
-    /// looked up.
     /// By name, or by address; the name is what a certificate is checked against.
     Tcp {
         /// The name that a certificate is checked against.
@@ -71,6 +69,8 @@ pub struct TlsOptions {
     pub certificate: Option<PathBuf>,
     /// The file of its key.
     pub key: Option<PathBuf>,
+    /// Whether the server is shown no certificate, even if there is one.
+    pub hides_certificate: bool,
     /// Whether the handshake comes first, without asking whether the server knows TLS.
     pub direct: bool,
 }

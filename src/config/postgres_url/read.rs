@@ -8,16 +8,14 @@ use std::time::Duration;
 use tokio_postgres::config::ChannelBinding;
 
 /// Parameters that libpq knows and that would make no difference here.
-const WITHOUT_EFFECT: [&str; 9] = [
+const WITHOUT_EFFECT: [&str; 7] = [
     "application_name",
     "fallback_application_name",
     "client_encoding",
-    "gssencmode",
     "krbsrvname",
     "load_balance_hosts",
     "sslcompression",
     "sslsni",
-    "sslcertmode",
 ];
 /// Parameters that would be missed if they were passed over.
 const UNSUPPORTED: [&str; 9] = [
@@ -99,6 +97,7 @@ struct Reader {
     mode: Option<SslMode>,
     roots: Option<Roots>,
     certificate: Option<PathBuf>,
+    hides_certificate: bool,
     key: Option<PathBuf>,
     direct: bool,
     channel_binding: Option<ChannelBinding>,
@@ -177,6 +176,13 @@ impl Reader {
             ("sslrootcert", _) => self.roots = Some(Roots::File(value.into())),
             ("sslcert", _) => self.certificate = Some(value.into()),
             ("sslkey", _) => self.key = Some(value.into()),
+            ("sslcertmode", "allow") => self.hides_certificate = false,
+            ("sslcertmode", "disable") => self.hides_certificate = true,
+            ("sslcertmode", "require") => return Err(UrlError::Unsupported { name: "sslcertmode=require" }),
+            ("sslcertmode", _) => return invalid("sslcertmode", "allow or disable"),
+            ("gssencmode", "disable" | "prefer") => {}
+            ("gssencmode", "require") => return Err(UrlError::Unsupported { name: "gssencmode=require" }),
+            ("gssencmode", _) => return invalid("gssencmode", "disable or prefer"),
             ("sslnegotiation", "postgres") => self.direct = false,
             ("sslnegotiation", "direct") => self.direct = true,
             ("sslnegotiation", _) => return invalid("sslnegotiation", "postgres or direct"),
@@ -262,7 +268,14 @@ impl Reader {
             password: self.password.filter(|password| !password.is_empty()),
             database: self.database,
             options: self.options,
-            tls: TlsOptions { mode, roots, certificate: self.certificate, key: self.key, direct: self.direct },
+            tls: TlsOptions {
+                mode,
+                roots,
+                certificate: self.certificate,
+                key: self.key,
+                hides_certificate: self.hides_certificate,
+                direct: self.direct,
+            },
             channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),
             connect_timeout: self.connect_timeout,
             keepalive: self.keepalive,

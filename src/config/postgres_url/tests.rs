@@ -54,6 +54,10 @@ fn tls_is_read_as_libpq_does() {
     let files = parse("postgres://h?sslmode=verify-ca&sslrootcert=/ca.crt&sslcert=/tls.crt&sslkey=/tls.key").tls;
     assert_eq!((files.mode, files.roots), (SslMode::VerifyCa, Roots::File("/ca.crt".into())));
     assert_eq!((files.certificate, files.key), (Some("/tls.crt".into()), Some("/tls.key".into())));
+    assert!(
+        !files.hides_certificate && parse("postgres://h?sslcertmode=disable&sslcert=/tls.crt").tls.hides_certificate
+    );
+    assert!(parse("postgres://h?gssencmode=prefer&sslcertmode=allow") == parse("postgres://h?gssencmode=disable"));
     assert_eq!(parse("postgres://h?channel_binding=require").channel_binding, ChannelBinding::Require);
     for mode in ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] {
         assert_eq!(Some(parse(&format!("postgres://h?sslmode={mode}")).tls.mode), SslMode::from_name(mode));
@@ -79,13 +83,24 @@ fn what_cannot_be_meant_is_refused_and_no_part_of_it_is_said() {
         ("postgres://h/db?s3cret=1", UrlError::UnknownParameter),
         ("postgres://h/db?s3cret", UrlError::UnknownParameter),
         ("postgres://h?sslcrl=s3cret", UrlError::Unsupported { name: "sslcrl" }),
+        ("postgres://h?gssencmode=require", UrlError::Unsupported { name: "gssencmode=require" }),
+        ("postgres://h?sslcertmode=require", UrlError::Unsupported { name: "sslcertmode=require" }),
         ("postgres://h?sslmode=require&sslrootcert=system", UrlError::WeakWithSystem),
         ("postgres://h?target_session_attrs=standby", UrlError::ReadOnlyTarget),
     ] {
         assert_eq!(PostgresUrl::parse(text).err(), Some(error), "{text}");
         assert!(!error.to_string().contains("s3cret"), "{text}");
     }
-    for parameter in ["sslmode", "connect_timeout", "channel_binding", "hostaddr", "keepalives", "sslnegotiation"] {
+    for parameter in [
+        "sslmode",
+        "connect_timeout",
+        "channel_binding",
+        "hostaddr",
+        "keepalives",
+        "sslnegotiation",
+        "sslcertmode",
+        "gssencmode",
+    ] {
         let error = PostgresUrl::parse(&format!("postgres://h?{parameter}=s3cret")).err().unwrap().to_string();
         assert!(error.contains(parameter) && !error.contains("s3cret"), "{error}");
     }

@@ -73,20 +73,33 @@ impl Log {
         let concerned = |change: &&StoredChange| {
             !initial || reader_holds || asks == Asks::Push || change.is_own || change.op == Op::Delete
         };
-        let records: HashSet<&str> = page.iter().filter(concerned).map(|change| change.record.as_str()).collect();
-        let of_records = || self.rows.iter().filter(|row| records.contains(row.change.record.as_str()));
+        let mut records: HashMap<&str, HashSet<String>> = HashMap::new();
+        for change in page.iter().filter(concerned) {
+            let names = change.field_names().unwrap().into_iter().map(String::from);
+            records.entry(change.record.as_str()).or_default().extend(names);
+        }
+        let of_records = || self.rows.iter().filter(|row| records.contains_key(row.change.record.as_str()));
         for row in of_records()
             .filter(|row| row.client == reader && (row.change.at >= first || !row.claimed_stamps.is_empty()))
         {
-            for write in row.change.fields().unwrap() {
+            let record = (row.change.table.as_str(), row.change.record.as_str());
+            own.add_record(record, row.change.at);
+            // Of the fields that stand on the page, and of no others.
+            let is_on_page = |write: &FieldWrite<'_>| records[record.1].contains(&*write.name);
+            for write in row.change.fields().unwrap().into_iter().filter(is_on_page) {
                 let claimed = row.claimed_stamps.get(&*write.name).map(|stamp| Stamp::parse(stamp).unwrap());
-                let record = (row.change.table.as_str(), row.change.record.as_str());
-                own.add_own(record, &write.name, (write.stamp, row.change.at), claimed, row.change.at);
+                own.add_own(record, &write.name, (write.stamp, row.change.at), claimed);
             }
         }
-        let needed: HashSet<String> = own.needs_history().iter().map(|(_, record)| (*record).to_owned()).collect();
-        for row in self.rows.iter().filter(|row| row.change.at < first && needed.contains(&row.change.record)) {
-            for write in row.change.fields().unwrap() {
+        let needed: HashSet<(String, String)> = own
+            .needs_history()
+            .iter()
+            .flat_map(|((_, record), fields)| fields.iter().map(|field| ((*record).to_owned(), (*field).to_owned())))
+            .collect();
+        for row in self.rows.iter().filter(|row| row.change.at < first) {
+            let is_needed =
+                |write: &FieldWrite<'_>| needed.contains(&(row.change.record.clone(), write.name.to_string()));
+            for write in row.change.fields().unwrap().into_iter().filter(is_needed) {
                 own.add_earlier((&row.change.table, &row.change.record), &write.name, (write.stamp, row.change.at));
             }
         }

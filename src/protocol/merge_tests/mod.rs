@@ -14,7 +14,7 @@ use log::{Asks, Log, Records, Row};
 use proptest::prelude::*;
 use random::*;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 const NOW: i64 = 1_704_103_200_000;
 const SKEW: i64 = 300_000;

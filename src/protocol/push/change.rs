@@ -1,9 +1,9 @@
 //! Reading one change: what it must have, and how it is stored.
 
-use super::wire::{Carrier, InsertMembers, Members, Object, RawChange, RawField, Text};
+use super::wire::{Carrier, Fields, InsertMembers, Members, RawChange, Text};
 use super::{
-    Adjusted, ChangeProblem, MAX_EXTRA, MAX_FIELD, MAX_FIELDS, MAX_RECORD, MAX_TABLE, NewChange, Op, StampPolicy,
-    check_name,
+    Adjusted, ChangeProblem, MAX_EXTRA, MAX_FIELD, MAX_FIELDS, MAX_RECORD, MAX_TABLE, MAX_WRITTEN, NewChange, Op,
+    StampPolicy, check_name,
 };
 use crate::protocol::Cursor;
 use crate::protocol::identity::IdentityBuilder;
@@ -93,6 +93,9 @@ impl ChangeReader<'_> {
                 None
             }
         };
+        if change.extra_bytes > MAX_EXTRA {
+            return Err(ChangeProblem::Extra(change.extra_bytes));
+        }
         let extra = self.extra(change.extra, &mut draft)?;
         let Draft { stamps, claimed_stamps, identity, growth, adjusted, stamped } = draft;
         let is_stamped = identity.is_stamped();
@@ -107,6 +110,9 @@ impl ChangeReader<'_> {
         let length = |json: &Option<String>| json.as_ref().map_or(0, String::len);
         // Around each stamp PostgreSQL writes two spaces, and around each value.
         let size = length(&data) + stamps.len() + length(&extra) + growth.bytes() + 4 * stamped;
+        if size > MAX_WRITTEN {
+            return Err(ChangeProblem::Written(size));
+        }
         let identity = identity.finish(self.since, &mut self.repeated);
         let change = NewChange { table, record, op, data, stamps, claimed_stamps, extra, size, identity, is_stamped };
         Ok((change, adjusted))
@@ -114,14 +120,14 @@ impl ChangeReader<'_> {
 
     fn update(&self, fields: Option<&RawValue>, draft: &mut Draft) -> Result<String, ChangeProblem> {
         let fields = fields.ok_or(ChangeProblem::NoFields)?.get();
-        let Members(mut fields): Members<'_, Object<RawField<'_>>> =
+        let Fields { list: mut fields, count, longest_name } =
             serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
-        check_fields(fields.len(), fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0))?;
+        check_fields(count, longest_name)?;
         // In whichever order they are written, they are the same.
         fields.sort_by(|(a, _), (b, _)| a.cmp(b));
         draft.identity.texts(&[&fields.len().to_string()]);
         let mut data = ObjectWriter::new();
-        for (name, Object(field)) in fields {
+        for (name, field) in fields {
             let place = || format!("field {name:?}");
             if name.contains('\0') {
                 return Err(ChangeProblem::Value { place: place(), problem: Unstorable::Nul });
@@ -190,8 +196,10 @@ impl ChangeReader<'_> {
         members: Vec<(Cow<'_, str>, &RawValue)>,
         draft: &mut Draft,
     ) -> Result<Option<String>, ChangeProblem> {
-        let mut members: Vec<(&str, &str)> = members.iter().map(|(name, value)| (&**name, value.get())).collect();
-        members.sort_unstable();
+        // Of equal names the last counts, as in JSON.parse and in jsonb.
+        let mut members: Vec<(&str, &str)> = members.iter().rev().map(|(name, value)| (&**name, value.get())).collect();
+        members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        members.dedup_by(|(later, _), (kept, _)| later == kept);
         for (name, value) in &members {
             draft.identity.texts(&[name]);
             draft.identity.json(value);

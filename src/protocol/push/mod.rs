@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
-use wire::{Body, Object, Text};
+use wire::{BodyReader, Changes, Text};
 
 /// Longest name of a table, in bytes.
 pub const MAX_TABLE: usize = 255;
@@ -31,6 +31,9 @@ pub const MAX_TABLES: usize = 5000;
 pub const MAX_TABLE_NAMES: usize = 128 << 10;
 /// What a change may have beside its named members, as a JSON object, in bytes.
 pub const MAX_EXTRA: usize = 16 << 10;
+/// What a change may take as PostgreSQL writes it out, in bytes: more than any body of the allowed size does, but for one
+/// full of exponents. A reader has to hold it twice.
+pub const MAX_WRITTEN: usize = 16 << 20;
 /// Longest `schemaVersion` of a body, in bytes of JSON: it is stored with each of its changes.
 const MAX_SCHEMA_VERSION: usize = 64;
 /// Longest client id, in bytes.
@@ -245,6 +248,11 @@ pub enum ChangeProblem {
         "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
     Extra(usize),
+    /// Written out, it is larger than one change may be.
+    #[error(
+        "its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"
+    )]
+    Written(usize),
     /// A value cannot be stored.
     #[error("{place} {problem}")]
     Value {
@@ -286,7 +294,7 @@ pub fn read_push(
     policy: StampPolicy,
     max_changes: usize,
 ) -> Result<Push, PushError> {
-    let Object(body): Object<Body<'_>> = serde_json::from_slice(body).map_err(PushError::Body)?;
+    let body = BodyReader { max_changes }.read(body).map_err(PushError::Body)?;
     let text = |text: Option<Text<'_>>| text.map(|Text(text)| text.into_owned()).unwrap_or_default();
     let client = header_client.map_or_else(|| text(body.client_id), str::to_owned);
     check_name(&client, MAX_CLIENT).map_err(|problem| match problem {
@@ -294,9 +302,9 @@ pub fn read_push(
         other => PushError::Client(other),
     })?;
     let since = Cursor::parse_or_beginning(&text(body.since))?;
-    let raw = body.changes.unwrap_or_default().0;
-    if raw.len() > max_changes {
-        return Err(PushError::TooMany { got: raw.len(), max: max_changes });
+    let Changes { list: raw, count } = body.changes;
+    if count > max_changes {
+        return Err(PushError::TooMany { got: count, max: max_changes });
     }
     let schema_version = body.schema_version.map(check_schema_version).transpose()?;
     let mut reader = ChangeReader { policy, since, schema_version, repeated: HashMap::new() };

@@ -1,5 +1,6 @@
 //! The body of a push as it is written.
 
+use super::{MAX_EXTRA, MAX_FIELDS};
 use crate::protocol::stamp::Stamp;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -96,17 +97,57 @@ impl<'de: 'a, 'a> Deserialize<'de> for InsertMembers<'a> {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Body<'a> {
-    #[serde(borrow)]
     pub(super) client_id: Option<Text<'a>>,
-    #[serde(borrow)]
     pub(super) since: Option<Text<'a>>,
-    #[serde(borrow)]
-    pub(super) changes: Option<Changes<'a>>,
-    #[serde(borrow)]
+    pub(super) changes: Changes<'a>,
     pub(super) schema_version: Option<&'a RawValue>,
+}
+
+/// How a body is read: of its changes so many are kept, and the others are only counted.
+#[derive(Clone, Copy)]
+pub(super) struct BodyReader {
+    pub(super) max_changes: usize,
+}
+
+impl BodyReader {
+    pub(super) fn read(self, body: &[u8]) -> Result<Body<'_>, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let body = deserializer.deserialize_map(self)?;
+        deserializer.end()?;
+        Ok(body)
+    }
+}
+
+impl<'de> Visitor<'de> for BodyReader {
+    type Value = Body<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut client_id, mut since, mut changes, mut schema_version) = (None, None, None, None);
+        while let Some(Text(name)) = map.next_key()? {
+            match &*name {
+                "clientId" => set(&mut client_id, "clientId", map.next_value::<Option<_>>()?)?,
+                "since" => set(&mut since, "since", map.next_value::<Option<_>>()?)?,
+                "changes" => set(&mut changes, "changes", map.next_value_seed(ChangesReader(self.max_changes))?)?,
+                "schemaVersion" => set(&mut schema_version, "schemaVersion", map.next_value::<Option<_>>()?)?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Body {
+            client_id: client_id.flatten(),
+            since: since.flatten(),
+            changes: changes.unwrap_or_default(),
+            schema_version: schema_version.flatten(),
+        })
+    }
+}
+
+fn set<T, E: Error>(member: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+    if member.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }
 }
 
 /// One change. What is not named here is kept as it came.
@@ -118,7 +159,10 @@ pub(super) struct RawChange<'a> {
     pub(super) data: Option<&'a RawValue>,
     pub(super) fields: Option<&'a RawValue>,
     pub(super) deleted_at: Option<&'a RawValue>,
+    /// As much as may be kept.
     pub(super) extra: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// What all of it takes as the members of an object, at least, in bytes.
+    pub(super) extra_bytes: usize,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawChange<'a> {
@@ -143,7 +187,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawChange<'a> {
                         "deletedAt" => change.deleted_at = map.next_value()?,
                         // Ours: the row's id.
                         "eventId" => drop(map.next_value::<IgnoredAny>()?),
-                        _ => change.extra.push((name, map.next_value()?)),
+                        _ => {
+                            let value: &RawValue = map.next_value()?;
+                            change.extra_bytes += name.len() + value.get().len() + r#""":,"#.len();
+                            if change.extra_bytes <= MAX_EXTRA {
+                                change.extra.push((name, value));
+                            }
+                        }
                     }
                 }
                 Ok(change)
@@ -164,35 +214,92 @@ pub(super) struct RawField<'a> {
     pub(super) at: Option<Text<'a>>,
 }
 
-/// More changes than fit into a body of the allowed size, if each is one.
-const MAX_CHANGES: usize = 300_000;
-
-/// The list of changes; an error in one names its index.
+/// The fields of an update, in the order written: as many as one change may write.
 #[derive(Default)]
-pub(super) struct Changes<'a>(pub(super) Vec<RawChange<'a>>);
+pub(super) struct Fields<'a> {
+    pub(super) list: Vec<(Cow<'a, str>, RawField<'a>)>,
+    /// How many there are.
+    pub(super) count: usize,
+    pub(super) longest_name: usize,
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Changes<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = Vec<RawChange<'de>>;
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of changes")
+                f.write_str("an object")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut changes = Vec::new();
-                while let Some(change) = seq.next_element_seed(Indexed(changes.len()))? {
-                    changes.push(change);
-                    if changes.len() > MAX_CHANGES {
-                        return Err(Error::custom(format_args!("more than {MAX_CHANGES} changes")));
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    fields.count += 1;
+                    fields.longest_name = fields.longest_name.max(name.len());
+                    if fields.count <= MAX_FIELDS {
+                        let Object(field) = map.next_value()?;
+                        fields.list.push((name, field));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(changes)
+                Ok(fields)
             }
         }
-        deserializer.deserialize_seq(List).map(Changes)
+        deserializer.deserialize_map(Map)
+    }
+}
+
+/// The list of changes.
+#[derive(Default)]
+pub(super) struct Changes<'a> {
+    /// Those that are kept.
+    pub(super) list: Vec<RawChange<'a>>,
+    /// How many there are.
+    pub(super) count: usize,
+}
+
+/// Keeps so many changes; an error in one of them names its index.
+struct ChangesReader(usize);
+
+impl<'de> DeserializeSeed<'de> for ChangesReader {
+    type Value = Changes<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ChangesReader {
+    type Value = Changes<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of changes")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Changes::default())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while list.len() < self.0 {
+            let Some(change) = seq.next_element_seed(Indexed(list.len()))? else {
+                return Ok(Changes { count: list.len(), list });
+            };
+            list.push(change);
+        }
+        let mut count = list.len();
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(Changes { list, count })
     }
 }
 

@@ -4,7 +4,9 @@
 //! The tables themselves stay, empty, under other names: migrations get them back for as long as they run.
 
 use super::LOCK;
+use crate::db::Session;
 use crate::store::layout::{Layout, LayoutState};
+use crate::store::migrator::{self, MigrateError};
 use tokio_postgres::Client;
 
 type Error = tokio_postgres::Error;
@@ -24,12 +26,27 @@ fn set_aside(table: &str) -> String {
 
 /// Storing, erasing and deleting, led to the bucket of the user. They run with the owner's rights, as what they stand for does.
 const FUNCTIONS: &str = include_str!("entrances.sql");
+/// The wall between users, for programs that use SQL: operators put it up, or do not.
+const WALL: &str = include_str!("../../../deploy/row_level_security.sql");
 /// The same where the buckets are on Citus, as far as it differs.
 const FUNCTIONS_ON_CITUS: &str = include_str!("citus_entrances.sql");
 
 /// Makes them, or brings them up to date. In one transaction.
-pub(in crate::store) async fn make(connection: &Client, state: LayoutState) -> Result<(), Error> {
+pub(super) async fn make(connection: &Client, state: LayoutState) -> Result<(), Error> {
     in_transaction(connection, make_all(connection, state)).await
+}
+
+/// Applies the migrations that the main schema lacks, for which its tables have their names back, and makes the entrances
+/// anew: all in one transaction, so that programs wait meanwhile and never find the tables, which are empty. Killed, it did
+/// nothing.
+pub(in crate::store) async fn migrate(connection: &Session, state: LayoutState) -> Result<(), MigrateError> {
+    connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    let (before, after) = (give_names_back(connection), make_all(connection, state));
+    let migrated = migrator::run_between(connection, before, after).await;
+    let unlocked = connection.execute("select pg_advisory_unlock($1)", &[&LOCK]).await;
+    migrated?;
+    unlocked?;
+    Ok(())
 }
 
 /// The same, and notes that all logs have been moved.
@@ -42,30 +59,22 @@ pub(super) async fn finish(connection: &Client, layout: Layout) -> Result<(), Er
     in_transaction(connection, finishing).await
 }
 
-/// Waits until nobody else gives names back or makes views. Ends with the connection.
-pub(in crate::store) async fn lock(connection: &Client) -> Result<(), Error> {
-    connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
-    Ok(())
-}
-
-/// Whether the tables have their names back: a migration was killed, or is going on.
+/// Whether the tables have their names back: a migration of a version before, which did not do it in one transaction, was
+/// killed or is going on.
 pub(in crate::store) async fn are_set_aside(connection: &Client) -> Result<bool, Error> {
     Ok(kind(connection, &set_aside(TABLES[0])).await?.is_some())
 }
 
 /// Gives the tables of the main schema their names back, for migrations. Nobody can store anything in them.
-pub(in crate::store) async fn give_names_back(connection: &Client) -> Result<(), Error> {
-    let giving = async {
-        for table in TABLES {
-            let (own, view) = (undistributed(table), set_aside(table));
-            if kind(connection, &own).await?.is_some() && kind(connection, table).await? == Some(b'v' as i8) {
-                rename(connection, "view", table, &view).await?;
-                rename(connection, "table", &own, table).await?;
-            }
+async fn give_names_back(connection: &Client) -> Result<(), Error> {
+    for table in TABLES {
+        let (own, view) = (undistributed(table), set_aside(table));
+        if kind(connection, &own).await?.is_some() && kind(connection, table).await? == Some(b'v' as i8) {
+            rename(connection, "view", table, &view).await?;
+            rename(connection, "table", &own, table).await?;
         }
-        Ok(())
-    };
-    in_transaction(connection, giving).await
+    }
+    Ok(())
 }
 
 async fn in_transaction(connection: &Client, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
@@ -84,15 +93,32 @@ async fn make_all(connection: &Client, state: LayoutState) -> Result<(), Error> 
     if state.layout.is_on_citus() {
         connection.batch_execute(FUNCTIONS_ON_CITUS).await?;
     }
+    if is_walled(connection, state).await? {
+        connection.batch_execute(WALL).await?;
+    }
     Ok(())
+}
+
+/// Whether the wall stands: on the tables of the buckets, or still on those that are being moved.
+async fn is_walled(connection: &Client, state: LayoutState) -> Result<bool, Error> {
+    let mut places: Vec<String> =
+        state.layout.schemas().into_iter().map(|schema| format!("{schema}.sync_changes")).collect();
+    if state.is_moving {
+        places.push(undistributed("sync_changes"));
+    }
+    let walled = "
+        select exists (select from pg_class where relrowsecurity
+                       and oid in (select to_regclass(name) from unnest($1::text[]) as t (name)))";
+    connection.query_one(walled, &[&places]).await?.try_get(0)
 }
 
 async fn make_view(connection: &Client, table: &str, state: LayoutState) -> Result<(), Error> {
     let (own, view) = (undistributed(table), set_aside(table));
-    let is_new = kind(connection, &view).await?.is_none();
+    let is_set_aside = kind(connection, &view).await?.is_some();
+    let is_new = !is_set_aside && kind(connection, table).await? != Some(b'v' as i8);
     if kind(connection, table).await?.is_some_and(|kind| kind != b'v' as i8) {
         rename(connection, "table", table, &own).await?;
-        if !is_new {
+        if is_set_aside {
             rename(connection, "view", &view, table).await?;
         }
     }
@@ -101,7 +127,8 @@ async fn make_view(connection: &Client, table: &str, state: LayoutState) -> Resu
     parts.extend(state.layout.schemas().into_iter().map(|schema| format!("{schema}.{table}")));
     let parts: Vec<String> = parts.into_iter().map(|part| format!("select {columns} from {part}")).collect();
     connection.batch_execute(&format!("create or replace view {table} as {}", parts.join(" union all "))).await?;
-    copy_grants(connection, &own, table).await
+    // Later the rights are the view's own: what operators took from somebody there does not come back.
+    if is_new { copy_grants(connection, &own, table).await } else { Ok(()) }
 }
 
 /// What kind of relation has a name; none: there is none.
@@ -138,14 +165,4 @@ async fn copy_grants(connection: &Client, table: &str, view: &str) -> Result<(),
         connection.batch_execute(row.try_get(0)?).await?;
     }
     Ok(())
-}
-
-/// Views of others that read the tables: they would go on reading them.
-pub(super) async fn views_of_tables(connection: &Client) -> Result<Option<String>, Error> {
-    let views = "
-        select string_agg(distinct r.ev_class::regclass::text, ', ')
-        from pg_depend d join pg_rewrite r on r.oid = d.objid
-        where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass
-          and d.refobjid in (select to_regclass(name) from unnest($1::text[]) as t (name))";
-    connection.query_one(views, &[&&TABLES[..]]).await?.try_get(0)
 }

@@ -6,6 +6,7 @@
 //! in the database, so the command can be killed at any moment and run again. There is no way back, and no way to another number
 //! of buckets.
 
+mod attached;
 pub(super) mod citus;
 pub(super) mod entrances;
 mod moving;
@@ -14,6 +15,7 @@ use super::layout::{Layout, LayoutState};
 use super::schema::{self, SchemaError};
 use crate::config::Secret;
 use crate::db::Session;
+use attached::Security;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -29,7 +31,7 @@ const MARK: &str = "A bucket of mana-sync";
 
 const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set lock_timeout = '30s';
     set idle_in_transaction_session_timeout = 0; set timezone = 'UTC'; set enable_seqscan = off;
-    set jit = off";
+    set jit = off; set row_security = off";
 
 /// Why the logs were not distributed.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +69,21 @@ pub enum DistributeError {
     /// This server is a worker.
     #[error("this server is a worker of a Citus cluster: let the URL lead to its coordinator")]
     NotCoordinator,
-    /// Views of somebody else read the tables.
-    #[error("these views read the tables, which will be empty: {0}. Drop them, and make them anew afterwards")]
-    Views(String),
+    /// Somebody else has made something on the tables that would not see what is in the buckets.
+    #[error(
+        "others have made these on the tables, which will be empty: {0}. Drop them, and make anew afterwards what is to be there (docs/buckets.md)"
+    )]
+    Attached(String),
+    /// Row-level security that would not stand afterwards.
+    #[error(
+        "row-level security is on for the tables, and is not that of deploy/row_level_security.sql: nobody would be held by it afterwards. Switch it off first (alter table … disable row level security, no force row level security)"
+    )]
+    ForeignSecurity,
+    /// The wall for programs, where it cannot stand.
+    #[error(
+        "row-level security is on for programs (deploy/row_level_security.sql), which buckets have from PostgreSQL 15 on, and not on Citus: programs would see the rows of all users. Take their rights on the tables and switch it off first"
+    )]
+    UnsupportedSecurity,
 }
 
 /// How far it is.
@@ -120,9 +134,15 @@ pub async fn run(
     }
     let layout = layout.with_citus(on_citus);
     let now = LayoutState::read(&connection).await?;
+    if on_citus && matches!(now, LayoutState { layout, is_moving: false } if layout != Layout::ONE) {
+        check_security(&connection, now.layout, on_citus).await?;
+    }
     match now {
         LayoutState { layout: now, is_moving: false } if now == layout => return Ok(None),
-        LayoutState { layout: Layout::ONE, .. } => begin(&connection, layout).await?,
+        LayoutState { layout: Layout::ONE, .. } => {
+            check_security(&connection, now.layout, on_citus).await?;
+            begin(&connection, layout).await?;
+        }
         // Citus came later.
         LayoutState { layout: now, is_moving: false } if now.with_citus(on_citus) == layout => {
             go_on(&connection).await?;
@@ -152,8 +172,8 @@ pub async fn run(
 /// Writes the layout, after which no replica starts to serve; takes it back if one was there already.
 async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeError> {
     none_connected(connection).await?;
-    if let Some(views) = entrances::views_of_tables(connection).await? {
-        return Err(DistributeError::Views(views));
+    if let Some(attached) = attached::to_tables(connection).await? {
+        return Err(DistributeError::Attached(attached));
     }
     for schema in layout.schemas() {
         if connection.query_opt("select from pg_namespace where nspname = $1", &[&schema]).await?.is_some() {
@@ -168,6 +188,16 @@ async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeErr
         connection.batch_execute("delete from sync_layout").await?;
     }
     alone
+}
+
+/// Refuses where row-level security would not stand afterwards.
+async fn check_security(connection: &Session, now: Layout, on_citus: bool) -> Result<(), DistributeError> {
+    match attached::security(connection, &now.schemas()).await? {
+        Security::Off => Ok(()),
+        Security::Carried if !on_citus => Ok(()),
+        Security::Carried | Security::Unsupported => Err(DistributeError::UnsupportedSecurity),
+        Security::Foreign => Err(DistributeError::ForeignSecurity),
+    }
 }
 
 /// Begins again what was finished, after which no replica starts to serve; takes that back if one was there already.

@@ -31,16 +31,19 @@ pub(super) async fn move_all(
     let logs: i64 = connection.query_one(&count, &[]).await?.try_get(0)?;
     let mut progress = Progress { logs: logs.unsigned_abs(), ..Progress::default() };
     let next = format!(
-        "select log_id, user_key, stored_changes from {} order by log_id limit {LOGS}",
+        "select log_id, user_key, stored_changes from {} where log_id > $1 order by log_id limit {LOGS}",
         undistributed("sync_heads")
     );
+    // What was moved stays in the index until it is vacuumed: it is passed over once, and not for each group.
+    let mut last = Uuid::nil();
     loop {
         say(progress);
-        let rows = connection.query(&next, &[]).await?;
-        if rows.is_empty() {
+        let rows = connection.query(&next, &[&last]).await?;
+        let Some(end) = rows.last() else {
             move_erased(connection, layout).await?;
             return Ok(progress);
-        }
+        };
+        last = end.try_get(0)?;
         let mut groups: Vec<Group> = std::iter::repeat_with(Group::default).take(layout.count()).collect();
         for row in rows {
             let (log, user, changes): (Uuid, Uuid, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);

@@ -1,7 +1,7 @@
 //! The rows of some logs, read from the old table in order and copied into ours in one transaction.
 
-use super::TakeoverError;
 use super::rows::{NewRow, OldRow, Positions, convert};
+use super::{HIDDEN, TakeoverError};
 use crate::db::{Micros, Session};
 use crate::protocol::{Cursor, LogId};
 use bytes::Bytes;
@@ -71,9 +71,11 @@ async fn copy_rows(
          ) b
          where l.part = $1 order by l.log_id, b.created_at, b.place"
     );
-    let target = "copy sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id,
-                                     created_at, log_id, size, extra) from stdin";
-    let mut copy = pin!(writer.copy_in(target).await?);
+    let target = format!(
+        "copy {HIDDEN} (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
+                        log_id, size, extra) from stdin"
+    );
+    let mut copy = pin!(writer.copy_in(&target).await?);
     let mut rows = pin!(reader.query_raw(&select, [part]).await?);
     let (mut copied, mut logs, mut chunk) = (Copied::default(), Vec::<CurrentLog>::new(), String::new());
     while let Some(row) = rows.try_next().await? {

@@ -175,6 +175,7 @@ impl fmt::Display for Found {
                 "Row-level security is taken off: the replicas keep users apart themselves. Its policies stay"
             )?;
             writeln!(f, "with the old table: {}.", self.policies.join(", "))?;
+            writeln!(f, "Roles that they confined can then read and write the rows of all users.")?;
         }
         if !self.dependents.is_empty() {
             writeln!(f, "These go on referring to the old table: {}.", self.dependents.join(", "))?;

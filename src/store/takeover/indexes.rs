@@ -20,17 +20,17 @@ pub(super) async fn put_aside(connection: &Session) -> Result<(), TakeoverError>
             select x.indexrelid::regclass as name, pg_get_indexdef(x.indexrelid) as definition, c.conname,
                    pg_get_constraintdef(c.oid) as key
             from pg_index x left join pg_constraint c on c.conindid = x.indexrelid and c.conrelid = x.indrelid
-            where x.indrelid = 'sync_changes'::regclass
+            where x.indrelid = 'sync_changes_incoming'::regclass
         loop
             if i.conname is not null then
-                made := made || format('alter table sync_changes add constraint %I %s', i.conname, i.key);
-                execute format('alter table sync_changes drop constraint %I', i.conname);
+                made := made || format('alter table sync_changes_incoming add constraint %I %s', i.conname, i.key);
+                execute format('alter table sync_changes_incoming drop constraint %I', i.conname);
             else
                 made := made || i.definition;
                 execute format('drop index %s', i.name);
             end if;
         end loop;
-        alter table sync_changes disable trigger user;
+        alter table sync_changes_incoming disable trigger user;
         update sync_takeover set indexes = made;
     end
     $$";

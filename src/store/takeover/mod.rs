@@ -1,7 +1,8 @@
 //! Taking over the database of the server before us, in place.
 //!
 //! Its table is renamed, ours is made by the migrations, and the rows are copied from one into the other, part by part,
-//! each part whole logs in one transaction. What has been done stands in the database (`sync_takeover`, [`plan`]), so the
+//! each part whole logs in one transaction. Until all are copied ours has another name too: whoever is connected finds no
+//! `sync_changes`, and takes nothing that is half filled for the whole. What has been done stands in the database (`sync_takeover`, [`plan`]), so the
 //! command can be killed at any moment and run again. While that table is there no replica starts. Nothing is deleted:
 //! the old table stays, as `sync_changes_before`, until [`drop_old`].
 //!
@@ -20,12 +21,18 @@ use crate::db::Session;
 use copy::Copied;
 use found::Found;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// What the command's connections call themselves; one that was killed a moment ago may still be there.
 const NAME: &str = "mana-sync migrate";
+/// What our table is called until it is filled.
+const HIDDEN: &str = "sync_changes_incoming";
+/// How long, and how often, those who were stopped a moment ago are waited for.
+const STOPPED_PAUSE: Duration = Duration::from_millis(200);
+const STOPPED_LOOKS: usize = 10;
 /// Lets one takeover at a time pass; any number that nobody else uses.
 const LOCK: i64 = 0x6d61_6e61_7379_6e63;
 /// Parts that are copied at a time: a copier, its reader and its writer wait for each other, so one leaves cores idle.
@@ -54,6 +61,11 @@ pub enum TakeoverError {
     /// An old table from an earlier takeover is there.
     #[error("sync_changes_before is there already, from an earlier takeover: rename it, or drop it with --drop-old")]
     OldTableIsThere,
+    /// Tables of ours are there beside the old one: somebody went back, but not all the way.
+    #[error(
+        "tables of an earlier takeover are there (sync_heads): take them away, as docs/coming-from-the-go-server.md says of going back; nothing was changed"
+    )]
+    OursAreThere,
     /// The takeover is not over: run `mana-sync migrate` first.
     #[error("the takeover is not over: run `mana-sync migrate` first")]
     Unfinished,
@@ -78,6 +90,8 @@ pub struct TakenOver {
     pub rows: i64,
     /// Changes that no device could have read; they are in the old table only.
     pub left_behind: i64,
+    /// Changes that are larger than a push may be.
+    pub large: i64,
 }
 
 /// Takes over what the server before us has stored, where the database holds that, and says what it does. None where
@@ -91,6 +105,7 @@ pub async fn run(
     connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
     let found = match (plan::began(&connection).await?, found::look(&connection).await?) {
         (Some(began), _) => {
+            refuse_others(&connection, while_connected).await?;
             say("The takeover goes on where it was stopped.".to_owned());
             began
         }
@@ -98,7 +113,7 @@ pub async fn run(
         (None, None) => return Ok(None),
     };
     let started = Instant::now();
-    schema::migrate(direct_url).await?;
+    schema::migrate_hidden(&connection, HIDDEN).await?;
     indexes::put_aside(&connection).await?;
     plan::make(&connection).await?;
     copy_parts(direct_url, &connection, &found, say).await?;
@@ -106,6 +121,9 @@ pub async fn run(
     let done = plan::finish(&connection).await?;
     let seconds = started.elapsed().as_secs_f64();
     say(format!("{} rows were taken over in {seconds:.1} s.", done.rows));
+    if done.large > 0 {
+        say(format!("{} of them have more than 10 MB, which no push could have.", done.large));
+    }
     if done.left_behind > 0 {
         say(format!("{} rows, which no device could read, are in sync_changes_before only.", done.left_behind));
     }
@@ -153,16 +171,33 @@ async fn begin(
     while_connected: bool,
     say: &mut (dyn FnMut(String) + Send),
 ) -> Result<Found, TakeoverError> {
-    let others = found::others(connection, NAME).await?;
-    if !others.is_empty() && !while_connected {
+    if let Err(refused) = refuse_others(connection, while_connected).await {
         say(found.to_string());
-        return Err(TakeoverError::Connected(others.join(", ")));
+        return Err(refused);
     }
     found.rows = found.count(connection).await?;
     say(found.to_string());
     say(format!("Exactly {} rows.", found.rows));
     plan::begin(connection, &found).await?;
     Ok(found)
+}
+
+/// Refuses while others are connected, unless told.
+async fn refuse_others(connection: &Session, while_connected: bool) -> Result<(), TakeoverError> {
+    if while_connected {
+        return Ok(());
+    }
+    let mut others = Vec::new();
+    for look in 0..STOPPED_LOOKS {
+        if look > 0 {
+            sleep(STOPPED_PAUSE).await;
+        }
+        others = found::others(connection, NAME).await?;
+        if others.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(TakeoverError::Connected(others.join(", ")))
 }
 
 /// Copies the parts that are left, several at a time, and says how far that is.

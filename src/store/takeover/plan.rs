@@ -4,7 +4,7 @@
 //! names, `sync_takeover_parts` the parts in which they are copied; both are filled in one transaction.
 
 use super::found::{self, Found};
-use super::{TakenOver, TakeoverError, is_unfinished, script};
+use super::{HIDDEN, TakenOver, TakeoverError, is_unfinished, script};
 use crate::db::Session;
 use crate::protocol::Log;
 use uuid::Uuid;
@@ -15,6 +15,8 @@ const PART_ROWS: i64 = 20_000;
 const PARTS: i64 = 20;
 /// Logs that are named at once.
 const LOGS_AT_ONCE: usize = 10_000;
+/// Bytes of a push's body, at most.
+const MAX_PUSH: usize = 10 << 20;
 
 /// Takes the old table out of the way, in one transaction: row-level security is off, its name and those of its indexes
 /// and constraints are free.
@@ -25,7 +27,9 @@ do $$
 declare
     name text;
 begin
-    for name in select conname from pg_constraint where conrelid = 'sync_changes'::regclass loop
+    for name in
+        select conname from pg_constraint where conrelid = 'sync_changes'::regclass and conname not like 'before\\_%'
+    loop
         execute format('alter table sync_changes rename constraint %I to %I', name, 'before_' || left(name, 50));
     end loop;
     for name in
@@ -53,10 +57,13 @@ create table sync_takeover_parts (part int primary key, rows int8 not null, copi
 
 /// Begins a takeover.
 pub(super) async fn begin(connection: &Session, found: &Found) -> Result<(), TakeoverError> {
-    let there = "select to_regclass('sync_changes_before') is not null";
-    let there: bool = connection.query_one(there, &[]).await?.try_get(0)?;
-    if there {
+    let there = "select to_regclass('sync_changes_before') is not null, to_regclass('sync_heads') is not null";
+    let there = connection.query_one(there, &[]).await?;
+    if there.try_get(0)? {
         return Err(TakeoverError::OldTableIsThere);
+    }
+    if there.try_get(1)? {
+        return Err(TakeoverError::OursAreThere);
     }
     let noted = format!("insert into sync_takeover (rows, secured) values ({}, {})", found.rows, found.secured);
     // Rows may have been added since they were counted, by those who are connected.
@@ -163,21 +170,26 @@ pub(super) async fn parts_left(connection: &Session) -> Result<(i64, Vec<i32>), 
 
 /// Counts, gives those who could read and write the old table the same rights, and lets replicas start.
 pub(super) async fn finish(connection: &Session) -> Result<TakenOver, TakeoverError> {
-    script(connection, "analyze sync_changes; analyze sync_heads".to_owned()).await?;
+    script(connection, format!("analyze {HIDDEN}; analyze sync_heads")).await?;
     let sums = "select t.rows, t.nameless + coalesce(sum(p.left_behind), 0)::int8, coalesce(sum(p.copied), 0)::int8
                 from sync_takeover t left join sync_takeover_parts p on true group by t.rows, t.nameless";
     let sums = connection.query_one(sums, &[]).await?;
     let (expected, left_behind, found): (i64, i64, i64) = (sums.try_get(0)?, sums.try_get(1)?, sums.try_get(2)?);
-    let stored: i64 = connection.query_one("select count(*) from sync_changes", &[]).await?.try_get(0)?;
+    let count = format!("select count(*), count(*) filter (where size > {MAX_PUSH}) from {HIDDEN}");
+    let count = connection.query_one(&count, &[]).await?;
+    let (stored, large): (i64, i64) = (count.try_get(0)?, count.try_get(1)?);
     if found + left_behind != expected || stored < found {
         return Err(TakeoverError::Miscounted { expected, found: found.min(stored), left_behind });
     }
     script(
         connection,
-        format!("begin; {GRANT}; alter table sync_changes enable trigger user; drop table sync_takeover, sync_takeover_logs, sync_takeover_parts; commit"),
+        format!(
+            "begin; alter table {HIDDEN} enable trigger user; alter table {HIDDEN} rename to sync_changes; {GRANT};
+             drop table sync_takeover, sync_takeover_logs, sync_takeover_parts; commit"
+        ),
     )
     .await?;
-    Ok(TakenOver { rows: found, left_behind })
+    Ok(TakenOver { rows: found, left_behind, large })
 }
 
 const GRANT: &str = "
@@ -186,11 +198,19 @@ declare
     g record;
 begin
     for g in
-        select privilege_type as what, case grantee when 0 then 'public' else grantee::regrole::text end as who
-        from pg_class c, aclexplode(c.relacl) where c.oid = 'sync_changes_before'::regclass and grantee <> c.relowner
-          and privilege_type in ('SELECT', 'INSERT', 'DELETE')
+        select a.what, a.columns, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as who
+        from (
+            select x.privilege_type as what, '' as columns, x.grantee
+            from pg_class c, aclexplode(c.relacl) x
+            where c.oid = 'sync_changes_before'::regclass and x.grantee <> c.relowner
+            union all
+            select x.privilege_type, format('(%I)', t.attname), x.grantee
+            from pg_attribute t, aclexplode(t.attacl) x
+            where t.attrelid = 'sync_changes_before'::regclass and not t.attisdropped
+        ) a
+        where a.what in ('SELECT', 'INSERT', 'DELETE')
     loop
-        execute format('grant %s on sync_changes to %s', g.what, g.who);
+        execute format('grant %s %s on sync_changes to %s', g.what, g.columns, g.who);
     end loop;
 end
 $$";

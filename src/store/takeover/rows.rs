@@ -43,7 +43,7 @@ impl NewRow {
 type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
 /// Makes one of our rows of one of theirs; none if devices could not read it: an unknown operation, or data that are no
-/// object.
+/// object where they matter.
 ///
 /// Stamps that are missing, empty or unreadable count as written when the row was stored. An insert has its stamp in its
 /// data; where there is none it counts as written at the beginning of time, unless it has stamps beside its data: then it
@@ -51,7 +51,11 @@ type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 /// devices have it as it is.
 pub(super) fn convert(row: &OldRow<'_>) -> Option<NewRow> {
     let stored = Stamp::from_millis(row.created_at.div_euclid(1000));
-    let data = members(row.data)?;
+    let data = match members(row.data) {
+        // What else stands in the data of a delete does not matter.
+        None if row.op == "delete" => Members::new(),
+        data => data?,
+    };
     let stamps = members(row.stamps).unwrap_or_default();
     let extra = extra(row);
     let stamp_of = |name: &str| stamps.get(name).and_then(|raw| read_stamp(raw));

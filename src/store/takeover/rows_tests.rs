@@ -43,6 +43,10 @@ fn rows_of_every_kind_become_ours() {
         ("delete", r#"{"deletedAt": "2024-01-01T10:05:00Z"}"#, "{}", "", &deleted),
         ("delete", "", r#"{"deletedAt": "2024-01-01T11:05:00+01:00"}"#, "", &deleted),
         ("delete", "", r#"{"deletedAt": ""}"#, "", r#"{"deletedAt": "2024-01-02T00:00:00.000Z"}"#),
+        ("delete", "[]", "{}", "", r#"{"deletedAt": "2024-01-02T00:00:00.000Z"}"#),
+        ("delete", "true", r#"{"deletedAt": "2024-01-01T11:05:00+01:00"}"#, "", &deleted),
+        ("delete", r#""gone""#, r#"["deletedAt"]"#, "", r#"{"deletedAt": "2024-01-02T00:00:00.000Z"}"#),
+        ("delete", r#"{"deletedAt": 17}"#, "{}", "", r#"{"deletedAt": "2024-01-02T00:00:00.000Z"}"#),
     ];
     for (op, data, stamps, new_data, new_stamps) in cases {
         let new = convert(&row(op, data, stamps)).unwrap();

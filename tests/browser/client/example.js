@@ -1,80 +1,69 @@
 // The smallest client that does all that docs/clients.md asks for, which shows it from `begin` to `end`.
 
 // begin
-/** Records are kept as `"table/id" → { field: { value, at } }`; a real client keeps all members in IndexedDB. */
+/** Holds `"table/id" → { field: { value, at } }`; a real client keeps all its members in IndexedDB. */
 export class Client {
   records = new Map();
   pending = [];
   since = '';
-  busy = Promise.resolve();
+  // url, app, clientId, and token(), which gives a valid one
+  constructor(options) { Object.assign(this, options); }
 
-  constructor(options) {
-    Object.assign(this, options); // url, app, clientId, and token(), which gives a valid one
-  }
-
-  /** A local edit: applied at once, sent with the next sync. */
   write(change) {
-    this.apply(change);
+    this.apply(change); // a person sees it at once
     this.pending.push(change);
     return this.sync();
   }
 
-  apply({ table, id, op, data, fields, deletedAt }) {
+  apply({ table, id, data, fields, deletedAt }) {
     const record = this.records.get(`${table}/${id}`) ?? {};
-    const at = op === 'insert' ? data.updatedAt || data.createdAt : deletedAt;
-    const plain = Object.entries(data ?? { deletedAt }).map(([field, value]) => [field, { value, at }]);
-    const writes = fields ?? Object.fromEntries(plain);
-    for (const [field, write] of Object.entries(writes)) {
-      if (!(record[field]?.at > write.at)) record[field] = write; // the later stamp wins, of two equal ones the server's
+    const at = data?.updatedAt || data?.createdAt || deletedAt;
+    for (const [field, value] of Object.entries(fields ?? data ?? { deletedAt })) {
+      const write = fields ? value : { value, at };
+      if (!(record[field]?.at > write.at)) record[field] = write; // the later stamp wins, of equal ones the server's
     }
     this.records.set(`${table}/${id}`, record);
   }
 
-  /** Syncs; one exchange at a time, and whoever asks while one is under way shares the next. */
-  sync() {
+  sync() { // one exchange at a time; whoever asks while one is under way shares the next
     const next = () => ((this.waiting = undefined), (this.busy = this.exchange()));
-    return (this.waiting ??= this.busy.then(next, next));
+    return (this.waiting ??= Promise.resolve(this.busy).then(next, next));
   }
 
-  /** Sends what is pending and fetches what others wrote, of all tables. */
   async exchange() {
     for (let hasMore = true; hasMore || this.pending.length > 0; ) {
       const changes = this.pending.slice(0, 200);
-      const answer = await this.post({ clientId: this.clientId, since: this.since, changes });
+      const answer = await this.post(JSON.stringify({ clientId: this.clientId, since: this.since, changes }));
       answer.serverChanges.forEach((change) => this.apply(change));
       this.pending.splice(0, changes.length); // IndexedDB: these three in one transaction
-      this.since = answer.syncedUntil;
-      hasMore = answer.hasMore;
+      ({ syncedUntil: this.since, hasMore } = answer);
     }
   }
 
   async post(body) {
-    for (;;) {
-      const headers = { Authorization: `Bearer ${await this.token()}`, 'Content-Type': 'application/json' };
-      const request = { method: 'POST', headers, body: JSON.stringify(body) };
-      const response = await fetch(`${this.url}/sync/${this.app}`, request).catch(() => undefined);
-      if (response?.ok) return response.json();
-      const final = response && response.status < 500 && ![401, 408, 429].includes(response.status);
-      if (final) throw new Error((await response.json()).message); // sending it again would not help
-      const seconds = Number(response?.headers.get('Retry-After') || 2);
-      await new Promise((resolve) => setTimeout(resolve, seconds * 1000 * (1 + Math.random() / 2)));
-    }
+    const headers = { Authorization: `Bearer ${await this.token()}`, 'Content-Type': 'application/json' };
+    const response = await fetch(`${this.url}/sync/${this.app}`, { method: 'POST', headers, body }).catch(() => ({}));
+    if (response.ok) return response.json();
+    const final = response.status < 500 && ![401, 408, 429].includes(response.status);
+    if (final) throw new Error((await response.json()).message); // sending it again would not help
+    const wait = Number(response.headers?.get('Retry-After') || 2) * (1 + Math.random() / 2);
+    await new Promise((resolve) => setTimeout(resolve, wait * 1000));
+    return this.post(body);
   }
 
-  /** Syncs when the server says so, and each time that the socket is there again. */
   listen() {
     const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, 'ws')}/ws/${this.app}`));
-    let renewal;
-    const signIn = async () => {
+    socket.onopen = async () => {
       const token = await this.token();
+      if (socket.readyState !== WebSocket.OPEN) return;
       socket.send(JSON.stringify({ type: 'auth', token, clientId: this.clientId }));
       const { exp } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
-      renewal = setTimeout(signIn, (exp * 1000 - Date.now()) / 2); // `auth` again before it expires
+      const half = (exp * 1000 - Date.now()) / 2; // `auth` again before it expires; a timer has 24 days at most
+      this.renewal = setTimeout(socket.onopen, Math.min(Math.max(half, 1000), 2 ** 31 - 1));
     };
-    socket.onopen = signIn;
     socket.onmessage = ({ data }) => ['auth-ok', 'sync-available'].includes(JSON.parse(data).type) && this.sync();
     socket.onclose = () => {
-      clearTimeout(renewal);
+      clearTimeout(this.renewal);
       if (!this.closed) setTimeout(() => this.listen(), 1000 + Math.random() * 4000);
     };
   }

@@ -30,10 +30,10 @@ function held({ records }) {
 
 /**
  * @param {import('./devices.js').Host} host
- * @param {{ urls: string[], token: string, passing: { token: string, until: number } }} settings `passing`: a token
- *   that expires at that time, in milliseconds
+ * @param {{ urls: string[], token: string, lasting: string, passing: { token: string, until: number } }} settings
+ *   `lasting`: a token that is valid for a year; `passing`: one that expires at that time, in milliseconds
  */
-export async function example(host, { urls, token, passing }) {
+export async function example(host, { urls, token, lasting, passing }) {
   // The first token expires while the socket is open; the socket stays.
   const tokens = async () => (Date.now() < passing.until - 2_000 ? passing.token : token);
   const [one, two] = ['one', 'two'].map(
@@ -63,6 +63,20 @@ export async function example(host, { urls, token, passing }) {
   socket.close();
   await one.write(update('r2', 'written meanwhile'));
   await until('the socket is there again, and what was missed too', () => title(two, 'r2') === 'written meanwhile');
+
+  // A token that is valid for longer than a timer can be set is no reason to sign in without end.
+  const three = new Client({ url: urls[2], app: APP, clientId: 'three', token: async () => lasting });
+  let signedIn = 0;
+  const sync = three.sync.bind(three);
+  three.sync = () => ((signedIn += 1), sync());
+  three.listen();
+  await until('what was written is there', () => three.records.size === RECORDS);
+  await one.write(update('r4', 'woken as well'));
+  await until('a wake-up is followed with that token', () => title(three, 'r4') === 'woken as well');
+  if (signedIn > 5) throw new Error(`it has synced ${signedIn} times and was woken once`);
+  three.closed = true;
+  three.socket.close();
+
   await two.write({ table: TABLE, id: 'r3', op: 'delete', deletedAt: stamp() });
   await one.sync();
   two.closed = true;

@@ -70,7 +70,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineErro
         "rows of a fresh device's pull",
         Measurement::new("pages of a pull, one after the other", Unit::PerSecond, median(ours)),
         Measurement::new("COPY TO STDOUT", Unit::PerSecond, median(theirs)),
-        Some(Limit::AtLeast(0.3)),
+        Some(Limit::AtLeast(0.5)),
     );
     Ok(Row { ratio, note: rounds.join("; "), generator_busy: 0.0 })
 }

@@ -86,8 +86,8 @@ pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Re
     replica.stop().await?;
     let each = (after as f64 - before as f64) / plan.idle as f64;
     let (name, limit, other) = match transport {
-        Transport::WebSocket => ("memory of an idle WebSocket", 8.0 * 1024.0, "Centrifugo's, as published"),
-        Transport::Stream => ("memory of an idle stream", 20.0 * 1024.0, "the goal itself"),
+        Transport::WebSocket => ("memory of an idle WebSocket", 5.0 * 1024.0, "Centrifugo's, as published"),
+        Transport::Stream => ("memory of an idle stream", 16.0 * 1024.0, "the goal itself"),
     };
     let baseline = if transport == Transport::WebSocket { 10.9 * 1000.0 } else { limit };
     let ratio = Ratio::new(

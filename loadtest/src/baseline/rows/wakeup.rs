@@ -55,7 +55,7 @@ pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, BaselineErr
         "commit → wake-up via another replica, p50",
         Measurement::new("answer to wake-up, plus an HTTP round trip", Unit::Seconds, after_answer + round_trip),
         Measurement::new("NOTIFY to LISTEN", Unit::Seconds, median(times.notify)),
-        Some(Limit::AtMost(2.0)),
+        Some(Limit::AtMost(1.4)),
     );
     let note = format!(
         "{} pushes one after the other; p50: wake-up {} after the answer, {} after sending the push; HTTP \

@@ -1,0 +1,135 @@
+//! The tables of a wake-up: one list, however many sessions keep it until they are told (G6).
+
+use crate::mail_budget::{MailCharge, UserMail};
+use crate::protocol::websocket::{ServerMessage, Text};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+/// What a name takes beside its letters, in bytes, about.
+pub const NAME_BYTES: usize = 48;
+/// Lists up to so many bytes are part of what each session costs.
+const FREE: usize = 1 << 10;
+
+/// Names of tables, in order. Clones share them, the message that they become, and what is charged for both.
+#[derive(Clone, Debug)]
+pub struct Tables(Arc<List>);
+
+#[derive(Debug)]
+struct List {
+    names: Box<[Arc<str>]>,
+    bytes: usize,
+    /// What sessions are told, once one is, and of which app.
+    message: OnceLock<(Arc<str>, Text)>,
+    /// Once a mailbox keeps them.
+    charge: OnceLock<MailCharge>,
+}
+
+impl Tables {
+    /// Bytes that they take where they are alone, about.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// The table of this name, if it is one of them.
+    pub fn find(&self, name: &str) -> Option<&Arc<str>> {
+        self.binary_search_by(|table| (**table).cmp(name)).ok().map(|at| &self[at])
+    }
+
+    /// Whether both are the same list, and not only equal.
+    pub fn is_same(&self, other: &Tables) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The message that these tables of an app changed. It is written once.
+    pub fn message(&self, app: &Arc<str>) -> Text {
+        let (of, message) = self.0.message.get_or_init(|| (app.clone(), self.encode(app)));
+        if of == app { message.clone() } else { self.encode(app) }
+    }
+
+    fn encode(&self, app: &str) -> Text {
+        ServerMessage::SyncAvailable { app_id: app, tables: self.iter().map(|table| &**table).collect() }
+            .encode()
+            .into()
+    }
+
+    /// Charges the user for them and for their message, if they are not charged for yet; false if there is no room.
+    pub fn charge(&self, user: &UserMail) -> bool {
+        if self.0.bytes <= FREE || self.0.charge.get().is_some() {
+            return true;
+        }
+        let names: usize = self.iter().map(|name| name.len()).sum();
+        let Some(charge) = user.charge(self.0.bytes + names) else { return false };
+        // Where another mailbox was faster, this one is given back.
+        let _ = self.0.charge.set(charge);
+        true
+    }
+}
+
+impl From<Vec<Arc<str>>> for Tables {
+    fn from(mut names: Vec<Arc<str>>) -> Tables {
+        if !names.is_sorted() {
+            names.sort_unstable();
+        }
+        let bytes = names.iter().map(|name| name.len() + NAME_BYTES).sum();
+        let names = names.into_boxed_slice();
+        Tables(Arc::new(List { names, bytes, message: OnceLock::new(), charge: OnceLock::new() }))
+    }
+}
+
+impl FromIterator<Arc<str>> for Tables {
+    fn from_iter<I: IntoIterator<Item = Arc<str>>>(names: I) -> Tables {
+        Vec::from_iter(names).into()
+    }
+}
+
+impl Deref for Tables {
+    type Target = [Arc<str>];
+
+    fn deref(&self) -> &[Arc<str>] {
+        &self.0.names
+    }
+}
+
+impl<'a> IntoIterator for &'a Tables {
+    type Item = &'a Arc<str>;
+    type IntoIter = std::slice::Iter<'a, Arc<str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl PartialEq for Tables {
+    fn eq(&self, other: &Tables) -> bool {
+        self.is_same(other) || **self == **other
+    }
+}
+
+impl Eq for Tables {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail_budget::MailBudget;
+
+    #[test]
+    fn tables_are_in_order_written_once_and_charged_once() {
+        let tables: Tables = ["b", "c", "a"].map(Into::into).into_iter().collect();
+        assert_eq!(tables.find("c").map(|name| &**name), Some("c"));
+        assert_eq!(tables.find("d"), None);
+        let (app, other) = ("todo".into(), "notes".into());
+        let message = tables.message(&app);
+        assert_eq!(message.as_str(), r#"{"type":"sync-available","appId":"todo","tables":["a","b","c"]}"#);
+        assert_eq!(tables.clone().message(&app).as_ptr(), message.as_ptr());
+        assert!(tables.message(&other).as_str().contains("notes"));
+
+        let all = MailBudget::default();
+        let user = all.user();
+        assert!(tables.charge(&user) && all.bytes() == 0, "it is small");
+        let many: Tables = (0..2_000).map(|n| format!("table-{n}").into()).collect();
+        assert!(many.charge(&user) && many.clone().charge(&user));
+        assert!(all.bytes() > many.bytes() && all.bytes() < 2 * many.bytes());
+        drop(many);
+        assert_eq!(all.bytes(), 0);
+    }
+}

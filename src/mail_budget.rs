@@ -1,0 +1,114 @@
+//! The memory of what waits in mailboxes, in bytes, of each user and of all (G6).
+//!
+//! What a mailbox keeps is charged before it is added. Whoever finds no room does not wait, as wake-ups are taken to
+//! sessions under a lock: its session counts as one that is behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What may wait for all users, in bytes, and for one of them. Little mail is part of what each session costs, and is not
+/// counted: so nobody who keeps up finds that others have taken all of it.
+const MAX_ALL: usize = 64 << 20;
+const MAX_USER: usize = MAX_ALL / 8;
+
+/// The mail of all users.
+#[derive(Clone, Debug, Default)]
+pub struct MailBudget {
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The mail of one user. Clones are of the same user.
+#[derive(Clone, Debug)]
+pub struct UserMail(Arc<UserBytes>);
+
+#[derive(Debug)]
+struct UserBytes {
+    bytes: AtomicUsize,
+    all: MailBudget,
+}
+
+/// Bytes that are charged to a user, until this is dropped.
+#[derive(Debug)]
+pub struct MailCharge {
+    user: UserMail,
+    bytes: usize,
+}
+
+impl MailBudget {
+    /// The mail of a user who has none yet.
+    pub fn user(&self) -> UserMail {
+        UserMail(Arc::new(UserBytes { bytes: AtomicUsize::new(0), all: self.clone() }))
+    }
+
+    /// Bytes that are charged to all.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl UserMail {
+    /// Charges so many bytes; none if there is not so much room.
+    pub fn charge(&self, bytes: usize) -> Option<MailCharge> {
+        let mut charge = MailCharge { user: self.clone(), bytes: 0 };
+        charge.grow(bytes).then_some(charge)
+    }
+}
+
+impl MailCharge {
+    /// Bytes that are charged.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Charges so many bytes more. Nothing has changed if there is not so much room: false.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let UserBytes { bytes, all } = &*self.user.0;
+        if !add(bytes, more, MAX_USER) {
+            return false;
+        }
+        if !add(&all.bytes, more, MAX_ALL) {
+            bytes.fetch_sub(more, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += more;
+        true
+    }
+}
+
+impl Drop for MailCharge {
+    fn drop(&mut self) {
+        let UserBytes { bytes, all } = &*self.user.0;
+        bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn add(bytes: &AtomicUsize, more: usize, most: usize) -> bool {
+    let fits = bytes.fetch_add(more, Ordering::Relaxed) + more <= most;
+    if !fits {
+        bytes.fetch_sub(more, Ordering::Relaxed);
+    }
+    fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_a_share_and_all_have_what_there_is() {
+        let all = MailBudget::default();
+        let users: Vec<UserMail> = (0..9).map(|_| all.user()).collect();
+        let mut first = users[0].charge(MAX_USER - 10).unwrap();
+        assert!(users[0].charge(11).is_none() && !first.grow(11) && first.grow(10));
+        let others: Vec<MailCharge> = users[1..8].iter().map(|user| user.charge(MAX_USER).unwrap()).collect();
+        assert_eq!(all.bytes(), MAX_ALL);
+        assert!(users[8].charge(1).is_none(), "nothing is left");
+        drop(first);
+        assert!(users[8].charge(MAX_USER).is_some());
+        assert_eq!(all.bytes(), MAX_ALL - MAX_USER);
+        drop(others);
+        assert_eq!(all.bytes(), 0);
+        assert!(users[0].charge(MAX_USER).is_some(), "all of it was given back to its user, too");
+    }
+}

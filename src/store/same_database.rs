@@ -1,0 +1,51 @@
+//! Whether two URLs lead to one database: what is migrated by the one must be what is asked by the other.
+
+use super::fitness::Unfit;
+use super::schema::{NAME, STEP_TIMEOUT, SchemaError};
+use crate::config::Secret;
+use crate::db::Connector;
+use tokio::time::timeout;
+use tokio_postgres::SimpleQueryMessage;
+
+/// Refuses two URLs that do not lead to the same database, before anything is done to either.
+///
+/// # Errors
+/// One of them cannot be asked, or they differ.
+pub async fn check(url: &Secret, direct_url: &Secret) -> Result<(), SchemaError> {
+    let one = timeout(STEP_TIMEOUT, Place::of(url));
+    let other = timeout(STEP_TIMEOUT, Place::of(direct_url));
+    let (one, other) = tokio::join!(one, other);
+    match one??.is(&other??) {
+        true => Ok(()),
+        false => Err(Unfit::OtherDatabase.into()),
+    }
+}
+
+/// What tells one database from another; a pooler leaves it as it is.
+struct Place {
+    database: Option<String>,
+    is_standby: Option<String>,
+    started: Option<String>,
+}
+
+impl Place {
+    async fn of(url: &Secret) -> Result<Place, SchemaError> {
+        const PLACE: &str =
+            "select oid || ' ' || datname, pg_is_in_recovery(), extract(epoch from pg_postmaster_start_time())
+                             from pg_database where datname = current_database()";
+        let session = Connector::new(url, NAME)?.open().await?;
+        let messages = session.simple_query(PLACE).await?;
+        session.close().await;
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let column = |at| row.and_then(|row| row.get(at)).map(str::to_owned);
+        Ok(Place { database: column(0), is_standby: column(1), started: column(2) })
+    }
+
+    /// Whether they are one. A standby was started at another time than its primary.
+    fn is(&self, other: &Place) -> bool {
+        self.database == other.database && (self.is_standby != other.is_standby || self.started == other.started)
+    }
+}

@@ -1,0 +1,195 @@
+//! An issuer that is slow, odd or away, and clients that do not wait. See auth.rs for whose tokens are accepted.
+
+use crate::support::live::closed;
+use crate::support::*;
+use axum::Router;
+use axum::http::header::LOCATION;
+use axum::http::{StatusCode, Uri};
+use axum::response::IntoResponse;
+use futures_util::future::join_all;
+use mana_dev::{Mode, SigningKey, stub::Stub};
+use mana_load::wakeups::Wakeups;
+use reqwest::Method;
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
+/// Of clients that hang up.
+const IMPATIENT: Duration = Duration::from_millis(50);
+
+fn anywhere() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+async fn pull(cluster: &Cluster, token: &str) -> Reply {
+    cluster.get_as(&format!("Bearer {token}"), PULL).await
+}
+
+/// The status, for a client that waits so long.
+async fn pull_within(cluster: &Cluster, token: &str, limit: Duration) -> Option<u16> {
+    let url = format!("{}{PULL}", cluster.url(0));
+    let answer = cluster.http.get(url).bearer_auth(token).timeout(limit).send().await;
+    answer.ok().map(|answer| answer.status().as_u16())
+}
+
+fn token(key: &SigningKey) -> String {
+    key.mint(&json!({ "sub": "somebody", "exp": now_millis() / 1000 + 600, "jti": uuid::Uuid::new_v4().to_string() }))
+}
+
+#[tokio::test]
+async fn at_a_cold_start_keys_arrive_though_every_client_is_impatient() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].process.kill().await;
+    cluster.issuer.set_mode(Mode::Slow(Duration::from_secs(2)));
+    let asked = cluster.issuer.requests();
+    cluster.nodes[0].respawn();
+    eventually("it serves", async || cluster.nodes[0].log().matches("\"serving\"").count() == 2).await;
+    let user = cluster.user();
+    let mut hung_up = 0;
+    eventually("the keys are there", async || {
+        let status = pull_within(&cluster, &user.token, IMPATIENT).await;
+        hung_up += u64::from(status.is_none());
+        status == Some(200)
+    })
+    .await;
+    assert!(hung_up > 3, "{hung_up}");
+    assert_eq!(cluster.issuer.requests(), asked + 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_keys_that_hangs_up_costs_one_request_per_cool_down() {
+    let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "1000")]).await;
+    assert_eq!(pull(&cluster, &cluster.user().token).await.status, StatusCode::OK);
+    let began = Instant::now();
+    for mode in [Mode::Serve, Mode::Slow(Duration::from_millis(300)), Mode::Error(500), Mode::Hang] {
+        cluster.issuer.set_mode(mode);
+        for _ in 0..5 {
+            let tokens: Vec<String> = (0..20).map(|_| token(&SigningKey::generate().unwrap())).collect();
+            let statuses = join_all(tokens.iter().map(|token| pull_within(&cluster, token, IMPATIENT))).await;
+            assert!(!statuses.contains(&Some(200)));
+            // Whoever has a good token notices nothing.
+            assert_eq!(pull_within(&cluster, &token(&cluster.key), TIMEOUT).await, Some(200), "{mode:?}");
+        }
+    }
+    // The first one, and one for each cool-down that may have begun.
+    let allowed = 2 + began.elapsed().as_secs();
+    assert!(cluster.issuer.requests() <= allowed, "asked {} times in {:?}", cluster.issuer.requests(), began.elapsed());
+}
+
+#[tokio::test]
+async fn a_key_that_was_published_a_moment_ago_is_not_refused() {
+    let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "2000")]).await;
+    assert_eq!(pull(&cluster, &cluster.user().token).await.status, StatusCode::OK);
+    let next = SigningKey::generate().unwrap();
+    cluster.issuer.set_keys(&[cluster.key.clone(), next.clone()]);
+    // The issuer was asked a moment ago, when it did not have this key: that says nothing about it now.
+    let replies = join_all((0..10).map(async |_| pull(&cluster, &token(&next)).await.status.as_u16())).await;
+    assert_eq!(replies, [200; 10]);
+    let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
+    let third = SigningKey::generate().unwrap();
+    cluster.issuer.set_keys(&[cluster.key.clone(), next, third.clone()]);
+    socket.authenticate(&token(&third), None).await.unwrap();
+    assert_eq!(socket.next(TIMEOUT).await.unwrap(), mana_load::wakeups::WakeMessage::AuthOk);
+}
+
+#[tokio::test]
+async fn while_the_issuer_fails_an_unknown_key_is_not_refused_for_good() {
+    for mode in [Mode::Error(500), Mode::Error(404), Mode::Garbage, Mode::Hang] {
+        let settings = [("JWKS_COOLDOWN_MS", "20")];
+        let cluster = Cluster::start_with(1, &settings).await;
+        assert_eq!(pull(&cluster, &cluster.user().token).await.status, StatusCode::OK);
+        cluster.issuer.set_mode(mode);
+        let next = SigningKey::generate().unwrap();
+        let reply = pull(&cluster, &token(&next)).await;
+        reply.refused(503, "unavailable");
+        assert!(reply.header("retry-after").is_some(), "{reply:?}");
+        let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
+        socket.authenticate(&token(&next), None).await.unwrap();
+        assert_eq!(closed(&mut socket).await, Some(1013), "{mode:?}");
+        cluster.issuer.set_mode(Mode::Serve);
+        eventually("refused once the issuer is back", async || pull(&cluster, &token(&next)).await.status == 401).await;
+    }
+}
+
+#[tokio::test]
+async fn an_empty_key_set_does_not_replace_a_good_one() {
+    let settings = [("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "40")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    assert_eq!(pull(&cluster, &token(&cluster.key)).await.status, StatusCode::OK);
+    let foreign = json!({ "kty": "RSA", "kid": "rsa", "alg": "RS256", "n": "sXch", "e": "AQAB" });
+    for keys in [vec![], vec![foreign], vec![json!({}), json!(null)]] {
+        cluster.issuer.set_jwks(keys);
+        let asked = cluster.issuer.requests();
+        eventually("asked again", async || cluster.issuer.requests() > asked + 2).await;
+        assert_eq!(pull(&cluster, &token(&cluster.key)).await.status, StatusCode::OK);
+        // Nobody knows whether such a key is good.
+        pull(&cluster, &token(&SigningKey::generate().unwrap())).await.refused(503, "unavailable");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_withdrawn_ends_with_the_next_refresh_also_for_tokens_that_were_seen() {
+    let settings = [("JWKS_COOLDOWN_MS", "50"), ("JWKS_REFRESH_MS", "200")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let seen = token(&cluster.key);
+    assert_eq!(pull(&cluster, &seen).await.status, StatusCode::OK);
+    assert_eq!(pull(&cluster, &seen).await.status, StatusCode::OK);
+    let next = SigningKey::generate().unwrap();
+    cluster.issuer.set_keys(std::slice::from_ref(&next));
+    let began = Instant::now();
+    eventually("refused", async || pull(&cluster, &seen).await.status == 401).await;
+    // A minute is what tokens are remembered for.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(pull(&cluster, &token(&next)).await.status, StatusCode::OK);
+    // The same id with another key is another key.
+    let mut impostor = cluster.key.public_jwk();
+    impostor["kid"] = json!(next.kid());
+    let seen = token(&next);
+    assert_eq!(pull(&cluster, &seen).await.status, StatusCode::OK);
+    cluster.issuer.set_jwks(vec![impostor]);
+    eventually("refused", async || pull(&cluster, &seen).await.status == 401).await;
+}
+
+/// A cluster that asks this issuer.
+async fn asking(router: Router) -> (Cluster, Stub) {
+    let issuer = Stub::start(anywhere(), router).await.unwrap();
+    let url = format!("http://user:Hunter2@{}/jwks?Hunter2", issuer.address());
+    (Cluster::start_with(1, &[("JWKS_URL", url.as_str())]).await, issuer)
+}
+
+#[tokio::test]
+async fn a_redirect_of_the_issuer_is_not_followed() {
+    for code in [301, 302, 303, 307, 308] {
+        let key = SigningKey::generate().unwrap();
+        let jwks = json!({ "keys": [key.public_jwk()] }).to_string();
+        let target = Stub::start(anywhere(), Router::new().fallback(async move || jwks.clone())).await.unwrap();
+        let to = format!("http://{}/jwks", target.address());
+        let redirect =
+            async move |_: Uri| (StatusCode::from_u16(code).unwrap(), [(LOCATION, to.clone())]).into_response();
+        let (cluster, issuer) = asking(Router::new().fallback(redirect)).await;
+        pull(&cluster, &token(&key)).await.refused(503, "unavailable");
+        assert_eq!((issuer.requests(), target.requests()), (1, 0), "{code}");
+        assert!(!cluster.nodes[0].log().contains("Hunter2"), "{}", cluster.nodes[0].log());
+    }
+}
+
+#[tokio::test]
+async fn a_key_set_of_more_than_a_mebibyte_is_none() {
+    for (padding, status) in [(900 << 10, 200), (1 << 20, 503)] {
+        let key = SigningKey::generate().unwrap();
+        let jwks = format!("{}{}", json!({ "keys": [key.public_jwk()] }), " ".repeat(padding));
+        let (cluster, _issuer) = asking(Router::new().fallback(async move || jwks.clone())).await;
+        assert_eq!(pull(&cluster, &token(&key)).await.status, status, "{padding}");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_not_there_is_not_named_in_the_log() {
+    let nowhere = format!("http://user:Hunter2@127.0.0.1:{}/Hunter2?Hunter2", mana_dev::free_port().unwrap());
+    let cluster = Cluster::start_with(1, &[("JWKS_URL", &nowhere)]).await;
+    let request = cluster.request(&cluster.user(), Method::GET, PULL);
+    Reply::to(request).await.refused(503, "unavailable");
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("cannot fetch the issuer's keys") && !log.contains("Hunter2"), "{log}");
+}

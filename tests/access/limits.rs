@@ -1,0 +1,150 @@
+//! G6: what operators bound stays bounded; overload is refused clearly and passes by itself.
+
+use crate::support::*;
+use mana_load::wakeups::{WakeMessage, Wakeups};
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn connect(cluster: &Cluster) -> TcpStream {
+    TcpStream::connect(cluster.url(0).trim_start_matches("http://")).await.unwrap()
+}
+
+/// Everything that the server says until it closes.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    tokio::time::timeout(TIMEOUT, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    text
+}
+
+async fn metric(cluster: &Cluster, line_start: &str) -> f64 {
+    let text = cluster.http.get(format!("{}/metrics", cluster.url(0))).send().await.unwrap().text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(line_start)).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_finds_no_place_is_answered_503_and_a_place_that_is_given_up_is_taken() {
+    let cluster = Cluster::start_with(1, &[("MAX_CONNECTIONS", "12")]).await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut stream = connect(&cluster).await;
+        // A head that never ends takes a place; one that ends is answered.
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let answer = read_all(&mut stream).await;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            break answer;
+        }
+        let mut stream = connect(&cluster).await;
+        stream.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
+        held.push(stream);
+        // One that met the last of its predecessor is refused itself, and does not count.
+        assert!(held.len() <= 50, "nobody is refused");
+    };
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
+    let (_, body) = refused.split_once("\r\n\r\n").unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["error"], "busy");
+    let live = cluster.http.get(format!("{}/health/live", cluster.url(0))).send().await.unwrap();
+    assert_eq!(live.status(), 200, "a replica that is full is not ill");
+    held.clear();
+    eventually("a place is free", async || {
+        let metrics = cluster.http.get(format!("{}/metrics", cluster.url(0))).send().await;
+        metrics.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    assert!(metric(&cluster, "mana_sync_refused_total{limit=\"connections\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is() {
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "1048576"), ("QUEUE_TIMEOUT_MS", "100")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let mut slow = connect(&cluster).await;
+    let head = format!(
+        "POST /sync/todo HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 1048576\r\nconnection: close\r\n\r\n{{",
+        user.token
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&vec![b' '; 1_048_570]).await.unwrap();
+    let push = || json!({ "clientId": "a", "changes": [insert("t", "r", "x", "2024-01-01T10:00:00.000Z")] });
+    eventually("a push is refused", async || {
+        let (status, answer) = cluster.push(&user, "todo", push()).await;
+        status == 503 && answer["error"] == "busy"
+    })
+    .await;
+    slow.write_all(b"   } ").await.unwrap();
+    assert!(read_all(&mut slow).await.starts_with("HTTP/1.1 400 "), "an object without a client is refused");
+    let (status, answer) = cluster.push(&user, "todo", push()).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(cluster.stored(&user).await, 1);
+}
+
+#[tokio::test]
+async fn a_user_has_a_bounded_number_of_sockets_and_streams() {
+    let cluster = Cluster::start_with(1, &[("MAX_SESSIONS_PER_USER", "2")]).await;
+    let user = cluster.user();
+    let first = Wakeups::connect(cluster.url(0), None, &user.token, None).await.unwrap();
+    let stream = cluster.request(&user, Method::GET, "/sync/todo/stream").send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    let refused = cluster.request(&user, Method::GET, "/sync/todo/stream").send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+    let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
+    socket.send(&json!({ "type": "auth", "token": user.token }).to_string()).await.unwrap();
+    let answer = socket.next(TIMEOUT).await.unwrap();
+    assert!(matches!(answer, WakeMessage::Closed { code: Some(1013), .. }), "{answer:?}");
+    drop(first);
+    eventually("a place is free", async || {
+        let stream = cluster.request(&user, Method::GET, "/sync/todo/stream").send().await.unwrap();
+        stream.status() == 200
+    })
+    .await;
+    let other = Wakeups::connect(cluster.url(0), None, &cluster.user().token, None).await;
+    assert!(other.is_ok(), "other users are not concerned");
+}
+
+#[tokio::test]
+async fn sockets_that_do_not_authenticate_are_bounded() {
+    let cluster = Cluster::start_with(1, &[("MAX_UNAUTHENTICATED", "2")]).await;
+    let mut unauthenticated =
+        [Wakeups::open(cluster.url(0), None).await.unwrap(), Wakeups::open(cluster.url(0), None).await.unwrap()];
+    assert!(Wakeups::open(cluster.url(0), None).await.is_err(), "a third one is refused");
+    assert_eq!(metric(&cluster, "mana_sync_refused_total{limit=\"unauthenticated\"}").await, 1.0);
+    let user = cluster.user();
+    unauthenticated[0].authenticate(&user.token, None).await.unwrap();
+    assert_eq!(unauthenticated[0].next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
+    assert!(Wakeups::open(cluster.url(0), None).await.is_ok(), "one that has authenticated makes room");
+}
+
+#[tokio::test]
+async fn pushes_that_wait_for_their_log_take_nothing_from_other_users() {
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "500")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let (noisy, other) = (cluster.user(), cluster.user());
+    let push = |n: usize| json!({ "clientId": "a", "changes": [insert("t", &n.to_string(), "x", "2024-01-01T10:00:00.000Z")] });
+    assert_eq!(cluster.push(&noisy, "todo", push(0)).await.0, 200);
+    // As a push that takes long holds it: the lock on the head of the log.
+    let mut transaction = cluster.pool.begin().await.unwrap();
+    sqlx::query("select 1 from sync_heads where user_id = $1 for update")
+        .bind(&noisy.id)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let waiting = futures_util::future::join_all((1..20).map(|n| cluster.push(&noisy, "todo", push(n))));
+    let others = async {
+        for n in 0..5 {
+            let (status, answer) = cluster.push(&other, "todo", push(n)).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+    };
+    let release = async {
+        others.await;
+        transaction.rollback().await.unwrap();
+    };
+    let (answers, ()) = futures_util::future::join(waiting, release).await;
+    let stored = answers.iter().filter(|(status, _)| *status == 200).count() as i64;
+    assert!(answers.iter().all(|(status, answer)| *status == 200 || answer["error"] == "busy"), "{answers:?}");
+    assert_eq!(cluster.stored(&noisy).await, stored + 1);
+}

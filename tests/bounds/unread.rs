@@ -1,0 +1,56 @@
+//! Answers that are not read, however small each is: their memory stays reserved until the transport has written them.
+
+use crate::support::live::{NO_DELTA, Raw, metric};
+use crate::support::*;
+use serde_json::json;
+
+const AT: &str = "2024-01-01T10:00:00.000Z";
+/// Bytes of each answer, about.
+const ANSWER: usize = 60_000;
+const CONNECTIONS: usize = 4;
+
+async fn reserved(cluster: &Cluster) -> usize {
+    metric(cluster, 0, "mana_sync_stream_bytes").await as usize
+}
+
+/// Waits until nothing more is answered, which has no other sign: all the transports are full.
+async fn stalled(cluster: &Cluster) {
+    let answered = async || metric(cluster, 0, "mana_sync_pull_duration_seconds_count").await as usize;
+    let (mut before, mut quiet) = (0, 0);
+    eventually("the transports are full", async || {
+        let now = answered().await;
+        quiet = if now == before && now > 0 { quiet + 1 } else { 0 };
+        before = now;
+        quiet > 20
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn small_answers_that_are_not_read_are_counted_until_their_connection_ends() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    let text: String = (0..ANSWER as u64 / 8).map(|n| format!("{:08x}", n.wrapping_mul(0x9e37_79b9) as u32)).collect();
+    let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": [update("t", "1", "text", text, AT)] });
+    cluster.pushed(&user, "todo", body).await;
+    for encoding in ["identity", "gzip"] {
+        let pull = format!(
+            "GET /sync/todo/pull?collection=t&since={BEGINNING} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {encoding}\r\n\
+             Authorization: Bearer {}\r\n\r\n",
+            user.token
+        );
+        let mut unread = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut raw = Raw::connect_narrow(cluster.url(0), 4 << 10).await;
+            // More than the kernel takes for a client that does not read.
+            raw.write(pull.repeat(300).as_bytes()).await;
+            unread.push(raw);
+        }
+        stalled(&cluster).await;
+        let held = reserved(&cluster).await;
+        assert!(held >= CONNECTIONS * ANSWER / 2, "{encoding}: {held} bytes are reserved");
+        assert!(held <= CONNECTIONS * 4 * ANSWER, "{encoding}: {held} bytes are reserved");
+        drop(unread);
+        eventually("all of it is given back", async || reserved(&cluster).await == 0).await;
+    }
+}

@@ -1,0 +1,10 @@
+//! From a commit to every device that listens: wake-ups, the channel, and what happens when it fails (G4).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod channel;
+mod faults;
+mod rebalance;
+mod reconnect;
+mod wakeups;

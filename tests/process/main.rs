@@ -1,0 +1,13 @@
+//! The program as operators meet it: starting, settings, health, metrics, stopping, and the documents about it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod health;
+mod readme;
+mod runbooks;
+mod settings;
+mod shutdown;
+mod start;
+mod telemetry;
+mod unfit;

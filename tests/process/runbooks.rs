@@ -1,0 +1,166 @@
+//! The commands of docs/runbooks, and the queries of docs/operations.md, as they stand there, against a cluster: each query
+//! is run, and each script for the shell.
+//! What asks Prometheus or Kubernetes is checked by scripts/check-ops.
+
+use crate::support::*;
+use serde_json::json;
+use std::path::Path;
+use std::process::Output;
+
+/// The pages, by name.
+fn pages() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks");
+    let beside = folder.with_file_name("operations.md");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).chain([beside]);
+    let read = |path: std::path::PathBuf| {
+        (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(path).unwrap())
+    };
+    files.map(read).collect()
+}
+
+/// The parts of a page that are blocks for the shell, and the rest of it.
+fn blocks(page: &str) -> (Vec<String>, String) {
+    let (mut blocks, mut rest, mut block) = (Vec::new(), String::new(), None::<String>);
+    for line in page.lines() {
+        match (&mut block, line.trim()) {
+            (None, "```sh") => block = Some(String::new()),
+            (None, _) => rest.push_str(&format!("{line}\n")),
+            (Some(_), "```") => blocks.extend(block.take()),
+            (Some(text), line) => text.push_str(&format!("{line}\n")),
+        }
+    }
+    assert!(block.is_none(), "a block without an end: {page}");
+    (blocks, rest)
+}
+
+/// What stands between backquotes and is a query.
+fn queries(page: &str) -> Vec<String> {
+    let (_, rest) = blocks(page);
+    let spans = rest.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    spans.filter(|span| span.starts_with("select ")).map(str::to_owned).collect()
+}
+
+/// The scripts of a page that need no Kubernetes.
+fn scripts(page: &str) -> Vec<String> {
+    blocks(page).0.into_iter().filter(|block| !block.contains("kubectl")).collect()
+}
+
+/// Runs a script as somebody would who has put in the names.
+async fn run(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> Output {
+    // The public address is the replica's, and so is the one that is forwarded.
+    let address = r#"curl() {
+        set -- "${@//https:\/\/sync.example.com/$REPLICA}"
+        command curl --max-time 20 "${@//http:\/\/127.0.0.1:3050/$REPLICA}"
+    }"#;
+    let mut command = tokio::process::Command::new("bash");
+    command.arg("-euo").arg("pipefail").arg("-c").arg(format!("{address}\n{script}")).kill_on_drop(true);
+    command.env("REPLICA", cluster.url(0)).env("DATABASE_URL", &cluster.database_url);
+    command.env("DATABASE_LISTEN_URL", &cluster.database_url).env("DB", &cluster.database_url);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let programs = std::env::var("PG_BIN").unwrap_or_default();
+    let ours = Path::new(env!("CARGO_BIN_EXE_mana-sync")).parent().expect("a folder").display();
+    command.env("PATH", format!("{ours}:{path}:{programs}")).envs(names.iter().copied());
+    tokio::time::timeout(TIMEOUT, command.output()).await.expect("a command must end").unwrap()
+}
+
+/// What a script says, which must succeed.
+async fn said(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> String {
+    let done = run(cluster, script, names).await;
+    assert!(done.status.success(), "{script}\n{done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn every_query_runs() {
+    let cluster = Cluster::start(1).await;
+    let mut count = 0;
+    for (page, text) in pages() {
+        for query in queries(&text) {
+            // Whoever reads it puts in the number of a process; this is nobody's.
+            let filled = query.replace("pg_terminate_backend(pid)", "pg_terminate_backend(0)");
+            let ran = sqlx::raw_sql(sqlx::AssertSqlSafe(filled)).execute(&cluster.pool).await;
+            assert!(ran.is_ok(), "{page}: {query}: {ran:?}");
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "{count} queries were found");
+}
+
+#[tokio::test]
+async fn every_script_that_needs_no_names_runs() {
+    let cluster = Cluster::start(1).await;
+    let mut count = 0;
+    for (page, text) in pages().into_iter().filter(|(page, _)| page != CHANGE) {
+        for script in scripts(&text) {
+            let done = run(&cluster, &script, &[]).await;
+            assert!(done.status.success() && !done.stdout.is_empty(), "{page}: {script}\n{done:?}");
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count} scripts were found");
+}
+
+const CHANGE: &str = "a-change-did-not-arrive.md";
+
+/// The page that is followed from the record to the device.
+fn the_change() -> Vec<String> {
+    let (_, text) = pages().into_iter().find(|(page, _)| page == CHANGE).expect("the page");
+    scripts(&text)
+}
+
+#[tokio::test]
+async fn a_change_is_followed_from_its_record_to_its_device() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    let (early, late) = ("2024-01-01T10:05:00.000Z", "2024-01-01T10:06:00.000Z");
+    let store = async |device: &str, change| {
+        cluster.pushed(&user, "todo", json!({ "clientId": device, "changes": [change] })).await;
+    };
+    store("laptop", insert("todos", "a", "Milk", early)).await;
+    store("phone", update("todos", "a", "title", "Eggs", late)).await;
+    // Later, and it loses: its stamp is the earlier one.
+    store("tablet", update("todos", "a", "title", "Beer", "2024-01-01T10:05:30.000Z")).await;
+
+    let names =
+        [("WHO", user.id.as_str()), ("APP", "todo"), ("TABLE", "todos"), ("RECORD", "a"), ("TOKEN", &user.token)];
+    let [introduction, why, head, traced, asked] = the_change().try_into().expect("five scripts");
+    assert!(introduction.contains("export WHO="), "{introduction}");
+
+    let why = said(&cluster, &why, &names).await;
+    assert!(["laptop", "phone", "tablet"].iter().all(|device| why.contains(device)), "{why}");
+    let at = |text: &str| why.find(text).unwrap_or_else(|| panic!("{text} is missing: {why}"));
+    assert!(at("Eggs") < at("Milk") && at("Eggs") < at("Beer"), "the winner comes first: {why}");
+    assert!(why.contains(late) && why.contains(early), "stamps, an insert's too: {why}");
+    let head = said(&cluster, &head, &names).await;
+    assert!(head.contains("(1 row)"), "{head}");
+    let traced = said(&cluster, &traced, &names).await;
+    assert!(traced.contains("HTTP/1.1 200") && traced.contains("the trace: "), "{traced}");
+    let asked = said(&cluster, &asked, &names).await;
+    assert!(asked.contains("Eggs") && asked.contains("syncedUntil"), "{asked}");
+}
+
+#[tokio::test]
+async fn no_look_up_reads_the_whole_table() {
+    let cluster = Cluster::start(1).await;
+    let others = "
+        insert into sync_heads (log_id, user_key, user_id, app_id, head, previous)
+        select md5('log' || n)::uuid, md5('user' || n)::uuid, 'user-' || n, 'todo', now(), now() from generate_series(1, 5000) n;
+        insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, client_id, created_at, log_id)
+        select md5('row' || n)::uuid, 'todo', 'todos', 'r' || n, 'user-' || n, 'insert', '{}', 'phone', now(), md5('log' || n)::uuid
+        from generate_series(1, 5000) n;
+        analyze sync_heads, sync_changes";
+    sqlx::raw_sql(others).execute(&cluster.pool).await.unwrap();
+    let mut count = 0;
+    for script in the_change() {
+        let Some(query) = script.split("<<'SQL'\n").nth(1).and_then(|rest| rest.split("SQL\n").next()) else {
+            continue;
+        };
+        let names = [(":'who'", "'user-7'"), (":'app'", "'todo'"), (":'table'", "'todos'"), (":'record'", "'r7'")];
+        let query = names.iter().fold(query.to_owned(), |query, (name, value)| query.replace(name, value));
+        let explained = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("explain {query}"))).fetch_all(&cluster.pool);
+        let plan: Vec<String> = explained.await.unwrap();
+        assert!(!plan.iter().any(|line| line.contains("Seq Scan")), "{query}\n{plan:#?}");
+        count += 1;
+    }
+    assert_eq!(count, 1);
+}

@@ -1,0 +1,164 @@
+//! What is said of settings that are not valid: which it is, and never what it was.
+
+use crate::support::*;
+use clap::{Args, Command};
+use mana_sync::config::Config;
+use std::process::Output;
+
+const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
+/// Stands in every wrong value, and must not be seen again.
+const MARK: &str = "Hunter2";
+
+async fn run(words: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = tokio::process::Command::new(EXE);
+    command.args(words).env_clear().envs(settings.iter().copied()).kill_on_drop(true);
+    tokio::time::timeout(TIMEOUT, command.output()).await.expect("it must end").unwrap()
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
+}
+
+/// The names of all settings, and those of their options.
+fn settings() -> Vec<(String, String)> {
+    let command = Config::augment_args(Command::new("mana-sync"));
+    let names = command.get_arguments().filter_map(|setting| {
+        let name = setting.get_env()?.to_string_lossy().into_owned();
+        Some((name, format!("--{}", setting.get_long()?)))
+    });
+    names.collect()
+}
+
+/// Values that are wrong for one setting or another.
+fn wrong() -> Vec<String> {
+    vec![
+        MARK.to_owned(),
+        format!("postgres://user:{MARK}@"),
+        format!("postgres://user:{MARK}@host/database?{MARK}={MARK}"),
+        format!("mysql://user:{MARK}@host/database"),
+        format!("ftp://user:{MARK}@host"),
+        format!("http://user:{MARK}@host:99999999/{MARK}"),
+        format!("https://user:{MARK}@*.example.com"),
+        format!("api-key {MARK}"),
+        format!("a b={MARK}"),
+        format!("api-key={MARK}%0a"),
+    ]
+}
+
+#[tokio::test]
+async fn no_value_of_any_setting_is_printed_by_an_error() {
+    let names = settings();
+    assert!(names.len() > 50, "{names:?}");
+    let mut refused = std::collections::BTreeSet::new();
+    for (name, option) in &names {
+        for value in wrong() {
+            // Whatever is wrong here, there is no database: it ends either way.
+            let database = ("DATABASE_URL", "nothing");
+            let by_environment = match name.as_str() {
+                "DATABASE_URL" => run(&[], &[(name, &value)]).await,
+                _ => run(&[], &[database, (name, &value)]).await,
+            };
+            let by_option = run(&["serve", &format!("{option}={value}")], &[]).await;
+            for output in [by_environment, by_option] {
+                let said = said(&output);
+                assert!(!output.status.success(), "{name}={value}");
+                assert!(!said.to_lowercase().contains(&MARK.to_lowercase()), "{name}={value}: {said}");
+                if said.contains(&format!("{option} <{name}>")) && name != "DATABASE_URL" {
+                    refused.insert(name.as_str());
+                }
+            }
+        }
+    }
+    for name in ["PORT", "JWKS_URL", "CORS_ORIGINS", "LOG_FORMAT", "DATABASE_PREPARE", "OTEL_EXPORTER_OTLP_HEADERS"] {
+        assert!(refused.contains(name), "{name} is checked: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_beyond_its_range_is_refused_by_name_and_not_repeated() {
+    for (name, value) in [("DATABASE_POOL_SIZE", "987654"), ("PORT", "987654"), ("PAGE_MAX_CHANGES", "-987654")] {
+        let output = run(&["serve"], &[(name, value)]).await;
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(name), "{said}");
+        assert!(!said.contains("987654"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn words_that_are_no_option_may_be_a_setting_s_value_and_are_not_repeated() {
+    let urls = format!("postgres://user:{MARK}@host/database");
+    for words in [
+        &[urls.as_str()][..],
+        &["serve", &urls],
+        &["serve", "--database-url", "postgres://host/db", MARK],
+        &["serve", &format!("--data-base-url={urls}")],
+        &[&format!("--data-base-url={urls}")],
+        &["migrate", "--database-url", &urls, MARK],
+        &["serve", &format!("-p{MARK}")],
+        &["serve", &format!("--{MARK}:{MARK}")],
+    ] {
+        let output = run(words, &[]).await;
+        assert!(!output.status.success(), "{words:?}");
+        assert!(!said(&output).contains(MARK), "{words:?}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_is_no_text_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    for name in ["DATABASE_URL", "MANA_SERVICE_KEY", "CORS_ORIGINS", "PORT"] {
+        let mut command = tokio::process::Command::new(EXE);
+        command.env_clear().env("DATABASE_URL", "postgres://127.0.0.1:1/nowhere");
+        command.env(name, std::ffi::OsStr::from_bytes(b"\xff"));
+        let output = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.expect(name).unwrap();
+        assert!(!output.status.success() && said(&output).contains(name), "{name}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_is_not_named_in_the_log_nor_what_it_is_told() {
+    let nowhere = format!("http://user:{MARK}@127.0.0.1:{}/{MARK}?{MARK}", mana_dev::free_port().unwrap());
+    let (headers, odd) = (format!("api-key={MARK}"), format!("{MARK} {MARK},={MARK},a b={MARK}"));
+    for protocol in ["http/protobuf", "grpc"] {
+        for with in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
+            let settings = [
+                (with, nowhere.as_str()),
+                ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &nowhere),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_HEADERS", &headers),
+                // This one is read by the exporter alone.
+                ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", &odd),
+                ("OTEL_TRACES_SAMPLER", "always_on"),
+                ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+                ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+            ];
+            let cluster = Cluster::start_with(1, &settings).await;
+            eventually("both failures are told", async || {
+                assert_eq!(cluster.get("/nowhere").await.status, 404);
+                let log = cluster.nodes[0].log();
+                log.contains("traces do not reach") && log.contains("metrics do not reach")
+            })
+            .await;
+            let log = cluster.nodes[0].log();
+            assert!(!log.contains(MARK), "{protocol} {with}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_exporter_alone_reads_is_not_repeated_either() {
+    for name in ["COMPRESSION", "TIMEOUT", "HEADERS", "PROTOCOL"] {
+        for protocol in ["http/protobuf", "grpc"] {
+            let settings = [
+                ("DATABASE_URL", "postgres://127.0.0.1:1/nowhere"),
+                ("BIND_ADDRESS", "192.0.2.1"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                (&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), MARK),
+            ];
+            // It cannot listen there, and ends for that if not for the setting.
+            let output = run(&[], &settings).await;
+            assert!(!output.status.success() && !said(&output).contains(MARK), "{name}: {}", said(&output));
+        }
+    }
+}

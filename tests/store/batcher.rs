@@ -1,0 +1,146 @@
+//! Pushes share statements and nobody pays for anybody else: a batch waits for no lock, each user has a turn, and what is
+//! given up is gone at once (G1, G6).
+
+use crate::support::*;
+use futures_util::future::{join, join_all};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+const AT: &str = "2024-01-01T10:05:00.000Z";
+/// Far below how long anything is held here, far above what a push takes.
+const SOON: Duration = Duration::from_secs(2);
+
+fn body(record: &str) -> Value {
+    json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", record, "Milk", AT)] })
+}
+
+/// Pushes of each of these users, one after the other, while something is held: each must be answered soon.
+async fn push_meanwhile(cluster: &Cluster, users: &[User], rounds: usize, round_name: &str) {
+    let of_one = async |user: &User| {
+        for round in 0..rounds {
+            let begun = Instant::now();
+            let (status, answer) = cluster.push(user, "todo", body(&format!("{round_name}-{round}"))).await;
+            assert_eq!(status, 200, "{answer}");
+            assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        }
+    };
+    join_all(users.iter().map(of_one)).await;
+}
+
+#[tokio::test]
+async fn a_head_that_somebody_holds_keeps_nobody_elses_pushes() {
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "30000")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let held = cluster.user();
+    let others: Vec<User> = (0..20).map(|_| cluster.user()).collect();
+    push_meanwhile(&cluster, &others, 1, "before").await;
+    cluster.pushed(&held, "todo", body("first")).await;
+    let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = holder.begin().await.unwrap();
+    let lock = sqlx::query("select from sync_heads where user_id = $1 for update").bind(&held.id);
+    lock.execute(&mut *transaction).await.unwrap();
+
+    let records: Vec<String> = (0..30).map(|n| format!("held-{n}")).collect();
+    let pushing = join_all(records.iter().map(|record| cluster.push(&held, "todo", body(record))));
+    let release = async {
+        push_meanwhile(&cluster, &others, 10, "meanwhile").await;
+        transaction.rollback().await.unwrap();
+    };
+    let (answers, ()) = join(pushing, release).await;
+    for (status, answer) in answers {
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(cluster.stored(&held).await, 31);
+    for user in &others {
+        assert_eq!(cluster.stored(user).await, 11);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_somebody_is_making_keeps_nobody_elses_pushes() {
+    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "30000")]).await;
+    let new = cluster.user();
+    let others: Vec<User> = (0..20).map(|_| cluster.user()).collect();
+    let mut maker = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = maker.begin().await.unwrap();
+    let changes = json!([insert("todos", "by-sql", "Milk", AT)]);
+    let push = sqlx::query("select sync_push($1, 'todo', 'svc', $2)").bind(&new.id).bind(&changes);
+    push.execute(&mut *transaction).await.unwrap();
+
+    let pushing = cluster.push(&new, "todo", body("by-http"));
+    let release = async {
+        push_meanwhile(&cluster, &others, 10, "meanwhile").await;
+        transaction.commit().await.unwrap();
+    };
+    let ((status, answer), ()) = join(pushing, release).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(cluster.stored(&new).await, 2);
+}
+
+#[tokio::test]
+async fn many_waiting_pushes_of_one_user_cost_another_no_more_than_a_turn() {
+    const MANY: usize = 600;
+    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "60000")]).await;
+    let (noisy, other) = (cluster.user(), cluster.user());
+    cluster.pushed(&noisy, "todo", body("first")).await;
+    cluster.pushed(&other, "todo", body("first")).await;
+    let has_begun = tokio::sync::Notify::new();
+    let noise = join_all((0..MANY).map(async |n| {
+        cluster.pushed(&noisy, "todo", body(&format!("noise-{n}"))).await;
+        has_begun.notify_one();
+    }));
+    let quiet = async {
+        has_begun.notified().await;
+        let begun = Instant::now();
+        cluster.pushed(&other, "todo", body("quiet")).await;
+        begun.elapsed()
+    };
+    let (_, quiet) = join(noise, quiet).await;
+    // By the order of storing: that of the answers is the client's, which is busy with six hundred.
+    let later = "select count(*) from sync_changes where user_id = $1 and created_at > (
+                     select max(created_at) from sync_changes where user_id = $2)";
+    let query = sqlx::query_scalar(later).bind(&noisy.id).bind(&other.id);
+    let overtaken: i64 = query.fetch_one(&cluster.pool).await.unwrap();
+    println!("one among {MANY} pushes took {quiet:?}, and was stored before {overtaken} of them");
+    assert!(overtaken > 0, "it overtakes");
+    assert_eq!(cluster.stored(&noisy).await, MANY as i64 + 1);
+}
+
+#[tokio::test]
+async fn what_is_not_begun_in_time_leaves_at_once_and_gives_its_memory_back() {
+    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "300")]).await;
+    let user = cluster.user();
+    cluster.pushed(&user, "todo", body("first")).await;
+    let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = holder.begin().await.unwrap();
+    let lock = sqlx::query("select from sync_heads where user_id = $1 for update").bind(&user.id);
+    lock.execute(&mut *transaction).await.unwrap();
+
+    let filler = "x".repeat(100_000);
+    let large = |n: usize| {
+        let change = insert("todos", &format!("large-{n}"), &filler, AT);
+        json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [change] })
+    };
+    let refused = Cell::new(0);
+    let pushing = join_all((0..20).map(async |n| {
+        let answer = cluster.push(&user, "todo", large(n)).await;
+        refused.set(refused.get() + i32::from(answer.0 != 200));
+        answer
+    }));
+    let release = async {
+        // All but the one that waits for the lock, each when its own time is over: some come late on a busy machine.
+        eventually("they are refused", async || refused.get() >= 19).await;
+        // What becomes of one body is larger than the body.
+        let one = 1_000_000.0;
+        eventually("they are gone", async || live::metric(&cluster, 0, "mana_sync_push_bytes").await < one).await;
+        transaction.rollback().await.unwrap();
+    };
+    let (answers, ()) = join(pushing, release).await;
+    let stored = answers.iter().filter(|(status, _)| *status == 200).count() as i64;
+    assert!(answers.iter().all(|(status, answer)| *status == 200 || answer["error"] == "busy"), "{answers:?}");
+    assert!(stored <= 1, "{stored}");
+    assert_eq!(cluster.stored(&user).await, stored + 1);
+    eventually("nothing is held", async || live::metric(&cluster, 0, "mana_sync_push_bytes").await == 0.0).await;
+}

@@ -1,0 +1,16 @@
+//! What is stored, and what readers get of it, whatever happens at the same time (G1, G2, G3).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod batcher;
+mod buckets;
+mod compression;
+mod concurrency;
+mod convergence;
+mod crash;
+mod least_privilege;
+mod pull;
+mod replay;
+mod rewind;
+mod statements;

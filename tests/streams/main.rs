@@ -1,0 +1,9 @@
+//! Server-sent events: one app, several apps, their order, and how they are taken up again.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod apps;
+mod live;
+mod order;
+mod resume;

@@ -1,0 +1,7 @@
+//! WebSockets: the protocol, and what they may not do.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod limits;
+mod protocol;
