@@ -89,12 +89,6 @@ begin
         where is_distributed and n.nspname ~ '^sync_b[0-9]{2}$'
           and obj_description(n.oid, 'pg_namespace') = 'A bucket of mana-sync'
     loop
-        execute format('grant usage on schema %I to mana_sync_program', place.schema);
-        execute format('grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
-            field_meta, client_id, schema_version, actor, origin, space_id) on %I.%I to mana_sync_program',
-            place.schema, 'sync_changes' || place.suffix);
-        execute format('grant select on %1$I.%2$I, %1$I.%3$I to mana_sync_program',
-            place.schema, 'sync_heads' || place.suffix, 'sync_history' || place.suffix);
         foreach named in array array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'] loop
             walled := format('%I.%I', place.schema, named || place.suffix);
             execute format('alter table %s enable row level security', walled);
@@ -110,6 +104,14 @@ begin
                     walled, place.schema, 'sync_heads' || place.suffix, own);
             end if;
         end loop;
+        -- Last: the tables are locked by now. A grant on one that a replica changes at this moment, by a new day of the history,
+        -- would fail.
+        execute format('grant usage on schema %I to mana_sync_program', place.schema);
+        execute format('grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
+            field_meta, client_id, schema_version, actor, origin, space_id) on %I.%I to mana_sync_program',
+            place.schema, 'sync_changes' || place.suffix);
+        execute format('grant select on %1$I.%2$I, %1$I.%3$I to mana_sync_program',
+            place.schema, 'sync_heads' || place.suffix, 'sync_history' || place.suffix);
     end loop;
     if is_distributed then
         grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, field_meta,

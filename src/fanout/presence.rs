@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 const SHARE: u32 = 20;
 /// The longest period.
 const LONGEST: Duration = Duration::from_secs(30);
+/// The longest that a replica is taken at its word: PRESENCE_MS may be longer than the period of any number of replicas.
+const LONGEST_SAID: Duration = Duration::from_secs(3_600);
 /// Periods of silence after which a replica is gone.
 const SILENCE: u32 = 3;
 /// Or so long after it should have spoken, where periods are long: more than it may be held up ([`super::rate`]) and sending takes.
@@ -289,7 +291,7 @@ impl Presence {
             state.others.remove(&replica.id);
             state.gone.insert(replica.id, (at, now));
         } else if last.is_some() || state.others.len() < MAX_REPLICAS {
-            let every = Duration::from_millis(every).min(LONGEST);
+            let every = Duration::from_millis(every).min(LONGEST_SAID);
             let silence = (every * SILENCE).min(every + GRACE);
             state.gone.remove(&replica.id);
             let until = now + silence;

@@ -176,6 +176,16 @@ fn two_messages_in_one_millisecond_are_told_apart() {
 }
 
 #[test]
+fn one_that_is_told_to_speak_very_seldom_is_waited_for() {
+    let (a, b, begun) = (replica("a", &[]), replica("b", &["--presence-ms", "60000"]), Instant::now());
+    a.receive(&b.message(begun, false), begun).unwrap();
+    a.message(begun + Duration::from_secs(63), false);
+    assert_eq!(names(&a), ["a", "b"]);
+    a.message(begun + Duration::from_secs(64), false);
+    assert_eq!(names(&a), ["a"]);
+}
+
+#[test]
 fn who_is_gone_is_known_soon_however_seldom_they_speak() {
     for (budget, others, every, gone) in
         [(40_000, 2, 1_000, 3_000), (40_000, 100, 5_000, 9_000), (40_000, 200, 20_000, 24_000)]
