@@ -55,9 +55,20 @@ impl UserMail {
 }
 
 impl MailCharge {
-    /// Bytes that are charged.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// Charges so many bytes instead. Nothing has changed if there is not so much room: false.
+    pub fn set(&mut self, bytes: usize) -> bool {
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            return self.grow(more);
+        }
+        self.give_back(self.bytes - bytes);
+        true
+    }
+
+    fn give_back(&mut self, less: usize) {
+        let UserBytes { bytes, all } = &*self.user.0;
+        bytes.fetch_sub(less, Ordering::Relaxed);
+        all.bytes.fetch_sub(less, Ordering::Relaxed);
+        self.bytes -= less;
     }
 
     /// Charges so many bytes more. Nothing has changed if there is not so much room: false.
@@ -77,9 +88,7 @@ impl MailCharge {
 
 impl Drop for MailCharge {
     fn drop(&mut self) {
-        let UserBytes { bytes, all } = &*self.user.0;
-        bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.give_back(self.bytes);
     }
 }
 
@@ -104,6 +113,7 @@ mod tests {
         let others: Vec<MailCharge> = users[1..8].iter().map(|user| user.charge(MAX_USER).unwrap()).collect();
         assert_eq!(all.bytes(), MAX_ALL);
         assert!(users[8].charge(1).is_none(), "nothing is left");
+        assert!(first.set(5) && users[8].charge(MAX_USER - 5).is_some() && first.set(MAX_USER));
         drop(first);
         assert!(users[8].charge(MAX_USER).is_some());
         assert_eq!(all.bytes(), MAX_ALL - MAX_USER);

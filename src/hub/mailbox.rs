@@ -206,7 +206,7 @@ impl State {
     }
 
     fn greet(&mut self, recent: &[Wakeup]) -> bool {
-        let is_full = self.is_full();
+        let is_full = self.stays_full();
         let mut cares = false;
         for wakeup in recent {
             cares |= self.add(wakeup);
@@ -224,7 +224,27 @@ impl State {
 
     /// Whether more waits than is kept.
     fn is_full(&self) -> bool {
-        self.bytes - self.excused > MAX_WAITING
+        self.bytes.saturating_sub(self.excused) > MAX_WAITING
+    }
+
+    /// Whether that is so though each name is counted once, or its user has no room for that.
+    fn stays_full(&mut self) -> bool {
+        self.is_full() && (!self.fold() || self.is_full())
+    }
+
+    /// Keeps each name once, where several lists have the same; false if the user has no room for it.
+    fn fold(&mut self) -> bool {
+        // Before the work is done: there may be very many sessions to do it for.
+        let largest = self.waiting.values().map(WaitingTables::largest).max().unwrap_or(0);
+        if !self.charge(largest) {
+            return false;
+        }
+        self.waiting.values_mut().for_each(WaitingTables::fold);
+        let of_apps: usize = self.waiting.keys().map(|app| app.len() + NAME_BYTES).sum();
+        self.bytes = of_apps + self.waiting.values().map(WaitingTables::bytes).sum::<usize>();
+        self.excused = self.excused.min(self.bytes.saturating_sub(MAX_WAITING));
+        let own_bytes = self.waiting.values().map(WaitingTables::own_bytes).sum();
+        self.charge.as_mut().is_none_or(|charge| charge.set(own_bytes))
     }
 
     /// Keeps nothing of what waits: the session is told that it is behind.
@@ -264,7 +284,7 @@ impl State {
         if names.as_ref().is_some_and(Vec::is_empty) || self.is_behind {
             return false;
         }
-        if self.is_full() || !self.keep(&wakeup.app, tables, names) {
+        if self.stays_full() || !self.keep(&wakeup.app, tables, names) {
             self.overflow();
         }
         if !wakeup.pushes.is_empty() && self.deliveries.len() < MAX_DELIVERIES {
@@ -312,7 +332,7 @@ impl State {
         if self.waiting.is_empty() && !self.is_behind {
             return None;
         }
-        let behind = self.is_full() | std::mem::take(&mut self.is_behind);
+        let behind = self.stays_full() | std::mem::take(&mut self.is_behind);
         let waiting = self.clear();
         let deliveries = std::mem::take(&mut self.deliveries);
         self.delivery = deliveries.last().cloned();

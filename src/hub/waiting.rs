@@ -10,8 +10,6 @@ use std::sync::Arc;
 const SMALL: usize = 32;
 /// at most so many. What comes then is merged, name by name.
 const MAX_LISTS: usize = 8;
-/// Up to so many names are told in one message, wherever they came from.
-const ONE_MESSAGE: usize = 500;
 
 /// What waits, of one app.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,18 +59,25 @@ impl WaitingTables {
         self.lists.iter().flatten().chain(&self.names)
     }
 
-    /// What a session is told: a message, or several where there are very many tables.
-    pub fn messages(&self, app: &Arc<str>) -> Vec<Text> {
+    /// Names each table once, where several lists have the same. Nothing of it is shared then.
+    pub(super) fn fold(&mut self) {
+        if self.lists.len() + usize::from(!self.names.is_empty()) > 1 {
+            for list in std::mem::take(&mut self.lists) {
+                list.iter().for_each(|name| self.insert(name));
+            }
+        }
+    }
+
+    /// Bytes of the largest list.
+    pub(super) fn largest(&self) -> usize {
+        self.lists.iter().map(Tables::bytes).max().unwrap_or(0)
+    }
+
+    /// What a session is told: a message that all sessions share, if nothing has piled up.
+    pub fn message(&self, app: &Arc<str>) -> Text {
         match (self.lists.as_slice(), self.names.is_empty()) {
-            ([list], true) => vec![list.message(app)],
-            (lists, _) if lists.iter().map(|list| list.len()).sum::<usize>() + self.names.len() <= ONE_MESSAGE => {
-                vec![message(app, self.iter().collect())]
-            }
-            (lists, false) => {
-                let names = message(app, self.names.iter().collect());
-                lists.iter().map(|list| list.message(app)).chain([names]).collect()
-            }
-            (lists, true) => lists.iter().map(|list| list.message(app)).collect(),
+            ([list], true) => list.message(app),
+            _ => message(app, self.iter().collect()),
         }
     }
 }
@@ -91,15 +96,9 @@ mod tests {
         (0..count).map(|n| format!("{prefix}{n}").into()).collect()
     }
 
-    fn told(waiting: &WaitingTables) -> (usize, BTreeSet<String>) {
-        let messages = waiting.messages(&"todo".into());
-        let mut names = BTreeSet::new();
-        for message in &messages {
-            let message: serde_json::Value = serde_json::from_str(message).unwrap();
-            let list: Vec<String> = serde_json::from_value(message["tables"].clone()).unwrap();
-            names.extend(list);
-        }
-        (messages.len(), names)
+    fn told(waiting: &WaitingTables) -> Vec<String> {
+        let message: serde_json::Value = serde_json::from_str(&waiting.message(&"todo".into())).unwrap();
+        serde_json::from_value(message["tables"].clone()).unwrap()
     }
 
     #[test]
@@ -109,17 +108,28 @@ mod tests {
         waiting.add(&few);
         waiting.add(&few.clone());
         assert_eq!((waiting.own_bytes(), waiting.bytes()), (0, few.bytes()));
-        assert_eq!(waiting.messages(&"todo".into())[0].as_ptr(), few.message(&"todo".into()).as_ptr(), "written once");
+        assert_eq!(waiting.message(&"todo".into()).as_ptr(), few.message(&"todo".into()).as_ptr(), "written once");
         waiting.add(&more);
         waiting.add(&tables("a", 2));
         assert_eq!((waiting.own_bytes(), waiting.bytes()), (5 * 50, 5 * 50));
-        assert_eq!(told(&waiting), (1, ["a0", "a1", "a2", "b0", "b1"].map(str::to_owned).into()));
+        assert_eq!(told(&waiting), ["a0", "a1", "a2", "b0", "b1"]);
 
         let lists: Vec<Tables> = (0..MAX_LISTS + 2).map(|n| tables(&format!("{n}-"), 100)).collect();
         lists.iter().for_each(|list| waiting.add(list));
-        let (messages, names) = told(&waiting);
-        assert_eq!((messages, names.len()), (MAX_LISTS + 1, 5 + 100 * lists.len()), "no name is lost");
+        let names = told(&waiting);
+        assert_eq!(names.len(), 5 + 100 * lists.len(), "no name is lost");
         assert_eq!(waiting.iter().count(), names.len());
-        assert!(waiting.own_bytes() < 205 * 60);
+        assert!(waiting.own_bytes() < 205 * 60 && waiting.bytes() > 800 * 48);
+        waiting.fold();
+        assert_eq!((told(&waiting), waiting.own_bytes()), (names, waiting.bytes()));
+    }
+
+    #[test]
+    fn a_table_that_several_lists_name_counts_once_when_they_are_folded() {
+        let mut waiting = WaitingTables::default();
+        (0..MAX_LISTS).for_each(|_| waiting.add(&tables("t", 100)));
+        assert_eq!(waiting.bytes(), MAX_LISTS * waiting.largest());
+        waiting.fold();
+        assert_eq!((waiting.bytes(), told(&waiting).len()), (tables("t", 100).bytes(), 100));
     }
 }

@@ -281,7 +281,7 @@ fn wake(mail: Mail) -> Action {
         Mail::Overflow => return Action::close(CloseReason::TooFarBehind),
         Mail::Close => return Action::close(CloseReason::Rebalanced),
     };
-    Action::Send(apps.iter().flat_map(|(app, tables)| tables.messages(app)).collect())
+    Action::Send(apps.iter().map(|(app, tables)| tables.message(app)).collect())
 }
 
 /// An operator has had the session end.
