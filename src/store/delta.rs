@@ -27,7 +27,7 @@ macro_rules! page_query {
                     case when c.size <= $10 then c.field_timestamps::text end as stamps,
                     case when c.size <= $10 then c.extra::text end as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
                     exists (select from sync_changes o
-                            where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds, c.size
+                            where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds, c.size::int8
              from sync_heads h
              left join lateral (
                  select * from (
@@ -265,9 +265,9 @@ impl PageRows {
         if first.try_get::<_, Option<bool>>(11)?.is_none() {
             return Ok(page);
         }
-        let size: i32 = first.try_get(13)?;
-        if i64::from(size) > largest {
-            return Err(StoreError::NeedsMemory(size as usize));
+        let size: i64 = first.try_get(13)?;
+        if size > largest {
+            return Err(StoreError::NeedsMemory(usize::try_from(size).unwrap_or(usize::MAX)));
         }
         page.reader_holds = first.try_get(12)?;
         rows.truncate(limit);
