@@ -61,7 +61,7 @@ impl Compactor {
                     Ok(()) => {}
                     Err(error @ CompactionError::Connect(_)) => return Err(error),
                     Err(error) => {
-                        self.connection = None;
+                        self.roll_back(&error).await;
                         progress.failed += 1;
                         let error = &error as &dyn std::error::Error;
                         tracing::error!(log = %log.id.0, user = log.user, app = log.app, error, "a log cannot be trimmed");

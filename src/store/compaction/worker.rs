@@ -28,6 +28,8 @@ const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// How often the days of the history are looked at.
 const DAYS_PERIOD: Duration = Duration::from_secs(600);
 
+/// How long a connection may take to give up a transaction.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// More days than there can be.
 const ALL_DAYS: i32 = 36_500;
 
@@ -242,7 +244,7 @@ impl Compactor {
 
     /// Leaves a log alone for a while that could not be trimmed, and says so; longer each time. The others are not to wait for it.
     async fn postpone(&mut self, log: LogId, error: &CompactionError) -> Result<(), CompactionError> {
-        self.connection = None;
+        self.roll_back(error).await;
         let pause = self.postponed.note(log, self.period(), Instant::now());
         self.say_postponed(log, error, pause);
         let rules = self.rules();
@@ -253,6 +255,18 @@ impl Compactor {
             tracing::debug!(log = %log.0, error = &error as &dyn std::error::Error, "the log is not postponed for others");
         }
         Ok(())
+    }
+
+    /// Has the connection forget what failed on it. It is given up if it may still be at it, or does not answer.
+    pub(super) async fn roll_back(&mut self, error: &CompactionError) {
+        let Some(connection) = self.connection.take() else { return };
+        if matches!(error, CompactionError::Timeout(_) | CompactionError::Connect(_)) {
+            return;
+        }
+        let rolled_back = timeout(ROLLBACK_TIMEOUT, connection.batch_execute("rollback")).await;
+        if matches!(rolled_back, Ok(Ok(()))) {
+            self.connection = Some(connection);
+        }
     }
 
     fn say_postponed(&mut self, log: LogId, error: &CompactionError, pause: Duration) {
