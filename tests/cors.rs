@@ -177,7 +177,8 @@ async fn without_configured_origins_none_is_allowed_and_callers_that_are_no_page
 async fn preflights_are_counted_by_whether_the_page_may_and_the_refused_page_is_logged() {
     let cluster = Cluster::start_with(1, &[("CORS_ORIGINS", TODO), ("RUST_LOG", "info")]).await;
     let ask = async |origin: &str, path: &str, is_preflight: bool| {
-        let request = cluster.http.request(Method::OPTIONS, format!("{}{path}", cluster.url(0))).header("Origin", origin);
+        let request =
+            cluster.http.request(Method::OPTIONS, format!("{}{path}", cluster.url(0))).header("Origin", origin);
         let request = if is_preflight { request.header("Access-Control-Request-Method", "POST") } else { request };
         Reply::to(request.timeout(TIMEOUT)).await;
     };

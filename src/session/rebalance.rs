@@ -203,13 +203,16 @@ impl Rebalancer {
         while self.closed.front().is_some_and(|(at, _)| *at + self.window / RETURN <= now) {
             self.closed.pop_front();
         }
-        let returning = self.closed.iter().map(|(_, count)| count).sum();
+        let returning = self.closed.iter().map(|(_, count)| count).sum::<usize>();
         let Some(load) = Load::of(replicas, returning) else {
             self.end_wave(Outcome::Interrupted);
             return None;
         };
         let Some(excess) = load.excess() else {
-            self.end_wave(Outcome::Even);
+            // Those on their way may yet come back to where they were.
+            if returning == 0 {
+                self.end_wave(Outcome::Even);
+            }
             return None;
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {
@@ -248,7 +251,9 @@ impl Rebalancer {
 
     /// What was closed did not help: the next wave is a while off.
     fn give_up(&mut self, now: Instant) {
-        tracing::warn!("connections that were closed came back to where they were: the balancer does not even them out");
+        tracing::warn!(
+            "connections that were closed came back to where they were: the balancer does not even them out"
+        );
         self.wave = None;
         self.rests_until = Some(now + self.window * self.rest);
         self.rest = (self.rest * 2).min(REST.1);
