@@ -11,6 +11,7 @@ use mana_sync::config::{self, Config, DatabaseConfig, LogFormat, Secret};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{admin, app, store};
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 use tikv_jemallocator::Jemalloc;
@@ -231,10 +232,29 @@ struct HealthArgs {
     /// Port that the replica listens on.
     #[arg(long, env, default_value_t = 3050)]
     port: u16,
+
+    /// The admin port, which is asked instead where there is one: it says what is missing, whatever PUBLIC_METRICS is.
+    #[arg(long, env)]
+    admin_port: Option<u16>,
+
+    /// Address that ADMIN_PORT listens on.
+    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    admin_host: IpAddr,
+}
+
+impl HealthArgs {
+    fn address(&self) -> SocketAddr {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let host = if self.admin_host.is_unspecified() { loopback } else { self.admin_host };
+        match self.admin_port.filter(|port| *port != 0) {
+            Some(port) => SocketAddr::new(host, port),
+            None => SocketAddr::new(loopback, self.port),
+        }
+    }
 }
 
 fn health(args: &HealthArgs) -> Outcome {
-    let url = format!("http://127.0.0.1:{}/health/ready", args.port);
+    let url = format!("http://{}/health/ready", args.address());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ask = async {
         let http = reqwest::Client::builder().no_proxy().timeout(HEALTH_TIMEOUT).build()?;

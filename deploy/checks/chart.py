@@ -35,6 +35,9 @@ VARIANTS = {
         "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
         "config": {"MAX_CONNECTIONS": 50000},
     },
+    "a tag that no name may have, a port and a digest": {
+        "image": {"repository": "registry.example.com:5000/sync/mana-sync", "tag": "V1_2-Feature@sha256:" + 64 * "0"},
+    },
 }
 # Mistakes that must be refused, with what has to be in the message.
 MISTAKES = {
@@ -67,7 +70,34 @@ def check(kustomized, settings, scanned):
                 _render(chart, _merged(values, EVERYTHING)), kustomized["variants"]))
             for name, variant in VARIANTS.items():
                 _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
+            report.line("chart: a changed migration is another Job, and the same one the same", _job_names(chart, values))
+            report.line("chart: numbers are written as they are", _numbers(chart, values))
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
+
+
+def _job_names(chart, values):
+    """A Job cannot be changed: whatever of the values gets into it must get into its name."""
+    name = lambda more: next(r for r in _render(chart, _merged(values, more)) if r["kind"] == "Job")["metadata"]["name"]
+    changes = [
+        {"image": {"repository": "registry.example.com:5000/other"}},
+        {"image": {"tag": "1.2.3"}},
+        {"image": {"pullPolicy": "Always"}},
+        {"imagePullSecrets": [{"name": "registry"}]},
+        {"nodeSelector": {"disk": "fast"}},
+        {"priorityClassName": "high"},
+        {"owner": {"existing": "another"}},
+    ]
+    problems = [] if name({}) == name({"config": {"MAX_CONNECTIONS": 50000}}) else ["a setting changes its name"]
+    return problems + [f"{change} changes it under the same name" for change in changes if name(change) == name({})]
+
+
+def _numbers(chart, values):
+    """A number of a values file may be a float."""
+    settings = {"MAX_STREAM_BYTES_IN_FLIGHT": 268435456.0, "MAX_CONNECTIONS": 50000, "OTEL_TRACES_SAMPLER_ARG": 0.25}
+    resources = _render(chart, _merged(values, {"config": settings}))
+    data = next(r for r in resources if r["kind"] == "ConfigMap" and r["metadata"]["name"].startswith("mana-sync"))["data"]
+    written = {"MAX_STREAM_BYTES_IN_FLIGHT": "268435456", "MAX_CONNECTIONS": "50000", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
+    return [f"{name} is {data[name]}" for name, text in written.items() if data[name] != text]
 
 
 def _render(chart, values):
@@ -99,6 +129,7 @@ def _plain(resources):
         if resource["kind"] == "Namespace":
             continue
         text = re.sub(r"\b(mana-sync(?:-admin|-owner)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
+        text = re.sub(r"\b(mana-sync-migrate-\S+)-[0-9a-f]{8}(?=\s|$)", r"\1", text)
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":

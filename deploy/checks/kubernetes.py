@@ -278,8 +278,10 @@ def _migration(resources):
     image = lambda r: r["spec"]["template"]["spec"]["containers"][0]["image"]
     deployment = next(r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"] == "mana-sync")
     jobs = [r for r in resources if r["kind"] == "Job"]
-    tag = image(deployment).rpartition(":")[2]
-    problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if r["metadata"]["name"] != f"mana-sync-migrate-{tag}"]
+    tag = re.sub(r"[^a-z0-9.]+", "-", image(deployment).partition("@")[0].rpartition(":")[2].lower())[:30].rstrip("-.")
+    # The chart adds a hash of the Job; nothing is longer than a label may be.
+    fits = lambda name: re.fullmatch(rf"mana-sync-migrate-{re.escape(tag)}(-[0-9a-f]{{8}})?", name) and len(name) <= 63
+    problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if not fits(r["metadata"]["name"])]
     return problems + [f"{r['metadata']['name']} runs {image(r)}" for r in jobs if image(r) != image(deployment)]
 
 

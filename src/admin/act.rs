@@ -11,10 +11,8 @@ use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::telemetry::logs;
 
-/// How long a token is refused if nobody says: nobody knows when it expires.
-pub const REFUSED_FOR: u64 = 24 * 3_600_000;
-/// The longest that a token can be refused for, in milliseconds.
-const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
+/// The longest that a token can be refused for, in milliseconds; so long it is if nobody says when it expires.
+pub const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
 /// Most bytes of a user's id, and of a log's filter.
 pub const MAX_USER: usize = 255;
 const MAX_FILTER: usize = 1_000;
@@ -54,13 +52,14 @@ impl Admin {
     }
 }
 
-/// When a token is refused until, in milliseconds since the epoch: as said, or for a day.
+/// When a token is refused until, in milliseconds since the epoch: as said, or for a year: nobody
+/// knows when it expires, and before that it must not be accepted again.
 ///
 /// # Errors
 /// It is no time, or over, or too far away.
 pub fn refused_until(clock: &Clock, until: Option<&str>) -> Result<u64, AdminError> {
     let now = clock.millis();
-    let Some(until) = until.map(str::trim).filter(|until| !until.is_empty()) else { return Ok(now + REFUSED_FOR) };
+    let Some(until) = until.map(str::trim).filter(|until| !until.is_empty()) else { return Ok(now + MAX_REFUSED_FOR) };
     let parsed = chrono::DateTime::parse_from_rfc3339(until);
     let millis =
         parsed.map_err(|_| AdminError::Invalid("until must be an RFC 3339 time, such as 2030-01-01T00:00:00Z"));

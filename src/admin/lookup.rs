@@ -102,11 +102,13 @@ impl Admin {
             logs: logs.into_iter().map(log).collect(),
             devices: devices.into_iter().map(device).collect(),
             silent: asked.silent,
-            problem: (!problems.is_empty()).then(|| problems.join("; ")),
             ..User::default()
         };
         for answered in asked.answers {
             let Answer::User(here) = answered.answer else { continue };
+            if here.truncated {
+                problems.push(format!("{} has more sessions and devices than it could list", answered.name));
+            }
             user.sessions_total += here.total;
             for read in here.reads {
                 note_read(&mut user.devices, &read.app, &read.device, read.until, read.at);
@@ -118,6 +120,7 @@ impl Admin {
             note_session(&mut user.devices, session);
         }
         user.devices.truncate(inspect::MAX_DEVICES);
+        user.problem = (!problems.is_empty()).then(|| problems.join("; "));
         user
     }
 

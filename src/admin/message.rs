@@ -113,6 +113,20 @@ pub enum Answer {
     Done(Outcome),
 }
 
+impl Answer {
+    /// Leaves out half of what it lists, and says so. False: there is nothing to leave out.
+    pub fn shorten(&mut self) -> bool {
+        let Answer::User(user) = self else { return false };
+        if user.sessions.is_empty() && user.reads.is_empty() {
+            return false;
+        }
+        user.truncated = true;
+        user.sessions.truncate(user.sessions.len() / 2);
+        user.reads.truncate(user.reads.len() / 2);
+        true
+    }
+}
+
 /// Why a message cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
@@ -217,6 +231,22 @@ mod tests {
         let mut bomb = Vec::new();
         DeflateEncoder::new(io::repeat(b' ').take(MAX_BODY * 4), Compression::best()).read_to_end(&mut bomb).unwrap();
         assert!(matches!(read_body::<serde_json::Value>(&bomb), Err(MessageError::TooLong)));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_sent_with_fewer_sessions_and_says_so() {
+        let device = Some("\u{1}".repeat(1_000));
+        let session = super::super::report::Session { device, ..Default::default() };
+        let user =
+            super::super::report::UserOnReplica { sessions: vec![session; 2_000], total: 2_000, ..Default::default() };
+        let mut answer = Answer::User(user);
+        assert!(matches!(write(&keys(), &head(), &answer), Err(MessageError::TooLong)));
+        while write(&keys(), &head(), &answer).is_err() {
+            assert!(answer.shorten());
+        }
+        let Answer::User(sent) = answer else { unreachable!() };
+        assert!(sent.truncated && sent.total == 2_000 && sent.sessions.len() >= 250, "{}", sent.sessions.len());
+        assert!(!Answer::RefusedTokens(Vec::new()).shorten());
     }
 
     #[test]

@@ -100,6 +100,25 @@ impl LocalReplica {
         LocalReplica { name, instance, clock, started, pool_limit, parts, trimming: Arc::default(), recent }
     }
 
+    /// Whether something was said, at that time in milliseconds since the epoch, before this process began: then somebody
+    /// repeats it.
+    pub fn began_after(&self, at: u64) -> bool {
+        UNIX_EPOCH + Duration::from_millis(at) < self.started
+    }
+
+    /// What the other replicas that are there are called.
+    pub fn others(&self) -> Vec<String> {
+        self.parts.presence.replicas().iter().skip(1).map(|replica| replica.name.clone()).collect()
+    }
+
+    /// Ends when something may have changed about the replicas that are there.
+    pub async fn others_change(&self) {
+        let mut watch = self.parts.presence.watch();
+        watch.mark_unchanged();
+        // It ends with this replica.
+        let _ = watch.changed().await;
+    }
+
     /// Answers a question; does what it is told.
     pub async fn answer(&self, question: Question) -> Answer {
         match question {
@@ -164,6 +183,7 @@ impl LocalReplica {
         UserOnReplica {
             sessions: listed.collect(),
             total: all.len(),
+            truncated: false,
             reads: reads
                 .map(|((app, device), read)| DeviceRead {
                     app: app.to_string(),

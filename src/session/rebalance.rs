@@ -203,13 +203,16 @@ impl Rebalancer {
         while self.closed.front().is_some_and(|(at, _)| *at + self.window / RETURN <= now) {
             self.closed.pop_front();
         }
-        let returning = self.closed.iter().map(|(_, count)| count).sum();
+        let returning = self.closed.iter().map(|(_, count)| count).sum::<usize>();
         let Some(load) = Load::of(replicas, returning) else {
             self.end_wave(Outcome::Interrupted);
             return None;
         };
         let Some(excess) = load.excess() else {
-            self.end_wave(Outcome::Even);
+            // Those on their way may yet come back to where they were.
+            if returning == 0 {
+                self.end_wave(Outcome::Even);
+            }
             return None;
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {

@@ -118,3 +118,33 @@ async fn the_log_is_changed_while_a_replica_runs() {
         it.post(0, "settings", json!({ "log": filter })).await.refused(400, "bad_request");
     }
 }
+
+#[tokio::test]
+async fn what_was_said_to_a_process_is_not_repeated_to_the_next_one_of_its_name() {
+    let mut it = administered(2, &[("DRAIN_WINDOW_MS", "300")]).await;
+    it.acquainted().await;
+    let mut listener = sqlx::postgres::PgListener::connect(&it.cluster.database_url).await.unwrap();
+    listener.listen("mana_sync_admin").await.unwrap();
+    it.act(0, "drain", json!({ "replica": "replica-2", "drained": true })).await;
+    let recorded = tokio::time::timeout(TIMEOUT, listener.recv()).await.unwrap().unwrap().payload().to_owned();
+    it.cluster.nodes[1].process.terminate(TIMEOUT).await.unwrap();
+    it.cluster.nodes[1].restart().await;
+    it.admin[1] = admin_url(&it.cluster, 1);
+    it.acquainted().await;
+    sqlx::query("select pg_notify('mana_sync_admin', $1)").bind(&recorded).execute(&it.cluster.pool).await.unwrap();
+    // What is asked after it is answered after it.
+    let shown = it.get(0, "cluster").await;
+    let replica = shown["replicas"].as_array().unwrap().iter().find(|replica| replica["name"] == "replica-2").unwrap();
+    assert_eq!((&replica["drained"], &replica["ready"]), (&json!(false), &json!(true)), "{shown}");
+    let outcomes = it.act(0, "drain", json!({ "replica": "replica-2", "drained": true })).await;
+    assert_eq!(outcomes.len(), 1, "said to this process, it is done");
+}
+
+#[tokio::test]
+async fn a_token_is_refused_for_a_year_where_nobody_says_when_it_expires() {
+    let it = administered(1, &[]).await;
+    it.act(0, "refused-tokens", json!({ "tokenId": "lost" })).await;
+    let tokens = it.get(0, "refused-tokens").await;
+    let until = tokens["refusedTokens"][0]["until"].as_str().unwrap();
+    assert!(until > iso(now_millis() + 365 * 24 * 3_600_000).as_str(), "{tokens}");
+}

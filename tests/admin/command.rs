@@ -83,3 +83,27 @@ fn members(json: &Value) -> Vec<String> {
         _ => vec![],
     }
 }
+
+#[tokio::test]
+async fn health_asks_the_admin_port_where_there_is_one_for_it_says_what_is_missing() {
+    let it = administered(1, &[("PUBLIC_METRICS", "false")]).await;
+    it.acquainted().await;
+    it.act(0, "drain", json!({ "replica": "replica-1", "drained": true })).await;
+    let health = async |with_admin: bool| {
+        let port = |url: &str| url.rsplit_once(':').unwrap().1.to_owned();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        command.env_clear().env("PORT", port(it.cluster.url(0)));
+        if with_admin {
+            command.env("ADMIN_PORT", port(&it.admin[0]));
+        }
+        let ended =
+            tokio::time::timeout(TIMEOUT, command.arg("health").kill_on_drop(true).output()).await.unwrap().unwrap();
+        (ended.status.success(), String::from_utf8(ended.stdout).unwrap())
+    };
+    let (passes, text) = health(true).await;
+    assert!(!passes && text.contains("an operator has drained"), "{text}");
+    let (passes, text) = health(false).await;
+    assert!(!passes && !text.contains("an operator has drained"), "{text}");
+    it.act(0, "drain", json!({ "replica": "replica-1", "drained": false })).await;
+    assert!(health(true).await.0 && health(false).await.0);
+}

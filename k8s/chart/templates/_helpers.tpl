@@ -12,6 +12,8 @@
 {{- $_ := set $config $parts._0 $parts._1 }}
 {{- end }}
 {{- range $name, $value := .Values.config }}
+{{- /* Numbers of a values file are floats, and long ones would be written with an exponent. */}}
+{{- if and (kindIs "float64" $value) (eq $value (floor $value)) }}{{ $value = printf "%.0f" $value }}{{ end }}
 {{- $_ := set $config $name (toString $value) }}
 {{- end }}
 {{- range list "JWKS_URL" "MANA_CREDITS_URL" }}

@@ -74,7 +74,7 @@ enum AdminCommand {
     /// Refuse a token by its id (jti), and end the sessions that came with it.
     RefuseToken {
         token_id: String,
-        /// When the token expires, as 2030-01-01T00:00:00Z. Default: a day from now.
+        /// When the token expires, as 2030-01-01T00:00:00Z. Default: a year from now.
         #[arg(long)]
         until: Option<String>,
     },

@@ -1,7 +1,7 @@
 //! What is heard from other replicas: their questions, their answers to ours, and that they go.
 
-use super::super::message::{Asked, Head, Kind, MAX_AGE, MessageError, read, read_body};
-use super::{Answered, CHANNEL, Inner, MAX_ANSWERS, MAX_REMEMBERED, Peer, Replicas, own_channel};
+use super::super::message::{Answer, Asked, Head, Kind, MAX_AGE, MessageError, Question, read, read_body};
+use super::{Answered, CHANNEL, Inner, MAX_ANSWERS, MAX_REMEMBERED, Peer, Replicas, State, own_channel};
 use crate::fanout::listener::OtherChannels;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -17,6 +17,10 @@ impl Inner {
         match head.kind {
             Kind::Question if head.parts == 1 => {
                 let asked: Asked = read_body(&part)?;
+                // Nobody tells a process to do something before it is there: that is an old message that somebody repeats.
+                if matches!(asked.question, Question::Do { .. }) && self.local.began_after(head.at) {
+                    return Ok(());
+                }
                 self.note_peer(&head);
                 let is_meant = asked.replica.as_ref().is_none_or(|name| *name == self.local.name);
                 if is_meant && self.is_new(head.id) && self.questions.try_send((head, asked)).is_err() {
@@ -28,6 +32,7 @@ impl Inner {
                 self.note_peer(&head);
                 self.take_part(&head, part)
             }
+            Kind::Goodbye if self.local.began_after(head.at) => Ok(()),
             Kind::Goodbye => {
                 let mut state = self.state();
                 state.peers.remove(&head.from);
@@ -62,7 +67,11 @@ impl Inner {
 
     fn take_part(&self, head: &Head, part: Vec<u8>) -> Result<(), MessageError> {
         let mut state = self.state();
-        let Some(waiting) = state.asked.get_mut(&head.id) else { return Ok(()) };
+        let State { asked, late, .. } = &mut *state;
+        let is_late = !asked.contains_key(&head.id);
+        let waiting =
+            asked.get_mut(&head.id).or_else(|| late.as_mut().filter(|(id, _)| *id == head.id).map(|(_, it)| it));
+        let Some(waiting) = waiting else { return Ok(()) };
         waiting.bytes += part.len();
         if waiting.bytes > MAX_ANSWERS {
             return Err(MessageError::TooLong);
@@ -78,8 +87,22 @@ impl Inner {
         let answer = read_body(&whole);
         waiting.expected.remove(&head.from);
         waiting.news.notify_one();
-        waiting.answers.push(Answered { name: head.name.clone(), answer: answer?, took: Some(took) });
+        let answered = Answered { name: head.name.clone(), answer: answer?, took: Some(took) };
+        if is_late {
+            drop(state);
+            self.take_over(answered);
+        } else {
+            waiting.answers.push(answered);
+        }
         Ok(())
+    }
+
+    /// Refuses the tokens that another replica refuses.
+    pub(super) fn take_over(&self, answered: Answered) {
+        if let Answer::RefusedTokens(tokens) = answered.answer {
+            self.local.refuse_like(&tokens);
+            self.state().told_by.insert(answered.name);
+        }
     }
 }
 

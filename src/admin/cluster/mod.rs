@@ -19,7 +19,7 @@ use super::message::{Answer, Asked, Head, Instance, Kind, MessageError, Question
 use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -68,6 +68,10 @@ struct State {
     asked: HashMap<u64, Waiting>,
     /// Questions that were heard, and when.
     heard: HashMap<u64, Instant>,
+    /// The last question which tokens are refused, whose answers count whenever they come.
+    late: Option<(u64, Waiting)>,
+    /// Who has answered it since this replica listens.
+    told_by: HashSet<String>,
 }
 
 /// Another replica.
@@ -195,9 +199,12 @@ impl Replicas {
                 break;
             }
         }
-        let Some(waiting) = inner.state().asked.remove(&id) else { return Answers::default() };
+        let Some(mut waiting) = inner.state().asked.remove(&id) else { return Answers::default() };
         let silent = inner.silent(&waiting.expected);
-        let mut answers = waiting.answers;
+        let mut answers = std::mem::take(&mut waiting.answers);
+        if matches!(asked.question, Question::RefusedTokens) {
+            inner.state().late = Some((id, waiting));
+        }
         answers.sort_by(|a, b| a.name.cmp(&b.name));
         Answers { answers, silent, problem: None }
     }

@@ -36,7 +36,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
                 h2 { "Refuse a token" }
                 p.muted { "Until it expires, on all replicas. Its sessions are ended." }
                 (field("Token id (jti)", "token_id", "", "", true))
-                (field("Until", "until", "", "a day from now", false))
+                (field("Until", "until", "", "a year from now", false))
             }))
             (page.form("/actions/drain", "Do it", None, &html! {
                 h2 { "Drain a replica" }

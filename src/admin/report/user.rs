@@ -13,6 +13,8 @@ pub struct UserOnReplica {
     pub total: usize,
     /// How far its devices have read.
     pub reads: Vec<DeviceRead>,
+    /// Fewer are listed than were asked for: all would have been too long for an answer.
+    pub truncated: bool,
 }
 
 /// A WebSocket or a stream.
