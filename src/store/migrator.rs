@@ -50,7 +50,8 @@ pub enum MigrateError {
 /// # Errors
 /// The database refused one; those before it stay applied.
 pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
-    locked(session, apply_missing(session, Transactions::Each)).await
+    // Boxed, because it is large and rare.
+    locked(session, Box::pin(apply_missing(session, Transactions::Each))).await
 }
 
 /// The same in one transaction, with what is to be done before and after: all of it, or nothing.
@@ -66,7 +67,7 @@ pub(super) async fn run_between(
         session.batch_execute("begin").await?;
         let done = async {
             before.await?;
-            apply_missing(session, Transactions::Around).await?;
+            Box::pin(apply_missing(session, Transactions::Around)).await?;
             Ok::<(), MigrateError>(after.await?)
         };
         let done = done.await;
@@ -74,7 +75,7 @@ pub(super) async fn run_between(
         done?;
         Ok(ended?)
     };
-    locked(session, all).await
+    locked(session, Box::pin(all)).await
 }
 
 /// Who begins and ends transactions.
