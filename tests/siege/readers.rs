@@ -80,7 +80,7 @@ pub async fn own_fields(replica: &LimitedReplica) {
     let first = replica.cluster.pushed(&user, "todo", first).await;
     store(replica, &user, "other", vec![update("t", "one", "f", "theirs", AT)]).await;
     for part in 0..many(5, 1) {
-        store(replica, &user, "writer", (0..many(50, 20)).map(|n| change(part * 50 + n)).collect()).await;
+        store(replica, &user, "writer", (0..many(50, 5)).map(|n| change(part * 50 + n)).collect()).await;
     }
     let read = async |n: usize| {
         let since = if n.is_multiple_of(2) { BEGINNING } else { until(&first) };
@@ -89,7 +89,7 @@ pub async fn own_fields(replica: &LimitedReplica) {
         let reply = Reply::to(request).await;
         assert!(matches!(reply.status.as_u16(), 200 | 503), "{}", reply.text);
     };
-    join_all((0..many(40, 10)).map(read)).await;
+    join_all((0..many(40, 4)).map(read)).await;
 }
 
 pub async fn long_history(replica: &LimitedReplica) {
