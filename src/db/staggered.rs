@@ -57,7 +57,7 @@ fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     #[tokio::test]
     async fn however_many_are_silent_the_last_is_asked_within_a_second() {

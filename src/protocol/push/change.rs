@@ -198,7 +198,7 @@ impl ChangeReader<'_> {
     ) -> Result<Option<String>, ChangeProblem> {
         // Of equal names the last counts, as in JSON.parse and in jsonb.
         let mut members: Vec<(&str, &str)> = members.iter().rev().map(|(name, value)| (&**name, value.get())).collect();
-        members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        members.sort_by_key(|(name, _)| *name);
         members.dedup_by(|(later, _), (kept, _)| later == kept);
         for (name, value) in &members {
             draft.identity.texts(&[name]);

@@ -60,7 +60,7 @@ mod tests {
         let pauses: Vec<u64> = (0..4).map(|_| postponed.note(log, second, now).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8]);
         assert_eq!(postponed.logs(now + 7 * second), [log.0]);
-        assert_eq!(postponed.logs(now + 8 * second), [Uuid::nil(); 0]);
+        assert!(postponed.logs(now + 8 * second).is_empty());
         assert_eq!(postponed.note(log, second, now + 8 * second).as_secs(), 16, "it is remembered");
         let longest = (0..40).map(|_| postponed.note(log, second, now)).max();
         assert_eq!(longest, Some(LONGEST));
