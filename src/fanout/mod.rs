@@ -3,7 +3,7 @@
 //! * [`wakeup`]: what there is to tell, and of which [`tables`]; `codec` and `legacy`: how it stands in a notification; `channel_key`: who says so.
 //! * `publisher`: sends what has been committed, many wake-ups to a notification, never in the transaction of a push;
 //!   `queue`: where wake-ups wait for it; `rate`: how often it does that.
-//! * [`presence`]: which replicas there are, and what each says of itself.
+//! * [`presence`]: which replicas there are, and what each says of itself; `dates`: when it said so, whatever its clock.
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced; `rewinds`: also where the database went back to an earlier state.
@@ -17,6 +17,7 @@
 mod changes;
 mod channel_key;
 pub mod codec;
+mod dates;
 mod heads;
 mod legacy;
 pub mod listener;

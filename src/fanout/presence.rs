@@ -2,12 +2,13 @@
 //!
 //! Every replica says now and then on the channel that it is there, with whatever notification it sends anyway or by one
 //! of its own. So every one knows how many they are, how many connections each holds, and who is gone: at once if it said
-//! goodbye, else after three of its periods of silence, or one and [`GRACE`] where that is less. The period grows with the replicas, so that this never costs more
-//! than a twentieth of what notifications may ([`FanoutConfig::notify_budget`]).
+//! goodbye, else after three of its periods of silence, or one and [`GRACE`] where that is less. The period grows with the
+//! replicas, so that this never costs more than a twentieth of what notifications may ([`FanoutConfig::notify_budget`]).
 //!
 //! What is said is signed like all notifications, and dated: an old message that somebody repeats changes nothing.
 //! A replica that hears nobody, because its own listener is away, goes on with those that it knew.
 
+use super::dates::{Dates, MAX_AGE};
 use super::rate::ReplicaCount;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
@@ -31,9 +32,6 @@ const LONGEST_SAID: Duration = Duration::from_secs(3_600);
 const SILENCE: u32 = 3;
 /// Or so long after it should have spoken, where periods are long: more than it may be held up ([`super::rate`]) and sending takes.
 const GRACE: Duration = Duration::from_secs(4);
-/// How old a message may be, or how far ahead its date, by clocks that differ. So long, too, those that are gone are
-/// remembered: nobody brings one back by repeating what it said.
-const MAX_AGE: Duration = Duration::from_secs(120);
 /// Replicas that are told apart, at most.
 const MAX_REPLICAS: usize = 10_000;
 /// Most bytes of a replica's name.
@@ -107,49 +105,6 @@ struct State {
     /// When this one last said something.
     said: Option<Instant>,
     said_draining: bool,
-}
-
-/// A clock that goes on where the machine's is set back: what a replica says later has a later date, whatever happens to its
-/// clock, and what others say is not too old all at once.
-#[derive(Debug, Default)]
-struct Dates {
-    /// A date, in milliseconds since the epoch, and when it was that.
-    last: Option<(u64, Instant)>,
-    /// The date of the last message.
-    said: u64,
-}
-
-impl Dates {
-    fn now(&mut self, clock: u64, now: Instant) -> u64 {
-        let steady = self.last.map_or(0, |(at, then)| at + now.saturating_duration_since(then).as_millis() as u64);
-        if clock >= steady {
-            self.last = Some((clock, now));
-        }
-        clock.max(steady)
-    }
-
-    /// The date of a message that is written now.
-    fn of_message(&mut self, clock: u64, now: Instant) -> u64 {
-        let date = self.now(clock, now);
-        // After the last one, unless that was dated by a clock which has been put right since.
-        self.said =
-            if self.said.saturating_sub(date) < MAX_AGE.as_millis() as u64 { date.max(self.said + 1) } else { date };
-        self.said
-    }
-
-    /// How far this date is off, in milliseconds; none if it is near enough. Where the machine's clock was set back and others
-    /// agree with it, it was wrong before, and is followed.
-    fn off_by(&mut self, at: u64, clock: u64, now: Instant) -> Option<u64> {
-        let is_near = |date: u64| at.abs_diff(date) <= MAX_AGE.as_millis() as u64;
-        if is_near(self.now(clock, now)) {
-            return None;
-        }
-        if is_near(clock) {
-            self.last = Some((clock, now));
-            return None;
-        }
-        Some(at.abs_diff(clock))
-    }
 }
 
 #[derive(Debug)]
