@@ -41,7 +41,7 @@ pub(super) async fn make(connection: &Client, state: LayoutState) -> Result<(), 
 /// nothing.
 pub(in crate::store) async fn migrate(connection: &Session, state: LayoutState) -> Result<(), MigrateError> {
     connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
-    let (before, after) = (give_names_back(connection), make_all(connection, state));
+    let (before, after) = (Box::pin(give_names_back(connection)), Box::pin(make_all(connection, state)));
     let migrated = migrator::run_between(connection, before, after).await;
     let unlocked = connection.execute("select pg_advisory_unlock($1)", &[&LOCK]).await;
     migrated?;
