@@ -179,5 +179,5 @@ async fn the_table_of_the_server_before_is_erased_as_well() {
     assert!(text.contains("10 changes"), "{text}");
     let left = "select array_agg(user_id) from sync_changes_before";
     let left: Vec<String> = sqlx::query_scalar(left).fetch_one(&cluster.pool).await.unwrap();
-    assert_eq!(left, [other.id.clone()]);
+    assert_eq!(left, std::slice::from_ref(&other.id));
 }
