@@ -2,6 +2,7 @@
 
 use super::AppState;
 use super::extract::ALL_APPS_STREAM;
+use crate::config::Config;
 use crate::telemetry::refusals::{Endpoint, Refusal, Refusals};
 use crate::telemetry::request_id::{HEADER, RequestId};
 use crate::telemetry::traces;
@@ -19,7 +20,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let started = Instant::now();
     let id = RequestId::of(request.headers(), &state.clock);
     let span = span(&state, &request);
-    let access = Access::of(&request);
+    let access = Access::of(&request, &state.config);
     let noted = span.clone();
     let answering = async {
         let response = next.run(request).await;
@@ -55,9 +56,11 @@ struct Access {
 }
 
 impl Access {
-    fn of(request: &Request) -> Access {
-        let is_preflight =
-            request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    fn of(request: &Request, config: &Config) -> Access {
+        // Where no page may call, none is expected to.
+        let is_preflight = request.method() == Method::OPTIONS
+            && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+            && config.cors_origins.iter().flatten().next().is_some();
         let origin = request.headers().get(ORIGIN);
         Access {
             method: request.method().clone(),
