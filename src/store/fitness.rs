@@ -81,7 +81,8 @@ const BESIDE_POOL: i32 = 2;
 /// The rights that the role lacks, some of them. It asks the catalogs alone: what lies in a schema that may not be used
 /// cannot be named.
 ///
-/// `$1`: the schemas of the buckets; none if the tables are where names without a schema lead, or would.
+/// `$1`: the schemas of the buckets; none if the tables are where names without a schema lead, or would. A bucket costs nobody but
+/// its own users anything, so something has to be lacking in each.
 macro_rules! missing_rights {
     () => {
         "(with place as (
@@ -99,16 +100,17 @@ macro_rules! missing_rights {
               and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)::name
                                   from unnest(string_to_array(current_setting('search_path'), ',')) path)
         ), missing as (
-            select 'USAGE on schema ' || schema as what from place where not has_schema_privilege(oid, 'USAGE')
+            select place.oid as place, 'USAGE on schema ' || schema as what from place where not has_schema_privilege(oid, 'USAGE')
             union all
-            select needed.privilege || ' on ' || prefix || needed.name
+            select place.oid, needed.privilege || ' on ' || prefix || needed.name
             from place cross join (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
                                           ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT'),
                                           ('sync_erased', 'SELECT'), ('sync_layout', 'SELECT'), ('sync_anchor', 'SELECT')) as needed (name, privilege)
             left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name::name
             where not coalesce(has_table_privilege(c.oid, needed.privilege), needed.name in ('sync_layout', 'sync_anchor'))
         )
-        select string_agg(what, ', ') from (select what from missing limit 8) as first_ones)"
+        select string_agg(what, ', ') from (select what from missing limit 8) as first_ones
+        where (select count(distinct place) from missing) >= cardinality($1))"
     };
 }
 

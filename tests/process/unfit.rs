@@ -219,14 +219,9 @@ async fn rights_to_the_buckets_are_named_if_they_are_missing() {
     let bare = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     let started = replica(&[("DATABASE_URL", &bare), ("DATABASE_LISTEN_URL", &url)]);
     started.says("lacks rights: USAGE on schema sync_b00").await;
-    sql(
-        &url,
-        format!(
-            "grant usage on schema sync_b00, sync_b01 to {role}; grant all on all tables in schema sync_b00 to {role}"
-        ),
-    )
-    .await;
-    started.says("SELECT on sync_b01.sync_heads").await;
+    sql(&url, format!("grant usage on schema sync_b00, sync_b01 to {role}")).await;
+    started.says("SELECT on sync_b00.sync_heads").await;
+    // Then it can serve some: a bucket that lacks something costs nobody but its own users anything.
     sql(&url, format!("grant all on all tables in schema sync_b01 to {role}")).await;
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
