@@ -117,9 +117,9 @@ def _systemd():
 
 
 def _floating(compose):
-    images = {name: service["image"] for name, service in compose["services"].items()}
-    images |= {f"FROM in {file}": image for file in images.DOCKERFILES for image in re.findall(r"^FROM (?!scratch)(\S+)", file.read_text(), re.M)}
-    return [f"{name}: {image}" for name, image in images.items() if not re.search(r":(?!latest)[\w.-]+$", image)]
+    named = {name: service["image"] for name, service in compose["services"].items()}
+    named |= {f"FROM in {file}": image for file in images.DOCKERFILES for image in re.findall(r"^FROM (?!scratch)(\S+)", file.read_text(), re.M)}
+    return [f"{name}: {image}" for name, image in named.items() if not re.search(r":(?!latest)[\w.-]+$", image)]
 
 
 def _unknown(compose, settings):
