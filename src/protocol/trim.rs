@@ -197,7 +197,7 @@ impl RecordTrim {
         }
         let must_stay =
             (Some(row.at) == self.first || Some(row.at) == self.first_known) && self.flaw != Some(Flaw::DropsFirstRow);
-        let wins = |write: &Write| self.wins(write, row.at) || (!must_stay && self.ties(write));
+        let wins = |write: &Write| self.wins(write, row.at) || (!must_stay && self.ties(write, row.at));
         let any_wins = row.writes.iter().any(wins);
         if !any_wins && !must_stay {
             return Verdict::Gone(row.writes.iter().map(|write| (write.name.as_str(), write.stamp)).collect());
@@ -213,12 +213,18 @@ impl RecordTrim {
     }
 
     /// Whether it has the stamp of what wins.
-    fn ties(&self, write: &Write) -> bool {
+    fn ties(&self, write: &Write, at: i64) -> bool {
         let winner = self.winners.get(&write.name);
         !self.is_purged
             && self.flaw != Some(Flaw::TakesFirstOfTies)
+            && !self.drops(at)
             && write.stamp != Stamp::EPOCH
             && winner.is_some_and(|(stamp, _)| *stamp == write.stamp)
+    }
+
+    /// Whether the flaw has what was written at a position go, whatever it is.
+    fn drops(&self, at: i64) -> bool {
+        self.flaw == Some(Flaw::DropsWinner) && at / Cursor::STEP % 5 == 0
     }
 
     fn wins(&self, write: &Write, at: i64) -> bool {
@@ -227,7 +233,7 @@ impl RecordTrim {
         if self.is_purged && !is_delete {
             return false;
         }
-        if self.flaw == Some(Flaw::DropsWinner) && at / Cursor::STEP % 5 == 0 {
+        if self.drops(at) {
             return false;
         }
         self.winners.get(&write.name) == Some(&rank) || (is_delete && self.heeded_delete == Some(rank))
