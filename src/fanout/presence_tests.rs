@@ -89,7 +89,7 @@ fn whoever_hears_nothing_forgets_nobody() {
 }
 
 #[tokio::test]
-async fn it_is_said_seldom_with_what_is_sent_anyway_and_at_once_when_it_drains() {
+async fn it_is_said_rarely_with_what_is_sent_anyway_and_at_once_when_it_drains() {
     let (a, begun) = (replica("a", &["--presence-ms", "3600000"]), Instant::now());
     let after = |minutes: u64| begun + Duration::from_secs(minutes * 60);
     a.due().await;
@@ -176,7 +176,7 @@ fn two_messages_in_one_millisecond_are_told_apart() {
 }
 
 #[test]
-fn one_that_is_told_to_speak_very_seldom_is_waited_for() {
+fn one_that_is_told_to_speak_very_rarely_is_waited_for() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &["--presence-ms", "60000"]), Instant::now());
     a.receive(&b.message(begun, false), begun).unwrap();
     a.message(begun + Duration::from_secs(63), false);
@@ -186,7 +186,7 @@ fn one_that_is_told_to_speak_very_seldom_is_waited_for() {
 }
 
 #[test]
-fn who_is_gone_is_known_soon_however_seldom_they_speak() {
+fn who_is_gone_is_known_soon_however_rarely_they_speak() {
     for (budget, others, every, gone) in
         [(40_000, 2, 1_000, 3_000), (40_000, 100, 5_000, 9_000), (40_000, 200, 20_000, 24_000)]
     {

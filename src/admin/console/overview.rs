@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How often pages ask again, at least; where there are many replicas it is seldomer.
+/// How often pages ask again, at least; where there are many replicas they wait longer.
 pub(super) fn refresh(replicas: usize) -> Duration {
     Duration::from_millis((replicas as u64 * 100).max(2_000))
 }

@@ -286,7 +286,7 @@ fn every_flaw_of_a_trimming_shows() {
 }
 
 /// A reader was not sent a record because of a later write of its own, which is trimmed away before it reads on: the delete
-/// that follows must not be one that it ignores. Random histories seldom have this.
+/// that follows must not be one that it ignores. Random histories rarely have this.
 #[test]
 fn a_delete_reaches_who_was_not_sent_its_record() {
     for (wrong, arrives) in [(None, true), (Some(Wrong::Verdict(Flaw::ForgetsMarks)), false)] {
