@@ -55,9 +55,11 @@ cross join lateral (
     types: &[Type::UUID, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
 };
 
-/// Whether a device has stored anything after a position.
+/// Whether a device has stored anything after a position, or may have: no more than a page of the log is looked at.
 static STORED_SINCE: Sql = Sql {
-    text: "select exists (select from sync_changes where log_id = $1 and client_id = $2 and created_at > $3)",
+    text: "
+select coalesce(bool_or(s.client_id = $2), false) or count(*) = 1000
+from (select client_id from sync_changes where log_id = $1 and created_at > $3 order by created_at limit 1000) s",
     types: &[Type::UUID, Type::TEXT, Type::TIMESTAMPTZ],
 };
 
