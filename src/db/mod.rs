@@ -24,6 +24,6 @@ mod verify;
 
 pub use connect::{Connector, Driver, Resolver, Session};
 pub use error::{ConnectError, DbError};
-pub use pool::{Pool, PoolConfig, PoolStatus, Sql};
+pub use pool::{Pool, PoolConfig, PoolStatus, RowSink, Sql};
 pub use tls::TlsError;
 pub use types::Micros;

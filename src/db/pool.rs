@@ -15,7 +15,9 @@ use deadpool::Runtime;
 use deadpool::managed::{
     self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };
+use futures_util::TryStreamExt;
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Row, RowStream, Statement};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -46,6 +48,18 @@ pub struct Sql {
     pub text: &'static str,
     /// The types of its parameters, so that nobody has to ask for them.
     pub types: &'static [Type],
+}
+
+/// What takes a statement's rows, one by one as they arrive.
+pub trait RowSink {
+    /// Takes the next one.
+    fn take(&mut self, row: Row);
+}
+
+impl RowSink for Vec<Row> {
+    fn take(&mut self, row: Row) {
+        self.push(row);
+    }
 }
 
 /// What a statement is given.
@@ -136,7 +150,18 @@ impl Pool {
     /// # Errors
     /// There is no connection, or the database failed the statement.
     pub async fn query(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        let mut error = match self.query_once(sql, parameters, false).await {
+        self.query_into(sql, parameters, &Vec::new).await
+    }
+
+    /// The same for whoever has something to do with each row while PostgreSQL still works on those behind it. If the
+    /// statement has to be done again, it begins anew.
+    pub async fn query_into<T: RowSink>(
+        &self,
+        sql: &'static Sql,
+        parameters: Parameters<'_>,
+        begin: &impl Fn() -> T,
+    ) -> Result<T, DbError> {
+        let mut error = match self.query_once(sql, parameters, begin, false).await {
             Ok(rows) => return Ok(rows),
             Err(error) => error,
         };
@@ -149,7 +174,7 @@ impl Pool {
                 () => return Err(error),
             }
             let was_overdue = matches!(error, DbError::Overdue);
-            error = match self.query_once(sql, parameters, true).await {
+            error = match self.query_once(sql, parameters, begin, true).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) if was_overdue => return Err(error),
                 Err(error) => error,
@@ -158,20 +183,21 @@ impl Pool {
         Err(error)
     }
 
-    async fn query_once(
+    async fn query_once<T: RowSink>(
         &self,
         sql: &'static Sql,
         parameters: Parameters<'_>,
+        sink: &impl Fn() -> T,
         tested: bool,
-    ) -> Result<Vec<Row>, DbError> {
+    ) -> Result<T, DbError> {
         let mut guard = match self.pool.status().available {
             0 => self.acquire(tested).instrument(traces::waiting("wait for a connection")).await?,
             _ => self.acquire(tested).await?,
         };
         let detector = guard.detector.clone();
         let answer = match &self.begin {
-            None => detector.in_time(guard.connection()?.query(sql, parameters)).await,
-            Some(begin) => detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,
+            None => detector.in_time(guard.connection()?.query(sql, parameters, sink)).await,
+            Some(begin) => detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters, sink)).await,
         };
         match answer {
             Some(Ok(rows)) => {
@@ -280,25 +306,36 @@ impl Pool {
 }
 
 /// Runs a statement as a transaction of its own.
-async fn in_transaction(
+async fn in_transaction<T: RowSink>(
     connection: &mut Connection,
     begin: &str,
     sql: &Sql,
     parameters: Parameters<'_>,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let typed: Vec<_> = parameters.iter().copied().zip(sql.types.iter().cloned()).collect();
+    sink: &impl Fn() -> T,
+) -> Result<T, tokio_postgres::Error> {
+    let typed = parameters.iter().copied().zip(sql.types.iter().cloned());
     let client = &connection.client;
+    let query = async { collect(client.query_typed_raw(sql.text, typed).await?, sink()).await };
     // Sent in this order before the first is answered. After a statement that failed, the commit rolls back.
     let (begun, rows, committed) = tokio::join!(
         biased;
         client.batch_execute(begin),
-        client.query_typed(sql.text, &typed),
+        query,
         client.batch_execute("commit"),
     );
     begun?;
     let rows = rows?;
     committed?;
     Ok(rows)
+}
+
+/// Makes something of a statement's rows as they arrive.
+async fn collect<T: RowSink>(rows: RowStream, mut sink: T) -> Result<T, tokio_postgres::Error> {
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await? {
+        sink.take(row);
+    }
+    Ok(sink)
 }
 
 /// A connection of the pool's.
@@ -313,21 +350,31 @@ struct Connection {
 }
 
 impl Connection {
-    async fn query(
+    async fn query<T: RowSink>(
         &mut self,
         sql: &'static Sql,
         parameters: Parameters<'_>,
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        sink: &impl Fn() -> T,
+    ) -> Result<T, tokio_postgres::Error> {
         let statement = self.prepare(sql).await?;
-        match self.client.query(&statement, parameters).await {
+        match self.run(&statement, parameters, sink).await {
             // Refused before anything was done.
             Err(error) if DbError::is_stale_statement(&error) => {
                 self.statements.clear();
                 let statement = self.prepare(sql).await?;
-                self.client.query(&statement, parameters).await
+                self.run(&statement, parameters, sink).await
             }
             done => done,
         }
+    }
+
+    async fn run<T: RowSink>(
+        &self,
+        statement: &Statement,
+        parameters: Parameters<'_>,
+        sink: &impl Fn() -> T,
+    ) -> Result<T, tokio_postgres::Error> {
+        collect(self.client.query_raw(statement, parameters.iter().copied()).await?, sink()).await
     }
 
     async fn prepare(&mut self, sql: &'static Sql) -> Result<Statement, tokio_postgres::Error> {

@@ -46,7 +46,7 @@ pub(super) async fn read_page(
         let mut reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
         needs = match state.store.of(log.user).page(log, request, needs / BECOMES).await {
             Ok(page) => {
-                let needs = BECOMES * page.size() + page.own.size() + LEAST + compressor(page.size());
+                let needs = BECOMES * page.size() + page.extra_size() + LEAST + compressor(page.size());
                 if budget.resize(&mut reservation, needs) {
                     return Ok((page, reservation));
                 }

@@ -12,7 +12,7 @@ use crate::fanout::wakeup::table_names;
 use crate::limits::users::Admission;
 use crate::protocol::conflicts::conflicts;
 use crate::protocol::merge::OwnWrites;
-use crate::protocol::page::{Page, Remarks};
+use crate::protocol::page::{Page, Remarks, WrittenChanges};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
 use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
@@ -94,7 +94,7 @@ async fn answer(
     state.devices.note(log, &push.client, push.since).await;
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
-        let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
+        let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
         let poll = state.polls.ask(log, None, Some(&push.client));
         let read = read_page(state, log, &request).await?;
         let (page, unread) = unless_empty(state, log, &request, poll, read).await?;
@@ -159,7 +159,7 @@ async fn delta(
             OwnChanges::BesidePush { before, rows: &pushed.ids }
         }
     };
-    let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
+    let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
@@ -170,7 +170,7 @@ async fn delta(
         // Nothing was stored between the cursor and this push: the store need not be asked.
         Some(stored) if stored.previous <= push.since.micros() => {
             let until = Cursor::after(stored.last);
-            return Ok((Page { changes: vec![], own: OwnWrites::default(), until, has_more: false }, None));
+            return Ok((Page { changes: vec![], own: OwnWrites::default(), until, has_more: false, written: WrittenChanges::default() }, None));
         }
         _ => {}
     }

@@ -315,7 +315,7 @@ impl StreamSession {
             let _span = span;
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
-            let page = PageRequest { since, reader: reader.as_deref(), own, tables };
+            let page = PageRequest { since, reader: reader.as_deref(), own, tables, is_for_answer: false };
             store.page(&request.log, &page, memory).await
         }))
     }

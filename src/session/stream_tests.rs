@@ -2,6 +2,7 @@ use super::super::log_reader::Phase;
 use super::super::testing::*;
 use super::*;
 use crate::protocol::merge::{OwnWrites, StoredChange};
+use crate::protocol::page::WrittenChanges;
 use crate::protocol::push::Op;
 use crate::protocol::stream_id::StreamPosition;
 use crate::protocol::{Cursor, Log, UserKey};
@@ -57,7 +58,7 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         rows_trimmed: false,
         id: Default::default(),
     };
-    Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more }
+    Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more, written: WrittenChanges::default() }
 }
 
 fn text(next: Next) -> String {

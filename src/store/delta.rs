@@ -1,10 +1,11 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
 use super::{Store, StoreError, traced};
-use crate::db::{Micros, Sql};
+use crate::db::{Micros, RowSink, Sql};
 use crate::failpoints::Failpoint;
+use crate::limits::heavy::LIGHT;
 use crate::protocol::merge::{OwnWrites, StoredChange};
-use crate::protocol::page::Page;
+use crate::protocol::page::{Page, WrittenChanges};
 use crate::protocol::push::Op;
 use crate::protocol::{Cursor, Log};
 use std::collections::HashSet;
@@ -159,6 +160,8 @@ pub struct PageRequest<'a> {
     pub own: OwnChanges<'a>,
     /// These tables only; none means all.
     pub tables: Option<&'a [String]>,
+    /// Whether an answer is made of it: then its changes are written as they arrive.
+    pub is_for_answer: bool,
 }
 
 impl Store {
@@ -213,8 +216,14 @@ impl Store {
             &&*log.app,
             &largest,
         ];
-        let rows = self.traced(traced::PAGE, query, &parameters).await?;
-        let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit, largest)?;
+        // What becomes of the reader's own changes and of those that meet them is known when all have been read.
+        let writes = request.is_for_answer && !request.own.is_answer();
+        let sink = || PageRows { limit, largest, writes, ..PageRows::default() };
+        let rows = self.traced_into(traced::PAGE, query, &parameters, &sink).await?;
+        let PageRows { head, has_more, reader_holds, mut changes, written, failure, .. } = rows;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         if request.since.is_past(head) {
             return Ok(None);
         }
@@ -236,7 +245,7 @@ impl Store {
             _ => self.own_writes(log.id, request, &changes, reader_holds).await?,
         };
         let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
-        Ok(Some(Page { changes, own, until, has_more }))
+        Ok(Some(Page { changes, own, until, has_more, written }))
     }
 }
 
@@ -248,34 +257,54 @@ fn may_leave_out(changes: &[StoredChange]) -> bool {
 /// What a page's statement brings.
 #[derive(Debug, Default)]
 struct PageRows {
+    /// Changes on it, at most.
+    limit: usize,
+    /// Of the first change, values up to so many bytes are read.
+    largest: i64,
+    /// Whether changes are written as they arrive.
+    writes: bool,
     head: i64,
     /// Whether there are more changes than those.
     has_more: bool,
     /// Whether the reader holds later stamps than are stored, anywhere in the log.
     reader_holds: bool,
     changes: Vec<StoredChange>,
+    written: WrittenChanges,
+    /// Why there is no page.
+    failure: Option<StoreError>,
+}
+
+impl RowSink for PageRows {
+    fn take(&mut self, row: Row) {
+        // One row more than the page's may come, to show that there is one.
+        if self.failure.is_none() && self.changes.len() < self.limit {
+            self.failure = self.read(row).err();
+        }
+    }
 }
 
 impl PageRows {
-    /// Reads the rows of a page of at most so many changes, the first of which has its values up to so many bytes.
-    fn read(mut rows: Vec<Row>, limit: usize, largest: i64) -> Result<PageRows, StoreError> {
-        let Some(first) = rows.first() else { return Ok(PageRows::default()) };
-        let Micros(head) = first.try_get(0)?;
-        let mut page = PageRows { head, ..PageRows::default() };
-        if first.try_get::<_, Option<bool>>(11)?.is_none() {
-            return Ok(page);
+    fn read(&mut self, row: Row) -> Result<(), StoreError> {
+        if self.changes.is_empty() {
+            Micros(self.head) = row.try_get(0)?;
         }
-        let size: i64 = first.try_get(13)?;
-        if size > largest {
+        let Some(has_more) = row.try_get(11)? else { return Ok(()) };
+        let size: i64 = row.try_get(13)?;
+        if size > self.largest {
             return Err(StoreError::NeedsMemory(usize::try_from(size).unwrap_or(usize::MAX)));
         }
-        page.reader_holds = first.try_get(12)?;
-        rows.truncate(limit);
-        if let Some(last) = rows.last() {
-            page.has_more = last.try_get(11)?;
+        if self.changes.is_empty() {
+            self.reader_holds = row.try_get(12)?;
         }
-        page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
-        Ok(page)
+        self.has_more = has_more;
+        let change = read_change(row)?;
+        // A large one keeps a thread for long, and those behind it are left for then too.
+        self.writes &= size <= LIGHT as i64;
+        if self.writes {
+            self.written.add(&change)?;
+        }
+        self.changes.push(change);
+        Ok(())
     }
 }
 

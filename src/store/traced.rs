@@ -1,7 +1,7 @@
 //! Statements as traces and metrics see them.
 
 use super::{Store, StoreError};
-use crate::db::{DbError, Sql};
+use crate::db::{DbError, RowSink, Sql};
 use crate::telemetry::traces::{self, Query};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -27,8 +27,19 @@ impl Store {
         sql: &'static Sql,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DbError> {
+        self.traced_into(query, sql, parameters, &Vec::new).await
+    }
+
+    /// The same; see [`Pool::query_into`](crate::db::Pool::query_into).
+    pub(super) async fn traced_into<T: RowSink>(
+        &self,
+        query: Query,
+        sql: &'static Sql,
+        parameters: &[&(dyn ToSql + Sync)],
+        sink: &impl Fn() -> T,
+    ) -> Result<T, DbError> {
         let span = traces::database(query);
-        let done = self.pool.query(sql, parameters).instrument(span.clone()).await;
+        let done = self.pool.query_into(sql, parameters, sink).instrument(span.clone()).await;
         if let Err(error) = &done {
             failed(&span, error);
         }
