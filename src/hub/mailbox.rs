@@ -72,7 +72,7 @@ struct State {
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
     /// One of those that were taken last.
-    delivery: Option<Span>,
+    delivery: Option<Box<Span>>,
     /// Whether the session is to end.
     closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
@@ -176,23 +176,30 @@ impl Mailbox {
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
-            let (mail, delivery) = {
-                let mut state = self.state();
-                // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
-                (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
-            };
-            drop(delivery);
-            if let Some(mail) = mail {
-                self.session.note_woken();
+            if let Some(mail) = self.take_now() {
                 return mail;
             }
             self.filled().await;
         }
     }
 
+    /// All the mail that there is; none if there is none.
+    pub fn take_now(&self) -> Option<Mail> {
+        let (mail, delivery) = {
+            let mut state = self.state();
+            // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
+            (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
+        };
+        drop(delivery);
+        if mail.is_some() {
+            self.session.note_woken();
+        }
+        mail
+    }
+
     /// One of the traced deliveries that were taken last, for what is done because of them; once.
     pub fn delivery(&self) -> Span {
-        self.state().delivery.take().unwrap_or_else(Span::none)
+        self.state().delivery.take().map_or_else(Span::none, |delivery| *delivery)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -335,7 +342,8 @@ impl State {
         let behind = self.stays_full() | std::mem::take(&mut self.is_behind);
         let waiting = self.clear();
         let deliveries = std::mem::take(&mut self.deliveries);
-        self.delivery = deliveries.last().cloned();
+        // Boxed: few are traced.
+        self.delivery = deliveries.last().cloned().map(Box::new);
         traces::taken(deliveries);
         Some(if behind { Mail::Overflow } else { Mail::Changed(waiting) })
     }

@@ -91,6 +91,8 @@ pub struct Sessions {
     max_age: Option<Duration>,
     auth_timeout: Duration,
     heartbeat: Duration,
+    /// How often WebSockets are pinged.
+    ping: Duration,
     max_per_user: usize,
     /// Whether those who come are told what was stored shortly before.
     announces_recent: bool,
@@ -120,6 +122,7 @@ impl Sessions {
             max_age: Some(config.max_connection_age_ms).filter(|age| !age.is_zero()),
             auth_timeout: config.ws_auth_timeout_ms,
             heartbeat: config.sse_heartbeat_ms,
+            ping: config.ws_ping_ms,
             max_per_user: config.max_sessions_per_user as usize,
             announces_recent: !config.announce_recent_ms.is_zero(),
             unauthenticated: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
@@ -176,15 +179,21 @@ impl Sessions {
         self.announces_recent.then(|| self.reconciler.recent(user, app))
     }
 
-    fn close_timer(&self) -> CloseTimer {
+    fn close_timer(self: &Arc<Sessions>) -> CloseTimer {
         let age = self.max_age.map(|age| self.clock.jitter(age, 0.5..1.0));
-        CloseTimer {
-            clock: self.clock.clone(),
-            closing: self.closing.clone(),
-            drained: self.drained.clone(),
-            window: self.drain_window,
-            drain_at: None,
-            max_age_at: age.map(|age| Instant::now() + age),
+        let max_age_at = age.map(|age| self.clock.instant() + age);
+        CloseTimer { sessions: self.clone(), drain_at: None, max_age_at }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.closing.is_cancelled() || self.drained.is_on()
+    }
+
+    /// Waits until the replica drains.
+    async fn draining(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.drained.begun() => {}
         }
     }
 
@@ -206,10 +215,7 @@ impl Sessions {
 /// maximum age.
 #[derive(Debug)]
 struct CloseTimer {
-    clock: Clock,
-    closing: CancellationToken,
-    drained: Drained,
-    window: Duration,
+    sessions: Arc<Sessions>,
     /// Its moment in the drain window, once that has begun.
     drain_at: Option<Instant>,
     /// When it reaches its maximum age. None: never.
@@ -220,32 +226,42 @@ impl CloseTimer {
     /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
     /// and asked again.
     async fn elapsed(&mut self) -> CloseReason {
-        let CloseTimer { clock, closing, drained, window, drain_at, max_age_at } = self;
-        let leave = async {
-            loop {
-                if !closing.is_cancelled() && !drained.is_on() {
-                    *drain_at = None;
-                }
-                tokio::select! {
-                    () = closing.cancelled() => {}
-                    () = drained.begun() => {}
-                }
-                let moment = || Instant::now() + clock.jitter(*window, 0.0..1.0);
-                let moment = *drain_at.get_or_insert_with(moment);
-                tokio::select! {
-                    () = sleep_until(moment) => return,
-                    // The replica is taken back: who has not left stays.
-                    () = drained.ended(), if !closing.is_cancelled() => {}
-                }
+        let (sessions, max_age_at) = (self.sessions.clone(), self.max_age_at);
+        let old = async {
+            match max_age_at {
+                Some(moment) => sessions.clock.sleep_until(moment).await,
+                None => std::future::pending().await,
             }
         };
-        let Some(max_age_at) = *max_age_at else {
-            leave.await;
-            return CloseReason::GoingAway;
-        };
         tokio::select! {
-            () = leave => CloseReason::GoingAway,
-            () = sleep_until(max_age_at) => CloseReason::TooOld,
+            () = self.drain() => CloseReason::GoingAway,
+            () = old => CloseReason::TooOld,
+        }
+    }
+
+    /// Returns at the session's moment in the drain window.
+    async fn drain(&mut self) {
+        loop {
+            if !self.sessions.is_draining() {
+                self.drain_at = None;
+                self.sessions.draining().await;
+            }
+            // Boxed: a session whose replica is not draining has no room set aside for it.
+            if Box::pin(self.moment()).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the session's moment in the drain window; false if the replica is taken back before.
+    async fn moment(&mut self) -> bool {
+        let Sessions { clock, closing, drained, drain_window, .. } = &*self.sessions;
+        let random = || Instant::now() + clock.jitter(*drain_window, 0.0..1.0);
+        let moment = *self.drain_at.get_or_insert_with(random);
+        tokio::select! {
+            () = sleep_until(moment) => true,
+            // The replica is taken back: who has not left stays.
+            () = drained.ended(), if !closing.is_cancelled() => false,
         }
     }
 

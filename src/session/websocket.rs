@@ -32,6 +32,8 @@ pub struct WebSocketSession {
     /// For the wake-ups last given out, until the next thing is asked for: then they have been sent.
     sending: Option<Box<Reservation>>,
     close_timer: CloseTimer,
+    /// When its client is pinged next.
+    ping_at: Instant,
 }
 
 #[derive(Debug)]
@@ -62,8 +64,9 @@ struct Greeting {
 pub enum Action {
     /// Send these messages.
     Send(Vec<Text>),
-    /// Send the final message, if any, and close.
-    /// The session ends, after this message if there is one.
+    /// Send a ping, to see whether the client is there.
+    Ping,
+    /// The session ends, after the final message if there is one.
     Close {
         /// Why.
         reason: CloseReason,
@@ -91,14 +94,20 @@ impl WebSocketSession {
     /// A session that hears of one app, or of all apps of its user.
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = sessions.clock.instant() + sessions.auth_timeout;
-        let close_timer = sessions.close_timer();
+        let (close_timer, ping_at) = (sessions.close_timer(), sessions.clock.instant() + sessions.ping);
         WebSocketSession {
             sessions,
             app,
             state: State::Unauthenticated { deadline, _place: None },
             sending: None,
             close_timer,
+            ping_at,
         }
+    }
+
+    /// How often its client is pinged.
+    pub fn ping_interval(&self) -> Duration {
+        self.sessions.ping
     }
 
     /// Holds a place among those who have not authenticated, until this one has.
@@ -186,15 +195,9 @@ impl WebSocketSession {
 
     /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
     pub async fn next(&mut self) -> Action {
+        self.sending = None;
+        let deadline = self.deadline();
         let Self { sessions, state, sending, close_timer, .. } = self;
-        *sending = None;
-        let (deadline, late) = match state {
-            State::Unauthenticated { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
-            State::Authenticated { expires, .. } => {
-                let message = "the token has expired; send a fresh one in time, or reconnect with it";
-                (*expires, Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message))
-            }
-        };
         let news = async {
             match state {
                 State::Unauthenticated { .. } => std::future::pending().await,
@@ -205,9 +208,51 @@ impl WebSocketSession {
             }
         };
         tokio::select! {
-            () = sessions.clock.sleep_until(deadline) => late,
-            reason = close_timer.elapsed() => Action::close(reason),
-            action = news => action,
+            () = sessions.clock.sleep_until(deadline) => {}
+            () = close_timer.drain() => return Action::close(CloseReason::GoingAway),
+            action = news => return action,
+        }
+        self.late()
+    }
+
+    /// When something is to be done though nothing happens.
+    fn deadline(&self) -> Instant {
+        // One timer for all of them: each would take half of what is kept of a session.
+        let deadline = self.state.deadline().min(self.ping_at);
+        self.close_timer.max_age_at.map_or(deadline, |moment| moment.min(deadline))
+    }
+
+    /// What is to be done then.
+    fn late(&mut self) -> Action {
+        let now = self.sessions.clock.instant();
+        if self.state.deadline() <= now {
+            return self.state.late();
+        }
+        if self.close_timer.max_age_at.is_some_and(|moment| moment <= now) {
+            return Action::close(CloseReason::TooOld);
+        }
+        self.ping_at = now + self.sessions.ping;
+        Action::Ping
+    }
+}
+
+impl State {
+    /// When it ends.
+    fn deadline(&self) -> Instant {
+        match self {
+            State::Unauthenticated { deadline, .. } => *deadline,
+            State::Authenticated { expires, .. } => *expires,
+        }
+    }
+
+    /// How it ends then.
+    fn late(&self) -> Action {
+        match self {
+            State::Unauthenticated { .. } => Action::close(CloseReason::AuthTimeout),
+            State::Authenticated { .. } => {
+                let message = "the token has expired; send a fresh one in time, or reconnect with it";
+                Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message)
+            }
         }
     }
 }
@@ -233,12 +278,16 @@ async fn mail(
             break;
         }
     }
-    mailbox.filled().await;
-    if mailbox.bytes() > FREE_WAKEUP {
-        // Boxed, like all that is rare.
-        *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
+    loop {
+        mailbox.filled().await;
+        if mailbox.bytes() > FREE_WAKEUP {
+            // Boxed, like all that is rare.
+            *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
+        }
+        if let Some(mail) = mailbox.take_now() {
+            return mail;
+        }
     }
-    mailbox.take().await
 }
 
 /// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
