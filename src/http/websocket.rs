@@ -148,8 +148,8 @@ async fn receive(meter: &Meter, session: &mut WebSocketSession, message: Message
     }
     let Message::Text(text) = message else { return Action::Send(vec![]) };
     let action = session.receive(&text).await;
-    if let Some(budget) = session.budget() {
-        meter.authenticated(budget);
+    if let Some((budget, user)) = session.memory() {
+        meter.authenticated(budget, user);
     }
     action
 }

@@ -2,7 +2,7 @@
 
 use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::{AuthError, Identity, TokenProblem};
-use crate::budget::{Reservation, UserBudget};
+use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
 use crate::protocol::UserKey;
@@ -123,10 +123,10 @@ impl WebSocketSession {
         matches!(self.state, State::Authenticated { .. })
     }
 
-    /// The memory of the user whose session this is; none before it has authenticated.
-    pub fn budget(&self) -> Option<UserBudget> {
+    /// The user whose session this is, and what that user's memory is a share of; none before it has authenticated.
+    pub fn memory(&self) -> Option<(&MemoryBudget, UserKey)> {
         match &self.state {
-            State::Authenticated { identity, .. } => Some(self.sessions.budget.of(identity.user)),
+            State::Authenticated { identity, .. } => Some((&self.sessions.budget, identity.user)),
             State::Unauthenticated { .. } => None,
         }
     }
