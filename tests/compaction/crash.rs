@@ -92,7 +92,7 @@ async fn pass(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, left: &Atom
     }
 }
 
-/// Stores a log of several pieces; its records are the same for each user.
+/// Stores a log of several pieces.
 async fn fill(cluster: &Cluster, user: &User) {
     let mut changes: Vec<Value> = Vec::new();
     for stamp in [1, 2, 3] {
@@ -101,6 +101,24 @@ async fn fill(cluster: &Cluster, user: &User) {
     changes.extend((0..LARGE).map(|n| update(TABLE, "large", "title", n, &at(n))));
     let push = sqlx::query("select sync_push($1, $2, 'phone', $3)").bind(&user.id).bind(APP).bind(json!(changes));
     push.execute(&cluster.pool).await.unwrap();
+}
+
+/// Gives a user the same log as another one has: row by row, without the triggers of those who store anew.
+async fn copy(cluster: &Cluster, from: &User, to: &User) {
+    let mut copying = cluster.pool.begin().await.unwrap();
+    sqlx::query("set local session_replication_role = replica").execute(&mut *copying).await.unwrap();
+    for statement in [
+        "insert into sync_heads (log_id, user_key, user_id, app_id, head, previous, untrimmed_since, stored_changes, stored_bytes)
+         select sync_log_id($2, app_id), sync_user_key($2), $2, app_id, head, previous, untrimmed_since, stored_changes, stored_bytes
+         from sync_heads where user_id = $1",
+        "insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at, log_id, size)
+         select gen_random_uuid(), app_id, table_name, record_id, $2, op, data, field_timestamps, client_id, created_at,
+                sync_log_id($2, app_id), size
+         from sync_changes where user_id = $1",
+    ] {
+        sqlx::query(statement).bind(&from.id).bind(&to.id).execute(&mut *copying).await.unwrap();
+    }
+    copying.commit().await.unwrap();
 }
 
 type Rows = Vec<(String, String, Vec<String>)>;
@@ -130,10 +148,11 @@ async fn between_any_two_statements_nothing_is_half_done() {
     let url: url::Url = cluster.database_url.parse().unwrap();
     let upstream =
         tokio::net::lookup_host((url.host_str().unwrap(), url.port().unwrap())).await.unwrap().next().unwrap();
-    let mut ends = Vec::new();
+    let (original, mut ends) = (cluster.user(), Vec::new());
+    fill(&cluster, &original).await;
     for statements in 0..STATEMENTS {
         let user = cluster.user();
-        fill(&cluster, &user).await;
+        copy(&cluster, &original, &user).await;
         let cut = Cut::after(upstream, statements).await;
         let mut through = proxy::through(cut.address, &cluster.database_url);
         through += if through.contains('?') { "&sslmode=disable" } else { "?sslmode=disable" };

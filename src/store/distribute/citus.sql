@@ -198,6 +198,42 @@ begin
 end
 $$;
 
+-- As before; rows are locked by a statement of its own. In one with the others, Citus fetches them to where it was called.
+create or replace function sync_trim_rows(trimmed uuid[], losing text[], going bool[], keep_history bool)
+returns table (rows bigint, gone bigint, bytes bigint)
+language plpgsql security definer as $$
+#variable_conflict use_column
+begin
+    perform from sync_changes c where c.id = any(trimmed) order by c.id for update;
+    return query
+    with cut as materialized (
+        select c.id, c.log_id, c.table_name, c.record_id, c.created_at, c.client_id, c.op, c.data, c.extra, c.size,
+               u.lost::jsonb as lost, u.gone, array(select jsonb_object_keys(u.lost::jsonb)) as fields
+        from unnest(trimmed, losing, going) as u (id, lost, gone)
+        join sync_changes c on c.id = u.id
+    ), kept as (
+        insert into sync_history (trimmed_at, log_id, table_name, record_id, id, created_at, client_id, op, data,
+                                  field_timestamps, extra)
+        select now(), k.log_id, k.table_name, k.record_id, k.id, k.created_at, k.client_id, k.op,
+               case k.op when 'delete' then k.lost
+                   else (select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each(k.data) d where d.key = any(k.fields))
+               end, k.lost, k.extra
+        from cut k where keep_history
+    ), shrunk as (
+        update sync_changes c
+        set data = c.data - k.fields, field_timestamps = c.field_timestamps - k.fields,
+            size = sync_size(c.data - k.fields, c.field_timestamps - k.fields, c.extra)
+        from cut k where c.id = k.id and not k.gone
+        returning k.size - c.size as bytes
+    ), removed as (
+        delete from sync_changes c using cut k where c.id = k.id and k.gone
+        returning k.size as bytes
+    )
+    select (select count(*) from shrunk) + (select count(*) from removed), (select count(*) from removed),
+           coalesce((select sum(s.bytes) from shrunk s), 0)::int8 + coalesce((select sum(r.bytes) from removed r), 0)::int8;
+end
+$$;
+
 -- As before, with a statement for each table: a function that reads tables must not be called from where the tables are.
 create or replace function sync_usage_of(log uuid)
 returns table (user_id text, app_id text, changes bigint, bytes bigint, records bigint, garbage bigint,
@@ -250,7 +286,8 @@ begin
     for called in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = current_schema()::regnamespace
-          and p.proname in ('sync_push_many', 'sync_store_program_row', 'sync_records', 'sync_usage', 'sync_usage_of')
+          and p.proname in ('sync_push_many', 'sync_store_program_row', 'sync_records', 'sync_usage', 'sync_usage_of',
+                            'sync_trim_rows')
     loop
         execute format('alter function %s set search_path = %I, pg_temp', called, current_schema());
     end loop;
