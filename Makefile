@@ -75,7 +75,7 @@ rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, 
 bench: bootstrap ## Our numbers beside PostgreSQL's own; QUICK=1, ROWS=pushes
 	@scripts/bench $(ARGS)
 
-growth: bootstrap ## How cost grows with size, with plots; QUICK=1, ONLY=stored,replicas,connections,names,log,edits,days
+growth: bootstrap ## How cost grows with size, with plots; QUICK=1, ONLY=stored,replicas,connections,names,log,edits,days,replays
 	@scripts/growth $(ARGS)
 
 load: bootstrap ## Run a scenario: SCENARIO=mixed; TARGETS=URL,URL KEY=FILE against what is there

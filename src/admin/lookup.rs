@@ -139,8 +139,8 @@ impl Admin {
     pub async fn record(&self, user_id: &str, app: &str, table: &str, id: &str) -> Result<Record, AdminError> {
         let log = crate::protocol::Log::new(user_id.into(), app);
         let client = self.reading_of(log.user).client().await?;
-        let changes = inspect::record(&client, &log, table, id).await?;
-        let (fields, history, truncated) = record::explain(&changes)?;
+        let (changes, truncated) = inspect::record(&client, &log, table, id).await?;
+        let (fields, history) = record::explain(&changes)?;
         let is_set = |field: &super::report::Field| field.name == "deletedAt" && !field.value.is_null();
         Ok(Record {
             user_id: user_id.to_owned(),

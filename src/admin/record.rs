@@ -3,20 +3,19 @@
 use super::report::{Change, Field, Write};
 use crate::protocol::Cursor;
 use crate::protocol::merge::Rank;
-use crate::store::inspect::{InspectError, MAX_CHANGES};
+use crate::store::inspect::InspectError;
 use crate::store::lifecycle::LoggedChange;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The fields of a record as they stand, its changes, and whether there are older ones that are not among them.
+/// The fields of a record as they stand, as far as these changes tell, and the changes.
 ///
 /// By the rules of the protocol: the later stamp wins, and of equal stamps what was stored later. What was trimmed from a
 /// change is told of with what is left of it.
-pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>, bool), InspectError> {
-    let truncated = logged.len() > MAX_CHANGES;
+pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), InspectError> {
     let mut best: BTreeMap<String, (Rank, Field)> = BTreeMap::new();
     let mut changes: BTreeMap<i64, Change> = BTreeMap::new();
-    for logged in logged.iter().skip(usize::from(truncated)) {
+    for logged in logged {
         let at = logged.change.at;
         let change = changes.entry(at).or_insert_with(|| Change {
             id: logged.change.id.to_string(),
@@ -46,7 +45,7 @@ pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>, bool
             write.wins = best.get(&write.field).is_some_and(|(_, field)| field.cursor == change.cursor);
         }
     }
-    Ok((best.into_values().map(|(_, field)| field).collect(), changes.into_values().collect(), truncated))
+    Ok((best.into_values().map(|(_, field)| field).collect(), changes.into_values().collect()))
 }
 
 /// What PostgreSQL keeps as jsonb is JSON.
@@ -102,7 +101,7 @@ mod tests {
             json!({ "title": stamp(1), "done": stamp(1) }),
         );
         logged.push(LoggedChange { trimmed_at: Some(90), ..trimmed });
-        let (fields, history, truncated) = explain(&logged).unwrap();
+        let (fields, history) = explain(&logged).unwrap();
         let won = |name: &str| {
             let field = fields.iter().find(|field| field.name == name).unwrap();
             (field.value.clone(), field.device.as_str(), field.stamp.clone())
@@ -120,6 +119,6 @@ mod tests {
         assert_eq!(wins[3], [("deletedAt", true)]);
         let trimmed: Vec<&str> =
             history[0].writes.iter().filter(|write| write.trimmed).map(|write| write.field.as_str()).collect();
-        assert_eq!((trimmed, history.len(), truncated), (vec!["done", "title"], 4, false));
+        assert_eq!((trimmed, history.len()), (vec!["done", "title"], 4));
     }
 }

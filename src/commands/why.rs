@@ -5,9 +5,12 @@ use crate::config::DatabaseConfig;
 use crate::protocol::Log;
 use crate::protocol::json::ObjectWriter;
 use crate::store::lifecycle::{Archive, position};
-use crate::store::why::{Field, Write, fields};
+use crate::store::why::{Field, Limits, Lost, Write};
 use clap::Args;
 use std::io;
+
+/// Bytes of the writes that lost which are shown, at most.
+const MAX_BYTES: usize = 64 << 20;
 
 /// What `mana-sync why` is told.
 #[derive(Args, Debug)]
@@ -32,6 +35,10 @@ pub struct WhyArgs {
     #[arg(long)]
     field: Option<String>,
 
+    /// Of what a field's value won against, and of what came too late, so many at most: the latest.
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -41,24 +48,21 @@ pub struct WhyArgs {
 pub async fn run(args: &WhyArgs) -> Result<(), CommandError> {
     let log = Log::new(args.user.as_str().into(), &args.app);
     let mut archive = Archive::connect_for(&args.user, &args.database, "why").await?;
-    let changes = archive.record(&log, &args.table, &args.record).await?;
-    if changes.is_empty() {
+    let limits = Limits { writes: args.limit, bytes: MAX_BYTES };
+    let found = archive.why((&log, &args.table, &args.record), args.field.as_deref(), limits).await?;
+    let Some(found) = found else {
         return Err(CommandError::NoRecord { table: args.table.clone(), record: args.record.clone() });
-    }
-    let mut found = fields(&changes)?;
-    if let Some(name) = &args.field {
-        found.retain(|field| field.name == *name);
-        if found.is_empty() {
-            return Err(CommandError::NoField(name.clone()));
-        }
+    };
+    if let Some(name) = args.field.as_ref().filter(|_| found.is_empty()) {
+        return Err(CommandError::NoField(name.clone()));
     }
     let mut out = io::stdout().lock();
     written(if args.json { write_json(&mut out, args, &found) } else { write_text(&mut out, args, &found) })
 }
 
 fn write_json(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io::Result<()> {
-    let list = |writes: &[Write]| {
-        format!("[{}]", writes.iter().map(|write| json(write).finish()).collect::<Vec<_>>().join(","))
+    let list = |lost: &Lost| {
+        format!("[{}]", lost.writes.iter().map(|write| json(write).finish()).collect::<Vec<_>>().join(","))
     };
     let field = |field: &Field| {
         let mut object = ObjectWriter::new();
@@ -66,6 +70,11 @@ fn write_json(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
         describe(&mut object, &field.winner);
         object.raw("wonAgainst", &list(&field.won_against));
         object.raw("cameTooLate", &list(&field.came_too_late));
+        for (name, lost) in [("wonAgainstMore", &field.won_against), ("cameTooLateMore", &field.came_too_late)] {
+            if lost.more > 0 {
+                object.raw(name, &lost.more.to_string());
+            }
+        }
         object.finish()
     };
     let fields: Vec<String> = fields.iter().map(field).collect();
@@ -97,13 +106,16 @@ fn write_text(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
     writeln!(out, "{}/{} of {} in {}", args.table, args.record, args.user, args.app)?;
     for field in fields {
         writeln!(out, "\n{} = {}", field.name, line(&field.winner))?;
-        for (title, writes) in [("won against", &field.won_against), ("came too late", &field.came_too_late)] {
-            if writes.is_empty() {
+        for (title, lost) in [("won against", &field.won_against), ("came too late", &field.came_too_late)] {
+            if lost.writes.is_empty() && lost.more == 0 {
                 continue;
             }
             writeln!(out, "  {title}:")?;
-            for write in writes {
+            for write in &lost.writes {
                 writeln!(out, "    {}", line(write))?;
+            }
+            if lost.more > 0 {
+                writeln!(out, "    and {} more that are not shown, most of them older (--limit)", lost.more)?;
             }
         }
     }

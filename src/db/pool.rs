@@ -271,6 +271,11 @@ impl Pool {
         self.pool.manager().route.connectors().iter().any(Connector::has_choice)
     }
 
+    /// Says whether one of its servers may be connected to, by its place in the list: all may until this is said.
+    pub fn set_usable(&self, server: usize, is_usable: bool) {
+        self.pool.manager().route.set_usable(server, is_usable);
+    }
+
     /// Says which of its servers does best, by its place in the list. What is open is led there as well, bit by bit, if it may
     /// lead elsewhere.
     pub async fn prefer(&self, server: usize) {

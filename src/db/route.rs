@@ -26,6 +26,8 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Route {
     connectors: Arc<[Connector]>,
+    /// Which of them may be used.
+    usable: Arc<[AtomicBool]>,
     best: Arc<AtomicUsize>,
     /// Whether a connection was made to another than the best.
     has_strayed: Arc<AtomicBool>,
@@ -44,6 +46,7 @@ impl Route {
     /// One of these, of which there must be some; the first is the best until another is said to be.
     pub(super) fn new(connectors: Vec<Connector>) -> Route {
         Route {
+            usable: connectors.iter().map(|_| AtomicBool::new(true)).collect(),
             connectors: connectors.into(),
             best: Arc::default(),
             has_strayed: Arc::default(),
@@ -57,6 +60,17 @@ impl Route {
         &self.connectors
     }
 
+    /// Says whether a server may be used.
+    pub(super) fn set_usable(&self, server: usize, is_usable: bool) {
+        if let Some(usable) = self.usable.get(server) {
+            usable.store(is_usable, Ordering::Relaxed);
+        }
+    }
+
+    fn is_usable(&self, server: usize) -> bool {
+        self.usable.get(server).is_some_and(|usable| usable.load(Ordering::Relaxed))
+    }
+
     /// Says which is the best. Whether what is open leads elsewhere and need not: it was another, or could not be reached and
     /// now can be. One that cannot is looked at again, less and less often.
     pub(super) async fn prefer(&self, best: usize) -> bool {
@@ -65,7 +79,7 @@ impl Route {
             self.note_reached();
             return true;
         }
-        if !self.has_strayed.load(Ordering::Relaxed) || !self.is_probe_due() {
+        if !self.has_strayed.load(Ordering::Relaxed) || !self.is_usable(best) || !self.is_probe_due() {
             return false;
         }
         let is_back = matches!(timeout(PROBE_TIMEOUT, self.ask(best)).await, Ok((_, Ok(_))));
@@ -96,6 +110,10 @@ impl Route {
     /// A connection was made to another; what the best said, if it said something.
     fn note_strayed(&self, best: usize, error: Option<&ConnectError>) {
         self.has_strayed.store(true, Ordering::Relaxed);
+        if !self.is_usable(best) {
+            // Why is known.
+            return;
+        }
         static LINE: Throttle = Throttle::every(WARNING_PAUSE);
         if let Some(unwritten) = LINE.is_due() {
             let (place, error) = (best + 1, error.map(|error| error as &dyn std::error::Error));
@@ -115,7 +133,8 @@ impl Route {
     pub(super) async fn connect(&self) -> Result<(usize, Client, Driver), ConnectError> {
         let count = self.connectors.len();
         let best = self.best.load(Ordering::Relaxed);
-        let mut left = (0..count).map(|at| self.ask((best + at) % count));
+        let order: Vec<usize> = (0..count).map(|at| (best + at) % count).filter(|at| self.is_usable(*at)).collect();
+        let mut left = order.into_iter().map(|at| self.ask(at));
         let mut asked: FuturesUnordered<_> = left.next().into_iter().collect();
         let mut said = None;
         loop {
@@ -181,5 +200,22 @@ mod tests {
         }
         assert!(route.prefer(0).await, "and another one is followed at once");
         assert_eq!(next(), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_may_not_be_used_is_not_asked() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Secret::from(format!("postgres://nobody@{}/none", listener.local_addr().unwrap()).as_str());
+        let nowhere = Secret::from("postgres://nobody@127.0.0.1:1/none");
+        let route = Route::new([url, nowhere].iter().map(|url| Connector::new(url, "test").unwrap()).collect());
+        route.set_usable(0, false);
+        assert!(route.connect().await.is_err(), "the other one cannot be reached");
+        route.set_usable(1, false);
+        assert!(matches!(route.connect().await, Err(ConnectError::NoPrimary)));
+        let asked = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
+        assert!(asked.is_err(), "it was asked");
+        route.set_usable(0, true);
+        let (_, asked) = tokio::join!(timeout(Duration::from_millis(500), route.connect()), listener.accept());
+        assert!(asked.is_ok());
     }
 }

@@ -16,8 +16,8 @@ use uuid::Uuid;
 /// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
 /// * `$6`, `$10`: the pushes: their logs and devices.
 /// * `$7`–`$9`, `$11`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
-/// * `$20`: those ids of rows that may have been stored and trimmed away since; `$21`: of a log that is trimmed past this
-///   position, any may have been; see [`super::history`].
+/// * `$20`: those ids of rows that may have been stored and trimmed away since; `$21`: of a log whose rows were trimmed past
+///   this position, any may have been; see [`super::history`].
 ///
 /// A log of which any row is there is left out, for [`super::known`] to find out which of whose push. What it does not
 /// say of a log, and of no such row either, is that somebody else holds its head.
@@ -28,7 +28,7 @@ macro_rules! push_statement {
         Sql {
             text: concat!(
                 "with found as materialized (
-    select h.log_id, h.trimmed_to from sync_heads h where h.log_id = any($1::uuid[])",
+    select h.log_id, greatest(h.trimmed_to, h.trim_horizon) as trimmed_to from sync_heads h where h.log_id = any($1::uuid[])",
                 $look,
                 "
 ), known as materialized (
@@ -348,10 +348,8 @@ impl Store {
             &maybe_trimmed,
             &self.history.latest(),
         ];
-        // On Citus the last is not asked for.
-        let parameters = parameters.get(..statement.types.len()).unwrap_or(&parameters);
         let mut taken = Taken::default();
-        for row in self.traced(traced::PUSH, statement, parameters).await? {
+        for row in self.traced(traced::PUSH, statement, &parameters).await? {
             if let Some(log) = row.try_get::<_, Option<Uuid>>(0)? {
                 let (Micros(new), Micros(previous)) = (row.try_get(1)?, row.try_get(2)?);
                 taken.heads.insert(LogId(log), Head { new, previous });

@@ -1,13 +1,13 @@
 //! All buckets: each a [`Store`] with a pool and a batcher of its own, so that one that is away or busy costs its users
 //! something, and nobody else.
 
-use super::citus::WorkerAddress;
 use super::fitness::Fitness;
 use super::layout::Layout;
+use super::workers::{Admission, Worker, WorkerAddress};
 use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::{ConnectError, PoolStatus};
+use crate::db::{ConnectError, Connector, PoolStatus};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
@@ -33,7 +33,9 @@ pub struct Buckets {
     /// For what is asked of the database as a whole. The only bucket, where there is but one.
     main: Store,
     /// Where the workers of a Citus cluster are that pushes and reads go to; none if they go to the coordinator.
-    workers: Arc<[WorkerAddress]>,
+    workers: Arc<[Worker]>,
+    /// Which is asked whether they are of its cluster.
+    coordinator: Connector,
     heavy: HeavyWork,
 }
 
@@ -48,9 +50,11 @@ impl Buckets {
     ) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
         let heavy = HeavyWork::default();
+        let name = format!("mana-sync {}", config.replica_name());
+        let coordinator = Connector::new(&config.database.database_url, &name)?;
         if layout == Layout::ONE {
             let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
-            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into(), heavy });
+            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into(), coordinator, heavy });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {
@@ -60,8 +64,8 @@ impl Buckets {
         let stores = layout.schemas().into_iter().map(open).collect::<Result<_, _>>()?;
         let main =
             Store::open(config, MAIN_CONNECTIONS, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
-        let workers = WorkerAddress::all(config, layout)?;
-        Ok(Buckets { layout, stores, main, workers, heavy })
+        let workers = Worker::all(config, layout)?;
+        Ok(Buckets { layout, stores, main, workers, coordinator, heavy })
     }
 
     /// How users are distributed over them.
@@ -111,17 +115,26 @@ impl Buckets {
     }
 
     /// Keeps finding out which worker has which bucket, and leads each bucket's connections there, until told to stop.
-    /// Buckets are moved while replicas serve; any worker takes any bucket meanwhile, by asking the one that has it.
+    /// Buckets are moved while replicas serve; any worker takes any bucket meanwhile, by asking the one that has it. A server
+    /// is used once it is known to be of the cluster; until then the coordinator is.
     pub async fn follow_placements(self, stopping: CancellationToken) {
         if self.workers.is_empty() {
             return stopping.cancelled().await;
         }
         let mut unmatched = HashSet::new();
-        while stopping.run_until_cancelled(Box::pin(self.look_up_placements(&mut unmatched))).await.is_some() {
+        let mut admission = Admission::new(self.coordinator.clone(), &self.workers);
+        while stopping.run_until_cancelled(Box::pin(self.look(&mut admission, &mut unmatched))).await.is_some() {
             if stopping.run_until_cancelled(tokio::time::sleep(PLACEMENTS_PERIOD)).await.is_none() {
                 return;
             }
         }
+    }
+
+    async fn look(&self, admission: &mut Admission, unmatched: &mut HashSet<WorkerAddress>) {
+        for worker in admission.look().await {
+            self.stores.iter().for_each(|store| store.admit(worker));
+        }
+        self.look_up_placements(unmatched).await;
     }
 
     /// Looks once. Servers of buckets that are none of the settings' are said, and noted, once.
@@ -137,10 +150,10 @@ impl Buckets {
         let mut preferred = Vec::new();
         for (bucket, store) in self.stores.iter().enumerate() {
             let Some(at) = self.layout.schema(bucket).and_then(|schema| placements.get(&schema)) else { continue };
-            match self.workers.iter().position(|worker| worker == at) {
+            match self.workers.iter().position(|worker| worker.address == *at) {
                 Some(server) => preferred.push(store.prefer(server)),
                 None if unmatched.insert(at.clone()) => {
-                    let known: Vec<String> = self.workers.iter().map(ToString::to_string).collect();
+                    let known: Vec<String> = self.workers.iter().map(|worker| worker.address.to_string()).collect();
                     let (server, known) = (at.to_string(), known.join(", "));
                     tracing::warn!(
                         server,

@@ -34,8 +34,8 @@ impl HistoryHorizon {
         HistoryHorizon { after, ahead: config.max_clock_skew_ms + CLOCK_MARGIN, clock }
     }
 
-    /// A log that is trimmed to a position after this one was trimmed by somebody whose horizon is shorter than ours, as of a
-    /// command: any row of it may have been trimmed.
+    /// A log whose rows were trimmed past this position was trimmed by somebody whose horizon is shorter than ours, as of a
+    /// command: any row of it may have been.
     pub(super) fn latest(&self) -> Micros {
         let latest = (self.clock.since_epoch() + CLOCK_MARGIN).saturating_sub(self.after);
         Micros(i64::try_from(latest.as_micros()).unwrap_or(i64::MAX))

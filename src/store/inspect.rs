@@ -19,6 +19,8 @@ pub const MAX_LOGS: usize = 200;
 pub const MAX_DEVICES: usize = 500;
 /// Changes of a record that are shown, at most.
 pub const MAX_CHANGES: usize = 1_000;
+/// Bytes of them, unless the newest alone has more.
+const MAX_BYTES: i64 = 4 << 20;
 
 /// A log of a user, and what is in it.
 #[derive(Debug)]
@@ -107,16 +109,25 @@ limit $2";
 
 const RECORD: &str = "
 select id::text, (extract(epoch from created_at) * 1000000)::int8, op, data::text, field_timestamps::text, client_id,
-       (extract(epoch from trimmed_at) * 1000000)::int8
+       (extract(epoch from trimmed_at) * 1000000)::int8, found
 from (
-    select id, created_at, op, data, field_timestamps, client_id, null::timestamptz as trimmed_at
-    from sync_changes where log_id = $1::text::uuid and table_name = $2 and record_id = $3
-    union all
-    select id, created_at, op, data, field_timestamps, client_id, trimmed_at
-    from sync_history where log_id = $1::text::uuid and table_name = $2 and record_id = $3
-) as changes
-order by created_at desc, trimmed_at desc
-limit $4";
+    select newest.*, count(*) over () as found,
+           sum(size) over (order by created_at desc, trimmed_at desc rows unbounded preceding) - size as before
+    from (
+        select changes.*, coalesce(octet_length(data::text), 0) + octet_length(field_timestamps::text) as size
+        from (
+            select id, created_at, op, data, field_timestamps, client_id, null::timestamptz as trimmed_at
+            from sync_changes where log_id = $1::text::uuid and table_name = $2 and record_id = $3
+            union all
+            select id, created_at, op, data, field_timestamps, client_id, trimmed_at
+            from sync_history where log_id = $1::text::uuid and table_name = $2 and record_id = $3
+        ) as changes
+        order by created_at desc, trimmed_at desc
+        limit $4
+    ) as newest
+) as told
+where before < $5
+order by created_at desc, trimmed_at desc";
 
 /// The tables of the log are in this schema, or in the buckets'.
 const STATE: &str = "
@@ -191,12 +202,20 @@ pub async fn devices(client: &Client, user: UserKey) -> Result<Vec<StoredDevice>
 }
 
 /// The changes of a record that are stored, and what is kept of those that were trimmed, oldest first; of more than
-/// [`MAX_CHANGES`] the newest, and one more.
-pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result<Vec<LoggedChange>, InspectError> {
+/// [`MAX_CHANGES`], or of very large ones, the newest. Whether there are older ones.
+pub async fn record(
+    client: &Client,
+    log: &Log,
+    table: &str,
+    id: &str,
+) -> Result<(Vec<LoggedChange>, bool), InspectError> {
     let (log, limit) = (log.id.0.to_string(), MAX_CHANGES as i64 + 1);
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] =
-        [(&log, Type::TEXT), (&table, Type::TEXT), (&id, Type::TEXT), (&limit, Type::INT8)];
-    let rows = client.query_typed(RECORD, &parameters).await?;
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] =
+        [(&log, Type::TEXT), (&table, Type::TEXT), (&id, Type::TEXT), (&limit, Type::INT8), (&MAX_BYTES, Type::INT8)];
+    let mut rows = client.query_typed(RECORD, &parameters).await?;
+    let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(7))?;
+    rows.truncate(MAX_CHANGES);
+    let has_older = found > rows.len() as i64;
     let read = |row: &Row| {
         let op: &str = row.try_get(2)?;
         let change = StoredChange {
@@ -213,7 +232,7 @@ pub async fn record(client: &Client, log: &Log, table: &str, id: &str) -> Result
         };
         Ok(LoggedChange { change, client: row.try_get(5)?, trimmed_at: row.try_get(6)? })
     };
-    rows.iter().rev().map(read).collect()
+    Ok((rows.iter().rev().map(read).collect::<Result<_, InspectError>>()?, has_older))
 }
 
 /// How the database is: all of its servers together, where the buckets are on Citus. Connections are always those of the

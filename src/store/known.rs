@@ -32,11 +32,12 @@ from sync_changes where id = any($1) and log_id = $2",
 };
 
 /// The same for rows that were trimmed away. None of them had its stamps adjusted. The first `$3` of `$1` are asked for, or all if
-/// the log is trimmed past `$4`.
+/// rows of the log were trimmed past `$4`.
 static TRIMMED: Sql = Sql {
     text: "
 select id, min(created_at) as created_at from sync_history
-where id = any(case when (select h.trimmed_to > $4 from sync_heads h where h.log_id = $2) then $1 else $1[1:$3] end)
+where id = any(case when (select greatest(h.trimmed_to, h.trim_horizon) > $4 from sync_heads h where h.log_id = $2) then $1
+                    else $1[1:$3] end)
   and log_id = $2
 group by id",
     types: &[Type::UUID_ARRAY, Type::UUID, Type::INT4, Type::TIMESTAMPTZ],

@@ -2,6 +2,7 @@
 
 use super::compaction::{CompactionError, LogName, connect_command, logs_of, read_change, search_in};
 use super::schema::layout;
+use super::why::{Field, Limits, Losers, Winners};
 use crate::config::DatabaseConfig;
 use crate::db::{Micros, Session};
 use crate::protocol::merge::{Rank, StoredChange};
@@ -12,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 /// What one log takes.
@@ -261,19 +263,40 @@ impl Archive {
         Ok(self.end_reading().await?)
     }
 
-    /// All that is stored of one record, and kept of what was trimmed from it, in the order of the log.
-    pub async fn record(&mut self, log: &Log, table: &str, record: &str) -> Result<Vec<LoggedChange>, CompactionError> {
+    /// Why the fields of a record are what they are, or one of them; none if nothing is stored of it.
+    pub async fn why(
+        &mut self,
+        record: (&Log, &str, &str),
+        field: Option<&str>,
+        limits: Limits,
+    ) -> Result<Option<Vec<Field>>, CompactionError> {
         self.begin_reading().await?;
-        let mut all = Vec::new();
+        let mut winners = Winners::new(field);
+        self.each_of_record(record, |change| winners.note(change)).await?;
+        if !winners.is_any() {
+            self.end_reading().await?;
+            return Ok(None);
+        }
+        let mut losers = Losers::new(winners, limits);
+        self.each_of_record(record, |change| losers.note(change)).await?;
+        self.end_reading().await?;
+        Ok(Some(losers.fields()))
+    }
+
+    /// Hands out all that is stored of one record, then what is kept of what was trimmed from it, row by row.
+    async fn each_of_record(
+        &self,
+        (log, table, record): (&Log, &str, &str),
+        mut each: impl FnMut(&LoggedChange) -> Result<(), CompactionError>,
+    ) -> Result<(), CompactionError> {
+        let parameters: [&(dyn ToSql + Sync); 3] = [&log.id.0, &table, &record];
         for statement in [RECORD, HISTORY_OF_RECORD] {
-            let rows = self.0.query(statement, &[&log.id.0, &table, &record]).await?;
-            for row in &rows {
-                all.push(read(row)?);
+            let mut rows = pin!(self.0.query_raw(statement, parameters.iter().copied()).await?);
+            while let Some(row) = rows.try_next().await? {
+                each(&read(&row)?)?;
             }
         }
-        self.end_reading().await?;
-        all.sort_by_key(|logged| logged.change.at);
-        Ok(all)
+        Ok(())
     }
 
     /// Erases a user: changes, what was trimmed of them, and logs. How many rows that were.

@@ -9,7 +9,7 @@
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 //!
 //! A [`Store`] is one bucket: a schema with these tables. [`layout`] says which of them a user is in, [`buckets`] holds them,
-//! [`distribute`] makes them. [`citus`] is what differs where Citus distributes them.
+//! [`distribute`] makes them. [`citus`] is what differs where Citus distributes them, [`workers`] its servers.
 
 mod batch;
 mod batcher;
@@ -35,6 +35,7 @@ pub mod schema;
 pub mod takeover;
 mod traced;
 pub mod why;
+mod workers;
 
 pub use buckets::Buckets;
 use delta::PAST_ALL;
@@ -229,6 +230,10 @@ impl Store {
         let urls = workers.chain([&config.database.database_url]);
         let connectors = urls.map(|url| Connector::new(url, &name)).collect::<Result<_, _>>()?;
         let pool = Pool::over(connectors, pool_config(config, connections, bucket));
+        if on_citus {
+            // Until they have shown that they are of the cluster: see `workers`.
+            (0..config.database_worker_urls.len()).for_each(|worker| pool.set_usable(worker, false));
+        }
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let batcher = Batcher::new(connections);
         let rewinds = Rewinds::new(metrics);

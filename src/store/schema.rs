@@ -161,6 +161,14 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
     let state = if before.contains(&LAYOUT_MIGRATION) { Some(LayoutState::read(&connection).await?) } else { None };
     let is_missing = MIGRATIONS.iter().any(|migration| !before.contains(&migration.version));
+    // Buckets first: what a migration adds to their tables, the views of the main schema have.
+    let layout = state.filter(|state| !state.is_moving).map(|state| state.layout).unwrap_or_default();
+    for schema in layout.schemas() {
+        migrate_bucket(&connection, &schema).await?;
+        if layout.is_on_citus() {
+            citus::make_functions(&connection, &schema).await?;
+        }
+    }
     match state.filter(|state| state.layout != Layout::ONE) {
         // The distribution makes and migrates what it needs. It must not end by another schema than it began with.
         Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
@@ -172,13 +180,6 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         _ => migrator::run(&connection).await?,
     }
     let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
-    let layout = state.filter(|state| !state.is_moving).map(|state| state.layout).unwrap_or_default();
-    for schema in layout.schemas() {
-        migrate_bucket(&connection, &schema).await?;
-        if layout.is_on_citus() {
-            citus::make_functions(&connection, &schema).await?;
-        }
-    }
     connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
 }

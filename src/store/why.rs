@@ -1,10 +1,16 @@
 //! Why a value is what it is: for each field of a record, who won, against whom, and who came too late.
+//!
+//! A record may have been written a million times. So it is read twice, as of one moment: once for what wins, and once more for
+//! the latest of what lost, as many as there is room for.
 
 use super::compaction::CompactionError;
 use super::lifecycle::LoggedChange;
 use crate::protocol::Stamp;
 use crate::protocol::merge::Rank;
 use std::collections::BTreeMap;
+
+/// Bytes that a write takes beside its value, about.
+const WRITE: usize = 160;
 
 /// One write of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +27,6 @@ pub struct Write {
     pub trimmed_at: Option<i64>,
 }
 
-impl Write {
-    fn rank(&self) -> Rank {
-        (self.stamp, self.at)
-    }
-}
-
 /// What became of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -35,28 +35,210 @@ pub struct Field {
     /// The value as it is. It is out of the log only if its record was purged.
     pub winner: Write,
     /// What was stored before and lost, the latest first.
-    pub won_against: Vec<Write>,
-    /// What was stored later, with a stamp that was earlier.
-    pub came_too_late: Vec<Write>,
+    pub won_against: Lost,
+    /// What was stored later, with a stamp that was earlier, the latest last.
+    pub came_too_late: Lost,
 }
 
-/// The fields of a record, by name, from all of its changes.
-pub fn fields(changes: &[LoggedChange]) -> Result<Vec<Field>, CompactionError> {
-    let mut writes: BTreeMap<String, Vec<Write>> = BTreeMap::new();
-    for logged in changes {
+/// Writes that lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// The latest of them.
+    pub writes: Vec<Write>,
+    /// How many there are beside those.
+    pub more: u64,
+}
+
+/// How much is kept of what lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Writes of one field that were stored before the winner, or after it.
+    pub writes: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
+}
+
+/// What wins, from changes in any order.
+#[derive(Debug, Default)]
+pub struct Winners {
+    /// This field alone is asked for.
+    only: Option<String>,
+    ranks: BTreeMap<String, Rank>,
+    is_any: bool,
+}
+
+impl Winners {
+    /// None yet; of all fields, or of one.
+    pub fn new(only: Option<&str>) -> Winners {
+        Winners { only: only.map(str::to_owned), ..Winners::default() }
+    }
+
+    /// Takes note of a change.
+    pub fn note(&mut self, logged: &LoggedChange) -> Result<(), CompactionError> {
+        self.is_any = true;
+        for (name, _, stamp) in logged.fields()? {
+            if self.only.as_ref().is_some_and(|only| *only != name) {
+                continue;
+            }
+            let rank = (stamp, logged.change.at);
+            let best = self.ranks.entry(name).or_insert(rank);
+            *best = rank.max(*best);
+        }
+        Ok(())
+    }
+
+    /// Whether there was any change.
+    pub fn is_any(&self) -> bool {
+        self.is_any
+    }
+}
+
+/// What lost against them, from the same changes once more.
+#[derive(Debug)]
+pub struct Losers {
+    limits: Limits,
+    bytes: usize,
+    fields: BTreeMap<String, Judged>,
+}
+
+#[derive(Debug)]
+struct Judged {
+    best: Rank,
+    winner: Option<Write>,
+    won_against: Latest,
+    came_too_late: Latest,
+}
+
+/// The latest writes, by position and by when they came.
+#[derive(Debug, Default)]
+struct Latest {
+    writes: BTreeMap<(i64, u64), Write>,
+    seen: u64,
+}
+
+impl Losers {
+    /// None yet.
+    pub fn new(winners: Winners, limits: Limits) -> Losers {
+        let judged =
+            |best| Judged { best, winner: None, won_against: Latest::default(), came_too_late: Latest::default() };
+        let fields = winners.ranks.into_iter().map(|(name, best)| (name, judged(best))).collect();
+        Losers { limits, bytes: 0, fields }
+    }
+
+    /// Takes note of a change.
+    pub fn note(&mut self, logged: &LoggedChange) -> Result<(), CompactionError> {
         for (name, value, stamp) in logged.fields()? {
+            let Some(field) = self.fields.get_mut(&name) else { continue };
             let (device, at, trimmed_at) = (logged.client.clone(), logged.change.at, logged.trimmed_at);
-            writes.entry(name).or_default().push(Write { value, stamp, device, at, trimmed_at });
+            let write = Write { value, stamp, device, at, trimmed_at };
+            if field.winner.is_none() && (stamp, at) == field.best {
+                field.winner = Some(write);
+                continue;
+            }
+            let side = if at < field.best.1 { &mut field.won_against } else { &mut field.came_too_late };
+            side.add(write, self.limits, &mut self.bytes);
+        }
+        Ok(())
+    }
+
+    /// The fields, by name.
+    pub fn fields(self) -> Vec<Field> {
+        let field = |(name, judged): (String, Judged)| {
+            let (mut won_against, came_too_late) = (judged.won_against.end(), judged.came_too_late.end());
+            won_against.writes.reverse();
+            Some(Field { name, winner: judged.winner?, won_against, came_too_late })
+        };
+        self.fields.into_iter().filter_map(field).collect()
+    }
+}
+
+impl Latest {
+    fn add(&mut self, write: Write, limits: Limits, bytes: &mut usize) {
+        self.seen += 1;
+        let key = (write.at, self.seen);
+        let is_full = self.writes.len() >= limits.writes;
+        if is_full && self.writes.first_key_value().is_none_or(|(oldest, _)| *oldest > key) {
+            return;
+        }
+        if is_full && let Some((_, oldest)) = self.writes.pop_first() {
+            *bytes -= oldest.value.len() + WRITE;
+        }
+        let size = write.value.len() + WRITE;
+        if *bytes + size <= limits.bytes {
+            *bytes += size;
+            self.writes.insert(key, write);
         }
     }
-    let judge = |(name, mut writes): (String, Vec<Write>)| {
-        writes.sort_by_key(|write| std::cmp::Reverse(write.rank()));
-        let winner = writes.remove(0);
-        let (mut won_against, mut came_too_late): (Vec<_>, Vec<_>) =
-            writes.into_iter().partition(|write| write.at < winner.at);
-        won_against.sort_by_key(|write| std::cmp::Reverse(write.at));
-        came_too_late.sort_by_key(|write| write.at);
-        Field { name, winner, won_against, came_too_late }
-    };
-    Ok(writes.into_iter().map(judge).collect())
+
+    fn end(self) -> Lost {
+        let writes: Vec<Write> = self.writes.into_values().collect();
+        Lost { more: self.seen - writes.len() as u64, writes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::merge::StoredChange;
+    use crate::protocol::push::Op;
+    use serde_json::json;
+
+    fn change(at: i64, stamp: i64, value: &str) -> LoggedChange {
+        let change = StoredChange {
+            id: uuid::Uuid::from_u128(at as u128),
+            at,
+            table: "t".into(),
+            record: "r".into(),
+            op: Op::Update,
+            data: Some(json!({ "f": value }).to_string()),
+            stamps: json!({ "f": Stamp::from_millis(stamp).to_string() }).to_string(),
+            extra: None,
+            is_own: false,
+            rows_trimmed: false,
+        };
+        LoggedChange { change, client: "phone".into(), trimmed_at: None }
+    }
+
+    fn story(changes: &[LoggedChange], limits: Limits) -> (Lost, Lost) {
+        let mut winners = Winners::new(None);
+        changes.iter().for_each(|change| winners.note(change).unwrap());
+        let mut losers = Losers::new(winners, limits);
+        changes.iter().for_each(|change| losers.note(change).unwrap());
+        let held: usize = losers.fields["f"].won_against.writes.values().map(|write| write.value.len() + WRITE).sum();
+        let late: usize = losers.fields["f"].came_too_late.writes.values().map(|write| write.value.len() + WRITE).sum();
+        assert!(held + late == losers.bytes && losers.bytes <= limits.bytes);
+        let field = losers.fields().remove(0);
+        assert_eq!((field.winner.at, &*field.winner.value), (100, "\"wins\""));
+        (field.won_against, field.came_too_late)
+    }
+
+    fn positions(lost: &Lost) -> Vec<i64> {
+        lost.writes.iter().map(|write| write.at).collect()
+    }
+
+    #[test]
+    fn of_what_lost_the_latest_are_kept_whatever_the_order_they_come_in() {
+        let mut changes: Vec<LoggedChange> = (1..10).map(|n| change(n, n, "before")).collect();
+        changes.extend((101..110).map(|n| change(n, 50 - n, "late")));
+        changes.push(change(100, 1_000, "wins"));
+        let limits = Limits { writes: 3, bytes: 1 << 20 };
+        for _ in 0..2 {
+            let (before, late) = story(&changes, limits);
+            assert_eq!((positions(&before), before.more), (vec![9, 8, 7], 6));
+            assert_eq!((positions(&late), late.more), (vec![107, 108, 109], 6));
+            changes.reverse();
+        }
+        let (before, late) = story(&changes, Limits { writes: 0, bytes: 1 << 20 });
+        assert_eq!((before.writes.len(), before.more, late.more), (0, 9, 9));
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_counted() {
+        let mut changes: Vec<LoggedChange> = (1..20).map(|n| change(n, n, &"x".repeat(1_000))).collect();
+        changes.push(change(100, 1_000, "wins"));
+        let (before, late) = story(&changes, Limits { writes: 100, bytes: 4_000 });
+        assert_eq!((before.writes.len(), before.more, late.more), (3, 16, 0));
+        let (before, _) = story(&changes, Limits { writes: 2, bytes: 4_000 });
+        assert_eq!((positions(&before), before.more), (vec![19, 18], 17), "what gives way leaves room");
+    }
 }

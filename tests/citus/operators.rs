@@ -154,3 +154,62 @@ async fn programs_write_read_and_erase_and_are_told_what_does_not_work() {
         assert_eq!(cluster.stored(&user).await, 0);
     }
 }
+
+/// A command may trim what is younger than the replicas' own horizon: that is recognized as well, also where it was killed after
+/// the first of its pieces.
+#[tokio::test]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn what_a_shorter_horizon_trimmed_is_recognized() {
+    let url = create_database().await;
+    distribute(&url, &BUCKETS.to_string()).await;
+    let cluster = Cluster::start_over(&url).await;
+    let now = now_millis();
+    for user in users_of_all(&cluster, 1) {
+        let push = async |value: i64| {
+            let change = update("todos", "a", "title", value, &iso(now - 10_000 + value));
+            cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": [change] })).await
+        };
+        for value in [1, 2, 3] {
+            push(value).await;
+        }
+        let bucket = format!("sync_b{:02}", bucket_of(&user));
+        for undo in ["select 1::int8", "update HEADS set trimmed_to = 'epoch' where user_id = 'USER'"] {
+            succeeded(&url, &["compact", "--compact-after-ms", "1", "--user", &user.id]).await;
+            sql(&url, undo.replace("HEADS", &format!("{bucket}.sync_heads")).replace("USER", &user.id)).await;
+            assert_eq!(cluster.stored(&user).await, 2);
+            push(2).await;
+            assert_eq!(cluster.stored(&user).await, 2, "it was stored again: {undo}");
+        }
+        // With something new, which is stored.
+        let old = update("todos", "a", "title", 2, &iso(now - 9_998));
+        let changes = json!([old, update("todos", "b", "title", 2, &iso(now))]);
+        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+        assert_eq!(cluster.stored(&user).await, 3);
+    }
+}
+
+/// As a database that was distributed by a version before: a migration adds a column, and functions are made anew.
+#[tokio::test]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn later_migrations_reach_every_bucket() {
+    let url = create_database().await;
+    distribute(&url, &BUCKETS.to_string()).await;
+    let buckets: Vec<String> = (0..BUCKETS).map(|bucket| format!("sync_b{bucket:02}")).collect();
+    sql(&url, "drop view sync_heads").await;
+    for schema in buckets.iter().map(|bucket| format!("{bucket}.")).chain([String::new()]) {
+        let heads = if schema.is_empty() { "sync_heads_undistributed" } else { "sync_heads" };
+        sql(&url, format!("alter table {schema}{heads} drop column trim_horizon")).await;
+        sql(&url, format!("delete from {schema}_sqlx_migrations where version = 16")).await;
+    }
+    let parts: Vec<String> = buckets.iter().map(|bucket| format!("select * from {bucket}.sync_heads")).collect();
+    sql(&url, format!("create view sync_heads as {}", parts.join(" union all "))).await;
+    assert!(succeeded(&url, &["migrate"]).await.contains("1 applied"));
+    assert_eq!(number(&url, "select count(trim_horizon) from sync_heads").await, 0);
+    let cluster = Cluster::start_over(&url).await;
+    for user in users_of_all(&cluster, 1) {
+        cluster.pushed(&user, APP, one("a")).await;
+        succeeded(&url, &["compact", "--user", &user.id]).await;
+        succeeded(&url, &["erase", "--user", &user.id, "--yes"]).await;
+        assert_eq!(cluster.stored(&user).await, 0);
+    }
+}

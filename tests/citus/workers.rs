@@ -91,3 +91,42 @@ async fn a_replica_starts_while_a_worker_is_away() {
         eventually("all are served", async || cluster.push(user, "todo", body("b")).await.0 == StatusCode::OK).await;
     }
 }
+
+/// Whose name and port are those of another cluster, which has the same buckets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_worker_of_another_cluster_is_not_used() {
+    let (citus, other) = (Citus::start().await, Citus::start().await);
+    for url in [&citus.url, &other.url] {
+        distribute(url, &BUCKETS.to_string()).await;
+    }
+    let (ours, foreign) = (citus.worker_urls(), other.worker_urls());
+    // In the first place, where it would be used before anybody has looked.
+    let workers = format!("{} {ours}", foreign.split(' ').next().unwrap());
+    let settings = [("READY_GRACE_MS", "0"), ("DATABASE_WORKER_URLS", workers.as_str())];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let cluster = Cluster::start_over_with(&citus.url, 1, settings.into()).await;
+    let body = |id| serde_json::json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", crate::AT)] });
+    let users = users_of_all(&cluster, 1);
+    for user in &users {
+        assert_eq!(cluster.push(user, "todo", body("a")).await.0, StatusCode::OK);
+    }
+    eventually("it is said", async || cluster.nodes[0].log().contains("not of the Citus cluster of DATABASE_URL"))
+        .await;
+    let connected = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
+        and application_name <> 'mana-sync workers' and datname = current_database()";
+    for url in ours.split(' ') {
+        eventually("its own workers are used", async || {
+            for user in &users {
+                assert_eq!(cluster.push(user, "todo", body("b")).await.0, StatusCode::OK);
+            }
+            number(url, connected).await > 0
+        })
+        .await;
+    }
+    for url in foreign.split(' ') {
+        assert_eq!(number(url, connected).await, 0);
+    }
+    assert_eq!(number(&other.url, "select count(*) from sync_changes").await, 0, "nothing was stored there");
+    assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 2 * i64::from(BUCKETS));
+}

@@ -83,6 +83,36 @@ async fn why_says_who_won_against_whom_and_who_came_too_late() {
     }
 }
 
+/// A record that was written very often: what wins is told, and of what lost the latest, from both tables.
+#[tokio::test]
+async fn why_tells_the_latest_of_a_long_story_and_how_long_it_is() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let write = async |stamp: i64| {
+        let changes = json!([update(TABLE, "a", "title", stamp, &at(stamp))]);
+        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await
+    };
+    for stamp in (0..20).chain([1_000]).chain(100..115) {
+        write(stamp).await;
+    }
+    let words = ["why", "--user", &user.id, "--app", APP, "--table", TABLE, "--record", "a", "--limit", "3"];
+    for trims in [false, true] {
+        if trims {
+            said(cluster, &["compact", "--user", &user.id], NOW).await;
+        }
+        let json = said(cluster, &[&words[..], &["--json"]].concat(), &[]).await;
+        let field = &serde_json::from_str::<Value>(&json).unwrap()["fields"][0];
+        let values = |list: &str| -> Vec<i64> {
+            field[list].as_array().unwrap().iter().map(|write| write["value"].as_i64().unwrap()).collect()
+        };
+        assert_eq!(field["value"], 1_000);
+        assert_eq!((values("wonAgainst"), &field["wonAgainstMore"]), (vec![19, 18, 17], &json!(17)), "{trims}");
+        assert_eq!((values("cameTooLate"), &field["cameTooLateMore"]), (vec![112, 113, 114], &json!(12)), "{trims}");
+        let text = said(cluster, &words, &[]).await;
+        assert!(text.contains("and 17 more that are not shown") && text.contains("and 12 more"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn export_hands_out_the_records_or_everything_that_is_stored() {
     let cluster = shared().await;

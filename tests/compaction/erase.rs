@@ -181,3 +181,49 @@ async fn the_table_of_the_server_before_is_erased_as_well() {
     let left: Vec<String> = sqlx::query_scalar(left).fetch_one(&cluster.pool).await.unwrap();
     assert_eq!(left, std::slice::from_ref(&other.id));
 }
+
+/// Positions were given out ahead of the clock, as after a failover to a server whose clock is behind: what is stored after an
+/// erasure still comes after every cursor that a device may have.
+#[tokio::test]
+async fn what_is_stored_after_an_erasure_comes_after_cursors_that_are_ahead_of_the_clock() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    fill(cluster, &user).await;
+    let ahead = "update sync_heads set head = head + interval '3 seconds' where user_id = $1";
+    sqlx::query(ahead).bind(&user.id).execute(&cluster.pool).await.unwrap();
+    let cursor = until(&cluster.pulled(&user, APP, TABLE, BEGINNING, None).await).to_owned();
+    sqlx::query("select sync_erase($1)").bind(&user.id).execute(&cluster.pool).await.unwrap();
+    assert_eq!(left(cluster, &user).await, 1, "the head stays, alone");
+    let push = async |record: &str, stamp: i64| {
+        let changes = json!([update(TABLE, record, "title", 1, &at(stamp))]);
+        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": cursor, "changes": changes })).await
+    };
+    push("c", 20).await;
+    let passed = "select clock_timestamp() > $1::timestamptz";
+    let has_passed = async || sqlx::query_scalar(passed).bind(&cursor).fetch_one(&cluster.pool).await.unwrap();
+    eventually("the clock has passed it", async || has_passed().await).await;
+    push("d", 21).await;
+    let pages = cluster.pull_all(&user, APP, TABLE, &cursor, Some("laptop")).await;
+    assert_eq!(ids_of(&pages), ["c", "d"]);
+    sqlx::query("select sync_erase($1)").bind(&user.id).execute(&cluster.pool).await.unwrap();
+    assert_eq!(left(cluster, &user).await, 0, "once the clock has passed it");
+}
+
+/// Somebody has deleted the row of a log in sync_heads: nobody can read what is in it, and it is the person's all the same.
+#[tokio::test]
+async fn a_log_without_its_head_is_passed_over_by_trimming_and_erased_with_the_others() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    fill(cluster, &user).await;
+    let changes = json!([update(TABLE, "a", "title", 1, &at(1))]);
+    cluster.pushed(&user, "notes", json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+    let lost = "delete from sync_heads where user_id = $1 and app_id = $2";
+    sqlx::query(lost).bind(&user.id).bind(APP).execute(&cluster.pool).await.unwrap();
+    let stored = left(cluster, &user).await;
+    let progress = trim(cluster, &user, Duration::ZERO, 30).await;
+    assert_eq!((progress.logs, progress.failed), (1, 0), "{progress:?}");
+    assert_eq!(left(cluster, &user).await, stored);
+    let text = said(cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
+    assert!(text.contains(&format!("{} changes", stored - 1)), "{text} of {stored}, a head among them");
+    assert_eq!(left(cluster, &user).await, 0);
+}

@@ -7,6 +7,7 @@ mod support;
 mod alone;
 mod background;
 mod commands;
+mod crash;
 mod erase;
 mod fold;
 mod fresh;

@@ -91,6 +91,32 @@ async fn what_a_shorter_horizon_trimmed_is_recognized() {
     assert_eq!(rows(cluster, &user).await.len(), 3);
 }
 
+/// A piece takes from its records all that is old enough, also what stands behind the rows that it looked at. A command with a short
+/// horizon that is killed after it has trimmed what no replica would look for.
+#[tokio::test]
+async fn what_a_killed_command_trimmed_is_recognized() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let now = now_millis();
+    let push = async |value: i64| {
+        let changes = json!([update(TABLE, "a", "title", value, &iso(now - 1_000 + value))]);
+        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await
+    };
+    for value in [1, 2, 3] {
+        push(value).await;
+    }
+    trim(cluster, &user, Duration::ZERO, 30).await;
+    let kept = rows(cluster, &user).await;
+    assert_eq!((kept.len(), history(cluster, &user).await), (2, 1));
+    let killed = "update sync_heads h set trimmed_to = now() - interval '8 days' where h.user_id = $1";
+    sqlx::query(killed).bind(&user.id).execute(&cluster.pool).await.unwrap();
+    push(2).await;
+    assert_eq!(rows(cluster, &user).await, kept, "it was stored again");
+    let more = json!([update(TABLE, "a", "title", 2, &iso(now - 998)), update(TABLE, "b", "title", 2, &iso(now))]);
+    cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": more })).await;
+    assert_eq!(rows(cluster, &user).await.len(), 3);
+}
+
 /// A change that lost a tie, is trimmed, forgotten and sent again does not win it: its device, which took the winner, would be
 /// the only one to keep that.
 #[tokio::test]

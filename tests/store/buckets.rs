@@ -589,6 +589,35 @@ async fn a_right_that_was_taken_does_not_come_back_with_a_migration() {
     assert!(!may(reads).await && !may(writes).await && may(reads_heads).await);
 }
 
+/// Takes away what the newest migration that adds a column added, wherever it did.
+async fn undo_trim_horizon(url: &str) {
+    let buckets: Vec<String> = (0..BUCKETS).map(|bucket| format!("sync_b{bucket:02}")).collect();
+    let parts: Vec<String> = buckets.iter().map(|bucket| format!("select * from {bucket}.sync_heads")).collect();
+    let forget = "_sqlx_migrations where version = 16";
+    let mut undo = format!(
+        "drop view sync_heads; alter table sync_heads_undistributed drop column trim_horizon; delete from {forget}"
+    );
+    for bucket in buckets {
+        undo += &format!("; alter table {bucket}.sync_heads drop column trim_horizon; delete from {bucket}.{forget}");
+    }
+    sql(url, format!("{undo}; create view sync_heads as {}", parts.join(" union all "))).await;
+}
+
+#[tokio::test]
+async fn a_column_of_a_later_migration_reaches_tables_and_views() {
+    let url = create_database().await;
+    distribute(&url).await;
+    undo_trim_horizon(&url).await;
+    assert!(succeeded(&url, &["migrate"]).await.contains("1 applied"));
+    let columns = "select count(*) from pg_attribute a join pg_class c on c.oid = a.attrelid
+        where a.attname = 'trim_horizon' and not a.attisdropped and c.relname ~ '^sync_heads(_undistributed)?$'";
+    assert_eq!(
+        number(&url, columns).await,
+        i64::from(BUCKETS) + 2,
+        "of the buckets, the main schema, and the view of all"
+    );
+}
+
 #[tokio::test]
 async fn later_migrations_reach_the_main_schema_and_every_bucket() {
     let url = create_database().await;

@@ -105,6 +105,12 @@ pub enum BaselineError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A replay did not come to its end.
+    #[error("a replay did not come to its end")]
+    Replay(#[source] Box<crate::replay::ReplayError>),
+    /// A page could not be read.
+    #[error("a page could not be read")]
+    Http(#[source] reqwest::Error),
     /// Nothing was measured.
     #[error("{what}")]
     Nothing {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use super::limits::{EDITS_READ, EDITS_SECONDS};
+use super::limits::{EDITS_READ, EDITS_ROWS, EDITS_SECONDS, EDITS_SHARE, MANY_EDITS};
 use super::{Log, Measured, Plan};
 use crate::baseline::BaselineError;
 use crate::engine::device::Identity;
@@ -21,6 +21,7 @@ const USER: &str = "bench-edits";
 const RECORDS: u64 = 10_000;
 const FIELDS: u64 = 10;
 const TIMEOUT: Duration = Duration::from_secs(30);
+const SHARE: &str = "time for that of the log as it was";
 
 /// Inserts of all records, then the edits in turn of all records, each of some neighbouring fields of it, a millisecond
 /// apart. The last is two minutes old.
@@ -39,20 +40,34 @@ from sync_heads h, generate_series(0, {records} + {edits} - 1) as n,
          from generate_series(1, case when n < {records} then {fields} else {edited} end) as f
      ) w";
 
-/// Rows that hold what lives: the newest of each field of each record.
+/// Rows that hold what lives, the newest of each field of each record; and those together with the first of each record, which
+/// stays as well.
 const WINNERS: &str = "
-select count(distinct at) from (
-    select max(created_at) as at from sync_changes, jsonb_object_keys(data) as field
-    group by record_id, field
-) newest";
+with newest as (
+    select max(created_at) as at from sync_changes, jsonb_object_keys(data) as field group by record_id, field
+), firsts as (
+    select min(created_at) as at from sync_changes group by record_id
+)
+select (select count(distinct at) from newest),
+       (select count(*) from (select at from newest union select at from firsts) kept)";
 
 /// What a fresh device read.
 #[derive(Clone, Copy, Debug)]
-struct Walk {
-    rows: f64,
-    bytes: f64,
-    seconds: f64,
+pub struct Walk {
+    pub rows: f64,
+    pub bytes: f64,
+    pub seconds: f64,
 }
+
+/// Whose log it reads, and of which table.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose<'a> {
+    pub user: &'a str,
+    pub app: &'a str,
+    pub table: &'a str,
+}
+
+const BENCH: Whose<'_> = Whose { user: USER, app: "bench", table: "packages" };
 
 /// One size.
 struct Point {
@@ -60,6 +75,8 @@ struct Point {
     trimmed: Walk,
     /// Rows that hold the newest of a field.
     winners: f64,
+    /// The same, and the first of each record.
+    kept: f64,
     /// How long trimming everything took.
     trimming: f64,
 }
@@ -82,17 +99,29 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: u64, log: Log<'_>) 
         points.push(point);
     }
     let of = |value: fn(&Point) -> f64| points.iter().map(value).collect::<Vec<_>>();
+    let share: fn(&Point) -> f64 = |point| point.trimmed.seconds / point.whole.seconds;
+    let of_many = |(point, edits): (&Point, &u64)| if *edits >= MANY_EDITS { share(point) } else { f64::NAN };
     let lines = vec![
         GrowthLine::new("rows, trimmed", Unit::Number, of(|point| point.trimmed.rows), Some(EDITS_READ)),
         GrowthLine::new("bytes, trimmed", Unit::Bytes, of(|point| point.trimmed.bytes), Some(EDITS_READ)),
         GrowthLine::new("time, trimmed", Unit::Seconds, of(|point| point.trimmed.seconds), Some(EDITS_SECONDS)),
         GrowthLine::new("rows for each that holds a winner", Unit::Number, of(|p| p.trimmed.rows / p.winners), None),
-        GrowthLine::new(
-            "time for that of the log as it was",
-            Unit::Share,
-            of(|p| p.trimmed.seconds / p.whole.seconds),
-            None,
+        GrowthLine::absolute(
+            "rows for each that has to stay",
+            Unit::Number,
+            of(|point| point.trimmed.rows / point.kept),
+            EDITS_ROWS,
         ),
+        match edited {
+            // What lives is a tenth of all rows then.
+            1 => GrowthLine::new(SHARE, Unit::Share, of(share), None),
+            _ => GrowthLine::absolute(
+                SHARE,
+                Unit::Share,
+                points.iter().zip(&plan.edits).map(of_many).collect(),
+                EDITS_SHARE,
+            ),
+        },
         GrowthLine::new("time, never trimmed", Unit::Seconds, of(|point| point.whole.seconds), None),
         GrowthLine::new("bytes, never trimmed", Unit::Bytes, of(|point| point.whole.bytes), None),
         GrowthLine::new("trimming everything", Unit::Seconds, of(|point| point.trimming), None),
@@ -112,7 +141,7 @@ async fn point(at: &Surroundings, edits: u64, edited: u64, turns: usize) -> Resu
     at.fresh_database(DATABASE).await?;
     // It trims when it is told to.
     let replica = at.replica("replica", DATABASE, &[("COMPACT_AFTER_MS", "0")]).await?;
-    device(at, "beginner")?.push(&mut client(replica.base()).await?, &mut StdRng::seed_from_u64(1)).await?;
+    device(at, "beginner", BENCH)?.push(&mut client(replica.base()).await?, &mut StdRng::seed_from_u64(1)).await?;
     let database = at.connect(DATABASE).await?;
     let failed = |source| BaselineError::Database { action: "be filled", source };
     let fill = [("{records}", RECORDS), ("{edits}", edits), ("{fields}", FIELDS), ("{edited}", edited)]
@@ -123,25 +152,28 @@ async fn point(at: &Surroundings, edits: u64, edited: u64, turns: usize) -> Resu
     for statement in vacuum {
         database.batch_execute(statement).await.map_err(failed)?;
     }
-    let winners: i64 = database.query_one(WINNERS, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
-    let whole = walk(at, replica.base(), &database, turns).await?;
+    let counted = database.query_one(WINNERS, &[]).await;
+    let counted = counted.and_then(|row| Ok::<(i64, i64), _>((row.try_get(0)?, row.try_get(1)?)));
+    let (winners, kept) = counted.map_err(failed)?;
+    let whole = walk(at, replica.base(), &database, turns, BENCH).await?;
     let begun = Instant::now();
     at.command("compact", DATABASE, &[("COMPACT_AFTER_MS", "60000")]).await?;
     let trimming = begun.elapsed().as_secs_f64();
     for statement in vacuum {
         database.batch_execute(statement).await.map_err(failed)?;
     }
-    let trimmed = walk(at, replica.base(), &database, turns).await?;
+    let trimmed = walk(at, replica.base(), &database, turns, BENCH).await?;
     replica.stop().await?;
-    Ok(Point { whole, trimmed, winners: winners as f64, trimming })
+    Ok(Point { whole, trimmed, winners: winners as f64, kept: kept as f64, trimming })
 }
 
 /// Reads the log to its end, some times; the fastest.
-async fn walk(
+pub async fn walk(
     at: &Surroundings,
     base: &str,
     database: &tokio_postgres::Client,
     turns: usize,
+    whose: Whose<'_>,
 ) -> Result<Walk, BaselineError> {
     let failed = |source| BaselineError::Database { action: "count its rows", source };
     let count = database.query_one("select count(*) from sync_changes", &[]).await;
@@ -149,7 +181,7 @@ async fn walk(
     let (mut client, mut rng) = (client(base).await?, StdRng::seed_from_u64(2));
     let mut fastest: Option<Walk> = None;
     for _ in 0..turns {
-        let mut fresh = device(at, "fresh")?;
+        let mut fresh = device(at, "fresh", whose)?;
         let (begun, mut bytes) = (Instant::now(), 0);
         loop {
             let page = fresh.pull(&mut client, &mut rng).await?;
@@ -170,8 +202,8 @@ async fn client(base: &str) -> Result<Client, BaselineError> {
     Ok(Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT))
 }
 
-fn device(at: &Surroundings, client: &str) -> Result<LeanDevice, BaselineError> {
-    let token = at.mint.token(USER, Duration::from_secs(3600))?;
-    let identity = Identity { user: USER.to_owned(), app: "bench".to_owned(), client: client.to_owned(), token };
-    Ok(LeanDevice::new(&identity, "packages", 1, Shape::Fields)?)
+fn device(at: &Surroundings, client: &str, Whose { user, app, table }: Whose<'_>) -> Result<LeanDevice, BaselineError> {
+    let token = at.mint.token(user, Duration::from_secs(3600))?;
+    let identity = Identity { user: user.to_owned(), app: app.to_owned(), client: client.to_owned(), token };
+    Ok(LeanDevice::new(&identity, table, 1, Shape::Fields)?)
 }

@@ -22,6 +22,10 @@ pub const REPLICAS_CPU: Limit = Limit::AtMost(2.5);
 pub const LISTENERS_RATE: Limit = Limit::AtMost(0.25);
 /// What they cost PostgreSQL: a thousand wakes of listeners a second become forty thousand, and no more.
 pub const LISTENERS_CPU: Limit = Limit::AtMost(40.0);
+/// Cores of PostgreSQL that a hundred replicas cost at most by their notifications: what the budget is made for.
+pub const LISTENERS_CORES: Limit = Limit::AtMost(1.0);
+/// The number of replicas that this is said of.
+pub const MANY_LISTENERS: usize = 100;
 
 /// Memory for each WebSocket: the more there are, the less what a replica needs anyway counts, so it falls if anything.
 pub const CONNECTIONS_MEMORY: Limit = Limit::AtMost(1.2);
@@ -49,6 +53,14 @@ pub const LOG_RATE: Limit = Limit::AtLeast(0.8);
 pub const EDITS_READ: Limit = Limit::AtMost(1.1);
 /// How long that takes: as [`EDITS_READ`], and what a second on a busy machine differs by.
 pub const EDITS_SECONDS: Limit = Limit::AtMost(1.3);
+
+/// Rows that a fresh device reads of a trimmed log, for each that has to stay: the newest of each field, and the first of each
+/// record.
+pub const EDITS_ROWS: Limit = Limit::AtMost(1.1);
+/// Time of a fresh device on a trimmed log for that on the log as it was, from [`MANY_EDITS`] edits on.
+pub const EDITS_SHARE: Limit = Limit::AtMost(0.05);
+/// A million.
+pub const MANY_EDITS: u64 = 1_000_000;
 
 /// Size of the log's table and indexes by days: it is level from the first day on that is longer than changes stay whole.
 pub const DAYS_BYTES: Limit = Limit::AtMost(1.2);

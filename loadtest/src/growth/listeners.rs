@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, sleep_until};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use super::limits::{LISTENERS_CPU, LISTENERS_RATE};
+use super::limits::{LISTENERS_CORES, LISTENERS_CPU, LISTENERS_RATE, MANY_LISTENERS};
 use super::{Log, Measured, Plan};
 use crate::baseline::BaselineError;
 use crate::local::Surroundings;
@@ -72,6 +72,8 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
         let values = points.iter().zip(&plan.listeners).map(|(point, &replicas)| of(point, replicas as f64));
         GrowthLine::new(name, unit, values.collect(), limit)
     };
+    let cores_of_many =
+        |(point, replicas): (&Point, &usize)| if *replicas == MANY_LISTENERS { point.cpu } else { f64::NAN };
     let allowed = |replicas: f64| (BUDGET / replicas).min(PUSHES);
     let growth = Growth {
         name: "listeners".to_owned(),
@@ -89,6 +91,12 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
             line("notifications", Unit::PerSecond, &|point, _| point.rate, Some(LISTENERS_RATE)),
             line("notifications, at most by the formula", Unit::PerSecond, &|_, replicas| allowed(replicas), None),
             line("cores of PostgreSQL", Unit::Number, &|point, _| point.cpu, Some(LISTENERS_CPU)),
+            GrowthLine::absolute(
+                format!("cores of PostgreSQL, of {MANY_LISTENERS} replicas"),
+                Unit::Number,
+                points.iter().zip(&plan.listeners).map(cores_of_many).collect(),
+                LISTENERS_CORES,
+            ),
             line(
                 "PostgreSQL for each listener and notification",
                 Unit::Seconds,

@@ -2,7 +2,7 @@
 //! may be of the first.
 //!
 //! ```text
-//! stored, replicas, connections, names, log, edits, days: one file for each dimension ─► report::Growth ─► table, page
+//! stored, replicas, connections, names, log, edits, days, replays: one file for each dimension ─► report::Growth ─► table, page
 //! limits: what each may grow by, and why          baseline: dataset, visits, pushes, which both measure with
 //! ```
 //! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
@@ -12,10 +12,12 @@
 pub(crate) mod connections;
 pub(crate) mod days;
 pub(crate) mod edits;
+pub(crate) mod encodings;
 pub(crate) mod limits;
 pub(crate) mod listeners;
 pub(crate) mod log;
 pub(crate) mod names;
+pub(crate) mod replays;
 pub(crate) mod replicas;
 pub mod report;
 mod run;
@@ -51,6 +53,8 @@ pub enum Dimension {
     Edits,
     /// Size of the tables by days of editing the same records.
     Days,
+    /// Rows, bytes and a fresh device's time of the histories in `loadtest/data`, as they were written and trimmed.
+    Replays,
 }
 
 /// At which sizes, and how thoroughly. All sizes ascend.

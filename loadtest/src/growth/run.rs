@@ -1,7 +1,9 @@
 //! One run: dimension after dimension, each point told as soon as it is there.
 
 use super::names::Many;
-use super::{Dimension, Log, Measured, Plan, connections, days, edits, listeners, log, names, replicas, stored};
+use super::{
+    Dimension, Log, Measured, Plan, connections, days, edits, listeners, log, names, replays, replicas, stored,
+};
 use crate::baseline::BaselineError;
 use crate::local::Surroundings;
 
@@ -48,5 +50,6 @@ async fn measure(
         Dimension::Log => vec![log::measure(at, plan, log).await?],
         Dimension::Edits => vec![edits::measure(at, plan, 1, log).await?, edits::measure(at, plan, 5, log).await?],
         Dimension::Days => vec![days::measure(at, plan, log).await?],
+        Dimension::Replays => vec![replays::measure(at, plan, log).await?],
     })
 }

@@ -32,8 +32,10 @@ pub struct GrowthLine {
     pub values: Vec<Option<f64>>,
     /// The last value divided by the first; null: one of them is missing, or the first is zero.
     pub factor: Option<f64>,
-    /// Of the factor.
+    /// Of the factor; or of a value, if it is absolute.
     pub limit: Option<Limit>,
+    /// Whether the limit is one of a value.
+    pub is_absolute: bool,
     /// Null: there is no limit.
     pub reached: Option<bool>,
 }
@@ -45,13 +47,25 @@ impl GrowthLine {
         let ends = values.first().copied().flatten().zip(values.last().copied().flatten());
         let factor = ends.map(|(first, last)| last / first).filter(|factor| factor.is_finite());
         let reached = limit.map(|limit| factor.is_some_and(|factor| limit.holds(factor)));
-        Self { name: name.into(), unit, values, factor, limit, reached }
+        Self { name: name.into(), unit, values, factor, limit, is_absolute: false, reached }
     }
 
-    /// The value that the last one is measured by: the first one, times the limit.
+    /// Judges each of the values by itself; those that are no numbers were not measured. Without any there is no limit.
+    pub fn absolute(name: impl Into<String>, unit: Unit, values: Vec<f64>, limit: Limit) -> Self {
+        let values: Vec<Option<f64>> = values.into_iter().map(|v| Some(v).filter(|v| v.is_finite())).collect();
+        let is_any = values.iter().any(Option::is_some);
+        let reached = is_any.then(|| values.iter().flatten().all(|value| limit.holds(*value)));
+        let limit = Some(limit).filter(|_| is_any);
+        Self { name: name.into(), unit, values, factor: None, limit, is_absolute: true, reached }
+    }
+
+    /// The value that the last one is measured by: the first one, times the limit; or the limit itself, if it is absolute.
     pub fn bound(&self) -> Option<f64> {
-        let (Limit::AtMost(factor) | Limit::AtLeast(factor)) = self.limit?;
-        Some(self.values.first().copied().flatten()? * factor)
+        let (Limit::AtMost(limit) | Limit::AtLeast(limit)) = self.limit?;
+        if self.is_absolute {
+            return Some(limit);
+        }
+        Some(self.values.first().copied().flatten()? * limit)
     }
 }
 
@@ -85,6 +99,16 @@ mod tests {
             let json = serde_json::to_string(&line).unwrap();
             assert_eq!(serde_json::from_str::<GrowthLine>(&json).unwrap(), line);
         }
+    }
+
+    #[test]
+    fn an_absolute_limit_is_one_of_the_values_that_there_are() {
+        let line = |values| GrowthLine::absolute("cores", Unit::Number, values, Limit::AtMost(1.0));
+        let good = line(vec![f64::NAN, 0.9, f64::NAN]);
+        assert_eq!((good.factor, good.reached, good.bound()), (None, Some(true), Some(1.0)));
+        assert_eq!(line(vec![f64::NAN, 1.1]).reached, Some(false));
+        let absent = line(vec![f64::NAN]);
+        assert_eq!((absent.reached, absent.limit), (None, None));
     }
 
     #[test]

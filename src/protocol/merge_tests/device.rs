@@ -12,6 +12,13 @@ pub(super) enum Engine {
     AllAsItComes,
 }
 
+/// A stream, as its session keeps it (`session/log_reader.rs`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    cursor: Cursor,
+    is_in_backlog: bool,
+}
+
 /// An existing client.
 #[derive(Clone, Debug)]
 pub(super) struct Device {
@@ -23,6 +30,7 @@ pub(super) struct Device {
     pub(super) records: BTreeMap<String, BTreeMap<String, (String, String)>>,
     pub(super) pending: Vec<Value>,
     pub(super) since: String,
+    pub(super) stream: Option<Stream>,
     /// All that it ever changed: the very same again, its stamp included, would be the same change.
     pub(super) made: HashSet<String>,
 }
@@ -37,6 +45,7 @@ impl Device {
             records: BTreeMap::new(),
             pending: vec![],
             since,
+            stream: None,
             made: HashSet::new(),
         }
     }
@@ -167,6 +176,23 @@ impl Device {
         let answer = log.page(&self.name, since, limit, Asks::Pull, &HashSet::new());
         self.receive(&answer);
         answer["hasMore"].as_bool().unwrap()
+    }
+
+    /// Reads the next page of its stream, which begins where the device stands if there is none. Whether there is more.
+    pub(super) fn read_stream(&mut self, log: &Log, limit: usize) -> bool {
+        let begun = Stream { cursor: Cursor::parse(&self.since).unwrap(), is_in_backlog: true };
+        let Stream { cursor, is_in_backlog } = self.stream.unwrap_or(begun);
+        let initial = cursor.is_initial_sync() && (is_in_backlog || cursor.micros() > 0);
+        let page = log.page_on(initial, &self.name, cursor, limit, Asks::Pull, &HashSet::new());
+        let has_more = page["hasMore"].as_bool().unwrap();
+        let until = Cursor::parse(page["syncedUntil"].as_str().unwrap()).unwrap().on_initial_sync(initial && has_more);
+        self.stream = Some(Stream { cursor: until, is_in_backlog: is_in_backlog && has_more });
+        self.apply(&page["serverChanges"]);
+        let is_told = !page["serverChanges"].as_array().unwrap().is_empty() || is_in_backlog && !has_more;
+        if is_told {
+            self.since = until.to_string();
+        }
+        has_more
     }
 
     pub(super) fn receive(&mut self, answer: &Value) {

@@ -108,7 +108,19 @@ impl Log {
 
     /// The page of `limit` changes at a cursor as a client reads it. `besides`: the rows that it is not sent.
     pub(super) fn page(&self, reader: &str, since: Cursor, limit: usize, asks: Asks, besides: &HashSet<Uuid>) -> Value {
-        let initial = since.is_initial_sync();
+        self.page_on(since.is_initial_sync(), reader, since, limit, asks, besides)
+    }
+
+    /// The same for a reader that is on an initial sync or not, whatever its cursor says.
+    pub(super) fn page_on(
+        &self,
+        initial: bool,
+        reader: &str,
+        since: Cursor,
+        limit: usize,
+        asks: Asks,
+        besides: &HashSet<Uuid>,
+    ) -> Value {
         let wanted = |row: &&Row| row.change.at > since.micros() && (initial || row.client != reader);
         let mut rows: Vec<StoredChange> = self
             .rows

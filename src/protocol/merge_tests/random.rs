@@ -24,6 +24,15 @@ pub(super) enum Step {
         device: usize,
         limit: usize,
     },
+    /// Reads a page of its stream, which it opens if it has none.
+    Stream {
+        device: usize,
+        limit: usize,
+    },
+    /// Its stream breaks.
+    Break {
+        device: usize,
+    },
     /// Loses its database.
     Lose {
         device: usize,
@@ -60,14 +69,18 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     );
     let push = (device(), limit(), any::<bool>()).prop_map(|(device, limit, lost)| Step::Push { device, limit, lost });
     let pull = (device(), limit()).prop_map(|(device, limit)| Step::Pull { device, limit });
+    let stream = (device(), limit()).prop_map(|(device, limit)| Step::Stream { device, limit });
+    let breaks = device().prop_map(|device| Step::Break { device });
     let lose = device().prop_map(|device| Step::Lose { device });
-    prop_oneof![6 => write, 4 => push, 3 => pull, 1 => lose]
+    prop_oneof![6 => write, 4 => push, 3 => pull, 3 => stream, 1 => breaks, 1 => lose]
 }
 
 pub(super) fn perform(step: &Step, tick: usize, now: i64, skews: &[i64], devices: &mut [Device], log: &mut Log) {
     match *step {
         Step::Pull { device, limit } => drop(devices[device].pull(log, limit)),
         Step::Push { device, limit, lost } => devices[device].push(log, now, limit, lost),
+        Step::Stream { device, limit } => drop(devices[device].read_stream(log, limit)),
+        Step::Break { device } => devices[device].stream = None,
         Step::Lose { device } => {
             let lost = &devices[device];
             devices[device] =
@@ -129,6 +142,7 @@ proptest! {
         }
         for _ in 0..2 {
             for device in &mut devices {
+                while device.stream.is_some() && device.read_stream(&log, 2) {}
                 device.push(&mut log, NOW + 1_000, 2, false);
                 while device.pull(&log, 2) {}
             }

@@ -222,15 +222,21 @@ fn run(events: &[Event], skews: &[i64], at_the_end: &[Trimming], wrong: Option<W
     let mut endings = at_the_end.iter().cycle();
     for _ in 0..2 {
         for device in &mut devices {
+            while device.stream.is_some() && device.read_stream(&log, 2) {
+                trim(&mut log, *endings.next().unwrap())?;
+            }
             device.push(&mut log, NOW + 1_000, 2, false);
             while device.pull(&log, 2) {
                 trim(&mut log, *endings.next().unwrap())?;
             }
         }
     }
-    devices.push(Device::new("fresh", Engine::ByStamps));
-    while devices[DEVICES].pull(&log, 1) {
-        trim(&mut log, *endings.next().unwrap())?;
+    for (name, by_stream) in [("fresh", false), ("streaming", true)] {
+        let mut fresh = Device::new(name, Engine::ByStamps);
+        while if by_stream { fresh.read_stream(&log, 1) } else { fresh.pull(&log, 1) } {
+            trim(&mut log, *endings.next().unwrap())?;
+        }
+        devices.push(fresh);
     }
     let expected = without_stamps(log.fold());
     for device in &devices {

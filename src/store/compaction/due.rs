@@ -175,7 +175,7 @@ pub(super) async fn closing(
     };
     let (changes, bytes) = drift(connection, log, trimmed).await?;
     Ok(format!(
-        "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {until}),
+        "update sync_heads h set trimmed_to = greatest(h.trimmed_to, {until}), trim_horizon = greatest(h.trim_horizon, {until}),
              untrimmed_since = case when h.head > {until} then coalesce({first}, h.head) end,
              stored_changes = h.stored_changes + {changes}, stored_bytes = h.stored_bytes + {bytes}{deleted}
          where h.log_id = '{}'",
@@ -225,10 +225,14 @@ pub(super) async fn postpone(
     Ok(connection.batch_execute("commit").await?)
 }
 
-/// What says that a log is trimmed up to a position.
-pub(super) fn advance(log: LogId, until: i64) -> String {
-    let until = literal(Some(until));
-    format!("update sync_heads set trimmed_to = greatest(trimmed_to, {until}) where log_id = '{}'", log.0)
+/// What says that a log is trimmed up to a position, by a horizon: the records of a piece lose what is that old, wherever it stands.
+pub(super) fn advance(log: LogId, until: i64, horizon: i64) -> String {
+    let (until, horizon) = (literal(Some(until)), literal(Some(horizon)));
+    format!(
+        "update sync_heads set trimmed_to = greatest(trimmed_to, {until}), trim_horizon = greatest(trim_horizon, {horizon})
+         where log_id = '{}'",
+        log.0
+    )
 }
 
 /// A position as SQL. Not calculated there, where it can be written out: to add an interval depends on the time zone, and Citus

@@ -165,7 +165,7 @@ pub(super) async fn trim_next(
         Records::Large(ref name) => record::trim_large(connection, log, name, (state, rules), wait).await?,
     };
     let statement = match range.rows {
-        Rows::All => due::advance(log, next.end.min(state.horizon)),
+        Rows::All => due::advance(log, next.end.min(state.horizon), state.horizon),
         Rows::Deletes => String::new(),
     };
     wait.on(commit_with(connection, statement)).await?;

@@ -33,6 +33,42 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// More days than there can be.
 const ALL_DAYS: i32 = 36_500;
 
+/// The longest that a bucket is left alone which could not be looked at.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How a bucket was when it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    /// How long its log that has waited longest had been due, in seconds, and when that was.
+    lag: Option<(f64, Instant)>,
+    /// Until when it is left alone, and for how long that is.
+    pause: Option<(Instant, Duration)>,
+}
+
+impl Look {
+    fn is_left_alone(&self, now: Instant) -> bool {
+        self.pause.is_some_and(|(until, _)| now < until)
+    }
+
+    /// Of one that cannot be looked at, what was due then waits on.
+    fn lag(&self, now: Instant) -> f64 {
+        match self.lag {
+            Some((lag, at)) if self.pause.is_some() && lag > 0.0 => lag + now.duration_since(at).as_secs_f64(),
+            Some((lag, _)) => lag,
+            None => 0.0,
+        }
+    }
+
+    fn note_lag(&mut self, lag: f64, now: Instant) {
+        self.lag = Some((lag, now));
+    }
+
+    fn note_failure(&mut self, least: Duration, now: Instant) {
+        let pause = self.pause.map_or(least, |(_, pause)| pause * 2).min(LONGEST_PAUSE);
+        self.pause = Some((now + pause, pause));
+    }
+}
+
 /// Trims logs.
 pub struct Compactor {
     url: Secret,
@@ -46,6 +82,8 @@ pub struct Compactor {
     pub(super) connection: Option<Session>,
     /// When the days of each bucket's history were last seen to.
     days_seen: Vec<Option<Instant>>,
+    /// How each bucket was when it was last looked at.
+    looks: Vec<Look>,
     /// How many replicas share the time that trimming may take.
     sharing: Box<dyn Fn() -> usize + Send + Sync>,
     postponed: Postponed,
@@ -93,6 +131,7 @@ impl Compactor {
             bucket: 0,
             connection: None,
             days_seen: vec![None; layout.count()],
+            looks: vec![Look::default(); layout.count()],
             sharing: Box::new(|| 1),
             postponed: Postponed::default(),
         }
@@ -126,19 +165,24 @@ impl Compactor {
             if stopping.run_until_cancelled(self.clock.sleep(pause)).await.is_none() {
                 return;
             }
-            let mut longest_lag = 0.0_f64;
             for bucket in 0..self.layout.count() {
+                if self.looks[bucket].is_left_alone(Instant::now()) {
+                    continue;
+                }
                 self.enter(bucket);
-                match stopping.run_until_cancelled(self.round(&mut longest_lag)).await {
+                match stopping.run_until_cancelled(self.round()).await {
                     None => return,
-                    // There are more than were looked up.
-                    Some(Ok(true)) => next = ROUND.0,
-                    Some(Ok(false)) => {}
+                    Some(Ok(is_full)) => {
+                        self.looks[bucket].pause = None;
+                        // There are more than were looked up.
+                        next = if is_full { ROUND.0 } else { next };
+                    }
                     Some(Err(error)) => self.failed(&error),
                 }
             }
             if let Some(metrics) = &self.metrics {
-                metrics.compaction_lag.set(longest_lag);
+                let now = Instant::now();
+                metrics.compaction_lag.set(self.looks.iter().map(|look| look.lag(now)).fold(0.0, f64::max));
             }
         }
     }
@@ -170,19 +214,24 @@ impl Compactor {
         self.connection = None;
         // Somebody may have dropped the history's days, keeping none.
         self.days_seen[self.bucket] = None;
+        if self.layout.count() > 1 {
+            // What is away may be waited for as long as a piece may take: the others are not to wait for it each time.
+            let period = self.period();
+            self.looks[self.bucket].note_failure(period, Instant::now());
+        }
         let error = error as &dyn std::error::Error;
         tracing::warn!(error, bucket = self.bucket, "logs cannot be trimmed at the moment; trying again");
     }
 
     /// Trims the logs of the bucket that are due now, some at most. Whether there were so many.
-    async fn round(&mut self, longest_lag: &mut f64) -> Result<bool, CompactionError> {
+    async fn round(&mut self) -> Result<bool, CompactionError> {
         self.see_to_days().await?;
         let rules = self.rules();
         let postponed = self.postponed.logs(Instant::now());
         let connection = self.connection().await?;
         let lag = timeout(PIECE_TIMEOUT, due::lag(connection, &rules)).await??;
         let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules, &postponed)).await??;
-        *longest_lag = longest_lag.max(lag);
+        self.looks[self.bucket].note_lag(lag, Instant::now());
         // Several replicas see the same list, and begin at different places.
         let is_full = due.len() >= due::LOGS as usize;
         self.clock.shuffle(&mut due);
@@ -286,5 +335,27 @@ impl Compactor {
     pub(super) fn rest_after(&self, took: Duration) -> Duration {
         let replicas = u32::try_from((self.sharing)()).unwrap_or(u32::MAX).max(1);
         took.saturating_mul(replicas.saturating_mul(PART_OF_TIME) - 1).clamp(RESTS.0, RESTS.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_is_away_is_left_alone_for_longer_and_longer_and_its_lag_grows() {
+        let (mut look, now, second) = (Look::default(), Instant::now(), Duration::from_secs(1));
+        assert!(!look.is_left_alone(now) && look.lag(now) == 0.0);
+        look.note_lag(5.0, now);
+        assert_eq!(look.lag(now + 10 * second), 5.0, "it is as it was when it was looked at");
+        for (pause, at) in [(1, 0), (2, 10), (4, 20)] {
+            let now = now + at * second;
+            look.note_failure(second, now);
+            assert!(look.is_left_alone(now + pause * second - second / 2), "{pause}");
+            assert!(!look.is_left_alone(now + pause * second), "{pause}");
+            assert_eq!(look.lag(now), 5.0 + f64::from(at));
+        }
+        (0..20).for_each(|_| look.note_failure(second, now));
+        assert!(!look.is_left_alone(now + LONGEST_PAUSE));
     }
 }

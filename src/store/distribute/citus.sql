@@ -13,18 +13,20 @@ language sql immutable strict parallel safe as $$
 $$;
 
 -- The statement of batch.rs, with the same parameters in the same order, and `free_only`: whether logs whose heads somebody
--- holds are left out. Each of its statements is one of those that Citus sends on as they are.
+-- holds are left out. Each of its statements is one of those that Citus sends on as they are. Replicas of the version before
+-- call the one of theirs, which has no `trimmed_past`.
 create or replace function sync_push_many(
     logs uuid[], user_keys uuid[], user_ids text[], app_ids text[], counts int8[],
     push_logs uuid[], row_pushes int4[], before_heads int4[], ids uuid[], clients text[],
     table_names text[], record_ids text[], ops text[], data text[], stamps text[], held text[], extra text[], sizes int4[],
-    bytes int8[], maybe_trimmed uuid[], free_only boolean
+    bytes int8[], maybe_trimmed uuid[], trimmed_past timestamptz, free_only boolean
 )
 returns table (log_id uuid, head timestamptz, previous timestamptz, known_logs uuid[])
 language plpgsql set plan_cache_mode = auto set lock_timeout = '5s' as $$
 #variable_conflict use_column
 declare
     known uuid[];
+    trimmed uuid[];
     present uuid[];
     free uuid[];
     locked uuid[] := '{}';
@@ -41,8 +43,10 @@ begin
         )
         select (select array_agg(s.log_id) from sync_changes s where s.id = any(ids)),
                (select array_agg(f.log_id) from free f),
-               (select array_agg(h.log_id) from sync_heads h where h.log_id = any(logs))
-        into known, free, present;
+               (select array_agg(h.log_id) from sync_heads h where h.log_id = any(logs)),
+               (select array_agg(h.log_id) from sync_heads h
+                where h.log_id = any(logs) and greatest(h.trimmed_to, h.trim_horizon) > trimmed_past)
+        into known, free, present, trimmed;
         if coalesce(cardinality(present), 0) > coalesce(cardinality(free), 0) then
             locked := array(select p from unnest(present) as p where (p = any(free)) is not true);
         end if;
@@ -51,13 +55,21 @@ begin
             perform set_config('lock_timeout', '100', true);
         end if;
     else
-        select array_agg(s.log_id) into known from sync_changes s where s.id = any(ids);
+        select (select array_agg(s.log_id) from sync_changes s where s.id = any(ids)),
+               (select array_agg(h.log_id) from sync_heads h
+                where h.log_id = any(logs) and greatest(h.trimmed_to, h.trim_horizon) > trimmed_past)
+        into known, trimmed;
         -- It has a connection while it waits for whoever holds a head: the replica asks again.
         perform set_config('lock_timeout', '50', true);
     end if;
     if cardinality(maybe_trimmed) > 0 then
         select known || array_agg(t.log_id) into known
         from sync_history t where t.id = any(maybe_trimmed) and t.log_id = any(logs);
+    end if;
+    if trimmed is not null then
+        -- By somebody with a shorter horizon, as a command may have: any of their rows may be in the history.
+        select known || array_agg(t.log_id) into known
+        from sync_history t where t.id = any(ids) and t.log_id = any(trimmed);
     end if;
     known_logs := known;
     at := date_bin('20 microseconds', clock_timestamp(), 'epoch');
@@ -186,6 +198,42 @@ begin
 end
 $$;
 
+-- As before; rows are locked by a statement of its own. In one with the others, Citus fetches them to where it was called.
+create or replace function sync_trim_rows(trimmed uuid[], losing text[], going bool[], keep_history bool)
+returns table (rows bigint, gone bigint, bytes bigint)
+language plpgsql security definer as $$
+#variable_conflict use_column
+begin
+    perform from sync_changes c where c.id = any(trimmed) order by c.id for update;
+    return query
+    with cut as materialized (
+        select c.id, c.log_id, c.table_name, c.record_id, c.created_at, c.client_id, c.op, c.data, c.extra, c.size,
+               u.lost::jsonb as lost, u.gone, array(select jsonb_object_keys(u.lost::jsonb)) as fields
+        from unnest(trimmed, losing, going) as u (id, lost, gone)
+        join sync_changes c on c.id = u.id
+    ), kept as (
+        insert into sync_history (trimmed_at, log_id, table_name, record_id, id, created_at, client_id, op, data,
+                                  field_timestamps, extra)
+        select now(), k.log_id, k.table_name, k.record_id, k.id, k.created_at, k.client_id, k.op,
+               case k.op when 'delete' then k.lost
+                   else (select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each(k.data) d where d.key = any(k.fields))
+               end, k.lost, k.extra
+        from cut k where keep_history
+    ), shrunk as (
+        update sync_changes c
+        set data = c.data - k.fields, field_timestamps = c.field_timestamps - k.fields,
+            size = sync_size(c.data - k.fields, c.field_timestamps - k.fields, c.extra)
+        from cut k where c.id = k.id and not k.gone
+        returning k.size - c.size as bytes
+    ), removed as (
+        delete from sync_changes c using cut k where c.id = k.id and k.gone
+        returning k.size as bytes
+    )
+    select (select count(*) from shrunk) + (select count(*) from removed), (select count(*) from removed),
+           coalesce((select sum(s.bytes) from shrunk s), 0)::int8 + coalesce((select sum(r.bytes) from removed r), 0)::int8;
+end
+$$;
+
 -- As before, with a statement for each table: a function that reads tables must not be called from where the tables are.
 create or replace function sync_usage_of(log uuid)
 returns table (user_id text, app_id text, changes bigint, bytes bigint, records bigint, garbage bigint,
@@ -232,10 +280,16 @@ declare
 begin
     perform create_distributed_function(
         'sync_push_many(uuid[], uuid[], text[], text[], int8[], uuid[], int4[], int4[], uuid[], text[], text[], text[], text[], text[], text[],
-                        text[], text[], int4[], int8[], uuid[], boolean)',
+                        text[], text[], int4[], int8[], uuid[], timestamptz, boolean)',
         colocate_with := 'sync_heads');
-    foreach called in array array['sync_push_many', 'sync_store_program_row', 'sync_records', 'sync_usage', 'sync_usage_of'] loop
-        execute format('alter function %I set search_path = %I, pg_temp', called, current_schema());
+    -- By their parameters: of the push there are two.
+    for called in
+        select p.oid::regprocedure from pg_proc p
+        where p.pronamespace = current_schema()::regnamespace
+          and p.proname in ('sync_push_many', 'sync_store_program_row', 'sync_records', 'sync_usage', 'sync_usage_of',
+                            'sync_trim_rows')
+    loop
+        execute format('alter function %s set search_path = %I, pg_temp', called, current_schema());
     end loop;
     -- Called on sessions that keep plans for any parameters, which Citus does not make of statements with several parts.
     foreach called in array array['sync_trim_rows', 'sync_mark_trimmed', 'sync_erase', 'sync_usage', 'sync_usage_of'] loop

@@ -56,7 +56,10 @@ fn plot(growth: &Growth, line: &GrowthLine) -> Plot {
     let bound = line.bound().filter(|&bound| bound <= highest * HIGHEST_LIMIT);
     let value = Line { name: line.name.clone(), colour: VALUE, dashed: false, ys: line.values.clone() };
     let limit = bound.zip(line.limit).map(|(bound, limit)| Line {
-        name: format!("limit: {} the first", as_factor(limit)),
+        name: match line.is_absolute {
+            true => format!("limit: {}", show_limit(line.unit, limit)),
+            false => format!("limit: {} the first", as_factor(limit)),
+        },
         colour: LIMIT,
         dashed: true,
         ys: vec![Some(bound); growth.sizes.len()],
@@ -79,6 +82,9 @@ fn as_factor(limit: Limit) -> String {
 }
 
 fn note(line: &GrowthLine) -> String {
+    if line.is_absolute {
+        return line.limit.map_or(String::new(), |limit| format!("{} is wanted.", show_limit(line.unit, limit)));
+    }
     let limit = line.limit.map_or(String::new(), |limit| format!("; {} is wanted", as_factor(limit)));
     format!("The last is {} the first{limit}.", times(line))
 }

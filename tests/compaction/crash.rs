@@ -1,0 +1,185 @@
+//! A trimming that ends between any two of its statements: each is sent to PostgreSQL once as the last that is.
+
+use super::support::*;
+use super::{APP, NOW, TABLE, at, fold, history, row, rows, said};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Records of two changes each, more than one piece has; and the changes of one that is larger than a piece.
+const RECORDS: i64 = 300;
+const LARGE: i64 = 2_100;
+/// More statements than a trimming of these has.
+const STATEMENTS: i64 = 400;
+
+/// Leads to PostgreSQL until so many statements have been sent: the last is sent whole, and its answer goes nowhere.
+struct Cut {
+    address: SocketAddr,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl Cut {
+    async fn after(upstream: SocketAddr, statements: i64) -> Cut {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (left, over) = (Arc::new(AtomicI64::new(statements)), CancellationToken::new());
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (left, over) = (left.clone(), over.clone());
+                if over.is_cancelled() {
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let server = TcpStream::connect(upstream).await.unwrap();
+                    let ((from_client, mut to_client), (mut from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    tokio::select! {
+                        () = over.cancelled() => {}
+                        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                        ended = pass(from_client, to_server, &left) => if matches!(ended, Ok(End::Statements)) { over.cancel() },
+                    }
+                });
+            }
+        });
+        Cut { address, _accepting: AbortOnDropHandle::new(accepting) }
+    }
+}
+
+/// Why no more is passed on.
+enum End {
+    /// No statement is left to be sent.
+    Statements,
+    Client,
+}
+
+/// Passes messages on for as long as there are statements left.
+/// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+async fn pass(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, left: &AtomicI64) -> std::io::Result<End> {
+    // The first has no type.
+    let mut kind = None;
+    loop {
+        let mut message = Vec::new();
+        message.extend(kind);
+        let mut length = [0; 4];
+        if client.read_exact(&mut length).await.is_err() {
+            return Ok(End::Client);
+        }
+        message.extend(length);
+        let head = message.len();
+        message.resize(head + u32::from_be_bytes(length) as usize - 4, 0);
+        client.read_exact(&mut message[head..]).await?;
+        // Sync, which ends what is sent of a prepared statement, or a simple query.
+        let is_statement = matches!(kind, Some(b'S' | b'Q'));
+        if is_statement && left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            return Ok(End::Statements);
+        }
+        server.write_all(&message).await?;
+        if is_statement && left.load(Ordering::SeqCst) <= 0 {
+            return Ok(End::Statements);
+        }
+        let mut next = [0];
+        if client.read_exact(&mut next).await.is_err() {
+            return Ok(End::Client);
+        }
+        kind = Some(next[0]);
+    }
+}
+
+/// Stores a log of several pieces.
+async fn fill(cluster: &Cluster, user: &User) {
+    let mut changes: Vec<Value> = Vec::new();
+    for stamp in [1, 2, 3] {
+        changes.extend((0..RECORDS).map(|n| update(TABLE, &format!("r{n:03}"), "title", stamp, &at(stamp))));
+    }
+    changes.extend((0..LARGE).map(|n| update(TABLE, "large", "title", n, &at(n))));
+    let push = sqlx::query("select sync_push($1, $2, 'phone', $3)").bind(&user.id).bind(APP).bind(json!(changes));
+    push.execute(&cluster.pool).await.unwrap();
+}
+
+/// Gives a user the same log as another one has: row by row, without the triggers of those who store anew.
+async fn copy(cluster: &Cluster, from: &User, to: &User) {
+    let mut copying = cluster.pool.begin().await.unwrap();
+    sqlx::query("set local session_replication_role = replica").execute(&mut *copying).await.unwrap();
+    for statement in [
+        "insert into sync_heads (log_id, user_key, user_id, app_id, head, previous, untrimmed_since, stored_changes, stored_bytes)
+         select sync_log_id($2, app_id), sync_user_key($2), $2, app_id, head, previous, untrimmed_since, stored_changes, stored_bytes
+         from sync_heads where user_id = $1",
+        "insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at, log_id, size)
+         select gen_random_uuid(), app_id, table_name, record_id, $2, op, data, field_timestamps, client_id, created_at,
+                sync_log_id($2, app_id), size
+         from sync_changes where user_id = $1",
+    ] {
+        sqlx::query(statement).bind(&from.id).bind(&to.id).execute(&mut *copying).await.unwrap();
+    }
+    copying.commit().await.unwrap();
+}
+
+type Rows = Vec<(String, String, Vec<String>)>;
+
+/// How many rows each record has.
+fn by_record(rows: &Rows) -> BTreeMap<String, usize> {
+    let mut records = BTreeMap::new();
+    for (record, _, fields) in rows {
+        assert_eq!(fields, &["title"], "{record}");
+        *records.entry(record.clone()).or_default() += 1;
+    }
+    records
+}
+
+async fn has_ended(cluster: &Cluster) {
+    let open = "select count(*) from pg_stat_activity
+        where datname = current_database() and application_name = 'mana-sync compact'";
+    eventually("its sessions have ended", async || {
+        sqlx::query_scalar::<_, i64>(open).fetch_one(&cluster.pool).await.unwrap() == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_any_two_statements_nothing_is_half_done() {
+    let cluster = Cluster::start(1).await;
+    let url: url::Url = cluster.database_url.parse().unwrap();
+    let upstream =
+        tokio::net::lookup_host((url.host_str().unwrap(), url.port().unwrap())).await.unwrap().next().unwrap();
+    let (original, mut ends) = (cluster.user(), Vec::new());
+    fill(&cluster, &original).await;
+    for statements in 0..STATEMENTS {
+        let user = cluster.user();
+        copy(&cluster, &original, &user).await;
+        let cut = Cut::after(upstream, statements).await;
+        let mut through = proxy::through(cut.address, &cluster.database_url);
+        through += if through.contains('?') { "&sslmode=disable" } else { "?sslmode=disable" };
+        let mut compact = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        compact.args(["compact", "--user", &user.id]).env("DATABASE_URL", through).envs(NOW.iter().copied());
+        let output = compact.stdin(std::process::Stdio::null()).kill_on_drop(true).output().await.unwrap();
+        drop(cut);
+        has_ended(&cluster).await;
+        let left = rows(&cluster, &user).await;
+        for (record, rows) in by_record(&left) {
+            let whole = if record == "large" { LARGE as usize } else { 3 };
+            assert!(rows == 2 || rows == whole, "{rows} rows of {record} after {statements} statements");
+        }
+        let gone = 3 * RECORDS + LARGE - left.len() as i64;
+        assert_eq!(history(&cluster, &user).await, gone, "after {statements} statements");
+        assert!(fold::untrimmed(&cluster, &user, APP).await == fold::trimmed(&cluster, &user, APP).await);
+        if gone > 0 && gone < RECORDS + LARGE - 2 {
+            ends.push(gone);
+        }
+        said(&cluster, &["compact", "--user", &user.id], NOW).await;
+        let trimmed = rows(&cluster, &user).await;
+        assert_eq!(trimmed.len() as i64, 2 * RECORDS + 2);
+        assert_eq!(trimmed.last(), Some(&row("large", "update", &["title"])));
+        if output.status.success() {
+            assert!(statements > 20 && ends.len() > 3, "{statements} statements, ended between pieces {ends:?}");
+            return;
+        }
+    }
+    panic!("a trimming has more than {STATEMENTS} statements");
+}
