@@ -147,12 +147,12 @@ impl Client {
             let data = Map::from_iter([("updatedAt".to_owned(), json!(iso(now_millis())))]);
             let change = Change { table: TABLE.into(), id: id.clone(), op: Op::Insert { data } };
             let request = PushRequest { client_id: self.name.clone(), since, changes: vec![change] };
-            let before = transport.stats().retries;
+            let (before, asked) = (transport.stats().retries, Instant::now());
             match transport.push(APP, &request, false).await {
                 Ok(answer) => since = answer.synced_until,
                 Err(error) => return self.journal.violated(format!("{}: a push failed: {error}", self.name)),
             }
-            self.journal.acknowledged(self.user, &id, transport.stats().retries - before);
+            self.journal.acknowledged(self.user, &id, transport.stats().retries - before, asked.elapsed());
             stop.run_until_cancelled(sleep(PAUSE)).await;
         }
     }
@@ -196,12 +196,12 @@ impl Client {
                     gathered.get_or_insert_with(|| Instant::now() + self.gather);
                 }
                 Ok(WakeMessage::Closed { code, .. }) => {
-                    self.journal.closed(code);
+                    self.journal.closed(&self.name, code);
                     return false;
                 }
                 Err(WakeupError::Late { .. }) => {}
                 Ok(_) | Err(_) => {
-                    self.journal.closed(None);
+                    self.journal.closed(&self.name, None);
                     return false;
                 }
             }
@@ -248,7 +248,7 @@ impl Client {
                     if let Err(error) = read(&mut stream, &mut check, &seen).await {
                         return self.journal.violated(format!("{}: {error}", self.name));
                     }
-                    self.journal.closed(None);
+                    self.journal.closed(&self.name, None);
                 }
                 Err(_) => self.journal.refused(),
             }
