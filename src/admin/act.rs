@@ -35,8 +35,18 @@ impl Admin {
         let replica = replica.or(one.as_deref());
         // Nothing here says who a user is: the user's key is on the user's page.
         tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
+        // Before anybody is told: a replica that starts meanwhile finds it, or hears it.
+        let unkept = match &action {
+            Action::RefuseToken { token_id, until } => self.replicas.keep_refused(token_id, *until).await.err(),
+            _ => None,
+        };
         let asked = self.replicas.ask(replica, Question::Do { action }).await;
-        let problem = problem(&asked);
+        let unkept = unkept.map(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a refused token is not kept");
+            format!("it is not kept for replicas that start later: {error}")
+        });
+        let problems: Vec<String> = problem(&asked).into_iter().chain(unkept).collect();
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
         let outcomes = asked.answers.into_iter().filter_map(|answered| match answered.answer {
             Answer::Done(outcome) => Some(outcome),
             _ => None,

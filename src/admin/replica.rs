@@ -87,6 +87,18 @@ pub struct LocalReplica {
     pub recent: Recent,
 }
 
+/// Logs may be trimmed again once this is dropped, however their trimming ended.
+struct EndOfTrimming(Arc<AtomicBool>);
+
+impl Drop for EndOfTrimming {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What a replica is waiting for that has not read which tokens are refused.
+const UNREAD: &str = "the tokens that operators refuse have not been read yet";
+
 /// Sessions that one replica lists, at most.
 pub const MAX_SESSIONS: usize = 2_000;
 
@@ -97,6 +109,7 @@ impl LocalReplica {
         let clock = parts.clock.clone();
         let (name, instance, started) = (config.replica_name(), clock.random_u64(), clock.now());
         let pool_limit = config.database_pool_size.into();
+        parts.auth.refused().set_unread(UNREAD);
         LocalReplica { name, instance, clock, started, pool_limit, parts, trimming: Arc::default(), recent }
     }
 
@@ -104,19 +117,6 @@ impl LocalReplica {
     /// repeats it.
     pub fn began_after(&self, at: u64) -> bool {
         UNIX_EPOCH + Duration::from_millis(at) < self.started
-    }
-
-    /// What the other replicas that are there are called.
-    pub fn others(&self) -> Vec<String> {
-        self.parts.presence.replicas().iter().skip(1).map(|replica| replica.name.clone()).collect()
-    }
-
-    /// Ends when something may have changed about the replicas that are there.
-    pub async fn others_change(&self) {
-        let mut watch = self.parts.presence.watch();
-        watch.mark_unchanged();
-        // It ends with this replica.
-        let _ = watch.changed().await;
     }
 
     /// Answers a question; does what it is told.
@@ -216,21 +216,23 @@ impl LocalReplica {
         list.map(|(id, until)| RefusedToken { token_id: id.to_string(), until: time(until) }).collect()
     }
 
-    /// Takes over what another replica refuses. What cannot be read is left out: it comes from a replica like this one.
-    pub fn refuse_like(&self, others: &[RefusedToken]) {
-        let read = |token: &RefusedToken| {
-            let until = chrono::DateTime::parse_from_rfc3339(&token.until).ok()?;
-            Some((Arc::from(&*token.token_id), SystemTime::from(until)))
-        };
-        let known: Vec<_> = others.iter().filter_map(read).collect();
-        if let Err(error) = self.parts.auth.refused().refuse_all(known) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "not all tokens that others refuse are refused here"
-            );
+    /// Refuses what is kept as refused, and is ready as far as that goes.
+    pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>) {
+        let refused = self.parts.auth.refused();
+        if let Err(error) = refused.refuse_all(tokens.iter().map(|(id, until)| (Arc::from(&**id), *until))) {
+            tracing::error!(error = &error as &dyn std::error::Error, "not all tokens that are kept are refused here");
         }
-        for token in others {
-            self.parts.hub.close_token(&token.token_id);
+        for (id, _) in &tokens {
+            self.parts.hub.close_token(id);
+        }
+        refused.set_read();
+    }
+
+    /// What is kept as refused cannot be read. A replica that has read it before goes on with that.
+    pub fn cannot_read_refused(&self, error: &dyn std::error::Error) {
+        let refused = self.parts.auth.refused();
+        if refused.unread().is_some() {
+            refused.set_unread(format!("{UNREAD}: {error}"));
         }
     }
 
@@ -272,6 +274,7 @@ impl LocalReplica {
         if trimming.swap(true, Ordering::Relaxed) {
             return self.outcome(false, "logs are being trimmed already");
         }
+        let trimming = EndOfTrimming(trimming);
         let stopping = self.parts.shutdown.stopping.clone();
         let others = self.parts.presence.clone();
         compactor = compactor.sharing_with(move || others.replicas().len());
@@ -288,13 +291,17 @@ impl LocalReplica {
                 }
                 None => tracing::info!("the trimming of all logs was broken off"),
             }
-            trimming.store(false, Ordering::Relaxed);
+            drop(trimming);
         });
         self.outcome(true, "trimming has begun; the log says when it is over")
     }
 
     fn drain(&self, drained: &Drained, wanted: bool) -> Outcome {
+        let is_last = !self.parts.presence.replicas().iter().skip(1).any(|other| other.ready && !other.draining);
         let message = match (wanted, drained.set(wanted)) {
+            (true, true) if is_last => {
+                "drained: not ready, and its sessions leave. No other replica is ready: nobody serves now"
+            }
             (true, true) => "drained: not ready, and its sessions leave",
             (true, false) => "drained already",
             (false, true) => "taken back",

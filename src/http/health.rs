@@ -26,7 +26,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 ///
 /// A database that blinks must not empty every replica's endpoints at once, so what was well a moment ago counts
 /// as well: a failure shows when it has lasted for the grace time. The issuer's keys are waited for once: a replica
-/// that has had some goes on with them, and is as good as any other while the issuer is away.
+/// that has had some goes on with them, and is as good as any other while the issuer is away. Likewise the tokens that operators refuse, which it must not accept.
 #[derive(Debug)]
 pub struct Health {
     grace: Duration,
@@ -136,6 +136,9 @@ impl Health {
         }
         if !self.auth.has_keys() {
             missing.push("the issuer's keys (JWKS_URL) have not been fetched yet".to_owned());
+        }
+        if let Some(why) = self.auth.refused().unread() {
+            missing.push(why);
         }
         if self.draining.is_cancelled() {
             missing.push("the replica is draining".to_owned());

@@ -64,12 +64,76 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     assert_eq!(it.user(0, &user).await["sessionsTotal"], 1);
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[0].restart().await;
-    it.admin[0] = admin_url(&it.cluster, 0);
-    let body = json!({ "clientId": "phone", "changes": [] });
-    eventually("the new one refuses it too", async || {
-        it.cluster.push_to(0, &lost, APP, body.clone()).await.0 == StatusCode::UNAUTHORIZED
+    assert_eq!(refused(0).await, (401, true), "a replica that is ready refuses it");
+    // All of them anew, one of them killed: nobody is there to tell.
+    it.cluster.nodes[1].process.kill().await;
+    it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
+    for index in 0..2 {
+        it.cluster.nodes[index].restart().await;
+        assert_eq!(refused(index).await, (401, true), "replica {index}");
+    }
+    it.admin = (0..2).map(|index| admin_url(&it.cluster, index)).collect();
+    assert_eq!(it.get(1, "refused-tokens").await["refusedTokens"][0]["tokenId"], "lost");
+    // Said again, it is refused for as long as was said, and never for less; what has expired is not kept.
+    let (sooner, later) = (iso(now_millis() + 60_000), iso(now_millis() + 7_200_000));
+    for until in [&later, &sooner] {
+        it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": until })).await;
+    }
+    sqlx::query("insert into sync_refused_tokens values ('over', now() - interval '1 second')")
+        .execute(&it.cluster.pool)
+        .await
+        .unwrap();
+    it.act(1, "refused-tokens", json!({ "tokenId": "another", "until": sooner })).await;
+    let kept: Vec<(String, String)> = sqlx::query_as(
+        "select token_id, to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') from sync_refused_tokens order by 1",
+    )
+    .fetch_all(&it.cluster.pool)
+    .await
+    .unwrap();
+    assert_eq!(kept, [("another".to_owned(), sooner), ("lost".to_owned(), later)]);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_read_which_tokens_are_refused_is_not_ready_and_says_why() {
+    let it = administered(1, &[]).await;
+    let url = url::Url::parse(&it.cluster.database_url).unwrap();
+    let role = format!("unaware_{}", url.path().trim_start_matches('/'));
+    let execute = async |statement: String| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&it.cluster.pool).await.unwrap();
+    };
+    let rights = format!("grant all on all tables in schema public to {role}");
+    execute(format!("create role {role} login; {rights}; revoke all on sync_refused_tokens from {role}")).await;
+    let mut as_role = url.clone();
+    as_role.set_username(&role).unwrap();
+    let settings = [("DATABASE_URL", as_role.as_str()), ("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let port = mana_dev::free_port().unwrap();
+    let own = [("PORT", port.to_string()), ("BIND_ADDRESS", "127.0.0.1".to_owned()), ("JWKS_URL", jwks_url())];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let replica = mana_dev::Replica::spawn(mana_dev::ReplicaOptions {
+        exe: env!("CARGO_BIN_EXE_mana-sync").into(),
+        name: "replica".to_owned(),
+        env: settings.into_iter().chain(own).collect(),
+        log: Some(log.path().to_path_buf()),
+        base_url: format!("http://127.0.0.1:{port}"),
+    })
+    .unwrap();
+    eventually("it says what it lacks", async || {
+        let asked = it.cluster.http.get(format!("{}/health/ready", replica.base_url())).timeout(TIMEOUT).send().await;
+        let Ok(told) = asked else { return false };
+        told.status() == 503 && told.text().await.unwrap().contains("on sync_refused_tokens")
     })
     .await;
+    execute(rights).await;
+    replica.wait_ready(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_drains_the_last_replica_is_told_that_nobody_serves() {
+    let it = administered(1, &[]).await;
+    let outcomes = it.act(0, "drain", json!({ "replica": "replica-1", "drained": true })).await;
+    assert!(outcomes[0].1.contains("nobody serves now"), "{outcomes:?}");
 }
 
 #[tokio::test]
