@@ -178,6 +178,15 @@ async fn the_log_is_changed_while_a_replica_runs() {
     it.cluster.pushed_to(1, &it.cluster.user(), APP, json!({ "clientId": "a", "changes": [] })).await;
     eventually("it writes more", async || it.cluster.nodes[1].log().contains("\"answered\"")).await;
     assert!(!it.cluster.nodes[0].log().contains("\"answered\""));
+    // Others write messages as they come, with the tokens in them.
+    it.act(0, "settings", json!({ "log": "trace", "replica": "replica-2" })).await;
+    let user = it.cluster.user();
+    let _socket = socket(&it.cluster, 1, &user, None, None).await;
+    it.cluster.pushed_to(1, &user, APP, json!({ "clientId": "a", "changes": [] })).await;
+    it.act(0, "settings", json!({ "log": "info", "replica": "replica-2" })).await;
+    let log = it.cluster.nodes[1].log();
+    assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "ours is shown");
+    assert!(!log.contains(&user.token) && !log.contains("\"tungstenite"), "and others' messages are not");
     for filter in ["", "loud", "info,,", "mana_sync=loud", "info,mana_sync", &"info,".repeat(400)] {
         it.post(0, "settings", json!({ "log": filter })).await.refused(400, "bad_request");
     }
