@@ -6,7 +6,7 @@ use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LimitsConfig};
 use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
 use crate::fanout::reconciler::Dependencies;
@@ -312,9 +312,10 @@ async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
     }
 }
 
-/// The admin port has limits of its own, and what it serves counts as no client's.
+/// The admin port has limits of its own, and what it serves counts as no client's. No balancer of clients is in front of it.
 fn admin_server(config: &Config, admin: Admin, shutdown: &Shutdown) -> Server {
-    let limits = Config { max_connections: ADMIN_CONNECTIONS, ..config.clone() };
+    let addresses = LimitsConfig { max_connections_per_address: 0, proxy_protocol: false, ..config.limits.clone() };
+    let limits = Config { max_connections: ADMIN_CONNECTIONS, limits: addresses, ..config.clone() };
     Server::new(&limits, admin::router::router(admin), shutdown.clone(), Arc::new(Metrics::new()))
 }
 

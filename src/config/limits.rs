@@ -6,7 +6,8 @@ use clap::Args;
 /// One network, or none where the setting is empty.
 pub type Networks = Option<Network>;
 
-fn networks(text: &str) -> Result<Networks, NetworkError> {
+/// Reads a network, or none.
+pub(crate) fn networks(text: &str) -> Result<Networks, NetworkError> {
     if text.trim().is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
