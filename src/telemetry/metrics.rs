@@ -109,6 +109,8 @@ pub struct Metrics {
     pub jwks_fetches: IntCounterVec,
     /// Whether this replica is ready.
     pub ready: IntGauge,
+    /// Whether each of [`NOT_READY`] keeps it from that.
+    pub not_ready: IntGaugeVec,
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
     /// Trimmings of logs, by how they ended.
@@ -132,6 +134,9 @@ pub const SSE: &str = "sse";
 
 /// How a wave of rebalancing ends, as labels.
 pub const REBALANCE_OUTCOMES: &[&str] = &["even", "uneven", "interrupted"];
+
+/// What may keep a replica from being ready, as labels.
+pub const NOT_READY: &[&str] = &["database", "listener", "keys", "refused_tokens", "draining", "drained"];
 
 /// The limits for which something is refused, as labels.
 const REFUSED_BY: &[&str] = &[
@@ -362,6 +367,13 @@ impl Metrics {
                 &["ok", "failed"],
             ),
             ready: gauge(&r, "mana_sync_ready", "Whether this replica is ready."),
+            not_ready: gauges(
+                &r,
+                "mana_sync_not_ready",
+                "Whether this keeps the replica from being ready.",
+                "reason",
+                NOT_READY,
+            ),
             notification_queue: fraction_gauge(
                 &r,
                 "mana_sync_notification_queue_usage_ratio",
