@@ -158,6 +158,7 @@ impl LocalReplica {
             refusals,
             listener: Listener {
                 up: metrics.listener_up.get() == 1,
+                lag_seconds: (metrics.listener_up.get() == 1).then(|| metrics.listener_lag.get()),
                 connects: metrics.listener_connects.get(),
                 publish_queue: metrics.publish_queue.get(),
                 reconciled: metrics.wakeups_reconciled.get(),

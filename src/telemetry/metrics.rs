@@ -89,6 +89,8 @@ pub struct Metrics {
     pub rebalance_waves: IntCounterVec,
     /// Whether the listener hears.
     pub listener_up: IntGauge,
+    /// How long what this replica said last took until its own listener heard it, in seconds.
+    pub listener_lag: Gauge,
     /// How often the listener has connected.
     pub listener_connects: IntCounter,
     /// Rounds of the reconciler that failed.
@@ -325,6 +327,11 @@ impl Metrics {
                 REBALANCE_OUTCOMES,
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
+            listener_lag: fraction_gauge(
+                &r,
+                "mana_sync_listener_lag_seconds",
+                "How long what this replica said last took until its own listener heard it.",
+            ),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
             reconcile_failures: counter(&r, "mana_sync_reconcile_failures_total", "Reconciliations that failed."),
             cursors_past_head: counter(

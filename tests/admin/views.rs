@@ -22,6 +22,7 @@ async fn any_replica_answers_for_all() {
         assert_eq!(own["answerSeconds"], Value::Null);
         for replica in cluster["replicas"].as_array().unwrap() {
             assert_eq!((&replica["ready"], &replica["listener"]["up"]), (&json!(true), &json!(true)), "{replica}");
+            assert!(replica["listener"]["lagSeconds"].as_f64().is_some_and(|lag| lag < 5.0), "{replica}");
             assert_eq!(replica["version"], env!("CARGO_PKG_VERSION"));
             let open = replica["connections"]["websockets"].as_i64().unwrap()
                 + replica["connections"]["streams"].as_i64().unwrap();

@@ -34,7 +34,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
             }))
             (page.form("/actions/refuse-token", "Refuse", None, &html! {
                 h2 { "Refuse a token" }
-                p.muted { "Until it expires, on all replicas. Its sessions are ended." }
+                p.muted { "Until it expires, on all replicas, whoever of them starts anew. Its sessions are ended." }
                 (field("Token id (jti)", "token_id", "", "", true))
                 (field("Until", "until", "", "a year from now", false))
             }))

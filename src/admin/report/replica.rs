@@ -118,6 +118,8 @@ pub struct Refused {
 pub struct Listener {
     /// Whether it hears now.
     pub up: bool,
+    /// How long the last notification of this replica took until it heard it itself, in seconds; none: it does not hear.
+    pub lag_seconds: Option<f64>,
     /// How often it has connected.
     pub connects: u64,
     /// Wake-ups that wait to be published.
