@@ -180,6 +180,7 @@ pub async fn run(
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
     let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
+    let limits = UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone());
     let admin = Admin::new(
         &config,
         admin::Parts {
@@ -190,6 +191,7 @@ pub async fn run(
             shutdown: shutdown.clone(),
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
+            rates: limits.rates(),
             presence: presence.clone(),
             compaction: admin::Trimming::new(&config, layout, metrics.clone(), clock.clone()),
             clock: clock.clone(),
@@ -269,7 +271,7 @@ pub async fn run(
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
-        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone()),
+        limits,
         polls,
         sessions: Arc::new(sessions),
         health,

@@ -16,6 +16,8 @@ pub const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
 /// Most bytes of a user's id, and of a log's filter.
 pub const MAX_USER: usize = 255;
 const MAX_FILTER: usize = 1_000;
+/// The highest rate, as the settings have it.
+const MAX_RATE: u32 = 1_000_000;
 
 impl Admin {
     /// Has all replicas do something, or the one of this name. `via`: how the operator came.
@@ -93,7 +95,11 @@ fn check(action: &Action) -> Result<(), AdminError> {
         Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
             AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")
         }),
-        Action::Drain { .. } | Action::Compact => Ok(()),
+        Action::Rates { pushes: None, pulls: None } => Err(AdminError::Invalid("name a rate to change")),
+        Action::Rates { pushes, pulls } if [pushes, pulls].iter().any(|rate| rate.is_some_and(|rate| rate > MAX_RATE)) => {
+            Err(AdminError::Invalid("a rate is at most 1000000"))
+        }
+        Action::Rates { .. } | Action::Drain { .. } | Action::Compact => Ok(()),
         Action::Unknown => Err(AdminError::NotFound),
     }
 }

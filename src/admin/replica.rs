@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::fanout::Presence;
 use crate::http::Health;
 use crate::hub::{DeviceReads, Hub, SessionInfo};
+use crate::limits::Rates;
 use crate::protocol::{Cursor, UserKey};
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::Layout;
@@ -38,6 +39,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What the log shows.
     pub log: LogFilter,
+    /// How often a user may push and pull.
+    pub rates: Rates,
     /// What the other replicas say of themselves.
     pub presence: Presence,
     /// Trims logs on demand.
@@ -172,6 +175,8 @@ impl LocalReplica {
             },
             process: process(metrics),
             log: log.shown(),
+            max_user_pushes_per_second: self.parts.rates.pushes.per_second(),
+            max_user_pulls_per_second: self.parts.rates.pulls.per_second(),
             refused_tokens: auth.refused().list().len(),
             answer_seconds: None,
         }
@@ -250,6 +255,7 @@ impl LocalReplica {
                 Ok(()) => self.outcome(true, &format!("the log shows {filter}")),
                 Err(error) => self.outcome(false, &error.to_string()),
             },
+            Action::Rates { pushes, pulls } => self.limit(*pushes, *pulls),
             Action::Unknown => self.outcome(false, "this replica's version does not know the action"),
         };
         tracing::warn!(action = action.name(), done = outcome.done, "told by an operator: {}", outcome.message);
@@ -311,6 +317,18 @@ impl LocalReplica {
         self.outcome(true, message)
     }
 
+    fn limit(&self, pushes: Option<u32>, pulls: Option<u32>) -> Outcome {
+        let rates = &self.parts.rates;
+        pushes.into_iter().for_each(|per_second| rates.pushes.set(per_second));
+        pulls.into_iter().for_each(|per_second| rates.pulls.set(per_second));
+        let said = |per_second: u32| match per_second {
+            0 => "as often as they like".to_owned(),
+            _ => format!("{per_second} times a second"),
+        };
+        let (pushes, pulls) = (said(rates.pushes.per_second()), said(rates.pulls.per_second()));
+        self.outcome(true, &format!("users may push {pushes} and pull {pulls}"))
+    }
+
     /// What came of an action here.
     pub fn outcome(&self, done: bool, message: &str) -> Outcome {
         Outcome { replica: self.name.clone(), done, message: message.to_owned() }
@@ -328,6 +346,7 @@ impl Action {
             Action::Drain { drained: false } => "take_back",
             Action::Compact => "compact",
             Action::Log { .. } => "log",
+            Action::Rates { .. } => "rates",
             Action::Unknown => "unknown",
         }
     }

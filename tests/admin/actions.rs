@@ -193,6 +193,48 @@ async fn the_log_is_changed_while_a_replica_runs() {
 }
 
 #[tokio::test]
+async fn the_rates_of_a_user_are_changed_while_replicas_run() {
+    let it = administered(2, &[]).await;
+    it.acquainted().await;
+    let body = json!({ "clientId": "a", "changes": [] });
+    // How many of a burst are let through.
+    let burst = async |index: usize, user: &User| {
+        let mut pushed = 0;
+        for _ in 0..15 {
+            let (status, answer) = it.cluster.push_to(index, user, APP, body.clone()).await;
+            assert!(status == 200 || status == 429, "{answer}");
+            pushed += usize::from(status == 200);
+        }
+        pushed
+    };
+    let user = it.cluster.user();
+    assert_eq!(burst(0, &user).await, 15, "there is no limit");
+    let outcomes = it.act(0, "settings", json!({ "maxUserPushesPerSecond": 1 })).await;
+    assert!(outcomes.len() == 2 && outcomes[0].1.contains("push 1 times a second and pull as often"), "{outcomes:?}");
+    for index in 0..2 {
+        let pushed = burst(index, &it.cluster.user()).await;
+        assert!((10..15).contains(&pushed), "ten at once, and what has come since: {pushed}");
+    }
+    let shown = it.get(1, "cluster").await;
+    for replica in shown["replicas"].as_array().unwrap() {
+        let rates = (&replica["maxUserPushesPerSecond"], &replica["maxUserPullsPerSecond"]);
+        assert_eq!(rates, (&json!(1), &json!(0)), "{replica}");
+    }
+    it.act(1, "settings", json!({ "maxUserPushesPerSecond": 0, "maxUserPullsPerSecond": 7, "replica": "replica-1" })).await;
+    assert_eq!(burst(0, &it.cluster.user()).await, 15);
+    assert!(burst(1, &it.cluster.user()).await < 15, "the other one goes on as it was told");
+    for wrong in [
+        json!({ "maxUserPushesPerSecond": -1 }),
+        json!({ "maxUserPushesPerSecond": 1.5 }),
+        json!({ "maxUserPullsPerSecond": 1_000_001 }),
+        json!({ "maxUserPullsPerSecond": 1, "log": "info" }),
+        json!({ "replica": "replica-1" }),
+    ] {
+        it.post(0, "settings", wrong).await.refused(400, "bad_request");
+    }
+}
+
+#[tokio::test]
 async fn what_was_said_to_a_process_is_not_repeated_to_the_next_one_of_its_name() {
     let mut it = administered(2, &[("DRAIN_WINDOW_MS", "300")]).await;
     it.acquainted().await;

@@ -38,6 +38,10 @@ pub struct Replica {
     pub process: Process,
     /// What its log shows.
     pub log: String,
+    /// How often each user may push in a second; 0: as often as they like.
+    pub max_user_pushes_per_second: u32,
+    /// How often each user may pull, likewise.
+    pub max_user_pulls_per_second: u32,
     /// Token ids that an operator refuses.
     pub refused_tokens: usize,
     /// How long its answer took, over the channel that the replicas share; none: it was asked without.
