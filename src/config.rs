@@ -20,7 +20,7 @@ pub use admin::AdminConfig;
 pub use compaction::CompactionConfig;
 pub use fanout::FanoutConfig;
 pub use invalid::explain;
-pub(crate) use limits::networks;
+pub(crate) use limits::read_networks;
 pub use limits::{LimitsConfig, Networks};
 pub use metrics::MetricsConfig;
 pub use networks::{Network, NetworkError};

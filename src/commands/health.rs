@@ -1,6 +1,6 @@
 //! `mana-sync health`: asks a replica on this machine whether it is ready, where its settings say that it listens.
 
-use crate::config::{Networks, networks};
+use crate::config::{Networks, read_networks};
 use clap::Args;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,7 +34,7 @@ pub struct HealthArgs {
     admin_host: IpAddr,
 
     /// Addresses or networks of balancers.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = networks)]
+    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = read_networks)]
     trusted_proxies: Vec<Networks>,
 
     /// Whether PORT expects the PROXY protocol on every connection from TRUSTED_PROXIES.

@@ -3,7 +3,7 @@
 
 use crate::Rehearsal;
 use mana_dev::wait;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Windows that a session must have been there before it may be closed; see `src/session/rebalance.rs`.
 const AGE: u32 = 3;
@@ -42,9 +42,10 @@ impl Rehearsal {
         if during > before * 2 && during > before + self.size.slower {
             journal.violated(format!("99 of 100 pushes took {before:?}, and {during:?} while connections were rebalanced"));
         }
-        let at = self.begun.elapsed();
-        println!("{at:5.1?} {} replicas: even {took:.1?} after they were ready, {once} closed: {spread:?}", spread.len());
-        println!("      pushes before: {median_before:.1?}, p99 {before:.1?} ({pushes_before}); meanwhile: {median:.1?}, p99 {during:.1?} ({pushes})");
+        let (at, replicas) = (self.begun.elapsed(), spread.len());
+        println!("{at:5.1?} {replicas} replicas: even {took:.1?} after they were ready, {once} closed: {spread:?}");
+        println!("      {pushes_before} pushes before: median {median_before:.1?}, p99 {before:.1?}");
+        println!("      {pushes} pushes meanwhile: median {median:.1?}, p99 {during:.1?}");
     }
 
     /// How many connections each replica has.
