@@ -44,6 +44,8 @@ def _crash_again_and_again(cluster):
             cluster.processes[index].wait()
             # As long as Kubernetes waits before it starts one that has just ended, divided.
             time.sleep(1)
+            if cluster.stopped:
+                return
             cluster.start(cluster.ports[0])
             index = len(cluster.processes) - 1
             time.sleep(5)
