@@ -28,6 +28,13 @@ async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
     assert!(!log.contains(&alice.id) && !log.contains(TOKEN), "logs say neither who a user is nor a secret");
 }
 
+/// How a replica answers to a token, and whether because an operator has refused it.
+async fn refused(it: &Administered, user: &User, index: usize) -> (u16, bool) {
+    let body = json!({ "clientId": "phone", "changes": [] });
+    let (status, answer) = it.cluster.push_to(index, user, APP, body).await;
+    (status.as_u16(), answer["message"].as_str().unwrap_or_default().contains("refused by an operator"))
+}
+
 #[tokio::test]
 async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later() {
     let mut it = administered(2, &[]).await;
@@ -48,12 +55,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     assert_eq!(code, "invalid_token");
     assert_eq!(closed(&mut phone).await, Some(1008));
     while stream.next().await.is_some() {}
-    let refused = async |index: usize| {
-        let body = json!({ "clientId": "phone", "changes": [] });
-        let (status, answer) = it.cluster.push_to(index, &lost, APP, body).await;
-        (status.as_u16(), answer["message"].as_str().unwrap_or_default().contains("refused by an operator"))
-    };
-    assert_eq!((refused(0).await, refused(1).await), ((401, true), (401, true)));
+    assert_eq!((refused(&it, &lost, 0).await, refused(&it, &lost, 1).await), ((401, true), (401, true)));
     for index in 0..2 {
         for token in [&kept, &numbered] {
             it.cluster.pushed_to(index, token, APP, json!({ "clientId": "laptop", "changes": [] })).await;
@@ -64,13 +66,13 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     assert_eq!(it.user(0, &user).await["sessionsTotal"], 1);
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[0].restart().await;
-    assert_eq!(refused(0).await, (401, true), "a replica that is ready refuses it");
+    assert_eq!(refused(&it, &lost, 0).await, (401, true), "a replica that is ready refuses it");
     // All of them anew, one of them killed: nobody is there to tell.
     it.cluster.nodes[1].process.kill().await;
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     for index in 0..2 {
         it.cluster.nodes[index].restart().await;
-        assert_eq!(refused(index).await, (401, true), "replica {index}");
+        assert_eq!(refused(&it, &lost, index).await, (401, true), "replica {index}");
     }
     it.admin = (0..2).map(|index| admin_url(&it.cluster, index)).collect();
     assert_eq!(it.get(1, "refused-tokens").await["refusedTokens"][0]["tokenId"], "lost");
