@@ -96,7 +96,9 @@ fn check(action: &Action) -> Result<(), AdminError> {
             AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")
         }),
         Action::Rates { pushes: None, pulls: None } => Err(AdminError::Invalid("name a rate to change")),
-        Action::Rates { pushes, pulls } if [pushes, pulls].iter().any(|rate| rate.is_some_and(|rate| rate > MAX_RATE)) => {
+        Action::Rates { pushes, pulls }
+            if [pushes, pulls].iter().any(|rate| rate.is_some_and(|rate| rate > MAX_RATE)) =>
+        {
             Err(AdminError::Invalid("a rate is at most 1000000"))
         }
         Action::Rates { .. } | Action::Drain { .. } | Action::Compact => Ok(()),

@@ -199,8 +199,7 @@ pub async fn count(client: &Client, user: UserKey, logs: &mut [StoredLog]) -> Re
     let (user, limit, counted) = (user.0.to_string(), MAX_LOGS as i64, counted(logs.len()));
     // One more than is told shows that there are more.
     let read = counted + 1;
-    let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-        [(&user, Type::TEXT), (&limit, Type::INT8), (&read, Type::INT8)];
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] = [(&user, Type::TEXT), (&limit, Type::INT8), (&read, Type::INT8)];
     for row in client.query_typed(CONTENTS, &parameters).await? {
         let (log, changes) = (LogId(uuid(row.try_get(0)?)?), row.try_get(1)?);
         let (bytes, tables) = (row.try_get(2)?, row.try_get(3)?);

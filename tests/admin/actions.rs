@@ -222,7 +222,8 @@ async fn the_rates_of_a_user_are_changed_while_replicas_run() {
         let rates = (&replica["maxUserPushesPerSecond"], &replica["maxUserPullsPerSecond"]);
         assert_eq!(rates, (&json!(1), &json!(0)), "{replica}");
     }
-    it.act(1, "settings", json!({ "maxUserPushesPerSecond": 0, "maxUserPullsPerSecond": 7, "replica": "replica-1" })).await;
+    it.act(1, "settings", json!({ "maxUserPushesPerSecond": 0, "maxUserPullsPerSecond": 7, "replica": "replica-1" }))
+        .await;
     assert_eq!(burst(0, &it.cluster.user()).await, 15);
     assert!(burst(1, &it.cluster.user()).await < 15, "the other one goes on as it was told");
     for wrong in [

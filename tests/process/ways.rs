@@ -72,7 +72,10 @@ fn containers(source: &str, value: &Value, ways: &mut Vec<Way>) {
         let Some(given) = members.get(what) else { continue };
         let given = given.as_array().unwrap_or_else(|| panic!("{source}: {what} of {image} is no list: {given}"));
         let words: Vec<String> = given.iter().map(|word| word.as_str().unwrap().to_owned()).collect();
-        assert!(what != "entrypoint" && (what != "command" || source.contains("compose")), "{source}: {what} {words:?}");
+        assert!(
+            what != "entrypoint" && (what != "command" || source.contains("compose")),
+            "{source}: {what} {words:?}"
+        );
         ways.push(Way { source: source.to_owned(), program, words });
     }
 }
@@ -85,7 +88,11 @@ fn documented() -> Vec<Way> {
     };
     let ours = "mana-sync";
     add("README.md", ours, commands("README.md", "target/release/mana-sync"));
-    add("deploy/mana-sync.service", ours, commands("deploy/mana-sync.service", "ExecStartPre=/usr/local/bin/mana-sync"));
+    add(
+        "deploy/mana-sync.service",
+        ours,
+        commands("deploy/mana-sync.service", "ExecStartPre=/usr/local/bin/mana-sync"),
+    );
     add("deploy/mana-sync.service", ours, commands("deploy/mana-sync.service", "ExecStart=/usr/local/bin/mana-sync"));
     for (file, program) in
         [("deploy/Dockerfile", ours), ("dev/Dockerfile", "mana-dev"), ("loadtest/Dockerfile", "mana-load")]
@@ -204,4 +211,3 @@ async fn the_admin_port_expects_no_proxy_protocol_and_counts_no_addresses() {
     assert!(ask().await, "beside {} connections", held.len());
     replica.kill().await.unwrap();
 }
-

@@ -1,6 +1,7 @@
 //! The clients: devices that push, devices that pull when they are woken, and streams. All of them know the balancer
 //! alone, and come back when their connection ends.
 
+use crate::Size;
 use crate::journal::{Journal, Seen};
 use crate::support::*;
 use mana_load::invariants::{Asked, Checks, Cursor};
@@ -31,6 +32,7 @@ const LISTEN: Duration = Duration::from_secs(60);
 pub struct Clients {
     pub journal: Arc<Journal>,
     pub users: Vec<User>,
+    idle_users: Vec<User>,
     front: String,
     gather: Duration,
     http: reqwest::Client,
@@ -41,12 +43,14 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Lets so many sockets, and half as many streams, read what a few write. A device that was woken waits so long
-    /// for more wake-ups before it pulls.
-    pub fn start(cluster: &Cluster, front: &str, sockets: usize, gather: Duration) -> Clients {
+    /// Lets so many sockets, and half as many streams, read what a few write, and others just be there. A device that was
+    /// woken waits so long for more wake-ups before it pulls.
+    pub fn start(cluster: &Cluster, front: &str, size: Size) -> Clients {
+        let Size { sockets, idle, gather, .. } = size;
         let mut clients = Clients {
             journal: Arc::default(),
             users: (0..USERS).map(|_| cluster.user()).collect(),
+            idle_users: (0..USERS).map(|_| cluster.user()).collect(),
             front: front.to_owned(),
             gather,
             // Connections are kept, as browsers and balancers keep them: a stop finds some of them idle.
@@ -63,6 +67,11 @@ impl Clients {
         for number in 0..sockets / 2 {
             let client = clients.client(number % USERS, &format!("stream-{number}"));
             clients.reading.spawn(until(clients.stop_reading.clone(), client.follow_stream()));
+        }
+        for number in 0..idle {
+            let mut client = clients.client(number % USERS, &format!("idle-{number}"));
+            client.token = clients.idle_users[number % USERS].token.clone();
+            clients.reading.spawn(until(clients.stop_reading.clone(), client.be_there()));
         }
         for number in 0..WRITERS * USERS {
             let client = clients.client(number % USERS, &format!("writer-{number}"));
@@ -173,6 +182,20 @@ impl Client {
                             break;
                         }
                     }
+                }
+                Err(_) => self.journal.refused(),
+            }
+            come_back_later().await;
+        }
+    }
+
+    /// Keeps a socket open on which nothing comes.
+    async fn be_there(self) {
+        loop {
+            match Wakeups::connect(&self.front, Some(APP), &self.token, Some(&self.name)).await {
+                Ok(mut socket) => {
+                    self.journal.connected();
+                    while self.woken(&mut socket).await {}
                 }
                 Err(_) => self.journal.refused(),
             }

@@ -93,13 +93,14 @@ impl Journal {
         self.closed.lock().unwrap().clone()
     }
 
-    /// The median and the 99th percentile of how long pushes took that were answered since then, and how many they are.
-    pub fn push_times(&self, since: Instant) -> (Duration, Duration, usize) {
-        let mut times: Vec<Duration> =
-            self.pushes.lock().unwrap().iter().filter(|(at, _)| *at >= since).map(|(_, took)| *took).collect();
+    /// The 99th percentile of how long pushes took that were answered between then and now. Prints it.
+    pub fn push_times(&self, when: &str, since: Instant) -> Duration {
+        let pushes = self.pushes.lock().unwrap();
+        let mut times: Vec<Duration> = pushes.iter().filter(|(at, _)| *at >= since).map(|(_, took)| *took).collect();
         times.sort();
         let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or_default();
-        (at(0.5), at(0.99), times.len())
+        println!("      {} pushes {when}: median {:.1?}, p99 {:.1?}", times.len(), at(0.5), at(0.99));
+        at(0.99)
     }
 
     pub fn violated(&self, what: String) {

@@ -15,20 +15,20 @@ impl Rehearsal {
         // What is measured before: pushes while nothing happens, for as long as sessions need to grow old enough.
         let calm = Instant::now();
         tokio::time::sleep(self.size.rebalance * (AGE + 1)).await;
-        let (median_before, before, pushes_before) = journal.push_times(calm);
+        let before = journal.push_times("before", calm);
         let closes = journal.closes();
 
         self.start(count).await;
         let ready = Instant::now();
         let even = wait::until(self.size.rebalanced, async || self.is_even().await.then_some(())).await;
-        let took = ready.elapsed();
+        let (took, during) = (ready.elapsed(), journal.push_times("meanwhile", ready));
         // Whatever still goes on ends: then nobody is closed any more for as long as a wave takes.
-        let mut total = usize::MAX;
+        let (calm, mut total) = (Instant::now(), usize::MAX);
         while total != journal.closes().values().sum::<usize>() {
             total = journal.closes().values().sum();
             tokio::time::sleep(self.size.rebalance).await;
         }
-        let (median, during, pushes) = journal.push_times(ready);
+        let after = journal.push_times("afterwards", calm);
         let spread = self.spread().await;
         if even.is_none() || !self.is_even().await {
             journal.violated(format!("not within a tenth of the mean, or not for long, after {took:?}: {spread:?}"));
@@ -39,13 +39,14 @@ impl Rehearsal {
         if twice > 0 {
             journal.violated(format!("{twice} clients were closed twice while connections were rebalanced"));
         }
-        if during > before * 2 && during > before + self.size.slower {
-            journal.violated(format!("99 of 100 pushes took {before:?}, and {during:?} while connections were rebalanced"));
+        // The machine may have more to do by now, for us and for others: then it has afterwards, too.
+        let usual = before.max(after);
+        if during > usual * 2 && during > usual + self.size.slower {
+            journal
+                .violated(format!("99 of 100 pushes took {usual:?}, and {during:?} while connections were rebalanced"));
         }
         let (at, replicas) = (self.begun.elapsed(), spread.len());
         println!("{at:5.1?} {replicas} replicas: even {took:.1?} after they were ready, {once} closed: {spread:?}");
-        println!("      {pushes_before} pushes before: median {median_before:.1?}, p99 {before:.1?}");
-        println!("      {pushes} pushes meanwhile: median {median:.1?}, p99 {during:.1?}");
     }
 
     /// How many connections each replica has.
