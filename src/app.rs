@@ -6,7 +6,7 @@ use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LimitsConfig};
 use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
 use crate::fanout::reconciler::Dependencies;
@@ -180,6 +180,7 @@ pub async fn run(
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
     let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
+    let limits = UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone());
     let admin = Admin::new(
         &config,
         admin::Parts {
@@ -190,6 +191,7 @@ pub async fn run(
             shutdown: shutdown.clone(),
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
+            rates: limits.rates(),
             presence: presence.clone(),
             compaction: admin::Trimming::new(&config, layout, metrics.clone(), clock.clone()),
             clock: clock.clone(),
@@ -269,7 +271,7 @@ pub async fn run(
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
-        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone()),
+        limits,
         polls,
         sessions: Arc::new(sessions),
         health,
@@ -312,9 +314,10 @@ async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
     }
 }
 
-/// The admin port has limits of its own, and what it serves counts as no client's.
+/// The admin port has limits of its own, and what it serves counts as no client's. No balancer of clients is in front of it.
 fn admin_server(config: &Config, admin: Admin, shutdown: &Shutdown) -> Server {
-    let limits = Config { max_connections: ADMIN_CONNECTIONS, ..config.clone() };
+    let addresses = LimitsConfig { max_connections_per_address: 0, proxy_protocol: false, ..config.limits.clone() };
+    let limits = Config { max_connections: ADMIN_CONNECTIONS, limits: addresses, ..config.clone() };
     Server::new(&limits, admin::router::router(admin), shutdown.clone(), Arc::new(Metrics::new()))
 }
 

@@ -104,6 +104,8 @@ struct State {
     dates: Dates,
     /// When this one last said something.
     said: Option<Instant>,
+    /// What that was dated, to know it again.
+    said_at: u64,
     said_draining: bool,
 }
 
@@ -211,7 +213,8 @@ impl Presence {
             state.said_draining = replica.draining;
             self.forget_silent(&mut state, now);
             self.tell(&mut state);
-            state.dates.of_message(self.0.clock.millis(), now)
+            state.said_at = state.dates.of_message(self.0.clock.millis(), now);
+            state.said_at
         };
         let message = Message { replica, at, every, gone };
         // Texts and numbers always serialize.
@@ -228,10 +231,13 @@ impl Presence {
         let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
             return Ok(());
         };
+        let mut state = self.state();
         if replica.id == self.0.id {
+            if let Some(said) = state.said.filter(|_| at == state.said_at) {
+                self.0.metrics.listener_lag.set(now.saturating_duration_since(said).as_secs_f64());
+            }
             return Ok(());
         }
-        let mut state = self.state();
         if let Some(off) = state.dates.off_by(at, self.0.clock.millis(), now) {
             drop(state);
             self.pass_over(&replica, off);

@@ -15,11 +15,13 @@ mod apps;
 mod bucket;
 pub mod heavy;
 pub mod polls;
+mod rate;
 pub mod reads;
 pub mod users;
 
 use std::time::Duration;
 
+pub use rate::Rates;
 pub use users::{LimitError, UserLimits};
 
 /// A limit that a user has reached. The messages are for the client.

@@ -6,6 +6,7 @@
 use super::LimitReached;
 use super::apps::{Apps, NewApp};
 use super::bucket::{Bucket, Refill};
+use super::rate::{Rate, Rates};
 use crate::clock::Clock;
 use crate::config::LimitsConfig;
 use crate::protocol::push::{NewChange, Op, Push};
@@ -17,8 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How many seconds' worth of pushes and pulls may come at once.
-const BURST_SECONDS: f64 = 10.0;
 const DAY_SECONDS: f64 = 86_400.0;
 /// Users that are remembered, at most. Of one who is forgotten the count begins anew.
 const MAX_USERS: u64 = 200_000;
@@ -44,8 +43,7 @@ pub enum LimitError {
 /// The limits of each user.
 #[derive(Clone, Debug)]
 pub struct UserLimits {
-    pushes: Option<Refill>,
-    pulls: Option<Refill>,
+    rates: Rates,
     bytes: Option<Refill>,
     max_stored: Option<u64>,
     users: Cache<UserKey, Arc<Mutex<UserState>>>,
@@ -128,14 +126,13 @@ impl UserLimits {
     ///
     /// `queue_timeout`: how long the first push to an app waits for those before it.
     pub fn new(config: &LimitsConfig, queue_timeout: Duration, metrics: Arc<Metrics>, clock: Clock) -> UserLimits {
-        let rate = |per_second: u32| {
-            let per_second = f64::from(per_second);
-            (per_second > 0.0).then_some(Refill { per_second, capacity: per_second * BURST_SECONDS })
+        let rates = Rates {
+            pushes: Rate::new(config.max_user_pushes_per_second),
+            pulls: Rate::new(config.max_user_pulls_per_second),
         };
         let a_day = config.max_user_bytes_per_day as f64;
         UserLimits {
-            pushes: rate(config.max_user_pushes_per_second),
-            pulls: rate(config.max_user_pulls_per_second),
+            rates,
             bytes: (a_day > 0.0).then_some(Refill { per_second: a_day / DAY_SECONDS, capacity: a_day }),
             max_stored: Some(config.max_user_bytes_stored).filter(|bytes| *bytes > 0),
             users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBER).build(),
@@ -145,12 +142,17 @@ impl UserLimits {
         }
     }
 
+    /// The rates, which may be changed.
+    pub fn rates(&self) -> Rates {
+        self.rates.clone()
+    }
+
     /// Counts a push.
     ///
     /// # Errors
     /// The user pushes too often.
     pub fn push(&self, user: UserKey) -> Result<(), LimitReached> {
-        self.take(user, 1.0, self.pushes, |state| &mut state.pushes, LimitReached::Pushes)
+        self.take(user, 1.0, self.rates.pushes.refill(), |state| &mut state.pushes, LimitReached::Pushes)
     }
 
     /// Counts a pull, or a stream that is opened.
@@ -158,7 +160,7 @@ impl UserLimits {
     /// # Errors
     /// The user pulls too often.
     pub fn pull(&self, user: UserKey) -> Result<(), LimitReached> {
-        self.take(user, 1.0, self.pulls, |state| &mut state.pulls, LimitReached::Pulls)
+        self.take(user, 1.0, self.rates.pulls.refill(), |state| &mut state.pulls, LimitReached::Pulls)
     }
 
     /// Counts the bytes of a push's body.

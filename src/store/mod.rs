@@ -29,6 +29,7 @@ mod migrator;
 mod own_writes;
 mod push;
 mod quotas;
+pub mod refused_tokens;
 mod rewinds;
 pub mod same_database;
 pub mod schema;

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub rebalance_waves: IntCounterVec,
     /// Whether the listener hears.
     pub listener_up: IntGauge,
+    /// How long what this replica said last took until its own listener heard it, in seconds.
+    pub listener_lag: Gauge,
     /// How often the listener has connected.
     pub listener_connects: IntCounter,
     /// Rounds of the reconciler that failed.
@@ -109,6 +111,8 @@ pub struct Metrics {
     pub jwks_fetches: IntCounterVec,
     /// Whether this replica is ready.
     pub ready: IntGauge,
+    /// Whether each of [`NOT_READY`] keeps it from that.
+    pub not_ready: IntGaugeVec,
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
     /// Trimmings of logs, by how they ended.
@@ -132,6 +136,9 @@ pub const SSE: &str = "sse";
 
 /// How a wave of rebalancing ends, as labels.
 pub const REBALANCE_OUTCOMES: &[&str] = &["even", "uneven", "interrupted"];
+
+/// What may keep a replica from being ready, as labels.
+pub const NOT_READY: &[&str] = &["database", "listener", "keys", "refused_tokens", "draining", "drained"];
 
 /// The limits for which something is refused, as labels.
 const REFUSED_BY: &[&str] = &[
@@ -320,6 +327,11 @@ impl Metrics {
                 REBALANCE_OUTCOMES,
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
+            listener_lag: fraction_gauge(
+                &r,
+                "mana_sync_listener_lag_seconds",
+                "How long what this replica said last took until its own listener heard it.",
+            ),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
             reconcile_failures: counter(&r, "mana_sync_reconcile_failures_total", "Reconciliations that failed."),
             cursors_past_head: counter(
@@ -362,6 +374,13 @@ impl Metrics {
                 &["ok", "failed"],
             ),
             ready: gauge(&r, "mana_sync_ready", "Whether this replica is ready."),
+            not_ready: gauges(
+                &r,
+                "mana_sync_not_ready",
+                "Whether this keeps the replica from being ready.",
+                "reason",
+                NOT_READY,
+            ),
             notification_queue: fraction_gauge(
                 &r,
                 "mana_sync_notification_queue_usage_ratio",

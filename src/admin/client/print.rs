@@ -2,7 +2,7 @@
 
 use super::RefusedTokens;
 use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
-use crate::admin::units::{bytes, latency, rate};
+use crate::admin::units::{at_least, bytes, latency, rate};
 
 /// Prints rows with their columns one below the other.
 fn table(head: &[&str], rows: &[Vec<String>]) {
@@ -73,9 +73,16 @@ pub(super) fn cluster(cluster: &Cluster) {
 
 pub(super) fn user(user: &User) {
     println!("{} ({})", plain(&user.user_id), user.user_key);
-    println!("{} apps, {} changes, {}\n", user.usage.apps, user.usage.changes, bytes(user.usage.bytes));
+    let usage = &user.usage;
+    let (changes, size) = (at_least(usage.changes.to_string(), usage.more), at_least(bytes(usage.bytes), usage.more));
+    println!("{} apps, {changes} changes, {size}", usage.apps);
+    if usage.more {
+        println!("Only the newest changes are counted; `mana-sync usage` counts all of those who store most.");
+    }
+    println!();
     let rows = user.logs.iter().map(|log| {
-        vec![plain(&log.app), log.head.clone(), log.changes.to_string(), log.tables.to_string(), bytes(log.bytes)]
+        let [changes, tables] = [log.changes, log.tables].map(|number| at_least(number.to_string(), log.more));
+        vec![plain(&log.app), log.head.clone(), changes, tables, at_least(bytes(log.bytes), log.more)]
     });
     table(&["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &rows.collect::<Vec<_>>());
     println!();
