@@ -9,9 +9,8 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
-use crate::fanout::reconciler::Dependencies;
 use crate::fanout::{
-    ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Reconciler,
+    ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Reconciler,
     SessionRegistry,
 };
 use crate::http::server::{Server, bind};
@@ -211,14 +210,14 @@ pub async fn run(
         metrics: metrics.clone(),
         clock: clock.clone(),
     };
-    let dependencies = |store| Dependencies {
-        store,
+    let dependencies = |heads| Dependencies {
+        heads,
         sessions: sessions.clone(),
         metrics: metrics.clone(),
         period: config.reconcile_ms,
         recent: config.announce_recent_ms,
     };
-    let reconciling = reconciling.into_iter().zip(store.all()).map(|(task, of)| (task, dependencies(of.clone())));
+    let reconciling = reconciling.into_iter().zip(store.all()).map(|(task, of)| (task, dependencies(of.heads.clone())));
     let reconciling: Vec<_> = reconciling.collect();
     let target = PublisherConnector::new(connector, config.database_prepare);
     let publishing =

@@ -18,6 +18,7 @@ mod changes;
 mod channel_key;
 pub mod codec;
 mod dates;
+mod dependencies;
 mod heads;
 mod legacy;
 pub mod listener;
@@ -35,6 +36,7 @@ pub mod wakeup;
 mod testing;
 
 pub use channel_key::ChannelKeys;
+pub use dependencies::Dependencies;
 pub use presence::Presence;
 pub use publisher::{Publisher, PublisherConfig, PublisherConnector};
 pub use rate::NotificationCounter;

@@ -7,12 +7,12 @@
 //! Each bucket has a reconciler of its own: one that does not answer holds up nobody else's users.
 
 use super::changes::{self, Changed, Chunks, RANGES_PER_QUERY};
+use super::dependencies::{Dependencies, QUEUE};
 use super::recent::{self, RecentRequest};
-use super::{Listening, SessionRegistry, Tables, Wakeup, heads, rewinds};
+use super::{Listening, Tables, Wakeup, heads, rewinds};
 use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
-use crate::store::{Head, Layout, LogRange, Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::store::{Head, Layout, LogRange, StoreError};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,6 @@ const MAX_PARTS: usize = 8;
 const GRACE: Duration = Duration::from_millis(250);
 /// Pause between two looks for what those may have stored who do not sign what they say.
 const CHECK_PAUSE: Duration = Duration::from_millis(20);
-/// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
-pub(super) const QUEUE: usize = 10_000;
 
 /// The reconcilers of all buckets, as the others see them.
 #[derive(Clone, Debug)]
@@ -73,21 +71,6 @@ pub struct ReconcilerTask {
     lookups: mpsc::Receiver<Wakeup>,
     checks: mpsc::Receiver<UserKey>,
     recent: mpsc::Receiver<recent::Request>,
-}
-
-/// What a reconciler works with.
-#[derive(Clone)]
-pub struct Dependencies {
-    /// Where heads are read.
-    pub store: Store,
-    /// Whose logs are looked at, and who is woken.
-    pub sessions: Arc<dyn SessionRegistry>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// The time between two rounds.
-    pub period: Duration,
-    /// How far back a session that comes is told of what was stored.
-    pub recent: Duration,
 }
 
 impl Reconciler {
@@ -274,7 +257,7 @@ async fn announce_missing(dependencies: &Dependencies, heads: &[Head]) -> Result
         let mut chunks = Chunks::new(&missing, RANGES_PER_QUERY, &dependencies.metrics);
         while let Some(chunk) = chunks.next() {
             let ranges: Vec<LogRange> = chunk.iter().map(|(_, range)| *range).collect();
-            match changes::look_up(&dependencies.store, &ranges).await {
+            match changes::look_up(&dependencies.heads, &ranges).await {
                 Ok(changed) => left.extend(announce(dependencies, chunk, changed)),
                 Err(error) => chunks.failed(chunk, error)?,
             }
@@ -320,7 +303,7 @@ async fn run_joins(dependencies: &Dependencies, mut joins: mpsc::Receiver<Join>)
     let mut batch = Vec::new();
     while joins.recv_many(&mut batch, USERS_PER_QUERY).await > 0 {
         let users: Vec<UserKey> = batch.iter().map(|join| join.user).collect();
-        match dependencies.store.heads(&users).await {
+        match dependencies.heads.of_users(&users).await {
             Ok(heads) => {
                 let too_many: HashSet<UserKey> = heads.too_many.into_iter().collect();
                 let large: Vec<Join> = batch.extract_if(.., |join| too_many.contains(&join.user)).collect();
@@ -354,7 +337,7 @@ fn begin_all(dependencies: &Dependencies, joins: &mut Vec<Join>, heads: Vec<Head
 /// Begins users who have very many logs, once all others have begun.
 async fn begin_large(dependencies: &Dependencies, joins: Vec<Join>) {
     for join in joins {
-        match dependencies.store.newest_heads(join.user).await {
+        match dependencies.heads.newest(join.user).await {
             Ok(newest) => {
                 dependencies.sessions.begin(join.user, &newest, heads::others(&newest));
                 let _ = join.begun.send(());

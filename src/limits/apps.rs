@@ -57,7 +57,7 @@ impl Apps {
         if self.known.contains_key(&log.id) {
             return Ok(NewApp::default());
         }
-        let apps = store.apps(log, self.max).await?;
+        let apps = store.quotas.apps(log, self.max).await?;
         if apps.has_this {
             self.known.insert(log.id, ());
             return Ok(NewApp::default());

@@ -213,7 +213,7 @@ impl UserLimits {
             return Ok(Some(claim));
         }
         // What is there already adds nothing: the answer to this push, or to a part of it, may have been lost.
-        let new = store.new_changes(log, push).await?;
+        let new = store.known.new_changes(log, push).await?;
         let new = || new.iter().filter_map(|index| push.changes.get(*index));
         let bytes = new().map(|change| change.size as u64).sum();
         let claim = BytesClaim::of(&user, bytes, limit(new().all(is_delete)));
@@ -230,7 +230,7 @@ impl UserLimits {
             }
             state.added
         };
-        let bytes = store.stored_bytes(key).await?;
+        let bytes = store.quotas.stored_bytes(key).await?;
         let mut state = lock(user);
         // Several may read at once.
         if state.stored.is_none_or(|stored| stored.read < read) {

@@ -2,7 +2,7 @@
 //! something, and nobody else.
 
 use super::citus::WorkerAddress;
-use super::fitness::Fitness;
+use super::fitness::{Fitness, FitnessCheck};
 use super::layout::Layout;
 use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
@@ -102,7 +102,7 @@ impl Buckets {
             _ if !self.workers.is_empty() => self.main.max_connections(),
             _ => pools + self.main.max_connections(),
         };
-        self.main.fitness(self.layout, needed).await
+        FitnessCheck { pool: self.main.pool.clone() }.fitness(self.layout, needed).await
     }
 
     /// Why no connection could be made when that was last tried, in a sentence for operators; none if it could.

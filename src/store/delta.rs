@@ -1,6 +1,7 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
-use super::{Store, StoreError, traced};
+use super::pages::Pages;
+use super::{StoreError, traced};
 use crate::db::{Micros, Sql};
 use crate::failpoints::Failpoint;
 use crate::protocol::merge::{OwnWrites, StoredChange};
@@ -161,7 +162,7 @@ pub struct PageRequest<'a> {
     pub tables: Option<&'a [String]>,
 }
 
-impl Store {
+impl Pages {
     /// The changes after a cursor, as many as a page holds.
     ///
     /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
