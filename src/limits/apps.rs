@@ -5,7 +5,7 @@
 //! where a user makes apps on several at the same moment, there may be as many more as there are replicas.
 
 use super::LimitReached;
-use super::users::LimitError;
+use super::error::LimitError;
 use crate::protocol::{Log, LogId, UserKey};
 use crate::store::Store;
 use moka::sync::Cache;

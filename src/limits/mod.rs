@@ -13,6 +13,7 @@
 pub mod addresses;
 mod apps;
 mod bucket;
+mod error;
 pub mod heavy;
 pub mod polls;
 pub mod reads;
@@ -20,7 +21,8 @@ pub mod users;
 
 use std::time::Duration;
 
-pub use users::{LimitError, UserLimits};
+pub use error::LimitError;
+pub use users::UserLimits;
 
 /// A limit that a user has reached. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,11 +6,12 @@
 use super::LimitReached;
 use super::apps::{Apps, NewApp};
 use super::bucket::{Bucket, Refill};
+use super::error::LimitError;
 use crate::clock::Clock;
 use crate::config::LimitsConfig;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Log, UserKey};
-use crate::store::{Pushed, Store, StoreError};
+use crate::store::{Pushed, Store};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,20 +27,6 @@ const MAX_USERS: u64 = 200_000;
 const REMEMBER: Duration = Duration::from_secs(86_400);
 /// How long the bytes stored of a user are taken as they were read, plus what was pushed here since.
 const STORED_BYTES_AGE: Duration = Duration::from_secs(30);
-
-/// Why a user's push or pull does not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum LimitError {
-    /// A limit of the user is reached.
-    #[error(transparent)]
-    Reached(#[from] LimitReached),
-    /// Pushes of this user that make apps take too long.
-    #[error("pushes of this user that make apps take too long")]
-    Busy,
-    /// The store cannot say what the user has.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// The limits of each user.
 #[derive(Clone, Debug)]

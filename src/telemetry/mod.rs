@@ -10,6 +10,7 @@
 
 mod allowance;
 mod apps;
+mod bounds;
 mod exemplars;
 mod export;
 mod formatter;

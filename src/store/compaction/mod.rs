@@ -15,6 +15,7 @@ mod log;
 mod piece;
 mod postponed;
 mod record;
+mod record_name;
 mod worker;
 mod write;
 

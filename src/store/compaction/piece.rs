@@ -3,7 +3,8 @@
 
 use super::connection::PIECE_TIMEOUT;
 use super::due::{self, LogState};
-use super::record::{self, RecordName};
+use super::record;
+use super::record_name::RecordName;
 use super::{CompactionError, Rules, Trimmed};
 use crate::db::Micros;
 use crate::protocol::LogId;
