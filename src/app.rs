@@ -15,17 +15,18 @@ use crate::fanout::{
 };
 use crate::http::server::{Server, bind};
 use crate::http::startup::WaitReason;
-use crate::http::{AppState, PushBudget, Services, rlimit, router, startup};
+use crate::http::{AppState, PushBudget, Services, router, startup};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
 use crate::session::rebalance::Rebalancer;
 use crate::session::{SessionDependencies, Sessions};
-use crate::shutdown::{Shutdown, StopSignals};
+use crate::shutdown::Shutdown;
 use crate::store::compaction::Compactor;
 use crate::store::fitness::{Fitness, Unfit};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{Buckets, Layout, same_database};
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
@@ -59,9 +60,6 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// Cannot catch signals.
-    #[error("cannot catch signals")]
-    Signals(#[source] std::io::Error),
     /// Cannot prepare connections to the database.
     #[error("cannot prepare connections to the database")]
     Connector(#[from] ConnectError),
@@ -83,28 +81,6 @@ pub enum RunError {
     /// A task without which the replica would look well and not work.
     #[error("the task \"{0}\" ended by itself; the log says more")]
     TaskEnded(&'static str),
-    /// Told to stop a second time.
-    #[error("told to stop a second time")]
-    Forced,
-}
-
-/// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
-pub async fn serve(config: Config, clock: Clock, telemetry: &Telemetry) -> Result<(), RunError> {
-    config.check()?;
-    let mut signals = StopSignals::catch().map_err(RunError::Signals)?;
-    rlimit::raise(config.max_connections, config.database_pool_size);
-    let listeners = Listeners::bind(&config)?;
-    let shutdown = Shutdown::default();
-    let running = run(listeners, config, clock, telemetry, shutdown.clone());
-    let mut running = std::pin::pin!(running);
-    tokio::select! {
-        ended = &mut running => return ended,
-        () = signals.next() => shutdown.draining.cancel(),
-    }
-    tokio::select! {
-        ended = running => ended,
-        () = signals.next() => Err(RunError::Forced),
-    }
 }
 
 /// Where a replica accepts connections.
@@ -207,6 +183,7 @@ pub async fn run(
         others,
         keys: keys.clone(),
         presence: presence.clone(),
+        unreadable: Throttle::default(),
         metrics: metrics.clone(),
         clock: clock.clone(),
     };

@@ -48,10 +48,10 @@ const SLOW_DELIVERY: Duration = Duration::from_secs(1);
 
 /// Whether the listener hears; shared with the readiness probe.
 #[derive(Clone, Debug, Default)]
-pub struct ListenerStatus(Arc<HearingState>);
+pub struct ListenerStatus(Arc<ListenerState>);
 
 #[derive(Debug, Default)]
-struct HearingState {
+struct ListenerState {
     is_up: AtomicBool,
     /// What an operator has to mend before anything can be received.
     problem: Mutex<Option<String>>,
@@ -146,6 +146,8 @@ pub struct Listener {
     pub presence: Presence,
     /// Who else has channels on this connection.
     pub others: Option<Arc<dyn OtherChannels>>,
+    /// How often it is said that something cannot be read, and looked for instead.
+    pub unreadable: Throttle,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What time it is.
@@ -290,8 +292,7 @@ impl Listener {
         };
         if let Err(error) = received {
             self.metrics.notifications_unreadable.inc();
-            static LINE: Throttle = Throttle::new();
-            if let Some(unwritten) = LINE.is_due() {
+            if let Some(unwritten) = self.unreadable.is_due() {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, unwritten, "a notification cannot be read; reconciling instead");
                 self.reconciler.reconcile_now();
