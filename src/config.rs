@@ -318,7 +318,7 @@ pub struct Config {
     #[command(flatten)]
     pub traces: TracesConfig,
 
-    /// Exporting metrics.
+    /// What metrics tell apart.
     #[command(flatten)]
     pub metrics: MetricsConfig,
 }

@@ -121,8 +121,6 @@ pub struct Metrics {
     pub compaction_lag: Gauge,
     /// Spans, by what became of them.
     pub trace_spans: IntCounterVec,
-    /// Exports of metrics, by outcome.
-    pub metric_exports: IntCounterVec,
 }
 
 /// Transports, as labels.
@@ -389,13 +387,6 @@ impl Metrics {
                 &r,
                 "mana_sync_trace_spans_total",
                 "Spans sent to the collector, by whether they arrived.",
-                "outcome",
-                &["exported", "failed"],
-            ),
-            metric_exports: counters(
-                &r,
-                "mana_sync_metric_exports_total",
-                "Times that all metrics were sent to the collector, by whether they arrived.",
                 "outcome",
                 &["exported", "failed"],
             ),
