@@ -151,7 +151,7 @@ pub async fn run(
     let (reconciler, reconciling) = Reconciler::new(layout);
     let (listener_status, received) = (ListenerStatus::default(), NotificationCounter::default());
     let name = config.replica_name();
-    let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
+    let keys = ChannelKeys::new(&config.fanout, &config.billing.mana_service_key);
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
     let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
@@ -235,7 +235,7 @@ pub async fn run(
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
 
-    let (delay, window) = (config.drain_delay_ms, config.drain_window_ms);
+    let (delay, window) = (config.drain.drain_delay_ms, config.drain.drain_window_ms);
     let config = Arc::new(config);
     let state = AppState::new(Services {
         config: config.clone(),

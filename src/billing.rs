@@ -70,10 +70,13 @@ impl Billing {
     pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Billing, TlsError> {
         let shared = Shared {
             service: CreditsService::new(config)?,
-            retry: config.billing_retry_ms,
-            lasts: config.billing_cache_ms,
-            answers: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_cache_ms).build(),
-            unanswered: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_retry_ms).build(),
+            retry: config.billing.billing_retry_ms,
+            lasts: config.billing.billing_cache_ms,
+            answers: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing.billing_cache_ms).build(),
+            unanswered: Cache::builder()
+                .max_capacity(CACHED_USERS)
+                .time_to_live(config.billing.billing_retry_ms)
+                .build(),
             answered: Mutex::default(),
             breaker: watch::Sender::new(Breaker::Closed(0)),
             unanswered_line: Throttle::default(),

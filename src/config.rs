@@ -4,8 +4,12 @@
 //! prints this file's docs; the table of docs/configuration.md is tested against it.
 
 mod admin;
+mod auth;
+mod billing;
 pub mod compaction;
+mod drain;
 mod fanout;
+mod http;
 mod invalid;
 mod limits;
 mod metrics;
@@ -13,12 +17,17 @@ mod networks;
 mod origin;
 mod otlp;
 mod postgres_url;
+mod sessions;
 mod traces;
 mod warnings;
 
 pub use admin::AdminConfig;
+pub use auth::AuthConfig;
+pub use billing::BillingConfig;
 pub use compaction::CompactionConfig;
+pub use drain::DrainConfig;
 pub use fanout::FanoutConfig;
+pub use http::HttpConfig;
 pub use invalid::explain;
 pub use limits::LimitsConfig;
 pub use metrics::MetricsConfig;
@@ -26,11 +35,11 @@ pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
+pub use sessions::SessionsConfig;
 pub use traces::{RootSampler, Sampler, TracesConfig};
 
 pub use warnings::Warning;
 
-use axum::http::HeaderValue;
 use clap::Args;
 use clap::builder::{OsStr, Resettable};
 use std::fmt;
@@ -142,54 +151,17 @@ pub struct Config {
     #[arg(long, env)]
     pub replica_id: Option<String>,
 
-    /// Where the token issuer publishes its keys.
-    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3001/api/auth/jwks", value_parser = http_url)]
-    pub jwks_url: Url,
+    /// Knowing who calls.
+    #[command(flatten)]
+    pub auth: AuthConfig,
 
-    /// The issuer that tokens must name (iss). Default: not checked.
-    #[arg(long, env)]
-    pub jwt_issuer: Option<String>,
+    /// Asking the credits service.
+    #[command(flatten)]
+    pub billing: BillingConfig,
 
-    /// The audience that tokens must name (aud). Default: not checked.
-    #[arg(long, env)]
-    pub jwt_audience: Option<String>,
-
-    /// How long the issuer's keys are used before they are fetched again, in milliseconds.
-    #[arg(long, env, default_value = "300000", value_parser = millis)]
-    pub jwks_refresh_ms: Duration,
-
-    /// The least time between two fetches of the issuer's keys, in milliseconds.
-    #[arg(long, env, default_value = "5000", value_parser = millis)]
-    pub jwks_cooldown_ms: Duration,
-
-    /// How long keys are still used while the issuer cannot be reached, in milliseconds.
-    #[arg(long, env, default_value = "86400000", value_parser = millis)]
-    pub jwks_max_stale_ms: Duration,
-
-    /// The credits service that says whose sync is paid for.
-    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3061", value_parser = http_url)]
-    pub mana_credits_url: Url,
-
-    /// The key that the credits service knows us by.
-    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = DEV_SERVICE_KEY, value_parser = service_key)]
-    pub mana_service_key: HeaderValue,
-
-    /// How long an answer of the credits service is used, in milliseconds.
-    #[arg(long, env, default_value = "300000", value_parser = millis)]
-    pub billing_cache_ms: Duration,
-
-    /// How long a request waits for the credits service before it is let through, in milliseconds.
-    #[arg(long, env, default_value = "500", value_parser = millis)]
-    pub billing_timeout_ms: Duration,
-
-    /// How long the credits service is left alone once it failed, in milliseconds.
-    #[arg(long, env, default_value = "15000", value_parser = millis)]
-    pub billing_retry_ms: Duration,
-
-    /// Origins whose pages may call, comma-separated, such as https://todo.example.com. https://*.example.com stands
-    /// for any subdomain of one or more labels, never for example.com itself, another scheme or another port.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = Origin::parse)]
-    pub cors_origins: Vec<AllowedOrigin>,
+    /// Connections, and whose pages may call.
+    #[command(flatten)]
+    pub http: HttpConfig,
 
     /// How far a field stamp may be ahead of the server's clock, in milliseconds; beyond, it is adjusted.
     #[arg(long, env, default_value = "300000", value_parser = millis)]
@@ -225,15 +197,9 @@ pub struct Config {
     #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 
-    /// How long a WebSocket or stream is kept at most, in milliseconds: each is closed at a random moment of the
-    /// second half of it, as if the replica stopped, so that clients spread over replicas that were added. 0: for
-    /// ever.
-    #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
-    pub max_connection_age_ms: Duration,
-
-    /// WebSockets and streams that one user has on this replica, at most.
-    #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max_sessions_per_user: u32,
+    /// WebSockets and streams.
+    #[command(flatten)]
+    pub sessions: SessionsConfig,
 
     /// Limits of one user and of one address.
     #[command(flatten)]
@@ -243,35 +209,9 @@ pub struct Config {
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_unauthenticated: u32,
 
-    /// Bytes that this replica holds of heads and messages of those who have not authenticated yet, at most, beside what
-    /// each connection costs. What does not fit waits as long as QUEUE_TIMEOUT_MS says, and is then answered 503.
-    #[arg(long, env, default_value_t = 32 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
-    pub max_unauthenticated_bytes: u32,
-
-    /// How long a client may take to send a request's head, or keep a connection idle, in milliseconds. Longer
-    /// than balancers keep their idle connections, so that they are the ones to close them.
-    #[arg(long, env, default_value = "75000", value_parser = millis)]
-    pub header_timeout_ms: Duration,
-
-    /// How long a client may take to send a request's body, in milliseconds.
-    #[arg(long, env, default_value = "60000", value_parser = millis)]
-    pub body_timeout_ms: Duration,
-
-    /// How long a write may wait for a client that does not read before the connection is ended, in milliseconds.
-    #[arg(long, env, default_value = "20000", value_parser = millis)]
-    pub write_timeout_ms: Duration,
-
-    /// How long a WebSocket may take to authenticate, in milliseconds.
-    #[arg(long, env, default_value = "10000", value_parser = millis)]
-    pub ws_auth_timeout_ms: Duration,
-
     /// How often an idle WebSocket is pinged, in milliseconds. One that has been silent for twice as long is closed.
     #[arg(long, env, default_value = "30000", value_parser = millis)]
     pub ws_ping_ms: Duration,
-
-    /// How often an idle stream gets a heartbeat, in milliseconds; the protocol promises one every 30 s.
-    #[arg(long, env, default_value = "20000", value_parser = millis)]
-    pub sse_heartbeat_ms: Duration,
 
     /// How often the heads of connected users are compared with what was announced, in milliseconds.
     #[arg(long, env, default_value = "2000", value_parser = millis)]
@@ -294,13 +234,9 @@ pub struct Config {
     #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
     pub ready_grace_ms: Duration,
 
-    /// How long a stopping replica still accepts, so that balancers notice that it is not ready, in milliseconds.
-    #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
-    pub drain_delay_ms: Duration,
-
-    /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
-    #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
-    pub drain_window_ms: Duration,
+    /// Stopping.
+    #[command(flatten)]
+    pub drain: DrainConfig,
 
     /// Trimming what has lost.
     #[command(flatten)]
@@ -366,10 +302,11 @@ impl Config {
         if self.replica_port == Some(self.port) && self.port != 0 {
             return Err(ConfigError::SamePort);
         }
-        if self.sse_heartbeat_ms > Duration::from_secs(30) {
+        if self.sessions.sse_heartbeat_ms > Duration::from_secs(30) {
             return Err(ConfigError::Heartbeat);
         }
-        if self.jwks_cooldown_ms >= self.jwks_refresh_ms || self.jwks_refresh_ms >= self.jwks_max_stale_ms {
+        let AuthConfig { jwks_cooldown_ms, jwks_refresh_ms, jwks_max_stale_ms, .. } = &self.auth;
+        if jwks_cooldown_ms >= jwks_refresh_ms || jwks_refresh_ms >= jwks_max_stale_ms {
             return Err(ConfigError::JwksTimes);
         }
         if let Some(port) = self.admin.admin_port {
@@ -407,14 +344,6 @@ fn millis(text: &str) -> Result<Duration, String> {
 fn millis_or_zero(text: &str) -> Result<Duration, String> {
     let millis: u32 = text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())?;
     Ok(Duration::from_millis(millis.into()))
-}
-
-fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
-    let mut key =
-        HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
-    // It is not shown, like a [`Secret`].
-    key.set_sensitive(true);
-    Ok(key)
 }
 
 // No message repeats the URL: it may hold a password.

@@ -409,7 +409,7 @@ impl Metrics {
         for (limit, most) in [
             ("connections", config.max_connections),
             ("unauthenticated", config.max_unauthenticated),
-            ("sessions_per_user", config.max_sessions_per_user),
+            ("sessions_per_user", config.sessions.max_sessions_per_user),
             ("push_bytes", config.max_push_bytes_in_flight),
             ("pool_connections", config.database_pool_size),
             ("publish_queue", config.fanout.publish_queue),
