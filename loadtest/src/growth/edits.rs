@@ -124,20 +124,20 @@ async fn point(at: &Surroundings, edits: u64, edited: u64, turns: usize) -> Resu
         database.batch_execute(statement).await.map_err(failed)?;
     }
     let winners: i64 = database.query_one(WINNERS, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
-    let whole = walk(at, replica.base(), &database, turns).await?;
+    let whole = initial_sync(at, replica.base(), &database, turns).await?;
     let begun = Instant::now();
     at.command("compact", DATABASE, &[("COMPACT_AFTER_MS", "60000")]).await?;
     let trimming = begun.elapsed().as_secs_f64();
     for statement in vacuum {
         database.batch_execute(statement).await.map_err(failed)?;
     }
-    let trimmed = walk(at, replica.base(), &database, turns).await?;
+    let trimmed = initial_sync(at, replica.base(), &database, turns).await?;
     replica.stop().await?;
     Ok(Point { whole, trimmed, winners: winners as f64, trimming })
 }
 
 /// Reads the log to its end, some times; the fastest.
-async fn walk(
+async fn initial_sync(
     at: &Surroundings,
     base: &str,
     database: &tokio_postgres::Client,
