@@ -309,5 +309,4 @@ impl Presence {
 }
 
 #[cfg(test)]
-#[path = "presence_tests.rs"]
 mod tests;

@@ -343,5 +343,4 @@ async fn recent_heads(
 }
 
 #[cfg(test)]
-#[path = "recent_tests.rs"]
 mod tests;

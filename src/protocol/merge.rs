@@ -334,5 +334,4 @@ impl RecordWrites {
 }
 
 #[cfg(test)]
-#[path = "merge_tests/mod.rs"]
 mod tests;

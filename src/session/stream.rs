@@ -382,5 +382,4 @@ impl Drop for StreamSession {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;
