@@ -10,8 +10,8 @@ use crate::config::{Config, ConfigError};
 use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
 use crate::fanout::{
-    ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Reconciler,
-    SessionRegistry,
+    ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Receiver,
+    Reconciler, SessionRegistry,
 };
 use crate::http::server::{Server, bind};
 use crate::http::startup::WaitReason;
@@ -172,20 +172,23 @@ pub async fn run(
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
-    let listener = Listener {
-        publishing: connector.clone(),
-        connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
-        ping: config.listener_ping_ms,
+    let receiver = Receiver {
         sessions: sessions.clone(),
         reconciler: reconciler.clone(),
-        listener_status: listener_status.clone(),
         received: received.clone(),
-        others,
         keys: keys.clone(),
         presence: presence.clone(),
         unreadable: Throttle::default(),
         metrics: metrics.clone(),
         clock: clock.clone(),
+    };
+    let listener = Listener {
+        publishing: connector.clone(),
+        connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
+        ping: config.listener_ping_ms,
+        receiver,
+        listener_status: listener_status.clone(),
+        others,
     };
     let dependencies = |heads| Dependencies {
         heads,

@@ -4,7 +4,8 @@
 //! * `publisher`: sends what has been committed, many wake-ups to a notification, never in the transaction of a push;
 //!   `queue`: where wake-ups wait for it; `rate`: how often it does that.
 //! * [`presence`]: which replicas there are, and what each says of itself; `dates`: when it said so, whatever its clock.
-//! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
+//! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts; `receiver`: takes
+//!   each to whom it concerns.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced; `rewinds`: also where the database went back to an earlier state.
 //!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time.
@@ -22,10 +23,12 @@ mod dependencies;
 mod heads;
 mod legacy;
 pub mod listener;
+mod listener_status;
 pub mod presence;
 mod publisher;
 mod queue;
 mod rate;
+mod receiver;
 pub mod recent;
 pub mod reconciler;
 mod rewinds;
@@ -40,6 +43,7 @@ pub use dependencies::Dependencies;
 pub use presence::Presence;
 pub use publisher::{Publisher, PublisherConfig, PublisherConnector};
 pub use rate::NotificationCounter;
+pub use receiver::Receiver;
 pub use reconciler::Reconciler;
 pub use tables::Tables;
 pub use wakeup::Wakeup;

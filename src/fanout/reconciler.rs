@@ -365,3 +365,12 @@ async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wa
         }
     }
 }
+
+#[cfg(test)]
+impl ReconcilerTask {
+    /// Whether a round is to begin at once.
+    pub(super) fn is_wanted(&self) -> bool {
+        use futures_util::FutureExt;
+        self.now.notified().now_or_never().is_some()
+    }
+}
