@@ -1,6 +1,8 @@
 //! The composition root: builds everything a replica consists of, runs it, and stops it. The only module that
 //! knows all others.
 
+mod start;
+
 use crate::admin::{self, Admin, AdminStartError};
 use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
@@ -14,8 +16,7 @@ use crate::fanout::{
     Reconciler, SessionRegistry,
 };
 use crate::http::server::{Server, bind};
-use crate::http::startup::WaitReason;
-use crate::http::{AppState, PushBudget, Services, router, startup};
+use crate::http::{AppState, PushBudget, Services, router};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
@@ -23,9 +24,8 @@ use crate::session::rebalance::Rebalancer;
 use crate::session::{SessionDependencies, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::compaction::Compactor;
-use crate::store::fitness::{Fitness, Unfit};
-use crate::store::schema::{self, SchemaError};
-use crate::store::{Buckets, Layout, same_database};
+use crate::store::fitness::Unfit;
+use crate::store::schema::SchemaError;
 use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
@@ -33,14 +33,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 /// How long a connection to the issuer may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long closing the connections to the database may take at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause between two attempts to find the database at the start.
-const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connections to the admin port, at most.
 const ADMIN_CONNECTIONS: u32 = 256;
@@ -128,18 +125,11 @@ pub async fn run(
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let reason = WaitReason::default();
-    let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &clock, &reason, with_metrics));
-    let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
-    let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
-    let schema = Box::pin(startup::serve_until(&waiting, await_schema(&config, &reason)));
-    let found = shutdown.draining.run_until_cancelled(schema).await;
-    let layout = match found {
-        Some(found) => found?,
-        None => return Ok(()),
+    let Some((layout, store)) =
+        start::find_database(&config, &listeners, admin_listener.as_ref(), &metrics, &clock, &shutdown).await?
+    else {
+        return Ok(());
     };
-    let store = Buckets::new(&config, layout, &metrics, &clock)?;
-    check_fitness(&store).await?;
 
     // Whoever the issuer sends us to is not the issuer.
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
@@ -278,19 +268,6 @@ pub async fn run(
     }
 }
 
-/// Refuses a database that cannot serve this replica. What may be mended meanwhile is said, and is waited for.
-async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
-    match store.fitness().await {
-        Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
-        Ok(Fitness { unfit: Some(unfit), .. }) => {
-            tracing::warn!("not ready: {unfit}");
-            Ok(())
-        }
-        // Readiness says that it does not answer, if that lasts.
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
 /// The admin port has limits of its own, and what it serves counts as no client's.
 fn admin_server(config: &Config, admin: Admin, shutdown: &Shutdown) -> Server {
     let limits = Config { max_connections: ADMIN_CONNECTIONS, ..config.clone() };
@@ -304,31 +281,4 @@ fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl
         server.accept(listener).await;
         stopping.cancelled().await;
     }
-}
-
-/// Waits until the database is there, and sees to its schema. How its logs are distributed.
-async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, SchemaError> {
-    let migrations_due = Instant::now() + config.migration_wait_ms;
-    loop {
-        match prepare_schema(config).await {
-            Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
-                reason.set(error.sentence());
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-async fn prepare_schema(config: &Config) -> Result<Layout, SchemaError> {
-    let database = &config.database;
-    // Before anything is applied to a database that may be somebody else's.
-    if let Some(listen_url) = database.database_listen_url.as_ref().filter(|url| **url != database.database_url) {
-        same_database::check(&database.database_url, listen_url).await?;
-    }
-    if config.migrate_on_start {
-        schema::migrate(database.direct_url()).await?;
-    }
-    schema::check(database.direct_url()).await
 }
