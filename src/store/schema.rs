@@ -15,7 +15,7 @@ use super::distribute::{citus, entrances};
 use super::fitness::Unfit;
 use super::layout::{Layout, LayoutState};
 use super::migrator::{self, MIGRATIONS};
-use super::takeover;
+use super::takeover::state::{is_needed, is_unfinished};
 use crate::config::Secret;
 use crate::db::Session;
 use connection::{MIGRATION_STEP_TIMEOUT, connect};
@@ -45,10 +45,10 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute("set client_min_messages = warning")).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_encoding(&connection)).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_writable(&connection)).await??;
-    if timeout(MIGRATION_STEP_TIMEOUT, takeover::state::is_needed(&connection)).await?? {
+    if timeout(MIGRATION_STEP_TIMEOUT, is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
     }
-    if timeout(MIGRATION_STEP_TIMEOUT, takeover::state::is_unfinished(&connection)).await?? {
+    if timeout(MIGRATION_STEP_TIMEOUT, is_unfinished(&connection)).await?? {
         return Err(SchemaError::Unfinished);
     }
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
@@ -223,7 +223,7 @@ async fn check_writable(connection: &Session) -> Result<(), SchemaError> {
 
 async fn check_on(connection: &Session) -> Result<(), SchemaError> {
     check_encoding(connection).await?;
-    if takeover::state::is_unfinished(connection).await? {
+    if is_unfinished(connection).await? {
         return Err(SchemaError::Unfinished);
     }
     let applied = applied(connection).await?;

@@ -1,7 +1,7 @@
 //! The rows of some records: read, judged by the protocol's rules, and those that lost something written.
 
+use super::bounds::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::due::LogState;
-use super::piece::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::record_name::RecordName;
 use super::write::{Cut, cut, mark_deletes};
 use super::{CompactionError, Rules, Trimmed, flaw};
