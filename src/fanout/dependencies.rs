@@ -6,6 +6,8 @@ use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Users asked for in one statement.
+pub(super) const USERS_PER_QUERY: usize = 5_000;
 /// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
 pub(super) const QUEUE: usize = 10_000;
 

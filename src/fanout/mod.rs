@@ -8,7 +8,8 @@
 //!   each to whom it concerns.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced; `rewinds`: also where the database went back to an earlier state.
-//!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time.
+//!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time; `missing`: announces
+//!   it; `joins`: where the logs of users stand who have just come.
 //! * [`recent`]: tells a session that has just come what was stored shortly before.
 //!
 //! Nothing is correct because a notification arrived, only faster. Each wake-up says which range of its log it
@@ -21,9 +22,11 @@ pub mod codec;
 mod dates;
 mod dependencies;
 mod heads;
+mod joins;
 mod legacy;
 pub mod listener;
 mod listener_status;
+mod missing;
 pub mod presence;
 mod publisher;
 mod queue;
