@@ -8,6 +8,7 @@ mod auth;
 mod billing;
 pub mod compaction;
 mod drain;
+mod error;
 mod fanout;
 mod http;
 mod invalid;
@@ -17,8 +18,10 @@ mod networks;
 mod origin;
 mod otlp;
 mod postgres_url;
+mod secret;
 mod sessions;
 mod traces;
+mod values;
 mod warnings;
 
 pub use admin::AdminConfig;
@@ -26,6 +29,7 @@ pub use auth::AuthConfig;
 pub use billing::BillingConfig;
 pub use compaction::CompactionConfig;
 pub use drain::DrainConfig;
+pub use error::ConfigError;
 pub use fanout::FanoutConfig;
 pub use http::HttpConfig;
 pub use invalid::explain;
@@ -35,43 +39,20 @@ pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
+pub use secret::Secret;
 pub use sessions::SessionsConfig;
 pub use traces::{RootSampler, Sampler, TracesConfig};
-
+pub use values::PostgresUrls;
 pub use warnings::Warning;
 
 use clap::Args;
 use clap::builder::{OsStr, Resettable};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use url::Url;
+use values::{http_url, millis, millis_or_zero, postgres_url, postgres_urls};
 
 /// The key of the credits service that `mana-dev` starts.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
-
-/// A text that must not be shown: `Debug` hides it, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Secret(text.to_owned())
-    }
-}
 
 /// Connecting to PostgreSQL: what `serve` and `migrate` share.
 #[derive(Args, Clone, Debug)]
@@ -268,26 +249,6 @@ pub enum LogFormat {
     Text,
 }
 
-/// Settings that do not go together.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// REPLICA_PORT must not be the same as PORT.
-    #[error("REPLICA_PORT must not be the same as PORT")]
-    SamePort,
-    /// SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s.
-    #[error("SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s")]
-    Heartbeat,
-    /// JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS.
-    #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
-    JwksTimes,
-    /// ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it.
-    #[error("ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it")]
-    AdminToken,
-    /// ADMIN_PORT must not be the same as PORT or REPLICA_PORT.
-    #[error("ADMIN_PORT must not be the same as PORT or REPLICA_PORT")]
-    AdminPort,
-}
-
 impl Config {
     /// The defaults, for a database. Nothing is read from the environment.
     ///
@@ -332,36 +293,4 @@ pub(crate) fn without_environment<T: Args>(words: &[&str]) -> Result<T, clap::Er
     let unset = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
     let command = T::augment_args(clap::Command::new("mana-sync").no_binary_name(true)).mut_args(unset);
     T::from_arg_matches(&command.try_get_matches_from(words)?)
-}
-
-fn millis(text: &str) -> Result<Duration, String> {
-    match millis_or_zero(text)? {
-        Duration::ZERO => Err("must be at least 1 millisecond".to_owned()),
-        time => Ok(time),
-    }
-}
-
-fn millis_or_zero(text: &str) -> Result<Duration, String> {
-    let millis: u32 = text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())?;
-    Ok(Duration::from_millis(millis.into()))
-}
-
-// No message repeats the URL: it may hold a password.
-fn postgres_url(text: &str) -> Result<Secret, UrlError> {
-    PostgresUrl::parse(text).map(|_| Secret::from(text))
-}
-
-/// URLs of databases.
-pub type PostgresUrls = Vec<Secret>;
-
-fn postgres_urls(text: &str) -> Result<PostgresUrls, UrlError> {
-    text.split_whitespace().map(postgres_url).collect()
-}
-
-fn http_url(text: &str) -> Result<Url, String> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }
