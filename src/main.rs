@@ -2,14 +2,17 @@
 
 #![warn(clippy::disallowed_methods)]
 
+mod cli;
+
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use cli::serve::ServeError;
 use mana_sync::clock::Clock;
 use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat, Secret};
 use mana_sync::telemetry::{self, Telemetry};
-use mana_sync::{admin, app, store};
+use mana_sync::{admin, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -163,8 +166,8 @@ fn serve(config: Config) -> Outcome {
         let _on = runtime.enter();
         Telemetry::start(&config, &clock)?
     };
-    let served = runtime.block_on(app::serve(config, clock, &telemetry));
-    telemetry.flush(if matches!(served, Err(app::RunError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
+    let served = runtime.block_on(cli::serve::serve(config, clock, &telemetry));
+    telemetry.flush(if matches!(served, Err(ServeError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
     // What a forced stop leaves running must not hold the process.
     runtime.shutdown_background();
     served?;

@@ -83,12 +83,12 @@ struct Attempt {
 impl KeySource {
     pub(super) fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>, clock: Clock) -> KeySource {
         let times = Times {
-            refresh: config.jwks_refresh_ms,
-            cooldown: config.jwks_cooldown_ms,
-            max_stale: config.jwks_max_stale_ms,
+            refresh: config.auth.jwks_refresh_ms,
+            cooldown: config.auth.jwks_cooldown_ms,
+            max_stale: config.auth.jwks_max_stale_ms,
         };
         let shared = Shared {
-            url: config.jwks_url.clone(),
+            url: config.auth.jwks_url.clone(),
             http,
             times,
             set: ArcSwapOption::empty(),

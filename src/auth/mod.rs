@@ -121,12 +121,12 @@ impl Authenticator {
         let mut required = vec!["exp", "sub"];
         // By our own clock, in `identity`.
         validation.validate_exp = false;
-        validation.validate_aud = config.jwt_audience.is_some();
-        if let Some(audience) = &config.jwt_audience {
+        validation.validate_aud = config.auth.jwt_audience.is_some();
+        if let Some(audience) = &config.auth.jwt_audience {
             validation.set_audience(&[audience]);
             required.push("aud");
         }
-        if let Some(issuer) = &config.jwt_issuer {
+        if let Some(issuer) = &config.auth.jwt_issuer {
             validation.set_issuer(&[issuer]);
             required.push("iss");
         }

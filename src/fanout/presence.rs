@@ -92,6 +92,7 @@ struct Inner {
     count: ReplicaCount,
     state: Mutex<State>,
     known: watch::Sender<Arc<[Replica]>>,
+    misdated: Throttle,
 }
 
 #[derive(Debug, Default)]
@@ -139,6 +140,7 @@ impl Presence {
             metrics,
             clock,
             count: ReplicaCount::default(),
+            misdated: Throttle::default(),
             state: Mutex::default(),
             known: watch::channel(Arc::default()).0,
         }));
@@ -266,8 +268,7 @@ impl Presence {
     /// Counts a message whose date is so many milliseconds off, and says so.
     fn pass_over(&self, replica: &Replica, off: u64) {
         self.0.metrics.presence_misdated.inc();
-        static LINE: Throttle = Throttle::new();
-        if let Some(unwritten) = LINE.is_due() {
+        if let Some(unwritten) = self.0.misdated.is_due() {
             let (name, seconds) = (&replica.name, off / 1_000);
             tracing::warn!(
                 replica = name,
@@ -314,5 +315,4 @@ impl Presence {
 }
 
 #[cfg(test)]
-#[path = "presence_tests.rs"]
 mod tests;

@@ -104,7 +104,7 @@ async fn answer(
     let store = state.store.of(log.user);
     let admission = state.limits.store(store, log, &push).await?;
     let announce = announce(state, log, push.clone(), headers, reservation.clone(), admission);
-    let pushed = store.push(log, push.clone(), announce).await?;
+    let pushed = store.pushes.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         let stored = (push.changes.len() - pushed.known.len()) as u64;
         state.metrics.changes_stored.inc_by(stored);
@@ -155,7 +155,7 @@ async fn delta(
         (true, Some(stored)) => OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids },
         // As if it were new: what the device stored since its first attempt came before this one.
         (true, None) => {
-            let before = state.store.of(log.user).own_changes_end(log.id, &push.client, pushed).await?;
+            let before = state.store.of(log.user).known.own_changes_end(log.id, &push.client, pushed).await?;
             OwnChanges::BesidePush { before, rows: &pushed.ids }
         }
     };
@@ -163,7 +163,7 @@ async fn delta(
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
-            state.store.of(log.user).note_rewind(log, push.since).await?;
+            state.store.of(log.user).pages.note_rewind(log, push.since).await?;
             request.since = Cursor::BEGINNING;
             request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
         }

@@ -127,8 +127,8 @@ impl Server {
     /// A server with the configured limits.
     pub fn new(config: &Config, router: Router, shutdown: Shutdown, metrics: Arc<Metrics>) -> Server {
         let read = ReadLimits { head: MAX_BUFFER, message: MAX_MESSAGE, queue_timeout: config.queue_timeout_ms };
-        let limits = Limits { header: config.header_timeout_ms, write: config.write_timeout_ms, read };
-        let (bytes, reserved) = (config.max_unauthenticated_bytes as usize, metrics.unauthenticated_bytes.clone());
+        let limits = Limits { header: config.http.header_timeout_ms, write: config.http.write_timeout_ms, read };
+        let (bytes, reserved) = (config.http.max_unauthenticated_bytes as usize, metrics.unauthenticated_bytes.clone());
         let trusted = config.limits.trusted_proxies.iter().flatten().copied().collect();
         let addresses = Addresses::new(config.limits.max_connections_per_address, trusted);
         let proxy_protocol = config.limits.proxy_protocol;

@@ -76,13 +76,13 @@ struct State {
     /// Whether the session is to end.
     closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
-    told: BTreeMap<Arc<str>, i64>,
+    greeted: BTreeMap<Arc<str>, i64>,
 }
 
 impl Mailbox {
     /// An empty mailbox, of a session that has just come.
     pub fn new(interest: Interest, mail: UserMail, transport: Option<&'static str>, clock: Clock) -> Mailbox {
-        let (waiting, told, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
+        let (waiting, greeted, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
         let state = State {
             interest,
             waiting,
@@ -94,7 +94,7 @@ impl Mailbox {
             deliveries: Vec::new(),
             delivery: None,
             closing: false,
-            told,
+            greeted,
         };
         Mailbox {
             state: Mutex::new(state),
@@ -225,7 +225,7 @@ impl State {
         }
         let interest = &self.interest;
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
-        self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
+        self.greeted.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
         cares
     }
 
@@ -266,17 +266,17 @@ impl State {
     }
 
     /// Whether the greeting has told of all that this announces.
-    fn was_told(&mut self, wakeup: &Wakeup) -> bool {
-        let Some(watermark) = self.told.get(&wakeup.app) else { return false };
+    fn greeting_covers(&mut self, wakeup: &Wakeup) -> bool {
+        let Some(watermark) = self.greeted.get(&wakeup.app) else { return false };
         if wakeup.last() <= *watermark {
             return !wakeup.ranges.is_empty();
         }
-        self.told.remove(&wakeup.app);
+        self.greeted.remove(&wakeup.app);
         false
     }
 
     fn add(&mut self, wakeup: &Wakeup) -> bool {
-        if self.was_told(wakeup) {
+        if self.greeting_covers(wakeup) {
             // It cared, and has been woken already.
             return wakeup.client.is_none() || self.interest.client != wakeup.client;
         }

@@ -6,12 +6,13 @@
 use super::LimitReached;
 use super::apps::{Apps, NewApp};
 use super::bucket::{Bucket, Refill};
+use super::error::LimitError;
 use super::rate::{Rate, Rates};
 use crate::clock::Clock;
 use crate::config::LimitsConfig;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Log, UserKey};
-use crate::store::{Pushed, Store, StoreError};
+use crate::store::{Pushed, Store};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,20 +26,6 @@ const MAX_USERS: u64 = 200_000;
 const REMEMBER: Duration = Duration::from_secs(86_400);
 /// How long the bytes stored of a user are taken as they were read, plus what was pushed here since.
 const STORED_BYTES_AGE: Duration = Duration::from_secs(30);
-
-/// Why a user's push or pull does not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum LimitError {
-    /// A limit of the user is reached.
-    #[error(transparent)]
-    Reached(#[from] LimitReached),
-    /// Pushes of this user that make apps take too long.
-    #[error("pushes of this user that make apps take too long")]
-    Busy,
-    /// The store cannot say what the user has.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// The limits of each user.
 #[derive(Clone, Debug)]
@@ -215,7 +202,7 @@ impl UserLimits {
             return Ok(Some(claim));
         }
         // What is there already adds nothing: the answer to this push, or to a part of it, may have been lost.
-        let new = store.new_changes(log, push).await?;
+        let new = store.known.new_changes(log, push).await?;
         let new = || new.iter().filter_map(|index| push.changes.get(*index));
         let bytes = new().map(|change| change.size as u64).sum();
         let claim = BytesClaim::of(&user, bytes, limit(new().all(is_delete)));
@@ -232,7 +219,7 @@ impl UserLimits {
             }
             state.added
         };
-        let bytes = store.stored_bytes(key).await?;
+        let bytes = store.quotas.stored_bytes(key).await?;
         let mut state = lock(user);
         // Several may read at once.
         if state.stored.is_none_or(|stored| stored.read < read) {

@@ -373,5 +373,4 @@ impl RecordWrites {
 }
 
 #[cfg(test)]
-#[path = "merge_tests/mod.rs"]
 mod tests;

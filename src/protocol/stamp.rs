@@ -111,5 +111,4 @@ pub(super) fn digits(out: &mut [u8], mut value: u32) {
 }
 
 #[cfg(test)]
-#[path = "stamp_tests.rs"]
 mod tests;

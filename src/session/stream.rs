@@ -13,7 +13,7 @@ use crate::hub::{Interest, Mail, Membership, WaitingTables};
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
 use crate::protocol::stream_id::write_position;
-use crate::store::{OwnChanges, PageRequest, Store, StoreError};
+use crate::store::{OwnChanges, PageRequest, Pages, StoreError};
 use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use futures_util::FutureExt;
@@ -65,7 +65,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct StreamSession {
     sessions: Arc<Sessions>,
-    store: Store,
+    store: Pages,
     reader: Option<Arc<str>>,
     names_apps: bool,
     logs: Vec<LogReader>,
@@ -133,7 +133,7 @@ impl StreamSession {
     /// Opens a stream. The session joins the hub before it reads, so that what is stored in between wakes it.
     pub async fn open(
         sessions: Arc<Sessions>,
-        store: Store,
+        store: Pages,
         identity: &Identity,
         request: StreamRequest,
     ) -> Result<StreamSession, OpenError> {
@@ -382,5 +382,4 @@ impl Drop for StreamSession {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;

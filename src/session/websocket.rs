@@ -352,5 +352,4 @@ fn refused(error: &AuthError) -> Action {
 }
 
 #[cfg(test)]
-#[path = "websocket_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! All buckets: each a [`Store`] with a pool and a batcher of its own, so that one that is away or busy costs its users
 //! something, and nobody else.
 
-use super::fitness::Fitness;
+use super::fitness::{Fitness, FitnessCheck};
 use super::layout::Layout;
 use super::workers::{Admission, Worker, WorkerAddress};
 use super::{Bucket, Store, StoreError};
@@ -106,7 +106,7 @@ impl Buckets {
             _ if !self.workers.is_empty() => self.main.max_connections(),
             _ => pools + self.main.max_connections(),
         };
-        self.main.fitness(self.layout, needed).await
+        FitnessCheck { pool: self.main.pool.clone() }.fitness(self.layout, needed).await
     }
 
     /// Why no connection could be made when that was last tried, in a sentence for operators; none if it could.

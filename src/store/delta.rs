@@ -1,6 +1,7 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
-use super::{Store, StoreError, traced};
+use super::pages::Pages;
+use super::{StoreError, traced};
 use crate::db::{Micros, RowSink, Sql};
 use crate::failpoints::Failpoint;
 use crate::limits::heavy::LIGHT;
@@ -164,7 +165,7 @@ pub struct PageRequest<'a> {
     pub is_for_answer: bool,
 }
 
-impl Store {
+impl Pages {
     /// The changes after a cursor, as many as a page holds.
     ///
     /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
@@ -219,7 +220,7 @@ impl Store {
         // What becomes of the reader's own changes and of those that meet them is known when all have been read.
         let writes = request.is_for_answer && !request.own.is_answer();
         let sink = || PageRows { limit, largest, writes, ..PageRows::default() };
-        let rows = self.traced_into(traced::PAGE, query, &parameters, &sink).await?;
+        let rows = traced::run_into(&self.pool, traced::PAGE, query, &parameters, &sink).await?;
         let PageRows { head, has_more, reader_holds, mut changes, written, failure, .. } = rows;
         if let Some(failure) = failure {
             return Err(failure);

@@ -1,8 +1,8 @@
 //! Whether the database can serve: what an operator has to mend is said in one sentence, at the start and in readiness.
 
+use super::StoreError;
 use super::layout::{Layout, LayoutState};
-use super::{Store, StoreError};
-use crate::db::{DbError, Sql};
+use crate::db::{DbError, Pool, Sql};
 use tokio_postgres::types::Type;
 
 /// What keeps a database from serving.
@@ -141,7 +141,13 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![("fitness", &FITNESS), ("rights", &RIGHTS)]
 }
 
-impl Store {
+/// Asks a database whether it can serve.
+#[derive(Clone, Debug)]
+pub(super) struct FitnessCheck {
+    pub(super) pool: Pool,
+}
+
+impl FitnessCheck {
     /// Asks the database whether it can serve this replica, which knows of this layout and has so many connections.
     ///
     /// # Errors

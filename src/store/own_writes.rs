@@ -4,7 +4,8 @@
 //! write. So what is read is bounded by the page, however many fields its records have.
 
 use super::delta::PageRequest;
-use super::{Store, StoreError, traced};
+use super::pages::Pages;
+use super::{StoreError, traced};
 use crate::db::{Micros, Sql};
 use crate::protocol::json::ObjectWriter;
 use crate::protocol::merge::{OwnWrites, Rank, StoredChange, UnreadableChange};
@@ -123,7 +124,7 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
 /// What a row costs to take in, as bytes of [`HeavyWork`](crate::limits::heavy::HeavyWork).
 const ROW_WORK: usize = 128;
 
-impl Store {
+impl Pages {
     /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent.
     /// `reader_holds`: whether it holds later stamps than are stored, anywhere in the log.
     pub(super) async fn own_writes(

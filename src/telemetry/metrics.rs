@@ -125,8 +125,6 @@ pub struct Metrics {
     pub compaction_lag: Gauge,
     /// Spans, by what became of them.
     pub trace_spans: IntCounterVec,
-    /// Exports of metrics, by outcome.
-    pub metric_exports: IntCounterVec,
 }
 
 /// Transports, as labels.
@@ -411,13 +409,6 @@ impl Metrics {
                 "outcome",
                 &["exported", "failed"],
             ),
-            metric_exports: counters(
-                &r,
-                "mana_sync_metric_exports_total",
-                "Times that all metrics were sent to the collector, by whether they arrived.",
-                "outcome",
-                &["exported", "failed"],
-            ),
             registry: r,
         };
         paired_gauge(
@@ -437,7 +428,7 @@ impl Metrics {
         for (limit, most) in [
             ("connections", config.max_connections),
             ("unauthenticated", config.max_unauthenticated),
-            ("sessions_per_user", config.max_sessions_per_user),
+            ("sessions_per_user", config.sessions.max_sessions_per_user),
             ("push_bytes", config.max_push_bytes_in_flight),
             ("pool_connections", config.database_pool_size),
             ("publish_queue", config.fanout.publish_queue),

@@ -238,9 +238,7 @@ async fn the_help_shows_no_part_of_what_may_be_secret() {
         ("CHANNEL_KEY", "s3cret"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:s3cret@collector.example"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://u:s3cret@collector.example/v1/traces"),
-        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://u:s3cret@collector.example/v1/metrics"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret"),
-        ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "api-key=s3cret"),
     ];
     let commands = ["", "migrate", "erase", "why", "compact", "distribute", "health", "replicas"];
     for command in commands {

@@ -3,20 +3,17 @@
 use super::RefusedTokens;
 use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
 use crate::admin::units::{at_least, bytes, latency, rate};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 
 /// Prints rows with their columns one below the other.
 fn table(head: &[&str], rows: &[Vec<String>]) {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
-    };
-    line(&head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_row(head).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    println!("{}", table.trim_fmt());
 }
 
 /// What came from users is shown without what could move the cursor.

@@ -7,6 +7,7 @@
 
 mod actions;
 mod chart;
+mod document;
 mod load;
 mod login;
 mod overview;

@@ -235,5 +235,4 @@ impl FairQueue {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;
