@@ -60,7 +60,8 @@ const SMALL: Size = Size {
     drain_window: Duration::from_millis(1_500),
     // Two windows or so, and what a busy machine adds.
     rebalanced: Duration::from_secs(60),
-    slower: Duration::from_millis(150),
+    // Three more processes start on the same two processors within these seconds, and everything comes back at once.
+    slower: Duration::from_secs(1),
     pushes: 30,
     even: Duration::from_secs(20),
 };
