@@ -6,7 +6,7 @@ use super::fitness::Fitness;
 use super::layout::Layout;
 use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, DatabaseConfig, PostgresUrl, Secret};
 use crate::db::{ConnectError, PoolStatus};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
@@ -35,6 +35,8 @@ pub struct Buckets {
     /// Where the workers of a Citus cluster are that pushes and reads go to; none if they go to the coordinator.
     workers: Arc<[WorkerAddress]>,
     heavy: HeavyWork,
+    /// Whether this replica trims, as the role that is asked for its rights.
+    trims: bool,
 }
 
 impl Buckets {
@@ -48,9 +50,11 @@ impl Buckets {
     ) -> Result<Buckets, ConnectError> {
         let size = config.database_pool_size as usize;
         let heavy = HeavyWork::default();
+        // Another role's rights cannot be told from here.
+        let trims = !config.compaction.compact_after_ms.is_zero() && has_one_role(&config.database)?;
         if layout == Layout::ONE {
             let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
-            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into(), heavy });
+            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into(), heavy, trims });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {
@@ -61,7 +65,7 @@ impl Buckets {
         let main =
             Store::open(config, MAIN_CONNECTIONS, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
         let workers = WorkerAddress::all(config, layout)?;
-        Ok(Buckets { layout, stores, main, workers, heavy })
+        Ok(Buckets { layout, stores, main, workers, heavy, trims })
     }
 
     /// How users are distributed over them.
@@ -102,7 +106,7 @@ impl Buckets {
             _ if !self.workers.is_empty() => self.main.max_connections(),
             _ => pools + self.main.max_connections(),
         };
-        self.main.fitness(self.layout, needed).await
+        self.main.fitness(self.layout, needed, self.trims).await
     }
 
     /// Why no connection could be made when that was last tried, in a sentence for operators; none if it could.
@@ -169,4 +173,10 @@ impl Buckets {
         let each = self.stores.iter().chain([&self.main]).map(|store| store.close(limit));
         futures_util::future::join_all(each).await.into_iter().all(|closed| closed)
     }
+}
+
+/// Whether both URLs name the same role.
+fn has_one_role(database: &DatabaseConfig) -> Result<bool, ConnectError> {
+    let role = |url: &Secret| Ok::<_, ConnectError>(PostgresUrl::parse(url.expose())?.user);
+    Ok(role(&database.database_url)? == role(database.direct_url())?)
 }
