@@ -31,4 +31,4 @@ pub use error::{ConnectError, DbError};
 pub use pool::{Pool, PoolConfig, PoolStatus};
 pub use sql::{RowSink, Sql};
 pub use tls::TlsError;
-pub use types::Micros;
+pub use types::{JsonText, Micros};

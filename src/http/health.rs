@@ -91,7 +91,9 @@ impl Health {
                 well.answered = answered;
                 well.failure = failure;
                 well.database = if answered { Some(Instant::now()) } else { well.database };
-                if let Some(unfit) = unfit {
+                // What serves all the same is not taken from its users because of it.
+                let passes = |unfit: &Unfit| unfit.is_of_background() && well.fit.is_some();
+                if let Some(unfit) = unfit.map(|unfit| unfit.filter(|unfit| !passes(unfit))) {
                     well.fit = if unfit.is_none() { Some(Instant::now()) } else { well.fit };
                     well.unfit = unfit;
                 }

@@ -3,7 +3,7 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::PathApp;
-use super::server::{ClientPlace, Connection, MAX_MESSAGE};
+use super::server::{ClientPlace, Connection, MAX_MESSAGE, address_of};
 use super::transport::{MAX_UNAUTHENTICATED_MESSAGE, Meter, Overrun, Transport};
 use crate::protocol::close::CloseReason;
 use crate::protocol::websocket::Text;
@@ -43,9 +43,10 @@ pub(super) async fn connect(
     let connection = request.extensions().get::<Connection>().cloned();
     let client = request.extensions().get::<ClientPlace>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
-    let place = state.sessions.admit_unauthenticated().ok_or(ApiError::Busy)?;
+    let address = address_of(request.extensions());
+    let place = state.sessions.admit_unauthenticated(address).ok_or(ApiError::Busy)?;
     // Boxed, so that it is in one place only: what waits for it would hold it, and so would what it is handed to.
-    let session = Box::new(WebSocketSession::new(state.sessions.clone(), app).holding(place));
+    let session = Box::new(WebSocketSession::new(state.sessions.clone(), app).coming_from(address, place));
     let tracker = state.shutdown.connections.clone();
     tracker.spawn(async move {
         // They live as long as the socket: it counts against the limits of connections.

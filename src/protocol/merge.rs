@@ -292,6 +292,23 @@ impl OwnWrites {
         self.records.iter().map(of_record).sum()
     }
 
+    /// Whether the device itself has replaced all that these changes write, by what is known of its writes: then nothing of them
+    /// is sent, whatever else it wrote.
+    pub fn has_replaced_all<'a>(
+        &self,
+        mut changes: impl Iterator<Item = &'a StoredChange>,
+    ) -> Result<bool, UnreadableChange> {
+        let has_replaced = |change: &StoredChange| {
+            let Some(record) = self.records.get(&(change.table.clone(), change.record.clone())) else {
+                return Ok(false);
+            };
+            let replaces =
+                |write: &FieldWrite<'_>| record.own.get(&*write.name).is_some_and(|own| own.replaces(write, change.at));
+            Ok(change.fields()?.iter().all(replaces))
+        };
+        changes.try_fold(true, |all, change| Ok(all && has_replaced(change)?))
+    }
+
     /// How `change`, the next one in the order of the log, goes out to the device.
     pub fn view<'a>(&mut self, change: &'a StoredChange) -> Result<View<'a>, UnreadableChange> {
         match self.view_of_own_records(change)? {
@@ -339,6 +356,13 @@ impl OwnWrites {
     }
 }
 
+impl OwnField {
+    /// Whether the device stored a later value than one that was stored there.
+    fn replaces(&self, write: &FieldWrite<'_>, at: i64) -> bool {
+        self.best.0 >= write.stamp && self.best.1 > at
+    }
+}
+
 impl RecordWrites {
     /// The fields of which the device holds a stamp that is too late.
     fn held_too_late(&self) -> Vec<&str> {
@@ -350,7 +374,7 @@ impl RecordWrites {
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);
         let Some(own) = self.own.get(&*write.name) else { return Some(write.stamp) };
-        if own.best.0 >= write.stamp && own.best.1 > at {
+        if own.replaces(write, at) {
             return None;
         }
         match own.claimed {

@@ -10,6 +10,7 @@
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
+mod fresh_token;
 mod log_reader;
 pub mod rebalance;
 pub mod stream;
@@ -28,14 +29,16 @@ use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership, SessionState};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
+use crate::mail_budget::MailCharge;
+use crate::places::{Place, Places};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::shutdown::Drained;
 use crate::telemetry::Metrics;
 use crate::telemetry::refusals::{Endpoint, Refusal};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +47,18 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);
 
+/// Bytes of names that are part of what every stream costs. More are charged to its user.
+const FREE_NAMES: usize = 4 << 10;
+
 /// Why a session could not join the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// It cannot begin now.
     #[error(transparent)]
     Begin(#[from] CannotBegin),
+    /// There is no memory for the names that it asks for.
+    #[error("this user's streams name as many tables as there is room for; name fewer, or none to get all of them")]
+    NoRoomForNames,
     /// The user has as many sessions as are allowed.
     #[error("this user has as many connections here as are allowed; close some")]
     TooManySessions,
@@ -97,7 +106,7 @@ pub struct Sessions {
     /// Whether those who come are told what was stored shortly before.
     announces_recent: bool,
     /// Places for WebSockets that have not authenticated.
-    unauthenticated: Arc<Semaphore>,
+    unauthenticated: Places,
     /// For what clients have not read yet.
     budget: MemoryBudget,
     /// How much of the database each user may read from at once.
@@ -125,7 +134,7 @@ impl Sessions {
             ping: config.ws_ping_ms,
             max_per_user: config.sessions.max_sessions_per_user as usize,
             announces_recent: !config.announce_recent_ms.is_zero(),
-            unauthenticated: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
+            unauthenticated: Places::new(config.max_unauthenticated as usize),
             budget,
             reads,
             heavy,
@@ -137,9 +146,9 @@ impl Sessions {
         Sessions { drained, ..self }
     }
 
-    /// A place for a WebSocket until it has authenticated; none if there is none left.
-    pub fn admit_unauthenticated(&self) -> Option<OwnedSemaphorePermit> {
-        let place = self.unauthenticated.clone().try_acquire_owned().ok();
+    /// A place for a WebSocket from this address until it has authenticated; none if there is none left.
+    pub fn admit_unauthenticated(&self, from: Option<IpAddr>) -> Option<Place> {
+        let place = self.unauthenticated.enter(from);
         if place.is_none() {
             self.metrics.refused.with_label_values(&["unauthenticated"]).inc();
         }
@@ -172,6 +181,18 @@ impl Sessions {
             }
         }
         Ok(membership)
+    }
+
+    /// Charges a session's user for the names that it keeps, if they are many.
+    fn charge_names(&self, membership: &Membership, bytes: usize) -> Result<Option<MailCharge>, JoinError> {
+        if bytes <= FREE_NAMES {
+            return Ok(None);
+        }
+        let charge = membership.charge_names(bytes);
+        if charge.is_none() {
+            self.metrics.refused.with_label_values(&["stream_names"]).inc();
+        }
+        charge.map(Some).ok_or(JoinError::NoRoomForNames)
     }
 
     /// Asks what was stored shortly before a session of this user came, if it is to be told.

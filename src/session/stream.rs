@@ -10,6 +10,7 @@ use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::failpoints::Failpoint;
 use crate::hub::{Interest, Mail, Membership, WaitingTables};
+use crate::mail_budget::MailCharge;
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
 use crate::protocol::stream_id::write_position;
@@ -75,6 +76,8 @@ pub struct StreamSession {
     reading: Option<(usize, Reading)>,
     is_over: bool,
     membership: Membership,
+    /// For the names of its apps and tables, if they are many.
+    _names: Option<MailCharge>,
     budget: UserBudget,
     /// Memory reserved for the page that is being read.
     reservation: Option<Reservation>,
@@ -143,7 +146,9 @@ impl StreamSession {
             // What else the user has wakes the session, and is passed over by it.
             _ => (None, None),
         };
+        let bytes = logs.iter().map(LogRequest::name_bytes).sum();
         let membership = sessions.join(identity, Interest { app, tables, client: reader.clone() }, SSE).await?;
+        let names = sessions.charge_names(&membership, bytes)?;
         store.ping().await?;
         let now = Instant::now();
         Ok(StreamSession {
@@ -164,6 +169,7 @@ impl StreamSession {
             sessions,
             store,
             membership,
+            _names: names,
         })
     }
 

@@ -1,19 +1,25 @@
 //! The rules of `/ws` and `/ws/{appId}`, without a socket.
+//!
+//! A session that goes on with a fresh token goes on meanwhile, too: where the issuer has to be asked for its key, wake-ups and
+//! answers do not wait for that ([`fresh_token`]).
 
+use super::fresh_token::{Checked, FreshToken};
 use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::{AuthError, Identity, TokenProblem};
 use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
+use crate::places::Place;
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::protocol::websocket::{ClientMessage, ErrorCode, ServerMessage, Text};
 use crate::telemetry::metrics::WEBSOCKET;
 use crate::telemetry::refusals::{Endpoint, Refusal};
+use futures_util::FutureExt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 /// How long wake-ups wait for what was stored before the session came.
@@ -28,7 +34,11 @@ const BECOMES: usize = 2;
 pub struct WebSocketSession {
     sessions: Arc<Sessions>,
     app: Option<Arc<str>>,
+    /// Where it comes from, if that is known.
+    from: Option<IpAddr>,
     state: State,
+    /// The token that it is to go on with, while that is being checked.
+    fresh: Option<Box<FreshToken>>,
     /// For the wake-ups last given out, until the next thing is asked for: then they have been sent.
     sending: Option<Box<Reservation>>,
     close_timer: CloseTimer,
@@ -41,7 +51,7 @@ enum State {
     /// Not authenticated, and to be closed at that time by the replica's clock.
     Unauthenticated {
         deadline: Instant,
-        _place: Option<OwnedSemaphorePermit>,
+        _place: Option<Place>,
     },
     Authenticated {
         identity: Identity,
@@ -98,7 +108,9 @@ impl WebSocketSession {
         WebSocketSession {
             sessions,
             app,
+            from: None,
             state: State::Unauthenticated { deadline, _place: None },
+            fresh: None,
             sending: None,
             close_timer,
             ping_at,
@@ -110,8 +122,10 @@ impl WebSocketSession {
         self.sessions.ping
     }
 
-    /// Holds a place among those who have not authenticated, until this one has.
-    pub fn holding(mut self, place: OwnedSemaphorePermit) -> WebSocketSession {
+    /// Comes from this address, and holds a place among those who have not authenticated until it has.
+    #[must_use]
+    pub fn coming_from(mut self, address: Option<IpAddr>, place: Place) -> WebSocketSession {
+        self.from = address;
         if let State::Unauthenticated { _place, .. } = &mut self.state {
             *_place = Some(place);
         }
@@ -143,42 +157,68 @@ impl WebSocketSession {
                     return Action::Send(vec![]);
                 }
                 let client = client.map(|client| Arc::from(&*client));
-                match self.sessions.auth.check(&token).await {
-                    Ok(identity) => self.authenticated(identity, client).await,
-                    Err(error) => {
-                        self.sessions.refuse(error.refusal());
-                        refused(&error)
-                    }
-                }
+                let Some(budget) = self.memory().map(|(budget, user)| budget.of(user)) else {
+                    return match self.sessions.auth.check(&token, self.from).await {
+                        Ok(identity) => self.authenticated(identity, client).await,
+                        Err(error) => self.refused(&error),
+                    };
+                };
+                // One at a time: the last one is what the session goes on with.
+                self.fresh = FreshToken::new(self.sessions.clone(), &token, self.from, client, &budget).map(Box::new);
+                // Most keys are at hand.
+                let checked = self.fresh.as_mut().and_then(|fresh| fresh.checked().now_or_never());
+                checked.map_or(Action::Send(vec![]), |checked| self.go_on(checked))
             }
         }
     }
 
+    /// Goes on with a fresh token, or ends with it.
+    fn go_on(&mut self, (checked, client): Checked) -> Action {
+        self.fresh = None;
+        match checked {
+            Ok(identity) => self.extend(identity, client),
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn refused(&self, error: &AuthError) -> Action {
+        self.sessions.refuse(error.refusal());
+        match error {
+            AuthError::Unavailable(_) => Action::close(CloseReason::Unavailable),
+            error => Action::close_with(CloseReason::InvalidToken, ErrorCode::InvalidToken, &error.to_string()),
+        }
+    }
+
     async fn authenticated(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
+        if self.is_authenticated() {
+            return self.extend(identity, client);
+        }
         let clock = &self.sessions.clock;
         let expires = clock.instant() + identity.remaining(clock);
-        match &mut self.state {
-            State::Authenticated { identity: known, .. } if known.user != identity.user => {
+        let interest = Interest { app: self.app.clone(), tables: None, client };
+        match self.sessions.join(&identity, interest, WEBSOCKET).await {
+            Ok(membership) => {
+                let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
+                self.state = State::Authenticated { identity, expires, membership, greeting };
+            }
+            Err(error) => return self.not_joined(&error),
+        }
+        self.sessions.metrics.refusals.accept(Endpoint::WebSocket);
+        Action::say(&ServerMessage::AuthOk)
+    }
+
+    /// Has the session last as long as this token does.
+    fn extend(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
+        let clock = &self.sessions.clock;
+        if let State::Authenticated { identity: known, expires, membership, .. } = &mut self.state {
+            if known.user != identity.user {
                 self.sessions.refuse(Refusal::TokenOtherUser);
                 return Action::close(CloseReason::OtherUser);
             }
-            State::Authenticated { expires: until, membership, .. } => {
-                *until = expires;
-                membership.session().identify(identity.token_id, identity.expires);
-                if client.is_some() {
-                    membership.mailbox().set_client(client);
-                }
-            }
-            State::Unauthenticated { .. } => {
-                let interest = Interest { app: self.app.clone(), tables: None, client };
-                match self.sessions.join(&identity, interest, WEBSOCKET).await {
-                    Ok(membership) => {
-                        let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
-                        self.state = State::Authenticated { identity, expires, membership, greeting };
-                    }
-                    Err(error) => return self.not_joined(&error),
-                }
-                self.sessions.metrics.refusals.accept(Endpoint::WebSocket);
+            *expires = clock.instant() + identity.remaining(clock);
+            membership.session().identify(identity.token_id, identity.expires);
+            if client.is_some() {
+                membership.mailbox().set_client(client);
             }
         }
         Action::say(&ServerMessage::AuthOk)
@@ -188,6 +228,7 @@ impl WebSocketSession {
         let (refusal, reason) = match error {
             JoinError::TooManySessions => (Refusal::UserLimit, CloseReason::TooManySessions),
             JoinError::Begin(_) => (Refusal::DatabaseUnavailable, CloseReason::Unavailable),
+            JoinError::NoRoomForNames => (Refusal::Busy, CloseReason::Unavailable),
         };
         self.sessions.refuse(refusal);
         Action::close(reason)
@@ -197,7 +238,7 @@ impl WebSocketSession {
     pub async fn next(&mut self) -> Action {
         self.sending = None;
         let deadline = self.deadline();
-        let Self { sessions, state, sending, close_timer, .. } = self;
+        let Self { sessions, state, fresh, sending, close_timer, .. } = self;
         let news = async {
             match state {
                 State::Unauthenticated { .. } => std::future::pending().await,
@@ -207,12 +248,23 @@ impl WebSocketSession {
                 },
             }
         };
-        tokio::select! {
-            () = sessions.clock.sleep_until(deadline) => {}
+        let checked = async {
+            match fresh {
+                // Boxed: few have one.
+                Some(fresh) => Box::pin(fresh.checked()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let checked = tokio::select! {
+            () = sessions.clock.sleep_until(deadline) => None,
             () = close_timer.drain() => return Action::close(CloseReason::GoingAway),
             action = news => return action,
+            checked = checked => Some(checked),
+        };
+        match checked {
+            Some(checked) => self.go_on(checked),
+            None => self.late(),
         }
-        self.late()
     }
 
     /// When something is to be done though nothing happens.
@@ -341,13 +393,6 @@ fn end(reason: CloseReason) -> Action {
             Action::close_with(reason, ErrorCode::InvalidToken, &message)
         }
         reason => Action::close(reason),
-    }
-}
-
-fn refused(error: &AuthError) -> Action {
-    match error {
-        AuthError::Unavailable(_) => Action::close(CloseReason::Unavailable),
-        error => Action::close_with(CloseReason::InvalidToken, ErrorCode::InvalidToken, &error.to_string()),
     }
 }
 

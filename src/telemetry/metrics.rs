@@ -30,6 +30,10 @@ pub struct Metrics {
     pub push_bytes: IntGauge,
     /// Bytes of heads and messages of those who have not authenticated.
     pub unauthenticated_bytes: IntGauge,
+    /// Bytes of wake-ups that wait in mailboxes.
+    pub mailbox_bytes: IntGauge,
+    /// Bytes of the names that streams ask for.
+    pub stream_name_bytes: IntGauge,
     /// Sessions that ended, by reason.
     pub closes: IntCounterVec,
     /// TCP connections.
@@ -147,6 +151,7 @@ const REFUSED_BY: &[&str] = &[
     "sessions_per_user",
     "push_bytes",
     "unread_bytes",
+    "stream_names",
     "reads",
     "user_pushes",
     "user_pulls",
@@ -179,6 +184,16 @@ impl Metrics {
                 &r,
                 "mana_sync_unauthenticated_bytes",
                 "Bytes reserved for heads and messages of those who have not authenticated.",
+            ),
+            mailbox_bytes: gauge(
+                &r,
+                "mana_sync_mailbox_bytes",
+                "Bytes of wake-ups that wait for their sessions, beyond the first few kilobytes of each.",
+            ),
+            stream_name_bytes: gauge(
+                &r,
+                "mana_sync_stream_name_bytes",
+                "Bytes of the apps and tables that streams name, beyond the first few kilobytes of each.",
             ),
             closes: counters(
                 &r,

@@ -28,6 +28,7 @@ fn session_on(rig: &Rig, interest: Interest, logs: Vec<LogRequest>, life: Durati
         reader: None,
         is_over: false,
         membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
+        _names: None,
         budget: rig.sessions.budget.of(UserKey::of(KNOWN)),
         reading: None,
         reservation: None,
