@@ -83,7 +83,7 @@ pub(super) fn ago(time: &str) -> Markup {
 }
 
 pub(super) fn ago_if(time: Option<&String>) -> Markup {
-    html! { @match time { Some(time) => { (ago(time)) } None => { span.muted { "–" } } } }
+    html! { @match time { Some(time) => { (ago(time)) } None => { span.muted.none { "–" } } } }
 }
 
 /// A cell of a table, which on a narrow screen stands below its name.
