@@ -55,7 +55,7 @@ where
                     !is_again
                 }
             },
-            () = sleep(stagger), if unasked.len() > 0 => true,
+            () = sleep(stagger), if !unasked.is_empty() => true,
         };
     }
 }

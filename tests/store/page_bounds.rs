@@ -154,7 +154,7 @@ async fn many_tables_of_a_log_are_merged_without_reading_a_page_of_each() {
         let expected: Vec<String> = match count == TABLES {
             true => expected.clone(),
             false => {
-                let of = |n: &usize| n % 2 == 0 || (n % 10 != 1 && (1..count).contains(&(n * 7919 % TABLES)));
+                let of = |n: &usize| n.is_multiple_of(2) || (n % 10 != 1 && (1..count).contains(&(n * 7919 % TABLES)));
                 (1..=ROWS).filter(of).map(|n| format!("{n:08}")).collect()
             }
         };
