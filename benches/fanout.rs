@@ -97,18 +97,18 @@ fn hub(criterion: &mut Criterion<CpuTime>) {
     // One user with many devices besides; nobody reads, so that every wake-up merges with what waits.
     members.extend((0..50).map(|_| join(USERS)));
     let connected: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(number * (USERS / 1_000)), 10)).collect();
-    let strangers: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(USERS + 1 + number), 10)).collect();
+    let elsewhere: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(USERS + 1 + number), 10)).collect();
 
-    let one_by_one: Vec<String> = strangers.iter().flat_map(|wakeup| encode(&keys(), None, [wakeup])).collect();
+    let one_by_one: Vec<String> = elsewhere.iter().flat_map(|wakeup| encode(&keys(), None, [wakeup])).collect();
 
     let mut group = criterion.benchmark_group("hub of 100,000 users");
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("announce 1,000 wake-ups of users who are not here", |bencher| {
-        bencher.iter(|| strangers.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
+        bencher.iter(|| elsewhere.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
     });
     for (name, payloads) in [
         ("hear 1,000 pushes of users who are not here, each in a notification of its own", one_by_one),
-        ("hear 1,000 pushes of users who are not here, in full notifications", encode(&keys(), None, &strangers)),
+        ("hear 1,000 pushes of users who are not here, in full notifications", encode(&keys(), None, &elsewhere)),
     ] {
         group.bench_function(name, |bencher| {
             let keys = keys();

@@ -14,7 +14,7 @@ use changes::{LOG_BEGINS, body, policy, push, stored};
 use cpu_time::CpuTime;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mana_sync::protocol::merge::{OwnWrites, StoredChange, UnreadableChange};
-use mana_sync::protocol::page::{Page, Remarks, encode_answer};
+use mana_sync::protocol::page::{Page, Remarks, WrittenChanges, encode_answer};
 use mana_sync::protocol::push::read_push;
 use mana_sync::protocol::{Cursor, Stamp};
 use serde::de::IgnoredAny;
@@ -54,7 +54,7 @@ fn page(changes: &[StoredChange], own: &[StoredChange]) -> Page {
         note(&mut writes, change).expect("the benchmark's own changes can be read");
     }
     let until = Cursor::after(changes.last().map_or(0, |change| change.at));
-    Page { changes: changes.to_vec(), own: writes, until, has_more: true }
+    Page { changes: changes.to_vec(), own: writes, until, has_more: true, written: WrittenChanges::default() }
 }
 
 fn writing_a_page(criterion: &mut Criterion<CpuTime>) {

@@ -26,6 +26,8 @@ grant select, insert on sync_changes to mana_sync_replica;
 grant select on sync_history to mana_sync_replica;
 -- Devices are told that what they had was erased.
 grant select on sync_erased to mana_sync_replica;
+-- Tokens that operators refuse are kept until they expire.
+grant select, insert, update, delete on sync_refused_tokens to mana_sync_replica;
 -- Is the schema the right one?
 grant select on _sqlx_migrations to mana_sync_replica;
 

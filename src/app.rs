@@ -1,46 +1,43 @@
 //! The composition root: builds everything a replica consists of, runs it, and stops it. The only module that
 //! knows all others.
 
+mod start;
+
 use crate::admin::{self, Admin, AdminStartError};
 use crate::auth::Authenticator;
 use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LimitsConfig};
 use crate::db::{ConnectError, Connector};
 use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
-use crate::fanout::reconciler::Dependencies;
 use crate::fanout::{
-    ChannelKeys, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Reconciler,
-    SessionRegistry,
+    ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Receiver,
+    Reconciler, SessionRegistry,
 };
 use crate::http::server::{Server, bind};
-use crate::http::startup::WaitReason;
-use crate::http::{AppState, PushBudget, Services, rlimit, router, startup};
+use crate::http::{AppState, PushBudget, Services, router};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
 use crate::session::rebalance::Rebalancer;
 use crate::session::{SessionDependencies, Sessions};
-use crate::shutdown::{Shutdown, StopSignals};
+use crate::shutdown::Shutdown;
 use crate::store::compaction::Compactor;
-use crate::store::fitness::{Fitness, Unfit};
-use crate::store::schema::{self, SchemaError};
-use crate::store::{Buckets, Layout, same_database};
+use crate::store::fitness::Unfit;
+use crate::store::schema::SchemaError;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, Telemetry};
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 /// How long a connection to the issuer may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long closing the connections to the database may take at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause between two attempts to find the database at the start.
-const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connections to the admin port, at most.
 const ADMIN_CONNECTIONS: u32 = 256;
@@ -60,9 +57,6 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// Cannot catch signals.
-    #[error("cannot catch signals")]
-    Signals(#[source] std::io::Error),
     /// Cannot prepare connections to the database.
     #[error("cannot prepare connections to the database")]
     Connector(#[from] ConnectError),
@@ -84,28 +78,6 @@ pub enum RunError {
     /// A task without which the replica would look well and not work.
     #[error("the task \"{0}\" ended by itself; the log says more")]
     TaskEnded(&'static str),
-    /// Told to stop a second time.
-    #[error("told to stop a second time")]
-    Forced,
-}
-
-/// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
-pub async fn serve(config: Config, clock: Clock, telemetry: &Telemetry) -> Result<(), RunError> {
-    config.check()?;
-    let mut signals = StopSignals::catch().map_err(RunError::Signals)?;
-    rlimit::raise(config.max_connections, config.database_pool_size);
-    let listeners = Listeners::bind(&config)?;
-    let shutdown = Shutdown::default();
-    let running = run(listeners, config, clock, telemetry, shutdown.clone());
-    let mut running = std::pin::pin!(running);
-    tokio::select! {
-        ended = &mut running => return ended,
-        () = signals.next() => shutdown.draining.cancel(),
-    }
-    tokio::select! {
-        ended = running => ended,
-        () = signals.next() => Err(RunError::Forced),
-    }
 }
 
 /// Where a replica accepts connections.
@@ -153,18 +125,11 @@ pub async fn run(
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let reason = WaitReason::default();
-    let waiting_at = |listener, with_metrics| (listener, startup::router(&metrics, &clock, &reason, with_metrics));
-    let public = listeners.iter().map(|listener| waiting_at(listener, config.admin.public_metrics));
-    let waiting: Vec<_> = public.chain(admin_listener.iter().map(|listener| waiting_at(listener, true))).collect();
-    let schema = Box::pin(startup::serve_until(&waiting, await_schema(&config, &reason)));
-    let found = shutdown.draining.run_until_cancelled(schema).await;
-    let layout = match found {
-        Some(found) => found?,
-        None => return Ok(()),
+    let Some((layout, store)) =
+        start::find_database(&config, &listeners, admin_listener.as_ref(), &metrics, &clock, &shutdown).await?
+    else {
+        return Ok(());
     };
-    let store = Buckets::new(&config, layout, &metrics, &clock)?;
-    check_fitness(&store).await?;
 
     // Whoever the issuer sends us to is not the issuer.
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
@@ -176,10 +141,11 @@ pub async fn run(
     let (reconciler, reconciling) = Reconciler::new(layout);
     let (listener_status, received) = (ListenerStatus::default(), NotificationCounter::default());
     let name = config.replica_name();
-    let keys = ChannelKeys::new(&config.fanout, &config.mana_service_key);
+    let keys = ChannelKeys::new(&config.fanout, &config.billing.mana_service_key);
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
     let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
+    let limits = UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone());
     let admin = Admin::new(
         &config,
         admin::Parts {
@@ -190,6 +156,7 @@ pub async fn run(
             shutdown: shutdown.clone(),
             metrics: metrics.clone(),
             log: telemetry.log.clone(),
+            rates: limits.rates(),
             presence: presence.clone(),
             compaction: admin::Trimming::new(&config, layout, metrics.clone(), clock.clone()),
             clock: clock.clone(),
@@ -197,28 +164,32 @@ pub async fn run(
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
     let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
+    let receiver = Receiver {
+        sessions: sessions.clone(),
+        reconciler: reconciler.clone(),
+        received: received.clone(),
+        keys: keys.clone(),
+        presence: presence.clone(),
+        unreadable: Throttle::default(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    };
     let listener = Listener {
         publishing: connector.clone(),
         connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
         ping: config.listener_ping_ms,
-        sessions: sessions.clone(),
-        reconciler: reconciler.clone(),
+        receiver,
         listener_status: listener_status.clone(),
-        received: received.clone(),
         others,
-        keys: keys.clone(),
-        presence: presence.clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
     };
-    let dependencies = |store| Dependencies {
-        store,
+    let dependencies = |heads| Dependencies {
+        heads,
         sessions: sessions.clone(),
         metrics: metrics.clone(),
         period: config.reconcile_ms,
         recent: config.announce_recent_ms,
     };
-    let reconciling = reconciling.into_iter().zip(store.all()).map(|(task, of)| (task, dependencies(of.clone())));
+    let reconciling = reconciling.into_iter().zip(store.all()).map(|(task, of)| (task, dependencies(of.heads.clone())));
     let reconciling: Vec<_> = reconciling.collect();
     let target = PublisherConnector::new(connector, config.database_prepare);
     let publishing =
@@ -259,7 +230,7 @@ pub async fn run(
     let watch_metrics = metrics.clone();
     shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
 
-    let (delay, window) = (config.drain_delay_ms, config.drain_window_ms);
+    let (delay, window) = (config.drain.drain_delay_ms, config.drain.drain_window_ms);
     let config = Arc::new(config);
     let state = AppState::new(Services {
         config: config.clone(),
@@ -269,7 +240,7 @@ pub async fn run(
         publisher,
         push_budget: PushBudget::new(&config, &metrics),
         unread,
-        limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone()),
+        limits,
         polls,
         sessions: Arc::new(sessions),
         health,
@@ -299,22 +270,10 @@ pub async fn run(
     }
 }
 
-/// Refuses a database that cannot serve this replica. What may be mended meanwhile is said, and is waited for.
-async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
-    match store.fitness().await {
-        Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
-        Ok(Fitness { unfit: Some(unfit), .. }) => {
-            tracing::warn!("not ready: {unfit}");
-            Ok(())
-        }
-        // Readiness says that it does not answer, if that lasts.
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// The admin port has limits of its own, and what it serves counts as no client's.
+/// The admin port has limits of its own, and what it serves counts as no client's. No balancer of clients is in front of it.
 fn admin_server(config: &Config, admin: Admin, shutdown: &Shutdown) -> Server {
-    let limits = Config { max_connections: ADMIN_CONNECTIONS, ..config.clone() };
+    let addresses = LimitsConfig { max_connections_per_address: 0, proxy_protocol: false, ..config.limits.clone() };
+    let limits = Config { max_connections: ADMIN_CONNECTIONS, limits: addresses, ..config.clone() };
     Server::new(&limits, admin::router::router(admin), shutdown.clone(), Arc::new(Metrics::new()))
 }
 
@@ -325,31 +284,4 @@ fn accepting(server: Server, listener: TcpListener, shutdown: &Shutdown) -> impl
         server.accept(listener).await;
         stopping.cancelled().await;
     }
-}
-
-/// Waits until the database is there, and sees to its schema. How its logs are distributed.
-async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, SchemaError> {
-    let migrations_due = Instant::now() + config.migration_wait_ms;
-    loop {
-        match prepare_schema(config).await {
-            Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
-                reason.set(error.sentence());
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-async fn prepare_schema(config: &Config) -> Result<Layout, SchemaError> {
-    let database = &config.database;
-    // Before anything is applied to a database that may be somebody else's.
-    if let Some(listen_url) = database.database_listen_url.as_ref().filter(|url| **url != database.database_url) {
-        same_database::check(&database.database_url, listen_url).await?;
-    }
-    if config.migrate_on_start {
-        schema::migrate(database.direct_url()).await?;
-    }
-    schema::check(database.direct_url()).await
 }

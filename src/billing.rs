@@ -47,6 +47,7 @@ struct Shared {
     /// The last user about whom there was an answer.
     answered: Mutex<Option<Arc<str>>>,
     breaker: watch::Sender<Breaker>,
+    unanswered_line: Throttle,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -69,12 +70,16 @@ impl Billing {
     pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Billing, TlsError> {
         let shared = Shared {
             service: CreditsService::new(config)?,
-            retry: config.billing_retry_ms,
-            lasts: config.billing_cache_ms,
-            answers: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_cache_ms).build(),
-            unanswered: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing_retry_ms).build(),
+            retry: config.billing.billing_retry_ms,
+            lasts: config.billing.billing_cache_ms,
+            answers: Cache::builder().max_capacity(CACHED_USERS).time_to_live(config.billing.billing_cache_ms).build(),
+            unanswered: Cache::builder()
+                .max_capacity(CACHED_USERS)
+                .time_to_live(config.billing.billing_retry_ms)
+                .build(),
             answered: Mutex::default(),
             breaker: watch::Sender::new(Breaker::Closed(0)),
+            unanswered_line: Throttle::default(),
             metrics,
             clock,
         };
@@ -165,8 +170,7 @@ async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<(bool, Instant
             shared.breaker.send_replace(Breaker::Closed(0));
         }
         Err(error) => {
-            static LINE: Throttle = Throttle::new();
-            if let Some(unwritten) = LINE.is_due() {
+            if let Some(unwritten) = shared.unanswered_line.is_due() {
                 let error = error as &dyn std::error::Error;
                 tracing::warn!(error, unwritten, "the credits service gave no answer; the user's sync goes on");
             }

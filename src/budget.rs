@@ -5,13 +5,15 @@
 //! somebody else does not read or does not send. What is small has a part of its own, so that it does not wait for what
 //! is large: a few large requests of several users may take all there is. Of that part, too, one user gets a share only;
 //! what is small beyond it is taken from the whole. Those of whom it is not known yet who they are have a budget of their
-//! own, as if they were one user ([`UserBudget::of_unauthenticated`]).
+//! own, of which each address gets a share ([`MemoryBudget::of_address`]).
 
 use crate::protocol::UserKey;
 use prometheus::IntGauge;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
 
 /// The unit that memory is counted in, in bytes.
 const UNIT: usize = 1 << 10;
@@ -93,11 +95,33 @@ impl MemoryBudget {
 
     /// The share of a user.
     pub fn of(&self, user: UserKey) -> UserBudget {
+        self.share_of(user, self.share())
+    }
+
+    /// So many bytes for those who have not authenticated yet. `reserved` tells how many are taken.
+    pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> MemoryBudget {
+        MemoryBudget::with_small(bytes, 0, reserved)
+    }
+
+    /// The share of somebody of whom only the address is known. Those of whom not even that is known, as they come through a
+    /// balancer, have one together, and it is all there is.
+    pub fn of_address(&self, address: Option<IpAddr>) -> UserBudget {
+        let bits = |address| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        match address {
+            Some(address) => self.share_of(UserKey(Uuid::from_u128(bits(address))), self.share()),
+            None => self.share_of(UserKey(Uuid::max()), self.0.total),
+        }
+    }
+
+    fn share_of(&self, user: UserKey, total: usize) -> UserBudget {
         let mut users = self.users();
         if let Some(share) = users.get(&user).and_then(Weak::upgrade) {
             return UserBudget(share);
         }
-        let share = self.new_share(user, self.share());
+        let share = self.new_share(user, total);
         users.insert(user, Arc::downgrade(&share));
         UserBudget(share)
     }
@@ -120,13 +144,6 @@ impl MemoryBudget {
 }
 
 impl UserBudget {
-    /// So many bytes for all who have not authenticated yet together. `reserved` tells how many are taken.
-    pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> UserBudget {
-        let budget = MemoryBudget::with_small(bytes, 0, reserved);
-        let total = budget.0.total;
-        UserBudget(budget.new_share(UserKey::of(""), total))
-    }
-
     /// Waits for so many bytes, in the order of asking. What is larger than the whole share waits for all of it. None if
     /// there is to be no memory any more.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
@@ -291,11 +308,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_have_not_authenticated_share_all_of_their_budget() {
+    async fn those_who_have_not_authenticated_share_all_of_their_budget_and_an_address_has_a_part_of_it() {
         let gauge = IntGauge::new("reserved", "for the test").unwrap();
-        let budget = UserBudget::of_unauthenticated(40 * MIB, gauge.clone());
+        let all = MemoryBudget::of_unauthenticated(40 * MIB, gauge.clone());
+        let address = |last| all.of_address(Some(IpAddr::from([192, 0, 2, last])));
+        let held = [address(1).reserve(MIB).await.unwrap(), address(1).reserve(11 * MIB).await.unwrap()];
+        assert!(address(1).reserve(MIB).now_or_never().is_none(), "a share is 12 MiB");
+        assert!(address(2).reserve(12 * MIB).now_or_never().is_some(), "another address has a share too");
+        drop(held);
+        let budget = all.of_address(None);
         let held = budget.reserve(30 * MIB).await.unwrap();
-        assert!(budget.clone().reserve(11 * MIB).now_or_never().is_none());
+        assert!(all.of_address(None).reserve(11 * MIB).now_or_never().is_none());
         assert_eq!(gauge.get() as usize, 30 * MIB);
         drop(held);
         assert!(budget.reserve(100 * MIB).now_or_never().is_some(), "all there is");

@@ -4,8 +4,13 @@
 //! prints this file's docs; the table of docs/configuration.md is tested against it.
 
 mod admin;
+mod auth;
+mod billing;
 pub mod compaction;
+mod drain;
+mod error;
 mod fanout;
+mod http;
 mod invalid;
 mod limits;
 mod metrics;
@@ -13,56 +18,42 @@ mod networks;
 mod origin;
 mod otlp;
 mod postgres_url;
+mod secret;
+mod sessions;
 mod traces;
+mod values;
 mod warnings;
 
 pub use admin::AdminConfig;
+pub use auth::AuthConfig;
+pub use billing::BillingConfig;
 pub use compaction::CompactionConfig;
+pub use drain::DrainConfig;
+pub use error::ConfigError;
 pub use fanout::FanoutConfig;
+pub use http::HttpConfig;
 pub use invalid::explain;
-pub use limits::LimitsConfig;
+pub(crate) use limits::read_networks;
+pub use limits::{LimitsConfig, Networks};
 pub use metrics::MetricsConfig;
 pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
 pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
+pub use secret::Secret;
+pub use sessions::SessionsConfig;
 pub use traces::{RootSampler, Sampler, TracesConfig};
-
+pub use values::PostgresUrls;
 pub use warnings::Warning;
 
-use axum::http::HeaderValue;
 use clap::Args;
 use clap::builder::{OsStr, Resettable};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use url::Url;
+use values::{http_url, millis, millis_or_zero, postgres_url, postgres_urls};
 
 /// The key of the credits service that `mana-dev` starts.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";
-
-/// A text that must not be shown: `Debug` hides it, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Secret(text.to_owned())
-    }
-}
 
 /// Connecting to PostgreSQL: what `serve` and `migrate` share.
 #[derive(Args, Clone, Debug)]
@@ -142,54 +133,17 @@ pub struct Config {
     #[arg(long, env)]
     pub replica_id: Option<String>,
 
-    /// Where the token issuer publishes its keys.
-    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3001/api/auth/jwks", value_parser = http_url)]
-    pub jwks_url: Url,
+    /// Knowing who calls.
+    #[command(flatten)]
+    pub auth: AuthConfig,
 
-    /// The issuer that tokens must name (iss). Default: not checked.
-    #[arg(long, env)]
-    pub jwt_issuer: Option<String>,
+    /// Asking the credits service.
+    #[command(flatten)]
+    pub billing: BillingConfig,
 
-    /// The audience that tokens must name (aud). Default: not checked.
-    #[arg(long, env)]
-    pub jwt_audience: Option<String>,
-
-    /// How long the issuer's keys are used before they are fetched again, in milliseconds.
-    #[arg(long, env, default_value = "300000", value_parser = millis)]
-    pub jwks_refresh_ms: Duration,
-
-    /// The least time between two fetches of the issuer's keys, in milliseconds.
-    #[arg(long, env, default_value = "5000", value_parser = millis)]
-    pub jwks_cooldown_ms: Duration,
-
-    /// How long keys are still used while the issuer cannot be reached, in milliseconds.
-    #[arg(long, env, default_value = "86400000", value_parser = millis)]
-    pub jwks_max_stale_ms: Duration,
-
-    /// The credits service that says whose sync is paid for.
-    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3061", value_parser = http_url)]
-    pub mana_credits_url: Url,
-
-    /// The key that the credits service knows us by.
-    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = DEV_SERVICE_KEY, value_parser = service_key)]
-    pub mana_service_key: HeaderValue,
-
-    /// How long an answer of the credits service is used, in milliseconds.
-    #[arg(long, env, default_value = "300000", value_parser = millis)]
-    pub billing_cache_ms: Duration,
-
-    /// How long a request waits for the credits service before it is let through, in milliseconds.
-    #[arg(long, env, default_value = "500", value_parser = millis)]
-    pub billing_timeout_ms: Duration,
-
-    /// How long the credits service is left alone once it failed, in milliseconds.
-    #[arg(long, env, default_value = "15000", value_parser = millis)]
-    pub billing_retry_ms: Duration,
-
-    /// Origins whose pages may call, comma-separated, such as https://todo.example.com. https://*.example.com stands
-    /// for any subdomain of one or more labels, never for example.com itself, another scheme or another port.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = Origin::parse)]
-    pub cors_origins: Vec<AllowedOrigin>,
+    /// Connections, and whose pages may call.
+    #[command(flatten)]
+    pub http: HttpConfig,
 
     /// How far a field stamp may be ahead of the server's clock, in milliseconds; beyond, it is adjusted.
     #[arg(long, env, default_value = "300000", value_parser = millis)]
@@ -225,15 +179,9 @@ pub struct Config {
     #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 
-    /// How long a WebSocket or stream is kept at most, in milliseconds: each is closed at a random moment of the
-    /// second half of it, as if the replica stopped, so that clients spread over replicas that were added. 0: for
-    /// ever.
-    #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
-    pub max_connection_age_ms: Duration,
-
-    /// WebSockets and streams that one user has on this replica, at most.
-    #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max_sessions_per_user: u32,
+    /// WebSockets and streams.
+    #[command(flatten)]
+    pub sessions: SessionsConfig,
 
     /// Limits of one user and of one address.
     #[command(flatten)]
@@ -243,35 +191,9 @@ pub struct Config {
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_unauthenticated: u32,
 
-    /// Bytes that this replica holds of heads and messages of those who have not authenticated yet, at most, beside what
-    /// each connection costs. What does not fit waits as long as QUEUE_TIMEOUT_MS says, and is then answered 503.
-    #[arg(long, env, default_value_t = 32 << 20, value_parser = clap::value_parser!(u32).range(1 << 20..))]
-    pub max_unauthenticated_bytes: u32,
-
-    /// How long a client may take to send a request's head, or keep a connection idle, in milliseconds. Longer
-    /// than balancers keep their idle connections, so that they are the ones to close them.
-    #[arg(long, env, default_value = "75000", value_parser = millis)]
-    pub header_timeout_ms: Duration,
-
-    /// How long a client may take to send a request's body, in milliseconds.
-    #[arg(long, env, default_value = "60000", value_parser = millis)]
-    pub body_timeout_ms: Duration,
-
-    /// How long a write may wait for a client that does not read before the connection is ended, in milliseconds.
-    #[arg(long, env, default_value = "20000", value_parser = millis)]
-    pub write_timeout_ms: Duration,
-
-    /// How long a WebSocket may take to authenticate, in milliseconds.
-    #[arg(long, env, default_value = "10000", value_parser = millis)]
-    pub ws_auth_timeout_ms: Duration,
-
     /// How often an idle WebSocket is pinged, in milliseconds. One that has been silent for twice as long is closed.
     #[arg(long, env, default_value = "30000", value_parser = millis)]
     pub ws_ping_ms: Duration,
-
-    /// How often an idle stream gets a heartbeat, in milliseconds; the protocol promises one every 30 s.
-    #[arg(long, env, default_value = "20000", value_parser = millis)]
-    pub sse_heartbeat_ms: Duration,
 
     /// How often the heads of connected users are compared with what was announced, in milliseconds.
     #[arg(long, env, default_value = "2000", value_parser = millis)]
@@ -294,13 +216,9 @@ pub struct Config {
     #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
     pub ready_grace_ms: Duration,
 
-    /// How long a stopping replica still accepts, so that balancers notice that it is not ready, in milliseconds.
-    #[arg(long, env, default_value = "5000", value_parser = millis_or_zero)]
-    pub drain_delay_ms: Duration,
-
-    /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
-    #[arg(long, env, default_value = "15000", value_parser = millis_or_zero)]
-    pub drain_window_ms: Duration,
+    /// Stopping.
+    #[command(flatten)]
+    pub drain: DrainConfig,
 
     /// Trimming what has lost.
     #[command(flatten)]
@@ -318,7 +236,7 @@ pub struct Config {
     #[command(flatten)]
     pub traces: TracesConfig,
 
-    /// Exporting metrics.
+    /// What metrics tell apart.
     #[command(flatten)]
     pub metrics: MetricsConfig,
 }
@@ -330,26 +248,6 @@ pub enum LogFormat {
     Json,
     /// For a person's eyes.
     Text,
-}
-
-/// Settings that do not go together.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// REPLICA_PORT must not be the same as PORT.
-    #[error("REPLICA_PORT must not be the same as PORT")]
-    SamePort,
-    /// SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s.
-    #[error("SSE_HEARTBEAT_MS is too long; the protocol promises a heartbeat at least every 30 s")]
-    Heartbeat,
-    /// JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS.
-    #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
-    JwksTimes,
-    /// ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it.
-    #[error("ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it")]
-    AdminToken,
-    /// ADMIN_PORT must not be the same as PORT or REPLICA_PORT.
-    #[error("ADMIN_PORT must not be the same as PORT or REPLICA_PORT")]
-    AdminPort,
 }
 
 impl Config {
@@ -366,10 +264,11 @@ impl Config {
         if self.replica_port == Some(self.port) && self.port != 0 {
             return Err(ConfigError::SamePort);
         }
-        if self.sse_heartbeat_ms > Duration::from_secs(30) {
+        if self.sessions.sse_heartbeat_ms > Duration::from_secs(30) {
             return Err(ConfigError::Heartbeat);
         }
-        if self.jwks_cooldown_ms >= self.jwks_refresh_ms || self.jwks_refresh_ms >= self.jwks_max_stale_ms {
+        let AuthConfig { jwks_cooldown_ms, jwks_refresh_ms, jwks_max_stale_ms, .. } = &self.auth;
+        if jwks_cooldown_ms >= jwks_refresh_ms || jwks_refresh_ms >= jwks_max_stale_ms {
             return Err(ConfigError::JwksTimes);
         }
         if let Some(port) = self.admin.admin_port {
@@ -395,44 +294,4 @@ pub(crate) fn without_environment<T: Args>(words: &[&str]) -> Result<T, clap::Er
     let unset = |arg: clap::Arg| arg.env(Resettable::<OsStr>::Reset);
     let command = T::augment_args(clap::Command::new("mana-sync").no_binary_name(true)).mut_args(unset);
     T::from_arg_matches(&command.try_get_matches_from(words)?)
-}
-
-fn millis(text: &str) -> Result<Duration, String> {
-    match millis_or_zero(text)? {
-        Duration::ZERO => Err("must be at least 1 millisecond".to_owned()),
-        time => Ok(time),
-    }
-}
-
-fn millis_or_zero(text: &str) -> Result<Duration, String> {
-    let millis: u32 = text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())?;
-    Ok(Duration::from_millis(millis.into()))
-}
-
-fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
-    let mut key =
-        HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
-    // It is not shown, like a [`Secret`].
-    key.set_sensitive(true);
-    Ok(key)
-}
-
-// No message repeats the URL: it may hold a password.
-fn postgres_url(text: &str) -> Result<Secret, UrlError> {
-    PostgresUrl::parse(text).map(|_| Secret::from(text))
-}
-
-/// URLs of databases.
-pub type PostgresUrls = Vec<Secret>;
-
-fn postgres_urls(text: &str) -> Result<PostgresUrls, UrlError> {
-    text.split_whitespace().map(postgres_url).collect()
-}
-
-fn http_url(text: &str) -> Result<Url, String> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }

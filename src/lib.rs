@@ -30,6 +30,7 @@ pub mod telemetry;
 
 pub mod budget;
 pub mod mail_budget;
+pub mod places;
 
 pub mod shutdown;
 

@@ -1,8 +1,10 @@
-//! The memory of what waits in mailboxes, in bytes, of each user and of all (G6).
+//! The memory of what sessions keep, in bytes, of each user and of all (G6): what waits in mailboxes, and the names that
+//! streams ask for.
 //!
 //! What a mailbox keeps is charged before it is added. Whoever finds no room does not wait, as wake-ups are taken to
 //! sessions under a lock: its session counts as one that is behind.
 
+use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,10 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MAX_ALL: usize = 64 << 20;
 const MAX_USER: usize = MAX_ALL / 8;
 
-/// The mail of all users.
-#[derive(Clone, Debug, Default)]
+/// The mail of all users, or the names.
+#[derive(Clone, Debug)]
 pub struct MailBudget {
     bytes: Arc<AtomicUsize>,
+    /// Shows them.
+    shown: IntGauge,
 }
 
 /// The mail of one user. Clones are of the same user.
@@ -35,6 +39,11 @@ pub struct MailCharge {
 }
 
 impl MailBudget {
+    /// Nobody has any. `shown` tells how many bytes are charged to all.
+    pub fn new(shown: IntGauge) -> MailBudget {
+        MailBudget { bytes: Arc::default(), shown }
+    }
+
     /// The mail of a user who has none yet.
     pub fn user(&self) -> UserMail {
         UserMail(Arc::new(UserBytes { bytes: AtomicUsize::new(0), all: self.clone() }))
@@ -68,6 +77,7 @@ impl MailCharge {
         let UserBytes { bytes, all } = &*self.user.0;
         bytes.fetch_sub(less, Ordering::Relaxed);
         all.bytes.fetch_sub(less, Ordering::Relaxed);
+        all.shown.sub(less as i64);
         self.bytes -= less;
     }
 
@@ -81,6 +91,7 @@ impl MailCharge {
             bytes.fetch_sub(more, Ordering::Relaxed);
             return false;
         }
+        all.shown.add(more as i64);
         self.bytes += more;
         true
     }
@@ -106,19 +117,19 @@ mod tests {
 
     #[test]
     fn a_user_has_a_share_and_all_have_what_there_is() {
-        let all = MailBudget::default();
+        let all = MailBudget::new(IntGauge::new("mail", "for the test").unwrap());
         let users: Vec<UserMail> = (0..9).map(|_| all.user()).collect();
         let mut first = users[0].charge(MAX_USER - 10).unwrap();
         assert!(users[0].charge(11).is_none() && !first.grow(11) && first.grow(10));
         let others: Vec<MailCharge> = users[1..8].iter().map(|user| user.charge(MAX_USER).unwrap()).collect();
-        assert_eq!(all.bytes(), MAX_ALL);
+        assert_eq!((all.bytes(), all.shown.get()), (MAX_ALL, MAX_ALL as i64));
         assert!(users[8].charge(1).is_none(), "nothing is left");
         assert!(first.set(5) && users[8].charge(MAX_USER - 5).is_some() && first.set(MAX_USER));
         drop(first);
         assert!(users[8].charge(MAX_USER).is_some());
         assert_eq!(all.bytes(), MAX_ALL - MAX_USER);
         drop(others);
-        assert_eq!(all.bytes(), 0);
+        assert_eq!((all.bytes(), all.shown.get()), (0, 0));
         assert!(users[0].charge(MAX_USER).is_some(), "all of it was given back to its user, too");
     }
 }

@@ -2,22 +2,22 @@
 
 #![warn(clippy::disallowed_methods)]
 
+mod cli;
+
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use cli::serve::ServeError;
 use mana_sync::clock::Clock;
 use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, LogFormat, Secret};
 use mana_sync::telemetry::{self, Telemetry};
-use mana_sync::{admin, app, store};
+use mana_sync::{admin, store};
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 use tikv_jemallocator::Jemalloc;
 
-/// How long a replica may take to say whether it is ready.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last traces may take, at the very end; and how long if it is to end at once.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
@@ -58,7 +58,7 @@ enum Command {
     /// Erase all that is stored of a user.
     Erase(commands::EraseArgs),
     /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
-    Health(HealthArgs),
+    Health(commands::HealthArgs),
     /// Look at a cluster and steer it, through the admin port of any replica.
     Admin(Box<admin::client::AdminArgs>),
 }
@@ -166,8 +166,8 @@ fn serve(config: Config) -> Outcome {
         let _on = runtime.enter();
         Telemetry::start(&config, &clock)?
     };
-    let served = runtime.block_on(app::serve(config, clock, &telemetry));
-    telemetry.flush(if matches!(served, Err(app::RunError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
+    let served = runtime.block_on(cli::serve::serve(config, clock, &telemetry));
+    telemetry.flush(if matches!(served, Err(ServeError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
     // What a forced stop leaves running must not hold the process.
     runtime.shutdown_background();
     served?;
@@ -227,44 +227,11 @@ fn run(command: impl Future<Output = Result<(), CommandError>>) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-#[derive(Args)]
-struct HealthArgs {
-    /// Port that the replica listens on.
-    #[arg(long, env, default_value_t = 3050)]
-    port: u16,
-
-    /// The admin port, which is asked instead where there is one: it says what is missing, whatever PUBLIC_METRICS is.
-    #[arg(long, env)]
-    admin_port: Option<u16>,
-
-    /// Address that ADMIN_PORT listens on.
-    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    admin_host: IpAddr,
-}
-
-impl HealthArgs {
-    fn address(&self) -> SocketAddr {
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let host = if self.admin_host.is_unspecified() { loopback } else { self.admin_host };
-        match self.admin_port.filter(|port| *port != 0) {
-            Some(port) => SocketAddr::new(host, port),
-            None => SocketAddr::new(loopback, self.port),
-        }
-    }
-}
-
-fn health(args: &HealthArgs) -> Outcome {
-    let url = format!("http://{}/health/ready", args.address());
+fn health(args: &commands::HealthArgs) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ask = async {
-        let http = reqwest::Client::builder().no_proxy().timeout(HEALTH_TIMEOUT).build()?;
-        let answer = http.get(url).send().await?;
-        let ready = answer.status().is_success();
-        Ok::<_, reqwest::Error>((ready, answer.text().await?))
-    };
-    let (ready, text) = runtime.block_on(ask)?;
-    println!("{text}");
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let readiness = runtime.block_on(commands::health(args))?;
+    println!("{}", readiness.text);
+    Ok(if readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn ask_admin(args: &admin::client::AdminArgs) -> Outcome {

@@ -1,9 +1,9 @@
 //! One way to stop (G7): not ready, stop accepting, let what runs finish, then the background tasks, then out.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -71,24 +71,29 @@ impl Shutdown {
 
 /// Whether an operator has drained a replica: it is not ready and its sessions leave, but it runs on and can be taken
 /// back. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Drained(watch::Sender<bool>);
+#[derive(Clone, Debug, Default)]
+pub struct Drained(Arc<DrainedState>);
 
-impl Default for Drained {
-    fn default() -> Self {
-        Drained(watch::Sender::new(false))
-    }
+#[derive(Debug, Default)]
+struct DrainedState {
+    is_on: AtomicBool,
+    /// Every session waits for this all its life: nothing that waits takes less.
+    changed: Notify,
 }
 
 impl Drained {
     /// Drains the replica, or takes it back; false if it was so already.
     pub fn set(&self, drained: bool) -> bool {
-        self.0.send_if_modified(|known| std::mem::replace(known, drained) != drained)
+        let changed = self.0.is_on.swap(drained, Ordering::SeqCst) != drained;
+        if changed {
+            self.0.changed.notify_waiters();
+        }
+        changed
     }
 
     /// Whether it is drained.
     pub fn is_on(&self) -> bool {
-        *self.0.borrow()
+        self.0.is_on.load(Ordering::SeqCst)
     }
 
     /// Waits until it is.
@@ -102,29 +107,13 @@ impl Drained {
     }
 
     async fn wait_for(&self, drained: bool) {
-        // The sender lives in what we hold.
-        let _ = self.0.subscribe().wait_for(|known| *known == drained).await;
-    }
-}
-
-/// SIGTERM and SIGINT.
-#[derive(Debug)]
-pub struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    /// Begins to catch the signals.
-    pub fn catch() -> std::io::Result<StopSignals> {
-        Ok(StopSignals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the next one.
-    pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            // Before the look: it hears of every change from now on.
+            let changed = self.0.changed.notified();
+            if self.is_on() == drained {
+                return;
+            }
+            changed.await;
         }
     }
 }

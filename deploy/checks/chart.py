@@ -35,6 +35,12 @@ VARIANTS = {
         "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
         "config": {"MAX_CONNECTIONS": 50000},
     },
+    "other places in the network": {
+        "networkPolicy": {
+            "ingress": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "edge"}}}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"protocol": "TCP", "port": 8443}]}],
+        }
+    },
     "a tag that no name may have, a port and a digest": {
         "image": {"repository": "registry.example.com:5000/sync/mana-sync", "tag": "V1_2-Feature@sha256:" + 64 * "0"},
     },

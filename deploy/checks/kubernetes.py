@@ -24,6 +24,7 @@ def check(settings, scanned):
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
         _add_variants(tree / "overlays")
+        _refuse_digest_alone(tree / "overlays")
         for overlay in sorted((tree / "overlays").iterdir()):
             rendered = Path(folder) / f"{overlay.name}.yaml"
             name = f"k8s {overlay.name}"
@@ -34,6 +35,9 @@ def check(settings, scanned):
     for example in ("ingress", "load-job"):
         _validate(f"k8s examples/{example}.yaml", Path(f"k8s/examples/{example}.yaml"))
     _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
+    # The plug-in for backups publishes no schema of its kind.
+    database = list(yaml.safe_load_all(Path("k8s/examples/cloudnative-pg.yaml").read_text()))
+    _check_others("k8s examples/cloudnative-pg.yaml", [r for r in database if r["kind"] != "ObjectStore"])
     return found
 
 
@@ -63,6 +67,31 @@ def _add_variants(overlays):
         "secretGenerator": secrets,
     }
     (variant / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    moved = "registry.example.com:5000/sync/mana-sync"
+    image = f'{{ name: registry.example.com/mana-sync, newName: "{moved}", newTag: 0.2.0, digest: "{DIGEST}" }}'
+    _production_with(overlays, "pinned", image)
+
+
+DIGEST = f"sha256:{64 * '0'}"
+
+
+def _production_with(overlays, name, image):
+    """A copy of the production overlay with another line for the image."""
+    copied = shutil.copytree(overlays / "production", overlays / name)
+    file = copied / "kustomization.yaml"
+    text, count = re.subn(r"^  - \{ name: registry\.example\.com/mana-sync, newTag: [^}]* \}$", f"  - {image}", file.read_text(), flags=re.M)
+    if count != 1:
+        raise SystemExit(f"{file} no longer has a line for the image of the server")
+    file.write_text(text)
+    return copied
+
+
+def _refuse_digest_alone(overlays):
+    """There is no version then to name the migration after: nothing must be rendered that an API server takes half of."""
+    copied = _production_with(overlays, "digest-alone", f'{{ name: registry.example.com/mana-sync, digest: "{DIGEST}" }}')
+    done = subprocess.run([report.tool("kubectl"), "kustomize", copied], capture_output=True, text=True)
+    shutil.rmtree(copied)
+    report.line("k8s: an image by its digest alone is refused", ["it is rendered"] if done.returncode == 0 else [])
 
 
 def _validate(name, file):
@@ -207,7 +236,7 @@ def _admin(resources, container, settings):
 
 def _images(pods):
     containers = _containers(pods)
-    return [f"{name}: {c['image']}" for name, c in containers if not re.search(r":(?!latest)[\w.-]+$", c["image"])]
+    return [f"{name}: {c['image']}" for name, c in containers if not re.search(r":(?!latest)[\w.-]+(@sha256:[0-9a-f]{64})?$", c["image"])]
 
 
 def _resources(pods):

@@ -30,6 +30,36 @@ def _kill(cluster):
     cluster.signal(0, signal.SIGKILL)
 
 
+def _kill_unlisted(cluster):
+    """Where targets are found by name, whoever is dead is none any more."""
+    _kill(cluster)
+    del cluster.ports[0]
+
+
+def _crash_again_and_again(cluster):
+    def forever():
+        index = 0
+        while not cluster.stopped:
+            cluster.signal(index, signal.SIGKILL)
+            cluster.processes[index].wait()
+            # As long as Kubernetes waits before it starts one that has just ended, divided.
+            time.sleep(1)
+            if cluster.stopped:
+                return
+            cluster.start(cluster.ports[0])
+            index = len(cluster.processes) - 1
+            time.sleep(5)
+
+    threading.Thread(target=forever, daemon=True).start()
+
+
+def _start_without_schema(cluster):
+    empty = f"{cluster.database}_empty"
+    sql("postgres", f"create database {empty}")
+    url = cluster.env["DATABASE_URL"].replace(cluster.database, empty)
+    cluster.start(DATABASE_URL=url, DATABASE_LISTEN_URL=url, MIGRATION_WAIT_MS="900000")
+
+
 def _freeze(cluster):
     cluster.signal(0, signal.SIGSTOP)
 
@@ -114,6 +144,13 @@ def _credits(cluster, status, text):
 FAULTS = [
     Fault("health", "none", [], lambda cluster: None),
     Fault("killed", "a replica is killed and stays away", ["ManaSyncReplicaDown"], _kill),
+    Fault(
+        "killed-unlisted",
+        "the same, and Prometheus finds replicas by name",
+        ["ManaSyncReplicaDown"],
+        _kill_unlisted,
+    ),
+    Fault("crashing", "a replica dies again and again", ["ManaSyncReplicaDown"], _crash_again_and_again),
     Fault("frozen", "a replica is frozen", ["ManaSyncReplicaDown"], _freeze),
     Fault(
         "listener-reset",
@@ -134,6 +171,13 @@ FAULTS = [
         "the listeners are delayed by 200 ms",
         ["ManaSyncDeliveryBudgetBurn (1h)"],
         lambda cluster: _delay(cluster.listen_proxy, 0.2),
+        proxied=True,
+    ),
+    Fault(
+        "listener-refused",
+        "the listeners are refused, for good",
+        ["ManaSyncListenerDown", "ManaSyncNoReplicaReady"],
+        lambda cluster: cluster.listen_proxy.refuse(),
         proxied=True,
     ),
     Fault("forged", "notifications that are not ours", ["ManaSyncNotificationsUnreadable"], _forge),
@@ -158,6 +202,12 @@ FAULTS = [
         "a replica starts while its database is away",
         ["ManaSyncReplicaNotReady"],
         _start_without_database,
+    ),
+    Fault(
+        "started-without-schema",
+        "a replica starts that its schema lacks a migration for",
+        ["ManaSyncReplicaNotReady"],
+        _start_without_schema,
     ),
     Fault(
         "credits-failing",

@@ -16,6 +16,8 @@ pub const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
 /// Most bytes of a user's id, and of a log's filter.
 pub const MAX_USER: usize = 255;
 const MAX_FILTER: usize = 1_000;
+/// The highest rate, as the settings have it.
+const MAX_RATE: u32 = 1_000_000;
 
 impl Admin {
     /// Has all replicas do something, or the one of this name. `via`: how the operator came.
@@ -35,8 +37,18 @@ impl Admin {
         let replica = replica.or(one.as_deref());
         // Nothing here says who a user is: the user's key is on the user's page.
         tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
+        // Before anybody is told: a replica that starts meanwhile finds it, or hears it.
+        let unkept = match &action {
+            Action::RefuseToken { token_id, until } => self.replicas.keep_refused(token_id, *until).await.err(),
+            _ => None,
+        };
         let asked = self.replicas.ask(replica, Question::Do { action }).await;
-        let problem = problem(&asked);
+        let unkept = unkept.map(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a refused token is not kept");
+            format!("it is not kept for replicas that start later: {error}")
+        });
+        let problems: Vec<String> = problem(&asked).into_iter().chain(unkept).collect();
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
         let outcomes = asked.answers.into_iter().filter_map(|answered| match answered.answer {
             Answer::Done(outcome) => Some(outcome),
             _ => None,
@@ -83,7 +95,13 @@ fn check(action: &Action) -> Result<(), AdminError> {
         Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
             AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")
         }),
-        Action::Drain { .. } | Action::Compact => Ok(()),
+        Action::Rates { pushes: None, pulls: None } => Err(AdminError::Invalid("name a rate to change")),
+        Action::Rates { pushes, pulls }
+            if [pushes, pulls].iter().any(|rate| rate.is_some_and(|rate| rate > MAX_RATE)) =>
+        {
+            Err(AdminError::Invalid("a rate is at most 1000000"))
+        }
+        Action::Rates { .. } | Action::Drain { .. } | Action::Compact => Ok(()),
         Action::Unknown => Err(AdminError::NotFound),
     }
 }

@@ -141,7 +141,9 @@ pub(super) async fn compact(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Settings {
-    log: String,
+    log: Option<String>,
+    max_user_pushes_per_second: Option<u32>,
+    max_user_pulls_per_second: Option<u32>,
     replica: Option<String>,
 }
 
@@ -150,8 +152,15 @@ pub(super) async fn settings(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, AdminError> {
-    let Settings { log, replica } = json(&headers, body).await?;
-    answer(&admin.act(API, replica.as_deref(), Action::Log { filter: log }).await?)
+    let settings: Settings = json(&headers, body).await?;
+    let (pushes, pulls) = (settings.max_user_pushes_per_second, settings.max_user_pulls_per_second);
+    let action = match settings.log {
+        None => Action::Rates { pushes, pulls },
+        Some(filter) if pushes.is_none() && pulls.is_none() => Action::Log { filter },
+        // One may be done and the other one not.
+        Some(_) => return Err(AdminError::Invalid("change the log and the rates one after the other")),
+    };
+    answer(&admin.act(API, settings.replica.as_deref(), action).await?)
 }
 
 /// How operators come who use this.

@@ -9,7 +9,10 @@ use tokio::time::{Instant, error::Elapsed, timeout};
 
 /// How long connecting may take, and a statement.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const LIMITS: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'; set default_transaction_read_only = on";
+const LIMITS: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'";
+const READ_ONLY: &str = "set default_transaction_read_only = on";
+/// How long after an attempt that failed nobody tries again: those who wait behind it are told at once.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long a connection that nobody uses stays open.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -18,7 +21,15 @@ pub struct LazyConnection {
     connector: Connector,
     /// The schema of a bucket, if it is for one.
     schema: Option<String>,
-    open: Mutex<Option<Open>>,
+    may_write: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Open>,
+    /// When connecting failed last, and why.
+    failed: Option<(Instant, Arc<ConnectionError>)>,
 }
 
 struct Open {
@@ -35,6 +46,9 @@ pub enum ConnectionError {
     Database(#[from] tokio_postgres::Error),
     #[error("the database does not answer in time")]
     Timeout(#[from] Elapsed),
+    /// The last attempt, which may be a moment ago and somebody else's.
+    #[error(transparent)]
+    Failed(Arc<ConnectionError>),
 }
 
 impl std::fmt::Debug for LazyConnection {
@@ -44,32 +58,54 @@ impl std::fmt::Debug for LazyConnection {
 }
 
 impl LazyConnection {
-    /// Not connected yet.
+    /// One that reads. Not connected yet.
     pub fn new(connector: Connector) -> LazyConnection {
-        LazyConnection { connector, schema: None, open: Mutex::default() }
+        LazyConnection { connector, schema: None, may_write: false, state: Mutex::default() }
     }
 
-    /// The same, to what a bucket has.
+    /// The same, and it may write.
+    pub fn writing(connector: Connector) -> LazyConnection {
+        LazyConnection { may_write: true, ..LazyConnection::new(connector) }
+    }
+
+    /// One that reads what a bucket has.
     pub fn of_bucket(connector: Connector, schema: String) -> LazyConnection {
         LazyConnection { schema: Some(schema), ..LazyConnection::new(connector) }
     }
 
-    /// The connection, made anew if there is none or the last one has ended.
+    /// The connection, made anew if there is none or the last one has ended. One attempt at a time: who waits for one that
+    /// fails is not made to wait for another.
     pub async fn client(&self) -> Result<Arc<Session>, ConnectionError> {
-        let mut open = self.open.lock().await;
-        if let Some(open) = open.as_mut().filter(|open| !open.session.is_closed()) {
+        let mut state = self.state.lock().await;
+        if let Some(open) = state.open.as_mut().filter(|open| !open.session.is_closed()) {
             open.used = Instant::now();
             return Ok(open.session.clone());
         }
-        *open = None;
-        let session = Arc::new(timeout(CONNECT_TIMEOUT, self.connect()).await??);
-        *open = Some(Open { session: session.clone(), used: Instant::now() });
-        Ok(session)
+        state.open = None;
+        if let Some((_, why)) = state.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
+            return Err(ConnectionError::Failed(why.clone()));
+        }
+        let connected = timeout(CONNECT_TIMEOUT, self.connect()).await.map_err(ConnectionError::from);
+        match connected.and_then(|connected| connected) {
+            Ok(session) => {
+                let session = Arc::new(session);
+                *state = State { open: Some(Open { session: session.clone(), used: Instant::now() }), failed: None };
+                Ok(session)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                state.failed = Some((Instant::now(), error.clone()));
+                Err(ConnectionError::Failed(error))
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Session, ConnectionError> {
         let session = self.connector.open().await?;
         session.batch_execute(LIMITS).await?;
+        if !self.may_write {
+            session.batch_execute(READ_ONLY).await?;
+        }
         if let Some(schema) = &self.schema {
             // Ours: letters, digits and an underscore.
             session.batch_execute(&format!("set search_path = {schema}")).await?;
@@ -79,9 +115,7 @@ impl LazyConnection {
 
     /// Closes the connection if nobody has used it for a while.
     pub async fn close_if_idle(&self) {
-        let mut open = self.open.lock().await;
-        if open.as_ref().is_some_and(|open| open.used.elapsed() > IDLE) {
-            *open = None;
-        }
+        let mut state = self.state.lock().await;
+        state.open.take_if(|open| open.used.elapsed() > IDLE);
     }
 }

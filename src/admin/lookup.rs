@@ -11,7 +11,7 @@ use super::report::{
     Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Silent, Usage, User, time,
 };
 use crate::protocol::{Cursor, UserKey};
-use crate::store::inspect::{self, StoredDevice, StoredLog};
+use crate::store::inspect::{self, Content, StoredDevice, StoredLog};
 use std::collections::BTreeMap;
 
 impl Admin {
@@ -85,19 +85,17 @@ impl Admin {
         let key = UserKey::of(user_id);
         let question = Question::User { user_id: user_id.to_owned(), sessions };
         let (asked, stored) = tokio::join!(self.replicas.ask(None, question), self.stored(key));
-        let mut problems: Vec<String> = problem(&asked).into_iter().collect();
-        let (logs, devices) = stored.unwrap_or_else(|error| {
-            error.log();
-            problems.push(error.message());
-            Default::default()
-        });
+        let Stored { logs, devices, problem: of_database } = stored;
+        let mut problems: Vec<String> = problem(&asked).into_iter().chain(of_database).collect();
+        let contents = || logs.iter().map(|log| log.content);
         let mut user = User {
             user_id: user_id.to_owned(),
             user_key: key.0.to_string(),
             usage: Usage {
                 apps: logs.len(),
-                changes: logs.iter().map(|log| log.changes).sum(),
-                bytes: logs.iter().map(|log| log.bytes).sum(),
+                changes: contents().map(|content| content.changes).sum(),
+                bytes: contents().map(|content| content.bytes).sum(),
+                more: contents().any(|content| content.more),
             },
             logs: logs.into_iter().map(log).collect(),
             devices: devices.into_iter().map(device).collect(),
@@ -130,9 +128,22 @@ impl Admin {
         self.buckets.get(self.layout.bucket_of(user)).unwrap_or(&self.reading)
     }
 
-    async fn stored(&self, user: UserKey) -> Result<(Vec<StoredLog>, Vec<StoredDevice>), AdminError> {
+    /// What the database has of a user. What it says counts, though it may not say everything in time.
+    async fn stored(&self, user: UserKey) -> Stored {
+        let mut stored = Stored::default();
+        if let Err(error) = self.read_stored(user, &mut stored).await {
+            error.log();
+            stored.problem = Some(error.message());
+        }
+        stored
+    }
+
+    async fn read_stored(&self, user: UserKey, stored: &mut Stored) -> Result<(), AdminError> {
         let client = self.reading_of(user).client().await?;
-        Ok((inspect::logs(&client, user).await?, inspect::devices(&client, user).await?))
+        stored.logs = inspect::logs(&client, user).await?;
+        inspect::count(&client, user, &mut stored.logs).await?;
+        stored.devices = inspect::devices(&client, user, stored.logs.len()).await?;
+        Ok(())
     }
 
     /// A record, and why it is as it is.
@@ -155,6 +166,14 @@ impl Admin {
     }
 }
 
+/// What the database has of a user, and why that may not be all.
+#[derive(Default)]
+struct Stored {
+    logs: Vec<StoredLog>,
+    devices: Vec<StoredDevice>,
+    problem: Option<String>,
+}
+
 /// Why not all were asked, for people.
 pub(super) fn problem(asked: &Answers) -> Option<String> {
     let error = asked.problem.as_ref()?;
@@ -165,8 +184,9 @@ pub(super) fn problem(asked: &Answers) -> Option<String> {
 }
 
 fn log(log: StoredLog) -> Log {
-    let head = Cursor::after(log.head).to_string();
-    Log { app: log.app, head, changes: log.changes, bytes: log.bytes, tables: log.tables }
+    let StoredLog { app, head, content, .. } = log;
+    let Content { changes, bytes, tables, more } = content;
+    Log { app, head: Cursor::after(head).to_string(), changes, bytes, tables, more }
 }
 
 fn device(stored: StoredDevice) -> Device {

@@ -64,6 +64,8 @@ pub enum Action {
     Compact,
     /// Log what this says.
     Log { filter: String },
+    /// Let each user push and pull so often in a second; 0: as often as they like; none: as before.
+    Rates { pushes: Option<u32>, pulls: Option<u32> },
     #[serde(other)]
     Unknown,
 }

@@ -111,7 +111,8 @@ impl Admin {
         let (health, metrics, presence) = (parts.health.clone(), parts.metrics.clone(), parts.presence.clone());
         let clock = parts.clock.clone();
         let local = Arc::new(LocalReplica::new(config, parts));
-        let (replicas, answering) = Replicas::new(local.clone(), keys.clone(), connection("admin channel")?);
+        let (sending, keeping) = (connection("admin channel")?, LazyConnection::writing(connector("admin tokens")?));
+        let (replicas, answering) = Replicas::new(local.clone(), keys.clone(), sending, keeping);
         let (reading, login) = (connection("admin")?, settings.admin_login_ms);
         let admin = Admin(Arc::new(Inner {
             replicas,

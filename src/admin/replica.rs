@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::fanout::Presence;
 use crate::http::Health;
 use crate::hub::{DeviceReads, Hub, SessionInfo};
+use crate::limits::Rates;
 use crate::protocol::{Cursor, UserKey};
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::Layout;
@@ -38,6 +39,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What the log shows.
     pub log: LogFilter,
+    /// How often a user may push and pull.
+    pub rates: Rates,
     /// What the other replicas say of themselves.
     pub presence: Presence,
     /// Trims logs on demand.
@@ -87,6 +90,18 @@ pub struct LocalReplica {
     pub recent: Recent,
 }
 
+/// Logs may be trimmed again once this is dropped, however their trimming ended.
+struct EndOfTrimming(Arc<AtomicBool>);
+
+impl Drop for EndOfTrimming {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What a replica is waiting for that has not read which tokens are refused.
+const UNREAD: &str = "the tokens that operators refuse have not been read yet";
+
 /// Sessions that one replica lists, at most.
 pub const MAX_SESSIONS: usize = 2_000;
 
@@ -97,6 +112,7 @@ impl LocalReplica {
         let clock = parts.clock.clone();
         let (name, instance, started) = (config.replica_name(), clock.random_u64(), clock.now());
         let pool_limit = config.database_pool_size.into();
+        parts.auth.refused().set_unread(UNREAD);
         LocalReplica { name, instance, clock, started, pool_limit, parts, trimming: Arc::default(), recent }
     }
 
@@ -104,19 +120,6 @@ impl LocalReplica {
     /// repeats it.
     pub fn began_after(&self, at: u64) -> bool {
         UNIX_EPOCH + Duration::from_millis(at) < self.started
-    }
-
-    /// What the other replicas that are there are called.
-    pub fn others(&self) -> Vec<String> {
-        self.parts.presence.replicas().iter().skip(1).map(|replica| replica.name.clone()).collect()
-    }
-
-    /// Ends when something may have changed about the replicas that are there.
-    pub async fn others_change(&self) {
-        let mut watch = self.parts.presence.watch();
-        watch.mark_unchanged();
-        // It ends with this replica.
-        let _ = watch.changed().await;
     }
 
     /// Answers a question; does what it is told.
@@ -158,6 +161,7 @@ impl LocalReplica {
             refusals,
             listener: Listener {
                 up: metrics.listener_up.get() == 1,
+                lag_seconds: (metrics.listener_up.get() == 1).then(|| metrics.listener_lag.get()),
                 connects: metrics.listener_connects.get(),
                 publish_queue: metrics.publish_queue.get(),
                 reconciled: metrics.wakeups_reconciled.get(),
@@ -171,6 +175,8 @@ impl LocalReplica {
             },
             process: process(metrics),
             log: log.shown(),
+            max_user_pushes_per_second: self.parts.rates.pushes.per_second(),
+            max_user_pulls_per_second: self.parts.rates.pulls.per_second(),
             refused_tokens: auth.refused().list().len(),
             answer_seconds: None,
         }
@@ -216,21 +222,23 @@ impl LocalReplica {
         list.map(|(id, until)| RefusedToken { token_id: id.to_string(), until: time(until) }).collect()
     }
 
-    /// Takes over what another replica refuses. What cannot be read is left out: it comes from a replica like this one.
-    pub fn refuse_like(&self, others: &[RefusedToken]) {
-        let read = |token: &RefusedToken| {
-            let until = chrono::DateTime::parse_from_rfc3339(&token.until).ok()?;
-            Some((Arc::from(&*token.token_id), SystemTime::from(until)))
-        };
-        let known: Vec<_> = others.iter().filter_map(read).collect();
-        if let Err(error) = self.parts.auth.refused().refuse_all(known) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "not all tokens that others refuse are refused here"
-            );
+    /// Refuses what is kept as refused, and is ready as far as that goes.
+    pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>) {
+        let refused = self.parts.auth.refused();
+        if let Err(error) = refused.refuse_all(tokens.iter().map(|(id, until)| (Arc::from(&**id), *until))) {
+            tracing::error!(error = &error as &dyn std::error::Error, "not all tokens that are kept are refused here");
         }
-        for token in others {
-            self.parts.hub.close_token(&token.token_id);
+        for (id, _) in &tokens {
+            self.parts.hub.close_token(id);
+        }
+        refused.set_read();
+    }
+
+    /// What is kept as refused cannot be read. A replica that has read it before goes on with that.
+    pub fn cannot_read_refused(&self, error: &dyn std::error::Error) {
+        let refused = self.parts.auth.refused();
+        if refused.unread().is_some() {
+            refused.set_unread(format!("{UNREAD}: {error}"));
         }
     }
 
@@ -247,6 +255,7 @@ impl LocalReplica {
                 Ok(()) => self.outcome(true, &format!("the log shows {filter}")),
                 Err(error) => self.outcome(false, &error.to_string()),
             },
+            Action::Rates { pushes, pulls } => self.limit(*pushes, *pulls),
             Action::Unknown => self.outcome(false, "this replica's version does not know the action"),
         };
         tracing::warn!(action = action.name(), done = outcome.done, "told by an operator: {}", outcome.message);
@@ -272,6 +281,7 @@ impl LocalReplica {
         if trimming.swap(true, Ordering::Relaxed) {
             return self.outcome(false, "logs are being trimmed already");
         }
+        let trimming = EndOfTrimming(trimming);
         let stopping = self.parts.shutdown.stopping.clone();
         let others = self.parts.presence.clone();
         compactor = compactor.sharing_with(move || others.replicas().len());
@@ -288,19 +298,35 @@ impl LocalReplica {
                 }
                 None => tracing::info!("the trimming of all logs was broken off"),
             }
-            trimming.store(false, Ordering::Relaxed);
+            drop(trimming);
         });
         self.outcome(true, "trimming has begun; the log says when it is over")
     }
 
     fn drain(&self, drained: &Drained, wanted: bool) -> Outcome {
+        let is_last = !self.parts.presence.replicas().iter().skip(1).any(|other| other.ready && !other.draining);
         let message = match (wanted, drained.set(wanted)) {
+            (true, true) if is_last => {
+                "drained: not ready, and its sessions leave. No other replica is ready: nobody serves now"
+            }
             (true, true) => "drained: not ready, and its sessions leave",
             (true, false) => "drained already",
             (false, true) => "taken back",
             (false, false) => "was not drained",
         };
         self.outcome(true, message)
+    }
+
+    fn limit(&self, pushes: Option<u32>, pulls: Option<u32>) -> Outcome {
+        let rates = &self.parts.rates;
+        pushes.into_iter().for_each(|per_second| rates.pushes.set(per_second));
+        pulls.into_iter().for_each(|per_second| rates.pulls.set(per_second));
+        let said = |per_second: u32| match per_second {
+            0 => "as often as they like".to_owned(),
+            _ => format!("{per_second} times a second"),
+        };
+        let (pushes, pulls) = (said(rates.pushes.per_second()), said(rates.pulls.per_second()));
+        self.outcome(true, &format!("users may push {pushes} and pull {pulls}"))
     }
 
     /// What came of an action here.
@@ -320,6 +346,7 @@ impl Action {
             Action::Drain { drained: false } => "take_back",
             Action::Compact => "compact",
             Action::Log { .. } => "log",
+            Action::Rates { .. } => "rates",
             Action::Unknown => "unknown",
         }
     }

@@ -47,6 +47,11 @@ pub fn count(count: i64) -> String {
     if count < 0 { format!("-{out}") } else { out }
 }
 
+/// A number that may be of a part only: then with a plus.
+pub fn at_least(number: String, more: bool) -> String {
+    if more { number + "+" } else { number }
+}
+
 impl Replica {
     /// How it is, in one word.
     pub fn state(&self) -> &'static str {
@@ -70,5 +75,6 @@ mod tests {
         assert_eq!([0.0, 0.04, 3.26, 9.97, 1234.5].map(rate), ["0", "0.0", "3.3", "10", "1234"]);
         assert_eq!([None, Some(0.0005), Some(0.02), Some(2.5)].map(latency), ["–", "0.5 ms", "20 ms", "2.5 s"]);
         assert_eq!([0, 999, 1000, -1_234_567].map(count), ["0", "999", "1,000", "-1,234,567"]);
+        assert_eq!([false, true].map(|more| at_least(count(1000), more)), ["1,000", "1,000+"]);
     }
 }

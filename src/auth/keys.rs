@@ -8,13 +8,15 @@
 use super::jwks::{JwksError, Key, Keys, fetch};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::places::Places;
 use crate::telemetry::{Metrics, traces};
 use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
 use jsonwebtoken::DecodingKey;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -24,7 +26,7 @@ use url::Url;
 const COOLDOWN_WITHOUT_KEYS: Duration = Duration::from_secs(1);
 /// How long a request waits for a key that is not at hand; below the time that a WebSocket has to authenticate.
 const MAX_WAIT: Duration = Duration::from_secs(8);
-/// Requests that wait for a key, at most.
+/// Requests that wait for a key, at most; beside some of addresses that have few.
 const MAX_WAITING: usize = 10_000;
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ struct Shared {
     attempts: watch::Sender<Option<Attempt>>,
     /// Rung by whoever misses a key.
     wanted: Notify,
-    waiting: Semaphore,
+    waiting: Places,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -83,18 +85,18 @@ struct Attempt {
 impl KeySource {
     pub(super) fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>, clock: Clock) -> KeySource {
         let times = Times {
-            refresh: config.jwks_refresh_ms,
-            cooldown: config.jwks_cooldown_ms,
-            max_stale: config.jwks_max_stale_ms,
+            refresh: config.auth.jwks_refresh_ms,
+            cooldown: config.auth.jwks_cooldown_ms,
+            max_stale: config.auth.jwks_max_stale_ms,
         };
         let shared = Shared {
-            url: config.jwks_url.clone(),
+            url: config.auth.jwks_url.clone(),
             http,
             times,
             set: ArcSwapOption::empty(),
             attempts: watch::Sender::new(None),
             wanted: Notify::new(),
-            waiting: Semaphore::new(MAX_WAITING),
+            waiting: Places::new(MAX_WAITING),
             metrics,
             clock,
         };
@@ -112,11 +114,11 @@ impl KeySource {
         self.shared.fresh(|set| Some(set.generation))
     }
 
-    /// The key of that id; none if the issuer, asked after this was called, has no such key.
+    /// The key of that id, for a request from this address; none if the issuer, asked after this was called, has no such key.
     ///
     /// # Errors
     /// The key is not at hand, and the issuer could not be asked in time.
-    pub(super) async fn get(&self, kid: &str) -> Result<Option<Found>, JwksError> {
+    pub(super) async fn get(&self, kid: &str, from: Option<IpAddr>) -> Result<Option<Found>, JwksError> {
         let came = self.shared.clock.instant();
         let deadline = Instant::now() + MAX_WAIT;
         let known = || {
@@ -128,7 +130,7 @@ impl KeySource {
         if let Some(found) = known() {
             return Ok(Some(found));
         }
-        let _place = self.shared.waiting.try_acquire().map_err(|_| JwksError::TooManyWaiting)?;
+        let _place = self.shared.waiting.enter(from).ok_or(JwksError::TooManyWaiting)?;
         let mut attempts = self.shared.attempts.subscribe();
         let last = attempts.borrow_and_update().clone();
         self.shared.wanted.notify_one();

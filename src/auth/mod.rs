@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
@@ -121,12 +122,12 @@ impl Authenticator {
         let mut required = vec!["exp", "sub"];
         // By our own clock, in `identity`.
         validation.validate_exp = false;
-        validation.validate_aud = config.jwt_audience.is_some();
-        if let Some(audience) = &config.jwt_audience {
+        validation.validate_aud = config.auth.jwt_audience.is_some();
+        if let Some(audience) = &config.auth.jwt_audience {
             validation.set_audience(&[audience]);
             required.push("aud");
         }
-        if let Some(issuer) = &config.jwt_issuer {
+        if let Some(issuer) = &config.auth.jwt_issuer {
             validation.set_issuer(&[issuer]);
             required.push("iss");
         }
@@ -157,12 +158,12 @@ impl Authenticator {
         self.keys.fetching(stop)
     }
 
-    /// Checks a token. May wait a few seconds for a key that is not at hand.
+    /// Checks a token. May wait a few seconds for a key that is not at hand; `from`: where it comes from, if that is known.
     ///
     /// # Errors
     /// [`AuthError::Unavailable`] where it cannot be told yet whether the token is good; everything else is for good.
-    pub async fn check(&self, token: &str) -> Result<Identity, AuthError> {
-        let checked = self.check_or_remember(token).await;
+    pub async fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Identity, AuthError> {
+        let checked = self.check_or_remember(token, from).await;
         let checked = checked.and_then(|identity| match self.refuses(&identity) {
             true => Err(AuthError::Invalid(TokenProblem::Refused)),
             false => Ok(identity),
@@ -189,19 +190,19 @@ impl Authenticator {
         tracing::info!(reason = reason.label(), kid, unwritten, "tokens are refused: {error}");
     }
 
-    async fn check_or_remember(&self, token: &str) -> Result<Identity, AuthError> {
+    async fn check_or_remember(&self, token: &str, from: Option<IpAddr>) -> Result<Identity, AuthError> {
         let digest = <[u8; 32]>::from(Sha256::digest(token));
         if let Some((generation, identity)) = self.remembered.get(&digest).await
             && self.keys.generation() == Some(generation)
         {
             return if identity.remaining(&self.clock).is_zero() { Err(AuthError::Expired) } else { Ok(identity) };
         }
-        let (generation, identity) = self.decode(token).await?;
+        let (generation, identity) = self.decode(token, from).await?;
         self.remembered.insert(digest, (generation, identity.clone())).await;
         Ok(identity)
     }
 
-    async fn decode(&self, token: &str) -> Result<(u64, Identity), AuthError> {
+    async fn decode(&self, token: &str, from: Option<IpAddr>) -> Result<(u64, Identity), AuthError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid(TokenProblem::Malformed))?;
         if has_critical_extensions(token) {
             return Err(AuthError::Invalid(TokenProblem::Critical));
@@ -210,7 +211,7 @@ impl Authenticator {
             return Err(AuthError::Invalid(TokenProblem::Algorithm));
         }
         let kid = header.kid.ok_or(AuthError::Invalid(TokenProblem::NoKey))?;
-        let found = self.keys.get(&kid).await.map_err(AuthError::Unavailable)?;
+        let found = self.keys.get(&kid, from).await.map_err(AuthError::Unavailable)?;
         let found = found.ok_or(AuthError::Invalid(TokenProblem::UnknownKey))?;
         let claims: Claims =
             jsonwebtoken::decode(token, &found.key, &self.validation).map_err(|error| refusal(&error))?.claims;

@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// Tokens that are refused at the same time, at most.
@@ -11,7 +11,8 @@ const MAX_REFUSED: usize = 10_000;
 
 /// The ids of tokens that are not accepted any more. Clones share them.
 ///
-/// They are held in memory: a replica that starts is told by the others ([`crate::admin`]).
+/// They are kept in the database, and held in memory: a replica with an admin port is not ready before it has read them
+/// ([`crate::admin`]).
 #[derive(Clone, Debug)]
 pub struct RefusedTokens(Arc<Inner>);
 
@@ -20,6 +21,8 @@ struct Inner {
     /// Read with every token; replaced as a whole when one is added.
     until: ArcSwap<HashMap<Arc<str>, SystemTime>>,
     writing: Mutex<()>,
+    /// Why those that are kept have not been read yet, in a sentence; none: they have, or nobody refuses any here.
+    unread: Mutex<Option<String>>,
     clock: Clock,
 }
 
@@ -31,7 +34,27 @@ pub struct TooManyRefused;
 impl RefusedTokens {
     /// None is refused yet.
     pub fn new(clock: Clock) -> RefusedTokens {
-        RefusedTokens(Arc::new(Inner { until: ArcSwap::default(), writing: Mutex::default(), clock }))
+        let (until, writing, unread) = (ArcSwap::default(), Mutex::default(), Mutex::default());
+        RefusedTokens(Arc::new(Inner { until, writing, unread, clock }))
+    }
+
+    /// Those that are kept have not been read yet, and why not.
+    pub fn set_unread(&self, why: impl Into<String>) {
+        *self.unread_slot() = Some(why.into());
+    }
+
+    /// Those that are kept have been read. It stays so.
+    pub fn set_read(&self) {
+        *self.unread_slot() = None;
+    }
+
+    /// Why those that are kept have not been read yet; none if they have.
+    pub fn unread(&self) -> Option<String> {
+        self.unread_slot().clone()
+    }
+
+    fn unread_slot(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses a token until then, or longer if that was said before. Those that have expired are forgotten.

@@ -65,14 +65,14 @@ struct Status {
 
 impl CreditsService {
     pub(super) fn new(config: &Config) -> Result<CreditsService, TlsError> {
-        let url = &config.mana_credits_url;
+        let url = &config.billing.mana_credits_url;
         let origin = format!("{}://{}", url.scheme(), &url[Position::BeforeHost..Position::AfterPort]);
         Ok(CreditsService {
             http: Client::builder(TokioExecutor::new()).build(connector()?),
             base: format!("{origin}{}", url.path().trim_end_matches('/')),
             authorization: authorization(url),
-            key: config.mana_service_key.clone(),
-            timeout: config.billing_timeout_ms,
+            key: config.billing.mana_service_key.clone(),
+            timeout: config.billing.billing_timeout_ms,
         })
     }
 

@@ -1,10 +1,11 @@
 //! What operators do with a database, without a replica running: `mana-sync compact`, `distribute`, `why`,
-//! `usage`, `export`, `erase`.
+//! `usage`, `export`, `erase`. And `health`, which asks a replica.
 
 mod compact;
 mod distribute;
 mod erase;
 mod export;
+mod health;
 mod usage;
 mod why;
 
@@ -12,6 +13,7 @@ pub use compact::{CompactArgs, run as compact};
 pub use distribute::{DistributeArgs, run as distribute};
 pub use erase::{EraseArgs, run as erase};
 pub use export::{ExportArgs, run as export};
+pub use health::{HealthArgs, HealthError, Readiness, run as health};
 pub use usage::{UsageArgs, run as usage};
 pub use why::{WhyArgs, run as why};
 

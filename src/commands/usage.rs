@@ -4,6 +4,8 @@ use super::{CommandError, written};
 use crate::config::DatabaseConfig;
 use crate::store::lifecycle::{Archive, Usage};
 use clap::Args;
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
 use std::io::Write;
 
 /// What `mana-sync usage` is told.
@@ -21,6 +23,8 @@ pub struct UsageArgs {
     json: bool,
 }
 
+/// Columns that are numbers; the others are names.
+const NUMBERS: usize = 6;
 const TITLES: [&str; 8] = ["bytes", "garbage", "changes", "records", "trimmed", "(bytes)", "app", "user"];
 
 /// Says what the logs take that take most.
@@ -42,18 +46,17 @@ fn write_lines(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
 }
 
 fn write_table(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
-    let row = |log: &Usage| {
+    let row = |log: &Usage| -> Vec<String> {
         let numbers = [log.bytes, log.garbage, log.changes, log.records, log.history_changes, log.history_bytes];
         numbers.map(|number| number.to_string()).into_iter().chain([log.app.clone(), log.user.clone()]).collect()
     };
-    let titles = TITLES.map(str::to_owned).to_vec();
-    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(usage.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..TITLES.len()).map(width).collect();
-    for row in &rows {
-        let numbers = row.iter().zip(&widths).take(6).map(|(cell, width)| format!("{cell:>width$}  "));
-        let names = format!("{:width$}  {}", row[6], row[7], width = widths[6]);
-        writeln!(out, "{}{names}", numbers.collect::<String>())?;
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_row(TITLES).add_rows(usage.iter().map(row));
+    for (number, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if number < NUMBERS {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    Ok(())
+    writeln!(out, "{}", table.trim_fmt())
 }

@@ -6,7 +6,8 @@ use clap::Args;
 /// One network, or none where the setting is empty.
 pub type Networks = Option<Network>;
 
-fn networks(text: &str) -> Result<Networks, NetworkError> {
+/// Reads a network, or none.
+pub(crate) fn read_networks(text: &str) -> Result<Networks, NetworkError> {
     if text.trim().is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
@@ -39,7 +40,7 @@ pub struct LimitsConfig {
 
     /// Addresses or networks of balancers, comma-separated, such as 10.0.0.0/8: their X-Forwarded-For says who their
     /// client is, or the PROXY protocol does.
-    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = networks)]
+    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = read_networks)]
     pub trusted_proxies: Vec<Networks>,
 
     /// Expect the PROXY protocol, version 1 or 2, on every connection from TRUSTED_PROXIES.

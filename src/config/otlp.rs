@@ -1,8 +1,7 @@
-//! Where a collector is and how it is spoken to: what all signals share.
+//! Where a collector is and how it is spoken to.
 
 use axum::http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
-use std::time::Duration;
 use url::Url;
 
 /// The port that is registered for OTLP over gRPC.
@@ -15,8 +14,6 @@ pub type Endpoint = Option<Url>;
 /// How it is spoken to.
 pub type Protocol = Option<OtlpProtocol>;
 
-/// How long it may take.
-pub type Timeout = Option<Duration>;
 /// How requests to it are compressed.
 pub type Compression = Option<CompressionKind>;
 
@@ -122,13 +119,6 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, &'static str> {
         "grpc" => Ok(Some(OtlpProtocol::Grpc)),
         "http/protobuf" => Ok(Some(OtlpProtocol::HttpProtobuf)),
         _ => Err("must be grpc or http/protobuf"),
-    }
-}
-
-pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
-    match text.trim() {
-        "" => Ok(None),
-        text => super::millis(text).map(Some),
     }
 }
 

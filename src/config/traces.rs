@@ -1,15 +1,20 @@
 //! Settings of traces, by the names and with the meanings that OpenTelemetry's specification gives them.
 //!
-//! The exporter reads some more by itself: `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, and
-//! `OTEL_BSP_*` for the queue; also `OTEL_RESOURCE_ATTRIBUTES`. As the specification asks, an empty setting is none.
+//! The exporter reads headers and compression from the environment by itself, which are checked here; and some more:
+//! `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*` for the queue, `OTEL_RESOURCE_ATTRIBUTES`. As
+//! the specification asks, an empty setting is none.
 
-use super::otlp::{Collector, Endpoint, Exporter, ExporterKind, Protocol, endpoint, exporter, protocol};
+use super::otlp::{
+    Collector, Compression, Endpoint, Exporter, ExporterKind, Headers, Protocol, compression, endpoint, exporter,
+    headers, protocol,
+};
 use clap::{ArgAction, Args};
+use std::time::Duration;
 
 /// Where traces go, and how many of them.
 #[derive(Args, Clone, Debug)]
 pub struct TracesConfig {
-    /// `true` turns traces off, and metrics to a collector, whatever else is set.
+    /// `true` turns traces off, whatever else is set.
     #[arg(long, env, default_value = "false", value_parser = is_true, action = ArgAction::Set)]
     pub otel_sdk_disabled: bool,
 
@@ -32,6 +37,18 @@ pub struct TracesConfig {
     /// The same for traces alone.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = protocol)]
     pub otel_exporter_otlp_traces_protocol: Protocol,
+
+    /// How long the collector may take, in milliseconds.
+    #[arg(long, env, default_value = "10000", value_parser = super::millis)]
+    pub otel_exporter_otlp_timeout: Duration,
+
+    /// What the collector wants to be told with each request, such as api-key=secret, comma-separated.
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = headers)]
+    pub otel_exporter_otlp_headers: Headers,
+
+    /// How requests are compressed: `gzip` or `none`. Default: `none`.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = compression)]
+    pub otel_exporter_otlp_compression: Compression,
 
     /// Which traces are kept: `always_on`, `always_off`, `traceidratio`, or one of them with `parentbased_` before
     /// it, which does as the caller's traceparent says, where there is one.

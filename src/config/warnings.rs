@@ -29,10 +29,10 @@ impl Config {
     /// What to warn of at the start, each once.
     pub fn warnings(&self) -> Vec<Warning> {
         let found = [
-            (self.mana_service_key == DEV_SERVICE_KEY, Warning::DevelopmentKey),
-            (is_plain(&self.jwks_url), Warning::PlainIssuer),
-            (is_plain(&self.mana_credits_url), Warning::PlainCredits),
-            (self.jwt_audience.is_none(), Warning::NoAudience),
+            (self.billing.mana_service_key == DEV_SERVICE_KEY, Warning::DevelopmentKey),
+            (is_plain(&self.auth.jwks_url), Warning::PlainIssuer),
+            (is_plain(&self.billing.mana_credits_url), Warning::PlainCredits),
+            (self.auth.jwt_audience.is_none(), Warning::NoAudience),
             (self.admin.admin_port.is_some() && !self.admin.admin_host.is_loopback(), Warning::ExposedAdmin),
         ];
         found.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning).collect()

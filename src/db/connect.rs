@@ -136,8 +136,7 @@ impl Connector {
     async fn connect_to_any(&self) -> Result<(Client, Driver), ConnectError> {
         let count = self.url.hosts.len();
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let hosts = (0..count).map(|at| self.ask((preferred + at) % count));
-        let (index, connection) = staggered::first(hosts).await?;
+        let (index, connection) = staggered::first(count, |at| self.ask((preferred + at) % count)).await?;
         if self.preferred.swap(index, Ordering::Relaxed) != index {
             tracing::warn!(host = index + 1, of = count, "this host of the database's is used now");
         }
@@ -205,10 +204,12 @@ impl Connector {
         let at = addresses.iter().position(|address| Some(*address) == preferred).unwrap_or(0);
         let first = addresses[at..=at].iter();
         let in_order: Vec<SocketAddr> = first.chain(&addresses[..at]).chain(&addresses[at + 1..]).copied().collect();
-        let attempts = in_order
-            .into_iter()
-            .map(async |address| Ok((address, self.agree_in_time(address, name, needs_primary).await?)));
-        let (address, connection) = staggered::first(attempts).await?;
+        let in_order = &in_order;
+        let ask = |at: usize| async move {
+            let address = *in_order.get(at).ok_or(ConnectError::NoPrimary)?;
+            Ok((address, self.agree_in_time(address, name, needs_primary).await?))
+        };
+        let (address, connection) = staggered::first(in_order.len(), ask).await?;
         // Where all is well the resolver goes on to say who is asked first: some distribute connections like that.
         let is_first = addresses.first() == Some(&address);
         if !is_first && self.preferred_address().replace(address) != Some(address) {

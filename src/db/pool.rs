@@ -7,49 +7,26 @@
 
 use super::connect::Connector;
 use super::error::{ConnectError, DbError};
-use super::health::{ConnectionState, PoolHealth};
+use super::guard::ConnectionGuard;
+use super::health::PoolHealth;
+use super::manager::{Manager, TEST_TIMEOUT, in_transaction};
 use super::route::Route;
+use super::sql::{Parameters, RowSink, Sql};
 use super::stall::StallDetector;
 use crate::telemetry::traces;
 use deadpool::Runtime;
-use deadpool::managed::{
-    self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
-};
+use deadpool::managed::{self, Object, PoolError, QueueMode, TimeoutType, Timeouts};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
-use tokio::time::{sleep, timeout};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, Statement};
-use tokio_util::task::TaskTracker;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Row;
 use tracing::Instrument;
 
-/// How long a connection may take to show that it works.
-const TEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// The same, after its statement has ended.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections that are opened at the same time while that fails, at most: a database that comes back is not stormed.
-const MAX_OPENING: usize = 2;
 /// How often a statement is done again whose connection was lost.
 const RETRIES: usize = 2;
 /// Pause between two attempts to connect while the database is away.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A statement, and the types of what it is given. A `static`, because it is prepared once on each connection.
-#[derive(Debug)]
-pub struct Sql {
-    /// The text, with `$1` and so on.
-    pub text: &'static str,
-    /// The types of its parameters, so that nobody has to ask for them.
-    pub types: &'static [Type],
-}
-
-/// What a statement is given.
-pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// How a pool is bounded.
 #[derive(Clone, Debug)]
@@ -116,15 +93,7 @@ impl Pool {
             Arc::new(StallDetector::new(connector.clone(), config.statement_timeout, config.prepare))
         };
         let detectors = route.connectors().iter().map(detector).collect();
-        let manager = Manager {
-            route,
-            health: PoolHealth::default(),
-            opening: Semaphore::new(MAX_OPENING),
-            is_failing: AtomicBool::new(false),
-            failure: Mutex::default(),
-            drivers: TaskTracker::new(),
-        };
-        let pool = managed::Pool::builder(manager).max_size(config.size).queue_mode(QueueMode::Lifo);
+        let pool = managed::Pool::builder(Manager::new(route)).max_size(config.size).queue_mode(QueueMode::Lifo);
         let pool = pool.runtime(Runtime::Tokio1).build();
         let pool = pool.expect("building fails only where timeouts are set without a runtime");
         Pool { pool, detectors, acquire_timeout: config.acquire_timeout, begin }
@@ -136,7 +105,18 @@ impl Pool {
     /// # Errors
     /// There is no connection, or the database failed the statement.
     pub async fn query(&self, sql: &'static Sql, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        let mut error = match self.query_once(sql, parameters, false).await {
+        self.query_into(sql, parameters, &Vec::new).await
+    }
+
+    /// The same for whoever has something to do with each row while PostgreSQL still works on those behind it. If the
+    /// statement has to be done again, it begins anew.
+    pub async fn query_into<T: RowSink>(
+        &self,
+        sql: &'static Sql,
+        parameters: Parameters<'_>,
+        begin: &impl Fn() -> T,
+    ) -> Result<T, DbError> {
+        let mut error = match self.query_once(sql, parameters, begin, false).await {
             Ok(rows) => return Ok(rows),
             Err(error) => error,
         };
@@ -149,7 +129,7 @@ impl Pool {
                 () => return Err(error),
             }
             let was_overdue = matches!(error, DbError::Overdue);
-            error = match self.query_once(sql, parameters, true).await {
+            error = match self.query_once(sql, parameters, begin, true).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) if was_overdue => return Err(error),
                 Err(error) => error,
@@ -158,20 +138,21 @@ impl Pool {
         Err(error)
     }
 
-    async fn query_once(
+    async fn query_once<T: RowSink>(
         &self,
         sql: &'static Sql,
         parameters: Parameters<'_>,
+        sink: &impl Fn() -> T,
         tested: bool,
-    ) -> Result<Vec<Row>, DbError> {
+    ) -> Result<T, DbError> {
         let mut guard = match self.pool.status().available {
             0 => self.acquire(tested).instrument(traces::waiting("wait for a connection")).await?,
             _ => self.acquire(tested).await?,
         };
         let detector = guard.detector.clone();
         let answer = match &self.begin {
-            None => detector.in_time(guard.connection()?.query(sql, parameters)).await,
-            Some(begin) => detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters)).await,
+            None => detector.in_time(guard.connection()?.query(sql, parameters, sink)).await,
+            Some(begin) => detector.in_time(in_transaction(guard.connection()?, begin, sql, parameters, sink)).await,
         };
         match answer {
             Some(Ok(rows)) => {
@@ -206,12 +187,11 @@ impl Pool {
                     Object::take(connection).driving.abort();
                 }
                 Ok(connection) => {
-                    let sent = tokio::time::Instant::now();
                     // There is one for each server that connections are made to.
                     let Some(detector) = self.detectors.get(connection.server).cloned() else {
                         return Err(DbError::Closed);
                     };
-                    return Ok(ConnectionGuard { connection: Some(connection), detector, sent, answered: false });
+                    return Ok(ConnectionGuard::new(connection, detector));
                 }
                 Err(PoolError::Backend(error)) if error.is_passing() && left() > PAUSE => sleep(PAUSE).await,
                 Err(PoolError::Backend(error)) => return Err(error.into()),
@@ -281,167 +261,5 @@ impl Pool {
         let drivers = &self.pool.manager().drivers;
         drivers.close();
         timeout(limit, drivers.wait()).await.is_ok()
-    }
-}
-
-/// Runs a statement as a transaction of its own.
-async fn in_transaction(
-    connection: &mut Connection,
-    begin: &str,
-    sql: &Sql,
-    parameters: Parameters<'_>,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let typed: Vec<_> = parameters.iter().copied().zip(sql.types.iter().cloned()).collect();
-    let client = &connection.client;
-    // Sent in this order before the first is answered. After a statement that failed, the commit rolls back.
-    let (begun, rows, committed) = tokio::join!(
-        biased;
-        client.batch_execute(begin),
-        client.query_typed(sql.text, &typed),
-        client.batch_execute("commit"),
-    );
-    begun?;
-    let rows = rows?;
-    committed?;
-    Ok(rows)
-}
-
-/// A connection of the pool's.
-struct Connection {
-    /// Which of the servers it leads to.
-    server: usize,
-    client: Client,
-    driving: JoinHandle<()>,
-    /// What has been prepared on it.
-    statements: Vec<(&'static Sql, Statement)>,
-    idle_since: Instant,
-}
-
-impl Connection {
-    async fn query(
-        &mut self,
-        sql: &'static Sql,
-        parameters: Parameters<'_>,
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let statement = self.prepare(sql).await?;
-        match self.client.query(&statement, parameters).await {
-            // Refused before anything was done.
-            Err(error) if DbError::is_stale_statement(&error) => {
-                self.statements.clear();
-                let statement = self.prepare(sql).await?;
-                self.client.query(&statement, parameters).await
-            }
-            done => done,
-        }
-    }
-
-    async fn prepare(&mut self, sql: &'static Sql) -> Result<Statement, tokio_postgres::Error> {
-        if let Some((_, statement)) = self.statements.iter().find(|(known, _)| std::ptr::eq(*known, sql)) {
-            return Ok(statement.clone());
-        }
-        let statement = self.client.prepare_typed(sql.text, sql.types).await?;
-        self.statements.push((sql, statement.clone()));
-        Ok(statement)
-    }
-
-    async fn test(&self) -> bool {
-        matches!(timeout(TEST_TIMEOUT, self.client.simple_query("")).await, Ok(Ok(_)))
-    }
-}
-
-/// Makes the pool's connections, and tests them.
-struct Manager {
-    route: Route,
-    health: PoolHealth,
-    opening: Semaphore,
-    /// Whether the last attempt to connect failed.
-    is_failing: AtomicBool,
-    /// Why it did, in a sentence for operators.
-    failure: Mutex<Option<String>>,
-    /// What drives the connections that are open.
-    drivers: TaskTracker,
-}
-
-impl managed::Manager for Manager {
-    type Type = Connection;
-    type Error = ConnectError;
-
-    async fn create(&self) -> Result<Connection, ConnectError> {
-        let _opening = match self.is_failing.load(Ordering::Relaxed) {
-            true => self.opening.acquire().await.ok(),
-            false => None,
-        };
-        // Boxed, because it is large and rare.
-        let connected = Box::pin(self.route.connect()).await;
-        self.is_failing.store(connected.is_err(), Ordering::Relaxed);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
-            connected.as_ref().err().map(ConnectError::sentence);
-        let (server, client, driver) = connected?;
-        let driving = self.drivers.spawn(async move {
-            // What ends the connection also fails the statement that it was needed for.
-            let _ = driver.await;
-        });
-        Ok(Connection { server, client, driving, statements: Vec::new(), idle_since: Instant::now() })
-    }
-
-    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
-        let gone = || Err(RecycleError::message("the connection is lost"));
-        if connection.client.is_closed() {
-            return gone();
-        }
-        match self.health.state(connection.idle_since) {
-            ConnectionState::Trusted => Ok(()),
-            ConnectionState::Suspect if connection.test().await => Ok(()),
-            ConnectionState::Suspect | ConnectionState::Useless => {
-                connection.driving.abort();
-                gone()
-            }
-        }
-    }
-}
-
-/// A connection on which one statement runs.
-struct ConnectionGuard {
-    connection: Option<Object<Manager>>,
-    detector: Arc<StallDetector>,
-    sent: tokio::time::Instant,
-    answered: bool,
-}
-
-impl ConnectionGuard {
-    fn connection(&mut self) -> Result<&mut Connection, DbError> {
-        self.connection.as_deref_mut().ok_or(DbError::Closed)
-    }
-
-    fn has_answered(&mut self) {
-        self.answered = true;
-    }
-
-    /// The pool is not to have it back. It does not say goodbye, which nobody might ever take.
-    fn abandon(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            Object::take(connection).driving.abort();
-        }
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        connection.idle_since = Instant::now();
-        if !self.answered {
-            tokio::spawn(give_back(connection, self.detector.clone(), self.sent));
-        }
-    }
-}
-
-/// Gives a connection back to its pool, whose place it keeps until its statement has ended: nobody waits for the answer
-/// any more, but the database still works on it.
-async fn give_back(mut connection: Object<Manager>, detector: Arc<StallDetector>, sent: tokio::time::Instant) {
-    let ended = detector.sent_at(sent, connection.client.simple_query("")).await;
-    let works = matches!(ended, Some(Ok(_))) && timeout(RETURN_TIMEOUT, connection.test()).await == Ok(true);
-    connection.idle_since = Instant::now();
-    if !works {
-        Object::take(connection).driving.abort();
     }
 }

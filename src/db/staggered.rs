@@ -11,30 +11,52 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// By then all of them have been asked, however many there are: nobody waits much longer for a connection.
 const ALL_ASKED: Duration = Duration::from_millis(750);
 
-/// The first connection that one of these attempts makes. The next is begun when one has failed or takes long.
+/// After so long a standby is asked again, while another place says nothing: it may be the primary by then.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The first connection that is made to one of so many places. The next is asked when one has failed or takes long.
 ///
 /// # Errors
 /// None could be made; the error is the most telling of them.
-pub(super) async fn first<T, A>(mut attempts: impl ExactSizeIterator<Item = A>) -> Result<T, ConnectError>
+pub(super) async fn first<T, A>(places: usize, ask: impl Fn(usize) -> A) -> Result<T, ConnectError>
 where
     A: Future<Output = Result<T, ConnectError>>,
 {
-    let others = u32::try_from(attempts.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let others = u32::try_from(places.saturating_sub(1)).unwrap_or(u32::MAX);
     let stagger = STAGGER.min(ALL_ASKED / others.max(1));
-    let mut begun: FuturesUnordered<A> = attempts.next().into_iter().collect();
-    let mut telling: Option<ConnectError> = None;
-    loop {
-        tokio::select! {
-            answer = begun.next() => match answer {
-                Some(Ok(connection)) => return Ok(connection),
-                Some(Err(error)) => {
-                    telling = Some(more_telling(telling, error));
-                    begun.extend(attempts.next());
-                }
-                None => return Err(telling.unwrap_or(ConnectError::NoPrimary)),
-            },
-            () = sleep(stagger), if attempts.len() > 0 => begun.extend(attempts.next()),
+    let ask = &ask;
+    let attempt = |place: usize, is_again: bool| async move {
+        if is_again {
+            sleep(ASK_AGAIN).await;
         }
+        (place, is_again, ask(place).await)
+    };
+    let (mut unasked, mut unheard) = (0..places, 0);
+    let mut begun = FuturesUnordered::new();
+    let mut telling: Option<ConnectError> = None;
+    let mut is_next_due = true;
+    loop {
+        if let Some(place) = if is_next_due { unasked.next() } else { None } {
+            begun.push(attempt(place, false));
+            unheard += 1;
+        }
+        if unheard == 0 {
+            return Err(telling.unwrap_or(ConnectError::NoPrimary));
+        }
+        is_next_due = tokio::select! {
+            Some((place, is_again, answer)) = begun.next() => match answer {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    if matches!(error, ConnectError::NoPrimary) {
+                        begun.push(attempt(place, true));
+                    }
+                    telling = Some(more_telling(telling, error));
+                    unheard -= usize::from(!is_again);
+                    !is_again
+                }
+            },
+            () = sleep(stagger), if !unasked.is_empty() => true,
+        };
     }
 }
 
@@ -57,17 +79,18 @@ fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::time::Instant;
 
     #[tokio::test]
     async fn however_many_are_silent_the_last_is_asked_within_a_second() {
         for silent in [1, 3, 8, 40] {
             let begun = Instant::now();
-            let attempts = (0..silent + 1).map(async |at| match at == silent {
+            let ask = async |at| match at == silent {
                 true => Ok(at),
                 false => std::future::pending().await,
-            });
-            assert_eq!(first(attempts).await.unwrap(), silent);
+            };
+            assert_eq!(first(silent + 1, ask).await.unwrap(), silent);
             // A busy machine wakes late, but forty pauses of a quarter of a second would be ten.
             assert!(begun.elapsed() < ALL_ASKED * 3, "{silent}: {:?}", begun.elapsed());
         }
@@ -76,13 +99,30 @@ mod tests {
     #[tokio::test]
     async fn what_fails_is_not_waited_for_and_the_most_telling_error_is_told() {
         let begun = Instant::now();
-        let attempts = [
-            ConnectError::Timeout,
-            ConnectError::NoPrimary,
-            ConnectError::Resolve(std::io::ErrorKind::NotFound.into()),
-        ];
-        let none = first(attempts.into_iter().map(async |error| Err::<(), _>(error))).await;
+        let ask = async |at| {
+            Err::<(), _>(match at {
+                0 => ConnectError::Timeout,
+                1 => ConnectError::NoPrimary,
+                _ => ConnectError::Resolve(std::io::ErrorKind::NotFound.into()),
+            })
+        };
+        let none = first(3, ask).await;
         assert!(matches!(none, Err(ConnectError::NoPrimary)), "{none:?}");
         assert!(begun.elapsed() < STAGGER);
+    }
+
+    #[tokio::test]
+    async fn a_standby_that_becomes_the_primary_is_found_while_another_place_says_nothing() {
+        let asked = AtomicUsize::new(0);
+        let asked = &asked;
+        let ask = |place| async move {
+            match place {
+                0 => std::future::pending().await,
+                _ if asked.fetch_add(1, Ordering::Relaxed) < 2 => Err(ConnectError::NoPrimary),
+                _ => Ok(place),
+            }
+        };
+        assert_eq!(first(2, ask).await.unwrap(), 1);
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
 }

@@ -29,3 +29,18 @@ impl<'a> FromSql<'a> for Micros {
 
     accepts!(TIMESTAMPTZ, TIMESTAMP);
 }
+
+/// A `jsonb` as text, as it comes: PostgreSQL sends it so, behind a byte that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonText(pub String);
+
+impl<'a> FromSql<'a> for JsonText {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<JsonText, Box<dyn Error + Sync + Send>> {
+        match raw.split_first() {
+            Some((1, text)) => Ok(JsonText(std::str::from_utf8(text)?.to_owned())),
+            _ => Err("not the form of jsonb that is known".into()),
+        }
+    }
+
+    accepts!(JSONB);
+}

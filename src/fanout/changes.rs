@@ -1,7 +1,7 @@
 //! What changed in ranges of logs, as wake-ups say it: a bounded part at a time (G6).
 
 use super::tables::Tables;
-use crate::store::{ChangedTable, LogRange, RangeChanges, Store, StoreError};
+use crate::store::{ChangedTable, HeadReader, LogRange, RangeChanges, StoreError};
 use crate::telemetry::Metrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub(super) struct Changed {
 }
 
 /// Looks up what changed in these ranges, [`RANGES_PER_QUERY`] at most.
-pub(super) async fn look_up(store: &Store, ranges: &[LogRange]) -> Result<Vec<Changed>, StoreError> {
-    Ok(store.changed_tables(ranges).await?.into_iter().map(cut).collect())
+pub(super) async fn look_up(heads: &HeadReader, ranges: &[LogRange]) -> Result<Vec<Changed>, StoreError> {
+    Ok(heads.changed_tables(ranges).await?.into_iter().map(cut).collect())
 }
 
 /// As much of it as is told at once.

@@ -244,5 +244,4 @@ pub(super) fn read_user(text: &str) -> Option<UserKey> {
 }
 
 #[cfg(test)]
-#[path = "codec_tests.rs"]
 mod tests;

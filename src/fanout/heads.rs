@@ -1,7 +1,7 @@
 //! Where the logs stand that sessions listen to.
 
 use super::Listening;
-use super::reconciler::Dependencies;
+use super::dependencies::Dependencies;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, MAX_LOGS, StoreError};
 use std::collections::HashMap;
@@ -18,21 +18,21 @@ pub(super) async fn read(dependencies: &Dependencies, listening: &[Listening]) -
     }
     let mut all = Vec::new();
     if !users.is_empty() {
-        let heads = dependencies.store.heads(&users).await?;
+        let heads = dependencies.heads.of_users(&users).await?;
         all = heads.heads;
         for user in heads.too_many {
             all.extend(newest_of(dependencies, user).await?);
         }
     }
     if !logs.is_empty() {
-        all.extend(dependencies.store.heads_of_logs(&logs).await?);
+        all.extend(dependencies.heads.of_logs(&logs).await?);
     }
     Ok(newest(all))
 }
 
 /// The newest heads of a user with very many logs; none if only that cannot be found out, which is nobody else's fault.
 async fn newest_of(dependencies: &Dependencies, user: UserKey) -> Result<Vec<Head>, StoreError> {
-    dependencies.store.newest_heads(user).await.or_else(|error| {
+    dependencies.heads.newest(user).await.or_else(|error| {
         if !error.is_about_statement() {
             return Err(error);
         }

@@ -6,24 +6,16 @@
 //! pinged, and one that answers late is replaced. After every connect: LISTEN first, then reconcile, so that nothing
 //! falls in between.
 
-use super::SessionRegistry;
-use super::channel_key::ChannelKeys;
-use super::codec::{CHANNEL, Entry, Payload, PayloadError};
-use super::legacy;
-use super::presence::Presence;
-use super::rate::NotificationCounter;
-use super::reconciler::Reconciler;
-use super::wakeup::Wakeup;
+pub use super::listener_status::ListenerStatus;
+
+use super::codec::CHANNEL;
+use super::receiver::Receiver;
 use crate::clock::Clock;
 use crate::db::{ConnectError, Connector, Driver};
 use crate::failpoints::Failpoint;
-use crate::protocol::UserKey;
-use crate::telemetry::throttle::Throttle;
-use crate::telemetry::{Metrics, traces};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -42,43 +34,6 @@ const IS_LISTENING: &str =
 const NEVER_IDLE: &str = "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
 /// Pauses between attempts to connect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-/// From here on a delivery whose trace was sampled is worth a line.
-const SLOW_DELIVERY: Duration = Duration::from_secs(1);
-
-/// Whether the listener hears; shared with the readiness probe.
-#[derive(Clone, Debug, Default)]
-pub struct ListenerStatus(Arc<HearingState>);
-
-#[derive(Debug, Default)]
-struct HearingState {
-    is_up: AtomicBool,
-    /// What an operator has to mend before anything can be received.
-    problem: Mutex<Option<String>>,
-}
-
-impl ListenerStatus {
-    /// Whether the listener is connected and listening.
-    pub fn is_up(&self) -> bool {
-        self.0.is_up.load(Ordering::Relaxed)
-    }
-
-    /// What an operator has to mend before anything can be received; none if it is not known.
-    pub fn problem(&self) -> Option<String> {
-        self.0.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, is_up: bool) -> bool {
-        if is_up {
-            self.set_problem(None);
-        }
-        self.0.is_up.swap(is_up, Ordering::Relaxed)
-    }
-
-    fn set_problem(&self, problem: Option<String>) {
-        *self.0.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
-    }
-}
 
 /// Why a listening connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -132,24 +87,12 @@ pub struct Listener {
     pub publishing: Connector,
     /// How often a silent connection is probed.
     pub ping: Duration,
-    /// Who is woken.
-    pub sessions: Arc<dyn SessionRegistry>,
-    /// Who is told of gaps.
-    pub reconciler: Reconciler,
+    /// Who takes what it hears.
+    pub receiver: Receiver,
     /// Where it says whether it hears.
     pub listener_status: ListenerStatus,
-    /// Where what it hears is counted, for the budget.
-    pub received: NotificationCounter,
-    /// What notifications are signed with.
-    pub keys: ChannelKeys,
-    /// What replicas say of themselves.
-    pub presence: Presence,
     /// Who else has channels on this connection.
     pub others: Option<Arc<dyn OtherChannels>>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// What time it is.
-    pub clock: Clock,
 }
 
 impl Listener {
@@ -158,37 +101,37 @@ impl Listener {
         let mut pause = BACKOFF.0;
         while let Some(ended) = stop.run_until_cancelled(self.listen()).await {
             let was_up = self.listener_status.set(false);
-            self.metrics.listener_up.set(0);
+            self.receiver.metrics.listener_up.set(0);
             self.others.iter().for_each(|others| others.listening(false));
             let Err(error) = ended;
             self.listener_status.set_problem(error.is_settings().then(|| error.to_string()));
             tracing::warn!(error = &error as &dyn std::error::Error, "the listener has no connection; reconnecting");
             pause = if was_up { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
-            let jittered = self.clock.jitter(pause, 0.5..1.5);
+            let jittered = self.receiver.clock.jitter(pause, 0.5..1.5);
             if stop.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
                 break;
             }
         }
         self.listener_status.set(false);
-        self.metrics.listener_up.set(0);
+        self.receiver.metrics.listener_up.set(0);
     }
 
     /// One connection, from its beginning to its end.
     async fn listen(&self) -> Result<std::convert::Infallible, ListenError> {
         let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
         if Failpoint::ListenLate.is_on() {
-            self.reconciler.reconcile_now();
-            self.drive(&mut driver, &Echo::new(&self.clock), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
+            self.receiver.reconciler.reconcile_now();
+            self.drive(&mut driver, &Echo::new(&self.receiver.clock), tokio::time::sleep(STEP_TIMEOUT / 4)).await?;
         }
-        let echo = Echo::new(&self.clock);
+        let echo = Echo::new(&self.receiver.clock);
         self.listen_on(&client, &mut driver, &echo).await?;
         self.await_echo(&mut driver, &echo).await?;
         self.listener_status.set(true);
-        self.presence.hears_again(Instant::now());
-        self.metrics.listener_up.set(1);
-        self.metrics.listener_connects.inc();
+        self.receiver.presence.hears_again(Instant::now());
+        self.receiver.metrics.listener_up.set(1);
+        self.receiver.metrics.listener_connects.inc();
         if !Failpoint::ListenLate.is_on() {
-            self.reconciler.reconcile_now();
+            self.receiver.reconciler.reconcile_now();
         }
         tracing::info!("listening");
         self.listen_for_others(&client, &mut driver, &echo).await?;
@@ -261,7 +204,7 @@ impl Listener {
         loop {
             tokio::select! {
                 message = poll_fn(|cx| driver.poll_message(cx)) => match message {
-                    Some(Ok(AsyncMessage::Notification(note))) if note.channel() == CHANNEL => self.receive(note.payload()),
+                    Some(Ok(AsyncMessage::Notification(note))) if note.channel() == CHANNEL => self.receiver.receive(note.payload()),
                     Some(Ok(AsyncMessage::Notification(received))) if received.channel() == echo.channel => echo.received.notify_one(),
                     Some(Ok(AsyncMessage::Notification(received))) => self.others.iter().for_each(|others| others.receive(received.payload())),
                     Some(Ok(_)) => {}
@@ -279,106 +222,6 @@ impl Listener {
         self.drive(driver, echo, timeout(STEP_TIMEOUT, client.batch_execute(&listen))).await???;
         others.listening(true);
         Ok(())
-    }
-
-    /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs checking its signature
-    /// and a look-up for each of its entries, and nothing else of it is read.
-    fn receive(&self, payload: &str) {
-        let received = match Payload::parse(payload) {
-            Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
-            None => self.receive_unsigned(payload),
-        };
-        if let Err(error) = received {
-            self.metrics.notifications_unreadable.inc();
-            static LINE: Throttle = Throttle::new();
-            if let Some(unwritten) = LINE.is_due() {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, unwritten, "a notification cannot be read; reconciling instead");
-                self.reconciler.reconcile_now();
-            }
-        }
-    }
-
-    fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
-        // First of all: what nobody of us has sent takes nothing from the budget.
-        let is_signed = payload.is_signed(&self.keys);
-        match is_signed {
-            true => self.received.count(),
-            false => self.metrics.notifications_unverified.inc(),
-        }
-        let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
-        self.sessions.with_connected(&mut |is_connected| {
-            for entry in payload.entries() {
-                match entry {
-                    Ok(entry) if is_connected(entry.user) => concern.push(entry),
-                    Ok(_) => {}
-                    Err(error) => unreadable = Some(error),
-                }
-                count += 1;
-            }
-        });
-        if let Some(error) = unreadable {
-            return Err(error);
-        }
-        self.metrics.wakeups_received.inc_by(count);
-        let said = payload.said();
-        if concern.is_empty() && said.is_none() {
-            return Ok(());
-        }
-        if !is_signed {
-            self.distrust(concern.iter().map(|entry| entry.user));
-            return Ok(());
-        }
-        // What cannot be read of one part, perhaps because a newer version wrote it, takes nothing from the others.
-        let mut read = Ok(());
-        for entry in &concern {
-            read = self.deliver(entry).and(read);
-        }
-        match said {
-            Some(said) => self.presence.receive(said, Instant::now()).map_err(PayloadError::Json).and(read),
-            None => read,
-        }
-    }
-
-    /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
-    fn receive_unsigned(&self, payload: &str) -> Result<(), PayloadError> {
-        let users = legacy::users(payload)?;
-        self.received.count_unsigned();
-        self.metrics.wakeups_received.inc_by(users.len() as u64);
-        self.distrust(users.into_iter().filter(|user| self.sessions.is_connected(*user)));
-        Ok(())
-    }
-
-    /// Has the database asked what there is to announce to these users: what was said is not relied on.
-    fn distrust(&self, users: impl Iterator<Item = UserKey>) {
-        self.metrics.notifications_unsigned.inc();
-        users.for_each(|user| self.reconciler.check(user));
-    }
-
-    fn deliver(&self, entry: &Entry<'_>) -> Result<(), PayloadError> {
-        let wakeup = entry.read()?;
-        if wakeup.is_beyond(self.clock.since_epoch()) {
-            self.distrust(std::iter::once(wakeup.user));
-            return Ok(());
-        }
-        let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
-        delivery.in_scope(|| {
-            if wakeup.tables.is_some() {
-                self.sessions.announce(&wakeup);
-                self.observe_delivery(&wakeup);
-            } else {
-                self.reconciler.look_up(wakeup);
-            }
-        });
-        Ok(())
-    }
-
-    fn observe_delivery(&self, wakeup: &Wakeup) {
-        let since = self.clock.since_epoch().saturating_sub(Duration::from_micros(wakeup.last().max(0) as u64));
-        self.metrics.delivery_seconds.record(since.as_secs_f64(), &self.clock);
-        if since >= SLOW_DELIVERY && !wakeup.pushes.is_empty() {
-            tracing::info!(seconds = since.as_secs_f64(), "a delivery was slow; this is its trace");
-        }
     }
 }
 

@@ -4,10 +4,12 @@
 //! * `publisher`: sends what has been committed, many wake-ups to a notification, never in the transaction of a push;
 //!   `queue`: where wake-ups wait for it; `rate`: how often it does that.
 //! * [`presence`]: which replicas there are, and what each says of itself; `dates`: when it said so, whatever its clock.
-//! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts.
+//! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts; `receiver`: takes
+//!   each to whom it concerns.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
 //!   what was announced; `rewinds`: also where the database went back to an earlier state.
-//!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time.
+//!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time; `missing`: announces
+//!   it; `joins`: where the logs of users stand who have just come.
 //! * [`recent`]: tells a session that has just come what was stored shortly before.
 //!
 //! Nothing is correct because a notification arrived, only faster. Each wake-up says which range of its log it
@@ -18,13 +20,18 @@ mod changes;
 mod channel_key;
 pub mod codec;
 mod dates;
+mod dependencies;
 mod heads;
+mod joins;
 mod legacy;
 pub mod listener;
+mod listener_status;
+mod missing;
 pub mod presence;
 mod publisher;
 mod queue;
 mod rate;
+mod receiver;
 pub mod recent;
 pub mod reconciler;
 mod rewinds;
@@ -35,9 +42,11 @@ pub mod wakeup;
 mod testing;
 
 pub use channel_key::ChannelKeys;
+pub use dependencies::Dependencies;
 pub use presence::Presence;
 pub use publisher::{Publisher, PublisherConfig, PublisherConnector};
 pub use rate::NotificationCounter;
+pub use receiver::Receiver;
 pub use reconciler::Reconciler;
 pub use tables::Tables;
 pub use wakeup::Wakeup;

@@ -92,6 +92,7 @@ struct Inner {
     count: ReplicaCount,
     state: Mutex<State>,
     known: watch::Sender<Arc<[Replica]>>,
+    misdated: Throttle,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +105,8 @@ struct State {
     dates: Dates,
     /// When this one last said something.
     said: Option<Instant>,
+    /// What that was dated, to know it again.
+    said_at: u64,
     said_draining: bool,
 }
 
@@ -137,6 +140,7 @@ impl Presence {
             metrics,
             clock,
             count: ReplicaCount::default(),
+            misdated: Throttle::default(),
             state: Mutex::default(),
             known: watch::channel(Arc::default()).0,
         }));
@@ -211,7 +215,8 @@ impl Presence {
             state.said_draining = replica.draining;
             self.forget_silent(&mut state, now);
             self.tell(&mut state);
-            state.dates.of_message(self.0.clock.millis(), now)
+            state.said_at = state.dates.of_message(self.0.clock.millis(), now);
+            state.said_at
         };
         let message = Message { replica, at, every, gone };
         // Texts and numbers always serialize.
@@ -228,10 +233,13 @@ impl Presence {
         let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
             return Ok(());
         };
+        let mut state = self.state();
         if replica.id == self.0.id {
+            if let Some(said) = state.said.filter(|_| at == state.said_at) {
+                self.0.metrics.listener_lag.set(now.saturating_duration_since(said).as_secs_f64());
+            }
             return Ok(());
         }
-        let mut state = self.state();
         if let Some(off) = state.dates.off_by(at, self.0.clock.millis(), now) {
             drop(state);
             self.pass_over(&replica, off);
@@ -260,8 +268,7 @@ impl Presence {
     /// Counts a message whose date is so many milliseconds off, and says so.
     fn pass_over(&self, replica: &Replica, off: u64) {
         self.0.metrics.presence_misdated.inc();
-        static LINE: Throttle = Throttle::new();
-        if let Some(unwritten) = LINE.is_due() {
+        if let Some(unwritten) = self.0.misdated.is_due() {
             let (name, seconds) = (&replica.name, off / 1_000);
             tracing::warn!(
                 replica = name,
@@ -308,5 +315,4 @@ impl Presence {
 }
 
 #[cfg(test)]
-#[path = "presence_tests.rs"]
 mod tests;

@@ -168,5 +168,4 @@ impl RateLimiter {
 }
 
 #[cfg(test)]
-#[path = "rate_tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@
 
 use super::Wakeup;
 use super::changes::{self, Changed, MAX_NAMES, RANGES_PER_QUERY};
-use super::reconciler::{Dependencies, QUEUE};
+use super::dependencies::{Dependencies, QUEUE};
 use crate::protocol::{LogId, UserKey};
 use crate::store::{LogRange, RecentHead, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -252,7 +252,7 @@ async fn gather(dependencies: &Dependencies, answers: &mut HashMap<&Question, An
                 some.iter().flat_map(|(_, answer)| answer.recent.rest.iter().map(|part| part.range)).collect();
             let mut changed = Vec::with_capacity(ranges.len());
             for ranges in ranges.chunks(RANGES_PER_QUERY) {
-                changed.extend(changes::look_up(&dependencies.store, ranges).await?);
+                changed.extend(changes::look_up(&dependencies.heads, ranges).await?);
             }
             let mut changed = changed.into_iter();
             for (question, answer) in some {
@@ -311,7 +311,7 @@ async fn recent_heads(
     dependencies: &Dependencies,
     wanted: &HashMap<UserKey, Wanted<'_>>,
 ) -> Result<Vec<RecentHead>, StoreError> {
-    let store = &dependencies.store;
+    let reader = &dependencies.heads;
     let of_all_apps = wanted.iter().filter(|(_, wanted)| wanted.all_apps);
     let users: Vec<(UserKey, Duration)> = of_all_apps.map(|(user, wanted)| (*user, wanted.age)).collect();
     let of_some_apps = wanted.iter().filter(|(_, wanted)| !wanted.all_apps);
@@ -320,11 +320,11 @@ async fn recent_heads(
         .collect();
     let mut recent = Vec::new();
     if !users.is_empty() {
-        let heads = store.recent_heads(&users).await?;
+        let heads = reader.recent_of_users(&users).await?;
         recent = heads.heads;
         for user in heads.too_many {
             let age = wanted.get(&user).map_or(dependencies.recent, |wanted| wanted.age);
-            match store.newest_recent_heads(user, age).await {
+            match reader.newest_recent(user, age).await {
                 Ok(heads) => recent.extend(heads),
                 Err(error) if error.is_about_statement() => {
                     // Which is nobody else's fault.
@@ -337,11 +337,10 @@ async fn recent_heads(
         }
     }
     if !logs.is_empty() {
-        recent.extend(store.recent_heads_of_logs(&logs).await?);
+        recent.extend(reader.recent_of_logs(&logs).await?);
     }
     Ok(recent)
 }
 
 #[cfg(test)]
-#[path = "recent_tests.rs"]
 mod tests;

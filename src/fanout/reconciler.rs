@@ -6,33 +6,28 @@
 //!
 //! Each bucket has a reconciler of its own: one that does not answer holds up nobody else's users.
 
-use super::changes::{self, Changed, Chunks, RANGES_PER_QUERY};
+use super::changes::{Chunks, RANGES_PER_QUERY};
+use super::dependencies::{Dependencies, QUEUE, USERS_PER_QUERY};
+use super::joins::{self, Join};
+use super::missing::{announce_missing, range};
 use super::recent::{self, RecentRequest};
-use super::{Listening, SessionRegistry, Tables, Wakeup, heads, rewinds};
+use super::{Listening, Wakeup, heads, rewinds};
 use crate::failpoints::Failpoint;
-use crate::protocol::{LogId, UserKey};
-use crate::store::{Head, Layout, LogRange, Store, StoreError};
-use crate::telemetry::Metrics;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use crate::protocol::UserKey;
+use crate::store::{Head, Layout, StoreError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Users asked for in one statement.
-const USERS_PER_QUERY: usize = 5_000;
 /// Logs that may have been taken back, looked at together.
 const SUSPECTS_PER_QUERY: usize = 500;
-/// Parts of a log that are announced one after the other. What is left then waits for the next round, so that a log with
-/// very much to be announced does not keep all others waiting.
-const MAX_PARTS: usize = 8;
 /// A head just seen may be on its way as a notification; what is still missing after this is lost.
 const GRACE: Duration = Duration::from_millis(250);
 /// Pause between two looks for what those may have stored who do not sign what they say.
 const CHECK_PAUSE: Duration = Duration::from_millis(20);
-/// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
-pub(super) const QUEUE: usize = 10_000;
 
 /// The reconcilers of all buckets, as the others see them.
 #[derive(Clone, Debug)]
@@ -51,13 +46,6 @@ struct Requests {
     recent: recent::Requests,
 }
 
-/// A user whose first session has come.
-#[derive(Debug)]
-struct Join {
-    user: UserKey,
-    begun: oneshot::Sender<()>,
-}
-
 /// A user's logs could not be asked for.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the database could not be asked where the user's logs stand")]
@@ -73,21 +61,6 @@ pub struct ReconcilerTask {
     lookups: mpsc::Receiver<Wakeup>,
     checks: mpsc::Receiver<UserKey>,
     recent: mpsc::Receiver<recent::Request>,
-}
-
-/// What a reconciler works with.
-#[derive(Clone)]
-pub struct Dependencies {
-    /// Where heads are read.
-    pub store: Store,
-    /// Whose logs are looked at, and who is woken.
-    pub sessions: Arc<dyn SessionRegistry>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// The time between two rounds.
-    pub period: Duration,
-    /// How far back a session that comes is told of what was stored.
-    pub recent: Duration,
 }
 
 impl Reconciler {
@@ -162,7 +135,7 @@ impl ReconcilerTask {
         let work = async {
             tokio::join!(
                 run_rounds(&dependencies, (self.layout, self.bucket), &self.now),
-                run_joins(&dependencies, self.joins),
+                joins::run(&dependencies, self.joins),
                 run_lookups(&dependencies, self.lookups),
                 run_checks(&dependencies, self.checks),
                 recent::run(&dependencies, self.recent),
@@ -255,115 +228,6 @@ async fn run_checks(dependencies: &Dependencies, mut checks: mpsc::Receiver<User
     }
 }
 
-/// What of a log has not been announced, up to a head.
-fn range(dependencies: &Dependencies, head: &Head) -> Option<LogRange> {
-    let after = dependencies.sessions.announced_before(head.user, &head.app, head.at)?;
-    Some(LogRange { log: LogId::of(head.user, &head.app), after, last: head.at })
-}
-
-/// Announces whatever of these logs is still missing, a part of each at a time. In how many of them something was.
-///
-/// # Errors
-/// The database cannot be asked. What fails by itself is left to the next round.
-async fn announce_missing(dependencies: &Dependencies, heads: &[Head]) -> Result<usize, StoreError> {
-    let mut missing: Vec<(&Head, LogRange)> =
-        heads.iter().filter_map(|head| Some((head, range(dependencies, head)?))).collect();
-    let count = missing.len();
-    for _ in 0..MAX_PARTS {
-        let mut left = Vec::new();
-        let mut chunks = Chunks::new(&missing, RANGES_PER_QUERY, &dependencies.metrics);
-        while let Some(chunk) = chunks.next() {
-            let ranges: Vec<LogRange> = chunk.iter().map(|(_, range)| *range).collect();
-            match changes::look_up(&dependencies.store, &ranges).await {
-                Ok(changed) => left.extend(announce(dependencies, chunk, changed)),
-                Err(error) => chunks.failed(chunk, error)?,
-            }
-        }
-        if left.is_empty() {
-            break;
-        }
-        missing = left;
-    }
-    Ok(count)
-}
-
-/// Announces what changed in these ranges; answers what is left of them.
-fn announce<'a>(
-    dependencies: &Dependencies,
-    missing: &[(&'a Head, LogRange)],
-    changed: Vec<Changed>,
-) -> Vec<(&'a Head, LogRange)> {
-    let mut left = Vec::new();
-    for ((head, range), Changed { by_client, until, .. }) in missing.iter().zip(changed) {
-        let app: Arc<str> = head.app.as_str().into();
-        let wakeup = |client, tables, ranges| Wakeup {
-            user: head.user,
-            app: app.clone(),
-            client,
-            tables: Some(tables),
-            ranges,
-            pushes: vec![],
-        };
-        for (client, tables) in by_client {
-            dependencies.sessions.announce(&wakeup(Some(client), tables, vec![]));
-        }
-        // Even if nothing is left in the range: then there is nothing in it to be missed.
-        dependencies.sessions.announce(&wakeup(None, Tables::from(vec![]), vec![(range.after, until)]));
-        if until < range.last {
-            left.push((*head, LogRange { after: until, ..*range }));
-        }
-    }
-    left
-}
-
-async fn run_joins(dependencies: &Dependencies, mut joins: mpsc::Receiver<Join>) {
-    let mut batch = Vec::new();
-    while joins.recv_many(&mut batch, USERS_PER_QUERY).await > 0 {
-        let users: Vec<UserKey> = batch.iter().map(|join| join.user).collect();
-        match dependencies.store.heads(&users).await {
-            Ok(heads) => {
-                let too_many: HashSet<UserKey> = heads.too_many.into_iter().collect();
-                let large: Vec<Join> = batch.extract_if(.., |join| too_many.contains(&join.user)).collect();
-                begin_all(dependencies, &mut batch, heads.heads);
-                begin_large(dependencies, large).await;
-            }
-            Err(error) => cannot_join(&error, &mut batch),
-        }
-    }
-}
-
-fn cannot_join(error: &StoreError, joins: &mut Vec<Join>) {
-    let error = error as &dyn std::error::Error;
-    tracing::warn!(error, sessions = joins.len(), "sessions cannot be joined");
-    // Dropping a request tells its session.
-    joins.clear();
-}
-
-fn begin_all(dependencies: &Dependencies, joins: &mut Vec<Join>, heads: Vec<Head>) {
-    let mut by_user: HashMap<UserKey, Vec<Head>> = HashMap::new();
-    for head in heads {
-        by_user.entry(head.user).or_default().push(head);
-    }
-    for join in joins.drain(..) {
-        dependencies.sessions.begin(join.user, by_user.get(&join.user).map_or(&[], Vec::as_slice), 0);
-        // A session that has gone in the meantime does not mind.
-        let _ = join.begun.send(());
-    }
-}
-
-/// Begins users who have very many logs, once all others have begun.
-async fn begin_large(dependencies: &Dependencies, joins: Vec<Join>) {
-    for join in joins {
-        match dependencies.store.newest_heads(join.user).await {
-            Ok(newest) => {
-                dependencies.sessions.begin(join.user, &newest, heads::others(&newest));
-                let _ = join.begun.send(());
-            }
-            Err(error) => cannot_join(&error, &mut vec![join]),
-        }
-    }
-}
-
 async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wakeup>) {
     let mut batch = Vec::new();
     while lookups.recv_many(&mut batch, RANGES_PER_QUERY).await > 0 {
@@ -380,5 +244,14 @@ async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wa
                 "cannot look up what changed; the next round will"
             );
         }
+    }
+}
+
+#[cfg(test)]
+impl ReconcilerTask {
+    /// Whether a round is to begin at once.
+    pub(super) fn is_wanted(&self) -> bool {
+        use futures_util::FutureExt;
+        self.now.notified().now_or_never().is_some()
     }
 }

@@ -1,8 +1,8 @@
 //! A database that went back to an earlier state, restored or failed over with a loss, as the reconciler sees it: a log ends
 //! before what has been announced of it. What is stored from then on would be taken for announced.
 
+use super::dependencies::Dependencies;
 use super::heads;
-use super::reconciler::Dependencies;
 use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, StoreError};
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(super) async fn begin_anew(dependencies: &Dependencies, suspects: &[Head]) -
     let watermarks: HashMap<(UserKey, &str), i64> =
         suspects.iter().filter_map(|head| Some(((head.user, head.app.as_str()), watermark(head)?))).collect();
     let logs: Vec<LogId> = suspects.iter().map(|head| LogId::of(head.user, &head.app)).collect();
-    let mut heads = heads::newest(dependencies.store.heads_of_logs(&logs).await?);
+    let mut heads = heads::newest(dependencies.heads.of_logs(&logs).await?);
     heads.retain(|head| watermarks.get(&(head.user, head.app.as_str())).is_some_and(|watermark| *watermark > head.at));
     for head in &heads {
         dependencies.sessions.forget(head.user, &head.app);

@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(tables.clone().message(&app).as_ptr(), message.as_ptr());
         assert!(tables.message(&other).as_str().contains("notes"));
 
-        let all = MailBudget::default();
+        let all = MailBudget::new(prometheus::IntGauge::new("mail", "for the test").unwrap());
         let user = all.user();
         assert!(tables.charge(&user) && all.bytes() == 0, "it is small");
         let many: Tables = (0..2_000).map(|n| format!("table-{n}").into()).collect();

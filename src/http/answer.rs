@@ -44,9 +44,9 @@ pub(super) async fn read_page(
         let _turn = turn.map_err(|_| refused(state, "reads"))?;
         let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(needs)).await.ok().flatten();
         let mut reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
-        needs = match state.store.of(log.user).page(log, request, needs / BECOMES).await {
+        needs = match state.store.of(log.user).pages.page(log, request, needs / BECOMES).await {
             Ok(page) => {
-                let needs = BECOMES * page.size() + page.own.size() + LEAST + compressor(page.size());
+                let needs = BECOMES * page.size() + page.extra_size() + LEAST + compressor(page.size());
                 if budget.resize(&mut reservation, needs) {
                     return Ok((page, reservation));
                 }

@@ -58,7 +58,7 @@ pub(super) async fn stream(
     });
     let reader = client_id(&headers)?.as_deref().map(Into::into);
     let request = StreamRequest { logs: logs.collect(), reader, names_apps: true };
-    let store = state.store.of(identity.user).clone();
+    let store = state.store.of(identity.user).pages.clone();
     let session = StreamSession::open(state.sessions.clone(), store, &identity, request).await?;
     Ok(answer(session, client))
 }

@@ -61,7 +61,7 @@ impl PushBudget {
         let budget = |small| MemoryBudget::with_small(bytes, small, metrics.push_bytes.clone());
         // Room is made for half as much again as has arrived.
         let (bodies, work) = (budget(SMALL_BODY * 3 / 2 + READ_AHEAD), budget(SMALL_WORK));
-        let (queue_timeout, body_timeout) = (config.queue_timeout_ms, config.body_timeout_ms);
+        let (queue_timeout, body_timeout) = (config.queue_timeout_ms, config.http.body_timeout_ms);
         let discards = Arc::new(Semaphore::new(MAX_DISCARDS));
         PushBudget { bodies, work, discards, queue_timeout, body_timeout }
     }

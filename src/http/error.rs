@@ -183,7 +183,7 @@ impl ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "busy")
             }
             ApiError::Limit(reached) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
-            ApiError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            ApiError::Busy | ApiError::Join(JoinError::NoRoomForNames) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
             ApiError::Store(_) | ApiError::Metrics(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -235,7 +235,7 @@ impl ApiError {
         static BUSY: Throttle = Throttle::new();
         match self {
             ApiError::Auth(_) => &WITHOUT_KEYS,
-            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(_) => &WITHOUT_DATABASE,
+            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => &WITHOUT_DATABASE,
             _ => &BUSY,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::AppState;
 use super::error::ApiError;
-use super::server::Connection;
+use super::server::{Connection, address_of};
 use crate::auth::{AuthError, Identity};
 use crate::protocol::Log;
 use crate::protocol::push::{MAX_APP, MAX_CLIENT, check_name};
@@ -58,7 +58,7 @@ impl FromRequestParts<AppState> for Authenticated {
 
 /// Checks the token. From then on a long head counts against its user's memory.
 async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, ApiError> {
-    let identity = state.auth.check(bearer(&parts.headers)?).await?;
+    let identity = state.auth.check(bearer(&parts.headers)?, address_of(&parts.extensions)).await?;
     if let Some(connection) = parts.extensions.get::<Connection>() {
         let budget = || state.unread.of(identity.user);
         let identified = connection.meter().identified(budget, state.config.queue_timeout_ms).await;

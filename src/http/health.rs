@@ -9,6 +9,7 @@ use crate::shutdown::{Drained, Shutdown};
 use crate::store::Buckets;
 use crate::store::fitness::Unfit;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::NOT_READY;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
@@ -26,7 +27,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 ///
 /// A database that blinks must not empty every replica's endpoints at once, so what was well a moment ago counts
 /// as well: a failure shows when it has lasted for the grace time. The issuer's keys are waited for once: a replica
-/// that has had some goes on with them, and is as good as any other while the issuer is away.
+/// that has had some goes on with them, and is as good as any other while the issuer is away. Likewise the tokens that operators refuse, which it must not accept.
 #[derive(Debug)]
 pub struct Health {
     grace: Duration,
@@ -90,7 +91,9 @@ impl Health {
                 well.answered = answered;
                 well.failure = failure;
                 well.database = if answered { Some(Instant::now()) } else { well.database };
-                if let Some(unfit) = unfit {
+                // What serves all the same is not taken from its users because of it.
+                let passes = |unfit: &Unfit| unfit.is_of_background() && well.fit.is_some();
+                if let Some(unfit) = unfit.map(|unfit| unfit.filter(|unfit| !passes(unfit))) {
                     well.fit = if unfit.is_none() { Some(Instant::now()) } else { well.fit };
                     well.unfit = unfit;
                 }
@@ -99,7 +102,7 @@ impl Health {
             metrics.pool_connections.with_label_values(&["open"]).set(pool.open as i64);
             metrics.pool_connections.with_label_values(&["idle"]).set(pool.idle as i64);
             metrics.pool_waiting.set(pool.waiting as i64);
-            metrics.ready.set(i64::from(self.missing().is_empty()));
+            self.count(&metrics);
             if self.is_lost() {
                 return;
             }
@@ -115,8 +118,13 @@ impl Health {
         unfit.is_some()
     }
 
-    /// What keeps this replica from being ready.
+    /// What keeps this replica from being ready, in sentences.
     pub fn missing(&self) -> Vec<String> {
+        self.reasons().into_iter().map(|(_, sentence)| sentence).collect()
+    }
+
+    /// The same, each with its label in [`NOT_READY`].
+    fn reasons(&self) -> Vec<(&'static str, String)> {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         let listening = self.listener_status.is_up();
         if listening {
@@ -126,24 +134,34 @@ impl Health {
         let mut missing = Vec::new();
         if !well.answered && lasting(well.database) {
             let why = well.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
-            missing.push(format!("the database does not answer{why}"));
+            missing.push(("database", format!("the database does not answer{why}")));
         } else if let Some(unfit) = well.unfit.as_ref().filter(|_| lasting(well.fit)) {
-            missing.push(unfit.to_string());
+            missing.push(("database", unfit.to_string()));
         }
         if !listening && lasting(well.listener) {
             let why = self.listener_status.problem().map(|problem| format!(": {problem}")).unwrap_or_default();
-            missing.push(format!("the listener is not connected{why}"));
+            missing.push(("listener", format!("the listener is not connected{why}")));
         }
         if !self.auth.has_keys() {
-            missing.push("the issuer's keys (JWKS_URL) have not been fetched yet".to_owned());
+            missing.push(("keys", "the issuer's keys (JWKS_URL) have not been fetched yet".to_owned()));
         }
+        missing.extend(self.auth.refused().unread().map(|why| ("refused_tokens", why)));
         if self.draining.is_cancelled() {
-            missing.push("the replica is draining".to_owned());
+            missing.push(("draining", "the replica is draining".to_owned()));
         }
         if self.drained.is_on() {
-            missing.push("an operator has drained the replica".to_owned());
+            missing.push(("drained", "an operator has drained the replica".to_owned()));
         }
         missing
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let missing = self.reasons();
+        metrics.ready.set(i64::from(missing.is_empty()));
+        for reason in NOT_READY {
+            let applies = missing.iter().any(|(known, _)| known == reason);
+            metrics.not_ready.with_label_values(&[reason]).set(i64::from(applies));
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl Access {
         // Where no page may call, none is expected to.
         let is_preflight = request.method() == Method::OPTIONS
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-            && config.cors_origins.iter().flatten().next().is_some();
+            && config.http.cors_origins.iter().flatten().next().is_some();
         let origin = request.headers().get(ORIGIN);
         Access {
             method: request.method().clone(),

@@ -13,7 +13,6 @@ mod middleware;
 mod proxy_protocol;
 mod pull;
 mod push;
-pub mod rlimit;
 pub mod router;
 pub mod server;
 pub mod startup;

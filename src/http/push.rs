@@ -12,7 +12,7 @@ use crate::fanout::wakeup::table_names;
 use crate::limits::users::Admission;
 use crate::protocol::conflicts::conflicts;
 use crate::protocol::merge::OwnWrites;
-use crate::protocol::page::{Page, Remarks};
+use crate::protocol::page::{Page, Remarks, WrittenChanges};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
 use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
@@ -94,7 +94,7 @@ async fn answer(
     state.devices.note(log, &push.client, push.since).await;
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
-        let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
+        let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
         let poll = state.polls.ask(log, None, Some(&push.client));
         let read = read_page(state, log, &request).await?;
         let (page, unread) = unless_empty(state, log, &request, poll, read).await?;
@@ -104,7 +104,7 @@ async fn answer(
     let store = state.store.of(log.user);
     let admission = state.limits.store(store, log, &push).await?;
     let announce = announce(state, log, push.clone(), headers, reservation.clone(), admission);
-    let pushed = store.push(log, push.clone(), announce).await?;
+    let pushed = store.pushes.push(log, push.clone(), announce).await?;
     if pushed.stored.is_some() {
         let stored = (push.changes.len() - pushed.known.len()) as u64;
         state.metrics.changes_stored.inc_by(stored);
@@ -155,22 +155,22 @@ async fn delta(
         (true, Some(stored)) => OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids },
         // As if it were new: what the device stored since its first attempt came before this one.
         (true, None) => {
-            let before = state.store.of(log.user).own_changes_end(log.id, &push.client, pushed).await?;
+            let before = state.store.of(log.user).known.own_changes_end(log.id, &push.client, pushed).await?;
             OwnChanges::BesidePush { before, rows: &pushed.ids }
         }
     };
-    let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None };
+    let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
-            state.store.of(log.user).note_rewind(log, push.since).await?;
+            state.store.of(log.user).pages.note_rewind(log, push.since).await?;
             request.since = Cursor::BEGINNING;
             request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
         }
         // Nothing was stored between the cursor and this push: the store need not be asked.
         Some(stored) if stored.previous <= push.since.micros() => {
             let until = Cursor::after(stored.last);
-            return Ok((Page { changes: vec![], own: OwnWrites::default(), until, has_more: false }, None));
+            return Ok((Page { changes: vec![], own: OwnWrites::default(), until, has_more: false, written: WrittenChanges::default() }, None));
         }
         _ => {}
     }

@@ -45,7 +45,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 fn cors(config: &Config) -> CorsLayer {
-    let origins: Vec<_> = config.cors_origins.iter().flatten().cloned().collect();
+    let origins: Vec<_> = config.http.cors_origins.iter().flatten().cloned().collect();
     let is_allowed = move |origin: &HeaderValue, _: &Parts| origins.iter().any(|known| known.allows(origin.as_bytes()));
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(is_allowed))

@@ -8,13 +8,14 @@ use super::error::ApiError;
 use super::headers;
 use super::proxy_protocol;
 use super::transport::{Meter, ReadLimits, Transport};
-use crate::budget::UserBudget;
+use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::limits::addresses::{AddressPlace, Addresses, AskedFor};
+use crate::places::Places;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Request};
+use axum::http::{Extensions, HeaderName, HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -51,7 +52,15 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// its request holds a clone.
 #[derive(Clone, Debug)]
 pub(super) struct ClientPlace {
-    _place: Arc<AddressPlace>,
+    place: Arc<AddressPlace>,
+}
+
+/// The address of whoever sends a request, as far as it is known.
+pub(super) fn address_of(extensions: &Extensions) -> Option<IpAddr> {
+    match extensions.get::<ClientPlace>() {
+        Some(client) => client.place.address(),
+        None => extensions.get::<Connection>()?.place.address.address(),
+    }
 }
 
 /// A place among the connections of this replica. What lives as long as the connection holds a clone.
@@ -63,7 +72,7 @@ pub(super) struct Connection {
 #[derive(Debug)]
 struct Place {
     _permit: OwnedSemaphorePermit,
-    _address: AddressPlace,
+    address: AddressPlace,
     meter: Meter,
     metrics: Arc<Metrics>,
 }
@@ -97,9 +106,9 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     limits: Limits,
     places: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    refusals: Places,
     /// For what those send who have not authenticated yet.
-    unauthenticated: UserBudget,
+    unauthenticated: MemoryBudget,
     addresses: Addresses,
     /// Whether balancers say with the PROXY protocol for whom they speak.
     proxy_protocol: bool,
@@ -127,14 +136,14 @@ impl Server {
     /// A server with the configured limits.
     pub fn new(config: &Config, router: Router, shutdown: Shutdown, metrics: Arc<Metrics>) -> Server {
         let read = ReadLimits { head: MAX_BUFFER, message: MAX_MESSAGE, queue_timeout: config.queue_timeout_ms };
-        let limits = Limits { header: config.header_timeout_ms, write: config.write_timeout_ms, read };
-        let (bytes, reserved) = (config.max_unauthenticated_bytes as usize, metrics.unauthenticated_bytes.clone());
+        let limits = Limits { header: config.http.header_timeout_ms, write: config.http.write_timeout_ms, read };
+        let (bytes, reserved) = (config.http.max_unauthenticated_bytes as usize, metrics.unauthenticated_bytes.clone());
         let trusted = config.limits.trusted_proxies.iter().flatten().copied().collect();
         let addresses = Addresses::new(config.limits.max_connections_per_address, trusted);
         let proxy_protocol = config.limits.proxy_protocol;
-        let unauthenticated = UserBudget::of_unauthenticated(bytes, reserved);
+        let unauthenticated = MemoryBudget::of_unauthenticated(bytes, reserved);
         let places = Arc::new(Semaphore::new(config.max_connections as usize));
-        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        let refusals = Places::new(MAX_REFUSALS);
         Server { router, shutdown, metrics, limits, places, refusals, unauthenticated, addresses, proxy_protocol }
     }
 
@@ -191,8 +200,8 @@ impl Server {
     /// `balancer`: its address, if each request says for whom it comes.
     fn serve(&self, stream: TcpStream, address: AddressPlace, balancer: Option<IpAddr>, permit: OwnedSemaphorePermit) {
         self.metrics.tcp_connections.inc();
-        let meter = Meter::new(self.unauthenticated.clone());
-        let place = Place { _permit: permit, _address: address, meter, metrics: self.metrics.clone() };
+        let meter = Meter::new(self.unauthenticated.of_address(address.address()));
+        let place = Place { _permit: permit, address, meter, metrics: self.metrics.clone() };
         let connection = Connection { place: Arc::new(place) };
         if let Err(error) = self.prepare(&stream) {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
@@ -245,7 +254,8 @@ impl Server {
     /// Answers one request: a probe as ever, anything else with the word that there is no place.
     fn refuse(&self, stream: TcpStream, limit: &str, error: fn() -> ApiError) {
         self.metrics.refused.with_label_values(&[limit]).inc();
-        let Ok(permit) = self.refusals.clone().try_acquire_owned() else { return };
+        let peer = stream.peer_addr().ok().map(|peer| peer.ip());
+        let Some(permit) = self.refusals.enter(peer) else { return };
         let router = self.router.clone();
         self.shutdown.connections.spawn(async move {
             let _permit = permit;
@@ -283,7 +293,7 @@ fn client_place(
         metrics.refused.with_label_values(&["connections_per_address"]).inc();
         return Err(ApiError::TooManyFromAddress);
     };
-    Ok(Some(ClientPlace { _place: Arc::new(place) }))
+    Ok(Some(ClientPlace { place: Arc::new(place) }))
 }
 
 /// Answers one request, and ends the connection.

@@ -36,7 +36,7 @@ pub(super) async fn stream(
     let log = LogRequest { log: caller.log, tables: tables(&uri)?, since };
     let reader = client_id(&headers)?.as_deref().map(Into::into);
     let request = StreamRequest { logs: vec![log], reader, names_apps: false };
-    let store = state.store.of(caller.identity.user).clone();
+    let store = state.store.of(caller.identity.user).pages.clone();
     let session = StreamSession::open(state.sessions.clone(), store, &caller.identity, request).await?;
     Ok(answer(session, client))
 }

@@ -8,7 +8,8 @@
 //! Who finds none in time is told so: 503, or a WebSocket's close with 1013.
 
 use super::server::Connection;
-use crate::budget::{Reservation, UserBudget};
+use crate::budget::{MemoryBudget, Reservation, UserBudget};
+use crate::protocol::UserKey;
 use std::io::{Error, ErrorKind, Result};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -61,15 +62,32 @@ struct State {
     stage: Stage,
     /// Bytes since the last whole head or message.
     unfinished: usize,
-    budget: UserBudget,
+    budget: Budget,
     reservation: Option<Reservation>,
     overrun: Option<Overrun>,
+}
+
+/// What memory is reserved from.
+#[derive(Debug)]
+enum Budget {
+    Unauthenticated(UserBudget),
+    /// The share of this user, which takes memory itself: nobody keeps it who may never need it.
+    User(MemoryBudget, UserKey),
+}
+
+impl Budget {
+    fn share(&self) -> UserBudget {
+        match self {
+            Budget::Unauthenticated(budget) => budget.clone(),
+            Budget::User(budget, user) => budget.of(*user),
+        }
+    }
 }
 
 impl Meter {
     /// The meter of a connection that has sent nothing yet.
     pub(super) fn new(unauthenticated: UserBudget) -> Meter {
-        let budget = unauthenticated;
+        let budget = Budget::Unauthenticated(unauthenticated);
         Meter(Mutex::new(State { stage: Stage::Head, unfinished: 0, budget, reservation: None, overrun: None }))
     }
 
@@ -123,12 +141,12 @@ impl Meter {
         self.enter(Stage::UnauthenticatedMessage);
     }
 
-    /// The WebSocket has authenticated: what it sends counts against this share.
-    pub(super) fn authenticated(&self, budget: UserBudget) {
+    /// The WebSocket has authenticated: what it sends counts against this user's share.
+    pub(super) fn authenticated(&self, budget: &MemoryBudget, user: UserKey) {
         let mut state = self.state();
         if state.stage == Stage::UnauthenticatedMessage {
             state.stage = Stage::Message;
-            state.budget = budget;
+            state.budget = Budget::User(budget.clone(), user);
             state.finish();
         }
     }
@@ -218,7 +236,7 @@ impl Transport {
                 }
             };
             let Some(bytes) = lacks else { return Poll::Ready(Ok(())) };
-            let (budget, queue_timeout) = (state.budget.clone(), self.limits.queue_timeout);
+            let (budget, queue_timeout) = (state.budget.share(), self.limits.queue_timeout);
             drop(state);
             self.reserving =
                 Some(Box::pin(async move { timeout(queue_timeout, budget.reserve(bytes)).await.ok().flatten() }));

@@ -3,7 +3,7 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::PathApp;
-use super::server::{ClientPlace, Connection, MAX_MESSAGE};
+use super::server::{ClientPlace, Connection, MAX_MESSAGE, address_of};
 use super::transport::{MAX_UNAUTHENTICATED_MESSAGE, Meter, Overrun, Transport};
 use crate::protocol::close::CloseReason;
 use crate::protocol::websocket::Text;
@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// What a frame has beside its payload, at most, in bytes.
 const FRAME_HEAD: usize = 14;
 /// Read buffer of each connection, in bytes. Messages are small; a larger one makes it grow.
-const READ_BUFFER: usize = 1 << 10;
+const READ_BUFFER: usize = 512;
 /// How long a client may take to answer a close, and most bytes that it may still send until then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_DISCARDED: u64 = 16 << 20;
@@ -43,16 +43,18 @@ pub(super) async fn connect(
     let connection = request.extensions().get::<Connection>().cloned();
     let client = request.extensions().get::<ClientPlace>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
-    let place = state.sessions.admit_unauthenticated().ok_or(ApiError::Busy)?;
-    let session = WebSocketSession::new(state.sessions.clone(), app).holding(place);
-    let ping = state.config.ws_ping_ms;
+    let address = address_of(request.extensions());
+    let place = state.sessions.admit_unauthenticated(address).ok_or(ApiError::Busy)?;
+    // Boxed, so that it is in one place only: what waits for it would hold it, and so would what it is handed to.
+    let session = Box::new(WebSocketSession::new(state.sessions.clone(), app).coming_from(address, place));
     let tracker = state.shutdown.connections.clone();
     tracker.spawn(async move {
         // They live as long as the socket: it counts against the limits of connections.
         let _places = (connection, client);
         match upgrade.await {
             Ok(upgraded) => {
-                let reason = run(open(upgraded).await, session, ping).await;
+                let socket = Box::pin(open(upgraded)).await;
+                let reason = run(socket, session).await;
                 state.sessions.count_close(reason);
             }
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "an upgrade failed"),
@@ -73,7 +75,7 @@ fn accept_key(headers: &HeaderMap) -> Option<String> {
     Some(derive_accept_key(key.as_bytes()))
 }
 
-async fn open(upgraded: Upgraded) -> Socket {
+async fn open(upgraded: Upgraded) -> Box<Socket> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
@@ -84,24 +86,18 @@ async fn open(upgraded: Upgraded) -> Socket {
         Ok(parts) => {
             let transport = parts.io.into_inner();
             transport.connection().meter().begin_messages();
-            WebSocketStream::from_partially_read(
-                transport,
-                // Copied, because it is next to nothing in a buffer of 8 KiB, which would live as long as the socket.
-                parts.read_buf.to_vec(),
-                Role::Server,
-                Some(config),
-            )
-            .await
+            // Copied, because it is next to nothing in a buffer of 8 KiB, which would live as long as the socket.
+            let read = parts.read_buf.to_vec();
+            Box::new(WebSocketStream::from_partially_read(transport, read, Role::Server, Some(config)).await)
         }
         Err(_) => unreachable!("connections are served as TokioIo<Transport>"),
     }
 }
 
 /// Runs a session on its socket, from the upgrade to the end.
-async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) -> CloseReason {
+async fn run(mut socket: Box<Socket>, mut session: Box<WebSocketSession>) -> CloseReason {
     let connection = socket.get_ref().connection().clone();
     let mut last_received = Instant::now();
-    let mut next_ping = last_received + ping;
     loop {
         let action = tokio::select! {
             message = socket.next() => {
@@ -117,27 +113,23 @@ async fn run(mut socket: Socket, mut session: WebSocketSession, ping: Duration) 
                 }
             }
             action = session.next() => action,
-            () = tokio::time::sleep_until(next_ping) => {
-                if last_received.elapsed() >= ping * 2 {
-                    return CloseReason::Unresponsive;
-                }
-                next_ping = Instant::now() + ping;
-                match socket.send(Message::Ping(Default::default())).await {
-                    Ok(()) => Action::Send(vec![]),
-                    Err(_) => return CloseReason::Unresponsive,
-                }
-            }
         };
         match action {
+            Action::Ping => {
+                let is_silent = last_received.elapsed() >= session.ping_interval() * 2;
+                if is_silent || Box::pin(socket.send(Message::Ping(Default::default()))).await.is_err() {
+                    return CloseReason::Unresponsive;
+                }
+            }
             Action::Send(messages) => {
-                if send(&mut socket, messages).await.is_err() {
+                if Box::pin(send(&mut socket, messages)).await.is_err() {
                     return CloseReason::Unresponsive;
                 }
             }
             Action::Close { reason, final_message } => {
                 drop(session);
                 // A client that cannot be told has gone, or will see the connection end.
-                let _ = send(&mut socket, final_message.into_iter().collect()).await;
+                let _ = Box::pin(send(&mut socket, final_message.into_iter().collect())).await;
                 Box::pin(close(socket, reason)).await;
                 return reason;
             }
@@ -157,8 +149,8 @@ async fn receive(meter: &Meter, session: &mut WebSocketSession, message: Message
     }
     let Message::Text(text) = message else { return Action::Send(vec![]) };
     let action = session.receive(&text).await;
-    if let Some(budget) = session.budget() {
-        meter.authenticated(budget);
+    if let Some((budget, user)) = session.memory() {
+        meter.authenticated(budget, user);
     }
     action
 }
@@ -186,7 +178,7 @@ fn reason_for(error: &Error, overrun: Option<Overrun>) -> Option<CloseReason> {
 }
 
 /// The client closes: the answer to that is waiting to be written.
-async fn leave(mut socket: Socket) -> CloseReason {
+async fn leave(mut socket: Box<Socket>) -> CloseReason {
     // Whether it gets there or not, the client has gone.
     let _ = timeout(CLOSE_TIMEOUT, socket.flush()).await;
     CloseReason::ClientLeft
@@ -194,7 +186,7 @@ async fn leave(mut socket: Socket) -> CloseReason {
 
 /// Closes, and lets the client read why: a connection that is dropped with something unread in it is reset, and a
 /// reset takes the close frame with it.
-async fn close(mut socket: Socket, reason: CloseReason) {
+async fn close(mut socket: Box<Socket>, reason: CloseReason) {
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     let frame = CloseFrame { code: reason.code().into(), reason: reason.text().into() };
     socket.get_ref().connection().meter().close();
@@ -209,4 +201,22 @@ async fn close(mut socket: Socket, reason: CloseReason) {
     };
     // In time or not, answered or not, the connection ends here.
     let _ = timeout_at(deadline, closing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::size_of;
+
+    /// What the future of a function takes, in bytes.
+    fn future_size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_socket_takes_little() {
+        // Each of them is memory of its own, which is given out in steps: of 256 bytes for the task, of 64 for the others.
+        let (task, socket, session) = (future_size(run), size_of::<Socket>(), size_of::<WebSocketSession>());
+        assert!(task <= 1_064 && socket <= 384 && session <= 256, "{task}, {socket} and {session} bytes");
+    }
 }

@@ -72,17 +72,17 @@ struct State {
     /// The traced ones among what waits.
     deliveries: Vec<Span>,
     /// One of those that were taken last.
-    delivery: Option<Span>,
+    delivery: Option<Box<Span>>,
     /// Whether the session is to end.
     closing: bool,
     /// Apps, and up to where a greeting has told of their logs.
-    told: BTreeMap<Arc<str>, i64>,
+    greeted: BTreeMap<Arc<str>, i64>,
 }
 
 impl Mailbox {
     /// An empty mailbox, of a session that has just come.
     pub fn new(interest: Interest, mail: UserMail, transport: Option<&'static str>, clock: Clock) -> Mailbox {
-        let (waiting, told, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
+        let (waiting, greeted, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
         let state = State {
             interest,
             waiting,
@@ -94,7 +94,7 @@ impl Mailbox {
             deliveries: Vec::new(),
             delivery: None,
             closing: false,
-            told,
+            greeted,
         };
         Mailbox {
             state: Mutex::new(state),
@@ -176,23 +176,30 @@ impl Mailbox {
     /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
     pub async fn take(&self) -> Mail {
         loop {
-            let (mail, delivery) = {
-                let mut state = self.state();
-                // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
-                (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
-            };
-            drop(delivery);
-            if let Some(mail) = mail {
-                self.session.note_woken();
+            if let Some(mail) = self.take_now() {
                 return mail;
             }
             self.filled().await;
         }
     }
 
+    /// All the mail that there is; none if there is none.
+    pub fn take_now(&self) -> Option<Mail> {
+        let (mail, delivery) = {
+            let mut state = self.state();
+            // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
+            (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
+        };
+        drop(delivery);
+        if mail.is_some() {
+            self.session.note_woken();
+        }
+        mail
+    }
+
     /// One of the traced deliveries that were taken last, for what is done because of them; once.
     pub fn delivery(&self) -> Span {
-        self.state().delivery.take().unwrap_or_else(Span::none)
+        self.state().delivery.take().map_or_else(Span::none, |delivery| *delivery)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -218,7 +225,7 @@ impl State {
         }
         let interest = &self.interest;
         let heard_of = |wakeup: &&Wakeup| interest.app.as_ref().is_none_or(|app| *app == wakeup.app);
-        self.told.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
+        self.greeted.extend(recent.iter().filter(heard_of).map(|wakeup| (wakeup.app.clone(), wakeup.last())));
         cares
     }
 
@@ -259,17 +266,17 @@ impl State {
     }
 
     /// Whether the greeting has told of all that this announces.
-    fn was_told(&mut self, wakeup: &Wakeup) -> bool {
-        let Some(watermark) = self.told.get(&wakeup.app) else { return false };
+    fn greeting_covers(&mut self, wakeup: &Wakeup) -> bool {
+        let Some(watermark) = self.greeted.get(&wakeup.app) else { return false };
         if wakeup.last() <= *watermark {
             return !wakeup.ranges.is_empty();
         }
-        self.told.remove(&wakeup.app);
+        self.greeted.remove(&wakeup.app);
         false
     }
 
     fn add(&mut self, wakeup: &Wakeup) -> bool {
-        if self.was_told(wakeup) {
+        if self.greeting_covers(wakeup) {
             // It cared, and has been woken already.
             return wakeup.client.is_none() || self.interest.client != wakeup.client;
         }
@@ -335,7 +342,8 @@ impl State {
         let behind = self.stays_full() | std::mem::take(&mut self.is_behind);
         let waiting = self.clear();
         let deliveries = std::mem::take(&mut self.deliveries);
-        self.delivery = deliveries.last().cloned();
+        // Boxed: few are traced.
+        self.delivery = deliveries.last().cloned().map(Box::new);
         traces::taken(deliveries);
         Some(if behind { Mail::Overflow } else { Mail::Changed(waiting) })
     }

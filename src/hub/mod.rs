@@ -19,7 +19,7 @@ pub use waiting::WaitingTables;
 
 use crate::clock::Clock;
 use crate::fanout::{IsConnected, Listening, SessionRegistry, Wakeup};
-use crate::mail_budget::{MailBudget, UserMail};
+use crate::mail_budget::{MailBudget, MailCharge, UserMail};
 use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
@@ -39,6 +39,7 @@ pub struct Hub {
     /// All users that a shard has. Changed only while that shard is locked.
     connected: Connected,
     mail: MailBudget,
+    names: MailBudget,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -46,6 +47,8 @@ pub struct Hub {
 #[derive(Debug)]
 struct User {
     mail: UserMail,
+    /// What the user's streams ask for by name.
+    names: UserMail,
     mailboxes: Vec<Arc<Mailbox>>,
     /// How many of them are those of WebSockets and streams.
     sessions: usize,
@@ -66,7 +69,9 @@ impl Hub {
     /// A hub without sessions.
     pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Hub {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Hub { shards, connected: Connected::default(), mail: MailBudget::default(), metrics, clock }
+        let (mail, names) = (metrics.mailbox_bytes.clone(), metrics.stream_name_bytes.clone());
+        let (mail, names) = (MailBudget::new(mail), MailBudget::new(names));
+        Hub { shards, connected: Connected::default(), mail, names, metrics, clock }
     }
 
     /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
@@ -85,7 +90,7 @@ impl Hub {
         let mut users = self.shard(user);
         let entry = users.entry(user).or_insert_with(|| {
             self.connected.add(user);
-            User::new(self.mail.user())
+            User::new(self.mail.user(), self.names.user())
         });
         let mailbox = Arc::new(Mailbox::new(interest, entry.mail.clone(), transport, self.clock.clone()));
         entry.mailboxes.push(mailbox.clone());
@@ -141,8 +146,8 @@ impl Hub {
 }
 
 impl User {
-    fn new(mail: UserMail) -> User {
-        User { mail, mailboxes: Vec::new(), sessions: 0, watermarks: Watermarks::default() }
+    fn new(mail: UserMail, names: UserMail) -> User {
+        User { mail, names, mailboxes: Vec::new(), sessions: 0, watermarks: Watermarks::default() }
     }
 
     /// Adds what the user's sessions listen to: all apps, or each app once.
@@ -169,6 +174,11 @@ impl Membership {
     /// What operators see of the session, and how they end it.
     pub fn session(&self) -> &SessionState {
         &self.mailbox.session
+    }
+
+    /// Charges the user for names that the session keeps, in bytes; none if there is no room for them.
+    pub fn charge_names(&self, bytes: usize) -> Option<MailCharge> {
+        self.hub.shard(self.user).get(&self.user)?.names.charge(bytes)
     }
 
     /// How many sessions this user has here, this one included.

@@ -33,8 +33,17 @@ pub enum AskedFor {
 /// A place among the connections of an address; given up when it is dropped.
 #[derive(Debug)]
 pub struct AddressPlace {
+    /// None: it is a balancer's.
+    address: Option<IpAddr>,
     /// None: nobody counts.
-    of: Option<(Addresses, IpAddr)>,
+    counted_by: Option<Addresses>,
+}
+
+impl AddressPlace {
+    /// The address, or of IPv6 its network; none if it is a balancer's, so that nobody knows who asks.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
 }
 
 impl Addresses {
@@ -52,24 +61,24 @@ impl Addresses {
     /// A place for one more connection; none if the address has as many as are allowed.
     pub fn enter(&self, address: IpAddr) -> Option<AddressPlace> {
         if self.is_trusted(address) {
-            return Some(AddressPlace { of: None });
+            return Some(AddressPlace { address: None, counted_by: None });
         }
         self.enter_counted(address)
     }
 
     /// The same, also where the address is a balancer's: all for whom it does not say who they are count together.
     pub fn enter_counted(&self, address: IpAddr) -> Option<AddressPlace> {
-        if self.0.max == 0 {
-            return Some(AddressPlace { of: None });
-        }
         let key = counted_as(address);
+        if self.0.max == 0 {
+            return Some(AddressPlace { address: Some(key), counted_by: None });
+        }
         let mut counts = self.counts();
         let count = counts.entry(key).or_default();
         if *count >= self.0.max {
             return None;
         }
         *count += 1;
-        Some(AddressPlace { of: Some((self.clone(), key)) })
+        Some(AddressPlace { address: Some(key), counted_by: Some(self.clone()) })
     }
 
     /// The client for whom balancers speak: in the list that each of them adds the address to that it was asked from, the
@@ -94,12 +103,12 @@ impl Addresses {
 
 impl Drop for AddressPlace {
     fn drop(&mut self) {
-        let Some((addresses, key)) = &self.of else { return };
+        let (Some(addresses), Some(key)) = (&self.counted_by, self.address) else { return };
         let mut counts = addresses.counts();
-        if let Some(count) = counts.get_mut(key) {
+        if let Some(count) = counts.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(key);
+                counts.remove(&key);
             }
         }
     }

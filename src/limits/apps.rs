@@ -1,11 +1,11 @@
 //! How many apps one user may have: joins and the reconciler cost what a user's apps are.
 //!
-//! A log that is known to be there is not asked about again. The first push to one asks the database, in turn with all
-//! other first pushes of that user here, and keeps its turn until it is stored: so the limit is exact on one replica, and
+//! A log that is known to be there is not asked about again. The first push to one asks the database under a lock that all
+//! first pushes of that user here share, and keeps it until it is stored: so the limit is exact on one replica, and
 //! where a user makes apps on several at the same moment, there may be as many more as there are replicas.
 
 use super::LimitReached;
-use super::users::LimitError;
+use super::error::LimitError;
 use crate::protocol::{Log, LogId, UserKey};
 use crate::store::Store;
 use moka::sync::Cache;
@@ -31,15 +31,15 @@ pub(super) struct Apps {
 
 /// A push that may make an app. Held until it is stored, so that the next one of its user counts it.
 #[derive(Debug, Default)]
-pub struct NewApp(Option<Turn>);
+pub struct NewApp(Option<UserLock>);
 
 #[derive(Debug)]
-struct Turn {
+struct UserLock {
     apps: Apps,
     log: LogId,
     user: UserKey,
     lock: Option<Arc<tokio::sync::Mutex<()>>>,
-    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+    guard: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Apps {
@@ -53,11 +53,11 @@ impl Apps {
         if self.max == 0 || self.known.contains_key(&log.id) {
             return Ok(NewApp::default());
         }
-        let turn = timeout(self.queue_timeout, self.turn(log)).await.map_err(|_| LimitError::Busy)?;
+        let locked = timeout(self.queue_timeout, self.lock(log)).await.map_err(|_| LimitError::Busy)?;
         if self.known.contains_key(&log.id) {
             return Ok(NewApp::default());
         }
-        let apps = store.apps(log, self.max).await?;
+        let apps = store.quotas.apps(log, self.max).await?;
         if apps.has_this {
             self.known.insert(log.id, ());
             return Ok(NewApp::default());
@@ -65,10 +65,10 @@ impl Apps {
         if apps.count >= self.max {
             return Err(LimitReached::Apps(self.max).into());
         }
-        Ok(NewApp(Some(turn)))
+        Ok(NewApp(Some(locked)))
     }
 
-    async fn turn(&self, log: &Log) -> Turn {
+    async fn lock(&self, log: &Log) -> UserLock {
         let lock = {
             let mut users = self.users();
             users.get(&log.user).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -77,9 +77,10 @@ impl Apps {
                 lock
             })
         };
-        let mut turn = Turn { apps: self.clone(), log: log.id, user: log.user, lock: Some(lock.clone()), held: None };
-        turn.held = Some(lock.lock_owned().await);
-        turn
+        let mut locked =
+            UserLock { apps: self.clone(), log: log.id, user: log.user, lock: Some(lock.clone()), guard: None };
+        locked.guard = Some(lock.lock_owned().await);
+        locked
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<tokio::sync::Mutex<()>>>> {
@@ -90,15 +91,15 @@ impl Apps {
 impl NewApp {
     /// The push is stored, and so is its app.
     pub fn stored(self) {
-        if let Some(turn) = &self.0 {
-            turn.apps.known.insert(turn.log, ());
+        if let Some(locked) = &self.0 {
+            locked.apps.known.insert(locked.log, ());
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for UserLock {
     fn drop(&mut self) {
-        self.held = None;
+        self.guard = None;
         let mut users = self.apps.users();
         self.lock = None;
         if users.get(&self.user).is_some_and(|lock| lock.strong_count() == 0) {

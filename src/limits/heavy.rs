@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
 /// Up to so many bytes, work is done where it is: it takes about a millisecond.
-const LIGHT: usize = 128 << 10;
+pub const LIGHT: usize = 128 << 10;
 
 /// Large work, in turns.
 #[derive(Clone, Debug)]

@@ -13,14 +13,18 @@
 pub mod addresses;
 mod apps;
 mod bucket;
+mod error;
 pub mod heavy;
 pub mod polls;
+mod rate;
 pub mod reads;
 pub mod users;
 
 use std::time::Duration;
 
-pub use users::{LimitError, UserLimits};
+pub use error::LimitError;
+pub use rate::Rates;
+pub use users::UserLimits;
 
 /// A limit that a user has reached. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

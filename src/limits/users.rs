@@ -6,19 +6,19 @@
 use super::LimitReached;
 use super::apps::{Apps, NewApp};
 use super::bucket::{Bucket, Refill};
+use super::error::LimitError;
+use super::rate::{Rate, Rates};
 use crate::clock::Clock;
 use crate::config::LimitsConfig;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Log, UserKey};
-use crate::store::{Pushed, Store, StoreError};
+use crate::store::{Pushed, Store};
 use crate::telemetry::Metrics;
 use moka::sync::Cache;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How many seconds' worth of pushes and pulls may come at once.
-const BURST_SECONDS: f64 = 10.0;
 const DAY_SECONDS: f64 = 86_400.0;
 /// Users that are remembered, at most. Of one who is forgotten the count begins anew.
 const MAX_USERS: u64 = 200_000;
@@ -27,25 +27,10 @@ const REMEMBER: Duration = Duration::from_secs(86_400);
 /// How long the bytes stored of a user are taken as they were read, plus what was pushed here since.
 const STORED_BYTES_AGE: Duration = Duration::from_secs(30);
 
-/// Why a user's push or pull does not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum LimitError {
-    /// A limit of the user is reached.
-    #[error(transparent)]
-    Reached(#[from] LimitReached),
-    /// Pushes of this user that make apps take too long.
-    #[error("pushes of this user that make apps take too long")]
-    Busy,
-    /// The store cannot say what the user has.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// The limits of each user.
 #[derive(Clone, Debug)]
 pub struct UserLimits {
-    pushes: Option<Refill>,
-    pulls: Option<Refill>,
+    rates: Rates,
     bytes: Option<Refill>,
     max_stored: Option<u64>,
     users: Cache<UserKey, Arc<Mutex<UserState>>>,
@@ -128,14 +113,13 @@ impl UserLimits {
     ///
     /// `queue_timeout`: how long the first push to an app waits for those before it.
     pub fn new(config: &LimitsConfig, queue_timeout: Duration, metrics: Arc<Metrics>, clock: Clock) -> UserLimits {
-        let rate = |per_second: u32| {
-            let per_second = f64::from(per_second);
-            (per_second > 0.0).then_some(Refill { per_second, capacity: per_second * BURST_SECONDS })
+        let rates = Rates {
+            pushes: Rate::new(config.max_user_pushes_per_second),
+            pulls: Rate::new(config.max_user_pulls_per_second),
         };
         let a_day = config.max_user_bytes_per_day as f64;
         UserLimits {
-            pushes: rate(config.max_user_pushes_per_second),
-            pulls: rate(config.max_user_pulls_per_second),
+            rates,
             bytes: (a_day > 0.0).then_some(Refill { per_second: a_day / DAY_SECONDS, capacity: a_day }),
             max_stored: Some(config.max_user_bytes_stored).filter(|bytes| *bytes > 0),
             users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBER).build(),
@@ -145,12 +129,17 @@ impl UserLimits {
         }
     }
 
+    /// The rates, which may be changed.
+    pub fn rates(&self) -> Rates {
+        self.rates.clone()
+    }
+
     /// Counts a push.
     ///
     /// # Errors
     /// The user pushes too often.
     pub fn push(&self, user: UserKey) -> Result<(), LimitReached> {
-        self.take(user, 1.0, self.pushes, |state| &mut state.pushes, LimitReached::Pushes)
+        self.take(user, 1.0, self.rates.pushes.refill(), |state| &mut state.pushes, LimitReached::Pushes)
     }
 
     /// Counts a pull, or a stream that is opened.
@@ -158,7 +147,7 @@ impl UserLimits {
     /// # Errors
     /// The user pulls too often.
     pub fn pull(&self, user: UserKey) -> Result<(), LimitReached> {
-        self.take(user, 1.0, self.pulls, |state| &mut state.pulls, LimitReached::Pulls)
+        self.take(user, 1.0, self.rates.pulls.refill(), |state| &mut state.pulls, LimitReached::Pulls)
     }
 
     /// Counts the bytes of a push's body.
@@ -213,7 +202,7 @@ impl UserLimits {
             return Ok(Some(claim));
         }
         // What is there already adds nothing: the answer to this push, or to a part of it, may have been lost.
-        let new = store.new_changes(log, push).await?;
+        let new = store.known.new_changes(log, push).await?;
         let new = || new.iter().filter_map(|index| push.changes.get(*index));
         let bytes = new().map(|change| change.size as u64).sum();
         let claim = BytesClaim::of(&user, bytes, limit(new().all(is_delete)));
@@ -230,7 +219,7 @@ impl UserLimits {
             }
             state.added
         };
-        let bytes = store.stored_bytes(key).await?;
+        let bytes = store.quotas.stored_bytes(key).await?;
         let mut state = lock(user);
         // Several may read at once.
         if state.stored.is_none_or(|stored| stored.read < read) {

@@ -137,9 +137,26 @@ pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = serde_json::to_string(self.0).map_err(|_| fmt::Error)?;
+        let mut quoted = String::with_capacity(self.0.len() + 2);
+        push_quoted(&mut quoted, self.0);
         f.write_str(&quoted)
     }
+}
+
+/// Writes a text as a JSON string, quotes and all.
+pub fn push_quoted(out: &mut String, text: &str) {
+    if is_plain(text) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// Whether a text stands in a JSON string as it is (RFC 8259, section 7).
+fn is_plain(text: &str) -> bool {
+    !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\')
 }
 
 /// Writes the members of one JSON object into a string.

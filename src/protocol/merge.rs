@@ -94,6 +94,15 @@ impl StoredChange {
         Ok(members.carrier().is_some_and(|carrier| carrier.is_first))
     }
 
+    /// How it goes out to whoever wrote nothing to its record.
+    pub fn view_of_others(&self) -> Result<View<'_>, UnreadableChange> {
+        // Existing clients would stamp such an insert with the time of receipt, or with something that is no stamp.
+        if self.op == Op::Insert && !self.has_plain_stamp()? {
+            return Ok(View::Fields(self.fields()?));
+        }
+        Ok(View::Whole)
+    }
+
     /// The names of the fields that this change writes.
     pub fn field_names(&self) -> Result<Vec<Cow<'_, str>>, UnreadableChange> {
         if self.op == Op::Delete {
@@ -125,22 +134,45 @@ pub(super) fn read_fields<'a>(
         let write = |(name, value): (_, &'a RawValue)| FieldWrite { name, value: value.get().into(), stamp };
         return Ok(members.0.into_iter().map(write).collect());
     }
-    let stamps: HashMap<Text<'_>, Text<'_>> = serde_json::from_str(stamps)?;
-    let stamp_of = |name: &str| {
-        let stamp = stamps.get(&Text(name.into())).and_then(|Text(text)| Stamp::parse(text).ok());
-        stamp.unwrap_or(stored_at)
-    };
+    let mut stamps = Stamps::read(stamps)?;
     if op == Op::Delete {
-        let stamp = stamp_of("deletedAt");
+        let stamp = stamps.of(0, "deletedAt").unwrap_or(stored_at);
         return Ok(vec![FieldWrite { name: "deletedAt".into(), value: format!("\"{stamp}\"").into(), stamp }]);
     }
     let members: Members<'_, &RawValue> = serde_json::from_str(data)?;
-    let write = |(name, value): (Cow<'a, str>, &'a RawValue)| FieldWrite {
-        stamp: stamp_of(&name),
+    let write = |(place, (name, value)): (usize, (Cow<'a, str>, &'a RawValue))| FieldWrite {
+        stamp: stamps.of(place, &name).unwrap_or(stored_at),
         name,
         value: value.get().into(),
     };
-    Ok(members.0.into_iter().map(write).collect())
+    Ok(members.0.into_iter().enumerate().map(write).collect())
+}
+
+/// The stamps of a change's fields. Mostly they come in the order of the fields, because `jsonb` orders both alike.
+struct Stamps<'a> {
+    in_order: Vec<(Cow<'a, str>, Text<'a>)>,
+    /// Where each name is last, once one was not where it was looked for.
+    places: Option<HashMap<String, usize>>,
+}
+
+impl<'a> Stamps<'a> {
+    fn read(json: &'a str) -> Result<Stamps<'a>, serde_json::Error> {
+        let Members(in_order) = serde_json::from_str(json)?;
+        Ok(Stamps { in_order, places: None })
+    }
+
+    /// The stamp of the field of this name, which is the one at this place; none if it has none that can be read.
+    fn of(&mut self, place: usize, name: &str) -> Option<Stamp> {
+        let place = match self.in_order.get(place) {
+            Some((found, _)) if found == name => place,
+            _ => {
+                let names = || self.in_order.iter().enumerate().map(|(at, (name, _))| (name.to_string(), at)).collect();
+                *self.places.get_or_insert_with(names).get(name)?
+            }
+        };
+        let (_, Text(stamp)) = self.in_order.get(place)?;
+        Stamp::parse(stamp).ok()
+    }
 }
 
 /// The fields of a stored change whose stamps were adjusted, and the stamp that they got; none if there are none.
@@ -260,17 +292,41 @@ impl OwnWrites {
         self.records.iter().map(of_record).sum()
     }
 
+    /// Whether the device itself has replaced all that these changes write, by what is known of its writes: then nothing of them
+    /// is sent, whatever else it wrote.
+    pub fn has_replaced_all<'a>(
+        &self,
+        mut changes: impl Iterator<Item = &'a StoredChange>,
+    ) -> Result<bool, UnreadableChange> {
+        let has_replaced = |change: &StoredChange| {
+            let Some(record) = self.records.get(&(change.table.clone(), change.record.clone())) else {
+                return Ok(false);
+            };
+            let replaces =
+                |write: &FieldWrite<'_>| record.own.get(&*write.name).is_some_and(|own| own.replaces(write, change.at));
+            Ok(change.fields()?.iter().all(replaces))
+        };
+        changes.try_fold(true, |all, change| Ok(all && has_replaced(change)?))
+    }
+
     /// How `change`, the next one in the order of the log, goes out to the device.
     pub fn view<'a>(&mut self, change: &'a StoredChange) -> Result<View<'a>, UnreadableChange> {
-        let view = self.view_of_own_records(change)?;
-        // Existing clients would stamp such an insert with the time of receipt, or with something that is no stamp.
-        if view == View::Whole && change.op == Op::Insert && !change.has_plain_stamp()? {
-            return Ok(View::Fields(change.fields()?));
+        match self.view_of_own_records(change)? {
+            View::Whole if self.may_lack_record(change) => Ok(View::Fields(change.fields()?)),
+            View::Whole => change.view_of_others(),
+            view => Ok(view),
         }
-        if view == View::Whole && change.op == Op::Delete && change.rows_trimmed && self.goes_on {
-            return Ok(View::Fields(change.fields()?));
-        }
-        Ok(view)
+    }
+
+    /// Whether that may differ from how the change goes out to others.
+    pub fn concern(&self, change: &StoredChange) -> bool {
+        self.may_lack_record(change)
+            || !self.records.is_empty() && self.records.contains_key(&(change.table.clone(), change.record.clone()))
+    }
+
+    /// Whether this is a delete of whose record something may have been left out on a page before.
+    fn may_lack_record(&self, change: &StoredChange) -> bool {
+        change.op == Op::Delete && change.rows_trimmed && self.goes_on
     }
 
     fn view_of_own_records<'a>(&mut self, change: &'a StoredChange) -> Result<View<'a>, UnreadableChange> {
@@ -300,6 +356,13 @@ impl OwnWrites {
     }
 }
 
+impl OwnField {
+    /// Whether the device stored a later value than one that was stored there.
+    fn replaces(&self, write: &FieldWrite<'_>, at: i64) -> bool {
+        self.best.0 >= write.stamp && self.best.1 > at
+    }
+}
+
 impl RecordWrites {
     /// The fields of which the device holds a stamp that is too late.
     fn held_too_late(&self) -> Vec<&str> {
@@ -311,7 +374,7 @@ impl RecordWrites {
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);
         let Some(own) = self.own.get(&*write.name) else { return Some(write.stamp) };
-        if own.best.0 >= write.stamp && own.best.1 > at {
+        if own.replaces(write, at) {
             return None;
         }
         match own.claimed {
@@ -334,5 +397,4 @@ impl RecordWrites {
 }
 
 #[cfg(test)]
-#[path = "merge_tests/mod.rs"]
 mod tests;

@@ -1,10 +1,11 @@
 //! Stored changes as JSON: the answer of a push and a pull, and the events of a stream.
 
 use super::cursor::Cursor;
-use super::json::Quoted;
+use super::json::{Quoted, push_quoted};
 use super::merge::{FieldWrite, OwnWrites, StoredChange, UnreadableChange, View};
 use super::push::{Adjusted, Op};
 use std::fmt::Write;
+use uuid::Uuid;
 
 /// Changes in the order of the log, and where that leaves the reader.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Page {
     pub until: Cursor,
     /// Whether there is more after `until`.
     pub has_more: bool,
+    /// The first of them as text, if somebody wrote them while the others were still on their way.
+    pub written: WrittenChanges,
 }
 
 impl Page {
@@ -24,7 +27,53 @@ impl Page {
     pub fn size(&self) -> usize {
         128 + size_of(&self.changes)
     }
+
+    /// What it takes beside its changes and that text, about, in bytes.
+    pub fn extra_size(&self) -> usize {
+        // All of them: that is the text.
+        let written = if self.written.ends.len() == self.changes.len() { 0 } else { self.written.text.len() };
+        self.own.size() + written
+    }
 }
+
+/// Changes as text, as they go out to a reader who wrote none of their records.
+///
+/// Writing takes about as long as PostgreSQL takes to find the next change: a page whose changes are written as they
+/// arrive is there in little more than the longer of the two.
+#[derive(Debug, Default)]
+pub struct WrittenChanges {
+    /// The beginning of an answer, up to the last of these changes.
+    text: String,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl WrittenChanges {
+    /// Writes the next change.
+    pub fn add(&mut self, change: &StoredChange) -> Result<(), UnreadableChange> {
+        self.text.push_str(if self.ends.is_empty() { BEGIN_ANSWER } else { "," });
+        write_change(&mut self.text, change, change.view_of_others()?)?;
+        self.ends.push(self.text.len());
+        Ok(())
+    }
+
+    /// The change at this place, if it was written.
+    fn get(&self, index: usize) -> Option<&str> {
+        let end = *self.ends.get(index)?;
+        let begin = match index.checked_sub(1) {
+            None => BEGIN_ANSWER.len(),
+            Some(before) => *self.ends.get(before)? + ",".len(),
+        };
+        self.text.get(begin..end)
+    }
+
+    fn count(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+/// How the answer to a push or a pull begins.
+const BEGIN_ANSWER: &str = "{\"serverChanges\":[";
 
 /// What an answer says beside its page.
 #[derive(Debug, Default)]
@@ -48,13 +97,20 @@ impl Remarks<'_> {
 
 /// The answer to a push or a pull.
 pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
-    let mut out = String::with_capacity(page.size() + remarks.size());
-    out.push_str("{\"serverChanges\":");
-    write_changes(&mut out, &page.changes, &mut page.own)?;
+    let Page { changes, own, written, .. } = &mut page;
+    let mut out = match written.count() == changes.len() && !changes.iter().any(|change| own.concern(change)) {
+        true if !changes.is_empty() => std::mem::take(&mut written.text),
+        _ => {
+            let mut out = String::with_capacity(128 + size_of(changes) + remarks.size());
+            out.push_str(BEGIN_ANSWER);
+            write_changes(&mut out, changes, written, own)?;
+            out
+        }
+    };
     let conflicts = remarks.conflicts.join(",");
     // Writing to a String cannot fail, here and below.
     let _ =
-        write!(out, ",\"conflicts\":[{conflicts}],\"syncedUntil\":\"{}\",\"hasMore\":{}", page.until, page.has_more);
+        write!(out, "],\"conflicts\":[{conflicts}],\"syncedUntil\":\"{}\",\"hasMore\":{}", page.until, page.has_more);
     if !remarks.adjusted.is_empty() {
         let adjusted = serde_json::to_string(remarks.adjusted).unwrap_or_else(|_| "[]".to_owned());
         let _ = write!(out, ",\"adjusted\":{adjusted}");
@@ -93,9 +149,9 @@ pub fn encode_event(
     if let Some(app) = app {
         let _ = write!(out, "\"appId\":{},", Quoted(app));
     }
-    let _ = write!(out, "\"table\":{},\"changes\":", Quoted(table));
-    write_changes(out, changes, own)?;
-    let _ = write!(out, ",\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
+    let _ = write!(out, "\"table\":{},\"changes\":[", Quoted(table));
+    write_changes(out, changes, &WrittenChanges::default(), own)?;
+    let _ = write!(out, "],\"syncedUntil\":\"{until}\",\"hasMore\":{has_more}}}\n\n");
     Ok(())
 }
 
@@ -113,30 +169,45 @@ fn size_hint(change: &StoredChange) -> usize {
         + length(&change.extra)
 }
 
-fn write_changes(out: &mut String, changes: &[StoredChange], own: &mut OwnWrites) -> Result<(), UnreadableChange> {
-    out.push('[');
+/// Writes changes, some of which may be written already.
+fn write_changes(
+    out: &mut String,
+    changes: &[StoredChange],
+    written: &WrittenChanges,
+    own: &mut OwnWrites,
+) -> Result<(), UnreadableChange> {
     let before = out.len();
-    for change in changes {
-        let view = own.view(change)?;
-        if view == View::Nothing {
+    for (index, change) in changes.iter().enumerate() {
+        let comma = if out.len() > before { "," } else { "" };
+        if let Some(text) = written.get(index).filter(|_| !own.concern(change)) {
+            out.push_str(comma);
+            out.push_str(text);
             continue;
         }
-        if out.len() > before {
-            out.push(',');
+        let view = own.view(change)?;
+        if view != View::Nothing {
+            out.push_str(comma);
+            write_change(out, change, view)?;
         }
-        write_change(out, change, view)?;
     }
-    out.push(']');
     Ok(())
 }
 
 fn write_change(out: &mut String, change: &StoredChange, view: View<'_>) -> Result<(), UnreadableChange> {
     let op = if matches!(view, View::Fields(_)) { Op::Update } else { change.op };
-    let (table, record, id) = (Quoted(&change.table), Quoted(&change.record), change.id);
-    let _ = write!(out, "{{\"eventId\":\"{id}\",\"table\":{table},\"id\":{record},\"op\":\"{}\"", op.name());
+    out.push_str("{\"eventId\":\"");
+    out.push_str(change.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    out.push_str("\",\"table\":");
+    push_quoted(out, &change.table);
+    out.push_str(",\"id\":");
+    push_quoted(out, &change.record);
+    out.push_str(",\"op\":\"");
+    out.push_str(op.name());
+    out.push('"');
     match (view, change.op) {
         (View::Whole, Op::Insert) => {
-            let _ = write!(out, ",\"data\":{}", change.data.as_deref().unwrap_or("{}"));
+            out.push_str(",\"data\":");
+            out.push_str(change.data.as_deref().unwrap_or("{}"));
         }
         (View::Whole, Op::Delete) => {
             for write in change.fields()? {
@@ -165,9 +236,16 @@ fn members_of(object: &str) -> Option<&str> {
 fn write_fields(out: &mut String, writes: &[FieldWrite<'_>]) {
     out.push_str(",\"fields\":{");
     for (index, write) in writes.iter().enumerate() {
-        let comma = if index > 0 { "," } else { "" };
-        let (name, value, stamp) = (Quoted(&write.name), &write.value, write.stamp);
-        let _ = write!(out, "{comma}{name}:{{\"value\":{value},\"at\":\"{stamp}\",\"updatedAt\":\"{stamp}\"}}");
+        if index > 0 {
+            out.push(',');
+        }
+        let stamp = write.stamp.encode();
+        // Digits and punctuation: always a text.
+        let stamp = std::str::from_utf8(&stamp).unwrap_or_default();
+        push_quoted(out, &write.name);
+        for part in [":{\"value\":", &write.value, ",\"at\":\"", stamp, "\",\"updatedAt\":\"", stamp, "\"}"] {
+            out.push_str(part);
+        }
     }
     out.push('}');
 }

@@ -1,6 +1,6 @@
 //! Field stamps: the time at which a client wrote one field.
 
-use chrono::{DateTime, Datelike, Timelike};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike};
 use std::fmt;
 
 /// A field stamp: an instant with the precision that JavaScript's `Date` has, in milliseconds since the epoch.
@@ -46,6 +46,9 @@ impl Stamp {
     /// Reads any RFC 3339 spelling. What is finer than a millisecond is cut off, and what in UTC lies past the year 9999
     /// is its last millisecond: far enough ahead of anybody's clock to be adjusted.
     pub fn parse(text: &str) -> Result<Stamp, StampError> {
+        if let Some(stamp) = parse_as_written(text.as_bytes()) {
+            return Ok(stamp);
+        }
         let time = DateTime::parse_from_rfc3339(text).map_err(|_| StampError::NotRfc3339)?;
         match time.timestamp_millis() {
             ..FIRST => Err(StampError::OutOfRange),
@@ -64,11 +67,28 @@ impl Stamp {
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.encode() {
-            fmt::Write::write_char(f, char::from(byte))?;
-        }
-        Ok(())
+        // Digits and punctuation: always a text.
+        f.write_str(std::str::from_utf8(&self.encode()).unwrap_or_default())
     }
+}
+
+/// Reads a stamp that is spelled as we write it, as nearly all are. None for any other text, which may be one as well.
+fn parse_as_written(text: &[u8]) -> Option<Stamp> {
+    let text: &[u8; Stamp::WIDTH] = text.try_into().ok()?;
+    for (at, separator) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (23, b'Z')] {
+        if text[at] != separator {
+            return None;
+        }
+    }
+    let number = |from: usize, to: usize| {
+        text[from..to].iter().try_fold(0, |value: u32, byte| {
+            byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0'))
+        })
+    };
+    let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
+    // A leap second is none of these: chrono reads it.
+    let time = date.and_hms_milli_opt(number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 23)?)?;
+    Some(Stamp(time.and_utc().timestamp_millis()))
 }
 
 /// Writes `YYYY-MM-DDTHH:MM:SS` over the first 19 bytes of `out`, whose separators stand already.
@@ -91,5 +111,4 @@ pub(super) fn digits(out: &mut [u8], mut value: u32) {
 }
 
 #[cfg(test)]
-#[path = "stamp_tests.rs"]
 mod tests;

@@ -18,6 +18,19 @@ pub struct LogRequest {
     pub since: Cursor,
 }
 
+/// How often a stream keeps each name: to compare with, and to know of which tables its client has been told.
+const COPIES: usize = 3;
+/// What a name takes beside its letters, in bytes, about.
+const NAME_BYTES: usize = 64;
+
+impl LogRequest {
+    /// What its names take while the stream is open, about, in bytes.
+    pub(super) fn name_bytes(&self) -> usize {
+        let tables: usize = self.tables.iter().flatten().map(|table| table.len() + NAME_BYTES).sum();
+        COPIES * tables + self.log.app.len() + NAME_BYTES
+    }
+}
+
 /// How far a stream has read one log.
 #[derive(Debug)]
 pub(super) struct LogReader {

@@ -10,6 +10,7 @@
 //! goes away (G7), or when it is so old that its client may as well be somewhere else.
 
 mod events;
+mod fresh_token;
 mod log_reader;
 pub mod rebalance;
 pub mod stream;
@@ -28,14 +29,16 @@ use crate::fanout::reconciler::CannotBegin;
 use crate::hub::{Hub, Interest, Membership, SessionState};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
+use crate::mail_budget::MailCharge;
+use crate::places::{Place, Places};
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::shutdown::Drained;
 use crate::telemetry::Metrics;
 use crate::telemetry::refusals::{Endpoint, Refusal};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +47,18 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);
 
+/// Bytes of names that are part of what every stream costs. More are charged to its user.
+const FREE_NAMES: usize = 4 << 10;
+
 /// Why a session could not join the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// It cannot begin now.
     #[error(transparent)]
     Begin(#[from] CannotBegin),
+    /// There is no memory for the names that it asks for.
+    #[error("this user's streams name as many tables as there is room for; name fewer, or none to get all of them")]
+    NoRoomForNames,
     /// The user has as many sessions as are allowed.
     #[error("this user has as many connections here as are allowed; close some")]
     TooManySessions,
@@ -91,11 +100,13 @@ pub struct Sessions {
     max_age: Option<Duration>,
     auth_timeout: Duration,
     heartbeat: Duration,
+    /// How often WebSockets are pinged.
+    ping: Duration,
     max_per_user: usize,
     /// Whether those who come are told what was stored shortly before.
     announces_recent: bool,
     /// Places for WebSockets that have not authenticated.
-    unauthenticated: Arc<Semaphore>,
+    unauthenticated: Places,
     /// For what clients have not read yet.
     budget: MemoryBudget,
     /// How much of the database each user may read from at once.
@@ -116,13 +127,14 @@ impl Sessions {
             clock,
             closing,
             drained: Drained::default(),
-            drain_window: config.drain_window_ms,
-            max_age: Some(config.max_connection_age_ms).filter(|age| !age.is_zero()),
-            auth_timeout: config.ws_auth_timeout_ms,
-            heartbeat: config.sse_heartbeat_ms,
-            max_per_user: config.max_sessions_per_user as usize,
+            drain_window: config.drain.drain_window_ms,
+            max_age: Some(config.sessions.max_connection_age_ms).filter(|age| !age.is_zero()),
+            auth_timeout: config.sessions.ws_auth_timeout_ms,
+            heartbeat: config.sessions.sse_heartbeat_ms,
+            ping: config.ws_ping_ms,
+            max_per_user: config.sessions.max_sessions_per_user as usize,
             announces_recent: !config.announce_recent_ms.is_zero(),
-            unauthenticated: Arc::new(Semaphore::new(config.max_unauthenticated as usize)),
+            unauthenticated: Places::new(config.max_unauthenticated as usize),
             budget,
             reads,
             heavy,
@@ -134,9 +146,9 @@ impl Sessions {
         Sessions { drained, ..self }
     }
 
-    /// A place for a WebSocket until it has authenticated; none if there is none left.
-    pub fn admit_unauthenticated(&self) -> Option<OwnedSemaphorePermit> {
-        let place = self.unauthenticated.clone().try_acquire_owned().ok();
+    /// A place for a WebSocket from this address until it has authenticated; none if there is none left.
+    pub fn admit_unauthenticated(&self, from: Option<IpAddr>) -> Option<Place> {
+        let place = self.unauthenticated.enter(from);
         if place.is_none() {
             self.metrics.refused.with_label_values(&["unauthenticated"]).inc();
         }
@@ -171,20 +183,38 @@ impl Sessions {
         Ok(membership)
     }
 
+    /// Charges a session's user for the names that it keeps, if they are many.
+    fn charge_names(&self, membership: &Membership, bytes: usize) -> Result<Option<MailCharge>, JoinError> {
+        if bytes <= FREE_NAMES {
+            return Ok(None);
+        }
+        let charge = membership.charge_names(bytes);
+        if charge.is_none() {
+            self.metrics.refused.with_label_values(&["stream_names"]).inc();
+        }
+        charge.map(Some).ok_or(JoinError::NoRoomForNames)
+    }
+
     /// Asks what was stored shortly before a session of this user came, if it is to be told.
     fn recent(&self, user: UserKey, app: Option<Arc<str>>) -> Option<RecentRequest> {
         self.announces_recent.then(|| self.reconciler.recent(user, app))
     }
 
-    fn close_timer(&self) -> CloseTimer {
+    fn close_timer(self: &Arc<Sessions>) -> CloseTimer {
         let age = self.max_age.map(|age| self.clock.jitter(age, 0.5..1.0));
-        CloseTimer {
-            clock: self.clock.clone(),
-            closing: self.closing.clone(),
-            drained: self.drained.clone(),
-            window: self.drain_window,
-            drain_at: None,
-            max_age_at: age.map(|age| Instant::now() + age),
+        let max_age_at = age.map(|age| self.clock.instant() + age);
+        CloseTimer { sessions: self.clone(), drain_at: None, max_age_at }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.closing.is_cancelled() || self.drained.is_on()
+    }
+
+    /// Waits until the replica drains.
+    async fn draining(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.drained.begun() => {}
         }
     }
 
@@ -206,10 +236,7 @@ impl Sessions {
 /// maximum age.
 #[derive(Debug)]
 struct CloseTimer {
-    clock: Clock,
-    closing: CancellationToken,
-    drained: Drained,
-    window: Duration,
+    sessions: Arc<Sessions>,
     /// Its moment in the drain window, once that has begun.
     drain_at: Option<Instant>,
     /// When it reaches its maximum age. None: never.
@@ -220,32 +247,42 @@ impl CloseTimer {
     /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
     /// and asked again.
     async fn elapsed(&mut self) -> CloseReason {
-        let CloseTimer { clock, closing, drained, window, drain_at, max_age_at } = self;
-        let leave = async {
-            loop {
-                if !closing.is_cancelled() && !drained.is_on() {
-                    *drain_at = None;
-                }
-                tokio::select! {
-                    () = closing.cancelled() => {}
-                    () = drained.begun() => {}
-                }
-                let moment = || Instant::now() + clock.jitter(*window, 0.0..1.0);
-                let moment = *drain_at.get_or_insert_with(moment);
-                tokio::select! {
-                    () = sleep_until(moment) => return,
-                    // The replica is taken back: who has not left stays.
-                    () = drained.ended(), if !closing.is_cancelled() => {}
-                }
+        let (sessions, max_age_at) = (self.sessions.clone(), self.max_age_at);
+        let old = async {
+            match max_age_at {
+                Some(moment) => sessions.clock.sleep_until(moment).await,
+                None => std::future::pending().await,
             }
         };
-        let Some(max_age_at) = *max_age_at else {
-            leave.await;
-            return CloseReason::GoingAway;
-        };
         tokio::select! {
-            () = leave => CloseReason::GoingAway,
-            () = sleep_until(max_age_at) => CloseReason::TooOld,
+            () = self.drain() => CloseReason::GoingAway,
+            () = old => CloseReason::TooOld,
+        }
+    }
+
+    /// Returns at the session's moment in the drain window.
+    async fn drain(&mut self) {
+        loop {
+            if !self.sessions.is_draining() {
+                self.drain_at = None;
+                self.sessions.draining().await;
+            }
+            // Boxed: a session whose replica is not draining has no room set aside for it.
+            if Box::pin(self.moment()).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the session's moment in the drain window; false if the replica is taken back before.
+    async fn moment(&mut self) -> bool {
+        let Sessions { clock, closing, drained, drain_window, .. } = &*self.sessions;
+        let random = || Instant::now() + clock.jitter(*drain_window, 0.0..1.0);
+        let moment = *self.drain_at.get_or_insert_with(random);
+        tokio::select! {
+            () = sleep_until(moment) => true,
+            // The replica is taken back: who has not left stays.
+            () = drained.ended(), if !closing.is_cancelled() => false,
         }
     }
 

@@ -275,5 +275,4 @@ impl Rebalancer {
 }
 
 #[cfg(test)]
-#[path = "rebalance_tests.rs"]
 mod tests;

@@ -10,10 +10,11 @@ use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::failpoints::Failpoint;
 use crate::hub::{Interest, Mail, Membership, WaitingTables};
+use crate::mail_budget::MailCharge;
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
 use crate::protocol::stream_id::write_position;
-use crate::store::{OwnChanges, PageRequest, Store, StoreError};
+use crate::store::{OwnChanges, PageRequest, Pages, StoreError};
 use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use futures_util::FutureExt;
@@ -65,7 +66,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct StreamSession {
     sessions: Arc<Sessions>,
-    store: Store,
+    store: Pages,
     reader: Option<Arc<str>>,
     names_apps: bool,
     logs: Vec<LogReader>,
@@ -75,6 +76,8 @@ pub struct StreamSession {
     reading: Option<(usize, Reading)>,
     is_over: bool,
     membership: Membership,
+    /// For the names of its apps and tables, if they are many.
+    _names: Option<MailCharge>,
     budget: UserBudget,
     /// Memory reserved for the page that is being read.
     reservation: Option<Reservation>,
@@ -133,7 +136,7 @@ impl StreamSession {
     /// Opens a stream. The session joins the hub before it reads, so that what is stored in between wakes it.
     pub async fn open(
         sessions: Arc<Sessions>,
-        store: Store,
+        store: Pages,
         identity: &Identity,
         request: StreamRequest,
     ) -> Result<StreamSession, OpenError> {
@@ -143,7 +146,9 @@ impl StreamSession {
             // What else the user has wakes the session, and is passed over by it.
             _ => (None, None),
         };
+        let bytes = logs.iter().map(LogRequest::name_bytes).sum();
         let membership = sessions.join(identity, Interest { app, tables, client: reader.clone() }, SSE).await?;
+        let names = sessions.charge_names(&membership, bytes)?;
         store.ping().await?;
         let now = Instant::now();
         Ok(StreamSession {
@@ -164,6 +169,7 @@ impl StreamSession {
             sessions,
             store,
             membership,
+            _names: names,
         })
     }
 
@@ -315,7 +321,7 @@ impl StreamSession {
             let _span = span;
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
-            let page = PageRequest { since, reader: reader.as_deref(), own, tables };
+            let page = PageRequest { since, reader: reader.as_deref(), own, tables, is_for_answer: false };
             store.page(&request.log, &page, memory).await
         }))
     }
@@ -382,5 +388,4 @@ impl Drop for StreamSession {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;

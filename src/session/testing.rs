@@ -5,7 +5,7 @@ use crate::config::without_environment;
 use crate::fanout::reconciler::ReconcilerTask;
 use crate::fanout::{SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
-use crate::store::{Layout, Store};
+use crate::store::{Layout, Pages, Store};
 
 /// What sessions need, with nothing behind it.
 pub(super) struct Rig {
@@ -15,7 +15,7 @@ pub(super) struct Rig {
     pub(super) closing: CancellationToken,
     drained: Drained,
     /// Nobody listens where its database should be.
-    pub(super) store: Store,
+    pub(super) store: Pages,
     _known: Membership,
     /// Kept, nobody answers what sessions ask of the reconciler; given up, they are told at once that nobody will.
     _reconciling: Vec<ReconcilerTask>,
@@ -55,7 +55,7 @@ impl Rig {
             clock: clock.clone(),
         };
         let sessions = Sessions::new(&config, dependencies, closing.clone()).leaving_with(drained.clone());
-        let store = Store::new(&config, metrics.clone(), clock).expect("no connection is made yet");
+        let store = Store::new(&config, metrics.clone(), clock).expect("no connection is made yet").pages;
         Rig {
             sessions: Arc::new(sessions),
             hub,

@@ -1,19 +1,25 @@
 //! The rules of `/ws` and `/ws/{appId}`, without a socket.
+//!
+//! A session that goes on with a fresh token goes on meanwhile, too: where the issuer has to be asked for its key, wake-ups and
+//! answers do not wait for that ([`fresh_token`]).
 
+use super::fresh_token::{Checked, FreshToken};
 use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::{AuthError, Identity, TokenProblem};
-use crate::budget::{Reservation, UserBudget};
+use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::fanout::recent::RecentRequest;
 use crate::hub::{Interest, Mail, Mailbox, Membership};
+use crate::places::Place;
 use crate::protocol::UserKey;
 use crate::protocol::close::CloseReason;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::protocol::websocket::{ClientMessage, ErrorCode, ServerMessage, Text};
 use crate::telemetry::metrics::WEBSOCKET;
 use crate::telemetry::refusals::{Endpoint, Refusal};
+use futures_util::FutureExt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 /// How long wake-ups wait for what was stored before the session came.
@@ -28,10 +34,16 @@ const BECOMES: usize = 2;
 pub struct WebSocketSession {
     sessions: Arc<Sessions>,
     app: Option<Arc<str>>,
+    /// Where it comes from, if that is known.
+    from: Option<IpAddr>,
     state: State,
+    /// The token that it is to go on with, while that is being checked.
+    fresh: Option<Box<FreshToken>>,
     /// For the wake-ups last given out, until the next thing is asked for: then they have been sent.
     sending: Option<Box<Reservation>>,
     close_timer: CloseTimer,
+    /// When its client is pinged next.
+    ping_at: Instant,
 }
 
 #[derive(Debug)]
@@ -39,7 +51,7 @@ enum State {
     /// Not authenticated, and to be closed at that time by the replica's clock.
     Unauthenticated {
         deadline: Instant,
-        _place: Option<OwnedSemaphorePermit>,
+        _place: Option<Place>,
     },
     Authenticated {
         identity: Identity,
@@ -62,8 +74,9 @@ struct Greeting {
 pub enum Action {
     /// Send these messages.
     Send(Vec<Text>),
-    /// Send the final message, if any, and close.
-    /// The session ends, after this message if there is one.
+    /// Send a ping, to see whether the client is there.
+    Ping,
+    /// The session ends, after the final message if there is one.
     Close {
         /// Why.
         reason: CloseReason,
@@ -91,18 +104,28 @@ impl WebSocketSession {
     /// A session that hears of one app, or of all apps of its user.
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = sessions.clock.instant() + sessions.auth_timeout;
-        let close_timer = sessions.close_timer();
+        let (close_timer, ping_at) = (sessions.close_timer(), sessions.clock.instant() + sessions.ping);
         WebSocketSession {
             sessions,
             app,
+            from: None,
             state: State::Unauthenticated { deadline, _place: None },
+            fresh: None,
             sending: None,
             close_timer,
+            ping_at,
         }
     }
 
-    /// Holds a place among those who have not authenticated, until this one has.
-    pub fn holding(mut self, place: OwnedSemaphorePermit) -> WebSocketSession {
+    /// How often its client is pinged.
+    pub fn ping_interval(&self) -> Duration {
+        self.sessions.ping
+    }
+
+    /// Comes from this address, and holds a place among those who have not authenticated until it has.
+    #[must_use]
+    pub fn coming_from(mut self, address: Option<IpAddr>, place: Place) -> WebSocketSession {
+        self.from = address;
         if let State::Unauthenticated { _place, .. } = &mut self.state {
             *_place = Some(place);
         }
@@ -114,10 +137,10 @@ impl WebSocketSession {
         matches!(self.state, State::Authenticated { .. })
     }
 
-    /// The memory of the user whose session this is; none before it has authenticated.
-    pub fn budget(&self) -> Option<UserBudget> {
+    /// The user whose session this is, and what that user's memory is a share of; none before it has authenticated.
+    pub fn memory(&self) -> Option<(&MemoryBudget, UserKey)> {
         match &self.state {
-            State::Authenticated { identity, .. } => Some(self.sessions.budget.of(identity.user)),
+            State::Authenticated { identity, .. } => Some((&self.sessions.budget, identity.user)),
             State::Unauthenticated { .. } => None,
         }
     }
@@ -134,42 +157,68 @@ impl WebSocketSession {
                     return Action::Send(vec![]);
                 }
                 let client = client.map(|client| Arc::from(&*client));
-                match self.sessions.auth.check(&token).await {
-                    Ok(identity) => self.authenticated(identity, client).await,
-                    Err(error) => {
-                        self.sessions.refuse(error.refusal());
-                        refused(&error)
-                    }
-                }
+                let Some(budget) = self.memory().map(|(budget, user)| budget.of(user)) else {
+                    return match self.sessions.auth.check(&token, self.from).await {
+                        Ok(identity) => self.authenticated(identity, client).await,
+                        Err(error) => self.refused(&error),
+                    };
+                };
+                // One at a time: the last one is what the session goes on with.
+                self.fresh = FreshToken::new(self.sessions.clone(), &token, self.from, client, &budget).map(Box::new);
+                // Most keys are at hand.
+                let checked = self.fresh.as_mut().and_then(|fresh| fresh.checked().now_or_never());
+                checked.map_or(Action::Send(vec![]), |checked| self.go_on(checked))
             }
         }
     }
 
+    /// Goes on with a fresh token, or ends with it.
+    fn go_on(&mut self, (checked, client): Checked) -> Action {
+        self.fresh = None;
+        match checked {
+            Ok(identity) => self.extend(identity, client),
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn refused(&self, error: &AuthError) -> Action {
+        self.sessions.refuse(error.refusal());
+        match error {
+            AuthError::Unavailable(_) => Action::close(CloseReason::Unavailable),
+            error => Action::close_with(CloseReason::InvalidToken, ErrorCode::InvalidToken, &error.to_string()),
+        }
+    }
+
     async fn authenticated(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
+        if self.is_authenticated() {
+            return self.extend(identity, client);
+        }
         let clock = &self.sessions.clock;
         let expires = clock.instant() + identity.remaining(clock);
-        match &mut self.state {
-            State::Authenticated { identity: known, .. } if known.user != identity.user => {
+        let interest = Interest { app: self.app.clone(), tables: None, client };
+        match self.sessions.join(&identity, interest, WEBSOCKET).await {
+            Ok(membership) => {
+                let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
+                self.state = State::Authenticated { identity, expires, membership, greeting };
+            }
+            Err(error) => return self.not_joined(&error),
+        }
+        self.sessions.metrics.refusals.accept(Endpoint::WebSocket);
+        Action::say(&ServerMessage::AuthOk)
+    }
+
+    /// Has the session last as long as this token does.
+    fn extend(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
+        let clock = &self.sessions.clock;
+        if let State::Authenticated { identity: known, expires, membership, .. } = &mut self.state {
+            if known.user != identity.user {
                 self.sessions.refuse(Refusal::TokenOtherUser);
                 return Action::close(CloseReason::OtherUser);
             }
-            State::Authenticated { expires: until, membership, .. } => {
-                *until = expires;
-                membership.session().identify(identity.token_id, identity.expires);
-                if client.is_some() {
-                    membership.mailbox().set_client(client);
-                }
-            }
-            State::Unauthenticated { .. } => {
-                let interest = Interest { app: self.app.clone(), tables: None, client };
-                match self.sessions.join(&identity, interest, WEBSOCKET).await {
-                    Ok(membership) => {
-                        let greeting = self.sessions.recent(identity.user, self.app.clone()).map(Greeting::new);
-                        self.state = State::Authenticated { identity, expires, membership, greeting };
-                    }
-                    Err(error) => return self.not_joined(&error),
-                }
-                self.sessions.metrics.refusals.accept(Endpoint::WebSocket);
+            *expires = clock.instant() + identity.remaining(clock);
+            membership.session().identify(identity.token_id, identity.expires);
+            if client.is_some() {
+                membership.mailbox().set_client(client);
             }
         }
         Action::say(&ServerMessage::AuthOk)
@@ -179,6 +228,7 @@ impl WebSocketSession {
         let (refusal, reason) = match error {
             JoinError::TooManySessions => (Refusal::UserLimit, CloseReason::TooManySessions),
             JoinError::Begin(_) => (Refusal::DatabaseUnavailable, CloseReason::Unavailable),
+            JoinError::NoRoomForNames => (Refusal::Busy, CloseReason::Unavailable),
         };
         self.sessions.refuse(refusal);
         Action::close(reason)
@@ -186,15 +236,9 @@ impl WebSocketSession {
 
     /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
     pub async fn next(&mut self) -> Action {
-        let Self { sessions, state, sending, close_timer, .. } = self;
-        *sending = None;
-        let (deadline, late) = match state {
-            State::Unauthenticated { deadline, .. } => (*deadline, Action::close(CloseReason::AuthTimeout)),
-            State::Authenticated { expires, .. } => {
-                let message = "the token has expired; send a fresh one in time, or reconnect with it";
-                (*expires, Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message))
-            }
-        };
+        self.sending = None;
+        let deadline = self.deadline();
+        let Self { sessions, state, fresh, sending, close_timer, .. } = self;
         let news = async {
             match state {
                 State::Unauthenticated { .. } => std::future::pending().await,
@@ -204,10 +248,63 @@ impl WebSocketSession {
                 },
             }
         };
-        tokio::select! {
-            () = sessions.clock.sleep_until(deadline) => late,
-            reason = close_timer.elapsed() => Action::close(reason),
-            action = news => action,
+        let checked = async {
+            match fresh {
+                // Boxed: few have one.
+                Some(fresh) => Box::pin(fresh.checked()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let checked = tokio::select! {
+            () = sessions.clock.sleep_until(deadline) => None,
+            () = close_timer.drain() => return Action::close(CloseReason::GoingAway),
+            action = news => return action,
+            checked = checked => Some(checked),
+        };
+        match checked {
+            Some(checked) => self.go_on(checked),
+            None => self.late(),
+        }
+    }
+
+    /// When something is to be done though nothing happens.
+    fn deadline(&self) -> Instant {
+        // One timer for all of them: each would take half of what is kept of a session.
+        let deadline = self.state.deadline().min(self.ping_at);
+        self.close_timer.max_age_at.map_or(deadline, |moment| moment.min(deadline))
+    }
+
+    /// What is to be done then.
+    fn late(&mut self) -> Action {
+        let now = self.sessions.clock.instant();
+        if self.state.deadline() <= now {
+            return self.state.late();
+        }
+        if self.close_timer.max_age_at.is_some_and(|moment| moment <= now) {
+            return Action::close(CloseReason::TooOld);
+        }
+        self.ping_at = now + self.sessions.ping;
+        Action::Ping
+    }
+}
+
+impl State {
+    /// When it ends.
+    fn deadline(&self) -> Instant {
+        match self {
+            State::Unauthenticated { deadline, .. } => *deadline,
+            State::Authenticated { expires, .. } => *expires,
+        }
+    }
+
+    /// How it ends then.
+    fn late(&self) -> Action {
+        match self {
+            State::Unauthenticated { .. } => Action::close(CloseReason::AuthTimeout),
+            State::Authenticated { .. } => {
+                let message = "the token has expired; send a fresh one in time, or reconnect with it";
+                Action::close_with(CloseReason::TokenExpired, ErrorCode::TokenExpired, message)
+            }
         }
     }
 }
@@ -233,12 +330,16 @@ async fn mail(
             break;
         }
     }
-    mailbox.filled().await;
-    if mailbox.bytes() > FREE_WAKEUP {
-        // Boxed, like all that is rare.
-        *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
+    loop {
+        mailbox.filled().await;
+        if mailbox.bytes() > FREE_WAKEUP {
+            // Boxed, like all that is rare.
+            *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
+        }
+        if let Some(mail) = mailbox.take_now() {
+            return mail;
+        }
     }
-    mailbox.take().await
 }
 
 /// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
@@ -295,13 +396,5 @@ fn end(reason: CloseReason) -> Action {
     }
 }
 
-fn refused(error: &AuthError) -> Action {
-    match error {
-        AuthError::Unavailable(_) => Action::close(CloseReason::Unavailable),
-        error => Action::close_with(CloseReason::InvalidToken, ErrorCode::InvalidToken, &error.to_string()),
-    }
-}
-
 #[cfg(test)]
-#[path = "websocket_tests.rs"]
 mod tests;

@@ -1,8 +1,9 @@
 //! The statement that stores pushes: many in one, each whole or not at all and once however often it comes (G1).
 
-use super::push::Stored;
-use super::{Store, citus, traced};
-use crate::db::{DbError, Micros, Sql};
+use super::history::HistoryHorizon;
+use super::position::Stored;
+use super::traced;
+use crate::db::{DbError, Micros, Pool, Sql};
 use crate::failpoints::Failpoint;
 use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log, LogId};
@@ -263,29 +264,47 @@ pub(super) enum Placed {
     Locked,
 }
 
-impl Store {
+/// The statement in its three forms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PushStatements {
+    /// Waits a little for heads that somebody holds.
+    pub(super) any: &'static Sql,
+    /// Leaves those logs out.
+    pub(super) free: &'static Sql,
+    /// And those that are not there.
+    pub(super) present: &'static Sql,
+}
+
+/// As PostgreSQL runs it.
+pub(super) static STATEMENTS: PushStatements = PushStatements { any: &PUSH, free: &PUSH_FREE, present: &PUSH_PRESENT };
+
+/// Stores pushes, many in one statement.
+#[derive(Clone, Debug)]
+pub(super) struct BatchInsert {
+    pub(super) pool: Pool,
+    pub(super) history: HistoryHorizon,
+    pub(super) statements: PushStatements,
+}
+
+impl BatchInsert {
     /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits a little for
     /// the heads of their logs.
     ///
     /// # Errors
     /// [`is_locked`] where somebody else holds one.
     pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
-        let statement = match () {
-            () if self.on_citus => &citus::PUSH,
-            () if Failpoint::NoHeadRow.is_on() => &PUSH_WITHOUT_LOCK,
-            () => &PUSH,
-        };
+        let statement = if Failpoint::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { self.statements.any };
         self.insert_by(statement, entries).await
     }
 
     /// The same for those whose logs' heads are free. Waits for none.
     pub(super) async fn insert_free(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
-        self.insert_by(if self.on_citus { &citus::PUSH_FREE } else { &PUSH_FREE }, entries).await
+        self.insert_by(self.statements.free, entries).await
     }
 
     /// The same for those whose logs are there.
     pub(super) async fn insert_present(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
-        self.insert_by(if self.on_citus { &citus::PUSH_FREE } else { &PUSH_PRESENT }, entries).await
+        self.insert_by(self.statements.present, entries).await
     }
 
     async fn insert_by(&self, statement: &'static Sql, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
@@ -349,7 +368,7 @@ impl Store {
             &self.history.latest(),
         ];
         let mut taken = Taken::default();
-        for row in self.traced(traced::PUSH, statement, &parameters).await? {
+        for row in traced::run(&self.pool, traced::PUSH, statement, &parameters).await? {
             if let Some(log) = row.try_get::<_, Option<Uuid>>(0)? {
                 let (Micros(new), Micros(previous)) = (row.try_get(1)?, row.try_get(2)?);
                 taken.heads.insert(LogId(log), Head { new, previous });

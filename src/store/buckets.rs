@@ -1,12 +1,12 @@
 //! All buckets: each a [`Store`] with a pool and a batcher of its own, so that one that is away or busy costs its users
 //! something, and nobody else.
 
-use super::fitness::Fitness;
+use super::fitness::{Fitness, FitnessCheck};
 use super::layout::Layout;
 use super::workers::{Admission, Worker, WorkerAddress};
 use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, DatabaseConfig, PostgresUrl, Secret};
 use crate::db::{ConnectError, Connector, PoolStatus};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
@@ -37,6 +37,8 @@ pub struct Buckets {
     /// Which is asked whether they are of its cluster.
     coordinator: Connector,
     heavy: HeavyWork,
+    /// Whether this replica trims, as the role that is asked for its rights.
+    trims: bool,
 }
 
 impl Buckets {
@@ -52,9 +54,12 @@ impl Buckets {
         let heavy = HeavyWork::default();
         let name = format!("mana-sync {}", config.replica_name());
         let coordinator = Connector::new(&config.database.database_url, &name)?;
+        // Another role's rights cannot be told from here.
+        let trims = !config.compaction.compact_after_ms.is_zero() && has_one_role(&config.database)?;
         if layout == Layout::ONE {
             let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
-            return Ok(Buckets { layout, stores: [main.clone()].into(), main, workers: [].into(), coordinator, heavy });
+            let stores = [main.clone()].into();
+            return Ok(Buckets { layout, stores, main, workers: [].into(), coordinator, heavy, trims });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {
@@ -65,7 +70,7 @@ impl Buckets {
         let main =
             Store::open(config, MAIN_CONNECTIONS, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
         let workers = Worker::all(config, layout)?;
-        Ok(Buckets { layout, stores, main, workers, coordinator, heavy })
+        Ok(Buckets { layout, stores, main, workers, coordinator, heavy, trims })
     }
 
     /// How users are distributed over them.
@@ -106,7 +111,7 @@ impl Buckets {
             _ if !self.workers.is_empty() => self.main.max_connections(),
             _ => pools + self.main.max_connections(),
         };
-        self.main.fitness(self.layout, needed).await
+        FitnessCheck { pool: self.main.pool.clone() }.fitness(self.layout, needed, self.trims).await
     }
 
     /// Why no connection could be made when that was last tried, in a sentence for operators; none if it could.
@@ -182,4 +187,10 @@ impl Buckets {
         let each = self.stores.iter().chain([&self.main]).map(|store| store.close(limit));
         futures_util::future::join_all(each).await.into_iter().all(|closed| closed)
     }
+}
+
+/// Whether both URLs name the same role.
+fn has_one_role(database: &DatabaseConfig) -> Result<bool, ConnectError> {
+    let role = |url: &Secret| Ok::<_, ConnectError>(PostgresUrl::parse(url.expose())?.user);
+    Ok(role(&database.database_url)? == role(database.direct_url())?)
 }

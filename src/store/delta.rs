@@ -1,10 +1,13 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
-use super::{Store, StoreError, traced};
-use crate::db::{Micros, Sql};
+use super::page_statements::{PAGE_OF_ALL_TABLES, PAGE_OF_ONE_TABLE, PAGE_OF_SOME_TABLES, PAGE_OF_UNLIKE_TABLES};
+use super::pages::Pages;
+use super::{StoreError, traced};
+use crate::db::{JsonText, Micros, RowSink, Sql};
 use crate::failpoints::Failpoint;
+use crate::limits::heavy::LIGHT;
 use crate::protocol::merge::{OwnWrites, StoredChange};
-use crate::protocol::page::Page;
+use crate::protocol::page::{Page, WrittenChanges, size_of};
 use crate::protocol::push::Op;
 use crate::protocol::{Cursor, Log};
 use std::collections::HashSet;
@@ -12,78 +15,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-/// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
-///
-/// `$log` is the condition on the log, over `$1` or by user and app over `$8` and `$9`; `$tables` the one on the table,
-/// over `$6`. One row more than a page is read to know whether there is
-/// more; a row is left out by the sum of the bytes up to its own, but for the first. Values are written out
-/// only for the rows that are left, and not for a first one of more than `$10` bytes: its reader has no memory for it yet. `more`: whether this row is followed by another. `is_own`: whether the reader stored
-/// it. `reader_holds`: whether the reader holds later stamps than are stored anywhere.
-macro_rules! page_query {
-    ($log:literal, $tables:literal) => {
-        Sql {
-            text: concat!(
-            "select h.head, c.id, c.created_at, c.table_name, c.record_id, c.op, case when c.size <= $10 then c.data::text end as data,
-                    case when c.size <= $10 then c.field_timestamps::text end as stamps,
-                    case when c.size <= $10 then c.extra::text end as extra, c.client_id = $3 as is_own, c.rows_trimmed, c.more,
-                    exists (select from sync_changes o
-                            where o.log_id = $1 and o.client_id = $3 and o.held is not null) as reader_holds, c.size::int8
-             from sync_heads h
-             left join lateral (
-                 select * from (
-                     select r.*,
-                            lead(r.created_at) over before_it is not null as more,
-                            sum(r.size) over before_it as bytes
-                     from (
-                         select id, created_at, client_id, table_name, record_id, op, data, field_timestamps, extra, size, rows_trimmed
-                         from sync_changes
-                         where ",
-            $log,
-            " and created_at > $2
-                           and ($3::text is null or client_id <> $3 or created_at < $4)
-                           and ",
-            $tables,
-            "
-                         order by created_at limit $5
-                     ) r
-                     window before_it as (order by r.created_at rows between unbounded preceding and 1 preceding)
-                 ) sized where bytes is null or bytes + size <= $7
-             ) c on true
-             where h.log_id = $1 order by c.created_at"
-            ),
-            types: &[
-                Type::UUID,
-                Type::TIMESTAMPTZ,
-                Type::TEXT,
-                Type::TIMESTAMPTZ,
-                Type::INT8,
-                Type::TEXT_ARRAY,
-                Type::INT8,
-                Type::TEXT,
-                Type::TEXT,
-                Type::INT8,
-            ],
-        }
-    };
-}
-
-static PAGE_OF_ALL_TABLES: Sql = page_query!("log_id = $1 and ($8::text, $9::text) is not null", "$6::text[] is null");
-/// By user and app: the index of tables begins with them, because programs that write SQL know no log.
-static PAGE_OF_ONE_TABLE: Sql = page_query!("user_id = $8 and app_id = $9", "table_name = ($6::text[])[1]");
-/// Each table is looked into by itself, for as many positions as a page has: so many tables cost so many probes of the index,
-/// however much the log has of others. The earliest of those positions are the page.
-static PAGE_OF_SOME_TABLES: Sql = page_query!(
-    "log_id = $1 and ($8::text, $9::text) is not null",
-    "created_at = any(array(
-         select found.created_at from unnest($6::text[]) as t (name)
-         cross join lateral (
-             select s.created_at from sync_changes s
-             where s.user_id = $8 and s.app_id = $9 and s.table_name = t.name and s.created_at > $2
-               and ($3::text is null or s.client_id <> $3 or s.created_at < $4)
-             order by s.created_at limit $5
-         ) found
-         order by found.created_at limit $5))"
-);
+/// Rows of a log, or of a table, that are looked at for one page, at most: its reader's own changes among them are passed over.
+const LOOKED_AT: i64 = 20_000;
+/// The same where several tables are merged step by step, which takes longer.
+const LOOKED_AT_IN_TABLES: i64 = 5_000;
 
 /// Whether a log that had this position was erased, which is known for an hour.
 static ERASED: Sql =
@@ -96,6 +31,7 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
         ("page", &PAGE_OF_ALL_TABLES),
         ("page of one table", &PAGE_OF_ONE_TABLE),
         ("page of some tables", &PAGE_OF_SOME_TABLES),
+        ("page of unlike tables", &PAGE_OF_UNLIKE_TABLES),
     ]
 }
 
@@ -159,9 +95,11 @@ pub struct PageRequest<'a> {
     pub own: OwnChanges<'a>,
     /// These tables only; none means all.
     pub tables: Option<&'a [String]>,
+    /// Whether an answer is made of it: then its changes are written as they arrive.
+    pub is_for_answer: bool,
 }
 
-impl Store {
+impl Pages {
     /// The changes after a cursor, as many as a page holds.
     ///
     /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
@@ -193,15 +131,16 @@ impl Store {
     /// A page; none if the cursor is past the log's end.
     async fn try_page(&self, log: &Log, request: &PageRequest<'_>, memory: usize) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
-        let query = match request.tables {
-            None => &PAGE_OF_ALL_TABLES,
-            Some([_]) => &PAGE_OF_ONE_TABLE,
-            Some(_) => &PAGE_OF_SOME_TABLES,
+        let (query, looked_at) = match request.tables {
+            None => (&PAGE_OF_ALL_TABLES, LOOKED_AT),
+            Some([_]) => (&PAGE_OF_ONE_TABLE, LOOKED_AT),
+            Some(_) => (&PAGE_OF_SOME_TABLES, LOOKED_AT_IN_TABLES),
         };
         let (since, own_before) = (Micros(request.since.micros()), Micros(request.own.limit()));
         let (rows, bytes) = (limit as i64 + 1, i64::from(self.limits.bytes));
         let largest = bytes.max(i64::try_from(memory).unwrap_or(i64::MAX));
-        let parameters: [&(dyn ToSql + Sync); 10] = [
+        let is_met_asked = request.reader.is_some() && request.own == OwnChanges::All;
+        let parameters: [&(dyn ToSql + Sync); 12] = [
             &log.id.0,
             &since,
             &request.reader,
@@ -212,87 +151,143 @@ impl Store {
             &&*log.user_id,
             &&*log.app,
             &largest,
+            &looked_at,
+            &is_met_asked,
         ];
-        let rows = self.traced(traced::PAGE, query, &parameters).await?;
-        let PageRows { head, has_more, reader_holds, mut changes } = PageRows::read(rows, limit, largest)?;
+        let mut page = self.read_rows(query, &parameters, request).await?;
+        if page.ends_early() && request.tables.is_some_and(|tables| tables.len() > 1) {
+            page = self.read_rows(&PAGE_OF_UNLIKE_TABLES, &parameters, request).await?;
+        }
+        let PageRows { head, mut end, reader_holds, is_met, mut changes, written, .. } = page;
         if request.since.is_past(head) {
             return Ok(None);
         }
-        let until = match changes.last() {
-            Some(last) if has_more && !Failpoint::PageEndsAtHead.is_on() => {
-                Cursor::after(last.at).on_initial_sync(request.since.is_initial_sync())
+        if let OwnChanges::BesidePush { rows, .. } = request.own {
+            let rows: HashSet<&Uuid> = rows.iter().collect();
+            changes.retain(|change| !rows.contains(&change.id));
+        }
+        let (own, known) = match request.own {
+            OwnChanges::All if !reader_holds && !is_met => (OwnWrites::new(true), changes.len()),
+            _ => self.own_writes(log.id, request, &changes, reader_holds, end.is_none()).await?,
+        };
+        if known < changes.len() {
+            changes.truncate(known);
+            end = changes.last().map(|last| last.at);
+        }
+        let has_more = end.is_some();
+        let until = match end {
+            Some(end) if !Failpoint::PageEndsAtHead.is_on() => {
+                Cursor::after(end).on_initial_sync(request.since.is_initial_sync())
             }
             _ if Failpoint::CursorFromClock.is_on() => {
                 Cursor::after(self.clock.since_epoch().as_micros() as i64 / Cursor::STEP * Cursor::STEP)
             }
             _ => Cursor::after(head),
         };
-        if let OwnChanges::BesidePush { rows, .. } = request.own {
-            let rows: HashSet<&Uuid> = rows.iter().collect();
-            changes.retain(|change| !rows.contains(&change.id));
-        }
-        let own = match request.own {
-            OwnChanges::All if !reader_holds && !may_leave_out(&changes) => OwnWrites::new(true),
-            _ => self.own_writes(log.id, request, &changes, reader_holds).await?,
-        };
         let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
-        Ok(Some(Page { changes, own, until, has_more }))
+        Ok(Some(Page { changes, own, until, has_more, written }))
     }
-}
 
-/// Whether on an initial sync something of these changes may have been replaced by their reader.
-fn may_leave_out(changes: &[StoredChange]) -> bool {
-    changes.iter().any(|change| change.is_own || change.op == Op::Delete)
+    async fn read_rows(
+        &self,
+        query: &'static Sql,
+        parameters: &[&(dyn ToSql + Sync)],
+        request: &PageRequest<'_>,
+    ) -> Result<PageRows, StoreError> {
+        // Of an answer to a push, changes may be left out when all have been read.
+        let writes = request.is_for_answer && !request.own.is_answer();
+        let sink = || PageRows { writes, ..PageRows::default() };
+        traced::run_into(&self.pool, traced::PAGE, query, parameters, &sink).await?.finish()
+    }
 }
 
 /// What a page's statement brings.
 #[derive(Debug, Default)]
 struct PageRows {
+    /// Whether changes are written as they arrive.
+    writes: bool,
     head: i64,
     /// Whether there are more changes than those.
     has_more: bool,
+    /// Up to where changes were looked for, if not up to the head, and the page is not full.
+    looked_until: Option<i64>,
     /// Whether the reader holds later stamps than are stored, anywhere in the log.
     reader_holds: bool,
+    /// Whether on an initial sync something of these changes may have been replaced by their reader.
+    is_met: bool,
     changes: Vec<StoredChange>,
+    written: WrittenChanges,
+    /// Where the page ends, if there are more changes than those, or may be; none: at the head.
+    end: Option<i64>,
+    /// Why there is no page.
+    failure: Option<StoreError>,
 }
 
-impl PageRows {
-    /// Reads the rows of a page of at most so many changes, the first of which has its values up to so many bytes.
-    fn read(mut rows: Vec<Row>, limit: usize, largest: i64) -> Result<PageRows, StoreError> {
-        let Some(first) = rows.first() else { return Ok(PageRows::default()) };
-        let Micros(head) = first.try_get(0)?;
-        let mut page = PageRows { head, ..PageRows::default() };
-        if first.try_get::<_, Option<bool>>(11)?.is_none() {
-            return Ok(page);
+impl RowSink for PageRows {
+    fn take(&mut self, row: Row) {
+        if self.failure.is_none() {
+            self.failure = self.read(&row).err();
         }
-        let size: i64 = first.try_get(13)?;
-        if size > largest {
-            return Err(StoreError::NeedsMemory(usize::try_from(size).unwrap_or(usize::MAX)));
-        }
-        page.reader_holds = first.try_get(12)?;
-        rows.truncate(limit);
-        if let Some(last) = rows.last() {
-            page.has_more = last.try_get(11)?;
-        }
-        page.changes = rows.into_iter().map(read_change).collect::<Result<_, _>>()?;
-        Ok(page)
     }
 }
 
-/// By number: names are looked for among all of a row's, each time.
-fn read_change(row: Row) -> Result<StoredChange, StoreError> {
-    let Micros(at) = row.try_get(2)?;
-    let op: &str = row.try_get(5)?;
-    Ok(StoredChange {
-        id: row.try_get(1)?,
-        at,
-        table: row.try_get(3)?,
-        record: row.try_get(4)?,
-        op: Op::from_name(op).ok_or_else(|| StoreError::UnknownOp(op.to_owned()))?,
-        data: row.try_get(6)?,
-        stamps: row.try_get(7)?,
-        extra: row.try_get(8)?,
-        is_own: row.try_get::<_, Option<bool>>(9)?.unwrap_or(false),
-        rows_trimmed: row.try_get::<_, Option<bool>>(10)?.unwrap_or(false),
-    })
+impl PageRows {
+    /// Whether enough was looked at before the page was full.
+    fn ends_early(&self) -> bool {
+        self.looked_until.is_some()
+    }
+
+    /// By number: names are looked for among all of a row's, each time.
+    fn read(&mut self, row: &Row) -> Result<(), StoreError> {
+        let Micros(at) = row.try_get(1)?;
+        let is_own = row.try_get::<_, Option<bool>>(8)?.unwrap_or(false);
+        let rows_trimmed = row.try_get::<_, Option<bool>>(9)?.unwrap_or(false);
+        let Some(id) = row.try_get(0)? else {
+            (self.head, self.reader_holds, self.has_more) = (at, is_own, rows_trimmed);
+            self.looked_until = row.try_get::<_, Option<Micros>>(12)?.map(|Micros(until)| until);
+            return Ok(());
+        };
+        if let Some(size) = row.try_get::<_, Option<i32>>(10)? {
+            return Err(StoreError::NeedsMemory(usize::try_from(size).unwrap_or(usize::MAX)));
+        }
+        let op: &str = row.try_get(4)?;
+        let json = |column| Ok::<_, StoreError>(row.try_get::<_, Option<JsonText>>(column)?.map(|JsonText(text)| text));
+        let change = StoredChange {
+            id,
+            at,
+            table: row.try_get(2)?,
+            record: row.try_get(3)?,
+            op: Op::from_name(op).ok_or_else(|| StoreError::UnknownOp(op.to_owned()))?,
+            data: json(5)?,
+            stamps: json(6)?.unwrap_or_else(|| "{}".to_owned()),
+            extra: json(7)?,
+            is_own,
+            rows_trimmed,
+        };
+        self.is_met |= is_own || row.try_get::<_, Option<bool>>(11)?.unwrap_or(false);
+        // A large one keeps a thread for long: it is left for when that is given to others, and so are those behind it.
+        self.writes &= size_of(std::slice::from_ref(&change)) <= LIGHT;
+        if self.writes {
+            self.written.add(&change)?;
+        }
+        self.changes.push(change);
+        Ok(())
+    }
+
+    /// The same when all have arrived.
+    fn finish(mut self) -> Result<PageRows, StoreError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        // So they come; but only an order that is asked for of the whole would have PostgreSQL promise it, and wait for the last.
+        if !self.changes.is_sorted_by_key(|change| change.at) {
+            self.changes.sort_by_key(|change| change.at);
+            self.written = WrittenChanges::default();
+        }
+        self.end = self.looked_until;
+        if self.has_more {
+            self.end = self.changes.last().map(|last| last.at);
+        }
+        Ok(self)
+    }
 }

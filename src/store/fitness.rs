@@ -1,8 +1,8 @@
 //! Whether the database can serve: what an operator has to mend is said in one sentence, at the start and in readiness.
 
+use super::StoreError;
 use super::layout::{Layout, LayoutState};
-use super::{Store, StoreError};
-use crate::db::{DbError, Sql};
+use crate::db::{DbError, Pool, Sql};
 use tokio_postgres::types::Type;
 
 /// What keeps a database from serving.
@@ -30,6 +30,11 @@ pub enum Unfit {
     /// Something is not granted.
     #[error("the role of DATABASE_URL lacks rights: {0} (deploy/grants.sql has all that it needs)")]
     Rights(String),
+    /// What trimming needs is not granted. Everything else works without.
+    #[error(
+        "the role of DATABASE_URL lacks rights to trim: {0} (deploy/grants.sql has all that it needs; COMPACT_AFTER_MS=0 turns trimming off)"
+    )]
+    TrimmingRights(String),
     /// The schema cannot be looked at, for which the direct URL is used.
     #[error(
         "the role of DATABASE_LISTEN_URL, or else of DATABASE_URL, lacks rights: {0} (deploy/grants.sql has all that it needs)"
@@ -56,8 +61,18 @@ impl Unfit {
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Unfit::Standby | Unfit::ReadOnly | Unfit::Rights(_) | Unfit::SchemaRights(_) | Unfit::OtherDatabase
+            Unfit::Standby
+                | Unfit::ReadOnly
+                | Unfit::Rights(_)
+                | Unfit::TrimmingRights(_)
+                | Unfit::SchemaRights(_)
+                | Unfit::OtherDatabase
         )
+    }
+
+    /// Whether it can serve all the same: then it keeps a replica from beginning, and no other.
+    pub fn is_of_background(&self) -> bool {
+        matches!(self, Unfit::TrimmingRights(_))
     }
 
     /// Whether the replica looks for logs where they are no more.
@@ -114,6 +129,20 @@ macro_rules! missing_rights {
     };
 }
 
+/// The rights that trimming lacks, in any of the schemas.
+macro_rules! missing_trimming_rights {
+    () => {
+        "(select string_agg(what, ', ') from (
+            select 'EXECUTE on ' || case when cardinality($1) = 0 then '' else quote_ident(n.nspname) || '.' end || p.proname as what
+            from pg_namespace n join pg_proc p on p.pronamespace = n.oid
+            where p.proname in ('sync_history_days', 'sync_trim_rows', 'sync_mark_trimmed') and not has_function_privilege(p.oid, 'EXECUTE')
+              and case when cardinality($1) = 0 then n.oid = (select relnamespace from pg_class where oid = to_regclass('sync_heads'))
+                       else n.nspname = any($1::name[]) end
+            order by 1 limit 8
+        ) as first_ones)"
+    };
+}
+
 /// The rights alone: where they are missing the rest cannot be asked either.
 static RIGHTS: Sql = Sql { text: concat!("select ", missing_rights!()), types: &[Type::TEXT_ARRAY] };
 
@@ -131,9 +160,11 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
                                nullif(d.datconnlimit, -1), nullif(r.rolconnlimit, -1)) end
         from pg_roles r, pg_database d where r.rolname = session_user and d.datname = current_database()),
        (select buckets from sync_layout where one), (select is_moving from sync_layout where one),
-       (select on_citus from sync_layout where one)"
+       (select on_citus from sync_layout where one), case when $2 then ",
+        missing_trimming_rights!(),
+        " end"
     ),
-    types: &[Type::TEXT_ARRAY],
+    types: &[Type::TEXT_ARRAY, Type::BOOL],
 };
 
 /// The statements here, by name.
@@ -141,14 +172,21 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![("fitness", &FITNESS), ("rights", &RIGHTS)]
 }
 
-impl Store {
-    /// Asks the database whether it can serve this replica, which knows of this layout and has so many connections.
+/// Asks a database whether it can serve.
+#[derive(Clone, Debug)]
+pub(super) struct FitnessCheck {
+    pub(super) pool: Pool,
+}
+
+impl FitnessCheck {
+    /// Asks the database whether it can serve this replica, which knows of this layout, has so many connections, and trims or
+    /// not.
     ///
     /// # Errors
     /// It does not answer.
-    pub(super) async fn fitness(&self, known: Layout, connections: usize) -> Result<Fitness, StoreError> {
+    pub(super) async fn fitness(&self, known: Layout, connections: usize, trims: bool) -> Result<Fitness, StoreError> {
         let schemas = known.schemas();
-        let rows = match self.pool.query(&FITNESS, &[&schemas]).await {
+        let rows = match self.pool.query(&FITNESS, &[&schemas, &trims]).await {
             Ok(rows) => rows,
             Err(error) if matches!(error.sqlstate(), Some("42P01" | "42501" | "3F000")) => {
                 return self.missing_rights(&schemas, error).await;
@@ -174,7 +212,7 @@ impl Store {
         } else if is_read_only {
             Some(Unfit::ReadOnly)
         } else {
-            rights.map(Unfit::Rights)
+            rights.map(Unfit::Rights).or(row.try_get::<_, Option<String>>(9)?.map(Unfit::TrimmingRights))
         };
         if matches!(unfit, Some(Unfit::Standby | Unfit::ReadOnly)) && self.pool.has_choice() {
             // Another of its hosts is the primary now.

@@ -1,8 +1,8 @@
 //! What the reconciler asks: where the logs of connected users stand, and what changed in one of them. No answer is larger
 //! than its bound, whatever is stored (G6).
 
-use super::{Store, StoreError, traced};
-use crate::db::{Micros, Sql};
+use super::{StoreError, traced};
+use crate::db::{Micros, Pool, Sql};
 use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -172,11 +172,21 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     ]
 }
 
-impl Store {
+/// Reads where logs stand.
+#[derive(Clone, Debug)]
+pub struct HeadReader {
+    pool: Pool,
+}
+
+impl HeadReader {
+    pub(super) fn new(pool: Pool) -> HeadReader {
+        HeadReader { pool }
+    }
+
     /// Where the logs of these users stand.
-    pub async fn heads(&self, users: &[UserKey]) -> Result<Heads<Head>, StoreError> {
+    pub async fn of_users(&self, users: &[UserKey]) -> Result<Heads<Head>, StoreError> {
         let keys: Vec<Uuid> = users.iter().map(|user| user.0).collect();
-        let rows = self.traced(traced::HEADS, &HEADS, &[&keys, &(MAX_LOGS as i64 + 1)]).await?;
+        let rows = traced::run(&self.pool, traced::HEADS, &HEADS, &[&keys, &(MAX_LOGS as i64 + 1)]).await?;
         let heads: Vec<Head> = rows.iter().map(read_head).collect::<Result<_, _>>()?;
         let mut logs: HashMap<UserKey, usize> = HashMap::with_capacity(users.len());
         heads.iter().for_each(|head| *logs.entry(head.user).or_default() += 1);
@@ -185,24 +195,24 @@ impl Store {
     }
 
     /// Where these logs stand.
-    pub async fn heads_of_logs(&self, logs: &[LogId]) -> Result<Vec<Head>, StoreError> {
+    pub async fn of_logs(&self, logs: &[LogId]) -> Result<Vec<Head>, StoreError> {
         let logs: Vec<Uuid> = logs.iter().map(|log| log.0).collect();
-        let rows = self.traced(traced::HEADS, &HEADS_OF_LOGS, &[&logs]).await?;
+        let rows = traced::run(&self.pool, traced::HEADS, &HEADS_OF_LOGS, &[&logs]).await?;
         Ok(rows.iter().map(read_head).collect::<Result<_, _>>()?)
     }
 
     /// Where those logs of a user stand that were written to last, [`MAX_LOGS`] at most. Reads all of them.
-    pub async fn newest_heads(&self, user: UserKey) -> Result<Vec<Head>, StoreError> {
-        let rows = self.traced(traced::HEADS, &NEWEST_HEADS, &[&user.0, &(MAX_LOGS as i64)]).await?;
+    pub async fn newest(&self, user: UserKey) -> Result<Vec<Head>, StoreError> {
+        let rows = traced::run(&self.pool, traced::HEADS, &NEWEST_HEADS, &[&user.0, &(MAX_LOGS as i64)]).await?;
         Ok(rows.iter().map(read_head).collect::<Result<_, _>>()?)
     }
 
     /// Those logs of these users whose newest change is not older than is said for each user.
-    pub async fn recent_heads(&self, users: &[(UserKey, Duration)]) -> Result<Heads<RecentHead>, StoreError> {
+    pub async fn recent_of_users(&self, users: &[(UserKey, Duration)]) -> Result<Heads<RecentHead>, StoreError> {
         let keys: Vec<Uuid> = users.iter().map(|(user, _)| user.0).collect();
         let ages: Vec<i64> = users.iter().map(|(_, age)| age.as_millis() as i64).collect();
         let most = MAX_LOGS as i64 + 1;
-        let rows = self.traced(traced::RECENT_HEADS, &RECENT_HEADS, &[&keys, &ages, &most]).await?;
+        let rows = traced::run(&self.pool, traced::RECENT_HEADS, &RECENT_HEADS, &[&keys, &ages, &most]).await?;
         let (mut heads, mut too_many) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in &rows {
             let recent = read_recent(row)?;
@@ -215,18 +225,18 @@ impl Store {
     }
 
     /// Those of these logs whose newest change is not older than is said for each.
-    pub async fn recent_heads_of_logs(&self, logs: &[(LogId, Duration)]) -> Result<Vec<RecentHead>, StoreError> {
+    pub async fn recent_of_logs(&self, logs: &[(LogId, Duration)]) -> Result<Vec<RecentHead>, StoreError> {
         let keys: Vec<Uuid> = logs.iter().map(|(log, _)| log.0).collect();
         let ages: Vec<i64> = logs.iter().map(|(_, age)| age.as_millis() as i64).collect();
-        let rows = self.traced(traced::RECENT_HEADS, &RECENT_HEADS_OF_LOGS, &[&keys, &ages]).await?;
+        let rows = traced::run(&self.pool, traced::RECENT_HEADS, &RECENT_HEADS_OF_LOGS, &[&keys, &ages]).await?;
         Ok(rows.iter().map(read_recent).collect::<Result<_, _>>()?)
     }
 
     /// Those logs of a user whose newest change is not older than this, the newest [`MAX_LOGS`] at most. Reads all of them.
-    pub async fn newest_recent_heads(&self, user: UserKey, age: Duration) -> Result<Vec<RecentHead>, StoreError> {
+    pub async fn newest_recent(&self, user: UserKey, age: Duration) -> Result<Vec<RecentHead>, StoreError> {
         let age = age.as_millis() as i64;
         let parameters: [&(dyn ToSql + Sync); 3] = [&user.0, &age, &(MAX_LOGS as i64)];
-        let rows = self.traced(traced::RECENT_HEADS, &NEWEST_RECENT_HEADS, &parameters).await?;
+        let rows = traced::run(&self.pool, traced::RECENT_HEADS, &NEWEST_RECENT_HEADS, &parameters).await?;
         Ok(rows.iter().map(read_recent).collect::<Result<_, _>>()?)
     }
 
@@ -237,7 +247,8 @@ impl Store {
         let after: Vec<_> = ranges.iter().map(|range| Micros(range.after)).collect();
         let last: Vec<_> = ranges.iter().map(|range| Micros(range.last)).collect();
         let most = (CHANGES_PER_QUERY / ranges.len().max(1)).max(CHANGES_PER_RANGE) as i64;
-        let rows = self.traced(traced::CHANGED_TABLES, &CHANGED_TABLES, &[&logs, &after, &last, &most]).await?;
+        let rows =
+            traced::run(&self.pool, traced::CHANGED_TABLES, &CHANGED_TABLES, &[&logs, &after, &last, &most]).await?;
         let mut changes: Vec<RangeChanges> =
             ranges.iter().map(|range| RangeChanges { tables: Vec::new(), until: range.last }).collect();
         for row in rows {

@@ -9,12 +9,17 @@ use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 use crate::protocol::{Log, LogId, UserKey};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 /// Logs, devices and changes of a record that are listed, at most.
 pub const MAX_LOGS: usize = 200;
+/// Changes that are counted when a user is looked at, in all of the user's logs together: whoever looks may look at a user
+/// with very many, again and again.
+pub const MAX_COUNTED: usize = 10_000;
+/// Of each log at least so many are counted, however many logs there are.
+const MIN_COUNTED: usize = 50;
 /// Devices of a user that are shown, at most.
 pub const MAX_DEVICES: usize = 500;
 /// Changes of a record that are shown, at most.
@@ -22,7 +27,7 @@ pub const MAX_CHANGES: usize = 1_000;
 /// Bytes of them, unless the newest alone has more.
 const MAX_BYTES: i64 = 4 << 20;
 
-/// A log of a user, and what is in it.
+/// A log of a user.
 #[derive(Debug)]
 pub struct StoredLog {
     /// Names it.
@@ -31,22 +36,31 @@ pub struct StoredLog {
     pub app: String,
     /// The position of the newest change.
     pub head: i64,
-    /// Changes in it.
+    /// What is in it, as far as that is known.
+    pub content: Content,
+}
+
+/// What is in a log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Content {
+    /// Changes.
     pub changes: i64,
     /// Their bytes.
     pub bytes: i64,
-    /// Tables in it.
+    /// Their tables.
     pub tables: i64,
+    /// There are older changes, which are not counted.
+    pub more: bool,
 }
 
-/// A device that has pushed.
+/// A device that has pushed one of the changes that are counted.
 #[derive(Debug)]
 pub struct StoredDevice {
     /// The app.
     pub app: String,
     /// The device.
     pub device: String,
-    /// Its changes that are stored.
+    /// How many of them are its own.
     pub changes: i64,
     /// The position of its newest change.
     pub pushed: i64,
@@ -91,21 +105,27 @@ pub enum InspectError {
 }
 
 const LOGS: &str = "
-select h.log_id::text, h.app_id, (extract(epoch from h.head) * 1000000)::int8,
-       c.changes, c.bytes, c.tables
-from (select * from sync_heads where user_key = $1::text::uuid order by head desc limit $2) h
+select log_id::text, app_id, (extract(epoch from head) * 1000000)::int8
+from sync_heads where user_key = $1::text::uuid order by head desc limit $2";
+
+/// Of each log only the newest changes are read, along the index.
+const CONTENTS: &str = "
+select h.log_id::text, c.changes, c.bytes, c.tables
+from (select log_id from sync_heads where user_key = $1::text::uuid order by head desc limit $2) h
 cross join lateral (
-    select count(*), coalesce(sum(size), 0)::int8, count(distinct table_name) from sync_changes where log_id = h.log_id
-) as c (changes, bytes, tables)
-order by h.head desc";
+    select count(*), coalesce(sum(size), 0)::int8, count(distinct table_name)
+    from (select size, table_name from sync_changes where log_id = h.log_id order by created_at desc limit $3) newest
+) as c (changes, bytes, tables)";
 
 const DEVICES: &str = "
 select h.app_id, c.client_id, count(*), (extract(epoch from max(c.created_at)) * 1000000)::int8 as pushed
-from sync_heads h join sync_changes c on c.log_id = h.log_id
-where h.user_key = $1::text::uuid
+from (select log_id, app_id from sync_heads where user_key = $1::text::uuid order by head desc limit $2) h
+cross join lateral (
+    select client_id, created_at from sync_changes where log_id = h.log_id order by created_at desc limit $3
+) as c
 group by h.app_id, c.client_id
 order by pushed desc
-limit $2";
+limit $4";
 
 const RECORD: &str = "
 select id::text, (extract(epoch from created_at) * 1000000)::int8, op, data::text, field_timestamps::text, client_id,
@@ -169,27 +189,44 @@ from (
     $command$)
 ) as w";
 
-/// The logs of a user, those that changed last first.
+/// The logs of a user, those that changed last first; what is in them is not counted yet.
 pub async fn logs(client: &Client, user: UserKey) -> Result<Vec<StoredLog>, InspectError> {
     let (user, limit) = (user.0.to_string(), MAX_LOGS as i64);
     let rows = client.query_typed(LOGS, &[(&user, Type::TEXT), (&limit, Type::INT8)]).await?;
     let read = |row: &Row| {
-        Ok(StoredLog {
-            log: LogId(uuid(row.try_get(0)?)?),
-            app: row.try_get(1)?,
-            head: row.try_get(2)?,
-            changes: row.try_get(3)?,
-            bytes: row.try_get(4)?,
-            tables: row.try_get(5)?,
-        })
+        let log = LogId(uuid(row.try_get(0)?)?);
+        Ok(StoredLog { log, app: row.try_get(1)?, head: row.try_get(2)?, content: Content::default() })
     };
     rows.iter().map(read).collect()
 }
 
-/// The devices of a user by app, those that pushed last first.
-pub async fn devices(client: &Client, user: UserKey) -> Result<Vec<StoredDevice>, InspectError> {
-    let (user, limit) = (user.0.to_string(), MAX_DEVICES as i64);
-    let rows = client.query_typed(DEVICES, &[(&user, Type::TEXT), (&limit, Type::INT8)]).await?;
+/// How many changes are counted of each of so many logs.
+fn counted(logs: usize) -> i64 {
+    (MAX_COUNTED / logs.max(1)).max(MIN_COUNTED) as i64
+}
+
+/// Counts what is in these logs of a user: of long ones the newest changes alone, all together about [`MAX_COUNTED`].
+pub async fn count(client: &Client, user: UserKey, logs: &mut [StoredLog]) -> Result<(), InspectError> {
+    let (user, limit, counted) = (user.0.to_string(), MAX_LOGS as i64, counted(logs.len()));
+    // One more than is told shows that there are more.
+    let read = counted + 1;
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] = [(&user, Type::TEXT), (&limit, Type::INT8), (&read, Type::INT8)];
+    for row in client.query_typed(CONTENTS, &parameters).await? {
+        let (log, changes) = (LogId(uuid(row.try_get(0)?)?), row.try_get(1)?);
+        let (bytes, tables) = (row.try_get(2)?, row.try_get(3)?);
+        let content = Content { changes: counted.min(changes), bytes, tables, more: changes > counted };
+        logs.iter_mut().filter(|known| known.log == log).for_each(|known| known.content = content);
+    }
+    Ok(())
+}
+
+/// The devices, by app, that pushed the newest changes of so many logs of a user; those that pushed last first.
+pub async fn devices(client: &Client, user: UserKey, logs: usize) -> Result<Vec<StoredDevice>, InspectError> {
+    let (user, limit, counted) = (user.0.to_string(), MAX_LOGS as i64, counted(logs));
+    let most = MAX_DEVICES as i64;
+    let parameters: [(&(dyn ToSql + Sync), Type); 4] =
+        [(&user, Type::TEXT), (&limit, Type::INT8), (&counted, Type::INT8), (&most, Type::INT8)];
+    let rows = client.query_typed(DEVICES, &parameters).await?;
     let read = |row: &Row| {
         Ok(StoredDevice {
             app: row.try_get(0)?,
@@ -210,7 +247,7 @@ pub async fn record(
     id: &str,
 ) -> Result<(Vec<LoggedChange>, bool), InspectError> {
     let (log, limit) = (log.id.0.to_string(), MAX_CHANGES as i64 + 1);
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] =
+    let parameters: [(&(dyn ToSql + Sync), Type); 5] =
         [(&log, Type::TEXT), (&table, Type::TEXT), (&id, Type::TEXT), (&limit, Type::INT8), (&MAX_BYTES, Type::INT8)];
     let mut rows = client.query_typed(RECORD, &parameters).await?;
     let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(7))?;

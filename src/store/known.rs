@@ -3,10 +3,11 @@
 //! Clients do not repeat a push as it was: they send what has had no answer, with what has come since. So each change is
 //! recognized by itself, whatever push it comes in, and the answer is as if all were new.
 
-use super::batch::{Entry, Placed, is_locked, is_unstamped_delete};
-use super::push::Stored;
-use super::{PAST_ALL, Store, StoreError, citus, traced};
+use super::batch::{BatchInsert, Entry, Placed, is_locked, is_unstamped_delete};
+use super::position::Stored;
+use super::{PAST_ALL, StoreError, citus, traced};
 use crate::db::{Micros, Sql};
+use crate::limits::heavy::HeavyWork;
 use crate::protocol::identity::DeviceScope;
 use crate::protocol::push::{Adjusted, Op, Push};
 use crate::protocol::{Cursor, Log, LogId, Stamp, adjusted_stamp};
@@ -144,7 +145,15 @@ fn read_known(rows: &[Row]) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
     Ok(known)
 }
 
-impl Store {
+/// Finds out what of a push is stored already.
+#[derive(Clone, Debug)]
+pub struct KnownChanges {
+    pub(super) insert: BatchInsert,
+    pub(super) heavy: HeavyWork,
+    pub(super) on_citus: bool,
+}
+
+impl KnownChanges {
     /// Stores of a push what is not there yet. None if somebody holds its log's head: then nothing is stored.
     pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Option<Pushed>, StoreError> {
         let mut entry = entry.clone();
@@ -158,7 +167,7 @@ impl Store {
                     return Ok(Some(Pushed::with(&entry, None, &known)));
                 }
             }
-            match self.insert(&[&entry]).await.map(|placed| placed.into_iter().next()) {
+            match self.insert.insert(&[&entry]).await.map(|placed| placed.into_iter().next()) {
                 Ok(Some(Placed::Stored(stored))) => return Ok(Some(Pushed::with(&entry, Some(stored), &known))),
                 Ok(Some(Placed::Locked)) => return Ok(None),
                 Ok(_) => {}
@@ -189,7 +198,9 @@ impl Store {
         positions.sort_unstable();
         positions.dedup();
         let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return Ok(PAST_ALL) };
-        let rows = self.traced(traced::OWN_WRITES, &STORED_SINCE, &[&log.0, &device, &Micros(*last)]).await?;
+        let rows =
+            traced::run(&self.insert.pool, traced::OWN_WRITES, &STORED_SINCE, &[&log.0, &device, &Micros(*last)])
+                .await?;
         if rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(true) {
             return Ok(PAST_ALL);
         }
@@ -198,7 +209,8 @@ impl Store {
     }
 
     async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
-        let rows = self.traced(traced::STORED_BEFORE, &KNOWN, &[&entry.ids, &entry.log.id.0]).await?;
+        let rows =
+            traced::run(&self.insert.pool, traced::STORED_BEFORE, &KNOWN, &[&entry.ids, &entry.log.id.0]).await?;
         // All their stamps are read, of which a push may have a quarter of a million.
         let bytes = rows.iter().map(Row::raw_size_bytes).sum();
         let mut known = self.heavy.run(bytes, || read_known(&rows)).await?;
@@ -209,7 +221,7 @@ impl Store {
 
     /// Adds what was trimmed away. Asked second: rows leave the log for the history, and never come back.
     async fn add_trimmed_rows(&self, entry: &Entry, known: &mut HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
-        let below = self.history.ids_below();
+        let below = self.insert.history.ids_below();
         let mut ids: Vec<Uuid> = entry.ids.iter().filter(|id| !known.contains_key(*id)).copied().collect();
         if ids.is_empty() {
             return Ok(());
@@ -217,8 +229,8 @@ impl Store {
         ids.sort_unstable();
         let old = i32::try_from(ids.partition_point(|id| *id < below)).unwrap_or(i32::MAX);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-            [&ids, &entry.log.id.0, &old, &self.history.latest()];
-        for row in self.traced(traced::TRIMMED_BEFORE, &TRIMMED, &parameters).await? {
+            [&ids, &entry.log.id.0, &old, &self.insert.history.latest()];
+        for row in traced::run(&self.insert.pool, traced::TRIMMED_BEFORE, &TRIMMED, &parameters).await? {
             let Micros(at) = row.try_get("created_at")?;
             known.insert(row.try_get("id")?, KnownRow { at, adjusted: None });
         }
@@ -269,7 +281,7 @@ impl Store {
         let records: Vec<&str> = changes().map(|change| change.record.as_str()).collect();
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&entry.log.id.0, &ids, &tables, &records];
         let mut newest = HashMap::new();
-        for row in self.traced(traced::HISTORY, &NEWEST, &parameters).await? {
+        for row in traced::run(&self.insert.pool, traced::HISTORY, &NEWEST, &parameters).await? {
             let Micros(at) = row.try_get("created_at")?;
             let (op, client): (&str, &str) = (row.try_get("op")?, row.try_get("client_id")?);
             if op != Op::Delete.name() || client != entry.push.client {

@@ -18,6 +18,7 @@ mod citus;
 pub mod compaction;
 mod delta;
 pub mod distribute;
+mod error;
 pub mod fitness;
 mod heads;
 mod history;
@@ -25,10 +26,16 @@ pub mod inspect;
 mod known;
 mod layout;
 pub mod lifecycle;
+mod merged_tables;
 mod migrator;
+mod own_statements;
 mod own_writes;
+mod page_statements;
+mod pages;
+mod position;
 mod push;
 mod quotas;
+pub mod refused_tokens;
 mod rewinds;
 pub mod same_database;
 pub mod schema;
@@ -40,18 +47,21 @@ mod workers;
 pub use buckets::Buckets;
 use delta::PAST_ALL;
 pub use delta::{OwnChanges, PageRequest};
-pub use heads::{ChangedTable, Head, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
-pub use known::Pushed;
+pub use error::StoreError;
+pub use heads::{ChangedTable, Head, HeadReader, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
+pub use known::{KnownChanges, Pushed};
 pub use layout::{Layout, MAX_BUCKETS};
-pub use push::Stored;
-pub use quotas::AppCount;
+pub use pages::{PageLimits, Pages};
+pub use position::Stored;
+pub use push::Pushes;
+pub use quotas::{AppCount, Quotas};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::{ConnectError, Connector, DbError, Pool, PoolConfig, PoolStatus, Sql};
+use crate::db::{ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql};
 use crate::limits::heavy::HeavyWork;
-use crate::protocol::merge::UnreadableChange;
 use crate::telemetry::Metrics;
+use batch::{BatchInsert, PushStatements};
 use batcher::Batcher;
 use history::HistoryHorizon;
 use rewinds::Rewinds;
@@ -74,123 +84,20 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 pub const PLANS: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
 
-/// How a page is bounded.
-#[derive(Clone, Copy, Debug)]
-pub struct PageLimits {
-    /// Changes at most.
-    pub changes: u32,
-    /// Bytes of its changes, unless the first alone has more.
-    pub bytes: u32,
-}
-
-/// The changes of all users and apps of a bucket.
+/// The changes of all users and apps of a bucket, by what is done with them.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// Storing pushes.
+    pub pushes: Pushes,
+    /// What of a push is stored already.
+    pub known: KnownChanges,
+    /// Reading pages.
+    pub pages: Pages,
+    /// Where logs stand.
+    pub heads: HeadReader,
+    /// What limits are held against.
+    pub quotas: Quotas,
     pool: Pool,
-    limits: PageLimits,
-    batcher: Batcher,
-    rewinds: Rewinds,
-    history: HistoryHorizon,
-    /// How pushes are stored: Citus does not run every statement.
-    on_citus: bool,
-    /// How long a push waits for its turn.
-    queue_timeout: Duration,
-    heavy: HeavyWork,
-    clock: Clock,
-}
-
-/// Why the store could not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database is away, busy, or not a primary: the same request may succeed later.
-    #[error("the database cannot be used at the moment")]
-    Unavailable(#[source] Arc<DbError>),
-    /// Pushes that came before took too long.
-    #[error("pushes that came before did not end in time")]
-    TurnTimeout,
-    /// A value that PostgreSQL cannot represent. Nothing was stored.
-    #[error("the database cannot represent a value")]
-    Unstorable(#[source] DbError),
-    /// Something that should not happen.
-    #[error("the database refused a statement")]
-    Failed(#[source] DbError),
-    /// A stored change cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] UnreadableChange),
-    /// The task that was storing a push ended early.
-    #[error("a push was given up half-way")]
-    Abandoned,
-    /// The same changes were being stored by somebody else, again and again.
-    #[error("the changes of a push were being stored elsewhere at the same time")]
-    Contended,
-    /// A change of so many bytes is to be read, for which its reader has set aside less.
-    #[error("a change takes {0} bytes of memory")]
-    NeedsMemory(usize),
-    /// The operation of a stored change is not known.
-    #[error("the operation {0:?} of a stored change is unknown")]
-    UnknownOp(String),
-}
-
-impl StoreError {
-    /// Whether there was no connection free to ask with.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, StoreError::Unavailable(error) if matches!(**error, DbError::PoolTimeout))
-    }
-
-    /// Whether it is about the statement, so that another one may succeed at once: it took too long, or too much.
-    pub fn is_about_statement(&self) -> bool {
-        match self {
-            StoreError::Unavailable(error) => matches!(error.sqlstate(), Some("57014" | "53200")),
-            StoreError::Unstorable(_) | StoreError::Failed(_) => true,
-            _ => false,
-        }
-    }
-}
-
-impl StoreError {
-    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
-    pub fn sentence(&self) -> String {
-        match self {
-            StoreError::Unavailable(error) => error.sentence(),
-            StoreError::Unstorable(error) | StoreError::Failed(error) => error.sentence(),
-            _ => self.to_string(),
-        }
-    }
-}
-
-impl From<DbError> for StoreError {
-    fn from(error: DbError) -> Self {
-        let Some(code) = error.sqlstate() else {
-            return match &error {
-                // A value that is not what the statement says.
-                DbError::Statement(_) if !error.is_disconnect() => StoreError::Failed(error),
-                _ => StoreError::Unavailable(error.into()),
-            };
-        };
-        // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
-        match code {
-            // A standby, a primary that was one, or a database that somebody made read-only; tables that are not there or
-            // not for us, which an operator may mend.
-            "25006" | "42501" | "42P01" | "3F000" => StoreError::Unavailable(error.into()),
-            "54000" | "54001" => StoreError::Unstorable(error),
-            _ if error.is_disconnect() => StoreError::Unavailable(error.into()),
-            _ => match code.get(..2) {
-                // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, not
-                // in the right state, an operator's doing, the system's.
-                Some("08" | "26" | "28" | "3D" | "40" | "53" | "55" | "57" | "58") => {
-                    StoreError::Unavailable(error.into())
-                }
-                Some("22") => StoreError::Unstorable(error),
-                _ => StoreError::Failed(error),
-            },
-        }
-    }
-}
-
-impl From<tokio_postgres::Error> for StoreError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        DbError::from(error).into()
-    }
 }
 
 /// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
@@ -235,18 +142,23 @@ impl Store {
             (0..config.database_worker_urls.len()).for_each(|worker| pool.set_usable(worker, false));
         }
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
-        let batcher = Batcher::new(connections);
-        let rewinds = Rewinds::new(metrics);
-        let history = HistoryHorizon::new(config, clock.clone());
-        let queue_timeout = config.queue_timeout_ms;
-        Ok(Store { pool, limits, batcher, rewinds, history, on_citus, queue_timeout, heavy, clock })
-    }
-
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        static PING: Sql = Sql { text: "select 1", types: &[] };
-        self.pool.query(&PING, &[]).await?;
-        Ok(())
+        let statements = match on_citus {
+            // It has no form of its own for logs that are there.
+            true => PushStatements { any: &citus::PUSH, free: &citus::PUSH_FREE, present: &citus::PUSH_FREE },
+            false => batch::STATEMENTS,
+        };
+        let insert =
+            BatchInsert { pool: pool.clone(), history: HistoryHorizon::new(config, clock.clone()), statements };
+        let known = KnownChanges { insert, heavy: heavy.clone(), on_citus };
+        let batcher = Batcher::new(connections, known.clone(), config.queue_timeout_ms, clock.clone());
+        Ok(Store {
+            pushes: Pushes::new(batcher, config.queue_timeout_ms, clock.clone()),
+            known,
+            pages: Pages { pool: pool.clone(), limits, rewinds: Rewinds::new(metrics), heavy, clock },
+            heads: HeadReader::new(pool.clone()),
+            quotas: Quotas::new(pool.clone()),
+            pool,
+        })
     }
 
     /// Connections, at most.

@@ -4,7 +4,9 @@
 //! write. So what is read is bounded by the page, however many fields its records have.
 
 use super::delta::PageRequest;
-use super::{Store, StoreError, traced};
+use super::own_statements::{HISTORY, OWN_WRITES, SOME_OWN_WRITES};
+use super::pages::Pages;
+use super::{PAST_ALL, StoreError, traced};
 use crate::db::{Micros, Sql};
 use crate::protocol::json::ObjectWriter;
 use crate::protocol::merge::{OwnWrites, Rank, StoredChange, UnreadableChange};
@@ -12,129 +14,38 @@ use crate::protocol::page::size_of;
 use crate::protocol::push::Op;
 use crate::protocol::{LogId, Stamp};
 use bytes::{BufMut, BytesMut};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::error::Error;
 use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// Whether a text is a stamp as the store writes them, as a regular expression: days that do not exist are none.
-macro_rules! stamp_pattern {
-    () => {
-        "'^(\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))\
-         |(\\d\\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)\
-         T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d\\.\\d{3}Z$'"
-    };
-}
-
-/// The stamp of an insert `c`: that of `updatedAt`, else of `createdAt`, as the store writes them; else the epoch.
-macro_rules! insert_stamp {
-    () => {
-        concat!(
-            "case
-             when c.data ->> 'updatedAt' ~ ",
-            stamp_pattern!(),
-            "
-             then c.data ->> 'updatedAt'
-             when c.data ->> 'createdAt' ~ ",
-            stamp_pattern!(),
-            "
-             then c.data ->> 'createdAt'
-             else '1970-01-01T00:00:00.000Z'
-         end"
-        )
-    };
-}
-
-/// The fields `f (name, stamp)` that a change `c` writes, of those that are asked for: the members of `c.names`. Without their
-/// values, which merging does not need.
-macro_rules! fields_of_change {
-    ($join:literal) => {
-        concat!(
-            $join,
-            " lateral (
-    select s.key as name, s.value as stamp
-    from jsonb_each_text(case when c.op <> 'insert' then c.field_timestamps end) as s
-    where c.names ? s.key
-    union all
-    select name, ",
-            insert_stamp!(),
-            "
-    from jsonb_object_keys(case when c.op = 'insert' and jsonb_typeof(c.data) = 'object' then c.data end) as name
-    where c.names ? name
-) f on true"
-        )
-    };
-}
-
-/// The best write of each field, as the stamp followed by the position in microseconds: of such texts the greatest is best.
-macro_rules! best {
-    () => {
-        "max(f.stamp || lpad((extract(epoch from c.created_at) * 1000000)::int8::text, 18, '0') collate \"C\")"
-    };
-}
-
-/// What a device wrote to these fields of these records: since a position, and before it where it holds later stamps than are
-/// stored. For writes of other fields there is a row without a name, so `last` tells of each record whether and when it was
-/// written at all.
-static OWN_WRITES: Sql = Sql {
-    text: concat!(
-        "select c.table_name, c.record_id, f.name, ",
-        best!(),
-        " as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last
-from (
-    select c.*, k.names from unnest($3::text[], $4::text[], $6::jsonb[]) as k (table_name, record_id, names)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
-    union all
-    select c.*, k.names from unnest($3::text[], $4::text[], $6::jsonb[]) as k (table_name, record_id, names)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null
-) c ",
-        fields_of_change!("left join"),
-        "
-group by c.table_name, c.record_id, f.name"
-    ),
-    types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
-};
-
-/// What was written to these fields of these records before a position.
-static HISTORY: Sql = Sql {
-    text: concat!(
-        "select c.table_name, c.record_id, f.name, ",
-        best!(),
-        " as best
-from (
-    select c.*, k.names from unnest($2::text[], $3::text[], $5::jsonb[]) as k (table_name, record_id, names)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where c.log_id = $1 and c.created_at < $4
-) c ",
-        fields_of_change!("join"),
-        "
-group by c.table_name, c.record_id, f.name"
-    ),
-    types: &[Type::UUID, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
-};
-
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("own writes", &OWN_WRITES), ("history", &HISTORY)]
+    vec![("own writes", &OWN_WRITES), ("some own writes", &SOME_OWN_WRITES), ("history", &HISTORY)]
 }
+
+/// Rows that are looked at for what a device wrote to the records of a page, at first and each time after that. Most pages need
+/// the first time only, and one that reaches the head needs no such bound: not many more come after its first change.
+const LOOKED_AT: [i64; 2] = [4_000, 20_000];
 
 /// What a row costs to take in, as bytes of [`HeavyWork`](crate::limits::heavy::HeavyWork).
 const ROW_WORK: usize = 128;
 
-impl Store {
-    /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent.
-    /// `reader_holds`: whether it holds later stamps than are stored, anywhere in the log.
+impl Pages {
+    /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent; and of how many
+    /// of the changes, from the first on, that is known. Of the first it is; it ends before a record that would have it look at
+    /// very many rows. `reader_holds`: whether it holds later stamps than are stored, anywhere in the log. `is_last`: whether the
+    /// page reaches the head.
     pub(super) async fn own_writes(
         &self,
         log: LogId,
         request: &PageRequest<'_>,
         changes: &[StoredChange],
         reader_holds: bool,
-    ) -> Result<OwnWrites, StoreError> {
+        is_last: bool,
+    ) -> Result<(OwnWrites, usize), StoreError> {
         let mut own = OwnWrites::new(request.own.is_initial_sync());
-        let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok(own) };
+        let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok((own, changes.len())) };
         // On an initial sync what others wrote comes in its place among what the device wrote: only its own changes, and
         // what a delete may leave without a record, have to be looked at.
         let concerned = |change: &&StoredChange| match request.own.is_initial_sync() {
@@ -143,16 +54,61 @@ impl Store {
         };
         let bytes = size_of(changes);
         let fields = self.heavy.run(bytes, || Fields::of_changes(changes.iter().filter(concerned))).await?;
-        if fields.records.is_empty() {
-            return Ok(own);
+        let asked = OwnFields { log, reader, fields: &fields, first: first.at };
+        if is_last {
+            self.look_at_all(&asked, &mut own).await?;
+            self.add_history(log, first.at, &mut own).await?;
+            return Ok((own, changes.len()));
         }
-        let (tables, ids) = fields.records();
-        let parameters: [&(dyn ToSql + Sync); 6] = [&log.0, &reader, &tables, &ids, &Micros(first.at), &fields.names];
-        let rows = self.traced(traced::OWN_WRITES, &OWN_WRITES, &parameters).await?;
-        self.heavy.run(rows.len() * ROW_WORK, || add_own_rows(&mut own, &rows)).await?;
-        drop(rows);
+        // Records that are known, and down to where the next one is.
+        let (mut known, mut before) = (0, PAST_ALL);
+        for look in 0.. {
+            let Some((stopped_in, at)) = self.look_at(&asked, look, (known, before), &mut own).await? else {
+                known = fields.records.len();
+                break;
+            };
+            let of_record = changes.iter().filter(concerned).filter(|change| fields.number(change) == Some(stopped_in));
+            let is_replaced = self.heavy.run(bytes, || own.has_replaced_all(of_record)).await?;
+            // Whatever else the device wrote to it, nothing of it is sent.
+            (known, before) = if is_replaced { (stopped_in + 1, PAST_ALL) } else { (stopped_in, at) };
+            if known == fields.records.len() || (known > 0 && look > 0) {
+                break;
+            }
+        }
         self.add_history(log, first.at, &mut own).await?;
-        Ok(own)
+        let is_unknown =
+            |change: &StoredChange| concerned(&change) && fields.number(change).is_some_and(|at| at >= known);
+        Ok((own, changes.iter().position(is_unknown).unwrap_or(changes.len())))
+    }
+
+    async fn look_at_all(&self, asked: &OwnFields<'_>, own: &mut OwnWrites) -> Result<(), StoreError> {
+        let OwnFields { log, reader, fields, first } = asked;
+        let (tables, ids) = fields.records_from(0);
+        let parameters: [&(dyn ToSql + Sync); 6] = [&log.0, reader, &tables, &ids, &Micros(*first), &fields.names];
+        let rows = self.traced(traced::OWN_WRITES, &OWN_WRITES, &parameters).await?;
+        self.heavy.run(rows.len() * ROW_WORK, || add_own_rows(own, &rows).map(drop)).await
+    }
+
+    /// Looks at what the reader wrote to the records from one on, of that one before a position. Where it stopped, if it did: in
+    /// which record, and at which position.
+    async fn look_at(
+        &self,
+        asked: &OwnFields<'_>,
+        look: usize,
+        (from, before): (usize, i64),
+        own: &mut OwnWrites,
+    ) -> Result<Option<(usize, i64)>, StoreError> {
+        let OwnFields { log, reader, fields, first } = asked;
+        let (tables, ids) = fields.records_from(from);
+        let names: Vec<&Jsonb> = fields.names.iter().skip(from).collect();
+        let befores: Vec<Micros> =
+            (from..fields.records.len()).map(|at| Micros(if at == from { before } else { PAST_ALL })).collect();
+        let most = LOOKED_AT[look.min(LOOKED_AT.len() - 1)];
+        let parameters: [&(dyn ToSql + Sync); 9] =
+            [&log.0, reader, &tables, &ids, &Micros(*first), &names, &befores, &most, &(look == 0)];
+        let rows = self.traced(traced::OWN_WRITES, &SOME_OWN_WRITES, &parameters).await?;
+        let stopped = self.heavy.run(rows.len() * ROW_WORK, || add_own_rows(own, &rows)).await?;
+        Ok(stopped.and_then(|(record, at)| Some((*fields.numbers.get(&record)?, at))))
     }
 
     async fn add_history(&self, log: LogId, before: i64, own: &mut OwnWrites) -> Result<(), StoreError> {
@@ -161,7 +117,7 @@ impl Store {
             if fields.records.is_empty() {
                 return Ok(());
             }
-            let (tables, ids) = fields.records();
+            let (tables, ids) = fields.records_from(0);
             let parameters: [&(dyn ToSql + Sync); 5] = [&log.0, &tables, &ids, &Micros(before), &fields.names];
             self.traced(traced::HISTORY, &HISTORY, &parameters).await?
         };
@@ -169,23 +125,39 @@ impl Store {
     }
 }
 
+/// What is asked of a device's own writes: since the first change of a page.
+struct OwnFields<'a> {
+    log: LogId,
+    reader: &'a str,
+    fields: &'a Fields<'a>,
+    first: i64,
+}
+
 /// Fields of records, to be asked for.
+#[derive(Default)]
 struct Fields<'a> {
     records: Vec<(&'a str, &'a str)>,
     /// Of each record, as members of an object: so PostgreSQL finds one among many quickly.
     names: Vec<Jsonb>,
+    /// Where each record is among them.
+    numbers: HashMap<(&'a str, &'a str), usize>,
 }
 
 impl<'a> Fields<'a> {
-    /// Those that changes write.
+    /// Those that changes write. Records are in the order of their first changes.
     fn of_changes(changes: impl Iterator<Item = &'a StoredChange>) -> Result<Fields<'a>, UnreadableChange> {
-        let mut records: BTreeMap<(&str, &str), ObjectWriter> = BTreeMap::new();
+        let (mut fields, mut objects) = (Fields::default(), Vec::new());
         for change in changes {
-            let names = records.entry((&change.table, &change.record)).or_default();
-            change.field_names()?.iter().for_each(|name| names.raw(name, "0"));
+            let record = (change.table.as_str(), change.record.as_str());
+            let number = *fields.numbers.entry(record).or_insert_with(|| {
+                fields.records.push(record);
+                objects.push(ObjectWriter::new());
+                objects.len() - 1
+            });
+            change.field_names()?.iter().for_each(|name| objects[number].raw(name, "0"));
         }
-        let (records, names) = records.into_iter().map(|(record, names)| (record, Jsonb(names.finish()))).unzip();
-        Ok(Fields { records, names })
+        fields.names = objects.into_iter().map(|names| Jsonb(names.finish())).collect();
+        Ok(fields)
     }
 
     fn of_records(records: Vec<((&'a str, &'a str), Vec<&'a str>)>) -> Fields<'a> {
@@ -195,12 +167,17 @@ impl<'a> Fields<'a> {
             Jsonb(names.finish())
         };
         let (records, names) = records.into_iter().map(|(record, fields)| (record, object(fields))).unzip();
-        Fields { records, names }
+        Fields { records, names, numbers: HashMap::new() }
     }
 
-    /// Their tables and ids.
-    fn records(&self) -> (Vec<&'a str>, Vec<&'a str>) {
-        self.records.iter().copied().unzip()
+    /// Where the record of a change is among those that are asked for.
+    fn number(&self, change: &StoredChange) -> Option<usize> {
+        self.numbers.get(&(change.table.as_str(), change.record.as_str())).copied()
+    }
+
+    /// Tables and ids of the records, from one on.
+    fn records_from(&self, from: usize) -> (Vec<&'a str>, Vec<&'a str>) {
+        self.records.iter().skip(from).copied().unzip()
     }
 }
 
@@ -223,18 +200,31 @@ impl ToSql for Jsonb {
     to_sql_checked!();
 }
 
-fn add_own_rows(own: &mut OwnWrites, rows: &[Row]) -> Result<(), StoreError> {
+/// Takes in what was found. The record in which the look stopped, and where, if it did.
+fn add_own_rows<'a>(own: &mut OwnWrites, rows: &'a [Row]) -> Result<Option<StoppedAt<'a>>, StoreError> {
+    let mut stopped = None;
     for row in rows {
         let record = (row.try_get(0)?, row.try_get(1)?);
-        let Micros(last) = row.try_get(5)?;
+        if row.len() > STOPPED_AT
+            && let Some(Micros(at)) = row.try_get(STOPPED_AT)?
+        {
+            stopped = Some((record, at));
+        }
+        let Some(Micros(last)) = row.try_get(5)? else { continue };
         own.add_record(record, last);
         let Some(best) = best(row)? else { continue };
         let held: Option<&str> = row.try_get(4)?;
         let held = held.and_then(|held| Stamp::parse(held).ok());
         own.add_own(record, row.try_get(2)?, best, held);
     }
-    Ok(())
+    Ok(stopped)
 }
+
+/// The column that says where a look stopped, where one may.
+const STOPPED_AT: usize = 6;
+
+/// A record, and a position in its history.
+type StoppedAt<'a> = ((&'a str, &'a str), i64);
 
 fn add_earlier_rows(own: &mut OwnWrites, rows: &[Row]) -> Result<(), StoreError> {
     for row in rows {

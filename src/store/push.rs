@@ -1,26 +1,30 @@
 //! Storing a push (G1).
 
-use super::batcher::Job;
+use super::batcher::{Batcher, Job};
 use super::known::Pushed;
-use super::{Store, StoreError, traced};
+use super::{StoreError, traced};
+use crate::clock::Clock;
 use crate::failpoints::Failpoint;
 use crate::protocol::Log;
 use crate::protocol::push::Push;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
-/// Where the rows that a push added stand in their log, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// The position of the first.
-    pub first: i64,
-    /// The position of the last: the head when they were stored.
-    pub last: i64,
-    /// The head before; 0 where there was none.
-    pub previous: i64,
+/// Stores pushes.
+#[derive(Clone, Debug)]
+pub struct Pushes {
+    batcher: Batcher,
+    /// How long a push waits for its turn.
+    queue_timeout: Duration,
+    clock: Clock,
 }
 
-impl Store {
+impl Pushes {
+    pub(super) fn new(batcher: Batcher, queue_timeout: Duration, clock: Clock) -> Pushes {
+        Pushes { batcher, queue_timeout, clock }
+    }
+
     /// Stores the changes of a push, of which there must be some: all of them or none.
     ///
     /// A change that is stored already is found by the id of its row, and stays as it is. What is stored is announced
@@ -36,7 +40,7 @@ impl Store {
         } else {
             push.row_ids(&log.user_id, &log.app)
         };
-        let outcome = self.enqueue(Job::new(log.clone(), push, ids, Box::new(announce)));
+        let outcome = self.batcher.enqueue(Job::new(log.clone(), push, ids, Box::new(announce)));
         traced::awaited(traced::PUSH, outcome.wait(self.queue_timeout)).await
     }
 }

@@ -1,7 +1,7 @@
 //! What limits are held against: how many apps a user has, and how much is stored.
 
-use super::{Store, StoreError, traced};
-use crate::db::Sql;
+use super::{StoreError, traced};
+use crate::db::{Pool, Sql};
 use crate::protocol::{Log, UserKey};
 use tokio_postgres::types::Type;
 
@@ -32,10 +32,20 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![("apps", &APPS), ("stored bytes", &STORED_BYTES)]
 }
 
-impl Store {
+/// Reads what limits are held against.
+#[derive(Clone, Debug)]
+pub struct Quotas {
+    pool: Pool,
+}
+
+impl Quotas {
+    pub(super) fn new(pool: Pool) -> Quotas {
+        Quotas { pool }
+    }
+
     /// Whether a log is there, and how many its user has, counted up to `most`.
     pub async fn apps(&self, log: &Log, most: u32) -> Result<AppCount, StoreError> {
-        let rows = self.traced(traced::APPS, &APPS, &[&log.id.0, &log.user.0, &i64::from(most)]).await?;
+        let rows = traced::run(&self.pool, traced::APPS, &APPS, &[&log.id.0, &log.user.0, &i64::from(most)]).await?;
         let Some(row) = rows.first() else { return Ok(AppCount { has_this: false, count: 0 }) };
         let count: i64 = row.try_get(1)?;
         Ok(AppCount { has_this: row.try_get(0)?, count: count as u32 })
@@ -43,7 +53,7 @@ impl Store {
 
     /// Bytes of the changes that are stored of a user, about.
     pub async fn stored_bytes(&self, user: UserKey) -> Result<u64, StoreError> {
-        let rows = self.traced(traced::STORED_BYTES, &STORED_BYTES, &[&user.0]).await?;
+        let rows = traced::run(&self.pool, traced::STORED_BYTES, &STORED_BYTES, &[&user.0]).await?;
         let bytes: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
         Ok(bytes.max(0) as u64)
     }

@@ -5,25 +5,22 @@
 //! older replicas use must say so, by commenting the table of heads:
 //! `comment on table sync_heads is 'replicas must know migration 7'`.
 
+mod connection;
+mod error;
+
+pub(super) use connection::{NAME, STEP_TIMEOUT, connect_as};
+pub use error::SchemaError;
+
 use super::distribute::{citus, entrances};
 use super::fitness::Unfit;
 use super::layout::{Layout, LayoutState};
-use super::migrator::{self, MIGRATIONS, MigrateError};
-use super::takeover;
+use super::migrator::{self, MIGRATIONS};
+use super::takeover::state::{is_needed, is_unfinished};
 use crate::config::Secret;
-use crate::db::{ConnectError, Connector, DbError, Session};
-use std::time::Duration;
+use crate::db::Session;
+use connection::{MIGRATION_STEP_TIMEOUT, connect};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-
-/// How long connecting, and looking at the schema, may take: a replica that starts while its network is broken is to
-/// serve soon after the network's return.
-pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for a migration, which nobody repeats.
-const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// What connections for the schema call themselves.
-pub(super) const NAME: &str = "mana-sync migrate";
 
 /// The migration that brought the table of the layout.
 const LAYOUT_MIGRATION: i64 = 11;
@@ -40,110 +37,6 @@ limit 1";
 /// See the top of this file.
 const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
-/// Why the schema cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SchemaError {
-    /// The database cannot be reached.
-    #[error("the database cannot be reached")]
-    Connect(#[from] ConnectError),
-    /// The database cannot be asked for its schema.
-    #[error("the database cannot be asked for its schema")]
-    Database(#[from] tokio_postgres::Error),
-    /// The database cannot serve.
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-    /// The database does not answer.
-    #[error("the database does not answer")]
-    Timeout(#[from] tokio::time::error::Elapsed),
-    /// The migrations could not be applied.
-    #[error("the migrations could not be applied")]
-    Migrate(#[from] MigrateError),
-    /// The schema lacks a migration that this replica needs.
-    #[error("the schema lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
-    TooOld {
-        /// The first that is missing.
-        missing: i64,
-    },
-    /// The schema is for newer replicas.
-    #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
-    TooNew {
-        /// The migration that replicas must know.
-        needed: i64,
-        /// The newest that this one knows.
-        known: i64,
-    },
-    /// The database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over.
-    #[error("the database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over")]
-    ServerBefore,
-    /// Taking over the database of the server before is not finished: run `mana-sync migrate` again.
-    #[error("taking over the database of the server before is not finished: run `mana-sync migrate` again")]
-    Unfinished,
-    /// The logs are being distributed over buckets.
-    #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, or run it again")]
-    Moving,
-    /// A bucket lacks a migration that this replica needs.
-    #[error("bucket {schema} lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
-    BucketTooOld {
-        /// Its schema.
-        schema: String,
-        /// The first that is missing.
-        missing: i64,
-    },
-}
-
-impl SchemaError {
-    /// Whether `mana-sync migrate` would mend it, which somebody may be running at this moment.
-    pub fn lacks_migration(&self) -> bool {
-        matches!(self, SchemaError::TooOld { .. } | SchemaError::BucketTooOld { .. })
-    }
-
-    /// Why a replica waits, in one sentence for operators; none if that is only that its database is away.
-    pub fn sentence(&self) -> Option<String> {
-        match self {
-            SchemaError::Connect(error @ (ConnectError::NoPrimary | ConnectError::Refused(_))) => {
-                Some(error.sentence())
-            }
-            SchemaError::Connect(_) | SchemaError::Database(_) | SchemaError::Timeout(_) => None,
-            other => Some(other.to_string()),
-        }
-    }
-
-    /// Whether it may be over in a while: the database is away, or still starting.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            SchemaError::Connect(error) => error.is_passing(),
-            SchemaError::Timeout(_) | SchemaError::Moving => true,
-            SchemaError::Database(error)
-            | SchemaError::Migrate(MigrateError::Database(error) | MigrateError::Refused { source: error, .. }) => {
-                DbError::may_pass(error)
-            }
-            SchemaError::Unfit(unfit) => unfit.is_passing(),
-            SchemaError::Migrate(_)
-            | SchemaError::TooOld { .. }
-            | SchemaError::BucketTooOld { .. }
-            | SchemaError::TooNew { .. }
-            | SchemaError::ServerBefore
-            | SchemaError::Unfinished => false,
-        }
-    }
-}
-
-/// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
-/// listener can say so more clearly.
-async fn connect(direct_url: &Secret, limit: Duration) -> Result<Session, SchemaError> {
-    connect_with(direct_url, limit, NAME).await
-}
-
-/// The same, under another name.
-pub(super) async fn connect_as(direct_url: &Secret, name: &str) -> Result<Session, SchemaError> {
-    connect_with(direct_url, MIGRATION_STEP_TIMEOUT, name).await
-}
-
-async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
-    let connector = Connector::new(direct_url, name)?;
-    Ok(timeout(limit, connector.open()).await??)
-}
-
 /// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to
 /// PostgreSQL itself, because a transaction pooler leaves such a lock behind.
 pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
@@ -152,10 +45,10 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute("set client_min_messages = warning")).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_encoding(&connection)).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_writable(&connection)).await??;
-    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_needed(&connection)).await?? {
+    if timeout(MIGRATION_STEP_TIMEOUT, is_needed(&connection)).await?? {
         return Err(SchemaError::ServerBefore);
     }
-    if timeout(MIGRATION_STEP_TIMEOUT, takeover::is_unfinished(&connection)).await?? {
+    if timeout(MIGRATION_STEP_TIMEOUT, is_unfinished(&connection)).await?? {
         return Err(SchemaError::Unfinished);
     }
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
@@ -331,7 +224,7 @@ async fn check_writable(connection: &Session) -> Result<(), SchemaError> {
 
 async fn check_on(connection: &Session) -> Result<(), SchemaError> {
     check_encoding(connection).await?;
-    if takeover::is_unfinished(connection).await? {
+    if is_unfinished(connection).await? {
         return Err(SchemaError::Unfinished);
     }
     let applied = applied(connection).await?;

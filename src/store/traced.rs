@@ -1,7 +1,7 @@
 //! Statements as traces and metrics see them.
 
-use super::{Store, StoreError};
-use crate::db::{DbError, Sql};
+use super::StoreError;
+use crate::db::{DbError, Pool, RowSink, Sql};
 use crate::telemetry::traces::{self, Query};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -19,21 +19,30 @@ pub(super) const APPS: Query = Query { operation: "SELECT", summary: "SELECT cou
 pub(super) const STORED_BYTES: Query = Query { operation: "SELECT", summary: "SELECT sum sync_heads" };
 pub(super) const CHANGED_TABLES: Query = Query { operation: "SELECT", summary: "SELECT DISTINCT sync_changes" };
 
-impl Store {
-    /// Runs a statement, waiting for a connection included.
-    pub(super) async fn traced(
-        &self,
-        query: Query,
-        sql: &'static Sql,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, DbError> {
-        let span = traces::database(query);
-        let done = self.pool.query(sql, parameters).instrument(span.clone()).await;
-        if let Err(error) = &done {
-            failed(&span, error);
-        }
-        done
+/// Runs a statement, waiting for a connection included.
+pub(super) async fn run(
+    pool: &Pool,
+    query: Query,
+    sql: &'static Sql,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, DbError> {
+    run_into(pool, query, sql, parameters, &Vec::new).await
+}
+
+/// The same; see [`Pool::query_into`].
+pub(super) async fn run_into<T: RowSink>(
+    pool: &Pool,
+    query: Query,
+    sql: &'static Sql,
+    parameters: &[&(dyn ToSql + Sync)],
+    sink: &impl Fn() -> T,
+) -> Result<T, DbError> {
+    let span = traces::database(query);
+    let done = pool.query_into(sql, parameters, sink).instrument(span.clone()).await;
+    if let Err(error) = &done {
+        failed(&span, error);
     }
+    done
 }
 
 /// The span of waiting for a push, whose statement may be shared with others and runs elsewhere.

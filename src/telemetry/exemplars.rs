@@ -1,6 +1,6 @@
 //! Histograms that can name a trace: of each bucket, the last observation that was made in a sampled span.
 
-use super::registry::SECONDS;
+use super::bounds::SECONDS;
 use super::traces;
 use crate::clock::Clock;
 use opentelemetry::trace::{SpanId, TraceId};

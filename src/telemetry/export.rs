@@ -64,7 +64,7 @@ fn exporter(collector: &Collector, limit: Duration) -> Result<opentelemetry_otlp
 fn time_limit(config: &Config) -> Duration {
     let of_traces = std::env::var("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").ok();
     let of_traces = of_traces.and_then(|millis| millis.trim().parse().ok()).map(Duration::from_millis);
-    of_traces.unwrap_or(config.metrics.otel_exporter_otlp_timeout)
+    of_traces.unwrap_or(config.traces.otel_exporter_otlp_timeout)
 }
 
 /// A client that goes nowhere else: whoever the collector sends us to is not to have its keys.
@@ -77,7 +77,7 @@ fn http_client(limit: Duration) -> Result<Client, TelemetryError> {
 }
 
 /// Who speaks. What the environment says counts more than what we know ourselves.
-pub(super) fn resource(config: &Config) -> Resource {
+fn resource(config: &Config) -> Resource {
     let builder = Resource::builder_empty()
         .with_attributes([
             KeyValue::new("service.name", "mana-sync"),

@@ -8,7 +8,9 @@ use super::traces::TARGET;
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use opentelemetry_sdk::trace::SdkTracer;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, ParseError, Targets, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -19,6 +21,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[derive(Clone)]
 pub struct LogFilter {
     shown: Arc<Mutex<String>>,
+    /// Whether others' details are left out, whatever the filter says.
+    ours_alone: Arc<AtomicBool>,
     replace: Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>,
 }
 
@@ -39,10 +43,12 @@ impl LogFilter {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Shows what this says from now on, as RUST_LOG would.
+    /// Shows what this says from now on, as RUST_LOG would; but of other crates nothing below `info`. They write messages as
+    /// they come, with tokens and what users store, which is for whoever can start a process to see, and nobody else.
     pub fn set(&self, filter: &str) -> Result<(), LogFilterError> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let parsed = check(filter)?;
+        self.ours_alone.store(true, Ordering::Relaxed);
         if !(self.replace)(parsed) {
             return Err(LogFilterError::Fixed);
         }
@@ -79,10 +85,17 @@ pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>, clock: Clo
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let shown = chosen.to_string();
     let (chosen, handle) = reload::Layer::new(chosen);
+    let ours_alone = Arc::new(AtomicBool::new(false));
+    let is_capped = ours_alone.clone();
+    // It is asked again for everything whenever the filter is replaced.
+    let is_shown = move |metadata: &Metadata<'_>| {
+        let is_detail = *metadata.level() > LevelFilter::INFO && !metadata.target().starts_with("mana_sync");
+        metadata.target() != TARGET && !(is_detail && is_capped.load(Ordering::Relaxed))
+    };
     // Spans for the tracer are no business of the log, and the other way round.
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Formatter { format, clock })
-        .with_filter(chosen.and(filter_fn(|metadata| metadata.target() != TARGET)));
+        .with_filter(chosen.and(filter_fn(is_shown)));
     let traces = tracer.map(|tracer| {
         tracing_opentelemetry::layer()
             .with_tracer(tracer)
@@ -94,5 +107,6 @@ pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>, clock: Clo
     });
     // Only a second call in one process fails, and then the first one's log goes on.
     let _ = tracing_subscriber::registry().with(traces).with(lines).try_init();
-    LogFilter { shown: Arc::new(Mutex::new(shown)), replace: Arc::new(move |filter| handle.reload(filter).is_ok()) }
+    let (shown, replace) = (Arc::new(Mutex::new(shown)), Arc::new(move |filter| handle.reload(filter).is_ok()));
+    LogFilter { shown, ours_alone, replace }
 }

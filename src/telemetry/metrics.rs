@@ -30,6 +30,10 @@ pub struct Metrics {
     pub push_bytes: IntGauge,
     /// Bytes of heads and messages of those who have not authenticated.
     pub unauthenticated_bytes: IntGauge,
+    /// Bytes of wake-ups that wait in mailboxes.
+    pub mailbox_bytes: IntGauge,
+    /// Bytes of the names that streams ask for.
+    pub stream_name_bytes: IntGauge,
     /// Sessions that ended, by reason.
     pub closes: IntCounterVec,
     /// TCP connections.
@@ -89,6 +93,8 @@ pub struct Metrics {
     pub rebalance_waves: IntCounterVec,
     /// Whether the listener hears.
     pub listener_up: IntGauge,
+    /// How long what this replica said last took until its own listener heard it, in seconds.
+    pub listener_lag: Gauge,
     /// How often the listener has connected.
     pub listener_connects: IntCounter,
     /// Rounds of the reconciler that failed.
@@ -109,6 +115,8 @@ pub struct Metrics {
     pub jwks_fetches: IntCounterVec,
     /// Whether this replica is ready.
     pub ready: IntGauge,
+    /// Whether each of [`NOT_READY`] keeps it from that.
+    pub not_ready: IntGaugeVec,
     /// How full the database's queue of notifications is, from 0 to 1.
     pub notification_queue: Gauge,
     /// Trimmings of logs, by how they ended.
@@ -121,8 +129,6 @@ pub struct Metrics {
     pub compaction_lag: Gauge,
     /// Spans, by what became of them.
     pub trace_spans: IntCounterVec,
-    /// Exports of metrics, by outcome.
-    pub metric_exports: IntCounterVec,
 }
 
 /// Transports, as labels.
@@ -133,6 +139,9 @@ pub const SSE: &str = "sse";
 /// How a wave of rebalancing ends, as labels.
 pub const REBALANCE_OUTCOMES: &[&str] = &["even", "uneven", "interrupted"];
 
+/// What may keep a replica from being ready, as labels.
+pub const NOT_READY: &[&str] = &["database", "listener", "keys", "refused_tokens", "draining", "drained"];
+
 /// The limits for which something is refused, as labels.
 const REFUSED_BY: &[&str] = &[
     "connections",
@@ -142,6 +151,7 @@ const REFUSED_BY: &[&str] = &[
     "sessions_per_user",
     "push_bytes",
     "unread_bytes",
+    "stream_names",
     "reads",
     "user_pushes",
     "user_pulls",
@@ -174,6 +184,16 @@ impl Metrics {
                 &r,
                 "mana_sync_unauthenticated_bytes",
                 "Bytes reserved for heads and messages of those who have not authenticated.",
+            ),
+            mailbox_bytes: gauge(
+                &r,
+                "mana_sync_mailbox_bytes",
+                "Bytes of wake-ups that wait for their sessions, beyond the first few kilobytes of each.",
+            ),
+            stream_name_bytes: gauge(
+                &r,
+                "mana_sync_stream_name_bytes",
+                "Bytes of the apps and tables that streams name, beyond the first few kilobytes of each.",
             ),
             closes: counters(
                 &r,
@@ -320,6 +340,11 @@ impl Metrics {
                 REBALANCE_OUTCOMES,
             ),
             listener_up: gauge(&r, "mana_sync_listener_up", "Whether the listener is connected and listening."),
+            listener_lag: fraction_gauge(
+                &r,
+                "mana_sync_listener_lag_seconds",
+                "How long what this replica said last took until its own listener heard it.",
+            ),
             listener_connects: counter(&r, "mana_sync_listener_connects_total", "Times that the listener connected."),
             reconcile_failures: counter(&r, "mana_sync_reconcile_failures_total", "Reconciliations that failed."),
             cursors_past_head: counter(
@@ -362,6 +387,13 @@ impl Metrics {
                 &["ok", "failed"],
             ),
             ready: gauge(&r, "mana_sync_ready", "Whether this replica is ready."),
+            not_ready: gauges(
+                &r,
+                "mana_sync_not_ready",
+                "Whether this keeps the replica from being ready.",
+                "reason",
+                NOT_READY,
+            ),
             notification_queue: fraction_gauge(
                 &r,
                 "mana_sync_notification_queue_usage_ratio",
@@ -392,13 +424,6 @@ impl Metrics {
                 "outcome",
                 &["exported", "failed"],
             ),
-            metric_exports: counters(
-                &r,
-                "mana_sync_metric_exports_total",
-                "Times that all metrics were sent to the collector, by whether they arrived.",
-                "outcome",
-                &["exported", "failed"],
-            ),
             registry: r,
         };
         paired_gauge(
@@ -418,7 +443,7 @@ impl Metrics {
         for (limit, most) in [
             ("connections", config.max_connections),
             ("unauthenticated", config.max_unauthenticated),
-            ("sessions_per_user", config.max_sessions_per_user),
+            ("sessions_per_user", config.sessions.max_sessions_per_user),
             ("push_bytes", config.max_push_bytes_in_flight),
             ("pool_connections", config.database_pool_size),
             ("publish_queue", config.fanout.publish_queue),

@@ -1,7 +1,7 @@
 //! What the outside sees of the inside: logs, metrics and traces.
 //!
 //! * [`logs`]: lines on standard output, with the ids of the request and the trace that they belong to.
-//! * [`metrics`]: every metric, named once; [`send_metrics`] sends them to a collector too, if one is to have them.
+//! * [`metrics`]: every metric, named once. A collector that is to have them scrapes.
 //! * [`refusals`]: who is let in, and who is refused and why.
 //! * [`throttle`]: lines that are written once in a while, however often there is reason.
 //! * [`traces`]: which requests are traced, and every span, named once; [`export`] sends them to a collector.
@@ -10,6 +10,7 @@
 
 mod allowance;
 mod apps;
+mod bounds;
 mod exemplars;
 mod export;
 mod formatter;
@@ -17,13 +18,11 @@ mod http_metrics;
 pub mod logs;
 pub mod metrics;
 mod openmetrics;
-mod otlp_metrics;
 mod process;
 mod redact;
 pub mod refusals;
 mod registry;
 pub mod request_id;
-mod send_metrics;
 pub mod throttle;
 pub mod traces;
 
@@ -37,10 +36,8 @@ use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use send_metrics::{MetricsSender, MetricsSenderError};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The telemetry of a process.
 #[derive(Debug)]
@@ -52,7 +49,6 @@ pub struct Telemetry {
     /// What the log shows.
     pub log: LogFilter,
     provider: Option<SdkTracerProvider>,
-    sender: Option<MetricsSender>,
 }
 
 /// Why there is no telemetry.
@@ -61,9 +57,6 @@ pub enum TelemetryError {
     /// What the exporter says has values of settings in it, and is left out but for the name.
     #[error("traces cannot be exported as the settings OTEL_… say: see {0}")]
     Traces(String),
-    /// Metrics cannot be exported as the settings OTEL_… say.
-    #[error("metrics cannot be exported as the settings OTEL_… say")]
-    Metrics(#[from] MetricsSenderError),
 }
 
 /// Who makes the spans, and by which conventions they are named.
@@ -85,8 +78,7 @@ impl From<ExporterBuildError> for TelemetryError {
 }
 
 impl Telemetry {
-    /// Starts logging, and tracing and the sending of metrics if the settings ask for it. They are sent on the current
-    /// runtime.
+    /// Starts logging, and tracing if the settings ask for it. Spans are sent on the current runtime.
     pub fn start(config: &Config, clock: &Clock) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
         metrics.show_limits(config);
@@ -98,23 +90,13 @@ impl Telemetry {
         });
         let tracer = provider.as_ref().map(|provider| provider.tracer_with_scope(scope()));
         let log = logs::init_with(config.log_format, tracer, clock.clone());
-        let collector = config.metrics.collector(&config.traces);
-        let resource = (&export::resource(config)).into();
-        let sender =
-            collector.map(|to| MetricsSender::start(&config.metrics, &to, resource, metrics.clone(), clock.clone()));
-        Ok(Telemetry { metrics, traces, log, provider, sender: sender.transpose()? })
+        Ok(Telemetry { metrics, traces, log, provider })
     }
 
-    /// Sends the last spans and numbers, if that can be done in so much time. Blocks; not to be called on a runtime.
-    pub fn flush(mut self, limit: Duration) {
-        let until = Instant::now() + limit;
-        // Both at once: the runtime sends these while we wait for those.
-        self.sender.iter().for_each(MetricsSender::stop);
-        if let Some(Err(error)) = self.provider.as_ref().map(|provider| provider.shutdown_with_timeout(limit)) {
+    /// Sends the last spans, if that can be done in so much time. Blocks; not to be called on a runtime.
+    pub fn flush(self, limit: Duration) {
+        if let Some(Err(error)) = self.provider.map(|provider| provider.shutdown_with_timeout(limit)) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the last traces could not be exported");
-        }
-        if let Some(sender) = &mut self.sender {
-            sender.finish(until.saturating_duration_since(Instant::now()));
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Kinds of metrics, each made and registered with all the series that it will ever have.
 
+use super::bounds::SECONDS;
 use super::exemplars::TracedHistogram;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-
-/// Upper bounds of latencies, in seconds.
-pub(super) const SECONDS: &[f64] =
-    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 // The names are constants of metrics.rs: they are valid and none is given twice, or no replica would start.
 fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {

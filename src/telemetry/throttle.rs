@@ -7,7 +7,8 @@ use tokio::time::Instant;
 /// The least time between two lines, unless a kind says otherwise.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// One kind of line. As a `static` where it is written, as the line itself is.
+/// One kind of line, kept by whoever writes it: of several replicas in a process each says its own. As a `static` only where the
+/// line is written by what has no state.
 #[derive(Debug)]
 pub struct Throttle {
     pause: Duration,
@@ -22,7 +23,6 @@ struct State {
 
 impl Throttle {
     /// A line that has not been written yet.
-    #[expect(clippy::new_without_default, reason = "a default is no constant")]
     pub const fn new() -> Throttle {
         Throttle::every(PAUSE)
     }
@@ -41,6 +41,12 @@ impl Throttle {
         }
         state.written = Some(Instant::now());
         Some(std::mem::take(&mut state.unwritten))
+    }
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Throttle::new()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who may call, sentence by sentence of PROTOCOL.md's "Authentication".
 
+use crate::claims::{changed, good as claims, lacking, now};
 use crate::support::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,25 +14,12 @@ use std::time::{Duration, Instant};
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
 
-fn now() -> i64 {
-    now_millis() / 1000
-}
-
-/// Claims that are good.
-fn claims() -> Value {
-    json!({ "sub": "somebody", "iat": now(), "exp": now() + 600 })
-}
-
 fn with(name: &str, value: impl Into<Value>) -> Value {
-    let mut claims = claims();
-    claims[name] = value.into();
-    claims
+    changed(claims(), name, value)
 }
 
 fn without(name: &str) -> Value {
-    let mut claims = claims();
-    claims.as_object_mut().unwrap().remove(name);
-    claims
+    lacking(claims(), name)
 }
 
 /// Good claims that were never sent before.

@@ -8,7 +8,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::IntoResponse;
 use futures_util::future::join_all;
 use mana_dev::{Mode, SigningKey, stub::Stub};
-use mana_load::wakeups::Wakeups;
+use mana_load::wakeups::{WakeMessage, Wakeups};
 use reqwest::Method;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -91,6 +91,38 @@ async fn a_key_that_was_published_a_moment_ago_is_not_refused() {
     cluster.issuer.set_keys(&[cluster.key.clone(), next, third.clone()]);
     socket.authenticate(&token(&third), None).await.unwrap();
     assert_eq!(socket.next(TIMEOUT).await.unwrap(), mana_load::wakeups::WakeMessage::AuthOk);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_while_the_issuer_does_not_say_whether_its_fresh_token_is_good() {
+    for mode in [Mode::Error(500), Mode::Hang] {
+        let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "20")]).await;
+        let user = cluster.user();
+        let mut socket = live::socket(&cluster, 0, &user, None, None).await;
+        cluster.issuer.set_mode(mode);
+        let next = SigningKey::generate().unwrap();
+        let fresh = next.mint(&json!({ "sub": user.id, "exp": now_millis() / 1000 + 600 }));
+        socket.authenticate(&fresh, None).await.unwrap();
+        // Nothing waits for the issuer, and its silence ends nothing.
+        for round in 0..3 {
+            let asked = Instant::now();
+            live::store(&cluster, 0, &user, "phone", &[("todos", &round.to_string())]).await;
+            assert_eq!(live::woken(&mut socket).await.1, ["todos"], "{mode:?}");
+            assert!(asked.elapsed() < Duration::from_secs(4), "{mode:?}: {:?}", asked.elapsed());
+            let failed = live::metric(&cluster, 0, "mana_sync_jwks_fetches_total{outcome=\"failed\"}").await;
+            eventually("the issuer is asked once more", async || {
+                live::metric(&cluster, 0, "mana_sync_jwks_fetches_total{outcome=\"failed\"}").await > failed
+            })
+            .await;
+        }
+        cluster.issuer.set_keys(&[cluster.key.clone(), next]);
+        cluster.issuer.set_mode(Mode::Serve);
+        assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk, "{mode:?}");
+        // One that the issuer does not know ends it.
+        socket.authenticate(&token(&SigningKey::generate().unwrap()), None).await.unwrap();
+        assert!(matches!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::Error { .. }), "{mode:?}");
+        assert_eq!(closed(&mut socket).await, Some(1008), "{mode:?}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod support;
 
 mod auth;
 mod billing;
+mod claims;
 mod cors;
 mod credits;
 mod errors;

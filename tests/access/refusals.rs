@@ -1,5 +1,6 @@
 //! Who is refused, and why, as operators see it: in the metrics by endpoint and reason, and in the log.
 
+use crate::claims::{changed, good, lacking};
 use crate::support::live::{Raw, TEXT, closed, metric, socket};
 use crate::support::*;
 use mana_dev::{Mode, SigningKey, TemporaryPostgres};
@@ -12,19 +13,15 @@ const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.0
 const STREAM: &str = "/sync/todo/stream";
 
 fn claims() -> Value {
-    json!({ "sub": "somebody", "iss": "us", "aud": "sync", "exp": now_millis() / 1000 + 600 })
+    changed(changed(good(), "iss", "us"), "aud", "sync")
 }
 
 fn with(name: &str, value: impl Into<Value>) -> Value {
-    let mut claims = claims();
-    claims[name] = value.into();
-    claims
+    changed(claims(), name, value)
 }
 
 fn without(name: &str) -> Value {
-    let mut claims = claims();
-    claims.as_object_mut().unwrap().remove(name);
-    claims
+    lacking(claims(), name)
 }
 
 /// All that was refused or accepted so far, by endpoint and reason; what never was is left out.

@@ -22,6 +22,7 @@ async fn any_replica_answers_for_all() {
         assert_eq!(own["answerSeconds"], Value::Null);
         for replica in cluster["replicas"].as_array().unwrap() {
             assert_eq!((&replica["ready"], &replica["listener"]["up"]), (&json!(true), &json!(true)), "{replica}");
+            assert!(replica["listener"]["lagSeconds"].as_f64().is_some_and(|lag| lag < 5.0), "{replica}");
             assert_eq!(replica["version"], env!("CARGO_PKG_VERSION"));
             let open = replica["connections"]["websockets"].as_i64().unwrap()
                 + replica["connections"]["streams"].as_i64().unwrap();
@@ -57,7 +58,7 @@ async fn a_user_is_shown_with_sessions_logs_and_devices() {
     assert_eq!((&shown["userId"], &shown["sessionsTotal"]), (&json!(user.id), &json!(2)), "{shown}");
     assert_eq!(
         shown["logs"],
-        json!([{ "app": APP, "head": head, "changes": 2, "bytes": shown["usage"]["bytes"], "tables": 2 }])
+        json!([{ "app": APP, "head": head, "changes": 2, "bytes": shown["usage"]["bytes"], "tables": 2, "more": false }])
     );
     assert_eq!((&shown["usage"]["apps"], &shown["usage"]["changes"]), (&json!(1), &json!(2)));
     let session = |transport: &str| {
@@ -83,6 +84,42 @@ async fn a_user_is_shown_with_sessions_logs_and_devices() {
 
     let nobody = it.user(0, &it.cluster.user()).await;
     assert_eq!((&nobody["sessionsTotal"], &nobody["logs"], &nobody["devices"]), (&json!(0), &json!([]), &json!([])));
+}
+
+#[tokio::test]
+async fn of_a_user_with_very_many_changes_only_the_newest_are_counted() {
+    const COUNTED: usize = 10_000;
+    let it = administered(1, &[]).await;
+    let user = it.cluster.user();
+    let push = async |app: &str, device: &str, ids: std::ops::Range<usize>| {
+        let changes: Vec<Value> = ids.map(|id| insert("tasks", &id.to_string(), "Milk", AT)).collect();
+        it.cluster.pushed(&user, app, json!({ "clientId": device, "changes": changes })).await;
+    };
+    push(APP, "first", 0..1).await;
+    for begin in (1..COUNTED).step_by(1_000) {
+        push(APP, "laptop", begin..(begin + 1_000).min(COUNTED)).await;
+    }
+    let counts =
+        |shown: &Value| (shown["usage"]["changes"].as_u64().unwrap(), shown["usage"]["more"].as_bool().unwrap());
+    // Those that pushed something of what is counted; of others it is known that they have read.
+    let devices = |shown: &Value| {
+        let all = shown["devices"].as_array().unwrap().iter().filter(|device| device["changes"] != 0);
+        all.map(|device| device["device"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let shown = it.user(0, &user).await;
+    assert_eq!(counts(&shown), (COUNTED as u64, false), "as many as are counted");
+    assert_eq!(devices(&shown), ["laptop", "first"]);
+    push(APP, "laptop", COUNTED..COUNTED + 1).await;
+    let shown = it.user(0, &user).await;
+    assert_eq!(counts(&shown), (COUNTED as u64, true), "{}", shown["logs"]);
+    assert_eq!(devices(&shown), ["laptop"], "the oldest change is not looked at");
+    // Another app's log takes its part of what is counted, and is whole.
+    push("notes", "phone", 0..10).await;
+    let shown = it.user(0, &user).await;
+    assert_eq!(counts(&shown), (COUNTED as u64 / 2 + 10, true));
+    let more: Vec<&Value> = shown["logs"].as_array().unwrap().iter().map(|log| &log["more"]).collect();
+    assert_eq!(more, [&json!(false), &json!(true)], "the one that changed last comes first");
+    assert_eq!(devices(&shown), ["phone", "laptop"]);
 }
 
 #[tokio::test]

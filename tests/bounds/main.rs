@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod names;
 mod polls;
 mod unauthenticated;
 mod unread;

@@ -47,8 +47,8 @@ async fn a_page_with_six_streams_pushes_through_each_balancer_over_http_2() {
             println!("Caddy is left out: make check-ops installs it");
             continue;
         }
-        let balancer = Balancer::start(kind, replica.port(), &[Ipv4Addr::LOCALHOST]).await;
-        balancer.set(vec![Ipv4Addr::LOCALHOST]);
+        let balancer = Balancer::start(kind, replica.port(), &[Ipv4Addr::LOCALHOST], 1.0).await;
+        balancer.set(vec![Ipv4Addr::LOCALHOST], true);
         let ready = cluster.http.get(format!("{}/health/ready", balancer.url));
         let asks = || ready.try_clone().expect("it has no body").send();
         eventually("the balancer has found the replica", async || asks().await.is_ok_and(|r| r.status().is_success()))

@@ -25,7 +25,7 @@ async fn fill(cluster: &Cluster, user: &User) {
 }
 
 /// How many changes a new device is sent, and how long it takes.
-async fn walk(cluster: &Cluster, user: &User) -> (i64, Duration) {
+async fn initial_sync(cluster: &Cluster, user: &User) -> (i64, Duration) {
     let begun = Instant::now();
     let pages = cluster.push_all(user, APP, BEGINNING, "fresh").await;
     (ids_of(&pages).len() as i64, begun.elapsed())
@@ -36,12 +36,12 @@ async fn it_reads_at_most_a_tenth_more_rows_than_hold_a_winner() {
     let cluster = shared().await;
     let user = cluster.user();
     fill(cluster, &user).await;
-    let before = walk(cluster, &user).await;
+    let before = initial_sync(cluster, &user).await;
     assert_eq!(before.0, EDITS);
     let begun = Instant::now();
     let done = trim(cluster, &user, Duration::from_secs(3600), 30).await;
     println!("{EDITS} edits are trimmed in {:?}: {done:?}", begun.elapsed());
-    let after = walk(cluster, &user).await;
+    let after = initial_sync(cluster, &user).await;
     println!("a new device: {before:?} before, {after:?} afterwards");
     assert!(after.0 * 10 <= RECORDS * FIELDS * 11, "{after:?}");
 }

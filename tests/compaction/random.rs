@@ -1,5 +1,5 @@
 //! The model test on PostgreSQL: devices with tied and skewed stamps, lost answers and small pages, and between any two
-//! of their steps some trimming; the model in `protocol/merge_tests/trimmed.rs` has many more cases of it.
+//! of their steps some trimming; the model in `protocol/merge/tests/trimmed.rs` has many more cases of it.
 
 use super::support::*;
 use super::{APP, TABLE, Trimmer, fold};

@@ -7,7 +7,7 @@ use mana_sync::config::Secret;
 use mana_sync::db::{ConnectError, Connector, Pool, PoolConfig, Sql};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -154,6 +154,75 @@ async fn of_the_addresses_of_a_name_the_one_that_can_be_used_is_found_soon() {
     assert!(matches!(none, ConnectError::NoPrimary), "{}", said(&none));
     let none = named(&[], "").open().await.err().unwrap();
     assert!(matches!(none, ConnectError::Resolve(_)), "{}", said(&none));
+}
+
+/// What the system says of a name.
+#[derive(Clone, Copy, Debug)]
+enum Named {
+    Port(u16),
+    Unknown,
+    /// Whoever should know does not answer.
+    Unanswered,
+}
+
+/// After the primary has died, for so long there is none.
+const INTERREGNUM: Duration = Duration::from_millis(500);
+
+/// Whatever becomes of the name of a primary that dies: pushes work soon after another server has become the primary.
+#[tokio::test]
+async fn after_a_failover_in_which_the_primarys_name_goes_away_statements_work_soon() {
+    let (_silent, silent) = silent().await;
+    for gone in [Named::Unknown, Named::Unanswered, Named::Port(silent), Named::Port(free_port().unwrap())] {
+        let mut primary = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+        let standby = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+        let elsewhere = Secret::from(&*standby.server().url("template1"));
+        let control = Connector::new(&elsewhere, "test").unwrap().open().await.unwrap();
+        let read_only = "alter database postgres set default_transaction_read_only = on";
+        control.batch_execute(read_only).await.unwrap();
+        let primary_is = Arc::new(Mutex::new(Named::Port(primary.server().port())));
+        let (named, second) = (primary_is.clone(), standby.server().port());
+        let resolver = Arc::new(move |name: String, _| {
+            let named = if name == "first.example" { *named.lock().unwrap() } else { Named::Port(second) };
+            Box::pin(async move {
+                match named {
+                    Named::Port(port) => Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
+                    Named::Unknown => Err(std::io::ErrorKind::NotFound.into()),
+                    Named::Unanswered => std::future::pending().await,
+                }
+            }) as futures_util::future::BoxFuture<'static, _>
+        });
+        let url = "postgres://postgres@first.example,second.example/postgres";
+        let connector = Connector::new(&Secret::from(url), "test").unwrap().with_resolver(resolver);
+        // As replicas have them.
+        let (acquire, statement) = (Duration::from_secs(3), Duration::from_secs(15));
+        let config = PoolConfig {
+            size: 4,
+            acquire_timeout: acquire,
+            statement_timeout: statement,
+            settings: vec![],
+            prepare: true,
+        };
+        let pool = Pool::new(connector, config);
+        let port = async || pool.query(&PORT, &[]).await.map(|rows| rows[0].get::<_, i32>(0));
+        assert_eq!(port().await.unwrap(), i32::from(primary.server().port()));
+
+        *primary_is.lock().unwrap() = gone;
+        primary.server_mut().kill().await.unwrap();
+        let waiting = async {
+            // Whoever asked before is answered, or told that there is none.
+            while port().await.is_err() {}
+            Instant::now()
+        };
+        let promoting = async {
+            tokio::time::sleep(INTERREGNUM).await;
+            control.batch_execute("alter database postgres reset default_transaction_read_only").await.unwrap();
+            Instant::now()
+        };
+        let (served, promoted) = tokio::join!(waiting, promoting);
+        let took = served.saturating_duration_since(promoted);
+        assert!(took < SOON, "{gone:?}: only after {took:?}");
+        assert_eq!(port().await.unwrap(), i32::from(second));
+    }
 }
 
 #[tokio::test]

@@ -27,11 +27,11 @@ struct Embedded {
 fn config(cluster: &Cluster) -> Config {
     let mut config = Config::with_defaults(&cluster.database_url).unwrap();
     (config.bind_address, config.port) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    config.jwks_url = cluster.issuer.jwks_url().parse().unwrap();
-    config.mana_credits_url = cluster.credits.url().parse().unwrap();
-    config.mana_service_key = SERVICE_KEY.parse().unwrap();
-    config.drain_delay_ms = Duration::ZERO;
-    config.drain_window_ms = Duration::from_millis(100);
+    config.auth.jwks_url = cluster.issuer.jwks_url().parse().unwrap();
+    config.billing.mana_credits_url = cluster.credits.url().parse().unwrap();
+    config.billing.mana_service_key = SERVICE_KEY.parse().unwrap();
+    config.drain.drain_delay_ms = Duration::ZERO;
+    config.drain.drain_window_ms = Duration::from_millis(100);
     config
 }
 
@@ -88,7 +88,8 @@ async fn two_run_in_one_process_beside_one_of_its_own_and_stop_when_told() {
 #[tokio::test]
 async fn settings_that_do_not_go_together_are_refused_before_anything_is_opened() {
     let cluster = shared().await;
-    let config = Config { sse_heartbeat_ms: Duration::from_secs(31), ..config(cluster) };
+    let mut config = config(cluster);
+    config.sessions.sse_heartbeat_ms = Duration::from_secs(31);
     let clock = Clock::system();
     let (listeners, telemetry) = (Listeners::bind(&config).unwrap(), Telemetry::start(&config, &clock).unwrap());
     let refused = app::run(listeners, config, clock, &telemetry, Shutdown::default()).await;

@@ -85,6 +85,10 @@ async fn live_never_asks_the_database_and_ready_says_what_is_missing() {
     assert_eq!(cluster.get("/health").await.status, StatusCode::OK);
     assert_eq!(cluster.get("/metrics").await.status, StatusCode::OK);
     eventually("the metric says so", async || metric(&cluster, 0, "mana_sync_ready").await == 0.0).await;
+    let lacks =
+        async |reason: &str| metric(&cluster, 0, &format!("mana_sync_not_ready{{reason=\"{reason}\"}}")).await == 1.0;
+    eventually("and why", async || lacks("database").await && lacks("listener").await).await;
+    assert!(!lacks("keys").await && !lacks("drained").await);
 }
 
 #[tokio::test]

@@ -11,3 +11,4 @@ mod shutdown;
 mod start;
 mod telemetry;
 mod unfit;
+mod ways;

@@ -123,20 +123,17 @@ async fn a_collector_that_is_not_there_is_not_named_in_the_log_nor_what_it_is_to
         for with in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
             let settings = [
                 (with, nowhere.as_str()),
-                ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &nowhere),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
                 ("OTEL_EXPORTER_OTLP_HEADERS", &headers),
                 // This one is read by the exporter alone.
                 ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", &odd),
                 ("OTEL_TRACES_SAMPLER", "always_on"),
                 ("OTEL_BSP_SCHEDULE_DELAY", "20"),
-                ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
             ];
             let cluster = Cluster::start_with(1, &settings).await;
-            eventually("both failures are told", async || {
+            eventually("the failure is told", async || {
                 assert_eq!(cluster.get("/nowhere").await.status, 404);
-                let log = cluster.nodes[0].log();
-                log.contains("traces do not reach") && log.contains("metrics do not reach")
+                cluster.nodes[0].log().contains("traces do not reach")
             })
             .await;
             let log = cluster.nodes[0].log();

@@ -46,7 +46,7 @@ async fn refusal(replica: Started) -> String {
     replica.log_tail()
 }
 
-async fn migrate(url: &str) -> String {
+pub async fn migrate(url: &str) -> String {
     let done = tokio::process::Command::new(EXE).arg("migrate").env("DATABASE_URL", url).output().await.unwrap();
     assert!(done.status.success(), "{done:?}");
     String::from_utf8(done.stdout).unwrap()
@@ -161,51 +161,12 @@ async fn an_empty_setting_is_one_that_is_not_set() {
 }
 
 /// A document of the repository.
-fn document(path: &str) -> String {
+pub fn document(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The words after the program in those lines of a document that begin so.
-fn commands(path: &str, beginning: &str) -> Vec<Vec<String>> {
-    let lines = document(path);
-    let lines = lines.lines().filter_map(|line| line.trim().strip_prefix(beginning));
-    let commands: Vec<_> =
-        lines.map(|rest| rest.split_whitespace().map(str::to_owned).collect::<Vec<String>>()).collect();
-    assert!(!commands.is_empty(), "{path} has no {beginning}");
-    commands
-}
-
-/// The list of words in those lines of a document that begin so: JSON, or YAML in one line.
-fn lists(path: &str, beginning: &str) -> Vec<Vec<String>> {
-    let word = |word: &str| word.trim().trim_matches('"').to_owned();
-    let list = |rest: String| {
-        let inside = rest.trim().strip_prefix('[')?.strip_suffix(']')?.to_owned();
-        Some(inside.split(',').map(word).collect::<Vec<String>>())
-    };
-    commands(path, beginning).into_iter().filter_map(|words| list(words.join(" "))).collect()
-}
-
-/// Every documented way of running the program: where it is written, and its arguments.
-fn documented() -> Vec<(&'static str, Vec<String>)> {
-    let mut ways = Vec::new();
-    let mut add = |source, commands: Vec<Vec<String>>| ways.extend(commands.into_iter().map(|words| (source, words)));
-    add("README.md", commands("README.md", "target/release/mana-sync"));
-    add("deploy/mana-sync.service", commands("deploy/mana-sync.service", "ExecStartPre=/usr/local/bin/mana-sync"));
-    add("deploy/mana-sync.service", commands("deploy/mana-sync.service", "ExecStart=/usr/local/bin/mana-sync"));
-    let [entry] = &lists("deploy/Dockerfile", "ENTRYPOINT")[..] else { panic!("the image has one entry point") };
-    assert_eq!(entry.join(" "), "/mana-sync");
-    // The service of the compose file that names no command is the image's own.
-    add("deploy/Dockerfile", lists("deploy/Dockerfile", "CMD"));
-    let compose = lists("deploy/compose.yaml", "command:").into_iter().filter(|words| words[0] == "migrate");
-    add("deploy/compose.yaml", compose.collect());
-    add("k8s/base/migration-job.yaml", lists("k8s/base/migration-job.yaml", "args:"));
-    add("k8s/base/deployment.yaml", lists("k8s/base/deployment.yaml", "args:"));
-    add("no command", vec![vec![]]);
-    ways
-}
-
 /// The program with these arguments and settings, an issuer, and nothing else in its environment.
-fn program(words: &[String], settings: &[(&str, &str)]) -> tokio::process::Command {
+pub fn program(words: &[String], settings: &[(&str, &str)]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(EXE);
     command.args(words).env_clear().env("JWKS_URL", jwks_url()).envs(settings.iter().copied()).kill_on_drop(true);
     command.stdout(std::process::Stdio::null());
@@ -213,7 +174,7 @@ fn program(words: &[String], settings: &[(&str, &str)]) -> tokio::process::Comma
 }
 
 /// Waits until a replica of these settings serves, and is found ready by the image's health check.
-async fn assert_serves(what: &str, words: &[String], settings: &[(&str, &str)], port: u16) {
+pub async fn assert_serves(what: &str, words: &[String], settings: &[(&str, &str)], port: u16) {
     let mut replica = program(words, settings).spawn().unwrap();
     let port = port.to_string();
     eventually(what, async || {
@@ -223,26 +184,6 @@ async fn assert_serves(what: &str, words: &[String], settings: &[(&str, &str)], 
     })
     .await;
     replica.kill().await.unwrap();
-}
-
-#[tokio::test]
-async fn every_documented_way_of_starting_starts() {
-    let url = create_database().await;
-    let ways = documented();
-    let (migrating, serving): (Vec<_>, Vec<_>) =
-        ways.into_iter().partition(|(_, words)| words.first().is_some_and(|word| word == "migrate"));
-    assert!(migrating.len() >= 4 && serving.len() >= 5, "{migrating:?} {serving:?}");
-    for (source, words) in migrating {
-        assert!(words.len() == 1 || words[1..] == ["--grant"], "{source}: {words:?}");
-        let settings = [("DATABASE_URL", &*url), ("REPLICA_PASSWORD", "of-a-test")];
-        let done = program(&words, &settings).status().await.unwrap();
-        assert!(done.success(), "{source}: {done}");
-    }
-    for (source, words) in serving {
-        let port = free_port().unwrap();
-        let settings = [("DATABASE_URL", &*url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port.to_string())];
-        assert_serves(&format!("{source}: {words:?}"), &words, &settings, port).await;
-    }
 }
 
 #[tokio::test]
@@ -297,9 +238,7 @@ async fn the_help_shows_no_part_of_what_may_be_secret() {
         ("CHANNEL_KEY", "s3cret"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:s3cret@collector.example"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://u:s3cret@collector.example/v1/traces"),
-        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://u:s3cret@collector.example/v1/metrics"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret"),
-        ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "api-key=s3cret"),
     ];
     let commands = ["", "migrate", "erase", "why", "compact", "distribute", "health", "replicas"];
     for command in commands {

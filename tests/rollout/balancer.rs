@@ -1,5 +1,5 @@
 //! A real balancer in front of the replicas, with the configuration that `deploy/` has for it: only ports, addresses,
-//! the certificate and the name server are others.
+//! the certificate and the name server are others, and how long HAProxy spares a new replica, where all is shorter.
 
 use crate::names::Names;
 use std::ffi::OsString;
@@ -38,13 +38,15 @@ struct Ports {
 
 impl Balancer {
     /// Starts it before replicas that listen on this port, and waits until it accepts. It knows of none yet.
-    pub async fn start(kind: Kind, replicas_port: u16, candidates: &[Ipv4Addr]) -> Balancer {
+    ///
+    /// `pace`: what the replicas' times are of what is real.
+    pub async fn start(kind: Kind, replicas_port: u16, candidates: &[Ipv4Addr], pace: f64) -> Balancer {
         let names = Arc::new(Names::start().await);
         let folder = tempfile::tempdir().unwrap();
         let ports = Ports { plain: free_port(), tls: free_port(), replicas: replicas_port };
         certify(folder.path()).await;
         let mut command = match kind {
-            Kind::HaProxy => haproxy(folder.path(), ports, names.at),
+            Kind::HaProxy => haproxy(folder.path(), ports, names.at, pace),
             Kind::Nginx => nginx(folder.path(), ports),
             Kind::Caddy => caddy(folder.path(), ports, candidates),
         };
@@ -86,9 +88,10 @@ impl Balancer {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    /// Tells it which replicas there are.
-    pub fn set(&self, addresses: Vec<Ipv4Addr>) {
+    /// Tells it which replicas there are. Of some that are not ready yet only who asks for that by itself is told.
+    pub fn set(&self, addresses: Vec<Ipv4Addr>, all_are_ready: bool) {
         match self.kind {
+            Kind::Nginx if !all_are_ready => {}
             Kind::HaProxy => self.names.set(addresses),
             Kind::Nginx => {
                 std::fs::write(
@@ -150,7 +153,8 @@ fn deployed(name: &str, texts: &[(&str, String)]) -> String {
     text
 }
 
-fn haproxy(folder: &Path, ports: Ports, names: SocketAddr) -> Command {
+fn haproxy(folder: &Path, ports: Ports, names: SocketAddr, pace: f64) -> Command {
+    let scaled = |seconds: f64| format!("{}ms", (seconds * pace * 1_000.0).ceil());
     let text = deployed(
         "haproxy.cfg",
         &[
@@ -160,6 +164,9 @@ fn haproxy(folder: &Path, ports: Ports, names: SocketAddr) -> Command {
             ("*:8405", format!("127.0.0.1:{}", free_port())),
             ("parse-resolv-conf", format!("nameserver test {names}")),
             ("mana-sync:3050", format!("mana-sync:{}", ports.replicas)),
+            // Beside a window of rebalancing these are short, and stay so.
+            ("hold valid 5s", format!("hold valid {}", scaled(5.0))),
+            ("slowstart 10s", format!("slowstart {}", scaled(10.0))),
             // As many files as any machine lets us open.
             ("maxconn 50000", "maxconn 4000".to_owned()),
         ],

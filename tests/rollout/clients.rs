@@ -1,6 +1,7 @@
 //! The clients: devices that push, devices that pull when they are woken, and streams. All of them know the balancer
 //! alone, and come back when their connection ends.
 
+use crate::Size;
 use crate::journal::{Journal, Seen};
 use crate::support::*;
 use mana_load::invariants::{Asked, Checks, Cursor};
@@ -31,6 +32,7 @@ const LISTEN: Duration = Duration::from_secs(60);
 pub struct Clients {
     pub journal: Arc<Journal>,
     pub users: Vec<User>,
+    idle_users: Vec<User>,
     front: String,
     gather: Duration,
     http: reqwest::Client,
@@ -41,12 +43,14 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Lets so many sockets, and half as many streams, read what a few write. A device that was woken waits so long
-    /// for more wake-ups before it pulls.
-    pub fn start(cluster: &Cluster, front: &str, sockets: usize, gather: Duration) -> Clients {
+    /// Lets so many sockets, and half as many streams, read what a few write, and others just be there. A device that was
+    /// woken waits so long for more wake-ups before it pulls.
+    pub fn start(cluster: &Cluster, front: &str, size: Size) -> Clients {
+        let Size { sockets, idle, gather, .. } = size;
         let mut clients = Clients {
             journal: Arc::default(),
             users: (0..USERS).map(|_| cluster.user()).collect(),
+            idle_users: (0..USERS).map(|_| cluster.user()).collect(),
             front: front.to_owned(),
             gather,
             // Connections are kept, as browsers and balancers keep them: a stop finds some of them idle.
@@ -63,6 +67,11 @@ impl Clients {
         for number in 0..sockets / 2 {
             let client = clients.client(number % USERS, &format!("stream-{number}"));
             clients.reading.spawn(until(clients.stop_reading.clone(), client.follow_stream()));
+        }
+        for number in 0..idle {
+            let mut client = clients.client(number % USERS, &format!("idle-{number}"));
+            client.token = clients.idle_users[number % USERS].token.clone();
+            clients.reading.spawn(until(clients.stop_reading.clone(), client.be_there()));
         }
         for number in 0..WRITERS * USERS {
             let client = clients.client(number % USERS, &format!("writer-{number}"));
@@ -147,12 +156,12 @@ impl Client {
             let data = Map::from_iter([("updatedAt".to_owned(), json!(iso(now_millis())))]);
             let change = Change { table: TABLE.into(), id: id.clone(), op: Op::Insert { data } };
             let request = PushRequest { client_id: self.name.clone(), since, changes: vec![change] };
-            let before = transport.stats().retries;
+            let (before, asked) = (transport.stats().retries, Instant::now());
             match transport.push(APP, &request, false).await {
                 Ok(answer) => since = answer.synced_until,
                 Err(error) => return self.journal.violated(format!("{}: a push failed: {error}", self.name)),
             }
-            self.journal.acknowledged(self.user, &id, transport.stats().retries - before);
+            self.journal.acknowledged(self.user, &id, transport.stats().retries - before, asked.elapsed());
             stop.run_until_cancelled(sleep(PAUSE)).await;
         }
     }
@@ -180,6 +189,20 @@ impl Client {
         }
     }
 
+    /// Keeps a socket open on which nothing comes.
+    async fn be_there(self) {
+        loop {
+            match Wakeups::connect(&self.front, Some(APP), &self.token, Some(&self.name)).await {
+                Ok(mut socket) => {
+                    self.journal.connected();
+                    while self.woken(&mut socket).await {}
+                }
+                Err(_) => self.journal.refused(),
+            }
+            come_back_later().await;
+        }
+    }
+
     /// Waits for a wake-up, and a little for more of them. False if the socket is closed.
     async fn woken(&self, socket: &mut Wakeups) -> bool {
         let mut gathered = None;
@@ -196,12 +219,12 @@ impl Client {
                     gathered.get_or_insert_with(|| Instant::now() + self.gather);
                 }
                 Ok(WakeMessage::Closed { code, .. }) => {
-                    self.journal.closed(code);
+                    self.journal.closed(&self.name, code);
                     return false;
                 }
                 Err(WakeupError::Late { .. }) => {}
                 Ok(_) | Err(_) => {
-                    self.journal.closed(None);
+                    self.journal.closed(&self.name, None);
                     return false;
                 }
             }
@@ -248,7 +271,7 @@ impl Client {
                     if let Err(error) = read(&mut stream, &mut check, &seen).await {
                         return self.journal.violated(format!("{}: {error}", self.name));
                     }
-                    self.journal.closed(None);
+                    self.journal.closed(&self.name, None);
                 }
                 Err(_) => self.journal.refused(),
             }

@@ -31,7 +31,7 @@ pub struct Member {
 
 impl Fleet {
     /// None yet, over the database and the services of a cluster.
-    pub fn new(cluster: &Cluster, settings: &[(&str, &str)]) -> Fleet {
+    pub fn new(cluster: &Cluster, settings: &[(&str, String)]) -> Fleet {
         let services = Services {
             database_url: cluster.database_url.clone(),
             jwks_url: cluster.issuer.jwks_url(),
@@ -53,7 +53,7 @@ impl Fleet {
         let others = free.iter().skip(1).map(|address| hold(*address, port));
         let others: Result<Vec<Socket>, _> = others.collect();
         let ports = std::iter::once(first).chain(others.expect("the port is free on all our addresses")).collect();
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let logs = tempfile::tempdir().unwrap();
         Fleet { port, services, settings, running: VecDeque::new(), free, started: 0, logs, _ports: ports }
     }
@@ -69,16 +69,26 @@ impl Fleet {
 
     /// Starts so many at once and waits until they are ready. Their addresses.
     pub async fn start(&mut self, count: usize) -> Vec<Ipv4Addr> {
-        let members: Vec<Member> = (0..count).map(|_| self.spawn()).collect();
-        for member in &members {
-            member.process.wait_ready(TIMEOUT).await.unwrap();
-        }
-        let addresses = members.iter().map(|member| member.address).collect();
-        self.running.extend(members);
+        let starting = self.spawn(count);
+        let addresses = starting.iter().map(|member| member.address).collect();
+        self.ready(starting).await;
         addresses
     }
 
-    fn spawn(&mut self) -> Member {
+    /// Starts so many at once.
+    pub fn spawn(&mut self, count: usize) -> Vec<Member> {
+        (0..count).map(|_| self.spawn_one()).collect()
+    }
+
+    /// Waits until those that were started are ready. From now on they are of the fleet.
+    pub async fn ready(&mut self, starting: Vec<Member>) {
+        for member in &starting {
+            member.process.wait_ready(TIMEOUT).await.unwrap();
+        }
+        self.running.extend(starting);
+    }
+
+    fn spawn_one(&mut self) -> Member {
         let address = self.free.pop_front().expect("there are never more than the balancer has places for");
         self.started += 1;
         let number = self.started;

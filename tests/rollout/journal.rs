@@ -15,11 +15,15 @@ const TOLD: usize = 3;
 pub struct Journal {
     /// When each change was acknowledged, and whose it is.
     acknowledged: Mutex<HashMap<String, (usize, Instant)>>,
+    /// When pushes were answered, and how long each took.
+    pushes: Mutex<Vec<(Instant, Duration)>>,
     retried: AtomicUsize,
     connects: AtomicUsize,
     refusals: AtomicUsize,
     /// By close code; 0: a stream's end, or a connection that broke.
     closes: Mutex<BTreeMap<u16, usize>>,
+    /// By client: how often it was closed.
+    closed: Mutex<HashMap<String, usize>>,
     readers: Mutex<Vec<Arc<Seen>>>,
     violations: Mutex<Vec<String>>,
 }
@@ -44,9 +48,11 @@ impl Seen {
 }
 
 impl Journal {
-    /// A push was answered after so many retries.
-    pub fn acknowledged(&self, user: usize, id: &str, retries: u64) {
-        self.acknowledged.lock().unwrap().insert(id.to_owned(), (user, Instant::now()));
+    /// A push was answered after so many retries, and so long after it was sent.
+    pub fn acknowledged(&self, user: usize, id: &str, retries: u64, took: Duration) {
+        let now = Instant::now();
+        self.acknowledged.lock().unwrap().insert(id.to_owned(), (user, now));
+        self.pushes.lock().unwrap().push((now, took));
         if retries > 0 {
             self.retried.fetch_add(1, Ordering::Relaxed);
         }
@@ -77,8 +83,24 @@ impl Journal {
         self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn closed(&self, code: Option<u16>) {
+    pub fn closed(&self, name: &str, code: Option<u16>) {
         *self.closes.lock().unwrap().entry(code.unwrap_or(0)).or_default() += 1;
+        *self.closed.lock().unwrap().entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// How often each client was closed so far.
+    pub fn closes(&self) -> HashMap<String, usize> {
+        self.closed.lock().unwrap().clone()
+    }
+
+    /// The 99th percentile of how long pushes took that were answered between then and now. Prints it.
+    pub fn push_times(&self, when: &str, since: Instant) -> Duration {
+        let pushes = self.pushes.lock().unwrap();
+        let mut times: Vec<Duration> = pushes.iter().filter(|(at, _)| *at >= since).map(|(_, took)| *took).collect();
+        times.sort();
+        let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or_default();
+        println!("      {} pushes {when}: median {:.1?}, p99 {:.1?}", times.len(), at(0.5), at(0.99));
+        at(0.99)
     }
 
     pub fn violated(&self, what: String) {

@@ -1,5 +1,6 @@
 //! A rollout, rehearsed: real replicas behind a real balancer with the configuration of `deploy/`, clients of every
-//! kind at work, and meanwhile the replicas are scaled from three to six to two, and then all of them replaced.
+//! kind at work, and meanwhile the replicas are scaled from three to six to two, and then all of them replaced. The three
+//! that are added get their part of the connections because replicas rebalance them, as `k8s/base` has it.
 //!
 //! ```text
 //! clients ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
@@ -17,6 +18,7 @@ mod clients;
 mod fleet;
 mod journal;
 mod names;
+mod rebalance;
 
 use balancer::{Balancer, Kind};
 use clients::Clients;
@@ -29,12 +31,20 @@ use support::*;
 #[derive(Clone, Copy)]
 struct Size {
     sockets: usize,
+    /// WebSockets of users who write nothing. The balancer counts requests as well, so where few connections are held it
+    /// evens out what is asked rather than what is connected.
+    idle: usize,
     /// How long a device gathers wake-ups before it pulls: all of them pull on two processors.
     gather: Duration,
-    /// Settings of the replicas, in milliseconds: how long they live, accept, and take to close.
-    max_age: &'static str,
-    drain_delay: &'static str,
-    drain_window: &'static str,
+    /// Settings of the replicas: over how long they close connections that are too many, accept while they drain, and
+    /// close all.
+    rebalance: Duration,
+    drain_delay: Duration,
+    drain_window: Duration,
+    /// How long until those that were added hold as much as the others.
+    rebalanced: Duration,
+    /// How much slower pushes may be meanwhile.
+    slower: Duration,
     /// Pushes between two steps.
     pushes: usize,
     /// How long clients may take to be spread evenly again.
@@ -43,23 +53,43 @@ struct Size {
 
 const SMALL: Size = Size {
     sockets: 40,
-    gather: Duration::from_millis(250),
-    max_age: "5000",
-    drain_delay: "3000",
-    drain_window: "1500",
+    idle: 240,
+    gather: Duration::from_millis(500),
+    rebalance: Duration::from_secs(8),
+    drain_delay: Duration::from_secs(3),
+    drain_window: Duration::from_millis(1_500),
+    // Two windows or so, and what a busy machine adds.
+    rebalanced: Duration::from_secs(60),
+    // Three more processes start on the same two processors within these seconds, and everything comes back at once.
+    slower: Duration::from_secs(1),
     pushes: 30,
     even: Duration::from_secs(20),
 };
-/// The defaults of everything but the age.
+/// What `k8s/base` and the defaults say.
 const LONG: Size = Size {
     sockets: 200,
+    idle: 300,
     gather: Duration::from_millis(1_500),
-    max_age: "40000",
-    drain_delay: "5000",
-    drain_window: "15000",
+    rebalance: Duration::from_secs(60),
+    drain_delay: Duration::from_secs(5),
+    drain_window: Duration::from_secs(15),
+    rebalanced: Duration::from_secs(300),
+    slower: Duration::from_millis(50),
     pushes: 300,
     even: Duration::from_secs(120),
 };
+
+impl Size {
+    /// How much shorter than what is real its times are, as a part of them.
+    fn pace(&self) -> f64 {
+        self.rebalance.div_duration_f64(LONG.rebalance)
+    }
+
+    /// WebSockets, and half as many streams as have something to read.
+    fn clients(&self) -> usize {
+        self.sockets + self.sockets / 2 + self.idle
+    }
+}
 
 /// A rehearsal that goes on.
 struct Rehearsal {
@@ -75,27 +105,31 @@ struct Rehearsal {
 impl Rehearsal {
     async fn begin(kind: Kind, size: Size) -> Rehearsal {
         let cluster = Cluster::start(0).await;
+        let millis = |time: Duration| time.as_millis().to_string();
         let settings = [
-            ("MAX_CONNECTION_AGE_MS", size.max_age),
-            ("DRAIN_DELAY_MS", size.drain_delay),
-            ("DRAIN_WINDOW_MS", size.drain_window),
-            ("DATABASE_POOL_SIZE", "8"),
+            ("REBALANCE_MS", millis(size.rebalance)),
+            ("DRAIN_DELAY_MS", millis(size.drain_delay)),
+            ("DRAIN_WINDOW_MS", millis(size.drain_window)),
+            ("DATABASE_POOL_SIZE", "8".to_owned()),
         ];
         let mut fleet = Fleet::new(&cluster, &settings);
-        let balancer = Balancer::start(kind, fleet.port, &fleet.candidates()).await;
+        let balancer = Balancer::start(kind, fleet.port, &fleet.candidates(), size.pace()).await;
         let addresses = fleet.start(3).await;
-        balancer.set(addresses.clone());
+        balancer.set(addresses.clone(), true);
         let serves = async || cluster.http.get(format!("{}/health/live", balancer.url)).send().await.ok();
         let serving = async || serves().await.filter(|answer| answer.status() == 200);
         assert!(wait::until(TIMEOUT, serving).await.is_some(), "the balancer finds no replica");
-        let clients = Clients::start(&cluster, &balancer.url, size.sockets, size.gather);
+        let clients = Clients::start(&cluster, &balancer.url, size);
         Rehearsal { size, cluster, fleet, balancer, clients, addresses, begun: Instant::now() }
     }
 
-    /// Starts so many, and tells the balancer once they are ready.
+    /// Starts so many, and tells the balancer.
     async fn start(&mut self, count: usize) {
-        self.addresses.extend(self.fleet.start(count).await);
-        self.balancer.set(self.addresses.clone());
+        let starting = self.fleet.spawn(count);
+        self.addresses.extend(starting.iter().map(|member| member.address));
+        self.balancer.set(self.addresses.clone(), false);
+        self.fleet.ready(starting).await;
+        self.balancer.set(self.addresses.clone(), true);
     }
 
     /// Lets so many that have been told to stop end. Only then are their addresses forgotten: until then the balancer
@@ -103,14 +137,14 @@ impl Rehearsal {
     async fn gone(&mut self, leaving: Vec<fleet::Member>) {
         let gone = self.fleet.gone(leaving).await;
         self.addresses.retain(|address| !gone.contains(address));
-        self.balancer.set(self.addresses.clone());
+        self.balancer.set(self.addresses.clone(), true);
     }
 
     /// Waits until some more pushes have been answered and everybody is connected and spread evenly: each replica has
     /// at least three quarters of its share.
     async fn settle(&mut self, step: &str) {
         let (begin, goal) = (Instant::now(), self.clients.journal.pushes() + self.size.pushes);
-        let (all, http) = (self.size.sockets + self.size.sockets / 2, &self.cluster.http);
+        let (all, http) = (self.size.clients(), &self.cluster.http);
         let mut spread = Vec::new();
         let even = wait::until(self.size.even, async || {
             spread = self.fleet.spread(http).await;
@@ -157,8 +191,7 @@ async fn rehearse(kind: Kind) {
     let mut rehearsal = Rehearsal::begin(kind, size).await;
     rehearsal.settle("three replicas").await;
 
-    rehearsal.start(3).await;
-    rehearsal.settle("six, by the age of connections").await;
+    rehearsal.add_and_rebalance(3).await;
 
     let leaving = rehearsal.fleet.stop(4);
     rehearsal.gone(leaving).await;

@@ -61,6 +61,30 @@ pub async fn long_queries(replica: &LimitedReplica) {
     eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
 }
 
+/// Streams of several users, each with as many and as long names as fit into a head, that stay open.
+pub async fn long_names(replica: &LimitedReplica) {
+    let list = (0..230).map(|n| format!("{n:0>255}")).collect::<Vec<_>>().join(",");
+    let open = async |user: &User| {
+        let mut raw = Raw::connect(replica.url()).await;
+        let head = format!(
+            "GET /sync/todo/stream?collections={list} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+            user.token
+        );
+        raw.write(head.as_bytes()).await;
+        let status = raw.head().await.split(' ').nth(1).unwrap().parse::<u16>().unwrap();
+        assert!(matches!(status, 200 | 429 | 503), "{status}");
+        raw
+    };
+    let mut streams = Vec::new();
+    for _ in 0..many(20, 4) {
+        let user = replica.cluster.user();
+        streams.push(join_all((0..many(200, 60)).map(|_| open(&user))).await);
+    }
+    tokio::time::sleep(LONG).await;
+    drop(streams);
+    eventually("all of it is given back", async || replica.metric("mana_sync_stream_name_bytes").await == 0.0).await;
+}
+
 /// Pushes of very many tables, one after the other, and then the sockets that are to be told of all of them, which are not
 /// read; and one that is.
 pub async fn greetings(replica: &LimitedReplica) {

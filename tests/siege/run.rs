@@ -116,6 +116,7 @@ async fn a_replica_stands_the_relatives_of_these_attacks() {
     );
     attack!("sockets that are to be told of hundreds of thousands of tables", relatives::greetings(&replica));
     attack!("names that fill a head", relatives::long_queries(&replica));
+    attack!("streams of very many names that stay open", relatives::long_names(&replica));
     attack!("thousands of headers, and chunks of one byte", relatives::headers(&replica));
     attack!("messages in as many frames as they have bytes", relatives::fragments(&replica));
     attack!("compressed pages that are not read, and compressed bodies", relatives::compressed(&replica));

@@ -16,6 +16,57 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()
 }
 
+const TRIMMING: &str = "function sync_trim_rows(uuid[], text[], bool[], bool)";
+
+#[tokio::test]
+async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_serves_goes_on() {
+    let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let admin = postgres.server().admin_url();
+    let mut server = connect(&admin).await;
+    sqlx::raw_sql("create role mana_sync_replica login superuser").execute(&mut server).await.unwrap();
+    let each = |_: usize, url: &str| {
+        let settings = [
+            ("DATABASE_URL", as_replica(url)),
+            ("DATABASE_LISTEN_URL", as_replica(url)),
+            ("READY_GRACE_MS", "0".to_owned()),
+            ("COMPACT_AFTER_MS", "400".to_owned()),
+        ];
+        settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    };
+    let mut cluster = Cluster::start_each(&admin, 1, each).await;
+    let mut owner = connect(&cluster.database_url).await;
+    sqlx::raw_sql(GRANTS).execute(&mut owner).await.unwrap();
+    sqlx::raw_sql("alter role mana_sync_replica nosuperuser").execute(&mut server).await.unwrap();
+    let mut change = async |what: &str| {
+        let change = sqlx::AssertSqlSafe(what.replace("trimming", TRIMMING));
+        sqlx::raw_sql(change).execute(&mut owner).await.unwrap();
+    };
+    change("revoke execute on trimming from mana_sync_replica").await;
+    cluster.nodes[0].process.kill().await;
+    cluster.nodes[0].respawn();
+    eventually("it says what is missing", async || {
+        let reply = cluster.http.get(format!("{}/health/ready", cluster.url(0))).send().await;
+        let message = match reply {
+            Ok(reply) => reply.text().await.unwrap(),
+            Err(_) => return false,
+        };
+        message.contains("lacks rights to trim: EXECUTE on sync_trim_rows") && message.contains("grants.sql")
+    })
+    .await;
+    change("grant execute on trimming to mana_sync_replica").await;
+    eventually("it is ready", async || cluster.get("/health/ready").await.status == StatusCode::OK).await;
+
+    change("revoke execute on trimming from mana_sync_replica").await;
+    let user = cluster.user();
+    for n in 0..20 {
+        let body = json!({ "clientId": "phone", "changes": [update("todos", "0", "title", n, &format!("2024-01-02T10:05:{n:02}.000Z"))] });
+        cluster.pushed(&user, "todo", body).await;
+    }
+    let failed = async || live::metric(&cluster, 0, "mana_sync_compactions_total{outcome=\"failed\"}").await > 0.0;
+    eventually("it does not trim", failed).await;
+    assert_eq!(cluster.get("/health/ready").await.status, StatusCode::OK, "it serves all the same");
+}
+
 #[tokio::test]
 async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();

@@ -10,6 +10,7 @@ mod concurrency;
 mod convergence;
 mod crash;
 mod least_privilege;
+mod page_bounds;
 mod pull;
 mod replay;
 mod rewind;

@@ -1,25 +1,19 @@
 //! An OTLP collector that keeps what it gets, over HTTP or gRPC; and ones that are of no use.
 
-use crate::numbers::{Numbers, TENANT};
 use crate::support::TIMEOUT;
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::HeaderMap;
 use axum::routing::post;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::MetricsServiceServer;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::codec::CompressionEncoding;
 
 /// A span as it arrived. Ids are hexadecimal, attributes are texts; those that arrived as whole numbers are named too.
 #[derive(Clone, Debug)]
@@ -88,12 +82,6 @@ fn read(span: opentelemetry_proto::tonic::trace::v1::Span, resource: &BTreeMap<S
     }
 }
 
-fn unzipped(body: &[u8]) -> Bytes {
-    let mut plain = Vec::new();
-    flate2::read::GzDecoder::new(body).read_to_end(&mut plain).unwrap();
-    plain.into()
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -121,40 +109,27 @@ fn numbers(attributes: &[KeyValue]) -> BTreeSet<String> {
 #[derive(Debug)]
 pub struct Collector {
     pub spans: Spans,
-    pub numbers: Numbers,
     pub url: String,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Collector {
-    async fn start<F: Future<Output = ()> + Send + 'static>(
-        serve: impl FnOnce(TcpListener, Spans, Numbers) -> F,
-    ) -> Collector {
+    async fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(TcpListener, Spans) -> F) -> Collector {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (spans, numbers) = (Spans::default(), Numbers::default());
-        let serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, spans.clone(), numbers.clone())));
-        Collector { spans, numbers, url, _serving: serving }
+        let spans = Spans::default();
+        let serving = AbortOnDropHandle::new(tokio::spawn(serve(listener, spans.clone())));
+        Collector { spans, url, _serving: serving }
     }
 
     /// One that speaks OTLP over HTTP.
     pub async fn http() -> Collector {
-        Collector::start(|listener, spans, numbers| async move {
-            let take_numbers = move |headers: HeaderMap, body: Bytes| {
-                let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
-                let (tenant, encoding) = (text(TENANT), text("content-encoding"));
-                let body = match encoding.as_deref() {
-                    Some("gzip") => unzipped(&body),
-                    _ => body,
-                };
-                numbers.take_in(tenant, encoding, ExportMetricsServiceRequest::decode(body).unwrap());
-                async {}
-            };
+        Collector::start(|listener, spans| async move {
             let take = move |body: Bytes| {
                 let spans = spans.clone();
                 async move { spans.take_in(ExportTraceServiceRequest::decode(body).unwrap()) }
             };
-            let router = Router::new().route("/v1/traces", post(take)).route("/v1/metrics", post(take_numbers));
+            let router = Router::new().route("/v1/traces", post(take));
             axum::serve(listener, router).await.unwrap();
         })
         .await
@@ -162,14 +137,12 @@ impl Collector {
 
     /// One that speaks OTLP over gRPC.
     pub async fn grpc() -> Collector {
-        Collector::start(|listener, spans, numbers| async move {
+        Collector::start(|listener, spans| async move {
             let incoming = futures_util::stream::unfold(listener, async |listener| {
                 let accepted = listener.accept().await.map(|(stream, _)| stream);
                 Some((accepted, listener))
             });
-            let server = tonic::transport::Server::builder()
-                .add_service(TraceServiceServer::new(spans))
-                .add_service(MetricsServiceServer::new(numbers).accept_compressed(CompressionEncoding::Gzip));
+            let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(spans));
             server.serve_with_incoming(incoming).await.unwrap();
         })
         .await
@@ -177,7 +150,7 @@ impl Collector {
 
     /// One that takes connections and requests, and never says anything.
     pub async fn silent() -> Collector {
-        Collector::start(|listener, _, _| async move {
+        Collector::start(|listener, _| async move {
             let mut held = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 held.push(stream);

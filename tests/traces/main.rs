@@ -7,7 +7,6 @@ mod callers;
 mod collector;
 mod cost;
 mod exemplars;
-mod numbers;
 mod slow;
 
 use collector::{Collector, Span};

@@ -1,4 +1,4 @@
-//! A database with so much in it and a replica before it, to be visited.
+//! A database with so much in it and a replica before it.
 
 use super::BaselineError;
 use super::fill::fill;

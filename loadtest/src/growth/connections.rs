@@ -114,21 +114,21 @@ async fn hold(
     count: usize,
     idle: Duration,
 ) -> Result<Point, BaselineError> {
-    let mut first = Held::open(at, endpoint, count..count + FIRST).await?;
+    let mut first = IdleSockets::open(at, endpoint, count..count + FIRST).await?;
     first.wakeups(at, endpoint, 1).await?;
     first.close().await;
     let before = resident(replica)?;
-    let mut held = Held::open(at, endpoint, 0..count).await?;
+    let mut idle_sockets = IdleSockets::open(at, endpoint, 0..count).await?;
     let (begun, cpu) = (Instant::now(), replica.cpu());
     tokio::time::sleep(idle).await;
     let cpu = replica.cpu().zip(cpu).map(|(after, before)| after - before).ok_or_else(gone)?;
     let cpu = cpu.as_secs_f64() / begun.elapsed().as_secs_f64();
     let after = resident(replica)?;
-    let wakeups = held.wakeups(at, endpoint, PUSHES).await?;
-    if held.tasks.try_join_next().is_some() {
+    let wakeups = idle_sockets.wakeups(at, endpoint, PUSHES).await?;
+    if idle_sockets.tasks.try_join_next().is_some() {
         return Err(BaselineError::Nothing { what: "a connection ended while it was idle".to_owned() });
     }
-    held.close().await;
+    idle_sockets.close().await;
     Ok(Point { resident: (before, after), cpu, wakeups })
 }
 
@@ -141,14 +141,14 @@ fn gone() -> BaselineError {
 }
 
 /// Open WebSockets, each listened to by a task of its own.
-struct Held {
+struct IdleSockets {
     users: Range<usize>,
     tasks: JoinSet<()>,
     /// Which user's was woken, and when.
     woken: UnboundedReceiver<(usize, Instant)>,
 }
 
-impl Held {
+impl IdleSockets {
     async fn open(at: &Surroundings, endpoint: &Endpoint, users: Range<usize>) -> Result<Self, BaselineError> {
         let (tell, woken) = unbounded_channel();
         let opening = futures_util::stream::iter(users.clone()).map(|user| async move {

@@ -53,7 +53,7 @@ select (select count(distinct at) from newest),
 
 /// What a fresh device read.
 #[derive(Clone, Copy, Debug)]
-pub struct Walk {
+pub struct InitialSync {
     pub rows: f64,
     pub bytes: f64,
     pub seconds: f64,
@@ -71,8 +71,8 @@ const BENCH: Whose<'_> = Whose { user: USER, app: "bench", table: "packages" };
 
 /// One size.
 struct Point {
-    whole: Walk,
-    trimmed: Walk,
+    whole: InitialSync,
+    trimmed: InitialSync,
     /// Rows that hold the newest of a field.
     winners: f64,
     /// The same, and the first of each record.
@@ -155,31 +155,31 @@ async fn point(at: &Surroundings, edits: u64, edited: u64, turns: usize) -> Resu
     let counted = database.query_one(WINNERS, &[]).await;
     let counted = counted.and_then(|row| Ok::<(i64, i64), _>((row.try_get(0)?, row.try_get(1)?)));
     let (winners, kept) = counted.map_err(failed)?;
-    let whole = walk(at, replica.base(), &database, turns, BENCH).await?;
+    let whole = initial_sync(at, replica.base(), &database, turns, BENCH).await?;
     let begun = Instant::now();
     at.command("compact", DATABASE, &[("COMPACT_AFTER_MS", "60000")]).await?;
     let trimming = begun.elapsed().as_secs_f64();
     for statement in vacuum {
         database.batch_execute(statement).await.map_err(failed)?;
     }
-    let trimmed = walk(at, replica.base(), &database, turns, BENCH).await?;
+    let trimmed = initial_sync(at, replica.base(), &database, turns, BENCH).await?;
     replica.stop().await?;
     Ok(Point { whole, trimmed, winners: winners as f64, kept: kept as f64, trimming })
 }
 
 /// Reads the log to its end, some times; the fastest.
-pub async fn walk(
+pub async fn initial_sync(
     at: &Surroundings,
     base: &str,
     database: &tokio_postgres::Client,
     turns: usize,
     whose: Whose<'_>,
-) -> Result<Walk, BaselineError> {
+) -> Result<InitialSync, BaselineError> {
     let failed = |source| BaselineError::Database { action: "count its rows", source };
     let count = database.query_one("select count(*) from sync_changes", &[]).await;
     let rows: i64 = count.and_then(|row| row.try_get(0)).map_err(failed)?;
     let (mut client, mut rng) = (client(base).await?, StdRng::seed_from_u64(2));
-    let mut fastest: Option<Walk> = None;
+    let mut fastest: Option<InitialSync> = None;
     for _ in 0..turns {
         let mut fresh = device(at, "fresh", whose)?;
         let (begun, mut bytes) = (Instant::now(), 0);
@@ -192,7 +192,7 @@ pub async fn walk(
         }
         let seconds = begun.elapsed().as_secs_f64();
         if fastest.is_none_or(|fastest| seconds < fastest.seconds) {
-            fastest = Some(Walk { rows: rows as f64, bytes: bytes as f64, seconds });
+            fastest = Some(InitialSync { rows: rows as f64, bytes: bytes as f64, seconds });
         }
     }
     fastest.ok_or_else(|| BaselineError::Nothing { what: "nothing was read".to_owned() })

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::edits::{Walk, Whose, walk};
+use super::edits::{InitialSync, Whose, initial_sync};
 use super::encodings::{self, ENCODINGS, Encoded};
 use super::{Log, Measured, Plan};
 use crate::baseline::BaselineError;
@@ -29,7 +29,7 @@ struct Replayed {
 struct State {
     /// Bytes of values, stamps and other members, as the server counts them.
     bytes: f64,
-    walk: Walk,
+    initial_sync: InitialSync,
     /// By encoding.
     encoded: Vec<Encoded>,
 }
@@ -39,7 +39,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
     for file in files()? {
         let replayed = replay(at, &file, plan.turns).await?;
         let told = |state: &State| {
-            let Walk { rows, bytes, seconds: took } = state.walk;
+            let InitialSync { rows, bytes, seconds: took } = state.initial_sync;
             format!(
                 "{} rows of {} bytes, read as {} bytes in {}",
                 number(rows),
@@ -71,9 +71,9 @@ fn lines(replayed: &Replayed) -> Vec<GrowthLine> {
         GrowthLine::new(format!("{}: {name}", replayed.name), unit, values, None)
     };
     let mut lines = vec![
-        line("rows", Unit::Number, &|state| state.walk.rows),
+        line("rows", Unit::Number, &|state| state.initial_sync.rows),
         line("bytes stored", Unit::Bytes, &|state| state.bytes),
-        line("time of a fresh device", Unit::Seconds, &|state| state.walk.seconds),
+        line("time of a fresh device", Unit::Seconds, &|state| state.initial_sync.seconds),
     ];
     for (at, encoding) in ENCODINGS.iter().enumerate() {
         lines.push(line(&format!("bytes of its pages, {encoding}"), Unit::Bytes, &|state| state.encoded[at].bytes));
@@ -120,7 +120,7 @@ async fn state(at: &Surroundings, replica: &Replica, whose: Whose<'_>, turns: us
     let bytes = database.query_one("select coalesce(sum(size), 0)::float8 from sync_changes", &[]).await;
     let bytes = bytes.and_then(|row| row.try_get(0)).map_err(failed)?;
     // The first time its pages are read from the disk.
-    let walk = walk(at, replica.base(), &database, turns.max(2), whose).await?;
+    let initial_sync = initial_sync(at, replica.base(), &database, turns.max(2), whose).await?;
     let encoded = encodings::measure(at, replica, whose).await?;
-    Ok(State { bytes, walk, encoded })
+    Ok(State { bytes, initial_sync, encoded })
 }

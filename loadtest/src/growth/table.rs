@@ -2,6 +2,9 @@
 
 use std::error::Error;
 
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+
 use super::Dimension;
 use crate::report::model::{Growth, GrowthLine, Limit};
 use crate::report::units::{NONE, number, show_or_none};
@@ -44,21 +47,16 @@ fn block(growth: &Growth) -> String {
         cells.extend([factor(line), limit(line), verdict(line)]);
         cells
     };
-    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(growth.lines.iter().map(row)).collect();
-    let letters = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count());
-    let widths: Vec<usize> = (0..rows[0].len()).map(|column| letters(column).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let last = row.len() - 1;
-        let cell = |(column, cell): (usize, &String)| match column {
-            _ if column == 0 || column == last => format!("{cell:<0$}", widths[column]),
-            _ => format!("{cell:>0$}", widths[column]),
-        };
-        let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
+    let last = titles.len() - 1;
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_row(titles).add_rows(growth.lines.iter().map(row));
+    for (number, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if number > 0 && number < last {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    format!("{text}  {}.\n", growth.note)
+    format!("{}\n  {}.\n", table.trim_fmt(), growth.note)
 }
 
 /// A dimension that could not be measured.

@@ -1,4 +1,4 @@
-//! What stored, names and log have in common: datasets that are visited alternately, and four lines of latency.
+//! What stored, names and log have in common: datasets that are measured in turn, and four lines of latency.
 
 use super::{Log, Visits};
 use crate::baseline::BaselineError;

@@ -9,6 +9,7 @@
 //! [`model::Report`] holds everything that is ever shown; nothing is measured or estimated by what shows it.
 
 pub mod compare;
+mod counts;
 pub mod files;
 mod generator;
 mod growth;

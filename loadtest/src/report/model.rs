@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::histogram::LatencyHistogram;
 
+pub use super::counts::{Counts, Percentiles};
 pub use super::growth::{Growth, GrowthLine};
 pub use super::judged::{Check, Generator, Limit, Measurement, Ratio, Threshold, Unit};
 pub use super::series::{GeneratorSecond, OperationSecond, ReplicaSample, Second};
@@ -179,74 +180,5 @@ impl Operation {
     /// Those done in a second, on average.
     pub fn done_per_second(&self) -> Option<f64> {
         (self.measured_seconds > 0.0).then(|| self.counts.done as f64 / self.measured_seconds)
-    }
-}
-
-/// How many there were.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Counts {
-    /// Whose time came, sent or not.
-    pub intended: u64,
-    /// That were sent.
-    pub sent: u64,
-    /// Answered as they should be.
-    pub done: u64,
-    /// Not answered as they should be, by kind. Kinds are few and fixed: `status_503`, `timeout`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub errors: BTreeMap<String, u64>,
-}
-
-impl Counts {
-    /// Not answered as they should be, of all kinds.
-    pub fn failed(&self) -> u64 {
-        self.errors.values().sum()
-    }
-
-    /// Adds another second's or worker's.
-    pub fn add(&mut self, other: &Self) {
-        self.intended += other.intended;
-        self.sent += other.sent;
-        self.done += other.done;
-        for (kind, count) in &other.errors {
-            *self.errors.entry(kind.clone()).or_default() += count;
-        }
-    }
-}
-
-/// Latencies in seconds; missing: there were none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Percentiles {
-    /// The mean.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean_seconds: Option<f64>,
-    /// Half took no longer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p50_seconds: Option<f64>,
-    /// Nine of ten took no longer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p90_seconds: Option<f64>,
-    /// 99 of 100 took no longer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p99_seconds: Option<f64>,
-    /// 999 of 1,000 took no longer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p999_seconds: Option<f64>,
-    /// The longest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_seconds: Option<f64>,
-}
-
-impl From<&LatencyHistogram> for Percentiles {
-    fn from(histogram: &LatencyHistogram) -> Self {
-        Self {
-            mean_seconds: histogram.mean_seconds(),
-            p50_seconds: histogram.quantile_seconds(0.5),
-            p90_seconds: histogram.quantile_seconds(0.9),
-            p99_seconds: histogram.quantile_seconds(0.99),
-            p999_seconds: histogram.quantile_seconds(0.999),
-            max_seconds: histogram.max_seconds(),
-        }
     }
 }

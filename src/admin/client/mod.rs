@@ -90,6 +90,18 @@ enum AdminCommand {
         #[arg(long)]
         replica: Option<String>,
     },
+    /// Change how often each user may push and pull, until the replica starts anew. 0: as often as they like.
+    Rates {
+        /// As MAX_USER_PUSHES_PER_SECOND.
+        #[arg(long)]
+        pushes: Option<u32>,
+        /// As MAX_USER_PULLS_PER_SECOND.
+        #[arg(long)]
+        pulls: Option<u32>,
+        /// On this replica only.
+        #[arg(long)]
+        replica: Option<String>,
+    },
     /// Change what the log shows, as RUST_LOG has it.
     Log {
         filter: String,
@@ -157,6 +169,12 @@ pub async fn run(args: &AdminArgs) -> Result<bool, ClientError> {
         AdminCommand::Drain { replica } => api.act("drain", &json!({ "replica": replica, "drained": true })).await,
         AdminCommand::TakeBack { replica } => api.act("drain", &json!({ "replica": replica, "drained": false })).await,
         AdminCommand::Compact { replica } => api.act("compact", &json!({ "replica": replica })).await,
+        AdminCommand::Rates { pushes, pulls, replica } => {
+            let rates = json!({
+                "maxUserPushesPerSecond": pushes, "maxUserPullsPerSecond": pulls, "replica": replica,
+            });
+            api.act("settings", &rates).await
+        }
         AdminCommand::Log { filter, replica } => {
             api.act("settings", &json!({ "log": filter, "replica": replica })).await
         }

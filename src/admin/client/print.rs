@@ -2,21 +2,18 @@
 
 use super::RefusedTokens;
 use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
-use crate::admin::units::{bytes, latency, rate};
+use crate::admin::units::{at_least, bytes, latency, rate};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 
 /// Prints rows with their columns one below the other.
 fn table(head: &[&str], rows: &[Vec<String>]) {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &[String]| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
-    };
-    line(&head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_row(head).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    println!("{}", table.trim_fmt());
 }
 
 /// What came from users is shown without what could move the cursor.
@@ -73,9 +70,16 @@ pub(super) fn cluster(cluster: &Cluster) {
 
 pub(super) fn user(user: &User) {
     println!("{} ({})", plain(&user.user_id), user.user_key);
-    println!("{} apps, {} changes, {}\n", user.usage.apps, user.usage.changes, bytes(user.usage.bytes));
+    let usage = &user.usage;
+    let (changes, size) = (at_least(usage.changes.to_string(), usage.more), at_least(bytes(usage.bytes), usage.more));
+    println!("{} apps, {changes} changes, {size}", usage.apps);
+    if usage.more {
+        println!("Only the newest changes are counted; `mana-sync usage` counts all of those who store most.");
+    }
+    println!();
     let rows = user.logs.iter().map(|log| {
-        vec![plain(&log.app), log.head.clone(), log.changes.to_string(), log.tables.to_string(), bytes(log.bytes)]
+        let [changes, tables] = [log.changes, log.tables].map(|number| at_least(number.to_string(), log.more));
+        vec![plain(&log.app), log.head.clone(), changes, tables, at_least(bytes(log.bytes), log.more)]
     });
     table(&["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &rows.collect::<Vec<_>>());
     println!();

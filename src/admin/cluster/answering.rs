@@ -1,15 +1,18 @@
-//! Answering the questions of others, and getting to know them.
+//! Answering the questions of others, getting to know them, and finding out which tokens are refused.
 
 use super::super::message::{Asked, Head, Kind, MessageError, Question};
-use super::{ANSWER_TIMEOUT, AskError, CHANNEL, Inner, MAX_NAME, Replicas, own_channel};
+use super::{ANSWER_TIMEOUT, AskError, CHANNEL, Inner, KeepError, Replicas, SEND_TIMEOUT, own_channel};
+use crate::store::refused_tokens;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// The longest pause before those that have not told are asked again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Pauses between two attempts to read which tokens are refused.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What answers the others' questions, to be run once.
 #[derive(Debug)]
@@ -33,7 +36,10 @@ impl Answering {
                     catching_up.abort_all();
                     catching_up.spawn(self.replicas.clone().catch_up());
                 }
-                () = tokio::time::sleep(Duration::from_secs(10)) => inner.sending.close_if_idle().await,
+                () = tokio::time::sleep(Duration::from_secs(10)) => {
+                    inner.sending.close_if_idle().await;
+                    inner.keeping.close_if_idle().await;
+                }
                 () = stop.cancelled() => break,
             }
         }
@@ -46,51 +52,47 @@ impl Answering {
 }
 
 impl Replicas {
-    /// Tells the others that this replica is there, finds out who they are, and refuses the tokens that they refuse: again
-    /// and again until all that are there have told. Does not end.
+    /// Does what has to be done whenever this replica begins to listen: from then on it hears what is said, and has to find
+    /// out what was said before.
     async fn catch_up(self) {
+        self.0.is_settled.store(false, Ordering::Relaxed);
+        tokio::join!(self.read_refused(), self.greet());
+    }
+
+    /// Refuses the tokens that are refused, as they are kept: tries until it has read them.
+    async fn read_refused(&self) {
         let inner = &self.0;
-        inner.is_settled.store(false, Ordering::Relaxed);
-        inner.state().told_by.clear();
-        let (mut pause, mut asked_of) = (ANSWER_TIMEOUT, Vec::new());
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.take_over_refused().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the tokens that operators refuse cannot be read");
+            inner.local.cannot_read_refused(&error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn take_over_refused(&self) -> Result<(), KeepError> {
+        let client = self.0.keeping.client().await?;
+        let tokens = timeout(SEND_TIMEOUT, refused_tokens::read(&client)).await??;
+        self.0.local.refuse_as_kept(tokens);
+        Ok(())
+    }
+
+    /// Tells the others that this replica is there, and finds out who they are: by any question.
+    async fn greet(&self) {
+        let inner = &self.0;
         loop {
             let others = self.ask_others(&Asked { replica: None, question: Question::RefusedTokens }).await;
-            others.answers.into_iter().for_each(|answered| inner.take_over(answered));
             match others.problem {
-                None => inner.is_settled.store(true, Ordering::Relaxed),
+                None => return inner.is_settled.store(true, Ordering::Relaxed),
                 // Once it listens it begins anew.
                 Some(AskError::Deaf) => return,
                 Some(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the other replicas are not known yet");
+                    tokio::time::sleep(ANSWER_TIMEOUT).await;
                 }
             }
-            loop {
-                let untold = inner.untold();
-                if untold.iter().any(|name| !asked_of.contains(name)) {
-                    pause = ANSWER_TIMEOUT;
-                }
-                // Who never tells has no admin port, or another token.
-                let is_settled = inner.is_settled.load(Ordering::Relaxed);
-                if !is_settled || !untold.is_empty() && pause <= LONGEST_PAUSE {
-                    asked_of = untold;
-                    break;
-                }
-                inner.local.others_change().await;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE * 2);
         }
-    }
-}
-
-impl Inner {
-    /// The replicas that are there and have not told which tokens they refuse.
-    fn untold(&self) -> Vec<String> {
-        let mut others = self.local.others();
-        // As they say it in their answers.
-        others.iter_mut().for_each(|name| name.truncate(name.floor_char_boundary(MAX_NAME)));
-        let state = self.state();
-        others.into_iter().filter(|name| !state.told_by.contains(name)).collect()
     }
 }
 

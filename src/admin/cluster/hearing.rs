@@ -1,7 +1,7 @@
 //! What is heard from other replicas: their questions, their answers to ours, and that they go.
 
-use super::super::message::{Answer, Asked, Head, Kind, MAX_AGE, MessageError, Question, read, read_body};
-use super::{Answered, CHANNEL, Inner, MAX_ANSWERS, MAX_REMEMBERED, Peer, Replicas, State, own_channel};
+use super::super::message::{Asked, Head, Kind, MAX_AGE, MessageError, Question, read, read_body};
+use super::{Answered, CHANNEL, Inner, MAX_ANSWERS, MAX_REMEMBERED, Peer, Replicas, own_channel};
 use crate::fanout::listener::OtherChannels;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -67,11 +67,7 @@ impl Inner {
 
     fn take_part(&self, head: &Head, part: Vec<u8>) -> Result<(), MessageError> {
         let mut state = self.state();
-        let State { asked, late, .. } = &mut *state;
-        let is_late = !asked.contains_key(&head.id);
-        let waiting =
-            asked.get_mut(&head.id).or_else(|| late.as_mut().filter(|(id, _)| *id == head.id).map(|(_, it)| it));
-        let Some(waiting) = waiting else { return Ok(()) };
+        let Some(waiting) = state.asked.get_mut(&head.id) else { return Ok(()) };
         waiting.bytes += part.len();
         if waiting.bytes > MAX_ANSWERS {
             return Err(MessageError::TooLong);
@@ -87,22 +83,8 @@ impl Inner {
         let answer = read_body(&whole);
         waiting.expected.remove(&head.from);
         waiting.news.notify_one();
-        let answered = Answered { name: head.name.clone(), answer: answer?, took: Some(took) };
-        if is_late {
-            drop(state);
-            self.take_over(answered);
-        } else {
-            waiting.answers.push(answered);
-        }
+        waiting.answers.push(Answered { name: head.name.clone(), answer: answer?, took: Some(took) });
         Ok(())
-    }
-
-    /// Refuses the tokens that another replica refuses.
-    pub(super) fn take_over(&self, answered: Answered) {
-        if let Answer::RefusedTokens(tokens) = answered.answer {
-            self.local.refuse_like(&tokens);
-            self.state().told_by.insert(answered.name);
-        }
     }
 }
 

@@ -18,8 +18,9 @@ use super::keys::AdminKeys;
 use super::message::{Answer, Asked, Head, Instance, Kind, MessageError, Question, write};
 use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
+use crate::store::refused_tokens::{self, RefusedTokensError};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,6 +55,8 @@ struct Inner {
     local: Arc<LocalReplica>,
     keys: Arc<AdminKeys>,
     sending: LazyConnection,
+    /// Keeps the tokens that operators refuse.
+    keeping: LazyConnection,
     state: Mutex<State>,
     questions: mpsc::Sender<(Head, Asked)>,
     is_listening: AtomicBool,
@@ -68,10 +71,6 @@ struct State {
     asked: HashMap<u64, Waiting>,
     /// Questions that were heard, and when.
     heard: HashMap<u64, Instant>,
-    /// The last question which tokens are refused, whose answers count whenever they come.
-    late: Option<(u64, Waiting)>,
-    /// Who has answered it since this replica listens.
-    told_by: HashSet<String>,
 }
 
 /// Another replica.
@@ -128,14 +127,31 @@ pub enum AskError {
     Message(#[from] MessageError),
 }
 
+/// Why the tokens that are refused could not be kept, or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Database(#[from] RefusedTokensError),
+    #[error("the database did not answer in time")]
+    Timeout(#[from] Elapsed),
+}
+
 impl Replicas {
     /// Knows of nobody but this replica yet.
-    pub fn new(local: Arc<LocalReplica>, keys: Arc<AdminKeys>, sending: LazyConnection) -> (Replicas, Answering) {
+    pub fn new(
+        local: Arc<LocalReplica>,
+        keys: Arc<AdminKeys>,
+        sending: LazyConnection,
+        keeping: LazyConnection,
+    ) -> (Replicas, Answering) {
         let (sender, questions) = mpsc::channel(MAX_WAITING);
         let replicas = Replicas(Arc::new(Inner {
             local,
             keys,
             sending,
+            keeping,
             state: Mutex::default(),
             questions: sender,
             is_listening: AtomicBool::new(false),
@@ -143,6 +159,16 @@ impl Replicas {
             is_settled: AtomicBool::new(false),
         }));
         (replicas.clone(), Answering { replicas, questions })
+    }
+
+    /// Keeps that a token is refused until then, in milliseconds since the epoch, for replicas that start later.
+    ///
+    /// # Errors
+    /// It may not be kept.
+    pub async fn keep_refused(&self, token_id: &str, until: u64) -> Result<(), KeepError> {
+        let client = self.0.keeping.client().await?;
+        timeout(SEND_TIMEOUT, refused_tokens::keep(&client, token_id, until)).await??;
+        Ok(())
     }
 
     /// What this replica is called.
@@ -199,12 +225,9 @@ impl Replicas {
                 break;
             }
         }
-        let Some(mut waiting) = inner.state().asked.remove(&id) else { return Answers::default() };
+        let Some(waiting) = inner.state().asked.remove(&id) else { return Answers::default() };
         let silent = inner.silent(&waiting.expected);
-        let mut answers = std::mem::take(&mut waiting.answers);
-        if matches!(asked.question, Question::RefusedTokens) {
-            inner.state().late = Some((id, waiting));
-        }
+        let mut answers = waiting.answers;
         answers.sort_by(|a, b| a.name.cmp(&b.name));
         Answers { answers, silent, problem: None }
     }

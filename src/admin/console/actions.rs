@@ -34,7 +34,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
             }))
             (page.form("/actions/refuse-token", "Refuse", None, &html! {
                 h2 { "Refuse a token" }
-                p.muted { "Until it expires, on all replicas. Its sessions are ended." }
+                p.muted { "Until it expires, on all replicas, whoever of them starts anew. Its sessions are ended." }
                 (field("Token id (jti)", "token_id", "", "", true))
                 (field("Until", "until", "", "a year from now", false))
             }))
@@ -48,6 +48,13 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
                 h2 { "Log" }
                 p.muted { "What the log shows, as RUST_LOG has it, until the replica starts anew." }
                 (field("Filter", "filter", cluster.replicas.first().map_or("info", |replica| &replica.log), "", true))
+                (everywhere)
+            }))
+            (page.form("/actions/rates", "Limit", None, &html! {
+                h2 { "Rates of a user" }
+                p.muted { "How often each user may push and pull in a second, until the replica starts anew. 0: as often as they like." }
+                (field("Pushes a second", "pushes", "", "as before", false))
+                (field("Pulls a second", "pulls", "", "as before", false))
                 (everywhere)
             }))
             (page.form("/actions/compact", "Trim now", None, &html! {
@@ -156,6 +163,17 @@ pub(super) async fn drain(posted: Posted) -> Response {
 
 pub(super) async fn compact(posted: Posted) -> Response {
     let read = |form: &Form| Ok((form.get("replica").map(str::to_owned), Action::Compact));
+    act(posted, read).await
+}
+
+pub(super) async fn rates(posted: Posted) -> Response {
+    let read = |form: &Form| {
+        let number = |text: &str| {
+            text.trim().parse().map_err(|_| AdminError::Invalid("a rate is a whole number, of at most 1000000"))
+        };
+        let [pushes, pulls] = ["pushes", "pulls"].map(|name| form.get(name).map(number).transpose());
+        Ok((form.get("replica").map(str::to_owned), Action::Rates { pushes: pushes?, pulls: pulls? }))
+    };
     act(posted, read).await
 }
 

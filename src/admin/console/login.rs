@@ -6,7 +6,7 @@
 use super::super::Admin;
 use super::super::error::AdminError;
 use super::super::request::{Form, form, log_refusal, optional};
-use super::page;
+use super::document::document;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{COOKIE, LOCATION, SET_COOKIE};
@@ -110,7 +110,7 @@ fn page(status: StatusCode, next: &str, problem: Option<&str>) -> Response {
             }
         }
     };
-    (status, page::document("Log in", &body)).into_response()
+    (status, document("Log in", &body)).into_response()
 }
 
 pub(super) async fn login(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Result<Response, AdminError> {

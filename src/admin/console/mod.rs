@@ -7,6 +7,7 @@
 
 mod actions;
 mod chart;
+mod document;
 mod load;
 mod login;
 mod overview;
@@ -45,6 +46,7 @@ pub(super) fn router(admin: &Admin) -> Router<Admin> {
         .route("/actions/drain", post(actions::drain))
         .route("/actions/compact", post(actions::compact))
         .route("/actions/log", post(actions::log))
+        .route("/actions/rates", post(actions::rates))
         .route("/logout", post(login::logout))
         .layer(from_fn_with_state(admin.clone(), login::with_login))
         .route("/login", get(login::show).post(login::login))

@@ -61,7 +61,7 @@ fn figures(cluster: &Cluster) -> Markup {
 fn replicas(page: &Page, replicas: &[Replica]) -> Markup {
     html! {
         table {
-            thead { tr { th { "Replica" } th { "State" } th { "Version" } th { "Started" } th.number { "Sockets" } th.number { "Streams" } th.number { "Pushes/s" } th.number { "Refused/s" } th.number { "Wake-up p99" } th.number { "Pool" } th.number { "Memory" } th {} } }
+            thead { tr { th { "Replica" } th { "State" } th { "Version" } th { "Started" } th.number { "Sockets" } th.number { "Streams" } th.number { "Pushes/s" } th.number { "Refused/s" } th.number { "Wake-up p99" } th.number { "Hears after" } th.number { "Pool" } th.number { "Memory" } th {} } }
             tbody { @for replica in replicas { (row(page, replica)) } }
         }
     }
@@ -88,6 +88,7 @@ fn row(page: &Page, replica: &Replica) -> Markup {
             td.number data-name="Pushes/s" { (rate(replica.rates.pushes)) }
             td.number data-name="Refused/s" { (rate(replica.rates.refusals)) }
             td.number data-name="Wake-up p99" { (latency(replica.latency.wakeup.p99)) }
+            td.number data-name="Hears after" { (latency(replica.listener.lag_seconds.map(|lag| (lag * 1_000.0).round() / 1_000.0))) }
             td.number data-name="Pool" { (pool) @if replica.database.waiting > 0 { " +" (replica.database.waiting) } }
             td.number data-name="Memory" { (bytes(i64::try_from(replica.process.memory_bytes).unwrap_or(i64::MAX))) }
             td.action { (page.button("/actions/drain", &fields, action, sure.as_deref())) }

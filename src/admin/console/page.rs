@@ -2,10 +2,10 @@
 
 use super::super::Admin;
 use super::super::report::Silent;
+use super::document::document;
 use super::login::Login;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use maud::{DOCTYPE, Markup, html};
+use axum::response::Response;
+use maud::{Markup, html};
 use std::time::Duration;
 
 /// The pages, and what they are called.
@@ -72,26 +72,6 @@ impl Page {
     }
 }
 
-/// A whole document.
-pub(super) fn document(title: &str, body: &Markup) -> Response {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) " · mana-sync" }
-                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/assets/console.css";
-                script src="/assets/console.js" defer {}
-            }
-            body { (body) }
-        }
-    };
-    ([(CONTENT_TYPE, "text/html; charset=utf-8")], page.into_string()).into_response()
-}
-
 /// A number with what it is, large.
 pub(super) fn figure(name: &str, value: &str, note: &str) -> Markup {
     html! { div.figure { span.name { (name) } strong { (value) } span.note { (note) } } }
@@ -103,7 +83,7 @@ pub(super) fn ago(time: &str) -> Markup {
 }
 
 pub(super) fn ago_if(time: Option<&String>) -> Markup {
-    html! { @match time { Some(time) => { (ago(time)) } None => { span.muted { "–" } } } }
+    html! { @match time { Some(time) => { (ago(time)) } None => { span.muted.none { "–" } } } }
 }
 
 /// A cell of a table, which on a narrow screen stands below its name.

@@ -6,7 +6,7 @@ use super::super::api::{SESSIONS, name};
 use super::super::replica::MAX_SESSIONS;
 use super::super::report::{Device, Log, Session, User};
 use super::super::request::optional;
-use super::super::units::{bytes, count};
+use super::super::units::{at_least, bytes, count};
 use super::failed;
 use super::login::{LIVE, Login};
 use super::page::{Page, ago, ago_if, cell, field, figure, missing, query};
@@ -47,9 +47,10 @@ pub(super) async fn show(
         div.figures data-part="figures" {
             (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
             (figure("Devices", &count_of(user.devices.len()), "by app"))
-            (figure("Changes", &count(user.usage.changes), &apps(user.usage.apps)))
-            (figure("Stored", &bytes(user.usage.bytes), "of JSON"))
+            (figure("Changes", &at_least(count(user.usage.changes), user.usage.more), &apps(user.usage.apps)))
+            (figure("Stored", &at_least(bytes(user.usage.bytes), user.usage.more), "of JSON"))
         }
+        p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts all of those who store most." } }
         p.muted { "In logs this user is called " code { (user.user_key) } "." }
         section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
         section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
@@ -136,9 +137,9 @@ fn logs(logs: &[Log]) -> Markup {
                             (cell("App", &html! { strong { (log.app) } }))
                             (cell("Newest change", &ago(&log.head)))
                             (cell("Head", &html! { code { (log.head) } }))
-                            td.number data-name="Changes" { (count(log.changes)) }
-                            td.number data-name="Tables" { (count(log.tables)) }
-                            td.number data-name="Size" { (bytes(log.bytes)) }
+                            td.number data-name="Changes" { (at_least(count(log.changes), log.more)) }
+                            td.number data-name="Tables" { (at_least(count(log.tables), log.more)) }
+                            td.number data-name="Size" { (at_least(bytes(log.bytes), log.more)) }
                         }
                     }
                 }

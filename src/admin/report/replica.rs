@@ -38,6 +38,10 @@ pub struct Replica {
     pub process: Process,
     /// What its log shows.
     pub log: String,
+    /// How often each user may push in a second; 0: as often as they like.
+    pub max_user_pushes_per_second: u32,
+    /// How often each user may pull, likewise.
+    pub max_user_pulls_per_second: u32,
     /// Token ids that an operator refuses.
     pub refused_tokens: usize,
     /// How long its answer took, over the channel that the replicas share; none: it was asked without.
@@ -118,6 +122,8 @@ pub struct Refused {
 pub struct Listener {
     /// Whether it hears now.
     pub up: bool,
+    /// How long the last notification of this replica took until it heard it itself, in seconds; none: it does not hear.
+    pub lag_seconds: Option<f64>,
     /// How often it has connected.
     pub connects: u64,
     /// Wake-ups that wait to be published.

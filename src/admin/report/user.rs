@@ -95,6 +95,8 @@ pub struct Log {
     pub bytes: i64,
     /// Tables in it.
     pub tables: i64,
+    /// It has older changes, which are not counted.
+    pub more: bool,
 }
 
 /// A device in one app.
@@ -105,7 +107,7 @@ pub struct Device {
     pub app: String,
     /// The device.
     pub device: String,
-    /// Changes that it has pushed and that are still stored.
+    /// Changes that it has pushed and that are still stored; of long logs only the newest are counted.
     pub changes: i64,
     /// When it last pushed a change that is stored; none: only seen to read.
     pub pushed_at: Option<String>,
@@ -127,4 +129,6 @@ pub struct Usage {
     pub changes: i64,
     /// Bytes of values, stamps and other members.
     pub bytes: i64,
+    /// There are older changes, which are not counted.
+    pub more: bool,
 }

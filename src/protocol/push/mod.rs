@@ -334,5 +334,4 @@ fn check_schema_version(version: &RawValue) -> Result<&RawValue, PushError> {
 }
 
 #[cfg(test)]
-#[path = "../push_tests.rs"]
 mod tests;

@@ -1,8 +1,7 @@
 //! A push that is to be stored, and whoever waits for that.
 
-use super::Batcher;
+use crate::protocol::Log;
 use crate::protocol::push::Push;
-use crate::protocol::{Log, LogId};
 use crate::store::StoreError;
 use crate::store::batch::Entry;
 use crate::store::known::Pushed;
@@ -34,7 +33,8 @@ pub(super) enum Way {
 
 /// What is told once a push is stored.
 type Announce = Box<dyn FnOnce(&Pushed) + Send>;
-type Answer = Result<Pushed, StoreError>;
+/// How a push ends.
+pub(super) type Answer = Result<Pushed, StoreError>;
 
 /// A push on its way into the log.
 pub(in crate::store) struct Job {
@@ -123,43 +123,4 @@ impl Job {
 fn is_small(entry: &Entry) -> bool {
     let changes = &entry.push.changes;
     changes.len() <= MAX_SHARED_CHANGES && changes.iter().map(|change| change.size).sum::<usize>() <= MAX_SHARED_BYTES
-}
-
-/// How a push ends, for whoever waits for it. When it is dropped, a push that has not begun is given up.
-pub(in crate::store) struct Outcome {
-    batcher: Batcher,
-    log: LogId,
-    id: u64,
-    answered: oneshot::Receiver<Answer>,
-}
-
-impl Outcome {
-    pub(super) fn new(batcher: Batcher, log: LogId, id: u64, answered: oneshot::Receiver<Answer>) -> Outcome {
-        Outcome { batcher, log, id, answered }
-    }
-
-    /// Waits for the end of the push, but not longer than this for its beginning.
-    ///
-    /// # Errors
-    /// It did not begin in time, and is not stored; or it could not be stored.
-    pub(in crate::store) async fn wait(mut self, limit: Duration) -> Answer {
-        let outcome = match tokio::time::timeout(limit, &mut self.answered).await {
-            Ok(outcome) => outcome,
-            Err(_) if self.give_up() => return Err(StoreError::TurnTimeout),
-            Err(_) => (&mut self.answered).await,
-        };
-        outcome.unwrap_or(Err(StoreError::Abandoned))
-    }
-
-    /// Takes the push out of the queue; false if it is not there any more. It is dropped outside of the lock.
-    fn give_up(&self) -> bool {
-        let job = self.batcher.queue().remove(self.log, self.id);
-        job.is_some()
-    }
-}
-
-impl Drop for Outcome {
-    fn drop(&mut self) {
-        self.give_up();
-    }
 }

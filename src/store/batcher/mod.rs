@@ -16,23 +16,27 @@
 //! While a log is in a statement, further pushes to it wait here, too.
 
 mod job;
+mod outcome;
 mod queue;
+mod shared_queue;
 mod turns;
 
 pub(super) use job::Job;
 
+use super::StoreError;
 use super::batch::{Entry, Placed, is_locked};
-use super::known::Pushed;
-use super::{Store, StoreError};
+use super::known::{KnownChanges, Pushed};
+use crate::clock::Clock;
 use crate::db::DbError;
 use crate::failpoints::Failpoint;
 use crate::protocol::{LogId, UserKey};
 use futures_util::future::BoxFuture;
-use job::{Outcome, Way};
+use job::Way;
+use outcome::Outcome;
 use queue::FairQueue;
+use shared_queue::SharedQueue;
 use std::collections::HashSet;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -41,31 +45,30 @@ const SLOW_BATCH: Duration = Duration::from_millis(500);
 
 /// The pushes of this replica that wait, and those that are being stored.
 #[derive(Clone, Debug)]
-pub(super) struct Batcher(Arc<Mutex<FairQueue>>);
+pub(super) struct Batcher {
+    waiting: SharedQueue,
+    known: KnownChanges,
+    queue_timeout: Duration,
+    clock: Clock,
+}
 
 impl Batcher {
     /// A batcher over a pool of so many connections.
-    pub(super) fn new(pool_size: usize) -> Batcher {
-        Batcher(Arc::new(Mutex::new(FairQueue::new(pool_size))))
+    pub(super) fn new(pool_size: usize, known: KnownChanges, queue_timeout: Duration, clock: Clock) -> Batcher {
+        Batcher { waiting: SharedQueue::new(pool_size), known, queue_timeout, clock }
     }
 
-    fn queue(&self) -> MutexGuard<'_, FairQueue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Store {
     /// Stores a push when its turn has come; where its outcome will be.
     pub(super) fn enqueue(&self, mut job: Job) -> Outcome {
         let (log, id, answered) = (job.entry.log.id, job.id, job.answered());
         if Failpoint::NoHeadRow.is_on() {
-            let store = self.clone();
+            let known = self.known.clone();
             tokio::spawn(async move {
-                let pushed = store.store_what_is_new(&job.entry).await;
+                let pushed = known.store_what_is_new(&job.entry).await;
                 job.finish(pushed.and_then(|pushed| pushed.ok_or(StoreError::TurnTimeout)));
             });
         } else {
-            let mut queue = self.batcher.queue();
+            let mut queue = self.waiting.lock();
             match queue.push(job) {
                 None => self.start(&mut queue),
                 Some(job) => {
@@ -74,7 +77,7 @@ impl Store {
                 }
             }
         }
-        Outcome::new(self.batcher.clone(), log, id, answered)
+        Outcome::new(self.waiting.clone(), log, id, answered)
     }
 
     /// Starts what there is reason to start.
@@ -89,7 +92,7 @@ impl Store {
 
     fn run_batch(self, batch: Vec<Job>) -> BoxFuture<'static, ()> {
         let logs = batch.iter().map(|job| job.entry.log.id).collect();
-        let mut running = RunningBatch { store: self.clone(), logs, counts: true };
+        let mut running = RunningBatch { batcher: self.clone(), logs, counts: true };
         Box::pin(async move {
             let mut storing = pin!(self.store_together(batch));
             if tokio::time::timeout(SLOW_BATCH, &mut storing).await.is_err() {
@@ -124,14 +127,16 @@ impl Store {
             }
             Err(_) => left.extend(batch.into_iter().map(|job| job.going(Way::Alone))),
         }
-        self.batcher.queue().put_back(left);
+        self.waiting.lock().put_back(left);
     }
 
     async fn insert_together(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         let begun = Instant::now();
-        match self.insert_free(entries).await {
+        match self.known.insert.insert_free(entries).await {
             // Somebody is making one of the logs at this moment. The others go on without those that are not there.
-            Err(error) if is_locked(&error) && begun.elapsed() < SLOW_BATCH => self.insert_present(entries).await,
+            Err(error) if is_locked(&error) && begun.elapsed() < SLOW_BATCH => {
+                self.known.insert.insert_present(entries).await
+            }
             stored => stored,
         }
     }
@@ -139,8 +144,8 @@ impl Store {
     /// Stores a push in a statement of its own. If somebody holds its log's head, it goes back into the queue for a while.
     async fn run_alone(self, mut job: Job) {
         let (log, user, way) = (job.entry.log.id, job.entry.log.user, job.way());
-        let mut running = RunningAlone { store: self.clone(), log, user, place: Some(way) };
-        match self.store_what_is_new(&job.entry).await {
+        let mut running = RunningAlone { batcher: self.clone(), log, user, place: Some(way) };
+        match self.known.store_what_is_new(&job.entry).await {
             Ok(None) if job.is_expired(self.queue_timeout) => job.finish(Err(StoreError::TurnTimeout)),
             Ok(None) => {
                 let pause = self.clock.jitter(job.next_pause(), 0.5..1.0);
@@ -155,7 +160,7 @@ impl Store {
 
 /// A batch that runs. When it is dropped, its logs are free again and others may start, whatever became of it.
 struct RunningBatch {
-    store: Store,
+    batcher: Batcher,
     logs: HashSet<LogId>,
     counts: bool,
 }
@@ -163,27 +168,27 @@ struct RunningBatch {
 impl RunningBatch {
     fn no_longer_counts(&mut self) {
         if std::mem::replace(&mut self.counts, false) {
-            let mut queue = self.store.batcher.queue();
+            let mut queue = self.batcher.waiting.lock();
             queue.batch_ended();
-            self.store.start(&mut queue);
+            self.batcher.start(&mut queue);
         }
     }
 }
 
 impl Drop for RunningBatch {
     fn drop(&mut self) {
-        let mut queue = self.store.batcher.queue();
+        let mut queue = self.batcher.waiting.lock();
         if self.counts {
             queue.batch_ended();
         }
         self.logs.iter().for_each(|log| queue.release(*log));
-        self.store.start(&mut queue);
+        self.batcher.start(&mut queue);
     }
 }
 
 /// A push that is being stored alone; likewise.
 struct RunningAlone {
-    store: Store,
+    batcher: Batcher,
     log: LogId,
     user: UserKey,
     /// Where it has a place.
@@ -193,23 +198,23 @@ struct RunningAlone {
 impl RunningAlone {
     /// Lets the push wait in front of its log, and others have its place.
     fn put_back(&mut self, job: Job) {
-        let mut queue = self.store.batcher.queue();
+        let mut queue = self.batcher.waiting.lock();
         queue.put_back(vec![job]);
         if let Some(way) = self.place.take() {
             queue.alone_ended(way, self.user);
         }
-        self.store.start(&mut queue);
+        self.batcher.start(&mut queue);
     }
 }
 
 impl Drop for RunningAlone {
     fn drop(&mut self) {
-        let mut queue = self.store.batcher.queue();
+        let mut queue = self.batcher.waiting.lock();
         if let Some(way) = self.place.take() {
             queue.alone_ended(way, self.user);
         }
         queue.release(self.log);
-        self.store.start(&mut queue);
+        self.batcher.start(&mut queue);
     }
 }
 

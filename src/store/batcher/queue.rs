@@ -12,8 +12,9 @@ const MIN_BATCH: [usize; 6] = [1, 1, 2, 4, 8, 16];
 const MAX_PUSHES: usize = 64;
 /// Changes in one batch, at most: about as many as take as long as a flush of the log.
 const MAX_CHANGES: usize = 256;
-/// Pushes that wait, at most.
+/// Pushes that wait, at most, and those of one user.
 const MAX_WAITING: usize = 20_000;
+const MAX_WAITING_OF_USER: usize = MAX_WAITING / 8;
 
 /// The pushes that wait.
 #[derive(Debug)]
@@ -28,9 +29,38 @@ pub(super) struct FairQueue {
     /// Logs whose head somebody else held a moment ago, with a quarter of it: they keep nothing waiting that is merely
     /// large, or sent again.
     locked: Lane,
-    waiting: usize,
+    waiting: Waiting,
     /// Batches that run, but for the slow.
     batches: usize,
+}
+
+/// How many pushes wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    all: usize,
+    /// Of each user who has any.
+    of_users: HashMap<UserKey, usize>,
+}
+
+impl Waiting {
+    fn has_room(&self, user: UserKey) -> bool {
+        self.all < MAX_WAITING && self.of_users.get(&user).is_none_or(|count| *count < MAX_WAITING_OF_USER)
+    }
+
+    fn add(&mut self, user: UserKey) {
+        self.all += 1;
+        *self.of_users.entry(user).or_default() += 1;
+    }
+
+    fn remove(&mut self, user: UserKey) {
+        self.all -= 1;
+        if let Some(count) = self.of_users.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_users.remove(&user);
+            }
+        }
+    }
 }
 
 /// What waits for one log. Logs without anything are not kept.
@@ -65,18 +95,18 @@ impl FairQueue {
             ready_pushes: 0,
             alone: lane(pool_size / 2),
             locked: lane(pool_size / 4),
-            waiting: 0,
+            waiting: Waiting::default(),
             batches: 0,
         }
     }
 
-    /// Lets a push wait; gives it back if too many do.
+    /// Lets a push wait; gives it back if too many do, or too many of its user's.
     pub(super) fn push(&mut self, job: Job) -> Option<Job> {
-        if self.waiting >= MAX_WAITING {
+        let (id, user) = (job.entry.log.id, job.entry.log.user);
+        if !self.waiting.has_room(user) {
             return Some(job);
         }
-        self.waiting += 1;
-        let (id, user) = (job.entry.log.id, job.entry.log.user);
+        self.waiting.add(user);
         match self.logs.get_mut(&id) {
             Some(log) => {
                 log.jobs.push_back(job);
@@ -96,8 +126,8 @@ impl FairQueue {
         let log = self.logs.get_mut(&id)?;
         let at = log.jobs.iter().position(|waiting| waiting.id == job)?;
         let job = log.jobs.remove(at)?;
-        self.waiting -= 1;
         let (user, state, is_empty) = (log.user, log.state, log.jobs.is_empty());
+        self.waiting.remove(user);
         self.ready_pushes -= usize::from(log.rides());
         if is_empty {
             match state {
@@ -132,8 +162,8 @@ impl FairQueue {
     pub(super) fn put_back(&mut self, jobs: Vec<Job>) {
         for job in jobs.into_iter().rev() {
             if let Some(log) = self.logs.get_mut(&job.entry.log.id) {
+                self.waiting.add(log.user);
                 log.jobs.push_front(job);
-                self.waiting += 1;
             }
         }
     }
@@ -185,7 +215,7 @@ impl FairQueue {
             }
             match next.is_some_and(is_new).then(|| log.jobs.pop_front()).flatten() {
                 Some(job) => {
-                    self.waiting -= 1;
+                    self.waiting.remove(user);
                     self.ready_pushes -= 1;
                     changes += job.size();
                     taken.entry(id).or_default().extend(job.entry.rows.iter().map(|row| row.id));
@@ -226,7 +256,7 @@ impl FairQueue {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.state = LogState::Busy;
             if let Some(job) = log.jobs.pop_front() {
-                self.waiting -= 1;
+                self.waiting.remove(log.user);
                 // Those before this one may have been given up.
                 return Some(job.going(way));
             }
@@ -235,5 +265,4 @@ impl FairQueue {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! Trimming the logs of a user, an app or all, now: for whoever waits for it.
 
+use super::bounds::Wait;
 use super::due::{self, LogName};
-use super::piece::Wait;
 use super::{CompactionError, Compactor, Trimmed};
 use crate::protocol::UserKey;
 

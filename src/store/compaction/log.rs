@@ -1,7 +1,8 @@
 //! Trimming one log, piece by piece.
 
+use super::bounds::Wait;
 use super::due::{self, LogState};
-use super::piece::{Done, Piece, Range, Rows, Wait, begin, commit_with, trim_next};
+use super::piece::{Done, Piece, Range, Rows, begin, commit_with, trim_next};
 use super::{CompactionError, Compactor, Trimmed};
 use crate::protocol::LogId;
 use tokio::time::{Instant, sleep};

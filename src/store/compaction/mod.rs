@@ -8,6 +8,7 @@
 //! trimmed up to its last piece. A log that cannot be trimmed is left alone for longer and longer ([`postponed`]).
 
 mod all;
+mod bounds;
 mod connection;
 mod due;
 mod error;
@@ -15,6 +16,7 @@ mod log;
 mod piece;
 mod postponed;
 mod record;
+mod record_name;
 mod worker;
 mod write;
 

@@ -1,22 +1,19 @@
 //! One piece of a log's trimming: some records of the next rows, and all rows of these. Bounded in rows and in bytes, so that it
 //! takes a moment, and little memory; a record that is larger than that is a piece of its own.
 
-use super::connection::PIECE_TIMEOUT;
+use super::bounds::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::due::{self, LogState};
-use super::record::{self, RecordName};
+use super::record;
+use super::record_name::RecordName;
 use super::{CompactionError, Rules, Trimmed};
 use crate::db::Micros;
 use crate::protocol::LogId;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
-use tokio::time::timeout;
 use tokio_postgres::Client;
 
 /// Rows that are looked at for which records come next.
 const ROWS: i64 = 500;
-/// Rows, and bytes of them as they are stored, that are trimmed at once.
-pub(super) const ROWS_AT_ONCE: i64 = 2_000;
-pub(super) const BYTES_AT_ONCE: i64 = 4 << 20;
 /// Records that are remembered as done. Those beyond are looked at once for each piece that has a row of them.
 const DONE: usize = 200_000;
 
@@ -79,27 +76,6 @@ pub(super) enum Piece {
     Busy,
     /// It was trimmed from its first row to this position; the range may have more.
     Trimmed { trimmed: Trimmed, first: i64, end: i64 },
-}
-
-/// Whether to wait while somebody else takes rows out of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
-    Yes,
-    No,
-}
-
-impl Wait {
-    /// A step of a piece: a person may wait for it as long as it takes; a replica gives it up, as a network may have
-    /// forgotten the connection.
-    pub(super) async fn on<T>(
-        self,
-        step: impl Future<Output = Result<T, CompactionError>>,
-    ) -> Result<T, CompactionError> {
-        match self {
-            Wait::Yes => step.await,
-            Wait::No => timeout(PIECE_TIMEOUT, step).await?,
-        }
-    }
 }
 
 /// The records that this run over a log is done with: what is left of them need not be looked at again. Kept as hashes; that two

@@ -1,7 +1,8 @@
 //! The rows of some records: read, judged by the protocol's rules, and those that lost something written.
 
+use super::bounds::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::due::LogState;
-use super::piece::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
+use super::record_name::RecordName;
 use super::write::{Cut, cut, mark_deletes};
 use super::{CompactionError, Rules, Trimmed, flaw};
 use crate::db::Micros;
@@ -20,13 +21,6 @@ use uuid::Uuid;
 /// How much the names of a record's fields may take in memory. One with more is left as it is: nobody has such a record, and
 /// whoever makes one pays for it alone.
 const MAX_WINNERS: usize = 16 << 20;
-
-/// Names a record within its log.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct RecordName {
-    pub(super) table: String,
-    pub(super) record: String,
-}
 
 /// A row without its long values: in their place stand shorter ones, the longer the longer. Which of its fields say least can
 /// be told from them, and they are neither sent nor held. The members that may carry a stamp are read as they are.

@@ -1,8 +1,8 @@
 //! Who trims: a replica in the background, a little at a time; or a command, everything at once ([`super::all`]).
 
+use super::bounds::Wait;
 use super::connection::{PIECE_TIMEOUT, connect};
 use super::due;
-use super::piece::Wait;
 use super::postponed::Postponed;
 use super::{CompactionError, Rules};
 use crate::clock::Clock;

@@ -1,6 +1,6 @@
 //! Taking out what lost: into the history, out of the log.
 
-use super::record::RecordName;
+use super::record_name::RecordName;
 use super::{CompactionError, Trimmed};
 use crate::failpoints::Failpoint;
 use crate::protocol::LogId;

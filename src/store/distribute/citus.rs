@@ -1,65 +1,12 @@
-//! Spreading buckets over the servers of a Citus cluster: each bucket's schema becomes a distributed one, whose tables stand
-//! together on one server. Citus chooses it, and can move it while replicas serve.
+//! What a bucket has on Citus beside its tables: functions that stand for statements which Citus does not run.
 
-use super::{DistributeError, Progress};
 use crate::db::Session;
-use crate::store::layout::Layout;
-use tokio_postgres::Client;
-
-type Error = tokio_postgres::Error;
 
 /// What a bucket has there.
 const BUCKET: &str = include_str!("citus.sql");
 
-/// Whether this server can spread schemas over others: it has the extension Citus, 12 or newer.
-pub(super) async fn is_present(connection: &Client) -> Result<bool, Error> {
-    let present = "
-        select exists (select from pg_extension where extname = 'citus')
-           and to_regproc('pg_catalog.citus_schema_distribute') is not null";
-    connection.query_one(present, &[]).await?.try_get(0)
-}
-
-/// Refuses a cluster that has no server for buckets, and a server that is not its coordinator.
-pub(super) async fn check(connection: &Client) -> Result<(), DistributeError> {
-    let check = "
-        select citus_is_coordinator(),
-               exists (select from pg_dist_node where noderole = 'primary' and isactive and shouldhaveshards)";
-    let row = connection.query_one(check, &[]).await?;
-    match (row.try_get(0)?, row.try_get(1)?) {
-        (true, true) => Ok(()),
-        (true, false) => Err(DistributeError::NoWorkers),
-        (false, _) => Err(DistributeError::NotCoordinator),
-    }
-}
-
-/// Distributes the buckets' schemas, and says how many are.
-pub(super) async fn distribute(
-    connection: &Session,
-    layout: Layout,
-    say: &mut (dyn FnMut(Progress) + Send),
-) -> Result<(), DistributeError> {
-    let schemas = layout.schemas();
-    for (spread, schema) in schemas.iter().enumerate() {
-        say(Progress { spread: spread as u64, buckets: schemas.len() as u64, ..Progress::default() });
-        let is_spread = "select from pg_dist_schema where schemaid = $1::text::regnamespace";
-        if connection.query_opt(is_spread, &[schema]).await?.is_none() {
-            // Tables with triggers are not distributed, and these would ask other tables from where the rows are, which Citus
-            // does not let them. Rows that programs write go through the view in the main schema.
-            let distribute = format!(
-                "drop trigger if exists sync_changes_accept on {schema}.sync_changes;
-                 drop trigger if exists sync_changes_end_statement on {schema}.sync_changes;
-                 drop trigger if exists sync_changes_forget on {schema}.sync_changes;
-                 select citus_schema_distribute('{schema}')"
-            );
-            connection.batch_execute(&distribute).await?;
-        }
-        make_functions(connection, schema).await?;
-    }
-    Ok(())
-}
-
 /// Puts into a bucket what it has on Citus, or brings it up to date.
-pub(in crate::store) async fn make_functions(connection: &Session, schema: &str) -> Result<(), Error> {
+pub(in crate::store) async fn make_functions(connection: &Session, schema: &str) -> Result<(), tokio_postgres::Error> {
     let main: String = connection.query_one("select current_setting('search_path')", &[]).await?.try_get(0)?;
     let made = connection.batch_execute(&format!("set search_path = {schema}; {BUCKET}")).await;
     connection.query("select set_config('search_path', $1, false)", &[&main]).await?;

@@ -3,13 +3,15 @@
 //!
 //! The tables themselves stay, empty, under other names: migrations get them back for as long as they run.
 
-use super::LOCK;
 use crate::db::Session;
 use crate::store::layout::{Layout, LayoutState};
 use crate::store::migrator::{self, MigrateError};
 use tokio_postgres::Client;
 
 type Error = tokio_postgres::Error;
+
+/// Lets one at a time pass; any number that nobody else uses.
+pub(super) const LOCK: i64 = 0x6d61_6e61_6275_636b;
 
 /// The tables that every bucket has.
 pub(super) const TABLES: [&str; 4] = ["sync_heads", "sync_changes", "sync_history", "sync_erased"];

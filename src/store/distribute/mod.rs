@@ -2,7 +2,7 @@
 //!
 //! No replica may be connected. The layout is written first, so that none starts meanwhile; then the buckets' schemas are made
 //! and migrated, the main schema's tables get other names and views theirs ([`entrances`]), and the logs are moved, some in
-//! each transaction ([`moving`]). Where Citus is there, it distributes the schemas at last ([`citus`]). What has been done stands
+//! each transaction ([`moving`]). Where Citus is there, it distributes the schemas at last ([`spreading`]). What has been done stands
 //! in the database, so the command can be killed at any moment and run again. There is no way back, and no way to another number
 //! of buckets.
 
@@ -10,19 +10,19 @@ mod attached;
 pub(super) mod citus;
 pub(super) mod entrances;
 mod moving;
+mod spreading;
 
 use super::layout::{Layout, LayoutState};
 use super::schema::{self, SchemaError};
 use crate::config::Secret;
 use crate::db::Session;
 use attached::Security;
+use entrances::LOCK;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// What the command's connection calls itself.
 const NAME: &str = "mana-sync distribute";
-/// Lets one at a time pass; any number that nobody else uses.
-const LOCK: i64 = 0x6d61_6e61_6275_636b;
 /// How long, and how often, replicas that were stopped a moment ago are waited for.
 const STOPPED_PAUSE: Duration = Duration::from_millis(300);
 const STOPPED_LOOKS: usize = 10;
@@ -128,9 +128,9 @@ pub async fn run(
     if !free {
         return Err(DistributeError::Running);
     }
-    let on_citus = citus::is_present(&connection).await?;
+    let on_citus = spreading::is_present(&connection).await?;
     if on_citus {
-        citus::check(&connection).await?;
+        spreading::check(&connection).await?;
     }
     let layout = layout.with_citus(on_citus);
     let now = LayoutState::read(&connection).await?;
@@ -162,7 +162,7 @@ pub async fn run(
     let progress = moving::move_all(&connection, layout, say).await?;
     let left_behind = moving::left_behind(&connection).await?;
     if on_citus {
-        citus::distribute(&connection, layout, say).await?;
+        spreading::distribute(&connection, layout, say).await?;
     }
     entrances::finish(&connection, layout).await?;
     connection.close().await;

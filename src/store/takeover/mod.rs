@@ -14,6 +14,7 @@ mod found;
 mod indexes;
 mod plan;
 mod rows;
+pub(super) mod state;
 
 use super::schema::{self, SchemaError};
 use crate::config::Secret;
@@ -141,21 +142,6 @@ pub async fn drop_old(direct_url: &Secret) -> Result<bool, TakeoverError> {
     let there: bool = connection.query_one(there, &[]).await?.try_get(0)?;
     connection.batch_execute("drop table if exists sync_changes_before").await?;
     Ok(there)
-}
-
-/// Whether a takeover was begun and is not over.
-pub(super) async fn is_unfinished(connection: &Session) -> Result<bool, tokio_postgres::Error> {
-    connection.query_one("select to_regclass('sync_takeover') is not null", &[]).await?.try_get(0)
-}
-
-/// Whether the database holds the table of the server before us.
-pub(super) async fn is_needed(connection: &Session) -> Result<bool, tokio_postgres::Error> {
-    let without_log = "select not exists (select from pg_attribute where attrelid = c and attname = 'log_id')
-                       from to_regclass('sync_changes') as c where c is not null";
-    match connection.query_opt(without_log, &[]).await? {
-        Some(row) => row.try_get(0),
-        None => Ok(false),
-    }
 }
 
 async fn connect(direct_url: &Secret) -> Result<Session, TakeoverError> {

@@ -4,7 +4,8 @@
 //! names, `sync_takeover_parts` the parts in which they are copied; both are filled in one transaction.
 
 use super::found::{self, Found};
-use super::{HIDDEN, TakenOver, TakeoverError, is_unfinished, script};
+use super::state::is_unfinished;
+use super::{HIDDEN, TakenOver, TakeoverError, script};
 use crate::db::Session;
 use crate::protocol::Log;
 use uuid::Uuid;

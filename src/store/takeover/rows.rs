@@ -183,5 +183,4 @@ impl Positions {
 }
 
 #[cfg(test)]
-#[path = "rows_tests.rs"]
 mod tests;

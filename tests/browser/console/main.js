@@ -147,6 +147,9 @@ async function actions(page) {
   await send('Refuse', (form) => form.getByLabel('Token id').fill('another'), 'refused until');
   await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log shows');
   await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must be as RUST_LOG has it');
+  await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times a second');
+  await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate is a whole number');
+  await send('Limit', (form) => form.getByLabel('Pushes a second').fill('0'), 'users may push as often as they like');
   await send('Trim now', () => {}, /trim/);
   const drain = (what) => async (form) => {
     await form.getByLabel('Replica').selectOption('replica-2');

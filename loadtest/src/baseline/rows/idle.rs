@@ -29,12 +29,12 @@ pub enum Transport {
     Stream,
 }
 
-enum Held {
+enum IdleConnection {
     Socket(Box<Socket>),
     Feed(Box<Feed>),
 }
 
-impl Held {
+impl IdleConnection {
     async fn open(endpoint: &Endpoint, transport: Transport, token: &str, number: usize) -> Result<Self, Failure> {
         let from = Some(local_address(number));
         match transport {
@@ -116,7 +116,7 @@ async fn open(
 ) -> Result<(), BaselineError> {
     let opening = futures_util::stream::iter(numbers).map(|number| async move {
         let token = at.mint.token(&format!("bench-idle-{number}"), Duration::from_secs(3600))?;
-        Ok::<_, BaselineError>(Held::open(endpoint, transport, &token, number).await?)
+        Ok::<_, BaselineError>(IdleConnection::open(endpoint, transport, &token, number).await?)
     });
     let mut opening = std::pin::pin!(opening.buffer_unordered(AT_ONCE));
     while let Some(opened) = opening.next().await {

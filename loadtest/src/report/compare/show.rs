@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+
 use super::{Comparison, Outcome, Row};
 use crate::report::units::{NONE, number, show_or_none};
 
@@ -91,16 +94,13 @@ impl Row {
 }
 
 fn table(f: &mut fmt::Formatter<'_>, rows: &[Row]) -> fmt::Result {
-    let titles = ["", "A", "B", "change", ""].map(str::to_owned);
-    let all: Vec<[String; 5]> = std::iter::once(titles).chain(rows.iter().map(Row::cells)).collect();
-    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    for [name, first, second, change, outcome] in &all {
-        let line = format!(
-            "{name:<0$}  {first:>1$}  {second:>2$}  {change:>3$}  {outcome}",
-            widths[0], widths[1], widths[2], widths[3]
-        );
-        writeln!(f, "{}", line.trim_end())?;
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_row(["", "A", "B", "change", ""]).add_rows(rows.iter().map(Row::cells));
+    for (number, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if (1..=3).contains(&number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    Ok(())
+    writeln!(f, "{}", table.trim_fmt())
 }

@@ -6,7 +6,7 @@ mod random;
 mod trimmed;
 
 use super::*;
-use crate::protocol::page::{Page, Remarks, encode_answer};
+use crate::protocol::page::{Page, Remarks, WrittenChanges, encode_answer};
 use crate::protocol::push::{NewChange, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Stamp};
 use device::{Device, Engine};

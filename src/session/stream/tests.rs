@@ -2,6 +2,7 @@ use super::super::log_reader::Phase;
 use super::super::testing::*;
 use super::*;
 use crate::protocol::merge::{OwnWrites, StoredChange};
+use crate::protocol::page::WrittenChanges;
 use crate::protocol::push::Op;
 use crate::protocol::stream_id::StreamPosition;
 use crate::protocol::{Cursor, Log, UserKey};
@@ -27,6 +28,7 @@ fn session_on(rig: &Rig, interest: Interest, logs: Vec<LogRequest>, life: Durati
         reader: None,
         is_over: false,
         membership: rig.hub.join(UserKey::of(KNOWN), interest, SSE),
+        _names: None,
         budget: rig.sessions.budget.of(UserKey::of(KNOWN)),
         reading: None,
         reservation: None,
@@ -57,7 +59,7 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         rows_trimmed: false,
         id: Default::default(),
     };
-    Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more }
+    Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more, written: WrittenChanges::default() }
 }
 
 fn text(next: Next) -> String {

@@ -38,8 +38,13 @@ fn sizes(queue: &mut FairQueue) -> Option<Vec<usize>> {
 
 /// Nothing is left, and nothing is remembered.
 fn assert_empty(queue: &FairQueue) {
-    assert_eq!((queue.waiting, queue.ready_pushes, queue.logs.len()), (0, 0, 0));
-    assert!(queue.ready.is_empty() && queue.alone.is_empty() && queue.locked.is_empty());
+    assert_eq!((queue.waiting.all, queue.ready_pushes, queue.logs.len()), (0, 0, 0));
+    assert!(
+        queue.waiting.of_users.is_empty()
+            && queue.ready.is_empty()
+            && queue.alone.is_empty()
+            && queue.locked.is_empty()
+    );
 }
 
 #[test]
@@ -84,7 +89,7 @@ fn each_user_has_a_turn_whatever_the_others_have_waiting() {
     queue.push(job("x", 4));
     assert_eq!(sizes(&mut queue), Some(vec![4]), "others need not wait for the end of the batch");
     ["noisy", "v", "w", "x"].into_iter().for_each(|user| queue.release(log(user)));
-    assert_eq!((queue.waiting, queue.ready_pushes), (1004 - MAX_PUSHES, 1004 - MAX_PUSHES));
+    assert_eq!((queue.waiting.all, queue.ready_pushes), (1004 - MAX_PUSHES, 1004 - MAX_PUSHES));
 }
 
 #[test]
@@ -235,4 +240,18 @@ fn what_is_given_up_leaves_at_once_wherever_it_waits() {
         queue.release(log("u"));
         assert_empty(&queue);
     }
+}
+
+#[test]
+fn one_user_has_an_eighth_of_what_may_wait() {
+    let mut queue = waiting((0..MAX_WAITING_OF_USER).map(|_| job("noisy", 1)));
+    assert!(queue.push(job("noisy", 1)).is_some(), "the user has a share");
+    assert!(queue.push(job("other", 1)).is_none(), "and others have theirs");
+    let batch = queue.next_batch().unwrap();
+    let taken = batch.iter().filter(|job| job.entry.log.user == UserKey::of("noisy")).count();
+    let mut room = 0;
+    while queue.push(job("noisy", 1)).is_none() {
+        room += 1;
+    }
+    assert_eq!(room, taken, "what is being stored does not wait");
 }

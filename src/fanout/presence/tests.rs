@@ -136,6 +136,21 @@ fn changes_are_told_to_whoever_watches_and_nothing_else_is() {
 }
 
 #[test]
+fn how_long_its_own_word_takes_is_known() {
+    let (a, begun) = (replica("a", &[]), Instant::now());
+    let after = |millis| begun + Duration::from_millis(millis);
+    let first = a.message(begun, false);
+    a.receive(&first, after(30)).unwrap();
+    assert!((a.0.metrics.listener_lag.get() - 0.03).abs() < 1e-6);
+    let second = a.message(after(1_000), false);
+    a.receive(&first, after(2_000)).unwrap();
+    assert!((a.0.metrics.listener_lag.get() - 0.03).abs() < 1e-6, "an older one says nothing of now");
+    a.receive(&second, after(3_000)).unwrap();
+    assert!((a.0.metrics.listener_lag.get() - 2.0).abs() < 1e-6);
+    assert_eq!(names(&a), ["a"]);
+}
+
+#[test]
 fn dates_go_on_where_a_clock_is_set_back() {
     const HOUR: u64 = 3_600_000;
     let noon = 1_700_000_000_000;

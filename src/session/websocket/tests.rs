@@ -1,5 +1,7 @@
 use super::super::testing::*;
 use super::*;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -111,6 +113,45 @@ async fn a_device_keeps_its_name_until_it_gives_another() {
         rig.wake("todo", waking, &tables(&["other"]));
         assert_eq!(session.next().await, said(&[r#"{"type":"sync-available","appId":"todo","tables":["other"]}"#]));
     }
+}
+
+/// A token whose key is not at hand, nor is anybody who could be asked for it.
+fn of_unknown_key() -> String {
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let token = format!("{}.{}.AA", part(r#"{"alg":"EdDSA","kid":"new"}"#), part(r#"{"sub":"alice"}"#));
+    serde_json::json!({ "type": "auth", "token": token, "clientId": "laptop" }).to_string()
+}
+
+#[tokio::test]
+async fn a_session_goes_on_while_the_key_of_its_fresh_token_is_asked_for() {
+    let rig = Rig::new(&[]);
+    let mut session = member(&rig, None, Some("phone"), HOUR).await;
+    let unread = || rig.metrics.stream_bytes.get();
+    for _ in 0..3 {
+        assert_eq!(session.receive(&of_unknown_key()).await, said(&[]));
+        assert_eq!(session.receive(r#"{"type":"ping"}"#).await, said(&[r#"{"type":"pong"}"#]));
+        assert_eq!(at_once(session.next()).await, None);
+        assert_eq!(unread(), 1 << 10, "one token at a time is kept, in the user's memory");
+        // Nor is it another device's yet.
+        for (device, heard) in [("phone", false), ("laptop", true)] {
+            rig.wake("todo", device, &tables(&["tasks"]));
+            let message = said(&[r#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#]);
+            assert_eq!(at_once(session.next()).await, heard.then_some(message));
+        }
+    }
+    let action = session.receive(r#"{"type":"auth","token":"nonsense"}"#).await;
+    assert!(matches!(action, Action::Close { reason: CloseReason::InvalidToken, .. }), "{action:?}");
+    drop(session);
+    assert_eq!(unread(), 0);
+}
+
+#[tokio::test]
+async fn a_session_whose_fresh_token_cannot_be_told_ends_with_the_token_that_it_has() {
+    let rig = Rig::new(&[]);
+    let mut session = member(&rig, None, None, Duration::from_millis(100)).await;
+    assert_eq!(session.receive(&of_unknown_key()).await, said(&[]));
+    let action = session.next().await;
+    assert!(matches!(action, Action::Close { reason: CloseReason::TokenExpired, .. }), "{action:?}");
 }
 
 #[tokio::test]

@@ -48,3 +48,20 @@ proptest! {
         prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));
     }
 }
+
+proptest! {
+    #[test]
+    fn what_is_spelled_as_we_write_it_is_read_as_any_other_spelling_is(
+        year in 0u32..=9_999, rest in (0u32..=13, 0u32..=32, 0u32..=25, 0u32..=61, 0u32..=61), millis in 0u32..=999,
+    ) {
+        let (month, day, hour, minute, second) = rest;
+        let written = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+        let otherwise = written.replace('Z', "+00:00");
+        prop_assert_eq!(Stamp::parse(&written), Stamp::parse(&otherwise), "{}", written);
+    }
+
+    #[test]
+    fn nothing_else_of_that_length_is_taken_for_a_stamp(text in "[0-9TZ:.+-]{24}") {
+        prop_assert_eq!(parse_as_written(text.as_bytes()).is_some_and(|stamp| stamp.to_string() != text), false);
+    }
+}

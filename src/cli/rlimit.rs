@@ -7,7 +7,7 @@ const OTHERS: u64 = 256;
 
 /// Raises the limit to the most that is allowed, and says so where that is less than the connections need. Many hosts
 /// begin with 1,024.
-pub fn raise(connections: u32, pool: u32) {
+pub(super) fn raise(connections: u32, pool: u32) {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;

@@ -1,0 +1,5 @@
+//! What belongs to a process and not to a replica: signals, ports, the limit of open files.
+
+mod rlimit;
+pub(crate) mod serve;
+mod signals;

@@ -1,0 +1,144 @@
+//! `mana-sync health`: asks a replica on this machine whether it is ready, where its settings say that it listens.
+
+use crate::config::{Networks, read_networks};
+use clap::Args;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{error::Elapsed, timeout};
+
+/// How long a replica may take to say whether it is ready.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Most bytes of an answer that are read.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// What `mana-sync health` is told: by the replica's own settings.
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    /// Port that the replica listens on.
+    #[arg(long, env, default_value_t = 3050)]
+    port: u16,
+
+    /// Address that PORT is on. One of no machine in particular, as by default, is asked on this one.
+    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    bind_address: IpAddr,
+
+    /// The admin port, which is asked instead where there is one: it says what is missing, whatever PUBLIC_METRICS is.
+    #[arg(long, env)]
+    admin_port: Option<u16>,
+
+    /// Address that ADMIN_PORT listens on.
+    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    admin_host: IpAddr,
+
+    /// Addresses or networks of balancers.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = read_networks)]
+    trusted_proxies: Vec<Networks>,
+
+    /// Whether PORT expects the PROXY protocol on every connection from TRUSTED_PROXIES.
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    proxy_protocol: bool,
+}
+
+/// What the replica says of itself.
+#[derive(Debug)]
+pub struct Readiness {
+    /// Whether it is ready.
+    pub ready: bool,
+    /// The answer's body.
+    pub text: String,
+}
+
+/// Why nobody knows.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// Nobody answers there.
+    #[error("nobody answers at {address}")]
+    Connection {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It takes too long.
+    #[error("the replica does not answer in time")]
+    Timeout(#[from] Elapsed),
+    /// Whoever listens there is no replica.
+    #[error("what answers at {0} does not speak HTTP")]
+    Answer(SocketAddr),
+}
+
+impl HealthArgs {
+    fn admin(&self) -> Option<SocketAddr> {
+        let port = self.admin_port.filter(|port| *port != 0)?;
+        Some(SocketAddr::new(reachable(self.admin_host), port))
+    }
+
+    /// Whether PORT wants to be told first for whom this address speaks.
+    fn is_balancer(&self, own: IpAddr) -> bool {
+        self.proxy_protocol && self.trusted_proxies.iter().flatten().any(|network| network.contains(own))
+    }
+}
+
+/// Where on this machine a program can be reached that listens on this address.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
+}
+
+/// Asks whether the replica is ready.
+///
+/// # Errors
+/// It does not say.
+pub async fn run(args: &HealthArgs) -> Result<Readiness, HealthError> {
+    let admin = args.admin();
+    let address = admin.unwrap_or_else(|| SocketAddr::new(reachable(args.bind_address), args.port));
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let speaks_first = admin.is_none() && args.is_balancer(stream.local_addr()?.ip());
+        // As a balancer does for its own probes. In HTTP/1.0 the answer ends where the connection does.
+        let head = if speaks_first { "PROXY UNKNOWN\r\n" } else { "" };
+        let request = format!("{head}GET /health/ready HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = timeout(TIMEOUT, asking).await?.map_err(|source| HealthError::Connection { address, source })?;
+    read(&String::from_utf8_lossy(&answer)).ok_or(HealthError::Answer(address))
+}
+
+/// Reads an answer; none if it is not HTTP.
+fn read(answer: &str) -> Option<Readiness> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;
+    Some(Readiness { ready: status == "200", text: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_asked_where_it_listens() {
+        for (listens, asked) in [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.5", "10.0.0.5"), ("::1", "::1")] {
+            assert_eq!(reachable(listens.parse().unwrap()), asked.parse::<IpAddr>().unwrap(), "{listens}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_not_taken_for_one() {
+        for answer in ["", "HTTP/1.1 200 OK", "SSH-2.0-x\r\n\r\n", "HTTP/1.1\r\n\r\nready"] {
+            assert!(read(answer).is_none(), "{answer:?}");
+        }
+        let ready = |answer| read(answer).map(|readiness| (readiness.ready, readiness.text));
+        assert_eq!(ready("HTTP/1.0 200 OK\r\nA: b\r\n\r\n{}"), Some((true, "{}".to_owned())));
+        assert_eq!(ready("HTTP/1.1 503 No\r\n\r\nwhy"), Some((false, "why".to_owned())));
+    }
+}

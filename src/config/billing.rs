@@ -1,0 +1,39 @@
+//! Whose sync is paid for: the credits service.
+
+use super::DEV_SERVICE_KEY;
+use axum::http::HeaderValue;
+use clap::Args;
+use std::time::Duration;
+use url::Url;
+
+/// Whose sync is paid for: the credits service.
+#[derive(Args, Clone, Debug)]
+pub struct BillingConfig {
+    /// The credits service that says whose sync is paid for.
+    #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3061", value_parser = super::http_url)]
+    pub mana_credits_url: Url,
+
+    /// The key that the credits service knows us by.
+    #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = DEV_SERVICE_KEY, value_parser = service_key)]
+    pub mana_service_key: HeaderValue,
+
+    /// How long an answer of the credits service is used, in milliseconds.
+    #[arg(long, env, default_value = "300000", value_parser = super::millis)]
+    pub billing_cache_ms: Duration,
+
+    /// How long a request waits for the credits service before it is let through, in milliseconds.
+    #[arg(long, env, default_value = "500", value_parser = super::millis)]
+    pub billing_timeout_ms: Duration,
+
+    /// How long the credits service is left alone once it failed, in milliseconds.
+    #[arg(long, env, default_value = "15000", value_parser = super::millis)]
+    pub billing_retry_ms: Duration,
+}
+
+fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
+    let mut key =
+        HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
+    // It is not shown, like a [`Secret`](super::Secret).
+    key.set_sensitive(true);
+    Ok(key)
+}

@@ -1,0 +1,179 @@
+//! Takes what a replica hears to whom it concerns.
+
+use super::SessionRegistry;
+use super::channel_key::ChannelKeys;
+use super::codec::{CHANNEL, Entry, Payload, PayloadError};
+use super::legacy;
+use super::presence::Presence;
+use super::rate::NotificationCounter;
+use super::reconciler::Reconciler;
+use super::wakeup::Wakeup;
+use crate::clock::Clock;
+use crate::protocol::UserKey;
+use crate::telemetry::throttle::Throttle;
+use crate::telemetry::{Metrics, traces};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// From here on a delivery whose trace was sampled is worth a line.
+const SLOW_DELIVERY: Duration = Duration::from_secs(1);
+
+/// What reads notifications.
+pub struct Receiver {
+    /// Who is woken.
+    pub sessions: Arc<dyn SessionRegistry>,
+    /// Who is told of gaps.
+    pub reconciler: Reconciler,
+    /// Where what is heard is counted, for the budget.
+    pub received: NotificationCounter,
+    /// What notifications are signed with.
+    pub keys: ChannelKeys,
+    /// What replicas say of themselves.
+    pub presence: Presence,
+    /// How often it is said that something cannot be read, and looked for instead.
+    pub unreadable: Throttle,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+impl Receiver {
+    /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs checking its signature
+    /// and a look-up for each of its entries, and nothing else of it is read.
+    pub(super) fn receive(&self, payload: &str) {
+        let received = match Payload::parse(payload) {
+            Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
+            None => self.receive_unsigned(payload),
+        };
+        if let Err(error) = received {
+            self.metrics.notifications_unreadable.inc();
+            if let Some(unwritten) = self.unreadable.is_due() {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, unwritten, "a notification cannot be read; reconciling instead");
+                self.reconciler.reconcile_now();
+            }
+        }
+    }
+
+    fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
+        // First of all: what nobody of us has sent takes nothing from the budget.
+        let is_signed = payload.is_signed(&self.keys);
+        match is_signed {
+            true => self.received.count(),
+            false => self.metrics.notifications_unverified.inc(),
+        }
+        let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
+        self.sessions.with_connected(&mut |is_connected| {
+            for entry in payload.entries() {
+                match entry {
+                    Ok(entry) if is_connected(entry.user) => concern.push(entry),
+                    Ok(_) => {}
+                    Err(error) => unreadable = Some(error),
+                }
+                count += 1;
+            }
+        });
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
+        self.metrics.wakeups_received.inc_by(count);
+        let said = payload.said();
+        if concern.is_empty() && said.is_none() {
+            return Ok(());
+        }
+        if !is_signed {
+            self.distrust(concern.iter().map(|entry| entry.user));
+            return Ok(());
+        }
+        // What cannot be read of one part, perhaps because a newer version wrote it, takes nothing from the others.
+        let mut read = Ok(());
+        for entry in &concern {
+            read = self.deliver(entry).and(read);
+        }
+        match said {
+            Some(said) => self.presence.receive(said, Instant::now()).map_err(PayloadError::Json).and(read),
+            None => read,
+        }
+    }
+
+    /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
+    fn receive_unsigned(&self, payload: &str) -> Result<(), PayloadError> {
+        let users = legacy::users(payload)?;
+        self.received.count_unsigned();
+        self.metrics.wakeups_received.inc_by(users.len() as u64);
+        self.distrust(users.into_iter().filter(|user| self.sessions.is_connected(*user)));
+        Ok(())
+    }
+
+    /// Has the database asked what there is to announce to these users: what was said is not relied on.
+    fn distrust(&self, users: impl Iterator<Item = UserKey>) {
+        self.metrics.notifications_unsigned.inc();
+        users.for_each(|user| self.reconciler.check(user));
+    }
+
+    fn deliver(&self, entry: &Entry<'_>) -> Result<(), PayloadError> {
+        let wakeup = entry.read()?;
+        if wakeup.is_beyond(self.clock.since_epoch()) {
+            self.distrust(std::iter::once(wakeup.user));
+            return Ok(());
+        }
+        let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
+        delivery.in_scope(|| {
+            if wakeup.tables.is_some() {
+                self.sessions.announce(&wakeup);
+                self.observe_delivery(&wakeup);
+            } else {
+                self.reconciler.look_up(wakeup);
+            }
+        });
+        Ok(())
+    }
+
+    fn observe_delivery(&self, wakeup: &Wakeup) {
+        let since = self.clock.since_epoch().saturating_sub(Duration::from_micros(wakeup.last().max(0) as u64));
+        self.metrics.delivery_seconds.record(since.as_secs_f64(), &self.clock);
+        if since >= SLOW_DELIVERY && !wakeup.pushes.is_empty() {
+            tracing::info!(seconds = since.as_secs_f64(), "a delivery was slow; this is its trace");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fanout::channel_key::tests::keys;
+    use crate::fanout::reconciler::ReconcilerTask;
+    use crate::fanout::testing::fanout_config;
+    use crate::hub::Hub;
+    use crate::store::Layout;
+    use tokio_util::sync::CancellationToken;
+
+    fn replica(name: &str) -> (Receiver, Vec<ReconcilerTask>) {
+        let (metrics, clock) = (Arc::new(Metrics::new()), Clock::system());
+        let (reconciler, tasks) = Reconciler::new(Layout::ONE);
+        let (config, draining) = (fanout_config(&[]), CancellationToken::new());
+        let receiver = Receiver {
+            sessions: Arc::new(Hub::new(metrics.clone(), clock.clone())),
+            reconciler,
+            received: NotificationCounter::default(),
+            keys: keys(&["key"]),
+            presence: Presence::new(&config, name, metrics.clone(), clock.clone(), draining),
+            unreadable: Throttle::default(),
+            metrics,
+            clock,
+        };
+        (receiver, tasks)
+    }
+
+    #[test]
+    fn of_several_replicas_in_a_process_each_reconciles_at_once_where_it_cannot_read() {
+        for (receiver, tasks) in [replica("a"), replica("b")] {
+            assert!(!tasks[0].is_wanted());
+            receiver.receive("nonsense");
+            assert_eq!(receiver.metrics.notifications_unreadable.get(), 1);
+            assert!(tasks[0].is_wanted());
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The queue, in the hands of all who work with it.
+
+use super::queue::FairQueue;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The queue. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct SharedQueue(Arc<Mutex<FairQueue>>);
+
+impl SharedQueue {
+    /// A queue before a pool of so many connections.
+    pub(super) fn new(pool_size: usize) -> SharedQueue {
+        SharedQueue(Arc::new(Mutex::new(FairQueue::new(pool_size))))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, FairQueue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,103 @@
+//! The next changes of several tables of a log, in the order of the log (G6).
+//!
+//! The index has one table after the other, so the tables have to be merged: what is read of each is known up to its end, and
+//! of all together up to the end that comes first. At first two pages are read, the same part of each table. That is enough where
+//! nothing much is new, and where the tables are alike. Where it is not, a smaller part is read of each; then, again and again, the
+//! next part of the table that has been read least far, until there is a page. So what is read is a few pages, however many tables
+//! there are and however the changes are spread over them.
+//!
+//! Parameters are those of a page's statement. The reader's own changes are looked at, but not wanted.
+
+/// `first_parts`: so many rows of each table after the cursor, at most.
+macro_rules! first_parts {
+    ($part:literal) => {
+        concat!(
+            "first_parts as materialized (
+             select t.number, s.created_at, s.is_wanted
+             from unnest($6::text[]) with ordinality as t (name, number)
+             cross join lateral (
+                 select created_at, ($3::text is null or client_id <> $3 or created_at < $4) as is_wanted
+                 from sync_changes
+                 where user_id = $8 and app_id = $9 and table_name = t.name and created_at > $2
+                 order by created_at limit ",
+            $part,
+            "
+             ) s
+         )"
+        )
+    };
+}
+
+/// `looked`: the positions that were found, with `until`, up to where all tables were looked at; null if nothing comes after what
+/// was found. Two pages are read.
+macro_rules! tables_at_once {
+    () => {
+        concat!(
+            "with ",
+            first_parts!("2 * $5 / cardinality($6::text[]) + 1"),
+            ", looked as materialized (
+             select array(select created_at from first_parts where is_wanted) as wanted,
+                    (select min(one.until) from (
+                         select max(f.created_at) as until from first_parts f
+                         group by f.number having count(*) > 2 * $5 / cardinality($6::text[])
+                     ) one) as until
+         )
+         "
+        )
+    };
+}
+
+/// The same, where that does not make a page.
+macro_rules! merged_tables {
+    () => {
+        concat!(
+            "with recursive ",
+            first_parts!("$5 / cardinality($6::text[]) + 1"),
+            ", merged (step, ends, wanted, looked_at) as (
+             select 0,
+                    array(select case when count(f.number) > $5 / cardinality($6::text[]) then max(f.created_at) end
+                          from generate_subscripts($6::text[], 1) as t (number) left join first_parts f on f.number = t.number
+                          group by t.number order by t.number),
+                    array(select created_at from first_parts where is_wanted),
+                    (select count(*) from first_parts)
+             union all
+             select m.step + 1, m.ends[:lowest.number - 1] || part.until || m.ends[lowest.number + 1:],
+                    m.wanted || part.wanted, m.looked_at + part.looked_at
+             from merged m
+             cross join lateral (
+                 select e.number::int as number, e.until from unnest(m.ends) with ordinality as e (until, number)
+                 where e.until is not null order by e.until limit 1
+             ) lowest
+             cross join lateral (
+                 select array_agg(s.created_at) filter (where s.is_wanted) as wanted, count(*) as looked_at,
+                        case when count(*) > $5 / cardinality($6::text[]) then max(s.created_at) end as until
+                 from (
+                     select created_at, ($3::text is null or client_id <> $3 or created_at < $4) as is_wanted
+                     from sync_changes
+                     where user_id = $8 and app_id = $9 and table_name = ($6::text[])[lowest.number]
+                       and created_at > lowest.until
+                     order by created_at limit $5 / cardinality($6::text[]) + 1
+                 ) s
+             ) part
+             -- Of what was read of each table, one part at most lies beyond the end of another.
+             where cardinality(m.wanted) < 2 * $5 + cardinality($6::text[]) and m.looked_at < $11
+         ), looked as materialized (
+             select m.wanted, (select min(until) from unnest(m.ends) as until) as until
+             from merged m order by m.step desc limit 1
+         )
+         "
+        )
+    };
+}
+
+/// Those of the positions that all tables were looked at up to: a page of them and one more, at most.
+macro_rules! merged_positions {
+    () => {
+        "created_at = any(array(
+             select w.created_at from looked cross join unnest(looked.wanted) as w (created_at)
+             where looked.until is null or w.created_at <= looked.until
+             order by w.created_at limit $5))"
+    };
+}
+
+pub(super) use {first_parts, merged_positions, merged_tables, tables_at_once};

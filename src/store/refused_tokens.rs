@@ -1,0 +1,65 @@
+//! Tokens that operators refuse, as they are kept: a replica that starts reads them before it is ready.
+//!
+//! On a connection of the admin surface's own, like [`super::inspect`].
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+
+/// Tokens that are read, at most: those that are refused longest.
+const MAX_READ: i64 = 10_000;
+
+const FORGET: &str = "delete from sync_refused_tokens where expires_at <= now()";
+const KEEP: &str = "
+insert into sync_refused_tokens as known (token_id, expires_at) values ($1, to_timestamp($2::float8 / 1000))
+on conflict (token_id) do update set expires_at = greatest(known.expires_at, excluded.expires_at)";
+const READ: &str = "
+select token_id, (extract(epoch from expires_at) * 1000)::int8 from sync_refused_tokens
+where expires_at > now() order by expires_at desc limit $1";
+
+/// Why refused tokens were not kept, or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum RefusedTokensError {
+    /// The role may not.
+    #[error("the role lacks rights: SELECT, INSERT, UPDATE and DELETE on sync_refused_tokens")]
+    Rights(#[source] tokio_postgres::Error),
+    /// The database did not do it.
+    #[error("the database cannot be asked for the tokens that operators refuse")]
+    Database(#[source] tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for RefusedTokensError {
+    fn from(error: tokio_postgres::Error) -> RefusedTokensError {
+        match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => RefusedTokensError::Rights(error),
+            _ => RefusedTokensError::Database(error),
+        }
+    }
+}
+
+/// Keeps that a token is refused until then, in milliseconds since the epoch, or longer if that was said before. Those that
+/// have expired are forgotten.
+///
+/// # Errors
+/// The database did not do it: it may or may not be kept.
+pub async fn keep(client: &Client, token_id: &str, until: u64) -> Result<(), RefusedTokensError> {
+    client.query_typed(FORGET, &[]).await?;
+    // Exact for longer than any token lives.
+    let until = until as f64;
+    client.query_typed(KEEP, &[(&token_id, Type::TEXT), (&until, Type::FLOAT8)]).await?;
+    Ok(())
+}
+
+/// All that are refused, and until when.
+///
+/// # Errors
+/// The database did not say.
+pub async fn read(client: &Client) -> Result<Vec<(String, SystemTime)>, RefusedTokensError> {
+    let rows = client.query_typed(READ, &[(&MAX_READ, Type::INT8)]).await?;
+    let read = |row: &Row| {
+        let until: i64 = row.try_get(1)?;
+        Ok((row.try_get(0)?, UNIX_EPOCH + Duration::from_millis(until.max(0).cast_unsigned())))
+    };
+    rows.iter().map(read).collect()
+}

@@ -1,0 +1,64 @@
+//! Replicas are added, and those that are there give them their part of the connections: each within a tenth of the mean,
+//! nobody closed twice, and pushes as fast as before.
+
+use crate::Rehearsal;
+use mana_dev::wait;
+use std::time::Instant;
+
+/// Windows that a session must have been there before it may be closed; see `src/session/rebalance.rs`.
+const AGE: u32 = 3;
+
+impl Rehearsal {
+    /// Lets so many more replicas come, and waits until connections are even and nothing more is closed.
+    pub async fn add_and_rebalance(&mut self, count: usize) {
+        let journal = self.clients.journal.clone();
+        // What is measured before: pushes while nothing happens, for as long as sessions need to grow old enough.
+        let calm = Instant::now();
+        tokio::time::sleep(self.size.rebalance * (AGE + 1)).await;
+        let before = journal.push_times("before", calm);
+        let closes = journal.closes();
+
+        self.start(count).await;
+        let ready = Instant::now();
+        let even = wait::until(self.size.rebalanced, async || self.is_even().await.then_some(())).await;
+        let (took, during) = (ready.elapsed(), journal.push_times("meanwhile", ready));
+        // Whatever still goes on ends: then nobody is closed any more for as long as a wave takes.
+        let (calm, mut total) = (Instant::now(), usize::MAX);
+        while total != journal.closes().values().sum::<usize>() {
+            total = journal.closes().values().sum();
+            tokio::time::sleep(self.size.rebalance).await;
+        }
+        let after = journal.push_times("afterwards", calm);
+        let spread = self.spread().await;
+        if even.is_none() || !self.is_even().await {
+            journal.violated(format!("not within a tenth of the mean, or not for long, after {took:?}: {spread:?}"));
+        }
+        let closed_since = |name: &String, count: &usize| count - closes.get(name).unwrap_or(&0);
+        let closed: Vec<usize> = journal.closes().iter().map(|(name, count)| closed_since(name, count)).collect();
+        let (once, twice) = (closed.iter().sum::<usize>(), closed.iter().filter(|closed| **closed > 1).count());
+        if twice > 0 {
+            journal.violated(format!("{twice} clients were closed twice while connections were rebalanced"));
+        }
+        // The machine may have more to do by now, for us and for others: then it has afterwards, too.
+        let usual = before.max(after);
+        if during > usual * 2 && during > usual + self.size.slower {
+            journal
+                .violated(format!("99 of 100 pushes took {usual:?}, and {during:?} while connections were rebalanced"));
+        }
+        let (at, replicas) = (self.begun.elapsed(), spread.len());
+        println!("{at:5.1?} {replicas} replicas: even {took:.1?} after they were ready, {once} closed: {spread:?}");
+    }
+
+    /// How many connections each replica has.
+    async fn spread(&self) -> Vec<u64> {
+        self.fleet.spread(&self.cluster.http).await
+    }
+
+    /// Whether all clients are connected, and each replica is within a tenth of the mean; one more or less is even, too.
+    async fn is_even(&self) -> bool {
+        let spread = self.spread().await;
+        let mean = self.size.clients() as f64 / spread.len() as f64;
+        let is_near = |has: &u64| (*has as f64 - mean).abs() <= (mean / 10.0).max(1.0);
+        spread.iter().sum::<u64>() == self.size.clients() as u64 && spread.iter().all(is_near)
+    }
+}
