@@ -179,3 +179,18 @@ async fn a_record_is_explained() {
         assert!(message.contains(parameter), "{message}");
     }
 }
+
+/// Of a record whose changes are very large the newest are shown, and that there are older ones.
+#[tokio::test]
+async fn of_a_record_of_large_changes_no_more_is_read_than_is_shown() {
+    let it = administered(1, &[]).await;
+    let user = it.cluster.user();
+    for minute in 1..=4 {
+        let value = format!("{minute}{}", "x".repeat(3 << 20));
+        let change = update("tasks", "a", "title", value, &format!("2024-01-01T10:0{minute}:00.000Z"));
+        it.cluster.pushed(&user, APP, json!({ "clientId": "phone", "changes": [change] })).await;
+    }
+    let record = it.get(0, &format!("record?user={}&app={APP}&table=tasks&id=a", user.id)).await;
+    assert_eq!((record["history"].as_array().unwrap().len(), &record["truncated"]), (2, &json!(true)));
+    assert!(record["fields"][0]["value"].as_str().unwrap().starts_with('4'), "the newest is among them");
+}
