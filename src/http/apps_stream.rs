@@ -6,7 +6,7 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::{Authenticated, client_id, query};
-use super::server::ClientPlace;
+use super::connection::ClientPlace;
 use super::stream::{MAX_COLLECTIONS, answer, last_event_id};
 use crate::protocol::push::{MAX_APP, MAX_TABLE, check_name};
 use crate::protocol::stream_id::StreamPosition;

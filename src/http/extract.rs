@@ -1,8 +1,8 @@
 //! What the endpoints take from a request before they look at anything else: who calls, for which app.
 
 use super::AppState;
+use super::connection::{Connection, address_of};
 use super::error::ApiError;
-use super::server::{Connection, address_of};
 use crate::auth::{AuthError, Identity};
 use crate::protocol::Log;
 use crate::protocol::push::{MAX_APP, MAX_CLIENT, check_name};

@@ -4,10 +4,12 @@
 //! may take, how long a write may wait for a client that does not read; and because a stop (G7) has to reach
 //! sockets and streams, which end by themselves, and idle connections, which do not.
 
+use super::connection::{ClientPlace, Connection, Place};
 use super::error::ApiError;
 use super::headers;
+use super::meter::Meter;
 use super::proxy_protocol;
-use super::transport::{Meter, ReadLimits, Transport};
+use super::transport::{ReadLimits, Transport};
 use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::limits::addresses::{AddressPlace, Addresses, AskedFor};
@@ -15,7 +17,7 @@ use crate::places::Places;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use axum::Router;
-use axum::http::{Extensions, HeaderName, HeaderValue, Request};
+use axum::http::{HeaderName, HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -47,53 +49,6 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Says for whom a balancer asks.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// A place among the connections of the client's address, for whom a balancer asks. What lives longer than the answer to
-/// its request holds a clone.
-#[derive(Clone, Debug)]
-pub(super) struct ClientPlace {
-    place: Arc<AddressPlace>,
-}
-
-/// The address of whoever sends a request, as far as it is known.
-pub(super) fn address_of(extensions: &Extensions) -> Option<IpAddr> {
-    match extensions.get::<ClientPlace>() {
-        Some(client) => client.place.address(),
-        None => extensions.get::<Connection>()?.place.address.address(),
-    }
-}
-
-/// A place among the connections of this replica. What lives as long as the connection holds a clone.
-#[derive(Clone, Debug)]
-pub(super) struct Connection {
-    place: Arc<Place>,
-}
-
-#[derive(Debug)]
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    address: AddressPlace,
-    meter: Meter,
-    metrics: Arc<Metrics>,
-}
-
-impl Connection {
-    /// What counts the bytes that it makes us hold.
-    pub(super) fn meter(&self) -> &Meter {
-        &self.place.meter
-    }
-
-    /// Counts that it found no memory for what its client sends.
-    pub(super) fn count_no_room(&self) {
-        self.place.metrics.refused.with_label_values(&["unauthenticated_bytes"]).inc();
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.metrics.tcp_connections.dec();
-    }
-}
 
 /// Serves the endpoints to whoever connects.
 #[derive(Clone, Debug)]
@@ -202,7 +157,7 @@ impl Server {
         self.metrics.tcp_connections.inc();
         let meter = Meter::new(self.unauthenticated.of_address(address.address()));
         let place = Place { _permit: permit, address, meter, metrics: self.metrics.clone() };
-        let connection = Connection { place: Arc::new(place) };
+        let connection = Connection::new(place);
         if let Err(error) = self.prepare(&stream) {
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
             return;
@@ -293,7 +248,7 @@ fn client_place(
         metrics.refused.with_label_values(&["connections_per_address"]).inc();
         return Err(ApiError::TooManyFromAddress);
     };
-    Ok(Some(ClientPlace { place: Arc::new(place) }))
+    Ok(Some(ClientPlace::new(place)))
 }
 
 /// Answers one request, and ends the connection.

@@ -3,7 +3,7 @@
 use super::AppState;
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
-use super::server::ClientPlace;
+use super::connection::ClientPlace;
 use crate::protocol::Cursor;
 use crate::protocol::push::{MAX_TABLE, check_name};
 use crate::session::stream::{LogRequest, StreamRequest, StreamSession};

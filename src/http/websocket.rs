@@ -1,10 +1,12 @@
 //! `GET /ws` and `GET /ws/{appId}`: the transport of [`WebSocketSession`].
 
 use super::AppState;
+use super::connection::{ClientPlace, Connection, address_of};
 use super::error::ApiError;
 use super::extract::PathApp;
-use super::server::{ClientPlace, Connection, MAX_MESSAGE, address_of};
-use super::transport::{MAX_UNAUTHENTICATED_MESSAGE, Meter, Overrun, Transport};
+use super::meter::{MAX_UNAUTHENTICATED_MESSAGE, Meter, Overrun};
+use super::server::MAX_MESSAGE;
+use super::transport::Transport;
 use crate::protocol::close::CloseReason;
 use crate::protocol::websocket::Text;
 use crate::session::websocket::{Action, WebSocketSession};

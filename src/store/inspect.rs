@@ -4,7 +4,7 @@
 
 use super::compaction::CompactionError;
 use super::layout::Layout;
-use super::lifecycle::LoggedChange;
+use super::logged_change::LoggedChange;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 use crate::protocol::{Log, LogId, UserKey};

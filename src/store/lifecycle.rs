@@ -1,13 +1,14 @@
 //! Whose data it is: what is stored for whom, handing it out, and erasing it. For commands, on a connection of their own.
 
+pub use super::logged_change::LoggedChange;
+
 use super::compaction::{CompactionError, LogName, connect_command, logs_of, read_change, search_in};
 use super::schema::layout;
 use super::why::{Field, Limits, Losers, Winners};
 use crate::config::DatabaseConfig;
 use crate::db::{Micros, Session};
 use crate::protocol::merge::{Rank, StoredChange};
-use crate::protocol::push::Op;
-use crate::protocol::{Cursor, Log, Stamp, UserKey};
+use crate::protocol::{Cursor, Log, UserKey};
 use futures_util::TryStreamExt;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -66,17 +67,6 @@ impl Record {
     }
 }
 
-/// A row of the log, or of what was trimmed from it.
-#[derive(Clone, Debug)]
-pub struct LoggedChange {
-    /// The change.
-    pub change: StoredChange,
-    /// The device that wrote it.
-    pub client: String,
-    /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
-    pub trimmed_at: Option<i64>,
-}
-
 /// The logs that take most, at most so many.
 const LARGEST: &str = "
 select log_id from (select log_id, sum(size) as bytes from sync_changes group by log_id order by bytes desc limit $1) t";
@@ -126,23 +116,6 @@ fn read_usage(row: &Row) -> Result<Usage, CompactionError> {
         history_changes: row.try_get("history_changes")?,
         history_bytes: row.try_get("history_bytes")?,
     })
-}
-
-impl LoggedChange {
-    /// The fields that it writes, or wrote: name, JSON value, stamp. What was trimmed has its stamps beside it, also of
-    /// an insert.
-    pub fn fields(&self) -> Result<Vec<(String, String, Stamp)>, CompactionError> {
-        let as_update;
-        let change = match self.trimmed_at {
-            None => &self.change,
-            Some(_) => {
-                as_update = StoredChange { op: Op::Update, ..self.change.clone() };
-                &as_update
-            }
-        };
-        let fields = change.fields()?.into_iter();
-        Ok(fields.map(|write| (write.name.into_owned(), write.value.into_owned(), write.stamp)).collect())
-    }
 }
 
 /// A connection for a command, which may ask as long as it likes.

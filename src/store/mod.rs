@@ -26,6 +26,7 @@ pub mod inspect;
 mod known;
 mod layout;
 pub mod lifecycle;
+mod logged_change;
 mod merged_tables;
 mod migrator;
 mod own_statements;

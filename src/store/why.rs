@@ -4,7 +4,7 @@
 //! the latest of what lost, as many as there is room for.
 
 use super::compaction::CompactionError;
-use super::lifecycle::LoggedChange;
+use super::logged_change::LoggedChange;
 use crate::protocol::Stamp;
 use crate::protocol::merge::Rank;
 use std::collections::BTreeMap;
