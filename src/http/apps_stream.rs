@@ -4,9 +4,9 @@
 //! name their app, and their `id` has a cursor for each.
 
 use super::AppState;
+use super::connection::ClientPlace;
 use super::error::ApiError;
 use super::extract::{Authenticated, client_id, query};
-use super::connection::ClientPlace;
 use super::stream::{MAX_COLLECTIONS, answer, last_event_id};
 use crate::protocol::push::{MAX_APP, MAX_TABLE, check_name};
 use crate::protocol::stream_id::StreamPosition;

@@ -28,7 +28,13 @@ pub(super) async fn pull(
     if let Some(client) = &client {
         state.devices.note(&caller.log, client, since).await;
     }
-    let request = PageRequest { since, reader: client.as_deref(), own: OwnChanges::at(since), tables: Some(&tables), is_for_answer: true };
+    let request = PageRequest {
+        since,
+        reader: client.as_deref(),
+        own: OwnChanges::at(since),
+        tables: Some(&tables),
+        is_for_answer: true,
+    };
     let poll = state.polls.ask(&caller.log, Some(&tables[0]), client.as_deref());
     let started = tokio::time::Instant::now();
     let read = read_page(&state, &caller.log, &request).await;

@@ -94,7 +94,8 @@ async fn answer(
     state.devices.note(log, &push.client, push.since).await;
     if push.changes.is_empty() {
         let own = OwnChanges::at(push.since);
-        let request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
+        let request =
+            PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
         let poll = state.polls.ask(log, None, Some(&push.client));
         let read = read_page(state, log, &request).await?;
         let (page, unread) = unless_empty(state, log, &request, poll, read).await?;
@@ -159,7 +160,8 @@ async fn delta(
             OwnChanges::BesidePush { before, rows: &pushed.ids }
         }
     };
-    let mut request = PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
+    let mut request =
+        PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
     match pushed.stored {
         // The database went back to before this cursor was given out; what was stored now hides it.
         Some(stored) if push.since.is_past(stored.previous) => {
@@ -170,7 +172,16 @@ async fn delta(
         // Nothing was stored between the cursor and this push: the store need not be asked.
         Some(stored) if stored.previous <= push.since.micros() => {
             let until = Cursor::after(stored.last);
-            return Ok((Page { changes: vec![], own: OwnWrites::default(), until, has_more: false, written: WrittenChanges::default() }, None));
+            return Ok((
+                Page {
+                    changes: vec![],
+                    own: OwnWrites::default(),
+                    until,
+                    has_more: false,
+                    written: WrittenChanges::default(),
+                },
+                None,
+            ));
         }
         _ => {}
     }

@@ -1,9 +1,9 @@
 //! `GET /sync/{appId}/stream`: server-sent events.
 
 use super::AppState;
+use super::connection::ClientPlace;
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
-use super::connection::ClientPlace;
 use crate::protocol::Cursor;
 use crate::protocol::push::{MAX_TABLE, check_name};
 use crate::session::stream::{LogRequest, StreamRequest, StreamSession};

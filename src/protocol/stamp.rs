@@ -81,9 +81,9 @@ fn parse_as_written(text: &[u8]) -> Option<Stamp> {
         }
     }
     let number = |from: usize, to: usize| {
-        text[from..to].iter().try_fold(0, |value: u32, byte| {
-            byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0'))
-        })
+        text[from..to]
+            .iter()
+            .try_fold(0, |value: u32, byte| byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0')))
     };
     let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
     // A leap second is none of these: chrono reads it.

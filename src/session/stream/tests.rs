@@ -59,7 +59,13 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         rows_trimmed: false,
         id: Default::default(),
     };
-    Page { changes: changes.iter().map(change).collect(), own: OwnWrites::default(), until, has_more, written: WrittenChanges::default() }
+    Page {
+        changes: changes.iter().map(change).collect(),
+        own: OwnWrites::default(),
+        until,
+        has_more,
+        written: WrittenChanges::default(),
+    }
 }
 
 fn text(next: Next) -> String {
