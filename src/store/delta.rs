@@ -247,7 +247,7 @@ impl PageRows {
             self.looked_until = row.try_get::<_, Option<Micros>>(12)?.map(|Micros(until)| until);
             return Ok(());
         };
-        if let Some(size) = row.try_get::<_, Option<i32>>(10)? {
+        if let Some(size) = row.try_get::<_, Option<i64>>(10)? {
             return Err(StoreError::NeedsMemory(usize::try_from(size).unwrap_or(usize::MAX)));
         }
         let op: &str = row.try_get(4)?;

@@ -63,7 +63,7 @@ macro_rules! page_query {
                         null::jsonb as data, null::jsonb as stamps, null::jsonb as extra,
                         exists (select from sync_changes o
                                 where o.log_id = $1 and o.client_id = $3 and o.held is not null) as is_own,
-                        c.fits < c.found as rows_trimmed, null::int4 as too_large, null::bool as own_later,
+                        c.fits < c.found as rows_trimmed, null::int8 as too_large, null::bool as own_later,
                         case when c.fits = c.found then ",
                 $until,
                 " end as looked_until
@@ -71,7 +71,7 @@ macro_rules! page_query {
                  union all
                  (select id, created_at, table_name, record_id, op, case when size <= $10 then data end,
                          case when size <= $10 then field_timestamps end, case when size <= $10 then extra end,
-                         client_id = $3, rows_trimmed, case when size > $10 then size end,
+                         client_id = $3, rows_trimmed, case when size > $10 then size::int8 end,
                          case when $12 and op = 'delete' then exists (
                              select from sync_changes o
                              where o.log_id = $1 and o.table_name = c.table_name and o.record_id = c.record_id

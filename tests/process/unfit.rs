@@ -148,7 +148,9 @@ async fn several_hosts_of_which_none_can_be_written_to_say_so_at_the_start_and_l
 async fn one_that_is_full_says_so_until_there_is_a_place() {
     let url = migrated().await;
     let role = format!("full_{}", name(&url));
-    let rights = format!("grant all on all tables in schema public to {role}");
+    let rights = format!(
+        "grant all on all tables in schema public to {role}; grant execute on all functions in schema public to {role}"
+    );
     sql(&url, format!("create role {role} login connection limit 0; {rights}")).await;
     let full = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     for mode in ["disable", "allow", "prefer"] {
@@ -166,8 +168,10 @@ async fn one_that_is_full_says_so_until_there_is_a_place() {
 async fn a_schema_that_may_not_be_used_is_named_at_the_start_and_later() {
     let url = migrated().await;
     let role = format!("outside_{}", name(&url));
-    let rights =
-        format!("grant all on all tables in schema public to {role}; revoke usage on schema public from public");
+    let rights = format!(
+        "grant all on all tables in schema public to {role}; grant execute on all functions in schema public to {role};
+         revoke usage on schema public from public"
+    );
     sql(&url, format!("create role {role} login; {rights}")).await;
     let outside = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     let started = replica(&[("DATABASE_URL", &outside)]);
