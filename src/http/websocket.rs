@@ -28,8 +28,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// What a frame has beside its payload, at most, in bytes.
 const FRAME_HEAD: usize = 14;
-/// Read buffer of each connection, in bytes. Messages are small; a larger one makes it grow.
-const READ_BUFFER: usize = 512;
+/// What is read of each connection at once, in bytes. Messages are small; a larger one makes the buffer grow, which always has
+/// room for as much again and so is twice as large for good.
+const READ_BUFFER: usize = 256;
 /// How long a client may take to answer a close, and most bytes that it may still send until then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_DISCARDED: u64 = 16 << 20;

@@ -83,8 +83,10 @@ impl Side {
     pub async fn start(at: &Surroundings, dataset: &Dataset) -> Result<Self, BaselineError> {
         let database = &dataset.database;
         let there = dataset.is_there(at).await?;
-        if !there {
-            at.fresh_database(database).await?;
+        match there {
+            // What filled it may have been of an earlier schema.
+            true => at.command("migrate", database, &[]).await?,
+            false => at.fresh_database(database).await?,
         }
         let replica = at.replica(&format!("replica-{database}"), database, &[]).await?;
         let mut visitor = Visitor::new(at, replica.base(), &dataset.places).await?;
