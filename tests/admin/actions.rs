@@ -105,7 +105,8 @@ async fn a_replica_that_cannot_read_which_tokens_are_refused_is_not_ready_and_sa
     };
     let rights = format!("grant all on all tables in schema public to {role}");
     let trimming = format!("grant execute on all functions in schema public to {role}");
-    execute(format!("create role {role} login; {rights}; {trimming}; revoke all on sync_refused_tokens from {role}")).await;
+    execute(format!("create role {role} login; {rights}; {trimming}; revoke all on sync_refused_tokens from {role}"))
+        .await;
     let mut as_role = url.clone();
     as_role.set_username(&role).unwrap();
     let settings = [("DATABASE_URL", as_role.as_str()), ("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
