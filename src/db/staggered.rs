@@ -31,16 +31,16 @@ where
         }
         (place, is_again, ask(place).await)
     };
-    let (mut unasked, mut unheard) = (0..places, 0);
+    let (mut unasked, mut unanswered) = (0..places, 0);
     let mut begun = FuturesUnordered::new();
     let mut telling: Option<ConnectError> = None;
     let mut is_next_due = true;
     loop {
         if let Some(place) = if is_next_due { unasked.next() } else { None } {
             begun.push(attempt(place, false));
-            unheard += 1;
+            unanswered += 1;
         }
-        if unheard == 0 {
+        if unanswered == 0 {
             return Err(telling.unwrap_or(ConnectError::NoPrimary));
         }
         is_next_due = tokio::select! {
@@ -51,7 +51,7 @@ where
                         begun.push(attempt(place, true));
                     }
                     telling = Some(more_telling(telling, error));
-                    unheard -= usize::from(!is_again);
+                    unanswered -= usize::from(!is_again);
                     !is_again
                 }
             },
