@@ -16,10 +16,8 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()
 }
 
-const TRIMMING: &str = "function sync_trim_rows(uuid[], text[], bool[], bool)";
-
-#[tokio::test]
-async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_serves_goes_on() {
+/// A server, a connection to it, and a replica in it whose role is still allowed everything.
+async fn replica_as_superuser() -> (TemporaryPostgres, PgConnection, Cluster) {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let admin = postgres.server().admin_url();
     let mut server = connect(&admin).await;
@@ -33,7 +31,23 @@ async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_ser
         ];
         settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
     };
-    let mut cluster = Cluster::start_each(&admin, 1, each).await;
+    let cluster = Cluster::start_each(&admin, 1, each).await;
+    (postgres, server, cluster)
+}
+
+/// Has one field written twenty times, so that there is something to trim.
+async fn edit_often(cluster: &Cluster, user: &User) {
+    for n in 0..20 {
+        let body = json!({ "clientId": "phone", "changes": [update("todos", "0", "title", n, &format!("2024-01-02T10:05:{n:02}.000Z"))] });
+        cluster.pushed(user, "todo", body).await;
+    }
+}
+
+const TRIMMING: &str = "function sync_trim_rows(uuid[], text[], bool[], bool)";
+
+#[tokio::test]
+async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_serves_goes_on() {
+    let (_postgres, mut server, mut cluster) = replica_as_superuser().await;
     let mut owner = connect(&cluster.database_url).await;
     sqlx::raw_sql(GRANTS).execute(&mut owner).await.unwrap();
     sqlx::raw_sql("alter role mana_sync_replica nosuperuser").execute(&mut server).await.unwrap();
@@ -58,10 +72,7 @@ async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_ser
 
     change("revoke execute on trimming from mana_sync_replica").await;
     let user = cluster.user();
-    for n in 0..20 {
-        let body = json!({ "clientId": "phone", "changes": [update("todos", "0", "title", n, &format!("2024-01-02T10:05:{n:02}.000Z"))] });
-        cluster.pushed(&user, "todo", body).await;
-    }
+    edit_often(&cluster, &user).await;
     let failed = async || live::metric(&cluster, 0, "mana_sync_compactions_total{outcome=\"failed\"}").await > 0.0;
     eventually("it does not trim", failed).await;
     assert_eq!(cluster.get("/health/ready").await.status, StatusCode::OK, "it serves all the same");
@@ -69,20 +80,7 @@ async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_ser
 
 #[tokio::test]
 async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
-    let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
-    let admin = postgres.server().admin_url();
-    let mut server = connect(&admin).await;
-    sqlx::raw_sql("create role mana_sync_replica login superuser").execute(&mut server).await.unwrap();
-    let each = |_: usize, url: &str| {
-        let settings = [
-            ("DATABASE_URL", as_replica(url)),
-            ("DATABASE_LISTEN_URL", as_replica(url)),
-            ("READY_GRACE_MS", "0".to_owned()),
-            ("COMPACT_AFTER_MS", "400".to_owned()),
-        ];
-        settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
-    };
-    let cluster = Cluster::start_each(&admin, 1, each).await;
+    let (_postgres, mut server, cluster) = replica_as_superuser().await;
     sqlx::raw_sql("alter role mana_sync_replica nosuperuser").execute(&mut server).await.unwrap();
     eventually("it says what is missing", async || {
         let message = cluster.get("/health/ready").await.text;
@@ -103,10 +101,7 @@ async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
     live::woken(&mut socket).await;
     assert_eq!(ids(&cluster.pulled(&user, "todo", "todos", BEGINNING, None).await).len(), 3);
 
-    for n in 0..20 {
-        let body = json!({ "clientId": "phone", "changes": [update("todos", "0", "title", n, &format!("2024-01-02T10:05:{n:02}.000Z"))] });
-        cluster.pushed(&user, "todo", body).await;
-    }
+    edit_often(&cluster, &user).await;
     eventually("it trims", async || cluster.stored(&user).await == 4).await;
     let kept =
         sqlx::query_scalar::<_, i64>("select count(*) from sync_history").fetch_one(&cluster.pool).await.unwrap();
