@@ -135,7 +135,6 @@ pub async fn run(
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
     let auth = Arc::new(Authenticator::new(&config, http, metrics.clone(), clock.clone()));
     let billing = Billing::new(&config, metrics.clone(), clock.clone())?;
-    let publisher = Publisher::new(&config.fanout, metrics.clone());
     let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
     let sessions: Arc<dyn SessionRegistry> = hub.clone();
     let (reconciler, reconciling) = Reconciler::new(layout);
@@ -143,6 +142,8 @@ pub async fn run(
     let name = config.replica_name();
     let keys = ChannelKeys::new(&config.fanout, &config.billing.mana_service_key);
     let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
+    let publisher = Publisher::new(&config.fanout, metrics.clone());
+    let publisher = publisher.with_commits(&config.fanout, keys.clone(), &presence, clock.clone());
     let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
     let limits = UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone());

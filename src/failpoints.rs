@@ -85,6 +85,11 @@ pub fn crash_before_notify(headers: &HeaderMap) -> CrashBeforeNotify {
 }
 
 impl CrashBeforeNotify {
+    /// Whether this push is to.
+    pub fn is_chosen(self) -> bool {
+        self.0
+    }
+
     /// Ends the process as a crash would, if this push is to.
     pub fn if_chosen(self) {
         if self.0 {

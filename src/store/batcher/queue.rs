@@ -168,6 +168,11 @@ impl FairQueue {
         }
     }
 
+    /// How many batches run.
+    pub(super) fn batches(&self) -> usize {
+        self.batches
+    }
+
     /// A batch has ended, or is not counted any more.
     pub(super) fn batch_ended(&mut self) {
         self.batches -= 1;
