@@ -22,7 +22,7 @@ use tokio::time::Instant;
 /// Over how long pushes are counted.
 const WINDOW: Duration = Duration::from_millis(100);
 /// Which part of the time their statements may take, at most: all replicas' together.
-const SHARE: f64 = 0.5;
+const SHARE: f64 = 1.0;
 /// The part of the budget of wakes that may be spent so.
 const BUDGET_SHARE: f64 = 0.5;
 /// What the last statement counts in the average of what they take, as one in so many.
@@ -101,6 +101,7 @@ impl CommitNotifier {
     /// It was told, in a statement that took so long.
     pub(super) fn told(&self, took: Duration, now: Instant) {
         self.metrics.notifications_sent.inc();
+        self.metrics.notifications_with_commit.inc();
         self.metrics.wakeups_published.inc();
         let mut load = self.load();
         let average = match load.took {

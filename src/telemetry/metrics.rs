@@ -67,6 +67,8 @@ pub struct Metrics {
     pub wakeups_dropped: IntCounter,
     /// Notifications that were sent; each has many wake-ups.
     pub notifications_sent: IntCounter,
+    /// Those of them that pushes sent with their own commits.
+    pub notifications_with_commit: IntCounter,
     /// Notifications that could not be sent.
     pub publish_failures: IntCounter,
     /// Wake-ups that wait to be published.
@@ -293,6 +295,11 @@ impl Metrics {
                 "Wake-ups left to the reconcilers because the queue was full.",
             ),
             notifications_sent: counter(&r, "mana_sync_notifications_sent_total", "NOTIFY payloads sent."),
+            notifications_with_commit: counter(
+                &r,
+                "mana_sync_notifications_with_commit_total",
+                "NOTIFY payloads that pushes sent with their own commits.",
+            ),
             publish_failures: counter(&r, "mana_sync_publish_failures_total", "Attempts to publish that failed."),
             publish_queue: gauge(&r, "mana_sync_publish_queue", "Wake-ups waiting to be published."),
             publish_queue_bytes: gauge(&r, "mana_sync_publish_queue_bytes", "Bytes that they take."),
