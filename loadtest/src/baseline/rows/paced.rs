@@ -3,7 +3,7 @@
 //!
 //! What both sets of replicas cost that nobody pushes to is measured first, and does not count.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 use tokio_postgres::Client;
@@ -30,6 +30,8 @@ struct Paced {
     /// Before its first push.
     offset: Duration,
     ticks: Option<Interval>,
+    /// How long its pushes take.
+    latency: LatencyHistogram,
 }
 
 impl Work for Paced {
@@ -40,7 +42,10 @@ impl Work for Paced {
             ticks
         });
         ticks.tick().await;
-        self.pusher.once().await
+        let begun = Instant::now();
+        self.pusher.once().await?;
+        self.latency.record(begun.elapsed());
+        Ok(())
     }
 }
 
@@ -50,7 +55,6 @@ struct Side {
     pushed: u64,
     cpu: Duration,
     seconds: f64,
-    latency: LatencyHistogram,
 }
 
 impl Side {
@@ -66,9 +70,12 @@ impl Side {
         let plan = Plan { connections: CONNECTIONS, ..plan.clone() };
         let pushers = pushers(at, &plan, &Endpoint::resolve_all(&bases).await?, 1)?;
         let share = PERIOD / CONNECTIONS as u32;
-        let workers =
-            pushers.into_iter().zip(0..).map(|(pusher, n)| Paced { pusher, offset: share * n, ticks: None }).collect();
-        Ok(Self { replicas, workers, pushed: 0, cpu: Duration::ZERO, seconds: 0.0, latency: LatencyHistogram::default() })
+        let workers = pushers
+            .into_iter()
+            .zip(0..)
+            .map(|(pusher, n)| Paced { pusher, offset: share * n, ticks: None, latency: LatencyHistogram::default() })
+            .collect();
+        Ok(Self { replicas, workers, pushed: 0, cpu: Duration::ZERO, seconds: 0.0 })
     }
 
     /// Pushes for a turn.
@@ -82,7 +89,6 @@ impl Side {
         refuse_failures(&measured)?;
         self.pushed += measured.done;
         self.seconds += measured.elapsed.as_secs_f64();
-        self.latency.merge(&measured.latency);
         *busy = busy.max(measured.busiest);
         Ok(())
     }
@@ -121,7 +127,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineErro
     for side in [&mut on, &mut off] {
         side.push(plan.length / 2, &server, &mut busy).await?;
         (side.pushed, side.cpu, side.seconds) = (0, Duration::ZERO, 0.0);
-        side.latency = LatencyHistogram::default();
+        side.workers.iter_mut().for_each(|worker| worker.latency.clear());
     }
     let before = server.cpu()?;
     tokio::time::sleep(plan.length).await;
@@ -132,7 +138,9 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineErro
         second.push(plan.length, &server, &mut busy).await?;
     }
     let latency = |side: &Side| {
-        let at = |share| seconds(side.latency.quantile_seconds(share).unwrap_or(f64::NAN));
+        let mut all = LatencyHistogram::default();
+        side.workers.iter().for_each(|worker| all.merge(&worker.latency));
+        let at = |share| seconds(all.quantile_seconds(share).unwrap_or(f64::NAN));
         format!("{:.0} a second, p50 {}, p99 {}", side.pushed as f64 / side.seconds, at(0.5), at(0.99))
     };
     let note = format!(
