@@ -35,6 +35,7 @@ mod page_statements;
 mod pages;
 mod position;
 mod push;
+mod push_statements;
 mod quotas;
 pub mod refused_tokens;
 mod rewinds;
@@ -62,9 +63,10 @@ use crate::config::Config;
 use crate::db::{ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql};
 use crate::limits::heavy::HeavyWork;
 use crate::telemetry::Metrics;
-use batch::{BatchInsert, PushStatements};
+use batch::BatchInsert;
 use batcher::Batcher;
 use history::HistoryHorizon;
+use push_statements::PushStatements;
 use rewinds::Rewinds;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +106,7 @@ pub struct Store {
 /// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
 pub fn statements() -> Vec<(&'static str, &'static Sql)> {
     let each = [
-        batch::statements(),
+        push_statements::statements(),
         delta::statements(),
         fitness::statements(),
         heads::statements(),
@@ -146,7 +148,7 @@ impl Store {
         let statements = match on_citus {
             // It has no form of its own for logs that are there.
             true => PushStatements { any: &citus::PUSH, free: &citus::PUSH_FREE, present: &citus::PUSH_FREE },
-            false => batch::STATEMENTS,
+            false => push_statements::STATEMENTS,
         };
         let insert =
             BatchInsert { pool: pool.clone(), history: HistoryHorizon::new(config, clock.clone()), statements };
