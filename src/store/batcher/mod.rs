@@ -18,8 +18,8 @@
 mod job;
 mod outcome;
 mod queue;
+mod round_robin;
 mod shared_queue;
-mod turns;
 
 pub(super) use job::Job;
 
