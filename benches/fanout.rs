@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use mana_sync::clock::Clock;
 use mana_sync::config::FanoutConfig;
 use mana_sync::fanout::codec::{Payload, encode};
+use mana_sync::fanout::commit_payload::{self, CommitPayload};
 use mana_sync::fanout::{ChannelKeys, SessionRegistry, Wakeup};
 use mana_sync::hub::{Hub, Interest, Membership};
 use mana_sync::protocol::UserKey;
@@ -59,6 +60,13 @@ fn decode(keys: &ChannelKeys, payload: &str) -> usize {
     payload.entries().filter_map(|entry| entry.ok()?.read().ok()).count()
 }
 
+/// The same of one that went with its commit.
+fn hear_with_commit(keys: &ChannelKeys, hub: &dyn SessionRegistry, payload: &str) -> bool {
+    let payload = CommitPayload::parse(payload).and_then(Result::ok).expect("it was written by us");
+    assert!(payload.is_signed(keys));
+    hub.is_connected(payload.user)
+}
+
 /// A replica's hearing, for those who are not there: the way of every push of somebody else's.
 fn hear(keys: &ChannelKeys, hub: &dyn SessionRegistry, payload: &str) -> usize {
     let payload = Payload::parse(payload).and_then(Result::ok).expect("it was written by us");
@@ -101,6 +109,12 @@ fn hub(criterion: &mut Criterion<CpuTime>) {
 
     let one_by_one: Vec<String> = elsewhere.iter().flat_map(|wakeup| encode(&keys(), None, [wakeup])).collect();
 
+    let with_commit: Vec<String> = elsewhere
+        .iter()
+        .zip(0..)
+        .map(|(wakeup, nonce)| commit_payload::compose(&keys(), nonce, wakeup).payload(0, wakeup.last()))
+        .collect();
+
     let mut group = criterion.benchmark_group("hub of 100,000 users");
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("announce 1,000 wake-ups of users who are not here", |bencher| {
@@ -115,6 +129,11 @@ fn hub(criterion: &mut Criterion<CpuTime>) {
             bencher.iter(|| payloads.iter().map(|payload| hear(&keys, &*hub, black_box(payload))).sum::<usize>());
         });
     }
+    group.bench_function("hear 1,000 pushes of users who are not here, each with its commit", |bencher| {
+        let keys = keys();
+        let hear = |payload: &&String| hear_with_commit(&keys, &*hub, black_box(payload));
+        bencher.iter(|| with_commit.iter().filter(hear).count());
+    });
     group.bench_function("announce 1,000 wake-ups of users with one session, merged with what waits", |bencher| {
         bencher.iter(|| connected.iter().for_each(|wakeup| hub.announce(black_box(wakeup))));
     });

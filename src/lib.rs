@@ -6,7 +6,7 @@
 //!                                       ▼
 //!                                  PostgreSQL  sync_heads, sync_changes        (the truth)
 //!                                       ▲ │ commit, answer A
-//!                 publisher of replica 1 ┘ │ coalesced pg_notify, own connection, after the commit
+//!                 publisher of replica 1 ┘ │ pg_notify: with the commit while few push, else coalesced after it
 //!                                          ▼
 //!               listener of replica 1, 2, 3 … ── hub: user → local sessions
 //!                                                  ├─► WebSocket: "sync-available" → device B pulls

@@ -23,7 +23,7 @@ const NONCE_WIDTH: usize = 32;
 const POSITION_WIDTH: usize = 16;
 
 /// What tells of this wake-up, whose range is not known yet.
-pub(super) fn compose(keys: &ChannelKeys, nonce: u128, wakeup: &Wakeup) -> CommitNotice {
+pub fn compose(keys: &ChannelKeys, nonce: u128, wakeup: &Wakeup) -> CommitNotice {
     let nonce = format!("{nonce:032x}");
     let key = keys.one_time(&nonce).to_vec();
     CommitNotice { channel: CHANNEL, key, before: nonce, after: codec::encode_without_range(wakeup) }
@@ -31,19 +31,19 @@ pub(super) fn compose(keys: &ChannelKeys, nonce: u128, wakeup: &Wakeup) -> Commi
 
 /// One that was received, taken apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CommitPayload<'a> {
+pub struct CommitPayload<'a> {
     signature: &'a str,
     signed: &'a str,
     nonce: &'a str,
     range: (i64, i64),
     /// The user whose devices are woken.
-    pub(super) user: UserKey,
+    pub user: UserKey,
     body: &'a str,
 }
 
 impl<'a> CommitPayload<'a> {
     /// Takes a payload apart; none if it does not have this form at all.
-    pub(super) fn parse(text: &'a str) -> Option<Result<CommitPayload<'a>, PayloadError>> {
+    pub fn parse(text: &'a str) -> Option<Result<CommitPayload<'a>, PayloadError>> {
         let rest = text.strip_prefix(FORM)?;
         let parse = || {
             let (signature, signed) = rest.split_at_checked(SIGNATURE_WIDTH)?;
@@ -58,7 +58,7 @@ impl<'a> CommitPayload<'a> {
     }
 
     /// Whether it was signed with a key that a replica has made.
-    pub(super) fn is_signed(&self, keys: &ChannelKeys) -> bool {
+    pub fn is_signed(&self, keys: &ChannelKeys) -> bool {
         let mut signature = [0; MAC_BYTES];
         let digits = self.signature.as_bytes().as_chunks::<2>().0;
         let read = signature.iter_mut().zip(digits).all(|(byte, digits)| {
@@ -70,7 +70,7 @@ impl<'a> CommitPayload<'a> {
     }
 
     /// Reads it.
-    pub(super) fn read(&self) -> Result<Wakeup, PayloadError> {
+    pub fn read(&self) -> Result<Wakeup, PayloadError> {
         let wakeup = codec::read_body(self.user, self.body)?;
         Ok(Wakeup { ranges: vec![self.range], ..wakeup })
     }
@@ -81,15 +81,6 @@ mod tests {
     use super::super::channel_key::tests::keys;
     use super::super::wakeup::tests::{push_span, wakeup};
     use super::*;
-    use aws_lc_rs::digest::{SHA256, digest};
-
-    /// As PostgreSQL does it.
-    fn written(notice: &CommitNotice, range: (i64, i64)) -> String {
-        let signed = format!("{}{:016x}{:016x}{}", notice.before, range.0, range.1, notice.after);
-        let hash = digest(&SHA256, &[notice.key.as_slice(), signed.as_bytes()].concat());
-        let signature: String = hash.as_ref()[..MAC_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{FORM}{signature}{signed}")
-    }
 
     #[test]
     fn what_was_stored_arrives_as_it_was_told() {
@@ -99,7 +90,8 @@ mod tests {
             pushes: vec![push_span(7)],
             ..wakeup("ü", "todo", Some("phone \"1\""), &["tasks", "lists"])
         };
-        let text = written(&compose(&keys, 42, &told), told.ranges[0]);
+        let (previous, last) = told.ranges[0];
+        let text = compose(&keys, 42, &told).payload(previous, last);
         let payload = CommitPayload::parse(&text).unwrap().unwrap();
         assert!(payload.is_signed(&keys));
         assert_eq!(payload.read().unwrap(), told);
@@ -110,7 +102,7 @@ mod tests {
         let keys = keys(&["key"]);
         let told = wakeup("u", "todo", Some("phone"), &["tasks"]);
         let notice = compose(&keys, 42, &told);
-        let text = written(&notice, (0, 40));
+        let text = notice.payload(0, 40);
         for at in FORM.len()..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
@@ -119,14 +111,14 @@ mod tests {
             assert!(!accepted, "{at}: {changed}");
         }
         let other = CommitNotice { before: format!("{:032x}", 43), ..notice };
-        let text = written(&other, (0, 40));
+        let text = other.payload(0, 40);
         assert!(!CommitPayload::parse(&text).unwrap().unwrap().is_signed(&keys));
     }
 
     #[test]
     fn what_is_cut_short_or_of_another_form_is_refused() {
         let keys = keys(&["key"]);
-        let text = written(&compose(&keys, 42, &wakeup("u", "todo", None, &[])), (0, 40));
+        let text = compose(&keys, 42, &wakeup("u", "todo", None, &[])).payload(0, 40);
         for length in FORM.len()..FORM.len() + SIGNATURE_WIDTH + NONCE_WIDTH + 2 * POSITION_WIDTH + 22 {
             assert!(CommitPayload::parse(&text[..length]).unwrap().is_err(), "{length}");
         }

@@ -21,7 +21,7 @@ mod changes;
 mod channel_key;
 pub mod codec;
 mod commit_notifier;
-mod commit_payload;
+pub mod commit_payload;
 mod dates;
 mod dependencies;
 mod heads;

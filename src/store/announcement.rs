@@ -1,6 +1,8 @@
 //! How what is stored becomes known to others.
 
 use super::Pushed;
+use aws_lc_rs::digest;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// A notification that a push's own transaction sends with its commit.
@@ -18,6 +20,23 @@ pub struct CommitNotice {
     pub before: String,
     /// And after it.
     pub after: String,
+}
+
+impl CommitNotice {
+    /// What the statement sends where it stores this range: for whoever wants to know without a database.
+    pub fn payload(&self, previous: i64, last: i64) -> String {
+        let CommitNotice { key, before, after, .. } = self;
+        let signed = format!("{before}{previous:016x}{last:016x}{after}");
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(key);
+        hash.update(signed.as_bytes());
+        let mut payload = "m3".to_owned();
+        for byte in hash.finish().as_ref().iter().take(12) {
+            // Writing to a string does not fail.
+            let _ = write!(payload, "{byte:02x}");
+        }
+        payload + &signed
+    }
 }
 
 /// Tells others of one push.
