@@ -59,3 +59,13 @@ async fn a_page_with_six_streams_pushes_through_each_balancer_over_http_2() {
         run(CHROMIUM, settings, async |_| ()).await;
     }
 }
+
+#[tokio::test]
+#[ignore = "needs Chromium: make test-browser"]
+async fn eight_apps_are_read_on_one_stream_over_http_1() {
+    let (cluster, port) = allowing_pages(2).await;
+    let token = cluster.user().token;
+    let (url, other) = (cluster.url(0), cluster.url(1));
+    let settings = json!({ "scenario": "eight-apps", "url": url, "other": other, "token": token, "port": port });
+    run(CHROMIUM, settings, async |_| ()).await;
+}

@@ -1,7 +1,7 @@
 //! One run: row after row, each printed as soon as it is there.
 
 use super::rows::idle::Transport;
-use super::rows::{Name, Row, compacting, fanout, hydrate, idle, paced, pushes, stored, wakeup};
+use super::rows::{Name, Row, compacting, fanout, hydrate, idle, paced, pushes, stored, wakeup, woken};
 use super::{BaselineError, Plan, table};
 use crate::local::Surroundings;
 
@@ -39,6 +39,7 @@ async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>,
         Name::Fanout => vec![fanout::measure(at, plan).await?],
         Name::Paced => vec![paced::measure(at, plan).await?],
         Name::Wakeup => vec![wakeup::measure(at, plan).await?],
+        Name::Woken => woken::measure(at, plan).await?,
         Name::Idle => {
             let mut rows = Vec::new();
             for transport in [Transport::WebSocket, Transport::Stream] {

@@ -3,7 +3,7 @@
 import { text } from 'node:stream/consumers';
 import { SCENARIOS } from '../scenario/all.js';
 import { openBrowser } from './browser.js';
-import { sixStreams } from './streams.js';
+import { eightApps, sixStreams } from './streams.js';
 
 const METHODS = [
   'insert',
@@ -64,7 +64,7 @@ async function opener() {
 
 try {
   const host = { browser, open: await opener(), progress: (line) => console.log(line) };
-  const scenarios = { ...SCENARIOS, 'six-streams': sixStreams };
+  const scenarios = { ...SCENARIOS, 'six-streams': sixStreams, 'eight-apps': eightApps };
   const { found, ...figures } = await scenarios[settings.scenario](host, settings);
   console.log(JSON.stringify(figures));
   for (const line of found) console.error(line);

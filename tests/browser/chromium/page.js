@@ -1,5 +1,6 @@
 // What the page offers to the scenario that drives it.
 
+import { readEvents } from '../client/stream.js';
 import { Device } from '../scenario/device.js';
 
 /** The devices that are tabs of this page; more than one where a scenario does not close tabs. @type {Device[]} */
@@ -19,6 +20,30 @@ window.openStreams = (count, url, token) => {
     return new TextDecoder().decode(value);
   };
   return Promise.all(Array.from({ length: count }, open));
+};
+
+/** A stream of several apps: which records it brought, by app, and where it stands. */
+const ofApps = { seen: [], id: undefined, ending: undefined };
+
+/** Opens it, and goes on from an id if there is one. Resolves when it is open. */
+window.followApps = async (url, token, id) => {
+  Object.assign(ofApps, { seen: [], ending: new AbortController() });
+  const resume = id ? { 'Last-Event-ID': id } : {};
+  const headers = { Authorization: `Bearer ${token}`, 'X-Client-Id': 'reader', ...resume };
+  const response = await fetch(url, { headers, signal: ofApps.ending.signal });
+  if (!response.ok) throw new Error(`the stream was answered ${response.status}`);
+  readEvents(response.body, async ({ appId, changes }, last) => {
+    ofApps.seen.push(...changes.map((change) => `${appId}/${change.id}`));
+    if (last) ofApps.id = last;
+  });
+};
+
+window.seenOfApps = () => ofApps.seen;
+
+/** Ends it; where it stood. */
+window.leaveApps = () => {
+  ofApps.ending.abort();
+  return ofApps.id;
 };
 
 /** What a WebSocket is told after it has authenticated, or how it ends. */

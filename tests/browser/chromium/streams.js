@@ -1,4 +1,5 @@
-// A page that has six streams open pushes all the same: over HTTP/2 they share a connection.
+// Streams and the six connections that a browser has to an origin over HTTP/1.1: six of them push all the same over HTTP/2,
+// and eight apps need but one.
 
 const STREAMS = 6;
 const APP = 'todo';
@@ -38,6 +39,57 @@ export async function sixStreams({ browser, open, progress }, { url, token }) {
   if (protocols.some((protocol) => protocol !== 'h2')) found.push(`the answers came over ${protocols}`);
   if (protocols.length < STREAMS) found.push(`${protocols.length} answers were seen`);
   return { found, protocols: [...new Set(protocols)] };
+}
+
+const APPS = Array.from({ length: 8 }, (_, number) => `app-${number}`);
+
+/**
+ * Eight apps on one stream over HTTP/1.1, and a device of each that pushes through another replica; once more after the
+ * stream was left for a while.
+ * @param {{ browser: object, open: Function, progress: Function }} host
+ * @param {{ url: string, other: string, token: string }} settings
+ */
+export async function eightApps({ browser, open, progress }, { url, other, token }) {
+  const found = [];
+  const page = await browser.page('all');
+  const protocols = await watchProtocols(page, url);
+  const stream = `${url}/sync/stream?${new URLSearchParams({ apps: APPS.map((app) => `${app}:tasks`).join(',') })}`;
+  const follow = (id) => page.evaluate((all) => window.followApps(...all), [stream, token, id]);
+  const device = (app, number) =>
+    open({
+      number,
+      urls: [other],
+      token,
+      app,
+      clientId: 'pusher',
+      database: `pusher-${app}`,
+      tables: ['tasks'],
+      dialect: 'newest',
+      rule: 'stamps',
+    });
+  const devices = await Promise.all(APPS.map(device));
+  const pushAll = async (id) => {
+    for (const own of devices) await own.insert('tasks', [{ id, title: id }], true);
+    const pushed = await Promise.all(devices.map((own) => own.push()));
+    if (pushed.includes(false)) found.push(`a push of ${id} was not answered`);
+  };
+  const arrive = async (id) => {
+    await page.waitForFunction((count) => window.seenOfApps().length >= count, APPS.length);
+    const seen = (await page.evaluate(() => window.seenOfApps())).toSorted();
+    const expected = APPS.map((app) => `${app}/${id}`);
+    if (seen.join() !== expected.join()) found.push(`of ${id} there came ${seen}`);
+    progress(`${id}: ${seen.length} apps were told on one stream`);
+  };
+  await follow();
+  await pushAll('while-open');
+  await arrive('while-open');
+  const id = await page.evaluate(() => window.leaveApps());
+  await pushAll('while-away');
+  await follow(id);
+  await arrive('while-away');
+  const others = protocols.filter((protocol) => protocol !== 'http/1.1');
+  if (protocols.length === 0 || others.length > 0) found.push(`the answers came over ${protocols}`);
+  return { found, apps: APPS.length };
 }
 
 /** Collects over what the answers to a page come. */

@@ -22,7 +22,12 @@ export async function follow(network, path, headers, take) {
   }
 }
 
-async function readEvents(body, take) {
+/**
+ * Reads a stream to its end, however it ends.
+ * @param {ReadableStream} body
+ * @param {(event: object, id?: string) => Promise<void>} take one event of changes
+ */
+export async function readEvents(body, take) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   const broken = { done: true };
   let rest = '';
@@ -39,5 +44,5 @@ async function readEvents(body, take) {
 async function takeBlock(block, take) {
   const lines = block.split('\n');
   const member = (name) => lines.find((line) => line.startsWith(name))?.slice(name.length);
-  if (member('event: ') === 'changes') await take(JSON.parse(member('data: ')));
+  if (member('event: ') === 'changes') await take(JSON.parse(member('data: ')), member('id: '));
 }

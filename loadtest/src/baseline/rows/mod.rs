@@ -8,6 +8,7 @@ pub(crate) mod paced;
 pub(crate) mod pushes;
 pub(crate) mod stored;
 pub(crate) mod wakeup;
+pub(crate) mod woken;
 
 use crate::report::model::Ratio;
 
@@ -24,6 +25,8 @@ pub enum Name {
     Paced,
     /// From a commit to a wake-up through another replica, against a bare notification.
     Wakeup,
+    /// From the answer to a push to the wake-up through another replica, while pushes are many.
+    Woken,
     /// Memory of idle WebSockets and streams.
     Idle,
     /// Rows of a fresh device's pull, against COPY.

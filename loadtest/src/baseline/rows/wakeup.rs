@@ -22,13 +22,13 @@ const DATABASE: &str = "bench_wakeup";
 const TURNS: usize = 5;
 /// Of each side in each turn.
 const COUNT: usize = 150;
-const LATE: Duration = Duration::from_secs(5);
+pub(super) const LATE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// Seconds, one for each push.
 #[derive(Default)]
-struct Times {
-    answered_to_woken: Vec<f64>,
+pub(super) struct Times {
+    pub(super) answered_to_woken: Vec<f64>,
     sent_to_woken: Vec<f64>,
     round_trip: Vec<f64>,
     notify: Vec<f64>,
@@ -93,7 +93,8 @@ async fn turns(bases: &[String; 2], url: &str, token: String) -> Result<Times, B
     Ok(times)
 }
 
-async fn one(
+/// One push, with the times from it to its wake-up.
+pub(super) async fn one(
     device: &mut LeanDevice,
     client: &mut Client,
     rng: &mut StdRng,
