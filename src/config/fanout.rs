@@ -23,7 +23,7 @@ pub struct FanoutConfig {
 
     /// Pushes a second of all replicas together up to which a push's own transaction sends its notification, which
     /// arrives earlier and costs the database less. Beyond, a notification of the publisher follows the commit: transactions
-    /// that notify would wait for each other. 0: always.
+    /// that notify would wait for each other. 0: for every push.
     #[arg(long, env, default_value_t = 250, value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub commit_notify_rate: u32,
 
