@@ -11,6 +11,7 @@ import kubernetes
 import panels
 import report
 import source
+import workflows
 
 
 def main(arguments):
@@ -24,6 +25,7 @@ def main(arguments):
     settings = source.settings()
     files.check(settings)
     alerts.check(source.metrics())
+    workflows.check()
     with tempfile.TemporaryDirectory() as folder:
         scanned = Path(folder)
         chart.check(kubernetes.check(settings, scanned), settings, scanned)

@@ -67,6 +67,8 @@ def check(metrics):
     report.line("rules use metrics that exist", _unknown(expressions, metrics, recorded))
     report.line("the dashboard uses metrics that exist", _unknown(DASHBOARD.read_text(), metrics, recorded))
     report.line("alerts have what they need", _annotations(alerts))
+    report.line("each runbook begins with what users notice", _untold())
+    report.line("the runbooks name those that page", _unnamed(alerts))
     report.line("each runbook shows where to look on the dashboard", _unlinked())
     report.line("each alert has a test that fires and one that does not", _untested(alerts))
     report.line("each metric is documented, as it is", _undocumented(metrics))
@@ -88,6 +90,22 @@ def _annotations(alerts):
     problems += [f"{name}: no page docs/runbooks/{name}.md" for name in sorted(names - pages)]
     problems += [f"docs/runbooks/{page}.md belongs to no alert" for page in sorted(pages - names)]
     return problems
+
+
+def _untold():
+    """Whoever is woken wants to know that first."""
+    told = re.compile(r"# (\w+)\n\n\*\*Users notice\.\*\* \S")
+    begin = {page: told.match(page.read_text()) for page in sorted(RUNBOOKS.glob("ManaSync*.md"))}
+    return [f"{page} does not begin with it, under its own name" for page, found in begin.items() if not found or found[1] != page.stem]
+
+
+def _unnamed(alerts):
+    """The index says who is woken by what, and which of several alerts to begin with."""
+    text = (RUNBOOKS / "README.md").read_text()
+    said = set(re.findall(r"`(ManaSync\w+)`", text[text.index("**Who is woken.**") :].partition("\n")[0]))
+    paging = {alert["alert"] for alert in alerts if alert["labels"]["severity"] == "page"}
+    unknown = set(re.findall(r"`(ManaSync\w+)`", text)) - {alert["alert"] for alert in alerts}
+    return [f"{name}: its severity and README.md disagree" for name in sorted(said ^ paging)] + [f"there is no {name}" for name in sorted(unknown)]
 
 
 def _unlinked():

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -48,7 +49,7 @@ class Cluster:
         if proxied:
             self.proxy, self.listen_proxy = Proxy(DATABASE.port), Proxy(DATABASE.port)
         ports = (self.proxy.port, self.listen_proxy.port) if proxied else (DATABASE.port, DATABASE.port)
-        self.processes, self.ports, self.clients, self.stopped = [], [], None, False
+        self.processes, self.ports, self.clients, self.token, self.stopped = [], [], None, None, False
         sql("postgres", f"create database {self.database}")
         self.env = {
             **os.environ,
@@ -93,8 +94,42 @@ class Cluster:
     def signal(self, index, number):
         self.processes[index].send_signal(number)
 
+    def pool(self):
+        """Starts a PgBouncer in transaction mode before PostgreSQL. Its port."""
+        folder = tempfile.mkdtemp(dir=FOLDER)
+        # It runs under another user than root.
+        os.chmod(folder, 0o755)
+        port, file = free_port(), os.path.join(folder, "pgbouncer.ini")
+        with open(file, "w") as settings:
+            settings.write(
+                f"[databases]\n* = host=127.0.0.1 port={DATABASE.port} user={DATABASE.username}\n[pgbouncer]\n"
+                f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+                "pool_mode = transaction\nignore_startup_parameters = options\n"
+            )
+        other = ["-u", "nobody"] if os.getuid() == 0 else []
+        null = subprocess.DEVNULL
+        self.processes.append(subprocess.Popen(["pgbouncer", file, *other], stdin=null, stdout=null, stderr=null))
+        _wait_for(port)
+        return port
+
+    def push(self, app):
+        """Stores a change of another device. The cursor up to which that device has everything."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        change = {"table": "tasks", "id": "idle", "op": "insert", "data": {"updatedAt": stamp}}
+        body = json.dumps({"clientId": "idle", "changes": [change]})
+        status, text = _reply(self.ports[0], "POST", f"/sync/{app}", self.token, body)
+        if status != 200:
+            raise SystemExit(f"{self.name}: a push was answered {status}: {text}")
+        return json.loads(text)["syncedUntil"]
+
+    def pull(self, app, cursor):
+        """Pulls as that device does when it comes back."""
+        since = urllib.parse.quote(cursor)
+        _request(self.ports[0], "GET", f"/sync/{app}/pull?collection=tasks&since={since}", self.token)
+
     def use(self, token):
         """Lets clients of each replica write, read and listen, in a process of their own."""
+        self.token = token
         self.clients = multiprocessing.Process(target=self._use, args=(token,), daemon=True)
         self.clients.start()
 
@@ -148,8 +183,24 @@ def _get(port, path):
     return _request(port, "GET", path, None)
 
 
+def _wait_for(port):
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
 def _request(port, method, path, token, body=None):
     """The status; none if there is no answer."""
+    return _reply(port, method, path, token, body)[0]
+
+
+def _reply(port, method, path, token, body=None):
+    """The status and the text of the answer; none and none if there is none."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if body:
         headers["Content-Type"] = "application/json"
@@ -157,9 +208,8 @@ def _request(port, method, path, token, body=None):
     try:
         connection.request(method, path, body, headers)
         reply = connection.getresponse()
-        reply.read()
-        return reply.status
+        return reply.status, reply.read().decode()
     except (OSError, http.client.HTTPException):
-        return None
+        return None, None
     finally:
         connection.close()

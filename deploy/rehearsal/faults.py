@@ -1,5 +1,6 @@
 """What is broken, and what must then be heard of it: rows of docs/faults.md."""
 
+import glob
 import signal
 import socket
 import threading
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from cluster import sql
 from proxy import SWALLOW
 
+# Where Debian has it.
+FAKETIME = next(iter(sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))), "")
 # At most this many sockets of strangers, in the cluster that is to be full of them.
 STRANGERS = 8
 
@@ -79,6 +82,37 @@ def _gone(cluster):
 
 def _delay(proxy, seconds):
     proxy.delay = seconds
+
+
+def _restart_database(cluster):
+    """As far as the replicas can tell: it is away for a moment."""
+    _gone(cluster)
+    time.sleep(0.5)
+    cluster.proxy.heal()
+    cluster.listen_proxy.heal()
+
+
+def _pool_listeners(cluster):
+    """Leads the listeners through a pooler in transaction mode."""
+    cluster.listen_proxy.to = cluster.pool()
+    cluster.listen_proxy.cut()
+
+
+def _start_with_clock_ahead(cluster):
+    cluster.start(LD_PRELOAD=FAKETIME, FAKETIME="+300", FAKETIME_DONT_FAKE_MONOTONIC="1")
+
+
+def _start_with_another_key(cluster):
+    cluster.start(CHANNEL_KEY="a-key-that-none-of-the-others-has")
+
+
+def _go_back(cluster):
+    """Devices for which nobody else writes have seen what the database loses, and come back."""
+    cursors = {app: cluster.push(app) for app in (f"idle-{number}" for number in range(15))}
+    lost = "delete from sync_changes where app_id like 'idle-%'; update sync_heads set head = head - interval '1 hour',"
+    sql(cluster.database, lost + " previous = previous - interval '1 hour' where app_id like 'idle-%'")
+    for app, cursor in cursors.items():
+        cluster.pull(app, cursor)
 
 
 def _lock(cluster):
@@ -180,7 +214,33 @@ FAULTS = [
         lambda cluster: cluster.listen_proxy.refuse(),
         proxied=True,
     ),
+    Fault(
+        "listener-slow",
+        "the listeners are delayed by 800 ms",
+        ["ManaSyncListenerSlow", "ManaSyncDeliveryBudgetBurn (1h)"],
+        lambda cluster: _delay(cluster.listen_proxy, 0.8),
+        proxied=True,
+    ),
+    Fault(
+        "listener-pooled",
+        "the listeners are led through a pooler in transaction mode",
+        ["ManaSyncListenerDown", "ManaSyncReconcilerFindsWakeups"],
+        _pool_listeners,
+        proxied=True,
+    ),
     Fault("forged", "notifications that are not ours", ["ManaSyncNotificationsUnreadable"], _forge),
+    Fault(
+        "clock-ahead",
+        "one more replica starts, whose clock is five minutes ahead",
+        ["ManaSyncReplicasDisagree"],
+        _start_with_clock_ahead,
+    ),
+    Fault(
+        "another-key",
+        "one more replica starts, with another CHANNEL_KEY",
+        ["ManaSyncReplicasDisagree"],
+        _start_with_another_key,
+    ),
     Fault("backends-terminated", "all backends are terminated once", [], _terminate_backends),
     Fault(
         "database-swallowed",
@@ -188,6 +248,27 @@ FAULTS = [
         ["ManaSyncPushBudgetBurn (1h)"],
         lambda cluster: _swallow(cluster.proxy),
         proxied=True,
+    ),
+    Fault(
+        "database-refused",
+        "queries are refused, for good",
+        ["ManaSyncPushBudgetBurn (1h)"],
+        lambda cluster: cluster.proxy.refuse(),
+        proxied=True,
+    ),
+    Fault(
+        "database-delayed",
+        "queries are delayed by 100 ms",
+        ["ManaSyncDeliveryBudgetBurn (1h)"],
+        lambda cluster: _delay(cluster.proxy, 0.1),
+        proxied=True,
+    ),
+    Fault("database-restarted", "the database is restarted", [], _restart_database, proxied=True),
+    Fault(
+        "database-went-back",
+        "the database goes back to an earlier state",
+        ["ManaSyncDatabaseWentBack"],
+        _go_back,
     ),
     Fault(
         "database-gone",

@@ -27,6 +27,10 @@ class Proxy:
         self.mode = REFUSE
         self.cut()
 
+    def heal(self):
+        """Passes everything on again."""
+        self.mode = PASS
+
     def _accept(self):
         while True:
             client, _ = self.listener.accept()

@@ -1,9 +1,9 @@
 //! The commands of docs/runbooks, and the queries of docs/operations.md, as they stand there, against a cluster: each query
-//! is run, and each script for the shell.
+//! is run, and each script for the shell, those for the admin port too.
 //! What asks Prometheus or Kubernetes is checked by scripts/check-ops.
 
 use crate::support::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Output;
 
@@ -43,6 +43,18 @@ fn queries(page: &str) -> Vec<String> {
 /// The scripts of a page that need no Kubernetes.
 fn scripts(page: &str) -> Vec<String> {
     blocks(page).0.into_iter().filter(|block| !block.contains("kubectl")).collect()
+}
+
+const ADMIN_TOKEN: &str = "an-admin-token-for-tests";
+
+/// A replica with an admin port, and where that is.
+async fn administered() -> (Cluster, String) {
+    let cluster = Cluster::start_with(1, &[("ADMIN_PORT", "0"), ("ADMIN_TOKEN", ADMIN_TOKEN)]).await;
+    let log = cluster.nodes[0].log();
+    let line = log.lines().find(|line| line.contains("the admin port is open")).expect("it has one");
+    let line: Value = serde_json::from_str(line).unwrap();
+    let url = format!("http://{}", line["address"].as_str().unwrap());
+    (cluster, url)
 }
 
 /// Runs a script as somebody would who has put in the names.
@@ -87,19 +99,23 @@ async fn every_query_runs() {
 }
 
 #[tokio::test]
-async fn every_script_that_needs_no_names_runs() {
-    let cluster = Cluster::start(1).await;
+async fn every_script_of_the_other_pages_runs() {
+    let (cluster, admin) = administered().await;
+    let user = cluster.user();
+    cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", AT)] })).await;
+    let names = [("WHO", user.id.as_str()), ("ADMIN_URL", &admin), ("ADMIN_TOKEN", ADMIN_TOKEN)];
     let mut count = 0;
     for (page, text) in pages().into_iter().filter(|(page, _)| page != CHANGE) {
         for script in scripts(&text) {
-            let done = run(&cluster, &script, &[]).await;
+            let done = run(&cluster, &script, &names).await;
             assert!(done.status.success() && !done.stdout.is_empty(), "{page}: {script}\n{done:?}");
             count += 1;
         }
     }
-    assert!(count >= 2, "{count} scripts were found");
+    assert!(count >= 6, "{count} scripts were found");
 }
 
+const AT: &str = "2024-01-01T10:05:00.000Z";
 const CHANGE: &str = "a-change-did-not-arrive.md";
 
 /// The page that is followed from the record to the device.

@@ -1,5 +1,6 @@
 //! What the clients were told and what they saw, and when.
 
+use crate::push_times::PushTimes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -93,14 +94,12 @@ impl Journal {
         self.closed.lock().unwrap().clone()
     }
 
-    /// The 99th percentile of how long pushes took that were answered between then and now. Prints it.
-    pub fn push_times(&self, when: &str, since: Instant) -> Duration {
+    /// How long the pushes took that were answered since then. Prints it.
+    pub fn push_times(&self, when: &str, since: Instant) -> PushTimes {
         let pushes = self.pushes.lock().unwrap();
-        let mut times: Vec<Duration> = pushes.iter().filter(|(at, _)| *at >= since).map(|(_, took)| *took).collect();
-        times.sort();
-        let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or_default();
-        println!("      {} pushes {when}: median {:.1?}, p99 {:.1?}", times.len(), at(0.5), at(0.99));
-        at(0.99)
+        let times = PushTimes(pushes.iter().filter(|(at, _)| *at >= since).map(|(_, took)| *took).collect());
+        println!("      {when}: {}", times.summary());
+        times
     }
 
     pub fn violated(&self, what: String) {
