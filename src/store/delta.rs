@@ -21,7 +21,7 @@ const LOOKED_AT: i64 = 20_000;
 const LOOKED_AT_IN_TABLES: i64 = 5_000;
 
 /// A change of up to so many bytes is read before there is memory for it. One that is larger would be held by its connection until then.
-const READ_UNASKED: usize = 256 << 10;
+const READ_UNASKED: usize = 1 << 20;
 
 /// Whether a log that had this position was erased, which is known for an hour.
 static ERASED: Sql =
@@ -111,12 +111,7 @@ impl Pages {
     /// # Errors
     /// [`StoreError::NeedsMemory`] if there is no `memory` now for its first change, or for what has to be read beside it: nothing
     /// of it is held any more.
-    pub async fn page(
-        &self,
-        log: &Log,
-        request: &PageRequest<'_>,
-        memory: &PageMemory,
-    ) -> Result<Page, StoreError> {
+    pub async fn page(&self, log: &Log, request: &PageRequest<'_>, memory: &PageMemory) -> Result<Page, StoreError> {
         let page = self.try_page(log, request, memory).await?;
         if let Some(page) = page {
             return Ok(page);

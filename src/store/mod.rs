@@ -162,7 +162,14 @@ impl Store {
         Ok(Store {
             pushes: Pushes::new(batcher, config.queue_timeout_ms, clock.clone()),
             known,
-            pages: Pages { pool: pool.clone(), limits, rewinds: Rewinds::new(metrics), often: OftenWritten::new(), heavy, clock },
+            pages: Pages {
+                pool: pool.clone(),
+                limits,
+                rewinds: Rewinds::new(metrics),
+                often: OftenWritten::new(),
+                heavy,
+                clock,
+            },
             heads: HeadReader::new(pool.clone()),
             quotas: Quotas::new(pool.clone()),
             pool,

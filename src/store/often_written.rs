@@ -87,7 +87,12 @@ pub(super) struct LongRecord {
 impl LongRecord {
     /// One of which nothing was looked at by now that is `before` a position, in a log with this newest one. The page that it is
     /// looked at for begins at `first`.
-    pub(super) fn new(often: &OftenWritten, record: usize, writer: Writer, (first, before, head): (i64, i64, i64)) -> LongRecord {
+    pub(super) fn new(
+        often: &OftenWritten,
+        record: usize,
+        writer: Writer,
+        (first, before, head): (i64, i64, i64),
+    ) -> LongRecord {
         // What is stored later than the head is not there for sure.
         let until = before.min(head.saturating_add(1));
         LongRecord { record, known: often.get(&writer, first, head), writer, until, found: Vec::new(), is_long: false }

@@ -125,7 +125,8 @@ impl Pages {
             let count = self.look_at_some(&asked, Rows::Before, &claimed, &mut own).await?;
             end = claimed.get(count).copied().unwrap_or(end);
         }
-        let is_unknown = |change: &StoredChange| page.concerns(change) && fields.number(change).is_some_and(|at| at >= end);
+        let is_unknown =
+            |change: &StoredChange| page.concerns(change) && fields.number(change).is_some_and(|at| at >= end);
         Ok((own, changes.iter().position(is_unknown).unwrap_or(changes.len())))
     }
 
@@ -167,9 +168,8 @@ impl Pages {
             }
             let Some((place, at)) = stopped else { return Ok(records.len()) };
             let stopped_in = records[known + place];
-            let is_of_it = |change: &&StoredChange| {
-                asked.page.concerns(change) && asked.fields.number(change) == Some(stopped_in)
-            };
+            let is_of_it =
+                |change: &&StoredChange| asked.page.concerns(change) && asked.fields.number(change) == Some(stopped_in);
             let of_record = asked.page.changes.iter().filter(is_of_it);
             let is_replaced = self.heavy.run(asked.bytes, || own.has_replaced_all(of_record)).await?;
             // Whatever else the device wrote to it, nothing of it is sent.
@@ -191,18 +191,8 @@ impl Pages {
         let (tables, ids, names) = asked.fields.of(records);
         let (first, before, since) = (Micros(asked.first), Micros(begin.before), Micros(begin.since));
         let most = LOOKED_AT[look.min(LOOKED_AT.len() - 1)];
-        let parameters: [&(dyn ToSql + Sync); 10] = [
-            &asked.page.log.0,
-            &asked.reader,
-            &tables,
-            &ids,
-            &first,
-            &names,
-            &before,
-            &most,
-            &since,
-            &begin.written,
-        ];
+        let parameters: [&(dyn ToSql + Sync); 10] =
+            [&asked.page.log.0, &asked.reader, &tables, &ids, &first, &names, &before, &most, &since, &begin.written];
         match rows {
             Rows::Since => self.read_own(asked, records, &SOME_OWN_WRITES, &parameters, own).await,
             Rows::Before => self.read_own(asked, records, &EARLIER_WRITES, &parameters[..8], own).await,

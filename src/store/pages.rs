@@ -1,8 +1,8 @@
 //! What reads pages of logs.
 
+use super::StoreError;
 use super::often_written::OftenWritten;
 use super::rewinds::Rewinds;
-use super::StoreError;
 use crate::clock::Clock;
 use crate::db::{Pool, Sql};
 use crate::limits::heavy::HeavyWork;

@@ -168,10 +168,10 @@ pub async fn long_own_names(replica: &LimitedReplica) {
     let users: Vec<User> = (0..many(8, 3)).map(|_| replica.cluster.user()).collect();
     for user in &users {
         // What others wrote wins, so all of it is sent; and what comes last has pages end before the newest change.
-        for (device, stamp) in [("other", "2024-01-02T00:00:00.000Z"), ("own", AT), ("other", "2024-01-03T00:00:00.000Z")] {
-            let change = |n: usize| {
-                json!({ "table": table, "id": format!("{n:0>1024}"), "op": "update", "fields": stamped(stamp) })
-            };
+        for (device, stamp) in
+            [("other", "2024-01-02T00:00:00.000Z"), ("own", AT), ("other", "2024-01-03T00:00:00.000Z")]
+        {
+            let change = |n: usize| json!({ "table": table, "id": format!("{n:0>1024}"), "op": "update", "fields": stamped(stamp) });
             for some in (0..records).collect::<Vec<_>>().chunks(12) {
                 store(replica, user, device, some.iter().map(|n| change(*n)).collect()).await;
             }

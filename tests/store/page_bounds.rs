@@ -186,9 +186,9 @@ async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_f
     let user = cluster.user();
     let first = push(&cluster, &user, "laptop", json!([insert("todos", "a", "theirs", AT)])).await;
     let stamp = "sync_iso(timestamptz '2024-01-02 00:00:00Z' + n * interval '1 second')";
-    for _ in 0..SOME {
+    for n in 0..SOME {
         add(&cluster, &user, "laptop", EDITS / SOME, ["'todos'", "'a'", stamp]).await;
-        push(&cluster, &user, "phone", json!([update("todos", "a", "title", "mine", AT)])).await;
+        push(&cluster, &user, "phone", json!([update("todos", "a", "title", n, AT)])).await;
     }
     for (reader, sent) in [("phone", EDITS), ("tablet", EDITS + SOME)] {
         let before = rows_read(&cluster).await;
@@ -233,7 +233,8 @@ async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_b
     let pages = cluster.pull_all(&user, APP, "todos", &since, Some("phone")).await;
     assert!(ids(&pages[0]).len() == 10, "so much is known soon: {:?}", ids(&pages[0]));
     let sent: Vec<&Value> = pages.iter().flat_map(|page| page["serverChanges"].as_array().unwrap()).collect();
-    let often: Vec<&Value> = sent.iter().filter(|change| change["id"] == "often").map(|change| &change["fields"]).collect();
+    let often: Vec<&Value> =
+        sent.iter().filter(|change| change["id"] == "often").map(|change| &change["fields"]).collect();
     assert_eq!(often.len(), 3, "{often:?}");
     assert_eq!(often[1]["count"], json!({ "value": "new", "at": ahead, "updatedAt": ahead }));
     // One look for each page but the last, which begins with it.

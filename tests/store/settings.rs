@@ -1,6 +1,6 @@
 //! What a database or a role has as defaults for its sessions changes nothing of what is stored and read.
 
-use crate::support::live::{NO_DELTA, all_ids, stream_of, Events};
+use crate::support::live::{Events, NO_DELTA, all_ids, stream_of};
 use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::json;

@@ -160,7 +160,8 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_
         plan.turns
     );
     let sizes = plan.edits.iter().map(|&edits| edits as f64).collect();
-    let growth = Growth { name: "edits".to_owned(), size: format!("edits, {at_once} of {of} fields each"), note, sizes, lines };
+    let growth =
+        Growth { name: "edits".to_owned(), size: format!("edits, {at_once} of {of} fields each"), note, sizes, lines };
     Ok(Measured { growth, generator_busy: None })
 }
 
@@ -172,16 +173,8 @@ async fn point(at: &Surroundings, edits: u64, edited: Edited, turns: usize) -> R
     let database = at.connect(DATABASE).await?;
     let failed = |source| BaselineError::Database { action: "be filled", source };
     let (at_once, of) = (edited.at_once, edited.of);
-    let fill = [
-        ("{records}", RECORDS),
-        ("{edits}", edits),
-        ("{fields}", FIELDS),
-        ("{edited}", at_once),
-        ("{of}", of),
-    ];
-    let fill = fill
-        .iter()
-        .fold(FILL.to_owned(), |fill, (name, value)| fill.replace(name, &value.to_string()));
+    let fill = [("{records}", RECORDS), ("{edits}", edits), ("{fields}", FIELDS), ("{edited}", at_once), ("{of}", of)];
+    let fill = fill.iter().fold(FILL.to_owned(), |fill, (name, value)| fill.replace(name, &value.to_string()));
     database.batch_execute(&fill).await.map_err(failed)?;
     let vacuum = ["vacuum analyze sync_changes", "checkpoint"];
     for statement in vacuum {

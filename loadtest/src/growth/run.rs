@@ -1,7 +1,7 @@
 //! One run: dimension after dimension, each point told as soon as it is there.
 
-use super::names::Many;
 use super::edits::Edited;
+use super::names::Many;
 use super::{
     Dimension, Log, Measured, Plan, connections, days, edits, listeners, log, names, replays, replicas, stored,
 };
