@@ -81,7 +81,7 @@ impl Pool {
     pub fn over(connectors: Vec<Connector>, config: PoolConfig) -> Pool {
         let begin = || {
             let set = config.settings.iter().map(|(name, value)| format!("; set local {name} = {value}"));
-            format!("begin{}", set.collect::<String>()).into()
+            format!("begin isolation level read committed{}", set.collect::<String>()).into()
         };
         let begin = (!config.prepare).then(begin);
         let with_settings = |connector: Connector| match config.prepare {

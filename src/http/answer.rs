@@ -7,7 +7,7 @@ use crate::budget::Reservation;
 use crate::limits::polls::Poll;
 use crate::protocol::Log;
 use crate::protocol::page::{Page, Remarks, encode_answer};
-use crate::store::{PageRequest, StoreError};
+use crate::store::{BECOMES, PageMemory, PageRequest, StoreError};
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -20,8 +20,6 @@ use tokio::time::timeout;
 
 /// What is reserved before it is known what a page needs, in bytes.
 const LEAST: usize = 32 << 10;
-/// A page and the JSON that it becomes, as multiples of its changes' sizes.
-const BECOMES: usize = 2;
 /// How often a page is read again because it needs more than was reserved.
 const ATTEMPTS: usize = 4;
 /// An answer without a page of up to so many bytes is part of what its connection costs.
@@ -29,8 +27,8 @@ const FREE: usize = 4 << 10;
 /// What is given to the transport at once, in bytes: it asks for more when that is on its way.
 const CHUNK: usize = 64 << 10;
 
-/// Reads a page into memory that is reserved for it. One that needs more than is free is read again once there is; of a
-/// change that is larger than a page, nothing is read before.
+/// Reads a page into memory that is reserved for it, also along the way. Where there is no more it ends; if it has nothing then, it
+/// is read again once there is.
 pub(super) async fn read_page(
     state: &AppState,
     log: &Log,
@@ -43,10 +41,12 @@ pub(super) async fn read_page(
         let turn = timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
         let _turn = turn.map_err(|_| refused(state, "reads"))?;
         let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(needs)).await.ok().flatten();
-        let mut reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
-        needs = match state.store.of(log.user).pages.page(log, request, needs / BECOMES).await {
+        let reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
+        let memory = PageMemory::new(budget.clone(), reservation, needs, needs_of);
+        needs = match state.store.of(log.user).pages.page(log, request, &memory).await {
             Ok(page) => {
-                let needs = BECOMES * page.size() + page.extra_size() + LEAST + compressor(page.size());
+                let needs = needs_of(page.size()) + page.extra_size();
+                let mut reservation = memory.into_reservation();
                 if budget.resize(&mut reservation, needs) {
                     return Ok((page, reservation));
                 }
@@ -58,6 +58,11 @@ pub(super) async fn read_page(
         // Nobody holds a page while waiting for memory.
     }
     Err(ApiError::Busy)
+}
+
+/// What an answer needs whose changes have so many bytes.
+fn needs_of(changes: usize) -> usize {
+    BECOMES * changes + LEAST + compressor(changes)
 }
 
 fn refused(state: &AppState, reason: &str) -> ApiError {

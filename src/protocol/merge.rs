@@ -210,7 +210,7 @@ pub enum View<'a> {
 }
 
 /// What one write costs in memory beside its names, with the row that told of it, about, in bytes.
-const WRITE_SIZE: usize = 384;
+pub const WRITE_SIZE: usize = 384;
 
 /// What the reading device itself wrote to the records on a page, and what others wrote there before.
 #[derive(Debug, Default)]
@@ -226,8 +226,6 @@ struct RecordWrites {
     own: HashMap<String, OwnField>,
     /// The last position at which the device wrote the record.
     last: i64,
-    /// The best that others wrote, over all that was stored before the change being looked at.
-    others: HashMap<String, Rank>,
 }
 
 #[derive(Debug)]
@@ -235,6 +233,8 @@ struct OwnField {
     best: Rank,
     /// The stamp that the device holds, where it is later than the one stored.
     claimed: Option<Stamp>,
+    /// The best that anybody wrote, over all that was stored before the change being looked at.
+    earlier: Option<Rank>,
 }
 
 impl OwnWrites {
@@ -261,26 +261,22 @@ impl OwnWrites {
     pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, claimed: Option<Stamp>) {
         let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
         let claimed = claimed.filter(|claimed| *claimed > best.0);
-        let known = record.own.entry(field.to_owned()).or_insert(OwnField { best, claimed });
+        let known = record.own.entry(field.to_owned()).or_insert(OwnField { best, claimed, earlier: None });
         known.best = known.best.max(best);
         known.claimed = known.claimed.max(claimed);
     }
 
-    /// Takes note of the best that others wrote of a field before the page, so that what loses to it is known.
+    /// Takes note of the best that anybody wrote to a field before the page, so that what loses to it is known. It must be told of
+    /// fields of which the device holds a stamp that is too late, after these were.
     pub fn add_earlier(&mut self, record: (&str, &str), field: &str, best: Rank) {
         if let Some(record) = self.records.get_mut(&(record.0.to_owned(), record.1.to_owned())) {
             record.note(field, best);
         }
     }
 
-    /// The records, and the fields of each, for which [`add_earlier`](OwnWrites::add_earlier) must have been told the
-    /// history before [`view`](OwnWrites::view) is asked: those where the device holds a stamp that is too late.
-    pub fn needs_history(&self) -> Vec<((&str, &str), Vec<&str>)> {
-        self.records
-            .iter()
-            .map(|((table, record), writes)| ((table.as_str(), record.as_str()), writes.held_too_late()))
-            .filter(|(_, fields)| !fields.is_empty())
-            .collect()
+    /// Whether the device wrote nothing to the records on the page, and nothing was left out on pages before.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && !self.goes_on
     }
 
     /// What is held of it in memory, and was while it was read, about, in bytes.
@@ -364,12 +360,6 @@ impl OwnField {
 }
 
 impl RecordWrites {
-    /// The fields of which the device holds a stamp that is too late.
-    fn held_too_late(&self) -> Vec<&str> {
-        let fields = self.own.iter().filter(|(_, field)| field.claimed.is_some());
-        fields.map(|(name, _)| name.as_str()).collect()
-    }
-
     /// The stamp to send a field with, or none if the field is to be left out.
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);
@@ -379,19 +369,17 @@ impl RecordWrites {
         }
         match own.claimed {
             Some(claimed) if write.stamp < claimed && own.best < rank => {
-                let loses = self.others.get(&*write.name).is_some_and(|best| *best > rank);
+                let loses = own.earlier.is_some_and(|best| best > rank);
                 (!loses).then_some(claimed)
             }
             _ => Some(write.stamp),
         }
     }
 
+    /// Of fields that the device did not write nobody asks.
     fn note(&mut self, field: &str, rank: Rank) {
-        match self.others.get_mut(field) {
-            Some(best) => *best = rank.max(*best),
-            None => {
-                self.others.insert(field.to_owned(), rank);
-            }
+        if let Some(own) = self.own.get_mut(field) {
+            own.earlier = own.earlier.max(Some(rank));
         }
     }
 }

@@ -7,6 +7,9 @@ use super::push::{Adjusted, Op};
 use std::fmt::Write;
 use uuid::Uuid;
 
+/// What a page takes beside its changes, about, in bytes.
+pub const ENVELOPE: usize = 128;
+
 /// Changes in the order of the log, and where that leaves the reader.
 #[derive(Debug)]
 pub struct Page {
@@ -25,13 +28,14 @@ pub struct Page {
 impl Page {
     /// What it takes as text, about, in bytes.
     pub fn size(&self) -> usize {
-        128 + size_of(&self.changes)
+        ENVELOPE + size_of(&self.changes)
     }
 
     /// What it takes beside its changes and that text, about, in bytes.
     pub fn extra_size(&self) -> usize {
-        // All of them: that is the text.
-        let written = if self.written.ends.len() == self.changes.len() { 0 } else { self.written.text.len() };
+        // All of them, and none that is written anew for its reader: that is the text.
+        let is_text = self.written.count() == self.changes.len() && self.own.is_empty();
+        let written = if is_text { 0 } else { self.written.size() };
         self.own.size() + written
     }
 }
@@ -55,6 +59,17 @@ impl WrittenChanges {
         write_change(&mut self.text, change, change.view_of_others()?)?;
         self.ends.push(self.text.len());
         Ok(())
+    }
+
+    /// Keeps so many, the first ones.
+    pub fn truncate(&mut self, changes: usize) {
+        self.ends.truncate(changes);
+        self.text.truncate(self.ends.last().copied().unwrap_or_default());
+    }
+
+    /// What they take, in bytes.
+    pub fn size(&self) -> usize {
+        self.text.len()
     }
 
     /// The change at this place, if it was written.
@@ -101,7 +116,7 @@ pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, Un
     let mut out = match written.count() == changes.len() && !changes.iter().any(|change| own.concern(change)) {
         true if !changes.is_empty() => std::mem::take(&mut written.text),
         _ => {
-            let mut out = String::with_capacity(128 + size_of(changes) + remarks.size());
+            let mut out = String::with_capacity(ENVELOPE + size_of(changes) + remarks.size());
             out.push_str(BEGIN_ANSWER);
             write_changes(&mut out, changes, written, own)?;
             out

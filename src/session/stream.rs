@@ -14,7 +14,7 @@ use crate::mail_budget::MailCharge;
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
 use crate::protocol::stream_id::write_position;
-use crate::store::{OwnChanges, PageRequest, Pages, StoreError};
+use crate::store::{BECOMES, OwnChanges, PageMemory, PageRequest, Pages, StoreError};
 use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use futures_util::FutureExt;
@@ -34,8 +34,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// Memory reserved before it is known what a page needs, in bytes.
 const MIN_RESERVATION: usize = 32 << 10;
-/// A page and the text that it becomes, as multiples of the page's size.
-const BECOMES: usize = 2;
 
 /// See [`Failpoint::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
@@ -79,7 +77,7 @@ pub struct StreamSession {
     /// For the names of its apps and tables, if they are many.
     _names: Option<MailCharge>,
     budget: UserBudget,
-    /// Memory reserved for the page that is being read.
+    /// Memory reserved for the page that was read.
     reservation: Option<Reservation>,
     /// The position of the oldest change in what was last given out live, until then likewise.
     given: Option<i64>,
@@ -93,8 +91,8 @@ pub struct StreamSession {
     pause: Duration,
 }
 
-/// A page on its way. It is not given up for a heartbeat.
-struct Reading(BoxFuture<'static, Result<Page, StoreError>>);
+/// A page on its way, with the memory that is reserved for it. It is not given up for a heartbeat.
+struct Reading(BoxFuture<'static, Result<(Page, Reservation), StoreError>>);
 
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -257,15 +255,20 @@ impl StreamSession {
             // While one log is read for long, the others have their turns as well.
             return end;
         }
-        if self.reservation.is_none() {
-            tokio::select! {
-                reservation = self.budget.reserve(self.needs) => self.reservation = reservation,
-                () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
-                () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-                reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
+        let mut reading = match self.reading.take() {
+            Some((_, reading)) => reading,
+            None => {
+                let reservation = tokio::select! {
+                    reservation = self.budget.reserve(self.needs) => reservation,
+                    () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
+                    () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
+                    reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
+                };
+                // There is memory as long as there is the replica.
+                let Some(reservation) = reservation else { return Next::End(CloseReason::Unavailable) };
+                self.begin_page(index, reservation)
             }
-        }
-        let (_, mut reading) = self.reading.take().unwrap_or_else(|| (index, self.begin_page(index)));
+        };
         let page = tokio::select! {
             page = &mut reading.0 => page,
             () = sleep_until(self.heartbeat) => {
@@ -276,8 +279,9 @@ impl StreamSession {
             reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
-            Ok(page) => {
+            Ok((page, reservation)) => {
                 self.pause = BACKOFF.0;
+                self.reservation = Some(reservation);
                 if !self.resize(&page) {
                     return Next::Nothing;
                 }
@@ -306,7 +310,7 @@ impl StreamSession {
     }
 
     /// Begins to read the page after the cursor, when it is the user's turn to read.
-    fn begin_page(&mut self, index: usize) -> Reading {
+    fn begin_page(&mut self, index: usize, reservation: Reservation) -> Reading {
         let log = &mut self.logs[index];
         // What woke it until here is in what is read from here on.
         log.again = false;
@@ -314,7 +318,7 @@ impl StreamSession {
             (self.store.clone(), log.request.clone(), self.reader.clone(), log.cursor);
         let own = if log.is_initial_sync() { OwnChanges::All } else { OwnChanges::Without };
         let turn = self.sessions.reads.of(request.log.user);
-        let memory = self.needs / BECOMES;
+        let memory = PageMemory::new(self.budget.clone(), reservation, self.needs, |changes| BECOMES * changes);
         let span = traces::page(&self.membership.mailbox().delivery());
         Reading(Box::pin(async move {
             // Ends with the page.
@@ -322,7 +326,8 @@ impl StreamSession {
             let _turn = turn.wait().await;
             let tables = request.tables.as_deref();
             let page = PageRequest { since, reader: reader.as_deref(), own, tables, is_for_answer: false };
-            store.page(&request.log, &page, memory).await
+            let page = store.page(&request.log, &page, &memory).await?;
+            Ok((page, memory.into_reservation()))
         }))
     }
 

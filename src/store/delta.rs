@@ -1,17 +1,17 @@
 //! Reading a log in pages, bounded by count and by bytes (G2, G6).
 
+use super::own_writes::OnPage;
+use super::page_memory::{BECOMES, PageMemory};
+use super::page_rows::PageRows;
 use super::page_statements::{PAGE_OF_ALL_TABLES, PAGE_OF_ONE_TABLE, PAGE_OF_SOME_TABLES, PAGE_OF_UNLIKE_TABLES};
 use super::pages::Pages;
 use super::{StoreError, traced};
-use crate::db::{JsonText, Micros, RowSink, Sql};
+use crate::db::{Micros, Sql};
 use crate::failpoints::Failpoint;
-use crate::limits::heavy::LIGHT;
-use crate::protocol::merge::{OwnWrites, StoredChange};
-use crate::protocol::page::{Page, WrittenChanges, size_of};
-use crate::protocol::push::Op;
+use crate::protocol::merge::OwnWrites;
+use crate::protocol::page::Page;
 use crate::protocol::{Cursor, Log};
 use std::collections::HashSet;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
@@ -19,6 +19,9 @@ use uuid::Uuid;
 const LOOKED_AT: i64 = 20_000;
 /// The same where several tables are merged step by step, which takes longer.
 const LOOKED_AT_IN_TABLES: i64 = 5_000;
+
+/// A change of up to so many bytes is read before there is memory for it. One that is larger would be held by its connection until then.
+const READ_UNASKED: usize = 1 << 20;
 
 /// Whether a log that had this position was erased, which is known for an hour.
 static ERASED: Sql =
@@ -106,9 +109,9 @@ impl Pages {
     /// served from the beginning, so that nothing stored below its cursor is missed.
     ///
     /// # Errors
-    /// [`StoreError::NeedsMemory`] if the page begins with a change that is larger than a page, and than the `memory` that
-    /// its reader has set aside, in bytes: nothing of it was read.
-    pub async fn page(&self, log: &Log, request: &PageRequest<'_>, memory: usize) -> Result<Page, StoreError> {
+    /// [`StoreError::NeedsMemory`] if there is no `memory` now for its first change, or for what has to be read beside it: nothing
+    /// of it is held any more.
+    pub async fn page(&self, log: &Log, request: &PageRequest<'_>, memory: &PageMemory) -> Result<Page, StoreError> {
         let page = self.try_page(log, request, memory).await?;
         if let Some(page) = page {
             return Ok(page);
@@ -129,7 +132,12 @@ impl Pages {
     }
 
     /// A page; none if the cursor is past the log's end.
-    async fn try_page(&self, log: &Log, request: &PageRequest<'_>, memory: usize) -> Result<Option<Page>, StoreError> {
+    async fn try_page(
+        &self,
+        log: &Log,
+        request: &PageRequest<'_>,
+        memory: &PageMemory,
+    ) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
         let (query, looked_at) = match request.tables {
             None => (&PAGE_OF_ALL_TABLES, LOOKED_AT),
@@ -138,7 +146,7 @@ impl Pages {
         };
         let (since, own_before) = (Micros(request.since.micros()), Micros(request.own.limit()));
         let (rows, bytes) = (limit as i64 + 1, i64::from(self.limits.bytes));
-        let largest = bytes.max(i64::try_from(memory).unwrap_or(i64::MAX));
+        let largest = i64::try_from(READ_UNASKED.max(memory.covered() / BECOMES)).unwrap_or(i64::MAX);
         let is_met_asked = request.reader.is_some() && request.own == OwnChanges::All;
         let parameters: [&(dyn ToSql + Sync); 12] = [
             &log.id.0,
@@ -154,11 +162,12 @@ impl Pages {
             &looked_at,
             &is_met_asked,
         ];
-        let mut page = self.read_rows(query, &parameters, request).await?;
+        let mut page = self.read_rows(query, &parameters, request, memory).await?;
         if page.ends_early() && request.tables.is_some_and(|tables| tables.len() > 1) {
-            page = self.read_rows(&PAGE_OF_UNLIKE_TABLES, &parameters, request).await?;
+            drop(page);
+            page = self.read_rows(&PAGE_OF_UNLIKE_TABLES, &parameters, request, memory).await?;
         }
-        let PageRows { head, mut end, reader_holds, is_met, mut changes, written, .. } = page;
+        let PageRows { head, mut end, reader_holds, is_met, mut changes, mut written, .. } = page;
         if request.since.is_past(head) {
             return Ok(None);
         }
@@ -166,14 +175,27 @@ impl Pages {
             let rows: HashSet<&Uuid> = rows.iter().collect();
             changes.retain(|change| !rows.contains(&change.id));
         }
-        let (own, known) = match request.own {
-            OwnChanges::All if !reader_holds && !is_met => (OwnWrites::new(true), changes.len()),
-            _ => self.own_writes(log.id, request, &changes, reader_holds, end.is_none()).await?,
-        };
-        if known < changes.len() {
+        let own = loop {
+            if request.own == OwnChanges::All && !reader_holds && !is_met {
+                break OwnWrites::new(true);
+            }
+            let (is_last, written_bytes) = (end.is_none(), written.size());
+            let page =
+                OnPage { log: log.id, request, changes: &changes, written_bytes, reader_holds, head, is_last, memory };
+            let (own, known) = match self.own_writes(&page).await {
+                Ok((own, known)) if known == changes.len() => break own,
+                Ok((own, known)) => (Some(own), known),
+                // There is less to be known of fewer changes.
+                Err(StoreError::NeedsMemory(_)) if changes.len() > 1 => (None, changes.len() / 2),
+                Err(error) => return Err(error),
+            };
             changes.truncate(known);
+            written.truncate(known);
             end = changes.last().map(|last| last.at);
-        }
+            if let Some(own) = own {
+                break own;
+            }
+        };
         let has_more = end.is_some();
         let until = match end {
             Some(end) if !Failpoint::PageEndsAtHead.is_on() => {
@@ -188,106 +210,16 @@ impl Pages {
         Ok(Some(Page { changes, own, until, has_more, written }))
     }
 
-    async fn read_rows(
+    async fn read_rows<'m>(
         &self,
         query: &'static Sql,
         parameters: &[&(dyn ToSql + Sync)],
         request: &PageRequest<'_>,
-    ) -> Result<PageRows, StoreError> {
+        memory: &'m PageMemory,
+    ) -> Result<PageRows<'m>, StoreError> {
         // Of an answer to a push, changes may be left out when all have been read.
         let writes = request.is_for_answer && !request.own.is_answer();
-        let sink = || PageRows { writes, ..PageRows::default() };
+        let sink = || PageRows::new(memory, self.limits.bytes as usize, writes);
         traced::run_into(&self.pool, traced::PAGE, query, parameters, &sink).await?.finish()
-    }
-}
-
-/// What a page's statement brings.
-#[derive(Debug, Default)]
-struct PageRows {
-    /// Whether changes are written as they arrive.
-    writes: bool,
-    head: i64,
-    /// Whether there are more changes than those.
-    has_more: bool,
-    /// Up to where changes were looked for, if not up to the head, and the page is not full.
-    looked_until: Option<i64>,
-    /// Whether the reader holds later stamps than are stored, anywhere in the log.
-    reader_holds: bool,
-    /// Whether on an initial sync something of these changes may have been replaced by their reader.
-    is_met: bool,
-    changes: Vec<StoredChange>,
-    written: WrittenChanges,
-    /// Where the page ends, if there are more changes than those, or may be; none: at the head.
-    end: Option<i64>,
-    /// Why there is no page.
-    failure: Option<StoreError>,
-}
-
-impl RowSink for PageRows {
-    fn take(&mut self, row: Row) {
-        if self.failure.is_none() {
-            self.failure = self.read(&row).err();
-        }
-    }
-}
-
-impl PageRows {
-    /// Whether enough was looked at before the page was full.
-    fn ends_early(&self) -> bool {
-        self.looked_until.is_some()
-    }
-
-    /// By number: names are looked for among all of a row's, each time.
-    fn read(&mut self, row: &Row) -> Result<(), StoreError> {
-        let Micros(at) = row.try_get(1)?;
-        let is_own = row.try_get::<_, Option<bool>>(8)?.unwrap_or(false);
-        let rows_trimmed = row.try_get::<_, Option<bool>>(9)?.unwrap_or(false);
-        let Some(id) = row.try_get(0)? else {
-            (self.head, self.reader_holds, self.has_more) = (at, is_own, rows_trimmed);
-            self.looked_until = row.try_get::<_, Option<Micros>>(12)?.map(|Micros(until)| until);
-            return Ok(());
-        };
-        if let Some(size) = row.try_get::<_, Option<i64>>(10)? {
-            return Err(StoreError::NeedsMemory(usize::try_from(size).unwrap_or(usize::MAX)));
-        }
-        let op: &str = row.try_get(4)?;
-        let json = |column| Ok::<_, StoreError>(row.try_get::<_, Option<JsonText>>(column)?.map(|JsonText(text)| text));
-        let change = StoredChange {
-            id,
-            at,
-            table: row.try_get(2)?,
-            record: row.try_get(3)?,
-            op: Op::from_name(op).ok_or_else(|| StoreError::UnknownOp(op.to_owned()))?,
-            data: json(5)?,
-            stamps: json(6)?.unwrap_or_else(|| "{}".to_owned()),
-            extra: json(7)?,
-            is_own,
-            rows_trimmed,
-        };
-        self.is_met |= is_own || row.try_get::<_, Option<bool>>(11)?.unwrap_or(false);
-        // A large one keeps a thread for long: it is left for when that is given to others, and so are those behind it.
-        self.writes &= size_of(std::slice::from_ref(&change)) <= LIGHT;
-        if self.writes {
-            self.written.add(&change)?;
-        }
-        self.changes.push(change);
-        Ok(())
-    }
-
-    /// The same when all have arrived.
-    fn finish(mut self) -> Result<PageRows, StoreError> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
-        }
-        // So they come; but only an order that is asked for of the whole would have PostgreSQL promise it, and wait for the last.
-        if !self.changes.is_sorted_by_key(|change| change.at) {
-            self.changes.sort_by_key(|change| change.at);
-            self.written = WrittenChanges::default();
-        }
-        self.end = self.looked_until;
-        if self.has_more {
-            self.end = self.changes.last().map(|last| last.at);
-        }
-        Ok(self)
     }
 }

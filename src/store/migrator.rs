@@ -100,6 +100,8 @@ async fn locked(session: &Session, work: impl Future<Output = Result<(), Migrate
 }
 
 async fn apply_missing(session: &Session, transactions: Transactions) -> Result<(), MigrateError> {
+    // As migrations are written, whatever the database has as its default.
+    session.batch_execute("set standard_conforming_strings = on").await?;
     session.batch_execute(TABLE).await?;
     let rows = session.query("select version, success, checksum from _sqlx_migrations", &[]).await?;
     let mut applied: HashMap<i64, Vec<u8>> = HashMap::new();

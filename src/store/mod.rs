@@ -4,7 +4,7 @@
 //! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
 //! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`rewinds`] tells of a
+//! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`page_memory`] what pages are read into, [`rewinds`] tells of a
 //! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
 //! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
 //!
@@ -30,8 +30,13 @@ pub mod lifecycle;
 mod logged_change;
 mod merged_tables;
 mod migrator;
+mod often_written;
+mod own_fields;
+mod own_rows;
 mod own_statements;
 mod own_writes;
+mod page_memory;
+mod page_rows;
 mod page_statements;
 mod pages;
 mod position;
@@ -55,6 +60,7 @@ pub use error::StoreError;
 pub use heads::{ChangedTable, Head, HeadReader, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
 pub use known::{KnownChanges, Pushed};
 pub use layout::{Layout, MAX_BUCKETS};
+pub use page_memory::{BECOMES, PageMemory};
 pub use pages::{PageLimits, Pages};
 pub use position::Stored;
 pub use push::Pushes;
@@ -68,6 +74,7 @@ use crate::telemetry::Metrics;
 use batch::BatchInsert;
 use batcher::Batcher;
 use history::HistoryHorizon;
+use often_written::OftenWritten;
 use push_statements::{PUSH_STATEMENTS, PushStatements};
 use rewinds::Rewinds;
 use std::sync::Arc;
@@ -165,7 +172,14 @@ impl Store {
         Ok(Store {
             pushes: Pushes::new(batcher, config.queue_timeout_ms, clock.clone()),
             known,
-            pages: Pages { pool: pool.clone(), limits, rewinds: Rewinds::new(metrics), heavy, clock },
+            pages: Pages {
+                pool: pool.clone(),
+                limits,
+                rewinds: Rewinds::new(metrics),
+                often: OftenWritten::new(),
+                heavy,
+                clock,
+            },
             heads: HeadReader::new(pool.clone()),
             quotas: Quotas::new(pool.clone()),
             pool,
@@ -206,7 +220,11 @@ fn pool_config(config: &Config, size: usize, bucket: Bucket) -> PoolConfig {
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
     ];
     let mut settings: Vec<_> = limits.map(|(name, time)| (name, time.as_millis().to_string())).into();
+    // As statements and functions are written, whatever a database has as its default.
+    settings.push(("standard_conforming_strings", "on".to_owned()));
     if config.database_prepare {
+        // Pushes to one log wait for each other. Where each is to see the log as it was before, all but one fail.
+        settings.push(("default_transaction_isolation", r"read\ committed".to_owned()));
         let plans = if bucket.on_citus { citus::PLANS } else { PLANS };
         settings.extend(plans.map(|(name, value)| (name, value.to_owned())));
     }

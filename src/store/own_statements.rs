@@ -34,10 +34,9 @@ macro_rules! insert_stamp {
 /// The fields `f (name, stamp)` that a change `c` writes, of those that are asked for: the members of `c.names`. Without their
 /// values, which merging does not need.
 macro_rules! fields_of_change {
-    ($join:literal) => {
+    () => {
         concat!(
-            $join,
-            " lateral (
+            "left join lateral (
     select s.key as name, s.value as stamp
     from jsonb_each_text(case when c.op <> 'insert' then c.field_timestamps end) as s
     where c.names ? s.key
@@ -52,66 +51,67 @@ macro_rules! fields_of_change {
     };
 }
 
-/// The best write of each field, as the stamp followed by the position in microseconds: of such texts the greatest is best.
-macro_rules! best {
+/// The stamp of a write followed by its position in microseconds: of such texts the greatest is best.
+macro_rules! rank {
     () => {
-        "max(f.stamp || lpad((extract(epoch from c.created_at) * 1000000)::int8::text, 18, '0') collate \"C\")"
+        "(f.stamp || lpad((extract(epoch from c.created_at) * 1000000)::int8::text, 18, '0')) collate \"C\""
     };
 }
 
-/// What a device wrote to these fields of these records: since a position, and before it where it holds later stamps than are
-/// stored. For writes of other fields there is a row without a name, so `last` tells of each record whether and when it was
-/// written at all.
+/// What a device wrote to these fields of these records since a position. For writes of other fields there is a row without a
+/// name, so `last` tells of each record whether and when it was written at all. Records are told by their place, from 1 on.
 pub(super) static OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.table_name, c.record_id, f.name, ",
-        best!(),
-        " as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last
+        "select c.number, f.name, max(",
+        rank!(),
+        ") as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last,
+       null::timestamptz as stopped_at, null::text as earlier
 from (
-    select c.*, k.names from unnest($3::text[], $4::text[], $6::jsonb[]) as k (table_name, record_id, names)
+    select c.*, k.number, k.names
+    from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
     join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
     where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
-    union all
-    select c.*, k.names from unnest($3::text[], $4::text[], $6::jsonb[]) as k (table_name, record_id, names)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null
 ) c ",
-        fields_of_change!("left join"),
+        fields_of_change!(),
         "
-group by c.table_name, c.record_id, f.name"
+group by c.number, f.name"
     ),
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
 };
 
-/// The same, if `$9` with what is before that position. The records are looked at one after the other, each from its newest change
-/// before `$7` back, until `$8` rows have been looked at, whoever wrote them: `stopped_at` is the position of the last one of those.
+/// The same in bounds. The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
+/// been looked at, whoever wrote them: `stopped_at` is the position of the last one of those. Of the first record it is from before
+/// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written.
 pub(super) static SOME_OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.table_name, c.record_id, f.name, ",
-        best!(),
-        " as best, max(c.held ->> f.name collate \"C\") as held,
-       max(c.created_at) filter (where c.client_id = $2) as last, max(c.created_at) filter (where c.place = $8) as stopped_at
+        "select c.number, f.name, max(",
+        rank!(),
+        ") as best, max(c.held ->> f.name collate \"C\") as held,
+       max(c.created_at) filter (where c.client_id = $2) as last, max(c.created_at) filter (where c.place = $8) as stopped_at,
+       null::text as earlier
 from (
     select *, case when client_id = $2 then asked end as names from (
-        select r.*, k.asked, row_number() over () as place
-        from unnest($3::text[], $4::text[], $6::jsonb[], $7::timestamptz[]) as k (table_name, record_id, asked, before)
+        select r.*, k.number, k.asked, row_number() over () as place
+        from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, asked, number)
         cross join lateral (
             select c.* from sync_changes c
             where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
-              and c.created_at >= $5 and c.created_at < k.before
+              and c.created_at >= case when k.number = 1 then $9 else $5 end
+              and c.created_at < case when k.number = 1 then $7 else 'infinity' end
             order by c.created_at desc
         ) r
         limit $8
     ) looked_at
     where client_id = $2 or place = $8
     union all
-    select c.*, k.names, null, k.names from unnest($3::text[], $4::text[], $6::jsonb[]) as k (table_name, record_id, names)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where $9 and c.log_id = $1 and c.client_id = $2 and c.created_at < $5 and c.held is not null
+    select r.*, 1, ($6::jsonb[])[1], null, ($6::jsonb[])[1]
+    from unnest($10::timestamptz[]) as p (at)
+    cross join lateral (select c.* from sync_changes c where c.log_id = $1 and c.created_at = p.at limit 1) r
+    where r.client_id = $2
 ) c ",
-        fields_of_change!("left join"),
+        fields_of_change!(),
         "
-group by c.table_name, c.record_id, f.name"
+group by c.number, f.name"
     ),
     types: &[
         Type::UUID,
@@ -120,26 +120,70 @@ group by c.table_name, c.record_id, f.name"
         Type::TEXT_ARRAY,
         Type::TIMESTAMPTZ,
         Type::JSONB_ARRAY,
-        Type::TIMESTAMPTZ_ARRAY,
+        Type::TIMESTAMPTZ,
         Type::INT8,
-        Type::BOOL,
+        Type::TIMESTAMPTZ,
+        Type::TIMESTAMPTZ_ARRAY,
     ],
 };
 
-/// What was written to these fields of these records before a position.
-pub(super) static HISTORY: Sql = Sql {
+/// What was written to these fields of these records before a position (`$5`, of the first record `$7`), in the same bounds: what the
+/// device wrote with later stamps than are stored, and as `earlier` the best that anybody wrote.
+pub(super) static EARLIER_WRITES: Sql = Sql {
     text: concat!(
-        "select c.table_name, c.record_id, f.name, ",
-        best!(),
-        " as best
+        "select c.number, f.name, max(",
+        rank!(),
+        ") filter (where c.claims) as best, max(c.held ->> f.name collate \"C\") filter (where c.claims) as held,
+       max(c.created_at) filter (where c.claims) as last, max(c.created_at) filter (where c.place = $8) as stopped_at,
+       max(",
+        rank!(),
+        ") as earlier
 from (
-    select c.*, k.names from unnest($2::text[], $3::text[], $5::jsonb[]) as k (table_name, record_id, names)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where c.log_id = $1 and c.created_at < $4
+    select r.*, k.number, k.asked as names, r.client_id = $2 and r.held is not null as claims, row_number() over () as place
+    from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, asked, number)
+    cross join lateral (
+        select c.* from sync_changes c
+        where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
+          and c.created_at < case when k.number = 1 then $7 else $5 end
+        order by c.created_at desc
+    ) r
+    limit $8
 ) c ",
-        fields_of_change!("join"),
+        fields_of_change!(),
         "
-group by c.table_name, c.record_id, f.name"
+group by c.number, f.name"
     ),
-    types: &[Type::UUID, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
+    types: &[
+        Type::UUID,
+        Type::TEXT,
+        Type::TEXT_ARRAY,
+        Type::TEXT_ARRAY,
+        Type::TIMESTAMPTZ,
+        Type::JSONB_ARRAY,
+        Type::TIMESTAMPTZ,
+        Type::INT8,
+    ],
+};
+
+/// To which of these records the device wrote with later stamps than are stored, by their places.
+pub(super) static CLAIMED: Sql = Sql {
+    text: "
+select k.number from unnest($3::text[], $4::text[]) with ordinality as k (table_name, record_id, number)
+cross join lateral (
+    select from sync_changes c
+    where c.log_id = $1 and c.client_id = $2 and c.table_name = k.table_name and c.record_id = k.record_id
+      and c.held is not null
+    limit 1
+) c
+order by k.number",
+    types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
+};
+
+/// Where a device wrote a record, between two positions: so many, at most.
+pub(super) static OWN_POSITIONS: Sql = Sql {
+    text: "
+select created_at from sync_changes
+where log_id = $1 and client_id = $2 and table_name = $3 and record_id = $4 and created_at >= $5 and created_at < $6
+order by created_at limit $7",
+    types: &[Type::UUID, Type::TEXT, Type::TEXT, Type::TEXT, Type::TIMESTAMPTZ, Type::TIMESTAMPTZ, Type::INT8],
 };

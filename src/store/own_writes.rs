@@ -1,242 +1,255 @@
 //! What a reading device itself wrote to the records on a page, where it bears on how they are sent (G3).
 //!
 //! PostgreSQL tells of each field the best write, whatever their number, and of those fields only that changes on the page
-//! write. So what is read is bounded by the page, however many fields its records have.
+//! write. So what is read is bounded by the page, however many fields its records have; and what is looked at for it, by the page
+//! having fewer changes where that is very much (G6).
 
 use super::delta::PageRequest;
-use super::own_statements::{HISTORY, OWN_WRITES, SOME_OWN_WRITES};
+use super::often_written::{LongRecord, Writer};
+use super::own_fields::Fields;
+use super::own_rows::OwnRows;
+use super::own_statements::{CLAIMED, EARLIER_WRITES, OWN_POSITIONS, OWN_WRITES, SOME_OWN_WRITES};
+use super::page_memory::{BECOMES, PageMemory};
 use super::pages::Pages;
 use super::{PAST_ALL, StoreError, traced};
 use crate::db::{Micros, Sql};
-use crate::protocol::json::ObjectWriter;
-use crate::protocol::merge::{OwnWrites, Rank, StoredChange, UnreadableChange};
-use crate::protocol::page::size_of;
+use crate::protocol::LogId;
+use crate::protocol::merge::{OwnWrites, StoredChange};
+use crate::protocol::page::{ENVELOPE, size_of};
 use crate::protocol::push::Op;
-use crate::protocol::{LogId, Stamp};
-use bytes::{BufMut, BytesMut};
-use std::collections::HashMap;
-use std::error::Error;
-use tokio_postgres::Row;
-use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::ToSql;
 
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("own writes", &OWN_WRITES), ("some own writes", &SOME_OWN_WRITES), ("history", &HISTORY)]
+    vec![
+        ("own writes", &OWN_WRITES),
+        ("some own writes", &SOME_OWN_WRITES),
+        ("earlier writes", &EARLIER_WRITES),
+        ("claimed stamps", &CLAIMED),
+        ("own positions", &OWN_POSITIONS),
+    ]
 }
 
-/// Rows that are looked at for what a device wrote to the records of a page, at first and each time after that. Most pages need
+/// Rows that are looked at for what was written to the records of a page, at first and each time after that. Most pages need
 /// the first time only, and one that reaches the head needs no such bound: not many more come after its first change.
 const LOOKED_AT: [i64; 2] = [4_000, 20_000];
 
 /// What a row costs to take in, as bytes of [`HeavyWork`](crate::limits::heavy::HeavyWork).
 const ROW_WORK: usize = 128;
 
+/// The changes of a page, of which it is asked what else was written to their records.
+pub(super) struct OnPage<'a> {
+    pub(super) log: LogId,
+    pub(super) request: &'a PageRequest<'a>,
+    pub(super) changes: &'a [StoredChange],
+    /// What of them is text already, in bytes.
+    pub(super) written_bytes: usize,
+    /// Whether the reader holds later stamps than are stored, anywhere in the log.
+    pub(super) reader_holds: bool,
+    /// The newest position of the log; and whether the page reaches it.
+    pub(super) head: i64,
+    pub(super) is_last: bool,
+    pub(super) memory: &'a PageMemory,
+}
+
+impl OnPage<'_> {
+    /// On an initial sync what others wrote comes in its place among what the device wrote: only its own changes, and
+    /// what a delete may leave without a record, have to be looked at.
+    fn concerns(&self, change: &StoredChange) -> bool {
+        let own = self.request.own;
+        !own.is_initial_sync() || self.reader_holds || change.is_own || change.op == Op::Delete || own.is_answer()
+    }
+}
+
+/// What is asked of the writes to some records of a page.
+struct Asked<'a> {
+    page: &'a OnPage<'a>,
+    reader: &'a str,
+    fields: &'a Fields<'a>,
+    /// The position of the page's first change.
+    first: i64,
+    /// Bytes of its changes, and of what is held beside them while it is asked.
+    bytes: usize,
+    beside: usize,
+}
+
+/// Which rows of a record are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// From the page's first change on.
+    Since,
+    /// Those before it.
+    Before,
+}
+
+/// Where a look begins in the first of its records.
+struct Begin<'a> {
+    before: i64,
+    since: i64,
+    /// Positions before that at which the reader is known to have written it.
+    written: &'a [Micros],
+}
+
 impl Pages {
     /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent; and of how many
     /// of the changes, from the first on, that is known. Of the first it is; it ends before a record that would have it look at
-    /// very many rows. `reader_holds`: whether it holds later stamps than are stored, anywhere in the log. `is_last`: whether the
-    /// page reaches the head.
-    pub(super) async fn own_writes(
-        &self,
-        log: LogId,
-        request: &PageRequest<'_>,
-        changes: &[StoredChange],
-        reader_holds: bool,
-        is_last: bool,
-    ) -> Result<(OwnWrites, usize), StoreError> {
+    /// very many rows.
+    ///
+    /// # Errors
+    /// [`StoreError::NeedsMemory`]: fewer changes may do.
+    pub(super) async fn own_writes(&self, page: &OnPage<'_>) -> Result<(OwnWrites, usize), StoreError> {
+        let (request, changes) = (page.request, page.changes);
         let mut own = OwnWrites::new(request.own.is_initial_sync());
         let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok((own, changes.len())) };
-        // On an initial sync what others wrote comes in its place among what the device wrote: only its own changes, and
-        // what a delete may leave without a record, have to be looked at.
-        let concerned = |change: &&StoredChange| match request.own.is_initial_sync() {
-            true => reader_holds || change.is_own || change.op == Op::Delete || request.own.is_answer(),
-            false => true,
-        };
-        let bytes = size_of(changes);
-        let fields = self.heavy.run(bytes, || Fields::of_changes(changes.iter().filter(concerned))).await?;
-        let asked = OwnFields { log, reader, fields: &fields, first: first.at };
-        if is_last {
-            self.look_at_all(&asked, &mut own).await?;
-            self.add_history(log, first.at, &mut own).await?;
+        let bytes = ENVELOPE + size_of(changes);
+        let concerned = changes.iter().filter(|change| page.concerns(change));
+        let fields = self.heavy.run(bytes, || Fields::of_changes(concerned)).await?;
+        if fields.records.is_empty() {
             return Ok((own, changes.len()));
         }
-        // Records that are known, and down to where the next one is.
-        let (mut known, mut before) = (0, PAST_ALL);
-        for look in 0.. {
-            let Some((stopped_in, at)) = self.look_at(&asked, look, (known, before), &mut own).await? else {
-                known = fields.records.len();
-                break;
-            };
-            let of_record = changes.iter().filter(concerned).filter(|change| fields.number(change) == Some(stopped_in));
-            let is_replaced = self.heavy.run(bytes, || own.has_replaced_all(of_record)).await?;
-            // Whatever else the device wrote to it, nothing of it is sent.
-            (known, before) = if is_replaced { (stopped_in + 1, PAST_ALL) } else { (stopped_in, at) };
-            if known == fields.records.len() || (known > 0 && look > 0) {
-                break;
-            }
+        // Whoever wrote something to them gets their text written anew.
+        let beside = fields.size() + page.written_bytes;
+        page.memory.cover(bytes, beside).ok_or(StoreError::NeedsMemory(BECOMES * (bytes + beside)))?;
+        let asked = Asked { page, reader, fields: &fields, first: first.at, bytes, beside };
+        let mut known: Vec<usize> = (0..fields.records.len()).collect();
+        if page.is_last {
+            self.look_at_all(&asked, &known, &mut own).await?;
+        } else {
+            let count = self.look_at_some(&asked, Rows::Since, &known, &mut own).await?;
+            known.truncate(count);
         }
-        self.add_history(log, first.at, &mut own).await?;
+        let mut end = known.len();
+        // What came before the page matters to those whose clock was ahead, and only of what they wrote themselves.
+        if page.reader_holds {
+            let claimed = self.claimed(&asked, &known).await?;
+            let count = self.look_at_some(&asked, Rows::Before, &claimed, &mut own).await?;
+            end = claimed.get(count).copied().unwrap_or(end);
+        }
         let is_unknown =
-            |change: &StoredChange| concerned(&change) && fields.number(change).is_some_and(|at| at >= known);
+            |change: &StoredChange| page.concerns(change) && fields.number(change).is_some_and(|at| at >= end);
         Ok((own, changes.iter().position(is_unknown).unwrap_or(changes.len())))
     }
 
-    async fn look_at_all(&self, asked: &OwnFields<'_>, own: &mut OwnWrites) -> Result<(), StoreError> {
-        let OwnFields { log, reader, fields, first } = asked;
-        let (tables, ids) = fields.records_from(0);
-        let parameters: [&(dyn ToSql + Sync); 6] = [&log.0, reader, &tables, &ids, &Micros(*first), &fields.names];
-        let rows = self.traced(traced::OWN_WRITES, &OWN_WRITES, &parameters).await?;
-        self.heavy.run(rows.len() * ROW_WORK, || add_own_rows(own, &rows).map(drop)).await
+    async fn look_at_all(&self, asked: &Asked<'_>, records: &[usize], own: &mut OwnWrites) -> Result<(), StoreError> {
+        let (tables, ids, names) = asked.fields.of(records);
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&asked.page.log.0, &asked.reader, &tables, &ids, &Micros(asked.first), &names];
+        self.read_own(asked, records, &OWN_WRITES, &parameters, own).await.map(drop)
     }
 
-    /// Looks at what the reader wrote to the records from one on, of that one before a position. Where it stopped, if it did: in
-    /// which record, and at which position.
+    /// Looks at what was written to these records, in looks of so many rows: two of them, and more if the page's first record is not
+    /// known by then. Of how many of these records, from the first on, it is.
+    async fn look_at_some(
+        &self,
+        asked: &Asked<'_>,
+        rows: Rows,
+        records: &[usize],
+        own: &mut OwnWrites,
+    ) -> Result<usize, StoreError> {
+        let newest = if rows == Rows::Since { PAST_ALL } else { asked.first };
+        let (mut known, mut before) = (0, newest);
+        let mut long: Option<LongRecord> = None;
+        for look in 0.. {
+            // Of the page's first record it has to be known.
+            let Some(&record) = records.get(known).filter(|record| **record == 0 || look < 2) else { break };
+            if look > 0 && rows == Rows::Since && long.as_ref().is_none_or(|long| long.record != record) {
+                let writer = Writer::new(asked.page.log, asked.reader, asked.fields.record(record).unwrap_or_default());
+                long = Some(LongRecord::new(&self.often, record, writer, (asked.first, before, asked.page.head)));
+            }
+            let (since, written) = match &long {
+                Some(long) if look > 0 => (long.since(asked.first), long.written(asked.first, before)),
+                _ => (asked.first, vec![]),
+            };
+            let begin = Begin { before, since, written: &written };
+            let stopped = self.look_at(asked, (rows, look), &records[known..], &begin, own).await?;
+            if let Some(long) = &mut long {
+                let is_within = stopped.filter(|(place, _)| *place == 0);
+                self.note_positions(asked, long, is_within.map(|(_, at)| at), &begin).await?;
+            }
+            let Some((place, at)) = stopped else { return Ok(records.len()) };
+            let stopped_in = records[known + place];
+            let is_of_it =
+                |change: &&StoredChange| asked.page.concerns(change) && asked.fields.number(change) == Some(stopped_in);
+            let of_record = asked.page.changes.iter().filter(is_of_it);
+            let is_replaced = self.heavy.run(asked.bytes, || own.has_replaced_all(of_record)).await?;
+            // Whatever else the device wrote to it, nothing of it is sent.
+            (known, before) = if is_replaced { (known + place + 1, newest) } else { (known + place, at) };
+        }
+        Ok(known)
+    }
+
+    /// Looks at so many rows of these records, of the first of them from where it begins. Where it stopped, if it did: in which of
+    /// them, and at which position.
     async fn look_at(
         &self,
-        asked: &OwnFields<'_>,
-        look: usize,
-        (from, before): (usize, i64),
+        asked: &Asked<'_>,
+        (rows, look): (Rows, usize),
+        records: &[usize],
+        begin: &Begin<'_>,
         own: &mut OwnWrites,
     ) -> Result<Option<(usize, i64)>, StoreError> {
-        let OwnFields { log, reader, fields, first } = asked;
-        let (tables, ids) = fields.records_from(from);
-        let names: Vec<&Jsonb> = fields.names.iter().skip(from).collect();
-        let befores: Vec<Micros> =
-            (from..fields.records.len()).map(|at| Micros(if at == from { before } else { PAST_ALL })).collect();
+        let (tables, ids, names) = asked.fields.of(records);
+        let (first, before, since) = (Micros(asked.first), Micros(begin.before), Micros(begin.since));
         let most = LOOKED_AT[look.min(LOOKED_AT.len() - 1)];
-        let parameters: [&(dyn ToSql + Sync); 9] =
-            [&log.0, reader, &tables, &ids, &Micros(*first), &names, &befores, &most, &(look == 0)];
-        let rows = self.traced(traced::OWN_WRITES, &SOME_OWN_WRITES, &parameters).await?;
-        let stopped = self.heavy.run(rows.len() * ROW_WORK, || add_own_rows(own, &rows)).await?;
-        Ok(stopped.and_then(|(record, at)| Some((*fields.numbers.get(&record)?, at))))
-    }
-
-    async fn add_history(&self, log: LogId, before: i64, own: &mut OwnWrites) -> Result<(), StoreError> {
-        let rows = {
-            let fields = Fields::of_records(own.needs_history());
-            if fields.records.is_empty() {
-                return Ok(());
-            }
-            let (tables, ids) = fields.records_from(0);
-            let parameters: [&(dyn ToSql + Sync); 5] = [&log.0, &tables, &ids, &Micros(before), &fields.names];
-            self.traced(traced::HISTORY, &HISTORY, &parameters).await?
-        };
-        self.heavy.run(rows.len() * ROW_WORK, || add_earlier_rows(own, &rows)).await
-    }
-}
-
-/// What is asked of a device's own writes: since the first change of a page.
-struct OwnFields<'a> {
-    log: LogId,
-    reader: &'a str,
-    fields: &'a Fields<'a>,
-    first: i64,
-}
-
-/// Fields of records, to be asked for.
-#[derive(Default)]
-struct Fields<'a> {
-    records: Vec<(&'a str, &'a str)>,
-    /// Of each record, as members of an object: so PostgreSQL finds one among many quickly.
-    names: Vec<Jsonb>,
-    /// Where each record is among them.
-    numbers: HashMap<(&'a str, &'a str), usize>,
-}
-
-impl<'a> Fields<'a> {
-    /// Those that changes write. Records are in the order of their first changes.
-    fn of_changes(changes: impl Iterator<Item = &'a StoredChange>) -> Result<Fields<'a>, UnreadableChange> {
-        let (mut fields, mut objects) = (Fields::default(), Vec::new());
-        for change in changes {
-            let record = (change.table.as_str(), change.record.as_str());
-            let number = *fields.numbers.entry(record).or_insert_with(|| {
-                fields.records.push(record);
-                objects.push(ObjectWriter::new());
-                objects.len() - 1
-            });
-            change.field_names()?.iter().for_each(|name| objects[number].raw(name, "0"));
+        let parameters: [&(dyn ToSql + Sync); 10] =
+            [&asked.page.log.0, &asked.reader, &tables, &ids, &first, &names, &before, &most, &since, &begin.written];
+        match rows {
+            Rows::Since => self.read_own(asked, records, &SOME_OWN_WRITES, &parameters, own).await,
+            Rows::Before => self.read_own(asked, records, &EARLIER_WRITES, &parameters[..8], own).await,
         }
-        fields.names = objects.into_iter().map(|names| Jsonb(names.finish())).collect();
-        Ok(fields)
     }
 
-    fn of_records(records: Vec<((&'a str, &'a str), Vec<&'a str>)>) -> Fields<'a> {
-        let object = |fields: Vec<&str>| {
-            let mut names = ObjectWriter::new();
-            fields.iter().for_each(|name| names.raw(name, "0"));
-            Jsonb(names.finish())
-        };
-        let (records, names) = records.into_iter().map(|(record, fields)| (record, object(fields))).unzip();
-        Fields { records, names, numbers: HashMap::new() }
+    /// Reads what a statement tells of these records. Where it stopped looking, if it did.
+    async fn read_own(
+        &self,
+        asked: &Asked<'_>,
+        records: &[usize],
+        statement: &'static Sql,
+        parameters: &[&(dyn ToSql + Sync)],
+        own: &mut OwnWrites,
+    ) -> Result<Option<(usize, i64)>, StoreError> {
+        let query = if std::ptr::eq(statement, &EARLIER_WRITES) { traced::HISTORY } else { traced::OWN_WRITES };
+        let beside = asked.beside + own.size();
+        let sink = || OwnRows::new(asked.page.memory, asked.bytes, beside);
+        let rows = traced::run_into(&self.pool, query, statement, parameters, &sink).await?.finish()?;
+        let stopped = rows.stopped();
+        let record = |place: usize| asked.fields.record(*records.get(place)?);
+        self.heavy.run(rows.count() * ROW_WORK, || rows.add_to(own, record)).await;
+        Ok(stopped)
     }
 
-    /// Where the record of a change is among those that are asked for.
-    fn number(&self, change: &StoredChange) -> Option<usize> {
-        self.numbers.get(&(change.table.as_str(), change.record.as_str())).copied()
-    }
-
-    /// Tables and ids of the records, from one on.
-    fn records_from(&self, from: usize) -> (Vec<&'a str>, Vec<&'a str>) {
-        self.records.iter().skip(from).copied().unzip()
-    }
-}
-
-/// A JSON text, sent as `jsonb`.
-#[derive(Debug)]
-struct Jsonb(String);
-
-impl ToSql for Jsonb {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        // The version of its form: text.
-        out.put_u8(1);
-        out.put_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(of: &Type) -> bool {
-        *of == Type::JSONB
-    }
-
-    to_sql_checked!();
-}
-
-/// Takes in what was found. The record in which the look stopped, and where, if it did.
-fn add_own_rows<'a>(own: &mut OwnWrites, rows: &'a [Row]) -> Result<Option<StoppedAt<'a>>, StoreError> {
-    let mut stopped = None;
-    for row in rows {
-        let record = (row.try_get(0)?, row.try_get(1)?);
-        if row.len() > STOPPED_AT
-            && let Some(Micros(at)) = row.try_get(STOPPED_AT)?
-        {
-            stopped = Some((record, at));
+    /// Those of these records to which the reader wrote with later stamps than are stored.
+    async fn claimed(&self, asked: &Asked<'_>, records: &[usize]) -> Result<Vec<usize>, StoreError> {
+        let (tables, ids, _) = asked.fields.of(records);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&asked.page.log.0, &asked.reader, &tables, &ids];
+        let rows = traced::run(&self.pool, traced::OWN_WRITES, &CLAIMED, &parameters).await?;
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let number: i64 = row.try_get(0)?;
+            claimed.extend(usize::try_from(number - 1).ok().and_then(|place| records.get(place)));
         }
-        let Some(Micros(last)) = row.try_get(5)? else { continue };
-        own.add_record(record, last);
-        let Some(best) = best(row)? else { continue };
-        let held: Option<&str> = row.try_get(4)?;
-        let held = held.and_then(|held| Stamp::parse(held).ok());
-        own.add_own(record, row.try_get(2)?, best, held);
+        Ok(claimed)
     }
-    Ok(stopped)
-}
 
-/// The column that says where a look stopped, where one may.
-const STOPPED_AT: usize = 6;
-
-/// A record, and a position in its history.
-type StoppedAt<'a> = ((&'a str, &'a str), i64);
-
-fn add_earlier_rows(own: &mut OwnWrites, rows: &[Row]) -> Result<(), StoreError> {
-    for row in rows {
-        let Some(best) = best(row)? else { continue };
-        own.add_earlier((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?, best);
+    /// Takes note of where the reader wrote a record, in what was looked at of it; until where that was, if not to its end.
+    async fn note_positions(
+        &self,
+        asked: &Asked<'_>,
+        long: &mut LongRecord,
+        stopped_at: Option<i64>,
+        begin: &Begin<'_>,
+    ) -> Result<(), StoreError> {
+        if let Some((from, before, most)) = long.asks(stopped_at, begin.since, begin.before) {
+            let (table, id) = asked.fields.record(long.record).unwrap_or_default();
+            let parameters: [&(dyn ToSql + Sync); 7] =
+                [&asked.page.log.0, &asked.reader, &table, &id, &Micros(from), &Micros(before), &most];
+            let rows = traced::run(&self.pool, traced::OWN_WRITES, &OWN_POSITIONS, &parameters).await?;
+            let positions: Result<Vec<Micros>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+            long.found(positions?.into_iter().map(|Micros(at)| at));
+        }
+        if stopped_at.is_none() {
+            long.keep(&self.often, asked.first);
+        }
+        Ok(())
     }
-    Ok(())
-}
-
-/// Reads the best write of a row's field; none if it has no field, or a stamp that cannot be read.
-fn best(row: &Row) -> Result<Option<Rank>, StoreError> {
-    let best: Option<&str> = row.try_get(3)?;
-    let Some((stamp, position)) = best.and_then(|best| best.split_at_checked(Stamp::WIDTH)) else { return Ok(None) };
-    Ok(Stamp::parse(stamp).ok().zip(position.parse().ok()))
 }

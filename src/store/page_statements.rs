@@ -32,8 +32,9 @@ macro_rules! candidates {
 /// The first row is the head: its position, whether the reader holds later stamps than are stored anywhere (`is_own`), whether
 /// there are more changes than those of the page (`rows_trimmed`), and up to where was looked. The changes follow in the order
 /// of the log, each as it is found, so that they are on their way while PostgreSQL looks for the next. `is_own`: whether the
-/// reader stored it. `own_later`: of a delete, if `$12`, whether the reader wrote its record later. Values are sent only up to
-/// `$10` bytes: for a first change that is larger its reader has no memory yet, and gets `too_large`, its size.
+/// reader stored it. `own_later`: of a delete, if `$12`, whether the reader wrote its record later, or may have: where more than
+/// thirty changes of it follow, it is asked for by itself. Values are sent only up to `$10` bytes: for a change that is larger its
+/// reader has no memory yet, and gets `too_large`, its size.
 ///
 /// Of the reader's own changes, which are passed over, there may be very many: `$11` rows are looked at, at most. `$until` is
 /// the position of the last one that was, if there may be others after it; asked for only where the page is not full.
@@ -72,10 +73,12 @@ macro_rules! page_query {
                  (select id, created_at, table_name, record_id, op, case when size <= $10 then data end,
                          case when size <= $10 then field_timestamps end, case when size <= $10 then extra end,
                          client_id = $3, rows_trimmed, case when size > $10 then size::int8 end,
-                         case when $12 and op = 'delete' then exists (
-                             select from sync_changes o
-                             where o.log_id = $1 and o.table_name = c.table_name and o.record_id = c.record_id
-                               and o.client_id = $3 and o.created_at > c.created_at) end,
+                         case when $12 and op = 'delete' then (
+                             select bool_or(o.client_id = $3) or count(*) = 30 from (
+                                 select client_id from sync_changes l
+                                 where l.log_id = $1 and l.table_name = c.table_name and l.record_id = c.record_id
+                                   and l.created_at > c.created_at
+                                 order by l.created_at limit 30) o) end,
                          null
                   from sync_changes c
                   where ",

@@ -1,13 +1,11 @@
 //! What reads pages of logs.
 
+use super::StoreError;
+use super::often_written::OftenWritten;
 use super::rewinds::Rewinds;
-use super::{StoreError, traced};
 use crate::clock::Clock;
-use crate::db::{DbError, Pool, Sql};
+use crate::db::{Pool, Sql};
 use crate::limits::heavy::HeavyWork;
-use crate::telemetry::traces::Query;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +22,7 @@ pub struct Pages {
     pub(super) pool: Pool,
     pub(super) limits: PageLimits,
     pub(super) rewinds: Rewinds,
+    pub(super) often: OftenWritten,
     pub(super) heavy: HeavyWork,
     pub(super) clock: Clock,
 }
@@ -34,14 +33,5 @@ impl Pages {
         static PING: Sql = Sql { text: "select 1", types: &[] };
         self.pool.query(&PING, &[]).await?;
         Ok(())
-    }
-
-    pub(super) async fn traced(
-        &self,
-        query: Query,
-        sql: &'static Sql,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, DbError> {
-        traced::run(&self.pool, query, sql, parameters).await
     }
 }

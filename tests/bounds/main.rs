@@ -6,6 +6,7 @@ mod support;
 
 mod addresses;
 mod names;
+mod pages;
 mod polls;
 mod unauthenticated;
 mod unread;

@@ -156,3 +156,61 @@ pub async fn polls(replica: &LimitedReplica) {
     let answers: usize = join_all((0..4).map(poll)).await.iter().sum();
     assert!(answers <= 4 * (8 + 6 * many(10, 2)), "{answers} answers");
 }
+
+/// A device that has written very many fields of records with the longest names, and reads what others wrote to the same: what is
+/// read of its own is told with a name for each field.
+pub async fn long_own_names(replica: &LimitedReplica) {
+    let (table, fields, records) = ("t".repeat(255), many(4_000, 1_000), many(24, 6));
+    let stamped = |stamp: &str| {
+        let field = |f| (format!("{f:04}"), json!({ "value": 1, "updatedAt": stamp }));
+        json!((0..fields).map(field).collect::<serde_json::Map<_, _>>())
+    };
+    let users: Vec<User> = (0..many(8, 3)).map(|_| replica.cluster.user()).collect();
+    for user in &users {
+        // What others wrote wins, so all of it is sent; and what comes last has pages end before the newest change.
+        for (device, stamp) in
+            [("other", "2024-01-02T00:00:00.000Z"), ("own", AT), ("other", "2024-01-03T00:00:00.000Z")]
+        {
+            let change = |n: usize| json!({ "table": table, "id": format!("{n:0>1024}"), "op": "update", "fields": stamped(stamp) });
+            for some in (0..records).collect::<Vec<_>>().chunks(12) {
+                store(replica, user, device, some.iter().map(|n| change(*n)).collect()).await;
+            }
+        }
+    }
+    let read = async |n: usize| {
+        let user = &users[n % users.len()];
+        let path = format!("/sync/todo/pull?collection={table}&since={AT}");
+        let request = replica.cluster.request(user, Method::GET, &path).header("X-Client-Id", "own");
+        let reply = Reply::to(request).await;
+        assert!(matches!(reply.status.as_u16(), 200 | 503), "{}", reply.text);
+        reply.status == 200
+    };
+    let answered = join_all((0..many(64, 9)).map(read)).await;
+    assert!(answered.contains(&true), "it is read, though not by all at once");
+    eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
+}
+
+/// Pages as large as they may be, of small changes, for very many users at once: before they are read, and while nobody takes them.
+pub async fn large_pages(replica: &LimitedReplica) {
+    let users: Vec<User> = (0..many(40, 8)).map(|_| replica.cluster.user()).collect();
+    for user in &users {
+        let change = |n: usize| update("t", &n.to_string(), "text", "x".repeat(4_000), AT);
+        store(replica, user, "a", (0..1_000).map(change).collect()).await;
+    }
+    let slow = async |n: usize| {
+        let mut raw = Raw::connect_narrow(replica.url(), 4 << 10).await;
+        raw.write(pull(&users[n % users.len()]).as_bytes()).await;
+        raw
+    };
+    let readers = join_all((0..many(200, 40)).map(slow)).await;
+    eventually("answers are held", async || replica.metric("mana_sync_stream_bytes").await > 9e6).await;
+    // Whoever comes meanwhile finds a smaller page, or is told to come again.
+    let read = async |user: &User| {
+        let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
+        let reply = Reply::to(replica.cluster.request(user, Method::GET, &path)).await;
+        assert!(matches!(reply.status.as_u16(), 200 | 503), "{}", reply.text);
+    };
+    join_all(users.iter().map(read)).await;
+    drop(readers);
+    eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
+}

@@ -14,4 +14,5 @@ mod page_bounds;
 mod pull;
 mod replay;
 mod rewind;
+mod settings;
 mod statements;

@@ -176,3 +176,75 @@ async fn many_tables_of_a_log_are_merged_without_reading_a_page_of_each() {
     let mut events = Events::open(request.header("X-Client-Id", "laptop")).await;
     assert_eq!(events.until("last").await, ["last"]);
 }
+
+/// One device wrote it all the time, another one now and then, a third one never.
+#[tokio::test]
+async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_for_each_page_of_another() {
+    const EDITS: usize = 60_000;
+    const SOME: usize = 20;
+    let cluster = start().await;
+    let user = cluster.user();
+    let first = push(&cluster, &user, "laptop", json!([insert("todos", "a", "theirs", AT)])).await;
+    let stamp = "sync_iso(timestamptz '2024-01-02 00:00:00Z' + n * interval '1 second')";
+    for n in 0..SOME {
+        add(&cluster, &user, "laptop", EDITS / SOME, ["'todos'", "'a'", stamp]).await;
+        push(&cluster, &user, "phone", json!([update("todos", "a", "title", n, AT)])).await;
+    }
+    for (reader, sent) in [("phone", EDITS), ("tablet", EDITS + SOME)] {
+        let before = rows_read(&cluster).await;
+        let pages = cluster.pull_all(&user, APP, "todos", &first, Some(reader)).await;
+        let read = rows_read(&cluster).await - before;
+        assert_eq!(ids_of(&pages).len(), sent, "{reader}");
+        // The whole of it twice, for the first page; for each page what is on it, and a look.
+        let few = (2 * EDITS + 8_000 * pages.len()) as i64;
+        assert!(read < few, "{reader}: {read} rows were read for {} pages", pages.len());
+    }
+    // What a device wrote meanwhile is known all the same: it is sent nothing that it has replaced.
+    push(&cluster, &user, "phone", json!([update("todos", "a", "count", -1, "2024-02-01T00:00:00.000Z")])).await;
+    let pages = cluster.pull_all(&user, APP, "todos", &first, Some("phone")).await;
+    assert_eq!(ids_of(&pages), [""; 0]);
+}
+
+/// A device whose clock is far ahead holds its stamps for ever, and so what came before them matters for ever.
+#[tokio::test]
+async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_bounds() {
+    const EDITS: usize = 60_000;
+    let cluster = start().await;
+    let user = cluster.user();
+    push(&cluster, &user, "laptop", json!([insert("todos", "first", "x", AT)])).await;
+    let ahead = iso(now_millis() + 3_600_000);
+    push(&cluster, &user, "phone", json!([update("todos", "often", "count", 0, &ahead)])).await;
+    add(&cluster, &user, "phone", EDITS, ["'todos'", "'often'", "'2024-01-01T10:05:00.000Z'"]).await;
+    // As if all of them had been pushed with stamps from the future.
+    sqlx::query("update sync_changes set held = jsonb_build_object('count', $1::text) where record_id = 'often'")
+        .bind(&ahead)
+        .execute(&cluster.pool)
+        .await
+        .unwrap();
+    sqlx::query("vacuum analyze sync_changes").execute(&cluster.pool).await.unwrap();
+    let since = push(&cluster, &user, "phone", json!([update("todos", "own", "title", "mine", AT)])).await;
+    let theirs: Vec<Value> = (0..10).map(|n| update("todos", &format!("other{n}"), "title", "theirs", AT)).collect();
+    push(&cluster, &user, "laptop", json!(theirs)).await;
+    // What loses to what the phone stored, what wins although the phone holds a later stamp, and a field of its own.
+    let now = iso(now_millis() + 600_000);
+    push(&cluster, &user, "laptop", json!([update("todos", "often", "count", "old", AT)])).await;
+    push(&cluster, &user, "laptop", json!([update("todos", "often", "count", "new", &now)])).await;
+    push(&cluster, &user, "laptop", json!([update("todos", "often", "title", "theirs", AT)])).await;
+    let pages = cluster.pull_all(&user, APP, "todos", &since, Some("phone")).await;
+    assert!(ids(&pages[0]).len() == 10, "so much is known soon: {:?}", ids(&pages[0]));
+    let sent: Vec<&Value> = pages.iter().flat_map(|page| page["serverChanges"].as_array().unwrap()).collect();
+    let often: Vec<&Value> =
+        sent.iter().filter(|change| change["id"] == "often").map(|change| &change["fields"]).collect();
+    assert_eq!(often.len(), 3, "{often:?}");
+    assert_eq!(often[1]["count"], json!({ "value": "new", "at": ahead, "updatedAt": ahead }));
+    // One look for each page but the last, which begins with it.
+    let before = rows_read(&cluster).await;
+    cluster.pulled(&user, APP, "todos", &since, Some("phone")).await;
+    let read = rows_read(&cluster).await - before;
+    assert!(read < 30_000, "{read} rows were read for one page");
+    // Whoever wrote none of it looks at none of it.
+    let before = rows_read(&cluster).await;
+    cluster.pulled(&user, APP, "todos", &since, Some("tablet")).await;
+    let read = rows_read(&cluster).await - before;
+    assert!(read < 1_000, "{read} rows were read for one page of another device");
+}

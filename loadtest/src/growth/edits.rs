@@ -22,6 +22,7 @@ const RECORDS: u64 = 10_000;
 const FIELDS: u64 = 10;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const SHARE: &str = "time for that of the log as it was";
+const FOR_WINNERS: &str = "rows for each that holds a winner";
 
 /// Inserts of all records, then the edits in turn of all records, each of some neighbouring fields of it, a millisecond
 /// apart. The last is two minutes old.
@@ -35,9 +36,11 @@ from sync_heads h, generate_series(0, {records} + {edits} - 1) as n,
      lateral (select date_trunc('milliseconds', now()) - interval '2 minutes'
                          - ({records} + {edits} - n) * interval '1 millisecond' as at) a,
      lateral (
-         select jsonb_object_agg('field' || (f + 3 * (n / {records})) % {fields}, 'value ' || n) as data,
-                jsonb_object_agg('field' || (f + 3 * (n / {records})) % {fields}, sync_iso(a.at)) as stamps
-         from generate_series(1, case when n < {records} then {fields} else {edited} end) as f
+         select jsonb_object_agg('field' || (f + 3 * (n / {records})) % e.of, 'value ' || n) as data,
+                jsonb_object_agg('field' || (f + 3 * (n / {records})) % e.of, sync_iso(a.at)) as stamps
+         from (select case when n < {records} then {fields} else {edited} end as count,
+                      case when n < {records} then {fields} else {of} end as of) e,
+              generate_series(1, e.count) as f
      ) w";
 
 /// Rows that hold what lives, the newest of each field of each record; and those together with the first of each record, which
@@ -81,13 +84,32 @@ struct Point {
     trimming: f64,
 }
 
-/// `edited`: fields that one edit sets.
-pub async fn measure(at: &Surroundings, plan: &Plan, edited: u64, log: Log<'_>) -> Result<Measured, BaselineError> {
+/// What edits set.
+#[derive(Clone, Copy, Debug)]
+pub struct Edited {
+    /// Fields that one edit sets.
+    pub at_once: u64,
+    /// Of how many of a record's fields.
+    pub of: u64,
+}
+
+impl Edited {
+    /// One by one, all of them: each ends in a row of its own.
+    pub const SINGLY: Edited = Edited { at_once: 1, of: FIELDS };
+    /// Half of them each time, so that three rows hold all.
+    pub const BY_HALVES: Edited = Edited { at_once: 5, of: FIELDS };
+    /// The same, but for one that no edit sets, as the time of its making: the first row holds what lives.
+    pub const ALL_BUT_ONE: Edited = Edited { at_once: 5, of: FIELDS - 1 };
+}
+
+/// What that costs a fresh device.
+pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_>) -> Result<Measured, BaselineError> {
     let mut points = Vec::with_capacity(plan.edits.len());
+    let Edited { at_once, of } = edited;
     for &edits in &plan.edits {
         let point = point(at, edits, edited, plan.turns).await?;
         log(&format!(
-            "edits of {edited} of {FIELDS} fields {}: a fresh device reads {} rows in {}, trimmed {} rows in {}; {} rows hold what lives; trimming took {}",
+            "edits of {at_once} of {of} of {FIELDS} fields {}: a fresh device reads {} rows in {}, trimmed {} rows in {}; {} rows hold what lives; trimming took {}",
             number(edits as f64),
             number(point.whole.rows),
             seconds(point.whole.seconds),
@@ -98,23 +120,28 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: u64, log: Log<'_>) 
         ));
         points.push(point);
     }
-    let of = |value: fn(&Point) -> f64| points.iter().map(value).collect::<Vec<_>>();
+    let each = |value: fn(&Point) -> f64| points.iter().map(value).collect::<Vec<_>>();
     let share: fn(&Point) -> f64 = |point| point.trimmed.seconds / point.whole.seconds;
     let of_many = |(point, edits): (&Point, &u64)| if *edits >= MANY_EDITS { share(point) } else { f64::NAN };
+    let for_winners = each(|point| point.trimmed.rows / point.winners);
     let lines = vec![
-        GrowthLine::new("rows, trimmed", Unit::Number, of(|point| point.trimmed.rows), Some(EDITS_READ)),
-        GrowthLine::new("bytes, trimmed", Unit::Bytes, of(|point| point.trimmed.bytes), Some(EDITS_READ)),
-        GrowthLine::new("time, trimmed", Unit::Seconds, of(|point| point.trimmed.seconds), Some(EDITS_SECONDS)),
-        GrowthLine::new("rows for each that holds a winner", Unit::Number, of(|p| p.trimmed.rows / p.winners), None),
+        GrowthLine::new("rows, trimmed", Unit::Number, each(|point| point.trimmed.rows), Some(EDITS_READ)),
+        GrowthLine::new("bytes, trimmed", Unit::Bytes, each(|point| point.trimmed.bytes), Some(EDITS_READ)),
+        GrowthLine::new("time, trimmed", Unit::Seconds, each(|point| point.trimmed.seconds), Some(EDITS_SECONDS)),
+        match edited.at_once == 1 || edited.of < FIELDS {
+            true => GrowthLine::absolute(FOR_WINNERS, Unit::Number, for_winners, EDITS_ROWS),
+            // Few rows hold what lives, and the first, which stays as well, is none of them.
+            false => GrowthLine::new(FOR_WINNERS, Unit::Number, for_winners, None),
+        },
         GrowthLine::absolute(
             "rows for each that has to stay",
             Unit::Number,
-            of(|point| point.trimmed.rows / point.kept),
+            each(|point| point.trimmed.rows / point.kept),
             EDITS_ROWS,
         ),
-        match edited {
+        match at_once {
             // What lives is a tenth of all rows then.
-            1 => GrowthLine::new(SHARE, Unit::Share, of(share), None),
+            1 => GrowthLine::new(SHARE, Unit::Share, each(share), None),
             _ => GrowthLine::absolute(
                 SHARE,
                 Unit::Share,
@@ -122,31 +149,32 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: u64, log: Log<'_>) 
                 EDITS_SHARE,
             ),
         },
-        GrowthLine::new("time, never trimmed", Unit::Seconds, of(|point| point.whole.seconds), None),
-        GrowthLine::new("bytes, never trimmed", Unit::Bytes, of(|point| point.whole.bytes), None),
-        GrowthLine::new("trimming everything", Unit::Seconds, of(|point| point.trimming), None),
+        GrowthLine::new("time, never trimmed", Unit::Seconds, each(|point| point.whole.seconds), None),
+        GrowthLine::new("bytes, never trimmed", Unit::Bytes, each(|point| point.whole.bytes), None),
+        GrowthLine::new("trimming everything", Unit::Seconds, each(|point| point.trimming), None),
     ];
     let note = format!(
-        "One log of {} records with {FIELDS} fields; each edit sets {edited} of them; a fresh device reads it to its end, the \
+        "One log of {} records with {FIELDS} fields; each edit sets {at_once} of {of} of them; a fresh device reads it to its end, the \
          fastest of {} times, before and after `mana-sync compact`",
         number(RECORDS as f64),
         plan.turns
     );
     let sizes = plan.edits.iter().map(|&edits| edits as f64).collect();
-    let growth = Growth { name: "edits".to_owned(), size: format!("edits, {edited} fields each"), note, sizes, lines };
+    let growth =
+        Growth { name: "edits".to_owned(), size: format!("edits, {at_once} of {of} fields each"), note, sizes, lines };
     Ok(Measured { growth, generator_busy: None })
 }
 
-async fn point(at: &Surroundings, edits: u64, edited: u64, turns: usize) -> Result<Point, BaselineError> {
+async fn point(at: &Surroundings, edits: u64, edited: Edited, turns: usize) -> Result<Point, BaselineError> {
     at.fresh_database(DATABASE).await?;
     // It trims when it is told to.
     let replica = at.replica("replica", DATABASE, &[("COMPACT_AFTER_MS", "0")]).await?;
     device(at, "beginner", BENCH)?.push(&mut client(replica.base()).await?, &mut StdRng::seed_from_u64(1)).await?;
     let database = at.connect(DATABASE).await?;
     let failed = |source| BaselineError::Database { action: "be filled", source };
-    let fill = [("{records}", RECORDS), ("{edits}", edits), ("{fields}", FIELDS), ("{edited}", edited)]
-        .iter()
-        .fold(FILL.to_owned(), |fill, (name, value)| fill.replace(name, &value.to_string()));
+    let (at_once, of) = (edited.at_once, edited.of);
+    let fill = [("{records}", RECORDS), ("{edits}", edits), ("{fields}", FIELDS), ("{edited}", at_once), ("{of}", of)];
+    let fill = fill.iter().fold(FILL.to_owned(), |fill, (name, value)| fill.replace(name, &value.to_string()));
     database.batch_execute(&fill).await.map_err(failed)?;
     let vacuum = ["vacuum analyze sync_changes", "checkpoint"];
     for statement in vacuum {

@@ -1,5 +1,6 @@
 //! One run: dimension after dimension, each point told as soon as it is there.
 
+use super::edits::Edited;
 use super::names::Many;
 use super::{
     Dimension, Log, Measured, Plan, connections, days, edits, listeners, log, names, replays, replicas, stored,
@@ -48,7 +49,13 @@ async fn measure(
             vec![names::measure(at, plan, Many::Apps, log).await?, names::measure(at, plan, Many::Tables, log).await?]
         }
         Dimension::Log => vec![log::measure(at, plan, log).await?],
-        Dimension::Edits => vec![edits::measure(at, plan, 1, log).await?, edits::measure(at, plan, 5, log).await?],
+        Dimension::Edits => {
+            let mut measured = Vec::new();
+            for edited in [Edited::SINGLY, Edited::BY_HALVES, Edited::ALL_BUT_ONE] {
+                measured.push(edits::measure(at, plan, edited, log).await?);
+            }
+            measured
+        }
         Dimension::Days => vec![days::measure(at, plan, log).await?],
         Dimension::Replays => vec![replays::measure(at, plan, log).await?],
     })

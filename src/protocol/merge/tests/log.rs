@@ -91,15 +91,8 @@ impl Log {
                 own.add_own(record, &write.name, (write.stamp, row.change.at), claimed);
             }
         }
-        let needed: HashSet<(String, String)> = own
-            .needs_history()
-            .iter()
-            .flat_map(|((_, record), fields)| fields.iter().map(|field| ((*record).to_owned(), (*field).to_owned())))
-            .collect();
         for row in self.rows.iter().filter(|row| row.change.at < first) {
-            let is_needed =
-                |write: &FieldWrite<'_>| needed.contains(&(row.change.record.clone(), write.name.to_string()));
-            for write in row.change.fields().unwrap().into_iter().filter(is_needed) {
+            for write in row.change.fields().unwrap() {
                 own.add_earlier((&row.change.table, &row.change.record), &write.name, (write.stamp, row.change.at));
             }
         }
