@@ -38,12 +38,14 @@ pub(super) async fn read_page(
     let mut needs = LEAST;
     for _ in 0..ATTEMPTS {
         // Memory comes second: those who wait for their turn hold none.
-        let turn = timeout(state.config.database_acquire_timeout_ms, state.sessions.reads.of(log.user).wait()).await;
+        let pages = &state.store.of(log.user).pages;
+        let turn = state.sessions.reads.of(log.user).wait(pages.lane());
+        let turn = timeout(state.config.database_acquire_timeout_ms, turn).await;
         let _turn = turn.map_err(|_| refused(state, "reads"))?;
         let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(needs)).await.ok().flatten();
         let reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
         let memory = PageMemory::new(budget.clone(), reservation, needs, needs_of);
-        needs = match state.store.of(log.user).pages.page(log, request, &memory).await {
+        needs = match pages.page(log, request, &memory).await {
             Ok(page) => {
                 let needs = needs_of(page.size()) + page.extra_size();
                 let mut reservation = memory.into_reservation();

@@ -1,7 +1,7 @@
-//! How much of the database one user may read from at once (G6).
+//! How much of the database one user may read from at once, and all users together (G6).
 //!
 //! A page may take the database long. So one user's reads have a part of the pool's connections, and wait for each other
-//! rather than having all others wait.
+//! rather than having all others wait; and what all read leaves some to pushes, however many users they are.
 
 use crate::protocol::UserKey;
 use std::collections::HashMap;
@@ -12,6 +12,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const SHARE: usize = 4;
 /// and on so many where that is more. One connection is left to others in any case, if there is more than one.
 const LEAST: usize = 2;
+
+/// All users' reads leave this part of the pool's connections to pushes.
+const FOR_PUSHES: usize = 4;
+
+/// What all users may read on at once, of one pool.
+#[derive(Clone, Debug)]
+pub struct ReadLane(Arc<Semaphore>);
+
+impl ReadLane {
+    /// Of a pool of so many connections.
+    pub fn new(pool_size: usize) -> ReadLane {
+        ReadLane(Arc::new(Semaphore::new(pool_size.saturating_sub((pool_size / FOR_PUSHES).max(1)).max(1))))
+    }
+}
 
 /// The shares of the users who are reading.
 #[derive(Clone, Debug)]
@@ -30,6 +44,7 @@ pub struct ReadTurn {
     user: UserKey,
     share: Option<Arc<Semaphore>>,
     permit: Option<OwnedSemaphorePermit>,
+    of_all: Option<OwnedSemaphorePermit>,
 }
 
 impl ReadShares {
@@ -48,7 +63,7 @@ impl ReadShares {
             share
         });
         drop(users);
-        ReadTurn { shares: self.clone(), user, share: Some(share), permit: None }
+        ReadTurn { shares: self.clone(), user, share: Some(share), permit: None, of_all: None }
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<Semaphore>>> {
@@ -57,12 +72,14 @@ impl ReadShares {
 }
 
 impl ReadTurn {
-    /// Waits until it is this read's turn, in the order of asking. It ends when what is returned is dropped.
-    pub async fn wait(mut self) -> ReadTurn {
+    /// Waits until it is this read's turn, in the order of asking: among the user's, then among all that read from the same
+    /// pool. It ends when what is returned is dropped.
+    pub async fn wait(mut self, lane: &ReadLane) -> ReadTurn {
+        // The semaphores are never closed.
         if let Some(share) = &self.share {
-            // The semaphore is never closed.
             self.permit = share.clone().acquire_owned().await.ok();
         }
+        self.of_all = lane.0.clone().acquire_owned().await.ok();
         self
     }
 }
@@ -85,9 +102,9 @@ mod tests {
 
     #[test]
     fn one_user_reads_on_a_part_of_the_pool_and_others_do_not_wait() {
-        let shares = ReadShares::new(8);
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
         let (alice, bob) = (UserKey::of("alice"), UserKey::of("bob"));
-        let turn = |user| shares.of(user).wait().now_or_never();
+        let turn = |user| shares.of(user).wait(&lane).now_or_never();
         let (first, second) = (turn(alice), turn(alice));
         assert!(first.is_some() && second.is_some() && turn(alice).is_none());
         assert!(turn(bob).is_some(), "another user has a share too");
@@ -97,5 +114,17 @@ mod tests {
         assert!(shares.users().is_empty(), "nothing is kept of users who do not read");
         let at_once = |pool_size| ReadShares::new(pool_size).0.at_once;
         assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 2, 2, 5], "one is left to others, if there are two");
+    }
+    #[test]
+    fn all_users_together_leave_connections_to_pushes() {
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
+        let turn = |n: usize| shares.of(UserKey::of(&n.to_string())).wait(&lane).now_or_never();
+        let mut turns: Vec<_> = (0..6).map(turn).collect();
+        assert!(turns.iter().all(Option::is_some));
+        assert!(turn(6).is_none());
+        turns.pop();
+        assert!(turn(6).is_some());
+        let at_once = |pool_size| ReadLane::new(pool_size).0.available_permits();
+        assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 3, 6, 15]);
     }
 }

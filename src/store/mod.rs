@@ -70,6 +70,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql};
 use crate::limits::heavy::HeavyWork;
+use crate::limits::reads::ReadLane;
 use crate::telemetry::Metrics;
 use batch::BatchInsert;
 use batcher::Batcher;
@@ -179,6 +180,7 @@ impl Store {
                 often: OftenWritten::new(),
                 heavy,
                 clock,
+                lane: ReadLane::new(connections),
             },
             heads: HeadReader::new(pool.clone()),
             quotas: Quotas::new(pool.clone()),

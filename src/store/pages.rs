@@ -6,6 +6,7 @@ use super::rewinds::Rewinds;
 use crate::clock::Clock;
 use crate::db::{Pool, Sql};
 use crate::limits::heavy::HeavyWork;
+use crate::limits::reads::ReadLane;
 
 /// How a page is bounded.
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +26,16 @@ pub struct Pages {
     pub(super) often: OftenWritten,
     pub(super) heavy: HeavyWork,
     pub(super) clock: Clock,
+    /// How many may read at once.
+    pub(super) lane: ReadLane,
 }
 
 impl Pages {
+    /// Where reads wait for each other.
+    pub fn lane(&self) -> &ReadLane {
+        &self.lane
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         static PING: Sql = Sql { text: "select 1", types: &[] };

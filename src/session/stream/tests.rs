@@ -267,18 +267,24 @@ async fn of_several_apps_those_are_read_that_changed_each_in_its_turn() {
     assert_eq!(session.next_log(), None);
 }
 
+/// Begins to read a page, which nobody waits for.
+async fn begin_page(session: &mut StreamSession, index: usize) {
+    let reservation = session.budget.reserve(MIN_RESERVATION).await.unwrap();
+    drop(session.begin_page(index, reservation));
+}
+
 #[tokio::test]
 async fn what_wakes_a_log_while_a_page_of_it_is_read_has_it_read_again() {
     let rig = Rig::new(&[]);
     let mut session = session_of_apps(&rig, &[("todo", None), ("notes", None)]);
     for before in [Phase::CatchingUp, Phase::Backlog { pending_tables: BTreeSet::new() }] {
         session.logs[0].phase = before;
-        drop(session.begin_page(0));
+        begin_page(&mut session, 0).await;
         rig.wake("todo", "phone", &["tasks".to_owned()]);
         assert!(matches!(session.wait().await, Next::Nothing));
         session.send(0, page(&[("tasks", 4)], after(4), false));
         assert_eq!(session.next_log(), Some(0));
-        drop(session.begin_page(0));
+        begin_page(&mut session, 0).await;
         session.send(0, page(&[], after(6), false));
         assert_eq!(session.next_log(), None);
     }
@@ -302,7 +308,7 @@ async fn events_of_several_apps_name_theirs_and_their_ids_say_where_each_stands(
 #[tokio::test]
 async fn a_page_that_is_awaited_keeps_no_heartbeat_from_coming() {
     let rig = Rig::new(&["--sse-heartbeat-ms", "20", "--database-pool-size", "1"]);
-    let turn = rig.sessions.reads.of(UserKey::of(KNOWN)).wait().await;
+    let turn = rig.sessions.reads.of(UserKey::of(KNOWN)).wait(rig.store.lane()).await;
     let mut stream = session(&rig, Cursor::BEGINNING, None, Duration::from_secs(3600));
     for _ in 0..3 {
         assert_eq!(stream.next().await.as_deref(), Some(HEARTBEAT));
