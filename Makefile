@@ -27,7 +27,7 @@ dev: bootstrap ## Run a whole cluster here; ARGS="--replicas 5 --port 4000 --res
 
 test: bootstrap-tests fmt-check lint check-supply-chain ## Format, lints and every test, against a PostgreSQL of its own
 	$(CARGO) test --workspace --no-run
-	@CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
+	@TMPDIR=$$(scripts/temporary-folder) CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
 
 test-newest-postgres: bootstrap ## What the database has a say in, on the newest PostgreSQL that a package registry has; PG_BIN=folder for another
 	$(CARGO) build --workspace --bins

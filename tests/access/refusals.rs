@@ -46,10 +46,11 @@ fn between(
     grown.filter(|(_, _, count)| *count > 0.0).collect()
 }
 
+/// Sends a token on a WebSocket, which the server must close.
 async fn say(cluster: &Cluster, token: &str) {
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
     raw.send(TEXT, json!({ "type": "auth", "token": token }).to_string().as_bytes()).await;
-    raw.rest().await;
+    raw.until_closed().await;
 }
 
 /// Sends a token every way there is; each must be refused for that reason.
@@ -192,7 +193,7 @@ async fn limits_silence_other_users_and_bad_requests_have_their_reasons() {
     assert_grown(&cluster, &before, &[("websocket", "token_other_user", 1.0)]).await;
 
     let before = counts(&cluster).await;
-    Raw::websocket(cluster.url(0), "/ws/todo", 1 << 20).await.rest().await;
+    Raw::websocket(cluster.url(0), "/ws/todo", 1 << 20).await.until_closed().await;
     for path in ["/ws", PULL, STREAM] {
         assert!(cluster.get(path).await.status.is_client_error(), "{path}");
     }

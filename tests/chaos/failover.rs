@@ -3,7 +3,7 @@
 
 use crate::epilogue::SOON;
 use crate::probe::{Pushing, brings_all, pushes, stream};
-use crate::suite::alone;
+use crate::suite::beside_others;
 use crate::support::*;
 use mana_dev::{Postgres, PostgresOptions, TemporaryPostgres};
 use sqlx::postgres::PgPoolOptions;
@@ -61,7 +61,7 @@ async fn listen(cluster: &Cluster, replica: usize) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_everything_goes_on_with_the_new_primary_and_nobody_has_to_reconnect() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let mut primary = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let standby = standby_of(primary.server(), folder.path()).await;

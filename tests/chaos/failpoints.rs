@@ -6,7 +6,7 @@ use crate::cluster::FaultyCluster;
 use crate::fault::{Fault, Network};
 use crate::run::run_in;
 use crate::schedule::Plan;
-use crate::suite::{LENGTH, alone};
+use crate::suite::{LENGTH, beside_others};
 use std::time::{Duration, Instant};
 
 /// Seeds tried.
@@ -14,7 +14,7 @@ const SEEDS: u64 = 8;
 
 /// Looks for a seed that shows the defect.
 async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let begin = Instant::now();
     for seed in 1..=SEEDS {
         let plan = plan(seed).with("MANA_SYNC_FAILPOINT", defect);
@@ -98,7 +98,7 @@ async fn a_listener_that_listens_after_catching_up_is_noticed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: make chaos"]
 async fn without_rounds_a_listener_that_was_cut_still_misses_nothing() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     for seed in 1..=SEEDS {
         let plan = without_rounds(short(seed, &[Fault::ListenersTerminated; 3]));
         let report = crate::run::run(&plan).await;

@@ -2,7 +2,7 @@
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::run::{Play, settle};
-use crate::suite::alone;
+use crate::suite::{alone, beside_others};
 use crate::support::proxy::Mode;
 use crate::support::*;
 use crate::{checks, epilogue};
@@ -25,7 +25,7 @@ const KEPT: u64 = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_all_listening_connections_swallowed_for_good_everybody_is_told_in_time_of_every_change() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 0).await;
     play.cluster.doors.iter().for_each(|doors| doors.listen.set(Mode::Swallow));
     let mut slowest = Duration::ZERO;
@@ -39,7 +39,7 @@ async fn with_all_listening_connections_swallowed_for_good_everybody_is_told_in_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 0).await;
     let cluster = &play.cluster;
     let user = &play.workload.parties[0].user;
@@ -66,7 +66,7 @@ async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_had_to_reconnect() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 4).await;
     let cluster = &play.cluster;
     let all_connected =
@@ -109,7 +109,7 @@ async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_h
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_connections_that_the_network_has_forgotten_are_given_up() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let play = Play::start(FaultyCluster::start(&[]).await, 1, 2, 4).await;
     let all_connected =
         async || play.workload.readers().iter().all(|reader| !reader.is_told() || reader.connects() == 1);
@@ -134,7 +134,7 @@ async fn database_connections_that_the_network_has_forgotten_are_given_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_started_while_the_issuer_was_down_lets_people_in_soon_after_its_return() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let cluster = FaultyCluster::start(&[]).await;
     let user = cluster.inner.user();
     let status = async || {

@@ -10,7 +10,7 @@
 //! such tests
 //! ```
 //! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
-//! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run.
+//! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run. `CHAOS_AT_ONCE=2` has two runs go on at a time.
 
 #[path = "../support/mod.rs"]
 mod support;

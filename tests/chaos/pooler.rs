@@ -1,7 +1,7 @@
 //! A real PgBouncer in transaction mode before the database.
 
 use crate::probe::{Pushing, brings_all, stream, try_push};
-use crate::suite::alone;
+use crate::suite::beside_others;
 use crate::support::*;
 use mana_dev::child::{Child, Group};
 use mana_dev::{TemporaryPostgres, free_port, place::Account};
@@ -89,7 +89,7 @@ fn settings(pooler: &Pooler, url: &str, statement_timeout: &str) -> Vec<(String,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_go_through_a_transaction_pooler_and_wake_ups_past_it() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let (postgres, pooler) = pooled().await;
     let pooler = Arc::new(pooler);
     let through = pooler.clone();
@@ -121,7 +121,7 @@ async fn queries_go_through_a_transaction_pooler_and_wake_ups_past_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_is_restarted_is_noticed_by_nobody() {
     const RESTARTS: usize = 3;
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let (postgres, pooler) = pooled().await;
     let pooler = Arc::new(pooler);
     let through = pooler.clone();
@@ -152,7 +152,7 @@ async fn a_pooler_that_is_restarted_is_noticed_by_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_limits_hold_through_a_transaction_pooler_and_stay_with_their_statements() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let (postgres, pooler) = pooled().await;
     let direct = postgres.server().admin_url();
     let pooler = Arc::new(pooler);
@@ -184,7 +184,7 @@ async fn time_limits_hold_through_a_transaction_pooler_and_stay_with_their_state
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says_why() {
-    let _alone = alone().await;
+    let _beside = beside_others().await;
     let (postgres, pooler) = pooled().await;
     let database_url = create_database_on(&postgres.server().admin_url()).await;
     let exe = env!("CARGO_BIN_EXE_mana-sync");

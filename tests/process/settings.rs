@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use clap::{Args, Command};
+use futures_util::stream::{self, StreamExt};
 use mana_sync::config::Config;
+use std::collections::BTreeSet;
 use std::process::Output;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
@@ -45,30 +47,35 @@ fn wrong() -> Vec<String> {
     ]
 }
 
-#[tokio::test]
-async fn no_value_of_any_setting_is_printed_by_an_error() {
-    let names = settings();
-    assert!(names.len() > 50, "{names:?}");
-    let mut refused = std::collections::BTreeSet::new();
-    for (name, option) in &names {
-        for value in wrong() {
-            // Whatever is wrong here, there is no database: it ends either way.
-            let database = ("DATABASE_URL", "nothing");
-            let by_environment = match name.as_str() {
-                "DATABASE_URL" => run(&[], &[(name, &value)]).await,
-                _ => run(&[], &[database, (name, &value)]).await,
-            };
-            let by_option = run(&["serve", &format!("{option}={value}")], &[]).await;
-            for output in [by_environment, by_option] {
-                let said = said(&output);
-                assert!(!output.status.success(), "{name}={value}");
-                assert!(!said.to_lowercase().contains(&MARK.to_lowercase()), "{name}={value}: {said}");
-                if said.contains(&format!("{option} <{name}>")) && name != "DATABASE_URL" {
-                    refused.insert(name.as_str());
-                }
-            }
+/// Gives a setting each of the wrong values, by the environment and as an option. Whether it was refused for any of them.
+async fn is_refused(name: &str, option: &str) -> bool {
+    let mut refused = false;
+    for value in wrong() {
+        // Whatever is wrong here, there is no database: it ends either way.
+        let database = ("DATABASE_URL", "nothing");
+        let by_environment = match name {
+            "DATABASE_URL" => run(&[], &[(name, &value)]).await,
+            _ => run(&[], &[database, (name, &value)]).await,
+        };
+        let by_option = run(&["serve", &format!("{option}={value}")], &[]).await;
+        for output in [by_environment, by_option] {
+            let said = said(&output);
+            assert!(!output.status.success(), "{name}={value}");
+            assert!(!said.to_lowercase().contains(&MARK.to_lowercase()), "{name}={value}: {said}");
+            refused |= said.contains(&format!("{option} <{name}>")) && name != "DATABASE_URL";
         }
     }
+    refused
+}
+
+#[tokio::test]
+async fn no_value_of_any_setting_is_printed_by_an_error() {
+    const AT_ONCE: usize = 4;
+    let names = settings();
+    assert!(names.len() > 50, "{names:?}");
+    let tried = stream::iter(&names).map(async |(name, option)| (name.as_str(), is_refused(name, option).await));
+    let tried: Vec<(&str, bool)> = tried.buffer_unordered(AT_ONCE).collect().await;
+    let refused: BTreeSet<&str> = tried.into_iter().filter(|(_, refused)| *refused).map(|(name, _)| name).collect();
     for name in ["PORT", "JWKS_URL", "CORS_ORIGINS", "LOG_FORMAT", "DATABASE_PREPARE", "OTEL_EXPORTER_OTLP_HEADERS"] {
         assert!(refused.contains(name), "{name} is checked: {refused:?}");
     }

@@ -138,7 +138,7 @@ async fn load(cluster: &Cluster, user: &User) {
     }
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
     raw.send(TEXT, json!({ "type": "auth", "token": format!("{}x", user.token) }).to_string().as_bytes()).await;
-    raw.rest().await;
+    raw.until_closed().await;
     let mut expiring = socket(cluster, 0, &short_lived(cluster, user, 0), None, None).await;
     assert_eq!(woken(&mut expiring).await.1, ["tasks"]);
     let told = expiring.next(TIMEOUT).await.unwrap();

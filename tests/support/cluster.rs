@@ -107,13 +107,13 @@ impl Cluster {
     /// A cluster of one replica over a database that is there.
     pub async fn start_over(database_url: &str) -> Cluster {
         let database_url = database_url.to_owned();
-        outlive(move || Cluster::start_on_database(database_url, 1, |_, _| vec![])).await
+        outlive(move || Cluster::start_over_here(database_url, 1, |_, _| vec![])).await
     }
 
     /// Replicas over a database that is there, with these settings.
     pub async fn start_over_with(database_url: &str, replicas: u16, settings: Vec<(String, String)>) -> Cluster {
         let database_url = database_url.to_owned();
-        outlive(move || Cluster::start_on_database(database_url, replicas, move |_, _| settings.clone())).await
+        outlive(move || Cluster::start_over_here(database_url, replicas, move |_, _| settings.clone())).await
     }
 
     async fn start_here(
@@ -121,9 +121,19 @@ impl Cluster {
         replicas: u16,
         each: impl Fn(usize, &str) -> Vec<(String, String)>,
     ) -> Cluster {
-        Cluster::start_on_database(create_database_on(&admin_url).await, replicas, each).await
+        Cluster::start_on_database(create_prepared_database_on(&admin_url).await, replicas, each).await
     }
 
+    async fn start_over_here(
+        database_url: String,
+        replicas: u16,
+        each: impl Fn(usize, &str) -> Vec<(String, String)>,
+    ) -> Cluster {
+        prepare(&database_url).await;
+        Cluster::start_on_database(database_url, replicas, each).await
+    }
+
+    /// Over a database that has the schema.
     async fn start_on_database(
         database_url: String,
         replicas: u16,
@@ -140,10 +150,6 @@ impl Cluster {
             port: 0,
             extra: vec![],
         };
-        services.migrate(Path::new(env!("CARGO_BIN_EXE_mana-sync"))).await.unwrap();
-        if let Ok(buckets) = std::env::var(TEST_BUCKETS) {
-            distribute(&database_url, &buckets).await;
-        }
         if is_least_privileged() {
             grant(&database_url).await;
         }

@@ -1,6 +1,7 @@
 //! Databases of tests: each of a test's own, and the role that replicas have there.
 
 use super::*;
+use sqlx::{Connection as _, PgConnection};
 
 /// Set to `replica`, it has the replicas of every cluster run as the role of `deploy/grants.sql`.
 const TEST_ROLE: &str = "TEST_ROLE";
@@ -43,9 +44,11 @@ pub(super) async fn grant(database_url: &str) {
     pool.close().await;
 }
 
+/// The server that tests make their databases on, where `make test` has started none.
+static OWN: OnceCell<TemporaryPostgres> = OnceCell::const_new();
+
 /// The URL of the server that tests make their databases on: the one `make test` started, or our own.
-pub(super) async fn admin_url() -> String {
-    static OWN: OnceCell<TemporaryPostgres> = OnceCell::const_new();
+pub async fn admin_url() -> String {
     if let Ok(url) = std::env::var(TEST_DATABASE_URL) {
         return url;
     }
@@ -66,12 +69,75 @@ pub async fn create_database_on(admin: &str) -> String {
     if let (true, Ok(workers)) = (is_coordinator, std::env::var(mana_dev::TEST_CITUS_WORKERS)) {
         return mana_dev::citus::create_database(admin, &workers, &name).await.unwrap();
     }
-    let pool = PgPool::connect(admin).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&pool).await.unwrap();
-    pool.close().await;
+    let mut session = PgConnection::connect(admin).await.unwrap();
+    execute(&mut session, format!("create database {name}")).await;
+    session.close().await.unwrap();
+    url_of(admin, &name)
+}
+
+/// The URL of another database of the same server.
+fn url_of(admin: &str, name: &str) -> String {
     let mut url: url::Url = admin.parse().unwrap();
-    url.set_path(&name);
+    url.set_path(name);
     url.to_string()
+}
+
+async fn execute(session: &mut PgConnection, statement: String) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(session).await.unwrap();
+}
+
+/// Makes a database that replicas can use, and says where it is.
+///
+/// On the server that tests share it is a copy of one that was prepared once: most tests take less time than the
+/// migrations.
+pub(super) async fn create_prepared_database_on(admin: &str) -> String {
+    let is_shared = match std::env::var(TEST_DATABASE_URL) {
+        Ok(shared) => shared == admin && std::env::var_os(mana_dev::TEST_CITUS_WORKERS).is_none(),
+        Err(_) => OWN.get().is_some_and(|own| own.server().admin_url() == admin),
+    };
+    if !is_shared {
+        let url = create_database_on(admin).await;
+        prepare(&url).await;
+        return url;
+    }
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    let template = TEMPLATE.get_or_init(|| prepare_template(admin)).await;
+    let name = format!("t_{}", Uuid::new_v4().simple());
+    let mut session = PgConnection::connect(admin).await.unwrap();
+    execute(&mut session, format!("create database {name} template {template}")).await;
+    session.close().await.unwrap();
+    url_of(admin, &name)
+}
+
+/// Makes the database that is copied, unless it is there: its name says of which build and for how many buckets it is.
+async fn prepare_template(admin: &str) -> String {
+    let build = std::fs::metadata(env!("CARGO_BIN_EXE_mana-sync")).unwrap().modified().unwrap();
+    let build = build.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let name = format!("template_{build:x}_{}", std::env::var(TEST_BUCKETS).unwrap_or_default());
+    let mut session = PgConnection::connect(admin).await.unwrap();
+    // Other suites may be about to do the same. The lock ends with the session.
+    execute(&mut session, "select pg_advisory_lock(hashtext('template'))".to_owned()).await;
+    let exists =
+        sqlx::query_scalar::<_, bool>("select exists (select from pg_database where datname = $1)").bind(&name);
+    if !exists.fetch_one(&mut session).await.unwrap() {
+        let unfinished = format!("{name}_unfinished");
+        execute(&mut session, format!("drop database if exists {unfinished} with (force)")).await;
+        execute(&mut session, format!("create database {unfinished}")).await;
+        prepare(&url_of(admin, &unfinished)).await;
+        execute(&mut session, format!("alter database {unfinished} rename to {name}")).await;
+    }
+    session.close().await.unwrap();
+    name
+}
+
+/// Gives a database the schema, and distributes its logs over buckets if tests are to have them so.
+pub(super) async fn prepare(database_url: &str) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    let done = command.arg("migrate").env("DATABASE_URL", database_url).output().await.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    if let Ok(buckets) = std::env::var(TEST_BUCKETS) {
+        distribute(database_url, &buckets).await;
+    }
 }
 
 /// Distributes the logs of a database over buckets; again, if they are.

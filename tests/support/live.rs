@@ -334,6 +334,12 @@ impl Raw {
         std::mem::take(&mut self.unread)
     }
 
+    /// Reads until the server closes the WebSocket. It then waits for a moment for an answer to that, for which nobody here need
+    /// wait.
+    pub async fn until_closed(&mut self) {
+        while self.frame().await.expect("it is closed by a frame").0 != CLOSE {}
+    }
+
     /// The next frame: its first byte and its payload. None once the connection has ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let (head, length) = loop {
