@@ -1,6 +1,7 @@
 //! The composition root: builds everything a replica consists of, runs it, and stops it. The only module that
 //! knows all others.
 
+mod fanout;
 mod start;
 
 use crate::admin::{self, Admin, AdminStartError};
@@ -9,25 +10,20 @@ use crate::billing::{Billing, TlsError};
 use crate::budget::MemoryBudget;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, LimitsConfig};
-use crate::db::{ConnectError, Connector};
-use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
-use crate::fanout::{
-    ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Receiver,
-    Reconciler, SessionRegistry,
-};
+use crate::db::ConnectError;
+use crate::fanout::listener::OtherChannels;
 use crate::http::server::{Server, bind};
 use crate::http::{AppState, PushBudget, Services, router};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
-use crate::session::rebalance::Rebalancer;
 use crate::session::{SessionDependencies, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::compaction::Compactor;
 use crate::store::fitness::Unfit;
 use crate::store::schema::SchemaError;
-use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Metrics, Telemetry};
+use fanout::Fanout;
 use reqwest::redirect::Policy;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -135,15 +131,11 @@ pub async fn run(
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
     let auth = Arc::new(Authenticator::new(&config, http, metrics.clone(), clock.clone()));
     let billing = Billing::new(&config, metrics.clone(), clock.clone())?;
-    let publisher = Publisher::new(&config.fanout, metrics.clone());
     let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
-    let sessions: Arc<dyn SessionRegistry> = hub.clone();
-    let (reconciler, reconciling) = Reconciler::new(layout);
-    let (listener_status, received) = (ListenerStatus::default(), NotificationCounter::default());
-    let name = config.replica_name();
-    let keys = ChannelKeys::new(&config.fanout, &config.billing.mana_service_key);
-    let presence = Presence::new(&config.fanout, &name, metrics.clone(), clock.clone(), shutdown.draining.clone());
-    let health = AppState::new_health(&config, listener_status.clone(), auth.clone(), &shutdown);
+    let fanout = Fanout::new(&config, layout, &metrics, &clock, &shutdown);
+    let (publisher, reconciler, presence) =
+        (fanout.publisher.clone(), fanout.reconciler.clone(), fanout.presence.clone());
+    let health = AppState::new_health(&config, fanout.listener_status.clone(), auth.clone(), &shutdown);
     let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
     let limits = UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone());
     let admin = Admin::new(
@@ -163,47 +155,11 @@ pub async fn run(
         },
     )?;
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
-    let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
-    let receiver = Receiver {
-        sessions: sessions.clone(),
-        reconciler: reconciler.clone(),
-        received: received.clone(),
-        keys: keys.clone(),
-        presence: presence.clone(),
-        unreadable: Throttle::default(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
-    };
-    let listener = Listener {
-        publishing: connector.clone(),
-        connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
-        ping: config.listener_ping_ms,
-        receiver,
-        listener_status: listener_status.clone(),
-        others,
-    };
-    let dependencies = |heads| Dependencies {
-        heads,
-        sessions: sessions.clone(),
-        metrics: metrics.clone(),
-        period: config.reconcile_ms,
-        recent: config.announce_recent_ms,
-    };
-    let reconciling = reconciling.into_iter().zip(store.all()).map(|(task, of)| (task, dependencies(of.heads.clone())));
-    let reconciling: Vec<_> = reconciling.collect();
-    let target = PublisherConnector::new(connector, config.database_prepare);
-    let publishing =
-        PublisherConfig { target, keys, presence: presence.clone(), received, budget: config.fanout.notify_budget };
     let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
     let closing = shutdown.closing.clone();
-    let rebalancing =
-        (!config.fanout.rebalance_ms.is_zero()).then(|| Rebalancer::new(config.fanout.rebalance_ms, metrics.clone()));
-    if let Some(rebalancer) = rebalancing {
-        shutdown.essential("rebalancer", rebalancer.run(presence.clone(), hub.clone(), shutdown.stopping.clone()));
-    }
     let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), clock.clone(), closing.clone());
     let session_dependencies = SessionDependencies {
-        hub,
+        hub: hub.clone(),
         reconciler,
         auth: auth.clone(),
         budget: unread.clone(),
@@ -216,14 +172,9 @@ pub async fn run(
 
     let stopping = || shutdown.stopping.clone();
     shutdown.essential("issuer keys", auth.fetching(stopping()));
-    shutdown.essential("listener", listener.run(stopping()));
-    shutdown.essential("publisher", publisher.clone().run(publishing, stopping()));
-    for (task, dependencies) in reconciling {
-        shutdown.essential("reconciler", task.run(dependencies, stopping()));
-    }
-    let others = presence.clone();
+    fanout.start(&config, &store, &hub, others, &shutdown)?;
     let compactor = Compactor::of_replica(&config, layout, metrics.clone(), clock.clone())
-        .sharing_with(move || others.replicas().len());
+        .sharing_with(move || presence.replicas().len());
     shutdown.essential("compaction", compactor.run(stopping()));
     shutdown.essential("placements", store.clone().follow_placements(stopping()));
     let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
@@ -258,7 +209,7 @@ pub async fn run(
     for listener in listeners {
         shutdown.essential("accepting", accepting(server.clone(), listener, &shutdown));
     }
-    tracing::info!(replica = name, port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(replica = config.replica_name(), port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
     shutdown.run(delay, window).await;
     // A database that does not answer must not hold the process: what is open ends with it.
     if !store.close(CLOSE_TIMEOUT).await {

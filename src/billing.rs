@@ -139,7 +139,7 @@ impl Billing {
                 _ = breaker.wait_for(|breaker| matches!(breaker, Breaker::Open(_))) => None,
             }
         };
-        answer.instrument(traces::waiting("wait for the credits service")).await
+        answer.instrument(traces::wait_span("wait for the credits service")).await
     }
 
     /// Whether the service is well, as far as is known. Waits while that is being found out.

@@ -1,10 +1,16 @@
 //! Failpoints: deliberate faults, so that tests can show that they would be noticed.
 //!
-//! A debug build reads one from `MANA_SYNC_FAILPOINT`; a release build has none of this.
+//! The command line of a debug build chooses one by `MANA_SYNC_FAILPOINT`; a release build has none of this. It is chosen for
+//! the process, by a `static`: pure code fails as well, and handing a fault down would put it into the signatures of all that
+//! a test wants to see fail.
 
 use crate::clock::Clock;
 use axum::http::HeaderMap;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static CHOSEN: OnceLock<Failpoint> = OnceLock::new();
+static PUSHES_MAY_CRASH: AtomicBool = AtomicBool::new(false);
 
 /// One way to get it wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +65,7 @@ impl Failpoint {
 
     /// Whether this process is to fail so. Always false in a release build.
     pub fn is_on(self) -> bool {
-        static CHOSEN: LazyLock<Option<Failpoint>> = LazyLock::new(|| {
-            let name = std::env::var("MANA_SYNC_FAILPOINT").ok()?;
-            Failpoint::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, failpoint)| failpoint)
-        });
-        cfg!(debug_assertions) && *CHOSEN == Some(self)
+        cfg!(debug_assertions) && CHOSEN.get() == Some(&self)
     }
 
     /// Whether it shows this time: every third time, at random, where the process has it.
@@ -72,19 +74,43 @@ impl Failpoint {
     }
 }
 
+/// No failpoint has this name.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no failpoint of the name that MANA_SYNC_FAILPOINT has")]
+pub struct UnknownFailpoint;
+
+/// Lets this process fail so from now on. The first choice stands.
+///
+/// # Errors
+/// There is no such failpoint.
+pub fn choose(name: &str) -> Result<(), UnknownFailpoint> {
+    let (_, failpoint) = Failpoint::ALL.into_iter().find(|(known, _)| *known == name).ok_or(UnknownFailpoint)?;
+    CHOSEN.get_or_init(|| failpoint);
+    Ok(())
+}
+
+/// Lets pushes end this process, if their header asks for it: see [`crash_before_notify`].
+pub fn let_pushes_crash() {
+    PUSHES_MAY_CRASH.store(true, Ordering::Relaxed);
+}
+
 /// Whether the process is to end between the commit of a push and its notification.
 #[derive(Clone, Copy, Debug)]
 pub struct CrashBeforeNotify(bool);
 
-/// Whether this push is to show what a crash does. A debug build whose environment has `MANA_SYNC_TEST_HOOKS=1` does
-/// so; no other looks at the header.
+/// Whether this push is to show what a crash does: by a header at which only a debug build looks that was told to
+/// ([`let_pushes_crash`]).
 pub fn crash_before_notify(headers: &HeaderMap) -> CrashBeforeNotify {
-    static ALLOWED: LazyLock<bool> =
-        LazyLock::new(|| cfg!(debug_assertions) && std::env::var("MANA_SYNC_TEST_HOOKS").is_ok_and(|on| on == "1"));
-    CrashBeforeNotify(*ALLOWED && headers.get("X-Test-Crash").is_some_and(|when| when == "before-notify"))
+    let may_crash = cfg!(debug_assertions) && PUSHES_MAY_CRASH.load(Ordering::Relaxed);
+    CrashBeforeNotify(may_crash && headers.get("X-Test-Crash").is_some_and(|when| when == "before-notify"))
 }
 
 impl CrashBeforeNotify {
+    /// Whether this push is to.
+    pub fn is_chosen(self) -> bool {
+        self.0
+    }
+
     /// Ends the process as a crash would, if this push is to.
     pub fn if_chosen(self) {
         if self.0 {

@@ -18,7 +18,7 @@
 //! those above it, and [`app`] alone knows them all.
 
 #![warn(missing_docs)]
-// Time and chance are handed down: see `clock`.
+// Time, chance and settings are handed down: see `clock` and `config`.
 #![warn(clippy::disallowed_methods)]
 
 pub mod protocol;

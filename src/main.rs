@@ -64,6 +64,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = cli::failpoints::choose() {
+        report(&error);
+        return ExitCode::FAILURE;
+    }
     let words: Vec<OsString> = std::env::args_os().collect();
     let (cli, config) = match read(&words) {
         Ok(read) => read,
@@ -146,6 +150,7 @@ fn refuse(error: &UsageError) -> ExitCode {
 
 /// The command line that takes no notice of what is empty in the environment: manifests and compose files set a
 /// variable to nothing where they mean that it is not set. Notes a setting that cannot be read as text.
+#[expect(clippy::disallowed_methods, reason = "the environment belongs to the command line")]
 fn without_empty_settings(command: clap::Command, unreadable: &mut Option<String>) -> clap::Command {
     let command = command.mut_args(|argument| {
         let value = argument.get_env().and_then(std::env::var_os);

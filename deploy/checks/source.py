@@ -28,10 +28,10 @@ def metrics():
     """Every metric of src/telemetry/metrics.rs and apps.rs by its name: type and labels, comma-separated (empty: none)."""
     files = [Path("src/telemetry") / name for name in ("metrics.rs", "apps.rs")]
     text = "\n".join(file.read_text().split("#[cfg(test)]")[0] for file in files)
-    pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*&?[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
+    pattern = r'\b(?:\w+_)?(gauge|counter|histogram)s?\(\s*(?:&?[\w.]+,\s*)?"(mana_sync_\w+)",\s*"[^"]*"(?:,\s*"(\w+)")?'
     found = {name: (kind, label) for kind, name, label in re.findall(pattern, text)}
     pair = r'\("(\w+)", (?:\w+|env!\("\w+"\))\)'
-    paired = r'\bpaired_(counter|gauge)s?\(\s*&[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*",\s*' + rf"{pair},\s*{pair}"
+    paired = r'\bpaired_(counter|gauge)s?\(\s*&?[\w.]+,\s*"(mana_sync_\w+)",\s*"[^"]*",\s*' + rf"{pair},\s*{pair}"
     found |= {name: (kind, f"{label},{other}") for kind, name, label, other in re.findall(paired, text)}
     for name in re.findall(r'"(mana_sync_\w+)"', text):
         if name not in found:

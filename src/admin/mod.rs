@@ -39,6 +39,7 @@ use crate::http::Health;
 use crate::shutdown::Shutdown;
 use crate::store::Layout;
 use crate::telemetry::Metrics;
+use crate::telemetry::throttle::Throttle;
 use cluster::Answering;
 use connection::LazyConnection;
 use keys::AdminKeys;
@@ -66,6 +67,8 @@ pub struct Inner {
     /// How long a login lasts.
     login: Duration,
     clock: Clock,
+    /// The line about those who do not have the token.
+    refusal_line: Throttle,
 }
 
 impl std::ops::Deref for Admin {
@@ -125,6 +128,7 @@ impl Admin {
             presence,
             login,
             clock,
+            refusal_line: Throttle::default(),
         }));
         Ok(Some((admin.clone(), Tasks { admin, local, answering })))
     }

@@ -2,7 +2,6 @@
 
 use super::Admin;
 use super::error::AdminError;
-use crate::telemetry::throttle::Throttle;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -26,17 +25,18 @@ pub(super) async fn with_token(State(admin): State<Admin>, request: Request, nex
     match token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
         Some((_, token)) if admin.keys.accepts(token.trim()) => next.run(request).await,
         _ => {
-            log_refusal("api");
+            admin.log_refusal("api");
             AdminError::Unauthorized.into_response()
         }
     }
 }
 
-/// Writes that somebody did not have the token, not every time.
-pub(super) fn log_refusal(via: &str) {
-    static LINE: Throttle = Throttle::new();
-    if let Some(unwritten) = LINE.is_due() {
-        tracing::warn!(via, unwritten, "somebody without the admin token was refused");
+impl Admin {
+    /// Writes that somebody did not have the token, not every time.
+    pub(super) fn log_refusal(&self, via: &str) {
+        if let Some(unwritten) = self.refusal_line.is_due() {
+            tracing::warn!(via, unwritten, "somebody without the admin token was refused");
+        }
     }
 }
 

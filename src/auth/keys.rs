@@ -144,7 +144,7 @@ impl KeySource {
             }
         }
         loop {
-            let waiting = traces::waiting("wait for the issuer's keys");
+            let waiting = traces::wait_span("wait for the issuer's keys");
             let ended = timeout_at(deadline, attempts.changed()).instrument(waiting).await;
             // The sender lives in what we hold.
             if !matches!(ended, Ok(Ok(()))) {

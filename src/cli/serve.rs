@@ -1,7 +1,7 @@
 //! `mana-sync serve`: a replica that is the process.
 
-use super::rlimit;
 use super::signals::StopSignals;
+use super::{removed, rlimit};
 use mana_sync::app::{self, Listeners, RunError};
 use mana_sync::clock::Clock;
 use mana_sync::config::{Config, ConfigError};
@@ -32,6 +32,7 @@ impl From<ConfigError> for ServeError {
 /// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
 pub(crate) async fn serve(config: Config, clock: Clock, telemetry: &Telemetry) -> Result<(), ServeError> {
     config.check()?;
+    removed::warn();
     let mut signals = StopSignals::catch().map_err(ServeError::Signals)?;
     rlimit::raise(config.max_connections, config.database_pool_size);
     let listeners = Listeners::bind(&config)?;

@@ -21,6 +21,12 @@ pub struct FanoutConfig {
     #[arg(long, env, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..))]
     pub notify_budget: u32,
 
+    /// Pushes a second of all replicas together up to which a push's own transaction sends its notification, which
+    /// arrives earlier and costs the database less. Beyond, a notification of the publisher follows the commit: transactions
+    /// that notify would wait for each other. 0: always.
+    #[arg(long, env, default_value_t = 250, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub commit_notify_rate: u32,
+
     /// Wake-ups waiting to be published, at most; what is beyond is left to the reconcilers. 0 leaves all to them, to
     /// measure what publishing costs.
     #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=10_000_000))]

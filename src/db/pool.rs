@@ -146,7 +146,7 @@ impl Pool {
         tested: bool,
     ) -> Result<T, DbError> {
         let mut guard = match self.pool.status().available {
-            0 => self.acquire(tested).instrument(traces::waiting("wait for a connection")).await?,
+            0 => self.acquire(tested).instrument(traces::wait_span("wait for a connection")).await?,
             _ => self.acquire(tested).await?,
         };
         let detector = guard.detector.clone();

@@ -114,6 +114,7 @@ impl Route {
             // Why is known.
             return;
         }
+        // The pools of all buckets lead to the same servers: one line for all of them.
         static LINE: Throttle = Throttle::every(WARNING_PAUSE);
         if let Some(unwritten) = LINE.is_due() {
             let (place, error) = (best + 1, error.map(|error| error as &dyn std::error::Error));

@@ -111,7 +111,7 @@ async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'stat
     let file = match &options.roots {
         Roots::System => return Ok(Some(system_roots().to_vec())),
         Roots::File(file) => Some(file.clone()),
-        Roots::Usual => usual("root.crt"),
+        Roots::Usual => usual(options, "root.crt"),
     };
     let pem = match &file {
         Some(file) => read(file, PARAMETER).await?,
@@ -119,11 +119,12 @@ async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'stat
     };
     match pem {
         // Whom it revokes libpq would refuse.
-        Some(_) if usual("root.crl").is_some() => Err(TlsError::Revocations),
+        Some(_) if usual(options, "root.crl").is_some() => Err(TlsError::Revocations),
         Some(pem) => Ok(Some(certificates(&pem, PARAMETER)?)),
         None if verifies => Err(TlsError::NoRoots),
         None => {
             if options.roots != Roots::Usual {
+                // Once for the process: it is about a file, and connections to all databases come by here again and again.
                 static WARNED: OnceLock<()> = OnceLock::new();
                 WARNED.get_or_init(|| {
                     tracing::warn!("the file of sslrootcert is missing: the database's certificate is not verified");
@@ -141,10 +142,10 @@ async fn identity(
     if options.hides_certificate {
         return Ok(None);
     }
-    let Some(file) = options.certificate.clone().or_else(|| usual("postgresql.crt")) else { return Ok(None) };
+    let Some(file) = options.certificate.clone().or_else(|| usual(options, "postgresql.crt")) else { return Ok(None) };
     let Some(pem) = read(&file, "sslcert").await? else { return Ok(None) };
     let chain = certificates(&pem, "sslcert")?;
-    let file = options.key.clone().or_else(|| usual("postgresql.key")).ok_or(TlsError::NoKey)?;
+    let file = options.key.clone().or_else(|| usual(options, "postgresql.key")).ok_or(TlsError::NoKey)?;
     let key = read(&file, "sslkey").await?.ok_or(TlsError::NoKey)?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsError::Pem { parameter: "sslkey" })?;
     Ok(Some((chain, key)))
@@ -165,8 +166,8 @@ fn certificates(pem: &[u8], parameter: &'static str) -> Result<Vec<CertificateDe
 }
 
 /// A file where libpq looks for it, if it is there.
-fn usual(name: &str) -> Option<PathBuf> {
-    let file = Path::new(&std::env::var_os("HOME")?).join(".postgresql").join(name);
+fn usual(options: &TlsOptions, name: &str) -> Option<PathBuf> {
+    let file = options.usual_folder.as_ref()?.join(name);
     file.is_file().then_some(file)
 }
 

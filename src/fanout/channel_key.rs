@@ -7,11 +7,16 @@
 
 use crate::config::{FanoutConfig, Secret};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use axum::http::HeaderValue;
 
 /// Bytes of a signature: the first of an HMAC-SHA-256.
 pub(super) const MAC_BYTES: usize = 12;
+/// Bytes of a key for one notification.
+pub(super) const KEY_BYTES: usize = 32;
+/// What keys for one notification are made of, beside its nonce: no notification begins so, so none is a key.
+const ONE_TIME: &[u8] = b"one notification ";
 /// What the keys are made for; another form of notifications has others.
 const PURPOSE: &[u8] = b"mana-sync notifications, form 2";
 
@@ -34,6 +39,22 @@ impl ChannelKeys {
         mac(&self.signing, text)
     }
 
+    /// A key that signs one notification, which this names: for the database, which is not trusted with any other.
+    pub(super) fn one_time(&self, nonce: &str) -> [u8; KEY_BYTES] {
+        one_time(&self.signing, nonce)
+    }
+
+    /// Whether the one-time key that this names has signed a text, if one of the keys has made it.
+    pub(super) fn verify_one_time(&self, nonce: &str, text: &str, signature: &[u8]) -> bool {
+        let mut keys = std::iter::once(&self.signing).chain(&self.others);
+        keys.any(|key| {
+            let mut hash = digest::Context::new(&SHA256);
+            hash.update(&one_time(key, nonce));
+            hash.update(text.as_bytes());
+            verify_slices_are_equal(&hash.finish().as_ref()[..MAC_BYTES], signature).is_ok()
+        })
+    }
+
     /// Whether somebody who has one of the keys has signed this.
     pub(super) fn verify(&self, text: &str, signature: &[u8]) -> bool {
         let mut keys = std::iter::once(&self.signing).chain(&self.others);
@@ -43,6 +64,15 @@ impl ChannelKeys {
 
 fn derive(secret: &[u8]) -> Key {
     Key::new(HMAC_SHA256, hmac::sign(&Key::new(HMAC_SHA256, secret), PURPOSE).as_ref())
+}
+
+fn one_time(key: &Key, nonce: &str) -> [u8; KEY_BYTES] {
+    let mut signing = hmac::Context::with_key(key);
+    signing.update(ONE_TIME);
+    signing.update(nonce.as_bytes());
+    let mut made = [0; KEY_BYTES];
+    made.copy_from_slice(signing.sign().as_ref());
+    made
 }
 
 fn mac(key: &Key, text: &str) -> [u8; MAC_BYTES] {

@@ -57,6 +57,7 @@ struct Body<'a> {
     c: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     t: Option<&'a [Arc<str>]>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     r: &'a [(i64, i64)],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     p: &'a [String],
@@ -70,6 +71,7 @@ struct OwnedBody {
     c: Option<Arc<str>>,
     #[serde(default)]
     t: Option<Vec<Arc<str>>>,
+    #[serde(default)]
     r: Vec<(i64, i64)>,
     #[serde(default)]
     p: Vec<String>,
@@ -129,21 +131,33 @@ impl Writer {
 }
 
 fn encode_entry(wakeup: &Wakeup) -> String {
+    let last = wakeup.last();
+    let body = encode_body(wakeup, &wakeup.ranges, &[(last, last)]);
+    format!("{}{:04x}{body}", encode_user(wakeup.user), body.len())
+}
+
+/// Who is woken by what, without the range that was stored.
+pub(super) fn encode_without_range(wakeup: &Wakeup) -> String {
+    format!("{}{}", encode_user(wakeup.user), encode_body(wakeup, &[], &[]))
+}
+
+fn encode_user(user: UserKey) -> String {
+    URL_SAFE_NO_PAD.encode(user.0.as_bytes())
+}
+
+/// What was stored, in these ranges; or, if that were too long, only as much as is needed to look it up.
+fn encode_body(wakeup: &Wakeup, ranges: &[(i64, i64)], short: &[(i64, i64)]) -> String {
     let pushes: Vec<String> = wakeup.pushes.iter().map(ToString::to_string).collect();
     let whole = Body {
         a: &wakeup.app,
         c: wakeup.client.as_deref(),
         t: wakeup.tables.as_deref(),
-        r: &wakeup.ranges,
+        r: ranges,
         p: &pushes,
     };
-    let mut body = write_body(&whole);
-    if body.len() > MAX_ENTRY {
-        // What remains is bounded: an app id has at most 255 bytes, six times that when escaped.
-        let last = wakeup.last();
-        body = write_body(&Body { c: None, t: None, r: &[(last, last)], ..whole });
-    }
-    format!("{}{:04x}{body}", URL_SAFE_NO_PAD.encode(wakeup.user.0.as_bytes()), body.len())
+    let body = write_body(&whole);
+    // What remains is bounded: an app id has at most 255 bytes, six times that when escaped.
+    if body.len() > MAX_ENTRY { write_body(&Body { c: None, t: None, r: short, ..whole }) } else { body }
 }
 
 fn write_body(body: &Body<'_>) -> String {
@@ -223,10 +237,21 @@ impl<'a> Iterator for Entries<'a> {
 impl Entry<'_> {
     /// Reads the entry.
     pub fn read(&self) -> Result<Wakeup, PayloadError> {
-        let OwnedBody { a, c, t, r, p } = serde_json::from_str(self.body).map_err(PayloadError::Json)?;
-        let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
-        Ok(Wakeup { user: self.user, app: a, client: c, tables: t.map(Into::into), ranges: r, pushes })
+        read_body(self.user, self.body)
     }
+}
+
+/// Reads what was stored for a user.
+pub(super) fn read_body(user: UserKey, body: &str) -> Result<Wakeup, PayloadError> {
+    let OwnedBody { a, c, t, r, p } = serde_json::from_str(body).map_err(PayloadError::Json)?;
+    let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
+    Ok(Wakeup { user, app: a, client: c, tables: t.map(Into::into), ranges: r, pushes })
+}
+
+/// A user's key, and what comes after it.
+pub(super) fn split_user(text: &str) -> Option<(UserKey, &str)> {
+    let (user, rest) = text.split_at_checked(USER_WIDTH)?;
+    Some((read_user(user)?, rest))
 }
 
 /// A part that its length stands before, and what comes after it.

@@ -1,8 +1,9 @@
 //! From a commit on one replica to the sessions of all: hints, and the net below them (G4).
 //!
 //! * [`wakeup`]: what there is to tell, and of which [`tables`]; `codec` and `legacy`: how it stands in a notification; `channel_key`: who says so.
-//! * `publisher`: sends what has been committed, many wake-ups to a notification, never in the transaction of a push;
-//!   `queue`: where wake-ups wait for it; `rate`: how often it does that.
+//! * `publisher`: sends what has been committed, many wake-ups to a notification; `queue`: where wake-ups wait for it;
+//!   `rate`: how often it does that. `commit_notifier`: which pushes send one with their own commit instead, because the
+//!   cluster is quiet; `commit_payload`: how that one is written.
 //! * [`presence`]: which replicas there are, and what each says of itself; `dates`: when it said so, whatever its clock.
 //! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts; `receiver`: takes
 //!   each to whom it concerns.
@@ -19,6 +20,8 @@
 mod changes;
 mod channel_key;
 pub mod codec;
+mod commit_notifier;
+mod commit_payload;
 mod dates;
 mod dependencies;
 mod heads;

@@ -1,18 +1,21 @@
 //! Tells the cluster what this replica has committed, and that it is there.
 //!
-//! Not in the transaction of a push: a commit with a NOTIFY in it takes a lock on the whole cluster across the
-//! flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
+//! Not in the transaction of a push, but where the cluster is quiet ([`super::commit_notifier`]): a commit with a NOTIFY
+//! in it takes a lock on the whole cluster across the flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
 //! wake-ups share one, and the busier the database or the cluster, the longer it waits to be sent ([`super::rate`]). A
 //! wake-up that is lost here is found by every replica's reconciler.
 
 use super::channel_key::ChannelKeys;
 use super::codec::{self, CHANNEL};
+use super::commit_notifier::CommitNotifier;
 use super::presence::Presence;
 use super::queue::Queue;
 use super::rate::{NotificationCounter, RateLimiter};
 use super::wakeup::Wakeup;
+use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::db::{ConnectError, Connector};
+use crate::store::{CommitNotice, Told};
 use crate::telemetry::{Metrics, traces};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// Sends one notification for each payload. It need not outlive a crash of the database, so nobody waits for its flush;
 /// what it tells of has been flushed.
@@ -43,6 +46,7 @@ const MAX_BATCH: usize = 5_000;
 #[derive(Clone, Debug)]
 pub struct Publisher {
     queue: Arc<Queue>,
+    commits: Option<Arc<CommitNotifier>>,
     metrics: Arc<Metrics>,
 }
 
@@ -86,7 +90,30 @@ pub struct PublisherConfig {
 impl Publisher {
     /// A publisher that keeps no more waiting than the settings allow.
     pub fn new(config: &FanoutConfig, metrics: Arc<Metrics>) -> Publisher {
-        Publisher { queue: Arc::new(Queue::new(config, metrics.clone())), metrics }
+        Publisher { queue: Arc::new(Queue::new(config, metrics.clone())), commits: None, metrics }
+    }
+
+    /// The same, that lets pushes tell of themselves with their commits while the cluster is quiet.
+    #[must_use]
+    pub fn with_commits(self, config: &FanoutConfig, keys: ChannelKeys, presence: &Presence, clock: Clock) -> Publisher {
+        let commits = CommitNotifier::new(config, keys, presence.count(), self.metrics.clone(), clock);
+        Publisher { commits: commits.map(Arc::new), ..self }
+    }
+
+    /// What a push's own transaction is to tell of it, if it is to: who is woken is known, the range is not. With the span
+    /// of sending it, which ends when that is dropped.
+    pub fn with_commit(&self, wakeup: &Wakeup) -> Option<(CommitNotice, Span)> {
+        let notice = self.commits.as_ref()?.offer(wakeup, Instant::now())?;
+        Some((notice, traces::send(CHANNEL, 1, &wakeup.pushes)))
+    }
+
+    /// How that ended.
+    pub fn told(&self, told: Told) {
+        match (&self.commits, told) {
+            (Some(commits), Told::After(took)) => commits.told(took, Instant::now()),
+            (Some(commits), Told::QueueFull) => commits.queue_is_full(Instant::now()),
+            _ => {}
+        }
     }
 
     /// Leaves a wake-up to be sent. Call it after the commit.

@@ -2,7 +2,8 @@
 
 use super::SessionRegistry;
 use super::channel_key::ChannelKeys;
-use super::codec::{CHANNEL, Entry, Payload, PayloadError};
+use super::codec::{CHANNEL, Payload, PayloadError};
+use super::commit_payload::CommitPayload;
 use super::legacy;
 use super::presence::Presence;
 use super::rate::NotificationCounter;
@@ -45,7 +46,10 @@ impl Receiver {
     pub(super) fn receive(&self, payload: &str) {
         let received = match Payload::parse(payload) {
             Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
-            None => self.receive_unsigned(payload),
+            None => match CommitPayload::parse(payload) {
+                Some(payload) => payload.and_then(|payload| self.receive_with_commit(payload)),
+                None => self.receive_unsigned(payload),
+            },
         };
         if let Err(error) = received {
             self.metrics.notifications_unreadable.inc();
@@ -58,12 +62,7 @@ impl Receiver {
     }
 
     fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
-        // First of all: what nobody of us has sent takes nothing from the budget.
-        let is_signed = payload.is_signed(&self.keys);
-        match is_signed {
-            true => self.received.count(),
-            false => self.metrics.notifications_unverified.inc(),
-        }
+        let is_signed = self.count(payload.is_signed(&self.keys));
         let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
         self.sessions.with_connected(&mut |is_connected| {
             for entry in payload.entries() {
@@ -90,12 +89,35 @@ impl Receiver {
         // What cannot be read of one part, perhaps because a newer version wrote it, takes nothing from the others.
         let mut read = Ok(());
         for entry in &concern {
-            read = self.deliver(entry).and(read);
+            read = entry.read().map(|wakeup| self.deliver(wakeup)).and(read);
         }
         match said {
             Some(said) => self.presence.receive(said, Instant::now()).map_err(PayloadError::Json).and(read),
             None => read,
         }
+    }
+
+    /// What a push has told with its own commit.
+    fn receive_with_commit(&self, payload: CommitPayload<'_>) -> Result<(), PayloadError> {
+        let is_signed = self.count(payload.is_signed(&self.keys));
+        self.metrics.wakeups_received.inc();
+        if !self.sessions.is_connected(payload.user) {
+            return Ok(());
+        }
+        if !is_signed {
+            self.distrust(std::iter::once(payload.user));
+            return Ok(());
+        }
+        payload.read().map(|wakeup| self.deliver(wakeup))
+    }
+
+    /// Counts a notification, signed or not, first of all: what nobody of us has sent takes nothing from the budget.
+    fn count(&self, is_signed: bool) -> bool {
+        match is_signed {
+            true => self.received.count(),
+            false => self.metrics.notifications_unverified.inc(),
+        }
+        is_signed
     }
 
     /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
@@ -113,11 +135,9 @@ impl Receiver {
         users.for_each(|user| self.reconciler.check(user));
     }
 
-    fn deliver(&self, entry: &Entry<'_>) -> Result<(), PayloadError> {
-        let wakeup = entry.read()?;
+    fn deliver(&self, wakeup: Wakeup) {
         if wakeup.is_beyond(self.clock.since_epoch()) {
-            self.distrust(std::iter::once(wakeup.user));
-            return Ok(());
+            return self.distrust(std::iter::once(wakeup.user));
         }
         let delivery = traces::process(CHANNEL, &wakeup.app, &wakeup.pushes);
         delivery.in_scope(|| {
@@ -128,7 +148,6 @@ impl Receiver {
                 self.reconciler.look_up(wakeup);
             }
         });
-        Ok(())
     }
 
     fn observe_delivery(&self, wakeup: &Wakeup) {

@@ -129,7 +129,7 @@ pub(super) async fn json(
 
 /// What an answer's memory is reserved by, until [`hold_until_taken`] gives it to the body.
 #[derive(Clone, Debug)]
-struct Held {
+struct BodyReservation {
     _reservation: Arc<Reservation>,
 }
 
@@ -148,7 +148,7 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CONTENT_LENGTH, length)];
     let mut response = (headers, body).into_response();
     if let Some(reservation) = reservation {
-        response.extensions_mut().insert(Held { _reservation: Arc::new(reservation) });
+        response.extensions_mut().insert(BodyReservation { _reservation: Arc::new(reservation) });
     }
     response
 }
@@ -156,7 +156,7 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
 /// Part of an answer that the transport has not written yet. It keeps the answer's memory reserved.
 struct Piece {
     bytes: Bytes,
-    _held: Held,
+    _reservation: BodyReservation,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -169,10 +169,10 @@ impl AsRef<[u8]> for Piece {
 /// has asked for is not written yet: a client that does not read has it wait there. So every piece that is given to the
 /// transport holds the reservation itself; this is done last of all, when the body is compressed if it is.
 pub(super) fn hold_until_taken(mut response: Response) -> Response {
-    let Some(held) = response.extensions_mut().remove::<Held>() else { return response };
+    let Some(held) = response.extensions_mut().remove::<BodyReservation>() else { return response };
     response.map(|body| {
         let pieces = body.into_data_stream().map(move |bytes| {
-            let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: held.clone() });
+            let piece = |bytes| Bytes::from_owner(Piece { bytes, _reservation: held.clone() });
             bytes.map(piece)
         });
         Body::from_stream(pieces)

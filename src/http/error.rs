@@ -228,7 +228,8 @@ impl ApiError {
         }
     }
 
-    /// The line of such refusals, which is not written for every one: `mana_sync_http_responses_total` counts them.
+    /// The line of such refusals, which is not written for every one: `mana_sync_http_responses_total` counts them. Of
+    /// the process, because an error knows nothing of the replica that answers with it.
     fn refusal_line(&self) -> &'static Throttle {
         static WITHOUT_KEYS: Throttle = Throttle::new();
         static WITHOUT_DATABASE: Throttle = Throttle::new();

@@ -6,8 +6,9 @@ use super::body::PushReservation;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
 use crate::budget::Reservation;
-use crate::failpoints::{self, Failpoint};
-use crate::fanout::Wakeup;
+use crate::clock::Clock;
+use crate::failpoints::{self, CrashBeforeNotify, Failpoint};
+use crate::fanout::{Publisher, Wakeup};
 use crate::fanout::wakeup::table_names;
 use crate::limits::users::Admission;
 use crate::protocol::conflicts::conflicts;
@@ -15,13 +16,14 @@ use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, Remarks, WrittenChanges};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
-use crate::store::{OwnChanges, PageRequest, Pushed, StoreError};
+use crate::store::{Announcement, CommitNotice, OwnChanges, PageRequest, Pushed, StoreError, Told};
 use crate::telemetry::traces::PushSpan;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use std::sync::Arc;
+use tracing::Span;
 
 /// What an answer may say of conflicts however small its push is, in bytes.
 const MIN_CONFLICTS: usize = 4 << 10;
@@ -189,8 +191,23 @@ async fn delta(
     Ok((page, Some(unread)))
 }
 
-/// Leaves a wake-up with the publisher once the push is stored. Until then it holds the push's memory, which is needed
-/// even if the client has gone meanwhile.
+/// Tells others of the push: with its commit, or by the publisher once it is stored. Until then it holds the push's memory,
+/// which is needed even if the client has gone meanwhile.
+struct PushAnnouncement {
+    publisher: Publisher,
+    /// Who is woken by what; in which range is not known before it is stored.
+    wakeup: Wakeup,
+    /// The span of telling, while the statement runs that does.
+    telling: Span,
+    /// Whether the statement that stored it told of it.
+    is_told: bool,
+    push: Arc<Push>,
+    admission: Admission,
+    crash: CrashBeforeNotify,
+    clock: Clock,
+    _reservation: PushReservation,
+}
+
 fn announce(
     state: &AppState,
     log: &Log,
@@ -198,29 +215,52 @@ fn announce(
     headers: &HeaderMap,
     reservation: PushReservation,
     admission: Admission,
-) -> impl FnOnce(&Pushed) + Send + 'static {
-    let (publisher, clock, log, span) =
-        (state.publisher.clone(), state.clock.clone(), log.clone(), PushSpan::current());
-    let crash = failpoints::crash_before_notify(headers);
-    move |pushed| {
-        let _reservation = reservation;
-        admission.stored(&push, pushed);
-        crash.if_chosen();
-        if !Failpoint::NotifyDropped.happens(&clock) {
-            publisher.publish(wakeup(&log, &push, pushed, span));
-        }
-    }
-}
-
-fn wakeup(log: &Log, push: &Push, pushed: &Pushed, span: Option<PushSpan>) -> Wakeup {
-    Wakeup {
+) -> PushAnnouncement {
+    let wakeup = Wakeup {
         user: log.user,
         app: log.app.clone(),
         client: Some(push.client.as_str().into()),
         tables: table_names(push.changes.iter().map(|change| change.table.as_str())),
-        // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
-        ranges: pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect(),
-        pushes: span.into_iter().collect(),
+        ranges: vec![],
+        pushes: PushSpan::current().into_iter().collect(),
+    };
+    PushAnnouncement {
+        publisher: state.publisher.clone(),
+        wakeup,
+        telling: Span::none(),
+        is_told: false,
+        push,
+        admission,
+        crash: failpoints::crash_before_notify(headers),
+        clock: state.clock.clone(),
+        _reservation: reservation,
+    }
+}
+
+impl Announcement for PushAnnouncement {
+    fn with_commit(&mut self) -> Option<CommitNotice> {
+        if Failpoint::NotifyDropped.is_on() || self.crash.is_chosen() {
+            return None;
+        }
+        let (notice, span) = self.publisher.with_commit(&self.wakeup)?;
+        self.telling = span;
+        Some(notice)
+    }
+
+    fn told(&mut self, told: Told) {
+        self.telling = Span::none();
+        self.is_told = matches!(told, Told::After(_));
+        self.publisher.told(told);
+    }
+
+    fn stored(self: Box<Self>, pushed: &Pushed) {
+        self.admission.stored(&self.push, pushed);
+        self.crash.if_chosen();
+        if !self.is_told && !Failpoint::NotifyDropped.happens(&self.clock) {
+            // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
+            let ranges = pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect();
+            self.publisher.publish(Wakeup { ranges, ..self.wakeup });
+        }
     }
 }
 

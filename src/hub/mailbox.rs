@@ -1,8 +1,8 @@
 //! Where one session's wake-ups wait. They merge, and long lists are shared, so a slow reader costs the same as a fast one
 //! (G6).
 
+use super::pending_tables::PendingTables;
 use super::session::SessionState;
-use super::waiting::WaitingTables;
 use crate::clock::Clock;
 use crate::fanout::Wakeup;
 use crate::fanout::tables::{NAME_BYTES, Tables};
@@ -38,7 +38,7 @@ pub struct Interest {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Mail {
     /// Apps, and the tables in them that changed.
-    Changed(BTreeMap<Arc<str>, WaitingTables>),
+    Changed(BTreeMap<Arc<str>, PendingTables>),
     /// More than the mailbox keeps, or than its user may have waiting: nothing of it was kept.
     Overflow,
     /// The session is to end, so that its client comes back elsewhere. There is no other mail after that.
@@ -59,7 +59,7 @@ pub struct Mailbox {
 #[derive(Debug)]
 struct State {
     interest: Interest,
-    waiting: BTreeMap<Arc<str>, WaitingTables>,
+    waiting: BTreeMap<Arc<str>, PendingTables>,
     /// Bytes that it takes where nothing of it is shared.
     bytes: usize,
     /// How many of them a greeting added beyond the bound.
@@ -242,15 +242,15 @@ impl State {
     /// Keeps each name once, where several lists have the same; false if the user has no room for it.
     fn fold(&mut self) -> bool {
         // Before the work is done: there may be very many sessions to do it for.
-        let largest = self.waiting.values().map(WaitingTables::largest).max().unwrap_or(0);
+        let largest = self.waiting.values().map(PendingTables::largest).max().unwrap_or(0);
         if !self.charge(largest) {
             return false;
         }
-        self.waiting.values_mut().for_each(WaitingTables::fold);
+        self.waiting.values_mut().for_each(PendingTables::fold);
         let of_apps: usize = self.waiting.keys().map(|app| app.len() + NAME_BYTES).sum();
-        self.bytes = of_apps + self.waiting.values().map(WaitingTables::bytes).sum::<usize>();
+        self.bytes = of_apps + self.waiting.values().map(PendingTables::bytes).sum::<usize>();
         self.excused = self.excused.min(self.bytes.saturating_sub(MAX_WAITING));
-        let own_bytes = self.waiting.values().map(WaitingTables::own_bytes).sum();
+        let own_bytes = self.waiting.values().map(PendingTables::own_bytes).sum();
         self.charge.as_mut().is_none_or(|charge| charge.set(own_bytes))
     }
 
@@ -260,7 +260,7 @@ impl State {
         self.clear();
     }
 
-    fn clear(&mut self) -> BTreeMap<Arc<str>, WaitingTables> {
+    fn clear(&mut self) -> BTreeMap<Arc<str>, PendingTables> {
         (self.bytes, self.excused, self.charge) = (0, 0, None);
         std::mem::take(&mut self.waiting)
     }

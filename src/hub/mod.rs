@@ -8,14 +8,14 @@ mod connected;
 mod devices;
 mod inspect;
 mod mailbox;
+mod pending_tables;
 mod session;
-mod waiting;
 mod watermarks;
 
 pub use devices::{DeviceRead, DeviceReads};
 pub use mailbox::{Interest, Mail, Mailbox};
+pub use pending_tables::PendingTables;
 pub use session::{SessionInfo, SessionState};
-pub use waiting::WaitingTables;
 
 use crate::clock::Clock;
 use crate::fanout::{IsConnected, Listening, SessionRegistry, Wakeup};

@@ -22,7 +22,7 @@ fn interest(app: Option<&str>, tables: Option<&[&str]>, client: Option<&str>) ->
 
 /// What waits for a session, as "app:table,table app:table"; empty if nothing does.
 async fn mail(membership: &Membership) -> String {
-    let names = |tables: WaitingTables| {
+    let names = |tables: PendingTables| {
         let names: BTreeSet<&str> = tables.iter().map(|table| &**table).collect();
         names.into_iter().collect::<Vec<_>>().join(",")
     };

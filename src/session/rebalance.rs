@@ -42,7 +42,7 @@ const MOST: f64 = 10.0;
 const PROOF: f64 = 20.0;
 const HELPFUL: f64 = 0.25;
 /// How many times what should be enough may be closed by a wave.
-const ENOUGH: f64 = 2.0;
+const WAVE_FACTOR: f64 = 2.0;
 /// Windows from a wave that did not help to the next one: at first, and at most.
 const REST: (u32, u32) = (10, 120);
 
@@ -102,7 +102,7 @@ impl Trial {
             replicas: ready.count(),
             few: few.map(|replica| (replica.id.clone(), replica.connections)).collect(),
             yield_each: (over / excess).max(1.0) / load.detours,
-            enough: (excess * load.detours * ENOUGH).max(PROOF),
+            enough: (excess * load.detours * WAVE_FACTOR).max(PROOF),
             closed: 0,
         }
     }

@@ -9,7 +9,7 @@ use super::{CloseTimer, JoinError, Sessions};
 use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::failpoints::Failpoint;
-use crate::hub::{Interest, Mail, Membership, WaitingTables};
+use crate::hub::{Interest, Mail, Membership, PendingTables};
 use crate::mail_budget::MailCharge;
 use crate::protocol::close::CloseReason;
 use crate::protocol::page::Page;
@@ -228,7 +228,7 @@ impl StreamSession {
             Mail::Overflow => self.logs.iter_mut().for_each(LogReader::wake),
             Mail::Changed(apps) => {
                 for log in &mut self.logs {
-                    let tables = apps.get(log.app()).into_iter().flat_map(WaitingTables::iter);
+                    let tables = apps.get(log.app()).into_iter().flat_map(PendingTables::iter);
                     if apps.contains_key(log.app()) && log.reads(tables.map(|table| &**table)) {
                         log.wake();
                     }

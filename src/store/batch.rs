@@ -1,7 +1,9 @@
-//! The statement that stores pushes: many in one, each whole or not at all and once however often it comes (G1).
+//! Storing pushes: many in one statement, each whole or not at all and once however often it comes (G1).
 
+use super::announcement::CommitNotice;
 use super::history::HistoryHorizon;
 use super::position::Stored;
+use super::push_statements::{PUSH_WITHOUT_LOCK, PushStatements};
 use super::traced;
 use crate::db::{DbError, Micros, Pool, Sql};
 use crate::failpoints::Failpoint;
@@ -9,167 +11,8 @@ use crate::protocol::push::{NewChange, Op, Push};
 use crate::protocol::{Cursor, Log, LogId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
-
-/// The statement, given how it looks at the heads that are there, and how it takes them.
-///
-/// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
-/// * `$6`, `$10`: the pushes: their logs and devices.
-/// * `$7`–`$9`, `$11`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
-/// * `$20`: those ids of rows that may have been stored and trimmed away since; `$21`: of a log whose rows were trimmed past
-///   this position, any may have been; see [`super::history`].
-///
-/// A log of which any row is there is left out, for [`super::known`] to find out which of whose push. What it does not
-/// say of a log, and of no such row either, is that somebody else holds its head.
-///
-/// It has as few parts as can be: for a batch of a few small pushes, starting them costs more than running them.
-macro_rules! push_statement {
-    ($look:literal, $($heads:tt)+) => {
-        Sql {
-            text: concat!(
-                "with found as materialized (
-    select h.log_id, greatest(h.trimmed_to, h.trim_horizon) as trimmed_to from sync_heads h where h.log_id = any($1::uuid[])",
-                $look,
-                "
-), known as materialized (
-    select array_agg(k.log_id) as logs from (
-        select s.log_id from sync_changes s where s.id = any($9::uuid[])
-        union all
-        select f.log_id from found f
-        where f.trimmed_to > 'epoch' and (cardinality($20::uuid[]) > 0 and sync_in_history(f.log_id, $20)
-                                          or f.trimmed_to > $21 and sync_in_history(f.log_id, $9))
-    ) as k
-), heads as (",
-                $($heads)+,
-                "
-), stored as (
-    insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
-                              field_timestamps, held, extra, size, created_at)
-    select r.id, heads.log_id, heads.user_id, heads.app_id, ($10::text[])[r.push], r.table_name, r.record_id, r.op,
-           r.data::jsonb, r.stamps::jsonb, r.held::jsonb, r.extra::jsonb, r.size,
-           heads.head - r.before_head * interval '20 microseconds'
-    from unnest($7::int4[], $8::int4[], $9::uuid[], $11::text[], $12::text[],
-                $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::int4[])
-             as r (push, before_head, id, table_name, record_id, op, data, stamps, held, extra, size)
-    join heads on heads.log_id = ($6::uuid[])[r.push]
-)
-select heads.log_id, heads.head, heads.previous, known.logs from known left join heads on true"
-            ),
-            types: PUSH_TYPES,
-        }
-    };
-}
-
-/// Takes the heads of the logs, given which, in the order of their ids.
-///
-/// `clock_timestamp()`, because `now()` is when the transaction began, not when its rows become visible. A head is
-/// the greater of the clock and the next after the head before, so cursors ascend even where the clock does not.
-/// All positions are multiples of 20 microseconds: see [`Cursor`]. Logs come in the order of their ids and stay in it, so
-/// two batches never wait for each other.
-macro_rules! take_heads {
-    ($which:literal) => {
-        concat!(
-            "
-    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous,
-                                 untrimmed_since, stored_changes, stored_bytes)
-    select log_id, user_key, user_id, app_id,
-           date_bin('20 microseconds', clock_timestamp(), 'epoch') + (changes - 1) * interval '20 microseconds',
-           'epoch', now(), changes, bytes
-    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $19::int8[])
-             as l (log_id, user_key, user_id, app_id, changes, bytes)
-    where (l.log_id = any((select logs from known)::uuid[])) is not true",
-            $which,
-            "
-    on conflict (log_id) do update set
-        previous = h.head,
-        head = greatest(excluded.head, h.head + excluded.stored_changes * interval '20 microseconds'),
-        untrimmed_since = coalesce(h.untrimmed_since, excluded.untrimmed_since),
-        stored_changes = h.stored_changes + excluded.stored_changes,
-        stored_bytes = h.stored_bytes + excluded.stored_bytes
-    returning log_id, user_id, app_id, head, previous"
-        )
-    };
-}
-
-/// Takes the heads of the logs, waiting for whoever holds them, then stores the changes with the cursors up to them.
-///
-/// It waits long enough for another push, and not for whoever holds a head for longer: it has a connection meanwhile.
-static PUSH: Sql = push_statement!(
-    "",
-    take_heads!(
-        "
-       and set_config('lock_timeout', '50', true) is not null"
-    )
-);
-
-/// The same for those logs alone whose heads nobody holds: it waits for no lock.
-///
-/// A log that is new is made, which has to wait for whoever makes the same one at the same moment: not for long.
-static PUSH_FREE: Sql = push_statement!(
-    " for update skip locked",
-    take_heads!(
-        "
-       and (l.log_id in (select log_id from found)
-            or (select true from sync_heads s where s.log_id = l.log_id limit 1) is null
-               and set_config('lock_timeout', '20', true) is not null)"
-    )
-);
-
-/// The same for those logs alone that are there, and whose heads nobody holds.
-static PUSH_PRESENT: Sql = push_statement!(
-    " for update skip locked",
-    take_heads!(
-        "
-       and l.log_id in (select log_id from found)"
-    )
-);
-
-/// [`PUSH`] as one would first write it; see [`Failpoint::NoHeadRow`].
-static PUSH_WITHOUT_LOCK: Sql = push_statement!(
-    "",
-    "
-    select log_id, user_id, app_id,
-           date_bin('20 microseconds', now(), 'epoch') + (changes - 1) * interval '20 microseconds' as head,
-           timestamptz 'epoch' as previous
-    from unnest($1::uuid[], $3::text[], $4::text[], $5::int8[]) as l (log_id, user_id, app_id, changes)
-    where (l.log_id = any((select logs from known)::uuid[])) is not true
-), noted as (
-    insert into sync_heads as h (log_id, user_key, user_id, app_id, head, previous)
-    select l.log_id, l.user_key, heads.user_id, heads.app_id, heads.head, heads.previous
-    from unnest($1::uuid[], $2::uuid[], $19::int8[]) as l (log_id, user_key, bytes) join heads using (log_id)
-    on conflict (log_id) do update set head = greatest(h.head, excluded.head)"
-);
-
-/// What the statement is given.
-pub(super) const PUSH_TYPES: &[Type] = &[
-    Type::UUID_ARRAY,
-    Type::UUID_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::INT8_ARRAY,
-    Type::UUID_ARRAY,
-    Type::INT4_ARRAY,
-    Type::INT4_ARRAY,
-    Type::UUID_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::TEXT_ARRAY,
-    Type::INT4_ARRAY,
-    Type::INT8_ARRAY,
-    Type::UUID_ARRAY,
-    Type::TIMESTAMPTZ,
-];
-
-/// The statements here, by name.
-pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("push", &PUSH), ("push to free logs", &PUSH_FREE), ("push to logs that are there", &PUSH_PRESENT)]
-}
 
 /// A push that is to be stored in the log of its user.
 #[derive(Clone, Debug)]
@@ -264,20 +107,6 @@ pub(super) enum Placed {
     Locked,
 }
 
-/// The statement in its three forms.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PushStatements {
-    /// Waits a little for heads that somebody holds.
-    pub(super) any: &'static Sql,
-    /// Leaves those logs out.
-    pub(super) free: &'static Sql,
-    /// And those that are not there.
-    pub(super) present: &'static Sql,
-}
-
-/// As PostgreSQL runs it.
-pub(super) static STATEMENTS: PushStatements = PushStatements { any: &PUSH, free: &PUSH_FREE, present: &PUSH_PRESENT };
-
 /// Stores pushes, many in one statement.
 #[derive(Clone, Debug)]
 pub(super) struct BatchInsert {
@@ -307,10 +136,31 @@ impl BatchInsert {
         self.insert_by(self.statements.present, entries).await
     }
 
+    /// As [`insert_free`](Self::insert_free), of a single push, with a notification in its transaction; none if no
+    /// notification can be sent so here.
+    ///
+    /// # Errors
+    /// [`is_full_queue`] where the database takes no more notifications: nothing is stored then.
+    pub(super) async fn insert_notifying(&self, entry: &Entry, notice: &CommitNotice) -> Option<Result<Placed, DbError>> {
+        let statement = self.statements.notifying?;
+        let placed = self.insert_with(statement, &[entry], Some(notice)).await;
+        // There is one for each entry.
+        placed.map(|placed| placed.into_iter().next()).transpose()
+    }
+
     async fn insert_by(&self, statement: &'static Sql, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        self.insert_with(statement, entries, None).await
+    }
+
+    async fn insert_with(
+        &self,
+        statement: &'static Sql,
+        entries: &[&Entry],
+        notice: Option<&CommitNotice>,
+    ) -> Result<Vec<Placed>, DbError> {
         let logs = Logs::of(entries);
         let before_heads = logs.before_heads(entries);
-        let taken = self.insert_rows(statement, entries, &logs, &before_heads).await?;
+        let taken = self.insert_rows(statement, entries, &logs, &before_heads, notice).await?;
         let mut heads = taken.heads;
         let place = |(entry, before_head): (&&Entry, &i64)| {
             let log = entry.log.id;
@@ -332,6 +182,7 @@ impl BatchInsert {
         entries: &[&Entry],
         logs: &Logs<'_>,
         before_heads: &[i64],
+        notice: Option<&CommitNotice>,
     ) -> Result<Taken, DbError> {
         let mut rows = Vec::new();
         for ((entry, before_head), ordinal) in entries.iter().zip(before_heads).zip(1_i32..) {
@@ -367,6 +218,10 @@ impl BatchInsert {
             &maybe_trimmed,
             &self.history.latest(),
         ];
+        let mut parameters = Vec::from(parameters);
+        if let Some(CommitNotice { channel, key, before, after }) = notice {
+            parameters.extend([channel as &(dyn ToSql + Sync), key, before, after]);
+        }
         let mut taken = Taken::default();
         for row in traced::run(&self.pool, traced::PUSH, statement, &parameters).await? {
             if let Some(log) = row.try_get::<_, Option<Uuid>>(0)? {
@@ -384,6 +239,11 @@ impl BatchInsert {
 /// Whether a statement has waited for a lock for as long as it may.
 pub(super) fn is_locked(error: &DbError) -> bool {
     error.sqlstate() == Some("55P03")
+}
+
+/// Whether the database's queue of notifications is full.
+pub(super) fn is_full_queue(error: &DbError) -> bool {
+    error.sqlstate() == Some("54000")
 }
 
 /// What the statement did.

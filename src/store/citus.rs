@@ -3,7 +3,7 @@
 //! Citus sends a statement to the server that has the bucket's tables if it is a simple one. The push is none: it is a
 //! function there (`distribute/citus.sql`) of statements that are. Reads are sent as they are.
 
-use super::batch::PUSH_TYPES;
+use super::push_statements::PUSH_TYPES;
 use super::workers::WorkerAddress;
 use super::{Store, StoreError};
 use crate::db::{DbError, Sql};
@@ -28,7 +28,7 @@ macro_rules! push_by_function {
     };
 }
 
-/// As the push of [`super::batch`].
+/// As the push of [`super::push_statements`].
 pub(super) static PUSH: Sql = push_by_function!("false");
 /// As its push to free logs.
 pub(super) static PUSH_FREE: Sql = push_by_function!("true");

@@ -1,6 +1,6 @@
 //! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
 //!
-//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement that takes the heads of their logs first;
+//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement ([`push_statements`]) that takes the heads of their logs first;
 //! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
 //! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
 //! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
@@ -11,6 +11,7 @@
 //! A [`Store`] is one bucket: a schema with these tables. [`layout`] says which of them a user is in, [`buckets`] holds them,
 //! [`distribute`] makes them. [`citus`] is what differs where Citus distributes them, [`workers`] its servers.
 
+mod announcement;
 mod batch;
 mod batcher;
 mod buckets;
@@ -40,6 +41,7 @@ mod page_statements;
 mod pages;
 mod position;
 mod push;
+mod push_statements;
 mod quotas;
 pub mod refused_tokens;
 mod rewinds;
@@ -50,6 +52,7 @@ mod traced;
 pub mod why;
 mod workers;
 
+pub use announcement::{Announcement, CommitNotice, Told};
 pub use buckets::Buckets;
 use delta::PAST_ALL;
 pub use delta::{OwnChanges, PageRequest};
@@ -69,10 +72,11 @@ use crate::db::{ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadLane;
 use crate::telemetry::Metrics;
-use batch::{BatchInsert, PushStatements};
+use batch::BatchInsert;
 use batcher::Batcher;
 use history::HistoryHorizon;
 use often_written::OftenWritten;
+use push_statements::{PUSH_STATEMENTS, PushStatements};
 use rewinds::Rewinds;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +116,7 @@ pub struct Store {
 /// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
 pub fn statements() -> Vec<(&'static str, &'static Sql)> {
     let each = [
-        batch::statements(),
+        push_statements::statements(),
         delta::statements(),
         fitness::statements(),
         heads::statements(),
@@ -153,8 +157,14 @@ impl Store {
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let statements = match on_citus {
             // It has no form of its own for logs that are there.
-            true => PushStatements { any: &citus::PUSH, free: &citus::PUSH_FREE, present: &citus::PUSH_FREE },
-            false => batch::STATEMENTS,
+            // Nor one that notifies: replicas listen at the coordinator.
+            true => PushStatements {
+                any: &citus::PUSH,
+                free: &citus::PUSH_FREE,
+                present: &citus::PUSH_FREE,
+                notifying: None,
+            },
+            false => PUSH_STATEMENTS,
         };
         let insert =
             BatchInsert { pool: pool.clone(), history: HistoryHorizon::new(config, clock.clone()), statements };

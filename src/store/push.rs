@@ -1,5 +1,6 @@
 //! Storing a push (G1).
 
+use super::announcement::Announcement;
 use super::batcher::{Batcher, Job};
 use super::known::Pushed;
 use super::{StoreError, traced};
@@ -28,19 +29,19 @@ impl Pushes {
     /// Stores the changes of a push, of which there must be some: all of them or none.
     ///
     /// A change that is stored already is found by the id of its row, and stays as it is. What is stored is announced
-    /// at once, even if the caller has gone meanwhile.
+    /// at once or with its commit, even if the caller has gone meanwhile.
     pub async fn push(
         &self,
         log: &Log,
         push: Arc<Push>,
-        announce: impl FnOnce(&Pushed) + Send + 'static,
+        announcement: impl Announcement + 'static,
     ) -> Result<Pushed, StoreError> {
         let ids = if Failpoint::NoRetryDetection.is_on() {
             push.changes.iter().map(|_| Uuid::from_u128(self.clock.random_u128())).collect()
         } else {
             push.row_ids(&log.user_id, &log.app)
         };
-        let outcome = self.batcher.enqueue(Job::new(log.clone(), push, ids, Box::new(announce)));
+        let outcome = self.batcher.enqueue(Job::new(log.clone(), push, ids, Box::new(announcement)));
         traced::awaited(traced::PUSH, outcome.wait(self.queue_timeout)).await
     }
 }

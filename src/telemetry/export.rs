@@ -61,6 +61,7 @@ fn exporter(collector: &Collector, limit: Duration) -> Result<opentelemetry_otlp
 }
 
 /// How long the collector may take, as the exporter itself would read it.
+#[expect(clippy::disallowed_methods, reason = "the exporter reads its own settings, and this is one of them")]
 fn time_limit(config: &Config) -> Duration {
     let of_traces = std::env::var("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").ok();
     let of_traces = of_traces.and_then(|millis| millis.trim().parse().ok()).map(Duration::from_millis);

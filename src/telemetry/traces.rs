@@ -169,7 +169,7 @@ pub fn database(query: Query) -> Span {
 }
 
 /// The span of waiting for something that others are asked for or use; none outside of a sampled request.
-pub fn waiting(for_what: &'static str) -> Span {
+pub fn wait_span(for_what: &'static str) -> Span {
     if !is_sampled() {
         return Span::none();
     }

@@ -81,7 +81,13 @@ async fn what_somebody_else_says_is_looked_up_and_never_believed() {
 
 #[tokio::test]
 async fn a_notification_that_was_changed_or_cut_is_not_believed_either() {
-    let (cluster, user) = (notified_only().await, notified_only().await.user());
+    changed_or_cut(notified_only().await).await;
+    // The publisher's, too.
+    changed_or_cut(&Cluster::start_with(2, &[NO_ROUNDS, NO_GREETING, ("COMMIT_NOTIFY_RATE", "0")]).await).await;
+}
+
+async fn changed_or_cut(cluster: &Cluster) {
+    let user = cluster.user();
     let mut socket = socket(cluster, 1, &user, None, None).await;
     let mut listener = overhear(cluster).await;
     store(cluster, 0, &user, "phone", &[("genuine", "a")]).await;
@@ -116,8 +122,11 @@ async fn forged_notifications_are_counted_by_themselves_whomever_they_are_about(
     let forge =
         "select pg_notify('mana_sync', 'm2' || lpad(n::text, 16, 'x') || '0000') from generate_series(1, 1000) n";
     sqlx::query(forge).execute(&cluster.pool).await.unwrap();
+    let forge = "select pg_notify('mana_sync', 'm3' || lpad(n::text, 88, '0') || repeat('A', 22) || '{}')
+                 from generate_series(1, 1000) n";
+    sqlx::query(forge).execute(&cluster.pool).await.unwrap();
     for index in 0..2 {
-        eventually("they are counted", async || unverified(index).await >= 1_000.0).await;
+        eventually("they are counted", async || unverified(index).await >= 2_000.0).await;
         assert_eq!(metric(cluster, index, "mana_sync_notifications_unsigned_total").await, 0.0, "nobody is looked up");
     }
     store(cluster, 0, &user, "phone", &[("second", "b")]).await;

@@ -8,3 +8,4 @@ mod faults;
 mod rebalance;
 mod reconnect;
 mod wakeups;
+mod with_commit;

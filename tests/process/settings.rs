@@ -159,3 +159,37 @@ async fn what_the_exporter_alone_reads_is_not_repeated_either() {
         }
     }
 }
+
+#[tokio::test]
+async fn settings_of_metrics_by_otlp_are_warned_of_once_and_by_name() {
+    let endpoint = format!("http://user:{MARK}@127.0.0.1:9/v1/metrics");
+    let set: [&[(&str, &str)]; 3] = [
+        &[
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &endpoint),
+            ("OTEL_METRIC_EXPORT_INTERVAL", MARK),
+        ],
+        &[("OTEL_METRICS_EXPORTER", "none"), ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &endpoint)],
+        &[("OTEL_METRICS_EXPORTER", ""), ("OTEL_METRIC_EXPORT_INTERVAL", "")],
+    ];
+    let set =
+        set.map(|set| set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>());
+    let cluster = Cluster::start_each(&admin_url().await, 3, move |replica, _| set[replica].clone()).await;
+    let warnings = |replica: usize| {
+        let log = cluster.nodes[replica].log();
+        assert!(!log.contains(MARK), "{log}");
+        log.lines().filter(|line| line.contains("by OTLP")).map(str::to_owned).collect::<Vec<String>>()
+    };
+    let told = warnings(0);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let line: serde_json::Value = serde_json::from_str(&told[0]).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(
+        line["settings"],
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, OTEL_METRICS_EXPORTER, OTEL_METRIC_EXPORT_INTERVAL"
+    );
+    assert!(line["message"].as_str().unwrap().contains("scrape /metrics"), "{line}");
+    for replica in [1, 2] {
+        assert_eq!(warnings(replica), [""; 0]);
+    }
+}

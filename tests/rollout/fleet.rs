@@ -17,14 +17,14 @@ pub struct Fleet {
     pub port: u16,
     services: Services,
     settings: Vec<(String, String)>,
-    running: VecDeque<Member>,
+    running: VecDeque<RunningReplica>,
     free: VecDeque<Ipv4Addr>,
     started: usize,
     logs: tempfile::TempDir,
     _ports: Vec<Socket>,
 }
 
-pub struct Member {
+pub struct RunningReplica {
     pub address: Ipv4Addr,
     process: Replica,
 }
@@ -76,19 +76,19 @@ impl Fleet {
     }
 
     /// Starts so many at once.
-    pub fn spawn(&mut self, count: usize) -> Vec<Member> {
+    pub fn spawn(&mut self, count: usize) -> Vec<RunningReplica> {
         (0..count).map(|_| self.spawn_one()).collect()
     }
 
     /// Waits until those that were started are ready. From now on they are of the fleet.
-    pub async fn ready(&mut self, starting: Vec<Member>) {
+    pub async fn ready(&mut self, starting: Vec<RunningReplica>) {
         for member in &starting {
             member.process.wait_ready(TIMEOUT).await.unwrap();
         }
         self.running.extend(starting);
     }
 
-    fn spawn_one(&mut self) -> Member {
+    fn spawn_one(&mut self) -> RunningReplica {
         let address = self.free.pop_front().expect("there are never more than the balancer has places for");
         self.started += 1;
         let number = self.started;
@@ -107,18 +107,18 @@ impl Fleet {
             log: Some(self.logs.path().join(format!("replica-{number}.log"))),
             base_url: format!("http://{address}:{}", self.port),
         };
-        Member { address, process: Replica::spawn(options).unwrap() }
+        RunningReplica { address, process: Replica::spawn(options).unwrap() }
     }
 
     /// Tells the oldest to stop.
-    pub fn stop(&mut self, count: usize) -> Vec<Member> {
-        let leaving: Vec<Member> = self.running.drain(..count).collect();
+    pub fn stop(&mut self, count: usize) -> Vec<RunningReplica> {
+        let leaving: Vec<RunningReplica> = self.running.drain(..count).collect();
         leaving.iter().for_each(|member| member.process.signal(nix::sys::signal::Signal::SIGTERM));
         leaving
     }
 
     /// Waits until they are gone, which must be in order. Their addresses.
-    pub async fn gone(&mut self, leaving: Vec<Member>) -> Vec<Ipv4Addr> {
+    pub async fn gone(&mut self, leaving: Vec<RunningReplica>) -> Vec<Ipv4Addr> {
         for member in &leaving {
             let ended = tokio::time::timeout(STOP_LIMIT, member.process.ended()).await;
             let status = ended.unwrap_or_else(|_| panic!("{} did not stop in time", member.process.name()));

@@ -134,7 +134,7 @@ impl Rehearsal {
 
     /// Lets so many that have been told to stop end. Only then are their addresses forgotten: until then the balancer
     /// has to notice by itself that they are not ready.
-    async fn gone(&mut self, leaving: Vec<fleet::Member>) {
+    async fn gone(&mut self, leaving: Vec<fleet::RunningReplica>) {
         let gone = self.fleet.gone(leaving).await;
         self.addresses.retain(|address| !gone.contains(address));
         self.balancer.set(self.addresses.clone(), true);

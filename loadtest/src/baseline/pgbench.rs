@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 /// One push, in the least that a statement can do for it: take the head of one log, store the rows.
 ///
-/// The server's own statement (`store/batch.rs`) writes the very same columns. It stores many pushes at once, and looks
+/// The server's own statement (`store/push_statements.rs`) writes the very same columns. It stores many pushes at once, and looks
 /// for retries besides; measured against itself the server would look better than against this.
 pub const PUSH: &str = include_str!("../../baseline/push.sql");
 
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn it_writes_what_the_servers_statement_writes() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/store/batch.rs");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/store/push_statements.rs");
         let source = std::fs::read_to_string(path).unwrap();
         let (_, rows) = source.split_once("macro_rules! push_statement").unwrap();
         let (_, heads) = source.split_once("macro_rules! take_heads").unwrap();

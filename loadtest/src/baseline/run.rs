@@ -1,7 +1,7 @@
 //! One run: row after row, each printed as soon as it is there.
 
 use super::rows::idle::Transport;
-use super::rows::{Name, Row, compacting, fanout, hydrate, idle, pushes, stored, wakeup};
+use super::rows::{Name, Row, compacting, fanout, hydrate, idle, paced, pushes, stored, wakeup};
 use super::{BaselineError, Plan, table};
 use crate::local::Surroundings;
 
@@ -37,6 +37,7 @@ async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>,
         Name::Pushes => vec![pushes::measure(at, plan, 1).await?, pushes::measure(at, plan, 10).await?],
         Name::Compacting => compacting::measure(at, plan).await?,
         Name::Fanout => vec![fanout::measure(at, plan).await?],
+        Name::Paced => vec![paced::measure(at, plan).await?],
         Name::Wakeup => vec![wakeup::measure(at, plan).await?],
         Name::Idle => {
             let mut rows = Vec::new();

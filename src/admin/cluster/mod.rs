@@ -9,7 +9,7 @@
 //! reach the database can neither read nor make up nor repeat one.
 
 mod answering;
-mod hearing;
+mod receiving;
 
 pub use answering::Answering;
 

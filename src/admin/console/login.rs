@@ -5,7 +5,7 @@
 
 use super::super::Admin;
 use super::super::error::AdminError;
-use super::super::request::{Form, form, log_refusal, optional};
+use super::super::request::{Form, form, optional};
 use super::document::document;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -120,7 +120,7 @@ pub(super) async fn login(State(admin): State<Admin>, headers: HeaderMap, body: 
         return Err(AdminError::Forged);
     }
     if !form.get("token").is_some_and(|token| admin.keys.accepts(token)) {
-        log_refusal("console");
+        admin.log_refusal("console");
         return Ok(page(StatusCode::UNAUTHORIZED, &next, Some("This is not the admin token.")));
     }
     tracing::warn!(via = "console", "an operator has logged in");

@@ -65,6 +65,8 @@ pub struct TlsOptions {
     pub mode: SslMode,
     /// Who vouches for the server.
     pub roots: Roots,
+    /// Where libpq looks for files that the URL does not name: `.postgresql` in the home of whom this process runs as.
+    pub usual_folder: Option<PathBuf>,
     /// The file of our certificate.
     pub certificate: Option<PathBuf>,
     /// The file of its key.

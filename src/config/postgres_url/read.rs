@@ -271,6 +271,7 @@ impl Reader {
             tls: TlsOptions {
                 mode,
                 roots,
+                usual_folder: usual_folder(),
                 certificate: self.certificate,
                 key: self.key,
                 hides_certificate: self.hides_certificate,
@@ -295,6 +296,11 @@ impl SslMode {
             _ => return None,
         })
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "libpq's own setting, without which a URL does not say all")]
+fn usual_folder() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".postgresql"))
 }
 
 fn port_of(port: &str) -> Result<u16, UrlError> {

@@ -2,8 +2,9 @@
 
 use crate::protocol::Log;
 use crate::protocol::push::Push;
-use crate::store::StoreError;
+use crate::store::announcement::{Announcement, CommitNotice, Told};
 use crate::store::batch::Entry;
+use crate::store::StoreError;
 use crate::store::known::Pushed;
 use std::fmt;
 use std::sync::Arc;
@@ -31,8 +32,6 @@ pub(super) enum Way {
     Locked,
 }
 
-/// What is told once a push is stored.
-type Announce = Box<dyn FnOnce(&Pushed) + Send>;
 /// How a push ends.
 pub(super) type Answer = Result<Pushed, StoreError>;
 
@@ -41,7 +40,7 @@ pub(in crate::store) struct Job {
     /// Which of all; unique in this process.
     pub(super) id: u64,
     pub(super) entry: Entry,
-    announce: Announce,
+    announcement: Box<dyn Announcement>,
     answer: oneshot::Sender<Answer>,
     answered: Option<oneshot::Receiver<Answer>>,
     way: Way,
@@ -57,13 +56,13 @@ impl fmt::Debug for Job {
 
 impl Job {
     /// A push with the ids of its rows.
-    pub(in crate::store) fn new(log: Log, push: Arc<Push>, ids: Vec<Uuid>, announce: Announce) -> Job {
+    pub(in crate::store) fn new(log: Log, push: Arc<Push>, ids: Vec<Uuid>, announcement: Box<dyn Announcement>) -> Job {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (answer, answered) = oneshot::channel();
         let entry = Entry::new(log, push, ids);
         let way = if entry.looks_first || !is_small(&entry) { Way::Alone } else { Way::Shared };
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Job { id, entry, announce, answer, answered: Some(answered), way, came: Instant::now(), pause: PAUSE.0 }
+        Job { id, entry, announcement, answer, answered: Some(answered), way, came: Instant::now(), pause: PAUSE.0 }
     }
 
     /// Where the answer will be. To be taken once.
@@ -110,10 +109,20 @@ impl Job {
         self.answer.is_closed() || self.came.elapsed() >= limit
     }
 
+    /// What its transaction is to tell others, if this is the moment for that.
+    pub(super) fn notice(&mut self) -> Option<CommitNotice> {
+        self.announcement.with_commit()
+    }
+
+    /// How the statement ended that was to do so.
+    pub(super) fn told(&mut self, told: Told) {
+        self.announcement.told(told);
+    }
+
     /// Announces what is stored, and answers whoever waits.
     pub(super) fn finish(self, pushed: Answer) {
         if let Ok(pushed) = &pushed {
-            (self.announce)(pushed);
+            self.announcement.stored(pushed);
         }
         // Whoever has gone meanwhile will send it again, and it will be recognized.
         let _ = self.answer.send(pushed);

@@ -18,13 +18,14 @@
 mod job;
 mod outcome;
 mod queue;
+mod round_robin;
 mod shared_queue;
-mod turns;
 
 pub(super) use job::Job;
 
 use super::StoreError;
-use super::batch::{Entry, Placed, is_locked};
+use super::announcement::Told;
+use super::batch::{Entry, Placed, is_full_queue, is_locked};
 use super::known::{KnownChanges, Pushed};
 use crate::clock::Clock;
 use crate::db::DbError;
@@ -83,18 +84,20 @@ impl Batcher {
     /// Starts what there is reason to start.
     fn start(&self, queue: &mut FairQueue) {
         while let Some(batch) = queue.next_batch() {
-            tokio::spawn(self.clone().run_batch(batch));
+            let is_only = batch.len() == 1 && queue.batches() == 1;
+            tokio::spawn(self.clone().run_batch(batch, is_only));
         }
         while let Some(job) = queue.next_alone() {
             tokio::spawn(self.clone().run_alone(job));
         }
     }
 
-    fn run_batch(self, batch: Vec<Job>) -> BoxFuture<'static, ()> {
+    /// `is_only`: a single push, while nothing else is stored in batches here.
+    fn run_batch(self, batch: Vec<Job>, is_only: bool) -> BoxFuture<'static, ()> {
         let logs = batch.iter().map(|job| job.entry.log.id).collect();
         let mut running = RunningBatch { batcher: self.clone(), logs, counts: true };
         Box::pin(async move {
-            let mut storing = pin!(self.store_together(batch));
+            let mut storing = pin!(self.store_together(batch, is_only));
             if tokio::time::timeout(SLOW_BATCH, &mut storing).await.is_err() {
                 running.no_longer_counts();
                 storing.await;
@@ -102,9 +105,15 @@ impl Batcher {
         })
     }
 
-    async fn store_together(&self, batch: Vec<Job>) {
-        let entries: Vec<&Entry> = batch.iter().map(|job| &job.entry).collect();
-        let stored = self.insert_together(&entries).await;
+    async fn store_together(&self, mut batch: Vec<Job>, is_only: bool) {
+        let stored = match batch.first_mut().filter(|_| is_only) {
+            Some(job) => self.insert_notifying(job).await,
+            None => None,
+        };
+        let stored = match stored {
+            Some(stored) => stored,
+            None => self.insert_together(&batch.iter().map(|job| &job.entry).collect::<Vec<_>>()).await,
+        };
         let mut left = Vec::new();
         match stored.map_err(StoreError::from) {
             Ok(stored) => {
@@ -128,6 +137,23 @@ impl Batcher {
             Err(_) => left.extend(batch.into_iter().map(|job| job.going(Way::Alone))),
         }
         self.waiting.lock().put_back(left);
+    }
+
+    /// Stores a push in a transaction that tells of it, if it is to; none if it is not, or the database takes no more
+    /// notifications.
+    ///
+    /// A transaction that notifies holds a lock of the whole server across the flush of its commit: only where there is
+    /// hardly another one does nobody wait for it. There it saves a way to this replica and back, and a transaction.
+    async fn insert_notifying(&self, job: &mut Job) -> Option<Result<Vec<Placed>, DbError>> {
+        let notice = job.notice()?;
+        let begun = Instant::now();
+        let placed = self.known.insert.insert_notifying(&job.entry, &notice).await;
+        job.told(match &placed {
+            Some(Ok(Placed::Stored(_))) => Told::After(begun.elapsed()),
+            Some(Err(error)) if is_full_queue(error) => Told::QueueFull,
+            _ => Told::Not,
+        });
+        placed.filter(|placed| !placed.as_ref().is_err_and(is_full_queue)).map(|placed| Ok(vec![placed?]))
     }
 
     async fn insert_together(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {

@@ -1,7 +1,7 @@
 //! Which pushes go next: first come, first served in each log; each user in turn.
 
 use super::job::{Job, Way};
-use super::turns::{Lane, Turns};
+use super::round_robin::{Lane, RoundRobin};
 use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ const MAX_WAITING_OF_USER: usize = MAX_WAITING / 8;
 pub(super) struct FairQueue {
     logs: HashMap<LogId, LogQueue>,
     /// The logs whose next push may ride.
-    ready: Turns,
+    ready: RoundRobin,
     /// Pushes in those logs.
     ready_pushes: usize,
     /// Logs whose next push has a statement of its own, which has half of the pool.
@@ -91,7 +91,7 @@ impl FairQueue {
         let lane = |places: usize| Lane::new(places.max(1));
         FairQueue {
             logs: HashMap::new(),
-            ready: Turns::default(),
+            ready: RoundRobin::default(),
             ready_pushes: 0,
             alone: lane(pool_size / 2),
             locked: lane(pool_size / 4),
@@ -166,6 +166,11 @@ impl FairQueue {
                 log.jobs.push_front(job);
             }
         }
+    }
+
+    /// How many batches run.
+    pub(super) fn batches(&self) -> usize {
+        self.batches
     }
 
     /// A batch has ended, or is not counted any more.

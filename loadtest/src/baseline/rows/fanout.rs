@@ -11,8 +11,8 @@ use crate::local::{Replica, Surroundings, stop_all};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
 /// Left to the reconcilers, nothing is published. See PUBLISH_QUEUE in the server's settings.
-const SILENT: [(&str, &str); 1] = [("PUBLISH_QUEUE", "0")];
-const REPLICAS: usize = 3;
+pub const SILENT: [(&str, &str); 1] = [("PUBLISH_QUEUE", "0")];
+pub const REPLICAS: usize = 3;
 /// Turns of each side in a round.
 const TURNS: u32 = 5;
 /// What a turn begins with and does not count.

@@ -4,6 +4,7 @@ pub(crate) mod compacting;
 pub(crate) mod fanout;
 pub(crate) mod hydrate;
 pub(crate) mod idle;
+pub(crate) mod paced;
 pub(crate) mod pushes;
 pub(crate) mod stored;
 pub(crate) mod wakeup;
@@ -19,6 +20,8 @@ pub enum Name {
     Compacting,
     /// Pushes with three replicas listening, against the same with nothing published.
     Fanout,
+    /// What publishing costs PostgreSQL for a push where there are few, against the same with nothing published.
+    Paced,
     /// From a commit to a wake-up through another replica, against a bare notification.
     Wakeup,
     /// Memory of idle WebSockets and streams.

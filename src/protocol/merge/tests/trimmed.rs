@@ -270,6 +270,7 @@ fn run_many(cases: u32, wrong: Option<Wrong>) -> Result<(), String> {
 
 /// Random histories; `TRIM_CASES` asks for more.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test of more cases is asked for by the environment")]
 fn trimming_at_any_moment_changes_nothing_for_anybody() {
     let cases = std::env::var("TRIM_CASES").map_or(1_000, |cases| cases.parse().unwrap());
     if let Err(failure) = run_many(cases, None) {

@@ -18,7 +18,7 @@ fn named(user: &str, changes: usize, name: usize) -> Job {
     let policy = StampPolicy { now: Stamp::from_millis(1_700_000_000_000), max_ahead: 0 };
     let push = read_push(body.as_bytes(), None, policy, usize::MAX).unwrap();
     let ids = push.row_ids(user, "a");
-    Job::new(Log::new(user.into(), "a"), push.into(), ids, Box::new(|_| ()))
+    Job::new(Log::new(user.into(), "a"), push.into(), ids, Box::new(|_: &crate::store::Pushed| ()))
 }
 
 fn log(user: &str) -> LogId {

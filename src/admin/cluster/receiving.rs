@@ -1,4 +1,4 @@
-//! What is heard from other replicas: their questions, their answers to ours, and that they go.
+//! What is received from other replicas: their questions, their answers to ours, and that they go.
 
 use super::super::message::{Asked, Head, Kind, MAX_AGE, MessageError, Question, read, read_body};
 use super::{Answered, CHANNEL, Inner, MAX_ANSWERS, MAX_REMEMBERED, Peer, Replicas, own_channel};

@@ -8,7 +8,7 @@ const MAX_IDLE: usize = 64;
 
 /// Logs that are ready, a log of each user in turn.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct RoundRobin {
     /// Of each user in the ring, the logs. Who has none any more leaves with the next turn.
     logs: HashMap<UserKey, VecDeque<LogId>>,
     /// Each user once.
@@ -17,7 +17,7 @@ pub(super) struct Turns {
     idle: usize,
 }
 
-impl Turns {
+impl RoundRobin {
     /// Adds a log, after all others of its user. Each at most once.
     pub(super) fn push(&mut self, user: UserKey, log: LogId) {
         match self.logs.get_mut(&user) {
@@ -87,7 +87,7 @@ const MAX_PER_USER: usize = 2;
 /// Logs whose next push has a statement of its own, and how many of these run.
 #[derive(Debug)]
 pub(super) struct Lane {
-    ready: Turns,
+    ready: RoundRobin,
     /// The logs of users who have all their places.
     without_place: HashMap<UserKey, VecDeque<LogId>>,
     running: usize,
@@ -98,7 +98,7 @@ pub(super) struct Lane {
 impl Lane {
     /// So many run at the same time, at most.
     pub(super) fn new(places: usize) -> Lane {
-        let (ready, without_place, by_user) = (Turns::default(), HashMap::new(), HashMap::new());
+        let (ready, without_place, by_user) = (RoundRobin::default(), HashMap::new(), HashMap::new());
         Lane { ready, without_place, running: 0, by_user, places }
     }
 

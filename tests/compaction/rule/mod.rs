@@ -1,5 +1,8 @@
 //! What stays in the log, row by row.
 
+mod many_rows;
+mod noticed;
+
 use super::support::*;
 use super::{APP, TABLE, Trimmer, at, history, row, rows, said, trim};
 use serde_json::{Value, json};
@@ -76,73 +79,6 @@ async fn a_deleted_record_keeps_its_first_row_and_its_delete() {
     assert_eq!(kept, expected);
     let pages = cluster.push_all(&user, APP, BEGINNING, "fresh").await;
     assert_eq!(ids_of(&pages), ["a", "b", "a", "a"]);
-}
-
-/// Whether the record is alive for a fresh device of the engines that ignore deletes of records that they do not have.
-async fn is_alive_for_a_fresh_device(cluster: &Cluster, user: &User, id: &str) -> bool {
-    let mut alive = None;
-    for page in cluster.push_all(user, APP, BEGINNING, "fresh").await {
-        for change in page["serverChanges"].as_array().unwrap().iter().filter(|change| change["id"] == id) {
-            alive = match (change["op"].as_str().unwrap(), alive) {
-                ("delete", None) => None,
-                ("delete", Some(_)) => Some(false),
-                (_, alive) => Some(alive.unwrap_or(true)),
-            };
-        }
-    }
-    alive.expect("it was sent")
-}
-
-/// What the first row is for: where it is trimmed away like any other, the dead record rises.
-#[tokio::test]
-async fn without_its_first_row_a_dead_record_would_rise() {
-    let cluster = shared().await;
-    for (trimmer, rises) in [(Trimmer::Here, false), (Trimmer::Failing("trim-drops-first-row"), true)] {
-        let user = cluster.user();
-        push(cluster, &user, "phone", json!([fields("a", &[("title", 0)])])).await;
-        push(cluster, &user, "phone", json!([delete("a", 5)])).await;
-        push(cluster, &user, "laptop", json!([fields("a", &[("title", 9)])])).await;
-        trimmer.trim(cluster, &user, Duration::ZERO).await;
-        assert_eq!(is_alive_for_a_fresh_device(cluster, &user, "a").await, rises, "{trimmer:?}");
-    }
-}
-
-/// Of two equal stamps the later row wins; a trimmer that keeps the first takes out the other.
-#[tokio::test]
-async fn the_wrong_one_of_two_equal_stamps_is_noticed() {
-    let cluster = shared().await;
-    for (trimmer, expected) in [
-        (Trimmer::Here, [row("a", "update", &["note"]), row("a", "update", &["title"])]),
-        (
-            Trimmer::Failing("trim-takes-first-of-ties"),
-            [row("a", "update", &["note", "title"]), row("b", "update", &["note"])],
-        ),
-    ] {
-        let user = cluster.user();
-        push(cluster, &user, "phone", json!([fields("a", &[("note", 5), ("title", 5)])])).await;
-        push(cluster, &user, "laptop", json!([fields("a", &[("title", 5)])])).await;
-        push(cluster, &user, "laptop", json!([fields("b", &[("note", 5)])])).await;
-        trimmer.trim(cluster, &user, Duration::ZERO).await;
-        assert_eq!(rows(cluster, &user).await[..2], expected, "{trimmer:?}");
-    }
-}
-
-/// A row that claims a stamp of the future stays whole; a trimmer that takes it for any other row does not leave it so.
-#[tokio::test]
-async fn claimed_stamps_that_are_trimmed_are_noticed() {
-    let cluster = shared().await;
-    let ahead = now_millis() + 86_400_000;
-    for (trimmer, stays) in [(Trimmer::Here, true), (Trimmer::Failing("trims-claims"), false)] {
-        let user = cluster.user();
-        push(cluster, &user, "phone", json!([fields("a", &[("other", 0)])])).await;
-        let claimed =
-            json!({ "title": { "value": 1, "updatedAt": iso(ahead) }, "note": { "value": 1, "updatedAt": at(0) } });
-        push(cluster, &user, "phone", json!([{ "table": TABLE, "id": "a", "op": "update", "fields": claimed }])).await;
-        push(cluster, &user, "laptop", json!([fields("a", &[("note", 5)])])).await;
-        trimmer.trim(cluster, &user, Duration::ZERO).await;
-        let kept = rows(cluster, &user).await;
-        assert_eq!(kept.contains(&row("a", "update", &["note", "title"])), stays, "{trimmer:?}: {kept:?}");
-    }
 }
 
 /// A delete that came before anything else makes no record known, and clients ignore it: what they heed stays as well.
@@ -242,39 +178,6 @@ async fn an_insert_goes_out_in_the_same_form() {
     }
 }
 
-/// What is left of a row is delivered where the row was; a trimmer that moves it leaves out whoever stands in between.
-#[tokio::test]
-async fn fields_that_are_moved_are_noticed() {
-    let cluster = shared().await;
-    for (trimmer, arrives) in [(Trimmer::Here, true), (Trimmer::Failing("trim-moves-fields"), false)] {
-        let user = cluster.user();
-        push(cluster, &user, "phone", json!([fields("a", &[("title", 0)])])).await;
-        let since = until(&push(cluster, &user, "phone", json!([fields("b", &[("title", 0)])])).await).to_owned();
-        push(cluster, &user, "laptop", json!([fields("a", &[("note", 5), ("title", 5)])])).await;
-        push(cluster, &user, "laptop", json!([fields("a", &[("title", 9)])])).await;
-        trimmer.trim(cluster, &user, Duration::ZERO).await;
-        let pages = cluster.pull_all(&user, APP, TABLE, &since, Some("tablet")).await;
-        let all: Vec<Value> = pages.iter().flat_map(|page| changes(page).as_array().unwrap().clone()).collect();
-        assert_eq!(all.iter().any(|change| change["fields"].get("note").is_some()), arrives, "{trimmer:?}: {all:?}");
-    }
-}
-
-/// A record is trimmed whole or not at all; what a trimmer leaves that ends in between is neither.
-#[tokio::test]
-async fn a_record_that_is_trimmed_in_part_is_noticed() {
-    let cluster = shared().await;
-    for (trimmer, is_whole) in [(Trimmer::Here, true), (Trimmer::Failing("trims-in-two"), false)] {
-        let user = cluster.user();
-        for value in 0..6 {
-            push(cluster, &user, "phone", json!([fields("a", &[("title", value)])])).await;
-        }
-        let before = rows(cluster, &user).await;
-        trimmer.trim(cluster, &user, Duration::ZERO).await;
-        let after = rows(cluster, &user).await;
-        assert_eq!(after == before || after.len() == 2, is_whole, "{trimmer:?}: {after:?}");
-    }
-}
-
 /// What lost only because a value with the same stamp was stored later stays for as long as it does: sent again after it was
 /// forgotten, it would win.
 #[tokio::test]
@@ -294,65 +197,6 @@ async fn what_lost_a_tie_stays_until_both_have_lost() {
     assert_eq!(rows(cluster, &user).await, expected);
 }
 
-/// Rows of many bytes are trimmed by the lengths of their values, and in parts; what wins is not touched.
-#[tokio::test]
-async fn large_values_are_trimmed_like_small_ones() {
-    let cluster = shared().await;
-    let user = cluster.user();
-    let long = |n: i64| format!("{n}{}", "x".repeat(300_000));
-    let insert = json!({ "table": TABLE, "id": "a", "op": "insert", "data":
-        { "text": long(0), "short": "s".repeat(300), "createdAt": at(0), "updatedAt": format!("no stamp {}", long(9)) } });
-    push(cluster, &user, "phone", json!([insert])).await;
-    push(
-        cluster,
-        &user,
-        "phone",
-        json!([{ "table": TABLE, "id": "b", "op": "insert",
-        "data": { "long": long(0), "middle": "x".repeat(3_000), "short": "s".repeat(290) } }]),
-    )
-    .await;
-    for n in 1..40_i64 {
-        let fields =
-            json!({ "text": { "value": long(n), "updatedAt": at(n) }, "short": { "value": n, "updatedAt": at(n) } });
-        let small = fields_of_b(n);
-        push(cluster, &user, "laptop", json!([{ "table": TABLE, "id": "a", "op": "update", "fields": fields }, small]))
-            .await;
-    }
-    let done = trim(cluster, &user, Duration::ZERO, 30).await;
-    assert_eq!(done.failed, 0, "{done:?}");
-    let expected = [
-        row("a", "insert", &["createdAt", "updatedAt"]),
-        row("b", "insert", &["short"]),
-        row("a", "update", &["short", "text"]),
-        row("b", "update", &["long", "middle", "short"]),
-    ];
-    assert_eq!(rows(cluster, &user).await, expected);
-    let text = "select data ->> 'text' from sync_records($1, $2) where record_id = 'a'";
-    let text: String = sqlx::query_scalar(text).bind(&user.id).bind(APP).fetch_one(&cluster.pool).await.unwrap();
-    assert_eq!(text, long(39));
-}
-
-fn fields_of_b(n: i64) -> Value {
-    fields("b", &[("long", n), ("middle", n), ("short", n)])
-}
-
-/// A log of many records, each of several rows: more than a piece has, and every record is looked at once.
-#[tokio::test]
-async fn every_record_is_looked_at_once() {
-    let cluster = shared().await;
-    let user = cluster.user();
-    for round in 0..6_i64 {
-        let changes: Vec<Value> =
-            (0..900).map(|n| fields(&format!("r{n}"), &[("title", round), ("note", -round)])).collect();
-        push(cluster, &user, "phone", Value::from(changes)).await;
-    }
-    let young = trim(cluster, &user, Duration::from_secs(3600), 30).await;
-    assert_eq!((young.trimmed.seen, young.trimmed.rows), (0, 0), "nothing is old enough to be read: {young:?}");
-    let done = trim(cluster, &user, Duration::ZERO, 30).await;
-    assert_eq!((done.trimmed.seen, done.trimmed.gone), (5_400, 900 * 4), "{done:?}");
-    assert_eq!(rows(cluster, &user).await.len(), 1_800);
-}
-
 /// Purging may be off for a while, or for a command: what was deleted meanwhile is purged afterwards.
 #[tokio::test]
 async fn deletes_that_were_trimmed_without_purging_are_purged_later() {
@@ -367,27 +211,6 @@ async fn deletes_that_were_trimmed_without_purging_are_purged_later() {
     said(cluster, &["compact", "--user", &user.id], &settings("1")).await;
     let expected = [row("a", "update", &["title"]), row("a", "delete", &["deletedAt"])];
     assert_eq!(rows(cluster, &user).await, expected);
-}
-
-/// A record of more rows than are read at once, with every kind of row.
-#[tokio::test]
-async fn a_record_of_thousands_of_rows_is_trimmed_like_any_other() {
-    let cluster = shared().await;
-    let user = cluster.user();
-    for part in 0..6_i64 {
-        let changes: Vec<Value> =
-            (0..1_000).map(|n| fields("a", &[(["x", "y", "z"][n as usize % 3], part * 1_000 + n)])).collect();
-        push(cluster, &user, "phone", Value::from(changes)).await;
-    }
-    let done = trim(cluster, &user, Duration::ZERO, 30).await;
-    assert_eq!(done.trimmed.gone, 5_996, "{done:?}");
-    let expected = [row("a", "update", &["x"]), row("a", "update", &["y"]), row("a", "update", &["z"])];
-    let kept = rows(cluster, &user).await;
-    assert_eq!(kept[0], row("a", "update", &["x"]), "the first row");
-    let mut last = kept[1..].to_vec();
-    last.sort();
-    assert_eq!(last, expected);
-    assert_eq!(history(cluster, &user).await, 5_996);
 }
 
 /// Of a record that was deleted long ago only the delete stays, and what lets devices know the record.

@@ -13,14 +13,14 @@ const MAX_LISTS: usize = 8;
 
 /// What waits, of one app.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct WaitingTables {
+pub struct PendingTables {
     lists: Vec<Tables>,
     names: BTreeSet<Arc<str>>,
     /// Bytes of the names.
     bytes: usize,
 }
 
-impl WaitingTables {
+impl PendingTables {
     /// Adds a list.
     pub(super) fn add(&mut self, tables: &Tables) {
         if self.lists.iter().any(|list| list.is_same(tables)) {
@@ -96,7 +96,7 @@ mod tests {
         (0..count).map(|n| format!("{prefix}{n}").into()).collect()
     }
 
-    fn told(waiting: &WaitingTables) -> Vec<String> {
+    fn told(waiting: &PendingTables) -> Vec<String> {
         let message: serde_json::Value = serde_json::from_str(&waiting.message(&"todo".into())).unwrap();
         serde_json::from_value(message["tables"].clone()).unwrap()
     }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_piles_up_is_one_message_and_what_is_long_is_shared() {
         let (few, more) = (tables("a", 3), tables("b", 2));
-        let mut waiting = WaitingTables::default();
+        let mut waiting = PendingTables::default();
         waiting.add(&few);
         waiting.add(&few.clone());
         assert_eq!((waiting.own_bytes(), waiting.bytes()), (0, few.bytes()));
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_table_that_several_lists_name_counts_once_when_they_are_folded() {
-        let mut waiting = WaitingTables::default();
+        let mut waiting = PendingTables::default();
         (0..MAX_LISTS).for_each(|_| waiting.add(&tables("t", 100)));
         assert_eq!(waiting.bytes(), MAX_LISTS * waiting.largest());
         waiting.fold();

@@ -1,0 +1,119 @@
+//! Telling other replicas of what is stored here, and hearing of what is stored there.
+
+use super::RunError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Connector;
+use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
+use crate::fanout::reconciler::ReconcilerTask;
+use crate::fanout::{
+    ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Receiver,
+    Reconciler,
+};
+use crate::hub::Hub;
+use crate::session::rebalance::Rebalancer;
+use crate::shutdown::Shutdown;
+use crate::store::{Buckets, Layout};
+use crate::telemetry::Metrics;
+use crate::telemetry::throttle::Throttle;
+use std::sync::Arc;
+
+/// What others use of it, and what is to be started.
+pub(super) struct Fanout {
+    /// Takes what is to be told.
+    pub(super) publisher: Publisher,
+    /// Is told of gaps.
+    pub(super) reconciler: Reconciler,
+    /// Whether the listener hears.
+    pub(super) listener_status: ListenerStatus,
+    /// Which replicas there are.
+    pub(super) presence: Presence,
+    reconciling: Vec<ReconcilerTask>,
+    received: NotificationCounter,
+    keys: ChannelKeys,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl Fanout {
+    pub(super) fn new(
+        config: &Config,
+        layout: Layout,
+        metrics: &Arc<Metrics>,
+        clock: &Clock,
+        shutdown: &Shutdown,
+    ) -> Fanout {
+        let (reconciler, reconciling) = Reconciler::new(layout);
+        let draining = shutdown.draining.clone();
+        let keys = ChannelKeys::new(&config.fanout, &config.billing.mana_service_key);
+        let presence = Presence::new(&config.fanout, &config.replica_name(), metrics.clone(), clock.clone(), draining);
+        let publisher = Publisher::new(&config.fanout, metrics.clone());
+        Fanout {
+            publisher: publisher.with_commits(&config.fanout, keys.clone(), &presence, clock.clone()),
+            reconciler,
+            listener_status: ListenerStatus::default(),
+            presence,
+            reconciling,
+            received: NotificationCounter::default(),
+            keys,
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        }
+    }
+
+    /// Starts the listener, the publisher, a reconciler for each bucket, and what evens connections out. `others` have channels on
+    /// the listener's connection, too.
+    pub(super) fn start(
+        self,
+        config: &Config,
+        store: &Buckets,
+        hub: &Arc<Hub>,
+        others: Option<Arc<dyn OtherChannels>>,
+        shutdown: &Shutdown,
+    ) -> Result<(), RunError> {
+        let name = config.replica_name();
+        let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
+        let listener = Listener {
+            publishing: connector.clone(),
+            connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
+            ping: config.listener_ping_ms,
+            receiver: Receiver {
+                sessions: hub.clone(),
+                reconciler: self.reconciler,
+                received: self.received.clone(),
+                keys: self.keys.clone(),
+                presence: self.presence.clone(),
+                unreadable: Throttle::default(),
+                metrics: self.metrics.clone(),
+                clock: self.clock,
+            },
+            listener_status: self.listener_status,
+            others,
+        };
+        let publishing = PublisherConfig {
+            target: PublisherConnector::new(connector, config.database_prepare),
+            keys: self.keys,
+            presence: self.presence.clone(),
+            received: self.received,
+            budget: config.fanout.notify_budget,
+        };
+        let stopping = || shutdown.stopping.clone();
+        shutdown.essential("listener", listener.run(stopping()));
+        shutdown.essential("publisher", self.publisher.run(publishing, stopping()));
+        for (task, of) in self.reconciling.into_iter().zip(store.all()) {
+            let dependencies = Dependencies {
+                heads: of.heads.clone(),
+                sessions: hub.clone(),
+                metrics: self.metrics.clone(),
+                period: config.reconcile_ms,
+                recent: config.announce_recent_ms,
+            };
+            shutdown.essential("reconciler", task.run(dependencies, stopping()));
+        }
+        if !config.fanout.rebalance_ms.is_zero() {
+            let rebalancer = Rebalancer::new(config.fanout.rebalance_ms, self.metrics);
+            shutdown.essential("rebalancer", rebalancer.run(self.presence, hub.clone(), stopping()));
+        }
+        Ok(())
+    }
+}

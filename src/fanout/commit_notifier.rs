@@ -1,0 +1,201 @@
+//! Which pushes tell of themselves with their own commit.
+//!
+//! A transaction that notifies takes a lock of the whole server when it commits, and holds it across the flush of the log:
+//! where many push, they would wait for each other (docs/adr/0003). Where few do, nobody meets, and a notification with
+//! the commit is as early as can be: the publisher's needs a way from the database to the replica and back, and a
+//! transaction of its own. So it is done while the cluster is quiet: while a push has this replica to itself, all
+//! replicas together store no more than [`COMMIT_NOTIFY_RATE`](crate::config::FanoutConfig::commit_notify_rate) a
+//! second, and what the statements take, in which the lock is held for a part of the time, is less than half of the time.
+
+use super::channel_key::ChannelKeys;
+use super::commit_payload;
+use super::rate::ReplicaCount;
+use super::wakeup::Wakeup;
+use crate::clock::Clock;
+use crate::config::FanoutConfig;
+use crate::store::CommitNotice;
+use crate::telemetry::Metrics;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Over how long pushes are counted.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Which part of the time their statements may take, at most: all replicas' together.
+const SHARE: f64 = 1.0;
+/// The part of the budget of wakes that may be spent so.
+const BUDGET_SHARE: f64 = 0.5;
+/// What the last statement counts in the average of what they take, as one in so many.
+const WEIGHT: u32 = 8;
+/// How long that average is of use.
+const LATELY: Duration = Duration::from_secs(5);
+/// How long it is not tried again where the database takes no more notifications.
+const FULL: Duration = Duration::from_secs(10);
+
+/// What decides that, and writes what is told.
+#[derive(Debug)]
+pub(super) struct CommitNotifier {
+    keys: ChannelKeys,
+    replicas: ReplicaCount,
+    limits: Limits,
+    /// Counts what all replicas are heard to store.
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    load: Mutex<Load>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Pushes of all replicas in a second.
+    rate: f64,
+    /// Wakes of listeners in a second.
+    wakes: f64,
+}
+
+/// How much is stored.
+#[derive(Debug, Default)]
+struct Load {
+    window: Option<Window>,
+    /// Pushes a second, of all replicas.
+    rate: f64,
+    /// What a statement took, on average, and when that was last measured.
+    took: Option<(Duration, Instant)>,
+    /// Until when it is not tried.
+    off_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Window {
+    begun: Instant,
+    /// Wake-ups that had been received by then.
+    received: u64,
+    /// Pushes of this replica that could have told of themselves since.
+    own: u32,
+}
+
+impl CommitNotifier {
+    /// One that keeps to the settings; none if they say that nothing is to be told so.
+    pub(super) fn new(
+        config: &FanoutConfig,
+        keys: ChannelKeys,
+        replicas: ReplicaCount,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Option<CommitNotifier> {
+        let limits = Limits {
+            rate: f64::from(config.commit_notify_rate),
+            wakes: f64::from(config.notify_budget) * BUDGET_SHARE,
+        };
+        // Without a publisher nothing is to be published.
+        let is_on = config.commit_notify_rate > 0 && config.publish_queue > 0;
+        is_on.then(|| CommitNotifier { keys, replicas, limits, metrics, clock, load: Mutex::default() })
+    }
+
+    /// What a push's transaction is to tell, if it is to.
+    pub(super) fn offer(&self, wakeup: &Wakeup, now: Instant) -> Option<CommitNotice> {
+        let received = self.metrics.wakeups_received.get();
+        let is_quiet = self.load().is_quiet(now, received, self.replicas.get(), self.limits);
+        is_quiet.then(|| commit_payload::compose(&self.keys, self.clock.random_u128(), wakeup))
+    }
+
+    /// It was told, in a statement that took so long.
+    pub(super) fn told(&self, took: Duration, now: Instant) {
+        self.metrics.notifications_sent.inc();
+        self.metrics.notifications_with_commit.inc();
+        self.metrics.wakeups_published.inc();
+        let mut load = self.load();
+        let average = match load.took {
+            Some((average, then)) if now - then < LATELY => (average * (WEIGHT - 1) + took) / WEIGHT,
+            _ => took,
+        };
+        load.took = Some((average, now));
+    }
+
+    /// The database takes no more notifications.
+    pub(super) fn queue_is_full(&self, now: Instant) {
+        self.load().off_until = Some(now + FULL);
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Load {
+    fn is_quiet(&mut self, now: Instant, received: u64, replicas: usize, limits: Limits) -> bool {
+        self.count(now, received);
+        let took = self.took.filter(|(_, then)| now - *then < LATELY).map_or(0.0, |(took, _)| took.as_secs_f64());
+        self.rate <= limits.rate
+            && self.rate * took <= SHARE
+            && self.rate * replicas as f64 <= limits.wakes
+            && self.off_until.is_none_or(|until| now >= until)
+    }
+
+    /// Counts a push.
+    fn count(&mut self, now: Instant, received: u64) {
+        let begin = |own| Window { begun: now, received, own };
+        let window = self.window.get_or_insert_with(|| begin(0));
+        window.own += 1;
+        let elapsed = now - window.begun;
+        if elapsed >= WINDOW {
+            // What this replica does not hear, it counts itself.
+            let pushes = received.saturating_sub(window.received).max(u64::from(window.own));
+            let elapsed = elapsed.as_secs_f64();
+            // What was more before counts for less and less.
+            let before = self.rate * 0.5_f64.powf(elapsed / WINDOW.as_secs_f64());
+            self.rate = before.max(pushes as f64 / elapsed);
+            self.window = Some(begin(0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { rate: 250.0, wakes: 20_000.0 };
+
+    /// So many pushes a second for so long, of which this replica hears; how many could tell with their commits.
+    fn told(load: &mut Load, begin: Instant, rate: u32, seconds: f64, replicas: usize) -> u32 {
+        let count = (f64::from(rate) * seconds) as u32;
+        let at = |n: u32| begin + Duration::from_secs_f64(f64::from(n) / f64::from(rate));
+        (0..count).filter(|n| load.is_quiet(at(*n), u64::from(*n), replicas, LIMITS)).count() as u32
+    }
+
+    #[test]
+    fn a_quiet_cluster_tells_with_each_commit_and_a_busy_one_with_none_after_a_moment() {
+        let begin = Instant::now();
+        assert_eq!(told(&mut Load::default(), begin, 200, 5.0, 3), 1_000);
+        let mut load = Load::default();
+        let at_once = told(&mut load, begin, 1_000, 5.0, 3);
+        assert!(at_once <= 101, "those of the first window, not {at_once}");
+        // Quiet again.
+        assert!(told(&mut load, begin + Duration::from_secs(6), 100, 1.0, 3) >= 85);
+    }
+
+    #[test]
+    fn many_replicas_tell_within_the_budget_of_wakes() {
+        let begin = Instant::now();
+        assert_eq!(told(&mut Load::default(), begin, 200, 2.0, 100), 400);
+        assert!(told(&mut Load::default(), begin, 200, 2.0, 101) <= 21);
+    }
+
+    #[test]
+    fn where_commits_take_long_fewer_tell() {
+        let begin = Instant::now();
+        for (took, expected) in [(2, 400), (3, 21)] {
+            let mut load = Load { took: Some((Duration::from_millis(took), begin)), ..Load::default() };
+            let told = told(&mut load, begin, 200, 2.0, 3);
+            assert!(told.abs_diff(expected) <= 1, "{took} ms: {told}");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_is_left_alone_for_a_while() {
+        let begin = Instant::now();
+        let mut load = Load { off_until: Some(begin + FULL), ..Load::default() };
+        let mut is_quiet = |after| load.is_quiet(begin + after, 0, 1, LIMITS);
+        assert!(!is_quiet(Duration::from_secs(9)));
+        assert!(is_quiet(FULL));
+    }
+}

@@ -1,0 +1,93 @@
+//! Operators find users in whichever bucket they are.
+
+use super::*;
+
+#[tokio::test]
+async fn operators_find_users_wherever_they_are() {
+    let cluster = distributed(1, &[]).await;
+    let url = &cluster.database_url;
+    let users = users_of_all(&cluster);
+    for user in &users {
+        cluster.pushed(user, APP, one("a")).await;
+        let later = update("todos", "a", "title", "Eggs", "2024-01-02T10:05:00.000Z");
+        cluster.pushed(user, APP, json!({ "clientId": "phone", "changes": [later] })).await;
+    }
+    let usage = succeeded(url, &["usage", "--json"]).await;
+    for user in &users {
+        assert!(usage.contains(&user.id), "{usage}");
+        let of = |command: &'static str| [command, "--user", &user.id].map(str::to_owned);
+        let exported = succeeded(url, &of("export").each_ref().map(String::as_str)).await;
+        assert!(exported.contains("Eggs"), "{exported}");
+        let why = succeeded(
+            url,
+            &["why", "--user", &user.id, "--app", APP, "--table", "todos", "--record", "a", "--field", "title"],
+        )
+        .await;
+        assert!(why.contains("Eggs") && why.contains("Milk"), "{why}");
+    }
+    let compacted = succeeded(url, &["compact", "--compact-after-ms", "1"]).await;
+    assert!(compacted.starts_with("4 logs: 8 changes looked at, 4 trimmed"), "{compacted}");
+    let kept = "select (select count(*) from sync_history) + (select count(*) from sync_b01.sync_history)";
+    assert_eq!(number(url, kept).await, 5, "each bucket keeps its own");
+    let mut socket = socket(&cluster, 0, &users[1], None, None).await;
+    succeeded(url, &["erase", "--user", &users[1].id, "--yes"]).await;
+    woken(&mut socket).await;
+    assert_eq!(cluster.stored(&users[1]).await, 0);
+    assert_eq!(cluster.stored(&users[2]).await, 2);
+    assert!(!succeeded(url, &["usage", "--json"]).await.contains(&users[1].id));
+}
+
+#[tokio::test]
+async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
+    const TOKEN: &str = "an-admin-token-for-tests";
+    let cluster = distributed(1, &[("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)]).await;
+    let log = cluster.nodes[0].log();
+    let line = log.lines().rev().find(|line| line.contains("the admin port is open")).expect("it has one");
+    let line: Value = serde_json::from_str(line).unwrap();
+    let base = format!("http://{}/api/v1", line["address"].as_str().unwrap());
+    let ask = async |path: String| -> (StatusCode, Value) {
+        let request = cluster.http.get(format!("{base}/{path}")).bearer_auth(TOKEN).timeout(TIMEOUT);
+        let reply = request.send().await.unwrap();
+        (reply.status(), reply.json().await.unwrap())
+    };
+    let users = users_of_all(&cluster);
+    for user in &users {
+        cluster.pushed(user, APP, one("a")).await;
+        cluster.pushed(user, "other", one("b")).await;
+    }
+    let (gone, others) = users.split_first().unwrap();
+    let mut holding = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let lock =
+        format!("begin; lock table {0}.sync_changes, {0}.sync_history in access exclusive mode", schema_of(gone));
+    for is_away in [false, true, false] {
+        sqlx::raw_sql(AssertSqlSafe(if is_away { lock.clone() } else { "rollback".to_owned() }))
+            .execute(&mut holding)
+            .await
+            .unwrap();
+        let of = |user: &User| {
+            let record = format!("record?user={}&app={APP}&table=todos&id=a", user.id);
+            (format!("user?id={}", user.id), record)
+        };
+        let (user, record) = of(gone);
+        // It waits meanwhile, and nobody waits with it.
+        let (away, _) = tokio::join!(async { (ask(user).await.1, ask(record).await.0) }, async {
+            for user in others {
+                let (shown, record) = of(user);
+                let (shown, record) = (ask(shown).await.1, ask(record).await);
+                assert_eq!((&shown["problem"], &shown["usage"]["changes"]), (&Value::Null, &json!(2)), "{shown}");
+                let devices = shown["devices"].as_array().unwrap();
+                assert_eq!((shown["logs"].as_array().unwrap().len(), devices.len()), (2, 2), "{shown}");
+                assert_eq!(record.0, StatusCode::OK);
+                assert_eq!(record.1["history"].as_array().unwrap().len(), 1, "{}", record.1);
+            }
+        });
+        let (shown, record) = away;
+        assert_eq!(shown["problem"].is_null(), !is_away, "{shown}");
+        // The heads of its logs are there, though nobody can count what is in them.
+        assert_eq!(shown["logs"].as_array().unwrap().len(), 2, "{shown}");
+        assert_eq!(shown["usage"]["changes"], if is_away { 0 } else { 2 }, "{shown}");
+        assert_eq!(record.is_success(), !is_away);
+    }
+    let (_, state) = ask("cluster".to_owned()).await;
+    assert!(state["database"]["bytes"].as_i64().unwrap() > 1 << 20, "{state}");
+}
