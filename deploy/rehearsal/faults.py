@@ -216,9 +216,9 @@ FAULTS = [
     ),
     Fault(
         "listener-slow",
-        "the listeners are delayed by 800 ms",
+        "the listeners are delayed by 600 ms",
         ["ManaSyncListenerSlow", "ManaSyncDeliveryBudgetBurn (1h)"],
-        lambda cluster: _delay(cluster.listen_proxy, 0.8),
+        lambda cluster: _delay(cluster.listen_proxy, 0.6),
         proxied=True,
     ),
     Fault(
