@@ -75,6 +75,8 @@ async function overview(page) {
   await drained.getByRole('heading', { name: 'Done' }).waitFor();
   await page.getByRole('row', { name: 'replica-2' }).getByText('drained').waitFor();
   await page.getByText('replica-2 is not ready').waitFor();
+  // While thousands of sessions leave, it may take longer to answer than anybody waits.
+  await page.locator('[data-part=replicas] tr', { hasText: 'replica-2' }).locator('[data-name=Sockets]').getByText('0', { exact: true }).waitFor();
   await page.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Take back' }).click();
   await page.getByRole('heading', { name: /^(Done|Not done)/ }).waitFor();
   const outcome = await page.locator('main').innerText();
