@@ -96,7 +96,7 @@ check-ops: ## Check deploy/, k8s/ and docs/ against the tools that read them and
 check-dashboards: ## Ask a Prometheus that watches a loaded cluster for every panel of the dashboard
 	@scripts/check-dashboards $(ARGS)
 
-rehearse-alerts: ## Break clusters on purpose and see which alerts arrive, and when; ARGS="killed frozen", FACTOR=20 (half an hour)
+rehearse-alerts: ## Break clusters on purpose and see which alerts arrive, and when; ARGS="killed frozen", FACTOR=20 (forty minutes)
 	@scripts/rehearse-alerts $(ARGS)
 
 check-image: ## Build the image's last stage and run it as strictly as production does (root, takes minutes)

@@ -243,7 +243,7 @@ impl<'a> Api<'a> {
         } else {
             print::done(&done);
         }
-        Ok(done.silent.is_empty() && done.problem.is_none() && done.outcomes.iter().all(|outcome| outcome.done))
+        Ok(done.is_whole())
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<String, ClientError> {

@@ -100,7 +100,7 @@ async fn act(
     (State(admin), Extension(login), headers, body): Posted,
     read: impl FnOnce(&Form) -> Result<(Option<String>, Action), AdminError>,
 ) -> Response {
-    let page = Page::new(&admin, &login, "/actions", "Done");
+    let page = Page::new(&admin, &login, "/actions", "What came of it");
     let doing = async {
         let form = login.form(&admin, &headers, body).await?;
         let (replica, action) = read(&form)?;
@@ -114,7 +114,7 @@ async fn act(
 
 fn outcome(done: &Done) -> Markup {
     html! {
-        h1 { "Done" }
+        h1 { (heading(done)) }
         (missing(&done.silent, done.problem.as_ref()))
         table {
             thead { tr { th { "Replica" } th {} th { "What came of it" } } }
@@ -129,6 +129,15 @@ fn outcome(done: &Done) -> Markup {
             }
         }
         p { a href="/" { "Overview" } " · " a href="/actions" { "More actions" } }
+    }
+}
+
+/// Never that it is done where somebody may not have done it.
+fn heading(done: &Done) -> &'static str {
+    match done.outcomes.iter().any(|outcome| outcome.done) {
+        _ if done.is_whole() => "Done",
+        true => "Not done everywhere",
+        false => "Not done",
     }
 }
 
@@ -183,4 +192,26 @@ pub(super) async fn log(posted: Posted) -> Response {
         Ok((form.get("replica").map(str::to_owned), Action::Log { filter }))
     };
     act(posted, read).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::report::{Outcome, Silent};
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_done_everywhere_is_not_called_done() {
+        let outcome = |done| Outcome { done, ..Outcome::default() };
+        let done = |outcomes: &[bool], silent: usize, problem: Option<&str>| Done {
+            outcomes: outcomes.iter().copied().map(outcome).collect(),
+            silent: vec![Silent::default(); silent],
+            problem: problem.map(str::to_owned),
+        };
+        assert_eq!(heading(&done(&[true, true], 0, None)), "Done");
+        assert_eq!(heading(&done(&[true], 1, None)), "Not done everywhere");
+        assert_eq!(heading(&done(&[true, false], 0, None)), "Not done everywhere");
+        assert_eq!(heading(&done(&[true], 0, Some("the listener is away"))), "Not done everywhere");
+        assert_eq!(heading(&done(&[], 1, None)), "Not done");
+        assert_eq!(heading(&done(&[false], 0, None)), "Not done");
+    }
 }

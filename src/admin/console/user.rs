@@ -41,12 +41,14 @@ pub(super) async fn show(
     if !headers.contains_key(LIVE) {
         tracing::info!(user_key = user.user_key, "an operator looks at a user");
     }
+    // Of sessions that are not listed the devices are not known.
+    let has_others = user.sessions_total > user.sessions.len();
     let content = html! {
         (search(&id))
         div data-part="missing" { (missing(&user.silent, user.problem.as_ref())) }
         div.figures data-part="figures" {
             (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
-            (figure("Devices", &count_of(user.devices.len()), "by app"))
+            (figure("Devices", &at_least(count_of(user.devices.len()), has_others), "by app"))
             (figure("Changes", &at_least(count(user.usage.changes), user.usage.more), &apps(user.usage.apps)))
             (figure("Stored", &at_least(bytes(user.usage.bytes), user.usage.more), "of JSON"))
         }

@@ -85,3 +85,10 @@ pub struct Done {
     /// Why not all of them could be told; none if they could.
     pub problem: Option<String>,
 }
+
+impl Done {
+    /// Whether everything was done, everywhere.
+    pub fn is_whole(&self) -> bool {
+        self.silent.is_empty() && self.problem.is_none() && self.outcomes.iter().all(|outcome| outcome.done)
+    }
+}

@@ -20,8 +20,13 @@ function showTimes() {
   }
 }
 
-/** Somebody is about to use this part: it stays as it is for now. */
-const isInUse = (part) => part.contains(document.activeElement) && document.activeElement.matches('input, select, button');
+/**
+ * Somebody is about to use this part: it stays as it is for now. Not every browser focuses a button that is pressed, and one
+ * that is replaced before it is let go is not clicked.
+ */
+const isInUse = (part) =>
+  part.querySelector(':active') !== null ||
+  (part.contains(document.activeElement) && document.activeElement.matches('input, select, button'));
 
 async function refresh() {
   const response = await fetch(location.href, { headers: { 'X-Live': '1' } });
