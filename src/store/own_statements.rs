@@ -62,10 +62,9 @@ macro_rules! rank {
 /// name, so `last` tells of each record whether and when it was written at all. Records are told by their place, from 1 on.
 pub(super) static OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, f.name, max(",
+        "select c.number, null::timestamptz as stopped_at, f.name, max(",
         rank!(),
-        ") as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last,
-       null::timestamptz as stopped_at, null::text as earlier
+        ") as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last, null::text as earlier
 from (
     select c.*, k.number, k.names
     from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
@@ -84,11 +83,10 @@ group by c.number, f.name"
 /// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written.
 pub(super) static SOME_OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, f.name, max(",
+        "select c.number, max(c.created_at) filter (where c.place = $8) as stopped_at, f.name, max(",
         rank!(),
         ") as best, max(c.held ->> f.name collate \"C\") as held,
-       max(c.created_at) filter (where c.client_id = $2) as last, max(c.created_at) filter (where c.place = $8) as stopped_at,
-       null::text as earlier
+       max(c.created_at) filter (where c.client_id = $2) as last, null::text as earlier
 from (
     select *, case when client_id = $2 then asked end as names from (
         select r.*, k.number, k.asked, row_number() over () as place
@@ -131,10 +129,10 @@ group by c.number, f.name"
 /// device wrote with later stamps than are stored, and as `earlier` the best that anybody wrote.
 pub(super) static EARLIER_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, f.name, max(",
+        "select c.number, max(c.created_at) filter (where c.place = $8) as stopped_at, f.name, max(",
         rank!(),
         ") filter (where c.claims) as best, max(c.held ->> f.name collate \"C\") filter (where c.claims) as held,
-       max(c.created_at) filter (where c.claims) as last, max(c.created_at) filter (where c.place = $8) as stopped_at,
+       max(c.created_at) filter (where c.claims) as last,
        max(",
         rank!(),
         ") as earlier
