@@ -78,7 +78,7 @@ group by c.number, f.name"
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
 };
 
-/// The same in bounds. The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
+/// The same in bounds. (The inner limit keeps PostgreSQL from sorting a record as a whole.) The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
 /// been looked at, whoever wrote them: `stopped_at` is the position of the last one of those. Of the first record it is from before
 /// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written.
 pub(super) static SOME_OWN_WRITES: Sql = Sql {
@@ -96,7 +96,7 @@ from (
             where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
               and c.created_at >= case when k.number = 1 then $9 else $5 end
               and c.created_at < case when k.number = 1 then $7 else 'infinity' end
-            order by c.created_at desc
+            order by c.created_at desc limit $8
         ) r
         limit $8
     ) looked_at
@@ -143,7 +143,7 @@ from (
         select c.* from sync_changes c
         where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
           and c.created_at < case when k.number = 1 then $7 else $5 end
-        order by c.created_at desc
+        order by c.created_at desc limit $8
     ) r
     limit $8
 ) c ",
