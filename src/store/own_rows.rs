@@ -86,16 +86,16 @@ impl<'m> OwnRows<'m> {
     fn read(&mut self, row: &Row) -> Result<(), StoreError> {
         let number: i64 = row.try_get(0)?;
         let place = usize::try_from(number - 1).unwrap_or_default();
-        if let Some(Micros(at)) = row.try_get(5)? {
+        if let Some(Micros(at)) = row.try_get(1)? {
             self.stopped = Some((place, at));
         }
-        let last = row.try_get::<_, Option<Micros>>(4)?.map(|Micros(last)| last);
-        let held: Option<&str> = row.try_get(3)?;
-        let (best, earlier) = (rank(row, 2)?, rank(row, 6)?);
+        let last = row.try_get::<_, Option<Micros>>(5)?.map(|Micros(last)| last);
+        let held: Option<&str> = row.try_get(4)?;
+        let (best, earlier) = (rank(row, 3)?, rank(row, 6)?);
         if last.is_none() && earlier.is_none() {
             return Ok(());
         }
-        let field: Option<&str> = row.try_get(1)?;
+        let field: Option<&str> = row.try_get(2)?;
         self.beside += 2 * field.map_or(0, str::len) + WRITE_SIZE;
         if BECOMES * self.changes + self.beside > self.covered {
             let covered = self.memory.cover(self.changes, self.beside);

@@ -62,10 +62,9 @@ macro_rules! rank {
 /// name, so `last` tells of each record whether and when it was written at all. Records are told by their place, from 1 on.
 pub(super) static OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, f.name, max(",
+        "select c.number, null::timestamptz as stopped_at, f.name, max(",
         rank!(),
-        ") as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last,
-       null::timestamptz as stopped_at, null::text as earlier
+        ") as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last, null::text as earlier
 from (
     select c.*, k.number, k.names
     from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
@@ -79,16 +78,15 @@ group by c.number, f.name"
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
 };
 
-/// The same in bounds. The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
+/// The same in bounds. (The inner limit keeps PostgreSQL from sorting a record as a whole.) The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
 /// been looked at, whoever wrote them: `stopped_at` is the position of the last one of those. Of the first record it is from before
 /// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written.
 pub(super) static SOME_OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, f.name, max(",
+        "select c.number, max(c.created_at) filter (where c.place = $8) as stopped_at, f.name, max(",
         rank!(),
         ") as best, max(c.held ->> f.name collate \"C\") as held,
-       max(c.created_at) filter (where c.client_id = $2) as last, max(c.created_at) filter (where c.place = $8) as stopped_at,
-       null::text as earlier
+       max(c.created_at) filter (where c.client_id = $2) as last, null::text as earlier
 from (
     select *, case when client_id = $2 then asked end as names from (
         select r.*, k.number, k.asked, row_number() over () as place
@@ -98,7 +96,7 @@ from (
             where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
               and c.created_at >= case when k.number = 1 then $9 else $5 end
               and c.created_at < case when k.number = 1 then $7 else 'infinity' end
-            order by c.created_at desc
+            order by c.created_at desc limit $8
         ) r
         limit $8
     ) looked_at
@@ -131,10 +129,10 @@ group by c.number, f.name"
 /// device wrote with later stamps than are stored, and as `earlier` the best that anybody wrote.
 pub(super) static EARLIER_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, f.name, max(",
+        "select c.number, max(c.created_at) filter (where c.place = $8) as stopped_at, f.name, max(",
         rank!(),
         ") filter (where c.claims) as best, max(c.held ->> f.name collate \"C\") filter (where c.claims) as held,
-       max(c.created_at) filter (where c.claims) as last, max(c.created_at) filter (where c.place = $8) as stopped_at,
+       max(c.created_at) filter (where c.claims) as last,
        max(",
         rank!(),
         ") as earlier
@@ -145,7 +143,7 @@ from (
         select c.* from sync_changes c
         where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
           and c.created_at < case when k.number = 1 then $7 else $5 end
-        order by c.created_at desc
+        order by c.created_at desc limit $8
     ) r
     limit $8
 ) c ",
