@@ -148,13 +148,8 @@ fn encode_user(user: UserKey) -> String {
 /// What was stored, in these ranges; or, if that were too long, only as much as is needed to look it up.
 fn encode_body(wakeup: &Wakeup, ranges: &[(i64, i64)], short: &[(i64, i64)]) -> String {
     let pushes: Vec<String> = wakeup.pushes.iter().map(ToString::to_string).collect();
-    let whole = Body {
-        a: &wakeup.app,
-        c: wakeup.client.as_deref(),
-        t: wakeup.tables.as_deref(),
-        r: ranges,
-        p: &pushes,
-    };
+    let whole =
+        Body { a: &wakeup.app, c: wakeup.client.as_deref(), t: wakeup.tables.as_deref(), r: ranges, p: &pushes };
     let body = write_body(&whole);
     // What remains is bounded: an app id has at most 255 bytes, six times that when escaped.
     if body.len() > MAX_ENTRY { write_body(&Body { c: None, t: None, r: short, ..whole }) } else { body }

@@ -95,7 +95,13 @@ impl Publisher {
 
     /// The same, that lets pushes tell of themselves with their commits while the cluster is quiet.
     #[must_use]
-    pub fn with_commits(self, config: &FanoutConfig, keys: ChannelKeys, presence: &Presence, clock: Clock) -> Publisher {
+    pub fn with_commits(
+        self,
+        config: &FanoutConfig,
+        keys: ChannelKeys,
+        presence: &Presence,
+        clock: Clock,
+    ) -> Publisher {
         let commits = CommitNotifier::new(config, keys, presence.count(), self.metrics.clone(), clock);
         Publisher { commits: commits.map(Arc::new), ..self }
     }

@@ -141,7 +141,11 @@ impl BatchInsert {
     ///
     /// # Errors
     /// [`is_full_queue`] where the database takes no more notifications: nothing is stored then.
-    pub(super) async fn insert_notifying(&self, entry: &Entry, notice: &CommitNotice) -> Option<Result<Placed, DbError>> {
+    pub(super) async fn insert_notifying(
+        &self,
+        entry: &Entry,
+        notice: &CommitNotice,
+    ) -> Option<Result<Placed, DbError>> {
         let statement = self.statements.notifying?;
         let placed = self.insert_with(statement, &[entry], Some(notice)).await;
         // There is one for each entry.

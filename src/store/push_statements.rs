@@ -220,10 +220,5 @@ pub(super) struct PushStatements {
 }
 
 /// As PostgreSQL runs it.
-pub(super) static PUSH_STATEMENTS: PushStatements = PushStatements {
-    any: &PUSH,
-    free: &PUSH_FREE,
-    present: &PUSH_PRESENT,
-    notifying: Some(&PUSH_NOTIFYING),
-};
-
+pub(super) static PUSH_STATEMENTS: PushStatements =
+    PushStatements { any: &PUSH, free: &PUSH_FREE, present: &PUSH_PRESENT, notifying: Some(&PUSH_NOTIFYING) };

@@ -2,9 +2,9 @@
 
 use crate::protocol::Log;
 use crate::protocol::push::Push;
+use crate::store::StoreError;
 use crate::store::announcement::{Announcement, CommitNotice, Told};
 use crate::store::batch::Entry;
-use crate::store::StoreError;
 use crate::store::known::Pushed;
 use std::fmt;
 use std::sync::Arc;
