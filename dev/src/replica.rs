@@ -8,7 +8,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -25,6 +25,8 @@ const READY_PATH: &str = "/health/ready";
 const KEPT_LINES: usize = 30;
 /// How long reading the output of a replica that has ended may take.
 const READ_LIMIT: Duration = Duration::from_secs(2);
+/// How long stopping its threads may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a replica is started.
 #[derive(Clone, Debug)]
@@ -114,6 +116,21 @@ impl Replica {
     /// Freezes it: its connections stay open, and nothing answers.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // The signal is there at once; threads on other processors stop a moment later.
+        let limit = Instant::now() + STOP_TIMEOUT;
+        while !self.is_stopped() && Instant::now() < limit {
+            thread::yield_now();
+        }
+    }
+
+    /// Whether all its threads are stopped, or it has ended.
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // After the name, which may have anything in it: proc(5).
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
+        })
     }
 
     /// Lets it go on after [`Self::pause`].

@@ -37,13 +37,15 @@ pub(super) async fn read_page(
     let budget = state.unread.of(log.user);
     let mut needs = LEAST;
     for _ in 0..ATTEMPTS {
-        // Memory comes second: those who wait for their turn hold none.
+        // Memory comes second: those who wait for their turn among their user's reads hold none. And before the turn among all:
+        // who waits for memory keeps nobody else from reading.
         let pages = &state.store.of(log.user).pages;
-        let turn = state.sessions.reads.of(log.user).wait(pages.lane());
-        let turn = timeout(state.config.database_acquire_timeout_ms, turn).await;
-        let _turn = turn.map_err(|_| refused(state, "reads"))?;
+        let limit = state.config.database_acquire_timeout_ms;
+        let turn = timeout(limit, state.sessions.reads.of(log.user).among_own()).await;
+        let turn = turn.map_err(|_| refused(state, "reads"))?;
         let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(needs)).await.ok().flatten();
         let reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
+        let _turn = timeout(limit, turn.among_all(pages.lane())).await.map_err(|_| refused(state, "reads"))?;
         let memory = PageMemory::new(budget.clone(), reservation, needs, needs_of);
         needs = match pages.page(log, request, &memory).await {
             Ok(page) => {

@@ -74,11 +74,22 @@ impl ReadShares {
 impl ReadTurn {
     /// Waits until it is this read's turn, in the order of asking: among the user's, then among all that read from the same
     /// pool. It ends when what is returned is dropped.
-    pub async fn wait(mut self, lane: &ReadLane) -> ReadTurn {
+    pub async fn wait(self, lane: &ReadLane) -> ReadTurn {
+        self.among_own().await.among_all(lane).await
+    }
+
+    /// Waits for the turn among the user's reads.
+    pub async fn among_own(mut self) -> ReadTurn {
         // The semaphores are never closed.
         if let Some(share) = &self.share {
             self.permit = share.clone().acquire_owned().await.ok();
         }
+        self
+    }
+
+    /// Then for the turn among all that read from the same pool. Whoever has it must not wait for anything of its user's,
+    /// such as memory: others would wait with it.
+    pub async fn among_all(mut self, lane: &ReadLane) -> ReadTurn {
         self.of_all = lane.0.clone().acquire_owned().await.ok();
         self
     }

@@ -122,7 +122,8 @@ impl<'m> PageRows<'m> {
         if BECOMES * (self.bytes + bytes) > self.covered {
             match self.memory.cover(self.bytes + bytes, 0) {
                 Some(covered) => self.covered = covered,
-                None => return self.end_before(bytes),
+                // All that was compared: whoever reserves this much gets on.
+                None => return self.end_before(self.bytes + bytes),
             }
         }
         self.bytes += bytes;

@@ -207,7 +207,8 @@ async fn hold_back_once(client: TcpStream, server: TcpStream, held_back: Arc<Ato
     while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
         let sent = &buffer[..count];
         // A message: its kind, its length without the kind, its text.
-        let begin = sent.windows(6).position(|bytes| bytes == b"begin\0").map(|at| at + 6);
+        let begin = sent.windows(6).position(|bytes| bytes == b"begin ");
+        let begin = begin.and_then(|at| Some(at + sent[at..].iter().position(|byte| *byte == 0)? + 1));
         let (now, later) = match begin {
             Some(end) if held_back.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() => {
                 sent.split_at(end)

@@ -140,7 +140,7 @@ mod tests {
     fn it_writes_what_the_servers_statement_writes() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/store/push_statements.rs");
         let source = std::fs::read_to_string(path).unwrap();
-        let (_, rows) = source.split_once("macro_rules! push_statement").unwrap();
+        let (_, rows) = source.split_once("macro_rules! push_text").unwrap();
         let (_, heads) = source.split_once("macro_rules! take_heads").unwrap();
         let (ours, rows, heads) = (writes(PUSH), writes(rows), writes(heads));
         assert_eq!((ours[0].as_slice(), ours[1].as_slice()), (heads[0].as_slice(), rows[0].as_slice()));
