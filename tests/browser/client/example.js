@@ -64,7 +64,7 @@ export class Client {
     socket.onmessage = ({ data }) => ['auth-ok', 'sync-available'].includes(JSON.parse(data).type) && this.sync();
     socket.onclose = () => {
       clearTimeout(this.renewal);
-      if (!this.closed) setTimeout(() => this.listen(), 1000 + Math.random() * 4000);
+      setTimeout(() => this.closed || this.listen(), 1000 + Math.random() * 4000);
     };
   }
 }
