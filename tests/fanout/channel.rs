@@ -1,13 +1,13 @@
 //! The channel that all replicas share, and everybody else who may connect to the database: what is not signed by a
 //! replica is only a reason to look; and replicas know of each other.
 
+use crate::overheard::*;
 use crate::support::live::*;
 use crate::support::silent::store_silently;
 use crate::support::*;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mana_sync::protocol::UserKey;
 use nix::sys::signal::Signal;
-use sqlx::postgres::PgListener;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -30,25 +30,6 @@ async fn notify(cluster: &Cluster, payload: &str) {
 fn unsigned(user: &User, rest: &str) -> String {
     let key = URL_SAFE_NO_PAD.encode(UserKey::of(&user.id).0.as_bytes());
     format!(r#"{{"v":1,"w":[["{key}",{rest}]]}}"#)
-}
-
-/// Everything that is said on the channel, up to what has this in it.
-async fn said(listener: &mut PgListener, text: &str) -> String {
-    let said = async {
-        loop {
-            let payload = listener.recv().await.unwrap().payload().to_owned();
-            if payload.contains(text) {
-                return payload;
-            }
-        }
-    };
-    timeout(TIMEOUT, said).await.expect("it is said")
-}
-
-async fn overhear(cluster: &Cluster) -> PgListener {
-    let mut listener = PgListener::connect(&cluster.database_url).await.unwrap();
-    listener.listen("mana_sync").await.unwrap();
-    listener
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod support;
 
 mod channel;
 mod faults;
+mod overheard;
 mod rebalance;
 mod reconnect;
 mod wakeups;

@@ -1,11 +1,11 @@
 //! Pushes of a quiet cluster, which tell of themselves with their own commit.
 
+use crate::overheard::*;
 use crate::support::live::*;
 use crate::support::*;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mana_sync::protocol::UserKey;
 use serde_json::json;
-use sqlx::postgres::PgListener;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -14,28 +14,8 @@ const NO_ROUNDS: (&str, &str) = ("RECONCILE_MS", "3600000");
 const NO_GREETING: (&str, &str) = ("ANNOUNCE_RECENT_MS", "0");
 const TOLD: &str = "mana_sync_notifications_with_commit_total";
 
-/// The next notification about this user.
-async fn about(listener: &mut PgListener, user: &User) -> String {
-    let key = key(user);
-    let said = async {
-        loop {
-            let payload = listener.recv().await.unwrap().payload().to_owned();
-            if payload.contains(&key) {
-                return payload;
-            }
-        }
-    };
-    timeout(TIMEOUT, said).await.expect("it is said")
-}
-
 fn key(user: &User) -> String {
     URL_SAFE_NO_PAD.encode(UserKey::of(&user.id).0.as_bytes())
-}
-
-async fn overhear(cluster: &Cluster) -> PgListener {
-    let mut listener = PgListener::connect(&cluster.database_url).await.unwrap();
-    listener.listen("mana_sync").await.unwrap();
-    listener
 }
 
 #[tokio::test]
@@ -53,7 +33,7 @@ async fn a_push_of_a_quiet_cluster_is_told_with_its_commit_and_leaves_no_gap() {
         let records: Vec<(&str, &str)> = records.iter().map(|(t, r)| (t.as_str(), r.as_str())).collect();
         store(cluster, n % 2, &user, "phone", &records).await;
         assert_eq!(woken(&mut laptop).await, (APP.to_owned(), vec![table]));
-        match about(&mut listener, &user).await.get(..2) {
+        match said(&mut listener, &key(&user)).await.get(..2) {
             Some("m3") => with_commit += 1,
             _ => by_publisher += 1,
         }
@@ -75,7 +55,7 @@ async fn a_push_that_is_sent_again_stores_and_tells_nothing_twice() {
     let cluster = &Cluster::start_with(1, &[NO_ROUNDS, NO_GREETING]).await;
     let user = cluster.user();
     let change = update("tasks", "a", "title", "x", "2026-01-01T00:00:00.000Z");
-    let body = json!({ "clientId": "phone", "lastSyncedAt": "1970-01-01T00:00:00.000Z", "changes": [change] });
+    let body = json!({ "clientId": "phone", "since": BEGINNING, "changes": [change] });
     for _ in 0..2 {
         let (status, answer) = cluster.push(&user, APP, body.clone()).await;
         assert_eq!(status, 200, "{answer}");
@@ -128,6 +108,6 @@ async fn it_can_be_turned_off() {
     let mut listener = overhear(cluster).await;
     store(cluster, 0, &user, "phone", &[("tasks", "a")]).await;
     assert_eq!(woken(&mut socket).await.1, ["tasks"]);
-    assert!(about(&mut listener, &user).await.starts_with("m2"));
+    assert!(said(&mut listener, &key(&user)).await.starts_with("m2"));
     assert_eq!(metric(cluster, 0, TOLD).await, 0.0);
 }
