@@ -18,6 +18,20 @@ const TURNS: u32 = 5;
 /// What a turn begins with and does not count.
 const TURN_WARM_UP: Duration = Duration::from_millis(200);
 
+/// Replicas in a database of their own, and who pushes to all of them.
+pub async fn start(
+    at: &Surroundings,
+    plan: &Plan,
+    database: &str,
+    settings: &[(&str, &str)],
+) -> Result<(Vec<Replica>, Vec<Pusher>), BaselineError> {
+    at.fresh_database(database).await?;
+    let replicas = at.replicas(REPLICAS, database, settings).await?;
+    let bases: Vec<String> = replicas.iter().map(|replica| replica.base().to_owned()).collect();
+    let pushers = pushers(at, plan, &Endpoint::resolve_all(&bases).await?, 1)?;
+    Ok((replicas, pushers))
+}
+
 struct Side {
     replicas: Vec<Replica>,
     workers: Vec<Pusher>,
@@ -32,10 +46,7 @@ impl Side {
         database: &str,
         settings: &[(&str, &str)],
     ) -> Result<Self, BaselineError> {
-        at.fresh_database(database).await?;
-        let replicas = at.replicas(REPLICAS, database, settings).await?;
-        let bases: Vec<String> = replicas.iter().map(|replica| replica.base().to_owned()).collect();
-        let workers = pushers(at, plan, &Endpoint::resolve_all(&bases).await?, 1)?;
+        let (replicas, workers) = start(at, plan, database, settings).await?;
         Ok(Self { replicas, workers, pushed: 0, seconds: 0.0 })
     }
 

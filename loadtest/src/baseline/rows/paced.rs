@@ -9,11 +9,11 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at};
 use tokio_postgres::Client;
 
 use super::Row;
-use super::fanout::{REPLICAS, SILENT};
-use super::pushes::{Pusher, pushers, refuse_failures};
+use super::fanout::{REPLICAS, SILENT, start};
+use super::pushes::{Pusher, refuse_failures};
 use crate::baseline::{BaselineError, Plan};
+use crate::engine::Failure;
 use crate::engine::closed::{Work, closed_loop};
-use crate::engine::{Endpoint, Failure};
 use crate::local::server_cpu::server_cpu;
 use crate::local::{Replica, Surroundings, stop_all};
 use crate::report::LatencyHistogram;
@@ -64,11 +64,8 @@ impl Side {
         database: &str,
         settings: &[(&str, &str)],
     ) -> Result<Self, BaselineError> {
-        at.fresh_database(database).await?;
-        let replicas = at.replicas(REPLICAS, database, settings).await?;
-        let bases: Vec<String> = replicas.iter().map(|replica| replica.base().to_owned()).collect();
         let plan = Plan { connections: CONNECTIONS, ..plan.clone() };
-        let pushers = pushers(at, &plan, &Endpoint::resolve_all(&bases).await?, 1)?;
+        let (replicas, pushers) = start(at, &plan, database, settings).await?;
         let share = PERIOD / CONNECTIONS as u32;
         let workers = pushers
             .into_iter()
