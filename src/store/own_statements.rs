@@ -78,6 +78,20 @@ group by c.number, f.name"
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
 };
 
+/// What a look in bounds is given.
+const LOOK_TYPES: &[Type] = &[
+    Type::UUID,
+    Type::TEXT,
+    Type::TEXT_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::TIMESTAMPTZ,
+    Type::JSONB_ARRAY,
+    Type::TIMESTAMPTZ,
+    Type::INT8,
+    Type::TIMESTAMPTZ,
+    Type::TIMESTAMPTZ_ARRAY,
+];
+
 /// The same in bounds. (The inner limit keeps PostgreSQL from sorting a record as a whole.) The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
 /// been looked at, whoever wrote them: `stopped_at` is the position of the last one of those. Of the first record it is from before
 /// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written.
@@ -111,18 +125,7 @@ from (
         "
 group by c.number, f.name"
     ),
-    types: &[
-        Type::UUID,
-        Type::TEXT,
-        Type::TEXT_ARRAY,
-        Type::TEXT_ARRAY,
-        Type::TIMESTAMPTZ,
-        Type::JSONB_ARRAY,
-        Type::TIMESTAMPTZ,
-        Type::INT8,
-        Type::TIMESTAMPTZ,
-        Type::TIMESTAMPTZ_ARRAY,
-    ],
+    types: LOOK_TYPES,
 };
 
 /// What was written to these fields of these records before a position (`$5`, of the first record `$7`), in the same bounds: what the
@@ -151,16 +154,8 @@ from (
         "
 group by c.number, f.name"
     ),
-    types: &[
-        Type::UUID,
-        Type::TEXT,
-        Type::TEXT_ARRAY,
-        Type::TEXT_ARRAY,
-        Type::TIMESTAMPTZ,
-        Type::JSONB_ARRAY,
-        Type::TIMESTAMPTZ,
-        Type::INT8,
-    ],
+    // It has no positions.
+    types: LOOK_TYPES.split_at(8).0,
 };
 
 /// To which of these records the device wrote with later stamps than are stored, by their places.

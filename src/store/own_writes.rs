@@ -17,6 +17,7 @@ use crate::protocol::LogId;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::{ENVELOPE, size_of};
 use crate::protocol::push::Op;
+use crate::telemetry::traces::Query;
 use tokio_postgres::types::ToSql;
 
 /// The statements here, by name.
@@ -134,7 +135,7 @@ impl Pages {
         let (tables, ids, names) = asked.fields.of(records);
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&asked.page.log.0, &asked.reader, &tables, &ids, &Micros(asked.first), &names];
-        self.read_own(asked, records, &OWN_WRITES, &parameters, own).await.map(drop)
+        self.read_own(asked, records, (traced::OWN_WRITES, &OWN_WRITES), &parameters, own).await.map(drop)
     }
 
     /// Looks at what was written to these records, in looks of so many rows: two of them, and more if the page's first record is not
@@ -194,8 +195,12 @@ impl Pages {
         let parameters: [&(dyn ToSql + Sync); 10] =
             [&asked.page.log.0, &asked.reader, &tables, &ids, &first, &names, &before, &most, &since, &begin.written];
         match rows {
-            Rows::Since => self.read_own(asked, records, &SOME_OWN_WRITES, &parameters, own).await,
-            Rows::Before => self.read_own(asked, records, &EARLIER_WRITES, &parameters[..8], own).await,
+            Rows::Since => {
+                self.read_own(asked, records, (traced::OWN_WRITES, &SOME_OWN_WRITES), &parameters, own).await
+            }
+            Rows::Before => {
+                self.read_own(asked, records, (traced::HISTORY, &EARLIER_WRITES), &parameters[..8], own).await
+            }
         }
     }
 
@@ -204,11 +209,10 @@ impl Pages {
         &self,
         asked: &Asked<'_>,
         records: &[usize],
-        statement: &'static Sql,
+        (query, statement): (Query, &'static Sql),
         parameters: &[&(dyn ToSql + Sync)],
         own: &mut OwnWrites,
     ) -> Result<Option<(usize, i64)>, StoreError> {
-        let query = if std::ptr::eq(statement, &EARLIER_WRITES) { traced::HISTORY } else { traced::OWN_WRITES };
         let beside = asked.beside + own.size();
         let sink = || OwnRows::new(asked.page.memory, asked.bytes, beside);
         let rows = traced::run_into(&self.pool, query, statement, parameters, &sink).await?.finish()?;
