@@ -136,8 +136,13 @@ impl BatchInsert {
         self.insert_by(self.statements.present, entries).await
     }
 
-    /// As [`insert_free`](Self::insert_free), of a single push, with a notification in its transaction; none if no
-    /// notification can be sent so here.
+    /// Whether a push's transaction can notify the replicas.
+    pub(super) fn can_notify(&self) -> bool {
+        self.statements.notifying.is_some()
+    }
+
+    /// As [`insert_free`](Self::insert_free), of a single push, with a notification in its transaction; none where it
+    /// cannot have one ([`can_notify`](Self::can_notify)).
     ///
     /// # Errors
     /// [`is_full_queue`] where the database takes no more notifications: nothing is stored then.

@@ -106,7 +106,7 @@ impl Batcher {
     }
 
     async fn store_together(&self, mut batch: Vec<Job>, is_only: bool) {
-        let stored = match batch.first_mut().filter(|_| is_only) {
+        let stored = match batch.first_mut().filter(|_| is_only && self.known.insert.can_notify()) {
             Some(job) => self.insert_notifying(job).await,
             None => None,
         };
