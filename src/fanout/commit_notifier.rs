@@ -5,7 +5,7 @@
 //! the commit is as early as can be: the publisher's needs a way from the database to the replica and back, and a
 //! transaction of its own. So it is done while the cluster is quiet: while a push has this replica to itself, all
 //! replicas together store no more than [`COMMIT_NOTIFY_RATE`](crate::config::FanoutConfig::commit_notify_rate) a
-//! second, and what the statements take, in which the lock is held for a part of the time, is less than half of the time.
+//! second, and their statements, each of which holds the lock for a part of its time, take no more than [`SHARE`] of it.
 
 use super::channel_key::ChannelKeys;
 use super::commit_payload;

@@ -126,6 +126,7 @@ mod tests {
         let at_once = |pool_size| ReadShares::new(pool_size).0.at_once;
         assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 2, 2, 5], "one is left to others, if there are two");
     }
+
     #[test]
     fn all_users_together_leave_connections_to_pushes() {
         let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
