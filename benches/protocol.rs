@@ -54,7 +54,7 @@ fn page(changes: &[StoredChange], own: &[StoredChange]) -> Page {
         note(&mut writes, change).expect("the benchmark's own changes can be read");
     }
     let until = Cursor::after(changes.last().map_or(0, |change| change.at));
-    Page { changes: changes.to_vec(), own: writes, until, has_more: true, written: WrittenChanges::default() }
+    Page { changes: changes.to_vec(), own: writes, head: 1, until, has_more: true, written: WrittenChanges::default() }
 }
 
 fn writing_a_page(criterion: &mut Criterion<CpuTime>) {

@@ -13,7 +13,7 @@ use crate::config::{Config, ConfigError, LimitsConfig};
 use crate::db::ConnectError;
 use crate::fanout::listener::OtherChannels;
 use crate::http::server::{Server, bind};
-use crate::http::{AppState, PushBudget, Services, router};
+use crate::http::{AppState, PushBudget, ReadAhead, Services, router};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
@@ -193,6 +193,7 @@ pub async fn run(
         unread,
         limits,
         polls,
+        read_ahead: ReadAhead::new(metrics.clone()),
         sessions: Arc::new(sessions),
         health,
         devices,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 /// What is reserved before it is known what a page needs, in bytes.
-const LEAST: usize = 32 << 10;
+pub(super) const LEAST: usize = 32 << 10;
 /// How often a page is read again because it needs more than was reserved.
 const ATTEMPTS: usize = 4;
 /// An answer without a page of up to so many bytes is part of what its connection costs.
@@ -65,7 +65,7 @@ pub(super) async fn read_page(
 }
 
 /// What an answer needs whose changes have so many bytes.
-fn needs_of(changes: usize) -> usize {
+pub(super) fn needs_of(changes: usize) -> usize {
     BECOMES * changes + LEAST + compressor(changes)
 }
 

@@ -15,6 +15,7 @@ mod middleware;
 mod proxy_protocol;
 mod pull;
 mod push;
+mod read_ahead;
 pub mod router;
 pub mod server;
 pub mod startup;
@@ -24,6 +25,7 @@ mod websocket;
 
 pub use body::PushBudget;
 pub use health::Health;
+pub use read_ahead::ReadAhead;
 
 use crate::auth::Authenticator;
 use crate::billing::Billing;
@@ -67,6 +69,8 @@ pub struct Services {
     pub limits: UserLimits,
     /// Holds back readers that ask without a pause.
     pub polls: Polls,
+    /// Reads pages ahead of readers that come back for one after the other.
+    pub read_ahead: ReadAhead,
     /// Begins sessions.
     pub sessions: Arc<Sessions>,
     /// Whether this replica is ready.

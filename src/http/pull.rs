@@ -1,9 +1,10 @@
 //! `GET /sync/{appId}/pull`: one table's delta.
 
 use super::AppState;
-use super::answer::{json, read_page, unless_empty, write};
+use super::answer::{json, unless_empty, write};
 use super::error::ApiError;
 use super::extract::{Caller, client_id, query};
+use super::read_ahead::read_on;
 use crate::protocol::Cursor;
 use crate::protocol::page::Remarks;
 use crate::protocol::push::{MAX_TABLE, check_name};
@@ -37,7 +38,7 @@ pub(super) async fn pull(
     };
     let poll = state.polls.ask(&caller.log, Some(&tables[0]), client.as_deref());
     let started = tokio::time::Instant::now();
-    let read = read_page(&state, &caller.log, &request).await;
+    let read = read_on(&state, &caller.log, &request).await;
     state.metrics.pull_seconds.record(started.elapsed().as_secs_f64(), &state.clock);
     let (page, unread) = read?;
     let (page, unread) = unless_empty(&state, &caller.log, &request, poll, (page, unread)).await?;

@@ -5,6 +5,7 @@ use super::answer::{json, read_page, unless_empty, write};
 use super::body::PushReservation;
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
+use super::read_ahead::read_on;
 use crate::budget::Reservation;
 use crate::clock::Clock;
 use crate::failpoints::{self, CrashBeforeNotify, Failpoint};
@@ -99,7 +100,7 @@ async fn answer(
         let request =
             PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
         let poll = state.polls.ask(log, None, Some(&push.client));
-        let read = read_page(state, log, &request).await?;
+        let read = read_on(state, log, &request).await?;
         let (page, unread) = unless_empty(state, log, &request, poll, read).await?;
         let text = write(state, page, &Remarks::default()).await?;
         return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
@@ -178,6 +179,7 @@ async fn delta(
                 Page {
                     changes: vec![],
                     own: OwnWrites::default(),
+                    head: stored.last,
                     until,
                     has_more: false,
                     written: WrittenChanges::default(),

@@ -17,6 +17,8 @@ pub struct Page {
     pub changes: Vec<StoredChange>,
     /// What the reader itself wrote to the same records; see [`super::merge`].
     pub own: OwnWrites,
+    /// Where its log stood when it was read: the position of the newest change, in microseconds.
+    pub head: i64,
     /// The reader's next `since`.
     pub until: Cursor,
     /// Whether there is more after `until`.

@@ -10,7 +10,7 @@ use crate::db::{Micros, Sql};
 use crate::failpoints::Failpoint;
 use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::Page;
-use crate::protocol::{Cursor, Log};
+use crate::protocol::{Cursor, Log, LogId};
 use std::collections::HashSet;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
@@ -27,10 +27,14 @@ const READ_UNASKED: usize = 1 << 20;
 static ERASED: Sql =
     Sql { text: "select from sync_erased where log_id = $1 and head >= $2", types: &[Type::UUID, Type::TIMESTAMPTZ] };
 
+/// Where a log stands.
+static HEAD: Sql = Sql { text: "select head from sync_heads where log_id = $1", types: &[Type::UUID] };
+
 /// The statements here, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
         ("erased", &ERASED),
+        ("head", &HEAD),
         ("page", &PAGE_OF_ALL_TABLES),
         ("page of one table", &PAGE_OF_ONE_TABLE),
         ("page of some tables", &PAGE_OF_SOME_TABLES),
@@ -131,6 +135,13 @@ impl Pages {
         Ok(())
     }
 
+    /// Where a log stands: the position of its newest change, in microseconds; 0 if there is none.
+    pub async fn head(&self, log: LogId) -> Result<i64, StoreError> {
+        let rows = traced::run(&self.pool, traced::HEADS, &HEAD, &[&log.0]).await?;
+        let head = rows.first().map(|row| row.try_get(0)).transpose()?;
+        Ok(head.map_or(0, |Micros(head)| head))
+    }
+
     /// A page; none if the cursor is past the log's end.
     async fn try_page(
         &self,
@@ -207,7 +218,7 @@ impl Pages {
             _ => Cursor::after(head),
         };
         let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
-        Ok(Some(Page { changes, own, until, has_more, written }))
+        Ok(Some(Page { changes, own, head, until, has_more, written }))
     }
 
     async fn read_rows<'m>(

@@ -75,6 +75,9 @@ metrics! {
         "limit", &["connections", "unauthenticated", "sessions_per_user", "push_bytes", "pool_connections", "publish_queue"]);
     pub empty_answers_held: IntCounter = counter("mana_sync_empty_answers_held_total",
         "Empty answers held back from readers that ask without a pause.");
+    pub pages_read_ahead: IntCounterVec = counters("mana_sync_pages_read_ahead_total",
+        "Pages read before their readers came back for them, by what became of them.",
+        "outcome", &["used", "outdated", "unused"]);
     pub changes_stored: IntCounter = counter("mana_sync_changes_stored_total", "Changes stored.");
     pub push_seconds: TracedHistogram = traced_histogram("mana_sync_push_duration_seconds",
         "Storing a push and reading its delta.");

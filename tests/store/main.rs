@@ -12,6 +12,7 @@ mod crash;
 mod least_privilege;
 mod page_bounds;
 mod pull;
+mod read_ahead;
 mod replay;
 mod rewind;
 mod settings;

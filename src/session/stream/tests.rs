@@ -62,6 +62,7 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
     Page {
         changes: changes.iter().map(change).collect(),
         own: OwnWrites::default(),
+        head: until.micros(),
         until,
         has_more,
         written: WrittenChanges::default(),
