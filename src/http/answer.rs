@@ -8,12 +8,13 @@ use crate::limits::polls::Poll;
 use crate::protocol::Log;
 use crate::protocol::page::{Page, Remarks, encode_answer};
 use crate::store::{BECOMES, PageMemory, PageRequest, StoreError};
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::time::timeout;
@@ -129,10 +130,20 @@ pub(super) async fn json(
     Ok(response(text, held.ok_or_else(|| refused(state, "unread_bytes"))?))
 }
 
-/// What an answer's memory is reserved by, until [`hold_until_taken`] gives it to the body.
+/// What there is to be given back once an answer has been taken: its memory, or its place. [`hold_until_taken`] gives it to the
+/// body.
 #[derive(Clone, Debug)]
-struct BodyReservation {
-    _reservation: Arc<Reservation>,
+struct HeldForBody {
+    _held: Arc<dyn Any + Send + Sync>,
+}
+
+/// An answer in one piece, until whose end this is held.
+pub(super) fn holding(held: impl Any + Send + Sync, mut response: Response) -> Response {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    response.extensions_mut().insert(HeldForBody { _held: Arc::new(held) });
+    response
 }
 
 fn response(text: String, reservation: Option<Reservation>) -> Response {
@@ -148,17 +159,17 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
         Body::from(text)
     };
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CONTENT_LENGTH, length)];
-    let mut response = (headers, body).into_response();
-    if let Some(reservation) = reservation {
-        response.extensions_mut().insert(BodyReservation { _reservation: Arc::new(reservation) });
+    let response = (headers, body).into_response();
+    match reservation {
+        Some(reservation) => holding(reservation, response),
+        None => response,
     }
-    response
 }
 
-/// Part of an answer that the transport has not written yet. It keeps the answer's memory reserved.
+/// Part of an answer that the transport has not written yet. It keeps what is held for the answer.
 struct Piece {
     bytes: Bytes,
-    _reservation: BodyReservation,
+    _held: HeldForBody,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -167,14 +178,14 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-/// Keeps an answer's memory reserved until its last byte has been written, or its connection is gone. What the transport
+/// Keeps what is held for an answer until its last byte has been written, or its connection is gone. What the transport
 /// has asked for is not written yet: a client that does not read has it wait there. So every piece that is given to the
-/// transport holds the reservation itself; this is done last of all, when the body is compressed if it is.
+/// transport holds it itself; this is done last of all, when the body is compressed if it is.
 pub(super) fn hold_until_taken(mut response: Response) -> Response {
-    let Some(held) = response.extensions_mut().remove::<BodyReservation>() else { return response };
+    let Some(held) = response.extensions_mut().remove::<HeldForBody>() else { return response };
     response.map(|body| {
         let pieces = body.into_data_stream().map(move |bytes| {
-            let piece = |bytes| Bytes::from_owner(Piece { bytes, _reservation: held.clone() });
+            let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: held.clone() });
             bytes.map(piece)
         });
         Body::from_stream(pieces)

@@ -1,19 +1,36 @@
 //! `/metrics`: as Prometheus text, or as OpenMetrics with exemplars for whoever asks for that.
+//!
+//! Nobody has to say who asks, and the answer is long: so there are only so many of them at a time, until they have been read (G6).
 
 use super::AppState;
+use super::answer::holding;
+use super::connection::address_of;
 use super::error::ApiError;
+use crate::places::Places;
 use crate::telemetry::Metrics;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{Extensions, HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-pub(super) async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
-    encode(&state.metrics, &headers)
+/// Answers that have not been read, at most; beside some for addresses that have few.
+const MAX_UNREAD: usize = 64;
+
+/// The metrics, on a port that anybody reaches.
+pub(super) fn endpoint() -> MethodRouter<AppState> {
+    let unread = Places::new(MAX_UNREAD);
+    get(async move |State(state): State<AppState>, extensions: Extensions, headers: HeaderMap| {
+        let place = unread.enter(address_of(&extensions)).ok_or_else(|| {
+            state.metrics.refused.with_label_values(&["scrapes"]).inc();
+            ApiError::Busy
+        })?;
+        encode(&state.metrics, &headers).map(|answer| holding(place, answer))
+    })
 }
 
 /// The metrics, in the form that the request prefers.

@@ -22,7 +22,7 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 /// All endpoints.
 pub fn router(state: AppState) -> Router {
     let metrics = match state.config.admin.public_metrics {
-        true => Router::new().route("/metrics", get(metrics::metrics)),
+        true => Router::new().route("/metrics", metrics::endpoint()),
         false => Router::new(),
     };
     Router::new()

@@ -171,6 +171,7 @@ const REFUSED_BY: &[&str] = &[
     "push_bytes",
     "unread_bytes",
     "stream_names",
+    "scrapes",
     "reads",
     "user_pushes",
     "user_pulls",

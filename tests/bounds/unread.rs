@@ -54,3 +54,21 @@ async fn small_answers_that_are_not_read_are_counted_until_their_connection_ends
         eventually("all of it is given back", async || reserved(&cluster).await == 0).await;
     }
 }
+
+/// Nobody has to say who asks for them.
+#[tokio::test]
+async fn metrics_that_are_not_read_are_so_many_at_most() {
+    let cluster = Cluster::start(1).await;
+    let ask = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let mut unread = Vec::new();
+    for _ in 0..100 {
+        let mut raw = Raw::connect_narrow(cluster.url(0), 4 << 10).await;
+        raw.write(ask.as_bytes()).await;
+        unread.push(raw);
+    }
+    eventually("no more are answered", async || cluster.get("/metrics").await.status == 503).await;
+    assert_eq!(cluster.get("/health").await.status, 200);
+    drop(unread);
+    eventually("they are again", async || cluster.get("/metrics").await.status == 200).await;
+    assert!(metric(&cluster, 0, "mana_sync_refused_total{limit=\"scrapes\"}").await >= 1.0);
+}
