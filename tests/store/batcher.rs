@@ -80,7 +80,7 @@ async fn a_log_that_somebody_is_making_keeps_nobody_elses_pushes() {
 }
 
 /// How many sessions wait for a lock at this moment.
-async fn waiting_for_locks(cluster: &Cluster) -> i64 {
+pub async fn waiting_for_locks(cluster: &Cluster) -> i64 {
     let waiting =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     sqlx::query_scalar(waiting).fetch_one(&cluster.pool).await.unwrap()

@@ -16,4 +16,5 @@ mod read_ahead;
 mod replay;
 mod rewind;
 mod settings;
+mod stalled_writes;
 mod statements;

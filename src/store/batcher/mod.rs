@@ -13,7 +13,7 @@
 //! What is large goes alone as well. Those that go alone have at most half of the pool, and one user's two places of it.
 //! Those whose heads are locked have places apart from these, a quarter of the pool, and wait here: they ask for their head
 //! again and again, with growing pauses in which they hold no connection and no place, until their time is over.
-//! While a log is in a statement, further pushes to it wait here, too.
+//! While a log is in a statement, further pushes to it wait here, too. All of them leave a quarter of the pool to reads.
 
 mod job;
 mod outcome;
@@ -204,6 +204,7 @@ impl RunningBatch {
 impl Drop for RunningBatch {
     fn drop(&mut self) {
         let mut queue = self.batcher.waiting.lock();
+        queue.batch_statement_ended();
         if self.counts {
             queue.batch_ended();
         }

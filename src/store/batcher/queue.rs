@@ -16,6 +16,12 @@ const MAX_CHANGES: usize = 256;
 const MAX_WAITING: usize = 20_000;
 const MAX_WAITING_OF_USER: usize = MAX_WAITING / 8;
 
+/// All pushes leave this part of the pool's connections to reads, if there is more than one: what keeps everybody from writing, such
+/// as a lock or a standby that does not answer, keeps nobody from reading.
+const FOR_READS: usize = 4;
+/// And those with statements of their own leave this part of theirs to batches.
+const FOR_BATCHES: usize = 4;
+
 /// The pushes that wait.
 #[derive(Debug)]
 pub(super) struct FairQueue {
@@ -32,6 +38,10 @@ pub(super) struct FairQueue {
     waiting: Waiting,
     /// Batches that run, but for the slow.
     batches: usize,
+    /// Statements that run, with the slow batches; how many may, and how many when one begins that is no batch.
+    running: usize,
+    most: usize,
+    most_for_alone: usize,
 }
 
 /// How many pushes wait.
@@ -89,6 +99,8 @@ impl FairQueue {
     /// A queue before a pool of so many connections.
     pub(super) fn new(pool_size: usize) -> FairQueue {
         let lane = |places: usize| Lane::new(places.max(1));
+        let without = |all: usize, part: usize| all.saturating_sub((all / part).max(1)).max(1);
+        let most = without(pool_size, FOR_READS);
         FairQueue {
             logs: HashMap::new(),
             ready: RoundRobin::default(),
@@ -97,6 +109,9 @@ impl FairQueue {
             locked: lane(pool_size / 4),
             waiting: Waiting::default(),
             batches: 0,
+            running: 0,
+            most,
+            most_for_alone: without(most, FOR_BATCHES),
         }
     }
 
@@ -173,13 +188,19 @@ impl FairQueue {
         self.batches
     }
 
-    /// A batch has ended, or is not counted any more.
+    /// A batch is not counted any more: it has ended, or is a slow one.
     pub(super) fn batch_ended(&mut self) {
         self.batches -= 1;
     }
 
+    /// The statement of a batch has ended.
+    pub(super) fn batch_statement_ended(&mut self) {
+        self.running -= 1;
+    }
+
     /// A push of this user that had a statement of its own has ended.
     pub(super) fn alone_ended(&mut self, way: Way, user: UserKey) {
+        self.running -= 1;
         match way {
             Way::Locked => self.locked.ended(user),
             Way::Alone | Way::Shared => self.alone.ended(user),
@@ -190,7 +211,7 @@ impl FairQueue {
     /// until they are released.
     pub(super) fn next_batch(&mut self) -> Option<Vec<Job>> {
         let enough = *MIN_BATCH.get(self.batches)?;
-        if self.ready_pushes < enough {
+        if self.ready_pushes < enough || self.running >= self.most {
             return None;
         }
         let batch = self.fill();
@@ -198,6 +219,7 @@ impl FairQueue {
             return None;
         }
         self.batches += 1;
+        self.running += 1;
         Some(batch)
     }
 
@@ -252,7 +274,7 @@ impl FairQueue {
 
     /// The next push that has a statement of its own, if there is a place for it. Its log is busy until it is released.
     pub(super) fn next_alone(&mut self) -> Option<Job> {
-        loop {
+        while self.running < self.most_for_alone {
             let (id, way) = match self.alone.next() {
                 Some(id) => (id, Way::Alone),
                 None => (self.locked.next()?, Way::Locked),
@@ -262,10 +284,12 @@ impl FairQueue {
             log.state = LogState::Busy;
             if let Some(job) = log.jobs.pop_front() {
                 self.waiting.remove(log.user);
+                self.running += 1;
                 // Those before this one may have been given up.
                 return Some(job.going(way));
             }
         }
+        None
     }
 }
 

@@ -255,3 +255,28 @@ fn one_user_has_an_eighth_of_what_may_wait() {
     }
     assert_eq!(room, taken, "what is being stored does not wait");
 }
+
+#[test]
+fn whatever_holds_pushes_up_leaves_a_quarter_of_the_pool_to_reads() {
+    let mut queue = FairQueue::new(20);
+    let mut started = 0;
+    for n in 0..100 {
+        queue.push(job(&format!("small-{n}"), 1));
+        started += usize::from(queue.next_batch().is_some());
+        // They are slow, and not counted any more.
+        queue.batches = 0;
+    }
+    assert_eq!(started, 15);
+    (0..20).for_each(|n| drop(queue.push(job(&format!("large-{n}"), MAX_CHANGES + 1))));
+    assert!(queue.next_alone().is_none());
+    queue.batch_statement_ended();
+    assert!(queue.next_alone().is_none(), "what goes alone leaves some to batches");
+    assert!(queue.next_batch().is_some());
+    (0..4).for_each(|_| queue.batch_statement_ended());
+    assert!(queue.next_alone().is_some() && queue.next_alone().is_none());
+    let most = |pool_size| {
+        let queue = FairQueue::new(pool_size);
+        (queue.most, queue.most_for_alone)
+    };
+    assert_eq!([1, 2, 3, 4, 8, 20].map(most), [(1, 1), (1, 1), (2, 1), (3, 2), (6, 5), (15, 12)]);
+}
