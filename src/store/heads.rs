@@ -139,7 +139,8 @@ order by head desc limit $3",
     types: &[Type::UUID, Type::INT8, Type::INT8],
 };
 
-// What was erased stands at one position, of which all is told.
+// What was erased stands at one position, of which all is told: of so many logs as have `$5` names together, one at least. Of the
+// others one row says so.
 static CHANGED_TABLES: Sql = Sql {
     text: "
 select s.number, c.table_name, c.client_id, c.first, c.until, c.changes
@@ -153,10 +154,16 @@ cross join lateral (
     group by r.table_name, r.client_id
 ) c
 union all
-select s.number, unnest(e.tables[:5000]), '', e.head, e.head, 0
-from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) with ordinality as s (log_id, after, last, number)
-join sync_erased e on e.log_id = s.log_id and e.head > s.after and e.head <= s.last",
-    types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::INT8],
+select e.number, t.name, '', e.head, case when e.is_told then e.head end, 0
+from (
+    select s.number, e.head, e.tables,
+           coalesce(sum(cardinality(e.tables[:5000])) over (order by s.number rows between unbounded preceding and 1 preceding), 0) < $5
+               as is_told
+    from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) with ordinality as s (log_id, after, last, number)
+    join sync_erased e on e.log_id = s.log_id and e.head > s.after and e.head <= s.last
+) e
+cross join lateral unnest(case when e.is_told then e.tables[:5000] else array[''] end) as t (name)",
+    types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::INT8, Type::INT8],
 };
 
 /// The statements here, by name.
@@ -247,14 +254,20 @@ impl HeadReader {
         let after: Vec<_> = ranges.iter().map(|range| Micros(range.after)).collect();
         let last: Vec<_> = ranges.iter().map(|range| Micros(range.last)).collect();
         let most = (CHANGES_PER_QUERY / ranges.len().max(1)).max(CHANGES_PER_RANGE) as i64;
+        let names = CHANGES_PER_QUERY as i64;
         let rows =
-            traced::run(&self.pool, traced::CHANGED_TABLES, &CHANGED_TABLES, &[&logs, &after, &last, &most]).await?;
+            traced::run(&self.pool, traced::CHANGED_TABLES, &CHANGED_TABLES, &[&logs, &after, &last, &most, &names])
+                .await?;
         let mut changes: Vec<RangeChanges> =
             ranges.iter().map(|range| RangeChanges { tables: Vec::new(), until: range.last }).collect();
         for row in rows {
-            let (number, Micros(first), Micros(until)) = (row.try_get::<_, i64>(0)?, row.try_get(3)?, row.try_get(4)?);
+            let (number, Micros(first)) = (row.try_get::<_, i64>(0)?, row.try_get(3)?);
             // The ranges are numbered from one.
             let changed = &mut changes[number as usize - 1];
+            let Some(Micros(until)) = row.try_get(4)? else {
+                changed.until = changed.until.min(first - 1);
+                continue;
+            };
             if row.try_get::<_, i64>(5)? == most {
                 changed.until = changed.until.min(until);
             }

@@ -221,3 +221,25 @@ pub async fn compressed(replica: &LimitedReplica) {
         assert_eq!(reply.status, 415, "{encoding}: {}", reply.text);
     }
 }
+
+/// A user with as many apps and tables as there may be is erased, while somebody still listens to all of them.
+pub async fn erased(replica: &LimitedReplica) {
+    let (user, apps) = (replica.cluster.user(), many(256, 120));
+    let mut stream = Raw::connect(replica.url()).await;
+    let head =
+        format!("GET /sync/stream?apps=a1,a2 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token);
+    stream.write(head.as_bytes()).await;
+    assert!(stream.head().await.starts_with("HTTP/1.1 200 "));
+    let reconciled = async || replica.metric("mana_sync_wakeups_reconciled_total").await;
+    let (before, (resident, _)) = (reconciled().await, replica.resident());
+    let erase = "
+        insert into sync_erased (log_id, user_key, app_id, head, tables, erased_at)
+        select sync_log_id($1, 'a' || app), sync_user_key($1), 'a' || app, now(),
+               array(select lpad(n::text, 255, 't') from generate_series(1, 5000) n), now()
+        from generate_series(1, $2) app";
+    sqlx::query(erase).bind(&user.id).bind(apps as i32).execute(&replica.cluster.pool).await.unwrap();
+    eventually("it is found out", async || reconciled().await >= before + apps as f64).await;
+    tokio::time::sleep(LONG).await;
+    let (_, peak) = replica.resident();
+    assert!(peak < resident + (160 << 20), "{} MiB more were resident", (peak - resident) >> 20);
+}

@@ -120,6 +120,7 @@ async fn a_replica_stands_the_relatives_of_these_attacks() {
     attack!("thousands of headers, and chunks of one byte", relatives::headers(&replica));
     attack!("messages in as many frames as they have bytes", relatives::fragments(&replica));
     attack!("compressed pages that are not read, and compressed bodies", relatives::compressed(&replica));
+    attack!("a user with as many apps and tables as there may be, who is erased", relatives::erased(&replica));
     attack!("a device that wrote all fields of records with long names", readers::long_own_names(&replica));
     attack!("pages of 4 MB for everybody at once, not read by some", readers::large_pages(&replica));
 }
