@@ -46,9 +46,9 @@ pub(super) async fn read_page(
         let turn = turn.map_err(|_| refused(state, "reads"))?;
         let reserved = timeout(state.config.queue_timeout_ms, budget.reserve(needs)).await.ok().flatten();
         let reservation = reserved.ok_or_else(|| refused(state, "unread_bytes"))?;
-        let _turn = timeout(limit, turn.among_all(pages.lane())).await.map_err(|_| refused(state, "reads"))?;
+        let mut turn = timeout(limit, turn.among_all(pages.lane())).await.map_err(|_| refused(state, "reads"))?;
         let memory = PageMemory::new(budget.clone(), reservation, needs, needs_of);
-        needs = match pages.page(log, request, &memory).await {
+        needs = match pages.page(log, request, &memory, &mut turn).await {
             Ok(page) => {
                 let needs = needs_of(page.size()) + page.extra_size();
                 let mut reservation = memory.into_reservation();

@@ -93,6 +93,15 @@ impl ReadTurn {
         self.of_all = lane.0.clone().acquire_owned().await.ok();
         self
     }
+
+    /// Lets those have their turn who wait among all, and then has its own again: whoever reads for long keeps nobody from
+    /// reading.
+    pub async fn after_others(&mut self) {
+        let Some(turn) = self.of_all.take() else { return };
+        let lane = turn.semaphore().clone();
+        drop(turn);
+        self.of_all = lane.acquire_owned().await.ok();
+    }
 }
 
 impl Drop for ReadTurn {
@@ -125,6 +134,21 @@ mod tests {
         assert!(shares.users().is_empty(), "nothing is kept of users who do not read");
         let at_once = |pool_size| ReadShares::new(pool_size).0.at_once;
         assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 2, 2, 5], "one is left to others, if there are two");
+    }
+
+    #[test]
+    fn whoever_reads_for_long_lets_others_read_in_between() {
+        let (shares, lane) = (ReadShares::new(4), ReadLane::new(2));
+        let mut long = shares.of(UserKey::of("alice")).wait(&lane).now_or_never().expect("it is free");
+        assert!(long.after_others().now_or_never().is_some(), "nobody waits");
+        let mut other = Box::pin(shares.of(UserKey::of("bob")).wait(&lane));
+        assert!((&mut other).now_or_never().is_none());
+        let mut again = Box::pin(long.after_others());
+        assert!((&mut again).now_or_never().is_none(), "it is the other's turn");
+        let other = other.now_or_never().expect("it is");
+        assert!((&mut again).now_or_never().is_none());
+        drop(other);
+        assert!(again.now_or_never().is_some());
     }
 
     #[test]

@@ -323,10 +323,10 @@ impl StreamSession {
         Reading(Box::pin(async move {
             // Ends with the page.
             let _span = span;
-            let _turn = turn.wait(store.lane()).await;
+            let mut turn = turn.wait(store.lane()).await;
             let tables = request.tables.as_deref();
             let page = PageRequest { since, reader: reader.as_deref(), own, tables, is_for_answer: false };
-            let page = store.page(&request.log, &page, &memory).await?;
+            let page = store.page(&request.log, &page, &memory, &mut turn).await?;
             Ok((page, memory.into_reservation()))
         }))
     }

@@ -8,6 +8,7 @@ use super::pages::Pages;
 use super::{StoreError, traced};
 use crate::db::{Micros, Sql};
 use crate::failpoints::Failpoint;
+use crate::limits::reads::ReadTurn;
 use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::Page;
 use crate::protocol::{Cursor, Log, LogId};
@@ -115,14 +116,20 @@ impl Pages {
     /// # Errors
     /// [`StoreError::NeedsMemory`] if there is no `memory` now for its first change, or for what has to be read beside it: nothing
     /// of it is held any more.
-    pub async fn page(&self, log: &Log, request: &PageRequest<'_>, memory: &PageMemory) -> Result<Page, StoreError> {
-        let page = self.try_page(log, request, memory).await?;
+    pub async fn page(
+        &self,
+        log: &Log,
+        request: &PageRequest<'_>,
+        memory: &PageMemory,
+        turn: &mut ReadTurn,
+    ) -> Result<Page, StoreError> {
+        let page = self.try_page(log, request, memory, turn).await?;
         if let Some(page) = page {
             return Ok(page);
         }
         self.note_rewind(log, request.since).await?;
         let from_beginning = PageRequest { since: Cursor::BEGINNING, own: request.own.begun_anew(), ..request.clone() };
-        let page = self.try_page(log, &from_beginning, memory).await?;
+        let page = self.try_page(log, &from_beginning, memory, turn).await?;
         page.ok_or(StoreError::Contended)
     }
 
@@ -148,6 +155,7 @@ impl Pages {
         log: &Log,
         request: &PageRequest<'_>,
         memory: &PageMemory,
+        turn: &mut ReadTurn,
     ) -> Result<Option<Page>, StoreError> {
         let limit = self.limits.changes as usize;
         let (query, looked_at) = match request.tables {
@@ -193,7 +201,7 @@ impl Pages {
             let (is_last, written_bytes) = (end.is_none(), written.size());
             let page =
                 OnPage { log: log.id, request, changes: &changes, written_bytes, reader_holds, head, is_last, memory };
-            let (own, known) = match self.own_writes(&page).await {
+            let (own, known) = match self.own_writes(&page, turn).await {
                 Ok((own, known)) if known == changes.len() => break own,
                 Ok((own, known)) => (Some(own), known),
                 // There is less to be known of fewer changes.

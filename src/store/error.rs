@@ -28,6 +28,14 @@ pub enum StoreError {
     /// The same changes were being stored by somebody else, again and again.
     #[error("the changes of a push were being stored elsewhere at the same time")]
     Contended,
+    /// A change takes more than is read at all: neither a push nor a program's insert stores one.
+    #[error("the change stored at {at} µs takes {bytes} bytes, which is more than any device is sent")]
+    TooLong {
+        /// Its position in the log, in microseconds.
+        at: i64,
+        /// Its size.
+        bytes: usize,
+    },
     /// A change of so many bytes is to be read, for which its reader has set aside less.
     #[error("a change takes {0} bytes of memory")]
     NeedsMemory(usize),

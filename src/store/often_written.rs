@@ -103,7 +103,8 @@ impl LongRecord {
     pub(super) fn asks(&mut self, stopped_at: Option<i64>, since: i64, before: i64) -> Option<(i64, i64, i64)> {
         self.is_long |= stopped_at.is_some();
         let most = (MAX_POSITIONS + 1).checked_sub(self.found.len()).filter(|most| *most > 0 && self.is_long)?;
-        Some((stopped_at.unwrap_or(since), before.min(self.until), most as i64))
+        // Before `since` the positions are known.
+        Some((stopped_at.map_or(since, |at| at.max(since)), before.min(self.until), most as i64))
     }
 
     /// Takes note of where its reader wrote it.

@@ -87,7 +87,8 @@ impl<'m> OwnRows<'m> {
         let number: i64 = row.try_get(0)?;
         let place = usize::try_from(number - 1).unwrap_or_default();
         if let Some(Micros(at)) = row.try_get(1)? {
-            self.stopped = Some((place, at));
+            // What is known of the first of its records may end as well.
+            self.stopped = self.stopped.filter(|(first, _)| *first < place).or(Some((place, at)));
         }
         let last = row.try_get::<_, Option<Micros>>(5)?.map(|Micros(last)| last);
         let held: Option<&str> = row.try_get(4)?;

@@ -31,45 +31,83 @@ macro_rules! insert_stamp {
     };
 }
 
-/// The fields `f (name, stamp)` that a change `c` writes, of those that are asked for: the members of `c.names`. Without their
-/// values, which merging does not need.
-macro_rules! fields_of_change {
+/// What a change `c` has as a whole, as columns: the end of its ranks, the stamps that its device claimed, and the stamp of an
+/// insert. Found out once for each change and not for each of its fields: whatever is long is unpacked anew each time that
+/// something looks into it, but not what has just been made. So it has to be in a query of its own, which ends with `offset 0`.
+macro_rules! of_whole_change {
     () => {
         concat!(
-            "left join lateral (
-    select s.key as name, s.value as stamp
-    from jsonb_each_text(case when c.op <> 'insert' then c.field_timestamps end) as s
+            "lpad((extract(epoch from c.created_at) * 1000000)::int8::text, 18, '0') as position,
+           case when c.is_read then c.held || '{}' end as claimed,
+           case when c.is_read and c.op = 'insert' then ",
+            insert_stamp!(),
+            " end as inserted"
+        )
+    };
+}
+
+/// The fields `f (name, stamp, claimed)` that a change `c` writes, of those that are asked for: the members of `c.names`. Without
+/// their values, which merging does not need. None of a change that is not read.
+macro_rules! fields_of_change {
+    () => {
+        "left join lateral (
+    select s.key as name, s.value as stamp, c.claimed ->> s.key as claimed
+    from jsonb_each_text(case when c.is_read and c.op <> 'insert' then c.field_timestamps end) as s
     where c.names ? s.key
     union all
-    select name, ",
-            insert_stamp!(),
-            "
-    from jsonb_object_keys(case when c.op = 'insert' and jsonb_typeof(c.data) = 'object' then c.data end) as name
+    select name, c.inserted, c.claimed ->> name
+    from jsonb_object_keys(case when c.is_read and c.op = 'insert' and jsonb_typeof(c.data) = 'object' then c.data end) as name
     where c.names ? name
 ) f on true"
-        )
     };
 }
 
 /// The stamp of a write followed by its position in microseconds: of such texts the greatest is best.
 macro_rules! rank {
     () => {
-        "(f.stamp || lpad((extract(epoch from c.created_at) * 1000000)::int8::text, 18, '0')) collate \"C\""
+        "(f.stamp || c.position) collate \"C\""
+    };
+}
+
+/// What it costs to look into a change `c`, in bytes: what is stored of it where its fields are told from.
+macro_rules! weight {
+    () => {
+        "coalesce(pg_column_size(case c.op when 'insert' then c.data else c.field_timestamps end), 0)
+                   + coalesce(pg_column_size(c.held), 0)"
+    };
+}
+
+/// How much of that is looked into in one statement. One change is in any case.
+macro_rules! most_weight {
+    () => {
+        "2097152"
     };
 }
 
 /// What a device wrote to these fields of these records since a position. For writes of other fields there is a row without a
 /// name, so `last` tells of each record whether and when it was written at all. Records are told by their place, from 1 on.
+/// Where that is more than is looked into at once, there are rows with `stopped_at` alone.
 pub(super) static OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, null::timestamptz as stopped_at, f.name, max(",
+        "select c.number, max(c.created_at) filter (where not c.is_read) as stopped_at, f.name, max(",
         rank!(),
-        ") as best, max(c.held ->> f.name collate \"C\") as held, max(c.created_at) as last, null::text as earlier
+        ") as best, max(f.claimed collate \"C\") as held, max(c.created_at) as last, null::text as earlier
 from (
-    select c.*, k.number, k.names
-    from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
-    join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-    where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
+    select c.number, c.names, c.op, c.data, c.field_timestamps, c.created_at, c.is_read, ",
+        of_whole_change!(),
+        "
+    from (
+        select k.number, k.names, c.op, c.data, c.field_timestamps, c.held, c.created_at,
+               sum(",
+        weight!(),
+        ") over () < ",
+        most_weight!(),
+        " as is_read
+        from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
+        join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
+        where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
+    ) c
+    offset 0
 ) c ",
         fields_of_change!(),
         "
@@ -92,34 +130,65 @@ const LOOK_TYPES: &[Type] = &[
     Type::TIMESTAMPTZ_ARRAY,
 ];
 
-/// The same in bounds. (The inner limit keeps PostgreSQL from sorting a record as a whole.) The records are looked at one after the other, each from its newest change back to `$5`, until `$8` rows have
-/// been looked at, whoever wrote them: `stopped_at` is the position of the last one of those. Of the first record it is from before
-/// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written.
+/// The same in bounds. (The inner limit keeps PostgreSQL from sorting a record as a whole.) The records are looked at one after the
+/// other, each from its newest change back to `$5`, until `$8` rows have been looked at, whoever wrote them, or as much of the
+/// device's as is looked into at once: `stopped_at` is the position of the last one of those. Of the first record it is from before
+/// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written, likewise.
 pub(super) static SOME_OWN_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, max(c.created_at) filter (where c.place = $8) as stopped_at, f.name, max(",
+        "select c.number, max(c.created_at) filter (where c.is_end) as stopped_at, f.name, max(",
         rank!(),
-        ") as best, max(c.held ->> f.name collate \"C\") as held,
-       max(c.created_at) filter (where c.client_id = $2) as last, null::text as earlier
+        ") as best, max(f.claimed collate \"C\") as held,
+       max(c.created_at) filter (where c.is_read) as last, null::text as earlier
 from (
-    select *, case when client_id = $2 then asked end as names from (
-        select r.*, k.number, k.asked, row_number() over () as place
-        from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, asked, number)
-        cross join lateral (
-            select c.* from sync_changes c
-            where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
-              and c.created_at >= case when k.number = 1 then $9 else $5 end
-              and c.created_at < case when k.number = 1 then $7 else 'infinity' end
-            order by c.created_at desc limit $8
-        ) r
-        limit $8
-    ) looked_at
-    where client_id = $2 or place = $8
-    union all
-    select r.*, 1, ($6::jsonb[])[1], null, ($6::jsonb[])[1]
-    from unnest($10::timestamptz[]) as p (at)
-    cross join lateral (select c.* from sync_changes c where c.log_id = $1 and c.created_at = p.at limit 1) r
-    where r.client_id = $2
+    select c.number, c.names, c.op, c.data, c.field_timestamps, c.created_at, c.is_read, c.is_end, ",
+        of_whole_change!(),
+        "
+    from (
+        select c.number, c.names, c.op, c.data, c.field_timestamps, c.held, c.created_at, c.client_id = $2 as is_read,
+               c.place = $8 or c.weight >= ",
+        most_weight!(),
+        " as is_end
+        from (
+            select c.*, k.number, k.names, row_number() over up_to as place,
+                   coalesce(sum(case when c.client_id = $2 then ",
+        weight!(),
+        " end) over up_to, 0) as weight
+            from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
+            cross join lateral (
+                select s.* from sync_changes s
+                where s.log_id = $1 and s.table_name = k.table_name and s.record_id = k.record_id
+                  and s.created_at >= case when k.number = 1 then $9 else $5 end
+                  and s.created_at < case when k.number = 1 then $7 else 'infinity' end
+                order by s.created_at desc limit $8
+            ) c
+            window up_to as (rows between unbounded preceding and current row)
+            limit $8
+        ) c
+        where (c.client_id = $2 or c.place = $8) and c.weight - case when c.client_id = $2 then ",
+        weight!(),
+        " else 0 end < ",
+        most_weight!(),
+        "
+        union all
+        select 1, ($6::jsonb[])[1], c.op, c.data, c.field_timestamps, c.held, c.created_at, true, c.weight >= ",
+        most_weight!(),
+        "
+        from (
+            select c.*, sum(",
+        weight!(),
+        ") over (order by c.created_at desc rows unbounded preceding) as weight
+            from unnest($10::timestamptz[]) as p (at)
+            cross join lateral (select s.* from sync_changes s where s.log_id = $1 and s.created_at = p.at limit 1) c
+            where c.client_id = $2
+        ) c
+        where c.weight - (",
+        weight!(),
+        ") < ",
+        most_weight!(),
+        "
+    ) c
+    offset 0
 ) c ",
         fields_of_change!(),
         "
@@ -132,23 +201,42 @@ group by c.number, f.name"
 /// device wrote with later stamps than are stored, and as `earlier` the best that anybody wrote.
 pub(super) static EARLIER_WRITES: Sql = Sql {
     text: concat!(
-        "select c.number, max(c.created_at) filter (where c.place = $8) as stopped_at, f.name, max(",
+        "select c.number, max(c.created_at) filter (where c.is_end) as stopped_at, f.name, max(",
         rank!(),
-        ") filter (where c.claims) as best, max(c.held ->> f.name collate \"C\") filter (where c.claims) as held,
+        ") filter (where c.claims) as best, max(f.claimed collate \"C\") filter (where c.claims) as held,
        max(c.created_at) filter (where c.claims) as last,
        max(",
         rank!(),
         ") as earlier
 from (
-    select r.*, k.number, k.asked as names, r.client_id = $2 and r.held is not null as claims, row_number() over () as place
-    from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, asked, number)
-    cross join lateral (
-        select c.* from sync_changes c
-        where c.log_id = $1 and c.table_name = k.table_name and c.record_id = k.record_id
-          and c.created_at < case when k.number = 1 then $7 else $5 end
-        order by c.created_at desc limit $8
-    ) r
-    limit $8
+    select c.number, c.names, c.op, c.data, c.field_timestamps, c.created_at, c.is_read, c.is_end, c.claims, ",
+        of_whole_change!(),
+        "
+    from (
+        select c.*, c.place = $8 or c.weight >= ",
+        most_weight!(),
+        " as is_end, c.client_id = $2 and c.held is not null as claims, true as is_read
+        from (
+            select c.*, k.number, k.names, row_number() over up_to as place, sum(",
+        weight!(),
+        ") over up_to as weight
+            from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
+            cross join lateral (
+                select s.* from sync_changes s
+                where s.log_id = $1 and s.table_name = k.table_name and s.record_id = k.record_id
+                  and s.created_at < case when k.number = 1 then $7 else $5 end
+                order by s.created_at desc limit $8
+            ) c
+            window up_to as (rows between unbounded preceding and current row)
+            limit $8
+        ) c
+        where c.weight - (",
+        weight!(),
+        ") < ",
+        most_weight!(),
+        "
+    ) c
+    offset 0
 ) c ",
         fields_of_change!(),
         "

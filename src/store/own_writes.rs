@@ -13,6 +13,7 @@ use super::page_memory::{BECOMES, PageMemory};
 use super::pages::Pages;
 use super::{PAST_ALL, StoreError, traced};
 use crate::db::{Micros, Sql};
+use crate::limits::reads::ReadTurn;
 use crate::protocol::LogId;
 use crate::protocol::merge::{OwnWrites, StoredChange};
 use crate::protocol::page::{ENVELOPE, size_of};
@@ -98,7 +99,11 @@ impl Pages {
     ///
     /// # Errors
     /// [`StoreError::NeedsMemory`]: fewer changes may do.
-    pub(super) async fn own_writes(&self, page: &OnPage<'_>) -> Result<(OwnWrites, usize), StoreError> {
+    pub(super) async fn own_writes(
+        &self,
+        page: &OnPage<'_>,
+        turn: &mut ReadTurn,
+    ) -> Result<(OwnWrites, usize), StoreError> {
         let (request, changes) = (page.request, page.changes);
         let mut own = OwnWrites::new(request.own.is_initial_sync());
         let (Some(reader), Some(first)) = (request.reader, changes.first()) else { return Ok((own, changes.len())) };
@@ -113,17 +118,15 @@ impl Pages {
         page.memory.cover(bytes, beside).ok_or(StoreError::NeedsMemory(BECOMES * (bytes + beside)))?;
         let asked = Asked { page, reader, fields: &fields, first: first.at, bytes, beside };
         let mut known: Vec<usize> = (0..fields.records.len()).collect();
-        if page.is_last {
-            self.look_at_all(&asked, &known, &mut own).await?;
-        } else {
-            let count = self.look_at_some(&asked, Rows::Since, &known, &mut own).await?;
+        if !(page.is_last && self.look_at_all(&asked, &known, &mut own).await?) {
+            let count = self.look_at_some(&asked, Rows::Since, &known, &mut own, turn).await?;
             known.truncate(count);
         }
         let mut end = known.len();
         // What came before the page matters to those whose clock was ahead, and only of what they wrote themselves.
         if page.reader_holds {
             let claimed = self.claimed(&asked, &known).await?;
-            let count = self.look_at_some(&asked, Rows::Before, &claimed, &mut own).await?;
+            let count = self.look_at_some(&asked, Rows::Before, &claimed, &mut own, turn).await?;
             end = claimed.get(count).copied().unwrap_or(end);
         }
         let is_unknown =
@@ -131,11 +134,13 @@ impl Pages {
         Ok((own, changes.iter().position(is_unknown).unwrap_or(changes.len())))
     }
 
-    async fn look_at_all(&self, asked: &Asked<'_>, records: &[usize], own: &mut OwnWrites) -> Result<(), StoreError> {
+    /// Looks at all that the device wrote to these records, if that is not too much to be looked into at once: false, then.
+    async fn look_at_all(&self, asked: &Asked<'_>, records: &[usize], own: &mut OwnWrites) -> Result<bool, StoreError> {
         let (tables, ids, names) = asked.fields.of(records);
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&asked.page.log.0, &asked.reader, &tables, &ids, &Micros(asked.first), &names];
-        self.read_own(asked, records, (traced::OWN_WRITES, &OWN_WRITES), &parameters, own).await.map(drop)
+        let stopped = self.read_own(asked, records, (traced::OWN_WRITES, &OWN_WRITES), &parameters, own).await?;
+        Ok(stopped.is_none())
     }
 
     /// Looks at what was written to these records, in looks of so many rows: two of them, and more if the page's first record is not
@@ -146,6 +151,7 @@ impl Pages {
         rows: Rows,
         records: &[usize],
         own: &mut OwnWrites,
+        turn: &mut ReadTurn,
     ) -> Result<usize, StoreError> {
         let newest = if rows == Rows::Since { PAST_ALL } else { asked.first };
         let (mut known, mut before) = (0, newest);
@@ -153,6 +159,9 @@ impl Pages {
         for look in 0.. {
             // Of the page's first record it has to be known.
             let Some(&record) = records.get(known).filter(|record| **record == 0 || look < 2) else { break };
+            if look >= LOOKED_AT.len() {
+                turn.after_others().await;
+            }
             if look > 0 && rows == Rows::Since && long.as_ref().is_none_or(|long| long.record != record) {
                 let writer = Writer::new(asked.page.log, asked.reader, asked.fields.record(record).unwrap_or_default());
                 long = Some(LongRecord::new(&self.often, record, writer, (asked.first, before, asked.page.head)));

@@ -6,8 +6,12 @@ use crate::db::{JsonText, Micros, RowSink};
 use crate::limits::heavy::LIGHT;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::page::{ENVELOPE, WrittenChanges, size_of};
-use crate::protocol::push::Op;
+use crate::protocol::push::{MAX_WRITTEN, Op};
 use tokio_postgres::Row;
+
+/// Bytes of a change that is read, at most. A database may have larger ones, from elsewhere: whoever holds one has no memory left
+/// for anybody else, whatever its reader's share is.
+const MAX_CHANGE: usize = 4 * MAX_WRITTEN;
 
 /// What a page's statement brings.
 #[derive(Debug)]
@@ -101,8 +105,12 @@ impl<'m> PageRows<'m> {
             return Ok(());
         }
         if let Some(size) = row.try_get::<_, Option<i64>>(10)? {
+            let bytes = usize::try_from(size).unwrap_or(usize::MAX);
+            if bytes > MAX_CHANGE && self.changes.is_empty() {
+                return Err(StoreError::TooLong { at, bytes });
+            }
             // Those behind it may be as large: memory for a whole page is asked for.
-            return self.end_before(usize::try_from(size).unwrap_or(usize::MAX).max(self.max_bytes));
+            return self.end_before(bytes.max(self.max_bytes));
         }
         let op: &str = row.try_get(4)?;
         let json = |column| Ok::<_, StoreError>(row.try_get::<_, Option<JsonText>>(column)?.map(|JsonText(text)| text));

@@ -10,6 +10,7 @@ mod concurrency;
 mod convergence;
 mod crash;
 mod least_privilege;
+mod long_changes;
 mod page_bounds;
 mod pull;
 mod read_ahead;
