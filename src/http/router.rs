@@ -26,10 +26,10 @@ pub fn router(state: AppState) -> Router {
         false => Router::new(),
     };
     Router::new()
-        .route("/sync/{app}", post(push::push).layer(compression::pages()))
-        .route("/sync/{app}/pull", get(pull::pull).layer(compression::pages()))
+        .route("/sync/{app}", compression::pages(post(push::push)))
+        .route("/sync/{app}/pull", compression::pages(get(pull::pull)))
         .route("/sync/{app}/stream", get(stream::stream))
-        .route(ALL_APPS_STREAM, get(apps_stream::stream).post(push::push))
+        .route(ALL_APPS_STREAM, get(apps_stream::stream).merge(compression::pages(post(push::push))))
         .route("/ws", get(websocket::connect))
         .route("/ws/{app}", get(websocket::connect))
         .route("/health", get(health::health))

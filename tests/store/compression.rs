@@ -91,3 +91,46 @@ async fn what_is_small_and_what_is_told_as_it_happens_goes_out_as_it_is() {
     assert_eq!(stream.status(), 200);
     assert_eq!(header(stream.headers(), "content-encoding"), [""; 0]);
 }
+
+/// Nothing that there is suits them. Their push is stored all the same, and so is what it is answered.
+#[tokio::test]
+async fn clients_that_take_nothing_get_their_answers_as_they_are() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    fill(cluster, &user, 900).await;
+    let (_, plain) = page(cluster, &user, false, None).await;
+    for accept in ["identity;q=0", "*;q=0", "identity;q=0, *;q=0", "deflate, identity;q=0", "gzip;q=0, *;q=0.0"] {
+        for by_push in [false, true] {
+            let (headers, as_is) = page(cluster, &user, by_push, Some(accept)).await;
+            assert_eq!((header(&headers, "content-encoding"), as_is), (vec![], plain.clone()), "{accept}");
+        }
+        let other = cluster.user();
+        let body = json!({ "clientId": "phone", "changes": [insert("tasks", "a", "Milk", &iso(now_millis()))] });
+        for (body, expected) in [(body.to_string(), 200), ("{".to_owned(), 400)] {
+            let request = cluster.request(&other, reqwest::Method::POST, &format!("/sync/{APP}"));
+            let request = request.header("Content-Type", "application/json").header("Accept-Encoding", accept);
+            assert_eq!(request.body(body).send().await.unwrap().status(), expected, "{accept}");
+        }
+        assert_eq!(cluster.stored(&other).await, 1, "{accept}");
+    }
+}
+
+/// The path of a push to the app "stream" is that of a stream of all apps.
+#[tokio::test]
+async fn the_answer_to_a_push_is_compressed_whatever_its_app_is_called() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let at = iso(now_millis());
+    let changes: Vec<Value> = (0..100).map(|n| insert("tasks", &format!("task-{n}"), "Milk", &at)).collect();
+    for (client, encodings) in [("phone", vec![]), ("laptop", vec!["gzip"])] {
+        let body =
+            json!({ "clientId": client, "since": "", "changes": if client == "phone" { &changes[..] } else { &[] } });
+        let request = cluster.request(&user, reqwest::Method::POST, "/sync/stream").header("Accept-Encoding", "gzip");
+        let reply = request.header("Content-Type", "application/json").body(body.to_string()).send().await.unwrap();
+        assert_eq!(
+            (reply.status().as_u16(), header(reply.headers(), "content-encoding")),
+            (200, encodings),
+            "{client}"
+        );
+    }
+}
