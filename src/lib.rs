@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod clock;
 pub mod config;
 pub mod failpoints;
+pub mod output;
 pub mod telemetry;
 
 pub mod budget;

@@ -10,7 +10,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use cli::serve::ServeError;
 use mana_sync::clock::Clock;
 use mana_sync::commands::{self, CommandError};
-use mana_sync::config::{self, Config, DatabaseConfig, LogFormat, Secret};
+use mana_sync::config::{self, Config, DatabaseConfig, Secret};
+use mana_sync::output::{Output, complain};
 use mana_sync::telemetry::{self, Telemetry};
 use mana_sync::{admin, store};
 use std::ffi::OsString;
@@ -140,10 +141,10 @@ enum UsageError {
 fn refuse(error: &UsageError) -> ExitCode {
     match error {
         UsageError::Clap(error) => match config::explain(error) {
-            Some(message) => eprintln!("error: {message}"),
+            Some(message) => complain(format_args!("error: {message}")),
             None => error.exit(),
         },
-        other => eprintln!("error: {other}"),
+        other => complain(format_args!("error: {other}")),
     }
     ExitCode::from(USAGE_STATUS)
 }
@@ -203,31 +204,33 @@ struct MigrateArgs {
 }
 
 fn migrate(args: &MigrateArgs) -> Outcome {
-    telemetry::logs::init(LogFormat::Text);
+    telemetry::logs::init_for_command();
     let url = args.database.direct_url();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = Output::default();
     if args.drop_old {
-        match runtime.block_on(store::takeover::drop_old(url))? {
-            true => println!("The table of the server before is dropped."),
-            false => println!("There is no table of the server before."),
-        }
+        out.line(match runtime.block_on(store::takeover::drop_old(url))? {
+            true => "The table of the server before is dropped.",
+            false => "There is no table of the server before.",
+        });
     }
-    runtime.block_on(store::takeover::run(url, args.while_connected, &mut |line| println!("{line}")))?;
+    runtime.block_on(store::takeover::run(url, args.while_connected, &mut |line| out.line(line)))?;
     let done = runtime.block_on(store::schema::migrate(url))?;
     match done.applied {
-        0 => println!("The schema is at version {}; nothing to do.", done.version),
-        applied => println!("The schema is at version {}; {applied} applied.", done.version),
+        0 => out.line(format_args!("The schema is at version {}; nothing to do.", done.version)),
+        applied => out.line(format_args!("The schema is at version {}; {applied} applied.", done.version)),
     }
     if args.grant {
         runtime.block_on(store::schema::grant(url, args.replica_password.as_ref()))?;
-        println!("The role mana_sync_replica has the rights of a replica.");
+        out.line("The role mana_sync_replica has the rights of a replica.");
     }
+    out.end().map_err(CommandError::Output)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a command that works with the database alone.
 fn run(command: impl Future<Output = Result<(), CommandError>>) -> Outcome {
-    telemetry::logs::init(LogFormat::Text);
+    telemetry::logs::init_for_command();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -235,7 +238,9 @@ fn run(command: impl Future<Output = Result<(), CommandError>>) -> Outcome {
 fn health(args: &commands::HealthArgs) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let readiness = runtime.block_on(commands::health(args))?;
-    println!("{}", readiness.text);
+    let mut out = Output::default();
+    out.line(readiness.text);
+    out.end().map_err(CommandError::Output)?;
     Ok(if readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -247,10 +252,10 @@ fn ask_admin(args: &admin::client::AdminArgs) -> Outcome {
 
 /// Says what went wrong, with all its causes.
 fn report(error: &dyn std::error::Error) {
-    eprintln!("mana-sync: {error}");
+    complain(format_args!("mana-sync: {error}"));
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprintln!("  because: {error}");
+        complain(format_args!("  because: {error}"));
         cause = error.source();
     }
 }

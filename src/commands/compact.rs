@@ -1,7 +1,8 @@
 //! `mana-sync compact`: trims logs now.
 
-use super::CommandError;
+use super::{CommandError, written};
 use crate::config::{CompactionConfig, DatabaseConfig};
+use crate::output::Output;
 use crate::store::compaction::{Compactor, Progress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,12 +44,13 @@ pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
     let done = compactor.trim_all(user, app, show).await?;
     bar.finish_and_clear();
     let trimmed = done.trimmed;
-    println!(
+    let mut out = Output::default();
+    out.line(format_args!(
         "{} logs: {} changes looked at, {} trimmed, {} of them away; {} bytes taken out.",
         done.logs, trimmed.seen, trimmed.rows, trimmed.gone, trimmed.bytes
-    );
+    ));
     match done.failed {
-        0 => Ok(()),
+        0 => written(out.end()),
         failed => Err(CommandError::NotTrimmed { failed }),
     }
 }

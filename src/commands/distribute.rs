@@ -1,7 +1,8 @@
 //! `mana-sync distribute`: distributes the logs over buckets.
 
-use super::CommandError;
+use super::{CommandError, written};
 use crate::config::DatabaseConfig;
+use crate::output::Output;
 use crate::store::distribute::{self, Progress};
 use crate::store::{Layout, MAX_BUCKETS};
 use clap::Args;
@@ -38,24 +39,25 @@ pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
     };
     let done = distribute::run(args.database.direct_url(), layout, &mut show).await?;
     bar.finish_and_clear();
+    let mut out = Output::default();
     match done {
-        None => println!("The logs are distributed over {} buckets; nothing to do.", args.buckets),
+        None => out.line(format_args!("The logs are distributed over {} buckets; nothing to do.", args.buckets)),
         Some(done) => {
             let progress = done.progress;
-            println!(
+            out.line(format_args!(
                 "{} logs with {} changes moved; the logs are distributed over {} buckets.",
                 progress.moved, progress.changes, args.buckets
-            );
+            ));
             if done.on_citus {
-                println!("Citus has distributed the buckets over its servers.");
+                out.line("Citus has distributed the buckets over its servers.");
             }
             if done.left_behind > 0 {
-                println!(
+                out.line(format_args!(
                     "{} rows belong to no log and were left in the tables sync_…_undistributed.",
                     done.left_behind
-                );
+                ));
             }
         }
     }
-    Ok(())
+    written(out.end())
 }

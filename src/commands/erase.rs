@@ -1,7 +1,8 @@
 //! `mana-sync erase`: erases a user.
 
-use super::CommandError;
+use super::{CommandError, written};
 use crate::config::DatabaseConfig;
+use crate::output::{Output, plain};
 use crate::store::lifecycle::Archive;
 use clap::Args;
 use std::io::{IsTerminal, Write};
@@ -26,9 +27,11 @@ pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
     if !args.yes && !is_meant(&args.user)? {
         return Err(CommandError::NotConfirmed);
     }
-    let erased = Archive::connect_for(&args.user, &args.database, "erase").await?.erase(&args.user).await?;
-    println!("{erased} changes of {} erased, what was kept of trimmed ones included.", args.user);
-    Ok(())
+    let erased = Archive::connect(&args.database, "erase").await?.erase(&args.user).await?;
+    let mut out = Output::default();
+    let user = plain(&args.user);
+    out.line(format_args!("{erased} changes of {user} erased, what was kept of trimmed ones included."));
+    written(out.end())
 }
 
 /// Asks whoever sits at the terminal; nobody else can mean it.
@@ -36,7 +39,7 @@ fn is_meant(user: &str) -> Result<bool, CommandError> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
-    eprint!("All that is stored of {user} will be erased, for good. Type the user's id to go on: ");
+    eprint!("All that is stored of {} will be erased, for good. Type the user's id to go on: ", plain(user));
     std::io::stderr().flush().map_err(CommandError::Output)?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(CommandError::Input)?;

@@ -2,6 +2,7 @@
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
+use crate::output::escaped;
 use crate::protocol::json::ObjectWriter;
 use crate::store::compaction::{CompactionError, LogName};
 use crate::store::lifecycle::{Archive, LoggedChange, Record, position};
@@ -45,7 +46,7 @@ pub async fn run(args: &ExportArgs) -> Result<(), CommandError> {
 }
 
 fn write(out: &mut impl Write, line: String) -> Result<(), CommandError> {
-    writeln!(out, "{line}").map_err(CommandError::Output)
+    writeln!(out, "{}", escaped(&line)).map_err(CommandError::Output)
 }
 
 /// A record as it stands: its values, and the stamp of each.

@@ -17,6 +17,7 @@ pub use health::{HealthArgs, HealthError, Readiness, run as health};
 pub use usage::{UsageArgs, run as usage};
 pub use why::{WhyArgs, run as why};
 
+use crate::output::read_or_not;
 use crate::store::compaction::CompactionError;
 use crate::store::distribute::DistributeError;
 use std::io;
@@ -58,10 +59,7 @@ pub enum CommandError {
     NotConfirmed,
 }
 
-/// Whoever reads the output may have had enough; that is no error.
+/// Whether the output was written, as far as anybody wanted it.
 fn written(result: io::Result<()>) -> Result<(), CommandError> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(CommandError::Output),
-    }
+    read_or_not(result).map_err(CommandError::Output)
 }

@@ -2,6 +2,7 @@
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
+use crate::output::{escaped, plain};
 use crate::store::lifecycle::{Archive, Usage};
 use clap::Args;
 use comfy_table::presets::NOTHING;
@@ -40,7 +41,7 @@ fn write_lines(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
             "user": log.user, "app": log.app, "bytes": log.bytes, "garbage": log.garbage, "changes": log.changes,
             "records": log.records, "trimmedChanges": log.history_changes, "trimmedBytes": log.history_bytes,
         });
-        writeln!(out, "{line}")?;
+        writeln!(out, "{}", escaped(&line.to_string()))?;
     }
     Ok(())
 }
@@ -48,7 +49,7 @@ fn write_lines(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
 fn write_table(out: &mut impl Write, usage: &[Usage]) -> std::io::Result<()> {
     let row = |log: &Usage| -> Vec<String> {
         let numbers = [log.bytes, log.garbage, log.changes, log.records, log.history_changes, log.history_bytes];
-        numbers.map(|number| number.to_string()).into_iter().chain([log.app.clone(), log.user.clone()]).collect()
+        numbers.map(|number| number.to_string()).into_iter().chain([plain(&log.app), plain(&log.user)]).collect()
     };
     let mut table = Table::new();
     table.load_preset(NOTHING).add_row(TITLES).add_rows(usage.iter().map(row));

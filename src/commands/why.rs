@@ -2,6 +2,7 @@
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
+use crate::output::{escaped, plain};
 use crate::protocol::Log;
 use crate::protocol::json::ObjectWriter;
 use crate::store::lifecycle::{Archive, position};
@@ -83,7 +84,7 @@ fn write_json(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
         object.text(name, value);
     }
     object.raw("fields", &format!("[{}]", fields.join(",")));
-    writeln!(out, "{}", object.finish())
+    writeln!(out, "{}", escaped(&object.finish()))
 }
 
 fn json(write: &Write) -> ObjectWriter {
@@ -103,9 +104,11 @@ fn describe(object: &mut ObjectWriter, write: &Write) {
 }
 
 fn write_text(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io::Result<()> {
-    writeln!(out, "{}/{} of {} in {}", args.table, args.record, args.user, args.app)?;
+    let names = [&args.table, &args.record, &args.user, &args.app].map(|name| plain(name));
+    let [table, record, user, app] = &names;
+    writeln!(out, "{table}/{record} of {user} in {app}")?;
     for field in fields {
-        writeln!(out, "\n{} = {}", field.name, line(&field.winner))?;
+        writeln!(out, "\n{} = {}", plain(&field.name), line(&field.winner))?;
         for (title, lost) in [("won against", &field.won_against), ("came too late", &field.came_too_late)] {
             if lost.writes.is_empty() && lost.more == 0 {
                 continue;
@@ -124,7 +127,7 @@ fn write_text(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
 
 /// One write, for a person.
 fn line(write: &Write) -> String {
-    let (value, stamp, device, stored) = (&write.value, write.stamp, &write.device, position(write.at));
+    let (value, stamp, device, stored) = (plain(&write.value), write.stamp, plain(&write.device), position(write.at));
     let trimmed = write.trimmed_at.map(|at| format!(", out of the log since {}", position(at)));
     format!("{value}  written {stamp} by {device}, stored {stored}{}", trimmed.unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Log lines on standard output: JSON for machines, text for people. `RUST_LOG` chooses what is shown.
+//! Log lines on standard output, of commands on standard error: JSON for machines, text for people. `RUST_LOG` chooses what is shown.
 //!
 //! `info` is what a replica does by itself, `warn` what somebody should look at by day, `error` what should not
 //! happen. What clients do wrong is `debug`: nobody is to be woken, and no disk filled, by them.
@@ -8,11 +8,13 @@ use super::traces::TARGET;
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use opentelemetry_sdk::trace::SdkTracer;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, ParseError, Targets, filter_fn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -75,13 +77,20 @@ pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
     EnvFilter::builder().parse(filter).map_err(|error| LogFilterError::Unreadable(Some(error)))
 }
 
-/// Sends this process's log to standard output. The first call in a process counts.
-pub fn init(format: LogFormat) {
-    init_with(format, None, Clock::system());
+/// Sends the log of a command to standard error, in text: its standard output has its results, which programs read. The first
+/// call in a process counts.
+pub fn init_for_command() {
+    let formatter = Formatter { format: LogFormat::Text, clock: Clock::system() };
+    // Colours are for terminals.
+    init_with(formatter, None, BoxMakeWriter::new(io::stderr), !io::stderr().is_terminal());
 }
 
-/// The same, and spans to a tracer.
-pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -> LogFilter {
+/// Sends the log of a replica to standard output, and spans to a tracer.
+pub(super) fn init(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -> LogFilter {
+    init_with(Formatter { format, clock }, tracer, BoxMakeWriter::new(io::stdout), false)
+}
+
+fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter, is_plain: bool) -> LogFilter {
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let shown = chosen.to_string();
     let (chosen, handle) = reload::Layer::new(chosen);
@@ -93,9 +102,9 @@ pub(super) fn init_with(format: LogFormat, tracer: Option<SdkTracer>, clock: Clo
         metadata.target() != TARGET && !(is_detail && is_capped.load(Ordering::Relaxed))
     };
     // Spans for the tracer are no business of the log, and the other way round.
-    let lines = tracing_subscriber::fmt::layer()
-        .event_format(Formatter { format, clock })
-        .with_filter(chosen.and(filter_fn(is_shown)));
+    let lines = tracing_subscriber::fmt::layer().event_format(formatter).with_writer(to);
+    let lines = if is_plain { lines.with_ansi(false) } else { lines };
+    let lines = lines.with_filter(chosen.and(filter_fn(is_shown)));
     let traces = tracer.map(|tracer| {
         tracing_opentelemetry::layer()
             .with_tracer(tracer)

@@ -89,7 +89,7 @@ impl Telemetry {
             Traces::following(export::sampler(&config.traces), config.traces.client_traces_per_second, clock.clone())
         });
         let tracer = provider.as_ref().map(|provider| provider.tracer_with_scope(scope()));
-        let log = logs::init_with(config.log_format, tracer, clock.clone());
+        let log = logs::init(config.log_format, tracer, clock.clone());
         Ok(Telemetry { metrics, traces, log, provider })
     }
 

@@ -51,6 +51,24 @@ async fn the_command_line_does_the_same() {
     }
 }
 
+/// On a terminal one looks at the first lines.
+#[tokio::test]
+async fn a_reader_that_has_had_enough_is_no_error_and_a_full_disk_is_one() {
+    let it = administered(1, &[]).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let full_disk = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for (output, status, complains) in [(std::process::Stdio::from(writer), 0, false), (full_disk.into(), 1, true)] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        command.args(["admin", "cluster"]).env_clear().env("ADMIN_URL", &it.admin[0]).env("ADMIN_TOKEN", TOKEN);
+        let running = command.stdout(output).stderr(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let done = tokio::time::timeout(TIMEOUT, running.wait_with_output()).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(status), "{said}");
+        assert!(said.contains("cannot write the output") == complains && !said.contains("panicked"), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn the_description_names_every_path_and_every_member_of_what_is_answered() {
     let it = administered(1, &[]).await;

@@ -4,11 +4,13 @@ mod print;
 
 use super::report::{Cluster, Done, Record, RefusedToken, User};
 use crate::config::Secret;
+use crate::output::{Output, escaped};
 use clap::{Args, Subcommand};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::io;
 use std::time::Duration;
 use url::Url;
 
@@ -132,6 +134,9 @@ pub enum ClientError {
     /// The answer cannot be read.
     #[error("the answer cannot be read")]
     Unreadable(#[from] serde_json::Error),
+    /// Cannot write the output.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
 }
 
 #[derive(Deserialize)]
@@ -222,14 +227,16 @@ impl<'a> Api<'a> {
     async fn show<T: DeserializeOwned>(
         &self,
         request: Result<RequestBuilder, ClientError>,
-        print: impl Fn(&T),
+        print: impl Fn(&mut Output, &T),
     ) -> Result<bool, ClientError> {
         let text = self.answer(request?).await?;
+        let mut out = Output::default();
         if self.json {
-            println!("{text}");
+            out.line(escaped(&text));
         } else {
-            print(&serde_json::from_str(&text)?);
+            print(&mut out, &serde_json::from_str(&text)?);
         }
+        out.end().map_err(ClientError::Output)?;
         Ok(true)
     }
 
@@ -238,11 +245,13 @@ impl<'a> Api<'a> {
         let request = self.request(Method::POST, path, &[])?.header(json.0, json.1).body(without_nulls(body));
         let text = self.answer(request).await?;
         let done: Done = serde_json::from_str(&text)?;
+        let mut out = Output::default();
         if self.json {
-            println!("{text}");
+            out.line(escaped(&text));
         } else {
-            print::done(&done);
+            print::done(&mut out, &done);
         }
+        out.end().map_err(ClientError::Output)?;
         Ok(done.is_whole())
     }
 

@@ -3,38 +3,34 @@
 use super::RefusedTokens;
 use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
 use crate::admin::units::{at_least, bytes, latency, rate};
+use crate::output::{Output, plain};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
 /// Prints rows with their columns one below the other.
-fn table(head: &[&str], rows: &[Vec<String>]) {
+fn table(out: &mut Output, head: &[&str], rows: &[Vec<String>]) {
     let mut table = Table::new();
     table.load_preset(NOTHING).add_row(head).add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    println!("{}", table.trim_fmt());
-}
-
-/// What came from users is shown without what could move the cursor.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    out.line(table.trim_fmt());
 }
 
 fn or_dash(text: Option<&String>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| plain(text))
 }
 
-fn missing(silent: &[Silent], problem: Option<&String>) {
+fn missing(out: &mut Output, silent: &[Silent], problem: Option<&String>) {
     for replica in silent {
-        println!("{} does not answer; last heard {}", replica.name, replica.heard_at);
+        out.line(format_args!("{} does not answer; last heard {}", replica.name, replica.heard_at));
     }
     if let Some(problem) = problem {
-        println!("{problem}");
+        out.line(problem);
     }
 }
 
-pub(super) fn cluster(cluster: &Cluster) {
+pub(super) fn cluster(out: &mut Output, cluster: &Cluster) {
     let head =
         ["REPLICA", "VERSION", "SINCE", "STATE", "SOCKETS", "STREAMS", "PUSHES/S", "REFUSED/S", "WAKE-UP P99", "POOL"];
     let row = |replica: &Replica| {
@@ -51,38 +47,38 @@ pub(super) fn cluster(cluster: &Cluster) {
             format!("{}/{}", replica.database.open - replica.database.idle, replica.database.limit),
         ]
     };
-    table(&head, &cluster.replicas.iter().map(row).collect::<Vec<_>>());
+    table(out, &head, &cluster.replicas.iter().map(row).collect::<Vec<_>>());
     for replica in cluster.replicas.iter().filter(|replica| !replica.missing.is_empty()) {
-        println!("{} is not ready: {}", replica.name, replica.missing.join(", "));
+        out.line(format_args!("{} is not ready: {}", replica.name, replica.missing.join(", ")));
     }
-    missing(&cluster.silent, cluster.problem.as_ref());
+    missing(out, &cluster.silent, cluster.problem.as_ref());
     if let Some(database) = &cluster.database {
-        println!(
+        out.line(format_args!(
             "PostgreSQL {}: {} ({} of it the log), {} of {} connections",
             database.version,
             bytes(database.bytes),
             bytes(database.log_bytes),
             database.connections,
             database.max_connections
-        );
+        ));
     }
 }
 
-pub(super) fn user(user: &User) {
-    println!("{} ({})", plain(&user.user_id), user.user_key);
+pub(super) fn user(out: &mut Output, user: &User) {
+    out.line(format_args!("{} ({})", plain(&user.user_id), user.user_key));
     let usage = &user.usage;
     let (changes, size) = (at_least(usage.changes.to_string(), usage.more), at_least(bytes(usage.bytes), usage.more));
-    println!("{} apps, {changes} changes, {size}", usage.apps);
+    out.line(format_args!("{} apps, {changes} changes, {size}", usage.apps));
     if usage.more {
-        println!("Only the newest changes are counted; `mana-sync usage` counts all of those who store most.");
+        out.line("Only the newest changes are counted; `mana-sync usage` counts all of those who store most.");
     }
-    println!();
+    out.line("");
     let rows = user.logs.iter().map(|log| {
         let [changes, tables] = [log.changes, log.tables].map(|number| at_least(number.to_string(), log.more));
         vec![plain(&log.app), log.head.clone(), changes, tables, at_least(bytes(log.bytes), log.more)]
     });
-    table(&["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &rows.collect::<Vec<_>>());
-    println!();
+    table(out, &["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &rows.collect::<Vec<_>>());
+    out.line("");
     let rows = user.devices.iter().map(|device| {
         vec![
             plain(&device.app),
@@ -92,8 +88,8 @@ pub(super) fn user(user: &User) {
             or_dash(device.read_until.as_ref()),
         ]
     });
-    table(&["APP", "DEVICE", "CHANGES", "LAST PUSH", "HAS READ UNTIL"], &rows.collect::<Vec<_>>());
-    println!("\n{} sessions", user.sessions_total);
+    table(out, &["APP", "DEVICE", "CHANGES", "LAST PUSH", "HAS READ UNTIL"], &rows.collect::<Vec<_>>());
+    out.line(format_args!("\n{} sessions", user.sessions_total));
     let rows = user.sessions.iter().map(|session| {
         vec![
             session.replica.clone(),
@@ -107,11 +103,11 @@ pub(super) fn user(user: &User) {
         ]
     });
     let head = ["REPLICA", "TRANSPORT", "APP", "DEVICE", "SINCE", "WOKEN", "READ", "TOKEN ID"];
-    table(&head, &rows.collect::<Vec<_>>());
-    missing(&user.silent, user.problem.as_ref());
+    table(out, &head, &rows.collect::<Vec<_>>());
+    missing(out, &user.silent, user.problem.as_ref());
 }
 
-pub(super) fn record(record: &Record) {
+pub(super) fn record(out: &mut Output, record: &Record) {
     let rows = record.fields.iter().map(|field| {
         vec![
             plain(&field.name),
@@ -121,8 +117,8 @@ pub(super) fn record(record: &Record) {
             field.cursor.clone(),
         ]
     });
-    table(&["FIELD", "VALUE", "STAMP", "DEVICE", "STORED"], &rows.collect::<Vec<_>>());
-    println!();
+    table(out, &["FIELD", "VALUE", "STAMP", "DEVICE", "STORED"], &rows.collect::<Vec<_>>());
+    out.line("");
     let writes = record.history.iter().flat_map(|change| change.writes.iter().map(move |write| (change, write)));
     let rows = writes.map(|(change, write)| {
         let outcome = match (write.wins, write.trimmed) {
@@ -141,21 +137,21 @@ pub(super) fn record(record: &Record) {
             outcome.to_owned(),
         ]
     });
-    table(&["STORED", "OP", "DEVICE", "FIELD", "VALUE", "STAMP", ""], &rows.collect::<Vec<_>>());
+    table(out, &["STORED", "OP", "DEVICE", "FIELD", "VALUE", "STAMP", ""], &rows.collect::<Vec<_>>());
     if record.truncated {
-        println!("There are older changes.");
+        out.line("There are older changes.");
     }
 }
 
-pub(super) fn tokens(tokens: &RefusedTokens) {
+pub(super) fn tokens(out: &mut Output, tokens: &RefusedTokens) {
     let rows = tokens.refused_tokens.iter().map(|token| vec![plain(&token.token_id), token.until.clone()]);
-    table(&["TOKEN ID", "UNTIL"], &rows.collect::<Vec<_>>());
+    table(out, &["TOKEN ID", "UNTIL"], &rows.collect::<Vec<_>>());
 }
 
-pub(super) fn done(done: &Done) {
+pub(super) fn done(out: &mut Output, done: &Done) {
     for outcome in &done.outcomes {
         let word = if outcome.done { "" } else { "NOT DONE: " };
-        println!("{}: {word}{}", outcome.replica, outcome.message);
+        out.line(format_args!("{}: {word}{}", outcome.replica, outcome.message));
     }
-    missing(&done.silent, done.problem.as_ref());
+    missing(out, &done.silent, done.problem.as_ref());
 }
