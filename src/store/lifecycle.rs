@@ -3,7 +3,7 @@
 pub use super::logged_change::LoggedChange;
 
 use super::compaction::{CompactionError, LogName, connect_command, logs_of, read_change, search_in};
-use super::schema::layout;
+use super::schema::check_for_command;
 use super::why::{Field, Limits, Losers, Winners};
 use crate::config::DatabaseConfig;
 use crate::db::{Micros, Session};
@@ -133,9 +133,11 @@ impl Archive {
         Ok(Archive(connect_command(database, &format!("mana-sync {command}"), user).await?))
     }
 
-    /// From here on everything is read as of one moment.
+    /// From here on everything is read as of one moment, which lasts for as long as whoever takes in what is read needs.
     async fn begin_reading(&mut self) -> Result<(), CompactionError> {
-        Ok(self.0.batch_execute("begin isolation level repeatable read read only").await?)
+        let begin =
+            "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = 0";
+        Ok(self.0.batch_execute(begin).await?)
     }
 
     async fn end_reading(&mut self) -> Result<(), CompactionError> {
@@ -145,7 +147,7 @@ impl Archive {
     /// What the logs take that take most, the largest first. Looks into one bucket after the other.
     pub async fn usage(&mut self, top: i64) -> Result<Vec<Usage>, CompactionError> {
         self.0.batch_execute("set enable_seqscan = on").await?;
-        let schemas = layout(&self.0).await?.schemas();
+        let schemas = check_for_command(&self.0).await?.schemas();
         if schemas.is_empty() {
             return self.usage_here(top).await;
         }
@@ -272,7 +274,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Erases a user: changes, what was trimmed of them, and logs. How many rows that were.
+    /// Erases a user, in whichever bucket: changes, what was trimmed of them, logs, and what the table of the server before has of
+    /// them. How many rows that were. On a connection to all buckets: in its own schema a bucket sees nothing of that table.
     pub async fn erase(&mut self, user: &str) -> Result<i64, CompactionError> {
         Ok(self.0.query_one("select sync_erase($1)", &[&user]).await?.try_get(0)?)
     }

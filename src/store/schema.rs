@@ -172,9 +172,14 @@ pub async fn check(direct_url: &Secret) -> Result<Layout, SchemaError> {
     Ok(layout)
 }
 
-/// The layout of a database that has been migrated, for commands. Logs may still be on their way into it: commands that
-/// need them are told so.
-pub(super) async fn layout(connection: &Session) -> Result<Layout, SchemaError> {
+/// Checks the same for a command, and tells it the layout. Logs may still be on their way into it: commands that need them are
+/// told so. A role that may not look at the migrations finds out by its statements what is missing.
+pub(super) async fn check_for_command(connection: &Session) -> Result<Layout, SchemaError> {
+    match applied(connection).await {
+        Ok(applied) => check_versions(connection, &applied).await?,
+        Err(SchemaError::Unfit(Unfit::SchemaRights(_))) => {}
+        Err(error) => return Err(error),
+    }
     match LayoutState::read(connection).await {
         Ok(LayoutState { is_moving: true, .. }) => Err(SchemaError::Moving),
         Ok(LayoutState { layout, .. }) => Ok(layout),
@@ -224,21 +229,36 @@ async fn check_writable(connection: &Session) -> Result<(), SchemaError> {
 
 async fn check_on(connection: &Session) -> Result<(), SchemaError> {
     check_encoding(connection).await?;
-    if is_unfinished(connection).await? {
-        return Err(SchemaError::Unfinished);
-    }
     let applied = applied(connection).await?;
-    let known = || MIGRATIONS.iter().map(|migration| migration.version);
-    if let Some(missing) = known().find(|version| !applied.contains(version)) {
-        return Err(SchemaError::TooOld { missing });
-    }
-    let known = known().max().unwrap_or(0);
-    let needed: Option<i64> = connection.query_one(OLDEST_REPLICA, &[]).await?.try_get(0)?;
-    if let Some(needed) = needed.filter(|needed| *needed > known) {
-        return Err(SchemaError::TooNew { needed, known });
-    }
+    check_versions(connection, &applied).await?;
+    let known = newest_known();
     if let Some(newest) = applied.iter().max().filter(|newest| **newest > known) {
         tracing::info!(newest, known, "the schema is newer than this replica, which can work with it");
     }
     Ok(())
+}
+
+fn newest_known() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+async fn check_versions(connection: &Session, applied: &[i64]) -> Result<(), SchemaError> {
+    if is_unfinished(connection).await? {
+        return Err(SchemaError::Unfinished);
+    }
+    let missing = MIGRATIONS.iter().map(|migration| migration.version).find(|version| !applied.contains(version));
+    if let Some(missing) = missing {
+        return Err(SchemaError::TooOld { missing });
+    }
+    check_not_too_new(connection).await
+}
+
+/// Refuses a schema that this version may not work with any more.
+pub(super) async fn check_not_too_new(connection: &Session) -> Result<(), SchemaError> {
+    let needed: Option<i64> = connection.query_one(OLDEST_REPLICA, &[]).await?.try_get(0)?;
+    let known = newest_known();
+    match needed.filter(|needed| *needed > known) {
+        Some(needed) => Err(SchemaError::TooNew { needed, known }),
+        None => Ok(()),
+    }
 }

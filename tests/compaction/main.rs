@@ -11,6 +11,7 @@ mod crash;
 mod erase;
 mod fold;
 mod fresh;
+mod output;
 mod random;
 mod retry;
 mod rule;

@@ -4,7 +4,7 @@ use super::CompactionError;
 use crate::config::{DatabaseConfig, Secret};
 use crate::db::Session;
 use crate::protocol::UserKey;
-use crate::store::schema::{connect_as, layout};
+use crate::store::schema::{check_for_command, connect_as};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -50,11 +50,9 @@ pub(in crate::store) async fn connect_command(
     user: Option<UserKey>,
 ) -> Result<Session, CompactionError> {
     let connection = connect(database.direct_url(), name, None, None).await?;
-    if let Some(user) = user {
-        let layout = layout(&connection).await?;
-        if let Some(schema) = layout.schema(layout.bucket_of(user)) {
-            connection.batch_execute(&search_in(&schema)).await?;
-        }
+    let layout = check_for_command(&connection).await?;
+    if let Some(schema) = user.and_then(|user| layout.schema(layout.bucket_of(user))) {
+        connection.batch_execute(&search_in(&schema)).await?;
     }
     Ok(connection)
 }

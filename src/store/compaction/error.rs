@@ -6,8 +6,8 @@ use crate::store::schema::SchemaError;
 /// Why a log could not be trimmed, or a record not be read. Nothing of it is half done.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactionError {
-    /// The database cannot be reached.
-    #[error("the database cannot be reached")]
+    /// The database cannot be reached, or its schema is not one that this version can work with.
+    #[error(transparent)]
     Connect(#[from] SchemaError),
     /// The database refused a statement.
     #[error("the database refused a statement")]
@@ -21,4 +21,11 @@ pub enum CompactionError {
     /// The operation of a stored change is not known.
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
+}
+
+impl CompactionError {
+    /// Whether a stored change is what is wrong, and nothing that passes.
+    pub(super) fn is_of_row(&self) -> bool {
+        matches!(self, CompactionError::Unreadable(_) | CompactionError::UnknownOp(_))
+    }
 }

@@ -110,7 +110,7 @@ impl Compactor {
     ) -> Result<Compactor, CompactionError> {
         let name = "mana-sync compact".to_owned();
         let connection = connect(database.direct_url(), &name, None, None).await?;
-        let layout = schema::layout(&connection).await?;
+        let layout = schema::check_for_command(&connection).await?;
         Ok(Compactor::new(database, config, layout, name))
     }
 
@@ -308,6 +308,10 @@ impl Compactor {
 
     /// Has the connection forget what failed on it. It is given up if it may still be at it, or does not answer.
     pub(super) async fn roll_back(&mut self, error: &CompactionError) {
+        if !error.is_of_row() {
+            // Somebody may have dropped the history's days, keeping none.
+            self.days_seen[self.bucket] = None;
+        }
         let Some(connection) = self.connection.take() else { return };
         if matches!(error, CompactionError::Timeout(_) | CompactionError::Connect(_)) {
             return;
@@ -320,13 +324,11 @@ impl Compactor {
 
     fn say_postponed(&mut self, log: LogId, error: &CompactionError, pause: Duration) {
         let shown = error as &dyn std::error::Error;
-        if matches!(error, CompactionError::Unreadable(_) | CompactionError::UnknownOp(_)) {
+        if error.is_of_row() {
             self.count("unreadable");
             tracing::error!(log = %log.0, error = shown, ?pause, "a log cannot be trimmed; trying again later");
         } else {
             self.count("failed");
-            // Somebody may have dropped the history's days, keeping none.
-            self.days_seen[self.bucket] = None;
             tracing::warn!(log = %log.0, error = shown, ?pause, "a log could not be trimmed; trying again later");
         }
     }

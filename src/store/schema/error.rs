@@ -23,7 +23,7 @@ pub enum SchemaError {
     #[error("the migrations could not be applied")]
     Migrate(#[from] MigrateError),
     /// The schema lacks a migration that this replica needs.
-    #[error("the schema lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
+    #[error("the schema lacks migration {missing}, which this version needs: run `mana-sync migrate` first")]
     TooOld {
         /// The first that is missing.
         missing: i64,
@@ -46,7 +46,7 @@ pub enum SchemaError {
     #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, or run it again")]
     Moving,
     /// A bucket lacks a migration that this replica needs.
-    #[error("bucket {schema} lacks migration {missing}, which this replica needs: run `mana-sync migrate` first")]
+    #[error("bucket {schema} lacks migration {missing}, which this version needs: run `mana-sync migrate` first")]
     BucketTooOld {
         /// Its schema.
         schema: String,
