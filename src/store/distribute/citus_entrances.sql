@@ -55,6 +55,7 @@ do $$
 begin
     execute format('alter function sync_insert_in_bucket() set search_path = %I, pg_temp', current_schema());
     -- Replicas of before store pushes by a statement that does not run here.
-    comment on view sync_heads is 'replicas must know migration 13';
+    execute format('comment on view sync_heads is %L', 'replicas must know migration ' || greatest(13,
+        substring(obj_description('sync_heads_undistributed'::regclass, 'pg_class') from 'replicas must know migration (\d+)')::int));
 end
 $$;

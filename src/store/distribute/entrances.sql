@@ -29,10 +29,22 @@ create or replace function sync_erase(user_id text) returns bigint
 language plpgsql security definer as $$
 declare
     erased bigint;
+    changes bigint;
+    trimmed bigint;
+    headless uuid[];
 begin
     perform sync_check_name('user_id', sync_erase.user_id, 255);
     execute format('select %I.sync_erase($1)', sync_bucket_of(sync_erase.user_id)) using sync_erase.user_id into erased;
-    return erased + sync_erase_before(sync_erase.user_id);
+    -- What the distribution left behind: rows whose logs had no heads. The trigger would look for the tables of before.
+    perform set_config('mana_sync.trimming', 'on', true);
+    with gone as (
+        delete from sync_changes_undistributed c where c.user_id = sync_erase.user_id returning c.log_id
+    )
+    select count(*), array_agg(distinct g.log_id) into changes, headless from gone g;
+    delete from sync_history_undistributed t where t.log_id = any(headless);
+    get diagnostics trimmed = row_count;
+    perform set_config('mana_sync.trimming', '', true);
+    return erased + changes + trimmed + sync_erase_before(sync_erase.user_id);
 end
 $$;
 
@@ -100,5 +112,10 @@ begin
 end
 $$;
 
--- Others would look for logs where they are no more.
-comment on view sync_heads is 'replicas must know migration 11';
+-- Others would look for logs where they are no more. What a migration has said of the table holds as well.
+do $$
+begin
+    execute format('comment on view sync_heads is %L', 'replicas must know migration ' || greatest(11,
+        substring(obj_description('sync_heads_undistributed'::regclass, 'pg_class') from 'replicas must know migration (\d+)')::int));
+end
+$$;

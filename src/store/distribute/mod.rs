@@ -17,7 +17,7 @@ use super::schema::{self, SchemaError};
 use crate::config::Secret;
 use crate::db::Session;
 use attached::Security;
-use entrances::LOCK;
+use entrances::{LOCK, TABLES};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -45,6 +45,9 @@ pub enum DistributeError {
     /// Somebody is connected who may write.
     #[error("replicas or commands are connected to this database: {0}. Stop them first; start them again afterwards")]
     Connected(String),
+    /// The role may not do all that is to be done.
+    #[error("the role that distributes the logs lacks a right: {0}. Nothing was changed")]
+    Rights(String),
     /// Somebody else is distributing them.
     #[error("somebody else is distributing the logs at this moment")]
     Running,
@@ -124,6 +127,7 @@ pub async fn run(
     schema::migrate(direct_url).await?;
     let connection = schema::connect_as(direct_url, NAME).await?;
     connection.batch_execute(SETTINGS).await?;
+    schema::check_not_too_new(&connection).await?;
     let free: bool = connection.query_one("select pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get(0)?;
     if !free {
         return Err(DistributeError::Running);
@@ -172,6 +176,9 @@ pub async fn run(
 /// Writes the layout, after which no replica starts to serve; takes it back if one was there already.
 async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeError> {
     none_connected(connection).await?;
+    if let Some(missing) = missing_right(connection).await? {
+        return Err(DistributeError::Rights(missing));
+    }
     if let Some(attached) = attached::to_tables(connection).await? {
         return Err(DistributeError::Attached(attached));
     }
@@ -188,6 +195,20 @@ async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeErr
         connection.batch_execute("delete from sync_layout").await?;
     }
     alone
+}
+
+/// What the role lacks of the rights that the steps need: half way no replica could start. None, if it has all. Without CREATE on
+/// the main schema it could not have come here, as the migrations need that.
+async fn missing_right(connection: &Session) -> Result<Option<String>, DistributeError> {
+    let missing = "
+        select case
+            when not has_database_privilege(current_database(), 'CREATE')
+                then format('CREATE on database %I', current_database())
+            else (select 'to be the owner of ' || string_agg(c.relname, ', ')
+                  from pg_class c join unnest($1::text[]) as t (name) on c.oid = to_regclass(t.name)
+                  where not pg_has_role(c.relowner, 'USAGE'))
+        end";
+    Ok(connection.query_one(missing, &[&&TABLES[..]]).await?.try_get(0)?)
 }
 
 /// Refuses where row-level security would not stand afterwards.

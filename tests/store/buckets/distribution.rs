@@ -193,3 +193,44 @@ async fn what_is_not_ours_is_left_alone() {
     assert_eq!(number(&url, "select count(*) from sync_layout").await, 0);
     distribute(&url).await;
 }
+
+/// Half way no replica would start, so it is known before that the rest can be done.
+#[tokio::test]
+async fn a_role_that_could_not_do_all_of_it_does_nothing() {
+    let url = create_database().await;
+    let database = url.rsplit('/').next().unwrap();
+    let role = format!("owner_of_{database}");
+    let theirs = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
+    sql(&url, format!("create role {role} login; grant create on schema public to {role}")).await;
+    succeeded(&theirs, &["migrate"]).await;
+    for (change, missing) in [
+        ("select".to_owned(), format!("CREATE on database {database}")),
+        (
+            format!(
+                "grant create on database {database} to {role}; revoke create on schema public from {role}, public"
+            ),
+            "permission denied for schema public".to_owned(),
+        ),
+        (
+            format!("grant create on schema public to {role}; alter table sync_heads owner to postgres"),
+            "to be the owner of sync_heads".to_owned(),
+        ),
+    ] {
+        sql(&url, change).await;
+        let said = failed(&theirs, &["distribute", "--buckets", "4"]).await;
+        assert!(said.contains(&missing), "{said}");
+        assert_eq!(number(&url, "select count(*) from sync_layout").await, 0);
+    }
+    sql(&url, format!("alter table sync_heads owner to {role}")).await;
+    distribute(&theirs).await;
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_version_is_not_distributed_by_this_one() {
+    let url = create_database().await;
+    succeeded(&url, &["migrate"]).await;
+    sql(&url, "comment on table sync_heads is 'replicas must know migration 99'").await;
+    let said = failed(&url, &["distribute", "--buckets", "4"]).await;
+    assert!(said.contains("start a newer version"), "{said}");
+    assert_eq!(number(&url, "select count(*) from sync_layout").await, 0);
+}

@@ -128,3 +128,18 @@ async fn later_migrations_reach_the_main_schema_and_every_bucket() {
     sql(&url, "insert into sync_changes (app_id, table_name, record_id, user_id, op, data) values ('a', 't', 'r', 'u', 'insert', '{}')").await;
     assert_eq!(number(&url, "select count(*) from sync_changes").await, 1);
 }
+
+/// A migration says of the table of heads that replicas must know it; they look at what has its name, the view.
+#[tokio::test]
+async fn replicas_that_a_migration_leaves_behind_are_refused_where_logs_are_distributed_too() {
+    let url = create_database().await;
+    distribute(&url).await;
+    let needed = "select substring(obj_description('sync_heads'::regclass) from '\\d+')::int8";
+    assert_eq!(number(&url, needed).await, 11);
+    lack_a_migration(&url).await;
+    sql(&url, "comment on table sync_heads_undistributed is 'replicas must know migration 99'").await;
+    succeeded(&url, &["migrate"]).await;
+    assert_eq!(number(&url, needed).await, 99);
+    let said = failed(&url, &["usage"]).await;
+    assert!(said.contains("start a newer version"), "{said}");
+}

@@ -91,3 +91,39 @@ async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
     let (_, state) = ask("cluster".to_owned()).await;
     assert!(state["database"]["bytes"].as_i64().unwrap() > 1 << 20, "{state}");
 }
+
+/// Neither what the table of the server before still has of a person, nor what the distribution left behind, outlives it.
+#[tokio::test]
+async fn whoever_is_erased_is_erased_in_the_main_schema_as_well() {
+    let url = create_database().await;
+    succeeded(&url, &["migrate"]).await;
+    let change = json!([insert("todos", "a", "Milk", AT)]).to_string();
+    let store = |user: &str, app: &str| format!("select sync_push('{user}', '{app}', 'phone', '{change}');");
+    let all: String = ["alice", "bob"].map(|user| store(user, "todo") + &store(user, "lost")).concat();
+    let before = "create table sync_changes_before (user_id text, data jsonb);
+        insert into sync_changes_before values ('alice', '{}'), ('bob', '{}')";
+    let trimmed = "select sync_history_days(1);
+        insert into sync_history select now(), log_id, table_name, record_id, id, created_at, client_id, op, data, '{}', null
+        from sync_changes where app_id = 'lost'";
+    sql(&url, format!("{all} {before}; {trimmed}; delete from sync_heads where app_id = 'lost'")).await;
+    let said = distribute(&url).await;
+    assert!(said.contains("4 rows belong to no log"), "{said}");
+    let left = async |user: &str| {
+        let key = format!("log_id in (sync_log_id('{user}', 'todo'), sync_log_id('{user}', 'lost'))");
+        let count = |table: &str, which: &str| format!("(select count(*) from {table} where {which})");
+        let of_user = format!("user_id = '{user}'");
+        let counts = [
+            count("sync_changes", &of_user),
+            count("sync_changes_undistributed", &of_user),
+            count("sync_history_undistributed", &key),
+            count("sync_changes_before", &of_user),
+        ];
+        number(&url, format!("select {}", counts.join(" + "))).await
+    };
+    assert_eq!((left("alice").await, left("bob").await), (4, 4));
+    let said = succeeded(&url, &["erase", "--user", "alice", "--yes"]).await;
+    assert!(said.starts_with("4 changes of alice"), "{said}");
+    assert_eq!((left("alice").await, left("bob").await), (0, 4));
+    assert_eq!(number(&url, "select sync_erase('bob')").await, 4);
+    assert_eq!((left("alice").await, left("bob").await), (0, 0));
+}
