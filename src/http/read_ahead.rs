@@ -156,11 +156,11 @@ fn begin(state: &AppState, log: &Log, next: &NextPage) -> Option<Asking> {
 /// Reads a page if nobody has to be waited for.
 async fn read_at_once(state: &AppState, log: &Log, request: &PageRequest<'_>) -> Option<ReadPage> {
     let (pages, budget) = (&state.store.of(log.user).pages, state.unread.of(log.user));
-    let _turn = state.sessions.reads.of(log.user).wait(pages.lane()).now_or_never()?;
+    let mut turn = state.sessions.reads.of(log.user).wait(pages.lane()).now_or_never()?;
     let reservation = budget.reserve(LEAST).now_or_never()??;
     let memory = PageMemory::new(budget.clone(), reservation, LEAST, needs_of);
     // Its reader will be told why it cannot be read.
-    let page = pages.page(log, request, &memory).await.ok()?;
+    let page = pages.page(log, request, &memory, &mut turn).await.ok()?;
     let mut reservation = memory.into_reservation();
     budget.resize(&mut reservation, needs_of(page.size()) + page.extra_size()).then_some((page, reservation))
 }
