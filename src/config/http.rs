@@ -8,7 +8,8 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 pub struct HttpConfig {
     /// Origins whose pages may call, comma-separated, such as https://todo.example.com. https://*.example.com stands
-    /// for any subdomain of one or more labels, never for example.com itself, another scheme or another port.
+    /// for any subdomain of one or more labels, never for example.com itself, another scheme or another port. Apps and
+    /// extensions are named as their pages are: capacitor://localhost.
     #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = Origin::parse)]
     pub cors_origins: Vec<AllowedOrigin>,
 

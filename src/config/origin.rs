@@ -9,6 +9,9 @@ const MAX_LABEL: usize = 63;
 /// Domains of one label that no registry sells, so that whoever has a name below one of them is known.
 const PRIVATE_DOMAINS: [&str; 4] = ["localhost", "internal", "local", "test"];
 
+/// Schemes whose pages have no origin that could be named: browsers send `null`, or nothing.
+const WITHOUT_ORIGIN: [&str; 8] = ["about", "blob", "data", "file", "ftp", "javascript", "ws", "wss"];
+
 /// An element of the list; none where there is nothing between two commas.
 pub type AllowedOrigin = Option<Origin>;
 
@@ -29,8 +32,8 @@ pub enum OriginError {
         "\"*\" cannot be combined with credentials; name each origin, or a domain's subdomains: https://*.example.com"
     )]
     Everything,
-    /// An origin begins with http:// or https://.
-    #[error("an origin begins with http:// or https://")]
+    /// An origin begins with http:// or https://, or with the scheme of an app or of an extension.
+    #[error("an origin begins with http:// or https://, or with the scheme of an app such as capacitor://")]
     Scheme,
     /// There is more than scheme, host and port.
     #[error(
@@ -54,8 +57,8 @@ pub enum OriginError {
 }
 
 impl Origin {
-    /// Reads an element of the list. Upper case is read as browsers send it, in lower case; what no browser can ever
-    /// send is an error.
+    /// Reads an element of the list. Upper case is read as browsers send it, in lower case, but for the hosts of apps and
+    /// extensions, which browsers do not change; what no browser can ever send is an error.
     pub fn parse(text: &str) -> Result<AllowedOrigin, OriginError> {
         let text = text.trim();
         if text.is_empty() {
@@ -64,16 +67,18 @@ impl Origin {
         if text == "*" {
             return Err(OriginError::Everything);
         }
-        let text = text.to_ascii_lowercase();
         let (scheme, rest) = text.split_once("://").ok_or(OriginError::Scheme)?;
-        if !matches!(scheme, "http" | "https") {
+        let scheme = scheme.to_ascii_lowercase();
+        let is_of_web = matches!(&*scheme, "http" | "https");
+        if !is_of_web && !is_of_apps(&scheme) {
             return Err(OriginError::Scheme);
         }
+        let rest = if is_of_web { rest.to_ascii_lowercase() } else { rest.to_owned() };
         if rest.contains(|c: char| matches!(c, '/' | '\\' | '?' | '#' | '@') || c.is_whitespace()) {
             return Err(OriginError::Surplus);
         }
-        let subdomains = rest.strip_prefix("*.");
-        let host = subdomains.unwrap_or(rest);
+        let subdomains = rest.strip_prefix("*.").filter(|_| is_of_web);
+        let host = subdomains.unwrap_or(&rest);
         if host.contains('*') {
             return Err(OriginError::Wildcard);
         }
@@ -85,8 +90,9 @@ impl Origin {
                 Ok(Some(Origin { before, after: Some(format!(".{domain}")) }))
             }
             None => {
-                check(&text, false)?;
-                Ok(Some(Origin { before: text, after: None }))
+                let origin = before + host;
+                check(&origin, false)?;
+                Ok(Some(Origin { before: origin, after: None }))
             }
         }
     }
@@ -104,6 +110,13 @@ impl Origin {
             subdomain.split(|c| *c == b'.').all(is_label)
         })
     }
+}
+
+/// Whether pages of apps or of extensions may have this scheme. What begins like http is a slip of the pen.
+fn is_of_apps(scheme: &str) -> bool {
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    is_scheme && !scheme.starts_with("ht") && !WITHOUT_ORIGIN.contains(&scheme)
 }
 
 /// Checks that browsers would write this origin just so.
@@ -142,131 +155,4 @@ fn check_domain(domain: &str, is_pattern: bool) -> Result<(), OriginError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_stands_for_one_or_more_labels_of_its_scheme_domain_and_port() {
-        let pattern = Origin::parse("https://*.example.com").unwrap().unwrap();
-        for allowed in ["https://a.example.com", "https://a.b-c.d_1.example.com", "https://xn--mnchen-3ya.example.com"]
-        {
-            assert!(pattern.allows(allowed.as_bytes()), "{allowed}");
-        }
-        for other in [
-            "https://example.com",
-            "https://.example.com",
-            "https://a..example.com",
-            "https://.a.example.com",
-            "http://a.example.com",
-            "https://a.example.com:8443",
-            "https://a.example.com:443",
-            "https://aexample.com",
-            "https://a.example.com.evil.com",
-            "https://a.example.com.",
-            "https://evil.com/.example.com",
-            "https://evil.com?.example.com",
-            "https://evil.com#.example.com",
-            "https://evil.com\\.example.com",
-            "https://evil.com:80.example.com",
-            "https://evil.com@a.example.com",
-            "https://user:password@a.example.com",
-            "https://*.example.com",
-            "https://a .example.com",
-            "https://a\t.example.com",
-            "https://ü.example.com",
-            "https://https://a.example.com",
-            "null",
-            "",
-        ] {
-            assert!(!pattern.allows(other.as_bytes()), "{other}");
-        }
-        let with_port = Origin::parse("https://*.example.com:8443").unwrap().unwrap();
-        assert!(with_port.allows(b"https://a.example.com:8443"));
-        for other in [
-            "https://a.example.com",
-            "https://a.example.com:443",
-            "https://a.example.com:18443",
-            "https://example.com:8443",
-        ] {
-            assert!(!with_port.allows(other.as_bytes()), "{other}");
-        }
-    }
-
-    #[test]
-    fn upper_case_is_read_as_browsers_send_it() {
-        let [exact, pattern] =
-            ["HTTPS://Todo.Example.COM", " https://*.Example.com "].map(|text| Origin::parse(text).unwrap().unwrap());
-        assert!(exact.allows(b"https://todo.example.com") && pattern.allows(b"https://a.example.com"));
-        assert_eq!(Origin::parse(" "), Ok(None));
-    }
-
-    #[test]
-    fn what_no_browser_can_send_is_refused() {
-        use OriginError::*;
-        let long = format!("https://{}.com", "a".repeat(64));
-        let longer = format!("https://*.{}com", "abcdefg.".repeat(32));
-        for (text, error) in [
-            ("*", Everything),
-            ("*.example.com", Scheme),
-            ("example.com", Scheme),
-            ("//example.com", Scheme),
-            ("ftp://*.example.com", Scheme),
-            ("null", Scheme),
-            ("*://*.example.com", Scheme),
-            ("http*://a.example.com", Scheme),
-            ("https://*", Wildcard),
-            ("https://*:8443", Wildcard),
-            ("https://a.*.com", Wildcard),
-            ("https://*.*.example.com", Wildcard),
-            ("https://**.example.com", Wildcard),
-            ("https://*example.com", Wildcard),
-            ("https://a*.example.com", Wildcard),
-            ("https://*.example.*", Wildcard),
-            ("https://*.example.com:*", Wildcard),
-            ("https://*.127.0.0.1", NotCanonical),
-            ("https://*.1.2.3", NotCanonical),
-            ("https://*.[::1]", NotCanonical),
-            ("https://*.", NotCanonical),
-            ("https://*..com", NotCanonical),
-            ("https://*.a..com", NotCanonical),
-            ("https://*.example.com.", NotCanonical),
-            ("https://*.com", TooWide),
-            ("https://*.com:8443", TooWide),
-            ("https://*.example.com/", Surplus),
-            ("https://todo.example.com/", Surplus),
-            ("https://*.example.com/path", Surplus),
-            ("https://*.example.com?a", Surplus),
-            ("https://*.example.com#a", Surplus),
-            ("https://user@*.example.com", Surplus),
-            ("https://*.user:password@example.com", Surplus),
-            ("https://*.exam ple.com", Surplus),
-            ("https://*.example.com:443", DefaultPort),
-            ("http://*.example.com:80", DefaultPort),
-            ("https://x:443", DefaultPort),
-            ("http://[::1]:80", DefaultPort),
-            ("https://*.example.com:0", NotCanonical),
-            ("https://*.example.com:", NotCanonical),
-            ("https://*.example.com:08443", NotCanonical),
-            ("https://*.example.com:99999", NotCanonical),
-            ("https://*.example.com:port", NotCanonical),
-            ("https://*.münchen.de", NotCanonical),
-            ("https://0x7f.1", NotCanonical),
-            ("https://", NotCanonical),
-            (&long, NotCanonical),
-            (&longer, NotCanonical),
-        ] {
-            assert_eq!(Origin::parse(text), Err(error), "{text}");
-        }
-        for fine in [
-            "http://*.example.com:443",
-            "https://*.example.com:80",
-            "http://*.localhost:5173",
-            "https://*.co.uk",
-            "http://127.0.0.1:5173",
-            "http://[::1]:5173",
-            "https://localhost",
-        ] {
-            assert!(Origin::parse(fine).unwrap().is_some(), "{fine}");
-        }
-    }
-}
+mod tests;
