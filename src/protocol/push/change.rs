@@ -123,8 +123,10 @@ impl ChangeReader<'_> {
         let Fields { list: mut fields, count, longest_name } =
             serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
         check_fields(count, longest_name)?;
-        // In whichever order they are written, they are the same.
+        // In whichever order they are written, they are the same; of equal names the last counts, as in JSON.parse and in jsonb.
+        fields.reverse();
         fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        fields.dedup_by(|(earlier, _), (last, _)| earlier == last);
         draft.identity.texts(&[&fields.len().to_string()]);
         let mut data = ObjectWriter::new();
         for (name, field) in fields {

@@ -200,6 +200,23 @@ fn what_the_protocol_does_not_name_is_kept_and_event_ids_are_not() {
 }
 
 #[test]
+fn of_a_field_that_is_named_twice_only_the_last_one_is_read() {
+    const LATE: &str = "2999-01-01T00:00:00.000Z";
+    let of = |fields: &[(i64, &str)]| {
+        let fields: Vec<String> =
+            fields.iter().map(|(value, at)| format!(r#""f":{{"value":{value},"updatedAt":"{at}"}}"#)).collect();
+        let change = format!(r#"{{"table":"t","id":"r","op":"update","fields":{{{}}}}}"#, fields.join(","));
+        read(&format!(r#"{{"clientId":"c","changes":[{change}]}}"#)).unwrap()
+    };
+    for (twice, once) in
+        [([(1, LATE), (2, AT)], (2, AT)), ([(1, LATE), (2, LATE)], (2, LATE)), ([(1, ""), (2, AT)], (2, AT))]
+    {
+        let (twice, once) = (of(&twice), of(&[once]));
+        assert_eq!((&twice.changes, &twice.adjusted), (&once.changes, &once.adjusted), "it is held, and listed, once");
+    }
+}
+
+#[test]
 fn what_a_change_has_beside_its_members_is_bounded() {
     let with = |length: usize| {
         let change = json!({ "table": "t", "id": "r", "op": "delete", "x": "y".repeat(length) });
