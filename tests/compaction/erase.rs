@@ -57,6 +57,32 @@ async fn nothing_is_left_devices_are_told_and_old_cursors_are_served() {
     assert!(again.contains("0 changes"), "{again}");
 }
 
+/// PostgreSQL deletes only rows that can be named from tables that are published.
+#[tokio::test]
+async fn people_are_erased_where_all_tables_are_published() {
+    let cluster = Cluster::start(1).await;
+    let (user, other) = (cluster.user(), cluster.user());
+    fill(&cluster, &user).await;
+    fill(&cluster, &other).await;
+    // A day of a version before, too, which rows can be deleted from once a replica has seen to the days.
+    let before = "
+        do $$
+        declare
+            day date := (now() at time zone 'UTC')::date - 1;
+        begin
+            execute format('create table sync_history_%s partition of sync_history for values from (%L) to (%L)', to_char(day, 'YYYYMMDD'),
+                           day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+        end
+        $$;
+        select sync_history_days(30);
+        create publication everything for all tables";
+    sqlx::raw_sql(before).execute(&cluster.pool).await.unwrap();
+    said(&cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
+    assert_eq!(left(&cluster, &user).await, 0);
+    sqlx::query("delete from sync_changes where user_id = $1").bind(&other.id).execute(&cluster.pool).await.unwrap();
+    assert_eq!(history(&cluster, &other).await, 0);
+}
+
 #[tokio::test]
 async fn what_was_trimmed_goes_with_rows_that_programs_delete() {
     let cluster = shared().await;

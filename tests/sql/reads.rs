@@ -17,6 +17,29 @@ async fn records(cluster: &Cluster, user: &User, table: Option<&str>) -> BTreeMa
 }
 
 #[tokio::test]
+async fn whoever_has_another_search_path_names_the_schema() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let program = async |statement: &str| {
+        let mut program = cluster.pool.begin().await.unwrap();
+        sqlx::query("set local search_path = pg_catalog").execute(&mut *program).await.unwrap();
+        let row =
+            sqlx::query(sqlx::AssertSqlSafe(statement)).bind(&user.id).fetch_optional(&mut *program).await.unwrap();
+        program.commit().await.unwrap();
+        row.map(|row| row.get::<i64, _>(0))
+    };
+    program(
+        "insert into public.sync_changes (app_id, table_name, record_id, user_id, op, data)
+         values ('todo', 'tasks', 'a', $1, 'update', '{\"n\":1}')",
+    )
+    .await;
+    let change = r#"[{"table":"tasks","id":"b","op":"insert","data":{"n":2}}]"#;
+    program(&format!("select length(public.sync_push($1, 'todo', 'svc', '{change}'))::int8")).await;
+    assert_eq!(program("select count(*) from public.sync_records($1, 'todo')").await, Some(2));
+    assert_eq!(program("select changes from public.sync_usage($1)").await, Some(2));
+}
+
+#[tokio::test]
 async fn records_stand_as_every_device_has_them_in_the_end() {
     let cluster = shared().await;
     let user = cluster.user();
