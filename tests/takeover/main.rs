@@ -11,6 +11,7 @@ mod readers;
 mod refusals;
 mod rights;
 mod size;
+mod surroundings;
 mod whole;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

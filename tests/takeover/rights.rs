@@ -44,3 +44,21 @@ async fn an_owner_from_whom_rows_are_hidden_takes_over_all_of_them_and_rights_ar
     script(&url, writes).await;
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, 3_001);
 }
+
+#[tokio::test]
+async fn an_owner_for_whom_somebody_else_takes_over_keeps_reading_and_writing() {
+    let url = database(Form::Older, 100, 3).await;
+    let owner = format!("owner_{}", uuid::Uuid::new_v4().simple());
+    script(&url, format!("create role {owner}; alter table sync_changes owner to {owner}")).await;
+    migrated(&url, &[]).await;
+    let goes_on = format!(
+        "set role {owner};
+         insert into sync_changes (app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id)
+         values ('todo', 'tasks', 'a', 'user-1', 'update', '{{\"a\":1}}', '{{}}', 'svc');
+         select 1 from sync_changes where table_name = 'tasks' and record_id = 'singleton' and user_id = 'user-1' limit 1;
+         delete from sync_changes where user_id = 'user-2'"
+    );
+    script(&url, goes_on).await;
+    let left = "select count(*) filter (where user_id = 'user-2') || ' ' || count(*) filter (where record_id = 'a') from sync_changes";
+    assert_eq!(value::<String>(&url, left).await, "0 1");
+}

@@ -169,3 +169,25 @@ async fn the_older_form_is_taken_over_though_killed_at_every_step() {
 async fn the_newest_form_is_taken_over_though_killed_at_every_step() {
     take_over(Form::Newest, 20_000).await;
 }
+
+/// A command that is killed may have sent its last commit, which the database has not done yet when the next one begins.
+#[tokio::test]
+async fn a_part_that_a_killed_command_is_still_committing_is_not_copied_again() {
+    const ROWS: u32 = 20_000;
+    let url = database(Form::Older, ROWS, USERS).await;
+    assert!(killed_at(&url, "rows copied").await);
+    // It notes a part as done, with rows that are counted and copied nowhere: so it shows who copied them.
+    let mut killed = connect(&url).await;
+    sqlx::raw_sql("set application_name = 'mana-sync migrate'; begin").execute(&mut killed).await.unwrap();
+    let note = "update sync_takeover_parts set copied = 0, left_behind = rows
+                where part = (select max(part) from sync_takeover_parts where copied is null) returning rows";
+    let part: i64 = sqlx::query_scalar(note).fetch_one(&mut killed).await.unwrap();
+    let mut next = migrate(&url, &["--while-connected"]).stdout(Stdio::piped()).spawn().unwrap();
+    let waiting = "select exists (select from pg_locks l join pg_stat_activity a using (pid) where not l.granted
+                   and a.datname = current_database() and a.query like '%sync_takeover_parts%')";
+    eventually("it comes to that part", async || value::<bool>(&url, waiting).await).await;
+    sqlx::raw_sql("commit").execute(&mut killed).await.unwrap();
+    killed.close().await.unwrap();
+    assert!(tokio::time::timeout(TIMEOUT, next.wait()).await.unwrap().unwrap().success());
+    assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, i64::from(ROWS) - part);
+}

@@ -13,7 +13,7 @@ mod moving;
 mod spreading;
 
 use super::layout::{Layout, LayoutState};
-use super::schema::{self, SchemaError};
+use super::schema::{self, SchemaError, UNTIMED};
 use crate::config::Secret;
 use crate::db::Session;
 use attached::Security;
@@ -29,9 +29,8 @@ const STOPPED_LOOKS: usize = 10;
 /// What says that a schema is ours.
 const MARK: &str = "A bucket of mana-sync";
 
-const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set lock_timeout = '30s';
-    set idle_in_transaction_session_timeout = 0; set timezone = 'UTC'; set enable_seqscan = off;
-    set jit = off; set row_security = off";
+const SETTINGS: &str = "set client_min_messages = warning; set lock_timeout = '30s'; set timezone = 'UTC';
+    set enable_seqscan = off; set jit = off; set row_security = off";
 
 /// Why the logs were not distributed.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +125,7 @@ pub async fn run(
 ) -> Result<Option<Distributed>, DistributeError> {
     schema::migrate(direct_url).await?;
     let connection = schema::connect_as(direct_url, NAME).await?;
-    connection.batch_execute(SETTINGS).await?;
+    connection.batch_execute(&format!("{SETTINGS}; {UNTIMED}")).await?;
     schema::check_not_too_new(&connection).await?;
     let free: bool = connection.query_one("select pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get(0)?;
     if !free {

@@ -15,6 +15,11 @@ pub(super) const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// What connections for the schema call themselves.
 pub(in crate::store) const NAME: &str = "mana-sync migrate";
 
+/// Has a session take as long as it needs, whatever its role or its database has as the default: for a statement, a
+/// transaction, and between two statements. Those settings that the server knows.
+pub(in crate::store) const UNTIMED: &str = "select set_config(name, '0', false) from pg_settings where name in
+    ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
+
 /// Connects to the primary. Asks for nothing that a pooler refuses: if there is one though there should not be, the
 /// listener can say so more clearly.
 pub(super) async fn connect(direct_url: &Secret, limit: Duration) -> Result<Session, SchemaError> {

@@ -31,7 +31,8 @@ struct CurrentLog {
 }
 
 /// Copies a part's rows and heads, and notes that it is done, in one transaction of `writer`. `columns` is how the old
-/// table's rows are read.
+/// table's rows are read. What was killed a moment ago may still be committing the same part: it is waited for, and a part that
+/// is done is not copied again.
 pub(super) async fn copy_part(
     reader: &Session,
     writer: &Session,
@@ -39,6 +40,11 @@ pub(super) async fn copy_part(
     part: i32,
 ) -> Result<Copied, TakeoverError> {
     writer.batch_execute("begin").await?;
+    let is_left = "select from sync_takeover_parts where part = $1 and copied is null for update";
+    if writer.query_opt(is_left, &[&part]).await?.is_none() {
+        writer.batch_execute("rollback").await?;
+        return Ok(Copied::default());
+    }
     let (copied, heads) = copy_rows(reader, writer, columns, part).await?;
     let (logs, (last, previous)): (Vec<Uuid>, (Vec<Micros>, Vec<Micros>)) =
         heads.into_iter().map(|log| (log.id.0, (Micros(log.positions.last), Micros(log.positions.previous)))).unzip();

@@ -41,7 +41,8 @@ const COLUMNS: [(&str, &[&str], bool); 16] = [
 const TEXT: &[&str] = &["text", "character varying"];
 
 const DESCRIBE: &str = "
-select c.relkind::text as kind, c.relrowsecurity as secured, c.relnamespace = current_schema()::regnamespace as here,
+select c.relkind::text as kind, c.relrowsecurity as secured,
+       (select nspname from pg_namespace n where n.oid = c.relnamespace) = current_schema() as here,
        pg_total_relation_size(c.oid) as bytes, greatest(c.reltuples, 0)::int8 as rows,
        array(select attname::text || ' ' || regexp_replace(format_type(atttypid, null), '^pg_catalog\\.', '')
              from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped order by attnum) as columns,

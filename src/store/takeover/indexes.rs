@@ -1,7 +1,7 @@
 //! Our table's indexes are put aside while it is filled: to build them afterwards takes a fraction of the time. So are its
 //! triggers, in whose presence PostgreSQL stores rows one by one.
 
-use super::{TakeoverError, connect, script};
+use super::{LOCK_TIMEOUT, TakeoverError, connect, script};
 use crate::config::Secret;
 use crate::db::Session;
 
@@ -49,10 +49,15 @@ pub(super) async fn build(
         say(format!("All rows are copied; {} indexes are built.", left.len()));
     }
     let other = connect(direct_url).await?;
+    // Adding the primary key keeps the other indexes waiting, and waits for them, for as long as one takes. Nobody else knows the
+    // table.
+    for session in [connection, &other] {
+        session.batch_execute("set lock_timeout = 0").await?;
+    }
     // The largest take about the same time.
     let (first, second): (Vec<_>, Vec<_>) = left.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
     tokio::try_join!(build_each(connection, first), build_each(&other, second))?;
-    Ok(())
+    Ok(connection.batch_execute(LOCK_TIMEOUT).await?)
 }
 
 async fn build_each(connection: &Session, indexes: Vec<(usize, String)>) -> Result<(), TakeoverError> {

@@ -16,7 +16,7 @@ mod plan;
 mod rows;
 pub(super) mod state;
 
-use super::schema::{self, SchemaError};
+use super::schema::{self, SchemaError, UNTIMED};
 use crate::config::Secret;
 use crate::db::Session;
 use copy::Copied;
@@ -38,9 +38,11 @@ const STOPPED_LOOKS: usize = 10;
 const LOCK: i64 = 0x6d61_6e61_7379_6e63;
 /// Parts that are copied at a time: a copier, its reader and its writer wait for each other, so one leaves cores idle.
 const COPIERS: usize = 3;
-/// The connections' settings: building indexes is given memory, waiting for locks and for other connections an end.
-const SETTINGS: &str = "set client_min_messages = warning; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
-                        set lock_timeout = '30s'; set maintenance_work_mem = '256MB'; set work_mem = '64MB'; set timezone = 'UTC'";
+/// The connections' settings: building indexes is given memory.
+const SETTINGS: &str = "set client_min_messages = warning; set maintenance_work_mem = '256MB'; set work_mem = '64MB';
+                        set timezone = 'UTC'";
+/// Waiting for others has an end.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '30s'";
 
 /// Why the database could not be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +148,7 @@ pub async fn drop_old(direct_url: &Secret) -> Result<bool, TakeoverError> {
 
 async fn connect(direct_url: &Secret) -> Result<Session, TakeoverError> {
     let connection = schema::connect_as(direct_url, NAME).await?;
-    connection.batch_execute(SETTINGS).await?;
+    connection.batch_execute(&format!("{SETTINGS}; {LOCK_TIMEOUT}; {UNTIMED}")).await?;
     Ok(connection)
 }
 

@@ -20,29 +20,33 @@ const LOGS_AT_ONCE: usize = 10_000;
 const MAX_PUSH: usize = 10 << 20;
 
 /// Takes the old table out of the way, in one transaction: row-level security is off, its name and those of its indexes
-/// and constraints are free.
+/// and constraints are free. The oids keep names apart that are alike at their beginning, and from those of a table that
+/// was taken over before. `sync_takeover` has a key, because PostgreSQL refuses updates of published tables without one,
+/// and there are publications of all tables.
 const RENAME: &str = "
 lock table sync_changes in access exclusive mode;
 alter table sync_changes disable row level security, no force row level security;
 do $$
 declare
-    name text;
+    named record;
 begin
-    for name in
-        select conname from pg_constraint where conrelid = 'sync_changes'::regclass and conname not like 'before\\_%'
+    for named in
+        select oid, conname as name from pg_constraint where conrelid = 'sync_changes'::regclass and conname not like 'before\\_%'
     loop
-        execute format('alter table sync_changes rename constraint %I to %I', name, 'before_' || left(name, 50));
+        execute format('alter table sync_changes rename constraint %I to %I', named.name,
+                       format('before_%s_%s', named.oid, left(named.name, 45)));
     end loop;
-    for name in
-        select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
+    for named in
+        select c.oid, c.relname as name from pg_index i join pg_class c on c.oid = i.indexrelid
         where i.indrelid = 'sync_changes'::regclass and c.relname not like 'before\\_%'
     loop
-        execute format('alter index %I rename to %I', name, 'before_' || left(name, 50));
+        execute format('alter index %I rename to %I', named.name, format('before_%s_%s', named.oid, left(named.name, 45)));
     end loop;
 end
 $$;
 alter table sync_changes rename to sync_changes_before;
 create table sync_takeover (
+    one         boolean primary key default true check (one),
     rows        int8 not null,
     secured     boolean not null,
     -- The indexes of our table that were put aside, as they are made again.
@@ -169,7 +173,7 @@ pub(super) async fn parts_left(connection: &Session) -> Result<(i64, Vec<i32>), 
     Ok((done, left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?))
 }
 
-/// Counts, gives those who could read and write the old table the same rights, and lets replicas start.
+/// Counts, gives those who could read and write the old table the same rights, its owner too, and lets replicas start.
 pub(super) async fn finish(connection: &Session) -> Result<TakenOver, TakeoverError> {
     script(connection, format!("analyze {HIDDEN}; analyze sync_heads")).await?;
     let sums = "select t.rows, t.nameless + coalesce(sum(p.left_behind), 0)::int8, coalesce(sum(p.copied), 0)::int8
@@ -204,6 +208,12 @@ begin
             select x.privilege_type as what, '' as columns, x.grantee
             from pg_class c, aclexplode(c.relacl) x
             where c.oid = 'sync_changes_before'::regclass and x.grantee <> c.relowner
+            union all
+            -- Ours belongs to whoever runs the command.
+            select w.what, '', c.relowner
+            from pg_class c, unnest(array['SELECT', 'INSERT', 'DELETE']) as w (what)
+            where c.oid = 'sync_changes_before'::regclass
+              and c.relowner <> (select o.relowner from pg_class o where o.oid = 'sync_changes'::regclass)
             union all
             select x.privilege_type, format('(%I)', t.attname), x.grantee
             from pg_attribute t, aclexplode(t.attacl) x
