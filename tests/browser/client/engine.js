@@ -35,6 +35,8 @@ function stamped(values, stamp) {
 
 export class Engine {
   #turn = Promise.resolve();
+  /** How to stop the stream, and its end. @type {{ stop: AbortController, ended: Promise<void> } | undefined} */
+  #streaming;
   /** What went wrong in the background; nothing should. @type {Error[]} */
   errors = [];
 
@@ -191,7 +193,7 @@ export class Engine {
     void this.#watch(listen(this.network, options, wake));
   }
 
-  /** Reads the stream of all tables, until the tab closes. */
+  /** Reads the stream of all tables, until the tab closes or the stream is stopped. */
   stream() {
     const { app, tables, clientId } = this.options;
     const path = async () => {
@@ -200,7 +202,15 @@ export class Engine {
     };
     const take = (event) =>
       this.#inTurn(() => this.#take(event.changes, [event.table], event.syncedUntil, []));
-    void this.#watch(follow(this.network, path, { 'X-Client-Id': clientId }, take));
+    const stop = new AbortController();
+    const following = follow(this.network, path, { 'X-Client-Id': clientId }, take, stop.signal);
+    this.#streaming = { stop, ended: this.#watch(following) };
+  }
+
+  /** Reads the stream no more. When this is done, nothing that was on its way is taken any more. */
+  async stopStream() {
+    this.#streaming?.stop.abort();
+    await this.#streaming?.ended;
   }
 
   /** Applies what came, forgets what was stored and moves the cursors: all of it or nothing. */

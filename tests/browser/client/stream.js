@@ -5,20 +5,22 @@ import { pause } from './network.js';
 const AGAIN_MS = 300;
 
 /**
- * Reads the stream of an app until the tab closes, and comes back to it when it ends.
+ * Reads the stream of an app until the tab closes or it is told to stop, and comes back to it when it ends.
  * @param {import('./network.js').Network} network
  * @param {() => Promise<string>} path where to go on, asked at each start
  * @param {Record<string, string>} headers
  * @param {(event: object) => Promise<void>} take one event of changes
+ * @param {AbortSignal} stop
  */
-export async function follow(network, path, headers, take) {
-  while (!network.signal.aborted) {
+export async function follow(network, path, headers, take, stop) {
+  const signal = AbortSignal.any([network.signal, stop]);
+  while (!signal.aborted) {
     if (network.online) {
       const where = network.url() + (await path());
-      const response = await fetch(where, network.request({ headers })).catch(() => undefined);
+      const response = await fetch(where, { ...network.request({ headers }), signal }).catch(() => undefined);
       if (response?.ok) await readEvents(response.body, take);
     }
-    await pause(AGAIN_MS, network.signal);
+    await pause(AGAIN_MS, signal);
   }
 }
 

@@ -62,6 +62,10 @@ export class Device {
     this.engine.stream();
   }
 
+  stopStream() {
+    return this.engine.stopStream();
+  }
+
   setOnline(online) {
     this.engine.network.online = online;
   }

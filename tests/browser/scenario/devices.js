@@ -158,9 +158,13 @@ class Member {
   async #write() {
     if (!this.run.careful) return this.#edits();
     await this.run.alone(async () => {
+      // What is on its way was sent before the edit, and would undo it.
+      const isStreaming = this.number === STREAMING;
+      if (isStreaming) await this.device.stopStream();
       await this.#settled(() => this.device.sync());
       await this.#edits();
       await this.#settled(() => this.device.push());
+      if (isStreaming) await this.device.stream();
     });
   }
 
