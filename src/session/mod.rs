@@ -2,7 +2,6 @@
 //!
 //! * [`websocket`]: authenticate, hear wake-ups, stay fresh: the rules of `/ws` without a socket.
 //! * [`stream`]: read the log from a cursor, then again whenever woken: the rules of `/stream` without HTTP.
-//!
 //! * [`rebalance`]: closes some where other replicas hold fewer.
 //!
 //! A session joins the hub before it looks at the database, so nothing falls in between (G2, G4); it holds a
@@ -163,11 +162,7 @@ impl Sessions {
         transport: &'static str,
     ) -> Result<Membership, JoinError> {
         let membership = self.hub.join(identity.user, interest, transport);
-        membership.session().identify(identity.token_id.clone(), identity.expires);
-        if self.auth.refuses(identity) {
-            // It was refused between its check and now, when this session was not to be found yet.
-            membership.session().close(CloseReason::InvalidToken);
-        }
+        self.identify(&membership, identity);
         if membership.sessions_of_user() > self.max_per_user {
             self.metrics.refused.with_label_values(&["sessions_per_user"]).inc();
             return Err(JoinError::TooManySessions);
@@ -181,6 +176,15 @@ impl Sessions {
             }
         }
         Ok(membership)
+    }
+
+    /// Notes the token that a session came with, or goes on with. It may have been refused since its check, when this session
+    /// was not to be found by it yet.
+    fn identify(&self, membership: &Membership, identity: &Identity) {
+        membership.session().identify(identity.token_id.clone(), identity.expires);
+        if self.auth.refuses(identity) {
+            membership.session().close(CloseReason::InvalidToken);
+        }
     }
 
     /// Charges a session's user for the names that it keeps, if they are many.

@@ -216,7 +216,7 @@ impl WebSocketSession {
                 return Action::close(CloseReason::OtherUser);
             }
             *expires = clock.instant() + identity.remaining(clock);
-            membership.session().identify(identity.token_id, identity.expires);
+            self.sessions.identify(membership, &identity);
             if client.is_some() {
                 membership.mailbox().set_client(client);
             }

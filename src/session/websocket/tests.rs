@@ -162,6 +162,20 @@ async fn another_users_token_ends_the_session() {
 }
 
 #[tokio::test]
+async fn a_session_ends_whose_token_is_refused_just_after_it_was_checked() {
+    let rig = Rig::new(&[]);
+    let refused = Identity { token_id: Some("stolen".into()), ..identity(KNOWN, HOUR) };
+    let (mut extended, mut begun) =
+        (member(&rig, None, None, HOUR).await, WebSocketSession::new(rig.sessions.clone(), None));
+    rig.sessions.auth.refused().refuse("stolen", refused.expires).unwrap();
+    for session in [&mut extended, &mut begun] {
+        session.authenticated(refused.clone(), None).await;
+        let action = at_once(session.next()).await;
+        assert!(matches!(action, Some(Action::Close { reason: CloseReason::InvalidToken, .. })), "{action:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_session_ends_with_its_token_unless_a_fresh_one_came() {
     let rig = Rig::new(&[]);
     let short = Duration::from_millis(100);
