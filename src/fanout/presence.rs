@@ -6,7 +6,7 @@
 //! replicas, so that this never costs more than a twentieth of what notifications may ([`FanoutConfig::notify_budget`]).
 //!
 //! What is said is signed like all notifications, and dated: an old message that somebody repeats changes nothing.
-//! A replica that hears nobody, because its own listener is away, goes on with those that it knew.
+//! A replica that hears nobody, because its own listener is away or it is frozen, goes on with those that it knew.
 
 use super::dates::{Dates, MAX_AGE};
 use super::rate::ReplicaCount;
@@ -108,6 +108,8 @@ struct State {
     /// What that was dated, to know it again.
     said_at: u64,
     said_draining: bool,
+    /// When it last looked for those who are silent.
+    looked: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -254,8 +256,7 @@ impl Presence {
             state.others.remove(&replica.id);
             state.gone.insert(replica.id, (at, now));
         } else if last.is_some() || state.others.len() < MAX_REPLICAS {
-            let every = Duration::from_millis(every).min(LONGEST_SAID);
-            let silence = (every * SILENCE).min(every + GRACE);
+            let silence = silence_of(Duration::from_millis(every).min(LONGEST_SAID));
             state.gone.remove(&replica.id);
             let until = now + silence;
             state.others.insert(replica.id.clone(), Other { replica, at, until, silence });
@@ -290,6 +291,12 @@ impl Presence {
 
     /// Those who have been silent are gone.
     fn forget_silent(&self, state: &mut State, now: Instant) {
+        let held_up = state.looked.map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
+        state.looked = Some(now);
+        if held_up > silence_of(self.period()) {
+            // This replica was frozen, and heard nobody meanwhile.
+            state.others.values_mut().for_each(|other| other.until += held_up);
+        }
         if self.0.metrics.listener_up.get() == 0 {
             return;
         }
@@ -312,6 +319,11 @@ impl Presence {
             differs
         });
     }
+}
+
+/// How long one that speaks so often may be silent before it is gone.
+fn silence_of(every: Duration) -> Duration {
+    (every * SILENCE).min(every + GRACE)
 }
 
 #[cfg(test)]

@@ -23,6 +23,13 @@ fn hello(replica: &Presence) -> String {
     replica.message(Instant::now(), false)
 }
 
+/// It says every second that it is there, up to then.
+fn goes_on(replica: &Presence, from: Instant, to: Instant) {
+    let seconds = (to - from).as_secs();
+    (1..=seconds).for_each(|second| drop(replica.message(from + Duration::from_secs(second), false)));
+    replica.message(to, false);
+}
+
 #[test]
 fn everybody_knows_who_is_there_and_who_is_gone() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
@@ -83,9 +90,23 @@ fn whoever_hears_nothing_forgets_nobody() {
     a.message(later, false);
     assert_eq!(names(&a), ["a", "b"], "it may have spoken meanwhile");
     assert_eq!(a.0.metrics.replicas_lost.get(), 0);
-    a.message(later + Duration::from_secs(4), false);
+    goes_on(&a, later, later + Duration::from_secs(4));
     assert_eq!(names(&a), ["a"]);
     assert_eq!(a.0.metrics.replicas_lost.get(), 1, "it has not said goodbye");
+}
+
+#[test]
+fn whoever_was_frozen_forgets_nobody_and_then_those_who_are_gone() {
+    for frozen in [4, 10, 120] {
+        let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
+        a.receive(&hello(&b), begun).unwrap();
+        goes_on(&a, begun, begun + Duration::from_secs(1));
+        let resumed = begun + Duration::from_secs(1 + frozen);
+        a.message(resumed, false);
+        assert_eq!((names(&a), a.0.metrics.replicas_lost.get()), (vec!["a".into(), "b".into()], 0), "{frozen}");
+        goes_on(&a, resumed, resumed + Duration::from_secs(2));
+        assert_eq!((names(&a), a.0.metrics.replicas_lost.get()), (vec!["a".to_owned()], 1), "{frozen}");
+    }
 }
 
 #[tokio::test]
@@ -194,7 +215,7 @@ fn two_messages_in_one_millisecond_are_told_apart() {
 fn one_that_is_told_to_speak_very_rarely_is_waited_for() {
     let (a, b, begun) = (replica("a", &[]), replica("b", &["--presence-ms", "60000"]), Instant::now());
     a.receive(&b.message(begun, false), begun).unwrap();
-    a.message(begun + Duration::from_secs(63), false);
+    goes_on(&a, begun, begun + Duration::from_secs(63));
     assert_eq!(names(&a), ["a", "b"]);
     a.message(begun + Duration::from_secs(64), false);
     assert_eq!(names(&a), ["a"]);
@@ -210,7 +231,7 @@ fn who_is_gone_is_known_soon_however_rarely_they_speak() {
         b.0.count.set(others);
         assert_eq!(b.period(), Duration::from_millis(every));
         a.receive(&b.message(begun, false), begun).unwrap();
-        a.message(begun + Duration::from_millis(gone - 1), false);
+        goes_on(&a, begun, begun + Duration::from_millis(gone - 1));
         assert_eq!(names(&a), ["a", "b"], "{others}");
         a.message(begun + Duration::from_millis(gone), false);
         assert_eq!(names(&a), ["a"], "{others}");
