@@ -31,6 +31,8 @@ const FRAME_HEAD: usize = 14;
 /// What is read of each connection at once, in bytes. Messages are small; a larger one makes the buffer grow, which always has
 /// room for as much again and so is twice as large for good.
 const READ_BUFFER: usize = 256;
+/// A client that has answered none of so many pings by the time of the next one is gone.
+const UNANSWERED_PINGS: u32 = 2;
 /// How long a client may take to answer a close, and most bytes that it may still send until then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_DISCARDED: u64 = 16 << 20;
@@ -100,11 +102,12 @@ async fn open(upgraded: Upgraded) -> Box<Socket> {
 /// Runs a session on its socket, from the upgrade to the end.
 async fn run(mut socket: Box<Socket>, mut session: Box<WebSocketSession>) -> CloseReason {
     let connection = socket.get_ref().connection().clone();
-    let mut last_received = Instant::now();
+    // Not by the clock: a replica that was held up itself has not asked meanwhile.
+    let mut unanswered = 0;
     loop {
         let action = tokio::select! {
             message = socket.next() => {
-                last_received = Instant::now();
+                unanswered = 0;
                 match message {
                     Some(Ok(Message::Close(_))) | None => return Box::pin(leave(socket)).await,
                     // Boxed, like whatever else is rare: an idle socket has no room set aside for it.
@@ -119,7 +122,8 @@ async fn run(mut socket: Box<Socket>, mut session: Box<WebSocketSession>) -> Clo
         };
         match action {
             Action::Ping => {
-                let is_silent = last_received.elapsed() >= session.ping_interval() * 2;
+                let is_silent = unanswered >= UNANSWERED_PINGS;
+                unanswered += 1;
                 if is_silent || Box::pin(socket.send(Message::Ping(Default::default()))).await.is_err() {
                     return CloseReason::Unresponsive;
                 }

@@ -117,11 +117,6 @@ impl WebSocketSession {
         }
     }
 
-    /// How often its client is pinged.
-    pub fn ping_interval(&self) -> Duration {
-        self.sessions.ping
-    }
-
     /// Comes from this address, and holds a place among those who have not authenticated until it has.
     #[must_use]
     pub fn coming_from(mut self, address: Option<IpAddr>, place: Place) -> WebSocketSession {

@@ -3,5 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod held_up;
 mod limits;
 mod protocol;
