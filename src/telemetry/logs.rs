@@ -8,6 +8,7 @@ use super::traces::TARGET;
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use opentelemetry_sdk::trace::SdkTracer;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,11 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// What is shown if RUST_LOG does not say.
+const DEFAULT: &str = "info";
+/// The crate of ours, as targets name it.
+const OURS: &str = "mana_sync";
 
 /// What the log shows, which may be changed while the process runs. Clones share it.
 #[derive(Clone)]
@@ -65,16 +71,31 @@ impl std::fmt::Debug for LogFilter {
     }
 }
 
-/// Reads a filter. A word that is no level would be taken as the name of a target, and the log fall silent: it is refused.
+/// Reads a filter. A word that is no level would be taken as the name of a target, and the log fall silent: it is refused,
+/// unless it names one of ours.
 pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
-    let names_level = |part: &str| {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
-        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    let parts: Vec<&str> = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let shows = |part: &&str| {
+        let level = part.rsplit_once('=').map_or(*part, |(_, level)| level).trim();
+        let is_ours = *part == OURS || part.strip_prefix(OURS).is_some_and(|rest| rest.starts_with("::"));
+        is_ours || !level.is_empty() && level.parse::<LevelFilter>().is_ok()
     };
-    if !filter.split(',').all(names_level) {
+    if parts.is_empty() || !parts.iter().all(shows) {
         return Err(LogFilterError::Unreadable(None));
     }
-    EnvFilter::builder().parse(filter).map_err(|error| LogFilterError::Unreadable(Some(error)))
+    EnvFilter::builder().parse(parts.join(",")).map_err(|error| LogFilterError::Unreadable(Some(error)))
+}
+
+/// What is shown from the start, and what is wrong with RUST_LOG, if that is why it is the default. An empty one counts as
+/// not set.
+fn at_start(setting: Option<&OsStr>) -> (EnvFilter, Option<LogFilterError>) {
+    let default = || EnvFilter::new(DEFAULT);
+    let Some(setting) = setting.filter(|setting| !setting.is_empty()) else { return (default(), None) };
+    match setting.to_str() {
+        Some(text) if text.trim().is_empty() => (default(), None),
+        Some(text) => check(text).map_or_else(|error| (default(), Some(error)), |filter| (filter, None)),
+        None => (default(), Some(LogFilterError::Unreadable(None))),
+    }
 }
 
 /// Sends the log of a command to standard error, in text: its standard output has its results, which programs read. The first
@@ -90,15 +111,19 @@ pub(super) fn init(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -
     init_with(Formatter { format, clock }, tracer, BoxMakeWriter::new(io::stdout), false)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the log begins before the settings are read, and RUST_LOG is not one of them"
+)]
 fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter, is_plain: bool) -> LogFilter {
-    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let (chosen, problem) = at_start(std::env::var_os(EnvFilter::DEFAULT_ENV).as_deref());
     let shown = chosen.to_string();
     let (chosen, handle) = reload::Layer::new(chosen);
     let ours_alone = Arc::new(AtomicBool::new(false));
     let is_capped = ours_alone.clone();
     // It is asked again for everything whenever the filter is replaced.
     let is_shown = move |metadata: &Metadata<'_>| {
-        let is_detail = *metadata.level() > LevelFilter::INFO && !metadata.target().starts_with("mana_sync");
+        let is_detail = *metadata.level() > LevelFilter::INFO && !metadata.target().starts_with(OURS);
         metadata.target() != TARGET && !(is_detail && is_capped.load(Ordering::Relaxed))
     };
     // Spans for the tracer are no business of the log, and the other way round.
@@ -116,6 +141,34 @@ fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter,
     });
     // Only a second call in one process fails, and then the first one's log goes on.
     let _ = tracing_subscriber::registry().with(traces).with(lines).try_init();
+    if let Some(problem) = problem {
+        tracing::warn!(
+            error = &problem as &dyn std::error::Error,
+            "RUST_LOG is not followed: what is logged is {DEFAULT}"
+        );
+    }
     let (shown, replace) = (Arc::new(Mutex::new(shown)), Arc::new(move |filter| handle.reload(filter).is_ok()));
     LogFilter { shown, ours_alone, replace }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_name_no_level_do_not_silence_the_log() {
+        for readable in ["info", "WARN", "info,mana_sync::store=debug", " info , mana_sync=debug,", "mana_sync", "off"]
+        {
+            assert!(at_start(Some(OsStr::new(readable))).1.is_none(), "{readable:?}");
+        }
+        assert_eq!(at_start(Some(OsStr::new("info, mana_sync=debug,"))).0.to_string(), "mana_sync=debug,info");
+        for unset in [None, Some(""), Some(" ")] {
+            let (filter, problem) = at_start(unset.map(OsStr::new));
+            assert!(filter.to_string() == DEFAULT && problem.is_none(), "{unset:?}");
+        }
+        for wrong in ["warning", "verbose", "info,loud", "mana_sync=loud", "mana_sync=", "mana_syncs", "a=[[", ","] {
+            let (filter, problem) = at_start(Some(OsStr::new(wrong)));
+            assert!(filter.to_string() == DEFAULT && problem.is_some(), "{wrong:?}");
+        }
+    }
 }

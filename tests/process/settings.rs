@@ -200,3 +200,19 @@ async fn settings_of_metrics_by_otlp_are_warned_of_once_and_by_name() {
         assert_eq!(warnings(replica), [""; 0]);
     }
 }
+
+#[tokio::test]
+async fn a_log_that_is_not_asked_for_well_is_no_silent_one() {
+    let start = async |filter: &str| {
+        // It cannot listen there, and ends; what it says before is what counts.
+        let nowhere = [("DATABASE_URL", "postgres://127.0.0.1:1/nowhere"), ("BIND_ADDRESS", "192.0.2.1")];
+        let output = run(&[], &[nowhere[0], nowhere[1], ("RUST_LOG", filter), ("OTEL_METRICS_EXPORTER", "otlp")]).await;
+        said(&output)
+    };
+    for (filter, is_wrong) in [("", false), (" ", false), ("info", false), ("warning", true), (MARK, true)] {
+        let said = start(filter).await;
+        assert!(said.contains("by OTLP"), "{filter:?}: it warns as always: {said}");
+        assert_eq!(said.contains("RUST_LOG is not followed"), is_wrong, "{filter:?}: {said}");
+        assert!(!said.contains(MARK), "{said}");
+    }
+}
