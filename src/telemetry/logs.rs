@@ -71,19 +71,25 @@ impl std::fmt::Debug for LogFilter {
     }
 }
 
-/// Reads a filter. A word that is no level would be taken as the name of a target, and the log fall silent: it is refused,
-/// unless it names one of ours.
+/// Reads a filter. A word that is no level would be taken as the name of a target, and the log fall silent: it is refused.
 pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
-    let parts: Vec<&str> = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    let shows = |part: &&str| {
-        let level = part.rsplit_once('=').map_or(*part, |(_, level)| level).trim();
-        let is_ours = *part == OURS || part.strip_prefix(OURS).is_some_and(|rest| rest.starts_with("::"));
-        is_ours || !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    let names_level = |part: &str| {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
     };
-    if parts.is_empty() || !parts.iter().all(shows) {
+    if !filter.split(',').all(names_level) {
         return Err(LogFilterError::Unreadable(None));
     }
-    EnvFilter::builder().parse(parts.join(",")).map_err(|error| LogFilterError::Unreadable(Some(error)))
+    EnvFilter::builder().parse(filter).map_err(|error| LogFilterError::Unreadable(Some(error)))
+}
+
+/// RUST_LOG as people write it, as [`check`] reads it: without what is empty, and everything of a target of ours that is only named.
+fn written_out(setting: &str) -> String {
+    let parts = setting.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let is_ours = |part: &str| part.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let part =
+        |part: &str| if is_ours(part) && !part.contains('=') { format!("{part}=trace") } else { part.to_owned() };
+    parts.map(part).collect::<Vec<_>>().join(",")
 }
 
 /// What is shown from the start, and what is wrong with RUST_LOG, if that is why it is the default. An empty one counts as
@@ -93,7 +99,7 @@ fn at_start(setting: Option<&OsStr>) -> (EnvFilter, Option<LogFilterError>) {
     let Some(setting) = setting.filter(|setting| !setting.is_empty()) else { return (default(), None) };
     match setting.to_str() {
         Some(text) if text.trim().is_empty() => (default(), None),
-        Some(text) => check(text).map_or_else(|error| (default(), Some(error)), |filter| (filter, None)),
+        Some(text) => check(&written_out(text)).map_or_else(|error| (default(), Some(error)), |filter| (filter, None)),
         None => (default(), Some(LogFilterError::Unreadable(None))),
     }
 }
