@@ -193,7 +193,7 @@ pub async fn run(
         unread,
         limits,
         polls,
-        read_ahead: ReadAhead::new(metrics.clone()),
+        read_ahead: ReadAhead::default(),
         sessions: Arc::new(sessions),
         health,
         devices,

@@ -14,7 +14,6 @@ use crate::budget::Reservation;
 use crate::protocol::page::Page;
 use crate::protocol::{Cursor, Log, LogId};
 use crate::store::{OwnChanges, PageMemory, PageRequest};
-use crate::telemetry::Metrics;
 use futures_util::FutureExt;
 use moka::sync::Cache;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,24 +71,25 @@ type Asking = oneshot::Sender<oneshot::Sender<ReadPage>>;
 pub struct ReadAhead {
     expected: Cache<NextPage, Arc<Mutex<Option<Asking>>>>,
     places: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
+}
+
+impl Default for ReadAhead {
+    /// Nobody is expected yet.
+    fn default() -> ReadAhead {
+        let expected = Cache::builder().max_capacity(MAX_EXPECTED).time_to_live(EXPECTED).build();
+        ReadAhead { expected, places: Arc::new(Semaphore::new(MAX_AHEAD)) }
+    }
 }
 
 impl ReadAhead {
-    /// Nobody is expected yet.
-    pub fn new(metrics: Arc<Metrics>) -> ReadAhead {
-        let expected = Cache::builder().max_capacity(MAX_EXPECTED).time_to_live(EXPECTED).build();
-        ReadAhead { expected, places: Arc::new(Semaphore::new(MAX_AHEAD)), metrics }
-    }
-
     /// `asking`: where to ask for that page, if it is being read.
     fn expect(&self, next: NextPage, asking: Option<Asking>) {
         self.expected.insert(next, Arc::new(Mutex::new(asking)));
     }
+}
 
-    fn count(&self, outcome: &str) {
-        self.metrics.pages_read_ahead.with_label_values(&[outcome]).inc();
-    }
+fn count(state: &AppState, outcome: &str) {
+    state.metrics.pages_read_ahead.with_label_values(&[outcome]).inc();
 }
 
 /// Reads a page like [`read_page`], or takes the one that was read ahead; and reads the one after it ahead, if its reader comes
@@ -132,7 +132,7 @@ async fn if_current(state: &AppState, log: &Log, asking: Asking) -> Option<ReadP
     let (read, head) = tokio::join!(there, head);
     let read = read.ok()?;
     let is_current = head == Some(read.0.head);
-    state.read_ahead.count(if is_current { "used" } else { "outdated" });
+    count(state, if is_current { "used" } else { "outdated" });
     is_current.then_some(read)
 }
 
@@ -147,7 +147,7 @@ fn begin(state: &AppState, log: &Log, next: &NextPage) -> Option<Asking> {
         match timeout(HOLD, asked).await {
             // Whoever has gone meanwhile needs it no more.
             Ok(Ok(reader)) => drop(reader.send(read)),
-            _ => state.read_ahead.count("unused"),
+            _ => count(&state, "unused"),
         }
     });
     Some(asking)

@@ -23,8 +23,13 @@ pub struct ReadLane(Arc<Semaphore>);
 impl ReadLane {
     /// Of a pool of so many connections.
     pub fn new(pool_size: usize) -> ReadLane {
-        ReadLane(Arc::new(Semaphore::new(pool_size.saturating_sub((pool_size / FOR_PUSHES).max(1)).max(1))))
+        ReadLane(Arc::new(Semaphore::new(all_but_a_part(pool_size, FOR_PUSHES))))
     }
+}
+
+/// So many places without one in so many, which others have: one at least, if there are two.
+pub fn all_but_a_part(places: usize, part: usize) -> usize {
+    places.saturating_sub((places / part).max(1)).max(1)
 }
 
 /// The shares of the users who are reading.

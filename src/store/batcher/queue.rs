@@ -2,6 +2,7 @@
 
 use super::job::{Job, Way};
 use super::round_robin::{Lane, RoundRobin};
+use crate::limits::reads::all_but_a_part;
 use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
@@ -99,8 +100,7 @@ impl FairQueue {
     /// A queue before a pool of so many connections.
     pub(super) fn new(pool_size: usize) -> FairQueue {
         let lane = |places: usize| Lane::new(places.max(1));
-        let without = |all: usize, part: usize| all.saturating_sub((all / part).max(1)).max(1);
-        let most = without(pool_size, FOR_READS);
+        let most = all_but_a_part(pool_size, FOR_READS);
         FairQueue {
             logs: HashMap::new(),
             ready: RoundRobin::default(),
@@ -111,7 +111,7 @@ impl FairQueue {
             batches: 0,
             running: 0,
             most,
-            most_for_alone: without(most, FOR_BATCHES),
+            most_for_alone: all_but_a_part(most, FOR_BATCHES),
         }
     }
 
