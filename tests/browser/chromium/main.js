@@ -2,26 +2,12 @@
 
 import { text } from 'node:stream/consumers';
 import { SCENARIOS } from '../scenario/all.js';
+import { Device } from '../scenario/device.js';
 import { openBrowser } from './browser.js';
 import { eightApps, sixStreams } from './streams.js';
 
-const METHODS = [
-  'insert',
-  'edit',
-  'remove',
-  'sync',
-  'push',
-  'pull',
-  'listen',
-  'stream',
-  'setOnline',
-  'loseAnswers',
-  'pending',
-  'cursors',
-  'errors',
-  'dump',
-  'close',
-];
+/** What a scenario may ask of a device, wherever it is. */
+const METHODS = Object.getOwnPropertyNames(Device.prototype).filter((name) => name !== 'constructor');
 
 const settings = JSON.parse(await text(process.stdin));
 const browser = await openBrowser(settings.port);
