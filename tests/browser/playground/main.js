@@ -21,7 +21,7 @@ function device(page, name) {
     },
     has: (title) => view.locator(`.tasks li[data-title="${title}"]`).waitFor(),
     network: (on) => view.getByRole('switch').setChecked(on, { force: true }),
-    says: (what) => log.getByText(what).first().waitFor(),
+    says: (what, times = 1) => log.getByText(what).nth(times - 1).waitFor(),
     unsent: (count) => view.getByText(`${count} not sent`).waitFor(),
   };
 }
@@ -68,6 +68,7 @@ await run(async () => {
   await laptop.network(true);
   await Promise.all([phone.has('Eggs'), laptop.has('Eggs')]);
   await laptop.says('conflict: “Oat milk” loses to “Eggs”');
+  await Promise.all([phone.says('listens on port', 2), laptop.says('listens on port', 2)]);
   await agreement.getByText('Both agree').waitFor();
   await look(page, 'agree');
   console.log('both edited offline, came back and agree');
