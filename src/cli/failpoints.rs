@@ -1,9 +1,9 @@
-//! Deliberate faults, as the environment of a debug build chooses them.
+//! Failpoints, as chosen by the environment of a debug build.
 
 use mana_sync::failpoints::{self, UnknownFailpoint};
 
-/// Chooses what `MANA_SYNC_FAILPOINT` names, and with `MANA_SYNC_TEST_HOOKS=1` lets pushes end the process that ask for it. A
-/// release build looks at neither.
+/// Activates the failpoint named by `MANA_SYNC_FAILPOINT`; with `MANA_SYNC_TEST_HOOKS=1`, also lets a push crash the
+/// process on request. A release build ignores both.
 #[expect(clippy::disallowed_methods, reason = "the environment belongs to the command line")]
 pub(crate) fn choose() -> Result<(), UnknownFailpoint> {
     if !cfg!(debug_assertions) {

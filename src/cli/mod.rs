@@ -1,4 +1,4 @@
-//! What belongs to a process and not to a replica: signals, ports, the limit of open files, the environment.
+//! Everything that belongs to the process rather than to a replica: signals, ports, the file limit, the environment.
 
 pub(crate) mod failpoints;
 mod removed;

@@ -1,14 +1,14 @@
-//! Settings of earlier versions that this one does not have.
+//! Settings of earlier versions that no longer exist.
 
 use std::ffi::OsString;
 
-/// Whether metrics were sent by OTLP, where to, and how.
+/// Selected whether and how metrics were sent over OTLP.
 const EXPORTER: &str = "OTEL_METRICS_EXPORTER";
 const PREFIXES: [&str; 2] = ["OTEL_EXPORTER_OTLP_METRICS_", "OTEL_METRIC_EXPORT_"];
-/// Turned all of that off.
+/// Disabled all of OTLP.
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 
-/// Warns of what is set and has no effect any more, and says what replaced it.
+/// Warns about settings that no longer have an effect, and says what replaced them.
 #[expect(clippy::disallowed_methods, reason = "the environment belongs to the command line")]
 pub(super) fn warn() {
     let settings = metrics_by_otlp(std::env::vars_os());
@@ -22,8 +22,8 @@ pub(super) fn warn() {
     }
 }
 
-/// The names of those that are set and would have metrics sent by OTLP; in order, and without their values: some are
-/// secret. None if they also say that nothing is to be sent.
+/// Returns the names of the settings that would have sent metrics over OTLP, sorted; without values, as some are
+/// secret. Empty if the environment also disables sending.
 fn metrics_by_otlp(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in environment {

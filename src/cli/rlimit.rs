@@ -1,12 +1,13 @@
-//! How many files this process may open: every connection is one.
+//! The limit on open files: every connection is one.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// What a replica opens beside its clients' connections: the database's, the collector's, its logs. Rather too many.
+/// Files that a replica opens besides the connections of its clients and its pool: other database connections, the
+/// collector's, its logs. A generous estimate.
 const OTHERS: u64 = 256;
 
-/// Raises the limit to the most that is allowed, and says so where that is less than the connections need. Many hosts
-/// begin with 1,024.
+/// Raises the soft limit to the hard limit, and logs it if that is less than the connections need. Many hosts start
+/// with 1,024.
 pub(super) fn raise(connections: u32, pool: u32) {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {

@@ -1,4 +1,4 @@
-//! `mana-sync serve`: a replica that is the process.
+//! `mana-sync serve`: runs one replica as the process.
 
 use super::signals::StopSignals;
 use super::{removed, rlimit};
@@ -9,7 +9,7 @@ use mana_sync::shutdown::Shutdown;
 use mana_sync::telemetry::Telemetry;
 use std::pin::pin;
 
-/// Why a process that was to serve has ended.
+/// The reason that `serve` ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
     /// The replica could not run.
@@ -18,7 +18,7 @@ pub(crate) enum ServeError {
     /// Signals cannot be caught.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
-    /// It was told to stop a second time.
+    /// A second signal forced the stop.
     #[error("told to stop a second time")]
     Forced,
 }
@@ -29,7 +29,7 @@ impl From<ConfigError> for ServeError {
     }
 }
 
-/// Runs a replica until it is told to stop: by SIGTERM or SIGINT; a second one ends it at once.
+/// Runs a replica until SIGTERM or SIGINT; a second signal ends it at once.
 pub(crate) async fn serve(config: Config, clock: Clock, telemetry: &Telemetry) -> Result<(), ServeError> {
     config.check()?;
     removed::warn();

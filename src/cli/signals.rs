@@ -1,4 +1,4 @@
-//! Being told to stop.
+//! Stop signals.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -10,12 +10,12 @@ pub(super) struct StopSignals {
 }
 
 impl StopSignals {
-    /// Begins to catch the signals.
+    /// Installs the signal handlers.
     pub(super) fn catch() -> std::io::Result<StopSignals> {
         Ok(StopSignals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,21 +1,21 @@
-//! Who may call: the token issuer.
+//! Authentication: the token issuer.
 
 use clap::Args;
 use std::time::Duration;
 use url::Url;
 
-/// Who may call: the token issuer.
+/// Authentication: the token issuer.
 #[derive(Args, Clone, Debug)]
 pub struct AuthConfig {
-    /// Where the token issuer publishes its keys.
+    /// URL at which the token issuer publishes its keys.
     #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3001/api/auth/jwks", value_parser = super::http_url)]
     pub jwks_url: Url,
 
-    /// The issuer that tokens must name (iss). Default: not checked.
+    /// The issuer (iss) that tokens must name. Default: not checked.
     #[arg(long, env, value_parser = trimmed)]
     pub jwt_issuer: Option<String>,
 
-    /// The audience that tokens must name (aud). Default: not checked.
+    /// The audience (aud) that tokens must name. Default: not checked.
     #[arg(long, env, value_parser = trimmed)]
     pub jwt_audience: Option<String>,
 
@@ -23,16 +23,16 @@ pub struct AuthConfig {
     #[arg(long, env, default_value = "300000", value_parser = super::millis)]
     pub jwks_refresh_ms: Duration,
 
-    /// The least time between two fetches of the issuer's keys, in milliseconds.
+    /// Minimum time between two fetches of the issuer's keys, in milliseconds.
     #[arg(long, env, default_value = "5000", value_parser = super::millis)]
     pub jwks_cooldown_ms: Duration,
 
-    /// How long keys are still used while the issuer cannot be reached, in milliseconds.
+    /// How long keys remain in use while the issuer cannot be reached, in milliseconds.
     #[arg(long, env, default_value = "86400000", value_parser = super::millis)]
     pub jwks_max_stale_ms: Duration,
 }
 
-/// A name that tokens have. Around it there may be white space, such as the end of the line of a secret's file: no token would match.
+/// Trims a claim value: surrounding whitespace, such as the newline at the end of a secret file, would match no token.
 fn trimmed(text: &str) -> Result<String, &'static str> {
     match text.trim() {
         "" => Err("is blank"),

@@ -1,4 +1,4 @@
-//! Whose sync is paid for: the credits service.
+//! Billing: the credits service.
 
 use super::DEV_SERVICE_KEY;
 use axum::http::HeaderValue;
@@ -6,18 +6,18 @@ use clap::Args;
 use std::time::Duration;
 use url::Url;
 
-/// Whose sync is paid for: the credits service.
+/// Billing: the credits service.
 #[derive(Args, Clone, Debug)]
 pub struct BillingConfig {
-    /// The credits service that says whose sync is paid for.
+    /// URL of the credits service, which decides whose sync is paid for.
     #[arg(long, env, hide_env_values = true, default_value = "http://localhost:3061", value_parser = super::http_url)]
     pub mana_credits_url: Url,
 
-    /// The key that the credits service knows us by.
+    /// This server's key for the credits service.
     #[arg(long, env, hide_env_values = true, hide_default_value = true, default_value = DEV_SERVICE_KEY, value_parser = service_key)]
     pub mana_service_key: HeaderValue,
 
-    /// How long an answer of the credits service is used, in milliseconds.
+    /// How long an answer from the credits service is cached, in milliseconds.
     #[arg(long, env, default_value = "300000", value_parser = super::millis)]
     pub billing_cache_ms: Duration,
 
@@ -25,7 +25,7 @@ pub struct BillingConfig {
     #[arg(long, env, default_value = "500", value_parser = super::millis)]
     pub billing_timeout_ms: Duration,
 
-    /// How long the credits service is left alone once it failed, in milliseconds.
+    /// How long the credits service is not asked again after a failure, in milliseconds.
     #[arg(long, env, default_value = "15000", value_parser = super::millis)]
     pub billing_retry_ms: Duration,
 }
@@ -33,7 +33,7 @@ pub struct BillingConfig {
 fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
     let mut key =
         HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
-    // It is not shown, like a [`Secret`](super::Secret).
+    // Hidden in debug output, like a [`Secret`](super::Secret).
     key.set_sensitive(true);
     Ok(key)
 }

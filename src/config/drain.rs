@@ -1,16 +1,17 @@
-//! How a replica stops.
+//! Graceful shutdown.
 
 use clap::Args;
 use std::time::Duration;
 
-/// How a replica stops.
+/// Graceful shutdown.
 #[derive(Args, Clone, Debug)]
 pub struct DrainConfig {
-    /// How long a stopping replica still accepts, so that balancers notice that it is not ready, in milliseconds.
+    /// How long a stopping replica keeps accepting connections, to let load balancers notice that it is not ready, in
+    /// milliseconds.
     #[arg(long, env, default_value = "5000", value_parser = super::millis_or_zero)]
     pub drain_delay_ms: Duration,
 
-    /// Over how long a stopping replica spreads the closing of its connections, in milliseconds.
+    /// Period over which a stopping replica spreads the closing of its connections, in milliseconds.
     #[arg(long, env, default_value = "15000", value_parser = super::millis_or_zero)]
     pub drain_window_ms: Duration,
 }

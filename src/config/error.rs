@@ -1,6 +1,6 @@
-//! Settings that do not go together.
+//! Settings that conflict with each other.
 
-/// Settings that do not go together.
+/// Settings that conflict with each other.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// REPLICA_PORT must not be the same as PORT.

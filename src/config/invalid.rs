@@ -1,13 +1,13 @@
-//! What is said of a setting or a command line that is not valid: which it is and what it must be, never what it was.
-//! A value may be a password, or a URL with one in it, and may have been meant for another setting.
+//! Error messages for invalid settings and command lines. They say which setting is wrong and what it must be, but
+//! never repeat its value, which may be a password, or a URL containing one, and may have been meant for another
+//! setting.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::error::Error as _;
 
-/// The message of a command line that could not be read, without any value.
+/// Formats the error of a command line that could not be parsed, without any value.
 ///
-/// # Errors
-/// Nothing is wrong where the error is clap's way to show a help or a version.
+/// Returns `None` if the error is clap's way of showing a help or a version.
 pub fn explain(error: &clap::Error) -> Option<String> {
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -44,7 +44,7 @@ pub fn explain(error: &clap::Error) -> Option<String> {
             none if none.is_empty() => "there is no such command".to_owned(),
             similar => format!("there is no such command; did you mean {similar}?"),
         },
-        // Names of arguments is all that the others tell of.
+        // The messages of all other kinds contain nothing but argument names.
         _ => {
             let text = error.to_string();
             return Some(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned());
@@ -53,7 +53,7 @@ pub fn explain(error: &clap::Error) -> Option<String> {
     Some(format!("{problem}\n\nFor more information, try '--help'."))
 }
 
-/// clap says of a number beyond its range which number it is: "5 is not in 1..=3".
+/// Removes the number from clap's message for a value out of range: "5 is not in 1..=3".
 fn without_value(reason: &str) -> String {
     match reason.split_once(" is not in ") {
         Some((_, range)) => format!("must be in {range}"),
@@ -61,7 +61,7 @@ fn without_value(reason: &str) -> String {
     }
 }
 
-/// The name of an option that is not known; none if this is something else, which might be a value.
+/// Returns the name of an unknown option, or `None` if the argument is anything else, which might be a value.
 fn flag(argument: &str) -> Option<&str> {
     let name = argument.split('=').next().unwrap_or_default();
     let is_name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');

@@ -1,11 +1,11 @@
-//! Settings of metrics.
+//! Metrics.
 
 use clap::Args;
 
-/// What metrics tell apart.
+/// Metrics.
 #[derive(Args, Clone, Debug)]
 pub struct MetricsConfig {
-    /// Apps whose pushes are counted apart, comma-separated; all others are counted together, as `other`.
+    /// Apps whose pushes are counted separately, comma-separated; all others are counted together as `other`.
     #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',')]
     pub metric_apps: Vec<String>,
 }

@@ -1,16 +1,16 @@
-//! Networks of addresses.
+//! IP networks.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
+/// An IP network such as `10.0.0.0/8`; a bare address is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
 }
 
-/// A text that is no network.
+/// The text is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be addresses or networks such as 10.0.0.0/8")]
 pub struct NetworkError;
@@ -31,7 +31,7 @@ impl FromStr for Network {
 }
 
 impl Network {
-    /// Whether an address is one of this network's.
+    /// Returns true if this network contains the address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {

@@ -1,33 +1,33 @@
-//! The origins whose pages may call.
+//! Allowed origins (CORS).
 
 use std::fmt::Write as _;
 use url::{Host, Url};
 
-/// Most bytes of a domain and of one of its labels (RFC 1035, section 2.3.4).
+/// Maximum bytes of a domain name and of one of its labels (RFC 1035, section 2.3.4).
 const MAX_DOMAIN: usize = 253;
 const MAX_LABEL: usize = 63;
-/// Domains of one label that no registry sells, so that whoever has a name below one of them is known.
+/// Single-label domains that no registry sells, making the owner of any name below them known.
 const PRIVATE_DOMAINS: [&str; 4] = ["localhost", "internal", "local", "test"];
 
-/// Schemes whose pages have no origin that could be named: browsers send `null`, or nothing.
+/// Schemes whose pages have no origin to name: browsers send `null`, or nothing.
 const WITHOUT_ORIGIN: [&str; 8] = ["about", "blob", "data", "file", "ftp", "javascript", "ws", "wss"];
 
-/// An element of the list; none where there is nothing between two commas.
+/// An element of the list; `None` if there is nothing between two commas.
 pub type AllowedOrigin = Option<Origin>;
 
-/// An origin that may call, or all those of a domain's subdomains.
+/// An allowed origin, or a pattern for all subdomains of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The origin as browsers send it; of a pattern `https://`, what stands before the subdomain.
+    /// The origin as browsers send it; for a pattern, the part before the subdomain: `https://`.
     before: String,
-    /// Of a pattern, what stands after the subdomain: `.example.com:8443`.
+    /// For a pattern, the part after the subdomain: `.example.com:8443`.
     after: Option<String>,
 }
 
-/// Why no page can have this origin. The messages do not repeat it.
+/// The reason that no page can have this origin. The messages do not repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// It would let everybody in.
+    /// "*" would let everybody in.
     #[error(
         "\"*\" cannot be combined with credentials; name each origin, or a domain's subdomains: https://*.example.com"
     )]
@@ -35,7 +35,7 @@ pub enum OriginError {
     /// An origin begins with http:// or https://, or with the scheme of an app or of an extension.
     #[error("an origin begins with http:// or https://, or with the scheme of an app such as capacitor://")]
     Scheme,
-    /// There is more than scheme, host and port.
+    /// There is more than a scheme, a host and a port.
     #[error(
         "an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end"
     )]
@@ -49,7 +49,7 @@ pub enum OriginError {
     /// Browsers leave out port 80 of http and port 443 of https: leave it out.
     #[error("browsers leave out port 80 of http and port 443 of https: leave it out")]
     DefaultPort,
-    /// Browsers spell it otherwise.
+    /// Browsers spell it differently.
     #[error(
         "this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535"
     )]
@@ -57,8 +57,8 @@ pub enum OriginError {
 }
 
 impl Origin {
-    /// Reads an element of the list. Upper case is read as browsers send it, in lower case, but for the hosts of apps and
-    /// extensions, which browsers do not change; what no browser can ever send is an error.
+    /// Parses an element of the list. Letters are lower-cased, as browsers do, except in the hosts of apps and
+    /// extensions, which browsers leave unchanged. An origin that no browser can ever send is an error.
     pub fn parse(text: &str) -> Result<AllowedOrigin, OriginError> {
         let text = text.trim();
         if text.is_empty() {
@@ -85,7 +85,7 @@ impl Origin {
         let before = format!("{scheme}://");
         match subdomains {
             Some(domain) => {
-                // Any subdomain will do to see what browsers make of the rest.
+                // Any subdomain serves to check the rest.
                 check(&format!("{before}a.{domain}"), true)?;
                 Ok(Some(Origin { before, after: Some(format!(".{domain}")) }))
             }
@@ -97,13 +97,13 @@ impl Origin {
         }
     }
 
-    /// Whether a page of this origin, as its browser names it, may call.
+    /// Returns true if a page of this origin, as sent by its browser, is allowed.
     pub fn allows(&self, origin: &[u8]) -> bool {
         let Some(after) = &self.after else { return origin == self.before.as_bytes() };
         let subdomain =
             origin.strip_prefix(self.before.as_bytes()).and_then(|rest| rest.strip_suffix(after.as_bytes()));
         subdomain.is_some_and(|subdomain| {
-            // Nothing but labels: what else may stand in a URL could end the host before our domain begins.
+            // Only labels may precede our domain: any other character allowed in a URL could end the host early.
             let is_label = |label: &[u8]| {
                 !label.is_empty() && label.iter().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
             };
@@ -112,14 +112,14 @@ impl Origin {
     }
 }
 
-/// Whether pages of apps or of extensions may have this scheme. What begins like http is a slip of the pen.
+/// Returns true if pages of apps or extensions may have this scheme. A scheme starting with "ht" is a typo for http.
 fn is_of_apps(scheme: &str) -> bool {
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
     is_scheme && !scheme.starts_with("ht") && !WITHOUT_ORIGIN.contains(&scheme)
 }
 
-/// Checks that browsers would write this origin just so.
+/// Checks that browsers would write this origin in exactly this form.
 fn check(origin: &str, is_pattern: bool) -> Result<(), OriginError> {
     let url = Url::parse(origin).map_err(|_| OriginError::NotCanonical)?;
     let (Some(host), scheme) = (url.host(), url.scheme()) else { return Err(OriginError::NotCanonical) };

@@ -1,20 +1,20 @@
-//! Where a collector is and how it is spoken to.
+//! The OTLP collector: its endpoint and protocol.
 
 use axum::http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// The port that is registered for OTLP over gRPC.
+/// The port registered for OTLP over gRPC.
 const GRPC_PORT: u16 = 4317;
 
-/// Where a signal goes.
+/// Where a signal is exported to.
 pub type Exporter = Option<ExporterKind>;
-/// Where the collector is.
+/// The collector's URL.
 pub type Endpoint = Option<Url>;
-/// How it is spoken to.
+/// The collector's protocol.
 pub type Protocol = Option<OtlpProtocol>;
 
-/// How requests to it are compressed.
+/// The compression of requests to the collector.
 pub type Compression = Option<CompressionKind>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum ExporterKind {
     None,
 }
 
-/// How a collector is spoken to.
+/// The protocol spoken to a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtlpProtocol {
     /// Protocol buffers over gRPC.
@@ -38,17 +38,17 @@ pub enum OtlpProtocol {
     HttpProtobuf,
 }
 
-/// A collector, and how it is spoken to.
+/// A collector and its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
-    /// Where it listens.
+    /// The URL that it listens on.
     pub endpoint: Url,
-    /// How it is spoken to.
+    /// The protocol that it speaks.
     pub protocol: OtlpProtocol,
 }
 
 impl Collector {
-    /// The collector at a signal's own endpoint, else at the one of all signals, else at this host's.
+    /// Returns the collector at the signal's own endpoint, else at the common endpoint, else on this host.
     pub(super) fn at(own: Option<&Url>, base: Option<&Url>, protocol: Protocol, signal: &str) -> Collector {
         let protocol = protocol.unwrap_or(match own.or(base).and_then(Url::port) {
             Some(GRPC_PORT) => OtlpProtocol::Grpc,
@@ -64,17 +64,17 @@ impl Collector {
     }
 }
 
-/// Headers of requests to the collector. Not shown: they hold keys.
+/// Headers of requests to the collector. Hidden in debug output, because they contain keys.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(HeaderName, HeaderValue)>);
 
 impl Headers {
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Each header, in the order given.
+    /// Iterates over the headers in the order given.
     pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
         self.0.iter()
     }
@@ -90,7 +90,7 @@ fn local(port: u16) -> Url {
     Url::parse(&format!("http://localhost:{port}")).expect("a URL with any port can be read")
 }
 
-/// Where a collector at this base takes a signal.
+/// Returns the URL at which the collector with this base accepts a signal.
 fn with_path(base: &Url, signal: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}/v1/{signal}", base.path().trim_end_matches('/')));
@@ -131,7 +131,7 @@ pub(super) fn compression(text: &str) -> Result<Compression, &'static str> {
     }
 }
 
-/// As W3C Baggage writes them: percent-encoded, `name=value,name=value`. The message must not repeat a value.
+/// Parses headers in W3C Baggage format: percent-encoded, `name=value,name=value`. The message must not repeat a value.
 pub(super) fn headers(text: &str) -> Result<Headers, &'static str> {
     let header = |pair: &str| {
         let (name, value) = pair.split_once('=').ok_or("must be name=value, comma-separated")?;

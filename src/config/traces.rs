@@ -1,8 +1,8 @@
-//! Settings of traces, by the names and with the meanings that OpenTelemetry's specification gives them.
+//! Trace settings, with the names and meanings from the OpenTelemetry specification.
 //!
-//! The exporter reads headers and compression from the environment by itself, which are checked here; and some more:
-//! `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*` for the queue, `OTEL_RESOURCE_ATTRIBUTES`. As
-//! the specification asks, an empty setting is none.
+//! The exporter itself reads headers and compression from the environment, which are validated here, and some others:
+//! `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*` for the queue, and
+//! `OTEL_RESOURCE_ATTRIBUTES`. As the specification requires, an empty setting counts as unset.
 
 use super::otlp::{
     Collector, Compression, Endpoint, Exporter, ExporterKind, Headers, Protocol, compression, endpoint, exporter,
@@ -11,26 +11,26 @@ use super::otlp::{
 use clap::{ArgAction, Args};
 use std::time::Duration;
 
-/// Where traces go, and how many of them.
+/// The export and sampling of traces.
 #[derive(Args, Clone, Debug)]
 pub struct TracesConfig {
-    /// `true` turns traces off, whatever else is set.
+    /// `true` disables traces, whatever else is set.
     #[arg(long, env, default_value = "false", value_parser = is_true, action = ArgAction::Set)]
     pub otel_sdk_disabled: bool,
 
-    /// Where traces go: `otlp` or `none`. Default: `otlp` if an endpoint is set, else `none`.
+    /// Exporter for traces: `otlp` or `none`. Default: `otlp` if an endpoint is set, else `none`.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = exporter)]
     pub otel_traces_exporter: Exporter,
 
-    /// The OTLP collector, such as http://localhost:4318.
+    /// URL of the OTLP collector, such as http://localhost:4318.
     #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_endpoint: Endpoint,
 
-    /// The same for traces alone, with the whole path.
+    /// The same for traces alone, including the path.
     #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = endpoint)]
     pub otel_exporter_otlp_traces_endpoint: Endpoint,
 
-    /// `grpc` or `http/protobuf`. Default: `grpc` where the endpoint has the port 4317, else `http/protobuf`.
+    /// `grpc` or `http/protobuf`. Default: `grpc` if the endpoint's port is 4317, else `http/protobuf`.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = protocol)]
     pub otel_exporter_otlp_protocol: Protocol,
 
@@ -38,62 +38,62 @@ pub struct TracesConfig {
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = protocol)]
     pub otel_exporter_otlp_traces_protocol: Protocol,
 
-    /// How long the collector may take, in milliseconds.
+    /// Timeout of requests to the collector, in milliseconds.
     #[arg(long, env, default_value = "10000", value_parser = super::millis)]
     pub otel_exporter_otlp_timeout: Duration,
 
-    /// What the collector wants to be told with each request, such as api-key=secret, comma-separated.
+    /// Headers to send to the collector with each request, comma-separated, such as api-key=secret.
     #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = headers)]
     pub otel_exporter_otlp_headers: Headers,
 
-    /// How requests are compressed: `gzip` or `none`. Default: `none`.
+    /// Compression of requests: `gzip` or `none`. Default: `none`.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = compression)]
     pub otel_exporter_otlp_compression: Compression,
 
-    /// Which traces are kept: `always_on`, `always_off`, `traceidratio`, or one of them with `parentbased_` before
-    /// it, which does as the caller's traceparent says, where there is one.
+    /// Sampler: `always_on`, `always_off`, `traceidratio`, or one of them prefixed with `parentbased_`, which follows
+    /// the caller's traceparent if there is one.
     #[arg(long, env, default_value = "parentbased_traceidratio", value_parser = sampler)]
     pub otel_traces_sampler: Sampler,
 
-    /// The part of all traces that `traceidratio` keeps: 0.01 is one in a hundred.
+    /// Fraction of traces that `traceidratio` keeps: 0.01 is one in a hundred.
     #[arg(long, env, default_value = "0.01", value_parser = ratio)]
     pub otel_traces_sampler_arg: f64,
 
-    /// The name of this service in traces. Default: as in OTEL_RESOURCE_ATTRIBUTES, else mana-sync.
+    /// The name of this service in traces. Default: the one in OTEL_RESOURCE_ATTRIBUTES, else mana-sync.
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = name)]
     pub otel_service_name: Name,
 
-    /// Callers' traces (traceparent) that are followed per second, on average: five seconds' worth at once. Beyond,
-    /// and with 0 always, a request is traced as if it had none. Balancers in front should take the header off.
+    /// Maximum number of callers' traces (traceparent) to follow per second, on average, with bursts of five seconds'
+    /// worth. Beyond it, and always with 0, the header is ignored. Load balancers in front should remove it.
     #[arg(long, env, default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub client_traces_per_second: u32,
 }
 
-/// What a service is called.
+/// A service name.
 pub type Name = Option<String>;
 
-/// Which traces are kept.
+/// A sampler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampler {
-    /// Whether the caller's decision counts, where there is one.
+    /// True if the caller's decision is followed when there is one.
     pub parent_based: bool,
-    /// What becomes of a request that comes with no decision.
+    /// The sampler for requests without a decision.
     pub root: RootSampler,
 }
 
-/// The samplers of the OpenTelemetry specification that decide by themselves.
+/// The samplers of the OpenTelemetry specification that decide on their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootSampler {
-    /// All.
+    /// Keeps all.
     AlwaysOn,
-    /// None.
+    /// Keeps none.
     AlwaysOff,
-    /// A share, by trace id.
+    /// Keeps a fraction, by trace id.
     TraceIdRatio,
 }
 
 impl TracesConfig {
-    /// The collector that gets the traces; none if there are to be none.
+    /// Returns the collector that traces are sent to, or `None` if they are not exported.
     pub fn collector(&self) -> Option<Collector> {
         let own = self.otel_exporter_otlp_traces_endpoint.as_ref();
         let base = self.otel_exporter_otlp_endpoint.as_ref();
@@ -107,7 +107,7 @@ impl TracesConfig {
 }
 
 fn is_true(text: &str) -> Result<bool, std::convert::Infallible> {
-    // The specification: anything but "true" is false.
+    // By the specification, anything but "true" is false.
     Ok(text.trim().eq_ignore_ascii_case("true"))
 }
 

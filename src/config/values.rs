@@ -1,4 +1,4 @@
-//! How values are read. No message repeats one: it may be a secret in the wrong place.
+//! Parsers of values. No message repeats a value: it may be a secret in the wrong place.
 
 use super::{PostgresUrl, Secret, UrlError};
 use std::time::Duration;
@@ -16,12 +16,12 @@ pub(super) fn millis_or_zero(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis.into()))
 }
 
-// No message repeats the URL: it may hold a password.
+// No message repeats the URL, which may contain a password.
 pub(super) fn postgres_url(text: &str) -> Result<Secret, UrlError> {
     PostgresUrl::parse(text).map(|_| Secret::from(text))
 }
 
-/// URLs of databases.
+/// Database URLs.
 pub type PostgresUrls = Vec<Secret>;
 
 pub(super) fn postgres_urls(text: &str) -> Result<PostgresUrls, UrlError> {

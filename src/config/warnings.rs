@@ -1,9 +1,9 @@
-//! Settings that work and are not meant for the public.
+//! Settings that work but are unsuitable for production.
 
 use super::{Config, DEV_SERVICE_KEY};
 use url::{Host, Url};
 
-/// What should be set otherwise where it matters. The messages name no value.
+/// Settings that should be changed in production. The messages repeat no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// MANA_SERVICE_KEY is the one for development, which everybody knows.
@@ -12,7 +12,7 @@ pub enum Warning {
     /// JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https.
     #[error("JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https")]
     PlainIssuer,
-    /// The service key travels unencrypted.
+    /// MANA_CREDITS_URL is plain http to another host: MANA_SERVICE_KEY travels unencrypted.
     #[error(
         "MANA_CREDITS_URL is plain http to another host: whoever is in between can read MANA_SERVICE_KEY; use https"
     )]
@@ -26,7 +26,7 @@ pub enum Warning {
 }
 
 impl Config {
-    /// What to warn of at the start, each once.
+    /// Returns the warnings to log at the start, each once.
     pub fn warnings(&self) -> Vec<Warning> {
         let found = [
             (self.billing.mana_service_key == DEV_SERVICE_KEY, Warning::DevelopmentKey),
@@ -39,7 +39,7 @@ impl Config {
     }
 }
 
-/// Whether requests to this URL can be read on their way.
+/// Returns true if requests to this URL can be read in transit.
 fn is_plain(url: &Url) -> bool {
     let is_loopback = match url.host() {
         Some(Host::Domain(name)) => {

@@ -1,7 +1,7 @@
-//! A database URL, read as libpq reads one: the same for queries, for publishing and listening, and for migrations.
+//! Database URLs, parsed as libpq parses them; used for queries, for publishing and listening, and for migrations.
 //!
-//! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>. No error says any part of a URL:
-//! a password with a character that should have been encoded may end up in every one of them.
+//! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>. No error repeats any part of a
+//! URL: a password with an unencoded special character may end up in any part.
 
 mod read;
 
@@ -10,70 +10,71 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio_postgres::config::ChannelBinding;
 
-/// What a URL says.
+/// A parsed database URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
-    /// Where the database may be; at least one place.
+    /// The candidate servers; at least one.
     pub hosts: Vec<Endpoint>,
-    /// The role; none: the one of the operating system.
+    /// The role. `None`: the operating system user.
     pub user: Option<String>,
     /// The password, as bytes.
     pub password: Option<Vec<u8>>,
-    /// The database; none: named as the role.
+    /// The database. `None`: named like the role.
     pub database: Option<String>,
-    /// Options of the session, as they are given to the server.
+    /// Session options, passed to the server verbatim.
     pub options: Option<String>,
     /// How connections are encrypted.
     pub tls: TlsOptions,
-    /// Whether the password is bound to the TLS channel.
+    /// Channel binding of the password to the TLS channel.
     pub channel_binding: ChannelBinding,
-    /// How long connecting to one address may take.
+    /// Timeout for connecting to one address.
     pub connect_timeout: Option<Duration>,
-    /// When a silent connection is probed.
+    /// Keepalive settings.
     pub keepalive: Keepalive,
-    /// Whether only a server that can be written to is of use.
+    /// True if only a writable server will do.
     pub needs_primary: bool,
 }
 
-/// One place where the database may be.
+/// One candidate server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it is.
+    /// Its host.
     pub host: Host,
     /// Its port.
     pub port: u16,
 }
 
-/// How a server is reached.
+/// The way to reach a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// By name, or by address; the name is what a certificate is checked against.
+    /// By name or address over TCP.
     Tcp {
         /// The name that a certificate is checked against.
         name: String,
-        /// Where it is, if no look-up is wanted.
+        /// The address, if no lookup is needed.
         address: Option<IpAddr>,
     },
-    /// Through the socket in this folder.
+    /// Through the Unix socket in this directory.
     Unix(PathBuf),
 }
 
-/// What of TLS is wanted.
+/// TLS settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// What is asked of TLS.
+    /// The `sslmode`.
     pub mode: SslMode,
-    /// Who vouches for the server.
+    /// The trusted root certificates.
     pub roots: Roots,
-    /// Where libpq looks for files that the URL does not name: `.postgresql` in the home of whom this process runs as.
+    /// Where libpq looks for files that the URL does not name: `.postgresql` in the home directory of the process's
+    /// user.
     pub usual_folder: Option<PathBuf>,
-    /// The file of our certificate.
+    /// The client certificate file.
     pub certificate: Option<PathBuf>,
-    /// The file of its key.
+    /// The client key file.
     pub key: Option<PathBuf>,
-    /// Whether the server is shown no certificate, even if there is one.
+    /// True if no client certificate is sent, even if there is one.
     pub hides_certificate: bool,
-    /// Whether the handshake comes first, without asking whether the server knows TLS.
+    /// True if TLS starts at once, without asking whether the server supports it.
     pub direct: bool,
 }
 
@@ -82,45 +83,45 @@ pub struct TlsOptions {
 pub enum SslMode {
     /// No TLS.
     Disable,
-    /// TLS if the server insists.
+    /// TLS if the server requires it.
     Allow,
-    /// TLS if the server can.
+    /// TLS if the server supports it.
     Prefer,
-    /// TLS, whoever the server is.
+    /// TLS, without verifying the server.
     Require,
-    /// TLS, with a certificate that a known authority signed.
+    /// TLS, with a certificate signed by a trusted authority.
     VerifyCa,
-    /// The same, for the very name of the host.
+    /// The same, and the certificate must match the host name.
     VerifyFull,
 }
 
-/// Whose certificates are trusted.
+/// The trusted root certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Roots {
-    /// Those in libpq's usual place, if there are any.
+    /// The files in libpq's default location, if there are any.
     Usual,
-    /// Those that the operating system trusts.
+    /// The operating system's.
     System,
-    /// Those in a file.
+    /// A file.
     File(PathBuf),
 }
 
-/// How a silent connection is tested.
+/// TCP keepalive settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Whether nothing is probed.
+    /// True if keepalives are disabled.
     pub off: bool,
-    /// How long a connection may be silent.
+    /// Idle time before the first probe.
     pub idle: Option<Duration>,
-    /// The time between two probes.
+    /// Time between two probes.
     pub interval: Option<Duration>,
-    /// How many probes may go unanswered.
+    /// Number of unanswered probes before the connection is dropped.
     pub count: Option<u32>,
-    /// How long sent bytes may remain unacknowledged.
+    /// Maximum time that sent data may remain unacknowledged.
     pub user_timeout: Option<Duration>,
 }
 
-/// What is wrong with a URL.
+/// An error in a database URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Must look like postgres://user:password@host:port/database.
@@ -141,18 +142,18 @@ pub enum UrlError {
     /// Has a parameter that is not known; characters such as ? and & in a password are written as %3F and %26.
     #[error("has a parameter that is not known; characters such as ? and & in a password are written as %3F and %26")]
     UnknownParameter,
-    /// A parameter that libpq knows and this does not.
+    /// A parameter that libpq supports and this parser does not.
     #[error("has the parameter {name}, which is not supported here")]
     Unsupported {
-        /// Which.
+        /// The parameter's name.
         name: &'static str,
     },
-    /// A parameter with a value that it cannot have.
+    /// A parameter with an invalid value.
     #[error("has an invalid {name}: must be {must}")]
     Parameter {
-        /// Which.
+        /// The parameter's name.
         name: &'static str,
-        /// What it must be.
+        /// What the value must be.
         must: &'static str,
     },
     /// Has a weak sslmode beside sslrootcert=system, with which only verify-full is of use.

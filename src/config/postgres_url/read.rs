@@ -1,4 +1,4 @@
-//! How a URL is read.
+//! The URL parser.
 
 use super::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
 use percent_encoding::percent_decode_str;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio_postgres::config::ChannelBinding;
 
-/// Parameters that libpq knows and that would make no difference here.
+/// libpq parameters that would make no difference here.
 const WITHOUT_EFFECT: [&str; 7] = [
     "application_name",
     "fallback_application_name",
@@ -17,7 +17,7 @@ const WITHOUT_EFFECT: [&str; 7] = [
     "sslcompression",
     "sslsni",
 ];
-/// Parameters that would be missed if they were passed over.
+/// libpq parameters that must not be ignored silently.
 const UNSUPPORTED: [&str; 9] = [
     "gsslib",
     "passfile",
@@ -31,10 +31,10 @@ const UNSUPPORTED: [&str; 9] = [
 ];
 
 impl PostgresUrl {
-    /// Reads a URL. White space around it does not count.
+    /// Parses a URL. Surrounding whitespace is ignored.
     ///
     /// # Errors
-    /// Whatever cannot be understood, or would have to be passed over though it matters.
+    /// Fails on anything that cannot be parsed, or that matters but would have to be ignored.
     pub fn parse(text: &str) -> Result<PostgresUrl, UrlError> {
         let text = text.trim();
         let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
@@ -58,7 +58,7 @@ impl PostgresUrl {
     }
 }
 
-/// A URL taken apart, still encoded.
+/// A URL split into its parts, still encoded.
 struct Parts<'a> {
     credentials: Option<&'a str>,
     hosts: &'a str,
@@ -68,7 +68,8 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn split(rest: &'a str) -> Parts<'a> {
-        // A password may have a `?` or a further `@` that nobody encoded; libpq takes the first, and a host has no `@`.
+        // A password may contain an unencoded `?` or a second `@`; libpq splits at the first, and a host contains no
+        // `@`.
         let ends = |from: usize| rest[from..].find(['/', '?']).map_or(rest.len(), |at| from + at);
         let end = match (rest.find('@'), rest.find('/')) {
             (Some(at), slash) if slash.is_none_or(|slash| at < slash) => ends(at),
@@ -84,7 +85,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What has been read so far.
+/// The parameters parsed so far.
 #[derive(Default)]
 struct Reader {
     user: Option<String>,
@@ -170,7 +171,7 @@ impl Reader {
                 Some(mode) => self.mode = Some(mode),
                 None => return invalid("sslmode", "disable, allow, prefer, require, verify-ca or verify-full"),
             },
-            // As libpq takes it from URLs that were written for JDBC.
+            // libpq accepts this from URLs written for JDBC.
             ("ssl", "true") => self.mode = Some(SslMode::Require),
             ("sslrootcert", "system") => self.roots = Some(Roots::System),
             ("sslrootcert", _) => self.roots = Some(Roots::File(value.into())),
@@ -202,7 +203,7 @@ impl Reader {
 
     fn time_parameter(&mut self, name: &str, value: &str) -> Result<(), UrlError> {
         let number = |name| value.parse::<i64>().map_err(|_| UrlError::Parameter { name, must: "a whole number" });
-        // As in libpq, zero and less stand for the default.
+        // As in libpq, zero and negative values mean the default.
         let positive = |name| Ok(Some(number(name)?).filter(|n| *n > 0).map(i64::unsigned_abs));
         let keepalive = &mut self.keepalive;
         match name {
@@ -261,7 +262,7 @@ impl Reader {
             return Err(UrlError::Parameter { name: "sslnegotiation", must });
         }
         Ok(PostgresUrl {
-            // After a failover one of the others is the primary.
+            // After a failover, another host is the primary.
             needs_primary: self.needs_primary || hosts.len() > 1,
             hosts,
             user: self.user,
