@@ -1,9 +1,10 @@
-//! The billing gate: whose sync is paid for, as the credits service says.
+//! The billing gate: asks the credits service whose sync is paid for.
 //!
-//! It fails open. A credits service that is down, slow or broken must not stop anybody's sync, nor slow it: who got no
-//! answer is let through and not asked about for a while. Failures in a row may be the service's, or those of a few
-//! users whom it cannot answer about. So before it is left alone it is asked about a user whom it knows well: only if
-//! that fails too the breaker opens, and nobody waits for the service until it is found well again.
+//! It fails open. A credits service that is down, slow or broken must not stop or slow down anybody's sync: a user for
+//! whom there is no answer is let through, and not asked about again for a while. Consecutive failures may be the
+//! service's fault, or concern a few users that it cannot answer for. Therefore the breaker first probes with a user
+//! that the service knows. Only if that fails too does it open, and nobody waits for the service until it has
+//! recovered.
 
 mod service;
 
@@ -21,14 +22,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-/// Failures in a row after which it is found out whether the service has failed.
+/// Consecutive failures after which the service is probed.
 const TOLERATED_FAILURES: u32 = 2;
-/// Users whose answer is remembered, at most.
+/// Maximum number of users whose answers are cached.
 const CACHED_USERS: u64 = 200_000;
-/// Asked about where no user is known whom the service has answered about: any answer will do.
+/// The user to probe with if the service has not answered for any user yet: any answer will do.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Asks the credits service, and remembers.
+/// Asks the credits service, and caches its answers.
 #[derive(Clone, Debug)]
 pub struct Billing {
     shared: Arc<Shared>,
@@ -38,13 +39,13 @@ pub struct Billing {
 struct Shared {
     service: CreditsService,
     retry: Duration,
-    /// How long an answer holds.
+    /// How long an answer is valid.
     lasts: Duration,
-    /// What was answered, and when.
+    /// The answers, and when they were given.
     answers: Cache<Arc<str>, (bool, Instant)>,
-    /// Users about whom there was no answer, and when.
+    /// Users for whom there was no answer, and when.
     unanswered: Cache<Arc<str>, Instant>,
-    /// The last user about whom there was an answer.
+    /// The last user for whom there was an answer.
     answered: Mutex<Option<Arc<str>>>,
     breaker: watch::Sender<Breaker>,
     unanswered_line: Throttle,
@@ -54,19 +55,19 @@ struct Shared {
 
 #[derive(Clone, Copy, Debug)]
 enum Breaker {
-    /// The service is asked. So many failures in a row.
+    /// The service is asked. Holds the number of consecutive failures.
     Closed(u32),
-    /// It is being found out whether the service is well. Until then everybody waits, as for an answer.
+    /// The service is being probed. Until that is done everybody waits, as for an answer.
     Probing,
-    /// The service is left alone until then; the first request after that has it found out whether it is well again.
+    /// The service is not asked before this time; the first request after it starts a probe.
     Open(Instant),
 }
 
 impl Billing {
-    /// A gate that has asked nothing yet.
+    /// Creates a gate that has not asked anything yet.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// Fails if TLS cannot be set up.
     pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Billing, TlsError> {
         let shared = Shared {
             service: CreditsService::new(config)?,
@@ -86,7 +87,7 @@ impl Billing {
         Ok(Billing { shared: Arc::new(shared) })
     }
 
-    /// Whether this user may sync. True wherever the service gives no answer.
+    /// Returns true if this user may sync, or if the service gives no answer.
     pub async fn is_active(&self, user: &Arc<str>) -> bool {
         let shared = &self.shared;
         let answer = match self.known(user).await {
@@ -103,19 +104,19 @@ impl Billing {
         answer.unwrap_or(true)
     }
 
-    /// What was last answered about a user, if that still holds.
+    /// Returns the last answer for a user, if it is still valid.
     async fn known(&self, user: &Arc<str>) -> Option<bool> {
         let shared = &self.shared;
         let (active, answered) = shared.answers.get(user).await?;
         if shared.clock.instant() < answered + shared.lasts {
             return Some(active);
         }
-        // Or it would stand in the way of the next answer.
+        // Otherwise it would block the next answer.
         shared.answers.invalidate(user).await;
         None
     }
 
-    /// Whether there was no answer about a user a moment ago.
+    /// Returns true if there was no answer for a user a moment ago.
     async fn was_unanswered(&self, user: &Arc<str>) -> bool {
         let shared = &self.shared;
         let last = shared.unanswered.get(user).await;
@@ -128,7 +129,7 @@ impl Billing {
         }
         let (shared, user) = (self.shared.clone(), user.clone());
         let mut breaker = shared.breaker.subscribe();
-        // A task of its own: the answer is wanted even if the client that caused the question goes away.
+        // In a task of its own: the answer is useful even if the client that prompted the request disconnects.
         let asking = tokio::spawn(async move {
             let asked = shared.answers.try_get_with(user.clone(), request(&shared, &user)).await;
             asked.ok().map(|(active, _)| active)
@@ -142,7 +143,7 @@ impl Billing {
         answer.instrument(traces::wait_span("wait for the credits service")).await
     }
 
-    /// Whether the service is well, as far as is known. Waits while that is being found out.
+    /// Returns true if the service is well, as far as is known. Waits for a probe in progress.
     async fn may_ask(&self) -> bool {
         let shared = &self.shared;
         let mut breaker = shared.breaker.subscribe();
@@ -161,7 +162,7 @@ impl Billing {
     }
 }
 
-/// Asks about a user, and notes what that says about the service.
+/// Asks about a user, and records what the result says about the service.
 async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<(bool, Instant), CreditsError> {
     let answer = shared.service.is_active(user).await;
     match &answer {
@@ -192,7 +193,7 @@ async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<(bool, Instant
     answer.map(|active| (active, shared.clock.instant()))
 }
 
-/// Finds out whether the service is well. The breaker must be [`Breaker::Probing`].
+/// Probes the service. The breaker must be [`Breaker::Probing`].
 fn probe(shared: Arc<Shared>) {
     tokio::spawn(async move {
         let known = shared.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,11 +1,11 @@
-//! The memory that is held because of clients, in bytes (G6).
+//! Memory budgets for everything held on behalf of clients, in bytes (G6).
 //!
-//! Whoever is about to hold something reserves memory for it first, out of what the replica allows for all, and gives
-//! it back when it is gone. Who finds none waits. One user gets a share of it only, so that nobody waits for what
-//! somebody else does not read or does not send. What is small has a part of its own, so that it does not wait for what
-//! is large: a few large requests of several users may take all there is. Of that part, too, one user gets a share only;
-//! what is small beyond it is taken from the whole. Those of whom it is not known yet who they are have a budget of their
-//! own, of which each address gets a share ([`MemoryBudget::of_address`]).
+//! Memory is reserved before it is used, from a budget for the whole replica, and released afterwards. If there is not
+//! enough, the reservation waits. Each user may take only a share, so nobody waits because of what another user does
+//! not read or send. Small reservations have a separate lane, so they never wait for large ones: a few large requests
+//! of several users may take the whole budget. Each user has only a share of this lane too; small reservations beyond
+//! it come out of the main budget. Unauthenticated clients have a budget of their own, shared by address
+//! ([`MemoryBudget::of_address`]).
 
 use crate::protocol::UserKey;
 use prometheus::IntGauge;
@@ -15,20 +15,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-/// The unit that memory is counted in, in bytes.
+/// The unit of memory accounting, in bytes.
 const UNIT: usize = 1 << 10;
-/// One user gets this part of the whole,
+/// One user gets this fraction of the budget,
 const SHARE: usize = 8;
-/// and at least what the largest push needs, in bytes.
+/// and at least enough for the largest push, in bytes.
 const LEAST_SHARE: usize = 12 << 20;
-/// Up to so many bytes, a reservation is small unless the budget says otherwise,
+/// A reservation up to this many bytes is small unless the budget says otherwise,
 const SMALL: usize = 64 << 10;
-/// and all small ones together get this part of the whole, in addition to it;
+/// and all small ones together get this fraction of the budget, on top of it;
 const FOR_SMALL: usize = 8;
-/// of which one user gets this part, and at least what one of them needs.
+/// one user gets this fraction of that, and at least enough for one small reservation.
 const SMALL_SHARE: usize = 32;
 
-/// The memory for one purpose, of all users.
+/// The memory for one purpose, shared by all users.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget(Arc<Inner>);
 
@@ -37,22 +37,22 @@ struct Inner {
     total: usize,
     units: Arc<Semaphore>,
     small: SmallLane,
-    /// Of the users that hold something, or are about to.
+    /// The users that hold memory, or are about to.
     users: Mutex<HashMap<UserKey, Weak<UserShare>>>,
-    /// Bytes that are reserved.
+    /// The bytes reserved.
     reserved: IntGauge,
 }
 
-/// What there is for small reservations.
+/// The lane for small reservations.
 #[derive(Debug)]
 struct SmallLane {
-    /// Units up to which one is small; none is if this is 0.
+    /// Maximum units of a small reservation; 0 if no reservation is small.
     max: usize,
     total: usize,
     units: Arc<Semaphore>,
 }
 
-/// What one user may take of it.
+/// One user's share of a [`MemoryBudget`].
 #[derive(Clone, Debug)]
 pub struct UserBudget(Arc<UserShare>);
 
@@ -60,31 +60,31 @@ pub struct UserBudget(Arc<UserShare>);
 struct UserShare {
     budget: MemoryBudget,
     user: UserKey,
-    /// Units that may be reserved at most.
+    /// Maximum units that may be reserved.
     total: usize,
     units: Arc<Semaphore>,
-    /// What of them may be taken from what there is for small ones.
+    /// The user's share of the lane for small reservations.
     small: Arc<Semaphore>,
 }
 
-/// Memory that is reserved, given back when this is dropped.
+/// Reserved memory, released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     of_user: OwnedSemaphorePermit,
     of_all: OwnedSemaphorePermit,
-    /// The user's share of what there is for small ones, if it is taken from that.
+    /// The permit from the user's share of the small lane, if the reservation is in that lane.
     of_small: Option<OwnedSemaphorePermit>,
-    /// Keeps the user's share, which would be made anew otherwise.
+    /// Keeps the user's share alive; otherwise a new one would be created.
     share: Arc<UserShare>,
 }
 
 impl MemoryBudget {
-    /// A budget of so many bytes. `reserved` tells how many are taken.
+    /// Creates a budget of this many bytes. `reserved` shows how many are taken.
     pub fn new(bytes: usize, reserved: IntGauge) -> MemoryBudget {
         MemoryBudget::with_small(bytes, SMALL, reserved)
     }
 
-    /// The same in which so many bytes are still small.
+    /// Like [`MemoryBudget::new`], with a different maximum for small reservations.
     pub fn with_small(bytes: usize, small: usize, reserved: IntGauge) -> MemoryBudget {
         let total = bytes / UNIT;
         let lane = total / FOR_SMALL;
@@ -93,18 +93,18 @@ impl MemoryBudget {
         MemoryBudget(Arc::new(Inner { total, units, small, users: Mutex::default(), reserved }))
     }
 
-    /// The share of a user.
+    /// Returns a user's share.
     pub fn of(&self, user: UserKey) -> UserBudget {
         self.share_of(user, self.share())
     }
 
-    /// So many bytes for those who have not authenticated yet. `reserved` tells how many are taken.
+    /// Creates a budget for unauthenticated clients. `reserved` shows how many bytes are taken.
     pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> MemoryBudget {
         MemoryBudget::with_small(bytes, 0, reserved)
     }
 
-    /// The share of somebody of whom only the address is known. Those of whom not even that is known, as they come through a
-    /// balancer, have one together, and it is all there is.
+    /// Returns the share of an address. Clients whose address is not known either, because they come through a load
+    /// balancer, have one share together, which is the whole budget.
     pub fn of_address(&self, address: Option<IpAddr>) -> UserBudget {
         let bits = |address| match address {
             IpAddr::V4(address) => u128::from(address.to_bits()),
@@ -133,7 +133,7 @@ impl MemoryBudget {
         Arc::new(UserShare { budget: self.clone(), user, total, units, small })
     }
 
-    /// One user's part, in units.
+    /// Returns one user's share, in units.
     fn share(&self) -> usize {
         (self.0.total / SHARE).max(LEAST_SHARE / UNIT).min(self.0.total)
     }
@@ -144,8 +144,8 @@ impl MemoryBudget {
 }
 
 impl UserBudget {
-    /// Waits for so many bytes, in the order of asking. What is larger than the whole share waits for all of it. None if
-    /// there is to be no memory any more.
+    /// Waits for this many bytes, first come, first served. A request for more than the whole share waits for all of
+    /// it. Returns `None` if the budget is closed.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
         let units = self.units_of(bytes);
         let share = self.0.clone();
@@ -156,7 +156,7 @@ impl UserBudget {
         Some(Reservation { of_user, of_all, of_small, share })
     }
 
-    /// Makes a reservation one of so many bytes. Does not wait: false, and nothing changed, if there is not so much.
+    /// Resizes a reservation without waiting. Returns false, with nothing changed, if there is not enough memory.
     pub fn resize(&self, reservation: &mut Reservation, bytes: usize) -> bool {
         let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
         if units <= has {
@@ -173,12 +173,12 @@ impl UserBudget {
         true
     }
 
-    /// Whether a reservation is one of at least so many bytes, or of the whole share.
+    /// Returns true if a reservation has at least this many bytes, or the whole share.
     pub fn covers(&self, reservation: &Reservation, bytes: usize) -> bool {
         reservation.of_all.num_permits() >= self.units_of(bytes) as usize
     }
 
-    /// Waits until a reservation is one of at least so many bytes. None if there is to be no memory any more.
+    /// Waits until a reservation has at least this many bytes. Returns `None` if the budget is closed.
     pub async fn grow(&self, reservation: &mut Reservation, bytes: usize) -> Option<()> {
         let (units, has) = (self.units_of(bytes) as usize, reservation.of_all.num_permits());
         let Some(more) = units.checked_sub(has).filter(|more| *more > 0) else { return Some(()) };
@@ -196,21 +196,21 @@ impl UserBudget {
 }
 
 impl UserShare {
-    /// So many units of the user's share of what there is for small ones, for a reservation that has so many in all. None
-    /// if that is not small, or more than is left of the share.
+    /// Takes units from the user's share of the small lane, for a reservation with `in_all` units in total. `None` if
+    /// that is not small, or more than is left of the share.
     fn small(&self, in_all: usize, units: u32) -> Option<OwnedSemaphorePermit> {
         let is_small = in_all <= self.budget.0.small.max;
         is_small.then(|| self.small.clone().try_acquire_many_owned(units).ok()).flatten()
     }
 
-    /// What all users' reservations are taken from.
+    /// Returns the semaphore that all users' reservations in this lane are taken from.
     fn lane(&self, is_small: bool) -> Arc<Semaphore> {
         let budget = &self.budget.0;
         if is_small { budget.small.units.clone() } else { budget.units.clone() }
     }
 
-    /// What a reservation lacks to be one of so many units, where that is taken from, and what of the user's share of it.
-    /// One that does not stay small lacks all of it.
+    /// Returns what a reservation lacks to reach this many units: the lane to take it from, the units, and the permit
+    /// from the user's share of the small lane. A reservation that leaves the small lane lacks all of its units.
     fn lacks(&self, reservation: &Reservation, units: usize) -> (Arc<Semaphore>, u32, Option<OwnedSemaphorePermit>) {
         let more = (units - reservation.of_all.num_permits()) as u32;
         match reservation.of_small.as_ref().map(|_| self.small(units, more)) {
@@ -222,12 +222,12 @@ impl UserShare {
 }
 
 impl Reservation {
-    /// How many bytes are reserved.
+    /// Returns the number of bytes reserved.
     pub fn bytes(&self) -> usize {
         self.of_all.num_permits() * UNIT
     }
 
-    /// Takes over more of the same kind; or, now that it is no small one any more, all of it, and gives back what it had.
+    /// Adds permits from the same lane; or, for a reservation that leaves the small lane, replaces its permits.
     fn enlarge(
         &mut self,
         of_user: OwnedSemaphorePermit,
@@ -252,7 +252,7 @@ impl Reservation {
 impl Drop for UserShare {
     fn drop(&mut self) {
         let mut users = self.budget.users();
-        // Another one may have been made meanwhile.
+        // Another share may have been created meanwhile.
         if users.get(&self.user).is_some_and(|share| share.strong_count() == 0) {
             users.remove(&self.user);
         }
@@ -356,13 +356,13 @@ mod tests {
         let left = small.available_permits() * UNIT;
         assert_eq!(left, 16 * MIB - MIB / 2, "a thirty-second of the lane");
         assert!(bob.reserve(SMALL).now_or_never().flatten().is_some());
-        // What grows beyond the share is taken from the whole, and what it had is given back.
+        // A reservation that outgrows the small share moves to the main budget, and releases what it had.
         let first = &mut held[0];
         assert!(first.of_small.is_some());
         assert!(alice.resize(first, 9 << 10) && first.of_small.is_none());
         assert!(alice.grow(first, 64 << 10).now_or_never().is_some());
         assert_eq!(small.available_permits() * UNIT, left + (8 << 10));
-        // What shrinks leaves room for another one.
+        // A reservation that shrinks makes room for another.
         assert!(alice.resize(&mut held[1], 4 << 10));
         let another = alice.reserve(12 << 10).await.unwrap();
         assert!(another.of_small.is_some());

@@ -1,11 +1,11 @@
-//! What time it is, and chance. The only module that asks the machine for either; everybody else is handed a [`Clock`].
+//! Time and randomness. The only module that asks the machine for either; all others are passed a [`Clock`].
 //!
-//! A clock that is moved by hand ([`ManualClock`]) decides what depends on the date or on how long ago something was:
-//! whether a token has expired, how far a stamp may be ahead, when a quota is full again, when something that failed is
-//! tried again, what is old enough to be trimmed. How long to wait for an answer, and how often to say that one is alive,
-//! is no matter of it: that is tokio's time (`tokio::time::Instant`), which a test may pause.
+//! A clock moved by hand ([`ManualClock`]) controls everything that depends on the date or on elapsed time: whether a
+//! token has expired, how far ahead a stamp may be, when a quota refills, when something that failed is retried, what
+//! is old enough to be trimmed. Timeouts and heartbeats are not part of this: they use tokio's time
+//! (`tokio::time::Instant`), which a test may pause.
 //!
-//! Positions in a log are the database's own time, whatever clock a replica has.
+//! Positions in a log use the database's own time, whatever clock a replica has.
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -16,14 +16,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What time it is, and chance: the machine's, or those of a [`ManualClock`]. Clones are the same clock.
+/// Time and randomness: the machine's, or those of a [`ManualClock`]. Clones share the same clock.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    /// None: the machine's.
+    /// `None`: the machine's.
     manual: Option<Arc<Manual>>,
 }
 
-/// A clock that stands still until it is moved, and whose chance is the same for the same seed. For tests.
+/// A clock that stands still until it is moved, with randomness determined by its seed. For tests.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Manual>);
 
@@ -35,12 +35,12 @@ struct Manual {
 }
 
 impl Clock {
-    /// The machine's.
+    /// Returns the machine's clock.
     pub fn system() -> Clock {
         Clock { manual: None }
     }
 
-    /// The date.
+    /// Returns the current date and time.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn now(&self) -> SystemTime {
         match &self.manual {
@@ -49,18 +49,18 @@ impl Clock {
         }
     }
 
-    /// The date as the time since 1970; zero before.
+    /// Returns the time since 1970, or zero before it.
     pub fn since_epoch(&self) -> Duration {
         self.now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
-    /// The date in milliseconds since 1970.
+    /// Returns the time since 1970, in milliseconds.
     pub fn millis(&self) -> u64 {
         // Enough for 500 million years.
         self.since_epoch().as_millis() as u64
     }
 
-    /// A moment to measure from: of a clock that nobody sets, and that moves with this one.
+    /// Returns a monotonic time to measure from, which advances with this clock.
     pub fn instant(&self) -> Instant {
         match &self.manual {
             None => Instant::now(),
@@ -68,46 +68,46 @@ impl Clock {
         }
     }
 
-    /// Waits until a moment of this clock. May be given up and asked again.
+    /// Waits until a time of this clock. Cancel safe.
     pub async fn sleep_until(&self, moment: Instant) {
         match &self.manual {
             None => tokio::time::sleep_until(moment).await,
-            // Boxed: who waits by the machine's clock has no room set aside for it.
+            // Boxed, so that waiting by the machine's clock does not reserve space for it.
             Some(manual) => Box::pin(manual.reach(moment)).await,
         }
     }
 
-    /// Waits for so long.
+    /// Waits for this long.
     pub async fn sleep(&self, time: Duration) {
         self.sleep_until(self.instant() + time).await;
     }
 
-    /// How far this clock has been moved: for what the database decides by its own.
+    /// Returns how far this clock has been moved, to adjust for decisions that the database makes by its own clock.
     pub fn advanced(&self) -> Duration {
         self.manual.as_ref().map_or(Duration::ZERO, |manual| manual.advanced())
     }
 
-    /// A number that nobody can guess; by a manual clock, the next one of its seed.
+    /// Returns an unguessable number; for a manual clock, the next one of its seed.
     pub fn random_u64(&self) -> u64 {
         self.draw(|rng| rng.random())
     }
 
-    /// The same, twice as long: for ids.
+    /// Returns the same with 128 bits, for ids.
     pub fn random_u128(&self) -> u128 {
         self.draw(|rng| rng.random())
     }
 
-    /// Whether something happens that happens once in so many times.
+    /// Returns true once in this many times, at random.
     pub fn once_in(&self, times: u32) -> bool {
         self.draw(|rng| rng.random_ratio(1, times.max(1)))
     }
 
-    /// A random part of a time, between these multiples of it: so that many do not do the same at once.
+    /// Returns a random multiple of a time within this range, to avoid many doing the same thing at once.
     pub fn jitter(&self, time: Duration, between: Range<f64>) -> Duration {
         time.mul_f64(self.draw(|rng| rng.random_range(between)))
     }
 
-    /// Puts a list into a random order.
+    /// Shuffles a list.
     pub fn shuffle<T>(&self, list: &mut [T]) {
         self.draw(|mut rng| list.shuffle(&mut rng));
     }
@@ -116,14 +116,14 @@ impl Clock {
     fn draw<T>(&self, draw: impl FnOnce(&mut dyn Rng) -> T) -> T {
         match &self.manual {
             None => draw(&mut rand::rng()),
-            // A number that was drawn before a panic is gone, which leaves nothing half done.
+            // A number drawn before a panic is lost, which leaves nothing half done.
             Some(manual) => draw(&mut *manual.rng.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 }
 
 impl ManualClock {
-    /// A clock that stands at this date.
+    /// Creates a clock that stands at this date.
     pub fn at(date: SystemTime, seed: u64) -> ManualClock {
         ManualClock(Arc::new(Manual {
             begun: (date, Instant::now()),
@@ -132,17 +132,17 @@ impl ManualClock {
         }))
     }
 
-    /// A clock that stands at the machine's date, which the database has as well.
+    /// Creates a clock that stands at the machine's date, which the database has too.
     pub fn at_present(seed: u64) -> ManualClock {
         ManualClock::at(Clock::system().now(), seed)
     }
 
-    /// What is handed to those who are to live by it.
+    /// Returns the clock to pass to its users.
     pub fn clock(&self) -> Clock {
         Clock { manual: Some(self.0.clone()) }
     }
 
-    /// Moves it, and wakes who has waited for that.
+    /// Moves the clock, and wakes those waiting for the new time.
     pub fn advance(&self, by: Duration) {
         self.0.advanced.send_modify(|advanced| *advanced += by);
     }
@@ -155,7 +155,7 @@ impl Manual {
 
     async fn reach(&self, moment: Instant) {
         let reached = |advanced: &Duration| self.begun.1 + *advanced >= moment;
-        // The sender lives in what we borrow: the wait does not fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.advanced.subscribe().wait_for(reached).await;
     }
 }

@@ -1,8 +1,8 @@
-//! Failpoints: deliberate faults, so that tests can show that they would be noticed.
+//! Failpoints: deliberate faults, to show that tests would notice them.
 //!
-//! The command line of a debug build chooses one by `MANA_SYNC_FAILPOINT`; a release build has none of this. It is chosen for
-//! the process, by a `static`: pure code fails as well, and handing a fault down would put it into the signatures of all that
-//! a test wants to see fail.
+//! The command line of a debug build selects one with `MANA_SYNC_FAILPOINT`; a release build ignores it. It is set for
+//! the whole process with a `static`: pure code fails too, and passing a failpoint down would put it into the signature
+//! of everything that a test wants to see fail.
 
 use crate::clock::Clock;
 use axum::http::HeaderMap;
@@ -12,36 +12,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static CHOSEN: OnceLock<Failpoint> = OnceLock::new();
 static PUSHES_MAY_CRASH: AtomicBool = AtomicBool::new(false);
 
-/// One way to get it wrong.
+/// One deliberate fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failpoint {
-    /// Cursors from `now()`, taken without the lock on the head row.
+    /// Cursors are taken from `now()`, without the lock on the head row.
     NoHeadRow,
-    /// Lost notifications are not looked for.
+    /// The reconciler does not look for lost notifications.
     NoReconciler,
     /// A push that is sent again is stored again.
     NoRetryDetection,
-    /// A page that is not all claims to be.
+    /// A page claims to be complete when it is not.
     PageEndsAtHead,
     /// A stream reads first and joins the hub afterwards.
     StreamJoinsLate,
-    /// Some wake-ups are never published, as by a task that is given up with its request.
+    /// Some wake-ups are never published, as if their task were canceled with the request.
     NotifyDropped,
-    /// With nothing more to return, a cursor is the time.
+    /// If there is nothing more to return, the cursor is the current time.
     CursorFromClock,
-    /// After a reconnect the listener catches up first and listens afterwards.
+    /// After a reconnect, the listener catches up first and listens afterwards.
     ListenLate,
-    /// Now and then trimming takes out a value that wins.
+    /// Compaction occasionally removes a winning value.
     TrimDropsWinner,
-    /// Trimming keeps the first of values whose stamps are equal.
+    /// Among values with equal stamps, compaction keeps the first.
     TrimTakesFirstOfTies,
-    /// A record's first row is trimmed away like any other.
+    /// Compaction removes a record's first row like any other.
     TrimDropsFirstRow,
-    /// Rows that claim stamps of the future are trimmed like any other.
+    /// Compaction trims rows that claim stamps in the future like any other.
     TrimsClaims,
-    /// What is left of a trimmed row is delivered at the position of the row before it.
+    /// The rest of a trimmed row is delivered at the position of the row before it.
     TrimMovesFields,
-    /// A record is trimmed in two transactions, and the process ends between them.
+    /// A record is trimmed in two transactions, and the process exits between them.
     TrimsInTwo,
 }
 
@@ -63,12 +63,12 @@ impl Failpoint {
         ("trims-in-two", Failpoint::TrimsInTwo),
     ];
 
-    /// Whether this process is to fail so. Always false in a release build.
+    /// Returns true if this failpoint is selected. Always false in a release build.
     pub fn is_on(self) -> bool {
         cfg!(debug_assertions) && CHOSEN.get() == Some(&self)
     }
 
-    /// Whether it shows this time: every third time, at random, where the process has it.
+    /// Returns true if a selected failpoint strikes now: at random, one time in three.
     pub fn happens(self, clock: &Clock) -> bool {
         self.is_on() && clock.once_in(3)
     }
@@ -79,39 +79,38 @@ impl Failpoint {
 #[error("there is no failpoint of the name that MANA_SYNC_FAILPOINT has")]
 pub struct UnknownFailpoint;
 
-/// Lets this process fail so from now on. The first choice stands.
+/// Selects the failpoint of this process. The first selection stands.
 ///
 /// # Errors
-/// There is no such failpoint.
+/// Fails if there is no such failpoint.
 pub fn choose(name: &str) -> Result<(), UnknownFailpoint> {
     let (_, failpoint) = Failpoint::ALL.into_iter().find(|(known, _)| *known == name).ok_or(UnknownFailpoint)?;
     CHOSEN.get_or_init(|| failpoint);
     Ok(())
 }
 
-/// Lets pushes end this process, if their header asks for it: see [`crash_before_notify`].
+/// Allows pushes with a certain header to crash this process: see [`crash_before_notify`].
 pub fn let_pushes_crash() {
     PUSHES_MAY_CRASH.store(true, Ordering::Relaxed);
 }
 
-/// Whether the process is to end between the commit of a push and its notification.
+/// Whether to crash between the commit of a push and its notification.
 #[derive(Clone, Copy, Debug)]
 pub struct CrashBeforeNotify(bool);
 
-/// Whether this push is to show what a crash does: by a header at which only a debug build looks that was told to
-/// ([`let_pushes_crash`]).
+/// Reads the header with which a push requests a crash. Ignored unless a debug build allows it ([`let_pushes_crash`]).
 pub fn crash_before_notify(headers: &HeaderMap) -> CrashBeforeNotify {
     let may_crash = cfg!(debug_assertions) && PUSHES_MAY_CRASH.load(Ordering::Relaxed);
     CrashBeforeNotify(may_crash && headers.get("X-Test-Crash").is_some_and(|when| when == "before-notify"))
 }
 
 impl CrashBeforeNotify {
-    /// Whether this push is to.
+    /// Returns true if this push requests a crash.
     pub fn is_chosen(self) -> bool {
         self.0
     }
 
-    /// Ends the process as a crash would, if this push is to.
+    /// Aborts the process if this push requests it.
     pub fn if_chosen(self) {
         if self.0 {
             std::process::abort();

@@ -1,4 +1,4 @@
-//! The sync backend of local-first apps: any number of identical, stateless replicas over one PostgreSQL.
+//! The sync backend for local-first apps: any number of identical, stateless replicas on one PostgreSQL database.
 //!
 //! ```text
 //!  device A ── POST /sync/{app} ──► replica 1: auth → billing → validate
@@ -14,11 +14,11 @@
 //!       reconciler of each replica: asks the heads of its connected users ─► hub   (whatever a notification missed)
 //! ```
 //!
-//! The log is the truth, a notification is a hint. Modules stand in the order of the flow; a module uses only
-//! those above it, and [`app`] alone knows them all.
+//! The log is the truth; a notification is a hint. Modules are listed in the order of the data flow; a module uses only
+//! those above it, and only [`app`] knows them all.
 
 #![warn(missing_docs)]
-// Time, chance and settings are handed down: see `clock` and `config`.
+// Time, randomness and settings are passed in: see `clock` and `config`.
 #![warn(clippy::disallowed_methods)]
 
 pub mod protocol;

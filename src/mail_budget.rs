@@ -1,15 +1,15 @@
-//! The memory of what sessions keep, in bytes, of each user and of all (G6): what waits in mailboxes, and the names that
-//! streams ask for.
+//! Memory accounting for what sessions keep, in bytes, per user and in total (G6): wake-ups waiting in mailboxes, and
+//! the names requested by streams.
 //!
-//! What a mailbox keeps is charged before it is added. Whoever finds no room does not wait, as wake-ups are taken to
-//! sessions under a lock: its session counts as one that is behind.
+//! Mail is charged before it is added to a mailbox. Because wake-ups are delivered under a lock, a charge never waits:
+//! if there is no room, the session counts as one that is behind.
 
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What may wait for all users, in bytes, and for one of them. Little mail is part of what each session costs, and is not
-/// counted: so nobody who keeps up finds that others have taken all of it.
+/// Maximum bytes waiting for all users, and for one of them. A small amount of mail is part of each session's fixed
+/// cost and not counted; therefore others can never use up all the room of a session that keeps up.
 const MAX_ALL: usize = 64 << 20;
 const MAX_USER: usize = MAX_ALL / 8;
 
@@ -17,11 +17,11 @@ const MAX_USER: usize = MAX_ALL / 8;
 #[derive(Clone, Debug)]
 pub struct MailBudget {
     bytes: Arc<AtomicUsize>,
-    /// Shows them.
+    /// Exports `bytes`.
     shown: IntGauge,
 }
 
-/// The mail of one user. Clones are of the same user.
+/// One user's mail. Clones refer to the same user.
 #[derive(Clone, Debug)]
 pub struct UserMail(Arc<UserBytes>);
 
@@ -31,7 +31,7 @@ struct UserBytes {
     all: MailBudget,
 }
 
-/// Bytes that are charged to a user, until this is dropped.
+/// Bytes charged to a user until this is dropped.
 #[derive(Debug)]
 pub struct MailCharge {
     user: UserMail,
@@ -39,24 +39,24 @@ pub struct MailCharge {
 }
 
 impl MailBudget {
-    /// Nobody has any. `shown` tells how many bytes are charged to all.
+    /// Creates an empty budget. `shown` exports the bytes charged to all users.
     pub fn new(shown: IntGauge) -> MailBudget {
         MailBudget { bytes: Arc::default(), shown }
     }
 
-    /// The mail of a user who has none yet.
+    /// Creates the account of a user who has no mail yet.
     pub fn user(&self) -> UserMail {
         UserMail(Arc::new(UserBytes { bytes: AtomicUsize::new(0), all: self.clone() }))
     }
 
-    /// Bytes that are charged to all.
+    /// Returns the bytes charged to all users.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 }
 
 impl UserMail {
-    /// Charges so many bytes; none if there is not so much room.
+    /// Charges this many bytes. `None` if there is not enough room.
     pub fn charge(&self, bytes: usize) -> Option<MailCharge> {
         let mut charge = MailCharge { user: self.clone(), bytes: 0 };
         charge.grow(bytes).then_some(charge)
@@ -64,7 +64,7 @@ impl UserMail {
 }
 
 impl MailCharge {
-    /// Charges so many bytes instead. Nothing has changed if there is not so much room: false.
+    /// Changes the charge to this many bytes. Returns false, with nothing changed, if there is not enough room.
     pub fn set(&mut self, bytes: usize) -> bool {
         if let Some(more) = bytes.checked_sub(self.bytes) {
             return self.grow(more);
@@ -81,7 +81,7 @@ impl MailCharge {
         self.bytes -= less;
     }
 
-    /// Charges so many bytes more. Nothing has changed if there is not so much room: false.
+    /// Charges this many additional bytes. Returns false, with nothing changed, if there is not enough room.
     pub fn grow(&mut self, more: usize) -> bool {
         let UserBytes { bytes, all } = &*self.user.0;
         if !add(bytes, more, MAX_USER) {

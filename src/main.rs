@@ -19,17 +19,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tikv_jemallocator::Jemalloc;
 
-/// How long the last traces may take, at the very end; and how long if it is to end at once.
+/// Time limits for flushing the last traces, on a normal and on a forced stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
-/// Gives back what a storm of connections took, which the C library's keeps.
+/// Returns memory to the operating system after a storm of connections; the C library's allocator keeps it.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// The exit status of a command line that could not be read.
+/// The exit status for an invalid command line.
 const USAGE_STATUS: u8 = 2;
 
-/// The sync backend of local-first apps: a cluster of identical replicas over one PostgreSQL.
+/// The sync backend for local-first apps: a cluster of identical replicas on one PostgreSQL database.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -39,28 +39,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a replica. This is what happens if no command is given.
+    /// Run a replica. This is the default command.
     Serve(Box<Config>),
-    /// Bring the database's schema up to date.
+    /// Migrate the database schema to this version.
     ///
-    /// A database of the server before is taken over first: its changes are copied into our tables, and the old table
-    /// stays under the name sync_changes_before.
+    /// A database of the previous server is taken over first: its changes are copied into the new tables, and the old
+    /// table is kept as sync_changes_before.
     Migrate(MigrateArgs),
-    /// Trim logs now: take out of them what lost to later writes.
+    /// Compact logs now: trim whatever lost to later writes.
     Compact(commands::CompactArgs),
-    /// Distribute the logs over buckets: schemas by user. No replica may run meanwhile.
+    /// Distribute the logs over buckets: one schema for each group of users. No replica may be running.
     Distribute(commands::DistributeArgs),
-    /// Say why the fields of a record are what they are: who wrote them, against whom they won, and what came too late.
+    /// Explain the fields of a record: which write set each, which writes it beat, and which came too late.
     Why(commands::WhyArgs),
-    /// Say who stores how much.
+    /// Show how much each user stores.
     Usage(commands::UsageArgs),
-    /// Hand out what is stored of a user, as one JSON object a line.
+    /// Export everything stored for a user, as one JSON object per line.
     Export(commands::ExportArgs),
-    /// Erase all that is stored of a user.
+    /// Erase everything stored for a user.
     Erase(commands::EraseArgs),
-    /// Ask a replica on this machine whether it is ready; the exit status says so. For container health checks.
+    /// Check whether a replica on this machine is ready, for container health checks; the result is the exit status.
     Health(commands::HealthArgs),
-    /// Look at a cluster and steer it, through the admin port of any replica.
+    /// Inspect and control a cluster through the admin port of any replica.
     Admin(Box<admin::client::AdminArgs>),
 }
 
@@ -94,15 +94,15 @@ fn main() -> ExitCode {
     })
 }
 
-/// Reads the command line: a command with what belongs to it, or no command and the settings of a replica.
+/// Parses the command line: a command with its arguments, or a replica's settings without a command.
 fn read(words: &[OsString]) -> Result<(Cli, Option<Box<Config>>), UsageError> {
-    // Settings are asked for only where a replica is to run: a wrong PORT must not stop `mana-sync migrate`.
+    // Settings are required only to run a replica: an invalid PORT must not stop `mana-sync migrate`.
     let serves = words.get(1).is_none_or(|word| word.as_encoded_bytes().starts_with(b"-") || word == "help");
     let command = if serves { with_settings(Cli::command()) } else { Cli::command() };
     let mut unreadable = None;
     let matches = without_empty_settings(command, &mut unreadable).try_get_matches_from(words);
     let matches = match (matches, unreadable) {
-        // What is wrong with a setting that is no text, clap says without naming it.
+        // clap's error for a setting that is not text does not name the setting.
         (Err(error), Some(setting)) if error.kind() == ErrorKind::InvalidUtf8 => {
             return Err(UsageError::NoText(setting));
         }
@@ -116,7 +116,7 @@ fn read(words: &[OsString]) -> Result<(Cli, Option<Box<Config>>), UsageError> {
     Ok((cli, config))
 }
 
-/// The command line of a replica without a command. Its settings are required only if there is none.
+/// Adds the settings of a replica to the command line. They are required only if there is no command.
 fn with_settings(command: clap::Command) -> clap::Command {
     let about = command.get_about().cloned();
     let command = Config::augment_args(command).subcommand_negates_reqs(true);
@@ -126,7 +126,7 @@ fn with_settings(command: clap::Command) -> clap::Command {
     }
 }
 
-/// Why a command line could not be followed.
+/// An invalid command line.
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
     #[error(transparent)]
@@ -137,7 +137,7 @@ enum UsageError {
     NoCommand,
 }
 
-/// Says what is wrong with a command line, without any value of it; or shows the help or the version that it asks for.
+/// Reports an invalid command line without any of its values, or prints the requested help or version.
 fn refuse(error: &UsageError) -> ExitCode {
     match error {
         UsageError::Clap(error) => match config::explain(error) {
@@ -149,8 +149,8 @@ fn refuse(error: &UsageError) -> ExitCode {
     ExitCode::from(USAGE_STATUS)
 }
 
-/// The command line that takes no notice of what is empty in the environment: manifests and compose files set a
-/// variable to nothing where they mean that it is not set. Notes a setting that cannot be read as text.
+/// Ignores environment variables that are empty: manifests and compose files use an empty variable for one that is not
+/// set. Records a setting that is not valid UTF-8.
 #[expect(clippy::disallowed_methods, reason = "the environment belongs to the command line")]
 fn without_empty_settings(command: clap::Command, unreadable: &mut Option<String>) -> clap::Command {
     let command = command.mut_args(|argument| {
@@ -174,7 +174,7 @@ fn serve(config: Config) -> Outcome {
     };
     let served = runtime.block_on(cli::serve::serve(config, clock, &telemetry));
     telemetry.flush(if matches!(served, Err(ServeError::Forced)) { FORCED_FLUSH_TIMEOUT } else { FLUSH_TIMEOUT });
-    // What a forced stop leaves running must not hold the process.
+    // Work left running after a forced stop must not hold up the process.
     runtime.shutdown_background();
     served?;
     Ok(ExitCode::SUCCESS)
@@ -185,20 +185,20 @@ struct MigrateArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// Take over the database of the server before even though others are connected to it. What they do with
-    /// sync_changes fails until it is over.
+    /// Take over the previous server's database even if other clients are connected to it. Their statements on
+    /// sync_changes fail until the takeover is complete.
     #[arg(long)]
     while_connected: bool,
 
-    /// Drop the table of the server before, once it has been taken over.
+    /// Drop the previous server's table once it has been taken over.
     #[arg(long)]
     drop_old: bool,
 
-    /// Then give the role of replicas its rights, as deploy/grants.sql does. The role is made if it is missing.
+    /// Then grant the replicas' role its rights, as deploy/grants.sql does. The role is created if it is missing.
     #[arg(long)]
     grant: bool,
 
-    /// With --grant: the password that this role is to have. Default: the one that it has.
+    /// With --grant: the password to set for this role. Default: unchanged.
     #[arg(long, env, hide_env_values = true, value_parser = |text: &str| Ok::<_, std::convert::Infallible>(Secret::from(text)))]
     replica_password: Option<Secret>,
 }
@@ -228,7 +228,7 @@ fn migrate(args: &MigrateArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command that works with the database alone.
+/// Runs a command that uses only the database.
 fn run(command: impl Future<Output = Result<(), CommandError>>) -> Outcome {
     telemetry::logs::init_for_command();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)?;
@@ -250,7 +250,7 @@ fn ask_admin(args: &admin::client::AdminArgs) -> Outcome {
     Ok(if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Says what went wrong, with all its causes.
+/// Reports an error with all its causes.
 fn report(error: &dyn std::error::Error) {
     complain(format_args!("mana-sync: {error}"));
     let mut cause = error.source();

@@ -1,17 +1,18 @@
-//! What commands write: for people, and for programs.
+//! Output of commands, for people and for programs.
 //!
-//! Names and values come from users. A terminal would take some of their characters for orders: to move the cursor, to erase
-//! what stands there, to write from right to left. So people are shown other characters in their place, and in JSON they are
-//! written as their numbers.
+//! Names and values come from users. A terminal would interpret some of their characters as control sequences: to move
+//! the cursor, to erase text, to write from right to left. For people, these characters are therefore replaced; in JSON
+//! they are escaped.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 
-/// The standard output of a command that does something and says so. What it does goes on whether anybody reads that or not.
+/// The standard output of a command that does something and reports it. The command continues even if nobody reads the
+/// output.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Why it cannot be written to: nothing more is.
+    /// The first write error. Nothing is written after it.
     failure: Option<io::Error>,
 }
 
@@ -23,21 +24,20 @@ impl Output {
         }
     }
 
-    /// Says whether all was written.
+    /// Returns the first write error, if any.
     ///
-    /// # Errors
-    /// It could not be, as on a full disk.
+    /// Fails if not everything could be written, for example because a disk is full.
     pub fn end(self) -> io::Result<()> {
         read_or_not(self.failure.map_or(Ok(()), Err))
     }
 }
 
-/// Says on the standard error what is wrong, as the last thing that a command does: if that fails, nobody is left to be told.
+/// Reports an error on standard error, as the last thing a command does. If that fails, nobody is left to be told.
 pub fn complain(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Whoever reads the output may have had enough; that is no error.
+/// Ignores a broken pipe: a reader may stop reading early.
 pub fn read_or_not(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -45,14 +45,14 @@ pub fn read_or_not(written: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// A text of users for people.
+/// Replaces control characters in a user's text, for people.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if is_order(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// A JSON text that a terminal may show: it says the same.
+/// Escapes control characters in JSON for terminals, without changing its meaning.
 pub fn escaped(json: &str) -> Cow<'_, str> {
-    // Those of ASCII have been escaped, or stand between values.
+    // Those in ASCII are already escaped, or stand between values.
     let is_raw = |c: char| c > '~' && is_order(c);
     if !json.contains(is_raw) {
         return json.into();
@@ -60,7 +60,7 @@ pub fn escaped(json: &str) -> Cow<'_, str> {
     let mut text = String::with_capacity(json.len() + 16);
     for c in json.chars() {
         if is_raw(c) {
-            // All of them have four digits, and a String takes whatever is written to it.
+            // All of them have four digits, and writing to a String cannot fail.
             let _ = write!(text, "\\u{:04x}", u32::from(c));
         } else {
             text.push(c);
@@ -69,7 +69,7 @@ pub fn escaped(json: &str) -> Cow<'_, str> {
     text.into()
 }
 
-/// Whether a terminal takes a character for an order: it controls, ends a line, or says in which direction text runs.
+/// Returns true if a terminal would interpret a character: it controls, ends a line, or sets the text direction.
 fn is_order(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,20 +1,20 @@
-//! Places of which there are only so many, for those of whom nothing is known but where they come from (G6).
+//! A limited number of places for clients of which only the address is known (G6).
 //!
-//! Whoever comes takes one. So that a flood from a few addresses does not take them from everybody else, there are some in
-//! addition for addresses that have none, or few.
+//! Each client takes one place. To keep a flood from a few addresses from taking all of them, a number of extra places
+//! are reserved for addresses that hold few or none.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// This part of the places is there in addition, for addresses that have few.
+/// This fraction of the places exists in addition, for addresses that hold few.
 const SPARE: usize = 8;
-/// An address that has this part of the places has more than a few,
+/// An address no longer holds few if it holds this fraction of the places,
 const FEW: usize = 64;
-/// and one that has so many.
+/// or this many.
 const MOST_FEW: usize = 32;
 
-/// The places.
+/// A limited number of places.
 #[derive(Clone, Debug)]
 pub struct Places(Arc<Inner>);
 
@@ -30,7 +30,7 @@ struct Taken {
     by: HashMap<IpAddr, usize>,
 }
 
-/// One of them; given up when it is dropped.
+/// One place; released on drop.
 #[derive(Debug)]
 pub struct Place {
     places: Places,
@@ -38,12 +38,12 @@ pub struct Place {
 }
 
 impl Places {
-    /// So many places.
+    /// Creates this many places.
     pub fn new(places: usize) -> Places {
         Places(Arc::new(Inner { places, taken: Mutex::default() }))
     }
 
-    /// A place for somebody from this address, if it is known; none if there is none left.
+    /// Takes a place for a client from this address, if it is known. `None` if no place is left.
     pub fn enter(&self, from: Option<IpAddr>) -> Option<Place> {
         let places = self.0.places;
         let mut taken = self.taken();

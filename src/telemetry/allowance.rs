@@ -1,9 +1,9 @@
-//! What may be done at a rate, and for a while faster than that.
+//! A rate limit that allows bursts.
 
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
-/// So many seconds' worth may be taken at once.
+/// The burst size, in seconds' worth.
 const BURST_SECONDS: f64 = 5.0;
 
 /// A token bucket.
@@ -20,13 +20,13 @@ struct Left {
 }
 
 impl Allowance {
-    /// A full bucket. `per_second` of 0 allows nothing.
+    /// Creates a full bucket. A `per_second` of 0 allows nothing.
     pub(super) fn new(per_second: u32, now: Instant) -> Allowance {
         let per_second = f64::from(per_second);
         Allowance { per_second, left: Mutex::new(Left { count: per_second * BURST_SECONDS, at: now }) }
     }
 
-    /// Takes one, if there is one.
+    /// Takes one token, if there is one.
     pub(super) fn take(&self, now: Instant) -> bool {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let gained = now.saturating_duration_since(left.at).as_secs_f64() * self.per_second;

@@ -1,14 +1,14 @@
-//! What is counted by app. An app's id is whatever a client says, so only those that the settings name (METRIC_APPS) are told
-//! apart, and all others are counted together: nobody can make series by asking for apps.
+//! Counters by app. App ids are chosen by clients, so only the apps named in METRIC_APPS have series of their own, and
+//! all others are counted together: no client can create a series.
 
 use super::registry::counters;
 use prometheus::{IntCounter, IntCounterVec, Registry};
 use std::sync::OnceLock;
 
-/// All apps that are not told apart.
+/// The label of all other apps.
 const OTHER: &str = "other";
 
-/// The counts of one replica by app.
+/// One replica's counters by app.
 #[derive(Debug)]
 pub struct AppCounters {
     pushes: IntCounterVec,
@@ -32,7 +32,7 @@ impl AppCounters {
         AppCounters { pushes, changes, told_apart: OnceLock::new(), other }
     }
 
-    /// Tells these apps apart from now on. The first call counts.
+    /// Counts these apps separately from now on. Only the first call has an effect.
     pub fn tell_apart(&self, apps: &[String]) {
         let named = apps.iter().filter(|app| !app.is_empty() && *app != OTHER);
         self.told_apart.get_or_init(|| named.map(|app| AppCounter::new(&self.pushes, &self.changes, app)).collect());
@@ -43,7 +43,7 @@ impl AppCounters {
         self.of(app).pushes.inc();
     }
 
-    /// Counts changes that were stored.
+    /// Counts stored changes.
     pub fn count_changes(&self, app: &str, changes: u64) {
         self.of(app).changes.inc_by(changes);
     }

@@ -1,4 +1,4 @@
-//! The buckets of histograms.
+//! Histogram buckets.
 
 /// Upper bounds of latencies, in seconds.
 pub(super) const SECONDS: &[f64] =

@@ -1,4 +1,4 @@
-//! Histograms that can name a trace: of each bucket, the last observation that was made in a sampled span.
+//! Histograms with exemplars: for each bucket, the trace of the last observation made in a sampled span.
 
 use super::bounds::SECONDS;
 use super::traces;
@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A bucket for each bound, and one for what is beyond.
+/// One bucket for each bound, and one for everything beyond.
 const BUCKETS: usize = SECONDS.len() + 1;
 
 /// A histogram of latencies, with an exemplar for each bucket.
@@ -20,7 +20,7 @@ pub struct TracedHistogram {
     exemplars: Arc<RwLock<[Option<Exemplar>; BUCKETS]>>,
 }
 
-/// An observation, and where it was made.
+/// An observation, and the span it was made in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exemplar {
     trace: TraceId,
@@ -34,8 +34,8 @@ impl TracedHistogram {
         TracedHistogram { name, histogram, exemplars: Arc::default() }
     }
 
-    /// Counts an observation, in seconds. If the current span is sampled, it becomes its bucket's exemplar; `observe` leaves
-    /// none.
+    /// Records an observation, in seconds. If the current span is sampled, the observation becomes its bucket's
+    /// exemplar; `observe` leaves none.
     pub fn record(&self, seconds: f64, clock: &Clock) {
         self.histogram.observe(seconds);
         let Some((trace, span)) = traces::current() else { return };
@@ -44,7 +44,7 @@ impl TracedHistogram {
         self.exemplars.write().unwrap_or_else(PoisonError::into_inner)[bucket] = Some(exemplar);
     }
 
-    /// Of each bucket, in ascending order.
+    /// Returns the exemplar of each bucket, in ascending order.
     pub(super) fn exemplars(&self) -> [Option<Exemplar>; BUCKETS] {
         *self.exemplars.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +58,7 @@ impl Deref for TracedHistogram {
     }
 }
 
-/// As it stands behind the value of a bucket.
+/// Formats the exemplar as it appears after the value of a bucket.
 impl std::fmt::Display for Exemplar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let at = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();

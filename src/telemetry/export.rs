@@ -1,7 +1,7 @@
-//! Sending spans to a collector, by OTLP.
+//! Export of spans to a collector, over OTLP.
 //!
-//! A thread of its own sends what has gathered in a bounded queue; what does not fit is dropped. A collector that
-//! is away or does not answer costs the requests nothing and the process no memory.
+//! A separate thread sends spans from a bounded queue; spans that do not fit are dropped. A collector that is
+//! unavailable or does not respond costs requests nothing, and the process no memory.
 
 use super::TelemetryError;
 use super::metrics::Metrics;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use url::Url;
 
-/// What makes spans and sends them to the collector. To be called on the runtime that does the sending.
+/// Creates the tracer provider that exports spans to the collector. Must be called on the runtime that sends them.
 pub(super) fn provider(
     config: &Config,
     collector: &Collector,
@@ -33,7 +33,7 @@ pub(super) fn provider(
         endpoint,
         failing: AtomicBool::new(false),
     };
-    // Which requests are sampled is decided before they have a span; what has one is to be kept.
+    // Sampling is decided before a request has a span; every span that exists is kept.
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)
         .with_resource(resource(config))
@@ -60,7 +60,7 @@ fn exporter(collector: &Collector, limit: Duration) -> Result<opentelemetry_otlp
     Ok(built?)
 }
 
-/// How long the collector may take, as the exporter itself would read it.
+/// Returns the collector timeout, as the exporter itself would read it.
 #[expect(clippy::disallowed_methods, reason = "the exporter reads its own settings, and this is one of them")]
 fn time_limit(config: &Config) -> Duration {
     let of_traces = std::env::var("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").ok();
@@ -68,16 +68,16 @@ fn time_limit(config: &Config) -> Duration {
     of_traces.unwrap_or(config.traces.otel_exporter_otlp_timeout)
 }
 
-/// A client that goes nowhere else: whoever the collector sends us to is not to have its keys.
+/// Creates a client that follows no redirects: no other host must get the collector's keys.
 fn http_client(limit: Duration) -> Result<Client, TelemetryError> {
     let builder = move || Client::builder().timeout(limit).redirect(Policy::none()).build();
-    // It has a runtime of its own, which must not be made within another.
+    // It has its own runtime, which must not be created within another.
     let made = std::thread::spawn(builder).join();
     let failed = || TelemetryError::Traces("the HTTP client".to_owned());
     made.map_err(|_| failed())?.map_err(|_| failed())
 }
 
-/// Who speaks. What the environment says counts more than what we know ourselves.
+/// Describes this service. Values from the environment take precedence over built-in ones.
 fn resource(config: &Config) -> Resource {
     let builder = Resource::builder_empty()
         .with_attributes([
@@ -92,7 +92,7 @@ fn resource(config: &Config) -> Resource {
     }
 }
 
-/// The sampler that the settings describe.
+/// Returns the configured sampler.
 pub(super) fn sampler(config: &TracesConfig) -> Sampler {
     let root = match config.otel_traces_sampler.root {
         RootSampler::AlwaysOn => Sampler::AlwaysOn,
@@ -102,16 +102,16 @@ pub(super) fn sampler(config: &TracesConfig) -> Sampler {
     if config.otel_traces_sampler.parent_based { Sampler::ParentBased(Box::new(root)) } else { root }
 }
 
-/// What the exporter says, without where it sends to: that is a setting, and settings are not logged.
+/// Removes the endpoint from the exporter's message: it is a setting, and settings are not logged.
 fn without_endpoint(text: &str, endpoint: &Url) -> String {
     let mut bare = endpoint.clone();
-    // Both fail only for URLs that cannot have a user, which are not changed by it.
+    // Both fail only for URLs that cannot have a user, and leave those unchanged.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);
     text.replace(endpoint.as_str(), "[endpoint]").replace(bare.as_str(), "[endpoint]")
 }
 
-/// An exporter that counts what arrives and what does not, and says so once each time that changes.
+/// An exporter that counts successes and failures, and logs each change between them once.
 #[derive(Debug)]
 struct Counting<E> {
     exporter: E,

@@ -1,4 +1,4 @@
-//! How a log line is written.
+//! Formatting of log lines.
 
 use super::{redact, request_id, traces};
 use crate::clock::Clock;
@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Writes events with the ids of the request and the sampled trace in which they happen.
+/// Formats events, with the ids of their request and sampled trace.
 #[derive(Debug)]
 pub(super) struct Formatter {
     pub(super) format: LogFormat,
@@ -69,7 +69,7 @@ fn json(now: &str, metadata: &Metadata<'_>, fields: &Fields) -> Result<String, B
 
 fn text(out: &mut Writer<'_>, now: &str, metadata: &Metadata<'_>, fields: &Fields) -> fmt::Result {
     let level = *metadata.level();
-    // Red, yellow, green, blue, purple: as everybody has them.
+    // The usual colors: red, yellow, green, blue, purple.
     let color = match level {
         Level::ERROR => 31,
         Level::WARN => 33,

@@ -1,9 +1,9 @@
-//! Answers to HTTP requests, counted by route and class of status.
+//! HTTP responses, counted by route and status class.
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 use std::time::Duration;
 
-/// The routes of `http/router.rs`, as labels; whatever else is asked for is `other`.
+/// The routes of `http/router.rs`, as labels; anything else is `other`.
 pub(super) const ROUTES: &[&str] = &[
     "/sync/{app}",
     "/sync/{app}/pull",
@@ -18,11 +18,11 @@ pub(super) const ROUTES: &[&str] = &[
     OTHER,
 ];
 const OTHER: &str = "other";
-/// Those that clients use: how long probes and scrapes take tells nothing.
+/// The routes that clients use. The durations of probes and scrapes are not interesting.
 pub(super) const TIMED_ROUTES: &[&str] = ROUTES.split_at(6).0;
 pub(super) const CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// What is counted, by route, so that no request has to look for its series by their names.
+/// Counters by route, so that requests do not look up series by name.
 #[derive(Debug)]
 pub struct HttpMetrics {
     routes: Vec<Route>,
@@ -46,7 +46,7 @@ impl HttpMetrics {
         HttpMetrics { routes: ROUTES.iter().map(route).collect() }
     }
 
-    /// Counts an answer. `route` is none where there is no such endpoint.
+    /// Counts a response. `route` is `None` if there is no such endpoint.
     pub fn count(&self, route: Option<&str>, status: u16, took: Duration) {
         let known = self.routes.iter().find(|known| Some(known.name) == route);
         let Some(route) = known.or(self.routes.last()) else { return };

@@ -1,7 +1,8 @@
-//! Log lines on standard output, of commands on standard error: JSON for machines, text for people. `RUST_LOG` chooses what is shown.
+//! Log lines: a replica's on standard output, a command's on standard error; JSON for machines, text for people.
+//! `RUST_LOG` selects what is shown.
 //!
-//! `info` is what a replica does by itself, `warn` what somebody should look at by day, `error` what should not
-//! happen. What clients do wrong is `debug`: nobody is to be woken, and no disk filled, by them.
+//! `info` is what a replica does on its own, `warn` is something to look at in working hours, `error` is something that
+//! should not happen. Client errors are `debug`: clients must not be able to wake anybody or fill a disk.
 
 use super::formatter::Formatter;
 use super::traces::TARGET;
@@ -20,24 +21,24 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is shown if RUST_LOG does not say.
+/// The filter if RUST_LOG is not set.
 const DEFAULT: &str = "info";
-/// The crate of ours, as targets name it.
+/// Our crate, as it appears in targets.
 const OURS: &str = "mana_sync";
 
-/// What the log shows, which may be changed while the process runs. Clones share it.
+/// The log filter, which can be changed while the process runs. Clones share it.
 #[derive(Clone)]
 pub struct LogFilter {
     shown: Arc<Mutex<String>>,
-    /// Whether others' details are left out, whatever the filter says.
+    /// True if other crates' details are hidden, whatever the filter says.
     ours_alone: Arc<AtomicBool>,
     replace: Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>,
 }
 
-/// Why the log goes on as it was.
+/// The reason that the filter was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
-    /// It is no filter as RUST_LOG has them.
+    /// The text is not a valid RUST_LOG filter.
     #[error("this is no filter as RUST_LOG has them, such as info or info,mana_sync::store=debug")]
     Unreadable(#[source] Option<ParseError>),
     /// The log of this process cannot be changed.
@@ -46,13 +47,13 @@ pub enum LogFilterError {
 }
 
 impl LogFilter {
-    /// What is shown, as RUST_LOG has it.
+    /// Returns the current filter, in RUST_LOG syntax.
     pub fn shown(&self) -> String {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Shows what this says from now on, as RUST_LOG would; but of other crates nothing below `info`. They write messages as
-    /// they come, with tokens and what users store, which is for whoever can start a process to see, and nobody else.
+    /// Changes the filter to this one, in RUST_LOG syntax, but shows nothing below `info` from other crates. Those log
+    /// messages as they arrive, with tokens and users' data, which only somebody who can start the process may see.
     pub fn set(&self, filter: &str) -> Result<(), LogFilterError> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let parsed = check(filter)?;
@@ -71,7 +72,7 @@ impl std::fmt::Debug for LogFilter {
     }
 }
 
-/// Reads a filter. A word that is no level would be taken as the name of a target, and the log fall silent: it is refused.
+/// Parses a filter. A word that is not a level would be taken for a target and silence the log, so it is an error.
 pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
     let names_level = |part: &str| {
         let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
@@ -83,7 +84,7 @@ pub fn check(filter: &str) -> Result<EnvFilter, LogFilterError> {
     EnvFilter::builder().parse(filter).map_err(|error| LogFilterError::Unreadable(Some(error)))
 }
 
-/// RUST_LOG as people write it, as [`check`] reads it: without what is empty, and everything of a target of ours that is only named.
+/// Rewrites RUST_LOG for [`check`]: drops empty parts, and sets bare targets of our crate to `trace`.
 fn written_out(setting: &str) -> String {
     let parts = setting.split(',').map(str::trim).filter(|part| !part.is_empty());
     let is_ours = |part: &str| part.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
@@ -92,8 +93,8 @@ fn written_out(setting: &str) -> String {
     parts.map(part).collect::<Vec<_>>().join(",")
 }
 
-/// What is shown from the start, and what is wrong with RUST_LOG, if that is why it is the default. An empty one counts as
-/// not set.
+/// Returns the initial filter, and the error in RUST_LOG if that is why it is the default. An empty RUST_LOG counts as
+/// unset.
 fn at_start(setting: Option<&OsStr>) -> (EnvFilter, Option<LogFilterError>) {
     let default = || EnvFilter::new(DEFAULT);
     let Some(setting) = setting.filter(|setting| !setting.is_empty()) else { return (default(), None) };
@@ -104,15 +105,15 @@ fn at_start(setting: Option<&OsStr>) -> (EnvFilter, Option<LogFilterError>) {
     }
 }
 
-/// Sends the log of a command to standard error, in text: its standard output has its results, which programs read. The first
-/// call in a process counts.
+/// Logs to standard error, as text, for a command: its standard output carries its results, which programs read. Only
+/// the first call in a process has an effect.
 pub fn init_for_command() {
     let formatter = Formatter { format: LogFormat::Text, clock: Clock::system() };
-    // Colours are for terminals.
+    // Colors are for terminals.
     init_with(formatter, None, BoxMakeWriter::new(io::stderr), !io::stderr().is_terminal());
 }
 
-/// Sends the log of a replica to standard output, and spans to a tracer.
+/// Logs to standard output for a replica, and sends spans to a tracer.
 pub(super) fn init(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -> LogFilter {
     init_with(Formatter { format, clock }, tracer, BoxMakeWriter::new(io::stdout), false)
 }
@@ -127,12 +128,12 @@ fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter,
     let (chosen, handle) = reload::Layer::new(chosen);
     let ours_alone = Arc::new(AtomicBool::new(false));
     let is_capped = ours_alone.clone();
-    // It is asked again for everything whenever the filter is replaced.
+    // The filter is consulted again for every callsite whenever it is replaced.
     let is_shown = move |metadata: &Metadata<'_>| {
         let is_detail = *metadata.level() > LevelFilter::INFO && !metadata.target().starts_with(OURS);
         metadata.target() != TARGET && !(is_detail && is_capped.load(Ordering::Relaxed))
     };
-    // Spans for the tracer are no business of the log, and the other way round.
+    // Tracer spans do not appear in the log, and log events do not appear in traces.
     let lines = tracing_subscriber::fmt::layer().event_format(formatter).with_writer(to);
     let lines = if is_plain { lines.with_ansi(false) } else { lines };
     let lines = lines.with_filter(chosen.and(filter_fn(is_shown)));
@@ -145,7 +146,7 @@ fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter,
             .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO))
     });
-    // Only a second call in one process fails, and then the first one's log goes on.
+    // Only a second call in one process fails, and then the first one's log stays in place.
     let _ = tracing_subscriber::registry().with(traces).with(lines).try_init();
     if let Some(problem) = problem {
         tracing::warn!(

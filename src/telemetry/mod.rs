@@ -1,12 +1,12 @@
-//! What the outside sees of the inside: logs, metrics and traces.
+//! Telemetry: logs, metrics and traces.
 //!
-//! * [`logs`]: lines on standard output, with the ids of the request and the trace that they belong to.
-//! * [`metrics`]: every metric, named once. A collector that is to have them scrapes.
-//! * [`refusals`]: who is let in, and who is refused and why.
-//! * [`throttle`]: lines that are written once in a while, however often there is reason.
-//! * [`traces`]: which requests are traced, and every span, named once; [`export`] sends them to a collector.
+//! - [`logs`]: lines on standard output, with the ids of their request and trace.
+//! - [`metrics`]: every metric, named once. Collectors get them by scraping.
+//! - [`refusals`]: accepted requests, and refused ones by reason.
+//! - [`throttle`]: rate-limited log lines.
+//! - [`traces`]: the sampling of requests, and every span, named once; [`export`] sends them to a collector.
 //!
-//! None of them says who a user is or what a user stores.
+//! None of them reveals who a user is or what a user stores.
 
 mod allowance;
 mod apps;
@@ -42,24 +42,24 @@ use std::time::Duration;
 /// The telemetry of a process.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// What is counted.
+    /// The counters and gauges.
     pub metrics: Arc<Metrics>,
     /// Decides which requests are traced.
     pub traces: Traces,
-    /// What the log shows.
+    /// The log filter.
     pub log: LogFilter,
     provider: Option<SdkTracerProvider>,
 }
 
-/// Why there is no telemetry.
+/// Telemetry could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// What the exporter says has values of settings in it, and is left out but for the name.
+    /// The exporter's message contains values of settings; only the setting's name is kept.
     #[error("traces cannot be exported as the settings OTEL_… say: see {0}")]
     Traces(String),
 }
 
-/// Who makes the spans, and by which conventions they are named.
+/// The instrumentation scope of our spans, with the semantic conventions they follow.
 fn scope() -> InstrumentationScope {
     InstrumentationScope::builder("mana-sync")
         .with_version(env!("CARGO_PKG_VERSION"))
@@ -78,7 +78,7 @@ impl From<ExporterBuildError> for TelemetryError {
 }
 
 impl Telemetry {
-    /// Starts logging, and tracing if the settings ask for it. Spans are sent on the current runtime.
+    /// Starts logging, and tracing if it is configured. Spans are sent on the current runtime.
     pub fn start(config: &Config, clock: &Clock) -> Result<Telemetry, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
         metrics.show_limits(config);
@@ -93,7 +93,7 @@ impl Telemetry {
         Ok(Telemetry { metrics, traces, log, provider })
     }
 
-    /// Sends the last spans, if that can be done in so much time. Blocks; not to be called on a runtime.
+    /// Sends the last spans within this time limit. Blocks; must not be called on a runtime.
     pub fn flush(self, limit: Duration) {
         if let Some(Err(error)) = self.provider.map(|provider| provider.shutdown_with_timeout(limit)) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the last traces could not be exported");

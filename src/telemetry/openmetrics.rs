@@ -1,11 +1,11 @@
-//! Metrics as OpenMetrics 1.0 has them: as Prometheus text, with exemplars, and with an end that shows that all is there.
-//! <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>
+//! OpenMetrics 1.0: Prometheus text with exemplars, and an end marker that proves it complete.
+//!  <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>
 
 use super::exemplars::TracedHistogram;
 use prometheus::proto::{Histogram, LabelPair, MetricFamily, MetricType};
 use std::fmt::{Display, Write as _};
 
-/// Families as they stand now, with the exemplars of these histograms.
+/// Encodes families with their current values, and these histograms with exemplars.
 pub(super) fn encode(families: &[MetricFamily], traced: &[&TracedHistogram]) -> String {
     let mut text = Text(String::new());
     for family in families {
@@ -17,15 +17,15 @@ pub(super) fn encode(families: &[MetricFamily], traced: &[&TracedHistogram]) -> 
 
 struct Text(String);
 
-// Writing to a string does not fail.
+// Writing to a string cannot fail.
 impl Text {
     fn family(&mut self, family: &MetricFamily, traced: Option<&TracedHistogram>) {
         let name = family.name();
-        // A counter's name is without the suffix of its samples.
+        // A counter family is named without the suffix of its samples.
         let (kind, family_name) = match family.get_field_type() {
             MetricType::COUNTER => ("counter", name.strip_suffix("_total").unwrap_or(name)),
             MetricType::HISTOGRAM => ("histogram", name),
-            // There are no other kinds here.
+            // There are no other types here.
             _ => ("gauge", name),
         };
         let _ = writeln!(self.0, "# TYPE {family_name} {kind}");

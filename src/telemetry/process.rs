@@ -1,4 +1,4 @@
-//! The process under the names that Prometheus's clients share: memory, processor time, file descriptors, threads.
+//! Process metrics under the names that Prometheus clients share: memory, CPU time, file descriptors, threads.
 
 use nix::time::{ClockId, clock_gettime};
 use prometheus::core::{Collector, Desc};
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 const PROCESSOR_TIME: &str = "process_cpu_seconds_total";
 
-/// The library's collector, but for processor time, of which that tells whole seconds only: over a minute of little work
-/// nothing, or twice what it was.
+/// The library's collector, except for CPU time, which it reports in whole seconds: under a light load, a minute would
+/// show nothing, or twice the real value.
 pub(super) struct Process(ProcessCollector);
 
 impl Process {
@@ -27,7 +27,7 @@ impl Collector for Process {
         let mut families = self.0.collect();
         let metrics = families.iter_mut().filter(|family| family.name() == PROCESSOR_TIME);
         for metric in metrics.flat_map(MetricFamily::mut_metric) {
-            // The clock of a process is refused to nobody; if it were, whole seconds are better than none.
+            // Reading a process's own CPU clock does not fail; if it did, whole seconds are better than none.
             if let Ok(used) = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID) {
                 let mut counter = Counter::default();
                 counter.set_value(Duration::from(used).as_secs_f64());

@@ -1,11 +1,11 @@
-//! What an error and its causes say, without what they quote.
+//! Errors and their causes, without what they quote.
 //!
-//! Some errors repeat what they could not read or where they asked: a value of a user, a URL with a user's id in
-//! it. Such parts are left out, because logs go to more people than data does.
+//! Some errors quote their input or their target: a user's value, or a URL with a user's id in it. Such parts are left
+//! out, because logs reach more people than data does.
 
 use std::error::Error;
 
-/// An error and its causes, each once.
+/// Formats an error and its causes, without repetitions.
 pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
@@ -27,7 +27,7 @@ pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// What may be told of an error that quotes; none if it does not.
+/// Returns the part of a quoting error that may be logged, or `None` if the error does not quote.
 fn reserved(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<serde_json::Error>() {
         return Some(format!("JSON: {:?} error at line {} column {}", error.classify(), error.line(), error.column()));
@@ -39,7 +39,7 @@ fn reserved(error: &(dyn Error + 'static)) -> Option<String> {
     Some(database_failure(database.code().code(), database.message()))
 }
 
-/// PostgreSQL's message, unless it may be about a value: data exceptions and constraints, classes 22 and 23.
+/// Returns PostgreSQL's message, unless it may be about a value: data exceptions and constraints, classes 22 and 23.
 fn database_failure(code: &str, message: &str) -> String {
     match code.get(..2) {
         Some("22" | "23") => format!("SQLSTATE {code}"),
@@ -47,7 +47,7 @@ fn database_failure(code: &str, message: &str) -> String {
     }
 }
 
-/// Its own text has the URL.
+/// Describes a failed request. The error's own text contains the URL.
 fn request_failure(error: &reqwest::Error) -> String {
     if let Some(status) = error.status() {
         return format!("the answer was {status}");

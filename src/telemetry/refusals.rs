@@ -1,16 +1,16 @@
-//! Who is let in and who is refused, by what was asked for and why.
+//! Accepted and refused requests, by endpoint and reason.
 //!
-//! A replica that refuses everybody looks well from inside: it answers quickly and nothing fails. It shows only where
-//! refusals are counted beside what is accepted.
+//! A replica that refuses everybody looks healthy from the inside: it responds quickly and nothing fails. Only counting
+//! refusals next to accepted requests reveals it.
 
 use super::throttle::Throttle;
 use prometheus::{IntCounter, IntCounterVec};
 use std::time::Duration;
 
-/// The least time between two lines that give the same reason.
+/// Minimum time between two log lines with the same reason.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What a client asks for.
+/// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `POST /sync/{app}`.
@@ -19,7 +19,7 @@ pub enum Endpoint {
     Pull,
     /// Streams.
     Stream,
-    /// What browsers ask before they send any of the others: whether the page that they show may.
+    /// A browser's preflight: it asks whether its page may send any of the others.
     Preflight,
     /// WebSockets.
     WebSocket,
@@ -27,40 +27,40 @@ pub enum Endpoint {
 
 pub(super) const ENDPOINTS: &[&str] = &["push", "pull", "stream", "preflight", "websocket"];
 
-/// Why a request was not answered 2xx, or a WebSocket did not get as far as `auth-ok`.
+/// The reason that a request was not answered 2xx, or that a WebSocket did not get as far as `auth-ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// 401: no token was sent, in the header or in time.
     TokenMissing,
-    /// It is no JWT.
+    /// The token is not a JWT.
     TokenMalformed,
-    /// It is signed with another algorithm.
+    /// The token is signed with another algorithm.
     TokenAlgorithm,
-    /// It names no key.
+    /// The token names no key.
     TokenKeyMissing,
     /// The issuer publishes no such key.
     TokenKeyUnknown,
-    /// Its signature is wrong.
+    /// The signature is wrong.
     TokenSignature,
-    /// It has expired.
+    /// The token has expired.
     TokenExpired,
-    /// It is not valid yet.
+    /// The token is not valid yet.
     TokenNotYetValid,
-    /// It is from another issuer.
+    /// The token is from another issuer.
     TokenIssuer,
-    /// It is for another audience.
+    /// The token is for another audience.
     TokenAudience,
-    /// It names no user, or one that cannot be.
+    /// The token names no user, or an invalid one.
     TokenSubject,
-    /// A header marked as critical that is not known here.
+    /// The token has a critical header that is not supported here.
     TokenCritical,
-    /// Another claim is missing or cannot be read.
+    /// Another claim is missing or invalid.
     TokenClaims,
-    /// An operator has refused it.
+    /// An operator has refused the token.
     TokenRefused,
-    /// A second token on a WebSocket, of another user than the first.
+    /// A second token on a WebSocket was for a different user than the first.
     TokenOtherUser,
-    /// A preflight from a page that CORS_ORIGINS does not name: its browser sends nothing more.
+    /// A preflight came from a page that CORS_ORIGINS does not name; the browser sends nothing more.
     Origin,
     /// 503: there are no keys to check a token with.
     KeysUnavailable,
@@ -68,13 +68,13 @@ pub enum Refusal {
     SyncInactive,
     /// 400, 408, 413, 415 and 422, among others: the request is at fault.
     BadRequest,
-    /// 429: a limit of one user.
+    /// 429: a per-user limit.
     UserLimit,
     /// 503: a limit of the replica.
     Busy,
     /// 503: the database cannot be used.
     DatabaseUnavailable,
-    /// 503: the replica does not serve yet, or no longer.
+    /// 503: the replica is not serving yet, or no longer.
     NotReady,
     /// 500.
     Internal,
@@ -108,19 +108,19 @@ pub(super) const REASONS: &[&str] = &[
 ];
 
 impl Refusal {
-    /// The reason as a label.
+    /// Returns the reason as a label.
     pub fn label(self) -> &'static str {
         REASONS[self as usize]
     }
 
-    /// Whether the line about it is written where requests are counted. The others are written where more is known:
-    /// the key of a token, the error of a database. What is wrong with a request is its client's business alone.
+    /// Returns true if the refusal is logged where requests are counted. The others are logged where more is known,
+    /// such as the key of a token or the error of a database; what is wrong with a request concerns only its client.
     pub fn is_logged_with_the_answer(self) -> bool {
         matches!(self, Refusal::TokenMissing | Refusal::SyncInactive | Refusal::UserLimit)
     }
 }
 
-/// The counts of one replica.
+/// One replica's counters.
 #[derive(Debug)]
 pub struct Refusals {
     /// By endpoint.
@@ -143,7 +143,7 @@ impl Refusals {
         }
     }
 
-    /// Counts a request that was answered 2xx, or a WebSocket that authenticated.
+    /// Counts a request answered 2xx, or a WebSocket that authenticated.
     pub fn accept(&self, endpoint: Endpoint) {
         self.accepted[endpoint as usize].inc();
     }
@@ -153,13 +153,13 @@ impl Refusals {
         self.refused[endpoint as usize][reason as usize].inc();
     }
 
-    /// How many have been accepted since the start, of all endpoints. Preflights only precede what is asked for.
+    /// Returns the number of accepted requests since the start, over all endpoints, without preflights.
     pub fn accepted(&self) -> u64 {
         let counts = self.accepted.iter().enumerate();
         counts.filter(|(n, _)| *n != Endpoint::Preflight as usize).map(|(_, count)| count.get()).sum()
     }
 
-    /// What has been counted for each endpoint and reason since the start, zeros left out.
+    /// Returns the nonzero counts of refusals since the start, by endpoint and reason.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         let of = |(endpoint, reasons): (&&'static str, &Vec<IntCounter>)| {
             let counts: Vec<u64> = reasons.iter().map(IntCounter::get).collect();
@@ -169,7 +169,7 @@ impl Refusals {
         ENDPOINTS.iter().zip(&self.refused).flat_map(of).filter(|(_, _, count)| *count > 0)
     }
 
-    /// Whether a line about such a refusal is to be written now; then, how many were not since the last one.
+    /// If a line about such a refusal is due now, returns the number suppressed since the last one.
     pub fn line_due(&self, reason: Refusal) -> Option<u64> {
         self.lines[reason as usize].is_due()
     }

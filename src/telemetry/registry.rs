@@ -1,4 +1,4 @@
-//! Kinds of metrics, each made and registered with all the series that it will ever have.
+//! Types of metrics, each created and registered with all the series it will ever have.
 
 use super::bounds::SECONDS;
 use super::exemplars::TracedHistogram;
@@ -6,7 +6,7 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-// The names are constants of metrics.rs: they are valid and none is given twice, or no replica would start.
+// The names are constants in metrics.rs, valid and unique; otherwise no replica would start.
 fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("metric names are constants of metrics.rs");
     registry.register(Box::new(metric.clone())).expect("every metric is named once");
@@ -29,7 +29,7 @@ pub(super) fn histogram(registry: &Registry, name: &str, help: &str) -> Histogra
     register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
 }
 
-/// A histogram with exemplars.
+/// Creates a histogram with exemplars.
 pub(super) fn traced_histogram(registry: &Registry, name: &'static str, help: &str) -> TracedHistogram {
     TracedHistogram::new(name, histogram(registry, name, help))
 }
@@ -53,7 +53,7 @@ pub(super) fn histograms(registry: &Registry, name: &str, help: &str, label: &st
     metric
 }
 
-/// A gauge that is always 1 and says two things by its labels.
+/// A gauge that is always 1, with two informational labels.
 pub(super) fn paired_gauge(
     registry: &Registry,
     name: &str,
@@ -65,7 +65,7 @@ pub(super) fn paired_gauge(
     metric.with_label_values(&[value, other_value]).set(1);
 }
 
-/// Counters with two labels, one for each pair of their values.
+/// Counters with two labels, one for each pair of values.
 pub(super) fn paired_counters(
     registry: &Registry,
     name: &str,

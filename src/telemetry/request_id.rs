@@ -1,41 +1,41 @@
-//! The id of a request: the caller's, or one of our own. It goes back in the answer and stands in every log line
+//! Request ids: the caller's, or a generated one. The id is returned with the response and appears in every log line
 //! that the request causes.
 
 use crate::clock::Clock;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Where it stands in requests and answers.
+/// The header that carries the id in requests and responses.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Longer ones than this are not taken over.
+/// Maximum length of a caller's id that is accepted.
 const MAX_LENGTH: usize = 128;
 
 tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// A request's id: letters, digits and few other characters.
+/// A request's id: letters, digits and a few other characters.
 #[derive(Clone, Debug)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The caller's id, if it is one that can be taken over; else a new one.
+    /// Returns the caller's id if it is acceptable, else a new one.
     pub fn of(headers: &HeaderMap, clock: &Clock) -> RequestId {
         let given = headers.get(HEADER).filter(|value| is_plain(value.as_bytes()));
         RequestId(given.cloned().unwrap_or_else(|| random(clock)))
     }
 
-    /// As a header's value.
+    /// Returns the id as a header value.
     pub fn into_header(self) -> HeaderValue {
         self.0
     }
 
-    /// Does something on behalf of this request.
+    /// Runs a future on behalf of this request.
     pub async fn scope<T>(self, doing: impl Future<Output = T>) -> T {
         CURRENT.scope(self, doing).await
     }
 }
 
-/// The id of the request on whose behalf this happens.
+/// Returns the id of the current request.
 pub(super) fn current() -> Option<String> {
     CURRENT.try_with(|id| id.0.to_str().ok().map(str::to_owned)).ok().flatten()
 }
@@ -47,7 +47,7 @@ fn is_plain(id: &[u8]) -> bool {
 
 fn random(clock: &Clock) -> HeaderValue {
     let id = format!("{:032x}", clock.random_u128());
-    // Hexadecimal digits can stand in a header.
+    // Hexadecimal digits are valid in a header.
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))
 }
 

@@ -1,14 +1,14 @@
-//! Lines that would come with every request while something is away.
+//! Rate-limited log lines, for messages that every request would cause while something is unavailable.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The least time between two lines, unless a kind says otherwise.
+/// Default minimum time between two lines.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// One kind of line, kept by whoever writes it: of several replicas in a process each says its own. As a `static` only where the
-/// line is written by what has no state.
+/// One kind of line, owned by its writer: each replica in a process logs its own. A `static` only where the writer has
+/// no state.
 #[derive(Debug)]
 pub struct Throttle {
     pause: Duration,
@@ -22,17 +22,17 @@ struct State {
 }
 
 impl Throttle {
-    /// A line that has not been written yet.
+    /// Creates a throttle whose line has not been written yet.
     pub const fn new() -> Throttle {
         Throttle::every(PAUSE)
     }
 
-    /// One that is written at most once in so much time.
+    /// Creates a throttle for a line written at most once in this period.
     pub const fn every(pause: Duration) -> Throttle {
         Throttle { pause, state: Mutex::new(State { written: None, unwritten: 0 }) }
     }
 
-    /// Whether it is to be written now; then, how often it was not since the last time.
+    /// If the line is due now, returns the number suppressed since the last one.
     pub fn is_due(&self) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.written.is_some_and(|written| written.elapsed() < self.pause) {

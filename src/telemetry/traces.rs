@@ -1,8 +1,8 @@
-//! Spans: which requests get any, and what they are called (semantic conventions 1.44).
+//! Spans: which requests get them, and their names (semantic conventions 1.44).
 //!
-//! Sampling is decided once, when a request arrives and before there is a span: one that is not sampled costs a
-//! random number, here and on every other replica. All other spans are made only inside a sampled one, or for
-//! wake-ups that carry the spans of sampled pushes. None has a query parameter, a token or a user in it.
+//! Sampling is decided once, when a request arrives and before it has a span: an unsampled request costs one random
+//! number, here and on every other replica. All other spans are created only inside a sampled one, or for wake-ups that
+//! carry the spans of sampled pushes. No span contains a query parameter, a token or a user.
 
 use super::allowance::Allowance;
 use crate::clock::Clock;
@@ -17,8 +17,8 @@ use tracing::field::Empty;
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// What all spans of this file have as their target. Nothing else is exported: an exporter whose own client's
-/// spans are exported never comes to rest.
+/// The target of all spans in this file. No others are exported: exporting the spans of the exporter's own client would
+/// never end.
 pub(super) const TARGET: &str = "mana_sync::trace";
 
 /// Decides which requests are traced.
@@ -30,17 +30,17 @@ pub struct Traces {
 #[derive(Debug)]
 struct Sampling {
     sampler: Sampler,
-    /// Callers whose traces are followed.
+    /// The rate limit on callers whose traces are followed.
     callers: Allowance,
     clock: Clock,
 }
 
-/// A statement, by its name in traces.
+/// A statement's name in traces.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
     /// The first word of the statement.
     pub operation: &'static str,
-    /// What it does to which tables, in few words.
+    /// A short summary of the operation and its tables.
     pub summary: &'static str,
 }
 
@@ -52,18 +52,18 @@ pub struct PushSpan {
 }
 
 impl Traces {
-    /// Traces of the requests that the sampler keeps. No caller's trace is followed.
+    /// Creates a tracer for the requests that the sampler keeps. No caller's trace is followed.
     pub fn new(sampler: Sampler) -> Traces {
         Traces::following(sampler, 0, Clock::system())
     }
 
-    /// The same, where so many callers' traces are followed per second.
+    /// The same, following this many callers' traces per second.
     pub fn following(sampler: Sampler, callers_per_second: u32, clock: Clock) -> Traces {
         let callers = Allowance::new(callers_per_second, clock.instant());
         Traces { sampling: Some(Arc::new(Sampling { sampler, callers, clock })) }
     }
 
-    /// The span of a request, the child of its caller's; none if it is not sampled.
+    /// Returns the span of a request, as a child of its caller's span; none if it is not sampled.
     pub fn request(&self, method: &Method, route: Option<&str>, path: &str, headers: &HeaderMap) -> Span {
         let Some(sampling) = &self.sampling else { return Span::none() };
         let caller = sampling.follow(caller(headers));
@@ -76,16 +76,16 @@ impl Traces {
             return Span::none();
         }
         let span = server_span(method_name(method), route, path);
-        // Fails only where the span is not exported.
+        // Fails only if the span is not exported.
         let _ = span.set_parent(caller);
         span
     }
 }
 
 impl Sampling {
-    /// The caller's context, if its trace is followed; else an empty one. Anybody can send a trace that is sampled, or
-    /// whose id is one of those that a ratio keeps, with every request: so only so many are followed in a second. One
-    /// that is not sampled costs nothing where its word counts.
+    /// Returns the caller's context if its trace is followed, else an empty one. Anybody can send a sampled trace, or
+    /// one with an id that a ratio keeps, with every request; therefore only a limited number are followed per second.
+    /// An unsampled trace costs nothing if the sampler respects the caller's decision.
     fn follow(&self, caller: Context) -> Context {
         let (known, sampled) = {
             let span = caller.span();
@@ -117,7 +117,7 @@ fn server_span(method: &str, route: Option<&str>, path: &str) -> Span {
     )
 }
 
-/// A method as the conventions write it: any that is not well known is the same.
+/// Returns the method as the conventions write it: all unknown methods have the same name.
 fn method_name(method: &Method) -> &str {
     const KNOWN: [Method; 8] = [
         Method::GET,
@@ -132,25 +132,25 @@ fn method_name(method: &Method) -> &str {
     if KNOWN.contains(method) { method.as_str() } else { "_OTHER" }
 }
 
-/// Notes on a request's span how it was answered.
+/// Records on a request's span how it was answered.
 pub fn answered(span: &Span, status: StatusCode) {
     if span.is_none() {
         return;
     }
-    // As a signed number, here and below: of any other kind the bridge to OpenTelemetry makes a text.
+    // As a signed integer, here and below: the bridge to OpenTelemetry turns any other integer type into text.
     span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
         failed(span, status.as_str());
     }
 }
 
-/// Notes on a span that what it stands for failed.
+/// Records on a span that its operation failed.
 pub fn failed(span: &Span, error: &str) {
     span.record("error.type", error);
     span.record("otel.status_code", "ERROR");
 }
 
-/// The span of a statement; none outside of a sampled request.
+/// Returns the span of a statement; none outside a sampled request.
 pub fn database(query: Query) -> Span {
     if !is_sampled() {
         return Span::none();
@@ -168,7 +168,7 @@ pub fn database(query: Query) -> Span {
     )
 }
 
-/// The span of waiting for something that others are asked for or use; none outside of a sampled request.
+/// Returns the span of waiting for another service or for a shared resource; none outside a sampled request.
 pub fn wait_span(for_what: &'static str) -> Span {
     if !is_sampled() {
         return Span::none();
@@ -176,8 +176,8 @@ pub fn wait_span(for_what: &'static str) -> Span {
     info_span!(target: TARGET, "wait", otel.name = for_what, otel.kind = "internal")
 }
 
-/// The span of reading a page for a stream that this delivery has woken; none if that is not traced. What is done within
-/// it has no spans of its own.
+/// Returns the span of reading a page for a stream that this delivery has woken; none if that is not traced. Operations
+/// within it get no spans of their own.
 pub fn page(delivery: &Span) -> Span {
     if delivery.is_none() {
         return Span::none();
@@ -185,7 +185,7 @@ pub fn page(delivery: &Span) -> Span {
     info_span!(target: TARGET, parent: delivery, "page", otel.name = "read a page", otel.kind = "internal")
 }
 
-/// The span of sending wake-ups to a channel, linked to the pushes that they are about; none if none is sampled.
+/// Returns the span of sending wake-ups to a channel, linked to their pushes; none if no push is sampled.
 pub fn send(channel: &str, wakeups: usize, pushes: &[PushSpan]) -> Span {
     if pushes.is_empty() {
         return Span::none();
@@ -206,8 +206,8 @@ pub fn send(channel: &str, wakeups: usize, pushes: &[PushSpan]) -> Span {
     span
 }
 
-/// The span of handing a wake-up that came through a channel to the sessions of this replica, linked to the pushes
-/// that it is about; none if none is sampled.
+/// Returns the span of delivering a wake-up received on a channel to the sessions of this replica, linked to its
+/// pushes; none if no push is sampled.
 pub fn process(channel: &str, app: &str, pushes: &[PushSpan]) -> Span {
     if pushes.is_empty() {
         return Span::none();
@@ -227,7 +227,7 @@ pub fn process(channel: &str, app: &str, pushes: &[PushSpan]) -> Span {
     span
 }
 
-/// Notes on the current delivery's span how many sessions it woke.
+/// Records on the current delivery's span how many sessions it woke.
 pub fn woken(sessions: usize) {
     Span::current().record("mana_sync.sessions", count(sessions));
 }
@@ -238,25 +238,25 @@ fn count(of: usize) -> i64 {
 
 /// Ends deliveries as far as one session is concerned: it has taken the wake-up.
 pub fn taken(deliveries: Vec<Span>) {
-    // A span ends when it was last left, once nobody holds it any more.
+    // A span ends at the time it was last exited, once nobody holds it anymore.
     deliveries.iter().for_each(|span| span.in_scope(|| ()));
 }
 
-/// A link for each push. What is about one push alone is also part of its trace.
+/// Adds a link for each push. A span about a single push also becomes part of its trace.
 fn link(span: &Span, pushes: &[PushSpan]) {
     if let [only] = pushes {
-        // Fails only where the span is not exported.
+        // Fails only if the span is not exported.
         let _ = span.set_parent(Context::new().with_remote_span_context(only.context()));
     }
     pushes.iter().for_each(|push| span.add_link(push.context()));
 }
 
-/// Whether this is part of a sampled request.
+/// Returns true within a sampled request.
 fn is_sampled() -> bool {
     current().is_some()
 }
 
-/// The trace and the span in which this happens, if they are sampled.
+/// Returns the current trace and span, if they are sampled.
 pub(super) fn current() -> Option<(TraceId, SpanId)> {
     Context::map_current(|context| {
         let span = context.span();
@@ -266,12 +266,12 @@ pub(super) fn current() -> Option<(TraceId, SpanId)> {
 }
 
 impl PushSpan {
-    /// The current span, if it is sampled.
+    /// Returns the current span, if it is sampled.
     pub fn current() -> Option<PushSpan> {
         current().map(|(trace, span)| PushSpan { trace, span })
     }
 
-    /// Reads what [`Display`](std::fmt::Display) wrote.
+    /// Parses the output of [`Display`](std::fmt::Display).
     pub fn parse(text: &str) -> Option<PushSpan> {
         let (trace, span) = text.split_once('-').filter(|(trace, span)| (trace.len(), span.len()) == (32, 16))?;
         let push = PushSpan { trace: TraceId::from_hex(trace).ok()?, span: SpanId::from_hex(span).ok()? };
@@ -289,7 +289,7 @@ impl std::fmt::Display for PushSpan {
     }
 }
 
-/// The caller's context, as the headers `traceparent` and `tracestate` say (W3C Trace Context).
+/// Returns the caller's context from the headers `traceparent` and `tracestate` (W3C Trace Context).
 fn caller(headers: &HeaderMap) -> Context {
     const TRACEPARENT: &str = "traceparent";
     if !headers.contains_key(TRACEPARENT) {
