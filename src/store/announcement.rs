@@ -1,29 +1,29 @@
-//! How what is stored becomes known to others.
+//! Announcing stored pushes to other replicas.
 
 use super::Pushed;
 use aws_lc_rs::digest;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A notification that a push's own transaction sends with its commit.
+/// A notification sent by a push's own transaction, with its commit.
 ///
-/// What it tells is signed where the range that is stored becomes known, which is in the statement: with a key for it
-/// alone, since parameters may be logged. The payload is `m3`, a signature, and `before`, the range, `after`, which it covers;
-/// see `fanout::commit_payload`.
+/// The payload is signed in the statement itself, where the stored range becomes known; the key is valid for this
+/// notification alone, because parameters may be logged. The payload is `m3`, the signature, and the text that it
+/// covers: `before`, the range, `after`; see `fanout::commit_payload`.
 #[derive(Clone, Debug)]
 pub struct CommitNotice {
     /// The channel.
     pub channel: &'static str,
-    /// What signs this notification and no other.
+    /// The key that signs this notification and no other.
     pub key: Vec<u8>,
-    /// What stands before the range.
+    /// The text before the range.
     pub before: String,
-    /// And after it.
+    /// The text after the range.
     pub after: String,
 }
 
 impl CommitNotice {
-    /// What the statement sends where it stores this range: for whoever wants to know without a database.
+    /// Returns the payload that the statement sends when it stores this range, computed without a database.
     pub fn payload(&self, previous: i64, last: i64) -> String {
         let CommitNotice { key, before, after, .. } = self;
         let signed = format!("{before}{previous:016x}{last:016x}{after}");
@@ -32,38 +32,38 @@ impl CommitNotice {
         hash.update(signed.as_bytes());
         let mut payload = "m3".to_owned();
         for byte in hash.finish().as_ref().iter().take(12) {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(payload, "{byte:02x}");
         }
         payload + &signed
     }
 }
 
-/// Tells others of one push.
+/// Announces one push to others.
 pub trait Announcement: Send {
-    /// What is to be told by the push's own transaction, if this is the moment for that: no other push is being stored by
-    /// this replica. If there is something, [`Announcement::told`] follows.
+    /// Returns the notification to send in the push's own transaction, if this is the moment for it: no other push is
+    /// being stored by this replica. If there is one, a call to [`Announcement::told`] follows.
     fn with_commit(&mut self) -> Option<CommitNotice> {
         None
     }
 
-    /// How the statement ended that was to tell: after so long, if the push is stored and told of.
+    /// Reports the result of the statement that was to send the notification.
     fn told(&mut self, told: Told) {
         let _ = told;
     }
 
-    /// The push is stored.
+    /// Announces that the push is stored.
     fn stored(self: Box<Self>, pushed: &Pushed);
 }
 
-/// How a statement ended that was to tell of its push.
+/// The result of a statement that was to send the notification of its push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// It did, and took so long.
+    /// It was sent; the statement took this long.
     After(Duration),
-    /// It did not: nothing is stored either.
+    /// It was not sent; nothing is stored either.
     Not,
-    /// It did not, because the database takes no more notifications.
+    /// It was not sent, because the database's notification queue is full.
     QueueFull,
 }
 

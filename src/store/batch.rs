@@ -1,4 +1,4 @@
-//! Storing pushes: many in one statement, each whole or not at all and once however often it comes (G1).
+//! Storing pushes: many in one statement, each whole or not at all, and once no matter how often it is sent (G1).
 
 use super::announcement::CommitNotice;
 use super::history::HistoryHorizon;
@@ -14,20 +14,20 @@ use std::sync::Arc;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-/// A push that is to be stored in the log of its user.
+/// A push to be stored in its user's log.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) log: Log,
     pub(super) push: Arc<Push>,
-    /// The ids of the rows of its changes, in their order.
+    /// The row ids of its changes, in the order of the changes.
     pub(super) ids: Vec<Uuid>,
-    /// What is to be stored of it, in the order of its changes, each change once.
+    /// The rows to store, in the order of the changes, each change once.
     pub(super) rows: Vec<NewRow>,
-    /// Whether it must be known what of it is stored before any of it is.
+    /// True if it must be known which of its changes are stored already before any of them is stored.
     pub(super) looks_first: bool,
 }
 
-/// A row to be stored: which of the push's changes, and its id.
+/// A row to store: the index of the change in the push, and its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NewRow {
     pub(super) change: usize,
@@ -42,7 +42,7 @@ impl Entry {
         entry
     }
 
-    /// Chooses which ids are to be stored.
+    /// Selects the ids to store.
     pub(super) fn choose_rows(&mut self, wanted: impl Fn(&Uuid) -> bool) {
         if let [id] = self.ids[..] {
             self.rows = if wanted(&id) { vec![NewRow { change: 0, id }] } else { vec![] };
@@ -54,15 +54,15 @@ impl Entry {
     }
 }
 
-/// Whether only what was stored before tells if it is a delete of its own or one that is sent again.
+/// Returns true if only the rows stored earlier tell whether this is a new delete or one that is sent again.
 pub(super) fn is_unstamped_delete(change: &NewChange) -> bool {
     change.op == Op::Delete && !change.is_stamped
 }
 
-/// The logs of a batch, and what each gets.
+/// The logs of a batch, and the totals that each receives.
 struct Logs<'a>(BTreeMap<LogId, LogRows<'a>>);
 
-/// What a log gets: rows, and their bytes.
+/// The totals of a log: rows, and their bytes.
 struct LogRows<'a> {
     log: &'a Log,
     changes: i64,
@@ -85,7 +85,7 @@ impl<'a> Logs<'a> {
         self.0.values().map(of).collect()
     }
 
-    /// For each entry, how many positions before the head of its log its last row is.
+    /// Returns, for each entry, the distance in positions from its last row to the head of its log.
     fn before_heads(&self, entries: &[&Entry]) -> Vec<i64> {
         let mut left: BTreeMap<LogId, i64> = self.0.iter().map(|(id, rows)| (*id, rows.changes)).collect();
         let take = |entry: &&Entry| {
@@ -97,13 +97,13 @@ impl<'a> Logs<'a> {
     }
 }
 
-/// What became of a push in a statement.
+/// The outcome of a push in a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placed {
     Stored(Stored),
-    /// Something of its log's pushes had been stored before. Nothing of it is stored now.
+    /// Some of its log's pushes had been stored before. Nothing of it is stored now.
     Known,
-    /// Somebody else holds the head of its log. Nothing of it is stored.
+    /// Another session holds the head of its log. Nothing of it is stored.
     Locked,
 }
 
@@ -116,36 +116,36 @@ pub(super) struct BatchInsert {
 }
 
 impl BatchInsert {
-    /// Stores pushes, all or none of them, except for those of which something had been stored before. Waits a little for
-    /// the heads of their logs.
+    /// Stores all of the pushes or none of them, except for logs in which something had been stored before. Waits a
+    /// little for the heads of their logs.
     ///
     /// # Errors
-    /// [`is_locked`] where somebody else holds one.
+    /// [`is_locked`] if another session holds one.
     pub(super) async fn insert(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         let statement = if Failpoint::NoHeadRow.is_on() { &PUSH_WITHOUT_LOCK } else { self.statements.any };
         self.insert_by(statement, entries).await
     }
 
-    /// The same for those whose logs' heads are free. Waits for none.
+    /// The same for pushes whose logs' heads are free. Does not wait for any head.
     pub(super) async fn insert_free(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         self.insert_by(self.statements.free, entries).await
     }
 
-    /// The same for those whose logs are there.
+    /// The same for pushes whose logs exist.
     pub(super) async fn insert_present(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         self.insert_by(self.statements.present, entries).await
     }
 
-    /// Whether a push's transaction can notify the replicas.
+    /// Returns true if a push's transaction can notify the replicas.
     pub(super) fn can_notify(&self) -> bool {
         self.statements.notifying.is_some()
     }
 
-    /// As [`insert_free`](Self::insert_free), of a single push, with a notification in its transaction; none where it
-    /// cannot have one ([`can_notify`](Self::can_notify)).
+    /// Like [`insert_free`](Self::insert_free) for a single push, with a notification in its transaction; `None` if
+    /// that is not possible ([`can_notify`](Self::can_notify)).
     ///
     /// # Errors
-    /// [`is_full_queue`] where the database takes no more notifications: nothing is stored then.
+    /// [`is_full_queue`] if the database's notification queue is full; nothing is stored then.
     pub(super) async fn insert_notifying(
         &self,
         entry: &Entry,
@@ -245,20 +245,20 @@ impl BatchInsert {
     }
 }
 
-/// Whether a statement has waited for a lock for as long as it may.
+/// Returns true if a statement gave up waiting for a lock.
 pub(super) fn is_locked(error: &DbError) -> bool {
     error.sqlstate() == Some("55P03")
 }
 
-/// Whether the database's queue of notifications is full.
+/// Returns true if the database's notification queue is full.
 pub(super) fn is_full_queue(error: &DbError) -> bool {
     error.sqlstate() == Some("54000")
 }
 
-/// What the statement did.
+/// The result of the statement.
 #[derive(Debug, Default)]
 struct Taken {
-    /// The heads that it took.
+    /// The heads that it advanced.
     heads: HashMap<LogId, Head>,
     /// The logs in which something had been stored before.
     known: HashSet<LogId>,
@@ -268,11 +268,11 @@ struct Taken {
 #[derive(Debug)]
 struct Head {
     new: i64,
-    /// Where the log stood before.
+    /// The head before the statement.
     previous: i64,
 }
 
-/// A change, and where it goes.
+/// A change and its position.
 struct PlacedRow<'a> {
     push: i32,
     before_head: i32,

@@ -1,5 +1,5 @@
-//! All buckets: each a [`Store`] with a pool and a batcher of its own, so that one that is away or busy costs its users
-//! something, and nobody else.
+//! The buckets: each is a [`Store`] with its own pool and batcher, so a bucket that is unavailable or busy affects only
+//! its own users.
 
 use super::fitness::{Fitness, FitnessCheck};
 use super::layout::Layout;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Connections of a bucket's pool, at least: what has to go alone must not hold up all others.
+/// Minimum number of connections in a bucket's pool: a push stored alone must not hold up all others.
 const MIN_CONNECTIONS: usize = 2;
-/// Connections to the main schema of a database that is distributed.
+/// Number of connections to the main schema of a distributed database.
 const MAIN_CONNECTIONS: usize = 1;
 
-/// How often the coordinator is asked where the buckets are.
+/// Interval at which the coordinator is asked for the locations of the buckets.
 const PLACEMENTS_PERIOD: Duration = Duration::from_secs(2);
 
 /// The buckets of a database. Clones share them.
@@ -30,20 +30,20 @@ const PLACEMENTS_PERIOD: Duration = Duration::from_secs(2);
 pub struct Buckets {
     layout: Layout,
     stores: Arc<[Store]>,
-    /// For what is asked of the database as a whole. The only bucket, where there is but one.
+    /// For queries about the database as a whole. The only bucket, if there is just one.
     main: Store,
-    /// Where the workers of a Citus cluster are that pushes and reads go to; none if they go to the coordinator.
+    /// The workers of a Citus cluster that pushes and reads go to; empty if they go to the coordinator.
     workers: Arc<[Worker]>,
-    /// Which is asked whether they are of its cluster.
+    /// Used to verify that the workers belong to its cluster.
     coordinator: Connector,
     heavy: HeavyWork,
-    /// Whether this replica trims, as the role that is asked for its rights.
+    /// True if this replica trims, with the role whose rights are checked.
     trims: bool,
 }
 
 impl Buckets {
-    /// The buckets of a layout, whose connections are made when they are needed. They share the configured number of
-    /// connections, but each has two at least.
+    /// Creates the buckets of a layout; connections are made on demand. The buckets share the configured number of
+    /// connections, but each has at least two.
     pub fn new(
         config: &Config,
         layout: Layout,
@@ -54,7 +54,7 @@ impl Buckets {
         let heavy = HeavyWork::default();
         let name = format!("mana-sync {}", config.replica_name());
         let coordinator = Connector::new(&config.database.database_url, &name)?;
-        // Another role's rights cannot be told from here.
+        // The rights of another role cannot be checked from here.
         let trims = !config.compaction.compact_after_ms.is_zero() && has_one_role(&config.database)?;
         if layout == Layout::ONE {
             let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
@@ -73,55 +73,56 @@ impl Buckets {
         Ok(Buckets { layout, stores, main, workers, coordinator, heavy, trims })
     }
 
-    /// How users are distributed over them.
+    /// Returns how users are distributed over the buckets.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The bucket that a user's logs are in.
+    /// Returns the bucket that holds a user's logs.
     pub fn of(&self, user: UserKey) -> &Store {
-        // A bucket's number is below their count; the first is never asked instead.
+        // A bucket's number is below the number of stores; the main store is never used instead.
         self.stores.get(self.layout.bucket_of(user)).unwrap_or(&self.main)
     }
 
-    /// Large work, in turns: one queue for the whole replica.
+    /// Heavy work, run in turns: one queue for the whole replica.
     pub fn heavy(&self) -> &HeavyWork {
         &self.heavy
     }
 
-    /// How many connections one user may read on at once. A user reads in one bucket, and all have pools of one size.
+    /// The number of connections one user may read on at once. A user reads in one bucket, and all pools are of one
+    /// size.
     pub fn read_shares(&self) -> ReadShares {
         ReadShares::new(self.stores.iter().map(Store::max_connections).min().unwrap_or(1))
     }
 
-    /// All of them, in their order.
+    /// Returns all buckets, in order.
     pub fn all(&self) -> &[Store] {
         &self.stores
     }
 
-    /// Asks the database whether it can serve this replica. A bucket that cannot is not asked.
+    /// Checks whether the database can serve this replica. Only the main store is asked, not each bucket.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The database does not respond.
     pub async fn fitness(&self) -> Result<Fitness, StoreError> {
         let pools: usize = self.stores.iter().map(Store::max_connections).sum();
         let needed = match self.layout {
             Layout::ONE => pools,
-            // Those to workers are no connections to this server.
+            // Connections to workers do not count against this server.
             _ if !self.workers.is_empty() => self.main.max_connections(),
             _ => pools + self.main.max_connections(),
         };
         FitnessCheck { pool: self.main.pool.clone() }.fitness(self.layout, needed, self.trims).await
     }
 
-    /// Why no connection could be made when that was last tried, in a sentence for operators; none if it could.
+    /// Returns why the last attempt to connect failed, as a sentence for operators; `None` if it succeeded.
     pub fn failure(&self) -> Option<String> {
         self.main.pool.failure()
     }
 
-    /// Keeps finding out which worker has which bucket, and leads each bucket's connections there, until told to stop.
-    /// Buckets are moved while replicas serve; any worker takes any bucket meanwhile, by asking the one that has it. A server
-    /// is used once it is known to be of the cluster; until then the coordinator is.
+    /// Tracks which worker has which bucket, and directs each bucket's connections there, until stopped. Buckets may
+    /// move while replicas serve; meanwhile, any worker accepts requests for any bucket and forwards them. A server is
+    /// used once it is known to belong to the cluster; until then, the coordinator is.
     pub async fn follow_placements(self, stopping: CancellationToken) {
         if self.workers.is_empty() {
             return stopping.cancelled().await;
@@ -142,7 +143,7 @@ impl Buckets {
         self.look_up_placements(unmatched).await;
     }
 
-    /// Looks once. Servers of buckets that are none of the settings' are said, and noted, once.
+    /// Looks up the placements once. A server that holds buckets but is not in the settings is logged once.
     async fn look_up_placements(&self, unmatched: &mut HashSet<WorkerAddress>) {
         let placements = match self.main.placements().await {
             Ok(placements) => placements,
@@ -172,7 +173,7 @@ impl Buckets {
         futures_util::future::join_all(preferred).await;
     }
 
-    /// How the pools are used now, all together.
+    /// Returns the status of all pools combined.
     pub fn pool_status(&self) -> PoolStatus {
         let none = PoolStatus { open: 0, idle: 0, waiting: 0 };
         self.stores.iter().map(Store::pool_status).fold(none, |all, one| PoolStatus {
@@ -182,14 +183,14 @@ impl Buckets {
         })
     }
 
-    /// Closes the pools, within so much time. False if some connections were not closed by then.
+    /// Closes the pools within this time. Returns false if some connections were still open by then.
     pub async fn close(&self, limit: Duration) -> bool {
         let each = self.stores.iter().chain([&self.main]).map(|store| store.close(limit));
         futures_util::future::join_all(each).await.into_iter().all(|closed| closed)
     }
 }
 
-/// Whether both URLs name the same role.
+/// Returns true if both URLs name the same role.
 fn has_one_role(database: &DatabaseConfig) -> Result<bool, ConnectError> {
     let role = |url: &Secret| Ok::<_, ConnectError>(PostgresUrl::parse(url.expose())?.user);
     Ok(role(&database.database_url)? == role(database.direct_url())?)

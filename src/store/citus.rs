@@ -1,7 +1,7 @@
-//! What differs where a bucket is a distributed schema of Citus (docs/buckets.md).
+//! Differences for buckets that are distributed schemas of Citus (docs/buckets.md).
 //!
-//! Citus sends a statement to the server that has the bucket's tables if it is a simple one. The push is none: it is a
-//! function there (`distribute/citus.sql`) of statements that are. Reads are sent as they are.
+//! Citus forwards a statement to the server with the bucket's tables if the statement is simple. A push is not: there
+//! it is a function (`distribute/citus.sql`) made of simple statements. Reads are sent unchanged.
 
 use super::push_statements::PUSH_TYPES;
 use super::workers::WorkerAddress;
@@ -9,9 +9,9 @@ use super::{Store, StoreError};
 use crate::db::{DbError, Sql};
 use std::collections::HashMap;
 
-/// How statements are planned. Citus sends a call of a function to where its tables are if it knows what the function is
-/// given, so a plan for any parameters would keep the push here; PostgreSQL, left to choose, sees that such a plan costs more. For
-/// reads it sees that planning them anew does.
+/// Planner settings. Citus forwards a function call to the server with its tables only if the arguments are known at
+/// planning time; a generic plan would keep the push on this server. Left to choose, PostgreSQL sees that a generic
+/// plan costs more. For reads, it sees that replanning is cheap enough.
 pub(super) const PLANS: [(&str, &str); 3] = [("plan_cache_mode", "auto"), ("enable_seqscan", "off"), ("jit", "off")];
 
 macro_rules! push_by_function {
@@ -28,18 +28,18 @@ macro_rules! push_by_function {
     };
 }
 
-/// As the push of [`super::push_statements`].
+/// The push of [`super::push_statements`].
 pub(super) static PUSH: Sql = push_by_function!("false");
-/// As its push to free logs.
+/// Its push to free logs.
 pub(super) static PUSH_FREE: Sql = push_by_function!("true");
 
-/// Whether a row of a push is there. Constraints have other names on the server that has the tables, and the one that says
-/// so in its stead leaves them out; no other of ours can be violated.
+/// Returns true if a row of a push exists already. Constraints have different names on the server with the tables, and
+/// the server that forwards the error omits them; none of our other constraints can be violated.
 pub(super) fn is_duplicate(error: &DbError) -> bool {
     error.sqlstate() == Some("23505")
 }
 
-/// Where each bucket's tables are, as Citus names its servers.
+/// The location of each bucket's tables, by the names that Citus has for its servers.
 static PLACEMENTS: Sql = Sql {
     text: "
 select c.relnamespace::regnamespace::text, n.nodename, n.nodeport
@@ -52,7 +52,7 @@ where c.relname = 'sync_heads'",
 };
 
 impl Store {
-    /// The servers that the buckets' tables are on, by schema. To be asked of the coordinator.
+    /// Returns the servers that hold the buckets' tables, by schema. To be asked of the coordinator.
     pub(super) async fn placements(&self) -> Result<HashMap<String, WorkerAddress>, StoreError> {
         let read = |row: &tokio_postgres::Row| {
             let (schema, host, port): (String, String, i32) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -61,12 +61,12 @@ impl Store {
         self.pool.query(&PLACEMENTS, &[]).await?.iter().map(read).collect()
     }
 
-    /// Lets connections be made to this worker, by its place in `DATABASE_WORKER_URLS`.
+    /// Allows connections to this worker, given by its index in `DATABASE_WORKER_URLS`.
     pub(super) fn admit(&self, worker: usize) {
         self.pool.set_usable(worker, true);
     }
 
-    /// Leads further connections to this worker, by its place in `DATABASE_WORKER_URLS`.
+    /// Directs new connections to this worker, given by its index in `DATABASE_WORKER_URLS`.
     pub(super) async fn prefer(&self, worker: usize) {
         self.pool.prefer(worker).await;
     }

@@ -16,22 +16,23 @@ use std::collections::HashSet;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-/// Rows of a log, or of a table, that are looked at for one page, at most: its reader's own changes among them are passed over.
+/// Maximum number of rows of a log, or of a table, that are scanned for one page; the reader's own changes among them
+/// are skipped.
 const LOOKED_AT: i64 = 20_000;
-/// The same where several tables are merged step by step, which takes longer.
+/// The same when several tables are merged step by step, which takes longer.
 const LOOKED_AT_IN_TABLES: i64 = 5_000;
 
-/// A change of up to so many bytes is read before there is memory for it. One that is larger would be held by its connection until then.
+/// Maximum size of a change that is read before memory for it is reserved. Until then, its connection would hold it.
 const READ_UNASKED: usize = 1 << 20;
 
-/// Whether a log that had this position was erased, which is known for an hour.
+/// Finds out whether a log with this position was erased, which is remembered for an hour.
 static ERASED: Sql =
     Sql { text: "select from sync_erased where log_id = $1 and head >= $2", types: &[Type::UUID, Type::TIMESTAMPTZ] };
 
-/// Where a log stands.
+/// The position of a log's newest change.
 static HEAD: Sql = Sql { text: "select head from sync_heads where log_id = $1", types: &[Type::UUID] };
 
-/// The statements here, by name.
+/// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
         ("erased", &ERASED),
@@ -43,16 +44,16 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     ]
 }
 
-/// Which of its own changes a device gets.
+/// Which of its own changes a device receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnChanges<'a> {
     /// None.
     Without,
-    /// On an initial sync, in answer to a push: those stored before a position, but for the rows of the push itself.
+    /// For a push on an initial sync: those stored before a position, except the rows of the push itself.
     BesidePush {
-        /// The head before it, in microseconds.
+        /// The head before the push, in microseconds.
         before: i64,
-        /// The ids of its rows.
+        /// The ids of the push's rows.
         rows: &'a [Uuid],
     },
     /// On an initial sync: all.
@@ -60,12 +61,12 @@ pub enum OwnChanges<'a> {
 }
 
 impl OwnChanges<'_> {
-    /// What a reader at this cursor gets.
+    /// Returns what a reader at this cursor receives.
     pub fn at(since: Cursor) -> OwnChanges<'static> {
         if since.is_initial_sync() { OwnChanges::All } else { OwnChanges::Without }
     }
 
-    /// The same, where the database went back and so the reader has to begin again.
+    /// The same for a reader that has to start over because the database went back to an earlier state.
     fn begun_anew(self) -> Self {
         if self == OwnChanges::Without { OwnChanges::All } else { self }
     }
@@ -74,12 +75,12 @@ impl OwnChanges<'_> {
         self != OwnChanges::Without
     }
 
-    /// Whether the device has just stored changes that it is not sent.
+    /// Returns true if the device has just stored changes that are not sent to it.
     pub(super) fn is_answer(self) -> bool {
         matches!(self, OwnChanges::BesidePush { .. })
     }
 
-    /// Before which position own changes are read.
+    /// Returns the position before which own changes are read.
     fn limit(self) -> i64 {
         match self {
             OwnChanges::Without => 0,
@@ -89,33 +90,33 @@ impl OwnChanges<'_> {
     }
 }
 
-/// Past any cursor, in microseconds, and within what timestamptz holds.
+/// Past any cursor, in microseconds, and within the range of timestamptz.
 pub(super) const PAST_ALL: i64 = 253_402_300_799_000_000;
 
-/// Which page of a log is wanted.
+/// A request for a page of a log.
 #[derive(Clone, Debug)]
 pub struct PageRequest<'a> {
-    /// From where.
+    /// The position to start from.
     pub since: Cursor,
     /// The device that reads.
     pub reader: Option<&'a str>,
-    /// What becomes of the reader's own changes.
+    /// Which of the reader's own changes to include.
     pub own: OwnChanges<'a>,
-    /// These tables only; none means all.
+    /// Only these tables; `None` means all.
     pub tables: Option<&'a [String]>,
-    /// Whether an answer is made of it: then its changes are written as they arrive.
+    /// True if the page is for a response; its changes are then serialized as they arrive.
     pub is_for_answer: bool,
 }
 
 impl Pages {
-    /// The changes after a cursor, as many as a page holds.
+    /// Returns the changes after a cursor, as many as fit in a page.
     ///
-    /// A cursor of ours past the newest change proves that the database went back to an earlier state: its reader is
-    /// served from the beginning, so that nothing stored below its cursor is missed.
+    /// If one of our cursors is past the newest change, the database went back to an earlier state. The reader is then
+    /// served from the beginning, to miss nothing stored below its cursor.
     ///
     /// # Errors
-    /// [`StoreError::NeedsMemory`] if there is no `memory` now for its first change, or for what has to be read beside it: nothing
-    /// of it is held any more.
+    /// [`StoreError::NeedsMemory`] if `memory` does not cover the first change, or what must be read along with it;
+    /// none of it is held then.
     pub async fn page(
         &self,
         log: &Log,
@@ -133,7 +134,7 @@ impl Pages {
         page.ok_or(StoreError::Contended)
     }
 
-    /// Takes note that a reader of this log has shown that the database went back; if it was not the log that was erased.
+    /// Records that a reader of this log has shown that the database went back, unless the log was erased.
     pub async fn note_rewind(&self, log: &Log, since: Cursor) -> Result<(), StoreError> {
         match self.pool.query(&ERASED, &[&log.id.0, &Micros(since.micros())]).await?.is_empty() {
             true => self.rewinds.note(log.user),
@@ -142,14 +143,14 @@ impl Pages {
         Ok(())
     }
 
-    /// Where a log stands: the position of its newest change, in microseconds; 0 if there is none.
+    /// Returns the position of a log's newest change, in microseconds; 0 if there is none.
     pub async fn head(&self, log: LogId) -> Result<i64, StoreError> {
         let rows = traced::run(&self.pool, traced::HEADS, &HEAD, &[&log.0]).await?;
         let head = rows.first().map(|row| row.try_get(0)).transpose()?;
         Ok(head.map_or(0, |Micros(head)| head))
     }
 
-    /// A page; none if the cursor is past the log's end.
+    /// Returns a page; `None` if the cursor is past the end of the log.
     async fn try_page(
         &self,
         log: &Log,
@@ -204,7 +205,7 @@ impl Pages {
             let (own, known) = match self.own_writes(&page, turn).await {
                 Ok((own, known)) if known == changes.len() => break own,
                 Ok((own, known)) => (Some(own), known),
-                // There is less to be known of fewer changes.
+                // Fewer changes require less knowledge of own writes.
                 Err(StoreError::NeedsMemory(_)) if changes.len() > 1 => (None, changes.len() / 2),
                 Err(error) => return Err(error),
             };
@@ -236,7 +237,7 @@ impl Pages {
         request: &PageRequest<'_>,
         memory: &'m PageMemory,
     ) -> Result<PageRows<'m>, StoreError> {
-        // Of an answer to a push, changes may be left out when all have been read.
+        // In the response to a push, changes may be left out once all have been read.
         let writes = request.is_for_answer && !request.own.is_answer();
         let sink = || PageRows::new(memory, self.limits.bytes as usize, writes);
         traced::run_into(&self.pool, traced::PAGE, query, parameters, &sink).await?.finish()

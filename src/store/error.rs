@@ -1,34 +1,34 @@
-//! Why the store could not answer.
+//! Errors of the store.
 
 use crate::db::DbError;
 use crate::protocol::merge::UnreadableChange;
 use std::sync::Arc;
 
-/// Why the store could not answer.
+/// The reason that the store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, busy, or not a primary: the same request may succeed later.
+    /// The database is unavailable, busy, or not a primary: the same request may succeed later.
     #[error("the database cannot be used at the moment")]
     Unavailable(#[source] Arc<DbError>),
-    /// Pushes that came before took too long.
+    /// Earlier pushes took too long.
     #[error("pushes that came before did not end in time")]
     TurnTimeout,
-    /// A value that PostgreSQL cannot represent. Nothing was stored.
+    /// PostgreSQL cannot represent a value. Nothing was stored.
     #[error("the database cannot represent a value")]
     Unstorable(#[source] DbError),
-    /// Something that should not happen.
+    /// An unexpected error.
     #[error("the database refused a statement")]
     Failed(#[source] DbError),
-    /// A stored change cannot be read.
+    /// A stored change cannot be decoded.
     #[error(transparent)]
     Unreadable(#[from] UnreadableChange),
     /// The task that was storing a push ended early.
     #[error("a push was given up half-way")]
     Abandoned,
-    /// The same changes were being stored by somebody else, again and again.
+    /// Another request was storing the same changes, again and again.
     #[error("the changes of a push were being stored elsewhere at the same time")]
     Contended,
-    /// A change takes more than is read at all: neither a push nor a program's insert stores one.
+    /// A change is larger than anything that is ever read; neither a push nor a program's insert can store one.
     #[error("the change stored at {at} µs takes {bytes} bytes, which is more than any device is sent")]
     TooLong {
         /// Its position in the log, in microseconds.
@@ -36,21 +36,22 @@ pub enum StoreError {
         /// Its size.
         bytes: usize,
     },
-    /// A change of so many bytes is to be read, for which its reader has set aside less.
+    /// A change of this many bytes is to be read, and its reader has reserved less.
     #[error("a change takes {0} bytes of memory")]
     NeedsMemory(usize),
-    /// The operation of a stored change is not known.
+    /// The operation of a stored change is unknown.
     #[error("the operation {0:?} of a stored change is unknown")]
     UnknownOp(String),
 }
 
 impl StoreError {
-    /// Whether there was no connection free to ask with.
+    /// Returns true if no connection was free.
     pub fn is_busy(&self) -> bool {
         matches!(self, StoreError::Unavailable(error) if matches!(**error, DbError::PoolTimeout))
     }
 
-    /// Whether it is about the statement, so that another one may succeed at once: it took too long, or too much.
+    /// Returns true if the error concerns the statement, and another one may succeed at once: it took too long, or too
+    /// much.
     pub fn is_about_statement(&self) -> bool {
         match self {
             StoreError::Unavailable(error) => matches!(error.sqlstate(), Some("57014" | "53200")),
@@ -59,7 +60,7 @@ impl StoreError {
         }
     }
 
-    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    /// Describes the error for an operator in one sentence, without any part of a setting.
     pub fn sentence(&self) -> String {
         match self {
             StoreError::Unavailable(error) => error.sentence(),
@@ -73,21 +74,21 @@ impl From<DbError> for StoreError {
     fn from(error: DbError) -> Self {
         let Some(code) = error.sqlstate() else {
             return match &error {
-                // A value that is not what the statement says.
+                // A parameter that does not match the statement's type.
                 DbError::Statement(_) if !error.is_disconnect() => StoreError::Failed(error),
                 _ => StoreError::Unavailable(error.into()),
             };
         };
-        // Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
+        // SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
         match code {
-            // A standby, a primary that was one, or a database that somebody made read-only; tables that are not there or
-            // not for us, which an operator may mend.
+            // A standby, a former primary, or a database that was made read-only; tables that are missing or not
+            // accessible, which an operator may fix.
             "25006" | "42501" | "42P01" | "3F000" => StoreError::Unavailable(error.into()),
             "54000" | "54001" => StoreError::Unstorable(error),
             _ if error.is_disconnect() => StoreError::Unavailable(error.into()),
             _ => match code.get(..2) {
-                // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, not
-                // in the right state, an operator's doing, the system's.
+                // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, wrong
+                // state, operator intervention, system error.
                 Some("08" | "26" | "28" | "3D" | "40" | "53" | "55" | "57" | "58") => {
                     StoreError::Unavailable(error.into())
                 }

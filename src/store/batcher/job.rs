@@ -1,4 +1,4 @@
-//! A push that is to be stored, and whoever waits for that.
+//! Jobs: pushes to be stored, each with its waiting caller.
 
 use crate::protocol::Log;
 use crate::protocol::push::Push;
@@ -14,11 +14,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Changes and bytes with which a push still shares a statement with others: it takes hardly longer than the commit.
+/// Limits within which a push may share a statement with others: such a push takes barely longer than the commit.
 const MAX_SHARED_CHANGES: usize = 64;
 const MAX_SHARED_BYTES: usize = 64 << 10;
 
-/// Pause before a push is tried again whose head somebody holds: at first, and at most.
+/// Initial and maximum pause before a push is retried whose log's head is locked.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// How a push is stored.
@@ -26,18 +26,18 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 pub(super) enum Way {
     /// In a statement with others.
     Shared,
-    /// In a statement of its own: it is large, or something of it may be stored already.
+    /// In a statement of its own, because it is large or some of it may be stored already.
     Alone,
-    /// In a statement of its own, because somebody held its log's head a moment ago.
+    /// In a statement of its own, because its log's head was locked a moment ago.
     Locked,
 }
 
-/// How a push ends.
+/// The result of a push.
 pub(super) type Answer = Result<Pushed, StoreError>;
 
 /// A push on its way into the log.
 pub(in crate::store) struct Job {
-    /// Which of all; unique in this process.
+    /// Unique within this process.
     pub(super) id: u64,
     pub(super) entry: Entry,
     announcement: Box<dyn Announcement>,
@@ -55,7 +55,7 @@ impl fmt::Debug for Job {
 }
 
 impl Job {
-    /// A push with the ids of its rows.
+    /// Creates the job of a push with the ids of its rows.
     pub(in crate::store) fn new(log: Log, push: Arc<Push>, ids: Vec<Uuid>, announcement: Box<dyn Announcement>) -> Job {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (answer, answered) = oneshot::channel();
@@ -65,66 +65,66 @@ impl Job {
         Job { id, entry, announcement, answer, answered: Some(answered), way, came: Instant::now(), pause: PAUSE.0 }
     }
 
-    /// Where the answer will be. To be taken once.
+    /// Takes the receiver of the answer. To be called once.
     pub(super) fn answered(&mut self) -> oneshot::Receiver<Answer> {
         self.answered.take().unwrap_or_else(|| oneshot::channel().1)
     }
 
-    /// How it is stored.
+    /// Returns how it is stored.
     pub(super) fn way(&self) -> Way {
         self.way
     }
 
-    /// Whether it has a statement of its own.
+    /// Returns true if it has a statement of its own.
     pub(super) fn goes_alone(&self) -> bool {
         self.way != Way::Shared
     }
 
-    /// Changes that it stores, at most.
+    /// Returns the maximum number of changes that it stores.
     pub(super) fn size(&self) -> usize {
         self.entry.rows.len()
     }
 
-    /// The same, to be stored this way.
+    /// Sets how it is stored.
     pub(super) fn going(mut self, way: Way) -> Job {
         self.way = way;
         self
     }
 
-    /// The same, of which something was found to be stored.
+    /// Marks a push of which something was found to be stored already.
     pub(super) fn looking_first(mut self) -> Job {
         self.entry.looks_first = true;
         self.going(Way::Alone)
     }
 
-    /// How long to leave its log alone now. Longer each time.
+    /// Returns how long to leave its log alone now; longer each time.
     pub(super) fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE.1);
         pause
     }
 
-    /// Whether nobody waits for it any more, or somebody has for so long.
+    /// Returns true if nobody waits for it anymore, or if it has waited for this long.
     pub(super) fn is_expired(&self, limit: Duration) -> bool {
         self.answer.is_closed() || self.came.elapsed() >= limit
     }
 
-    /// What its transaction is to tell others, if this is the moment for that.
+    /// Returns the notification for its transaction, if this is the moment for one.
     pub(super) fn notice(&mut self) -> Option<CommitNotice> {
         self.announcement.with_commit()
     }
 
-    /// How the statement ended that was to do so.
+    /// Reports the result of the statement that was to send the notification.
     pub(super) fn told(&mut self, told: Told) {
         self.announcement.told(told);
     }
 
-    /// Announces what is stored, and answers whoever waits.
+    /// Announces a stored push, and answers the caller.
     pub(super) fn finish(self, pushed: Answer) {
         if let Ok(pushed) = &pushed {
             self.announcement.stored(pushed);
         }
-        // Whoever has gone meanwhile will send it again, and it will be recognized.
+        // A caller that is gone by now will send the push again, and it will be recognized.
         let _ = self.answer.send(pushed);
     }
 }

@@ -1,19 +1,20 @@
-//! Pushes share statements (group commit), and nobody pays for anybody else (G1, G6).
+//! Group commit: pushes share statements, and no user pays for another (G1, G6).
 //!
-//! A statement costs PostgreSQL far more than the rows of a small push do: its round trip, starting the executor, the
-//! commit. So the more batches run already, the more pushes have to wait before another one starts: at rest a push goes
-//! at once and alone, and under load batches grow by themselves ([`queue`]).
+//! A statement costs PostgreSQL far more than the rows of a small push do: a round trip, the executor's startup, a
+//! commit. Therefore, the more batches are running, the more pushes must be waiting before another starts: on an idle
+//! system a push is stored alone and at once, and under load batches grow on their own ([`queue`]).
 //!
 //! ```text
 //! push ─► FIFO of its log ─► ring of users with ready logs ─► batch ──► stored: answered
 //!               ▲                                              │ └────► its head is locked, or something of it is
 //!               └── in front again, to go alone ◄──────────────┴─────── stored already, or the batch was refused
 //! ```
-//! A batch never waits for a lock: it takes the heads that are free, and what it has to leave goes alone, behind nobody.
-//! What is large goes alone as well. Those that go alone have at most half of the pool, and one user's two places of it.
-//! Those whose heads are locked have places apart from these, a quarter of the pool, and wait here: they ask for their head
-//! again and again, with growing pauses in which they hold no connection and no place, until their time is over.
-//! While a log is in a statement, further pushes to it wait here, too. All of them leave a quarter of the pool to reads.
+//! A batch never waits for a lock: it takes the heads that are free, and a push that it has to leave behind is then
+//! stored alone, ahead of its log's other pushes. Large pushes are stored alone as well. Pushes stored alone use at
+//! most half of the pool, and one user's at most two places of that. Pushes with locked heads have separate places, a
+//! quarter of the pool, and wait here: they retry with growing pauses, holding neither a connection nor a place in
+//! between, until they time out. While a log is in a statement, further pushes to it wait here too. Together, all of
+//! them leave a quarter of the pool to reads.
 
 mod job;
 mod outcome;
@@ -41,10 +42,10 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A batch that takes longer is not counted among those that run.
+/// A batch that takes longer is no longer counted as running.
 const SLOW_BATCH: Duration = Duration::from_millis(500);
 
-/// The pushes of this replica that wait, and those that are being stored.
+/// The pushes of this replica that are waiting or being stored.
 #[derive(Clone, Debug)]
 pub(super) struct Batcher {
     waiting: SharedQueue,
@@ -54,12 +55,12 @@ pub(super) struct Batcher {
 }
 
 impl Batcher {
-    /// A batcher over a pool of so many connections.
+    /// Creates a batcher for a pool of this many connections.
     pub(super) fn new(pool_size: usize, known: KnownChanges, queue_timeout: Duration, clock: Clock) -> Batcher {
         Batcher { waiting: SharedQueue::new(pool_size), known, queue_timeout, clock }
     }
 
-    /// Stores a push when its turn has come; where its outcome will be.
+    /// Queues a push to be stored in its turn, and returns its future outcome.
     pub(super) fn enqueue(&self, mut job: Job) -> Outcome {
         let (log, id, answered) = (job.entry.log.id, job.id, job.answered());
         if Failpoint::NoHeadRow.is_on() {
@@ -81,7 +82,7 @@ impl Batcher {
         Outcome::new(self.waiting.clone(), log, id, answered)
     }
 
-    /// Starts what there is reason to start.
+    /// Starts all statements that are due.
     fn start(&self, queue: &mut FairQueue) {
         while let Some(batch) = queue.next_batch() {
             let is_only = batch.len() == 1 && queue.batches() == 1;
@@ -92,7 +93,7 @@ impl Batcher {
         }
     }
 
-    /// `is_only`: a single push, while nothing else is stored in batches here.
+    /// Runs a batch. `is_only`: it is a single push, and no other batch is running here.
     fn run_batch(self, batch: Vec<Job>, is_only: bool) -> BoxFuture<'static, ()> {
         let logs = batch.iter().map(|job| job.entry.log.id).collect();
         let mut running = RunningBatch { batcher: self.clone(), logs, counts: true };
@@ -139,8 +140,12 @@ impl Batcher {
         self.waiting.lock().put_back(left);
     }
 
-    /// Stores a push in a transaction that tells of it, if it is to; none if it is not, or the database takes no more
-    /// notifications.
+    /// Stores a push in a transaction that also sends its notification. `None` if it is not to send one, or if the
+    /// database's notification queue is full.
+    ///
+    /// A transaction that notifies holds a server-wide lock across its commit's flush, so this is done only when hardly
+    /// any other transaction notifies and would have to wait. It then saves a round trip to this replica, and a
+    /// transaction.
     ///
     /// A transaction that notifies holds a lock of the whole server across the flush of its commit: only where there is
     /// hardly another one does nobody wait for it. There it saves a way to this replica and back, and a transaction.
@@ -159,7 +164,8 @@ impl Batcher {
     async fn insert_together(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
         let begun = Instant::now();
         match self.known.insert.insert_free(entries).await {
-            // Somebody is making one of the logs at this moment. The others go on without those that are not there.
+            // Another session is creating one of the logs right now. The others continue, without the logs that do not
+            // exist.
             Err(error) if is_locked(&error) && begun.elapsed() < SLOW_BATCH => {
                 self.known.insert.insert_present(entries).await
             }
@@ -167,7 +173,7 @@ impl Batcher {
         }
     }
 
-    /// Stores a push in a statement of its own. If somebody holds its log's head, it goes back into the queue for a while.
+    /// Stores a push in a statement of its own. If its log's head is locked, it returns to the queue for a while.
     async fn run_alone(self, mut job: Job) {
         let (log, user, way) = (job.entry.log.id, job.entry.log.user, job.way());
         let mut running = RunningAlone { batcher: self.clone(), log, user, place: Some(way) };
@@ -184,7 +190,7 @@ impl Batcher {
     }
 }
 
-/// A batch that runs. When it is dropped, its logs are free again and others may start, whatever became of it.
+/// A running batch. On drop, whatever the outcome, its logs are released and others may start.
 struct RunningBatch {
     batcher: Batcher,
     logs: HashSet<LogId>,
@@ -213,17 +219,17 @@ impl Drop for RunningBatch {
     }
 }
 
-/// A push that is being stored alone; likewise.
+/// A push that is being stored alone; the same applies.
 struct RunningAlone {
     batcher: Batcher,
     log: LogId,
     user: UserKey,
-    /// Where it has a place.
+    /// The lane in which it has a place.
     place: Option<Way>,
 }
 
 impl RunningAlone {
-    /// Lets the push wait in front of its log, and others have its place.
+    /// Returns the push to the front of its log's queue, and releases its place.
     fn put_back(&mut self, job: Job) {
         let mut queue = self.batcher.waiting.lock();
         queue.put_back(vec![job]);
@@ -245,7 +251,7 @@ impl Drop for RunningAlone {
     }
 }
 
-/// Whether what makes a batch unavailable may be one of its logs: a lock, a deadlock, a statement that took too long.
+/// Returns true if an error of a batch may be due to just one of its logs: a lock, a deadlock, a slow statement.
 fn may_be_about_one(error: &DbError) -> bool {
     error.sqlstate().is_some_and(|code| matches!(code, "40001" | "40P01" | "55P03" | "57014"))
 }

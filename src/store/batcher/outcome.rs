@@ -1,4 +1,4 @@
-//! How a push ends, for whoever waits for that.
+//! The outcome of a push, for its caller.
 
 use super::job::Answer;
 use super::shared_queue::SharedQueue;
@@ -7,7 +7,7 @@ use crate::store::StoreError;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How a push ends, for whoever waits for it. When it is dropped, a push that has not begun is given up.
+/// The outcome of a push, for its caller. On drop, a push that has not started is abandoned.
 pub(in crate::store) struct Outcome {
     waiting: SharedQueue,
     log: LogId,
@@ -20,10 +20,10 @@ impl Outcome {
         Outcome { waiting, log, id, answered }
     }
 
-    /// Waits for the end of the push, but not longer than this for its beginning.
+    /// Waits for the end of the push, but no longer than this for its start.
     ///
     /// # Errors
-    /// It did not begin in time, and is not stored; or it could not be stored.
+    /// The push did not start in time, and is not stored; or it could not be stored.
     pub(in crate::store) async fn wait(mut self, limit: Duration) -> Answer {
         let outcome = match tokio::time::timeout(limit, &mut self.answered).await {
             Ok(outcome) => outcome,
@@ -33,7 +33,7 @@ impl Outcome {
         outcome.unwrap_or(Err(StoreError::Abandoned))
     }
 
-    /// Takes the push out of the queue; false if it is not there any more. It is dropped outside of the lock.
+    /// Removes the push from the queue; false if it is no longer there. It is dropped outside the lock.
     fn give_up(&self) -> bool {
         let job = self.waiting.lock().remove(self.log, self.id);
         job.is_some()

@@ -1,4 +1,4 @@
-//! Which pushes go next: first come, first served in each log; each user in turn.
+//! The order of pushes: first come, first served within a log; round-robin between users.
 
 use super::job::{Job, Way};
 use super::round_robin::{Lane, RoundRobin};
@@ -7,49 +7,51 @@ use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, HashSet, VecDeque};
 use uuid::Uuid;
 
-/// How many pushes must wait for another batch to start, by how many run. With so many running none is started.
+/// The number of waiting pushes needed to start another batch, by the number of running batches. With more running,
+/// none is started.
 const MIN_BATCH: [usize; 6] = [1, 1, 2, 4, 8, 16];
-/// Pushes in one batch, at most.
+/// Maximum number of pushes in one batch.
 const MAX_PUSHES: usize = 64;
-/// Changes in one batch, at most: about as many as take as long as a flush of the log.
+/// Maximum number of changes in one batch: about as many as take as long as a WAL flush.
 const MAX_CHANGES: usize = 256;
-/// Pushes that wait, at most, and those of one user.
+/// Maximum number of waiting pushes, in total and per user.
 const MAX_WAITING: usize = 20_000;
 const MAX_WAITING_OF_USER: usize = MAX_WAITING / 8;
 
-/// All pushes leave this part of the pool's connections to reads, if there is more than one: what keeps everybody from writing, such
-/// as a lock or a standby that does not answer, keeps nobody from reading.
+/// All pushes together leave this fraction of the pool's connections to reads, if it has more than one: whatever blocks
+/// all writes, such as a lock or an unresponsive standby, blocks no reads.
 const FOR_READS: usize = 4;
-/// And those with statements of their own leave this part of theirs to batches.
+/// Pushes stored alone leave this fraction of the pushes' connections to batches.
 const FOR_BATCHES: usize = 4;
 
-/// The pushes that wait.
+/// The waiting pushes.
 #[derive(Debug)]
 pub(super) struct FairQueue {
     logs: HashMap<LogId, LogQueue>,
-    /// The logs whose next push may ride.
+    /// The logs whose next push may share a batch.
     ready: RoundRobin,
-    /// Pushes in those logs.
+    /// The number of pushes in those logs.
     ready_pushes: usize,
-    /// Logs whose next push has a statement of its own, which has half of the pool.
+    /// Logs whose next push gets a statement of its own; they have half of the pool.
     alone: Lane,
-    /// Logs whose head somebody else held a moment ago, with a quarter of it: they keep nothing waiting that is merely
-    /// large, or sent again.
+    /// Logs whose head was locked a moment ago; they have a quarter of the pool. They never hold up pushes that are
+    /// merely large, or sent again.
     locked: Lane,
     waiting: Waiting,
-    /// Batches that run, but for the slow.
+    /// Running batches, without the slow ones.
     batches: usize,
-    /// Statements that run, with the slow batches; how many may, and how many when one begins that is no batch.
+    /// Running statements, including the slow batches; their maximum; and their maximum when one starts that is not a
+    /// batch.
     running: usize,
     most: usize,
     most_for_alone: usize,
 }
 
-/// How many pushes wait.
+/// Counts of waiting pushes.
 #[derive(Debug, Default)]
 struct Waiting {
     all: usize,
-    /// Of each user who has any.
+    /// The count of each user who has any.
     of_users: HashMap<UserKey, usize>,
 }
 
@@ -74,7 +76,7 @@ impl Waiting {
     }
 }
 
-/// What waits for one log. Logs without anything are not kept.
+/// The pushes waiting for one log. Logs without any are not kept.
 #[derive(Debug)]
 struct LogQueue {
     user: UserKey,
@@ -84,9 +86,9 @@ struct LogQueue {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LogState {
-    /// Among those whose next push goes this way.
+    /// The log is listed among those whose next push is stored this way.
     Ready(Way),
-    /// A push of it is being stored, or is not to be for a while.
+    /// A push of the log is being stored, or is pausing before its next attempt.
     Busy,
 }
 
@@ -97,7 +99,7 @@ impl LogQueue {
 }
 
 impl FairQueue {
-    /// A queue before a pool of so many connections.
+    /// Creates a queue for a pool of this many connections.
     pub(super) fn new(pool_size: usize) -> FairQueue {
         let lane = |places: usize| Lane::new(places.max(1));
         let most = all_but_a_part(pool_size, FOR_READS);
@@ -115,7 +117,7 @@ impl FairQueue {
         }
     }
 
-    /// Lets a push wait; gives it back if too many do, or too many of its user's.
+    /// Queues a push. Gives it back if too many are waiting, in total or from its user.
     pub(super) fn push(&mut self, job: Job) -> Option<Job> {
         let (id, user) = (job.entry.log.id, job.entry.log.user);
         if !self.waiting.has_room(user) {
@@ -136,7 +138,7 @@ impl FairQueue {
         None
     }
 
-    /// Takes a push out; none if it does not wait any more.
+    /// Removes a push; `None` if it is no longer waiting.
     pub(super) fn remove(&mut self, id: LogId, job: u64) -> Option<Job> {
         let log = self.logs.get_mut(&id)?;
         let at = log.jobs.iter().position(|waiting| waiting.id == job)?;
@@ -149,7 +151,7 @@ impl FairQueue {
                 LogState::Ready(Way::Shared) => drop(self.ready.remove(user, id)),
                 LogState::Ready(Way::Alone) => self.alone.remove(user, id),
                 LogState::Ready(Way::Locked) => self.locked.remove(user, id),
-                // Released once what is being stored has ended.
+                // Released once the current statement has ended.
                 LogState::Busy => return Some(job),
             }
             self.logs.remove(&id);
@@ -157,7 +159,7 @@ impl FairQueue {
         Some(job)
     }
 
-    /// Nothing of this log is being stored any more: its next push may be.
+    /// Marks a log as no longer being stored to: its next push may start.
     pub(super) fn release(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let Some(next) = log.jobs.front() else { return drop(self.logs.remove(&id)) };
@@ -173,7 +175,7 @@ impl FairQueue {
         }
     }
 
-    /// Puts pushes whose logs have not been released yet in front of those that wait for them.
+    /// Returns pushes, whose logs are not released yet, to the front of their logs' queues.
     pub(super) fn put_back(&mut self, jobs: Vec<Job>) {
         for job in jobs.into_iter().rev() {
             if let Some(log) = self.logs.get_mut(&job.entry.log.id) {
@@ -183,22 +185,22 @@ impl FairQueue {
         }
     }
 
-    /// How many batches run.
+    /// Returns the number of running batches.
     pub(super) fn batches(&self) -> usize {
         self.batches
     }
 
-    /// A batch is not counted any more: it has ended, or is a slow one.
+    /// Stops counting a batch, because it ended or is slow.
     pub(super) fn batch_ended(&mut self) {
         self.batches -= 1;
     }
 
-    /// The statement of a batch has ended.
+    /// Records the end of a batch's statement.
     pub(super) fn batch_statement_ended(&mut self) {
         self.running -= 1;
     }
 
-    /// A push of this user that had a statement of its own has ended.
+    /// Records the end of this user's push that had a statement of its own.
     pub(super) fn alone_ended(&mut self, way: Way, user: UserKey) {
         self.running -= 1;
         match way {
@@ -207,7 +209,7 @@ impl FairQueue {
         }
     }
 
-    /// The next batch, if there is reason to start one: a push of each user in turn, until it is full. Its logs are busy
+    /// Returns the next batch, if one should start: one push of each user in turn, until it is full. Its logs are busy
     /// until they are released.
     pub(super) fn next_batch(&mut self) -> Option<Vec<Job>> {
         let enough = *MIN_BATCH.get(self.batches)?;
@@ -225,7 +227,7 @@ impl FairQueue {
 
     fn fill(&mut self) -> Vec<Job> {
         let (mut batch, mut changes) = (Vec::new(), 0);
-        // The logs in it, and what is stored in each.
+        // The logs in the batch, and the ids stored in each.
         let mut taken: HashMap<LogId, HashSet<Uuid>> = HashMap::new();
         while batch.len() < MAX_PUSHES {
             let Some((user, id)) = self.ready.next() else { break };
@@ -233,7 +235,8 @@ impl FairQueue {
             let is_taken = taken.contains_key(&id);
             let next = log.jobs.front().filter(|job| !job.goes_alone());
             let fits = next.map(|job| batch.is_empty() || changes + job.size() <= MAX_CHANGES);
-            // What is sent again while its first attempt waits would be refused, and the whole batch with it.
+            // A push that is sent again while its first attempt is waiting would violate a constraint and fail the
+            // whole batch.
             let is_new =
                 |job: &Job| taken.get(&id).is_none_or(|ids| !job.entry.rows.iter().any(|row| ids.contains(&row.id)));
             if fits == Some(false) {
@@ -251,10 +254,10 @@ impl FairQueue {
                         self.ready.push(user, id);
                     }
                 }
-                // The rest of it waits for this batch.
+                // The rest of this log waits for this batch.
                 None if is_taken => self.ready_pushes -= log.jobs.len(),
                 None => {
-                    // Those before this one have been given up.
+                    // The pushes before this one have been abandoned.
                     self.ready_pushes -= log.jobs.len();
                     self.release(id);
                 }
@@ -272,20 +275,21 @@ impl FairQueue {
         }
     }
 
-    /// The next push that has a statement of its own, if there is a place for it. Its log is busy until it is released.
+    /// Returns the next push that gets a statement of its own, if there is a place for it. Its log is busy until
+    /// released.
     pub(super) fn next_alone(&mut self) -> Option<Job> {
         while self.running < self.most_for_alone {
             let (id, way) = match self.alone.next() {
                 Some(id) => (id, Way::Alone),
                 None => (self.locked.next()?, Way::Locked),
             };
-            // A log is in a lane only while something of it waits.
+            // A log is in a lane only while a push for it is waiting.
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.state = LogState::Busy;
             if let Some(job) = log.jobs.pop_front() {
                 self.waiting.remove(log.user);
                 self.running += 1;
-                // Those before this one may have been given up.
+                // The pushes before this one may have been abandoned.
                 return Some(job.going(way));
             }
         }

@@ -1,24 +1,24 @@
-//! Whose turn it is: users with logs that are ready, one after the other.
+//! Turns: users with ready logs, one after another.
 
 use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, VecDeque};
 
-/// Users without a log that the ring may have before it is tidied up.
+/// Maximum number of idle users in the ring before it may be cleaned up.
 const MAX_IDLE: usize = 64;
 
-/// Logs that are ready, a log of each user in turn.
+/// The ready logs, one log of each user in turn.
 #[derive(Debug, Default)]
 pub(super) struct RoundRobin {
-    /// Of each user in the ring, the logs. Who has none any more leaves with the next turn.
+    /// The logs of each user in the ring. A user without any leaves the ring at the next turn.
     logs: HashMap<UserKey, VecDeque<LogId>>,
     /// Each user once.
     ring: VecDeque<UserKey>,
-    /// Users in the ring without a log.
+    /// Number of users in the ring without a log.
     idle: usize,
 }
 
 impl RoundRobin {
-    /// Adds a log, after all others of its user. Each at most once.
+    /// Adds a log, after all others of its user. A log must not be added twice.
     pub(super) fn push(&mut self, user: UserKey, log: LogId) {
         match self.logs.get_mut(&user) {
             Some(logs) => {
@@ -32,7 +32,7 @@ impl RoundRobin {
         }
     }
 
-    /// The first log of the user whose turn it is. The user's next turn comes after all others'.
+    /// Takes the first log of the user whose turn it is. The user's next turn comes after everybody else's.
     pub(super) fn next(&mut self) -> Option<(UserKey, LogId)> {
         loop {
             let user = self.ring.pop_front()?;
@@ -49,7 +49,7 @@ impl RoundRobin {
         }
     }
 
-    /// Gives back the turn that was taken last.
+    /// Returns the turn that was taken last.
     pub(super) fn give_back(&mut self, user: UserKey, log: LogId) {
         if let Some(logs) = self.logs.get_mut(&user) {
             logs.push_front(log);
@@ -60,7 +60,7 @@ impl RoundRobin {
         self.ring.push_front(user);
     }
 
-    /// Takes a log out; false if it is not in it. It looks at the user's logs alone.
+    /// Removes a log; false if it is not there. Searches only the user's logs.
     pub(super) fn remove(&mut self, user: UserKey, log: LogId) -> bool {
         let Some(logs) = self.logs.get_mut(&user) else { return false };
         let Some(at) = logs.iter().position(|listed| *listed == log) else { return false };
@@ -74,21 +74,21 @@ impl RoundRobin {
         true
     }
 
-    /// Whether no log is ready.
+    /// Returns true if no log is ready.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.ring.len() == self.idle && self.logs.len() == self.idle
     }
 }
 
-/// Of one user that are stored at the same time in a lane, at most.
+/// Maximum number of one user's pushes being stored in a lane at the same time.
 const MAX_PER_USER: usize = 2;
 
-/// Logs whose next push has a statement of its own, and how many of these run.
+/// Logs whose next push gets a statement of its own, and the number of those running.
 #[derive(Debug)]
 pub(super) struct Lane {
     ready: RoundRobin,
-    /// The logs of users who have all their places.
+    /// The logs of users who have used up their places.
     without_place: HashMap<UserKey, VecDeque<LogId>>,
     running: usize,
     by_user: HashMap<UserKey, usize>,
@@ -96,7 +96,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// So many run at the same time, at most.
+    /// Creates a lane in which at most this many run at the same time.
     pub(super) fn new(places: usize) -> Lane {
         let (ready, without_place, by_user) = (RoundRobin::default(), HashMap::new(), HashMap::new());
         Lane { ready, without_place, running: 0, by_user, places }
@@ -107,7 +107,7 @@ impl Lane {
         self.ready.push(user, log);
     }
 
-    /// The next log, if there is a place for it: it is taken until [`Lane::ended`].
+    /// Takes the next log, if there is a place for it; the place is in use until [`Lane::ended`].
     pub(super) fn next(&mut self) -> Option<LogId> {
         if self.running >= self.places {
             return None;
@@ -120,12 +120,12 @@ impl Lane {
                 self.running += 1;
                 return Some(log);
             }
-            // It is not looked at again until one of the user's has ended.
+            // Set aside until one of the user's pushes has ended.
             self.without_place.entry(user).or_default().push_back(log);
         }
     }
 
-    /// One of this user's has ended.
+    /// Records the end of one of this user's pushes.
     pub(super) fn ended(&mut self, user: UserKey) {
         self.running -= 1;
         if let Some(of_user) = self.by_user.get_mut(&user) {
@@ -144,7 +144,7 @@ impl Lane {
         }
     }
 
-    /// Takes a log out.
+    /// Removes a log.
     pub(super) fn remove(&mut self, user: UserKey, log: LogId) {
         if self.ready.remove(user, log) {
             return;
@@ -157,7 +157,7 @@ impl Lane {
         }
     }
 
-    /// Whether no log is ready.
+    /// Returns true if no log is ready.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.without_place.is_empty()

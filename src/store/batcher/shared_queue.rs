@@ -1,14 +1,14 @@
-//! The queue, in the hands of all who work with it.
+//! The queue as shared by all its users.
 
 use super::queue::FairQueue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The queue. Clones share it.
+/// The shared queue. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct SharedQueue(Arc<Mutex<FairQueue>>);
 
 impl SharedQueue {
-    /// A queue before a pool of so many connections.
+    /// Creates a queue for a pool of this many connections.
     pub(super) fn new(pool_size: usize) -> SharedQueue {
         SharedQueue(Arc::new(Mutex::new(FairQueue::new(pool_size))))
     }

@@ -1,34 +1,34 @@
-//! Trimming the logs of a user, an app or all, now: for whoever waits for it.
+//! Trimming the logs of a user, of an app or of all, on command.
 
 use super::bounds::Wait;
 use super::due::{self, LogName};
 use super::{CompactionError, Compactor, Trimmed};
 use crate::protocol::UserKey;
 
-/// What a command's trimming has done so far.
+/// Progress of a command's trimming.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
-    /// Logs that are done, those that could not be trimmed included.
+    /// Logs that are done, including those that could not be trimmed.
     pub logs: u64,
-    /// Logs that could not be trimmed. Why is in the log of the process.
+    /// Logs that could not be trimmed; the process's log says why.
     pub failed: u64,
-    /// How far the next one has come, from 0 to 1.
+    /// Progress of the current log, from 0 to 1.
     pub part: f64,
-    /// What was trimmed so far.
+    /// Totals of what was trimmed so far.
     pub trimmed: Trimmed,
 }
 
 impl Compactor {
-    /// The buckets that a user's logs may be in, or any.
+    /// Returns the buckets that may hold a user's logs, or all of them.
     fn buckets_of(&self, user: Option<UserKey>) -> Vec<usize> {
         user.map_or_else(|| (0..self.layout.count()).collect(), |user| vec![self.layout.bucket_of(user)])
     }
 
-    /// Trims the logs of a user, an app or all, now, and says after each piece how far it has come. A log that cannot be trimmed is
-    /// counted, and the others are.
+    /// Trims the logs of a user, of an app or of all, and reports progress after each piece. A log that cannot be
+    /// trimmed is counted, and the others are still trimmed.
     ///
     /// # Errors
-    /// The database cannot be reached, or not be asked for the logs.
+    /// The database cannot be reached, or the logs cannot be listed.
     pub async fn trim_all(
         &mut self,
         user: Option<&str>,
@@ -92,7 +92,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// How many logs there are of a user, an app or all.
+    /// Returns the number of logs of a user, of an app or of all.
     pub async fn count_logs(&mut self, user: Option<&str>, app: Option<&str>) -> Result<u64, CompactionError> {
         let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
         let user = user.map(UserKey::of);

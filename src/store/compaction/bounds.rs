@@ -1,14 +1,14 @@
-//! How much is trimmed at once, and how long a step may take.
+//! Limits on how much is trimmed at once, and on how long a step may take.
 
 use super::CompactionError;
 use super::connection::PIECE_TIMEOUT;
 use tokio::time::timeout;
 
-/// Rows, and bytes of them as they are stored, that are trimmed at once.
+/// Maximum number of rows trimmed at once, and of their stored bytes.
 pub(super) const ROWS_AT_ONCE: i64 = 2_000;
 pub(super) const BYTES_AT_ONCE: i64 = 4 << 20;
 
-/// Whether to wait while somebody else takes rows out of the log.
+/// Whether to wait while another session removes rows from the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     Yes,
@@ -16,8 +16,8 @@ pub(super) enum Wait {
 }
 
 impl Wait {
-    /// A step of a piece: a person may wait for it as long as it takes; a replica gives it up, as a network may have
-    /// forgotten the connection.
+    /// Runs one step of a piece. A person may wait for it indefinitely; a replica gives up after a timeout, because the
+    /// network may have dropped the connection.
     pub(super) async fn on<T>(
         self,
         step: impl Future<Output = Result<T, CompactionError>>,

@@ -1,4 +1,4 @@
-//! A connection of compaction's own, which waits for nothing without end.
+//! Compaction's own connection, on which no wait is endless.
 
 use super::CompactionError;
 use crate::config::{DatabaseConfig, Secret};
@@ -8,21 +8,21 @@ use crate::store::schema::{check_for_command, connect_as};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long one piece may take until the connection is given up: a network may have forgotten it.
+/// Time limit for one piece, after which the connection is abandoned: the network may have dropped it.
 pub(super) const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a replica's trimming waits for a lock, and how long a command does.
+/// Lock timeouts of a replica's trimming and of a command.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Statements are planned by indexes and once, like those of the pool; none waits for ever, and what a process leaves behind
-/// that hangs is over soon.
+/// As in the pool, statements are planned once and use indexes. No lock is waited for forever, and a transaction left
+/// behind by a hanging process ends soon.
 const SETTINGS: &str =
     "set client_min_messages = warning; set timezone = 'UTC'; set plan_cache_mode = force_generic_plan;
     set enable_seqscan = off; set jit = off; set idle_in_transaction_session_timeout = '30s'";
 
-/// Connects to the primary, and to the tables of a schema if one is named. `statement_timeout`: how long one statement may
-/// take; none for a person who waits for it.
+/// Connects to the primary, and to the tables of a schema if one is named. `statement_timeout`: time limit of one
+/// statement; `None` for a command that a person waits for.
 pub(in crate::store) async fn connect(
     url: &Secret,
     name: &str,
@@ -38,12 +38,12 @@ pub(in crate::store) async fn connect(
     Ok(connection)
 }
 
-/// Leads a session to the tables of a schema.
+/// Returns the statement that directs a session to the tables of a schema.
 pub(in crate::store) fn search_in(schema: &str) -> String {
     format!("; set search_path = {schema}")
 }
 
-/// A connection for a command that only reads, or erases: to the bucket of a user, or to all as one.
+/// Connects a command that only reads or erases: to a user's bucket, or to all buckets as one.
 pub(in crate::store) async fn connect_command(
     database: &DatabaseConfig,
     name: &str,

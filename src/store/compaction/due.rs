@@ -1,5 +1,5 @@
-//! Which logs have something to trim, known without looking at all of them: a push marks its log where the mark is missing
-//! (`sync_heads.untrimmed_since`), so an index of the marks is written once for each time that a log is trimmed.
+//! Finds logs that have something to trim without scanning all of them. A push marks its log if the mark is missing
+//! (`sync_heads.untrimmed_since`), so the index of the marks is written only once each time a log is trimmed.
 
 use super::{CompactionError, Rules, Trimmed};
 use crate::db::Micros;
@@ -9,16 +9,16 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-/// A log is trimmed once its oldest untrimmed row has been older than the horizon for this part of the horizon: so a log
-/// that is written all the time is trimmed now and then, and not row by row.
+/// A log is due once its oldest untrimmed row has been older than the horizon for this fraction of the horizon: a log
+/// that is written constantly is trimmed occasionally, not row by row.
 const SLACK: u32 = 8;
-/// Logs that are looked up at once.
+/// Maximum number of logs looked up at once.
 pub(super) const LOGS: i64 = 100;
 
-/// A log, and whose it is.
+/// A log, with its user and app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogName {
-    /// Names it.
+    /// Its id.
     pub id: LogId,
     /// The user.
     pub user: String,
@@ -26,21 +26,21 @@ pub struct LogName {
     pub app: String,
 }
 
-/// Where a log stands.
+/// The trimming state of a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogState {
     /// Rows up to here are trimmed.
     pub(super) trimmed_to: i64,
-    /// Rows up to here are old enough. Never past the newest change: what is being stored at this moment comes after it,
-    /// and is looked at later.
+    /// Rows up to here are old enough. Never past the newest change: whatever is being stored right now comes after it
+    /// and is examined later.
     pub(super) horizon: i64,
     /// The newest change.
     pub(super) head: i64,
-    /// From where on deletes have not been purged; none: there is none.
+    /// Where unpurged deletes start; `None` if there are none.
     pub(super) deleted_since: Option<i64>,
-    /// Deletes up to here are purged; none: they never are.
+    /// Deletes up to here are purged; `None` if purging is disabled.
     pub(super) purge_before: Option<i64>,
-    /// Whether it is due.
+    /// True if the log is due.
     pub(super) is_due: bool,
 }
 
@@ -56,7 +56,7 @@ select log_id from (
      order by deleted_since limit $3)
 ) due group by log_id order by min(since)";
 
-/// How long the log that has waited longest has been due, in seconds.
+/// How long the most overdue log has been due, in seconds.
 const LAG: &str = "
 select (extract(epoch from now() - min(untrimmed_since)) - $1::int8 / 1000.0)::float8 from (
     select untrimmed_since from sync_heads where untrimmed_since is not null order by untrimmed_since limit 1
@@ -70,19 +70,19 @@ select h.trimmed_to, h.head, h.deleted_since,
               and h.deleted_since <= h.trimmed_to and h.trimmed_to > 'epoch' as is_due
 from sync_heads h where h.log_id = $1";
 
-/// Logs of a user, an app, or all, in the order of their ids.
+/// Logs of a user, of an app or of all, ordered by id.
 const LOGS_OF: &str = "
 select log_id, user_id, app_id from sync_heads
 where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2) and ($3::uuid is null or log_id > $3)
 order by log_id limit $4";
 
 impl Rules {
-    /// The age of the oldest untrimmed row at which its log is due.
+    /// Returns the age of the oldest untrimmed row at which its log is due.
     fn due_after(&self) -> Duration {
         self.after + self.after / SLACK
     }
 
-    /// An age as the database is asked for it, in milliseconds.
+    /// Returns an age by the database's clock, in milliseconds.
     fn age(&self, age: Duration) -> i64 {
         millis(age.saturating_sub(self.ahead))
     }
@@ -96,21 +96,21 @@ fn micros(row: &Row, column: &str) -> Result<Option<i64>, tokio_postgres::Error>
     Ok(row.try_get::<_, Option<Micros>>(column)?.map(|Micros(at)| at))
 }
 
-/// The logs that have been due longest, without some.
+/// Returns the logs that have been due longest, except for `without`.
 pub(super) async fn due(connection: &Client, rules: &Rules, without: &[Uuid]) -> Result<Vec<LogId>, CompactionError> {
-    // A year none of us lives to see stands for never.
+    // A period that nobody will live to see the end of stands for never.
     let purge = rules.purge_after.map_or(i64::from(i32::MAX) * 1000, |after| rules.age(after));
     let rows = connection.query(DUE, &[&rules.age(rules.due_after()), &purge, &LOGS, &without]).await?;
     rows.iter().map(|row| Ok(LogId(row.try_get(0)?))).collect()
 }
 
-/// How long the log that has waited longest has been due, in seconds; 0 if none is.
+/// Returns how long the most overdue log has been due, in seconds; 0 if none is.
 pub(super) async fn lag(connection: &Client, rules: &Rules) -> Result<f64, CompactionError> {
     let row = connection.query_one(LAG, &[&rules.age(rules.due_after())]).await?;
     Ok(row.try_get::<_, Option<f64>>(0)?.unwrap_or(0.0).max(0.0))
 }
 
-/// Where a log stands; none if it has been erased.
+/// Returns the trimming state of a log; `None` if it has been erased.
 pub(super) async fn state(connection: &Client, log: LogId, rules: &Rules) -> Result<Option<LogState>, CompactionError> {
     let (after, due) = (rules.age(rules.after), rules.age(rules.due_after()));
     let purge = rules.purge_after.map(|after| rules.age(after));
@@ -126,7 +126,7 @@ pub(super) async fn state(connection: &Client, log: LogId, rules: &Rules) -> Res
     }))
 }
 
-/// Logs after one of them, in the order of their ids.
+/// Returns the logs after this one, ordered by id.
 pub(in crate::store) async fn logs_of(
     connection: &Client,
     user: Option<UserKey>,
@@ -143,18 +143,18 @@ const FIRST_UNTRIMMED: &str = "select min(created_at) as first from sync_changes
 const FIRST_DELETE: &str = "
 select created_at from sync_changes
 where log_id = $1 and created_at > $2 and (op = 'delete' or data ? 'deletedAt') order by created_at limit 1";
-/// What is stored against what is counted, in one snapshot.
+/// The difference between what is stored and what is counted, in one snapshot.
 const DRIFT: &str = "
 select c.changes - h.stored_changes as changes, c.bytes - h.stored_bytes as bytes
 from sync_heads h, (select count(*) as changes, coalesce(sum(size), 0)::int8 as bytes from sync_changes where log_id = $1) c
 where h.log_id = $1";
 
-/// How long the rows of a log are counted, at most. They are counted because that is when rows show that programs have
-/// stored; of a log of very many rows, what the trimming itself took out is believed.
+/// Time limit for counting a log's rows. They are counted now because this is when rows stored by other programs are
+/// noticed; for a log with very many rows, the numbers from the trimming itself are used instead.
 const COUNTING: &str = "savepoint counting; set local statement_timeout = '10s'";
 
-/// The end of a log's trimming as far as it is old enough, as the statement that is to be sent with the commit: it marks from
-/// where on the log is untrimmed, and counts what it has. `purged`: deletes up to there are purged.
+/// Returns the statement that ends a log's trimming, to be sent with the commit: it sets where untrimmed rows start,
+/// and updates the log's counts. `purged`: deletes up to there are purged.
 pub(super) async fn closing(
     connection: &Client,
     log: LogId,
@@ -165,7 +165,7 @@ pub(super) async fn closing(
     let until = state.horizon;
     let first = micros(&connection.query_one(FIRST_UNTRIMMED, &[&log.0, &Micros(until)]).await?, "first")?;
     let deleted = match purged {
-        // Somebody else may purge, who looks from where on this says.
+        // Another replica may purge, and looks from the position stored here.
         None if state.deleted_since.is_some() => String::new(),
         None => {
             let first = first_delete(connection, log, state.trimmed_to).await?;
@@ -185,13 +185,13 @@ pub(super) async fn closing(
     ))
 }
 
-/// The position of the first delete after another.
+/// Returns the position of the first delete after this one.
 async fn first_delete(connection: &Client, log: LogId, after: i64) -> Result<Option<i64>, CompactionError> {
     let first = connection.query_opt(FIRST_DELETE, &[&log.0, &Micros(after)]).await?;
     Ok(first.map(|row| micros(&row, "created_at")).transpose()?.flatten())
 }
 
-/// By how much what is counted of a log is to change: rows, bytes.
+/// Returns the corrections of a log's counts: rows, bytes.
 async fn drift(connection: &Client, log: LogId, trimmed: Trimmed) -> Result<(i64, i64), CompactionError> {
     connection.batch_execute(COUNTING).await?;
     let counted = connection.query_opt(DRIFT, &[&log.0]).await;
@@ -208,7 +208,7 @@ async fn drift(connection: &Client, log: LogId, trimmed: Trimmed) -> Result<(i64
     Ok(drift)
 }
 
-/// Has a log that is due be due again in a while, for everybody. Nobody is waited for who holds its head.
+/// Makes a due log due again after a pause, for all replicas. Does not wait if another session holds its head.
 pub(super) async fn postpone(
     connection: &Client,
     log: LogId,
@@ -225,7 +225,8 @@ pub(super) async fn postpone(
     Ok(connection.batch_execute("commit").await?)
 }
 
-/// What says that a log is trimmed up to a position, by a horizon: the records of a piece lose what is that old, wherever it stands.
+/// Returns the statement that advances a log's trimmed position, with its horizon: the records of a piece lose
+/// everything that old, wherever it is.
 pub(super) fn advance(log: LogId, until: i64, horizon: i64) -> String {
     let (until, horizon) = (literal(Some(until)), literal(Some(horizon)));
     format!(
@@ -235,8 +236,8 @@ pub(super) fn advance(log: LogId, until: i64, horizon: i64) -> String {
     )
 }
 
-/// A position as SQL. Not calculated there, where it can be written out: to add an interval depends on the time zone, and Citus
-/// does not send on what is calculated in a condition.
+/// Formats a position as SQL. Written out where possible rather than computed in SQL: adding an interval depends on the
+/// time zone, and Citus does not forward conditions that contain computed values.
 fn literal(micros: Option<i64>) -> String {
     let written = |micros: &i64| chrono::DateTime::from_timestamp_micros(*micros).filter(|_| *micros >= 0);
     match (micros, micros.as_ref().and_then(written)) {

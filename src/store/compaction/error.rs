@@ -1,9 +1,9 @@
-//! Why a log could not be trimmed.
+//! Errors of trimming.
 
 use crate::protocol::merge::UnreadableChange;
 use crate::store::schema::SchemaError;
 
-/// Why a log could not be trimmed, or a record not be read. Nothing of it is half done.
+/// The reason that a log could not be trimmed, or a record not be read. Nothing is left half done.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactionError {
     /// The database cannot be reached, or its schema is not one that this version can work with.
@@ -24,7 +24,7 @@ pub enum CompactionError {
 }
 
 impl CompactionError {
-    /// Whether a stored change is what is wrong, and nothing that passes.
+    /// Returns true if a stored change is at fault, rather than something temporary.
     pub(super) fn is_of_row(&self) -> bool {
         matches!(self, CompactionError::Unreadable(_) | CompactionError::UnknownOp(_))
     }

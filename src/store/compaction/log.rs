@@ -7,13 +7,13 @@ use super::{CompactionError, Compactor, Trimmed};
 use crate::protocol::LogId;
 use tokio::time::{Instant, sleep};
 
-/// The part of a log that is trimmed, from 0 to 1, by the time of its rows.
+/// The trimmed fraction of a log, from 0 to 1, by the time of its rows.
 pub(super) type Part = f64;
 
 impl Compactor {
-    /// Trims a log as far as it is old enough, and says after each piece what it did and how far it has come. `until`: rows up to
-    /// there are looked at, because they may have replaced older ones. False if somebody else takes rows out of it, and it is
-    /// not to be waited for.
+    /// Trims a log as far as it is old enough, and reports each piece and the progress. `until`: rows up to there are
+    /// examined, because they may have replaced older ones. Returns false if another session is removing rows from the
+    /// log and `wait` says not to wait for it.
     pub(super) async fn trim_log(
         &mut self,
         log: LogId,

@@ -1,11 +1,12 @@
-//! Trimming logs in place, so that a log costs what is alive in it: see [`crate::protocol::trim`] for the rule.
+//! Compaction in place: a log costs only what is alive in it. See [`crate::protocol::trim`] for the rule.
 //!
-//! A log is due once rows of it have been older than the horizon for a while ([`due`]). It is trimmed in pieces, each a
-//! transaction that looks at the records of the next few hundred rows, and at all rows of these ([`piece`]), bounded in rows
-//! and bytes; an advisory lock of the log lets one transaction at a time take rows out of it, so several replicas share the work. What is taken out goes
-//! into `sync_history`. How far a log is trimmed stands in its head row, which is written as the last thing before the
-//! commit and together with it: pushes never wait for a round trip. A process that is killed anywhere leaves a log that is
-//! trimmed up to its last piece. A log that cannot be trimmed is left alone for longer and longer ([`postponed`]).
+//! A log is due once some of its rows have been older than the horizon for a while ([`due`]). It is trimmed in pieces,
+//! bounded in rows and bytes; each is a transaction that takes the records of the next few hundred rows, and examines
+//! all rows of these records ([`piece`]). An advisory lock of the log admits one transaction at a time to remove rows,
+//! which lets several replicas share the work. Whatever is removed goes into `sync_history`. The head row stores how
+//! far a log is trimmed; it is written last, together with the commit, so pushes never wait for a round trip. A process
+//! killed at any point leaves a log that is trimmed up to its last piece. A log that cannot be trimmed is left alone
+//! for longer and longer ([`postponed`]).
 
 mod all;
 mod bounds;
@@ -33,16 +34,16 @@ use crate::failpoints::Failpoint;
 use crate::protocol::trim::Flaw;
 use std::time::Duration;
 
-/// What is trimmed, and what is kept of it.
+/// What to trim, and what to keep of it.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     /// Rows younger than this stay whole.
     after: Duration,
-    /// Records deleted longer ago than this are purged; none: never.
+    /// Records deleted longer ago than this are purged; `None`: never.
     purge_after: Option<Duration>,
     keeps_history: bool,
     history_days: i32,
-    /// How far the replica's clock has been moved ahead of the database's, by which rows are dated.
+    /// How far the replica's clock has been moved ahead of the database's clock, which dates the rows.
     ahead: Duration,
 }
 
@@ -58,16 +59,16 @@ impl Rules {
     }
 }
 
-/// What one trimming did.
+/// The result of one trimming.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Rows that were looked at.
+    /// Rows examined.
     pub seen: u64,
-    /// Rows that lost something, those that went included.
+    /// Rows that lost something, including removed ones.
     pub rows: u64,
-    /// Rows that went.
+    /// Rows removed.
     pub gone: u64,
-    /// Bytes of values, stamps and other members that were taken out.
+    /// Bytes of values, stamps and other members removed.
     pub bytes: u64,
 }
 
@@ -80,7 +81,7 @@ impl Trimmed {
     }
 }
 
-/// What is wrong with the verdicts of this process, for tests.
+/// Returns the active failpoint of the trimming rule, for tests.
 fn flaw() -> Option<Flaw> {
     let flaws = [
         (Failpoint::TrimDropsWinner, Flaw::DropsWinner),

@@ -1,5 +1,5 @@
-//! One piece of a log's trimming: some records of the next rows, and all rows of these. Bounded in rows and in bytes, so that it
-//! takes a moment, and little memory; a record that is larger than that is a piece of its own.
+//! One piece of a log's trimming: the records of the next few rows, with all rows of these records. Bounded in rows and
+//! in bytes, and therefore in time and memory; a record larger than the bounds is a piece of its own.
 
 use super::bounds::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::due::{self, LogState};
@@ -12,12 +12,12 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use tokio_postgres::Client;
 
-/// Rows that are looked at for which records come next.
+/// Number of rows scanned for the next records.
 const ROWS: i64 = 500;
-/// Records that are remembered as done. Those beyond are looked at once for each piece that has a row of them.
+/// Maximum number of records remembered as done. Any others are examined once in each piece that has a row of them.
 const DONE: usize = 200_000;
 
-/// The records of the next rows after a position, up to another, in the order of their first rows there.
+/// The records of the next rows between two positions, ordered by their first row there.
 macro_rules! next_records {
     ($where:literal) => {
         concat!(
@@ -35,10 +35,10 @@ from next group by table_name, record_id order by first"
 }
 
 const NEXT: &str = next_records!("");
-/// The same of records that were deleted there.
+/// The same for records deleted in that range.
 const NEXT_DELETED: &str = next_records!(" and (op = 'delete' or data ? 'deletedAt')");
 
-/// How many rows records have, and of how many bytes, counted as far as makes a difference; and where they begin.
+/// The number of rows and bytes of records, counted only as far as it matters, and the position of their first row.
 const SIZES: &str = "
 select s.rows, s.bytes, s.first
 from unnest($2::text[], $3::text[]) with ordinality as k (table_name, record_id, place)
@@ -52,16 +52,16 @@ cross join lateral (
 ) s
 order by k.place";
 
-/// Which rows a piece begins with.
+/// The rows that a piece starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rows {
-    /// All, from where the log is trimmed to.
+    /// All rows, from the log's trimmed position.
     All,
-    /// Those that write `deletedAt`.
+    /// Rows that write `deletedAt`.
     Deletes,
 }
 
-/// A range of a log, which is trimmed piece by piece.
+/// A range of a log, trimmed piece by piece.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Range {
     pub(super) rows: Rows,
@@ -69,16 +69,17 @@ pub(super) struct Range {
     pub(super) until: i64,
 }
 
-/// How a piece ended.
+/// The outcome of a piece.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Piece {
-    /// Somebody else takes rows out of this log.
+    /// Another session is removing rows from this log.
     Busy,
-    /// It was trimmed from its first row to this position; the range may have more.
+    /// The piece was trimmed from its first row to this position; the range may contain more.
     Trimmed { trimmed: Trimmed, first: i64, end: i64 },
 }
 
-/// The records that this run over a log is done with: what is left of them need not be looked at again. Kept as hashes; that two
+/// The records that this pass over a log is done with; their remaining rows need not be examined again. Kept as hashes:
+/// if two records collide, one of them is not trimmed until it is written again.
 /// share one costs a record its trimming until it is written again.
 #[derive(Debug, Default)]
 pub(super) struct Done {
@@ -98,9 +99,9 @@ impl Done {
     }
 }
 
-/// Begins a transaction that may take rows out of a log; false, and none begun, if somebody else does.
+/// Begins a transaction that may remove rows from a log; false, with none begun, if another session does.
 pub(super) async fn begin(connection: &Client, log: LogId, wait: Wait) -> Result<bool, CompactionError> {
-    // What goes is not erased, but kept in the history: the trigger need not look for it.
+    // The removed rows are not erased but kept in the history, so the trigger need not search for them.
     connection.batch_execute("begin; set local mana_sync.trimming = on").await?;
     let locked = match wait {
         Wait::No => {
@@ -118,12 +119,12 @@ pub(super) async fn begin(connection: &Client, log: LogId, wait: Wait) -> Result
     Ok(locked)
 }
 
-/// Commits, with one statement more in the same round trip: it may take the log's head, for which pushes wait.
+/// Commits together with one more statement, in the same round trip: it may lock the log's head, which pushes wait for.
 pub(super) async fn commit_with(connection: &Client, statement: String) -> Result<(), CompactionError> {
     Ok(connection.batch_execute(&format!("{statement}; commit")).await?)
 }
 
-/// Trims the next piece of a range, in a transaction of its own.
+/// Trims the next piece of a range, in its own transaction.
 pub(super) async fn trim_next(
     connection: &Client,
     log: LogId,
@@ -149,12 +150,12 @@ pub(super) async fn trim_next(
     Ok(Piece::Trimmed { trimmed, first: next.first, end: next.end })
 }
 
-/// What a piece trims.
+/// The contents of the next piece.
 struct Next {
     records: Records,
-    /// Those, and others of which nothing is old enough.
+    /// Those records, and others that have nothing old enough.
     seen: Vec<RecordName>,
-    /// The position of its first row, and up to where all rows belong to records that are done with it.
+    /// The position of its first row, and the position up to which all rows belong to records that are done.
     first: i64,
     end: i64,
 }
@@ -163,19 +164,19 @@ struct Next {
 enum Records {
     None,
     Together(Vec<RecordName>),
-    /// One that is read part by part.
+    /// A record that is read in parts.
     Large(RecordName),
 }
 
-/// A record of the next rows.
+/// A record among the next rows.
 #[derive(Debug)]
 struct Candidate {
     name: RecordName,
-    /// Its first row among them.
+    /// The position of its first row among them.
     at: i64,
     rows: i64,
     bytes: i64,
-    /// Whether any of its rows is old enough.
+    /// True if any of its rows is old enough.
     is_old: bool,
 }
 
@@ -204,7 +205,7 @@ async fn next(
     let end = if count == ROWS { last } else { range.until };
     let candidates = sizes(connection, log, names, horizon).await?;
     let (records, seen, left) = choose(candidates);
-    // Where others are left for the next piece, this one ends before them.
+    // If records are left for the next piece, this one ends before the first of them.
     Ok(Next { records, seen, first, end: left.map_or(end, |first_left| first_left - 1) })
 }
 
@@ -229,7 +230,8 @@ async fn sizes(
     Ok(candidates)
 }
 
-/// Of records in their order those that are trimmed at once; which are done with that; and where the first of the others begins.
+/// From records in order, chooses those to trim together. Also returns the records that are done after that, and where
+/// the first of the others starts.
 fn choose(candidates: Vec<Candidate>) -> (Records, Vec<RecordName>, Option<i64>) {
     let (mut together, mut seen) = (Vec::new(), Vec::new());
     let (mut rows, mut bytes) = (0, 0);
@@ -281,7 +283,7 @@ mod tests {
         assert_eq!(chosen(&[(1, BYTES_AT_ONCE), (1, 1)]), (1, false, 1, Some(20)));
         assert_eq!(chosen(&[(1, BYTES_AT_ONCE + 1), (1, 1)]), (1, true, 1, Some(1)));
         assert_eq!(chosen(&[(ROWS_AT_ONCE + 1, 1), (1, 1)]), (1, true, 1, Some(1)));
-        // What is young is not read.
+        // Rows that are not old enough are not read.
         assert_eq!(chosen(&[(0, 0), (5, 5), (0, 0)]), (1, false, 3, None));
         assert_eq!(chosen(&[(0, 0), (ROWS_AT_ONCE + 1, 5), (0, 0)]), (1, true, 2, Some(21)));
     }

@@ -1,5 +1,5 @@
-//! Logs that could not be trimmed, and when each is tried again: one that cannot be read, or that is locked, or that the
-//! database refuses to trim, must not stand before the others.
+//! Logs that could not be trimmed, and when each is retried: one that is unreadable, locked, or refused by the database
+//! must not block the others.
 
 use crate::protocol::LogId;
 use std::collections::HashMap;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// The longest pause.
+/// Maximum pause.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// Logs that are remembered; of more, those that would be tried next are forgotten.
+/// Maximum number of logs remembered; beyond it, the one due soonest is forgotten.
 const LOGS: usize = 10_000;
 
-/// They are known to this replica alone: that several try one is no harm.
+/// Known only to this replica: it does no harm if several replicas try the same log.
 #[derive(Debug, Default)]
 pub(super) struct Postponed(HashMap<LogId, Pause>);
 
@@ -23,7 +23,8 @@ struct Pause {
 }
 
 impl Postponed {
-    /// Notes that a log could not be trimmed: how long it is left alone now. The first time `least`, then twice as long each time.
+    /// Records that a log could not be trimmed, and returns the pause: `least` the first time, then twice as long each
+    /// time.
     pub(super) fn note(&mut self, log: LogId, least: Duration, now: Instant) -> Duration {
         let length = self.0.get(&log).map_or(least, |pause| pause.length * 2).min(LONGEST);
         if self.0.len() >= LOGS
@@ -36,14 +37,14 @@ impl Postponed {
         length
     }
 
-    /// Notes that a log could be trimmed.
+    /// Records that a log was trimmed.
     pub(super) fn forget(&mut self, log: LogId) {
         self.0.remove(&log);
     }
 
-    /// The logs that are left alone now.
+    /// Returns the logs that are paused now.
     pub(super) fn logs(&mut self, now: Instant) -> Vec<Uuid> {
-        // Those that were erased meanwhile are never heard of again.
+        // Logs erased meanwhile are never mentioned again.
         self.0.retain(|_, pause| pause.until + LONGEST > now);
         self.0.iter().filter(|(_, pause)| pause.until > now).map(|(log, _)| log.0).collect()
     }

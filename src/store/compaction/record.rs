@@ -1,4 +1,4 @@
-//! The rows of some records: read, judged by the protocol's rules, and those that lost something written.
+//! The rows of some records: reads them, applies the protocol's trimming rules, and writes those that lost something.
 
 use super::bounds::{BYTES_AT_ONCE, ROWS_AT_ONCE, Wait};
 use super::due::LogState;
@@ -18,12 +18,12 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-/// How much the names of a record's fields may take in memory. One with more is left as it is: nobody has such a record, and
-/// whoever makes one pays for it alone.
+/// Maximum memory for the names of a record's fields. A record with more is left untrimmed: no real record has so many,
+/// and a user who creates one bears the cost alone.
 const MAX_WINNERS: usize = 16 << 20;
 
-/// A row without its long values: in their place stand shorter ones, the longer the longer. Which of its fields say least can
-/// be told from them, and they are neither sent nor held. The members that may carry a stamp are read as they are.
+/// A row with its long values replaced by shorter ones, longer for longer values: enough to tell which fields say
+/// least, without sending or holding the values. The members that may carry a stamp are read unchanged.
 macro_rules! without_long_values {
     () => {
         "c.id, c.created_at, c.table_name, c.record_id, c.op, c.held is not null as claims,
@@ -48,7 +48,7 @@ const ALL_ROWS: &str = concat!(
      where c.log_id = $1
      order by c.table_name, c.record_id, c.created_at"
 );
-/// The next rows of a record, after a position: so many, and of so many bytes, but one at least.
+/// The next rows of a record after a position, limited in number and in bytes, but at least one.
 const NEXT_ROWS: &str = concat!(
     "select ",
     without_long_values!(),
@@ -65,14 +65,14 @@ const NEXT_ROWS: &str = concat!(
      order by c.created_at"
 );
 
-/// A row, and the record that it belongs to.
+/// A row and its record.
 struct ReadRow {
     id: Uuid,
     name: RecordName,
     row: RowWrites,
 }
 
-/// The change of a row, without its further members.
+/// Decodes a row's change, without its additional members.
 pub(in crate::store) fn read_change(row: &Row) -> Result<StoredChange, CompactionError> {
     let Micros(at) = row.try_get("created_at")?;
     let op: &str = row.try_get("op")?;
@@ -97,7 +97,7 @@ fn read(row: &Row, horizon: i64) -> Result<ReadRow, CompactionError> {
     Ok(ReadRow { id: change.id, name: RecordName { table: change.table, record: change.record }, row })
 }
 
-/// Trims records that are read at once, all their rows in the transaction that is open.
+/// Trims records that fit in memory, with all their rows, in the open transaction.
 pub(super) async fn trim_together(
     connection: &Client,
     log: LogId,
@@ -133,8 +133,8 @@ fn purge(trims: &mut HashMap<&RecordName, RecordTrim>, state: &LogState) {
     }
 }
 
-/// Trims a large record: read once to know what wins, and once more, part by part, to take out the rest. All in the transaction
-/// that is open, however long that takes; each step is given its time.
+/// Trims a large record in two passes: the first finds out what wins, the second removes the rest, part by part. All in
+/// the open transaction, however long that takes; the time limit applies to each step.
 pub(super) async fn trim_large(
     connection: &Client,
     log: LogId,
@@ -187,7 +187,7 @@ async fn next_rows(
     read_rows(connection, NEXT_ROWS, &parameters, horizon).await
 }
 
-/// Reads rows one by one: but for names and stamps each is given up at once, so values do not pile up.
+/// Reads rows one by one: only their names and stamps are kept, so values do not accumulate.
 async fn read_rows(
     connection: &Client,
     statement: &str,

@@ -1,6 +1,6 @@
-//! Which record of a log.
+//! The name of a record.
 
-/// Names a record within its log.
+/// A record's name within its log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RecordName {
     pub(super) table: String,

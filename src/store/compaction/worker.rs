@@ -1,4 +1,5 @@
-//! Who trims: a replica in the background, a little at a time; or a command, everything at once ([`super::all`]).
+//! The compactor: used by a replica in the background, a little at a time; and by a command, all at once
+//! ([`super::all`]).
 
 use super::bounds::Wait;
 use super::connection::{PIECE_TIMEOUT, connect};
@@ -18,30 +19,30 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// All replicas together trim for this part of the time, so that pushes keep the database.
+/// All replicas together trim for this fraction of the time, to leave the database to pushes.
 const PART_OF_TIME: u32 = 8;
-/// The least and the longest rest after a piece. Only a record that is large beyond reason takes so long that the latter counts.
+/// Minimum and maximum rest after a piece. The maximum matters only for an absurdly large record.
 const RESTS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(600));
-/// How often due logs are looked up: this part of the horizon, but within these bounds.
+/// Interval between lookups of due logs: this fraction of the horizon, within these bounds.
 const ROUNDS: u32 = 16;
 const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
-/// How often the days of the history are looked at.
+/// Interval between checks of the history's daily partitions.
 const DAYS_PERIOD: Duration = Duration::from_secs(600);
 
-/// How long a connection may take to give up a transaction.
+/// Time limit for a rollback.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// More days than there can be.
 const ALL_DAYS: i32 = 36_500;
 
-/// The longest that a bucket is left alone which could not be looked at.
+/// Maximum pause for a bucket that could not be checked.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// How a bucket was when it was looked at.
+/// The result of the last check of a bucket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Look {
-    /// How long its log that has waited longest had been due, in seconds, and when that was.
+    /// How long its most overdue log had been due, in seconds, and when that was measured.
     lag: Option<(f64, Instant)>,
-    /// Until when it is left alone, and for how long that is.
+    /// The end of the bucket's pause, and its length.
     pause: Option<(Instant, Duration)>,
 }
 
@@ -50,7 +51,7 @@ impl Look {
         self.pause.is_some_and(|(until, _)| now < until)
     }
 
-    /// Of one that cannot be looked at, what was due then waits on.
+    /// Returns the lag. For a bucket that cannot be checked, what was due then keeps aging.
     fn lag(&self, now: Instant) -> f64 {
         match self.lag {
             Some((lag, at)) if self.pause.is_some() && lag > 0.0 => lag + now.duration_since(at).as_secs_f64(),
@@ -77,20 +78,20 @@ pub struct Compactor {
     pub(super) metrics: Option<Arc<Metrics>>,
     clock: Clock,
     pub(super) layout: Layout,
-    /// The bucket whose logs are trimmed, and a connection to it.
+    /// The bucket whose logs are being trimmed, and a connection to it.
     bucket: usize,
     pub(super) connection: Option<Session>,
-    /// When the days of each bucket's history were last seen to.
+    /// When each bucket's history partitions were last maintained.
     days_seen: Vec<Option<Instant>>,
-    /// How each bucket was when it was last looked at.
+    /// The last check of each bucket.
     looks: Vec<Look>,
-    /// How many replicas share the time that trimming may take.
+    /// Returns the number of replicas that share the time for trimming.
     sharing: Box<dyn Fn() -> usize + Send + Sync>,
     postponed: Postponed,
 }
 
 impl Compactor {
-    /// One that trims in the background of a replica.
+    /// Creates a compactor that works in the background of a replica.
     pub fn of_replica(config: &Config, layout: Layout, metrics: Arc<Metrics>, clock: Clock) -> Compactor {
         let name = format!("mana-sync {} compact", config.replica_name());
         Compactor {
@@ -100,7 +101,7 @@ impl Compactor {
         }
     }
 
-    /// One for a command.
+    /// Creates a compactor for a command.
     ///
     /// # Errors
     /// The database does not say how its logs are distributed.
@@ -114,7 +115,7 @@ impl Compactor {
         Ok(Compactor::new(database, config, layout, name))
     }
 
-    /// Has it share the time that trimming may take with other replicas: how many there are, this one included.
+    /// Shares the time for trimming with other replicas. `replicas` returns their number, including this one.
     pub fn sharing_with(mut self, replicas: impl Fn() -> usize + Send + Sync + 'static) -> Compactor {
         self.sharing = Box::new(replicas);
         self
@@ -137,20 +138,20 @@ impl Compactor {
         }
     }
 
-    /// The rules as they are now.
+    /// Returns the current rules.
     pub(super) fn rules(&self) -> Rules {
         Rules { ahead: self.clock.advanced(), ..self.rules }
     }
 
-    /// Turns to a bucket.
+    /// Switches to a bucket.
     pub(super) fn enter(&mut self, bucket: usize) {
         if std::mem::replace(&mut self.bucket, bucket) != bucket {
             self.connection = None;
         }
     }
 
-    /// Trims what is due until it is told to stop; if COMPACT_AFTER_MS is 0, only sees to what others have trimmed. What fails
-    /// is tried again.
+    /// Trims what is due until told to stop; if COMPACT_AFTER_MS is 0, only maintains the history. Failures are
+    /// retried.
     pub async fn run(mut self, stopping: CancellationToken) {
         if self.rules.after.is_zero() {
             stopping.run_until_cancelled(self.see_to_days_only()).await;
@@ -159,7 +160,7 @@ impl Compactor {
         let period = self.period();
         let mut next = ROUND.0;
         loop {
-            // Replicas that started together do not look together.
+            // Replicas that started together should not check together.
             let pause = self.clock.jitter(next, 0.5..1.5);
             next = period;
             if stopping.run_until_cancelled(self.clock.sleep(pause)).await.is_none() {
@@ -174,7 +175,7 @@ impl Compactor {
                     None => return,
                     Some(Ok(is_full)) => {
                         self.looks[bucket].pause = None;
-                        // There are more than were looked up.
+                        // There are more due logs than were looked up.
                         next = if is_full { ROUND.0 } else { next };
                     }
                     Some(Err(error)) => self.failed(&error),
@@ -187,12 +188,12 @@ impl Compactor {
         }
     }
 
-    /// How often due logs are looked up, if there are not many.
+    /// Returns the interval between lookups of due logs, unless there are many.
     fn period(&self) -> Duration {
         (self.rules.after / ROUNDS).clamp(ROUND.0, ROUND.1)
     }
 
-    /// Keeps the history's days: logs are trimmed by commands, or were before trimming was turned off.
+    /// Only maintains the history's partitions: logs are trimmed by commands, or were before trimming was turned off.
     async fn see_to_days_only(&mut self) {
         let mut next = ROUND.0;
         loop {
@@ -212,10 +213,11 @@ impl Compactor {
     fn failed(&mut self, error: &CompactionError) {
         self.count("failed");
         self.connection = None;
-        // Somebody may have dropped the history's days, keeping none.
+        // Another replica, one that keeps no history, may have dropped the partitions.
         self.days_seen[self.bucket] = None;
         if self.layout.count() > 1 {
-            // What is away may be waited for as long as a piece may take: the others are not to wait for it each time.
+            // An unavailable bucket may take as long as a piece may take; the others must not wait for that in every
+            // round.
             let period = self.period();
             self.looks[self.bucket].note_failure(period, Instant::now());
         }
@@ -223,7 +225,7 @@ impl Compactor {
         tracing::warn!(error, bucket = self.bucket, "logs cannot be trimmed at the moment; trying again");
     }
 
-    /// Trims the logs of the bucket that are due now, some at most. Whether there were so many.
+    /// Trims the bucket's due logs, up to a limit. Returns true if the limit was reached.
     async fn round(&mut self) -> Result<bool, CompactionError> {
         self.see_to_days().await?;
         let rules = self.rules();
@@ -232,7 +234,7 @@ impl Compactor {
         let lag = timeout(PIECE_TIMEOUT, due::lag(connection, &rules)).await??;
         let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules, &postponed)).await??;
         self.looks[self.bucket].note_lag(lag, Instant::now());
-        // Several replicas see the same list, and begin at different places.
+        // Several replicas see the same list, and start at different places.
         let is_full = due.len() >= due::LOGS as usize;
         self.clock.shuffle(&mut due);
         for log in due {
@@ -255,8 +257,8 @@ impl Compactor {
         Ok(self.connection.insert(connection))
     }
 
-    /// Makes the days of the history that are needed, and drops old ones: replicas do, whose settings say for how long. A
-    /// command makes those that it needs.
+    /// Creates the history partitions needed, and drops old ones if this is a replica, whose settings say how long to
+    /// keep them. A command only creates those it needs.
     pub(super) async fn see_to_days(&mut self) -> Result<(), CompactionError> {
         if self.days_seen[self.bucket].is_some_and(|seen| seen.elapsed() < DAYS_PERIOD) {
             return Ok(());
@@ -278,7 +280,7 @@ impl Compactor {
         }
     }
 
-    /// Trims a log, unless somebody else does or has.
+    /// Trims a log, unless another replica is doing so or has done so.
     async fn trim_if_due(&mut self, log: LogId) -> Result<(), CompactionError> {
         let rules = self.rules();
         let connection = self.connection().await?;
@@ -291,7 +293,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Leaves a log alone for a while that could not be trimmed, and says so; longer each time. The others are not to wait for it.
+    /// Pauses a log that could not be trimmed, and logs that; longer each time. The other logs must not wait for it.
     async fn postpone(&mut self, log: LogId, error: &CompactionError) -> Result<(), CompactionError> {
         self.roll_back(error).await;
         let pause = self.postponed.note(log, self.period(), Instant::now());
@@ -299,17 +301,17 @@ impl Compactor {
         let rules = self.rules();
         let connection = self.connection().await?;
         if let Err(error) = Wait::No.on(due::postpone(connection, log, &rules, pause)).await {
-            // This replica knows.
+            // This replica remembers it anyway.
             self.connection = None;
             tracing::debug!(log = %log.0, error = &error as &dyn std::error::Error, "the log is not postponed for others");
         }
         Ok(())
     }
 
-    /// Has the connection forget what failed on it. It is given up if it may still be at it, or does not answer.
+    /// Rolls back a failed transaction. Drops the connection if it may still be busy, or does not respond.
     pub(super) async fn roll_back(&mut self, error: &CompactionError) {
         if !error.is_of_row() {
-            // Somebody may have dropped the history's days, keeping none.
+            // Another replica, one that keeps no history, may have dropped the partitions.
             self.days_seen[self.bucket] = None;
         }
         let Some(connection) = self.connection.take() else { return };
@@ -333,7 +335,7 @@ impl Compactor {
         }
     }
 
-    /// How long to rest after a piece.
+    /// Returns how long to rest after a piece.
     pub(super) fn rest_after(&self, took: Duration) -> Duration {
         let replicas = u32::try_from((self.sharing)()).unwrap_or(u32::MAX).max(1);
         took.saturating_mul(replicas.saturating_mul(PART_OF_TIME) - 1).clamp(RESTS.0, RESTS.1)

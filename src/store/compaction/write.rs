@@ -1,4 +1,4 @@
-//! Taking out what lost: into the history, out of the log.
+//! Moving what lost out of the log and into the history.
 
 use super::record_name::RecordName;
 use super::{CompactionError, Trimmed};
@@ -13,14 +13,14 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub(super) struct Cut {
     pub(super) id: Uuid,
-    /// The fields, with their stamps, as a JSON object.
+    /// The lost fields with their stamps, as a JSON object.
     lost: String,
-    /// Whether nothing of it is left.
+    /// True if nothing is left of the row.
     pub(super) gone: bool,
 }
 
 impl Cut {
-    /// What a row loses by the rules; none if it stays whole.
+    /// Returns what a row loses under the rules; `None` if it stays whole.
     pub(super) fn of(id: Uuid, trim: &RecordTrim, row: &RowWrites) -> Option<Cut> {
         let (lost, gone) = match trim.verdict(row) {
             Verdict::Whole => return None,
@@ -37,11 +37,11 @@ fn stamps(lost: &[LostField<'_>]) -> String {
     object.finish()
 }
 
-/// `$1`–`$3`: rows, what they lose, whether they go; `$4`: whether it is kept in the history. Functions, which have rights
-/// that the role of replicas lacks: migration 12.
+/// `$1`–`$3`: rows, what they lose, whether they are removed; `$4`: whether to keep it in the history. These are
+/// functions because they need rights that the replicas' role lacks: migration 12.
 const CUT: &str = "select rows, gone, bytes from sync_trim_rows($1, $2, $3, $4)";
 
-/// Deletes of records whose rows have gone.
+/// Marks deletes of records that lost rows.
 const MARK_DELETES: &str = "select sync_mark_trimmed($1, $2, $3)";
 
 /// See [`Failpoint::TrimMovesFields`].
@@ -52,7 +52,7 @@ update sync_changes c set created_at = (
 )
 where c.id = any($1)";
 
-/// Takes out of rows what they lose.
+/// Removes from rows what they lose.
 pub(super) async fn cut(connection: &Client, cuts: &[Cut], keeps_history: bool) -> Result<Trimmed, CompactionError> {
     if cuts.is_empty() {
         return Ok(Trimmed::default());
@@ -70,7 +70,7 @@ pub(super) async fn cut(connection: &Client, cuts: &[Cut], keeps_history: bool) 
     Ok(Trimmed { seen: 0, rows: number("rows")?, gone: number("gone")?, bytes: number("bytes")? })
 }
 
-/// Marks the deletes that are left of records of which rows have gone.
+/// Marks the remaining deletes of records that lost rows.
 pub(super) async fn mark_deletes(
     connection: &Client,
     log: LogId,

@@ -1,13 +1,13 @@
-//! What others have made on the tables, and would stay there without a word: the tables will be empty.
+//! Objects that others have attached to the tables, and that would silently stay there: the tables will be empty.
 
 use super::entrances::TABLES;
 use tokio_postgres::Client;
 
 type Error = tokio_postgres::Error;
 
-/// One row for each, with its kind and name. Partitions of the history count as the history. Ours are left out: the triggers of
-/// migrations, which are called as their table and call functions of ours, and the policies of row_level_security.sql, which
-/// are made anew.
+/// One row per object, with its kind and name. Partitions of the history count as the history. Our own objects are left
+/// out: the triggers of migrations, which are named after their table and call our functions, and the policies of
+/// row_level_security.sql, which are created anew.
 const ATTACHED: &str = r"
 with named as (
     select to_regclass(name)::oid as oid from unnest($1::text[]) as t (name)
@@ -42,8 +42,8 @@ select format('foreign key %s of %s', k.conname, k.conrelid::regclass)
 from pg_constraint k where k.contype = 'f' and (k.conrelid in (select oid from ours) or k.confrelid in (select oid from ours))
 order by 1";
 
-/// How row-level security is on the tables: whether it is on at all, whether it is that of row_level_security.sql and no other, and
-/// whether PostgreSQL can have it with buckets.
+/// The state of row-level security on the tables: whether it is on at all, whether it is exactly that of
+/// row_level_security.sql, and whether PostgreSQL supports that with buckets.
 const SECURED: &str = "
 with tables as (select c.* from pg_class c where c.oid in (select to_regclass(name) from unnest($1::text[]) as t (name)))
 select coalesce(bool_or(relrowsecurity or relforcerowsecurity), false),
@@ -53,7 +53,7 @@ select coalesce(bool_or(relrowsecurity or relforcerowsecurity), false),
        current_setting('server_version_num')::int >= 150000
 from tables";
 
-/// What is attached to the tables, one after the other; none, if there is nothing.
+/// Lists the objects attached to the tables; `None` if there are none.
 pub(super) async fn to_tables(connection: &Client) -> Result<Option<String>, Error> {
     let rows = connection.query(ATTACHED, &[&&TABLES[..]]).await?;
     let names: Vec<&str> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
@@ -63,17 +63,17 @@ pub(super) async fn to_tables(connection: &Client) -> Result<Option<String>, Err
 /// Row-level security on tables.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Security {
-    /// None.
+    /// Off.
     Off,
-    /// That of row_level_security.sql, which buckets can have as well.
+    /// That of row_level_security.sql, which is also possible with buckets.
     Carried,
-    /// That, where buckets cannot have it.
+    /// That of row_level_security.sql, where it is not possible with buckets.
     Unsupported,
-    /// Another.
+    /// Any other.
     Foreign,
 }
 
-/// How row-level security is on the tables of these schemas; the main one's, if none are named.
+/// Returns the state of row-level security on the tables of these schemas, or of the main schema if none are named.
 pub(super) async fn security(connection: &Client, schemas: &[String]) -> Result<Security, Error> {
     let of = |schema: &String| TABLES.map(|table| format!("{schema}.{table}"));
     let tables: Vec<String> =

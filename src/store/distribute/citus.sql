@@ -1,20 +1,20 @@
--- What a bucket has on Citus, in place of what does not run there: see citus.rs. Runs in the bucket's schema.
+-- Objects of a bucket on Citus, replacing those that do not work there: see citus.rs. Runs in the bucket's schema.
 
--- One row. Joined with it, rows from arrays are inserted where the tables are; without it they would be fetched from there
--- and sent back.
+-- One row. Joining it makes Citus insert rows from arrays where the tables are; without it they would be fetched from
+-- there and sent back.
 create table if not exists sync_anchor (one boolean primary key default true check (one));
 insert into sync_anchor values (true) on conflict do nothing;
 
--- So many positions after another. What is sent to other servers must be immutable, which adding an interval is not: days and
--- months of one depend on the time zone, microseconds do not.
+-- A position this many steps after another. Expressions sent to other servers must be immutable, which adding an
+-- arbitrary interval is not: its days and months depend on the time zone; microseconds do not.
 create or replace function sync_position(at timestamptz, steps int8) returns timestamptz
 language sql immutable strict parallel safe as $$
     select at + steps * interval '20 microseconds'
 $$;
 
--- The statement of batch.rs, with the same parameters in the same order, and `free_only`: whether logs whose heads somebody
--- holds are left out. Each of its statements is one of those that Citus sends on as they are. Replicas of the version before
--- call the one of theirs, which has no `trimmed_past`.
+-- The statement of batch.rs, with the same parameters in the same order, and `free_only`: whether to leave out logs
+-- whose heads are locked. Each statement in it is one that Citus forwards unchanged. Replicas of the previous version
+-- call their own variant, which has no `trimmed_past`.
 create or replace function sync_push_many(
     logs uuid[], user_keys uuid[], user_ids text[], app_ids text[], counts int8[],
     push_logs uuid[], row_pushes int4[], before_heads int4[], ids uuid[], clients text[],
@@ -51,7 +51,7 @@ begin
             locked := array(select p from unnest(present) as p where (p = any(free)) is not true);
         end if;
         if coalesce(cardinality(present), 0) < cardinality(logs) then
-            -- A log that is new waits for whoever makes the same one at the same moment: not for long.
+            -- A new log waits for another session that is creating the same one, but not for long.
             perform set_config('lock_timeout', '100', true);
         end if;
     else
@@ -59,7 +59,7 @@ begin
                (select array_agg(h.log_id) from sync_heads h
                 where h.log_id = any(logs) and greatest(h.trimmed_to, h.trim_horizon) > trimmed_past)
         into known, trimmed;
-        -- It has a connection while it waits for whoever holds a head: the replica asks again.
+        -- It holds a connection while waiting for a locked head; the replica will retry.
         perform set_config('lock_timeout', '50', true);
     end if;
     if cardinality(maybe_trimmed) > 0 then
@@ -67,7 +67,7 @@ begin
         from sync_history t where t.id = any(maybe_trimmed) and t.log_id = any(logs);
     end if;
     if trimmed is not null then
-        -- By somebody with a shorter horizon, as a command may have: any of their rows may be in the history.
+        -- Trimmed with a shorter horizon, as a command may: any of these rows may be in the history.
         select known || array_agg(t.log_id) into known
         from sync_history t where t.id = any(ids) and t.log_id = any(trimmed);
     end if;
@@ -113,7 +113,7 @@ begin
 end
 $$;
 
--- As before; the clock is read before the statement, whose conflict clause must be immutable.
+-- As elsewhere, but the clock is read before the statement, whose conflict clause must be immutable.
 create or replace function sync_take_head(log uuid, of_user text, of_app text, changes int, out head timestamptz, out previous timestamptz)
 language plpgsql as $$
 declare
@@ -129,7 +129,7 @@ begin
 end
 $$;
 
--- As before; the notification is sent from here, where replicas listen, and not from where the rows are.
+-- As elsewhere, but the notification is sent from here, where replicas listen, not from where the rows are.
 create or replace function sync_store_rows(rows sync_row[], log uuid, of_user text, of_app text, client text) returns void
 language plpgsql as $$
 declare
@@ -165,8 +165,8 @@ begin
 end
 $$;
 
--- Stores a row that a program inserts into the view of the main schema, as sync_accept_row does elsewhere. Answers the row
--- as it is stored; null: its id was stored and trimmed away, and it is not stored again.
+-- Stores a row that a program inserts into the view of the main schema, as sync_accept_row does elsewhere. Returns the
+-- row as stored; null if its id was stored and trimmed away before, in which case it is not stored again.
 create or replace function sync_store_program_row(given jsonb) returns jsonb
 language plpgsql as $$
 declare
@@ -198,7 +198,8 @@ begin
 end
 $$;
 
--- As before; rows are locked by a statement of its own. In one with the others, Citus fetches them to where it was called.
+-- As elsewhere, but rows are locked by a separate statement. Combined with the others, Citus would fetch the rows to
+-- the server that was called.
 create or replace function sync_trim_rows(trimmed uuid[], losing text[], going bool[], keep_history bool)
 returns table (rows bigint, gone bigint, bytes bigint)
 language plpgsql security definer as $$
@@ -234,7 +235,7 @@ begin
 end
 $$;
 
--- As before, with a statement for each table: a function that reads tables must not be called from where the tables are.
+-- As elsewhere, with one statement per table: a function that reads tables must not be called from where they are.
 create or replace function sync_usage_of(log uuid)
 returns table (user_id text, app_id text, changes bigint, bytes bigint, records bigint, garbage bigint,
                history_changes bigint, history_bytes bigint)
@@ -272,7 +273,7 @@ begin
 end
 $$;
 
--- The push is called where the tables are; the others from the main schema. All must find the tables of this bucket.
+-- The push is called where the tables are, the others from the main schema. All must find the tables of this bucket.
 revoke execute on function sync_store_program_row(jsonb) from public;
 do $$
 declare
@@ -282,7 +283,7 @@ begin
         'sync_push_many(uuid[], uuid[], text[], text[], int8[], uuid[], int4[], int4[], uuid[], text[], text[], text[], text[], text[], text[],
                         text[], text[], int4[], int8[], uuid[], timestamptz, boolean)',
         colocate_with := 'sync_heads');
-    -- By their parameters: of the push there are two.
+    -- By their parameters, because there are two pushes.
     for called in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = current_schema()::regnamespace
@@ -291,7 +292,7 @@ begin
     loop
         execute format('alter function %s set search_path = %I, pg_temp', called, current_schema());
     end loop;
-    -- Called on sessions that keep plans for any parameters, which Citus does not make of statements with several parts.
+    -- They are called in sessions that use generic plans, which Citus does not make for statements with several parts.
     foreach called in array array['sync_trim_rows', 'sync_mark_trimmed', 'sync_erase', 'sync_usage', 'sync_usage_of'] loop
         execute format('alter function %I set plan_cache_mode = auto', called);
     end loop;

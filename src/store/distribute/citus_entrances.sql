@@ -1,4 +1,4 @@
--- What the main schema has on Citus in place of what entrances.sql makes, or what would read all buckets there.
+-- Replacements on Citus for what entrances.sql creates in the main schema, or for what would read all buckets there.
 
 create or replace function sync_insert_in_bucket() returns trigger
 language plpgsql security definer as $$
@@ -8,7 +8,7 @@ begin
     perform sync_check_name('user_id', new.user_id, 255);
     execute format('select %I.sync_store_program_row($1)', sync_bucket_of(new.user_id)) using to_jsonb(new) into stored;
     if stored is null then
-        -- It was stored and trimmed away.
+        -- It was stored and trimmed away before.
         return null;
     end if;
     new := jsonb_populate_record(new, stored);
@@ -22,7 +22,8 @@ begin
 end
 $$;
 
--- To find the rows, those of all users would be fetched from all servers: PostgreSQL refuses deletes where there is none.
+-- To find the rows, Citus would fetch those of all users from all servers. Without the trigger, PostgreSQL refuses
+-- deletes.
 drop trigger if exists sync_changes_delete on sync_changes;
 
 create or replace function sync_records(user_id text, app_id text, only_table text default null)
@@ -54,7 +55,7 @@ $$;
 do $$
 begin
     execute format('alter function sync_insert_in_bucket() set search_path = %I, pg_temp', current_schema());
-    -- Replicas of before store pushes by a statement that does not run here.
+    -- Earlier replicas store pushes with a statement that does not run here.
     execute format('comment on view sync_heads is %L', 'replicas must know migration ' || greatest(13,
         substring(obj_description('sync_heads_undistributed'::regclass, 'pg_class') from 'replicas must know migration (\d+)')::int));
 end

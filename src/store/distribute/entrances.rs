@@ -1,5 +1,5 @@
-//! What programs that use SQL find in the main schema of a database that is distributed: views of all buckets under the
-//! names of the tables, and functions that store and erase in the right one.
+//! What SQL programs find in the main schema of a distributed database: views over all buckets under the names of the
+//! tables, and functions that store and erase in the right bucket.
 //!
 //! The tables themselves stay, empty, under other names: migrations get them back for as long as they run.
 
@@ -10,37 +10,38 @@ use tokio_postgres::Client;
 
 type Error = tokio_postgres::Error;
 
-/// Lets one at a time pass; any number that nobody else uses.
+/// The advisory lock that admits one session at a time; an arbitrary number that nothing else uses.
 pub(super) const LOCK: i64 = 0x6d61_6e61_6275_636b;
 
 /// The tables that every bucket has.
 pub(super) const TABLES: [&str; 4] = ["sync_heads", "sync_changes", "sync_history", "sync_erased"];
 
-/// What a table of the main schema is called while a view has its name.
+/// Returns the name of a main-schema table while a view has its own name.
 pub(super) fn undistributed(table: &str) -> String {
     format!("{table}_undistributed")
 }
 
-/// What a view is called while its table has the name back.
+/// Returns the name of a view while its table has the name back.
 fn set_aside(table: &str) -> String {
     format!("{table}_of_buckets")
 }
 
-/// Storing, erasing and deleting, led to the bucket of the user. They run with the owner's rights, as what they stand for does.
+/// Storing, erasing and deleting, routed to the user's bucket. They run with the owner's rights, like the functions
+/// they replace.
 const FUNCTIONS: &str = include_str!("entrances.sql");
-/// The wall between users, for programs that use SQL: operators put it up, or do not.
+/// Row-level security between users, for programs that use SQL; optional for operators.
 const WALL: &str = include_str!("../../../deploy/row_level_security.sql");
-/// The same where the buckets are on Citus, as far as it differs.
+/// The functions that differ if the buckets are on Citus.
 const FUNCTIONS_ON_CITUS: &str = include_str!("citus_entrances.sql");
 
-/// Makes them, or brings them up to date. In one transaction.
+/// Creates the entrances, or brings them up to date, in one transaction.
 pub(super) async fn make(connection: &Client, state: LayoutState) -> Result<(), Error> {
     in_transaction(connection, make_all(connection, state)).await
 }
 
-/// Applies the migrations that the main schema lacks, for which its tables have their names back, and makes the entrances
-/// anew: all in one transaction, so that programs wait meanwhile and never find the tables, which are empty. Killed, it did
-/// nothing.
+/// Applies missing migrations to the main schema, whose tables have their names back meanwhile, and recreates the
+/// entrances: all in one transaction, so programs wait and never see the empty tables. If it is killed, nothing has
+/// changed.
 pub(in crate::store) async fn migrate(connection: &Session, state: LayoutState) -> Result<(), MigrateError> {
     connection.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
     let (before, after) = (Box::pin(give_names_back(connection)), Box::pin(make_all(connection, state)));
@@ -51,7 +52,7 @@ pub(in crate::store) async fn migrate(connection: &Session, state: LayoutState) 
     Ok(())
 }
 
-/// The same, and notes that all logs have been moved.
+/// Recreates the entrances, and records that all logs have been moved.
 pub(super) async fn finish(connection: &Client, layout: Layout) -> Result<(), Error> {
     let finishing = async {
         let finish = "update sync_layout set is_moving = false, on_citus = $1";
@@ -61,8 +62,8 @@ pub(super) async fn finish(connection: &Client, layout: Layout) -> Result<(), Er
     in_transaction(connection, finishing).await
 }
 
-/// Whether the tables have their names back: a migration of a version before, which did not do it in one transaction, was
-/// killed or is going on.
+/// Returns true if the tables have their names back: a migration by an earlier version, which did not use one
+/// transaction, was killed or is still running.
 pub(in crate::store) async fn are_set_aside(connection: &Client) -> Result<bool, Error> {
     Ok(kind(connection, &set_aside(TABLES[0])).await?.is_some())
 }
@@ -101,7 +102,7 @@ async fn make_all(connection: &Client, state: LayoutState) -> Result<(), Error> 
     Ok(())
 }
 
-/// Whether the wall stands: on the tables of the buckets, or still on those that are being moved.
+/// Returns true if row-level security is on: for the tables of the buckets, or still for those being moved.
 async fn is_walled(connection: &Client, state: LayoutState) -> Result<bool, Error> {
     let mut places: Vec<String> =
         state.layout.schemas().into_iter().map(|schema| format!("{schema}.sync_changes")).collect();
@@ -129,11 +130,11 @@ async fn make_view(connection: &Client, table: &str, state: LayoutState) -> Resu
     parts.extend(state.layout.schemas().into_iter().map(|schema| format!("{schema}.{table}")));
     let parts: Vec<String> = parts.into_iter().map(|part| format!("select {columns} from {part}")).collect();
     connection.batch_execute(&format!("create or replace view {table} as {}", parts.join(" union all "))).await?;
-    // Later the rights are the view's own: what operators took from somebody there does not come back.
+    // Later, the view has its own rights: what operators have revoked there must not come back.
     if is_new { copy_grants(connection, &own, table).await } else { Ok(()) }
 }
 
-/// What kind of relation has a name; none: there is none.
+/// Returns the kind of the relation with this name; `None` if there is none.
 async fn kind(connection: &Client, name: &str) -> Result<Option<i8>, Error> {
     let kind = "select relkind from pg_class where oid = to_regclass($1)";
     connection.query_opt(kind, &[&name]).await?.map(|row| row.try_get(0)).transpose()
@@ -143,7 +144,7 @@ async fn rename(connection: &Client, what: &str, from: &str, to: &str) -> Result
     connection.batch_execute(&format!("alter {what} {from} rename to {to}")).await
 }
 
-/// The columns of a table, in their order, as SQL.
+/// Returns the columns of a table, in order, as SQL.
 pub(super) async fn columns(connection: &Client, table: &str) -> Result<String, Error> {
     let columns = "
         select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
@@ -151,7 +152,7 @@ pub(super) async fn columns(connection: &Client, table: &str) -> Result<String, 
     connection.query_one(columns, &[&table]).await?.try_get(0)
 }
 
-/// Whoever may do something with the table may do so with its view.
+/// Grants on a view whatever is granted on its table.
 async fn copy_grants(connection: &Client, table: &str, view: &str) -> Result<(), Error> {
     let grants = "
         select format('grant %s %s on %s to %s', a.privilege_type, a.columns, $2::text,

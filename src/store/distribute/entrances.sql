@@ -1,4 +1,4 @@
--- Which schema a user's logs are in: see layout.rs.
+-- The schema that holds a user's logs: see layout.rs.
 create or replace function sync_bucket_of(user_id text) returns text
 language plpgsql stable strict as $$
 declare
@@ -35,7 +35,7 @@ declare
 begin
     perform sync_check_name('user_id', sync_erase.user_id, 255);
     execute format('select %I.sync_erase($1)', sync_bucket_of(sync_erase.user_id)) using sync_erase.user_id into erased;
-    -- What the distribution left behind: rows whose logs had no heads. The trigger would look for the tables of before.
+    -- Left behind by the distribution: rows of logs without heads. The trigger would look for the previous tables.
     perform set_config('mana_sync.trimming', 'on', true);
     with gone as (
         delete from sync_changes_undistributed c where c.user_id = sync_erase.user_id returning c.log_id
@@ -48,7 +48,7 @@ begin
 end
 $$;
 
--- Rows of programs, which say nothing of their place in the log.
+-- Rows from programs, which do not specify their position in the log.
 create or replace function sync_insert_in_bucket() returns trigger
 language plpgsql security definer as $$
 begin
@@ -63,7 +63,7 @@ begin
         sync_bucket_of(new.user_id))
     using new into new.id, new.log_id, new.created_at, new.op, new.data, new.field_timestamps, new.client_id, new.size, new.extra;
     if new.id is null then
-        -- It was stored and trimmed away.
+        -- It was stored and trimmed away before.
         return null;
     end if;
     -- Folded into field_timestamps and extra.
@@ -112,7 +112,8 @@ begin
 end
 $$;
 
--- Others would look for logs where they are no more. What a migration has said of the table holds as well.
+-- Older replicas would look for logs where they no longer are. A requirement that a migration set on the table still
+-- applies.
 do $$
 begin
     execute format('comment on view sync_heads is %L', 'replicas must know migration ' || greatest(11,

@@ -1,10 +1,10 @@
 //! Distributing the logs over buckets: `mana-sync distribute`.
 //!
-//! No replica may be connected. The layout is written first, so that none starts meanwhile; then the buckets' schemas are made
-//! and migrated, the main schema's tables get other names and views theirs ([`entrances`]), and the logs are moved, some in
-//! each transaction ([`moving`]). Where Citus is there, it distributes the schemas at last ([`spreading`]). What has been done stands
-//! in the database, so the command can be killed at any moment and run again. There is no way back, and no way to another number
-//! of buckets.
+//! No replica may be connected. The layout is written first, to keep replicas from starting meanwhile. Then the
+//! buckets' schemas are created and migrated, the main schema's tables are renamed and replaced by views
+//! ([`entrances`]), and the logs are moved, a few in each transaction ([`moving`]). Finally Citus, if present,
+//! distributes the schemas ([`spreading`]). Progress is kept in the database, so the command can be killed at any point
+//! and run again. There is no way back, and the number of buckets cannot be changed.
 
 mod attached;
 pub(super) mod citus;
@@ -21,103 +21,104 @@ use entrances::{LOCK, TABLES};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// What the command's connection calls itself.
+/// The application_name of the command's connection.
 const NAME: &str = "mana-sync distribute";
-/// How long, and how often, replicas that were stopped a moment ago are waited for.
+/// How often to check for replicas that were stopped a moment ago, and how many times.
 const STOPPED_PAUSE: Duration = Duration::from_millis(300);
 const STOPPED_LOOKS: usize = 10;
-/// What says that a schema is ours.
+/// The comment that marks a schema as ours.
 const MARK: &str = "A bucket of mana-sync";
 
 const SETTINGS: &str = "set client_min_messages = warning; set lock_timeout = '30s'; set timezone = 'UTC';
     set enable_seqscan = off; set jit = off; set row_security = off";
 
-/// Why the logs were not distributed.
+/// The reason that the logs were not distributed.
 #[derive(Debug, thiserror::Error)]
 pub enum DistributeError {
-    /// The schema cannot be read or brought up to date.
+    /// The schema cannot be read or migrated.
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// A step failed; what was done so far is kept.
     #[error("the database refused a step; what was done so far is kept, run the command again")]
     Database(#[from] tokio_postgres::Error),
-    /// Somebody is connected who may write.
+    /// A client that may write is connected.
     #[error("replicas or commands are connected to this database: {0}. Stop them first; start them again afterwards")]
     Connected(String),
-    /// The role may not do all that is to be done.
+    /// The role lacks a right that a step needs.
     #[error("the role that distributes the logs lacks a right: {0}. Nothing was changed")]
     Rights(String),
-    /// Somebody else is distributing them.
+    /// Another session is distributing the logs.
     #[error("somebody else is distributing the logs at this moment")]
     Running,
-    /// They are distributed over another number.
+    /// The logs are distributed over a different number of buckets.
     #[error("the logs are distributed over {now} buckets already, which cannot be changed")]
     Distributed {
-        /// How many buckets there are.
+        /// The current number of buckets.
         now: usize,
     },
-    /// Another number was begun with.
+    /// The distribution was started with a different number of buckets.
     #[error("the logs are being distributed over {begun} buckets: run the command again with that number")]
     Begun {
-        /// How many buckets there will be.
+        /// The number of buckets it was started with.
         begun: usize,
     },
-    /// A schema of somebody else has the name of a bucket.
+    /// A schema that is not ours has the name of a bucket.
     #[error("the schema {0} is there, and none of ours: rename it first")]
     Foreign(String),
-    /// Citus has nowhere to put them.
+    /// Citus has no server to put the buckets on.
     #[error("Citus has no server that may hold a bucket: add workers first (citus_add_node)")]
     NoWorkers,
     /// This server is a worker.
     #[error("this server is a worker of a Citus cluster: let the URL lead to its coordinator")]
     NotCoordinator,
-    /// Somebody else has made something on the tables that would not see what is in the buckets.
+    /// Somebody has attached an object to the tables that would not see the contents of the buckets.
     #[error(
         "others have made these on the tables, which will be empty: {0}. Drop them, and make anew afterwards what is to be there (docs/buckets.md)"
     )]
     Attached(String),
-    /// Row-level security that would not stand afterwards.
+    /// Row-level security that would no longer be effective afterwards.
     #[error(
         "row-level security is on for the tables, and is not that of deploy/row_level_security.sql: nobody would be held by it afterwards. Switch it off first (alter table … disable row level security, no force row level security)"
     )]
     ForeignSecurity,
-    /// The wall for programs, where it cannot stand.
+    /// Our row-level security for programs, where buckets cannot have it.
     #[error(
         "row-level security is on for programs (deploy/row_level_security.sql), which buckets have from PostgreSQL 15 on, and not on Citus: programs would see the rows of all users. Take their rights on the tables and switch it off first"
     )]
     UnsupportedSecurity,
 }
 
-/// How far it is.
+/// The progress of the command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Logs that were moved in this run.
+    /// Logs moved in this run.
     pub moved: u64,
-    /// Logs that are to be moved in this run.
+    /// Logs to be moved in this run.
     pub logs: u64,
-    /// Changes that went with them.
+    /// Changes moved with them.
     pub changes: u64,
-    /// Buckets that Citus has distributed.
+    /// Buckets distributed by Citus.
     pub spread: u64,
-    /// Buckets that Citus is to distribute; 0 before it begins.
+    /// Buckets to be distributed by Citus; 0 before it starts.
     pub buckets: u64,
 }
 
-/// What it came to.
+/// The result of the command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Distributed {
     /// What was moved.
     pub progress: Progress,
-    /// Whether Citus has distributed the buckets.
+    /// True if Citus has distributed the buckets.
     pub on_citus: bool,
     /// Rows of no log, which no device can read. They were left in the main schema's tables.
     pub left_behind: i64,
 }
 
-/// Distributes the logs over so many buckets, and says how far it is. Migrates the schema first. None, if they are.
+/// Distributes the logs over this many buckets, and reports the progress. Migrates the schema first. Returns `None` if
+/// they are distributed already.
 ///
 /// # Errors
-/// The database refused, or is not in a state for it. What was moved stays moved.
+/// The database refused, or is not in a suitable state. What was moved stays moved.
 pub async fn run(
     direct_url: &Secret,
     layout: Layout,
@@ -146,7 +147,7 @@ pub async fn run(
             check_security(&connection, now.layout, on_citus).await?;
             begin(&connection, layout).await?;
         }
-        // Citus came later.
+        // Citus was added later.
         LayoutState { layout: now, is_moving: false } if now.with_citus(on_citus) == layout => {
             go_on(&connection).await?;
         }
@@ -172,7 +173,7 @@ pub async fn run(
     Ok(Some(Distributed { progress, on_citus, left_behind }))
 }
 
-/// Writes the layout, after which no replica starts to serve; takes it back if one was there already.
+/// Writes the layout, after which no replica starts to serve; reverts it if one was connected already.
 async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeError> {
     none_connected(connection).await?;
     if let Some(missing) = missing_right(connection).await? {
@@ -188,7 +189,7 @@ async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeErr
     }
     let buckets = layout.count() as i32;
     connection.execute("insert into sync_layout (buckets, is_moving) values ($1, true)", &[&buckets]).await?;
-    // One that looked before may have connected since.
+    // A replica that checked earlier may have connected since.
     let alone = none_connected(connection).await;
     if alone.is_err() {
         connection.batch_execute("delete from sync_layout").await?;
@@ -196,8 +197,8 @@ async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeErr
     alone
 }
 
-/// What the role lacks of the rights that the steps need: half way no replica could start. None, if it has all. Without CREATE on
-/// the main schema it could not have come here, as the migrations need that.
+/// Returns a right that the role lacks for the steps; `None` if it has all. Otherwise, no replica could start half-way.
+/// CREATE on the main schema is not checked, because the migrations have needed it already.
 async fn missing_right(connection: &Session) -> Result<Option<String>, DistributeError> {
     let missing = "
         select case
@@ -210,7 +211,7 @@ async fn missing_right(connection: &Session) -> Result<Option<String>, Distribut
     Ok(connection.query_one(missing, &[&&TABLES[..]]).await?.try_get(0)?)
 }
 
-/// Refuses where row-level security would not stand afterwards.
+/// Fails if row-level security would no longer be effective afterwards.
 async fn check_security(connection: &Session, now: Layout, on_citus: bool) -> Result<(), DistributeError> {
     match attached::security(connection, &now.schemas()).await? {
         Security::Off => Ok(()),
@@ -220,7 +221,8 @@ async fn check_security(connection: &Session, now: Layout, on_citus: bool) -> Re
     }
 }
 
-/// Begins again what was finished, after which no replica starts to serve; takes that back if one was there already.
+/// Marks a finished distribution as moving again, after which no replica starts to serve; reverts it if one was
+/// connected already.
 async fn go_on(connection: &Session) -> Result<(), DistributeError> {
     none_connected(connection).await?;
     connection.batch_execute("update sync_layout set is_moving = true").await?;
@@ -231,9 +233,9 @@ async fn go_on(connection: &Session) -> Result<(), DistributeError> {
     alone
 }
 
-/// Refuses while replicas, or commands other than this, are connected.
+/// Fails while replicas, or commands other than this one, are connected.
 async fn none_connected(connection: &Session) -> Result<(), DistributeError> {
-    // A replica that waits for the end of this looks at the schema now and then, under the name of the migration.
+    // A replica that waits for this to end checks the schema now and then, under the name of the migration.
     let who = "
         select string_agg(distinct application_name, ', ') from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid() and application_name like 'mana-sync %'
@@ -249,7 +251,7 @@ async fn none_connected(connection: &Session) -> Result<(), DistributeError> {
     connected.map_or(Ok(()), |who| Err(DistributeError::Connected(who)))
 }
 
-/// Makes a bucket's schema, with its tables.
+/// Creates a bucket's schema, with its tables.
 async fn make_schema(connection: &Session, schema: &str) -> Result<(), DistributeError> {
     let marked = "select obj_description(oid, 'pg_namespace') = $2 from pg_namespace where nspname = $1";
     match connection.query_opt(marked, &[&schema, &MARK]).await? {

@@ -1,4 +1,4 @@
-//! Moving logs into their buckets, some in each transaction, under the locks of their heads.
+//! Moving logs into their buckets, a few in each transaction, with their heads locked.
 
 use super::entrances::{TABLES, columns, undistributed};
 use super::{DistributeError, Progress};
@@ -7,9 +7,9 @@ use crate::store::layout::Layout;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-/// Logs that are looked up at once.
+/// Number of logs looked up at once.
 const LOGS: i64 = 1_000;
-/// Changes with which a transaction is large enough: a process that is killed has to do them again.
+/// Number of changes at which a transaction is large enough: if the process is killed, they have to be moved again.
 const CHANGES: i64 = 20_000;
 
 /// Some logs of one bucket.
@@ -19,7 +19,7 @@ struct Group {
     changes: i64,
 }
 
-/// Moves all logs that are left.
+/// Moves all remaining logs.
 pub(super) async fn move_all(
     connection: &Client,
     layout: Layout,
@@ -34,7 +34,7 @@ pub(super) async fn move_all(
         "select log_id, user_key, stored_changes from {} where log_id > $1 order by log_id limit {LOGS}",
         undistributed("sync_heads")
     );
-    // What was moved stays in the index until it is vacuumed: it is passed over once, and not for each group.
+    // Moved logs stay in the index until it is vacuumed: skip them once, not for each group.
     let mut last = Uuid::nil();
     loop {
         say(progress);
@@ -65,7 +65,7 @@ pub(super) async fn move_all(
     }
 }
 
-/// For each bucket, the statements that move logs into it, by their ids.
+/// For each bucket, the statements that move logs into it, by log id.
 struct Statements(Vec<Vec<String>>);
 
 impl Statements {
@@ -91,7 +91,7 @@ async fn move_group(
     group: &Group,
     progress: &mut Progress,
 ) -> Result<(), DistributeError> {
-    // What goes is not erased: the trigger need not look for it.
+    // The moved rows are not erased, so the trigger need not search for them.
     connection.batch_execute("begin; set local mana_sync.trimming = on").await?;
     let moved = async {
         let lock =
@@ -114,7 +114,7 @@ async fn move_group(
     Ok(())
 }
 
-/// Moves what is known of logs that were erased a moment ago.
+/// Moves the records of recently erased logs.
 async fn move_erased(connection: &Client, layout: Layout) -> Result<(), DistributeError> {
     let from = undistributed("sync_erased");
     let columns = columns(connection, &from).await?;
@@ -131,7 +131,7 @@ async fn move_erased(connection: &Client, layout: Layout) -> Result<(), Distribu
     Ok(())
 }
 
-/// Makes in each bucket the days of the history that there are.
+/// Creates the existing history partitions in each bucket.
 async fn make_days(connection: &Client, layout: Layout) -> Result<(), DistributeError> {
     let days = "
         select c.relname::text, pg_get_expr(c.relpartbound, c.oid)
@@ -147,7 +147,7 @@ async fn make_days(connection: &Client, layout: Layout) -> Result<(), Distribute
     Ok(())
 }
 
-/// How many rows belong to no log.
+/// Returns the number of rows that belong to no log.
 pub(super) async fn left_behind(connection: &Client) -> Result<i64, DistributeError> {
     let mut left = 0;
     for table in TABLES {

@@ -1,5 +1,5 @@
-//! Spreading buckets over the servers of a Citus cluster: each bucket's schema becomes a distributed one, whose tables stand
-//! together on one server. Citus chooses it, and can move it while replicas serve.
+//! Spreading buckets over the servers of a Citus cluster: each bucket's schema becomes a distributed schema, whose
+//! tables are together on one server. Citus chooses the server, and can move the schema while replicas serve.
 
 use super::{DistributeError, Progress, citus};
 use crate::db::Session;
@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 type Error = tokio_postgres::Error;
 
-/// Whether this server can spread schemas over others: it has the extension Citus, 12 or newer.
+/// Returns true if this server can distribute schemas: it has the Citus extension, 12 or newer.
 pub(super) async fn is_present(connection: &Client) -> Result<bool, Error> {
     let present = "
         select exists (select from pg_extension where extname = 'citus')
@@ -16,7 +16,7 @@ pub(super) async fn is_present(connection: &Client) -> Result<bool, Error> {
     connection.query_one(present, &[]).await?.try_get(0)
 }
 
-/// Refuses a cluster that has no server for buckets, and a server that is not its coordinator.
+/// Fails if the cluster has no server for buckets, or if this server is not its coordinator.
 pub(super) async fn check(connection: &Client) -> Result<(), DistributeError> {
     let check = "
         select citus_is_coordinator(),
@@ -29,7 +29,7 @@ pub(super) async fn check(connection: &Client) -> Result<(), DistributeError> {
     }
 }
 
-/// Distributes the buckets' schemas, and says how many are.
+/// Distributes the buckets' schemas, and reports how many are done.
 pub(super) async fn distribute(
     connection: &Session,
     layout: Layout,
@@ -40,8 +40,8 @@ pub(super) async fn distribute(
         say(Progress { spread: spread as u64, buckets: schemas.len() as u64, ..Progress::default() });
         let is_spread = "select from pg_dist_schema where schemaid = $1::text::regnamespace";
         if connection.query_opt(is_spread, &[schema]).await?.is_none() {
-            // Tables with triggers are not distributed, and these would ask other tables from where the rows are, which Citus
-            // does not let them. Rows that programs write go through the view in the main schema.
+            // Tables with triggers cannot be distributed, and these triggers would query other tables from where the
+            // rows are, which Citus does not allow. Rows written by programs go through the view in the main schema.
             let distribute = format!(
                 "drop trigger if exists sync_changes_accept on {schema}.sync_changes;
                  drop trigger if exists sync_changes_end_statement on {schema}.sync_changes;

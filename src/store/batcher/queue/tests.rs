@@ -8,7 +8,7 @@ fn job(user: &str, changes: usize) -> Job {
     named(user, changes, MADE.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A push that is the same wherever it has the same name.
+/// A push with the same row ids for the same name.
 fn named(user: &str, changes: usize, name: usize) -> Job {
     let change = |n| {
         let fields = r#"{"f":{"value":1,"updatedAt":"2024-01-01T10:00:00Z"}}"#;
@@ -31,7 +31,7 @@ fn waiting(jobs: impl IntoIterator<Item = Job>) -> FairQueue {
     queue
 }
 
-/// The changes of each push in the next batch; none if there is no reason to start one.
+/// The number of changes of each push in the next batch; `None` if none should start.
 fn sizes(queue: &mut FairQueue) -> Option<Vec<usize>> {
     Some(queue.next_batch()?.iter().map(Job::size).collect())
 }
@@ -160,7 +160,7 @@ fn what_is_put_back_waits_until_its_log_is_released_and_can_be_given_up_meanwhil
     let mut first = queue.next_alone().unwrap();
     assert_eq!((first.size(), queue.next_alone().is_none()), (1, true));
     assert!(first.next_pause() < first.next_pause());
-    // It pauses: its log is busy, and its place is free.
+    // It is pausing: its log is busy, and its place is free.
     queue.put_back(vec![first]);
     queue.alone_ended(Way::Locked, UserKey::of("u"));
     assert!(queue.next_alone().is_none() && sizes(&mut queue).is_none());
@@ -231,7 +231,7 @@ fn what_is_given_up_leaves_at_once_wherever_it_waits() {
     assert!(queue.remove(log("u"), id).is_some());
     queue.release(log("u"));
     assert_empty(&queue);
-    // The first one goes alone, the next rides, and the other way round.
+    // The first one is stored alone and the next in a batch, and the other way round.
     for changes in [[MAX_CHANGES + 1, 1], [1, MAX_CHANGES + 1]] {
         let mut queue = waiting(changes.map(|changes| job("u", changes)));
         let id = numbers(&queue, "u")[0];
@@ -263,7 +263,7 @@ fn whatever_holds_pushes_up_leaves_a_quarter_of_the_pool_to_reads() {
     for n in 0..100 {
         queue.push(job(&format!("small-{n}"), 1));
         started += usize::from(queue.next_batch().is_some());
-        // They are slow, and not counted any more.
+        // They are slow, and no longer counted.
         queue.batches = 0;
     }
     assert_eq!(started, 15);
