@@ -1,4 +1,5 @@
-//! Whether the database can serve: what an operator has to mend is said in one sentence, at the start and in readiness.
+//! Database fitness checks: each problem for an operator to fix is described in one sentence, at the start and in the
+//! readiness response.
 
 use super::StoreError;
 use super::layout::{Layout, LayoutState};
@@ -8,17 +9,17 @@ use tokio_postgres::types::Type;
 /// What keeps a database from serving.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// It is not UTF-8.
+    /// The encoding is not UTF-8.
     #[error("the database's encoding is {0} and must be UTF8: create it anew with encoding 'UTF8'")]
     Encoding(String),
-    /// It allows fewer connections than the pool may open.
+    /// Fewer connections are allowed than the pool may open.
     #[error(
         "the database lets this role have {allowed} connections and this replica needs {needed}: raise its limit or lower DATABASE_POOL_SIZE"
     )]
     Connections {
-        /// How many it allows.
+        /// The number allowed.
         allowed: i32,
-        /// How many the pool may open.
+        /// The number needed.
         needed: i32,
     },
     /// The database is a standby, which cannot be written to.
@@ -27,15 +28,15 @@ pub enum Unfit {
     /// The database is read-only: default_transaction_read_only is on, for the server, the database or the role.
     #[error("the database is read-only: default_transaction_read_only is on, for the server, the database or the role")]
     ReadOnly,
-    /// Something is not granted.
+    /// A right is missing.
     #[error("the role of DATABASE_URL lacks rights: {0} (deploy/grants.sql has all that it needs)")]
     Rights(String),
-    /// What trimming needs is not granted. Everything else works without.
+    /// A right needed for trimming is missing. Everything else works without it.
     #[error(
         "the role of DATABASE_URL lacks rights to trim: {0} (deploy/grants.sql has all that it needs; COMPACT_AFTER_MS=0 turns trimming off)"
     )]
     TrimmingRights(String),
-    /// The schema cannot be looked at, for which the direct URL is used.
+    /// The schema, which is read through the direct URL, is not accessible.
     #[error(
         "the role of DATABASE_LISTEN_URL, or else of DATABASE_URL, lacks rights: {0} (deploy/grants.sql has all that it needs)"
     )]
@@ -43,21 +44,21 @@ pub enum Unfit {
     /// The two URLs lead to different databases.
     #[error("DATABASE_LISTEN_URL leads to another database than DATABASE_URL")]
     OtherDatabase,
-    /// They were distributed since this replica started.
+    /// The logs were distributed after this replica started.
     #[error("the logs are distributed over {now}, and this replica looks for them in {known}: restart it")]
     Layout {
-        /// The buckets that there are.
+        /// The current layout.
         now: Layout,
-        /// Those that this replica knows.
+        /// The layout that this replica knows.
         known: Layout,
     },
-    /// They are being distributed.
+    /// The logs are being distributed.
     #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, then restart the replica")]
     Moving,
 }
 
 impl Unfit {
-    /// Whether it can be mended while a replica runs.
+    /// Returns true if the problem can be fixed while a replica runs.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -70,34 +71,34 @@ impl Unfit {
         )
     }
 
-    /// Whether it can serve all the same: then it keeps a replica from beginning, and no other.
+    /// Returns true if the database can serve all the same: the problem then only keeps a replica from starting.
     pub fn is_of_background(&self) -> bool {
         matches!(self, Unfit::TrimmingRights(_))
     }
 
-    /// Whether the replica looks for logs where they are no more.
+    /// Returns true if the replica looks for logs where they no longer are.
     pub fn is_layout(&self) -> bool {
         matches!(self, Unfit::Layout { .. } | Unfit::Moving)
     }
 }
 
-/// What the database says of itself.
+/// The database's report on itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitness {
-    /// How full its queue of notifications is, from 0 to 1.
+    /// Usage of its notification queue, from 0 to 1.
     pub notification_queue: f64,
-    /// Why it cannot serve; none if it can.
+    /// The reason that it cannot serve; `None` if it can.
     pub unfit: Option<Unfit>,
 }
 
-/// Connections of a replica beside its pool: one to listen, one to publish.
+/// A replica's connections outside its pool: one to listen, one to publish.
 const BESIDE_POOL: i32 = 2;
 
-/// The rights that the role lacks, some of them. It asks the catalogs alone: what lies in a schema that may not be used
-/// cannot be named.
+/// The missing rights, or some of them. Reads only the catalogs, because the contents of a schema without USAGE cannot
+/// be named.
 ///
-/// `$1`: the schemas of the buckets; none if the tables are where names without a schema lead, or would. A bucket costs nobody but
-/// its own users anything, so something has to be lacking in each.
+/// `$1`: the schemas of the buckets; empty if the tables are found through the search path, or would be. A problem in
+/// one bucket affects only its own users, so rights count as missing only if every bucket lacks some.
 macro_rules! missing_rights {
     () => {
         "(with place as (
@@ -129,7 +130,7 @@ macro_rules! missing_rights {
     };
 }
 
-/// The rights that trimming lacks, in any of the schemas.
+/// The missing rights for trimming, in any of the schemas.
 macro_rules! missing_trimming_rights {
     () => {
         "(select string_agg(what, ', ') from (
@@ -143,7 +144,7 @@ macro_rules! missing_trimming_rights {
     };
 }
 
-/// The rights alone: where they are missing the rest cannot be asked either.
+/// The rights alone: if some are missing, the other queries may fail too.
 static RIGHTS: Sql = Sql { text: concat!("select ", missing_rights!()), types: &[Type::TEXT_ARRAY] };
 
 static FITNESS: Sql = Sql {
@@ -167,23 +168,23 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
     types: &[Type::TEXT_ARRAY, Type::BOOL],
 };
 
-/// The statements here, by name.
+/// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![("fitness", &FITNESS), ("rights", &RIGHTS)]
 }
 
-/// Asks a database whether it can serve.
+/// Checks whether a database can serve.
 #[derive(Clone, Debug)]
 pub(super) struct FitnessCheck {
     pub(super) pool: Pool,
 }
 
 impl FitnessCheck {
-    /// Asks the database whether it can serve this replica, which knows of this layout, has so many connections, and trims or
-    /// not.
+    /// Checks whether the database can serve this replica, given the layout it knows, its number of connections, and
+    /// whether it trims.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The database does not respond.
     pub(super) async fn fitness(&self, known: Layout, connections: usize, trims: bool) -> Result<Fitness, StoreError> {
         let schemas = known.schemas();
         let rows = match self.pool.query(&FITNESS, &[&schemas, &trims]).await {
@@ -215,13 +216,13 @@ impl FitnessCheck {
             rights.map(Unfit::Rights).or(row.try_get::<_, Option<String>>(9)?.map(Unfit::TrimmingRights))
         };
         if matches!(unfit, Some(Unfit::Standby | Unfit::ReadOnly)) && self.pool.has_choice() {
-            // Another of its hosts is the primary now.
+            // Another one of its hosts is the primary now.
             self.pool.distrust();
         }
         Ok(Fitness { notification_queue: row.try_get(0)?, unfit })
     }
 
-    /// What is missing, where a table cannot be read; if it is no right, the error stands.
+    /// Returns the missing rights after a table could not be read; if none are missing, the error stands.
     async fn missing_rights(&self, schemas: &[String], error: DbError) -> Result<Fitness, StoreError> {
         let rows = self.pool.query(&RIGHTS, &[&schemas]).await?;
         match rows.first().map(|row| row.try_get(0)).transpose()?.flatten() {
@@ -230,7 +231,7 @@ impl FitnessCheck {
         }
     }
 
-    /// Connections that a replica with so many of its own has to be allowed; none where a pooler shares them.
+    /// Returns the number of connections a replica must be allowed; `None` if a pooler shares them.
     fn connections_needed(&self, own: usize) -> Option<i32> {
         self.pool.is_direct().then(|| i32::try_from(own).unwrap_or(i32::MAX).saturating_add(BESIDE_POOL))
     }

@@ -1,5 +1,5 @@
-//! What the reconciler asks: where the logs of connected users stand, and what changed in one of them. No answer is larger
-//! than its bound, whatever is stored (G6).
+//! Queries of the reconciler: the heads of connected users' logs, and what changed in one of them. Every result is
+//! bounded, whatever is stored (G6).
 
 use super::{StoreError, traced};
 use crate::db::{Micros, Pool, Sql};
@@ -10,13 +10,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-/// Logs of one user that are looked at, at most. Of those who have more, the ones that were written to last.
+/// Maximum number of logs per user; for users with more, those most recently written to.
 pub const MAX_LOGS: usize = 1_000;
-/// Changes that are read to find out what changed in so many ranges, at most, and in each of them at least.
+/// Maximum number of changes read to find what changed in several ranges, and minimum for each range.
 const CHANGES_PER_QUERY: usize = 20_000;
 const CHANGES_PER_RANGE: usize = 20;
 
-/// Where one log stands.
+/// The head of one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The user.
@@ -27,41 +27,41 @@ pub struct Head {
     pub at: i64,
 }
 
-/// Where the logs of users stand.
+/// The heads of users' logs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Heads<H> {
-    /// All those of most users.
+    /// The heads of all users not listed in `too_many`.
     pub heads: Vec<H>,
-    /// These have more than [`MAX_LOGS`], of which none is among the heads: they are to be asked for one by one.
+    /// Users with more than [`MAX_LOGS`] logs, none of which is among the heads; they must be queried one by one.
     pub too_many: Vec<UserKey>,
 }
 
 /// A log in which something was stored recently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentHead {
-    /// Where the log stands.
+    /// The log's head.
     pub head: Head,
-    /// Where what is recent begins, by the database's clock.
+    /// The start of the recent period, by the database's clock.
     pub since: i64,
 }
 
-/// A part of a log: after one position, up to another.
+/// A range of a log: after one position, up to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogRange {
     /// The log.
     pub log: LogId,
-    /// After this position, in microseconds.
+    /// Exclusive start, in microseconds.
     pub after: i64,
-    /// Up to this one, in microseconds.
+    /// Inclusive end, in microseconds.
     pub last: i64,
 }
 
-/// What changed in a range, or in the first part of it.
+/// The changes in a range, or in the first part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeChanges {
-    /// By the position of the first change.
+    /// Ordered by the position of the first change.
     pub tables: Vec<ChangedTable>,
-    /// Up to where. The end of the range, if all of it was looked at.
+    /// The position up to which the range was read; its end, if all of it was.
     pub until: i64,
 }
 
@@ -107,7 +107,7 @@ order by head desc limit $2",
     types: &[Type::UUID, Type::INT8],
 };
 
-// Of a user with too many logs one row says so.
+// A user with too many logs is reported by a single row.
 static RECENT_HEADS: Sql = Sql {
     text: "
 select u.user_key, h.app_id, h.head, now() - u.age as since, h.logs
@@ -139,8 +139,8 @@ order by head desc limit $3",
     types: &[Type::UUID, Type::INT8, Type::INT8],
 };
 
-// What was erased stands at one position, of which all is told: of so many logs as have `$5` names together, one at least. Of the
-// others one row says so.
+// An erased log has a single position, and is reported as a whole: at least one log, and further ones until their names
+// number `$5`. Each of the rest is reported by a single row.
 static CHANGED_TABLES: Sql = Sql {
     text: "
 select s.number, c.table_name, c.client_id, c.first, c.until, c.changes
@@ -166,7 +166,7 @@ cross join lateral unnest(case when e.is_told then e.tables[:5000] else array[''
     types: &[Type::UUID_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::TIMESTAMPTZ_ARRAY, Type::INT8, Type::INT8],
 };
 
-/// The statements here, by name.
+/// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
         ("heads", &HEADS),
@@ -179,7 +179,7 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     ]
 }
 
-/// Reads where logs stand.
+/// Reads the heads of logs.
 #[derive(Clone, Debug)]
 pub struct HeadReader {
     pool: Pool,
@@ -190,7 +190,7 @@ impl HeadReader {
         HeadReader { pool }
     }
 
-    /// Where the logs of these users stand.
+    /// Returns the heads of these users' logs.
     pub async fn of_users(&self, users: &[UserKey]) -> Result<Heads<Head>, StoreError> {
         let keys: Vec<Uuid> = users.iter().map(|user| user.0).collect();
         let rows = traced::run(&self.pool, traced::HEADS, &HEADS, &[&keys, &(MAX_LOGS as i64 + 1)]).await?;
@@ -201,20 +201,20 @@ impl HeadReader {
         Ok(without(heads, logs.into_keys().collect(), |head| head.user))
     }
 
-    /// Where these logs stand.
+    /// Returns the heads of these logs.
     pub async fn of_logs(&self, logs: &[LogId]) -> Result<Vec<Head>, StoreError> {
         let logs: Vec<Uuid> = logs.iter().map(|log| log.0).collect();
         let rows = traced::run(&self.pool, traced::HEADS, &HEADS_OF_LOGS, &[&logs]).await?;
         Ok(rows.iter().map(read_head).collect::<Result<_, _>>()?)
     }
 
-    /// Where those logs of a user stand that were written to last, [`MAX_LOGS`] at most. Reads all of them.
+    /// Returns the heads of a user's most recently written logs, at most [`MAX_LOGS`]. Reads all of the user's heads.
     pub async fn newest(&self, user: UserKey) -> Result<Vec<Head>, StoreError> {
         let rows = traced::run(&self.pool, traced::HEADS, &NEWEST_HEADS, &[&user.0, &(MAX_LOGS as i64)]).await?;
         Ok(rows.iter().map(read_head).collect::<Result<_, _>>()?)
     }
 
-    /// Those logs of these users whose newest change is not older than is said for each user.
+    /// Returns these users' logs whose newest change is no older than the age given for each user.
     pub async fn recent_of_users(&self, users: &[(UserKey, Duration)]) -> Result<Heads<RecentHead>, StoreError> {
         let keys: Vec<Uuid> = users.iter().map(|(user, _)| user.0).collect();
         let ages: Vec<i64> = users.iter().map(|(_, age)| age.as_millis() as i64).collect();
@@ -231,7 +231,7 @@ impl HeadReader {
         Ok(without(heads, too_many, |recent| recent.head.user))
     }
 
-    /// Those of these logs whose newest change is not older than is said for each.
+    /// Returns those of these logs whose newest change is no older than the age given for each.
     pub async fn recent_of_logs(&self, logs: &[(LogId, Duration)]) -> Result<Vec<RecentHead>, StoreError> {
         let keys: Vec<Uuid> = logs.iter().map(|(log, _)| log.0).collect();
         let ages: Vec<i64> = logs.iter().map(|(_, age)| age.as_millis() as i64).collect();
@@ -239,7 +239,8 @@ impl HeadReader {
         Ok(rows.iter().map(read_recent).collect::<Result<_, _>>()?)
     }
 
-    /// Those logs of a user whose newest change is not older than this, the newest [`MAX_LOGS`] at most. Reads all of them.
+    /// Returns a user's logs whose newest change is no older than this, at most the newest [`MAX_LOGS`]. Reads all of
+    /// the user's heads.
     pub async fn newest_recent(&self, user: UserKey, age: Duration) -> Result<Vec<RecentHead>, StoreError> {
         let age = age.as_millis() as i64;
         let parameters: [&(dyn ToSql + Sync); 3] = [&user.0, &age, &(MAX_LOGS as i64)];
@@ -247,8 +248,8 @@ impl HeadReader {
         Ok(rows.iter().map(read_recent).collect::<Result<_, _>>()?)
     }
 
-    /// The tables changed in these ranges, with who changed them, or in the first part of each: so many changes are read
-    /// as are bearable at once, the fewer of each range the more there are.
+    /// Returns the tables changed in these ranges, and by which devices, or in the first part of each range. The total
+    /// number of changes read is bounded: the more ranges there are, the fewer changes are read of each.
     pub async fn changed_tables(&self, ranges: &[LogRange]) -> Result<Vec<RangeChanges>, StoreError> {
         let logs: Vec<Uuid> = ranges.iter().map(|range| range.log.0).collect();
         let after: Vec<_> = ranges.iter().map(|range| Micros(range.after)).collect();
@@ -281,7 +282,7 @@ impl HeadReader {
     }
 }
 
-/// Heads without those of users who have too many.
+/// Removes the heads of users who have too many.
 fn without<H>(mut heads: Vec<H>, too_many: Vec<UserKey>, user: impl Fn(&H) -> UserKey) -> Heads<H> {
     if !too_many.is_empty() {
         let are_left_out: HashSet<UserKey> = too_many.iter().copied().collect();

@@ -1,8 +1,9 @@
-//! What was stored and trimmed away since: a change that is sent again is recognized there too (G1).
+//! Stored changes that have been trimmed away since: they are recognized too if they are sent again (G1).
 //!
-//! Only changes so old that they may have been trimmed are looked up there. The id of a row begins with its latest stamp
-//! ([`crate::protocol::identity`]), so an id tells: a row is trimmed once it was stored `COMPACT_AFTER_MS` ago, and its
-//! stamps are at most `MAX_CLOCK_SKEW_MS` ahead of when it was stored (rows that claim later ones are never trimmed).
+//! Only changes old enough to have been trimmed are looked up there. A row's id begins with its latest stamp
+//! ([`crate::protocol::identity`]), which is enough to tell: a row is trimmed once it was stored `COMPACT_AFTER_MS`
+//! ago, and its stamps are at most `MAX_CLOCK_SKEW_MS` ahead of when it was stored (rows that claim later ones are
+//! never trimmed).
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -11,22 +12,22 @@ use crate::db::Micros;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How far this replica's clock may be behind the database's.
+/// How far this replica's clock may lag behind the database's.
 const CLOCK_MARGIN: Duration = Duration::from_secs(60);
 
-/// Which changes may have been trimmed.
+/// Tells which changes may have been trimmed.
 #[derive(Clone, Debug)]
 pub(super) struct HistoryHorizon {
-    /// How old a row is when it is trimmed.
+    /// The age at which a row is trimmed.
     after: Duration,
-    /// How far its stamps may be ahead of this replica's clock.
+    /// How far a row's stamps may be ahead of this replica's clock.
     ahead: Duration,
     clock: Clock,
 }
 
 impl HistoryHorizon {
     pub(super) fn new(config: &Config, clock: Clock) -> HistoryHorizon {
-        // A replica that does not trim itself is told nothing of when others do.
+        // A replica that does not trim cannot know when others do.
         let after = match config.compaction.compact_after_ms {
             Duration::ZERO => DEFAULT_AFTER,
             after => after,
@@ -34,14 +35,15 @@ impl HistoryHorizon {
         HistoryHorizon { after, ahead: config.max_clock_skew_ms + CLOCK_MARGIN, clock }
     }
 
-    /// A log whose rows were trimmed past this position was trimmed by somebody whose horizon is shorter than ours, as of a
-    /// command: any row of it may have been.
+    /// A log trimmed past this position was trimmed with a shorter horizon than ours, for example by a command: any of
+    /// its rows may have been trimmed.
     pub(super) fn latest(&self) -> Micros {
         let latest = (self.clock.since_epoch() + CLOCK_MARGIN).saturating_sub(self.after);
         Micros(i64::try_from(latest.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Every row that may have been trimmed has an id below this one, unless its log was trimmed past [`latest`](Self::latest).
+    /// Every row that may have been trimmed has an id below this one, unless its log was trimmed past
+    /// [`latest`](Self::latest).
     pub(super) fn ids_below(&self) -> Uuid {
         let millis = (self.clock.since_epoch() + self.ahead).saturating_sub(self.after).as_millis() as u64;
         Uuid::from_u64_pair(millis << 16, 0)

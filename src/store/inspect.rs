@@ -1,6 +1,7 @@
-//! What operators ask the database: what a user has stored, from where, and how the database is.
+//! Queries for operators: what a user has stored, from which devices, and the state of the database.
 //!
-//! On a connection of its own, never the pool's: an operator looks when the pool is exhausted, and takes no place in it.
+//! On a separate connection, never from the pool: an operator investigates when the pool is exhausted, and takes no
+//! connection from it.
 
 use super::compaction::CompactionError;
 use super::layout::Layout;
@@ -13,60 +14,60 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-/// Logs, devices and changes of a record that are listed, at most.
+/// Maximum number of logs listed.
 pub const MAX_LOGS: usize = 200;
-/// Changes that are counted when a user is looked at, in all of the user's logs together: whoever looks may look at a user
-/// with very many, again and again.
+/// Maximum number of changes counted for a user, over all of the user's logs: an operator may inspect a user with very
+/// many of them, repeatedly.
 pub const MAX_COUNTED: usize = 10_000;
-/// Of each log at least so many are counted, however many logs there are.
+/// Minimum number counted per log, however many logs there are.
 const MIN_COUNTED: usize = 50;
-/// Devices of a user that are shown, at most.
+/// Maximum number of a user's devices shown.
 pub const MAX_DEVICES: usize = 500;
-/// Changes of a record that are shown, at most.
+/// Maximum number of a record's changes shown.
 pub const MAX_CHANGES: usize = 1_000;
-/// Bytes of them, unless the newest alone has more.
+/// Maximum bytes of those changes, unless the newest alone is larger.
 const MAX_BYTES: i64 = 4 << 20;
 
 /// A log of a user.
 #[derive(Debug)]
 pub struct StoredLog {
-    /// Names it.
+    /// Its id.
     pub log: LogId,
     /// The app.
     pub app: String,
     /// The position of the newest change.
     pub head: i64,
-    /// What is in it, as far as that is known.
+    /// Its contents, as far as they were counted.
     pub content: Content,
 }
 
-/// What is in a log.
+/// The contents of a log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Content {
-    /// Changes.
+    /// The number of changes.
     pub changes: i64,
     /// Their bytes.
     pub bytes: i64,
-    /// Their tables.
+    /// The number of tables.
     pub tables: i64,
-    /// There are older changes, which are not counted.
+    /// True if there are older changes, which are not counted.
     pub more: bool,
 }
 
-/// A device that has pushed one of the changes that are counted.
+/// A device that pushed one of the counted changes.
 #[derive(Debug)]
 pub struct StoredDevice {
     /// The app.
     pub app: String,
     /// The device.
     pub device: String,
-    /// How many of them are its own.
+    /// The number of counted changes that it pushed.
     pub changes: i64,
     /// The position of its newest change.
     pub pushed: i64,
 }
 
-/// How PostgreSQL is, as the replica that asks sees it.
+/// The state of PostgreSQL, as seen by the replica that asks.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DatabaseState {
@@ -76,30 +77,30 @@ pub struct DatabaseState {
     pub bytes: i64,
     /// The size of `sync_changes` with its indexes, in bytes.
     pub log_bytes: i64,
-    /// Changes that are stored, by the statistics.
+    /// The number of stored changes, estimated from statistics.
     pub changes: i64,
-    /// How many logs there are.
+    /// The number of logs.
     pub logs: i64,
-    /// Connections to it, from everywhere.
+    /// Open connections from all clients.
     pub connections: i64,
-    /// How many it allows.
+    /// The maximum number of connections.
     pub max_connections: i64,
-    /// How long the oldest transaction has been open, in seconds.
+    /// The age of the oldest open transaction, in seconds.
     pub oldest_transaction_seconds: f64,
-    /// Transaction ids since the oldest row that is not frozen; at 2,000 million PostgreSQL stops.
+    /// The age of the oldest unfrozen row, in transaction ids; at 2,000 million, PostgreSQL stops.
     pub transaction_age: i64,
 }
 
-/// Why the database did not say.
+/// The reason that a query for operators failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// The database cannot be asked.
+    /// The database could not be queried.
     #[error("the database cannot be asked")]
     Database(#[from] tokio_postgres::Error),
-    /// A stored change cannot be read.
+    /// A stored change cannot be decoded.
     #[error("a stored change cannot be read")]
     Unreadable(#[from] CompactionError),
-    /// A stored change has an id or an operation that is none.
+    /// A stored change has an invalid id or operation.
     #[error("a stored change has an id or an operation that is none")]
     UnknownChange,
 }
@@ -108,7 +109,7 @@ const LOGS: &str = "
 select log_id::text, app_id, (extract(epoch from head) * 1000000)::int8
 from sync_heads where user_key = $1::text::uuid order by head desc limit $2";
 
-/// Of each log only the newest changes are read, along the index.
+/// Reads only the newest changes of each log, along the index.
 const CONTENTS: &str = "
 select h.log_id::text, c.changes, c.bytes, c.tables
 from (select log_id from sync_heads where user_key = $1::text::uuid order by head desc limit $2) h
@@ -149,7 +150,7 @@ from (
 where before < $5
 order by created_at desc, trimmed_at desc";
 
-/// The tables of the log are in this schema, or in the buckets'.
+/// The tables of the log are in this schema, or in those of the buckets.
 const STATE: &str = "
 with log_tables as materialized (
     select c.oid, c.relname, c.reltuples from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -166,8 +167,8 @@ select current_setting('server_version'), pg_database_size(current_database()),
         where backend_type = 'client backend' and pid <> pg_backend_pid()),
        (select max(age(datfrozenxid))::int8 from pg_database)";
 
-/// What each server of a Citus cluster says of its part: the rows are there, in tables that have a number after their name. One
-/// that is away says nothing, and fails nothing.
+/// What each server of a Citus cluster reports about its part: the rows are there, in tables with a number after their
+/// name. A server that is down reports nothing, and the query succeeds without it.
 const STATE_OF_ALL: &str = "
 select coalesce(sum((w.said ->> 'bytes')::int8), 0)::int8, coalesce(sum((w.said ->> 'log_bytes')::int8), 0)::int8,
        coalesce(sum((w.said ->> 'changes')::int8), 0)::int8, coalesce(sum((w.said ->> 'logs')::int8), 0)::int8,
@@ -189,7 +190,7 @@ from (
     $command$)
 ) as w";
 
-/// The logs of a user, those that changed last first; what is in them is not counted yet.
+/// Returns a user's logs, the most recently changed first; their contents are not counted yet.
 pub async fn logs(client: &Client, user: UserKey) -> Result<Vec<StoredLog>, InspectError> {
     let (user, limit) = (user.0.to_string(), MAX_LOGS as i64);
     let rows = client.query_typed(LOGS, &[(&user, Type::TEXT), (&limit, Type::INT8)]).await?;
@@ -200,15 +201,15 @@ pub async fn logs(client: &Client, user: UserKey) -> Result<Vec<StoredLog>, Insp
     rows.iter().map(read).collect()
 }
 
-/// How many changes are counted of each of so many logs.
+/// Returns how many changes of each log are counted.
 fn counted(logs: usize) -> i64 {
     (MAX_COUNTED / logs.max(1)).max(MIN_COUNTED) as i64
 }
 
-/// Counts what is in these logs of a user: of long ones the newest changes alone, all together about [`MAX_COUNTED`].
+/// Counts the contents of these logs of a user: of long logs only the newest changes, in total about [`MAX_COUNTED`].
 pub async fn count(client: &Client, user: UserKey, logs: &mut [StoredLog]) -> Result<(), InspectError> {
     let (user, limit, counted) = (user.0.to_string(), MAX_LOGS as i64, counted(logs.len()));
-    // One more than is told shows that there are more.
+    // Reading one more than is reported shows whether there are more.
     let read = counted + 1;
     let parameters: [(&(dyn ToSql + Sync), Type); 3] = [(&user, Type::TEXT), (&limit, Type::INT8), (&read, Type::INT8)];
     for row in client.query_typed(CONTENTS, &parameters).await? {
@@ -220,7 +221,7 @@ pub async fn count(client: &Client, user: UserKey, logs: &mut [StoredLog]) -> Re
     Ok(())
 }
 
-/// The devices, by app, that pushed the newest changes of so many logs of a user; those that pushed last first.
+/// Returns the devices, by app, that pushed the newest changes of this many logs of a user; the most recent first.
 pub async fn devices(client: &Client, user: UserKey, logs: usize) -> Result<Vec<StoredDevice>, InspectError> {
     let (user, limit, counted) = (user.0.to_string(), MAX_LOGS as i64, counted(logs));
     let most = MAX_DEVICES as i64;
@@ -238,8 +239,8 @@ pub async fn devices(client: &Client, user: UserKey, logs: usize) -> Result<Vec<
     rows.iter().map(read).collect()
 }
 
-/// The changes of a record that are stored, and what is kept of those that were trimmed, oldest first; of more than
-/// [`MAX_CHANGES`], or of very large ones, the newest. Whether there are older ones.
+/// Returns a record's stored changes, and what the history keeps of trimmed ones, oldest first; if there are more than
+/// [`MAX_CHANGES`], or very large ones, only the newest. Also returns whether there are older ones.
 pub async fn record(
     client: &Client,
     log: &Log,
@@ -272,8 +273,8 @@ pub async fn record(
     Ok((rows.iter().rev().map(read).collect::<Result<_, InspectError>>()?, has_older))
 }
 
-/// How the database is: all of its servers together, where the buckets are on Citus. Connections are always those of the
-/// server that is asked.
+/// Returns the state of the database: combined over all servers, if the buckets are on Citus. Connections are always
+/// those of the server that is queried.
 pub async fn state(client: &Client, layout: Layout) -> Result<DatabaseState, InspectError> {
     let mut state = state_of_server(client).await?;
     if layout.is_on_citus() {

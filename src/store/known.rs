@@ -1,7 +1,8 @@
-//! What of a push is stored already, and storing the rest (G1).
+//! Recognizing changes of a push that are stored already, and storing the rest (G1).
 //!
-//! Clients do not repeat a push as it was: they send what has had no answer, with what has come since. So each change is
-//! recognized by itself, whatever push it comes in, and the answer is as if all were new.
+//! Clients do not repeat a push unchanged: they send whatever was not acknowledged, together with newer changes.
+//! Therefore each change is recognized individually, in whichever push it arrives, and the response is as if all were
+//! new.
 
 use super::batch::{BatchInsert, Entry, Placed, is_locked, is_unstamped_delete};
 use super::position::Stored;
@@ -17,10 +18,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-/// How often a push is tried whose changes somebody else is storing at the same moment.
+/// Maximum number of attempts if others are storing the same changes at the same time.
 const ATTEMPTS: usize = 5;
 
-/// Those rows that are stored, and of those whose stamps were adjusted, which and to what.
+/// The rows that are stored, and for those with adjusted stamps, which stamps and to what.
 static KNOWN: Sql = Sql {
     text: "
 select id, created_at, op, held::text as held,
@@ -32,8 +33,8 @@ from sync_changes where id = any($1) and log_id = $2",
     types: &[Type::UUID_ARRAY, Type::UUID],
 };
 
-/// The same for rows that were trimmed away. None of them had its stamps adjusted. The first `$3` of `$1` are asked for, or all if
-/// rows of the log were trimmed past `$4`.
+/// The same for rows that were trimmed away; none of those had adjusted stamps. Looks up the first `$3` of `$1`, or all
+/// of them if the log was trimmed past `$4`.
 static TRIMMED: Sql = Sql {
     text: "
 select id, min(created_at) as created_at from sync_history
@@ -57,7 +58,7 @@ cross join lateral (
     types: &[Type::UUID, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
 };
 
-/// Whether a device has stored anything after a position, or may have: no more than a page of the log is looked at.
+/// Whether a device has stored anything after a position, or may have: at most one page of the log is scanned.
 static STORED_SINCE: Sql = Sql {
     text: "
 select coalesce(bool_or(s.client_id = $2), false) or count(*) = 1000
@@ -65,7 +66,7 @@ from (select client_id from sync_changes where log_id = $1 and created_at > $3 o
     types: &[Type::UUID, Type::TEXT, Type::TIMESTAMPTZ],
 };
 
-/// The statements here, by name.
+/// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![("known", &KNOWN), ("trimmed", &TRIMMED), ("newest", &NEWEST), ("stored since", &STORED_SINCE)]
 }
@@ -73,15 +74,15 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
 /// A push that is in the log.
 #[derive(Clone, Debug)]
 pub struct Pushed {
-    /// What was added now; none if everything had been there.
+    /// What was added now; `None` if all of it was stored before.
     pub stored: Option<Stored>,
-    /// The ids of the rows of its changes, in their order.
+    /// The row ids of its changes, in order.
     pub ids: Vec<Uuid>,
-    /// Those of them that were added now.
+    /// The ids that were added now.
     pub added: Vec<Uuid>,
-    /// The positions of its changes, in their order, in microseconds.
+    /// The positions of its changes, in order, in microseconds.
     pub positions: Vec<i64>,
-    /// What had been there, by index: what was adjusted in it, if anything.
+    /// The changes stored before, by index, each with its adjustment, if any.
     pub known: HashMap<usize, Option<Adjusted>>,
 }
 
@@ -89,12 +90,12 @@ pub struct Pushed {
 #[derive(Debug)]
 struct KnownRow {
     at: i64,
-    /// The fields whose stamps were adjusted, and to what.
+    /// The fields whose stamps were adjusted, and the new stamp.
     adjusted: Option<(Vec<String>, Stamp)>,
 }
 
 impl Pushed {
-    /// A push all of whose rows were added now.
+    /// Creates the result of a push whose rows were all added now.
     pub(super) fn new(entry: &Entry, stored: Stored) -> Pushed {
         Pushed::with(entry, Some(stored), &HashMap::new())
     }
@@ -102,7 +103,7 @@ impl Pushed {
     fn with(entry: &Entry, stored: Option<Stored>, known: &HashMap<Uuid, KnownRow>) -> Pushed {
         let first = stored.map_or(0, |stored| stored.first);
         let added: HashMap<Uuid, i64> = match entry.rows.len() == entry.ids.len() {
-            // By far the most: each change has its row, one after the other.
+            // By far the most common case: each change has its row, in sequence.
             true => HashMap::new(),
             false => entry.rows.iter().zip(0..).map(|(row, n)| (row.id, first + n * Cursor::STEP)).collect(),
         };
@@ -124,7 +125,7 @@ impl Pushed {
         Pushed { stored, ids: entry.ids.clone(), added, positions, known }
     }
 
-    /// Whether nothing of it was new.
+    /// Returns true if none of it was new.
     pub fn was_retried(&self) -> bool {
         self.stored.is_none()
     }
@@ -145,7 +146,7 @@ fn read_known(rows: &[Row]) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
     Ok(known)
 }
 
-/// Finds out what of a push is stored already.
+/// Finds out which changes of a push are stored already.
 #[derive(Clone, Debug)]
 pub struct KnownChanges {
     pub(super) insert: BatchInsert,
@@ -154,7 +155,8 @@ pub struct KnownChanges {
 }
 
 impl KnownChanges {
-    /// Stores of a push what is not there yet. None if somebody holds its log's head: then nothing is stored.
+    /// Stores the changes of a push that are not stored yet. Returns `None`, with nothing stored, if its log's head is
+    /// locked.
     pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Option<Pushed>, StoreError> {
         let mut entry = entry.clone();
         let mut known = HashMap::new();
@@ -172,7 +174,7 @@ impl KnownChanges {
                 Ok(Some(Placed::Locked)) => return Ok(None),
                 Ok(_) => {}
                 Err(error) if is_locked(&error) => return Ok(None),
-                // Somebody else has stored one of the rows since this statement's snapshot.
+                // Another session has stored one of the rows since this statement's snapshot.
                 Err(error) if error.constraint() == Some("sync_changes_pkey") => {}
                 Err(error) if self.on_citus && citus::is_duplicate(&error) => {}
                 Err(error) => return Err(error.into()),
@@ -182,7 +184,8 @@ impl KnownChanges {
         Err(StoreError::Contended)
     }
 
-    /// Which changes of a push are not stored yet, by index: each once, however often the push has it.
+    /// Returns the indexes of the changes that are not stored yet, each change once, however often the push contains
+    /// it.
     pub async fn new_changes(&self, log: &Log, push: &Arc<Push>) -> Result<Vec<usize>, StoreError> {
         let mut entry = Entry::new(log.clone(), push.clone(), push.row_ids(&log.user_id, &log.app));
         let known = self.known_rows(&entry).await?;
@@ -190,9 +193,9 @@ impl KnownChanges {
         Ok(entry.rows.iter().map(|row| row.change).collect())
     }
 
-    /// Before which position a device that begins again gets its own changes, in answer to a push of which nothing was new:
-    /// all but those of the push. Ends before the push if nothing of the device's stands among its changes or after them, so
-    /// that its pages are not filled with what is left out of them.
+    /// Returns the position before which a device that starts over receives its own changes, in response to a push with
+    /// nothing new: all but those of the push. This is the start of the push if nothing of the device's is stored among
+    /// or after its changes; pages are then not filled with rows that are left out of them.
     pub async fn own_changes_end(&self, log: LogId, device: &str, pushed: &Pushed) -> Result<i64, StoreError> {
         let mut positions = pushed.positions.clone();
         positions.sort_unstable();
@@ -211,7 +214,7 @@ impl KnownChanges {
     async fn known_rows(&self, entry: &Entry) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
         let rows =
             traced::run(&self.insert.pool, traced::STORED_BEFORE, &KNOWN, &[&entry.ids, &entry.log.id.0]).await?;
-        // All their stamps are read, of which a push may have a quarter of a million.
+        // All of their stamps are parsed, and a push may have a quarter of a million.
         let bytes = rows.iter().map(Row::raw_size_bytes).sum();
         let mut known = self.heavy.run(bytes, || read_known(&rows)).await?;
         drop(rows);
@@ -219,7 +222,8 @@ impl KnownChanges {
         Ok(known)
     }
 
-    /// Adds what was trimmed away. Asked second: rows leave the log for the history, and never come back.
+    /// Adds rows that were trimmed away. Must be looked up second: rows move from the log to the history, and never
+    /// back.
     async fn add_trimmed_rows(&self, entry: &Entry, known: &mut HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
         let below = self.insert.history.ids_below();
         let mut ids: Vec<Uuid> = entry.ids.iter().filter(|id| !known.contains_key(*id)).copied().collect();
@@ -237,8 +241,8 @@ impl KnownChanges {
         Ok(())
     }
 
-    /// A delete without a stamp that is stored already is sent again, unless its record was changed since: then it is
-    /// another one, and gets an id of its own.
+    /// An unstamped delete that is stored already is being sent again, unless its record has changed since: then it is
+    /// a new delete, and gets a new id.
     async fn tell_apart_deletes(&self, entry: &mut Entry, known: &HashMap<Uuid, KnownRow>) -> Result<(), StoreError> {
         let push = entry.push.clone();
         let changes = push.changes.iter().enumerate();
@@ -251,7 +255,7 @@ impl KnownChanges {
         let newest =
             self.newest_of_records(entry, &unclear.iter().map(|(index, _)| *index).collect::<Vec<_>>()).await?;
         let scope = DeviceScope::new(&entry.log.user_id, &entry.log.app, &push.client);
-        // Records that an earlier change of this very push changes anew, and by which row.
+        // Records that an earlier change in this same push changes, and its row.
         let mut changed: HashMap<(&str, &str), Uuid> = HashMap::new();
         let unclear: HashSet<usize> = unclear.into_iter().map(|(index, _)| index).collect();
         for (index, change) in push.changes.iter().enumerate() {
@@ -273,7 +277,8 @@ impl KnownChanges {
         Ok(())
     }
 
-    /// Where the records of these changes were last changed, by row id, unless that was a delete by the same device.
+    /// Returns the position of the last change to the records of these changes, by row id, unless it was a delete by
+    /// the same device.
     async fn newest_of_records(&self, entry: &Entry, of: &[usize]) -> Result<HashMap<Uuid, i64>, StoreError> {
         let changes = || of.iter().filter_map(|index| entry.push.changes.get(*index));
         let ids: Vec<Uuid> = of.iter().filter_map(|index| entry.ids.get(*index).copied()).collect();

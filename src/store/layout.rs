@@ -1,28 +1,29 @@
-//! Over how many buckets the logs are distributed, and which of them a user's logs are in.
+//! The distribution of logs over buckets.
 //!
-//! A bucket is a schema with the tables, indexes and functions of the log. A database that is not distributed has one: the
-//! tables where they are. Everything of a user is in one bucket, so every statement concerns one.
+//! A bucket is a schema with the log's tables, indexes and functions. A database that is not distributed has one: the
+//! tables where they are. All of a user's data is in one bucket, so every statement concerns a single bucket.
 
 use crate::protocol::UserKey;
 use std::fmt;
 use tokio_postgres::Client;
 
-/// Buckets, at most.
+/// Maximum number of buckets.
 pub const MAX_BUCKETS: u16 = 64;
 
-/// Migrations ask as well, before the one that brought the column `on_citus`.
+/// Works before the migration that added the column `on_citus`, because migrations use it too.
 const LAYOUT: &str = "
 select buckets, is_moving, (to_jsonb(l) ->> 'on_citus')::boolean from sync_layout l where one";
 
-/// Over how many buckets the logs are distributed.
+/// The distribution of logs over buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     buckets: u16,
-    /// Whether each bucket is a distributed schema of Citus: on a server of its choice, where not every statement runs.
+    /// True if each bucket is a distributed schema of Citus: on a server chosen by Citus, where not every statement
+    /// runs.
     on_citus: bool,
 }
 
-/// The layout, and whether logs are still on their way into it.
+/// The layout, and whether logs are still being moved into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LayoutState {
     pub(super) layout: Layout,
@@ -46,49 +47,49 @@ impl fmt::Display for Layout {
 }
 
 impl Layout {
-    /// The tables where they are.
+    /// The tables where they are, undistributed.
     pub const ONE: Layout = Layout { buckets: 1, on_citus: false };
 
-    /// So many buckets; none of zero, and not more than [`MAX_BUCKETS`].
+    /// Returns a layout with this many buckets; `None` if that is zero, or more than [`MAX_BUCKETS`].
     pub fn over(buckets: u16) -> Option<Layout> {
         (1..=MAX_BUCKETS).contains(&buckets).then_some(Layout { buckets, on_citus: false })
     }
 
-    /// The same, whose buckets are distributed schemas of Citus, or not.
+    /// The same layout, with buckets that are distributed schemas of Citus, or not.
     #[must_use]
     pub(super) fn with_citus(self, on_citus: bool) -> Layout {
         Layout { on_citus, ..self }
     }
 
-    /// Whether the buckets are distributed schemas of Citus.
+    /// Returns true if the buckets are distributed schemas of Citus.
     pub fn is_on_citus(self) -> bool {
         self.on_citus
     }
 
-    /// How many buckets there are.
+    /// Returns the number of buckets.
     pub fn count(self) -> usize {
         usize::from(self.buckets)
     }
 
-    /// Which bucket a user's logs are in: the first 32 bits of the user's key, which is a digest, modulo the number of
-    /// buckets. SQL knows the same as `sync_bucket_of`. It must never change.
+    /// Returns the bucket of a user's logs: the first 32 bits of the user's key, which is a digest, modulo the number
+    /// of buckets. SQL computes the same in `sync_bucket_of`. It must never change.
     pub fn bucket_of(self, user: UserKey) -> usize {
         (user.0.as_u128() >> 96) as usize % self.count()
     }
 
-    /// The schemas of the buckets, in their order; none if the tables are where they are.
+    /// Returns the schemas of the buckets, in order; empty if the database is not distributed.
     pub fn schemas(self) -> Vec<String> {
         (0..self.count()).filter_map(|bucket| self.schema(bucket)).collect()
     }
 
-    /// A bucket's schema; none if the tables are where they are.
+    /// Returns a bucket's schema; `None` if the database is not distributed.
     pub fn schema(self, bucket: usize) -> Option<String> {
         (self.buckets > 1).then(|| format!("sync_b{bucket:02}"))
     }
 }
 
 impl LayoutState {
-    /// What a connection to the main schema, which has been migrated, sees.
+    /// Reads the layout over a connection to the main schema, which must have been migrated.
     pub(super) async fn read(connection: &Client) -> Result<LayoutState, tokio_postgres::Error> {
         let row = connection.query_opt(LAYOUT, &[]).await?;
         match row {
@@ -97,7 +98,7 @@ impl LayoutState {
         }
     }
 
-    /// What the columns of the layout's row say; nothing, where there is no row.
+    /// Decodes the columns of the layout's row, which are `None` if there is no row.
     pub(super) fn from_row(buckets: Option<i32>, is_moving: Option<bool>, on_citus: Option<bool>) -> LayoutState {
         let layout = buckets.and_then(|buckets| Layout::over(u16::try_from(buckets).ok()?)).unwrap_or(Layout::ONE);
         LayoutState { layout: layout.with_citus(on_citus.unwrap_or(false)), is_moving: is_moving.unwrap_or(false) }
@@ -122,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_what_it_was() {
-        // What is stored is found by it.
+        // Stored logs are located by it.
         let of = |user| Layout::over(64).unwrap().bucket_of(UserKey::of(user));
         let key = UserKey::of("user-1").0.simple().to_string();
         assert_eq!(of("user-1"), u32::from_str_radix(&key[..8], 16).unwrap() as usize % 64);

@@ -1,4 +1,4 @@
-//! Whose data it is: what is stored for whom, handing it out, and erasing it. For commands, on a connection of their own.
+//! Data lifecycle: usage, export and erasure, for commands, each on its own connection.
 
 pub use super::logged_change::LoggedChange;
 
@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-/// What one log takes.
+/// The storage used by one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// The user.
@@ -26,36 +26,36 @@ pub struct Usage {
     pub app: String,
     /// Changes in the log.
     pub changes: i64,
-    /// Bytes of values, stamps and other members, as for all that follow.
+    /// Bytes of values, stamps and other members, as in all fields below.
     pub bytes: i64,
-    /// Records in it.
+    /// Records in the log.
     pub records: i64,
-    /// Bytes that the records as they stand do not need.
+    /// Bytes that are not needed by the records' current state.
     pub garbage: i64,
-    /// Kept of what was trimmed.
+    /// Trimmed changes kept in the history.
     pub history_changes: i64,
-    /// Bytes of what was trimmed and is kept.
+    /// Bytes of the history.
     pub history_bytes: i64,
 }
 
-/// A record as it stands: by field, its winner.
+/// The current state of a record: the winning write of each field.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     /// The table.
     pub table: String,
     /// The record.
     pub id: String,
-    /// Rank and JSON value of each field.
+    /// The rank and JSON value of each field.
     pub fields: BTreeMap<String, (Rank, String)>,
 }
 
 impl Record {
-    /// Whether its `deletedAt` says that it is deleted.
+    /// Returns true if its `deletedAt` marks it as deleted.
     pub fn is_deleted(&self) -> bool {
         self.fields.get("deletedAt").is_some_and(|(_, value)| value != "null")
     }
 
-    /// Takes in the record's next row.
+    /// Applies the record's next row.
     fn note(&mut self, change: &StoredChange) -> Result<(), CompactionError> {
         for write in change.fields()? {
             let rank = (write.stamp, change.at);
@@ -67,10 +67,10 @@ impl Record {
     }
 }
 
-/// The logs that take most, at most so many.
+/// The largest logs, up to a limit.
 const LARGEST: &str = "
 select log_id from (select log_id, sum(size) as bytes from sync_changes group by log_id order by bytes desc limit $1) t";
-/// Asked for each by itself: Citus calls no function that reads tables for the rows of another one.
+/// Queried for each log separately: Citus does not call a function that reads tables for the rows of another.
 const USAGE_OF: &str = "select u.* from sync_usage_of($1) u";
 
 macro_rules! changes_of {
@@ -118,22 +118,22 @@ fn read_usage(row: &Row) -> Result<Usage, CompactionError> {
     })
 }
 
-/// A connection for a command, which may ask as long as it likes.
+/// A connection for a command, without time limits.
 pub struct Archive(Session);
 
 impl Archive {
-    /// Connects to all buckets as one, which can be read together.
+    /// Connects to all buckets as one, to be read together.
     pub async fn connect(database: &DatabaseConfig, command: &str) -> Result<Archive, CompactionError> {
         Ok(Archive(connect_command(database, &format!("mana-sync {command}"), None).await?))
     }
 
-    /// Connects to the bucket of a user.
+    /// Connects to a user's bucket.
     pub async fn connect_for(user: &str, database: &DatabaseConfig, command: &str) -> Result<Archive, CompactionError> {
         let user = Some(UserKey::of(user));
         Ok(Archive(connect_command(database, &format!("mana-sync {command}"), user).await?))
     }
 
-    /// From here on everything is read as of one moment, which lasts for as long as whoever takes in what is read needs.
+    /// Starts a snapshot for everything read from here on; it lasts as long as the consumer needs.
     async fn begin_reading(&mut self) -> Result<(), CompactionError> {
         let begin =
             "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = 0";
@@ -144,7 +144,7 @@ impl Archive {
         Ok(self.0.batch_execute("commit").await?)
     }
 
-    /// What the logs take that take most, the largest first. Looks into one bucket after the other.
+    /// Returns the usage of the largest logs, largest first. Examines one bucket after another.
     pub async fn usage(&mut self, top: i64) -> Result<Vec<Usage>, CompactionError> {
         self.0.batch_execute("set enable_seqscan = on").await?;
         let schemas = check_for_command(&self.0).await?.schemas();
@@ -173,7 +173,7 @@ impl Archive {
         Ok(all)
     }
 
-    /// The logs of a user, or the one of an app.
+    /// Returns the logs of a user, or the log of one app.
     pub async fn logs(&mut self, user: &str, app: Option<&str>) -> Result<Vec<LogName>, CompactionError> {
         let (key, mut all) = (UserKey::of(user), Vec::<LogName>::new());
         loop {
@@ -187,7 +187,7 @@ impl Archive {
         }
     }
 
-    /// Hands out the records of some logs as they stand, one after the other, as of one moment.
+    /// Passes on the current records of some logs, one by one, from a single snapshot.
     pub async fn records<E: From<CompactionError>>(
         &mut self,
         logs: &[LogName],
@@ -219,7 +219,7 @@ impl Archive {
         Ok(self.end_reading().await?)
     }
 
-    /// Hands out the rows of some logs in their order, then what is kept of what was trimmed from them, as of one moment.
+    /// Passes on the rows of some logs in order, then their trimmed rows from the history, from a single snapshot.
     pub async fn changes<E: From<CompactionError>>(
         &mut self,
         logs: &[LogName],
@@ -238,7 +238,7 @@ impl Archive {
         Ok(self.end_reading().await?)
     }
 
-    /// Why the fields of a record are what they are, or one of them; none if nothing is stored of it.
+    /// Explains the current values of a record's fields, or of one field; `None` if nothing is stored for the record.
     pub async fn why(
         &mut self,
         record: (&Log, &str, &str),
@@ -258,7 +258,7 @@ impl Archive {
         Ok(Some(losers.fields()))
     }
 
-    /// Hands out all that is stored of one record, then what is kept of what was trimmed from it, row by row.
+    /// Passes on the stored rows of one record, then its trimmed rows from the history.
     async fn each_of_record(
         &self,
         (log, table, record): (&Log, &str, &str),
@@ -274,14 +274,14 @@ impl Archive {
         Ok(())
     }
 
-    /// Erases a user, in whichever bucket: changes, what was trimmed of them, logs, and what the table of the server before has of
-    /// them. How many rows that were. On a connection to all buckets: in its own schema a bucket sees nothing of that table.
+    /// Erases a user in any bucket: changes, trimmed changes, logs, and rows in the previous server's table. Returns
+    /// the number of rows. Requires a connection to all buckets: from its own schema, a bucket does not see that table.
     pub async fn erase(&mut self, user: &str) -> Result<i64, CompactionError> {
         Ok(self.0.query_one("select sync_erase($1)", &[&user]).await?.try_get(0)?)
     }
 }
 
-/// A position as people read it, and as a cursor.
+/// Formats a position for people, which is also how cursors are written.
 pub fn position(micros: i64) -> String {
     Cursor::after(micros).to_string()
 }

@@ -1,24 +1,24 @@
-//! A change as operators and commands look at it.
+//! Changes as operators and commands see them.
 
 use super::compaction::CompactionError;
 use crate::protocol::Stamp;
 use crate::protocol::merge::StoredChange;
 use crate::protocol::push::Op;
 
-/// A row of the log, or of what was trimmed from it.
+/// A row of the log, or of the history.
 #[derive(Clone, Debug)]
 pub struct LoggedChange {
     /// The change.
     pub change: StoredChange,
     /// The device that wrote it.
     pub client: String,
-    /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
+    /// When it was trimmed from the log, in microseconds since 1970; `None` if it is still there.
     pub trimmed_at: Option<i64>,
 }
 
 impl LoggedChange {
-    /// The fields that it writes, or wrote: name, JSON value, stamp. What was trimmed has its stamps beside it, also of
-    /// an insert.
+    /// Returns the fields that it writes or wrote: name, JSON value, stamp. In the history, every row has its stamps
+    /// stored separately, even an insert.
     pub fn fields(&self) -> Result<Vec<(String, String, Stamp)>, CompactionError> {
         let as_update;
         let change = match self.trimmed_at {

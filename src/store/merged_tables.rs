@@ -1,14 +1,14 @@
-//! The next changes of several tables of a log, in the order of the log (G6).
+//! Merges the next changes of several tables of a log in log order (G6).
 //!
-//! The index has one table after the other, so the tables have to be merged: what is read of each is known up to its end, and
-//! of all together up to the end that comes first. At first two pages are read, the same part of each table. That is enough where
-//! nothing much is new, and where the tables are alike. Where it is not, a smaller part is read of each; then, again and again, the
-//! next part of the table that has been read least far, until there is a page. So what is read is a few pages, however many tables
-//! there are and however the changes are spread over them.
+//! The index is ordered by table, so the tables have to be merged: each has been read up to some position, and the
+//! merge is complete up to the smallest of these. First, two pages' worth of rows are read, divided equally among the
+//! tables. That is enough if there is little new, or if the tables are similar. If not, a smaller part of each table is
+//! read; then, repeatedly, the next part of the table that has been read least far, until there is a page. In total
+//! this reads a few pages' worth, however many tables there are and however the changes are distributed among them.
 //!
-//! Parameters are those of a page's statement. The reader's own changes are looked at, but not wanted.
+//! Parameters are those of a page's statement. The reader's own changes are scanned but not wanted.
 
-/// `first_parts`: so many rows of each table after the cursor, at most.
+/// `first_parts`: the first rows of each table after the cursor, up to a limit.
 macro_rules! first_parts {
     ($part:literal) => {
         concat!(
@@ -28,8 +28,8 @@ macro_rules! first_parts {
     };
 }
 
-/// `looked`: the positions that were found, with `until`, up to where all tables were looked at; null if nothing comes after what
-/// was found. Two pages are read.
+/// `looked`: the positions found, and `until`, up to which all tables were scanned; null if nothing follows what was
+/// found. Reads two pages' worth.
 macro_rules! tables_at_once {
     () => {
         concat!(
@@ -47,7 +47,7 @@ macro_rules! tables_at_once {
     };
 }
 
-/// The same, where that does not make a page.
+/// The same, for when that does not fill a page.
 macro_rules! merged_tables {
     () => {
         concat!(
@@ -79,7 +79,7 @@ macro_rules! merged_tables {
                      order by created_at limit $5 / cardinality($6::text[]) + 1
                  ) s
              ) part
-             -- Of what was read of each table, one part at most lies beyond the end of another.
+             -- At most one part of what was read of each table lies beyond the end of another.
              where cardinality(m.wanted) < 2 * $5 + cardinality($6::text[]) and m.looked_at < $11
          ), looked as materialized (
              select m.wanted, (select min(until) from unnest(m.ends) as until) as until
@@ -90,7 +90,7 @@ macro_rules! merged_tables {
     };
 }
 
-/// Those of the positions that all tables were looked at up to: a page of them and one more, at most.
+/// The positions up to which all tables were scanned: at most one page and one more.
 macro_rules! merged_positions {
     () => {
         "created_at = any(array(

@@ -1,7 +1,7 @@
-//! Applies migrations over the same connection as everything else, so that a URL means the same for them.
+//! Applies migrations over our own kind of connection, so that a URL means the same for them.
 //!
-//! sqlx reads the files at build time; what is applied is noted in its table and under its lock, so that older versions
-//! of this program, whose migrations sqlx ran itself, and its own tools see the same.
+//! sqlx reads the files at build time. Applied migrations are recorded in its table and under its lock, so they look
+//! the same to its own tools and to older versions of this program, whose migrations sqlx ran.
 
 use crate::db::Session;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// The table is sqlx's.
+/// This table belongs to sqlx.
 const TABLE: &str = "
 create table if not exists _sqlx_migrations (
     version bigint primary key,
@@ -23,7 +23,7 @@ create table if not exists _sqlx_migrations (
 const NOTE: &str = "
 insert into _sqlx_migrations (version, description, success, checksum, execution_time) values ($1, $2, true, $3, -1)";
 
-/// Why migrations were not applied.
+/// The reason that migrations were not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     #[error("the database refused a step")]
@@ -44,20 +44,20 @@ pub enum MigrateError {
     NoTransaction(i64),
 }
 
-/// Applies what is missing, each migration in a transaction. Several programs may do so at once: one at a time passes.
-/// Migrations that are not known here stay as they are.
+/// Applies missing migrations, each in a transaction. Safe to run concurrently: one process at a time proceeds. Unknown
+/// migrations are left alone.
 ///
 /// # Errors
-/// The database refused one; those before it stay applied.
+/// The database refused a migration; those before it stay applied.
 pub(super) async fn run(session: &Session) -> Result<(), MigrateError> {
     // Boxed, because it is large and rare.
     locked(session, Box::pin(apply_missing(session, Transactions::Each))).await
 }
 
-/// The same in one transaction, with what is to be done before and after: all of it, or nothing.
+/// The same in one transaction, with work to do before and after: all of it or nothing.
 ///
 /// # Errors
-/// The database refused something, or a migration that is missing cannot be applied in a transaction.
+/// The database refused a step, or a missing migration cannot be applied in a transaction.
 pub(super) async fn run_between(
     session: &Session,
     before: impl Future<Output = Result<(), tokio_postgres::Error>>,
@@ -78,21 +78,21 @@ pub(super) async fn run_between(
     locked(session, Box::pin(all)).await
 }
 
-/// Who begins and ends transactions.
+/// Which transactions migrations run in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transactions {
-    /// Each migration, unless it says that it cannot.
+    /// One for each migration, unless it cannot have one.
     Each,
-    /// Somebody else, for all.
+    /// One around all of them, managed by the caller.
     Around,
 }
 
-/// Does something while nobody else migrates.
+/// Runs work while no other session migrates.
 async fn locked(session: &Session, work: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
     let lock = lock_id(session).await?;
     session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
     let applied = work.await;
-    // If it was the connection that failed, the lock is gone with it.
+    // If the connection failed, the lock is gone with it.
     let unlocked = session.execute("select pg_advisory_unlock($1)", &[&lock]).await;
     applied?;
     unlocked?;
@@ -100,7 +100,7 @@ async fn locked(session: &Session, work: impl Future<Output = Result<(), Migrate
 }
 
 async fn apply_missing(session: &Session, transactions: Transactions) -> Result<(), MigrateError> {
-    // As migrations are written, whatever the database has as its default.
+    // As the migrations expect, whatever the database's default.
     session.batch_execute("set standard_conforming_strings = on").await?;
     session.batch_execute(TABLE).await?;
     let rows = session.query("select version, success, checksum from _sqlx_migrations", &[]).await?;
@@ -115,7 +115,7 @@ async fn apply_missing(session: &Session, transactions: Transactions) -> Result<
     for migration in MIGRATIONS.iter().filter(|migration| migration.migration_type != MigrationType::ReversibleDown) {
         match applied.get(&migration.version) {
             Some(checksum) if *checksum == *migration.checksum => {}
-            // A row that a test or an operator put there has none.
+            // A row inserted by a test or an operator has none.
             Some(_) => return Err(MigrateError::Changed(migration.version)),
             None => apply(session, migration, transactions).await?,
         }
@@ -153,7 +153,7 @@ async fn apply(session: &Session, migration: &Migration, transactions: Transacti
     Ok(())
 }
 
-/// The lock that sqlx takes in this database.
+/// Returns the id of the lock that sqlx takes in this database.
 async fn lock_id(session: &Session) -> Result<i64, tokio_postgres::Error> {
     let name: String = session.query_one("select current_database()::text", &[]).await?.try_get(0)?;
     let mut crc = flate2::Crc::new();

@@ -1,15 +1,16 @@
-//! The log of changes in PostgreSQL: the only home of SQL that reads or writes rows.
+//! The log of changes in PostgreSQL: the only place with SQL that reads or writes rows.
 //!
-//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement ([`push_statements`]) that takes the heads of their logs first;
-//! [`batcher`] says which share one, and [`known`] recognizes what is sent again. The head's row lock makes pushes to one log
-//! commit in the order of their cursors, so whoever reads a prefix by cursor has missed nothing. [`delta`] reads
-//! pages in statements of their own, whose snapshot is newer than any lock taken before. [`heads`] answers the
-//! reconciler, [`quotas`] what limits are held against, [`inspect`] operators. [`own_writes`] is what a reader wrote itself, [`page_memory`] what pages are read into, [`rewinds`] tells of a
-//! database that went back. [`schema`] applies and checks migrations, [`takeover`] brings in the database of the server
-//! before us, [`fitness`] says why a database cannot serve, [`traced`] is how traces and metrics see statements.
+//! The log is the truth (G1, G2). [`batch`] stores pushes in one statement ([`push_statements`]) that takes the heads
+//! of their logs first; [`batcher`] decides which pushes share a statement, and [`known`] recognizes changes that are
+//! sent again. The head's row lock makes pushes to one log commit in cursor order, so a reader of a prefix by cursor
+//! has missed nothing. [`delta`] reads pages in separate statements, whose snapshots are newer than any lock taken
+//! before. [`heads`] serves the reconciler, [`quotas`] the limits, [`inspect`] operators. [`own_writes`] finds a
+//! reader's own writes, [`page_memory`] provides the memory for pages, [`rewinds`] reports a database that went back to
+//! an earlier state. [`schema`] applies and checks migrations, [`takeover`] takes over the previous server's database,
+//! [`fitness`] explains why a database cannot serve, [`traced`] connects statements to traces and metrics.
 //!
-//! A [`Store`] is one bucket: a schema with these tables. [`layout`] says which of them a user is in, [`buckets`] holds them,
-//! [`distribute`] makes them. [`citus`] is what differs where Citus distributes them, [`workers`] its servers.
+//! A [`Store`] is one bucket: a schema with these tables. [`layout`] maps users to buckets, [`buckets`] holds them,
+//! [`distribute`] creates them. [`citus`] has what differs if Citus distributes them, [`workers`] its servers.
 
 mod announcement;
 mod batch;
@@ -81,39 +82,39 @@ use rewinds::Rewinds;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a statement waits for locks, such as those of another replica's push to the same log.
+/// Timeout for locks, such as those of another replica's push to the same log.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a transaction may do nothing.
+/// Timeout for idle transactions.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How statements are planned: once for each connection, and by indexes.
+/// Planner settings: statements are planned once per connection, and use indexes.
 ///
-/// To plan a push takes PostgreSQL longer than to store it. Left to itself it plans each anew, because it believes that a
-/// plan for the arrays at hand is cheaper than one for any. A plan that is kept must not depend on how much was stored
-/// when it was made: on a table that was small then it would read all of it, whatever has been added.
+/// Planning a push takes PostgreSQL longer than storing it. By default it replans each one, because it estimates that a
+/// plan for the given arrays is cheaper than a generic plan. A generic plan must not depend on how much was stored when
+/// it was made: planned while a table was small, it would scan the whole table, however much has been added since.
 ///
-/// Nothing is compiled: a table that can only be read as a whole counts as very costly without sequential scans, and
+/// JIT is off: without sequential scans, a table that can only be scanned as a whole counts as very expensive, and
 /// compiling a small query for that took a third of a second.
 pub const PLANS: [(&str, &str); 3] =
     [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
 
-/// The changes of all users and apps of a bucket, by what is done with them.
+/// The changes of all users and apps of a bucket, divided by purpose.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// Storing pushes.
+    /// Stores pushes.
     pub pushes: Pushes,
-    /// What of a push is stored already.
+    /// Recognizes changes that are stored already.
     pub known: KnownChanges,
-    /// Reading pages.
+    /// Reads pages.
     pub pages: Pages,
-    /// Where logs stand.
+    /// Reads heads.
     pub heads: HeadReader,
-    /// What limits are held against.
+    /// Reads what limits are checked against.
     pub quotas: Quotas,
     pool: Pool,
 }
 
-/// The store's own statements by name, for tests and tools that explain them under [`PLANS`].
+/// Returns the store's statements by name, for tests and tools that explain them under [`PLANS`].
 pub fn statements() -> Vec<(&'static str, &'static Sql)> {
     let each = [
         push_statements::statements(),
@@ -128,13 +129,13 @@ pub fn statements() -> Vec<(&'static str, &'static Sql)> {
 }
 
 impl Store {
-    /// A store of the tables where the URL leads, whose connections are made when they are needed.
+    /// Creates a store of the tables that the URL leads to; connections are made on demand.
     pub fn new(config: &Config, metrics: Arc<Metrics>, clock: Clock) -> Result<Store, ConnectError> {
         let heavy = HeavyWork::default();
         Store::open(config, config.database_pool_size as usize, Bucket::default(), heavy, metrics, clock)
     }
 
-    /// The same with so many connections at most, of the tables of a bucket.
+    /// Creates a store of a bucket's tables, with this many connections at most.
     fn open(
         config: &Config,
         connections: usize,
@@ -145,18 +146,18 @@ impl Store {
     ) -> Result<Store, ConnectError> {
         let name = format!("mana-sync {}", config.replica_name());
         let on_citus = bucket.on_citus;
-        // Any of the workers takes any bucket, and so does the coordinator.
+        // Any worker accepts requests for any bucket, and so does the coordinator.
         let workers = config.database_worker_urls.iter().filter(|_| on_citus);
         let urls = workers.chain([&config.database.database_url]);
         let connectors = urls.map(|url| Connector::new(url, &name)).collect::<Result<_, _>>()?;
         let pool = Pool::over(connectors, pool_config(config, connections, bucket));
         if on_citus {
-            // Until they have shown that they are of the cluster: see `workers`.
+            // Until they have proven to be part of the cluster: see `workers`.
             (0..config.database_worker_urls.len()).for_each(|worker| pool.set_usable(worker, false));
         }
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let statements = match on_citus {
-            // It has no form of its own for logs that are there.
+            // There is no separate form for logs that exist.
             // Nor one that notifies: replicas listen at the coordinator.
             true => PushStatements {
                 any: &citus::PUSH,
@@ -188,44 +189,44 @@ impl Store {
         })
     }
 
-    /// Connections, at most.
+    /// Returns the maximum number of connections.
     fn max_connections(&self) -> usize {
         self.pool.max_size()
     }
 
-    /// How the pool of connections is used now.
+    /// Returns the current status of the connection pool.
     pub fn pool_status(&self) -> PoolStatus {
         self.pool.status()
     }
 
-    /// Closes the pool of connections, within so much time. False if some were not closed by then.
+    /// Closes the connection pool within this time. Returns false if some connections were still open by then.
     pub async fn close(&self, limit: Duration) -> bool {
         self.pool.close(limit).await
     }
 }
 
-/// Where the tables of a bucket are.
+/// The location of a bucket's tables.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Their schema; none: where the URL leads.
+    /// Their schema. `None`: wherever the URL leads.
     schema: Option<String>,
-    /// Whether the schema is a distributed one of Citus.
+    /// True if the schema is a distributed schema of Citus.
     on_citus: bool,
 }
 
 fn pool_config(config: &Config, size: usize, bucket: Bucket) -> PoolConfig {
     let statement_timeout = config.database_statement_timeout_ms;
-    // What every session of ours is held to, in milliseconds.
+    // Limits for each of our sessions, in milliseconds.
     let limits = [
         ("statement_timeout", statement_timeout),
         ("lock_timeout", LOCK_TIMEOUT.min(statement_timeout)),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
     ];
     let mut settings: Vec<_> = limits.map(|(name, time)| (name, time.as_millis().to_string())).into();
-    // As statements and functions are written, whatever a database has as its default.
+    // As statements and functions expect, whatever the database's default.
     settings.push(("standard_conforming_strings", "on".to_owned()));
     if config.database_prepare {
-        // Pushes to one log wait for each other. Where each is to see the log as it was before, all but one fail.
+        // Pushes to one log wait for each other. At a stricter isolation level, all but one would fail.
         settings.push(("default_transaction_isolation", r"read\ committed".to_owned()));
         let plans = if bucket.on_citus { citus::PLANS } else { PLANS };
         settings.extend(plans.map(|(name, value)| (name, value.to_owned())));

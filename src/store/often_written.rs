@@ -1,7 +1,7 @@
-//! Where devices wrote records that were written very often (G6).
+//! Cache of the positions at which devices wrote records that were written very often (G6).
 //!
-//! Which changes of a record a device wrote is told by their rows alone. Where these are very many they are not looked at again for each
-//! page: what was found is kept for a while. Nothing depends on it but time: what is not here is looked for in the log.
+//! Only a record's rows tell which of its changes a device wrote. If there are very many rows, they are not read again
+//! for each page: the result is cached for a while. This only saves time: whatever is not cached is read from the log.
 
 use crate::db::Micros;
 use crate::protocol::LogId;
@@ -9,13 +9,13 @@ use moka::sync::Cache;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes for all of it.
+/// Maximum bytes of the cache.
 const MAX_BYTES: u64 = 8 << 20;
-/// For how long it is kept.
+/// How long entries are kept.
 const KEPT: Duration = Duration::from_secs(300);
-/// Positions that are kept of one device and record. Of a device that wrote it more often, nothing is.
+/// Maximum number of positions kept for a device and record. If the device wrote it more often, nothing is kept.
 const MAX_POSITIONS: usize = 4_000;
-/// What one takes beside its names and positions, in bytes, about.
+/// Approximate size of an entry besides its names and positions, in bytes.
 const ENTRY: usize = 256;
 
 /// A device, and a record of a log: table and id.
@@ -36,7 +36,7 @@ impl Writer {
     }
 }
 
-/// Where a device wrote a record: all positions from one on, up to before another.
+/// The positions at which a device wrote a record: all of those from `from` up to, but excluding, `until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Positions {
     from: i64,
@@ -44,7 +44,7 @@ struct Positions {
     written: Vec<i64>,
 }
 
-/// What is known of it.
+/// The cache.
 #[derive(Clone, Debug)]
 pub(super) struct OftenWritten(Cache<Writer, Arc<Positions>>);
 
@@ -56,7 +56,8 @@ impl OftenWritten {
         OftenWritten(Cache::builder().weigher(weigh).max_capacity(MAX_BYTES).time_to_live(KEPT).build())
     }
 
-    /// Where a device wrote, if that is known from a position on, and the log has not gone back since.
+    /// Returns the positions of a device's writes, if they are known from `from` on and the log has not gone back
+    /// since.
     fn get(&self, writer: &Writer, from: i64, head: i64) -> Option<Arc<Positions>> {
         let is_useful = |known: &Arc<Positions>| known.from <= from && from < known.until;
         self.0.get(writer).filter(is_useful).filter(|known| known.until <= head.saturating_add(1))
@@ -69,18 +70,18 @@ impl OftenWritten {
     }
 }
 
-/// A record whose rows are very many, while it is looked at.
+/// A record with very many rows, while it is being read.
 pub(super) struct LongRecord {
-    /// Its place among those that are asked for.
+    /// Its index among the records asked for.
     pub(super) record: usize,
     writer: Writer,
-    /// Up to before which position it is not looked at on the next page again.
+    /// The next page need not read it again before this position.
     until: i64,
-    /// What was known of it.
+    /// What the cache had.
     known: Option<Arc<Positions>>,
-    /// Where its reader wrote it, in what was looked at by now.
+    /// The positions of the reader's writes found so far.
     found: Vec<i64>,
-    /// Whether it takes more than one look.
+    /// True if one statement is not enough to read it.
     is_long: bool,
 }
 
@@ -93,44 +94,44 @@ impl LongRecord {
         writer: Writer,
         (first, before, head): (i64, i64, i64),
     ) -> LongRecord {
-        // What is stored later than the head is not there for sure.
+        // Positions past the head may not all be filled yet.
         let until = before.min(head.saturating_add(1));
         LongRecord { record, known: often.get(&writer, first, head), writer, until, found: Vec::new(), is_long: false }
     }
 
-    /// Takes note that it was looked at, to its end or not. Between which positions it is asked where its reader wrote it, if that is
-    /// worth while: of a record that takes more than one look. And how many of these positions, at most.
+    /// Records that a part of it was read, to its end or not. Returns the range in which to look up the reader's
+    /// positions, and their maximum number, if that is worthwhile: for a record that takes more than one statement.
     pub(super) fn asks(&mut self, stopped_at: Option<i64>, since: i64, before: i64) -> Option<(i64, i64, i64)> {
         self.is_long |= stopped_at.is_some();
         let most = (MAX_POSITIONS + 1).checked_sub(self.found.len()).filter(|most| *most > 0 && self.is_long)?;
-        // Before `since` the positions are known.
+        // Positions before `since` are known.
         Some((stopped_at.map_or(since, |at| at.max(since)), before.min(self.until), most as i64))
     }
 
-    /// Takes note of where its reader wrote it.
+    /// Adds positions of the reader's writes.
     pub(super) fn found(&mut self, positions: impl Iterator<Item = i64>) {
         self.found.extend(positions);
     }
 
-    /// All of it has been looked at: keeps what is known for the next page, which begins at `first` or later.
+    /// Caches what is known once all of it has been read, for the next page, which begins at `first` or later.
     pub(super) fn keep(&mut self, often: &OftenWritten, first: i64) {
         if std::mem::take(&mut self.is_long) {
             often.note(self.writer.clone(), self.positions(first));
         }
     }
 
-    /// From where on it has to be looked at.
+    /// Returns the position from which it has to be read.
     pub(super) fn since(&self, first: i64) -> i64 {
         self.known.as_ref().map_or(first, |known| known.until.max(first))
     }
 
-    /// Where its reader is known to have written it, from one position up to before another.
+    /// Returns the known positions of the reader's writes in a range, which excludes `before`.
     pub(super) fn written(&self, first: i64, before: i64) -> Vec<Micros> {
         let written = self.known.iter().flat_map(|known| known.written.iter().copied());
         written.filter(|at| (first..before).contains(at)).map(Micros).collect()
     }
 
-    /// What is known of it now.
+    /// Returns everything that is known now.
     fn positions(&mut self, first: i64) -> Positions {
         let mut written = std::mem::take(&mut self.found);
         let from = self.known.as_ref().map_or(first, |known| known.from);

@@ -1,4 +1,4 @@
-//! Fields of records, as statements are asked for them.
+//! Fields of records, in the form of statement parameters.
 
 use crate::protocol::json::ObjectWriter;
 use crate::protocol::merge::{StoredChange, UnreadableChange};
@@ -7,21 +7,21 @@ use std::collections::HashMap;
 use std::error::Error;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// What a record takes among those that are asked for, beside its names, about, in bytes.
+/// Approximate size of a record's entry besides its names, in bytes.
 const RECORD_SIZE: usize = 160;
 
-/// Fields of records, to be asked for.
+/// The fields of records to ask for.
 #[derive(Default)]
 pub(super) struct Fields<'a> {
     pub(super) records: Vec<(&'a str, &'a str)>,
-    /// Of each record, as members of an object: so PostgreSQL finds one among many quickly.
+    /// The field names of each record, as members of an object, in which PostgreSQL can find one among many quickly.
     names: Vec<Jsonb>,
-    /// Where each record is among them.
+    /// The index of each record.
     numbers: HashMap<(&'a str, &'a str), usize>,
 }
 
 impl<'a> Fields<'a> {
-    /// Those that changes write. Records are in the order of their first changes.
+    /// Collects the fields that changes write. Records are in the order of their first changes.
     pub(super) fn of_changes(changes: impl Iterator<Item = &'a StoredChange>) -> Result<Fields<'a>, UnreadableChange> {
         let (mut fields, mut objects) = (Fields::default(), Vec::new());
         for change in changes {
@@ -37,24 +37,24 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// Where the record of a change is among those that are asked for.
+    /// Returns the index of a change's record.
     pub(super) fn number(&self, change: &StoredChange) -> Option<usize> {
         self.numbers.get(&(change.table.as_str(), change.record.as_str())).copied()
     }
 
-    /// What they take, and as a statement's parameters once more, about, in bytes.
+    /// Returns the approximate size, including that of a copy as statement parameters, in bytes.
     pub(super) fn size(&self) -> usize {
         let names: usize = self.names.iter().map(|Jsonb(names)| names.len()).sum();
         let records: usize = self.records.iter().map(|(table, id)| table.len() + id.len() + RECORD_SIZE).sum();
         2 * names + records
     }
 
-    /// Table and id of the record at a place.
+    /// Returns the table and id of the record at an index.
     pub(super) fn record(&self, at: usize) -> Option<(&'a str, &'a str)> {
         self.records.get(at).copied()
     }
 
-    /// Tables, ids and field names of these records.
+    /// Returns the tables, ids and field names of these records.
     pub(super) fn of(&self, records: &[usize]) -> (Vec<&'a str>, Vec<&'a str>, Vec<&Jsonb>) {
         let (tables, ids) = records.iter().filter_map(|at| self.record(*at)).unzip();
         (tables, ids, records.iter().filter_map(|at| self.names.get(*at)).collect())
@@ -67,7 +67,7 @@ pub(super) struct Jsonb(String);
 
 impl ToSql for Jsonb {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        // The version of its form: text.
+        // The version of the format: text.
         out.put_u8(1);
         out.put_slice(self.0.as_bytes());
         Ok(IsNull::No)

@@ -1,5 +1,4 @@
-//! What was written to fields of records, as the statements of [`super::own_statements`] tell it, row by row into memory that is
-//! reserved (G6).
+//! Results of the statements in [`super::own_statements`], read row by row into reserved memory (G6).
 
 use super::StoreError;
 use super::page_memory::{BECOMES, PageMemory};
@@ -8,30 +7,30 @@ use crate::protocol::Stamp;
 use crate::protocol::merge::{OwnWrites, Rank, WRITE_SIZE};
 use tokio_postgres::Row;
 
-/// What was written to one field, or to other fields of a record.
+/// The writes to one field of a record, or to its other fields.
 #[derive(Debug)]
 struct OwnRow {
-    /// Where the record is among those that were asked for.
+    /// The index of the record among those asked for.
     place: usize,
     field: Option<String>,
-    /// The best that the device wrote.
+    /// The device's best write.
     best: Option<Rank>,
     /// The latest stamp that it claimed.
     claimed: Option<Stamp>,
-    /// The last position at which it wrote.
+    /// The position of its last write.
     last: Option<i64>,
-    /// The best that anybody wrote before the page.
+    /// The best write by anybody before the page.
     earlier: Option<Rank>,
 }
 
-/// All that a statement tells.
+/// The result of a statement.
 #[derive(Debug)]
 pub(super) struct OwnRows<'m> {
     memory: &'m PageMemory,
     covered: usize,
     /// Bytes of the changes on the page.
     changes: usize,
-    /// Bytes of what is held beside them, these rows included.
+    /// Bytes of everything else that is held, including these rows.
     beside: usize,
     rows: Vec<OwnRow>,
     stopped: Option<(usize, i64)>,
@@ -39,26 +38,26 @@ pub(super) struct OwnRows<'m> {
 }
 
 impl<'m> OwnRows<'m> {
-    /// Nothing yet. There are changes of so many bytes, and so many bytes are held beside them.
+    /// Creates an empty result, for a page with `changes` bytes of changes and `beside` bytes of other data.
     pub(super) fn new(memory: &'m PageMemory, changes: usize, beside: usize) -> OwnRows<'m> {
         let covered = memory.covered();
         OwnRows { memory, covered, changes, beside, rows: Vec::new(), stopped: None, failure: None }
     }
 
-    /// How many there are.
+    /// Returns the number of rows.
     pub(super) fn count(&self) -> usize {
         self.rows.len()
     }
 
-    /// In which record, by its place, and at which position was the last row looked at, if there may be more.
+    /// Returns the record's index and the position at which reading stopped, if there may be more.
     pub(super) fn stopped(&self) -> Option<(usize, i64)> {
         self.stopped
     }
 
-    /// The same when all have arrived.
+    /// Completes the result once all rows have arrived.
     ///
     /// # Errors
-    /// [`StoreError::NeedsMemory`], or a row cannot be read.
+    /// [`StoreError::NeedsMemory`], or a row cannot be decoded.
     pub(super) fn finish(mut self) -> Result<OwnRows<'m>, StoreError> {
         match self.failure.take() {
             Some(failure) => Err(failure),
@@ -66,7 +65,7 @@ impl<'m> OwnRows<'m> {
         }
     }
 
-    /// Adds them to what is known. `record` tells names by places.
+    /// Adds the rows to what is known. `record` returns the names of the record at an index.
     pub(super) fn add_to<'a>(self, own: &mut OwnWrites, record: impl Fn(usize) -> Option<(&'a str, &'a str)>) {
         for row in self.rows {
             let Some(record) = record(row.place) else { continue };
@@ -87,7 +86,7 @@ impl<'m> OwnRows<'m> {
         let number: i64 = row.try_get(0)?;
         let place = usize::try_from(number - 1).unwrap_or_default();
         if let Some(Micros(at)) = row.try_get(1)? {
-            // What is known of the first of its records may end as well.
+            // Reading may have stopped for several records; the first of them counts.
             self.stopped = self.stopped.filter(|(first, _)| *first < place).or(Some((place, at)));
         }
         let last = row.try_get::<_, Option<Micros>>(5)?.map(|Micros(last)| last);
@@ -116,7 +115,7 @@ impl RowSink for OwnRows<'_> {
     }
 }
 
-/// Reads the best write that a column tells of; none if there is none, or its stamp cannot be read.
+/// Decodes a column with a rank; `None` if it is null or its stamp is invalid.
 fn rank(row: &Row, column: usize) -> Result<Option<Rank>, StoreError> {
     let best: Option<&str> = row.try_get(column)?;
     let Some((stamp, position)) = best.and_then(|best| best.split_at_checked(Stamp::WIDTH)) else { return Ok(None) };

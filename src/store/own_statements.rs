@@ -1,9 +1,10 @@
-//! The statements of [`super::own_writes`]: the best that was written to fields of records, whatever the number of writes.
+//! The statements of [`super::own_writes`]: they find the best writes to fields of records, however many writes there
+//! are.
 
 use crate::db::Sql;
 use tokio_postgres::types::Type;
 
-/// Whether a text is a stamp as the store writes them, as a regular expression: days that do not exist are none.
+/// A regular expression for stamps in the store's format, which rejects days that do not exist.
 macro_rules! stamp_pattern {
     () => {
         "'^(\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))\
@@ -12,7 +13,7 @@ macro_rules! stamp_pattern {
     };
 }
 
-/// The stamp of an insert `c`: that of `updatedAt`, else of `createdAt`, as the store writes them; else the epoch.
+/// The stamp of an insert `c`: that of `updatedAt`, else of `createdAt`, in the store's format; else the epoch.
 macro_rules! insert_stamp {
     () => {
         concat!(
@@ -31,9 +32,10 @@ macro_rules! insert_stamp {
     };
 }
 
-/// What a change `c` has as a whole, as columns: the end of its ranks, the stamps that its device claimed, and the stamp of an
-/// insert. Found out once for each change and not for each of its fields: whatever is long is unpacked anew each time that
-/// something looks into it, but not what has just been made. So it has to be in a query of its own, which ends with `offset 0`.
+/// Columns computed once for a whole change `c`: the suffix of its ranks, the stamps that its device claimed, and the
+/// stamp of an insert. Computed once per change rather than per field, because PostgreSQL decompresses a long value
+/// each time something looks into it, but not a value it has just created. Must be in a subquery of its own that ends
+/// with `offset 0`.
 macro_rules! of_whole_change {
     () => {
         concat!(
@@ -46,8 +48,8 @@ macro_rules! of_whole_change {
     };
 }
 
-/// The fields `f (name, stamp, claimed)` that a change `c` writes, of those that are asked for: the members of `c.names`. Without
-/// their values, which merging does not need. None of a change that is not read.
+/// The fields `f (name, stamp, claimed)` that a change `c` writes, out of those asked for: the members of `c.names`.
+/// Without their values, which merging does not need. None for a change that is not read.
 macro_rules! fields_of_change {
     () => {
         "left join lateral (
@@ -62,14 +64,14 @@ macro_rules! fields_of_change {
     };
 }
 
-/// The stamp of a write followed by its position in microseconds: of such texts the greatest is best.
+/// The stamp of a write followed by its position in microseconds; the greatest such text is the best write.
 macro_rules! rank {
     () => {
         "(f.stamp || c.position) collate \"C\""
     };
 }
 
-/// What it costs to look into a change `c`, in bytes: what is stored of it where its fields are told from.
+/// The cost of looking into a change `c`: the stored bytes of the columns that contain its fields.
 macro_rules! weight {
     () => {
         "coalesce(pg_column_size(case c.op when 'insert' then c.data else c.field_timestamps end), 0)
@@ -77,16 +79,16 @@ macro_rules! weight {
     };
 }
 
-/// How much of that is looked into in one statement. One change is in any case.
+/// Maximum cost per statement. At least one change is always read.
 macro_rules! most_weight {
     () => {
         "2097152"
     };
 }
 
-/// What a device wrote to these fields of these records since a position. For writes of other fields there is a row without a
-/// name, so `last` tells of each record whether and when it was written at all. Records are told by their place, from 1 on.
-/// Where that is more than is looked into at once, there are rows with `stopped_at` alone.
+/// A device's writes to these fields of these records since a position. Writes to other fields are reported in a row
+/// without a name, so `last` tells for each record whether and when it was written at all. Records are identified by
+/// their number, from 1 on. If the total cost is too high, there are only rows with `stopped_at`.
 pub(super) static OWN_WRITES: Sql = Sql {
     text: concat!(
         "select c.number, max(c.created_at) filter (where not c.is_read) as stopped_at, f.name, max(",
@@ -116,7 +118,7 @@ group by c.number, f.name"
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TIMESTAMPTZ, Type::JSONB_ARRAY],
 };
 
-/// What a look in bounds is given.
+/// The parameter types of a bounded read.
 const LOOK_TYPES: &[Type] = &[
     Type::UUID,
     Type::TEXT,
@@ -130,10 +132,10 @@ const LOOK_TYPES: &[Type] = &[
     Type::TIMESTAMPTZ_ARRAY,
 ];
 
-/// The same in bounds. (The inner limit keeps PostgreSQL from sorting a record as a whole.) The records are looked at one after the
-/// other, each from its newest change back to `$5`, until `$8` rows have been looked at, whoever wrote them, or as much of the
-/// device's as is looked into at once: `stopped_at` is the position of the last one of those. Of the first record it is from before
-/// `$7` back to `$9`, and at the positions `$10`, where the device is known to have written, likewise.
+/// The same within bounds. (The inner limit keeps PostgreSQL from sorting a whole record.) The records are read one
+/// after another, each from its newest change back to `$5`, until `$8` rows have been read, whoever wrote them, or
+/// until the device's rows reach the maximum cost: `stopped_at` is the position of the last row read. The first record
+/// is read from before `$7` back to `$9`, and also at the positions `$10`, where the device is known to have written.
 pub(super) static SOME_OWN_WRITES: Sql = Sql {
     text: concat!(
         "select c.number, max(c.created_at) filter (where c.is_end) as stopped_at, f.name, max(",
@@ -197,8 +199,8 @@ group by c.number, f.name"
     types: LOOK_TYPES,
 };
 
-/// What was written to these fields of these records before a position (`$5`, of the first record `$7`), in the same bounds: what the
-/// device wrote with later stamps than are stored, and as `earlier` the best that anybody wrote.
+/// Writes to these fields of these records before a position (`$5`, or `$7` for the first record), within the same
+/// bounds: what the device wrote with later stamps than are stored, and, as `earlier`, the best write by anybody.
 pub(super) static EARLIER_WRITES: Sql = Sql {
     text: concat!(
         "select c.number, max(c.created_at) filter (where c.is_end) as stopped_at, f.name, max(",
@@ -246,7 +248,7 @@ group by c.number, f.name"
     types: LOOK_TYPES.split_at(8).0,
 };
 
-/// To which of these records the device wrote with later stamps than are stored, by their places.
+/// The numbers of those of these records to which the device wrote with later stamps than are stored.
 pub(super) static CLAIMED: Sql = Sql {
     text: "
 select k.number from unnest($3::text[], $4::text[]) with ordinality as k (table_name, record_id, number)
@@ -260,7 +262,7 @@ order by k.number",
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
 };
 
-/// Where a device wrote a record, between two positions: so many, at most.
+/// The positions at which a device wrote a record, within a range and up to a limit.
 pub(super) static OWN_POSITIONS: Sql = Sql {
     text: "
 select created_at from sync_changes

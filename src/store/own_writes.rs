@@ -1,8 +1,8 @@
-//! What a reading device itself wrote to the records on a page, where it bears on how they are sent (G3).
+//! A reading device's own writes to the records on a page, as far as they affect how its changes are sent (G3).
 //!
-//! PostgreSQL tells of each field the best write, whatever their number, and of those fields only that changes on the page
-//! write. So what is read is bounded by the page, however many fields its records have; and what is looked at for it, by the page
-//! having fewer changes where that is very much (G6).
+//! For each field, PostgreSQL returns only the best write, however many there are, and only for fields that changes on
+//! the page write. The result is therefore bounded by the page, however many fields its records have. The rows scanned
+//! for it are bounded too: if they are very many, the page gets fewer changes (G6).
 
 use super::delta::PageRequest;
 use super::often_written::{LongRecord, Writer};
@@ -21,7 +21,7 @@ use crate::protocol::push::Op;
 use crate::telemetry::traces::Query;
 use tokio_postgres::types::ToSql;
 
-/// The statements here, by name.
+/// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
         ("own writes", &OWN_WRITES),
@@ -32,73 +32,74 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     ]
 }
 
-/// Rows that are looked at for what was written to the records of a page, at first and each time after that. Most pages need
-/// the first time only, and one that reaches the head needs no such bound: not many more come after its first change.
+/// Number of rows read to find the writes to the records of a page: in the first statement, and in each one after that.
+/// Most pages need only the first. A page that reaches the head needs no such bound: little comes after its first
+/// change.
 const LOOKED_AT: [i64; 2] = [4_000, 20_000];
 
-/// What a row costs to take in, as bytes of [`HeavyWork`](crate::limits::heavy::HeavyWork).
+/// The cost of processing a row, in bytes of [`HeavyWork`](crate::limits::heavy::HeavyWork).
 const ROW_WORK: usize = 128;
 
-/// The changes of a page, of which it is asked what else was written to their records.
+/// The changes of a page, for which other writes to their records are looked up.
 pub(super) struct OnPage<'a> {
     pub(super) log: LogId,
     pub(super) request: &'a PageRequest<'a>,
     pub(super) changes: &'a [StoredChange],
-    /// What of them is text already, in bytes.
+    /// The size of those that are serialized already, in bytes.
     pub(super) written_bytes: usize,
-    /// Whether the reader holds later stamps than are stored, anywhere in the log.
+    /// True if the reader holds later stamps than are stored, anywhere in the log.
     pub(super) reader_holds: bool,
-    /// The newest position of the log; and whether the page reaches it.
+    /// The newest position of the log, and whether the page reaches it.
     pub(super) head: i64,
     pub(super) is_last: bool,
     pub(super) memory: &'a PageMemory,
 }
 
 impl OnPage<'_> {
-    /// On an initial sync what others wrote comes in its place among what the device wrote: only its own changes, and
-    /// what a delete may leave without a record, have to be looked at.
+    /// Returns true if own writes matter for a change. On an initial sync, others' changes are sent in order along with
+    /// the device's own; only its own changes have to be checked, and deletes, which may leave nothing of a record.
     fn concerns(&self, change: &StoredChange) -> bool {
         let own = self.request.own;
         !own.is_initial_sync() || self.reader_holds || change.is_own || change.op == Op::Delete || own.is_answer()
     }
 }
 
-/// What is asked of the writes to some records of a page.
+/// The context of a lookup of writes to some records of a page.
 struct Asked<'a> {
     page: &'a OnPage<'a>,
     reader: &'a str,
     fields: &'a Fields<'a>,
     /// The position of the page's first change.
     first: i64,
-    /// Bytes of its changes, and of what is held beside them while it is asked.
+    /// Bytes of its changes, and of everything else held during the lookup.
     bytes: usize,
     beside: usize,
 }
 
-/// Which rows of a record are looked at.
+/// The rows of a record to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
     /// From the page's first change on.
     Since,
-    /// Those before it.
+    /// Before the page's first change.
     Before,
 }
 
-/// Where a look begins in the first of its records.
+/// Where a read starts in the first of its records.
 struct Begin<'a> {
     before: i64,
     since: i64,
-    /// Positions before that at which the reader is known to have written it.
+    /// Earlier positions at which the reader is known to have written it.
     written: &'a [Micros],
 }
 
 impl Pages {
-    /// What the reader itself wrote to the records of these changes, as far as it bears on how they are sent; and of how many
-    /// of the changes, from the first on, that is known. Of the first it is; it ends before a record that would have it look at
-    /// very many rows.
+    /// Returns the reader's own writes to the records of these changes, as far as they affect how the changes are sent,
+    /// and the number of leading changes for which they are known. That is at least one; it ends before a record that
+    /// would require reading very many rows.
     ///
     /// # Errors
-    /// [`StoreError::NeedsMemory`]: fewer changes may do.
+    /// [`StoreError::NeedsMemory`]: fewer changes may fit.
     pub(super) async fn own_writes(
         &self,
         page: &OnPage<'_>,
@@ -113,7 +114,7 @@ impl Pages {
         if fields.records.is_empty() {
             return Ok((own, changes.len()));
         }
-        // Whoever wrote something to them gets their text written anew.
+        // Changes to a record that the reader wrote are serialized again.
         let beside = fields.size() + page.written_bytes;
         page.memory.cover(bytes, beside).ok_or(StoreError::NeedsMemory(BECOMES * (bytes + beside)))?;
         let asked = Asked { page, reader, fields: &fields, first: first.at, bytes, beside };
@@ -123,7 +124,8 @@ impl Pages {
             known.truncate(count);
         }
         let mut end = known.len();
-        // What came before the page matters to those whose clock was ahead, and only of what they wrote themselves.
+        // Writes before the page matter only to readers whose clock was ahead, and only for records they wrote
+        // themselves.
         if page.reader_holds {
             let claimed = self.claimed(&asked, &known).await?;
             let count = self.look_at_some(&asked, Rows::Before, &claimed, &mut own, turn).await?;
@@ -134,7 +136,7 @@ impl Pages {
         Ok((own, changes.iter().position(is_unknown).unwrap_or(changes.len())))
     }
 
-    /// Looks at all that the device wrote to these records, if that is not too much to be looked into at once: false, then.
+    /// Reads all of the device's writes to these records; false if that costs too much for one statement.
     async fn look_at_all(&self, asked: &Asked<'_>, records: &[usize], own: &mut OwnWrites) -> Result<bool, StoreError> {
         let (tables, ids, names) = asked.fields.of(records);
         let parameters: [&(dyn ToSql + Sync); 6] =
@@ -143,8 +145,8 @@ impl Pages {
         Ok(stopped.is_none())
     }
 
-    /// Looks at what was written to these records, in looks of so many rows: two of them, and more if the page's first record is not
-    /// known by then. Of how many of these records, from the first on, it is.
+    /// Reads writes to these records in statements of limited size: two of them, and more if the page's first record is
+    /// not known by then. Returns the number of leading records that are known.
     async fn look_at_some(
         &self,
         asked: &Asked<'_>,
@@ -157,7 +159,7 @@ impl Pages {
         let (mut known, mut before) = (0, newest);
         let mut long: Option<LongRecord> = None;
         for look in 0.. {
-            // Of the page's first record it has to be known.
+            // The page's first record must be known.
             let Some(&record) = records.get(known).filter(|record| **record == 0 || look < 2) else { break };
             if look >= LOOKED_AT.len() {
                 turn.after_others().await;
@@ -182,14 +184,14 @@ impl Pages {
                 |change: &&StoredChange| asked.page.concerns(change) && asked.fields.number(change) == Some(stopped_in);
             let of_record = asked.page.changes.iter().filter(is_of_it);
             let is_replaced = self.heavy.run(asked.bytes, || own.has_replaced_all(of_record)).await?;
-            // Whatever else the device wrote to it, nothing of it is sent.
+            // Nothing of it is sent, whatever else the device wrote to it.
             (known, before) = if is_replaced { (known + place + 1, newest) } else { (known + place, at) };
         }
         Ok(known)
     }
 
-    /// Looks at so many rows of these records, of the first of them from where it begins. Where it stopped, if it did: in which of
-    /// them, and at which position.
+    /// Reads a limited number of rows of these records, starting in the first of them at `begin`. Returns the record
+    /// and the position at which it stopped, if it did.
     async fn look_at(
         &self,
         asked: &Asked<'_>,
@@ -213,7 +215,7 @@ impl Pages {
         }
     }
 
-    /// Reads what a statement tells of these records. Where it stopped looking, if it did.
+    /// Reads the result of a statement about these records. Returns where it stopped, if it did.
     async fn read_own(
         &self,
         asked: &Asked<'_>,
@@ -231,7 +233,7 @@ impl Pages {
         Ok(stopped)
     }
 
-    /// Those of these records to which the reader wrote with later stamps than are stored.
+    /// Returns those of these records to which the reader wrote with later stamps than are stored.
     async fn claimed(&self, asked: &Asked<'_>, records: &[usize]) -> Result<Vec<usize>, StoreError> {
         let (tables, ids, _) = asked.fields.of(records);
         let parameters: [&(dyn ToSql + Sync); 4] = [&asked.page.log.0, &asked.reader, &tables, &ids];
@@ -244,7 +246,8 @@ impl Pages {
         Ok(claimed)
     }
 
-    /// Takes note of where the reader wrote a record, in what was looked at of it; until where that was, if not to its end.
+    /// Records the positions of the reader's writes in the part of a record that was read; `stopped_at` is where
+    /// reading stopped, if not at its end.
     async fn note_positions(
         &self,
         asked: &Asked<'_>,

@@ -1,14 +1,15 @@
-//! The memory that a page is read into: reserved along the way, before it is held (G6).
+//! The memory that a page is read into: reserved step by step, before it is used (G6).
 //!
-//! Whoever reads a page has a connection to the database, so nobody waits for memory here. A page ends where there is no more: a
-//! shorter one is as good. One that has nothing by then is given up, and its reader waits, without a connection, for what it needs.
+//! A page is read while holding a database connection, so nothing waits for memory here. If there is no more, the page
+//! ends: a shorter one is just as good. If it has no changes by then, it is abandoned, and its reader waits for the
+//! memory without a connection.
 
 use crate::budget::{Reservation, UserBudget};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What a page takes with the text that it becomes, as a multiple of its changes' sizes.
+/// The memory for a page including its serialized form, as a multiple of the size of its changes.
 pub const BECOMES: usize = 2;
-/// What is reserved ahead, along the way, in bytes.
+/// Bytes reserved ahead at each step.
 const STEP: usize = 64 << 10;
 
 /// The memory for one page.
@@ -27,24 +28,24 @@ struct Held {
 }
 
 impl PageMemory {
-    /// Memory that begins with what was reserved when so many bytes were `asked` for: that may be less, if it is all that its user
-    /// may have. `needs` says what a page whose changes have so many bytes needs in all, its reader's part included.
+    /// Starts with a reservation made when `asked` bytes were requested; it may be smaller, if it is the user's whole
+    /// share. `needs` returns the total memory for a page with this many bytes of changes, including its reader's part.
     pub fn new(budget: UserBudget, reservation: Reservation, asked: usize, needs: fn(usize) -> usize) -> PageMemory {
         PageMemory { budget, needs, held: Mutex::new(Held { reservation, covered: asked }) }
     }
 
-    /// What is reserved by now.
+    /// Returns the current reservation.
     pub fn into_reservation(self) -> Reservation {
         self.held.into_inner().unwrap_or_else(PoisonError::into_inner).reservation
     }
 
-    /// Bytes that a page and what is read for it may take, without asking for more.
+    /// Returns the bytes that a page and what is read for it may take without reserving more.
     pub(super) fn covered(&self) -> usize {
         self.held().covered
     }
 
-    /// Makes it enough for changes of so many bytes, as what they become, and for so many more that are read beside them. How much
-    /// it is then, in bytes; none, if there is not so much now.
+    /// Reserves enough for this many bytes of changes, including their serialized form, and for `beside` bytes read
+    /// along with them. Returns the bytes covered then; `None` if there is not enough memory now.
     pub(super) fn cover(&self, changes: usize, beside: usize) -> Option<usize> {
         let mut held = self.held();
         let bytes = BECOMES * changes + beside;
@@ -54,7 +55,7 @@ impl PageMemory {
             if !reserve(needs + STEP) && !reserve(needs) {
                 return None;
             }
-            // Of its whole share nobody gets more than that.
+            // A reservation is never more than the user's whole share.
             held.covered = bytes + held.reservation.bytes().checked_sub(needs)?;
         }
         Some(held.covered)

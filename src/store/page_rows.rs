@@ -1,4 +1,4 @@
-//! The rows of a page as they arrive, in memory that is reserved for them (G6).
+//! The rows of a page as they arrive, in memory reserved for them (G6).
 
 use super::StoreError;
 use super::page_memory::{BECOMES, PageMemory};
@@ -9,41 +9,41 @@ use crate::protocol::page::{ENVELOPE, WrittenChanges, size_of};
 use crate::protocol::push::{MAX_WRITTEN, Op};
 use tokio_postgres::Row;
 
-/// Bytes of a change that is read, at most. A database may have larger ones, from elsewhere: whoever holds one has no memory left
-/// for anybody else, whatever its reader's share is.
+/// Maximum bytes of a change that is read. A database may contain larger ones, from other sources; holding one would
+/// leave no memory for anybody else, whatever its reader's share.
 const MAX_CHANGE: usize = 4 * MAX_WRITTEN;
 
-/// What a page's statement brings.
+/// The result of a page's statement.
 #[derive(Debug)]
 pub(super) struct PageRows<'m> {
     memory: &'m PageMemory,
-    /// How much of it there is without asking, in bytes.
+    /// Bytes covered without reserving more.
     covered: usize,
-    /// What it takes so far, in bytes.
+    /// Bytes used so far.
     bytes: usize,
-    /// Bytes of changes that a page may have.
+    /// Maximum bytes of changes on a page.
     max_bytes: usize,
-    /// Whether there was no memory for the next change: no further ones are taken.
+    /// True if there was no memory for the next change; no more are accepted.
     is_full: bool,
-    /// The position of the last one that arrived, taken or not; and whether they have come in order.
+    /// The position of the last change that arrived, accepted or not, and whether all arrived in order.
     last: i64,
     is_in_order: bool,
-    /// Whether changes are written as they arrive.
+    /// True if changes are serialized as they arrive.
     writes: bool,
     pub(super) head: i64,
-    /// Whether there are more changes than those.
+    /// True if there are more changes than these.
     has_more: bool,
-    /// Up to where changes were looked for, if not up to the head, and the page is not full.
+    /// The position up to which changes were scanned, if that is not the head and the page is not full.
     looked_until: Option<i64>,
-    /// Whether the reader holds later stamps than are stored, anywhere in the log.
+    /// True if the reader holds later stamps than are stored, anywhere in the log.
     pub(super) reader_holds: bool,
-    /// Whether on an initial sync something of these changes may have been replaced by their reader.
+    /// On an initial sync: true if the reader may have replaced some of these changes.
     pub(super) is_met: bool,
     pub(super) changes: Vec<StoredChange>,
     pub(super) written: WrittenChanges,
-    /// Where the page ends, if there are more changes than those, or may be; none: at the head.
+    /// The end of the page, if there are more changes, or may be; `None`: the page ends at the head.
     pub(super) end: Option<i64>,
-    /// Why there is no page.
+    /// The reason that there is no page.
     failure: Option<StoreError>,
 }
 
@@ -78,18 +78,18 @@ impl<'m> PageRows<'m> {
         }
     }
 
-    /// Whether enough was looked at before the page was full.
+    /// Returns true if scanning stopped before the page was full.
     pub(super) fn ends_early(&self) -> bool {
         self.looked_until.is_some() && !self.is_full
     }
 
-    /// Ends the page before a change of so many bytes, for which there is no memory.
+    /// Ends the page before a change of this many bytes, for which there is no memory.
     fn end_before(&mut self, bytes: usize) -> Result<(), StoreError> {
         self.is_full = true;
         if self.changes.is_empty() { Err(StoreError::NeedsMemory(bytes)) } else { Ok(()) }
     }
 
-    /// By number: names are looked for among all of a row's, each time.
+    /// Columns by number: finding them by name means searching a row's names each time.
     fn read(&mut self, row: &Row) -> Result<(), StoreError> {
         let Micros(at) = row.try_get(1)?;
         let is_own = row.try_get::<_, Option<bool>>(8)?.unwrap_or(false);
@@ -109,7 +109,7 @@ impl<'m> PageRows<'m> {
             if bytes > MAX_CHANGE && self.changes.is_empty() {
                 return Err(StoreError::TooLong { at, bytes });
             }
-            // Those behind it may be as large: memory for a whole page is asked for.
+            // The changes after it may be as large, so memory for a whole page is requested.
             return self.end_before(bytes.max(self.max_bytes));
         }
         let op: &str = row.try_get(4)?;
@@ -130,13 +130,14 @@ impl<'m> PageRows<'m> {
         if BECOMES * (self.bytes + bytes) > self.covered {
             match self.memory.cover(self.bytes + bytes, 0) {
                 Some(covered) => self.covered = covered,
-                // All that was compared: whoever reserves this much gets on.
+                // The amount that was compared: a reader that reserves this much will make progress.
                 None => return self.end_before(self.bytes + bytes),
             }
         }
         self.bytes += bytes;
         self.is_met |= is_own || row.try_get::<_, Option<bool>>(11)?.unwrap_or(false);
-        // A large one keeps a thread for long: it is left for when that is given to others, and so are those behind it.
+        // Serializing a large change occupies a thread for long; it and all changes after it are left for later, when
+        // the thread can be shared.
         self.writes &= bytes <= LIGHT;
         if self.writes {
             self.written.add(&change)?;
@@ -145,15 +146,15 @@ impl<'m> PageRows<'m> {
         Ok(())
     }
 
-    /// The same when all have arrived.
+    /// Completes the page once all rows have arrived.
     pub(super) fn finish(mut self) -> Result<PageRows<'m>, StoreError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        // So they come; but only an order that is asked for of the whole would have PostgreSQL promise it, and wait for the last.
+        // They normally arrive in order. Having PostgreSQL guarantee it would make it wait for the last row.
         if !self.is_in_order {
             if self.is_full {
-                // Nobody knows which ones were not taken.
+                // It is unknown which changes were not accepted.
                 return Err(StoreError::NeedsMemory(self.max_bytes));
             }
             self.changes.sort_by_key(|change| change.at);

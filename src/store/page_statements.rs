@@ -1,10 +1,10 @@
-//! The statements of [`super::delta`]: a page of a log, in all its tables or in some.
+//! The statements of [`super::delta`]: a page of a log, from all of its tables or from some.
 
 use super::merged_tables::{first_parts, merged_positions, merged_tables, tables_at_once};
 use crate::db::Sql;
 use tokio_postgres::types::Type;
 
-/// The sizes of the changes of a page, and of one more to know whether there is more: what the others are found by.
+/// The sizes of the changes of a page, and of one more to know whether there are more: the others are selected by it.
 macro_rules! candidates {
     ($log:literal, $tables:expr) => {
         concat!(
@@ -22,21 +22,22 @@ macro_rules! candidates {
     };
 }
 
-/// One page of a log: the head and the changes in one statement, so that they belong to one snapshot.
+/// One page of a log: the head and the changes in one statement, so they belong to one snapshot.
 ///
-/// `$log` is the condition on the log, over `$1` or by user and app over `$8` and `$9`; `$tables` the one on the table,
-/// over `$6`. Of `$5` changes one at least stays for the next page, and so do those that have more than `$7` bytes with the
-/// ones before them; the first is on the page whatever it has. Sums of bytes are asked for only where all of them are too
-/// many, which is rare.
+/// `$log` is the condition on the log, over `$1`, or by user and app over `$8` and `$9`; `$tables` is the condition on
+/// the table, over `$6`. Of `$5` changes at least one is left for the next page, as are those that, with the ones
+/// before them, exceed `$7` bytes; the first is on the page whatever its size. Running sums of bytes are computed only
+/// if all of them together are too many, which is rare.
 ///
-/// The first row is the head: its position, whether the reader holds later stamps than are stored anywhere (`is_own`), whether
-/// there are more changes than those of the page (`rows_trimmed`), and up to where was looked. The changes follow in the order
-/// of the log, each as it is found, so that they are on their way while PostgreSQL looks for the next. `is_own`: whether the
-/// reader stored it. `own_later`: of a delete, if `$12`, whether the reader wrote its record later, or may have: where more than
-/// thirty changes of it follow, it is asked for by itself. Values are sent only up to `$10` bytes: for a change that is larger its
-/// reader has no memory yet, and gets `too_large`, its size.
+/// The first row is the head: its position, whether the reader holds later stamps than are stored anywhere (`is_own`),
+/// whether there are more changes than those on the page (`rows_trimmed`), and up to where the log was scanned. The
+/// changes follow in log order, each as it is found: they are in transit while PostgreSQL looks for the next. `is_own`:
+/// whether the reader stored it. `own_later`: for a delete, if `$12`, whether the reader wrote its record later, or may
+/// have; if more than thirty changes to it follow, it has to be looked up separately. Values are sent only up to `$10`
+/// bytes: for a larger change its reader has no memory yet, and gets `too_large`, its size.
 ///
-/// Of the reader's own changes, which are passed over, there may be very many: `$11` rows are looked at, at most. `$until` is
+/// The reader's own changes, which are skipped, may be very many: at most `$11` rows are scanned. `$until` is the
+/// position of the last one scanned, if there may be more after it; computed only if the page is not full.
 /// the position of the last one that was, if there may be others after it; asked for only where the page is not full.
 macro_rules! page_query {
     ($log:literal, $tables:expr, $until:expr) => {
