@@ -6,7 +6,7 @@ use super::layout::{Layout, LayoutState};
 use crate::db::{DbError, Pool, Sql};
 use tokio_postgres::types::Type;
 
-/// What keeps a database from serving.
+/// A problem that keeps the database from serving.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// The encoding is not UTF-8.

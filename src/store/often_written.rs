@@ -86,8 +86,8 @@ pub(super) struct LongRecord {
 }
 
 impl LongRecord {
-    /// One of which nothing was looked at by now that is `before` a position, in a log with this newest one. The page that it is
-    /// looked at for begins at `first`.
+    /// Starts with a record that has not been read before the position `before` yet, in a log with this head, for a
+    /// page that begins at `first`.
     pub(super) fn new(
         often: &OftenWritten,
         record: usize,

@@ -107,8 +107,8 @@ macro_rules! page_query {
     };
 }
 
-/// The `$11`th row of a log, or of a table, after a position. Found in the index alone; and not looked for where positions
-/// are too close to the head for there being so many.
+/// The `$11`th row of a log, or of a table, after a position. Found in the index alone, and skipped if the position is
+/// too close to the head for that many rows to exist.
 macro_rules! last_looked_at {
     ($log:literal, $tables:literal) => {
         concat!(
@@ -128,7 +128,7 @@ pub(super) static PAGE_OF_ALL_TABLES: Sql = page_query!(
     "$6::text[] is null",
     last_looked_at!("log_id = $1", "true")
 );
-/// By user and app: the index of tables begins with them, because programs that write SQL know no log.
+/// By user and app, because the index on tables begins with them: programs that write SQL know no log.
 pub(super) static PAGE_OF_ONE_TABLE: Sql = page_query!(
     "user_id = $8 and app_id = $9",
     "table_name = ($6::text[])[1]",
@@ -141,7 +141,7 @@ pub(super) static PAGE_OF_SOME_TABLES: Sql = page_query!(
     "(select until from looked)",
     concat!(tables_at_once!(), ", ")
 );
-/// The same, where that brings no page.
+/// The same, for when that brings no page.
 pub(super) static PAGE_OF_UNLIKE_TABLES: Sql = page_query!(
     "log_id = $1 and ($8::text, $9::text) is not null",
     merged_positions!(),

@@ -1,4 +1,4 @@
-//! What reads pages of logs.
+//! The reader of pages.
 
 use super::StoreError;
 use super::often_written::OftenWritten;
@@ -8,12 +8,12 @@ use crate::db::{Pool, Sql};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadLane;
 
-/// How a page is bounded.
+/// The bounds of a page.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimits {
-    /// Changes at most.
+    /// Maximum number of changes.
     pub changes: u32,
-    /// Bytes of its changes, unless the first alone has more.
+    /// Maximum bytes of its changes, unless the first alone has more.
     pub bytes: u32,
 }
 
@@ -26,17 +26,17 @@ pub struct Pages {
     pub(super) often: OftenWritten,
     pub(super) heavy: HeavyWork,
     pub(super) clock: Clock,
-    /// How many may read at once.
+    /// Limits concurrent reads.
     pub(super) lane: ReadLane,
 }
 
 impl Pages {
-    /// Where reads wait for each other.
+    /// Returns the lane in which reads wait for each other.
     pub fn lane(&self) -> &ReadLane {
         &self.lane
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     pub async fn ping(&self) -> Result<(), StoreError> {
         static PING: Sql = Sql { text: "select 1", types: &[] };
         self.pool.query(&PING, &[]).await?;

@@ -1,12 +1,12 @@
-//! Where what was stored stands in its log.
+//! Positions of stored rows.
 
-/// Where the rows that a push added stand in their log, in microseconds.
+/// The positions of the rows that a push added to its log, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The position of the first.
+    /// The position of the first row.
     pub first: i64,
-    /// The position of the last: the head when they were stored.
+    /// The position of the last row: the head when they were stored.
     pub last: i64,
-    /// The head before; 0 where there was none.
+    /// The previous head; 0 if there was none.
     pub previous: i64,
 }

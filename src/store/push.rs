@@ -16,7 +16,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub struct Pushes {
     batcher: Batcher,
-    /// How long a push waits for its turn.
+    /// How long a push may wait for its turn.
     queue_timeout: Duration,
     clock: Clock,
 }
@@ -26,10 +26,10 @@ impl Pushes {
         Pushes { batcher, queue_timeout, clock }
     }
 
-    /// Stores the changes of a push, of which there must be some: all of them or none.
+    /// Stores the changes of a nonempty push: all of them or none.
     ///
-    /// A change that is stored already is found by the id of its row, and stays as it is. What is stored is announced
-    /// at once or with its commit, even if the caller has gone meanwhile.
+    /// A change that is stored already is recognized by its row id, and left unchanged. Stored changes are announced at
+    /// once or with their commit, even if the caller is gone by then.
     pub async fn push(
         &self,
         log: &Log,

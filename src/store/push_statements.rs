@@ -1,21 +1,22 @@
-//! The statement that stores pushes, in its forms: many pushes in one, each whole or not at all and once however often it
-//! comes (G1).
+//! The statement that stores pushes, in several forms: it stores many pushes, each whole or not at all, and once no
+//! matter how often it is sent (G1).
 
 use crate::db::Sql;
 use tokio_postgres::types::Type;
 
-/// The statement, given how it looks at the heads that are there, and how it takes them.
+/// The text of the statement, given how it reads the existing heads, and how it takes them.
 ///
-/// * `$1`–`$5`, `$19`: the logs, ordered by id: id, user's key, user, app, how many rows come, and their bytes.
-/// * `$6`, `$10`: the pushes: their logs and devices.
-/// * `$7`–`$9`, `$11`–`$18`: the rows: which push (from 1), how many positions before its log's new head, the columns.
-/// * `$20`: those ids of rows that may have been stored and trimmed away since; `$21`: of a log whose rows were trimmed past
-///   this position, any may have been; see [`super::history`].
+/// - `$1`–`$5`, `$19`: the logs, ordered by id: id, user key, user, app, number of rows to store, and their bytes.
+/// - `$6`, `$10`: the pushes: their logs and devices.
+/// - `$7`–`$9`, `$11`–`$18`: the rows: their push (from 1), their distance to the log's new head in positions, the
+///   columns.
+/// - `$20`: row ids that may have been stored and trimmed away since; `$21`: in a log trimmed past this position, any
+///   row may have been; see [`super::history`].
 ///
-/// A log of which any row is there is left out, for [`super::known`] to find out which of whose push. What it does not
-/// say of a log, and of no such row either, is that somebody else holds its head.
+/// A log that has any of the rows already is left out, and [`super::known`] finds out which rows of which push they
+/// are. A log that appears in neither result has its head locked by another session.
 ///
-/// It has as few parts as can be: for a batch of a few small pushes, starting them costs more than running them.
+/// It has as few parts as possible: for a batch of a few small pushes, starting the parts costs more than running them.
 macro_rules! push_text {
     ($look:literal, $($heads:tt)+) => {
             concat!(
@@ -50,19 +51,19 @@ select heads.log_id, heads.head, heads.previous, known.logs from known left join
     };
 }
 
-/// The statement as it is.
+/// The complete statement.
 macro_rules! push_statement {
     ($($parts:tt)+) => {
         Sql { text: push_text!($($parts)+), types: PUSH_TYPES }
     };
 }
 
-/// Takes the heads of the logs, given which, in the order of their ids.
+/// Takes the heads of the selected logs, in the order of their ids.
 ///
-/// `clock_timestamp()`, because `now()` is when the transaction began, not when its rows become visible. A head is
-/// the greater of the clock and the next after the head before, so cursors ascend even where the clock does not.
-/// All positions are multiples of 20 microseconds: see [`crate::protocol::Cursor`]. Logs come in the order of their ids and stay in it, so
-/// two batches never wait for each other.
+/// Uses `clock_timestamp()` because `now()` is when the transaction began, not when its rows become visible. A head is
+/// the greater of the clock and the position after the previous head, so cursors ascend even if the clock does not. All
+/// positions are multiples of 20 microseconds: see [`crate::protocol::Cursor`]. Logs arrive ordered by id and stay so,
+/// which keeps two batches from deadlocking.
 macro_rules! take_heads {
     ($which:literal) => {
         concat!(
@@ -88,7 +89,7 @@ macro_rules! take_heads {
     };
 }
 
-/// Takes those heads that nobody holds, and makes those that are not there.
+/// Takes the heads that are not locked, and creates those that do not exist.
 macro_rules! take_free_heads {
     () => {
         take_heads!(
@@ -100,9 +101,9 @@ macro_rules! take_free_heads {
     };
 }
 
-/// Takes the heads of the logs, waiting for whoever holds them, then stores the changes with the cursors up to them.
+/// Takes the heads of the logs, waiting for locks, then stores the changes with the cursors up to them.
 ///
-/// It waits long enough for another push, and not for whoever holds a head for longer: it has a connection meanwhile.
+/// It waits long enough for another push, but not for a longer lock, because it holds a connection meanwhile.
 static PUSH: Sql = push_statement!(
     "",
     take_heads!(
@@ -111,17 +112,17 @@ static PUSH: Sql = push_statement!(
     )
 );
 
-/// The same for those logs alone whose heads nobody holds: it waits for no lock.
+/// The same, only for logs whose heads are not locked: it waits for no lock.
 ///
-/// A log that is new is made, which has to wait for whoever makes the same one at the same moment: not for long.
+/// Creating a new log has to wait for another session that is creating the same one, but not for long.
 static PUSH_FREE: Sql = push_statement!(" for update skip locked", take_free_heads!());
 
-/// [`PUSH_FREE`] of a single push, whose transaction sends a notification with its commit ([`super::announcement`]).
+/// [`PUSH_FREE`] for a single push, whose transaction sends a notification with its commit ([`super::announcement`]).
 ///
-/// * `$22`: the channel; `$23`: the key for this notification; `$24`, `$25`: what stands before and after the range that
+/// - `$22`: the channel; `$23`: the key for this notification; `$24`, `$25`: the text before and after the range that
 ///   was stored.
 ///
-/// What nothing is stored of is not told.
+/// If nothing is stored, nothing is sent.
 static PUSH_NOTIFYING: Sql = Sql {
     text: concat!(
         push_text!(" for update skip locked", take_free_heads!()),
@@ -136,7 +137,7 @@ left join lateral (
     types: NOTIFYING_TYPES,
 };
 
-/// The same for those logs alone that are there, and whose heads nobody holds.
+/// The same, only for logs that exist and whose heads are not locked.
 static PUSH_PRESENT: Sql = push_statement!(
     " for update skip locked",
     take_heads!(
@@ -145,7 +146,7 @@ static PUSH_PRESENT: Sql = push_statement!(
     )
 );
 
-/// [`PUSH`] as one would first write it; see [`crate::failpoints::Failpoint::NoHeadRow`].
+/// [`PUSH`] as a naive first attempt; see [`crate::failpoints::Failpoint::NoHeadRow`].
 pub(super) static PUSH_WITHOUT_LOCK: Sql = push_statement!(
     "",
     "
@@ -161,7 +162,7 @@ pub(super) static PUSH_WITHOUT_LOCK: Sql = push_statement!(
     on conflict (log_id) do update set head = greatest(h.head, excluded.head)"
 );
 
-/// What the statement is given, and what else.
+/// The statement's parameter types, with additional ones.
 macro_rules! push_types {
     ($($also:expr),*) => {
         &[
@@ -191,12 +192,12 @@ macro_rules! push_types {
     };
 }
 
-/// What the statement is given.
+/// The statement's parameter types.
 pub(super) const PUSH_TYPES: &[Type] = push_types![];
-/// And one that notifies.
+/// Those of the statement that notifies.
 const NOTIFYING_TYPES: &[Type] = push_types![Type::TEXT, Type::BYTEA, Type::TEXT, Type::TEXT];
 
-/// The statements here, by name.
+/// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
     vec![
         ("push", &PUSH),
@@ -209,16 +210,17 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
 /// The statement in its forms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PushStatements {
-    /// Waits a little for heads that somebody holds.
+    /// Waits a little for locked heads.
     pub(super) any: &'static Sql,
-    /// Leaves those logs out.
+    /// Leaves out logs whose heads are locked.
     pub(super) free: &'static Sql,
-    /// And those that are not there.
+    /// Also leaves out logs that do not exist.
     pub(super) present: &'static Sql,
-    /// As `free`, of a single push, with a notification in its transaction; none where that would not reach the replicas.
+    /// Like `free` for a single push, with a notification in its transaction; `None` if that would not reach the
+    /// replicas.
     pub(super) notifying: Option<&'static Sql>,
 }
 
-/// As PostgreSQL runs it.
+/// The forms for PostgreSQL itself.
 pub(super) static PUSH_STATEMENTS: PushStatements =
     PushStatements { any: &PUSH, free: &PUSH_FREE, present: &PUSH_PRESENT, notifying: Some(&PUSH_NOTIFYING) };

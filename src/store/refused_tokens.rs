@@ -1,13 +1,13 @@
-//! Tokens that operators refuse, as they are kept: a replica that starts reads them before it is ready.
+//! Persistence of the tokens that operators refuse: a starting replica reads them before it is ready.
 //!
-//! On a connection of the admin surface's own, like [`super::inspect`].
+//! On a connection of the admin surface, like [`super::inspect`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-/// Tokens that are read, at most: those that are refused longest.
+/// Maximum number of tokens read: those refused for longest.
 const MAX_READ: i64 = 10_000;
 
 const FORGET: &str = "delete from sync_refused_tokens where expires_at <= now()";
@@ -18,13 +18,13 @@ const READ: &str = "
 select token_id, (extract(epoch from expires_at) * 1000)::int8 from sync_refused_tokens
 where expires_at > now() order by expires_at desc limit $1";
 
-/// Why refused tokens were not kept, or not read.
+/// The reason that refused tokens were not stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RefusedTokensError {
-    /// The role may not.
+    /// The role lacks a right.
     #[error("the role lacks rights: SELECT, INSERT, UPDATE and DELETE on sync_refused_tokens")]
     Rights(#[source] tokio_postgres::Error),
-    /// The database did not do it.
+    /// The database did not respond or failed.
     #[error("the database cannot be asked for the tokens that operators refuse")]
     Database(#[source] tokio_postgres::Error),
 }
@@ -38,11 +38,11 @@ impl From<tokio_postgres::Error> for RefusedTokensError {
     }
 }
 
-/// Keeps that a token is refused until then, in milliseconds since the epoch, or longer if that was said before. Those that
-/// have expired are forgotten.
+/// Stores that a token is refused until this time, in milliseconds since the epoch, or until a later time stored
+/// before. Expired tokens are deleted.
 ///
 /// # Errors
-/// The database did not do it: it may or may not be kept.
+/// The database failed: the token may or may not be stored.
 pub async fn keep(client: &Client, token_id: &str, until: u64) -> Result<(), RefusedTokensError> {
     client.query_typed(FORGET, &[]).await?;
     // Exact for longer than any token lives.
@@ -51,10 +51,10 @@ pub async fn keep(client: &Client, token_id: &str, until: u64) -> Result<(), Ref
     Ok(())
 }
 
-/// All that are refused, and until when.
+/// Returns all refused tokens, and until when they are refused.
 ///
 /// # Errors
-/// The database did not say.
+/// The database failed.
 pub async fn read(client: &Client) -> Result<Vec<(String, SystemTime)>, RefusedTokensError> {
     let rows = client.query_typed(READ, &[(&MAX_READ, Type::INT8)]).await?;
     let read = |row: &Row| {

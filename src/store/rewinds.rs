@@ -1,14 +1,14 @@
-//! Readers that show that the database went back to an earlier state: restored, or failed over with a loss.
+//! Readers whose cursors show that the database went back to an earlier state: restored, or failed over with data loss.
 
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Users that are remembered. Readers of further ones are counted, and get no line.
+/// Maximum number of users remembered. Readers of any others are counted but not logged.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// Whose readers have shown it, so that each user is logged once.
+/// The users whose readers have shown it; each is logged once.
 #[derive(Clone, Debug)]
 pub(super) struct Rewinds {
     logged: Arc<Mutex<HashSet<UserKey>>>,
@@ -20,7 +20,7 @@ impl Rewinds {
         Rewinds { logged: Arc::default(), metrics }
     }
 
-    /// A reader's cursor was past the newest change.
+    /// Records that a reader's cursor was past the newest change.
     pub(super) fn note(&self, user: UserKey) {
         self.metrics.cursors_past_head.inc();
         let is_new = {

@@ -1,4 +1,4 @@
-//! Whether two URLs lead to one database: what is migrated by the one must be what is asked by the other.
+//! Verifies that two URLs lead to the same database: what one migrates, the other must query.
 
 use super::fitness::Unfit;
 use super::schema::{NAME, STEP_TIMEOUT, SchemaError};
@@ -7,10 +7,10 @@ use crate::db::Connector;
 use tokio::time::timeout;
 use tokio_postgres::SimpleQueryMessage;
 
-/// Refuses two URLs that do not lead to the same database, before anything is done to either.
+/// Fails if two URLs do not lead to the same database, before anything is done to either.
 ///
 /// # Errors
-/// One of them cannot be asked, or they differ.
+/// One of them cannot be queried, or they differ.
 pub async fn check(url: &Secret, direct_url: &Secret) -> Result<(), SchemaError> {
     let one = timeout(STEP_TIMEOUT, Place::of(url));
     let other = timeout(STEP_TIMEOUT, Place::of(direct_url));
@@ -21,7 +21,7 @@ pub async fn check(url: &Secret, direct_url: &Secret) -> Result<(), SchemaError>
     }
 }
 
-/// What tells one database from another; a pooler leaves it as it is.
+/// Identifies a database; the same through a pooler.
 struct Place {
     database: Option<String>,
     is_standby: Option<String>,
@@ -44,7 +44,7 @@ impl Place {
         Ok(Place { database: column(0), is_standby: column(1), started: column(2) })
     }
 
-    /// Whether they are one. A standby was started at another time than its primary.
+    /// Returns true if both are the same database. A standby has another start time than its primary.
     fn is(&self, other: &Place) -> bool {
         self.database == other.database && (self.is_standby != other.is_standby || self.started == other.started)
     }

@@ -1,9 +1,9 @@
-//! Applying migrations, and refusing a schema that this version cannot work with.
+//! Applies migrations, and rejects a schema that this version cannot work with.
 //!
-//! Migrations expand first and contract a version later, so that old and new replicas run side by side during a
-//! rollout: a schema that is newer than a replica is fine, until a migration contracts. One that takes away what
-//! older replicas use must say so, by commenting the table of heads:
-//! `comment on table sync_heads is 'replicas must know migration 7'`.
+//! Migrations expand first, and contract in a later version, so that old and new replicas can run side by side during a
+//! rollout: a schema newer than the replica is fine until a migration contracts. A migration that removes something
+//! older replicas use must say so in a comment on the table of heads: `comment on table sync_heads is 'replicas must
+//! know migration 7'`.
 
 mod connection;
 mod error;
@@ -22,12 +22,12 @@ use connection::{MIGRATION_STEP_TIMEOUT, connect};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-/// The migration that brought the table of the layout.
+/// The migration that added the layout table.
 const LAYOUT_MIGRATION: i64 = 11;
 
-/// The table is sqlx's.
+/// This table belongs to sqlx.
 const APPLIED: &str = "select version from _sqlx_migrations order by version";
-/// The schema in which that table lies and which the role may not use, where it would be looked for.
+/// The schema in the search path that has this table but that the role may not use.
 const HIDDEN_SCHEMA: &str = "
 select quote_ident(n.nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relname = '_sqlx_migrations' and not has_schema_privilege(n.oid, 'USAGE')
@@ -37,11 +37,11 @@ limit 1";
 /// See the top of this file.
 const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
-/// Applies what is missing. Several may run at once: an advisory lock lets one at a time pass. The URL must lead to
-/// PostgreSQL itself, because a transaction pooler leaves such a lock behind.
+/// Applies missing migrations. Safe to run concurrently: an advisory lock admits one process at a time. The URL must
+/// lead to PostgreSQL itself, because a transaction pooler would leave the lock behind.
 pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     let connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
-    // The server would notice that the table of migrations is there already, every time.
+    // Otherwise the server reports every time that the migrations table exists already.
     let settings = format!("set client_min_messages = warning; {UNTIMED}");
     timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute(&settings)).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_encoding(&connection)).await??;
@@ -55,7 +55,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     let before = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
     let state = if before.contains(&LAYOUT_MIGRATION) { Some(LayoutState::read(&connection).await?) } else { None };
     let is_missing = MIGRATIONS.iter().any(|migration| !before.contains(&migration.version));
-    // Buckets first: what a migration adds to their tables, the views of the main schema have.
+    // Buckets first: the views of the main schema include the columns that a migration adds to their tables.
     let layout = state.filter(|state| !state.is_moving).map(|state| state.layout).unwrap_or_default();
     for schema in layout.schemas() {
         migrate_bucket(&connection, &schema).await?;
@@ -64,9 +64,9 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         }
     }
     match state.filter(|state| state.layout != Layout::ONE) {
-        // The distribution makes and migrates what it needs. It must not end by another schema than it began with.
+        // The distribution creates and migrates what it needs. The schema must not change while it is under way.
         Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
-        // Its tables have other names, and views theirs.
+        // Its tables are renamed, and views have their names.
         Some(state) if is_missing || entrances::are_set_aside(&connection).await? => {
             entrances::migrate(&connection, state).await?;
         }
@@ -78,8 +78,8 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })
 }
 
-/// Applies what is missing for a takeover, during which the table of changes has another name: in one transaction, so that
-/// nobody finds it empty meanwhile.
+/// Applies missing migrations during a takeover, while the table of changes has another name: in one transaction, so
+/// that nobody finds it empty meanwhile.
 pub(super) async fn migrate_hidden(connection: &Session, hidden: &str) -> Result<(), SchemaError> {
     check_encoding(connection).await?;
     let applied = applied(connection).await?;
@@ -92,7 +92,7 @@ pub(super) async fn migrate_hidden(connection: &Session, hidden: &str) -> Result
     Ok(migrator::run_between(connection, connection.batch_execute(&show), connection.batch_execute(&hide)).await?)
 }
 
-/// Applies in a bucket's schema what is missing there, and leads the connection back to the main schema.
+/// Applies missing migrations in a bucket's schema, and returns the connection to the main schema.
 pub(super) async fn migrate_bucket(connection: &Session, schema: &str) -> Result<(), SchemaError> {
     let main: String = connection.query_one("select current_setting('search_path')", &[]).await?.try_get(0)?;
     connection.batch_execute(&format!("set search_path = {schema}")).await?;
@@ -101,19 +101,19 @@ pub(super) async fn migrate_bucket(connection: &Session, schema: &str) -> Result
     Ok(migrated?)
 }
 
-/// The rights of the role of replicas.
+/// The rights of the replicas' role.
 const GRANTS: &str = include_str!("../../deploy/grants.sql");
 
-/// Gives the role of replicas what it needs of this schema, and a password if there is one, all or nothing. It may be done
-/// again, and has to be after each migration. The password itself is not sent, only what PostgreSQL keeps of it.
+/// Grants the replicas' role its rights on this schema, and sets its password if one is given, all or nothing. May be
+/// repeated, and must be after each migration. The password itself is not sent, only PostgreSQL's verifier for it.
 ///
 /// # Errors
-/// The role is missing and may not be made, the password may not be set, or the tables are somebody else's.
+/// The role is missing and may not be created, the password may not be set, or the tables belong to somebody else.
 pub async fn grant(direct_url: &Secret, password: Option<&Secret>) -> Result<(), SchemaError> {
     let connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
     let mut statements = GRANTS.to_owned();
     if let Some(password) = password {
-        // Base64 and a few signs: nothing in it ends the text.
+        // Base64 and a few other characters: nothing in it ends the literal.
         let verifier = postgres_protocol::password::scram_sha_256(password.expose().as_bytes());
         statements.push_str(&format!("\nalter role mana_sync_replica password '{verifier}';\n"));
     }
@@ -122,20 +122,20 @@ pub async fn grant(direct_url: &Secret, password: Option<&Secret>) -> Result<(),
     Ok(())
 }
 
-/// What applying migrations came to.
+/// The result of applying migrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migrated {
-    /// The schema's version now.
+    /// The version of the schema now.
     pub version: i64,
-    /// How many migrations were missing.
+    /// The number of migrations that were applied.
     pub applied: usize,
 }
 
-/// The versions that have been applied, ascending.
+/// Returns the versions that have been applied, ascending.
 async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
     match session.query(APPLIED, &[]).await {
         Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
-        // No table of migrations: nothing was ever applied, unless it lies where we may not look.
+        // No migrations table: nothing was ever applied, unless the table is where this role may not look.
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
             match session.query_opt(HIDDEN_SCHEMA, &[]).await? {
                 Some(row) => Err(Unfit::SchemaRights(format!("USAGE on schema {}", row.try_get::<_, &str>(0)?)).into()),
@@ -149,8 +149,8 @@ async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
     }
 }
 
-/// Checks that this version can work with the schema: every migration that it knows has been applied, and none that
-/// it does not know has taken away what it needs. How the logs are distributed.
+/// Checks that this version can work with the schema: all migrations that it knows have been applied, and none that it
+/// does not know has removed something it needs. Returns how the logs are distributed.
 pub async fn check(direct_url: &Secret) -> Result<Layout, SchemaError> {
     let mut connection = connect(direct_url, STEP_TIMEOUT).await?;
     timeout(STEP_TIMEOUT, check_on(&connection)).await??;
@@ -161,7 +161,7 @@ pub async fn check(direct_url: &Secret) -> Result<Layout, SchemaError> {
     for schema in layout.schemas() {
         match timeout(STEP_TIMEOUT, check_bucket(&connection, &schema)).await {
             Ok(checked) => checked?,
-            // It asks a server that is away. The question is left to this session.
+            // The query went to a server that is down. This session is left waiting for it.
             Err(_) if layout.is_on_citus() => {
                 tracing::warn!(schema, "the server of a bucket does not answer; its users cannot sync");
                 connection = connect(direct_url, STEP_TIMEOUT).await?;
@@ -173,8 +173,8 @@ pub async fn check(direct_url: &Secret) -> Result<Layout, SchemaError> {
     Ok(layout)
 }
 
-/// Checks the same for a command, and tells it the layout. Logs may still be on their way into it: commands that need them are
-/// told so. A role that may not look at the migrations finds out by its statements what is missing.
+/// Makes the same check for a command, and returns the layout. Fails if logs are still being moved. A role that may not
+/// read the migrations learns what is missing from its own statements.
 pub(super) async fn check_for_command(connection: &Session) -> Result<Layout, SchemaError> {
     match applied(connection).await {
         Ok(applied) => check_versions(connection, &applied).await?,
@@ -191,7 +191,7 @@ pub(super) async fn check_for_command(connection: &Session) -> Result<Layout, Sc
     }
 }
 
-/// Refuses a bucket whose schema is too old. One that is away is no reason not to serve the users of the others.
+/// Fails if a bucket's schema is too old. An unavailable bucket is no reason not to serve the users of the others.
 async fn check_bucket(connection: &Session, schema: &str) -> Result<(), SchemaError> {
     let rows = match connection.query(&format!("select version from {schema}._sqlx_migrations"), &[]).await {
         Ok(rows) => rows,
@@ -208,7 +208,7 @@ async fn check_bucket(connection: &Session, schema: &str) -> Result<(), SchemaEr
     }
 }
 
-/// Refuses a database that cannot hold every text. The migrations themselves have characters that only UTF-8 has.
+/// Fails for a database that cannot hold every text. The migrations themselves contain characters that need UTF-8.
 async fn check_encoding(connection: &Session) -> Result<(), SchemaError> {
     let row = connection.query_one("select current_setting('server_encoding')", &[]).await?;
     match row.try_get(0)? {
@@ -217,7 +217,7 @@ async fn check_encoding(connection: &Session) -> Result<(), SchemaError> {
     }
 }
 
-/// Refuses a session that cannot write: a migration would only say that some statement failed.
+/// Fails for a read-only session, in which a migration would only report that some statement failed.
 async fn check_writable(connection: &Session) -> Result<(), SchemaError> {
     const WRITABLE: &str = "select pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
     let row = connection.query_one(WRITABLE, &[]).await?;
@@ -254,7 +254,7 @@ async fn check_versions(connection: &Session, applied: &[i64]) -> Result<(), Sch
     check_not_too_new(connection).await
 }
 
-/// Refuses a schema that this version may not work with any more.
+/// Fails if the schema requires a newer version than this one.
 pub(super) async fn check_not_too_new(connection: &Session) -> Result<(), SchemaError> {
     let needed: Option<i64> = connection.query_one(OLDEST_REPLICA, &[]).await?.try_get(0)?;
     let known = newest_known();

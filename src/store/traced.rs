@@ -1,4 +1,4 @@
-//! Statements as traces and metrics see them.
+//! Statements with their spans and metrics.
 
 use super::StoreError;
 use crate::db::{DbError, Pool, RowSink, Sql};
@@ -19,7 +19,7 @@ pub(super) const APPS: Query = Query { operation: "SELECT", summary: "SELECT cou
 pub(super) const STORED_BYTES: Query = Query { operation: "SELECT", summary: "SELECT sum sync_heads" };
 pub(super) const CHANGED_TABLES: Query = Query { operation: "SELECT", summary: "SELECT DISTINCT sync_changes" };
 
-/// Runs a statement, waiting for a connection included.
+/// Runs a statement; the span includes the wait for a connection.
 pub(super) async fn run(
     pool: &Pool,
     query: Query,
@@ -45,7 +45,7 @@ pub(super) async fn run_into<T: RowSink>(
     done
 }
 
-/// The span of waiting for a push, whose statement may be shared with others and runs elsewhere.
+/// Traces the wait for a push, whose statement runs elsewhere and may be shared with others.
 pub(super) async fn awaited<T>(
     query: Query,
     waiting: impl Future<Output = Result<T, StoreError>>,

@@ -1,7 +1,7 @@
-//! Why a value is what it is: for each field of a record, who won, against whom, and who came too late.
+//! Explains the current values of a record: for each field, which write won, which it beat, and which came too late.
 //!
-//! A record may have been written a million times. So it is read twice, as of one moment: once for what wins, and once more for
-//! the latest of what lost, as many as there is room for.
+//! A record may have been written a million times, so it is read twice in one snapshot: once to find the winners, and
+//! once more for the latest losers, as many as fit.
 
 use super::compaction::CompactionError;
 use super::logged_change::LoggedChange;
@@ -9,13 +9,13 @@ use crate::protocol::Stamp;
 use crate::protocol::merge::Rank;
 use std::collections::BTreeMap;
 
-/// Bytes that a write takes beside its value, about.
+/// Approximate bytes of a write besides its value.
 const WRITE: usize = 160;
 
 /// One write of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// JSON.
+    /// The value, as JSON.
     pub value: String,
     /// The stamp.
     pub stamp: Stamp,
@@ -23,20 +23,20 @@ pub struct Write {
     pub device: String,
     /// Its position in the log, in microseconds: when it was stored.
     pub at: i64,
-    /// When it was taken out of the log, in microseconds since 1970; none: it is in it.
+    /// When it was trimmed from the log, in microseconds since 1970; `None` if it is still there.
     pub trimmed_at: Option<i64>,
 }
 
-/// What became of a field.
+/// The outcome for a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     /// The name of the field.
     pub name: String,
-    /// The value as it is. It is out of the log only if its record was purged.
+    /// The current value. It is trimmed from the log only if its record was purged.
     pub winner: Write,
-    /// What was stored before and lost, the latest first.
+    /// Writes stored before it that lost, the latest first.
     pub won_against: Lost,
-    /// What was stored later, with a stamp that was earlier, the latest last.
+    /// Writes stored after it, but with earlier stamps, the latest last.
     pub came_too_late: Lost,
 }
 
@@ -45,35 +45,35 @@ pub struct Field {
 pub struct Lost {
     /// The latest of them.
     pub writes: Vec<Write>,
-    /// How many there are beside those.
+    /// The number of others.
     pub more: u64,
 }
 
-/// How much is kept of what lost.
+/// Limits on the losing writes that are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Writes of one field that were stored before the winner, or after it.
+    /// Maximum writes per field stored before the winner, and after it.
     pub writes: usize,
-    /// Bytes of all of them.
+    /// Maximum bytes of all of them together.
     pub bytes: usize,
 }
 
-/// What wins, from changes in any order.
+/// Finds the winners, from changes in any order.
 #[derive(Debug, Default)]
 pub struct Winners {
-    /// This field alone is asked for.
+    /// The only field asked for.
     only: Option<String>,
     ranks: BTreeMap<String, Rank>,
     is_any: bool,
 }
 
 impl Winners {
-    /// None yet; of all fields, or of one.
+    /// Creates an empty set, for all fields or for one.
     pub fn new(only: Option<&str>) -> Winners {
         Winners { only: only.map(str::to_owned), ..Winners::default() }
     }
 
-    /// Takes note of a change.
+    /// Adds a change.
     pub fn note(&mut self, logged: &LoggedChange) -> Result<(), CompactionError> {
         self.is_any = true;
         for (name, _, stamp) in logged.fields()? {
@@ -87,13 +87,13 @@ impl Winners {
         Ok(())
     }
 
-    /// Whether there was any change.
+    /// Returns true if there was any change.
     pub fn is_any(&self) -> bool {
         self.is_any
     }
 }
 
-/// What lost against them, from the same changes once more.
+/// Collects the losers, from a second pass over the same changes.
 #[derive(Debug)]
 pub struct Losers {
     limits: Limits,
@@ -109,7 +109,7 @@ struct Judged {
     came_too_late: Latest,
 }
 
-/// The latest writes, by position and by when they came.
+/// The latest writes, by position and order of arrival.
 #[derive(Debug, Default)]
 struct Latest {
     writes: BTreeMap<(i64, u64), Write>,
@@ -117,7 +117,7 @@ struct Latest {
 }
 
 impl Losers {
-    /// None yet.
+    /// Creates an empty collection.
     pub fn new(winners: Winners, limits: Limits) -> Losers {
         let judged =
             |best| Judged { best, winner: None, won_against: Latest::default(), came_too_late: Latest::default() };
@@ -125,7 +125,7 @@ impl Losers {
         Losers { limits, bytes: 0, fields }
     }
 
-    /// Takes note of a change.
+    /// Adds a change.
     pub fn note(&mut self, logged: &LoggedChange) -> Result<(), CompactionError> {
         for (name, value, stamp) in logged.fields()? {
             let Some(field) = self.fields.get_mut(&name) else { continue };
@@ -141,7 +141,7 @@ impl Losers {
         Ok(())
     }
 
-    /// The fields, by name.
+    /// Returns the fields, by name.
     pub fn fields(self) -> Vec<Field> {
         let field = |(name, judged): (String, Judged)| {
             let (mut won_against, came_too_late) = (judged.won_against.end(), judged.came_too_late.end());

@@ -1,8 +1,9 @@
-//! The servers of `DATABASE_WORKER_URLS`: each is used once it has shown that it is of the Citus cluster that `DATABASE_URL` leads
-//! to. One of another cluster would take pushes as well, and keep them there.
+//! The servers of `DATABASE_WORKER_URLS`. Each is used once it has proven to belong to the Citus cluster that
+//! `DATABASE_URL` leads to. A server of another cluster would accept pushes too, and keep them there.
 //!
-//! Both sides are asked when the server was started: the server itself by its URL, and by the coordinator, which connects to it
-//! as Citus does. Names and ports are no proof, nor is what is stored: a copy of a cluster has the same.
+//! The proof is the server's start time, read in two ways: from the server itself by its URL, and through the
+//! coordinator, which connects to it as Citus does. Names and ports are no proof, nor is what is stored: a copy of a
+//! cluster has the same.
 
 use super::schema::STEP_TIMEOUT;
 use crate::config::{Config, Host, PostgresUrl, Secret};
@@ -15,16 +16,17 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
-/// What the connections call themselves.
+/// The application_name of the connections.
 const NAME: &str = "mana-sync workers";
-/// Pauses before a server is asked again that was not let in: the first, and the longest.
+/// Initial and maximum pause before a rejected server is checked again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// What tells a server's database from all others.
+/// Identifies a server's database uniquely.
 const PLACE: &str = "select concat_ws(' ', oid, datname, extract(epoch from pg_postmaster_start_time()))
     from pg_database where datname = current_database()";
 
-/// Of the server that Citus knows by this name and port that, if there is one, else of all of its servers; and of the coordinator.
+/// The identities of the server that Citus knows by this name and port, or, if there is none, of all of its servers;
+/// and of the coordinator.
 const PLACES: &str = "
 with of_cluster as (
     select nodename, nodeport, (nodename, nodeport) = ($1, $2) as is_named
@@ -40,7 +42,7 @@ union all
 select concat_ws(' ', oid, datname, extract(epoch from pg_postmaster_start_time()))
 from pg_database where datname = current_database()";
 
-/// A server of a Citus cluster, by the name and port by which Citus and our settings know it.
+/// A server of a Citus cluster, by the name and port under which Citus and our settings know it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WorkerAddress {
     pub(super) host: String,
@@ -56,7 +58,7 @@ impl fmt::Display for WorkerAddress {
 impl WorkerAddress {
     fn of(url: &Secret) -> Result<WorkerAddress, ConnectError> {
         let url = PostgresUrl::parse(url.expose())?;
-        // Of several hosts of one worker the first is the one that Citus may know.
+        // If a worker has several hosts, the first is the one that Citus may know.
         let first = url.hosts.into_iter().next();
         Ok(first.map_or(WorkerAddress { host: String::new(), port: 0 }, |endpoint| match endpoint.host {
             Host::Unix(folder) => WorkerAddress { host: folder.display().to_string(), port: endpoint.port },
@@ -65,7 +67,7 @@ impl WorkerAddress {
     }
 }
 
-/// A server of the settings.
+/// A server from the settings.
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) address: WorkerAddress,
@@ -73,7 +75,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Those of `DATABASE_WORKER_URLS`, in their order; none where buckets are not on Citus.
+    /// Returns the servers of `DATABASE_WORKER_URLS`, in order; empty if the buckets are not on Citus.
     pub(super) fn all(config: &Config, layout: Layout) -> Result<Arc<[Worker]>, ConnectError> {
         if !layout.is_on_citus() {
             if !config.database_worker_urls.is_empty() {
@@ -85,7 +87,7 @@ impl Worker {
         config.database_worker_urls.iter().map(worker).collect()
     }
 
-    /// Where its URL leads.
+    /// Returns the identity of the database that its URL leads to.
     async fn place(&self) -> Result<Option<String>, AskError> {
         let session = self.connector.open().await?;
         let messages = session.simple_query(PLACE).await?;
@@ -97,7 +99,7 @@ impl Worker {
     }
 }
 
-/// Why it is not known of a server whether it is of the cluster.
+/// The reason that it is unknown whether a server belongs to the cluster.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error("it cannot be reached")]
@@ -108,11 +110,11 @@ enum AskError {
     Timeout(#[from] tokio::time::error::Elapsed),
 }
 
-/// Which servers are of the cluster, as far as that is known.
+/// The servers that are known to belong to the cluster.
 #[derive(Debug)]
 pub(super) struct Admission {
     coordinator: Connector,
-    /// Those that are not let in yet, by their places in the settings.
+    /// The servers not admitted yet, with their indexes in the settings.
     outside: Vec<Outside>,
 }
 
@@ -122,12 +124,12 @@ struct Outside {
     worker: Worker,
     next: Instant,
     pause: Duration,
-    /// What was said of why it is not used: that it is another cluster's, or something else.
+    /// The last reason that was logged for not using it: true if it belongs to another cluster.
     said: Option<bool>,
 }
 
 impl Admission {
-    /// None is let in yet. `coordinator`: to be asked which servers it has.
+    /// Starts without any admitted server. `coordinator` is asked for its servers.
     pub(super) fn new(coordinator: Connector, workers: &[Worker]) -> Admission {
         let next = Instant::now();
         let outside = |(place, worker): (usize, &Worker)| Outside {
@@ -140,7 +142,7 @@ impl Admission {
         Admission { coordinator, outside: workers.iter().enumerate().map(outside).collect() }
     }
 
-    /// Asks those that are not let in yet, as far as it is time to, and answers which are from here on.
+    /// Checks the servers that are not admitted yet and due, and returns those that are admitted now.
     pub(super) async fn look(&mut self) -> Vec<usize> {
         let now = Instant::now();
         let coordinator = &self.coordinator;
@@ -191,7 +193,7 @@ async fn is_of_cluster(coordinator: &Connector, worker: &Worker) -> Result<bool,
     Ok(place.is_some_and(|place| places.contains(&place)))
 }
 
-/// What the coordinator says of its servers.
+/// Returns the identities of the coordinator's servers.
 async fn places(coordinator: &Connector, address: &WorkerAddress) -> Result<Vec<String>, AskError> {
     let session = coordinator.open().await?;
     let port = i32::from(address.port);

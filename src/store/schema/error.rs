@@ -1,22 +1,22 @@
-//! Why a schema cannot be used.
+//! Errors of the schema.
 
 use crate::db::{ConnectError, DbError};
 use crate::store::fitness::Unfit;
 use crate::store::migrator::MigrateError;
 
-/// Why the schema cannot be used.
+/// The reason that the schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// The database cannot be reached.
     #[error("the database cannot be reached")]
     Connect(#[from] ConnectError),
-    /// The database cannot be asked for its schema.
+    /// The database cannot be queried for its schema.
     #[error("the database cannot be asked for its schema")]
     Database(#[from] tokio_postgres::Error),
     /// The database cannot serve.
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    /// The database does not answer.
+    /// The database does not respond.
     #[error("the database does not answer")]
     Timeout(#[from] tokio::time::error::Elapsed),
     /// The migrations could not be applied.
@@ -25,10 +25,10 @@ pub enum SchemaError {
     /// The schema lacks a migration that this replica needs.
     #[error("the schema lacks migration {missing}, which this version needs: run `mana-sync migrate` first")]
     TooOld {
-        /// The first that is missing.
+        /// The first missing migration.
         missing: i64,
     },
-    /// The schema is for newer replicas.
+    /// The schema requires a newer replica.
     #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
     TooNew {
         /// The migration that replicas must know.
@@ -36,10 +36,10 @@ pub enum SchemaError {
         /// The newest that this one knows.
         known: i64,
     },
-    /// The database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over.
+    /// The database has the previous server's sync_changes: run `mana-sync migrate`, which takes it over.
     #[error("the database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over")]
     ServerBefore,
-    /// Taking over the database of the server before is not finished: run `mana-sync migrate` again.
+    /// The takeover of the previous server's database is not finished: run `mana-sync migrate` again.
     #[error("taking over the database of the server before is not finished: run `mana-sync migrate` again")]
     Unfinished,
     /// The logs are being distributed over buckets.
@@ -50,18 +50,18 @@ pub enum SchemaError {
     BucketTooOld {
         /// Its schema.
         schema: String,
-        /// The first that is missing.
+        /// The first missing migration.
         missing: i64,
     },
 }
 
 impl SchemaError {
-    /// Whether `mana-sync migrate` would mend it, which somebody may be running at this moment.
+    /// Returns true if `mana-sync migrate`, which may be running right now, would fix it.
     pub fn lacks_migration(&self) -> bool {
         matches!(self, SchemaError::TooOld { .. } | SchemaError::BucketTooOld { .. })
     }
 
-    /// Why a replica waits, in one sentence for operators; none if that is only that its database is away.
+    /// Returns why a replica is waiting, in one sentence for operators; `None` if its database is just unavailable.
     pub fn sentence(&self) -> Option<String> {
         match self {
             SchemaError::Connect(error @ (ConnectError::NoPrimary | ConnectError::Refused(_))) => {
@@ -72,7 +72,7 @@ impl SchemaError {
         }
     }
 
-    /// Whether it may be over in a while: the database is away, or still starting.
+    /// Returns true if the error may pass: the database is unavailable, or still starting.
     pub fn is_passing(&self) -> bool {
         match self {
             SchemaError::Connect(error) => error.is_passing(),

@@ -1,4 +1,4 @@
-//! The rows of some logs, read from the old table in order and copied into ours in one transaction.
+//! Copies the rows of some logs in order, from the old table into the new one, in one transaction.
 
 use super::rows::{NewRow, OldRow, Positions, convert};
 use super::{HIDDEN, TakeoverError};
@@ -11,16 +11,16 @@ use std::pin::{Pin, pin};
 use tokio_postgres::{CopyInSink, Row};
 use uuid::Uuid;
 
-/// Bytes that are sent at once.
+/// Bytes sent at once.
 const CHUNK: usize = 256 << 10;
-/// Longest names, together, that an index of ours can hold.
+/// Maximum combined length of names that one of our indexes can hold.
 const MAX_NAMES: usize = 2_400;
 
-/// What became of the rows of one part.
+/// The result for the rows of one part.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
     pub(super) rows: i64,
-    /// Rows that no device could read; they stay in the old table.
+    /// Rows that no device could read; they remain only in the old table.
     pub(super) left_behind: i64,
 }
 
@@ -30,9 +30,9 @@ struct CurrentLog {
     positions: Positions,
 }
 
-/// Copies a part's rows and heads, and notes that it is done, in one transaction of `writer`. `columns` is how the old
-/// table's rows are read. What was killed a moment ago may still be committing the same part: it is waited for, and a part that
-/// is done is not copied again.
+/// Copies a part's rows and heads, and records that it is done, in one transaction of `writer`. `columns` is the select
+/// list for the old table. A process that was killed a moment ago may still be committing the same part: this waits for
+/// it, and does not copy a finished part again.
 pub(super) async fn copy_part(
     reader: &Session,
     writer: &Session,
@@ -67,8 +67,9 @@ async fn copy_rows(
     columns: &str,
     part: i32,
 ) -> Result<(Copied, Vec<CurrentLog>), TakeoverError> {
-    // Of rows stored in the same microsecond, ctid says which was stored first: so they have been read until now.
-    // `offset 0` has each log looked up by the index: a join would read the whole table for each part.
+    // For rows stored in the same microsecond, ctid tells which was stored first: they were read in that order until
+    // now.
+    // `offset 0` makes each log use the index: a join would read the whole table for each part.
     let select = format!(
         "select {columns}, l.log_id, b.user_id::text, b.app_id::text
          from sync_takeover_logs l cross join lateral (
@@ -110,7 +111,7 @@ async fn send(mut copy: Pin<&mut CopyInSink<Bytes>>, chunk: &mut String) -> Resu
     Ok(())
 }
 
-/// Writes a row as COPY's text; false if it has to stay behind.
+/// Writes a row in COPY's text format; false if it has to be left behind.
 fn write_row(out: &mut String, row: &Row, log: &mut CurrentLog) -> Result<bool, TakeoverError> {
     let text = |index: usize| row.try_get::<_, Option<&str>>(index);
     let created_at: Option<Micros> = row.try_get(7)?;
@@ -163,7 +164,7 @@ fn nullable(out: &mut String, value: Option<&str>) {
     }
 }
 
-/// A column as COPY's text format wants it, and a tab.
+/// Writes a column in COPY's text format, and a tab.
 fn escape(out: &mut String, value: &str) {
     let mut rest = value;
     while let Some(at) = rest.find(['\\', '\t', '\n', '\r']) {

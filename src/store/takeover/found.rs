@@ -1,23 +1,23 @@
-//! What there is to take over: looked at, and told to whoever runs the command, before anything is done.
+//! Examines what there is to take over, to report it before anything is done.
 
 use super::TakeoverError;
 use crate::db::Session;
 use std::fmt;
 
-/// The table of the server before us.
+/// The previous server's table.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     columns: Vec<String>,
-    /// Whether row-level security is on.
+    /// True if row-level security is on.
     pub(super) secured: bool,
     policies: Vec<String>,
-    /// What else in the database refers to the table.
+    /// Other database objects that refer to the table.
     dependents: Vec<String>,
     bytes: i64,
     pub(super) rows: i64,
 }
 
-/// A column, the types that it may have, and whether it must be there.
+/// A column's name, its possible types, and whether it is required.
 const COLUMNS: [(&str, &[&str], bool); 16] = [
     ("id", &["uuid"], true),
     ("app_id", TEXT, true),
@@ -28,14 +28,14 @@ const COLUMNS: [(&str, &[&str], bool); 16] = [
     ("data", &["jsonb"], true),
     ("client_id", TEXT, true),
     ("created_at", &["timestamp with time zone"], true),
-    // One of these two.
+    // One of these two is required.
     ("field_timestamps", &["jsonb"], false),
     ("field_meta", &["jsonb"], false),
     ("schema_version", &["integer", "smallint", "bigint"], false),
     ("actor", &["jsonb"], false),
     ("origin", TEXT, false),
     ("space_id", TEXT, false),
-    // Ours alone: its presence means that there is nothing to take over.
+    // Only in our table: its presence means that there is nothing to take over.
     ("log_id", &["uuid"], false),
 ];
 const TEXT: &[&str] = &["text", "character varying"];
@@ -55,12 +55,12 @@ select c.relkind::text as kind, c.relrowsecurity as secured,
                        where r.prrelid = c.oid) as dependents
 from pg_class c where c.oid = to_regclass($1)";
 
-/// The table that is to be taken over, if there is one.
+/// Returns the table to take over, if there is one.
 pub(super) async fn look(connection: &Session) -> Result<Option<Found>, TakeoverError> {
     look_at(connection, "sync_changes").await
 }
 
-/// The same where it has this name.
+/// The same for a table with this name.
 pub(super) async fn look_at(connection: &Session, name: &str) -> Result<Option<Found>, TakeoverError> {
     let Some(row) = connection.query_opt(DESCRIBE, &[&name]).await? else { return Ok(None) };
     let columns: Vec<String> = row.try_get("columns")?;
@@ -85,7 +85,7 @@ pub(super) async fn look_at(connection: &Session, name: &str) -> Result<Option<F
     }))
 }
 
-/// The names of columns, given with their types, where all are known and none is missing.
+/// Returns the names of columns that are given with their types; fails if one is unknown or missing.
 fn known_columns(columns: Vec<String>) -> Result<Vec<String>, TakeoverError> {
     let mut names = Vec::new();
     for column in columns {
@@ -109,7 +109,7 @@ fn known_columns(columns: Vec<String>) -> Result<Vec<String>, TakeoverError> {
     Ok(names)
 }
 
-/// How many rows a second are surely taken over.
+/// A conservative estimate of the rows taken over per second.
 const ROWS_A_SECOND: i64 = 50_000;
 
 impl Found {
@@ -117,7 +117,7 @@ impl Found {
         self.columns.iter().any(|column| column == name)
     }
 
-    /// Its rows as [`super::copy`] reads them, as a list of expressions.
+    /// Returns the select list with which [`super::copy`] reads its rows.
     pub(super) fn select_list(&self) -> String {
         let or_null = |name: &str, kind: &str| {
             if self.has(name) { format!("b.{name}::{kind}") } else { format!("null::{kind}") }
@@ -138,8 +138,8 @@ impl Found {
         )
     }
 
-    /// How many rows there are, whoever asks. Row-level security would hide some of them from the table's own owner, so it
-    /// is off for as long as is counted.
+    /// Counts the rows, whoever asks. Row-level security could hide some of them even from the table's owner, so it is
+    /// off during the count.
     pub(super) async fn count(&self, connection: &Session) -> Result<i64, TakeoverError> {
         let off = if self.secured { "; alter table sync_changes disable row level security" } else { "" };
         connection.batch_execute(&format!("begin{off}")).await?;
@@ -149,7 +149,7 @@ impl Found {
     }
 }
 
-/// What is going to be done.
+/// Describes what will be done.
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let form = if self.has("field_meta") { "newest" } else { "older" };
@@ -185,9 +185,9 @@ impl fmt::Display for Found {
     }
 }
 
-/// Others that are connected to this database, by what they call themselves; `ours` is not counted.
+/// Lists other clients connected to this database, by application_name; `ours` is not counted.
 pub(super) async fn others(connection: &Session, ours: &str) -> Result<Vec<String>, TakeoverError> {
-    // Without the right to see more of them, strangers have no backend_type.
+    // Without the right to see more of them, other users' connections have no backend_type.
     let who = "
         select coalesce(nullif(application_name, ''), 'a program without a name') || ' as ' || coalesce(usename::text, '?')
                || coalesce(' from ' || host(client_addr), '') || case when count(*) > 1 then ' (' || count(*) || ' connections)' else '' end

@@ -1,11 +1,11 @@
-//! Our table's indexes are put aside while it is filled: to build them afterwards takes a fraction of the time. So are its
-//! triggers, in whose presence PostgreSQL stores rows one by one.
+//! Our table's indexes are dropped while it is filled: building them afterwards takes a fraction of the time. Its
+//! triggers are disabled too, because they make PostgreSQL store rows one by one.
 
 use super::{LOCK_TIMEOUT, TakeoverError, connect, script};
 use crate::config::Secret;
 use crate::db::Session;
 
-/// Drops the indexes and the primary key, disables the triggers, and notes how they are made, unless that has been done.
+/// Drops the indexes and the primary key, disables the triggers, and records their definitions, unless done before.
 pub(super) async fn put_aside(connection: &Session) -> Result<(), TakeoverError> {
     let put_aside = "
     do $$
@@ -37,7 +37,7 @@ pub(super) async fn put_aside(connection: &Session) -> Result<(), TakeoverError>
     Ok(script(connection, put_aside.to_owned()).await?)
 }
 
-/// Builds what was put aside, each in a transaction that also crosses it off; two at a time.
+/// Rebuilds the dropped indexes, two at a time, each in a transaction that also removes it from the list.
 pub(super) async fn build(
     direct_url: &Secret,
     connection: &Session,
@@ -49,8 +49,8 @@ pub(super) async fn build(
         say(format!("All rows are copied; {} indexes are built.", left.len()));
     }
     let other = connect(direct_url).await?;
-    // Adding the primary key keeps the other indexes waiting, and waits for them, for as long as one takes. Nobody else knows the
-    // table.
+    // Adding the primary key blocks the other indexes, and waits for them, for as long as one takes. Nobody else knows
+    // the table.
     for session in [connection, &other] {
         session.batch_execute("set lock_timeout = 0").await?;
     }

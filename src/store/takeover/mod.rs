@@ -1,13 +1,13 @@
-//! Taking over the database of the server before us, in place.
+//! Taking over the previous server's database, in place.
 //!
-//! Its table is renamed, ours is made by the migrations, and the rows are copied from one into the other, part by part,
-//! each part whole logs in one transaction. Until all are copied ours has another name too: whoever is connected finds no
-//! `sync_changes`, and takes nothing that is half filled for the whole. What has been done stands in the database (`sync_takeover`, [`plan`]), so the
-//! command can be killed at any moment and run again. While that table is there no replica starts. Nothing is deleted:
-//! the old table stays, as `sync_changes_before`, until [`drop_old`].
+//! Its table is renamed, ours is created by the migrations, and the rows are copied from one to the other in parts,
+//! each consisting of whole logs and copied in one transaction. Until all are copied, our table has another name too:
+//! other clients find no `sync_changes`, and cannot mistake a half-filled table for the whole. Progress is kept in the
+//! database (`sync_takeover`, [`plan`]), so the command can be killed at any point and run again. No replica starts
+//! while that table exists. Nothing is deleted: the old table stays, as `sync_changes_before`, until [`drop_old`].
 //!
-//! [`found`] looks at what is there, [`rows`] makes our rows of theirs, [`copy`] copies, [`indexes`] takes our table's
-//! indexes away for as long as it is filled.
+//! [`found`] examines what is there, [`rows`] converts rows, [`copy`] copies them, [`indexes`] drops our table's
+//! indexes while it is filled.
 
 mod copy;
 mod found;
@@ -27,52 +27,52 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// What the command's connections call themselves; one that was killed a moment ago may still be there.
+/// The application_name of the command's connections; those of a process killed a moment ago may still be there.
 const NAME: &str = "mana-sync migrate";
-/// What our table is called until it is filled.
+/// The name of our table until it is filled.
 const HIDDEN: &str = "sync_changes_incoming";
-/// How long, and how often, those who were stopped a moment ago are waited for.
+/// How often to check for clients that were stopped a moment ago, and how many times.
 const STOPPED_PAUSE: Duration = Duration::from_millis(200);
 const STOPPED_LOOKS: usize = 10;
-/// Lets one takeover at a time pass; any number that nobody else uses.
+/// The advisory lock that admits one takeover at a time; an arbitrary number that nothing else uses.
 const LOCK: i64 = 0x6d61_6e61_7379_6e63;
-/// Parts that are copied at a time: a copier, its reader and its writer wait for each other, so one leaves cores idle.
+/// Number of parts copied at a time: a copier, its reader and its writer wait for each other, so one leaves cores idle.
 const COPIERS: usize = 3;
-/// The connections' settings: building indexes is given memory.
+/// Session settings, with memory for building indexes.
 const SETTINGS: &str = "set client_min_messages = warning; set maintenance_work_mem = '256MB'; set work_mem = '64MB';
                         set timezone = 'UTC'";
-/// Waiting for others has an end.
+/// Waits for locks are bounded.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '30s'";
 
-/// Why the database could not be taken over.
+/// The reason that the database could not be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeoverError {
-    /// The schema cannot be read or brought up to date.
+    /// The schema cannot be read or migrated.
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// A step failed; what was done so far is kept.
     #[error("the database refused a step; what was done so far is kept, run the command again")]
     Database(#[from] tokio_postgres::Error),
-    /// The old table has a form that is not known.
+    /// The old table has an unknown form.
     #[error("sync_changes has a form that is not known, and is left as it is: {0}")]
     UnknownForm(String),
-    /// Somebody is connected who may write.
+    /// Another client that may write is connected.
     #[error(
         "others are connected to this database: {0}. Stop them first, so that they store nothing meanwhile; or give --while-connected: what they do with sync_changes then fails until the takeover is over"
     )]
     Connected(String),
-    /// An old table from an earlier takeover is there.
+    /// An old table from an earlier takeover exists.
     #[error("sync_changes_before is there already, from an earlier takeover: rename it, or drop it with --drop-old")]
     OldTableIsThere,
-    /// Tables of ours are there beside the old one: somebody went back, but not all the way.
+    /// Tables of ours exist next to the old one: somebody went back, but not all the way.
     #[error(
         "tables of an earlier takeover are there (sync_heads): take them away, as docs/coming-from-the-go-server.md says of going back; nothing was changed"
     )]
     OursAreThere,
-    /// The takeover is not over: run `mana-sync migrate` first.
+    /// The takeover is not finished: run `mana-sync migrate` first.
     #[error("the takeover is not over: run `mana-sync migrate` first")]
     Unfinished,
-    /// What was copied is not what was there.
+    /// The number of rows copied does not match.
     #[error(
         "{expected} rows were to be copied and {found} were, with {left_behind} left behind; nothing is lost, the old table is sync_changes_before"
     )]
@@ -81,24 +81,24 @@ pub enum TakeoverError {
         expected: i64,
         /// Rows that were copied.
         found: i64,
-        /// Rows that could not be.
+        /// Rows that could not be copied.
         left_behind: i64,
     },
 }
 
-/// What was taken over.
+/// The result of a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakenOver {
     /// Changes that were copied.
     pub rows: i64,
-    /// Changes that no device could have read; they are in the old table only.
+    /// Changes that no device could have read; they are only in the old table.
     pub left_behind: i64,
     /// Changes that are larger than a push may be.
     pub large: i64,
 }
 
-/// Takes over what the server before us has stored, where the database holds that, and says what it does. None where
-/// there is nothing to take over. Refuses while others are connected, unless told.
+/// Takes over what the previous server has stored, if the database contains it, and reports the steps. Returns `None`
+/// if there is nothing to take over. Fails while others are connected, unless `while_connected`.
 pub async fn run(
     direct_url: &Secret,
     while_connected: bool,
@@ -134,7 +134,7 @@ pub async fn run(
     Ok(Some(done))
 }
 
-/// Drops the table of the server before us. False if there is none.
+/// Drops the previous server's table. Returns false if there is none.
 pub async fn drop_old(direct_url: &Secret) -> Result<bool, TakeoverError> {
     let connection = connect(direct_url).await?;
     if plan::began(&connection).await?.is_some() || found::look(&connection).await?.is_some() {
@@ -152,7 +152,7 @@ async fn connect(direct_url: &Secret) -> Result<Session, TakeoverError> {
     Ok(connection)
 }
 
-/// Says what will be done, and renames the old table.
+/// Reports what will be done, and renames the old table.
 async fn begin(
     connection: &Session,
     mut found: Found,
@@ -170,7 +170,7 @@ async fn begin(
     Ok(found)
 }
 
-/// Refuses while others are connected, unless told.
+/// Fails while others are connected, unless `while_connected`.
 async fn refuse_others(connection: &Session, while_connected: bool) -> Result<(), TakeoverError> {
     if while_connected {
         return Ok(());
@@ -188,7 +188,7 @@ async fn refuse_others(connection: &Session, while_connected: bool) -> Result<()
     Err(TakeoverError::Connected(others.join(", ")))
 }
 
-/// Copies the parts that are left, several at a time, and says how far that is.
+/// Copies the remaining parts, several at a time, and reports the progress.
 async fn copy_parts(
     direct_url: &Secret,
     connection: &Session,
@@ -215,7 +215,7 @@ async fn copy_parts(
         });
     }
     drop(report);
-    // The first failure ends all copiers; their transactions with them.
+    // The first failure ends all copiers, and with them their transactions.
     while let Some(copied) = reports.recv().await {
         let Copied { rows, left_behind } = copied?;
         copied_now += rows + left_behind;
@@ -230,7 +230,7 @@ async fn copy_parts(
     Ok(())
 }
 
-/// Runs a script that is made of names of the database's own.
+/// Runs a script composed from the database's own names.
 async fn script(connection: &Session, statements: String) -> Result<(), tokio_postgres::Error> {
     connection.batch_execute(&statements).await
 }

@@ -1,7 +1,7 @@
-//! How far a takeover is, in the database.
+//! The progress of a takeover, as kept in the database.
 //!
-//! `sync_takeover` is there from the renaming of the old table until the end. `sync_takeover_logs` has the logs with their
-//! names, `sync_takeover_parts` the parts in which they are copied; both are filled in one transaction.
+//! `sync_takeover` exists from the renaming of the old table until the end. `sync_takeover_logs` lists the logs with
+//! their names, `sync_takeover_parts` the parts in which they are copied; both are filled in one transaction.
 
 use super::found::{self, Found};
 use super::state::is_unfinished;
@@ -10,19 +10,19 @@ use crate::db::Session;
 use crate::protocol::Log;
 use uuid::Uuid;
 
-/// Rows of a part, if its last log is not larger: at most so many, which is less than a second's work, because a kill costs
-/// each copier what it has of its part; and of a small table less, so that its progress shows too.
+/// Maximum rows of a part, unless its last log is larger: less than a second's work, because a kill costs each copier
+/// its current part. Parts of a small table are smaller, to show progress too.
 const PART_ROWS: i64 = 20_000;
 const PARTS: i64 = 20;
-/// Logs that are named at once.
+/// Number of logs recorded at once.
 const LOGS_AT_ONCE: usize = 10_000;
-/// Bytes of a push's body, at most.
+/// Maximum bytes of a push's body.
 const MAX_PUSH: usize = 10 << 20;
 
-/// Takes the old table out of the way, in one transaction: row-level security is off, its name and those of its indexes
-/// and constraints are free. The oids keep names apart that are alike at their beginning, and from those of a table that
-/// was taken over before. `sync_takeover` has a key, because PostgreSQL refuses updates of published tables without one,
-/// and there are publications of all tables.
+/// Moves the old table out of the way, in one transaction: row-level security is off, and its name and those of its
+/// indexes and constraints are free. The oids distinguish names with the same beginning, and those of a table taken
+/// over earlier. `sync_takeover` has a key because PostgreSQL refuses updates of published tables without one, and
+/// there are publications of all tables.
 const RENAME: &str = "
 lock table sync_changes in access exclusive mode;
 alter table sync_changes disable row level security, no force row level security;
@@ -49,7 +49,7 @@ create table sync_takeover (
     one         boolean primary key default true check (one),
     rows        int8 not null,
     secured     boolean not null,
-    -- The indexes of our table that were put aside, as they are made again.
+    -- The dropped indexes of our table, as their definitions.
     indexes     text[],
     -- Rows that name no user or no app.
     nameless    int8
@@ -60,7 +60,7 @@ create table sync_takeover_logs (
 create table sync_takeover_parts (part int primary key, rows int8 not null, copied int8, left_behind int8);
 ";
 
-/// Begins a takeover.
+/// Starts a takeover.
 pub(super) async fn begin(connection: &Session, found: &Found) -> Result<(), TakeoverError> {
     let there = "select to_regclass('sync_changes_before') is not null, to_regclass('sync_heads') is not null";
     let there = connection.query_one(there, &[]).await?;
@@ -71,12 +71,12 @@ pub(super) async fn begin(connection: &Session, found: &Found) -> Result<(), Tak
         return Err(TakeoverError::OursAreThere);
     }
     let noted = format!("insert into sync_takeover (rows, secured) values ({}, {})", found.rows, found.secured);
-    // Rows may have been added since they were counted, by those who are connected.
+    // Clients that are connected may have added rows since they were counted.
     let recount = "update sync_takeover set rows = (select count(*) from sync_changes_before)";
     Ok(script(connection, format!("begin; {RENAME}; {noted}; {recount}; commit")).await?)
 }
 
-/// The old table of a takeover that was begun, as it was found.
+/// Returns the old table of a takeover in progress, as it was found.
 pub(super) async fn began(connection: &Session) -> Result<Option<Found>, TakeoverError> {
     if !is_unfinished(connection).await? {
         return Ok(None);
@@ -88,7 +88,7 @@ pub(super) async fn began(connection: &Session) -> Result<Option<Found>, Takeove
     Ok(Some(found))
 }
 
-/// Names the logs and divides them into parts, unless that has been done.
+/// Records the logs and divides them into parts, unless done before.
 pub(super) async fn make(connection: &Session) -> Result<(), TakeoverError> {
     let made = connection.query_one("select nameless is not null from sync_takeover", &[]).await?;
     let made: bool = made.try_get(0)?;
@@ -122,14 +122,14 @@ pub(super) async fn make(connection: &Session) -> Result<(), TakeoverError> {
     Ok(())
 }
 
-/// A log, the part in which it is copied, and its rows.
+/// A log, the part in which it is copied, and its number of rows.
 struct PlannedLog {
     log: Log,
     part: i32,
     rows: i64,
 }
 
-/// Notes logs, and their parts.
+/// Records logs and their parts.
 async fn note_logs(connection: &Session, logs: &[PlannedLog]) -> Result<(), tokio_postgres::Error> {
     let insert = "
         with logs as (
@@ -149,7 +149,7 @@ async fn note_logs(connection: &Session, logs: &[PlannedLog]) -> Result<(), toki
     connection.execute(insert, &[&ids, &keys, &users, &apps, &parts, &rows]).await.map(|_| ())
 }
 
-/// Sees to an index by which a part's rows are found.
+/// Creates an index for finding a part's rows, unless there is one.
 async fn index_by_log(connection: &Session) -> Result<(), tokio_postgres::Error> {
     let there = "
         select exists (
@@ -164,7 +164,7 @@ async fn index_by_log(connection: &Session) -> Result<(), tokio_postgres::Error>
     Ok(())
 }
 
-/// Rows that are done, and the parts that are not.
+/// Returns the number of rows that are done, and the parts that are not.
 pub(super) async fn parts_left(connection: &Session) -> Result<(i64, Vec<i32>), TakeoverError> {
     let done = "select (coalesce(sum(copied + left_behind), 0) + (select nameless from sync_takeover))::int8 from sync_takeover_parts";
     let done: i64 = connection.query_one(done, &[]).await?.try_get(0)?;
@@ -173,7 +173,8 @@ pub(super) async fn parts_left(connection: &Session) -> Result<(i64, Vec<i32>), 
     Ok((done, left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?))
 }
 
-/// Counts, gives those who could read and write the old table the same rights, its owner too, and lets replicas start.
+/// Checks the counts, grants everybody who could read and write the old table the same rights, including its owner, and
+/// lets replicas start.
 pub(super) async fn finish(connection: &Session) -> Result<TakenOver, TakeoverError> {
     script(connection, format!("analyze {HIDDEN}; analyze sync_heads")).await?;
     let sums = "select t.rows, t.nameless + coalesce(sum(p.left_behind), 0)::int8, coalesce(sum(p.copied), 0)::int8

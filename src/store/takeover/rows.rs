@@ -1,4 +1,4 @@
-//! A change of the server before us as one of ours: pure, row by row.
+//! Conversion of the previous server's changes, row by row, as a pure function.
 
 use crate::protocol::json::Quoted;
 use crate::protocol::{Cursor, Stamp};
@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// What a row of the server before us says. JSON is text.
+/// A row of the previous server. JSON is text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OldRow<'a> {
     pub(super) op: &'a str,
@@ -22,7 +22,7 @@ pub(super) struct OldRow<'a> {
     pub(super) space: Option<&'a str>,
 }
 
-/// The same change as it is stored by us.
+/// The same change in our form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NewRow {
     pub(super) op: &'static str,
@@ -32,27 +32,27 @@ pub(super) struct NewRow {
 }
 
 impl NewRow {
-    /// Bytes as JSON, as pages count them.
+    /// Returns its size as JSON, as pages count it.
     pub(super) fn size(&self) -> usize {
         let length = |json: &Option<String>| json.as_ref().map_or(0, String::len);
         length(&self.data) + self.stamps.len() + length(&self.extra)
     }
 }
 
-/// The members of a JSON object, values as they are written.
+/// The members of a JSON object, with their values as written.
 type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
-/// Makes one of our rows of one of theirs; none if devices could not read it: an unknown operation, or data that are no
-/// object where they matter.
+/// Converts one of their rows; `None` if devices could not read it: an unknown operation, or data that is not an object
+/// where that matters.
 ///
-/// Stamps that are missing, empty or unreadable count as written when the row was stored. An insert has its stamp in its
-/// data; where there is none it counts as written at the beginning of time, unless it has stamps beside its data: then it
-/// becomes an update with these. A delete's stamp may stand in its data. No stamp is held to the allowed skew: all
-/// devices have it as it is.
+/// A field whose stamp is missing, empty or invalid counts as written when the row was stored. An insert has its stamp
+/// in its data; without one it counts as written at the beginning of time, unless there are stamps outside its data, in
+/// which case it becomes an update with these. A delete's stamp may be in its data. No stamp is checked against the
+/// allowed skew: all devices have it already.
 pub(super) fn convert(row: &OldRow<'_>) -> Option<NewRow> {
     let stored = Stamp::from_millis(row.created_at.div_euclid(1000));
     let data = match members(row.data) {
-        // What else stands in the data of a delete does not matter.
+        // Anything else in the data of a delete is irrelevant.
         None if row.op == "delete" => Members::new(),
         data => data?,
     };
@@ -84,10 +84,10 @@ pub(super) fn convert(row: &OldRow<'_>) -> Option<NewRow> {
     }
 }
 
-/// An update: a value and a stamp for each field that is named by either. `missing` is the stamp of those without one.
+/// Converts an update: a value and a stamp for each field named by either. `missing` is the stamp of those without one.
 fn update(data: &Members<'_>, stamps: &Members<'_>, missing: Stamp, extra: Option<String>) -> NewRow {
     let stamp_of = |name: &str| stamps.get(name).and_then(|raw| read_stamp(raw));
-    // A field that has a stamp and no value was written as null.
+    // A field that has a stamp but no value was written as null.
     let nulls = stamps.keys().filter(|name| !data.contains_key(*name) && stamp_of(name).is_some());
     let fields: Vec<(&str, &str)> = raw(data).chain(nulls.map(|name| (&**name, "null"))).collect();
     let stamps: Vec<(&str, String)> =
@@ -100,7 +100,7 @@ fn update(data: &Members<'_>, stamps: &Members<'_>, missing: Stamp, extra: Optio
     }
 }
 
-/// What is kept with a change, by its name on the wire.
+/// Returns the additional members of a change, by their names on the wire.
 fn extra(row: &OldRow<'_>) -> Option<String> {
     let text = |value: Option<&str>| value.map(|value| Quoted(value).to_string());
     let actor = row.actor.filter(|actor| *actor != "null").map(str::to_owned);
@@ -114,7 +114,7 @@ fn extra(row: &OldRow<'_>) -> Option<String> {
     (!kept.is_empty()).then(|| object(kept.into_iter()))
 }
 
-/// The members of an object; nothing at all has none.
+/// Returns the members of an object; none if it is missing.
 fn members(json: Option<&str>) -> Option<Members<'_>> {
     match json {
         None | Some("null") => Some(Members::new()),
@@ -126,7 +126,7 @@ fn raw<'a>(members: &'a Members<'_>) -> impl Iterator<Item = (&'a str, &'a str)>
     members.iter().map(|(name, raw)| (&**name, raw.get()))
 }
 
-/// An object as `jsonb` writes it, so that its length is what the database says.
+/// Formats an object as `jsonb` does, which makes its length the one that the database computes.
 fn object<'a>(members: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = String::from("{");
     for (index, (name, value)) in members.enumerate() {
@@ -138,12 +138,12 @@ fn object<'a>(members: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     out
 }
 
-/// The member that carries an insert's stamp, and the stamp.
+/// Returns the member that carries an insert's stamp, and the stamp.
 fn carrier(data: &Members<'_>) -> Option<(&'static str, Stamp)> {
     ["updatedAt", "createdAt"].into_iter().find_map(|name| Some((name, text_stamp(data.get(name)?)?)))
 }
 
-/// The stamp in a member: a text, or as clients of the newest generation keep it, an object with `at`.
+/// Reads the stamp in a member: text, or, from clients of the newest generation, an object with `at`.
 fn read_stamp(raw: &RawValue) -> Option<Stamp> {
     if !raw.get().starts_with('{') {
         return text_stamp(raw);
@@ -157,11 +157,11 @@ fn text_stamp(raw: &RawValue) -> Option<Stamp> {
     Stamp::parse(&spelled).ok()
 }
 
-/// Hands out the positions of one log, in the order of its rows.
+/// Assigns the positions of one log, in the order of its rows.
 ///
-/// A row keeps its place, or moves forward by as few microseconds as it takes to be a position and after the one before. So a
-/// reader who has everything up to some `created_at` of before is still owed exactly what came after, and perhaps gets
-/// once more what stood at that very moment.
+/// A row keeps its position, or moves forward by the fewest microseconds that make it valid and later than the one
+/// before. A reader that has everything up to an earlier `created_at` therefore still receives exactly what came after
+/// it, and perhaps once more what was stored at that very moment.
 #[derive(Debug)]
 pub(super) struct Positions {
     pub(super) last: i64,
@@ -173,7 +173,7 @@ impl Positions {
         Positions { last: 0, previous: 0 }
     }
 
-    /// The position of the next row, which was stored at `created_at` (microseconds since the epoch).
+    /// Returns the position of the next row, which was stored at `created_at` (microseconds since the epoch).
     pub(super) fn next(&mut self, created_at: i64) -> i64 {
         self.previous = self.last;
         let ahead = (-created_at).rem_euclid(Cursor::STEP);

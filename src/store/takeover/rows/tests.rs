@@ -102,7 +102,7 @@ proptest! {
         for (index, (time, at)) in times.iter().zip(&at).enumerate() {
             prop_assert!(at >= time && *at <= time + Cursor::STEP * (index as i64 + 1));
         }
-        // A cursor of before is the time of a row.
+        // An old cursor is the time of a row.
         for cursor in &times {
             for (time, at) in times.iter().zip(&at) {
                 prop_assert!(time <= cursor || at > cursor);
