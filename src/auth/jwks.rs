@@ -1,4 +1,4 @@
-//! The issuer's key set: asking for it, and reading what comes.
+//! The issuer's key set: fetching and parsing it.
 
 use jsonwebtoken::DecodingKey;
 use reqwest::StatusCode;
@@ -8,24 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// How long the issuer may take to answer.
+/// Timeout of requests to the issuer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A key set larger than this is no key set.
+/// Maximum bytes of a key set.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Why there is no key to check a token with.
+/// The reason that there is no key to check a token with.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JwksError {
     /// The issuer's keys could not be fetched.
     #[error("the issuer's keys could not be fetched")]
     Fetch(#[source] Arc<reqwest::Error>),
-    /// The issuer answered with something else than its keys.
+    /// The issuer responded with something other than its keys.
     #[error("the issuer was asked for its keys and answered {0}")]
     Status(StatusCode),
     /// The issuer's keys could not be read.
     #[error("the issuer's keys could not be read")]
     Parse(#[source] Arc<serde_json::Error>),
-    /// The key set is larger than what is read of one.
+    /// The key set is larger than the maximum.
     #[error("the issuer's key set is larger than {MAX_BYTES} bytes")]
     TooLarge,
     /// The issuer's key set has no Ed25519 key.
@@ -34,7 +34,7 @@ pub enum JwksError {
     /// The issuer's keys did not arrive in time.
     #[error("the issuer's keys did not arrive in time")]
     NotInTime,
-    /// Too many requests wait for the issuer's keys.
+    /// Too many requests are waiting for the issuer's keys.
     #[error("too many requests wait for the issuer's keys")]
     TooManyWaiting,
 }
@@ -46,7 +46,7 @@ pub(super) struct Key {
     pub(super) decoding: Arc<DecodingKey>,
 }
 
-/// The keys by their ids (`kid`).
+/// The keys by id (`kid`).
 pub(super) type Keys = HashMap<String, Key>;
 
 #[derive(Deserialize)]
@@ -62,7 +62,7 @@ struct Ed25519Jwk {
     x: String,
 }
 
-/// Asks the issuer for its keys. `http` must not follow redirects: whoever the issuer sends us to is not the issuer.
+/// Fetches the issuer's keys. `http` must not follow redirects: whoever the issuer redirects to is not the issuer.
 pub(super) async fn fetch(http: &reqwest::Client, url: &Url) -> Result<Keys, JwksError> {
     // The URL is a setting, and settings are not logged.
     let failed = |error: reqwest::Error| JwksError::Fetch(Arc::new(error.without_url()));
@@ -78,9 +78,9 @@ pub(super) async fn fetch(http: &reqwest::Client, url: &Url) -> Result<Keys, Jwk
         body.extend_from_slice(&chunk);
     }
     let set: JwkSet = serde_json::from_slice(&body).map_err(|error| JwksError::Parse(Arc::new(error)))?;
-    // Keys of other kinds are none of our business: the set may serve others too.
+    // Other types of keys are ignored: the set may serve other services too.
     let keys: Keys = set.keys.into_iter().filter_map(ed25519_key).collect();
-    // An issuer without any key can sign nothing. More likely it has just started, or was set up wrongly.
+    // An issuer without any key can sign nothing. It probably has just started, or is misconfigured.
     if keys.is_empty() { Err(JwksError::NoKeys) } else { Ok(keys) }
 }
 

@@ -1,9 +1,9 @@
-//! The issuer's keys at hand.
+//! The issuer's keys in memory.
 //!
-//! The whole set is held under one roof: a `kid` is an attacker's input and must neither fill a cache nor make us
-//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, and when somebody
-//! waits for a key that is not in it. Between the beginnings of two requests to the issuer lies the cool-down, whoever
-//! asks and hangs up meanwhile. While the issuer is down the keys at hand go on being used, up to a limit.
+//! The set is held as a whole: a `kid` is attacker-controlled input, and must neither fill a cache nor make us call the
+//! issuer at will. A single background task fetches the set: when it is due for a refresh, and when a request waits for
+//! a key that is not in it. Two fetches start at least the cool-down apart, even if the requests that prompted them are
+//! gone. While the issuer is down, the keys in memory remain in use, up to a limit.
 
 use super::jwks::{JwksError, Key, Keys, fetch};
 use crate::clock::Clock;
@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use url::Url;
 
-/// The cool-down of a replica that has no keys at all, if the configured one is longer: nobody can be let in.
+/// The cool-down of a replica without any keys, if the configured one is longer: until then it can let nobody in.
 const COOLDOWN_WITHOUT_KEYS: Duration = Duration::from_secs(1);
-/// How long a request waits for a key that is not at hand; below the time that a WebSocket has to authenticate.
+/// How long a request waits for a missing key; less than the time that a WebSocket has to authenticate.
 const MAX_WAIT: Duration = Duration::from_secs(8);
-/// Requests that wait for a key, at most; beside some of addresses that have few.
+/// Maximum number of requests waiting for a key, not counting extra places for addresses that have few.
 const MAX_WAITING: usize = 10_000;
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct KeySource {
     shared: Arc<Shared>,
 }
 
-/// A key, and the generation of the set that has it.
+/// A key, and the generation of its set.
 pub(super) struct Found {
     pub(super) key: Arc<DecodingKey>,
     pub(super) generation: u64,
@@ -53,9 +53,9 @@ struct Shared {
     http: reqwest::Client,
     times: Times,
     set: ArcSwapOption<KeySet>,
-    /// The last request to the issuer that has ended. Told after the set is there.
+    /// The last fetch that has ended. Sent after the new set is in place.
     attempts: watch::Sender<Option<Attempt>>,
-    /// Rung by whoever misses a key.
+    /// Signaled by requests that miss a key.
     wanted: Notify,
     waiting: Places,
     metrics: Arc<Metrics>,
@@ -64,9 +64,9 @@ struct Shared {
 
 struct KeySet {
     keys: Keys,
-    /// Another one for each set that has other keys than the one before.
+    /// Increases with each set whose keys differ from the one before.
     generation: u64,
-    /// When the issuer was asked for it.
+    /// When the fetch of this set started.
     asked: Instant,
 }
 
@@ -103,21 +103,22 @@ impl KeySource {
         KeySource { shared: Arc::new(shared) }
     }
 
-    /// Whether there was ever a set, of whatever age it is now.
+    /// Returns true if there ever was a set, however old it is now.
     pub(super) fn is_filled(&self) -> bool {
         self.shared.set.load().is_some()
     }
 
-    /// The generation of the keys at hand; none if there are none, or if they are too old. What was checked with keys
-    /// of another generation has to be checked again.
+    /// Returns the generation of the current keys; `None` if there are none, or if they are too old. Whatever was
+    /// checked with keys of another generation must be checked again.
     pub(super) fn generation(&self) -> Option<u64> {
         self.shared.fresh(|set| Some(set.generation))
     }
 
-    /// The key of that id, for a request from this address; none if the issuer, asked after this was called, has no such key.
+    /// Returns the key with this id, for a request from this address; `None` if the issuer, asked after this call
+    /// began, has no such key.
     ///
     /// # Errors
-    /// The key is not at hand, and the issuer could not be asked in time.
+    /// The key is not in memory, and the issuer could not be asked in time.
     pub(super) async fn get(&self, kid: &str, from: Option<IpAddr>) -> Result<Option<Found>, JwksError> {
         let came = self.shared.clock.instant();
         let deadline = Instant::now() + MAX_WAIT;
@@ -138,7 +139,7 @@ impl KeySource {
             return Ok(Some(found));
         }
         if let Some(Attempt { began, failure: Some(failure) }) = last {
-            // It failed a moment ago, and is asked again as soon as it may be, without anybody's waiting for it.
+            // It failed a moment ago, and will be retried as soon as allowed, without anybody waiting for it.
             if self.shared.age(began) < self.shared.cooldown() {
                 return Err(failure);
             }
@@ -146,7 +147,7 @@ impl KeySource {
         loop {
             let waiting = traces::wait_span("wait for the issuer's keys");
             let ended = timeout_at(deadline, attempts.changed()).instrument(waiting).await;
-            // The sender lives in what we hold.
+            // The sender lives in `self.shared`, so it cannot be closed.
             if !matches!(ended, Ok(Ok(()))) {
                 return Err(JwksError::NotInTime);
             }
@@ -156,13 +157,14 @@ impl KeySource {
             match attempts.borrow_and_update().clone() {
                 Some(Attempt { failure: Some(failure), .. }) => return Err(failure),
                 Some(Attempt { began, failure: None }) if began > came => return Ok(None),
-                // The issuer may have had no such key when that attempt began, and have it now.
+                // The issuer may not have had the key when that attempt started, and may have it now.
                 _ => self.shared.wanted.notify_one(),
             }
         }
     }
 
-    /// Fetches keys at the start and whenever they are wanted or due, until told to stop. The one task that asks the issuer.
+    /// Fetches keys at the start and whenever they are wanted or due, until told to stop. The only task that calls the
+    /// issuer.
     pub(super) fn fetching(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.shared.clone();
         async move {
@@ -172,7 +174,7 @@ impl KeySource {
 }
 
 impl Shared {
-    /// What the keys at hand say, if they are not too old.
+    /// Reads from the current keys, if they are not too old.
     fn fresh<T>(&self, read: impl FnOnce(&KeySet) -> Option<T>) -> Option<T> {
         let set = self.set.load();
         set.as_ref().filter(|set| self.age(set.asked) < self.times.max_stale).and_then(|set| read(set))
@@ -191,7 +193,7 @@ impl Shared {
 
     async fn fetch_for_ever(&self) {
         loop {
-            // The first set at once: a replica is not ready without.
+            // The first set is fetched at once: without it the replica is not ready.
             let due = self.set.load().as_ref().map(|set| set.asked + self.times.refresh);
             if let Some(due) = due {
                 tokio::select! {
@@ -222,7 +224,7 @@ impl Shared {
                 Some(error)
             }
         };
-        // Who has rung until now is answered by this attempt, or rings again.
+        // Requests signaled until now are answered by this attempt, or signal again.
         let _ = self.wanted.notified().now_or_never();
         self.attempts.send_replace(Some(Attempt { began, failure }));
     }

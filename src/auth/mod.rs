@@ -1,4 +1,4 @@
-//! Who is calling: EdDSA tokens, checked with the keys that the issuer publishes.
+//! Authentication: EdDSA tokens, checked with the keys that the issuer publishes.
 
 mod jwks;
 mod keys;
@@ -27,28 +27,28 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
-/// How long a token that was checked is taken as checked, while the issuer's keys stay the same. Checking a signature
-/// costs more than everything else that a small push costs here.
+/// How long a checked token stays cached, as long as the issuer's keys are unchanged. Checking a signature costs more
+/// here than everything else in a small push.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Tokens that are remembered, at most.
+/// Maximum number of tokens cached.
 const MAX_REMEMBERED: u64 = 100_000;
 
-/// Characters of a key's id that are written to the log: it is whatever the client sent.
+/// Maximum characters of a key id in the log: it is whatever the client sent.
 const MAX_LOGGED_KID: usize = 64;
 
-/// How far ahead of our clock a token's `nbf` may be: the issuer's clock is not ours.
+/// How far ahead of our clock a token's `nbf` may be, to allow for the difference from the issuer's clock.
 const NOT_BEFORE_LEEWAY: f64 = 60.0;
-/// Most bytes of a user's id (`sub`).
+/// Maximum bytes of a user id (`sub`).
 const MAX_USER: usize = 255;
-/// Most bytes of a token's id (`jti`) by which it can be refused.
+/// Maximum bytes of a token id (`jti`) by which a token can be refused.
 pub const MAX_TOKEN_ID: usize = 255;
 
 /// A user whose token was checked.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The user, as the token spells it.
+    /// The user id, as spelled in the token.
     pub user_id: Arc<str>,
-    /// The key of the user.
+    /// The user's key.
     pub user: UserKey,
     /// When the token expires.
     pub expires: SystemTime,
@@ -57,31 +57,31 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// How long the token is still good.
+    /// Returns how long the token is still valid.
     pub fn remaining(&self, clock: &Clock) -> Duration {
         self.expires.duration_since(clock.now()).unwrap_or_default()
     }
 }
 
-/// Why a token was not accepted. The messages are for the client.
+/// The reason that a token was not accepted. The messages are for the client.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// There is no token.
     #[error("send a token: Authorization: Bearer <jwt>")]
     Missing,
-    /// The token is not valid, and why.
+    /// The token is invalid.
     #[error("the token is not valid: {0}")]
     Invalid(TokenProblem),
     /// The token has expired; get a fresh one.
     #[error("the token has expired; get a fresh one")]
     Expired,
-    /// The keys are not there to check it with.
+    /// There are no keys to check the token with.
     #[error("tokens cannot be checked at the moment; try again")]
     Unavailable(#[source] JwksError),
 }
 
 impl AuthError {
-    /// What it is counted as.
+    /// Returns the reason under which it is counted.
     pub fn refusal(&self) -> Refusal {
         match self {
             AuthError::Missing => Refusal::TokenMissing,
@@ -92,13 +92,13 @@ impl AuthError {
     }
 }
 
-/// Checks tokens. Keeps to what the protocol says: EdDSA, a `kid`, `exp`, a `sub` of 1 to 255 bytes, no `crit`; issuer
-/// and audience where configured.
+/// Checks tokens as the protocol specifies: EdDSA, a `kid`, `exp`, a `sub` of 1 to 255 bytes, no `crit`; issuer and
+/// audience if configured.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: KeySource,
     validation: Validation,
-    /// By the token's digest: what was checked a moment ago and was good, and the generation of the keys.
+    /// Recently checked valid tokens, by digest, with the generation of the keys.
     remembered: Cache<[u8; 32], (u64, Identity)>,
     refused: RefusedTokens,
     metrics: Arc<Metrics>,
@@ -110,17 +110,17 @@ struct Claims {
     sub: String,
     exp: f64,
     nbf: Option<f64>,
-    /// Whatever it is: only a text can be refused by an operator, and anything else is no reason to refuse the token.
+    /// Any JSON value: an operator can only refuse a text, and any other type is no reason to reject the token.
     #[serde(default)]
     jti: serde_json::Value,
 }
 
 impl Authenticator {
-    /// Keys are fetched by [`Self::fetching`].
+    /// Creates an authenticator. Its keys are fetched by [`Self::fetching`].
     pub fn new(config: &Config, http: reqwest::Client, metrics: Arc<Metrics>, clock: Clock) -> Authenticator {
         let mut validation = Validation::new(Algorithm::EdDSA);
         let mut required = vec!["exp", "sub"];
-        // By our own clock, in `identity`.
+        // Checked in `identity`, by our own clock.
         validation.validate_exp = false;
         validation.validate_aud = config.auth.jwt_audience.is_some();
         if let Some(audience) = &config.auth.jwt_audience {
@@ -138,30 +138,30 @@ impl Authenticator {
         Authenticator { keys, validation, remembered, refused, metrics, clock }
     }
 
-    /// The tokens that operators have refused.
+    /// Returns the tokens that operators have refused.
     pub fn refused(&self) -> &RefusedTokens {
         &self.refused
     }
 
-    /// Whether an operator has refused the token of this identity.
+    /// Returns true if an operator has refused the token of this identity.
     pub fn refuses(&self, identity: &Identity) -> bool {
         identity.token_id.as_deref().is_some_and(|id| self.refused.contains(id))
     }
 
-    /// Whether the issuer's keys were ever fetched. It stays so, however old they are.
+    /// Returns true if the issuer's keys were ever fetched, however old they are.
     pub fn has_keys(&self) -> bool {
         self.keys.is_filled()
     }
 
-    /// The background task that keeps the issuer's keys at hand, until told to stop. To be run once.
+    /// Keeps the issuer's keys up to date in the background, until told to stop. Must be run once.
     pub fn fetching(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         self.keys.fetching(stop)
     }
 
-    /// Checks a token. May wait a few seconds for a key that is not at hand; `from`: where it comes from, if that is known.
+    /// Checks a token. May wait a few seconds for a missing key. `from`: the client's address, if known.
     ///
     /// # Errors
-    /// [`AuthError::Unavailable`] where it cannot be told yet whether the token is good; everything else is for good.
+    /// [`AuthError::Unavailable`] if it cannot be determined yet whether the token is valid; all others are final.
     pub async fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Identity, AuthError> {
         let checked = self.check_or_remember(token, from).await;
         let checked = checked.and_then(|identity| match self.refuses(&identity) {
@@ -180,8 +180,8 @@ impl Authenticator {
         checked
     }
 
-    /// Writes which check a token failed, and which key it names, once in a while: that all are refused for one reason
-    /// is a mistake in the settings more often than in all tokens.
+    /// Logs which check a token failed, and the key it names, rate-limited: if all tokens are refused for one reason,
+    /// the cause is more often a wrong setting than the tokens.
     fn log(&self, token: &str, error: &AuthError) {
         let reason = error.refusal();
         let Some(unwritten) = self.metrics.refusals.line_due(reason) else { return };
@@ -219,8 +219,8 @@ impl Authenticator {
     }
 }
 
-/// Whether a token's header has `crit`, whatever is in it: no extension is known here, and an empty list is not allowed
-/// (RFC 7515, section 4.1.11). What cannot be read counts as one that has.
+/// Returns true if a token's header has `crit`, whatever its value: no extension is supported here, and an empty list
+/// is not allowed (RFC 7515, section 4.1.11). An unreadable header counts as having it.
 fn has_critical_extensions(token: &str) -> bool {
     let header = token.split('.').next().unwrap_or_default();
     let header = URL_SAFE_NO_PAD.decode(header).ok();
@@ -242,7 +242,7 @@ fn identity(claims: Claims, present: SystemTime) -> Result<Identity, AuthError> 
     if claims.exp <= now {
         return Err(AuthError::Expired);
     }
-    // Far beyond any token's life, and well within what a SystemTime holds.
+    // Far longer than any token is valid, and well within the range of SystemTime.
     let life = Duration::try_from_secs_f64(claims.exp - now).unwrap_or(Duration::MAX).min(Duration::from_secs(1 << 32));
     let token_id = claims.jti.as_str().filter(|id| (1..=MAX_TOKEN_ID).contains(&id.len())).map(Arc::from);
     let (user, expires) = (UserKey::of(&claims.sub), present + life);

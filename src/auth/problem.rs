@@ -1,4 +1,4 @@
-//! What can be wrong with a token: what its client is told, and what operators count.
+//! Problems with tokens: messages for clients, and reasons for operators' counters.
 
 use crate::telemetry::refusals::Refusal;
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -6,7 +6,7 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 /// What is wrong with a token. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenProblem {
-    /// It is no JWT.
+    /// The token is not a JWT.
     #[error("it is no JWT")]
     Malformed,
     /// It needs an extension that is not known here (crit).
@@ -60,7 +60,7 @@ pub enum TokenProblem {
 }
 
 impl TokenProblem {
-    /// What the check of signature and claims found; none if it is that the token has expired.
+    /// Converts the error of the signature and claims check; `None` if the token has expired.
     pub(super) fn of(error: &Error) -> Option<TokenProblem> {
         Some(match error.kind() {
             ErrorKind::ExpiredSignature => return None,
@@ -78,7 +78,7 @@ impl TokenProblem {
         })
     }
 
-    /// What it is counted as.
+    /// Returns the reason under which it is counted.
     pub fn refusal(self) -> Refusal {
         match self {
             TokenProblem::Malformed => Refusal::TokenMalformed,

@@ -1,4 +1,4 @@
-//! Tokens that operators have refused, by their ids (`jti`), until they expire.
+//! Tokens that operators have refused, by id (`jti`), until they expire.
 
 use crate::clock::Clock;
 use arc_swap::ArcSwap;
@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// Tokens that are refused at the same time, at most.
+/// Maximum number of tokens refused at the same time.
 const MAX_REFUSED: usize = 10_000;
 
-/// The ids of tokens that are not accepted any more. Clones share them.
+/// The ids of tokens that are no longer accepted. Clones share them.
 ///
-/// They are kept in the database, and held in memory: a replica with an admin port is not ready before it has read them
+/// Stored in the database and cached in memory: a replica with an admin port is not ready until it has read them
 /// ([`crate::admin`]).
 #[derive(Clone, Debug)]
 pub struct RefusedTokens(Arc<Inner>);
@@ -21,34 +21,34 @@ struct Inner {
     /// Read with every token; replaced as a whole when one is added.
     until: ArcSwap<HashMap<Arc<str>, SystemTime>>,
     writing: Mutex<()>,
-    /// Why those that are kept have not been read yet, in a sentence; none: they have, or nobody refuses any here.
+    /// Why the stored tokens have not been read yet, in a sentence. `None`: they have, or nobody can refuse any here.
     unread: Mutex<Option<String>>,
     clock: Clock,
 }
 
-/// As many tokens are refused as can be.
+/// The maximum number of tokens is refused already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_REFUSED} tokens are refused already")]
 pub struct TooManyRefused;
 
 impl RefusedTokens {
-    /// None is refused yet.
+    /// Creates an empty set.
     pub fn new(clock: Clock) -> RefusedTokens {
         let (until, writing, unread) = (ArcSwap::default(), Mutex::default(), Mutex::default());
         RefusedTokens(Arc::new(Inner { until, writing, unread, clock }))
     }
 
-    /// Those that are kept have not been read yet, and why not.
+    /// Records that the stored tokens have not been read yet, and why.
     pub fn set_unread(&self, why: impl Into<String>) {
         *self.unread_slot() = Some(why.into());
     }
 
-    /// Those that are kept have been read. It stays so.
+    /// Records that the stored tokens have been read.
     pub fn set_read(&self) {
         *self.unread_slot() = None;
     }
 
-    /// Why those that are kept have not been read yet; none if they have.
+    /// Returns why the stored tokens have not been read yet; `None` if they have.
     pub fn unread(&self) -> Option<String> {
         self.unread_slot().clone()
     }
@@ -57,7 +57,7 @@ impl RefusedTokens {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a token until then, or longer if that was said before. Those that have expired are forgotten.
+    /// Refuses a token until this time, or until a later time given before. Forgets tokens that have expired.
     ///
     /// # Errors
     /// Too many others are refused, and this one is not.
@@ -65,7 +65,7 @@ impl RefusedTokens {
         self.refuse_all([(Arc::from(id), until)])
     }
 
-    /// Likewise, all or as many as there is room for.
+    /// Refuses several tokens, as many as there is room for.
     pub fn refuse_all(&self, added: impl IntoIterator<Item = (Arc<str>, SystemTime)>) -> Result<(), TooManyRefused> {
         let _writing = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.0.clock.now();
@@ -84,12 +84,12 @@ impl RefusedTokens {
         outcome
     }
 
-    /// Whether the token of this id is refused.
+    /// Returns true if the token with this id is refused.
     pub fn contains(&self, id: &str) -> bool {
         self.0.until.load().get(id).is_some_and(|until| *until > self.0.clock.now())
     }
 
-    /// All that are, and until when; those that are over first.
+    /// Lists all refused tokens and until when, ordered by that time.
     pub fn list(&self) -> Vec<(Arc<str>, SystemTime)> {
         let now = self.0.clock.now();
         let all = self.0.until.load();

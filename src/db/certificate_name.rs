@@ -1,4 +1,4 @@
-//! Whether a certificate names a server, as libpq looks for it.
+//! Matching of a server's name against a certificate, as libpq does it.
 
 use rustls::pki_types::ServerName;
 use x509_cert::Certificate;
@@ -9,8 +9,8 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// id-at-commonName, RFC 5280, appendix A.1.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// Whether the certificate names the server: among its alternative names, or in its subject, if it has no alternative names
-/// of the kind that the server's is, addresses or names.
+/// Returns true if the certificate names the server: among its alternative names, or in its subject if it has no
+/// alternative names of the server's kind (addresses or names).
 pub(super) fn is_named(certificate: &Certificate, server: &ServerName<'_>) -> bool {
     let host = server.to_str();
     let Ok(alternative) = certificate.tbs_certificate.get::<SubjectAltName>() else { return false };
@@ -37,14 +37,14 @@ pub(super) fn is_named(certificate: &Certificate, server: &ServerName<'_>) -> bo
     !has_kind && common_name(certificate).is_some_and(|name| matches(&name, &host))
 }
 
-/// The first of the subject's names: libpq looks at no other.
+/// Returns the first common name of the subject; libpq ignores any others.
 fn common_name(certificate: &Certificate) -> Option<String> {
     let mut parts = certificate.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
     let name = parts.find(|attribute| attribute.oid == COMMON_NAME)?;
     String::from_utf8(name.value.value().to_vec()).ok()
 }
 
-/// Whether a name in a certificate is the host's; `*.` stands for one label.
+/// Returns true if a name in a certificate matches the host; `*.` stands for one label.
 fn matches(name: &str, host: &str) -> bool {
     if name.eq_ignore_ascii_case(host) {
         return true;

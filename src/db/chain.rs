@@ -1,4 +1,4 @@
-//! Chains of certificates as OpenSSL, and so libpq, takes them, as far as webpki does not look.
+//! Certificate chains that OpenSSL, and therefore libpq, accepts or limits in ways that webpki does not support.
 
 use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -12,25 +12,25 @@ use x509_cert::ext::pkix::{
     SubjectKeyIdentifier,
 };
 
-/// Certificates between a server's and one that is trusted, at most.
+/// Maximum number of certificates between a server's and a trusted one.
 const MAX_INTERMEDIATES: usize = 8;
 /// id-kp-serverAuth, RFC 5280, section 4.2.1.12.
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
-/// Extensions that are understood here, or by webpki before.
+/// Extensions that are handled here, or were handled by webpki.
 const KNOWN_EXTENSIONS: [ObjectIdentifier; 5] =
     [BasicConstraints::OID, KeyUsage::OID, ExtendedKeyUsage::OID, SubjectAltName::OID, NameConstraints::OID];
 
-/// What `sslrootcert` holds, at a time.
+/// The contents of `sslrootcert` at a given time.
 #[derive(Debug, Default)]
 pub(super) struct Trusted {
-    /// Authorities that vouch for themselves: where a chain has to end.
+    /// Self-signed authorities, where a chain must end.
     pub(super) roots: Vec<(CertificateDer<'static>, Certificate)>,
-    /// Certificates that somebody else vouches for. They are known without the server's sending them, and no more: OpenSSL
+    /// Certificates issued by another authority. Used as if the server had sent them, but not as trust anchors: OpenSSL
     /// follows a chain to its end.
     pub(super) intermediates: Vec<(CertificateDer<'static>, Certificate)>,
-    /// Authorities whose time is over, or yet to come.
+    /// Authorities that have expired, or are not valid yet.
     untimely: Vec<(Certificate, CertificateError)>,
-    /// Those that vouch for themselves and for nobody else.
+    /// Self-signed certificates that are trusted only as themselves.
     alone: Vec<(CertificateDer<'static>, Certificate)>,
 }
 
@@ -38,7 +38,7 @@ impl Trusted {
     pub(super) fn at(certificates: &[CertificateDer<'static>], now: UnixTime) -> Trusted {
         let mut trusted = Trusted::default();
         for der in certificates {
-            // What cannot be read vouches for nobody.
+            // Unreadable certificates are ignored.
             let Ok(certificate) = Certificate::from_der(der.as_ref()) else { continue };
             if !is_self_signed(&certificate) {
                 trusted.intermediates.push((der.clone(), certificate));
@@ -53,41 +53,41 @@ impl Trusted {
         trusted
     }
 
-    /// Why this chain is not trusted, if it is for the time of what is.
+    /// Returns the error of an authority in this chain that has expired or is not valid yet.
     pub(super) fn untimely(&self, chain: &[&Certificate]) -> Option<CertificateError> {
         let signed =
             |root: &Certificate| chain.iter().any(|one| one.tbs_certificate.issuer == root.tbs_certificate.subject);
         self.untimely.iter().find(|(root, _)| signed(root)).map(|(_, error)| error.clone())
     }
 
-    /// Whether the certificate itself is trusted, and nobody else vouches for it.
+    /// Returns true if the certificate itself is trusted as self-signed.
     fn holds(&self, der: &CertificateDer<'_>) -> bool {
         self.roots.iter().chain(&self.alone).any(|(known, _)| known.as_ref() == der.as_ref())
     }
 
-    /// Whether some root limits how long chains below it are, which webpki does not look at.
+    /// Returns true if a root limits the length of chains below it, which webpki does not check.
     pub(super) fn limits_length(&self) -> bool {
         self.roots.iter().any(|(_, root)| path_length(root).is_some())
     }
 }
 
-/// A server's certificate with those that came with it.
+/// A verifier for a server's certificate and those sent with it.
 pub(super) struct Chain<'a> {
     pub(super) trusted: &'a Trusted,
     pub(super) algorithms: &'a WebPkiSupportedAlgorithms,
     pub(super) now: UnixTime,
-    /// Whether authorities that limit for which names they sign are of use: if webpki has looked at that.
+    /// True if authorities with name constraints may be used, because webpki has checked the names.
     pub(super) names_are_checked: bool,
 }
 
 impl Chain<'_> {
-    /// Whether webpki has no notion of such a certificate, which OpenSSL takes: one of version 1, one that is itself
-    /// trusted, or an authority's.
+    /// Returns true for certificates that webpki does not support but OpenSSL accepts: those of version 1, those that
+    /// are trusted themselves, and those of authorities.
     pub(super) fn is_needed(&self, der: &CertificateDer<'_>, leaf: &Certificate) -> bool {
         leaf.tbs_certificate.version != Version::V3 || is_authority(leaf) || self.trusted.holds(der)
     }
 
-    /// Whether the chain leads to a root.
+    /// Returns true if the chain leads to a root.
     pub(super) fn holds(
         &self,
         der: &CertificateDer<'_>,
@@ -105,7 +105,7 @@ impl Chain<'_> {
         let known: Vec<Certificate> =
             self.trusted.intermediates.iter().map(|(_, known)| known.clone()).chain(sent).collect();
         let mut current = leaf.clone();
-        // Authorities below the one that is looked for, but for those that only have a new key.
+        // Number of authorities below the one to be found, not counting those that merely have a new key.
         let mut below = 0;
         for _ in 0..=MAX_INTERMEDIATES {
             let signed = |issuer: &Certificate| self.has_signed(issuer, &current);
@@ -130,7 +130,7 @@ impl Chain<'_> {
         Ok(false)
     }
 
-    /// Whether the signature of the one is the other's.
+    /// Returns true if the issuer's key made the signature.
     fn has_signed(&self, issuer: &Certificate, signed: &Certificate) -> bool {
         let (of_issuer, of_signed) = (&issuer.tbs_certificate, &signed.tbs_certificate);
         let is_limited = !matches!(of_issuer.get::<NameConstraints>(), Ok(None));
@@ -152,8 +152,8 @@ impl Chain<'_> {
     }
 }
 
-/// Whether OpenSSL would take it for a server's: by its key, and by what else it is said to be for. webpki does not look at
-/// the former.
+/// Returns true if OpenSSL would accept it as a server certificate: by its key usage, which webpki does not check, and
+/// by its extended key usage.
 pub(super) fn suits_server(leaf: &Certificate) -> bool {
     let suits = match leaf.tbs_certificate.get::<KeyUsage>() {
         Ok(None) => true,
@@ -163,7 +163,7 @@ pub(super) fn suits_server(leaf: &Certificate) -> bool {
     suits && suits_tls(leaf)
 }
 
-/// Whether it is for servers, if it says at all what it is for.
+/// Returns true if it is valid for TLS servers, or does not specify a purpose.
 fn suits_tls(certificate: &Certificate) -> bool {
     match certificate.tbs_certificate.get::<ExtendedKeyUsage>() {
         Ok(None) => true,
@@ -172,12 +172,12 @@ fn suits_tls(certificate: &Certificate) -> bool {
     }
 }
 
-/// Whether it says to be an authority.
+/// Returns true if it claims to be an authority.
 fn is_authority(certificate: &Certificate) -> bool {
     matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if constraints.ca)
 }
 
-/// Whether it may sign others' certificates. Of version 1 are roots from before there was a way to say so.
+/// Returns true if it may sign other certificates. Version 1 roots predate the extension that says so.
 fn may_sign(certificate: &Certificate) -> bool {
     let key_may = match certificate.tbs_certificate.get::<KeyUsage>() {
         Ok(None) => None,
@@ -192,12 +192,12 @@ fn may_sign(certificate: &Certificate) -> bool {
     is_one && key_may != Some(false)
 }
 
-/// How many authorities may be between it and a server's certificate, if it says so.
+/// Returns the maximum number of authorities between it and a server's certificate, if it specifies one.
 fn path_length(certificate: &Certificate) -> Option<u8> {
     certificate.tbs_certificate.get::<BasicConstraints>().ok()??.1.path_len_constraint
 }
 
-/// Whether nobody else vouches for it.
+/// Returns true if it is self-signed.
 fn is_self_signed(certificate: &Certificate) -> bool {
     let tbs = &certificate.tbs_certificate;
     let own_key = tbs.get::<SubjectKeyIdentifier>().ok().flatten().map(|(_, SubjectKeyIdentifier(key))| key);
@@ -206,7 +206,7 @@ fn is_self_signed(certificate: &Certificate) -> bool {
     tbs.subject == tbs.issuer && !is_other_key
 }
 
-/// Whether it has something that must be understood, and is not.
+/// Returns true if it has a critical extension that is not supported.
 fn has_unknown_critical(certificate: &Certificate) -> bool {
     let mut extensions = certificate.tbs_certificate.extensions.iter().flatten();
     extensions.any(|extension| extension.critical && !KNOWN_EXTENSIONS.contains(&extension.extn_id))
@@ -224,9 +224,9 @@ fn is_timely(certificate: &Certificate, now: UnixTime) -> Result<(), Certificate
     Ok(())
 }
 
-/// An algorithm's identifier as rustls names it: without the header of its sequence.
+/// Returns an algorithm's identifier in the form rustls uses: without its sequence header.
 pub(super) fn algorithm_id(algorithm: &x509_cert::spki::AlgorithmIdentifierOwned) -> Result<Vec<u8>, CertificateError> {
     let der = algorithm.to_der().map_err(|_| CertificateError::BadEncoding)?;
-    // Two bytes for identifiers of less than 128 bytes; rustls knows no longer ones.
+    // The header is two bytes for identifiers shorter than 128 bytes; rustls has none that are longer.
     Ok(der.get(2..).unwrap_or_default().to_vec())
 }

@@ -1,4 +1,4 @@
-//! Connecting: to whichever of a URL's hosts can be used, with TLS as the URL wants it.
+//! Connecting to whichever of a URL's hosts is usable, with the TLS mode the URL asks for.
 
 use super::error::ConnectError;
 use super::staggered;
@@ -23,37 +23,37 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long connecting to one address may take, unless the URL says otherwise.
+/// Default timeout for connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// After so long without an acknowledgement the kernel gives a connection up.
+/// Time without an acknowledgement after which the kernel closes a connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long in silence the kernel begins to test a connection, and between two tests.
+/// Idle time before the kernel's first keepalive probe, and the time between probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
-/// How long a connection may take to be closed.
+/// Timeout for closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a connection's bytes go through.
+/// The transport of a connection.
 type Stream = Either<TcpStream, UnixStream>;
 type TlsStream = <<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect as TlsConnect<Stream>>::Stream;
 
-/// A connection that its owner drives: the client of it waits for nothing unless this is polled.
+/// A connection to be driven by its owner: its client makes no progress unless this is polled.
 pub type Driver = Connection<Stream, TlsStream>;
 
-/// How the addresses of a name are found, with this port; in the order in which they are to be tried.
+/// Resolves a name, with this port, to addresses in the order in which to try them.
 pub type Resolver = Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
-/// Where to connect to, and as whom.
+/// Connects to a database with fixed credentials.
 #[derive(Clone)]
 pub struct Connector {
     url: Arc<PostgresUrl>,
-    /// What the server is told of the session.
+    /// Session parameters sent to the server.
     session: Arc<Config>,
-    /// Which host answered last; it is asked first.
+    /// The host that answered last; it is tried first.
     preferred: Arc<AtomicUsize>,
     resolver: Resolver,
-    /// Which address of a name answered last, where that was not the first that its resolver gave: it is asked first.
+    /// The address that answered last, if it was not the resolver's first; it is tried first.
     preferred_address: Arc<Mutex<Option<SocketAddr>>>,
-    /// Whether a name had several addresses.
+    /// True if a name has resolved to several addresses.
     has_addresses: Arc<AtomicBool>,
 }
 
@@ -64,10 +64,10 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// A connector to this URL, whose connections show up in `pg_stat_activity` by `name`.
+    /// Creates a connector for this URL, whose connections appear in `pg_stat_activity` as `name`.
     ///
     /// # Errors
-    /// The URL cannot be understood.
+    /// The URL cannot be parsed.
     pub fn new(url: &Secret, name: &str) -> Result<Connector, ConnectError> {
         let url = PostgresUrl::parse(url.expose())?;
         let mut session = Config::new();
@@ -97,14 +97,14 @@ impl Connector {
         })
     }
 
-    /// The same, which finds the addresses of names in another way than the system does.
+    /// Uses this resolver in place of the system's.
     #[must_use]
     pub fn with_resolver(mut self, resolver: Resolver) -> Connector {
         self.resolver = resolver;
         self
     }
 
-    /// The same, for sessions with these settings. Not for poolers, which refuse what they cannot keep track of.
+    /// Uses these session settings. Not for poolers, which reject settings that they cannot track.
     #[must_use]
     pub fn with_settings(mut self, settings: &[(&str, impl fmt::Display)]) -> Connector {
         let mut options = self.session.get_options().unwrap_or_default().to_owned();
@@ -115,19 +115,19 @@ impl Connector {
         self
     }
 
-    /// Whether there are several hosts to choose from, or a name has turned out to have several addresses.
+    /// Returns true if there are several hosts, or if a name has resolved to several addresses.
     pub fn has_choice(&self) -> bool {
         self.url.hosts.len() > 1 || self.has_addresses.load(Ordering::Relaxed)
     }
 
-    /// Connects. The client does nothing unless the driver is polled.
+    /// Connects. The client makes no progress unless the driver is polled.
     ///
-    /// Of several hosts the first that answers and can be written to is taken. The one that did last time is asked first,
-    /// and one that is slow to answer keeps nobody from the others. The same goes for the addresses of a name; if none of
-    /// them can be written to, one that cannot is taken, unless the URL asks for more.
+    /// Among several hosts, takes the first that answers and is writable. The one that was used last is tried first,
+    /// and a slow one does not delay the others. The same applies to the addresses of a name; if none of them is
+    /// writable, one that is not is taken, unless the URL requires otherwise.
     ///
     /// # Errors
-    /// No host can be used; the error is what the most telling of them said.
+    /// No host is usable; returns the most informative of their errors.
     pub fn connect(&self) -> BoxFuture<'_, Result<(Client, Driver), ConnectError>> {
         // Boxed, because it is large and rare.
         Box::pin(self.connect_to_any())
@@ -143,14 +143,14 @@ impl Connector {
         Ok(connection)
     }
 
-    /// A connection that is driven by a task of its own.
+    /// Opens a connection that is driven by its own task.
     ///
     /// # Errors
     /// As for [`Connector::connect`].
     pub async fn open(&self) -> Result<Session, ConnectError> {
         let (client, driver) = self.connect().await?;
         let driving = tokio::spawn(async move {
-            // What ends the connection also fails the statement that it was needed for.
+            // Whatever ends the connection also fails the statement running on it.
             let _ = driver.await;
         });
         Ok(Session { client, driving: AbortOnDropHandle::new(driving) })
@@ -161,14 +161,14 @@ impl Connector {
         Ok((index, self.connect_to(endpoint).await?))
     }
 
-    /// Connects to one host, by all its addresses.
+    /// Connects to one host, trying all of its addresses.
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<(Client, Driver), ConnectError> {
         let limit = self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let needs_primary = self.url.needs_primary;
         match &endpoint.host {
             Host::Unix(folder) => {
                 let socket = folder.join(format!(".s.PGSQL.{}", endpoint.port));
-                // What nobody else can hear is not encrypted, whatever sslmode says.
+                // A local socket is not encrypted, whatever sslmode says.
                 let attempt = self.attempt(Place::Unix(&socket), "", Attempt::Plain, needs_primary);
                 timeout(limit, attempt).await.map_err(|_| ConnectError::Timeout)?
             }
@@ -193,7 +193,7 @@ impl Connector {
         }
     }
 
-    /// Connects to one of these addresses, of which there are some.
+    /// Connects to one of these addresses, which must not be empty.
     async fn connect_to_first_of(
         &self,
         addresses: &[SocketAddr],
@@ -210,7 +210,7 @@ impl Connector {
             Ok((address, self.agree_in_time(address, name, needs_primary).await?))
         };
         let (address, connection) = staggered::first(in_order.len(), ask).await?;
-        // Where all is well the resolver goes on to say who is asked first: some distribute connections like that.
+        // As long as all is well, the resolver decides which address comes first: some balance load this way.
         let is_first = addresses.first() == Some(&address);
         if !is_first && self.preferred_address().replace(address) != Some(address) {
             tracing::warn!(of = addresses.len(), "another address of the database's host is used now");
@@ -232,7 +232,7 @@ impl Connector {
         timeout(limit, self.agree(address, name, needs_primary)).await.map_err(|_| ConnectError::Timeout)?
     }
 
-    /// Connects to an address, with or without TLS as `sslmode` says.
+    /// Connects to an address, with or without TLS according to `sslmode`.
     async fn agree(
         &self,
         address: SocketAddr,
@@ -245,7 +245,7 @@ impl Connector {
                 Ok(connected) => return Ok(connected),
                 Err(error) if !error.may_be_about_tls() => return Err(error),
                 Err(error) => {
-                    // What is said without TLS may be that TLS was expected, or not. That there is none says less.
+                    // An error without TLS may be caused by its absence. A mere lack of TLS says less.
                     let is_newer = *attempt == Attempt::Encrypted && !error.is_lack_of_tls();
                     failed = Some(failed.filter(|_| !is_newer).unwrap_or(error));
                 }
@@ -262,7 +262,7 @@ impl Connector {
         needs_primary: bool,
     ) -> Result<(Client, Driver), ConnectError> {
         let mut tls = match attempt {
-            // Never used; to set up TLS for nothing may fail.
+            // Never used; setting up TLS needlessly could fail.
             Attempt::Plain => MakeRustlsConnect::new(tls::unused()?),
             _ => MakeRustlsConnect::new(tls::client_config(&self.url.tls).await?),
         };
@@ -311,7 +311,7 @@ enum Place<'a> {
     Unix(&'a Path),
 }
 
-/// A connection for one task, which nobody shares. It is closed when it is dropped.
+/// A connection for a single task. Closed on drop.
 pub struct Session {
     client: Client,
     driving: AbortOnDropHandle<()>,
@@ -329,12 +329,12 @@ impl Session {
     /// Closes it, and lets the server know.
     pub async fn close(self) {
         drop(self.client);
-        // It has nothing left to do but to take its leave.
+        // Only the termination message is left to send.
         let _ = timeout(CLOSE_TIMEOUT, self.driving).await;
     }
 }
 
-/// Whether the session can write.
+/// Returns true if the session is writable.
 async fn is_writable(client: &Client, driver: &mut Driver) -> Result<bool, ConnectError> {
     let rows = while_driven(driver, client.simple_query("show transaction_read_only")).await?;
     let row = rows.iter().find_map(|message| match message {
@@ -344,7 +344,7 @@ async fn is_writable(client: &Client, driver: &mut Driver) -> Result<bool, Conne
     Ok(row == Some("off"))
 }
 
-/// Waits for a client while its connection is driven.
+/// Awaits a client's future while driving its connection.
 pub(super) async fn while_driven<T>(
     driver: &mut Driver,
     asking: impl Future<Output = Result<T, tokio_postgres::Error>>,

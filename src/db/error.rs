@@ -1,4 +1,4 @@
-//! What can go wrong with a database, and what that means for what was asked of it.
+//! Errors of the database, and what they mean for a request.
 
 use super::tls::TlsError;
 use crate::config::UrlError;
@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io;
 use tokio_postgres::error::Severity;
 
-/// Why there is no connection.
+/// The reason that there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL cannot be used.
@@ -21,7 +21,7 @@ pub enum ConnectError {
     /// A database's host cannot be reached.
     #[error("a database's host cannot be reached")]
     Reach(#[source] io::Error),
-    /// The database did not answer in time.
+    /// The database did not respond in time.
     #[error("the database did not answer in time")]
     Timeout,
     /// The database refused the connection.
@@ -33,21 +33,21 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether it may be over in a while: the database is away, starting, full, or fails over.
+    /// Returns true if the error may pass: the database is unavailable, starting, full, or failing over.
     pub fn is_passing(&self) -> bool {
         match self {
             ConnectError::Url(_) | ConnectError::Tls(_) => false,
             ConnectError::Resolve(_) | ConnectError::Reach(_) | ConnectError::Timeout | ConnectError::NoPrimary => true,
             ConnectError::Refused(error) => match sqlstate(error) {
-                // Shutting down, starting, too many connections, a pooler that has lost its server, a database on its
-                // way in or out.
+                // Shutting down, starting, too many connections, a pooler without its server, a database being created
+                // or dropped.
                 Some(code) => matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "55000") || code.starts_with("08"),
                 None => !is_disagreement(error),
             },
         }
     }
 
-    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    /// Describes the error for an operator in one sentence, without any part of a setting.
     pub fn sentence(&self) -> String {
         let ConnectError::Refused(error) = self else { return self.to_string() };
         match sqlstate(error) {
@@ -63,8 +63,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether another way of connecting, with TLS or without, may succeed. A server that starts, is full or shuts down says
-    /// so to everybody.
+    /// Returns true if connecting another way, with TLS or without, may succeed. A server that is starting, full or
+    /// shutting down rejects every connection alike.
     pub(super) fn may_be_about_tls(&self) -> bool {
         match self {
             ConnectError::Refused(error) => !(self.is_passing() && error.code().is_some()),
@@ -73,16 +73,16 @@ impl ConnectError {
         }
     }
 
-    /// Whether the server has no TLS, rather than that we do not agree about it.
+    /// Returns true if the server does not support TLS, as opposed to a failed negotiation.
     pub(super) fn is_lack_of_tls(&self) -> bool {
-        // What fails in the handshake itself comes from rustls, as an error of the connection's.
+        // Failures of the handshake itself come from rustls, as I/O errors of the connection.
         let ConnectError::Refused(error) = self else { return false };
         error.to_string().starts_with("error performing TLS handshake")
             && error.source().is_some_and(|cause| !cause.is::<io::Error>())
     }
 }
 
-/// Whether the two ends do not agree about TLS or who we are, rather than a connection that broke.
+/// Returns true if the two ends disagree about TLS or authentication, as opposed to a broken connection.
 fn is_disagreement(error: &tokio_postgres::Error) -> bool {
     match error.source() {
         None => false,
@@ -93,13 +93,13 @@ fn is_disagreement(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Why a statement was not answered.
+/// The reason that a statement got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// There is no connection to the database.
     #[error("there is no connection to the database")]
     Connect(#[from] ConnectError),
-    /// No connection to the database became free in time.
+    /// No pool connection became free in time.
     #[error("no connection to the database became free in time")]
     PoolTimeout,
     /// The connections to the database are closed.
@@ -114,7 +114,7 @@ pub enum DbError {
 }
 
 impl DbError {
-    /// What PostgreSQL says is wrong, if it was PostgreSQL that said so.
+    /// Returns PostgreSQL's error code, if the error came from PostgreSQL.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             DbError::Statement(error) | DbError::Connect(ConnectError::Refused(error)) => sqlstate(error),
@@ -122,7 +122,7 @@ impl DbError {
         }
     }
 
-    /// What an operator is told of it in one sentence, which has nothing of a setting's in it.
+    /// Describes the error for an operator in one sentence, without any part of a setting.
     pub fn sentence(&self) -> String {
         match (self, self.sqlstate()) {
             (DbError::Connect(error), _) => error.sentence(),
@@ -133,7 +133,7 @@ impl DbError {
         }
     }
 
-    /// The constraint that a statement violated.
+    /// Returns the constraint that a statement violated.
     pub fn constraint(&self) -> Option<&str> {
         match self {
             DbError::Statement(error) => error.as_db_error()?.constraint(),
@@ -141,8 +141,8 @@ impl DbError {
         }
     }
 
-    /// Whether the connection failed, and not what was said on it; or the server ended the session for a reason of its
-    /// own.
+    /// Returns true if the connection failed, rather than the statement, or if the server ended the session for reasons
+    /// of its own.
     pub fn is_disconnect(&self) -> bool {
         match self {
             DbError::Overdue => true,
@@ -151,28 +151,28 @@ impl DbError {
         }
     }
 
-    /// Whether the server lost a server that it asked itself. Its own session goes on; what was asked may succeed at once,
-    /// because it remembers connections that have died meanwhile.
+    /// Returns true if the server lost its connection to another server. The session itself survives. A retry may
+    /// succeed at once, because the server may merely have used cached connections that had died.
     pub fn is_lost_behind(&self) -> bool {
         matches!(self, DbError::Statement(error) if is_lost_behind(error))
     }
 
-    /// Whether what the driver says is that a connection was lost, ours or one behind the server; or that the server is a
-    /// standby.
+    /// Returns true if a driver error means that a connection was lost, ours or one behind the server, or that the
+    /// server is a standby.
     pub fn may_pass(error: &tokio_postgres::Error) -> bool {
         is_disconnect(error) || is_lost_behind(error) || sqlstate(error) == Some("25006")
     }
 
-    /// Whether the server is a standby, or has become one.
+    /// Returns true if the server is a standby, or has become one.
     pub fn is_read_only(&self) -> bool {
         self.sqlstate() == Some("25006")
     }
 
-    /// Whether a statement has to be prepared anew: what it reads has another form now, or the server does not know it
-    /// any more, because a pooler has put another one in its place.
+    /// Returns true if a statement must be prepared again: its tables have changed, or the server no longer knows it,
+    /// because a pooler has switched servers.
     pub(super) fn is_stale_statement(error: &tokio_postgres::Error) -> bool {
         match error.as_db_error() {
-            // The same code as for anything that is not supported.
+            // The same code as for any unsupported feature.
             Some(error) if error.code().code() == "0A000" => error.routine() == Some("RevalidateCachedQuery"),
             Some(error) => error.code().code() == "26000",
             None => false,
@@ -182,20 +182,21 @@ impl DbError {
 
 fn is_disconnect(error: &tokio_postgres::Error) -> bool {
     let Some(db) = error.as_db_error() else {
-        // The socket, or what came from it. What a value cannot be made of or read as is no loss.
+        // A failure of the socket, or invalid data from it. A value that cannot be encoded or decoded is not a
+        // disconnect.
         let text_fails = error.source().is_some_and(|cause| !cause.is::<io::Error>());
         return error.is_closed() || !text_fails;
     };
-    // Whoever ends a session says so by its severity: administrators, time limits, crashes, poolers.
+    // The severity tells if the session was ended: by administrators, time limits, crashes or poolers.
     matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
         || matches!(db.code().code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
-        // A pooler has given us a session on which somebody else has prepared statements by the names of ours.
+        // A pooler has given us a session on which another client has prepared statements with the same names.
         || db.code().code() == "42P05"
-        // With this severity the server, or a pooler, says it of a connection of its own.
+        // With severity ERROR, the server or a pooler is reporting one of its own connections.
         || db.code().code().starts_with("08") && db.parsed_severity() != Some(Severity::Error)
 }
 
-/// Whether the server lost a server that it asked itself, as Citus does when a worker goes away. The session goes on.
+/// Returns true if the server lost another server, as Citus does when a worker goes down. The session survives.
 fn is_lost_behind(error: &tokio_postgres::Error) -> bool {
     !is_disconnect(error) && sqlstate(error).is_some_and(|code| code.starts_with("08"))
 }

@@ -1,4 +1,4 @@
-//! A connection while it is lent.
+//! Connections in use.
 
 use super::error::DbError;
 use super::manager::{Connection, Manager};
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// How long a connection may take to show that it works, after its statement has ended.
+/// How long a connection may take to show that it works after its statement has ended.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection on which one statement runs.
+/// A connection that is running one statement.
 pub(super) struct ConnectionGuard {
     connection: Option<Object<Manager>>,
     pub(super) detector: Arc<StallDetector>,
@@ -20,7 +20,7 @@ pub(super) struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    /// From now on its statement runs.
+    /// Starts the time of its statement.
     pub(super) fn new(connection: Object<Manager>, detector: Arc<StallDetector>) -> ConnectionGuard {
         ConnectionGuard { connection: Some(connection), detector, sent: Instant::now(), answered: false }
     }
@@ -33,7 +33,7 @@ impl ConnectionGuard {
         self.answered = true;
     }
 
-    /// The pool is not to have it back. It does not say goodbye, which nobody might ever take.
+    /// Discards the connection without closing it properly: nobody might ever receive that message.
     pub(super) fn abandon(&mut self) {
         if let Some(connection) = self.connection.take() {
             Object::take(connection).driving.abort();
@@ -51,8 +51,8 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Gives a connection back to its pool, whose place it keeps until its statement has ended: nobody waits for the answer
-/// any more, but the database still works on it.
+/// Returns a connection to its pool once its statement has ended, and occupies its place until then: nobody waits for
+/// the answer anymore, but the database is still working on it.
 async fn give_back(mut connection: Object<Manager>, detector: Arc<StallDetector>, sent: Instant) {
     let ended = detector.sent_at(sent, connection.client.simple_query("")).await;
     let works = matches!(ended, Some(Ok(_))) && timeout(RETURN_TIMEOUT, connection.test()).await == Ok(true);

@@ -1,13 +1,14 @@
-//! What is known of connections that are idle.
+//! The health of idle connections.
 //!
-//! They are lent without a test, which would cost every request a round trip. Once one turns out dead, what has been
-//! idle since before is tested before it is used; once one turns out to be of no use and not to say so, because the
-//! network has forgotten it or its server is a standby now, what has been idle since before is dropped untested.
+//! Connections are used without a test, which would cost every request a round trip. Once one turns out to be dead, all
+//! that have been idle since before are tested before use. Once one turns out to be useless without failing, because
+//! the network has dropped it or its server is a standby now, all that have been idle since before are discarded
+//! untested.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
-/// What is known of a pool's connections.
+/// What is known about a pool's connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PoolHealth(Arc<Mutex<Found>>);
 
@@ -18,7 +19,7 @@ struct Found {
     useless: Option<Instant>,
 }
 
-/// What is thought of a connection that has been idle.
+/// The state of a connection that has been idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionState {
     Trusted,
@@ -31,12 +32,12 @@ impl PoolHealth {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection was found dead: the others have to show that they are not.
+    /// Records that a connection was dead: the others must be tested.
     pub(super) fn found_dead(&self) {
         self.found().dead = Some(Instant::now());
     }
 
-    /// A connection was found to be of no use and not to say so: none that is idle now is worth a test.
+    /// Records that a connection was useless without failing: no idle one is worth a test.
     pub(super) fn found_useless(&self) {
         self.found().useless = Some(Instant::now());
     }

@@ -1,4 +1,4 @@
-//! The connections of a pool: how they are made, what runs on them, and whether they still work.
+//! Creating, using and testing a pool's connections.
 
 use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
@@ -18,10 +18,10 @@ use tokio_util::task::TaskTracker;
 
 /// How long a connection may take to show that it works.
 pub(super) const TEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// Connections that are opened at the same time while that fails, at most: a database that comes back is not stormed.
+/// Maximum number of concurrent connection attempts while they fail: a database that comes back is not stormed.
 const MAX_OPENING: usize = 2;
 
-/// Runs a statement as a transaction of its own.
+/// Runs a statement as its own transaction.
 pub(super) async fn in_transaction<T: RowSink>(
     connection: &mut Connection,
     begin: &str,
@@ -32,7 +32,7 @@ pub(super) async fn in_transaction<T: RowSink>(
     let typed = parameters.iter().copied().zip(sql.types.iter().cloned());
     let client = &connection.client;
     let query = async { collect(client.query_typed_raw(sql.text, typed).await?, sink()).await };
-    // Sent in this order before the first is answered. After a statement that failed, the commit rolls back.
+    // Sent in this order before the first is answered. If the statement fails, the commit rolls back.
     let (begun, rows, committed) = tokio::join!(
         biased;
         client.batch_execute(begin),
@@ -45,7 +45,7 @@ pub(super) async fn in_transaction<T: RowSink>(
     Ok(rows)
 }
 
-/// Makes something of a statement's rows as they arrive.
+/// Feeds a statement's rows to a sink as they arrive.
 async fn collect<T: RowSink>(rows: RowStream, mut sink: T) -> Result<T, tokio_postgres::Error> {
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await? {
@@ -54,13 +54,13 @@ async fn collect<T: RowSink>(rows: RowStream, mut sink: T) -> Result<T, tokio_po
     Ok(sink)
 }
 
-/// A connection of the pool's.
+/// A pooled connection.
 pub(super) struct Connection {
-    /// Which of the servers it leads to.
+    /// The server it is connected to.
     pub(super) server: usize,
     pub(super) client: Client,
     pub(super) driving: JoinHandle<()>,
-    /// What has been prepared on it.
+    /// The statements prepared on it.
     statements: Vec<(&'static Sql, Statement)>,
     pub(super) idle_since: Instant,
 }
@@ -74,7 +74,7 @@ impl Connection {
     ) -> Result<T, tokio_postgres::Error> {
         let statement = self.prepare(sql).await?;
         match self.run(&statement, parameters, sink).await {
-            // Refused before anything was done.
+            // Rejected before anything was done.
             Err(error) if DbError::is_stale_statement(&error) => {
                 self.statements.clear();
                 let statement = self.prepare(sql).await?;
@@ -107,16 +107,16 @@ impl Connection {
     }
 }
 
-/// Makes the pool's connections, and tests them.
+/// Creates the pool's connections, and tests them.
 pub(super) struct Manager {
     pub(super) route: Route,
     pub(super) health: PoolHealth,
     opening: Semaphore,
-    /// Whether the last attempt to connect failed.
+    /// True if the last attempt to connect failed.
     is_failing: AtomicBool,
-    /// Why it did, in a sentence for operators.
+    /// The reason, in a sentence for operators.
     pub(super) failure: Mutex<Option<String>>,
-    /// What drives the connections that are open.
+    /// The tasks that drive open connections.
     pub(super) drivers: TaskTracker,
 }
 
@@ -149,7 +149,7 @@ impl managed::Manager for Manager {
             connected.as_ref().err().map(ConnectError::sentence);
         let (server, client, driver) = connected?;
         let driving = self.drivers.spawn(async move {
-            // What ends the connection also fails the statement that it was needed for.
+            // Whatever ends the connection also fails the statement running on it.
             let _ = driver.await;
         });
         Ok(Connection { server, client, driving, statements: Vec::new(), idle_since: Instant::now() })

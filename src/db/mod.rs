@@ -1,14 +1,14 @@
-//! The one way to PostgreSQL: for queries, publishing, listening and migrations alike.
+//! The only way to PostgreSQL: for queries, publishing, listening and migrations.
 //!
-//! * [`connect`](Connector): to whichever of a URL's hosts and their addresses can be used, of which several are tried at
-//!   once (`staggered`); `tls`, `verify`, `chain` and `certificate_name`: as `sslmode` says.
-//! * [`pool`](Pool): a bounded number of connections, each of which has shown that it works before it is lent, and
-//!   statements that are prepared once on each; what fails with its connection is done once more. `manager`: how its
-//!   connections are made and tested; `guard`: one that is lent.
-//! * `route`: several servers of which any will do, and one does best.
-//! * `health`: what is known of idle connections; `stall`: whether the database still works on what it was asked, or the
-//!   network has forgotten the connection.
-//! * [`error`]: what an error means for whoever asked.
+//! - [`connect`](Connector): connects to whichever of a URL's hosts and addresses is usable, trying several
+//!   concurrently (`staggered`). `tls`, `verify`, `chain` and `certificate_name` implement `sslmode`.
+//! - [`pool`](Pool): a bounded number of connections, each of which has shown that it works before it is used, with
+//!   statements that are prepared once per connection; a statement that fails with its connection is retried.
+//!   `manager`: creates and tests the connections; `guard`: a connection in use.
+//! - `route`: several equivalent servers, one of which is preferred.
+//! - `health`: what is known about idle connections. `stall`: finds out whether the database is still working on a
+//!   statement, or the network has dropped the connection.
+//! - [`error`]: what an error means for a request.
 
 mod certificate_name;
 mod chain;

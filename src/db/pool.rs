@@ -1,9 +1,9 @@
-//! Connections that are shared: `pool.query(&STATEMENT, &[…])` takes one, waits for the answer no longer than it can
-//! come, and gives the connection back only once it has shown that it works (G6, G8).
+//! A connection pool: `pool.query(&STATEMENT, &[…])` takes a connection, waits for the answer no longer than it can
+//! arrive, and returns the connection only once it has shown that it works (G6, G8).
 //!
-//! Through a pooler that shares its connections between transactions, each statement is a transaction of its own:
-//! only so do its parts, and the time limits that go with it, reach the same server. They are sent together, and so take
-//! one round trip as a statement alone does.
+//! Through a pooler that shares its connections between transactions, each statement is a transaction of its own: only
+//! then do all of its parts, and its time limits, reach the same server. They are sent together, and therefore take one
+//! round trip, like a single statement.
 
 use super::connect::Connector;
 use super::error::{ConnectError, DbError};
@@ -23,34 +23,34 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
 use tracing::Instrument;
 
-/// How often a statement is done again whose connection was lost.
+/// Maximum number of retries of a statement whose connection was lost.
 const RETRIES: usize = 2;
-/// Pause between two attempts to connect while the database is away.
+/// Pause between two attempts to connect while the database is unavailable.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How a pool is bounded.
+/// The settings of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
-    /// Connections, at most.
+    /// Maximum number of connections.
     pub size: usize,
-    /// How long a statement waits for one.
+    /// How long a statement waits for a connection.
     pub acquire_timeout: Duration,
-    /// How long a statement may run, as the server is told.
+    /// The statement timeout, as set on the server.
     pub statement_timeout: Duration,
-    /// Settings of every session: names and values.
+    /// Names and values of session settings.
     pub settings: Vec<(&'static str, String)>,
-    /// Whether statements are kept by the server for another time. If not, the settings go with each of them.
+    /// True if the server keeps prepared statements. If not, the settings are sent with each statement.
     pub prepare: bool,
 }
 
-/// How a pool is used at a moment.
+/// The current status of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Connections that are open, or being opened.
+    /// Connections that are open or being opened.
     pub open: usize,
-    /// Those of them that nobody uses.
+    /// Open connections that are not in use.
     pub idle: usize,
-    /// Statements that wait for one.
+    /// Statements waiting for a connection.
     pub waiting: usize,
 }
 
@@ -61,7 +61,7 @@ pub struct Pool {
     /// One for each server.
     detectors: Arc<[Arc<StallDetector>]>,
     acquire_timeout: Duration,
-    /// How a transaction begins, where each statement has to be one.
+    /// The start of a transaction, if each statement must be one.
     begin: Option<Arc<str>>,
 }
 
@@ -72,12 +72,12 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool whose connections are made when they are needed.
+    /// Creates a pool; connections are made on demand.
     pub fn new(connector: Connector, config: PoolConfig) -> Pool {
         Pool::over(vec![connector], config)
     }
 
-    /// The same over several servers, of which any will do, and one does best: see [`Pool::prefer`].
+    /// Creates a pool over several equivalent servers, one of which may be preferred: see [`Pool::prefer`].
     pub fn over(connectors: Vec<Connector>, config: PoolConfig) -> Pool {
         let begin = || {
             let set = config.settings.iter().map(|(name, value)| format!("; set local {name} = {value}"));
@@ -99,8 +99,8 @@ impl Pool {
         Pool { pool, detectors, acquire_timeout: config.acquire_timeout, begin }
     }
 
-    /// Runs a statement that may be run more than once, to its end. It is done again if its connection turns out to be
-    /// lost, or one behind its server, or its server a standby.
+    /// Runs an idempotent statement to its end. It is retried if its connection or one behind its server turns out to
+    /// be lost, or its server to be a standby.
     ///
     /// # Errors
     /// There is no connection, or the database failed the statement.
@@ -108,8 +108,8 @@ impl Pool {
         self.query_into(sql, parameters, &Vec::new).await
     }
 
-    /// The same for whoever has something to do with each row while PostgreSQL still works on those behind it. If the
-    /// statement has to be done again, it begins anew.
+    /// The same with a sink, which processes each row while PostgreSQL is still working on the next. A retry starts
+    /// over with a new sink.
     pub async fn query_into<T: RowSink>(
         &self,
         sql: &'static Sql,
@@ -120,7 +120,7 @@ impl Pool {
             Ok(rows) => return Ok(rows),
             Err(error) => error,
         };
-        // Whoever ends sessions ends many, and some only when their statement is over: the next one has to be tested.
+        // Whatever ends one session usually ends many, some only after their statement: the next one must be tested.
         for _ in 0..RETRIES {
             match () {
                 () if error.is_read_only() => self.health().found_useless(),
@@ -175,8 +175,7 @@ impl Pool {
         }
     }
 
-    /// A connection; one that has shown that it works, if it is to be tested. While there is none to be had, the database
-    /// is asked again and again.
+    /// Takes a connection from the pool, and tests it if asked to. Keeps trying while none can be made.
     async fn acquire(&self, tested: bool) -> Result<ConnectionGuard, DbError> {
         let sent = Instant::now();
         let left = || self.acquire_timeout.saturating_sub(sent.elapsed());
@@ -210,52 +209,51 @@ impl Pool {
         &self.pool.manager().health
     }
 
-    /// What is open now may lead to the wrong server: nothing that is idle is used again.
+    /// Discards idle connections, because open ones may lead to the wrong server.
     pub fn distrust(&self) {
         self.health().found_useless();
     }
 
-    /// Why the last attempt to connect failed, in a sentence for operators; none if it did not.
+    /// Returns why the last attempt to connect failed, in a sentence for operators; `None` if it succeeded.
     pub fn failure(&self) -> Option<String> {
         self.pool.manager().failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the database may be in one of several places.
+    /// Returns true if there are several places where the database may be.
     pub fn has_choice(&self) -> bool {
         self.pool.manager().route.connectors().iter().any(Connector::has_choice)
     }
 
-    /// Says whether one of its servers may be connected to, by its place in the list: all may until this is said.
+    /// Allows or forbids connections to one of its servers, given by index. All are allowed initially.
     pub fn set_usable(&self, server: usize, is_usable: bool) {
         self.pool.manager().route.set_usable(server, is_usable);
     }
 
-    /// Says which of its servers does best, by its place in the list. What is open is led there as well, bit by bit, if it may
-    /// lead elsewhere.
+    /// Sets the preferred server, by index. Open connections that may lead elsewhere are gradually replaced.
     pub async fn prefer(&self, server: usize) {
         if self.pool.manager().route.prefer(server).await {
             self.distrust();
         }
     }
 
-    /// Whether the server keeps statements, and so each connection is one of its own.
+    /// Returns true if statements are prepared, and therefore each connection is a server session of its own.
     pub fn is_direct(&self) -> bool {
         self.begin.is_none()
     }
 
-    /// Connections, at most.
+    /// Returns the maximum number of connections.
     pub fn max_size(&self) -> usize {
         self.pool.status().max_size
     }
 
-    /// How the pool is used now.
+    /// Returns the current status.
     pub fn status(&self) -> PoolStatus {
         let status = self.pool.status();
         PoolStatus { open: status.size, idle: status.available, waiting: status.waiting }
     }
 
-    /// Lends no more connections and closes those that are idle, within so much time. False if some were not closed by
-    /// then: they end with the process.
+    /// Closes the pool and its idle connections within this time. Returns false if some were still open by then; they
+    /// end with the process.
     pub async fn close(&self, limit: Duration) -> bool {
         self.pool.close();
         let drivers = &self.pool.manager().drivers;

@@ -1,4 +1,4 @@
-//! Servers that take the same statements, of which one does it best: the workers of a Citus cluster.
+//! Equivalent servers, one of which is preferred: the workers of a Citus cluster.
 
 use super::connect::{Connector, Driver};
 use super::error::ConnectError;
@@ -12,26 +12,26 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
-/// How long one server is waited for alone before the next is asked as well.
+/// How long to wait for one server before the next is tried as well.
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long the best is given to show that it can be reached again.
+/// Time limit for a probe of the preferred server.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pauses between such looks: the first, and how often it doubles.
+/// Initial pause between probes, and how often it doubles.
 const PROBE_PAUSE: Duration = Duration::from_secs(2);
 const PROBE_DOUBLINGS: u32 = 5;
-/// How often a log says that connections lead elsewhere.
+/// Minimum time between warnings that connections lead elsewhere.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
-/// Where a pool's connections lead. Clones share which server is the best.
+/// Where a pool's connections lead. Clones share the preferred server.
 #[derive(Clone)]
 pub(super) struct Route {
     connectors: Arc<[Connector]>,
-    /// Which of them may be used.
+    /// Whether each may be used.
     usable: Arc<[AtomicBool]>,
     best: Arc<AtomicUsize>,
-    /// Whether a connection was made to another than the best.
+    /// True if a connection was made to another server than the preferred one.
     has_strayed: Arc<AtomicBool>,
-    /// How often the best was looked at since one was made to it, and when it is looked at again.
+    /// Number of probes since a connection to the preferred server was made, and the time of the next.
     probes: Arc<AtomicU32>,
     next_probe: Arc<Mutex<Option<Instant>>>,
 }
@@ -43,7 +43,7 @@ impl fmt::Debug for Route {
 }
 
 impl Route {
-    /// One of these, of which there must be some; the first is the best until another is said to be.
+    /// Creates a route over these servers, which must not be empty; the first is preferred until another one is set.
     pub(super) fn new(connectors: Vec<Connector>) -> Route {
         Route {
             usable: connectors.iter().map(|_| AtomicBool::new(true)).collect(),
@@ -55,12 +55,12 @@ impl Route {
         }
     }
 
-    /// All of them.
+    /// Returns all servers.
     pub(super) fn connectors(&self) -> &[Connector] {
         &self.connectors
     }
 
-    /// Says whether a server may be used.
+    /// Sets whether a server may be used.
     pub(super) fn set_usable(&self, server: usize, is_usable: bool) {
         if let Some(usable) = self.usable.get(server) {
             usable.store(is_usable, Ordering::Relaxed);
@@ -71,8 +71,9 @@ impl Route {
         self.usable.get(server).is_some_and(|usable| usable.load(Ordering::Relaxed))
     }
 
-    /// Says which is the best. Whether what is open leads elsewhere and need not: it was another, or could not be reached and
-    /// now can be. One that cannot is looked at again, less and less often.
+    /// Sets the preferred server. Returns true if open connections may lead elsewhere needlessly: another server was
+    /// preferred before, or this one could not be reached and now can be. An unreachable one is probed again with
+    /// growing pauses.
     pub(super) async fn prefer(&self, best: usize) -> bool {
         if self.best.swap(best, Ordering::Relaxed) != best {
             self.has_strayed.store(false, Ordering::Relaxed);
@@ -89,7 +90,7 @@ impl Route {
         is_back
     }
 
-    /// Whether it is time to look at the best; then, when the next time is.
+    /// Returns true if a probe of the preferred server is due, and then schedules the next.
     fn is_probe_due(&self) -> bool {
         let mut next = self.next_probe.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -101,17 +102,17 @@ impl Route {
         true
     }
 
-    /// A connection was made to the best.
+    /// Records that a connection to the preferred server was made.
     fn note_reached(&self) {
         self.probes.store(0, Ordering::Relaxed);
         *self.next_probe.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A connection was made to another; what the best said, if it said something.
+    /// Records that a connection to another server was made, and the preferred server's error, if any.
     fn note_strayed(&self, best: usize, error: Option<&ConnectError>) {
         self.has_strayed.store(true, Ordering::Relaxed);
         if !self.is_usable(best) {
-            // Why is known.
+            // The reason is known.
             return;
         }
         // The pools of all buckets lead to the same servers: one line for all of them.
@@ -127,10 +128,10 @@ impl Route {
         }
     }
 
-    /// Connects to the best, or to another if it does not answer; which it was.
+    /// Connects to the preferred server, or to another one if it does not answer. Returns the server's index.
     ///
     /// # Errors
-    /// None can be used; what the best said.
+    /// No server is usable; returns the preferred one's error.
     pub(super) async fn connect(&self) -> Result<(usize, Client, Driver), ConnectError> {
         let count = self.connectors.len();
         let best = self.best.load(Ordering::Relaxed);

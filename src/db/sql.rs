@@ -3,18 +3,18 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-/// A statement, and the types of what it is given. A `static`, because it is prepared once on each connection.
+/// A statement with the types of its parameters. A `static`, because it is prepared once per connection.
 #[derive(Debug)]
 pub struct Sql {
     /// The text, with `$1` and so on.
     pub text: &'static str,
-    /// The types of its parameters, so that nobody has to ask for them.
+    /// The types of its parameters, which saves asking the server for them.
     pub types: &'static [Type],
 }
 
-/// What takes a statement's rows, one by one as they arrive.
+/// Receives a statement's rows one by one as they arrive.
 pub trait RowSink {
-    /// Takes the next one.
+    /// Receives the next row.
     fn take(&mut self, row: Row);
 }
 
@@ -24,5 +24,5 @@ impl RowSink for Vec<Row> {
     }
 }
 
-/// What a statement is given.
+/// The parameters of a statement.
 pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];

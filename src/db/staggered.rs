@@ -1,4 +1,4 @@
-//! Trying several places at once, but not all from the first moment: the first that can be used is taken.
+//! Concurrent attempts with staggered starts: the first that succeeds wins.
 
 use super::error::ConnectError;
 use futures_util::StreamExt;
@@ -6,18 +6,18 @@ use futures_util::stream::FuturesUnordered;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How long one place is waited for alone before the next is asked as well, at most.
+/// Maximum time to wait for one place before the next is tried as well.
 const STAGGER: Duration = Duration::from_millis(250);
-/// By then all of them have been asked, however many there are: nobody waits much longer for a connection.
+/// By this time all have been tried, however many there are, which bounds the wait for a connection.
 const ALL_ASKED: Duration = Duration::from_millis(750);
 
-/// After so long a standby is asked again, while another place says nothing: it may be the primary by then.
+/// Pause before a standby is tried again while other places do not answer: it may be the primary by then.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// The first connection that is made to one of so many places. The next is asked when one has failed or takes long.
+/// Returns the first connection made to one of this many places. The next is tried if one has failed or is slow.
 ///
 /// # Errors
-/// None could be made; the error is the most telling of them.
+/// None could be made; returns the most informative of the errors.
 pub(super) async fn first<T, A>(places: usize, ask: impl Fn(usize) -> A) -> Result<T, ConnectError>
 where
     A: Future<Output = Result<T, ConnectError>>,
@@ -60,11 +60,11 @@ where
     }
 }
 
-/// Of two errors the one that an operator can do more with: what a server says, rather than that another is not there.
+/// Returns the more useful of two errors for an operator: what a server says, rather than that another is unreachable.
 fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
     let rank = |error: &ConnectError| match error {
         ConnectError::Url(_) | ConnectError::Tls(_) => 4,
-        // A host that is there will be the primary, or know of one, sooner than one that says why it refuses us.
+        // A reachable standby is more likely to be, or know, the next primary than a host that rejects us.
         ConnectError::NoPrimary => 3,
         ConnectError::Refused(_) => 2,
         ConnectError::Timeout | ConnectError::Reach(_) => 1,
@@ -91,7 +91,7 @@ mod tests {
                 false => std::future::pending().await,
             };
             assert_eq!(first(silent + 1, ask).await.unwrap(), silent);
-            // A busy machine wakes late, but forty pauses of a quarter of a second would be ten.
+            // A busy machine wakes late, but forty pauses of a quarter of a second would be ten seconds.
             assert!(begun.elapsed() < ALL_ASKED * 3, "{silent}: {:?}", begun.elapsed());
         }
     }

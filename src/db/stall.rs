@@ -1,13 +1,13 @@
-//! Is the database still working on it, or has the network forgotten the connection? (G4, G8)
+//! Detects whether the database is still working on a statement, or the network has dropped the connection (G4, G8).
 //!
-//! A connection of which a firewall, a proxy or a balancer has lost track stays open and silent, and TCP does not
-//! notice where something on the way acknowledges what it then throws away. PostgreSQL ends every statement at its
-//! time limit, so what has not answered some time after that is lost. But that limit has to allow for the largest
-//! push, and nobody should wait for so long to hear of a small one.
+//! A connection that a firewall, proxy or load balancer has forgotten stays open and silent, and TCP does not notice if
+//! something on the way acknowledges data and then discards it. PostgreSQL ends every statement at its time limit, so a
+//! statement that has not been answered some time after that is lost. But the limit has to allow for the largest push,
+//! and nobody should wait that long for the result of a small one.
 //!
-//! So when a statement takes longer than usual, its server is asked, on a fresh connection, what it does for us. If
-//! none of that can be this statement, then either it never arrived or its answer never will. A database that is
-//! slow is thus not given more to do, and one whose network is still broken is waited for.
+//! Therefore, if a statement takes longer than usual, its server is asked on a new connection what it is running for
+//! us. If none of that can be this statement, then either it never arrived or its answer never will. A slow database is
+//! thus not given more work, and one whose network is still broken is waited for.
 
 use super::Connector;
 use super::connect::while_driven;
@@ -18,37 +18,37 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::SimpleQueryMessage;
 
-/// What takes longer is asked about.
+/// Statements that take longer than this are investigated.
 const HESITATION: Duration = Duration::from_secs(2);
-/// Pause between two questions.
+/// Pause between two queries.
 const PAUSE: Duration = Duration::from_millis(500);
-/// An answer so recent serves everybody.
+/// Maximum age of a result that is reused.
 const FRESH: Duration = Duration::from_millis(250);
-/// How long a fresh connection and its answer may take.
+/// Time limit for a new connection and its answer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much longer than PostgreSQL allows a statement is waited for.
+/// How much longer than PostgreSQL's limit a statement is waited for.
 const SLACK: Duration = Duration::from_secs(1);
-/// A statement may seem to have begun so much before it was sent: both times are measured late.
+/// How much before it was sent a statement may seem to have started: both times are measured late.
 const EARLY: Duration = Duration::from_millis(250);
 
-/// For how long our other connections to this database have been at what they do, in seconds. Their name is that of
-/// the one that asks.
+/// How long our other connections to this database have been running their statements, in seconds. They have the same
+/// application_name as the one that asks.
 const RUNNING: &str = "
 select greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 from pg_stat_activity
 where application_name = current_setting('application_name') and datname = current_database()
   and state <> 'idle' and pid <> pg_backend_pid()";
 
-/// Looks after statements that take long.
+/// Watches statements that take long.
 #[derive(Debug)]
 pub(super) struct StallDetector {
     connector: Connector,
-    /// Within this time PostgreSQL says something on a connection that works.
+    /// Within this time, PostgreSQL sends something on a working connection.
     timeout: Duration,
-    /// None if the database cannot be asked: a pooler stands before it.
+    /// `None` if the database cannot be asked, because it is behind a pooler.
     latest: Option<Mutex<Option<Look>>>,
 }
 
-/// What was seen on one look; nothing if the database could not be asked.
+/// The result of one query; `running_for` is `None` if the database could not be asked.
 #[derive(Clone, Debug)]
 struct Look {
     at: Instant,
@@ -56,18 +56,18 @@ struct Look {
 }
 
 impl StallDetector {
-    /// A detector for connections on which a statement may run for so long. `asks`: whether the server can say what it
-    /// does for whom.
+    /// Creates a detector for connections with this statement timeout. `asks`: whether the server can report what it is
+    /// running for us.
     pub(super) fn new(connector: Connector, statement_timeout: Duration, asks: bool) -> StallDetector {
         StallDetector { connector, timeout: statement_timeout + SLACK, latest: asks.then(Mutex::default) }
     }
 
-    /// Waits for a statement that is sent now. None once it is known that its answer will not come.
+    /// Waits for a statement that is sent now. `None` once it is known that its answer will not come.
     pub(super) async fn in_time<T>(&self, running: impl Future<Output = T>) -> Option<T> {
         self.sent_at(Instant::now(), running).await
     }
 
-    /// The same for a statement that was sent a while ago.
+    /// The same for a statement that was sent earlier.
     pub(super) async fn sent_at<T>(&self, sent: Instant, running: impl Future<Output = T>) -> Option<T> {
         let mut running = pin!(running);
         tokio::select! {
@@ -77,7 +77,7 @@ impl StallDetector {
         }
     }
 
-    /// Ends when a statement sent at that time must have been lost.
+    /// Completes when a statement sent at that time must have been lost.
     async fn is_lost(&self, sent: Instant) {
         let Some(latest) = &self.latest else {
             return tokio::time::sleep_until(sent + self.timeout).await;
@@ -109,7 +109,7 @@ impl StallDetector {
         let (client, mut driver) = self.connector.connect().await?;
         let answer = while_driven(&mut driver, client.simple_query(RUNNING)).await?;
         drop(client);
-        // It has nothing left to do but to take its leave.
+        // Only the termination message is left to send.
         let _ = driver.await;
         let running = answer.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok(),
@@ -120,11 +120,11 @@ impl StallDetector {
 }
 
 impl Look {
-    /// Whether nothing that the database was doing can be a statement that was sent at that time.
+    /// Returns true if nothing that the database was running can be a statement sent at that time.
     fn shows_nothing_of(&self, sent: Instant) -> bool {
         let Some(running_for) = &self.running_for else { return false };
         let waited = self.at.saturating_duration_since(sent);
-        // A statement is sent in several messages, of which the last counts as its beginning.
+        // A statement is sent in several messages; the last one counts as its start.
         !running_for.iter().any(|running| *running <= waited + EARLY && *running >= waited / 2)
     }
 }

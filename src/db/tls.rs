@@ -1,7 +1,7 @@
-//! TLS to the database, as libpq's table of `sslmode` says.
+//! TLS to the database, according to libpq's table of `sslmode`.
 //!
-//! <https://www.postgresql.org/docs/current/libpq-ssl.html>. Files are read anew for each connection, so that
-//! certificates which are rotated where they are mounted are taken up.
+//! <https://www.postgresql.org/docs/current/libpq-ssl.html>. Files are read again for each connection, to pick up
+//! certificates that are rotated in place.
 
 use super::verify::Verifier;
 use crate::config::{Roots, SslMode, TlsOptions};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
 use tokio_postgres::config as postgres;
 
-/// Why TLS cannot be set up. Parameters are named, what they say is not.
+/// The reason that TLS cannot be set up. Parameters are named, their values are not.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -22,11 +22,11 @@ pub enum TlsError {
     Read {
         /// The parameter that names it.
         parameter: &'static str,
-        /// Why.
+        /// The error.
         #[source]
         source: io::Error,
     },
-    /// The file of a parameter has no PEM of what is wanted.
+    /// The file of a parameter does not contain the expected PEM.
     #[error(
         "the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted"
     )]
@@ -40,7 +40,7 @@ pub enum TlsError {
     /// There is a certificate for the client and no key: set sslkey.
     #[error("there is a certificate for the client and no key: set sslkey")]
     NoKey,
-    /// There are certificates that were revoked, which would be taken here.
+    /// There is a revocation list, which would be ignored here.
     #[error("~/.postgresql/root.crl is there, and lists of revoked certificates are not supported: remove it")]
     Revocations,
     /// The certificates cannot be used.
@@ -48,17 +48,17 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// One way of connecting; the next is tried if the server does not agree to it.
+/// One way of connecting; the next is tried if the server rejects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     Plain,
-    /// With TLS if the server knows it.
+    /// With TLS if the server supports it.
     Opportunistic,
     Encrypted,
 }
 
 impl Attempt {
-    /// What is tried, in this order.
+    /// Returns the attempts to make, in order.
     pub(super) fn all(mode: SslMode) -> &'static [Attempt] {
         match mode {
             SslMode::Disable => &[Attempt::Plain],
@@ -77,11 +77,11 @@ impl Attempt {
     }
 }
 
-/// The settings of rustls for a connection.
+/// Returns the rustls configuration of a connection.
 ///
 /// # Errors
-/// A file that is needed is missing or is not what it should be. As in libpq, a missing `sslrootcert` matters only where
-/// the certificate is to be verified, and a missing `sslcert` to nobody but the server.
+/// A required file is missing or invalid. As in libpq, a missing `sslrootcert` matters only if the certificate is to be
+/// verified, and a missing `sslcert` only to the server.
 pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let anchors = anchors(options).await?;
@@ -92,7 +92,7 @@ pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, 
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(options).await? {
         Some((chain, key)) => {
-            // Whether they belong together is for the server to say: rustls cannot read certificates of version 1.
+            // Whether they match is for the server to decide: rustls cannot parse version 1 certificates.
             let key = config.crypto_provider().key_provider.load_private_key(key)?;
             config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
         }
@@ -104,7 +104,7 @@ pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, 
     Ok(config)
 }
 
-/// Whom the server's certificate has to come from; none if anybody will do.
+/// Returns the trusted certificates; `None` if any server is accepted.
 async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'static>>>, TlsError> {
     const PARAMETER: &str = "sslrootcert";
     let verifies = options.mode >= SslMode::VerifyCa;
@@ -118,13 +118,13 @@ async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'stat
         None => None,
     };
     match pem {
-        // Whom it revokes libpq would refuse.
+        // libpq would reject the certificates it revokes.
         Some(_) if usual(options, "root.crl").is_some() => Err(TlsError::Revocations),
         Some(pem) => Ok(Some(certificates(&pem, PARAMETER)?)),
         None if verifies => Err(TlsError::NoRoots),
         None => {
             if options.roots != Roots::Usual {
-                // Once for the process: it is about a file, and connections to all databases come by here again and again.
+                // Once per process: it is about a file, and connections to all databases pass through here repeatedly.
                 static WARNED: OnceLock<()> = OnceLock::new();
                 WARNED.get_or_init(|| {
                     tracing::warn!("the file of sslrootcert is missing: the database's certificate is not verified");
@@ -135,7 +135,7 @@ async fn anchors(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'stat
     }
 }
 
-/// The client's own certificate, with the key.
+/// Returns the client's certificate chain and key.
 async fn identity(
     options: &TlsOptions,
 ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TlsError> {
@@ -151,7 +151,7 @@ async fn identity(
     Ok(Some((chain, key)))
 }
 
-/// What a file holds; none if there is no such file.
+/// Reads a file; `None` if it does not exist.
 async fn read(file: &Path, parameter: &'static str) -> Result<Option<Vec<u8>>, TlsError> {
     match tokio::fs::read(file).await {
         Ok(bytes) => Ok(Some(bytes)),
@@ -165,20 +165,20 @@ fn certificates(pem: &[u8], parameter: &'static str) -> Result<Vec<CertificateDe
     certificates.ok().filter(|found| !found.is_empty()).ok_or(TlsError::Pem { parameter })
 }
 
-/// A file where libpq looks for it, if it is there.
+/// Returns the path of a file in libpq's default location, if it exists.
 fn usual(options: &TlsOptions, name: &str) -> Option<PathBuf> {
     let file = options.usual_folder.as_ref()?.join(name);
     file.is_file().then_some(file)
 }
 
 fn system_roots() -> &'static [CertificateDer<'static>] {
-    // Certificates of the system that cannot be read are no reason not to try the others.
+    // An unreadable system certificate is no reason not to try the others.
     static ROOTS: LazyLock<Vec<CertificateDer<'static>>> =
         LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
     &ROOTS
 }
 
-/// Settings for a connection that is not encrypted.
+/// Returns a configuration for an unencrypted connection.
 pub(super) fn unused() -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

@@ -1,10 +1,10 @@
-//! Values as PostgreSQL has them.
+//! PostgreSQL's value formats.
 
 use bytes::{BufMut, BytesMut};
 use std::error::Error;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-/// Microseconds from 1970, where PostgreSQL counts, to 2000, where it begins to.
+/// Microseconds between 1970 and 2000, PostgreSQL's epoch.
 const EPOCH: i64 = 946_684_800_000_000;
 
 /// A timestamptz, in microseconds since 1970.
@@ -23,14 +23,14 @@ impl ToSql for Micros {
 
 impl<'a> FromSql<'a> for Micros {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Micros, Box<dyn Error + Sync + Send>> {
-        // The infinities stay at the ends of what there is.
+        // Infinities map to the ends of the range.
         Ok(Micros(i64::from_be_bytes(raw.try_into()?).saturating_add(EPOCH)))
     }
 
     accepts!(TIMESTAMPTZ, TIMESTAMP);
 }
 
-/// A `jsonb` as text, as it comes: PostgreSQL sends it so, behind a byte that says so.
+/// A `jsonb` value as text: PostgreSQL sends it after a version byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonText(pub String);
 

@@ -1,8 +1,8 @@
-//! Whether a server's certificate is the right one, where libpq would say so.
+//! Verification of a server's certificate that accepts what libpq would accept.
 //!
-//! rustls checks what the public web's certificates are like. Databases also have self-signed ones, those of version 1
-//! as PostgreSQL's own manual makes them, those of authorities, and names in the subject only: OpenSSL, and so libpq, takes
-//! all of them. And it refuses some that rustls takes: below a root that has expired, or below none at all.
+//! rustls verifies certificates as used on the public web. Databases also have self-signed ones, version 1 certificates
+//! as in PostgreSQL's own manual, authorities' own certificates, and names only in the subject: OpenSSL, and therefore
+//! libpq, accepts all of them. It also rejects some that rustls accepts: below an expired root, or below no root.
 
 use super::certificate_name::is_named;
 use super::chain::{Chain, Trusted, algorithm_id, suits_server};
@@ -15,17 +15,17 @@ use std::sync::Arc;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// Checks the certificate of a server, as far as that is wanted.
+/// Verifies a server's certificate, as far as configured.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// What is trusted; none if anybody is.
+    /// The trusted certificates; `None` if any server is accepted.
     anchors: Option<Vec<CertificateDer<'static>>>,
     checks_name: bool,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    /// A verifier that takes what these have signed, or anything; and that looks at the name, or not.
+    /// Creates a verifier that accepts what these have signed, or anything, and checks the name if asked to.
     pub(super) fn new(
         anchors: Option<Vec<CertificateDer<'static>>>,
         checks_name: bool,
@@ -34,7 +34,7 @@ impl Verifier {
         Verifier { anchors, checks_name, provider }
     }
 
-    /// Whether this signature was made with the certificate's key.
+    /// Verifies that a signature was made with the certificate's key.
     fn verify_signature(
         &self,
         message: &[u8],
@@ -60,7 +60,7 @@ impl Verifier {
         Chain { trusted, algorithms: &self.provider.signature_verification_algorithms, now, names_are_checked }
     }
 
-    /// As rustls verifies, with what is trusted now; and as long as a root lets a chain be.
+    /// Verifies like rustls, with the certificates trusted now, and checks path lengths limited by roots.
     fn verify_by_webpki(
         &self,
         trusted: &Trusted,
@@ -90,7 +90,7 @@ impl Verifier {
     }
 }
 
-/// What a server shows.
+/// What a server presents.
 #[derive(Clone, Copy)]
 struct Presented<'a> {
     leaf: &'a Certificate,
@@ -100,7 +100,7 @@ struct Presented<'a> {
 }
 
 impl Presented<'_> {
-    /// Why it is not trusted, if it is for the time of what is.
+    /// Returns the error of an authority in the chain that has expired or is not valid yet.
     fn untimely(&self, trusted: &Trusted) -> Option<CertificateError> {
         let sent: Vec<Certificate> = self.intermediates.iter().filter_map(|der| parse(der).ok()).collect();
         let all: Vec<&Certificate> = sent.iter().chain([self.leaf]).collect();

@@ -1,7 +1,7 @@
-//! How many connections come from one address (G6): somebody without any account can open as many as there are.
+//! Limits the connections from one address (G6), because anybody can open any number of them without an account.
 //!
-//! Behind a balancer all connections come from its address. So addresses of balancers are not counted themselves, but
-//! those of the clients that they speak for: as the PROXY protocol says, or the header `X-Forwarded-For`.
+//! Behind a load balancer, all connections come from its address. Therefore, load balancers' addresses are not counted,
+//! but those of their clients are, taken from the PROXY protocol or the `X-Forwarded-For` header.
 
 use crate::config::Network;
 use std::collections::HashMap;
@@ -19,46 +19,46 @@ struct Inner {
     counts: Mutex<HashMap<IpAddr, u32>>,
 }
 
-/// For whom a balancer asks.
+/// The client that a load balancer acts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskedFor {
     /// It does not say.
     Nobody,
-    /// A client.
+    /// A client's address.
     Client(IpAddr),
-    /// Somebody whose address cannot be read.
+    /// An address that cannot be parsed.
     Unreadable,
 }
 
-/// A place among the connections of an address; given up when it is dropped.
+/// A connection's place in its address's count; released on drop.
 #[derive(Debug)]
 pub struct AddressPlace {
-    /// None: it is a balancer's.
+    /// `None`: a load balancer's.
     address: Option<IpAddr>,
-    /// None: nobody counts.
+    /// `None`: not counted.
     counted_by: Option<Addresses>,
 }
 
 impl AddressPlace {
-    /// The address, or of IPv6 its network; none if it is a balancer's, so that nobody knows who asks.
+    /// Returns the address, or the network for IPv6; `None` for a load balancer's, when the client is unknown.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
 }
 
 impl Addresses {
-    /// So many connections of each address; 0: as many as there are. `trusted`: balancers, whose word about their clients
-    /// counts.
+    /// Allows this many connections per address; 0: no limit. `trusted`: load balancers that are trusted to name their
+    /// clients.
     pub fn new(max: u32, trusted: Vec<Network>) -> Addresses {
         Addresses(Arc::new(Inner { max, trusted, counts: Mutex::default() }))
     }
 
-    /// Whether this is the address of a balancer.
+    /// Returns true if this is a load balancer's address.
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         self.0.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// A place for one more connection; none if the address has as many as are allowed.
+    /// Takes a place for one more connection; `None` if the address has its maximum.
     pub fn enter(&self, address: IpAddr) -> Option<AddressPlace> {
         if self.is_trusted(address) {
             return Some(AddressPlace { address: None, counted_by: None });
@@ -66,7 +66,7 @@ impl Addresses {
         self.enter_counted(address)
     }
 
-    /// The same, also where the address is a balancer's: all for whom it does not say who they are count together.
+    /// The same, but counts load balancers too: all clients that they do not identify are counted together.
     pub fn enter_counted(&self, address: IpAddr) -> Option<AddressPlace> {
         let key = counted_as(address);
         if self.0.max == 0 {
@@ -81,10 +81,11 @@ impl Addresses {
         Some(AddressPlace { address: Some(key), counted_by: Some(self.clone()) })
     }
 
-    /// The client for whom balancers speak: in the list that each of them adds the address to that it was asked from, the
-    /// last one that is no balancer's. What stands before that is the client's to write, whatever bytes it is made of.
+    /// Returns the client that load balancers act for: in the list to which each of them appends the address it was
+    /// called from, this is the last one that is not a load balancer's. The client controls everything before that,
+    /// down to the bytes.
     pub fn client_of<'a>(&self, forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>) -> AskedFor {
-        // Several headers are one list (RFC 9110, section 5.3), in which empty elements do not count (section 5.6.1).
+        // Several headers form one list (RFC 9110, section 5.3), in which empty elements are ignored (section 5.6.1).
         let entries = forwarded_for.rev().flat_map(|list| list.rsplit(|byte| *byte == b','));
         for entry in entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()) {
             match std::str::from_utf8(entry).ok().and_then(parse_entry) {
@@ -114,13 +115,13 @@ impl Drop for AddressPlace {
     }
 }
 
-/// An address, with or without a port.
+/// Parses an address with or without a port.
 fn parse_entry(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(entry, |(address, _)| address);
     bare.parse().ok().or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// One client has a whole network of 64 bits in IPv6.
+/// Maps an IPv6 address to its /64 network, since one client may have a whole one.
 fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

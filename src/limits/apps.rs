@@ -1,8 +1,8 @@
-//! How many apps one user may have: joins and the reconciler cost what a user's apps are.
+//! Limits the number of a user's apps: the costs of joins and of the reconciler grow with it.
 //!
-//! A log that is known to be there is not asked about again. The first push to one asks the database under a lock that all
-//! first pushes of that user here share, and keeps it until it is stored: so the limit is exact on one replica, and
-//! where a user makes apps on several at the same moment, there may be as many more as there are replicas.
+//! A log that is known to exist is not looked up again. The first push to a log looks it up under a lock shared by all
+//! first pushes of the user on this replica, and holds the lock until it is stored. The limit is therefore exact on one
+//! replica; a user who creates apps on several replicas at once may exceed it by as many as there are replicas.
 
 use super::LimitReached;
 use super::error::LimitError;
@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Logs that are known to be there, at most.
+/// Maximum number of logs known to exist.
 const MAX_KNOWN: u64 = 200_000;
-/// How long that is believed: accounts are erased.
+/// How long that is remembered; accounts may be erased.
 const KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// The apps of all users.
@@ -25,11 +25,11 @@ pub(super) struct Apps {
     max: u32,
     queue_timeout: Duration,
     known: Cache<LogId, ()>,
-    /// Users who are getting another app.
+    /// Users who are creating another app.
     users: Arc<Mutex<HashMap<UserKey, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
-/// A push that may make an app. Held until it is stored, so that the next one of its user counts it.
+/// A push that may create an app. Held until it is stored, which makes the user's next push count it.
 #[derive(Debug, Default)]
 pub struct NewApp(Option<UserLock>);
 
@@ -48,7 +48,7 @@ impl Apps {
         Apps { max, queue_timeout, known, users: Arc::default() }
     }
 
-    /// Checks that a log is there, or may be.
+    /// Checks that a log exists, or may be created.
     pub(super) async fn enter(&self, store: &Store, log: &Log) -> Result<NewApp, LimitError> {
         if self.max == 0 || self.known.contains_key(&log.id) {
             return Ok(NewApp::default());
@@ -89,7 +89,7 @@ impl Apps {
 }
 
 impl NewApp {
-    /// The push is stored, and so is its app.
+    /// Records that the push, and therefore its app, is stored.
     pub fn stored(self) {
         if let Some(locked) = &self.0 {
             locked.apps.known.insert(locked.log, ());

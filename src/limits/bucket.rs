@@ -1,16 +1,16 @@
-//! What may be done at a rate, and for a while faster than that.
+//! A rate limit that allows bursts.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A token bucket. It starts full.
+/// A token bucket, initially full.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     left: f64,
     at: Instant,
 }
 
-/// How a bucket fills: so many tokens a second, up to so many.
+/// The rate at which a bucket fills, and its capacity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Refill {
     pub(super) per_second: f64,
@@ -22,10 +22,10 @@ impl Bucket {
         Bucket { left: refill.capacity, at: now }
     }
 
-    /// Takes tokens if there are so many, or if the bucket is full though it never holds so many.
+    /// Takes tokens if there are enough, or if the bucket is full although it never holds that many.
     ///
     /// # Errors
-    /// There are too few: how long it takes until there are enough.
+    /// There are too few: returns the time until there are enough.
     pub(super) fn take(&mut self, tokens: f64, refill: Refill, now: Instant) -> Result<(), Duration> {
         let gained = now.saturating_duration_since(self.at).as_secs_f64() * refill.per_second;
         self.left = (self.left + gained).min(refill.capacity);
@@ -39,7 +39,7 @@ impl Bucket {
         Err(Duration::try_from_secs_f64(missing / refill.per_second).unwrap_or(Duration::MAX))
     }
 
-    /// Puts tokens back that were not used.
+    /// Returns unused tokens.
     pub(super) fn give_back(&mut self, tokens: f64, refill: Refill) {
         self.left = (self.left + tokens).min(refill.capacity);
     }

@@ -1,18 +1,18 @@
-//! Why a user's push or pull does not go on.
+//! Errors of the limits.
 
 use super::LimitReached;
 use crate::store::StoreError;
 
-/// Why a user's push or pull does not go on.
+/// The reason that a user's push or pull was stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
-    /// A limit of the user is reached.
+    /// The user has reached a limit.
     #[error(transparent)]
     Reached(#[from] LimitReached),
-    /// Pushes of this user that make apps take too long.
+    /// Pushes of this user that create apps take too long.
     #[error("pushes of this user that make apps take too long")]
     Busy,
-    /// The store cannot say what the user has.
+    /// The store cannot read the user's usage.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,40 +1,40 @@
-//! Work that would keep a runtime thread for long: reading a large push, writing a large page (G6).
+//! Work that would occupy a runtime thread for long: parsing a large push, serializing a large page (G6).
 //!
-//! While a thread works, nothing else of what it runs goes on, probes included. So large work leaves its thread to others
-//! first, and only so much of it runs at the same time that a processor is left for the rest.
+//! While a thread is working, nothing else on it makes progress, including probes. Therefore, heavy work first hands
+//! over its thread's other tasks, and its concurrency is limited to leave one processor for everything else.
 
 use std::sync::Arc;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
-/// Up to so many bytes, work is done where it is: it takes about a millisecond.
+/// Work on at most this many bytes is done in place: it takes about a millisecond.
 pub const LIGHT: usize = 128 << 10;
 
-/// Large work, in turns.
+/// Heavy work, run in turns.
 #[derive(Clone, Debug)]
 pub struct HeavyWork(Arc<Semaphore>);
 
 impl HeavyWork {
-    /// For a machine of so many processors.
+    /// Creates the limit for a machine with this many processors.
     pub fn new(processors: usize) -> HeavyWork {
         HeavyWork(Arc::new(Semaphore::new(processors.saturating_sub(1).max(1))))
     }
 
-    /// Does work on so many bytes: at once, or when it is its turn.
+    /// Runs work on this many bytes: at once, or when it is its turn.
     pub async fn run<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
         if bytes <= LIGHT {
             return work();
         }
         // The semaphore is never closed.
         let _turn = self.0.acquire().await;
-        // With one thread there is nobody to leave it to.
+        // With a single thread there is nobody to hand over to.
         if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread { work() } else { block_in_place(work) }
     }
 }
 
 impl Default for HeavyWork {
-    /// For this machine.
+    /// Creates the limit for this machine.
     fn default() -> Self {
         HeavyWork::new(std::thread::available_parallelism().map_or(1, usize::from))
     }

@@ -1,13 +1,13 @@
-//! What one user may do (G6): limits that operators set, and shares that keep users from each other's way.
+//! Per-user limits (G6): limits that operators set, and fair shares that keep users out of each other's way.
 //!
-//! * [`users`]: pushes and pulls in a second, bytes in a day, bytes stored.
-//! * [`addresses`]: connections from one address.
-//! * [`apps`]: how many apps a user may have.
-//! * [`polls`]: readers that ask without a pause.
-//! * [`heavy`]: work that would keep a thread for long.
-//! * [`reads`]: how much of the database one user's reads may take.
+//! - [`users`]: pushes and pulls per second, bytes per day, bytes stored.
+//! - [`addresses`]: connections from one address.
+//! - [`apps`]: the number of a user's apps.
+//! - [`polls`]: readers that poll without a pause.
+//! - [`heavy`]: work that would occupy a thread for long.
+//! - [`reads`]: the share of the database that one user's reads may use.
 //!
-//! Connections are bounded where they are accepted, sessions where they join, memory in [`crate::budget`].
+//! Connections are limited where they are accepted, sessions where they join, memory in [`crate::budget`].
 //! `docs/limits.md` says which limit protects from what.
 
 pub mod addresses;
@@ -29,13 +29,13 @@ pub use users::UserLimits;
 /// A limit that a user has reached. The messages are for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
-    /// Too many pushes a second; when the next may come.
+    /// Too many pushes per second; when the next may come.
     #[error("this user pushes more often than is allowed; push again after the time in Retry-After")]
     Pushes(Duration),
-    /// Too many pulls a second; when the next may come.
+    /// Too many pulls per second; when the next may come.
     #[error("this user pulls more often than is allowed; pull again after the time in Retry-After")]
     Pulls(Duration),
-    /// Too many bytes a day; when more may come.
+    /// Too many bytes per day; when more may come.
     #[error("this user has pushed as many bytes as are allowed in a day; push again after the time in Retry-After")]
     BytesPerDay(Duration),
     /// Too many bytes stored.
@@ -44,16 +44,16 @@ pub enum LimitReached {
          server has purged what was deleted"
     )]
     BytesStored,
-    /// Too many apps: as many as this.
+    /// Too many apps: the user has this many.
     #[error("this user has {0} apps, as many as are allowed; use one of them")]
     Apps(u32),
 }
 
-/// When somebody who has reached a limit that time alone does not lift may ask again.
+/// Retry time for limits that are not lifted by time alone.
 const RARELY: Duration = Duration::from_secs(300);
 
 impl LimitReached {
-    /// The limit as a label; one of those in `telemetry/metrics.rs`.
+    /// Returns the limit as a label; one of those in `telemetry/metrics.rs`.
     pub fn label(self) -> &'static str {
         match self {
             LimitReached::Pushes(_) => "user_pushes",
@@ -64,7 +64,7 @@ impl LimitReached {
         }
     }
 
-    /// The code in the body of the answer.
+    /// Returns the code in the response body.
     pub fn code(self) -> &'static str {
         match self {
             LimitReached::Pushes(_) => "too_many_pushes",
@@ -75,13 +75,13 @@ impl LimitReached {
         }
     }
 
-    /// After how many whole seconds it is worth trying again.
+    /// Returns the number of whole seconds after which a retry is worthwhile.
     pub fn retry_after(self) -> u64 {
         let wait = match self {
             LimitReached::Pushes(wait) | LimitReached::Pulls(wait) | LimitReached::BytesPerDay(wait) => wait,
             LimitReached::BytesStored | LimitReached::Apps(_) => RARELY,
         };
-        // Rounded up: who comes back as soon as it says finds room.
+        // Rounded up, so that a retry at that time succeeds.
         wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
     }
 }

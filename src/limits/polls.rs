@@ -1,11 +1,11 @@
-//! Readers that ask again and again though there is nothing new (G6).
+//! Slows down readers that poll repeatedly although there is nothing new (G6).
 //!
-//! Clients exist that poll without a pause, and ask only more often where they are refused. So a reader that was answered
-//! "nothing new" more than a few times a second has its next such answer held back: until something is stored that it
-//! would be sent, which the hub knows, and for a second at most. So is that of a reader in a log all of whose readers
-//! together ask much more often: some have many tables, or another name each time. A held request has no connection to
-//! the database and no page in memory; there are only so many of them, and so many of one user. Further ones are answered
-//! at once.
+//! Some clients poll without a pause, and only poll faster if they are refused. Therefore, a reader that was answered
+//! "nothing new" more than a few times a second has its next such response delayed: until something is stored that the
+//! reader would be sent, as the hub knows, or for one second at most. The same happens if all readers of a log together
+//! poll much faster: some clients have many tables, or use a new name each time. A delayed request holds no database
+//! connection and no page in memory. The number of delayed requests is limited, in total and per user; any others are
+//! answered at once.
 
 use super::bucket::{Bucket, Refill};
 use crate::clock::Clock;
@@ -22,34 +22,35 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How often a reader is told at once that there is nothing new.
+/// The rate of empty responses that a reader gets without delay.
 const EMPTY_ANSWERS: Refill = Refill { per_second: 4.0, capacity: 8.0 };
-/// The same for all readers of a log together: a client that asks for each of its tables now and then is below it.
+/// The same for all readers of a log together: a client that occasionally asks for each of its tables stays below it.
 const EMPTY_ANSWERS_OF_LOG: Refill = Refill { per_second: 40.0, capacity: 120.0 };
-/// How long an answer is held back.
+/// How long a response is delayed.
 const HOLD: Duration = Duration::from_secs(1);
-/// Answers held back at the same time, at most.
+/// Maximum number of responses delayed at the same time,
 const MAX_HELD: usize = 2_000;
-/// and of one user.
+/// and per user.
 const MAX_HELD_PER_USER: usize = 200;
-/// Readers that are remembered, at most, and for how long after their last empty answer. By then a bucket is full again.
+/// Maximum number of readers remembered, and for how long after their last empty response. By then, their bucket is
+/// full again.
 const MAX_READERS: u64 = 50_000;
 const FORGET: Duration = Duration::from_secs(5);
 
-/// Who reads what: a log, and a digest of the table and the device; none: all readers of the log.
+/// A reader: a log, and a digest of the table and the device. `None`: all readers of the log.
 type ReaderKey = (Uuid, Option<u64>);
 
-/// Whose answers are held back.
+/// Delays the responses of readers that poll too often.
 #[derive(Clone, Debug)]
 pub struct Polls {
     hub: Arc<Hub>,
     empty: Cache<ReaderKey, Arc<Mutex<Bucket>>>,
     places: Arc<Semaphore>,
-    /// Of each user who has any, how many are taken.
+    /// The number of places in use, for each user with any.
     of_users: Arc<Mutex<HashMap<UserKey, usize>>>,
     held: IntCounter,
     clock: Clock,
-    /// Cancelled once nobody is to wait any more.
+    /// Canceled when nobody may wait any longer.
     closing: CancellationToken,
 }
 
@@ -67,7 +68,7 @@ struct Waiting {
     _place: Place,
 }
 
-/// Among the answers that are held back.
+/// A place among the delayed responses.
 #[derive(Debug)]
 struct Place {
     user: UserKey,
@@ -88,15 +89,15 @@ impl Drop for Place {
 }
 
 impl Polls {
-    /// Nobody has asked yet. `held` counts the answers that were held back.
+    /// Creates the tracker. `held` counts the delayed responses.
     pub fn new(hub: Arc<Hub>, held: IntCounter, clock: Clock, closing: CancellationToken) -> Polls {
         let empty = Cache::builder().max_capacity(MAX_READERS).time_to_idle(FORGET).build();
         let places = Arc::new(Semaphore::new(MAX_HELD));
         Polls { hub, empty, places, of_users: Arc::default(), held, clock, closing }
     }
 
-    /// A device asks for what is new in a table of a log, or in all of them. To be called before the log is read: one who
-    /// asks too often hears from then on what is stored.
+    /// Starts a device's request for what is new in a table of a log, or in all of them. Must be called before the log
+    /// is read: a reader that polls too often is then notified of everything stored from here on.
     pub fn ask(&self, log: &Log, table: Option<&str>, device: Option<&str>) -> Poll {
         let mut digest = DefaultHasher::new();
         (table, device).hash(&mut digest);
@@ -128,7 +129,7 @@ impl Polls {
     fn note_empty(&self, reader: ReaderKey, refill: Refill) {
         let now = self.clock.instant();
         let bucket = self.empty.get_with(reader, || Arc::new(Mutex::new(Bucket::full(refill, now))));
-        // Whoever has none left is held back.
+        // A reader without any left is delayed.
         let _ = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(1.0, refill, now);
     }
 
@@ -145,8 +146,8 @@ impl Polls {
 }
 
 impl Poll {
-    /// Takes note that there was nothing new. Waits, if the reader asks too often, and says whether something has been
-    /// stored since it asked.
+    /// Records that there was nothing new. If the reader polls too often, waits, and returns whether something has been
+    /// stored since the request.
     pub async fn nothing_new(self) -> bool {
         self.polls.note_empty(self.reader, EMPTY_ANSWERS);
         self.polls.note_empty((self.reader.0, None), EMPTY_ANSWERS_OF_LOG);
@@ -185,7 +186,7 @@ mod tests {
         }
     }
 
-    /// Asks until it is too often.
+    /// Polls until it is too often.
     fn too_often(polls: &Polls, log: &Log) -> Poll {
         loop {
             let poll = polls.ask(log, Some("tasks"), Some("phone"));
@@ -255,7 +256,7 @@ mod tests {
         let clock = ManualClock::at_present(1);
         let polls = polls_by(clock.clock(), &closing);
         let mut answered = 0;
-        // Each of a table of its own, and each once.
+        // Each for a table of its own, and each once.
         while polls.ask(&log, Some(&format!("table-{answered}")), Some("phone")).waiting.is_none() {
             let poll = polls.ask(&log, Some(&format!("table-{answered}")), Some("phone"));
             assert_eq!(poll.nothing_new().now_or_never(), Some(false));

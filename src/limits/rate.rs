@@ -1,33 +1,33 @@
-//! How often one user may do something, which operators may change while the replica runs.
+//! Per-user rates, which operators may change while the replica runs.
 
 use super::bucket::Refill;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many seconds' worth may come at once.
+/// The burst size, in seconds' worth.
 const BURST_SECONDS: f64 = 10.0;
 
-/// So many in a second, on average; 0: as many as there are. Clones share it.
+/// A number per second, on average; 0: no limit. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Rate(Arc<AtomicU32>);
 
 impl Rate {
-    /// As it is configured.
+    /// Creates the configured rate.
     pub(super) fn new(per_second: u32) -> Rate {
         Rate(Arc::new(AtomicU32::new(per_second)))
     }
 
-    /// From now on so many; what users have left is kept, as far as it is not more than that allows at once.
+    /// Changes the rate; users keep their remaining tokens, up to the new burst size.
     pub fn set(&self, per_second: u32) {
         self.0.store(per_second, Ordering::Relaxed);
     }
 
-    /// How many, now.
+    /// Returns the current rate.
     pub fn per_second(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// How a user's bucket fills; none where there is no limit.
+    /// Returns the refill of a user's bucket; `None` if there is no limit.
     pub(super) fn refill(&self) -> Option<Refill> {
         let per_second = f64::from(self.per_second());
         (per_second > 0.0).then_some(Refill { per_second, capacity: per_second * BURST_SECONDS })
@@ -39,6 +39,6 @@ impl Rate {
 pub struct Rates {
     /// Pushes.
     pub pushes: Rate,
-    /// Pulls, and streams that are opened.
+    /// Pulls and newly opened streams.
     pub pulls: Rate,
 }

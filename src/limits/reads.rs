@@ -1,33 +1,34 @@
-//! How much of the database one user may read from at once, and all users together (G6).
+//! Limits the database connections used by the reads of one user, and by all reads together (G6).
 //!
-//! A page may take the database long. So one user's reads have a part of the pool's connections, and wait for each other
-//! rather than having all others wait; and what all read leaves some to pushes, however many users they are.
+//! A page may take the database long. Therefore, one user's reads use only a fraction of the pool's connections, and
+//! wait for each other rather than making everybody wait; and all reads together leave some connections to pushes,
+//! however many users there are.
 
 use crate::protocol::UserKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// One user reads on this part of the pool's connections at the same time, at most,
+/// One user reads on at most this fraction of the pool's connections at the same time,
 const SHARE: usize = 4;
-/// and on so many where that is more. One connection is left to others in any case, if there is more than one.
+/// or on this many if that is more. If there is more than one connection, at least one is always left to others.
 const LEAST: usize = 2;
 
-/// All users' reads leave this part of the pool's connections to pushes.
+/// All reads together leave this fraction of the pool's connections to pushes.
 const FOR_PUSHES: usize = 4;
 
-/// What all users may read on at once, of one pool.
+/// Limits the concurrent reads of all users on one pool.
 #[derive(Clone, Debug)]
 pub struct ReadLane(Arc<Semaphore>);
 
 impl ReadLane {
-    /// Of a pool of so many connections.
+    /// Creates the lane of a pool with this many connections.
     pub fn new(pool_size: usize) -> ReadLane {
         ReadLane(Arc::new(Semaphore::new(all_but_a_part(pool_size, FOR_PUSHES))))
     }
 }
 
-/// So many places without one in so many, which others have: one at least, if there are two.
+/// Subtracts a fraction from a number of places, and at least one place, if there are two.
 pub fn all_but_a_part(places: usize, part: usize) -> usize {
     places.saturating_sub((places / part).max(1)).max(1)
 }
@@ -42,7 +43,7 @@ struct Inner {
     users: Mutex<HashMap<UserKey, Weak<Semaphore>>>,
 }
 
-/// A user's place among those who read; given up when it is dropped.
+/// A user's place among those who read; released on drop.
 #[derive(Debug)]
 pub struct ReadTurn {
     shares: ReadShares,
@@ -53,13 +54,13 @@ pub struct ReadTurn {
 }
 
 impl ReadShares {
-    /// Shares of a pool of so many connections.
+    /// Creates the shares of a pool with this many connections.
     pub fn new(pool_size: usize) -> ReadShares {
         let at_once = (pool_size / SHARE).max(LEAST).min(pool_size.saturating_sub(1)).max(1);
         ReadShares(Arc::new(Inner { at_once, users: Mutex::default() }))
     }
 
-    /// A place in the queue of a user's reads.
+    /// Returns a place in the queue of a user's reads.
     pub fn of(&self, user: UserKey) -> ReadTurn {
         let mut users = self.users();
         let share = users.get(&user).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -77,8 +78,8 @@ impl ReadShares {
 }
 
 impl ReadTurn {
-    /// Waits until it is this read's turn, in the order of asking: among the user's, then among all that read from the same
-    /// pool. It ends when what is returned is dropped.
+    /// Waits for this read's turn, first come, first served: among the user's reads, then among all reads on the same
+    /// pool. The turn ends when the returned value is dropped.
     pub async fn wait(self, lane: &ReadLane) -> ReadTurn {
         self.among_own().await.among_all(lane).await
     }
@@ -92,15 +93,15 @@ impl ReadTurn {
         self
     }
 
-    /// Then for the turn among all that read from the same pool. Whoever has it must not wait for anything of its user's,
-    /// such as memory: others would wait with it.
+    /// Then waits for the turn among all reads on the same pool. While holding it, a read must not wait for anything of
+    /// its user's, such as memory: others would wait with it.
     pub async fn among_all(mut self, lane: &ReadLane) -> ReadTurn {
         self.of_all = lane.0.clone().acquire_owned().await.ok();
         self
     }
 
-    /// Lets those have their turn who wait among all, and then has its own again: whoever reads for long keeps nobody from
-    /// reading.
+    /// Yields the turn to the reads waiting in the lane, then waits for its own again: a long read keeps nobody else
+    /// from reading.
     pub async fn after_others(&mut self) {
         let Some(turn) = self.of_all.take() else { return };
         let lane = turn.semaphore().clone();

@@ -1,7 +1,7 @@
-//! How often and how much one user may push and pull, and how much may be stored.
+//! Limits on how often and how much one user may push and pull, and on how much may be stored.
 //!
-//! Counted by each replica for itself, in memory: nothing is asked of the database for it but the bytes stored, and those
-//! once in a while. So a cluster lets through as many times the rate as it has replicas.
+//! Counted by each replica separately, in memory; the database is queried only for the bytes stored, and that only now
+//! and then. A cluster therefore allows the rate multiplied by the number of replicas.
 
 use super::LimitReached;
 use super::apps::{Apps, NewApp};
@@ -20,11 +20,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const DAY_SECONDS: f64 = 86_400.0;
-/// Users that are remembered, at most. Of one who is forgotten the count begins anew.
+/// Maximum number of users remembered. The counts of one who is forgotten start over.
 const MAX_USERS: u64 = 200_000;
-/// For how long a user is remembered; by then every bucket is full again.
+/// How long a user is remembered; by then, every bucket is full again.
 const REMEMBER: Duration = Duration::from_secs(86_400);
-/// How long the bytes stored of a user are taken as they were read, plus what was pushed here since.
+/// How long the stored bytes of a user are cached, with the bytes pushed here since added.
 const STORED_BYTES_AGE: Duration = Duration::from_secs(30);
 
 /// The limits of each user.
@@ -39,30 +39,31 @@ pub struct UserLimits {
     clock: Clock,
 }
 
-/// What is known of a user.
+/// What is known about a user.
 #[derive(Debug, Default)]
 struct UserState {
     pushes: Option<Bucket>,
     pulls: Option<Bucket>,
     bytes: Option<Bucket>,
     stored: Option<StoredBytes>,
-    /// Bytes that were stored here, ever.
+    /// Bytes stored here in total.
     added: u64,
     /// Bytes of pushes that are being stored.
     claimed: u64,
 }
 
-/// The bytes stored of a user, as they were read.
+/// The stored bytes of a user, as read from the database.
 #[derive(Clone, Copy, Debug)]
 struct StoredBytes {
-    /// When they began to be read.
+    /// When the read started.
     read: Instant,
     bytes: u64,
-    /// What had been added by then.
+    /// The value of `added` at that time.
     added_before: u64,
 }
 
-/// A push that may be stored, as far as its user's limits go. Held until it has been, so that the next one counts it.
+/// Permission to store a push, as far as its user's limits are concerned. Held until the push is stored, which makes
+/// the next one count it.
 #[derive(Debug, Default)]
 pub struct Admission {
     app: NewApp,
@@ -70,7 +71,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// The push is stored.
+    /// Records that the push is stored.
     pub fn stored(self, push: &Push, pushed: &Pushed) {
         self.app.stored();
         if let Some(claim) = &self.bytes
@@ -82,7 +83,7 @@ impl Admission {
     }
 }
 
-/// Bytes of a push that is being stored; none any more when this is dropped.
+/// Bytes of a push that is being stored; released on drop.
 #[derive(Debug)]
 struct BytesClaim {
     user: Arc<Mutex<UserState>>,
@@ -90,7 +91,7 @@ struct BytesClaim {
 }
 
 impl BytesClaim {
-    /// None if they would be more than so many with what the user has.
+    /// Claims bytes; `None` if they would exceed the maximum together with what the user has.
     fn of(user: &Arc<Mutex<UserState>>, bytes: u64, max: u64) -> Option<BytesClaim> {
         let mut state = lock(user);
         let stored = state.stored.map_or(0, |stored| stored.bytes.saturating_add(state.added - stored.added_before));
@@ -109,7 +110,7 @@ impl Drop for BytesClaim {
 }
 
 impl UserLimits {
-    /// The configured limits; nobody has used anything of them.
+    /// Creates the configured limits, with nothing used.
     ///
     /// `queue_timeout`: how long the first push to an app waits for those before it.
     pub fn new(config: &LimitsConfig, queue_timeout: Duration, metrics: Arc<Metrics>, clock: Clock) -> UserLimits {
@@ -129,7 +130,7 @@ impl UserLimits {
         }
     }
 
-    /// The rates, which may be changed.
+    /// Returns the rates, which may be changed.
     pub fn rates(&self) -> Rates {
         self.rates.clone()
     }
@@ -142,7 +143,7 @@ impl UserLimits {
         self.take(user, 1.0, self.rates.pushes.refill(), |state| &mut state.pushes, LimitReached::Pushes)
     }
 
-    /// Counts a pull, or a stream that is opened.
+    /// Counts a pull or a newly opened stream.
     ///
     /// # Errors
     /// The user pulls too often.
@@ -173,11 +174,11 @@ impl UserLimits {
         taken.map_err(|wait| self.count(reached(wait)))
     }
 
-    /// Checks that a push may be stored, as far as the user's apps and bytes go. What is returned is to be held until it
-    /// has been.
+    /// Checks that a push may be stored, as far as the user's apps and bytes are concerned. The returned value must be
+    /// held until the push is stored.
     ///
     /// # Errors
-    /// It may not, or the database could not be asked.
+    /// It may not be stored, or the database could not be queried.
     pub async fn store(&self, store: &Store, log: &Log, push: &Arc<Push>) -> Result<Admission, LimitError> {
         let checked = match self.claim_bytes(store, log, push).await {
             Ok(bytes) => self.apps.enter(store, log).await.map(|app| Admission { app, bytes }),
@@ -194,14 +195,14 @@ impl UserLimits {
         let Some(max) = self.max_stored else { return Ok(None) };
         let user = self.user(log.user);
         self.read_stored(store, log.user, &user).await?;
-        // Deletes are always taken: devices must not show for ever what is gone.
+        // Deletes are always accepted: devices must not show deleted records forever.
         let limit = |only_deletes: bool| if only_deletes { u64::MAX } else { max };
         let is_delete = |change: &NewChange| change.op == Op::Delete;
         let bytes = push.changes.iter().map(|change| change.size as u64).sum();
         if let Some(claim) = BytesClaim::of(&user, bytes, limit(push.changes.iter().all(is_delete))) {
             return Ok(Some(claim));
         }
-        // What is there already adds nothing: the answer to this push, or to a part of it, may have been lost.
+        // What is stored already adds nothing: the response to this push, or to a part of it, may have been lost.
         let new = store.known.new_changes(log, push).await?;
         let new = || new.iter().filter_map(|index| push.changes.get(*index));
         let bytes = new().map(|change| change.size as u64).sum();
@@ -209,7 +210,7 @@ impl UserLimits {
         Ok(Some(claim.ok_or(LimitReached::BytesStored)?))
     }
 
-    /// Makes sure that it is known, about, what is stored of a user.
+    /// Makes sure that the stored bytes of a user are known approximately.
     async fn read_stored(&self, store: &Store, key: UserKey, user: &Mutex<UserState>) -> Result<(), LimitError> {
         let read = self.clock.instant();
         let added_before = {
@@ -221,7 +222,7 @@ impl UserLimits {
         };
         let bytes = store.quotas.stored_bytes(key).await?;
         let mut state = lock(user);
-        // Several may read at once.
+        // Several requests may read at once.
         if state.stored.is_none_or(|stored| stored.read < read) {
             state.stored = Some(StoredBytes { read, bytes, added_before });
         }
@@ -240,7 +241,7 @@ impl UserLimits {
 }
 
 fn lock(state: &Mutex<UserState>) -> MutexGuard<'_, UserState> {
-    // Each change is complete before the lock is given back.
+    // Each change is complete before the lock is released.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
