@@ -11,7 +11,7 @@
 //!               listener of replica 1, 2, 3 … ── hub: user → local sessions
 //!                                                  ├─► WebSocket: "sync-available" → device B pulls
 //!                                                  └─► SSE session: reads from its cursor → "changes" → device C
-//!       reconciler of each replica: asks the heads of its connected users ─► hub   (whatever a notification missed)
+//!       reconciler of each replica: queries the heads of its users ─► hub   (finds what notifications missed)
 //! ```
 //!
 //! The log is the truth; a notification is a hint. Modules are listed in the order of the data flow; a module uses only

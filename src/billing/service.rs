@@ -1,6 +1,6 @@
-//! Asking the credits service about one user.
+//! The client of the credits service.
 //!
-//! Not by the client that asks the issuer: its URLs cannot name a user who is called `..`.
+//! Separate from the issuer's client, whose URLs cannot contain a user named `..`.
 
 use crate::config::Config;
 use axum::http::header::AUTHORIZATION;
@@ -20,11 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::{Position, Url};
 
-/// An answer larger than this is none.
+/// Maximum bytes of a response.
 const MAX_BYTES: usize = 64 << 10;
 const PATH: &str = "/api/v1/internal/sync/status/";
 
-/// Why there is no answer about a user.
+/// The reason that there is no answer for a user.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CreditsError {
     #[error("the credits service could not be asked")]
@@ -41,18 +41,18 @@ pub(super) enum CreditsError {
     Address(#[from] axum::http::Error),
 }
 
-/// Why the credits service can never be asked.
+/// The client could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS cannot be used")]
 pub struct TlsError(#[from] rustls::Error);
 
-/// The credits service.
+/// A client of the credits service.
 #[derive(Debug)]
 pub(super) struct CreditsService {
     http: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    /// Scheme, host, port and path, without a slash at the end.
+    /// Scheme, host, port and path, without a trailing slash.
     base: String,
-    /// What its URL has for a user and a password.
+    /// The user and password from its URL.
     authorization: Option<HeaderValue>,
     key: HeaderValue,
     timeout: Duration,
@@ -76,13 +76,13 @@ impl CreditsService {
         })
     }
 
-    /// Whether this user's sync is active. True of a user whom the service does not know.
+    /// Returns true if this user's sync is active, or if the service does not know the user.
     pub(super) async fn is_active(&self, user: &str) -> Result<bool, CreditsError> {
         tokio::time::timeout(self.timeout, self.ask(user)).await.unwrap_or(Err(CreditsError::NotInTime))
     }
 
     async fn ask(&self, user: &str) -> Result<bool, CreditsError> {
-        // Whatever the user is called, it is one part of the path: nothing but letters and digits stay as they are.
+        // Everything but letters and digits is encoded, so any user id is a single path segment.
         let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
         let mut request = Request::get(format!("{}{PATH}{user}", self.base)).header("X-Service-Key", self.key.clone());
         if let Some(authorization) = &self.authorization {
@@ -90,11 +90,11 @@ impl CreditsService {
         }
         let answer = self.http.request(request.body(Empty::new())?).await?;
         match answer.status() {
-            // The service is well and does not know this user: no reason to stop the user's sync, nor to think that
-            // the service has failed.
+            // The service works and does not know this user: no reason to stop the user's sync, or to consider the
+            // service failed.
             StatusCode::NOT_FOUND => return Ok(true),
             status if status.is_success() => {}
-            // Redirects too: whoever it sends us to must not get our key.
+            // Redirects too: no other host must get our key.
             status => return Err(CreditsError::Status(status)),
         }
         let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await.map_err(CreditsError::Body)?;

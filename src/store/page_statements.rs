@@ -38,7 +38,6 @@ macro_rules! candidates {
 ///
 /// The reader's own changes, which are skipped, may be very many: at most `$11` rows are scanned. `$until` is the
 /// position of the last one scanned, if there may be more after it; computed only if the page is not full.
-/// the position of the last one that was, if there may be others after it; asked for only where the page is not full.
 macro_rules! page_query {
     ($log:literal, $tables:expr, $until:expr) => {
         page_query!($log, $tables, $until, "with ")

@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! push ─► FIFO of its log ─► ring of users with ready logs ─► batch ──► stored: answered
-//!               ▲                                              │ └────► its head is locked, or something of it is
-//!               └── in front again, to go alone ◄──────────────┴─────── stored already, or the batch was refused
+//!               ▲                                              │ └────► its head is locked, or some of it is stored
+//!               └── back to the front, to go alone ◄───────────┴─────── already, or the batch was refused
 //! ```
 //! A batch never waits for a lock: it takes the heads that are free, and a push that it has to leave behind is then
 //! stored alone, ahead of its log's other pushes. Large pushes are stored alone as well. Pushes stored alone use at
@@ -146,9 +146,6 @@ impl Batcher {
     /// A transaction that notifies holds a server-wide lock across its commit's flush, so this is done only when hardly
     /// any other transaction notifies and would have to wait. It then saves a round trip to this replica, and a
     /// transaction.
-    ///
-    /// A transaction that notifies holds a lock of the whole server across the flush of its commit: only where there is
-    /// hardly another one does nobody wait for it. There it saves a way to this replica and back, and a transaction.
     async fn insert_notifying(&self, job: &mut Job) -> Option<Result<Vec<Placed>, DbError>> {
         let notice = job.notice()?;
         let begun = Instant::now();

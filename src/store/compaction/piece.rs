@@ -80,7 +80,6 @@ pub(super) enum Piece {
 
 /// The records that this pass over a log is done with; their remaining rows need not be examined again. Kept as hashes:
 /// if two records collide, one of them is not trimmed until it is written again.
-/// share one costs a record its trimming until it is written again.
 #[derive(Debug, Default)]
 pub(super) struct Done {
     records: HashSet<u64>,
