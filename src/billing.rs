@@ -143,7 +143,7 @@ impl Billing {
         answer.instrument(traces::wait_span("wait for the credits service")).await
     }
 
-    /// Returns true if the service is well, as far as is known. Waits for a probe in progress.
+    /// Returns true if the service is believed to be well. Waits for a probe in progress.
     async fn may_ask(&self) -> bool {
         let shared = &self.shared;
         let mut breaker = shared.breaker.subscribe();

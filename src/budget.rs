@@ -2,7 +2,7 @@
 //!
 //! Memory is reserved before it is used, from a budget for the whole replica, and released afterwards. If there is not
 //! enough, the reservation waits. Each user may take only a share, so nobody waits because of what another user does
-//! not read or send. Small reservations have a separate lane, so they never wait for large ones: a few large requests
+//! not read or send. Small reservations have a separate lane, so they do not wait for large ones: a few large requests
 //! of several users may take the whole budget. Each user has only a share of this lane too; small reservations beyond
 //! it come out of the main budget. Unauthenticated clients have a budget of their own, shared by address
 //! ([`MemoryBudget::of_address`]).

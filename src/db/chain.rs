@@ -53,7 +53,7 @@ impl Trusted {
         trusted
     }
 
-    /// Returns the error of an authority in this chain that has expired or is not valid yet.
+    /// Returns the error of a trusted authority that issued part of this chain and has expired, or is not valid yet.
     pub(super) fn untimely(&self, chain: &[&Certificate]) -> Option<CertificateError> {
         let signed =
             |root: &Certificate| chain.iter().any(|one| one.tbs_certificate.issuer == root.tbs_certificate.subject);

@@ -26,7 +26,7 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Route {
     connectors: Arc<[Connector]>,
-    /// Whether each may be used.
+    /// True for each server that may be used.
     usable: Arc<[AtomicBool]>,
     best: Arc<AtomicUsize>,
     /// True if a connection was made to another server than the preferred one.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// Verifies a server's certificate, as far as configured.
+/// Verifies a server's certificate to the extent configured.
 #[derive(Debug)]
 pub(super) struct Verifier {
     /// The trusted certificates; `None` if any server is accepted.
@@ -100,7 +100,7 @@ struct Presented<'a> {
 }
 
 impl Presented<'_> {
-    /// Returns the error of an authority in the chain that has expired or is not valid yet.
+    /// Returns the error of a trusted authority that issued part of it and has expired, or is not valid yet.
     fn untimely(&self, trusted: &Trusted) -> Option<CertificateError> {
         let sent: Vec<Certificate> = self.intermediates.iter().filter_map(|der| parse(der).ok()).collect();
         let all: Vec<&Certificate> = sent.iter().chain([self.leaf]).collect();

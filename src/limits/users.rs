@@ -62,7 +62,7 @@ struct StoredBytes {
     added_before: u64,
 }
 
-/// Permission to store a push, as far as its user's limits are concerned. Held until the push is stored, which makes
+/// Permission to store a push, under its user's limits. Held until the push is stored, which makes
 /// the next one count it.
 #[derive(Debug, Default)]
 pub struct Admission {
@@ -174,7 +174,7 @@ impl UserLimits {
         taken.map_err(|wait| self.count(reached(wait)))
     }
 
-    /// Checks that a push may be stored, as far as the user's apps and bytes are concerned. The returned value must be
+    /// Checks that a push may be stored under the user's limits on apps and bytes. The returned value must be
     /// held until the push is stored.
     ///
     /// # Errors

@@ -22,10 +22,11 @@ const LOOKED_AT: i64 = 20_000;
 /// The same when several tables are merged step by step, which takes longer.
 const LOOKED_AT_IN_TABLES: i64 = 5_000;
 
-/// Maximum size of a change that is read before memory for it is reserved. Until then, its connection would hold it.
+/// Maximum size of a change that is read before memory for it is reserved. A larger one would be held by its connection
+/// until then.
 const READ_UNASKED: usize = 1 << 20;
 
-/// Finds out whether a log with this position was erased, which is remembered for an hour.
+/// Finds a log with this position that was erased, which is remembered for an hour.
 static ERASED: Sql =
     Sql { text: "select from sync_erased where log_id = $1 and head >= $2", types: &[Type::UUID, Type::TIMESTAMPTZ] };
 

@@ -37,7 +37,7 @@ pub struct StoredLog {
     pub app: String,
     /// The position of the newest change.
     pub head: i64,
-    /// Its contents, as far as they were counted.
+    /// Its contents, if they were counted.
     pub content: Content,
 }
 

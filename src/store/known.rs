@@ -58,7 +58,7 @@ cross join lateral (
     types: &[Type::UUID, Type::UUID_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY],
 };
 
-/// Whether a device has stored anything after a position, or may have: at most one page of the log is scanned.
+/// True if a device has stored anything after a position, or may have: at most one page of the log is scanned.
 static STORED_SINCE: Sql = Sql {
     text: "
 select coalesce(bool_or(s.client_id = $2), false) or count(*) = 1000
@@ -74,7 +74,7 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
 /// A push that is in the log.
 #[derive(Clone, Debug)]
 pub struct Pushed {
-    /// What was added now; `None` if all of it was stored before.
+    /// The rows added now; `None` if all of it was stored before.
     pub stored: Option<Stored>,
     /// The row ids of its changes, in order.
     pub ids: Vec<Uuid>,
@@ -255,7 +255,7 @@ impl KnownChanges {
         let newest =
             self.newest_of_records(entry, &unclear.iter().map(|(index, _)| *index).collect::<Vec<_>>()).await?;
         let scope = DeviceScope::new(&entry.log.user_id, &entry.log.app, &push.client);
-        // Records that an earlier change in this same push changes, and its row.
+        // The records that an earlier change in this same push changes, and by which row.
         let mut changed: HashMap<(&str, &str), Uuid> = HashMap::new();
         let unclear: HashSet<usize> = unclear.into_iter().map(|(index, _)| index).collect();
         for (index, change) in push.changes.iter().enumerate() {

@@ -78,7 +78,7 @@ pub(super) async fn run_between(
     locked(session, Box::pin(all)).await
 }
 
-/// Which transactions migrations run in.
+/// The transactions that migrations run in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transactions {
     /// One for each migration, unless it cannot have one.

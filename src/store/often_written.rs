@@ -77,7 +77,7 @@ pub(super) struct LongRecord {
     writer: Writer,
     /// The next page need not read it again before this position.
     until: i64,
-    /// What the cache had.
+    /// The cached entry, if any.
     known: Option<Arc<Positions>>,
     /// The positions of the reader's writes found so far.
     found: Vec<i64>,

@@ -1,4 +1,4 @@
-//! A reading device's own writes to the records on a page, as far as they affect how its changes are sent (G3).
+//! A reading device's own writes to the records on a page, where they affect how its changes are sent (G3).
 //!
 //! For each field, PostgreSQL returns only the best write, however many there are, and only for fields that changes on
 //! the page write. The result is therefore bounded by the page, however many fields its records have. The rows scanned
@@ -94,7 +94,7 @@ struct Begin<'a> {
 }
 
 impl Pages {
-    /// Returns the reader's own writes to the records of these changes, as far as they affect how the changes are sent,
+    /// Returns the reader's own writes to the records of these changes, where they affect how the changes are sent,
     /// and the number of leading changes for which they are known. That is at least one; it ends before a record that
     /// would require reading very many rows.
     ///

@@ -44,7 +44,7 @@ impl Place {
         Ok(Place { database: column(0), is_standby: column(1), started: column(2) })
     }
 
-    /// Returns true if both are the same database. A standby has another start time than its primary.
+    /// Returns true if both are the same database. A standby's start time differs from its primary's.
     fn is(&self, other: &Place) -> bool {
         self.database == other.database && (self.is_standby != other.is_standby || self.started == other.started)
     }

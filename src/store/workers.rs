@@ -18,7 +18,7 @@ use tokio_postgres::types::Type;
 
 /// The application_name of the connections.
 const NAME: &str = "mana-sync workers";
-/// Initial and maximum pause before a rejected server is checked again.
+/// Initial and maximum pause before a server that was not admitted is checked again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Identifies a server's database uniquely.

@@ -236,7 +236,7 @@ fn count(of: usize) -> i64 {
     i64::try_from(of).unwrap_or(i64::MAX)
 }
 
-/// Ends deliveries as far as one session is concerned: it has taken the wake-up.
+/// Ends deliveries for one session, which has taken the wake-up.
 pub fn taken(deliveries: Vec<Span>) {
     // A span ends at the time it was last exited, once nobody holds it anymore.
     deliveries.iter().for_each(|span| span.in_scope(|| ()));

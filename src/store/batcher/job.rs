@@ -91,7 +91,7 @@ impl Job {
         self
     }
 
-    /// Marks a push of which something was found to be stored already.
+    /// Marks a push some of whose changes are stored already.
     pub(super) fn looking_first(mut self) -> Job {
         self.entry.looks_first = true;
         self.going(Way::Alone)

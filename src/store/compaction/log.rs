@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 pub(super) type Part = f64;
 
 impl Compactor {
-    /// Trims a log as far as it is old enough, and reports each piece and the progress. `until`: rows up to there are
+    /// Trims the part of a log that is old enough, and reports each piece and the progress. `until`: rows up to there are
     /// examined, because they may have replaced older ones. Returns false if another session is removing rows from the
     /// log and `wait` says not to wait for it.
     pub(super) async fn trim_log(

@@ -7,7 +7,7 @@ type Error = tokio_postgres::Error;
 
 /// One row per object, with its kind and name. Partitions of the history count as the history. Our own objects are left
 /// out: the triggers of migrations, which are named after their table and call our functions, and the policies of
-/// row_level_security.sql, which are created anew.
+/// row_level_security.sql, which are re-created.
 const ATTACHED: &str = r"
 with named as (
     select to_regclass(name)::oid as oid from unnest($1::text[]) as t (name)

@@ -106,7 +106,7 @@ pub struct Progress {
 /// The result of the command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Distributed {
-    /// What was moved.
+    /// The totals of what was moved.
     pub progress: Progress,
     /// True if Citus has distributed the buckets.
     pub on_citus: bool,

@@ -138,7 +138,7 @@ impl Found {
         )
     }
 
-    /// Counts the rows, whoever asks. Row-level security could hide some of them even from the table's owner, so it is
+    /// Counts the rows, whatever the role. Row-level security could hide some of them even from the table's owner, so it is
     /// off during the count.
     pub(super) async fn count(&self, connection: &Session) -> Result<i64, TakeoverError> {
         let off = if self.secured { "; alter table sync_changes disable row level security" } else { "" };
