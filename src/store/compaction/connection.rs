@@ -1,4 +1,4 @@
-//! Compaction's own connection, on which no wait is endless.
+//! Compaction's own connection, with bounded waits.
 
 use super::CompactionError;
 use crate::config::{DatabaseConfig, Secret};

@@ -4,7 +4,7 @@
 //! each consisting of whole logs and copied in one transaction. Until all are copied, our table has another name too:
 //! other clients find no `sync_changes`, and cannot mistake a half-filled table for the whole. Progress is kept in the
 //! database (`sync_takeover`, [`plan`]), so the command can be killed at any point and run again. No replica starts
-//! while that table exists. Nothing is deleted: the old table stays, as `sync_changes_before`, until [`drop_old`].
+//! while `sync_takeover` exists. Nothing is deleted: the old table stays, as `sync_changes_before`, until [`drop_old`].
 //!
 //! [`found`] examines what is there, [`rows`] converts rows, [`copy`] copies them, [`indexes`] drops our table's
 //! indexes while it is filled.
