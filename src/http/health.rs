@@ -64,8 +64,8 @@ impl Health {
         Health { grace, listener_status, auth, draining, drained, well: Mutex::default() }
     }
 
-    /// Checks the database and the listener until told to stop, or X
-    /// this replica does not look for them.
+    /// Checks the database and the listener until told to stop, or until it turns out that the logs are not where this
+    /// replica looks for them.
     pub async fn watch(&self, store: Buckets, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
