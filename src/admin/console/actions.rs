@@ -1,4 +1,4 @@
-//! What can be done: a page of forms, and what came of each.
+//! The actions: a page of forms, and their outcomes.
 
 use super::super::Admin;
 use super::super::act::refused_until;
@@ -16,7 +16,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-/// How operators come who use this.
+/// The `via` of actions through the console.
 const CONSOLE: &str = "console";
 
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>) -> Response {
@@ -92,10 +92,10 @@ fn refused(tokens: &[RefusedToken]) -> Markup {
     }
 }
 
-/// A form that somebody who has logged in has sent.
+/// A form submitted by somebody who has logged in.
 type Posted = (State<Admin>, Extension<Login>, HeaderMap, Body);
 
-/// Does what a form asks for, and says what came of it.
+/// Executes a form's action, and shows its outcome.
 async fn act(
     (State(admin), Extension(login), headers, body): Posted,
     read: impl FnOnce(&Form) -> Result<(Option<String>, Action), AdminError>,
@@ -132,7 +132,7 @@ fn outcome(done: &Done) -> Markup {
     }
 }
 
-/// Never that it is done where somebody may not have done it.
+/// Never says "Done" if some replica may not have done it.
 fn heading(done: &Done) -> &'static str {
     match done.outcomes.iter().any(|outcome| outcome.done) {
         _ if done.is_whole() => "Done",

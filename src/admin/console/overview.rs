@@ -1,4 +1,4 @@
-//! The first page: replicas, what they do, what they refuse, and the database.
+//! The first page: replicas, their load, their refusals, and the database.
 
 use super::super::Admin;
 use super::super::report::{Cluster, Database, Replica};
@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How often pages ask again, at least; where there are many replicas they wait longer.
+/// Minimum interval between refreshes; it is longer with many replicas.
 pub(super) fn refresh(replicas: usize) -> Duration {
     Duration::from_millis((replicas as u64 * 100).max(2_000))
 }

@@ -1,4 +1,4 @@
-//! A record: what it is now, and its history as a time line.
+//! A record: its current state, and its history as a timeline.
 
 use super::super::Admin;
 use super::super::act::MAX_USER;
@@ -17,7 +17,7 @@ use axum::http::Uri;
 use axum::response::Response;
 use maud::{Markup, html};
 
-/// Characters of a value that are shown before it is opened.
+/// Characters of a value shown before it is expanded.
 const SHORT: usize = 80;
 
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>, uri: Uri) -> Response {

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const REFRESH: Duration = Duration::from_secs(5);
-/// Sessions are listed in pages, the newest first; those on later ones are too many to ask a replica for.
+/// Sessions are listed in pages, newest first; later pages would ask each replica for too many.
 const PAGES: usize = MAX_SESSIONS / SESSIONS;
 
 pub(super) async fn show(
@@ -36,12 +36,12 @@ pub(super) async fn show(
         return failed(&page, &error);
     }
     let number = optional(&uri, "page").and_then(|number| number.parse().ok()).unwrap_or(1).clamp(1, PAGES);
-    // Of each replica as many as all the pages up to this one could take.
+    // As many from each replica as all pages up to this one could need.
     let user = admin.user(&id, number * SESSIONS).await;
     if !headers.contains_key(LIVE) {
         tracing::info!(user_key = user.user_key, "an operator looks at a user");
     }
-    // Of sessions that are not listed the devices are not known.
+    // The devices of unlisted sessions are not known.
     let has_others = user.sessions_total > user.sessions.len();
     let content = html! {
         (search(&id))
@@ -58,7 +58,7 @@ pub(super) async fn show(
         section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
         section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, number)) }
     };
-    // What is on the other pages is not what is new.
+    // Only the first page shows what is new.
     page.draw((number == 1).then_some(REFRESH), &content)
 }
 
@@ -79,7 +79,7 @@ fn apps(number: usize) -> String {
     if number == 1 { "in one app".to_owned() } else { format!("in {number} apps") }
 }
 
-/// On how many replicas the listed sessions are.
+/// Returns the number of replicas that hold the listed sessions.
 fn spread(user: &User) -> String {
     let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
     user.sessions.iter().for_each(|session| *replicas.entry(&session.replica).or_default() += 1);
@@ -119,7 +119,7 @@ fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
     }
 }
 
-/// A cursor is a time, but for the one that a device has which knows nothing.
+/// A cursor is a time, except that of a device that has nothing.
 fn read_until(device: &Device) -> Markup {
     match &device.read_until {
         Some(cursor) if cursor.starts_with("1970-01-01T00:00:00") => html! { span.muted { "the beginning" } },
