@@ -1,7 +1,7 @@
 //! The server's processing of JSON on the way in and out, without I/O.
 //!
-//! `cargo bench --bench protocol`. Reading a push is compared with the minimum cost of reading JSON: walking over the same
-//! bytes once.
+//! `cargo bench --bench protocol`. Reading a push is compared with the minimum cost of reading JSON: walking over the
+//! same bytes once.
 
 #[path = "support/changes.rs"]
 mod changes;

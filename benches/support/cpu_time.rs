@@ -1,5 +1,5 @@
-//! Measures the processor time of the benchmark's thread: unlike wall-clock time, it excludes everything else that runs on
-//! the machine.
+//! Measures the processor time of the benchmark's thread: unlike wall-clock time, it excludes everything else that runs
+//! on the machine.
 
 use std::time::Duration;
 

@@ -47,7 +47,7 @@ async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
             tracing::warn!("not ready: {unfit}");
             Ok(())
         }
-        // If it keeps not answering, readiness reports it.
+        // If it still does not answer, readiness reports it.
         Ok(_) | Err(_) => Ok(()),
     }
 }

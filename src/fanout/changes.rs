@@ -27,7 +27,7 @@ pub(super) async fn look_up(heads: &HeadReader, ranges: &[LogRange]) -> Result<V
     Ok(heads.changed_tables(ranges).await?.into_iter().map(cut).collect())
 }
 
-/// Cuts off what is more than is announced at once.
+/// Cuts off what exceeds the bound for one announcement.
 fn cut(RangeChanges { mut tables, mut until }: RangeChanges) -> Changed {
     let mut bytes = 0;
     // Changes at one position are announced together, so that every part makes progress.

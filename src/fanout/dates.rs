@@ -3,8 +3,8 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Maximum difference between a message's date and our clock. Replicas that have gone are remembered for twice as long, so
-/// that nobody brings one back by repeating its messages.
+/// Maximum difference between a message's date and our clock. Replicas that have gone are remembered for twice as long,
+/// so that nobody brings one back by repeating its messages.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(120);
 
 /// A clock that keeps advancing when the machine's is set back: later messages of a replica have later dates whatever

@@ -1,4 +1,4 @@
-//! What the tasks share that look for missed notifications.
+//! Dependencies shared by the tasks that look for missed notifications.
 
 use super::SessionRegistry;
 use crate::store::HeadReader;

@@ -3,7 +3,7 @@
 //!
 //! Every field that is not its record's winner, by stamp and position, is removed from rows older than the horizon; a
 //! row with nothing left goes. Rows never move and never gain content. So every cursor stays valid, every page is a
-//! subset of what it was, and whoever reads on ends up with the same state as without trimming (G3):
+//! subset of what it was, and every reader that continues ends up with the same state as without trimming (G3):
 //!
 //! 1. The winner of every field stays, at its own position, with its own author: every reader whose cursor is before it
 //!    gets it, and it beats everything else that is left, wherever that is.

@@ -101,7 +101,7 @@ fn page(status: StatusCode, next: &str, problem: Option<&str>) -> Response {
     let body = html! {
         main.login {
             h1 { "mana-sync" }
-            p.muted { "What operators see and do. Log in with the admin token of the cluster." }
+            p.muted { "Log in with the admin token of the cluster." }
             @if let Some(problem) = problem { p.banner.bad role="alert" { (problem) } }
             form method="post" action="/login" {
                 input type="hidden" name="next" value=(next);

@@ -39,7 +39,7 @@ impl Page {
                 form method="post" action="/logout" { (self.token()) button.quiet { "Log out" } }
             }
             main data-refresh=[millis] {
-                p.banner.bad #offline role="status" hidden { "No answer from this replica. What is shown may be old." }
+                p.banner.bad #offline role="status" hidden { "No answer from this replica. This page may be out of date." }
                 (content)
             }
         };
@@ -95,7 +95,7 @@ pub(super) fn cell(name: &str, content: &Markup) -> Markup {
 pub(super) fn missing(silent: &[Silent], problem: Option<&String>) -> Markup {
     html! {
         @for replica in silent {
-            p.banner.bad { strong { (replica.name) } " does not answer. It was last heard " (ago(&replica.heard_at)) "." }
+            p.banner.bad { strong { (replica.name) } " does not answer. It was last heard from " (ago(&replica.heard_at)) "." }
         }
         @if let Some(problem) = problem { p.banner.bad { (problem) } }
     }

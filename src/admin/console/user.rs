@@ -52,8 +52,8 @@ pub(super) async fn show(
             (figure("Changes", &at_least(count(user.usage.changes), user.usage.more), &apps(user.usage.apps)))
             (figure("Stored", &at_least(bytes(user.usage.bytes), user.usage.more), "of JSON"))
         }
-        p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts all of those who store most." } }
-        p.muted { "In logs this user is called " code { (user.user_key) } "." }
+        p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts everything in the largest logs." } }
+        p.muted { "In the server's log this user is called " code { (user.user_key) } "." }
         section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
         section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
         section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, number)) }
@@ -84,7 +84,7 @@ fn spread(user: &User) -> String {
     let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
     user.sessions.iter().for_each(|session| *replicas.entry(&session.replica).or_default() += 1);
     match replicas.len() {
-        0 => "nowhere connected".to_owned(),
+        0 => "not connected".to_owned(),
         1 => "on one replica".to_owned(),
         many => format!("on {many} replicas"),
     }
@@ -92,7 +92,7 @@ fn spread(user: &User) -> String {
 
 fn devices(page: &Page, user: &User) -> Markup {
     html! {
-        @if user.devices.is_empty() { p.muted { "None has pushed or read." } }
+        @if user.devices.is_empty() { p.muted { "No device has pushed or read." } }
         @else {
             table {
                 thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "As of" } th {} } }
@@ -157,7 +157,7 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
     let path = |number: usize| format!("/user?{}", query(&[("id", &user.user_id), ("page", &number.to_string())]));
     let sure = "End all sessions of this user?";
     html! {
-        @if user.sessions_total == 0 { p.muted { "None is open." } }
+        @if user.sessions_total == 0 { p.muted { "No session is open." } }
         @else {
             div.toolbar {
                 @if listed.is_empty() { p { "No more of " (count_of(user.sessions_total)) "." } }
