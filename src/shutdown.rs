@@ -27,7 +27,7 @@ pub struct Shutdown {
     failed: Arc<OnceLock<&'static str>>,
 }
 
-/// How long requests may run after the drain window, and background tasks after the last connection.
+/// Maximum time for requests after the drain window, and for background tasks after the last connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shutdown {
@@ -70,8 +70,8 @@ impl Shutdown {
     }
 }
 
-/// Whether an operator has drained a replica: it is not ready and its sessions leave, but it keeps running and can be
-/// taken back. Clones share the state.
+/// Tracks whether an operator has drained a replica: it is not ready and its sessions leave, but it keeps running and
+/// can be taken back. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Drained(Arc<DrainedState>);
 

@@ -25,7 +25,7 @@ use nix::{
 };
 use tokio::sync::watch;
 
-/// Whether a child shares our terminal's signals.
+/// Determines whether a child shares our terminal's signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// Ctrl-C in the terminal doesn't reach it.

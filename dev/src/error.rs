@@ -82,7 +82,7 @@ pub enum DevError {
     KeepsDying {
         /// The replica.
         who: String,
-        /// How often it was restarted.
+        /// The number of restarts.
         times: usize,
         /// The time in which that happened.
         within: Duration,

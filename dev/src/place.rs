@@ -17,7 +17,7 @@ use super::DevError;
 /// Alternative places for files that can't be where requested: the first one that is writable.
 const ELSEWHERE: [&str; 2] = ["/var/lib/mana-sync-dev", "/var/tmp/mana-sync-dev"];
 
-/// Where the local cluster keeps its data, its key, and a fetched PostgreSQL.
+/// The folder of the local cluster's data, its key, and a fetched PostgreSQL.
 pub fn default_folder() -> PathBuf {
     PathBuf::from(".dev")
 }

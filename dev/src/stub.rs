@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DevError;
 
-/// How a stand-in answers.
+/// The way a stand-in answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Correctly.

@@ -26,7 +26,7 @@ pub enum FoldError {
         table: String,
         /// The record.
         id: String,
-        /// What is missing.
+        /// The missing part.
         what: &'static str,
     },
     /// A stored stamp is not a time.

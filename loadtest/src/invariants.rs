@@ -1,4 +1,4 @@
-//! What must hold in every single answer, checked as it arrives (G2). A violation is an error that ends the run with
+//! The invariants of every single answer, checked as it arrives (G2). A violation is an error that ends the run with
 //! what was seen, so that it is found at the answer that broke the promise and not in a comparison an hour later.
 
 use std::collections::HashSet;

@@ -13,7 +13,7 @@ use crate::stamp;
 pub struct Cell {
     /// The value.
     pub value: Value,
-    /// When it was written.
+    /// The time when it was written.
     pub stamp: String,
 }
 

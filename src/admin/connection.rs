@@ -13,7 +13,7 @@ const LIMITS: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'";
 const READ_ONLY: &str = "set default_transaction_read_only = on";
 /// Pause after a failed attempt: those waiting behind it get its error at once.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long an unused connection stays open.
+/// Maximum time that an unused connection stays open.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A connection that is opened on demand.

@@ -38,7 +38,7 @@ pub type Instance = u64;
 pub enum Question {
     /// Its status.
     Status,
-    /// What it knows of a user, with at most this many sessions.
+    /// Its knowledge of a user, with at most this many sessions.
     User { user_id: String, sessions: usize },
     /// Its load in the last minutes.
     Load,

@@ -51,7 +51,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Admin(Arc<Inner>);
 
-/// What all requests to the admin port share.
+/// The state shared by all requests to the admin port.
 #[derive(Debug)]
 pub struct Inner {
     replicas: Replicas,
@@ -64,7 +64,7 @@ pub struct Inner {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     presence: Presence,
-    /// How long a login lasts.
+    /// The duration of a login.
     login: Duration,
     clock: Clock,
     /// Throttles the log line about requests without the token.

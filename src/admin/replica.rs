@@ -31,7 +31,7 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// Checks tokens, and knows which are refused.
     pub auth: Arc<Authenticator>,
-    /// How far devices have read.
+    /// The positions up to which devices have read.
     pub devices: DeviceReads,
     /// Drains this replica, and takes it back.
     pub shutdown: Shutdown,
@@ -99,7 +99,7 @@ impl Drop for EndOfTrimming {
     }
 }
 
-/// What a replica waits for until it has read the refused tokens.
+/// The reason for not being ready until the refused tokens have been read.
 const UNREAD: &str = "the tokens that operators refuse have not been read yet";
 
 /// Maximum number of sessions that one replica lists.

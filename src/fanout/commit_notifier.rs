@@ -27,7 +27,7 @@ const SHARE: f64 = 1.0;
 const BUDGET_SHARE: f64 = 0.5;
 /// Weight of the last statement in the moving average, as a divisor.
 const WEIGHT: u32 = 8;
-/// How long that average stays valid.
+/// The time for which that average stays valid.
 const LATELY: Duration = Duration::from_secs(5);
 /// Back-off after the database's notification queue was full.
 const FULL: Duration = Duration::from_secs(10);

@@ -22,6 +22,6 @@ pub struct Dependencies {
     pub metrics: Arc<Metrics>,
     /// The time between two rounds.
     pub period: Duration,
-    /// How far back a new session is told of what was stored.
+    /// A new session is told what was stored this long before it.
     pub recent: Duration,
 }

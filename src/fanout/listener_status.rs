@@ -10,7 +10,7 @@ pub struct ListenerStatus(Arc<ListenerState>);
 #[derive(Debug, Default)]
 struct ListenerState {
     is_up: AtomicBool,
-    /// What an operator has to fix before anything can be received.
+    /// The problem that an operator has to fix before anything can be received.
     problem: Mutex<Option<String>>,
 }
 

@@ -62,7 +62,7 @@ use std::sync::Arc;
 /// True if a user has a session here.
 pub type IsConnected<'a> = &'a dyn Fn(UserKey) -> bool;
 
-/// What a user's sessions listen to.
+/// An app, or all apps, of a user that sessions listen to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
     /// The user.

@@ -37,7 +37,7 @@ const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")]
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long a stopping replica tries to send its last wake-ups.
+/// Maximum time that a stopping replica tries to send its last wake-ups.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum number of wake-ups sent in one statement.
 const MAX_BATCH: usize = 5_000;

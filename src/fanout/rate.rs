@@ -21,10 +21,10 @@ use tokio::time::{Instant, sleep_until};
 const BUSY: u32 = 3;
 /// Weight of the last send in that average, as a divisor: a single slow one means nothing.
 const WEIGHT: u32 = 8;
-/// How long a replica then waits, as a multiple of the excess, and at most.
+/// The time that a replica then waits, as a multiple of the excess, and its maximum.
 const REST_FACTOR: u32 = 8;
 const LONGEST_REST: Duration = Duration::from_millis(20);
-/// How long the shortest time counts, approximately; then a longer one may take its place.
+/// Approximate time for which the shortest time counts; then a longer one may take its place.
 const LATELY: Duration = Duration::from_secs(60);
 /// No wake-up waits longer than this, however many replicas there are: the reconcilers find what was stored by then.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -102,11 +102,11 @@ pub(super) struct RateLimiter {
 #[derive(Debug)]
 struct Sent {
     begun: Instant,
-    /// What had been received when it began.
+    /// The notifications received when it began.
     received: Received,
     /// Its notifications: they count even if this replica does not hear them.
     notifications: u64,
-    /// How long to wait from its beginning because of the database.
+    /// The time to wait from its beginning because of the database.
     rest: Duration,
 }
 

@@ -22,11 +22,11 @@ use tokio::time::{Instant, sleep};
 
 /// Maximum number of sessions answered together.
 const MAX_BATCH: usize = 5_000;
-/// How long a look-up waits for others to join it.
+/// The time that a look-up waits for others to join it.
 const GATHER: Duration = Duration::from_millis(20);
 /// Pause before a failed look-up is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How long a request is retried, so that one that cannot be answered does not hold up all others forever.
+/// Maximum time for which a request is retried: one that cannot be answered does not hold up all others forever.
 const GIVE_UP: Duration = Duration::from_secs(300);
 
 /// Maximum number of statements for what is told at once: a user who stored very much in few tables is told so in one
@@ -35,20 +35,20 @@ const MAX_ROUNDS: usize = 8;
 /// Approximate maximum of bytes of names that one look-up gathers for all. The others ask again.
 const MAX_GATHERED: usize = 16 << 20;
 
-/// What sessions are told at once. Sessions that asked the same share it.
+/// The changes that sessions are told of at once. Sessions that asked the same share it.
 pub type RecentChanges = Arc<Recent>;
 
 /// A wake-up for each log that a session should be told of and each device that stored something in it. Their ranges
 /// end at the log's head, or where there is more to be told.
 #[derive(Debug, Default)]
 pub struct Recent {
-    /// What can be told now.
+    /// The part that can be told now.
     pub wakeups: Vec<Wakeup>,
-    /// What is left.
+    /// The rest.
     rest: Vec<Part>,
 }
 
-/// What a user's sessions have yet to be told of one app.
+/// A range of one app's log that a user's sessions have yet to be told of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Part {
     app: Arc<str>,
@@ -61,7 +61,7 @@ pub(super) struct Request {
     user: UserKey,
     /// `None` means all apps of the user.
     app: Option<Arc<str>>,
-    /// What it has yet to be told; `None` if it has been told nothing.
+    /// The parts that it has yet to be told; `None` if it has been told nothing.
     rest: Option<Arc<[Part]>>,
     asked: Instant,
     answer: oneshot::Sender<RecentChanges>,
@@ -163,10 +163,10 @@ async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
     }
 }
 
-/// What the sessions of one user ask for.
+/// The requests of one user's sessions.
 #[derive(Debug, Default)]
 struct Wanted<'a> {
-    /// How far back.
+    /// The time to look back.
     age: Duration,
     all_apps: bool,
     apps: HashSet<&'a str>,

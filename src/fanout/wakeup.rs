@@ -13,7 +13,7 @@ pub const MAX_NAMES: usize = 1_500;
 pub const MAX_PUSHES: usize = 8;
 /// Maximum number of ranges that a wake-up lists; more leave a gap that the reconciler closes.
 const MAX_RANGES: usize = 16;
-/// How far a position may be ahead of this replica's clock: clocks differ, and a large push reaches ahead.
+/// Maximum time that a position may be ahead of this replica's clock: clocks differ, and a large push reaches ahead.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 /// Approximate memory of a wake-up without its names, in bytes.
 const FIXED_BYTES: usize = 256;

@@ -14,7 +14,7 @@ pub(super) const MAX_UNAUTHENTICATED_MESSAGE: usize = 16 << 10;
 /// Bytes that frame headers and the start of the next message may add to a message's count.
 const MESSAGE_SLACK: usize = 4 << 10;
 
-/// What arriving bytes belong to.
+/// The part of the exchange that arriving bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// A request's head.

@@ -75,7 +75,7 @@ pub struct Services {
     pub sessions: Arc<Sessions>,
     /// The readiness of this replica.
     pub health: Arc<health::Health>,
-    /// How far devices have read.
+    /// The positions up to which devices have read.
     pub devices: DeviceReads,
     /// The stages of shutdown.
     pub shutdown: Shutdown,

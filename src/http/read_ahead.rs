@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// How long a page that was read ahead waits for its reader.
+/// The time that a page that was read ahead waits for its reader.
 const HOLD: Duration = Duration::from_secs(1);
 /// Maximum number of pages that are being read ahead or wait for their readers.
 const MAX_AHEAD: usize = 32;

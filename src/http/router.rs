@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long browsers may cache CORS preflights.
+/// Maximum time for which browsers may cache CORS preflights.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// Builds the router of all endpoints.

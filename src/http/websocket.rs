@@ -33,7 +33,7 @@ const FRAME_HEAD: usize = 14;
 const READ_BUFFER: usize = 256;
 /// A client that has answered none of this many pings by the time of the next one is gone.
 const UNANSWERED_PINGS: u32 = 2;
-/// How long a client may take to answer a close, and the maximum number of bytes it may still send until then.
+/// Maximum time for a client to answer a close, and the maximum number of bytes it may still send until then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_DISCARDED: u64 = 16 << 20;
 

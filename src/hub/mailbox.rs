@@ -62,7 +62,7 @@ struct State {
     waiting: BTreeMap<Arc<str>, PendingTables>,
     /// Size of the waiting mail in bytes, as if nothing of it were shared.
     bytes: usize,
-    /// How many of them were added by a greeting beyond the bound.
+    /// Bytes of it that a greeting added beyond the bound.
     excused: usize,
     /// The mail account of its user, and the charge for everything that is not shared.
     mail: UserMail,

@@ -147,7 +147,7 @@ pub struct Event<'a> {
     pub until: Cursor,
     /// True if there is more.
     pub has_more: bool,
-    /// Where to resume, if everything up to `until` has been sent with this event.
+    /// The cursor to resume from, if everything up to `until` has been sent with this event.
     pub id: Option<&'a str>,
 }
 

@@ -35,7 +35,7 @@ const WINNER: usize = 96;
 /// The members that may carry an insert's stamp.
 const STAMP_MEMBERS: [&str; 2] = ["updatedAt", "createdAt"];
 
-/// What trimming has to know of a row, without its values.
+/// The properties of a row that trimming depends on, without its values.
 #[derive(Clone, Debug)]
 pub struct RowWrites {
     /// Its position, in microseconds.

@@ -41,7 +41,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How long a session waits for the database before its client is told to come back later.
+/// Maximum time that a session waits for the database before its client is told to come back later.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);

@@ -31,7 +31,7 @@ const FAR: f64 = 10.0;
 const EVEN: f64 = 50.0;
 /// Minimum pace towards the end of a wave, as a fraction of its initial pace.
 const SLOWEST: f64 = 0.25;
-/// How long clients may take to come back, as a divisor of the window: until then they count as if they were here.
+/// Time for clients to come back, as a divisor of the window: until then they count as if they were here.
 const RETURN: u32 = 3;
 /// Minimum age of a session when a wave begins, in windows.
 const AGE: u32 = 3;
@@ -108,7 +108,7 @@ impl Trial {
         }
     }
 
-    /// What the replicas with few have gained since.
+    /// The connections that the replicas with few have gained since.
     fn gained(&self, replicas: &[Replica]) -> f64 {
         let gain = |replica: &Replica| Some(replica.connections as f64 - *self.few.get(&replica.id)? as f64);
         replicas.iter().filter_map(gain).sum()
@@ -169,7 +169,7 @@ impl Load {
         self.least < self.mean - self.far()
     }
 
-    /// What this replica has above the mean, if it is worth closing.
+    /// The number of this replica's connections above the mean, if it is worth closing them.
     fn excess(&self) -> Option<f64> {
         let worth = if self.lacks() { 1.0 } else { (self.mean / EVEN).max(1.0) };
         Some(self.own - self.mean).filter(|excess| *excess >= worth)

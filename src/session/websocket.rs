@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How long wake-ups wait for what was stored before the session began.
+/// Maximum time that wake-ups wait for what was stored before the session began.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
 /// Bytes of wake-ups that are covered by the fixed cost of a session; memory for larger ones is reserved until they are
 /// sent.
@@ -293,7 +293,7 @@ impl State {
         }
     }
 
-    /// How it ends then.
+    /// The way it ends then.
     fn late(&self) -> Action {
         match self {
             State::Unauthenticated { .. } => Action::close(CloseReason::AuthTimeout),

@@ -10,7 +10,7 @@ use mana_dev::{
     postgres::{Binaries, stop_leftovers},
 };
 
-/// How it is started.
+/// Options for starting it.
 #[derive(Debug)]
 pub struct Wanted<'a> {
     /// Holds the data and, if it isn't installed, PostgreSQL itself. The caller holds the folder's lock.

@@ -16,7 +16,7 @@ use mana_dev::{
     child::{Child, Group},
 };
 
-/// How long it may take to end after being told to.
+/// Maximum time to end after being told to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a command with `env` added to ours until it ends; if we are told to stop, so is the command. Returns its exit

@@ -16,7 +16,7 @@ use mana_dev::{DevError, Replica, ReplicaOptions, say::note};
 
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a replica stays down after somebody killed it to see what happens.
+/// Time for which a replica stays down after somebody killed it to see what happens.
 const KILLED_FOR: Duration = Duration::from_secs(5);
 /// This many deaths within this time are no accident.
 const DEATHS: usize = 5;

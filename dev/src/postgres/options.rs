@@ -19,7 +19,7 @@ pub struct PostgresOptions {
     pub durable: bool,
 }
 
-/// How PostgreSQL stops.
+/// The ways of stopping PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// Waits until its clients have left.

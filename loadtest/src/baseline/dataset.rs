@@ -17,7 +17,7 @@ const WARM_UP: usize = 10;
 pub struct Dataset {
     /// The database's name.
     pub database: String,
-    /// Where changes go; the places of one log are adjacent.
+    /// The places that changes go to; those of one log are adjacent.
     pub places: Vec<Place>,
     /// Changes in every log besides one for each of its places.
     pub filled: u64,

@@ -28,12 +28,12 @@ use pgbench::PgbenchError;
 
 pub use run::{Outcome, run};
 
-/// How thoroughly to measure.
+/// The plan of a run: the rows, and how thoroughly to measure them.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The rows to measure; all of them if empty.
     pub rows: Vec<rows::Name>,
-    /// How often both sides are measured, alternately.
+    /// The number of times both sides are measured, alternately.
     pub rounds: usize,
     /// Duration of one measurement of one side.
     pub length: Duration,
@@ -114,7 +114,7 @@ pub enum BaselineError {
     /// Nothing was measured.
     #[error("{what}")]
     Nothing {
-        /// What is missing.
+        /// The problem.
         what: String,
     },
 }

@@ -31,7 +31,7 @@ from unnest($1::text[], $2::text[], $3::text[]) with ordinality as place (user_i
 join sync_heads h using (user_id, app_id)
 order by number";
 
-/// Where a change goes.
+/// The place that a change goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub user: String,
@@ -53,7 +53,7 @@ struct Spot {
     reader: LeanDevice,
     /// The index of its log in [`Visitor::heads`].
     log: usize,
-    /// Where its pulls start.
+    /// The cursor at which its pulls start.
     since: String,
 }
 

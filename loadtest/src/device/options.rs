@@ -32,7 +32,7 @@ pub struct DeviceOptions {
     pub mode: Mode,
     /// The seed of its random choices.
     pub seed: u64,
-    /// What it does when a request fails.
+    /// Its retries when a request fails.
     pub retry: RetryPolicy,
     /// The fraction of pushes whose first answer is lost, so that they are sent twice.
     pub lost_answers: f64,

@@ -43,7 +43,7 @@ pub enum Failure {
     Status {
         /// The status of the answer.
         status: u16,
-        /// When to retry, if the answer says so.
+        /// The time until a retry, if the answer says so.
         retry_after: Option<Duration>,
     },
     /// The answer violates the protocol, and how.

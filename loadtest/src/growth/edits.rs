@@ -54,7 +54,7 @@ with newest as (
 select (select count(distinct at) from newest),
        (select count(*) from (select at from newest union select at from firsts) kept)";
 
-/// What a fresh device has read.
+/// The amount that a fresh device has read.
 #[derive(Clone, Copy, Debug)]
 pub struct InitialSync {
     pub rows: f64,

@@ -13,7 +13,7 @@ use crate::local::{Replica, Surroundings};
 
 /// In the form of a client's Accept-Encoding.
 pub const ENCODINGS: [&str; 4] = ["identity", "gzip", "zstd", "br"];
-/// How often all pages are read: processor time is counted in coarse units.
+/// The number of times all pages are read: processor time is counted in coarse units.
 const TIMES: u32 = 10;
 const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
 

@@ -50,7 +50,7 @@ pub const LOG_RATE: Limit = Limit::AtLeast(0.8);
 /// Rows and bytes that a fresh device reads, by edits of the same records: losing writes are gone, so it is the same
 /// with ten times the edits.
 pub const EDITS_READ: Limit = Limit::AtMost(1.1);
-/// How long that takes: like [`EDITS_READ`], with the variation of a second on a busy machine.
+/// The time that takes: like [`EDITS_READ`], with the variation of a second on a busy machine.
 pub const EDITS_SECONDS: Limit = Limit::AtMost(1.3);
 
 /// Rows of a trimmed log that a fresh device reads, per row that has to stay: the newest of each field, and the first

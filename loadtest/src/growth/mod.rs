@@ -1,5 +1,5 @@
-//! How cost grows with size: the same few measurements with little and with much, and a limit on the ratio of the last
-//! to the first.
+//! Measures how cost grows with size: the same few measurements with little and with much, and a limit on the ratio of
+//! the last to the first.
 //!
 //! ```text
 //! stored, replicas, connections, names, log, edits, days, replays: one file for each dimension ─► report::Growth ─► table, page
@@ -78,13 +78,13 @@ pub struct Plan {
     pub edits: Vec<u64>,
     /// Days of editing; the first is longer than a change stays whole.
     pub days: Vec<u64>,
-    /// How often each point is measured, alternately; five times as often if requests are sent one at a time.
+    /// The number of times each point is measured, alternately; five times as many if requests are sent one at a time.
     pub turns: usize,
     /// Requests of each kind in such a shorter turn.
     pub requests: usize,
     /// Duration of a turn that sends as many pushes as possible.
     pub length: Duration,
-    /// How long idle WebSockets are observed.
+    /// Time for which idle WebSockets are observed.
     pub idle: Duration,
 }
 

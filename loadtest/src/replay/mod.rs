@@ -44,7 +44,7 @@ pub struct ReplayOptions {
     pub database_url: Option<String>,
     /// The seed of the random choices.
     pub seed: u64,
-    /// How often each file is replayed at once, each time as another user.
+    /// The number of times each file is replayed at once, each time as another user.
     pub users_per_file: usize,
     /// Maximum number of lines that a device pushes at once, as after a while offline. 1: each line is a push.
     pub batch: usize,
@@ -54,7 +54,7 @@ pub struct ReplayOptions {
     pub pulls: f64,
     /// Maximum time that a device waits for a record that an earlier line creates.
     pub wait: Duration,
-    /// What devices do when a request fails.
+    /// The devices' retries when a request fails.
     pub retry: RetryPolicy,
     /// Shows the progress on stderr.
     pub progress: bool,
@@ -109,7 +109,7 @@ pub enum ReplayError {
     StreamBehind {
         /// The number of changes it should have brought.
         expected: usize,
-        /// How long the replay waited for it.
+        /// The time that the replay waited for it.
         within: Duration,
     },
     /// A device did not get a record that another one created.
@@ -123,7 +123,7 @@ pub enum ReplayError {
         id: String,
         /// The line of the history that creates it.
         line: usize,
-        /// How long the device waited.
+        /// The time that the device waited.
         within: Duration,
     },
     /// A device pulled a table to its end, but lacks a record that was stored before.

@@ -15,10 +15,10 @@ use crate::replay::{ReplayError, ReplayOptions};
 use crate::stream::{StreamCheck, StreamError, StreamEvent, StreamReader, StreamRequest};
 use crate::transport::http_client;
 
-/// How long the stream may take for the last changes once everything has been pushed.
+/// Maximum time for the stream to bring the last changes once everything has been pushed.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-/// What a stream reader has received.
+/// The changes that a stream reader has received.
 #[derive(Debug, Default)]
 pub struct Streamed {
     /// Every change, in the order received: within a page, table by table.

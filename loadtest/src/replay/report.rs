@@ -25,7 +25,7 @@ pub struct FileReport {
     pub stored: Option<usize>,
     /// The number of changes received over the stream.
     pub streamed: usize,
-    /// How often the stream was reopened.
+    /// The number of times the stream was reopened.
     pub reconnects: usize,
     /// The number of records that everyone holds in the end.
     pub records: usize,

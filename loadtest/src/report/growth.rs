@@ -1,4 +1,4 @@
-//! How cost grows with size: measurements at several sizes, and the ratio of the last to the first.
+//! The growth of cost with size: measurements at several sizes, and the ratio of the last to the first.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct Growth {
     pub name: String,
     /// The unit of the sizes: `stored changes`.
     pub size: String,
-    /// How it was measured, for people.
+    /// A description of the measurement, for people.
     pub note: String,
     /// The sizes, ascending.
     pub sizes: Vec<f64>,

@@ -9,7 +9,7 @@ pub struct Check {
     pub name: String,
     /// True if it held.
     pub passed: bool,
-    /// What was compared, or what was found.
+    /// Details: what was compared, or what was found.
     pub detail: String,
 }
 
@@ -103,11 +103,11 @@ pub struct Ratio {
     pub baseline: Measurement,
     /// Ours divided by the baseline's; null if the baseline's is zero.
     pub ratio: Option<f64>,
-    /// What it should be.
+    /// The goal for it.
     pub goal: Option<Limit>,
     /// Null if there is no goal.
     pub reached: Option<bool>,
-    /// How it was obtained, for people.
+    /// A description of the measurement, for people.
     #[serde(default)]
     pub note: String,
 }

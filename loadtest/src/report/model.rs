@@ -51,9 +51,9 @@ pub struct Report {
     pub thresholds: Vec<Threshold>,
     /// Our numbers and those of baselines.
     pub ratios: Vec<Ratio>,
-    /// How cost grows with size.
+    /// The growth of cost with size.
     pub growth: Vec<Growth>,
-    /// Whether the generator was the bottleneck.
+    /// The judgement of the generator: was it the bottleneck?
     pub generator: Generator,
     /// The timeline, second by second.
     pub series: Vec<Second>,

@@ -136,7 +136,7 @@ impl Drop for Connected {
     }
 }
 
-/// What was recorded in some period.
+/// The measurements recorded in some period.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     pub(super) operations: Vec<OperationTally>,

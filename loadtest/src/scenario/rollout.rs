@@ -46,7 +46,7 @@ pub struct Local {
     pub replicas: Mutex<Vec<Replica>>,
 }
 
-/// How replicas are replaced.
+/// The way replicas are replaced.
 #[derive(Clone)]
 pub enum Rollout {
     /// Our own replicas, replaced one after the other.

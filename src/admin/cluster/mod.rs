@@ -31,7 +31,7 @@ use tokio_postgres::types::Type;
 
 /// The channel that all replicas with an admin port listen to.
 const CHANNEL: &str = "mana_sync_admin";
-/// How long replicas have to answer.
+/// Maximum time for replicas to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Maximum time for sending.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -100,7 +100,7 @@ struct Waiting {
 pub struct Answered {
     pub name: String,
     pub answer: Answer,
-    /// How long it took; none for our own.
+    /// The time it took; none for our own.
     pub took: Option<Duration>,
 }
 

@@ -44,7 +44,7 @@ pub struct Replica {
     pub max_user_pulls_per_second: u32,
     /// The number of token ids that an operator refuses.
     pub refused_tokens: usize,
-    /// How long its answer took over the channel of the replicas; none if it was asked directly.
+    /// The time its answer took over the channel of the replicas; none if it was asked directly.
     pub answer_seconds: Option<f64>,
 }
 
@@ -122,9 +122,9 @@ pub struct Refused {
 pub struct Listener {
     /// True if it is listening.
     pub up: bool,
-    /// How long this replica's last notification took to come back to it, in seconds; none if it is not listening.
+    /// The time this replica's last notification took to come back to it, in seconds; none if it is not listening.
     pub lag_seconds: Option<f64>,
-    /// How often it has connected.
+    /// The number of times it has connected.
     pub connects: u64,
     /// Wake-ups that wait to be published.
     pub publish_queue: i64,
@@ -144,7 +144,7 @@ pub struct Pool {
     pub limit: i64,
     /// Statements waiting for a connection.
     pub waiting: i64,
-    /// How full PostgreSQL's notification queue is, from 0 to 1.
+    /// The used fraction of PostgreSQL's notification queue, from 0 to 1.
     pub notification_queue: f64,
 }
 

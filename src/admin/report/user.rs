@@ -3,7 +3,7 @@
 use super::Silent;
 use serde::{Deserialize, Serialize};
 
-/// What a replica knows of a user.
+/// A replica's knowledge of a user.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UserOnReplica {
@@ -11,7 +11,7 @@ pub struct UserOnReplica {
     pub sessions: Vec<Session>,
     /// The number of all sessions, listed or not.
     pub total: usize,
-    /// How far its devices have read.
+    /// The positions up to which its devices have read.
     pub reads: Vec<DeviceRead>,
     /// True if fewer are listed than requested: all of them would have been too long for an answer.
     pub truncated: bool,
@@ -43,7 +43,7 @@ pub struct Session {
     pub read_until: Option<String>,
 }
 
-/// How far a device has read: what it reported with its last push or pull.
+/// The position up to which a device has read, as reported with its last push or pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeviceRead {

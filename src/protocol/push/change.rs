@@ -24,7 +24,7 @@ pub(super) struct ChangeReader<'b> {
     pub(super) since: Cursor,
     /// The body's `schemaVersion`, for changes that have none of their own.
     pub(super) schema_version: Option<&'b RawValue>,
-    /// How often each change without a stamp has occurred.
+    /// The number of times each change without a stamp has occurred.
     pub(super) repeated: HashMap<[u8; 32], u64>,
 }
 

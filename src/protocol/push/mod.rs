@@ -141,7 +141,7 @@ impl Push {
 pub struct StampPolicy {
     /// The server's time.
     pub now: Stamp,
-    /// How far ahead of it a stamp may be, in milliseconds.
+    /// Maximum distance of a stamp ahead of it, in milliseconds.
     pub max_ahead: i64,
 }
 

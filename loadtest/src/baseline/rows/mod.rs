@@ -40,7 +40,7 @@ pub enum Name {
 pub struct Row {
     /// Our number and the baseline's.
     pub ratio: Ratio,
-    /// How it was obtained: each round, and caveats.
+    /// Details of the measurement: each round, and caveats.
     pub note: String,
     /// The load of the generator's busiest thread, as a fraction of its time.
     pub generator_busy: f64,

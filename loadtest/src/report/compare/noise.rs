@@ -23,7 +23,7 @@ const FEWEST: usize = 8;
 /// normal distribution puts them at 2.52.)
 const SURE: f64 = 2.5;
 
-/// How certain a difference is.
+/// The certainty of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certainty {
     BeyondNoise,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// How an engine treats what it receives.
+/// The way an engine treats what it receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     ByStamps,
