@@ -1,4 +1,4 @@
-//! What a wake-up costs apart from PostgreSQL: written, read, and taken to its sessions.
+//! The cost of a wake-up without PostgreSQL: encoding, decoding, and delivery to its sessions.
 //!
 //! `cargo bench --bench fanout`
 
@@ -20,7 +20,7 @@ use mana_sync::hub::{Hub, Interest, Membership};
 use mana_sync::protocol::UserKey;
 use mana_sync::telemetry::Metrics;
 
-/// As many as one busy replica holds.
+/// The number of users on a busy replica.
 const USERS: usize = 100_000;
 
 fn user(number: usize) -> UserKey {
@@ -53,21 +53,21 @@ fn keys() -> ChannelKeys {
     ChannelKeys::new(&settings.fanout, &axum::http::HeaderValue::from_static("a key of the benchmark"))
 }
 
-/// All that a payload says, once it is known who has written it.
+/// Verifies and decodes a whole payload.
 fn decode(keys: &ChannelKeys, payload: &str) -> usize {
     let payload = Payload::parse(payload).and_then(Result::ok).expect("it was written by us");
     assert!(payload.is_signed(keys));
     payload.entries().filter_map(|entry| entry.ok()?.read().ok()).count()
 }
 
-/// The same of one that went with its commit.
+/// Like [`hear`], for a payload sent with a commit.
 fn hear_with_commit(keys: &ChannelKeys, hub: &dyn SessionRegistry, payload: &str) -> bool {
     let payload = CommitPayload::parse(payload).and_then(Result::ok).expect("it was written by us");
     assert!(payload.is_signed(keys));
     hub.is_connected(payload.user)
 }
 
-/// A replica's hearing, for those who are not there: the way of every push of somebody else's.
+/// Receives a payload for users who are not connected: the path of every push of somebody else's.
 fn hear(keys: &ChannelKeys, hub: &dyn SessionRegistry, payload: &str) -> usize {
     let payload = Payload::parse(payload).and_then(Result::ok).expect("it was written by us");
     assert!(payload.is_signed(keys));
@@ -82,7 +82,7 @@ fn codec(criterion: &mut Criterion<CpuTime>) {
     let keys = &keys();
     let encode = |wakeups: &[Wakeup]| encode(keys, None, wakeups);
     let mut group = criterion.benchmark_group("wake-up");
-    // One alone, as many as one payload holds, and a publisher's burst.
+    // A single one, a full payload, and a publisher's burst.
     let full = (1..).take_while(|&count| encode(&wakeups(count)).len() == 1).last().unwrap_or(1);
     for (name, count) in [("one", 1), ("a full payload", full), ("1,000 in many payloads", 1_000)] {
         let wakeups = wakeups(count);
@@ -102,7 +102,7 @@ fn hub(criterion: &mut Criterion<CpuTime>) {
     let hub = Arc::new(Hub::new(Arc::new(Metrics::new()), Clock::system()));
     let join = |number: usize| hub.join(user(number), Interest::default(), "websocket");
     let mut members: Vec<Membership> = (0..USERS).map(join).collect();
-    // One user with many devices besides; nobody reads, so that every wake-up merges with what waits.
+    // Plus one user with many devices; nobody reads, so that every wake-up merges with waiting mail.
     members.extend((0..50).map(|_| join(USERS)));
     let connected: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(number * (USERS / 1_000)), 10)).collect();
     let elsewhere: Vec<Wakeup> = (0..1_000).map(|number| wakeup(user(USERS + 1 + number), 10)).collect();

@@ -1,6 +1,6 @@
-//! What the server does to JSON on the way in and out, apart from any I/O.
+//! The server's processing of JSON on the way in and out, without I/O.
 //!
-//! `cargo bench --bench protocol`. Beside reading a push stands the least that reading JSON can cost: walking over the
+//! `cargo bench --bench protocol`. Reading a push is compared with the minimum cost of reading JSON: walking over the
 //! same bytes once.
 
 #[path = "support/changes.rs"]
@@ -38,7 +38,7 @@ fn reading_a_push(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// What the store tells of a change that the reader wrote.
+/// Notes a change that the reader wrote, as the store does.
 fn note(writes: &mut OwnWrites, change: &StoredChange) -> Result<(), UnreadableChange> {
     let record = (&*change.table, &*change.record);
     writes.add_record(record, change.at);
@@ -59,8 +59,7 @@ fn page(changes: &[StoredChange], own: &[StoredChange]) -> Page {
 
 fn writing_a_page(criterion: &mut Criterion<CpuTime>) {
     let changes = stored(1_000);
-    // Half of the records the device has written itself, a second later: the page leaves nothing of its own out, and
-    // has to look.
+    // The device has itself written half of the records, later: nothing on the page is left out, but it has to be checked.
     let own: Vec<StoredChange> =
         changes.iter().step_by(2).map(|change| StoredChange { at: change.at + 1, ..change.clone() }).collect();
     let mut group = criterion.benchmark_group("page of 1,000 changes");

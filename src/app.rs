@@ -1,5 +1,4 @@
-//! The composition root: builds everything a replica consists of, runs it, and stops it. The only module that
-//! knows all others.
+//! The composition root: builds all parts of a replica, runs it, and stops it. The only module that knows all others.
 
 mod fanout;
 mod start;
@@ -30,15 +29,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// How long a connection to the issuer may take.
+/// Maximum time for connecting to the issuer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long closing the connections to the database may take at the end.
+/// Maximum time for closing the database connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connections to the admin port, at most.
+/// Maximum number of connections to the admin port.
 const ADMIN_CONNECTIONS: u32 = 256;
 
-/// Why a replica could not run.
+/// The reasons why a replica could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The settings do not go together.
@@ -47,9 +46,9 @@ pub enum RunError {
     /// A port cannot be opened.
     #[error("cannot listen on {address}")]
     Bind {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -62,7 +61,7 @@ pub enum RunError {
     /// The database cannot serve.
     #[error("the database cannot serve")]
     Unfit(#[from] Unfit),
-    /// The client of issuer and credits service cannot be made.
+    /// The HTTP client for the issuer and the credits service cannot be created.
     #[error("cannot make HTTP requests")]
     Http(#[from] reqwest::Error),
     /// Cannot ask the credits service.
@@ -71,22 +70,22 @@ pub enum RunError {
     /// Cannot open the admin port.
     #[error("cannot open the admin port")]
     Admin(#[from] AdminStartError),
-    /// A task without which the replica would look well and not work.
+    /// A task ended without which the replica would look healthy and not work.
     #[error("the task \"{0}\" ended by itself; the log says more")]
     TaskEnded(&'static str),
 }
 
-/// Where a replica accepts connections.
+/// The sockets on which a replica accepts connections.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For clients: PORT, and REPLICA_PORT where there is one.
+    /// For clients: PORT, and REPLICA_PORT if it is set.
     pub public: Vec<TcpListener>,
     /// For operators, if the admin port is open.
     pub admin: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Opens the ports that the settings name. Needs a runtime.
+    /// Opens the ports from the settings. Needs a runtime.
     pub fn bind(config: &Config) -> Result<Listeners, RunError> {
         let open = |address: IpAddr, port, shared| {
             let address = SocketAddr::new(address, port);
@@ -101,10 +100,10 @@ impl Listeners {
     }
 }
 
-/// Runs a replica on ports that are open, until `shutdown` says that it drains.
+/// Runs a replica on open ports until `shutdown` drains it.
 ///
-/// What belongs to a process (signals, ports, limits of open files, the log) is the caller's, so several replicas may run
-/// in one; and what time it is, and chance, are what `clock` says.
+/// The caller owns everything that belongs to the process (signals, ports, the limit of open files, the log), so
+/// several replicas can run in one process. Time and randomness come from `clock`.
 pub async fn run(
     listeners: Listeners,
     config: Config,
@@ -127,7 +126,7 @@ pub async fn run(
         return Ok(());
     };
 
-    // Whoever the issuer sends us to is not the issuer.
+    // Redirects are not followed: they lead away from the issuer.
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
     let auth = Arc::new(Authenticator::new(&config, http, metrics.clone(), clock.clone()));
     let billing = Billing::new(&config, metrics.clone(), clock.clone())?;
@@ -212,7 +211,7 @@ pub async fn run(
     }
     tracing::info!(replica = config.replica_name(), port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
     shutdown.run(delay, window).await;
-    // A database that does not answer must not hold the process: what is open ends with it.
+    // A database that does not answer must not hold up the process: open connections end with it.
     if !store.close(CLOSE_TIMEOUT).await {
         tracing::warn!("some connections to the database were not closed in time");
     }
@@ -222,7 +221,8 @@ pub async fn run(
     }
 }
 
-/// The admin port has limits of its own, and what it serves counts as no client's. No balancer of clients is in front of it.
+/// Builds the admin port's server, with limits of its own; it is not counted with clients, and no client balancer is in
+/// front of it.
 fn admin_server(config: &Config, admin: Admin, shutdown: &Shutdown) -> Server {
     let addresses = LimitsConfig { max_connections_per_address: 0, proxy_protocol: false, ..config.limits.clone() };
     let limits = Config { max_connections: ADMIN_CONNECTIONS, limits: addresses, ..config.clone() };

@@ -1,4 +1,5 @@
-//! One way to stop (G7): not ready, stop accepting, let what runs finish, then the background tasks, then out.
+//! The stages of shutdown (G7): not ready, stop accepting, let running work finish, then the background tasks, then
+//! exit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,30 +8,30 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The stages of a stop, each a token that is cancelled when it begins.
+/// The stages of shutdown, each a token that is cancelled when it begins.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Told to stop: not ready any more, but still accepting, until balancers have noticed.
+    /// Told to stop: no longer ready, but still accepting, until balancers have noticed.
     pub draining: CancellationToken,
     /// No new connections; open ones end within the drain window.
     pub closing: CancellationToken,
-    /// Connections are gone: background tasks finish what they have.
+    /// Connections are gone: background tasks finish their work.
     pub stopping: CancellationToken,
     /// Connections, and the requests and sessions on them.
     pub connections: TaskTracker,
     /// Background tasks.
     pub background: TaskTracker,
-    /// Whether an operator has drained this replica, which may be taken back.
+    /// Set while an operator has drained this replica, which may be taken back.
     pub drained: Drained,
     /// The essential task that ended first, before it was told to.
     failed: Arc<OnceLock<&'static str>>,
 }
 
-/// How long requests may run on after the drain window, and background tasks after the last connection.
+/// Maximum time for requests after the drain window, and for background tasks after the last connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shutdown {
-    /// Goes through the stages, once `draining` is cancelled.
+    /// Goes through the stages once `draining` is cancelled.
     pub async fn run(&self, delay: Duration, window: Duration) {
         self.draining.cancelled().await;
         tracing::info!(?delay, ?window, "stopping: not ready any more, still accepting");
@@ -48,13 +49,13 @@ impl Shutdown {
         tracing::info!("stopped");
     }
 
-    /// The essential task that ended before it was told to, which is why this process stops; none if there is none.
+    /// Returns the essential task whose early end stops this process, if there is one.
     pub fn failure(&self) -> Option<&'static str> {
         self.failed.get().copied()
     }
 
-    /// Runs a background task whose end, before it is told to, ends the process, and not in success: without it the
-    /// replica would look well and not work.
+    /// Runs a background task that must not end before it is told to. If it does, the process stops with a failure:
+    /// without it the replica would look healthy and not work.
     pub fn essential(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.clone();
         self.background.spawn(async move {
@@ -69,20 +70,20 @@ impl Shutdown {
     }
 }
 
-/// Whether an operator has drained a replica: it is not ready and its sessions leave, but it runs on and can be taken
-/// back. Clones share it.
+/// Tracks whether an operator has drained a replica: it is not ready and its sessions leave, but it keeps running and
+/// can be taken back. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Drained(Arc<DrainedState>);
 
 #[derive(Debug, Default)]
 struct DrainedState {
     is_on: AtomicBool,
-    /// Every session waits for this all its life: nothing that waits takes less.
+    /// Every session waits for this all its life: nothing takes less memory per waiter.
     changed: Notify,
 }
 
 impl Drained {
-    /// Drains the replica, or takes it back; false if it was so already.
+    /// Drains the replica, or takes it back; false if that is already its state.
     pub fn set(&self, drained: bool) -> bool {
         let changed = self.0.is_on.swap(drained, Ordering::SeqCst) != drained;
         if changed {
@@ -91,24 +92,24 @@ impl Drained {
         changed
     }
 
-    /// Whether it is drained.
+    /// True while it is drained.
     pub fn is_on(&self) -> bool {
         self.0.is_on.load(Ordering::SeqCst)
     }
 
-    /// Waits until it is.
+    /// Waits until it is drained.
     pub async fn begun(&self) {
         self.wait_for(true).await;
     }
 
-    /// Waits until it is not.
+    /// Waits until it is not drained.
     pub async fn ended(&self) {
         self.wait_for(false).await;
     }
 
     async fn wait_for(&self, drained: bool) {
         loop {
-            // Before the look: it hears of every change from now on.
+            // Registered before the check: it sees every change from now on.
             let changed = self.0.changed.notified();
             if self.is_on() == drained {
                 return;

@@ -1,5 +1,5 @@
-//! Pushes and stored changes as real apps make them: a third inserts of ten members, two thirds updates of two fields
-//! each, now and then a delete.
+//! Pushes and stored changes like those of real apps: a third inserts of ten members, two thirds updates of two fields
+//! each, and some deletes.
 
 use mana_sync::protocol::push::{Push, StampPolicy, read_push};
 use mana_sync::protocol::{Cursor, Stamp, merge::StoredChange};
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 /// When the changes were made; the server reads them an hour later, so that no stamp is ahead of it.
 const MADE: i64 = 1_767_322_800_000;
 
-/// What a server an hour later holds them against.
+/// The policy of a server an hour later.
 pub fn policy() -> StampPolicy {
     StampPolicy { now: Stamp::from_millis(MADE + 3_600_000), max_ahead: 300_000 }
 }
 
-/// Where the log stands before the first of them, in microseconds.
+/// The position of the log before the first of them, in microseconds.
 pub const LOG_BEGINS: i64 = (MADE + 3_600_000) * 1_000;
 
-/// A body with so many changes.
+/// Returns a body with this many changes.
 pub fn body(changes: usize) -> Vec<u8> {
     let changes: Vec<Value> = (0..changes).map(change).collect();
     let body = json!({ "clientId": "chrome-tab-abc123", "since": "2026-01-02T03:04:05.123456Z", "changes": changes });
@@ -38,7 +38,7 @@ fn change(index: usize) -> Value {
     }
 }
 
-/// A push of so many changes, read.
+/// Returns a parsed push of this many changes.
 pub fn push(changes: usize) -> Push {
     match read_push(&body(changes), None, policy(), usize::MAX) {
         Ok(push) => push,
@@ -46,7 +46,7 @@ pub fn push(changes: usize) -> Push {
     }
 }
 
-/// The same changes as they are read back from the log.
+/// Returns the same changes as read back from the log.
 pub fn stored(changes: usize) -> Vec<StoredChange> {
     let stored = push(changes).changes.into_iter().zip(1_i64..).map(|(change, place)| StoredChange {
         id: uuid::Uuid::from_u128(place as u128),

@@ -1,5 +1,5 @@
-//! Measures the processor time of the benchmark's thread: what else runs on the machine is then not in it, as it would
-//! be in the time of a clock.
+//! Measures the processor time of the benchmark's thread: unlike wall-clock time, it excludes everything else that runs
+//! on the machine.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 /// For [`Criterion::with_measurement`].
 pub struct CpuTime(WallTime);
 
-/// A criterion that measures it.
+/// Returns a [`Criterion`] that measures it.
 pub fn criterion() -> Criterion<CpuTime> {
     Criterion::default().with_measurement(CpuTime(WallTime))
 }

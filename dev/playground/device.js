@@ -1,5 +1,5 @@
-// A device of the page: the client of tests/browser on a real Dexie, with a network that can be switched off, and an
-// account of what it is told and of what it loses.
+// A device of the page: the client of tests/browser on a real Dexie, with a network that can be switched off, and a log of
+// what it is told and of what it loses.
 
 import { liveQuery } from 'dexie';
 import { META } from './client/apply.js';
@@ -8,11 +8,11 @@ import { Engine } from './client/engine.js';
 
 const APP = 'playground';
 const TABLE = 'tasks';
-/** How long after an edit it is pushed, and after what time a push that failed is tried again. */
+/** Delay from an edit to its push, and from a failed push to its retry. */
 const PUSH_AFTER_MS = 500;
 const AGAIN_MS = 1000;
 
-/** A name that this browser keeps, so that the device is the same after the page is loaded again. */
+/** A name that this browser remembers, so that the device stays the same when the page is reloaded. */
 function clientId(name) {
   const key = `device ${name}`;
   const id = localStorage.getItem(key) ?? `${name}-${crypto.randomUUID().slice(0, 8)}`;
@@ -81,7 +81,7 @@ export class Device {
 
   async #tasks() {
     const all = await this.engine.db.table(TABLE).toArray();
-    // Members in one order, so that equal records are equal texts.
+    // Members in a fixed order, so that equal records are equal texts.
     const plain = ({ [META]: _, ...task }) => Object.fromEntries(Object.entries(task).sort());
     const there = all.filter((task) => !task.deletedAt).map(plain);
     return there.sort((a, b) => (a.createdAt ?? '').localeCompare(b.createdAt ?? '') || a.id.localeCompare(b.id));
@@ -108,7 +108,7 @@ export class Device {
       if (type === 'sync-available') this.say('wake', `is woken: ${tables.join(', ')}`);
       if (type !== 'auth-ok') return;
       this.say('socket', `listens on port ${new URL(socket.url).port}`);
-      // What it missed while it was away is fetched now.
+      // Fetches what it missed while it was away.
       this.#syncSoon(0);
     });
     socket.addEventListener('close', ({ code }) => {
@@ -116,7 +116,7 @@ export class Device {
     });
   }
 
-  /** Tells what goes to the server and what comes back. */
+  /** Logs what goes to the server and what comes back. */
   #observe(network) {
     const json = network.json.bind(network);
     network.json = async (path, init) => {

@@ -5,7 +5,7 @@ import { Device } from './device.js';
 const NAMES = ['Phone', 'Laptop'];
 const ASK_EVERY_MS = 500;
 const NEW_TOKEN_EVERY_MS = 3600_000;
-/** Lines of a device's log that are kept. */
+/** Maximum number of lines kept of a device's log. */
 const LINES = 200;
 
 const part = (id) => document.getElementById(id);
@@ -22,7 +22,7 @@ async function ask(path, init) {
 
 const renew = async () => ({ token } = await ask('/token', { method: 'POST' }));
 
-/** The device's own replica; while that one is away, the next, as a balancer would choose it. */
+/** Returns the device's own replica; while that one is away, the next one, as a balancer would. */
 function replicaOf(number) {
   const count = replicas.length;
   const turns = Array.from({ length: count }, (_, turn) => replicas[(number + turn) % count]);
@@ -101,7 +101,7 @@ function showTasks(list, tasks, device) {
     const [done, title] = row.querySelectorAll('input');
     row.classList.toggle('done', task.done);
     done.checked = task.done;
-    // Nobody's typing is taken away.
+    // Never replaces a field that is being edited.
     row.dataset.title = task.title;
     if (document.activeElement !== title) title.value = task.title;
     return row;

@@ -1,10 +1,9 @@
 //! Child processes that never outlive us.
 //!
-//! Every child has a keeper: a thread that spawns it, waits for it and ends with it. The kernel's
-//! `PR_SET_PDEATHSIG` is tied to the *thread* that spawned, so it fires when this process ends in
-//! whatever way (also by `kill -9`), and never merely because some test's thread has ended.
-//! Children are in a process group of their own: a terminal's Ctrl-C reaches only us, and we stop
-//! them in order.
+//! Every child has a keeper: a thread that spawns it, waits for it and ends with it. The kernel's `PR_SET_PDEATHSIG` is
+//! tied to the *thread* that spawned the child, so it fires whenever this process ends (even by `kill -9`), and never
+//! merely because some test's thread has ended. Children are in a process group of their own: a terminal's Ctrl-C
+//! reaches only us, and we stop them in order.
 
 use std::{
     io::{self, Read as _},
@@ -26,12 +25,12 @@ use nix::{
 };
 use tokio::sync::watch;
 
-/// Whether a child shares our terminal's signals.
+/// Determines whether a child shares our terminal's signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// Ctrl-C in the terminal doesn't reach it.
     Own,
-    /// It is the program that the user asked for: Ctrl-C reaches it as well as us.
+    /// The program that the user asked for: Ctrl-C reaches it as well as us.
     Ours,
 }
 
@@ -44,8 +43,8 @@ pub struct Child {
     reaped: Arc<Reaped>,
 }
 
-/// True once the pid no longer is the child's. Signals are sent under the lock, so that they never
-/// reach a stranger that got the same pid.
+/// True once the pid is no longer the child's. Signals are sent under the lock, so that they never reach another
+/// process with the same pid.
 #[derive(Debug, Default)]
 struct Reaped {
     flag: Mutex<bool>,
@@ -53,7 +52,7 @@ struct Reaped {
 }
 
 impl Child {
-    /// Starts `command`; `on_our_death` is what the kernel sends it when this process ends.
+    /// Starts `command`; the kernel sends it `on_our_death` when this process ends.
     pub fn spawn(mut command: Command, on_our_death: Signal, group: Group) -> io::Result<Self> {
         if group == Group::Own {
             command.process_group(0);
@@ -81,12 +80,12 @@ impl Child {
         Ok(Self { pid, group, ended, reaped })
     }
 
-    /// Its process id, which may be another's once it has ended: see [`Self::signal`].
+    /// Its process id, which may be another process's once it has ended: see [`Self::signal`].
     pub fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }
 
-    /// Sends a signal, unless the child has ended already; to its whole group if that is its own.
+    /// Sends a signal, unless the child has ended already; to its whole group if it has one of its own.
     pub fn signal(&self, signal: Signal) {
         let reaped = lock(&self.reaped.flag);
         if !*reaped {
@@ -103,7 +102,7 @@ impl Child {
         *self.ended.borrow()
     }
 
-    /// Waits until it has ended, for whatever reason.
+    /// Waits until it has ended, for any reason.
     pub async fn wait(&self) -> ExitStatus {
         let mut ended = self.ended.clone();
         loop {
@@ -111,18 +110,18 @@ impl Child {
                 return status;
             }
             if ended.changed().await.is_err() {
-                // The keeper is gone without a word; the kernel has killed the child.
+                // The keeper is gone without reporting; the kernel has killed the child.
                 return ExitStatus::from_raw(Signal::SIGKILL as i32);
             }
         }
     }
 
-    /// The same, for `limit` at most. None: it still runs.
+    /// Waits for at most `limit`. None if it is still running.
     pub async fn wait_for(&self, limit: Duration) -> Option<ExitStatus> {
         tokio::time::timeout(limit, self.wait()).await.ok()
     }
 
-    /// For `Drop` implementations, which can't await. True if it has ended.
+    /// Blocks; for `Drop` implementations, which can't await. True if it has ended.
     pub fn block_for(&self, limit: Duration) -> bool {
         let reaped = lock(&self.reaped.flag);
         let waited = self.reaped.changed.wait_timeout_while(reaped, limit, |reaped| !*reaped);
@@ -136,16 +135,16 @@ impl Drop for Child {
     }
 }
 
-/// What a tool printed (stdout and stderr as they came) and how it ended.
+/// The output of a tool (stdout and stderr interleaved) and its exit status.
 #[derive(Debug)]
 pub struct Finished {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// Its output.
     pub output: String,
 }
 
-/// Runs a short tool to its end. It is killed when the future is dropped.
+/// Runs a short-lived tool to its end. It is killed when the future is dropped.
 pub async fn run(mut command: Command) -> io::Result<Finished> {
     let (mut reader, writer) = io::pipe()?;
     command.stdin(std::process::Stdio::null()).stdout(writer.try_clone()?).stderr(writer);

@@ -1,5 +1,5 @@
-//! A Citus cluster for one run of something: a coordinator and two workers, from the PostgreSQL that `PG_BIN` names, which
-//! must have the extension. Citus is not part of this project and never fetched.
+//! A temporary Citus cluster: a coordinator and two workers, from the PostgreSQL in `PG_BIN`, which must have the
+//! extension. Citus is not part of this project and is never fetched.
 
 use std::path::Path;
 
@@ -10,18 +10,18 @@ use crate::{
     postgres::{Postgres, TemporaryPostgres, connect},
 };
 
-/// How many workers there are.
+/// The number of workers.
 pub const WORKERS: usize = 2;
 
-/// Names the workers to tests: their URLs, separated by commas. [`crate::TEST_DATABASE_URL`] names the coordinator.
+/// Passes the workers to tests: their URLs, separated by commas. [`crate::TEST_DATABASE_URL`] is the coordinator's.
 pub const TEST_CITUS_WORKERS: &str = "TEST_CITUS_WORKERS";
 
 /// Not durable. Dropping it stops the servers and removes their data.
 #[derive(Debug)]
 pub struct TemporaryCitus {
-    /// For everything that clients do; it holds no buckets.
+    /// The node that clients use; it holds no buckets.
     pub coordinator: TemporaryPostgres,
-    /// Which hold the buckets.
+    /// The nodes that hold the buckets.
     pub workers: Vec<TemporaryPostgres>,
 }
 
@@ -39,7 +39,7 @@ impl TemporaryCitus {
         Ok(Self { coordinator, workers })
     }
 
-    /// The workers, as [`TEST_CITUS_WORKERS`] names them.
+    /// Returns the URLs of the workers, in the form of [`TEST_CITUS_WORKERS`].
     pub fn worker_urls(&self) -> String {
         let urls: Vec<String> = self.workers.iter().map(|worker| worker.server().admin_url()).collect();
         urls.join(",")
@@ -51,7 +51,7 @@ fn settings() -> Vec<(String, String)> {
         ("shared_preload_libraries", "citus"),
         ("citus.node_conninfo", "sslmode=disable"),
         ("shared_buffers", "48MB"),
-        // One for each database of a test on each server, and those that move buckets.
+        // One for each test database on each server, and those that move buckets.
         ("max_worker_processes", "120"),
         ("wal_level", "logical"),
         ("max_wal_senders", "20"),
@@ -61,10 +61,10 @@ fn settings() -> Vec<(String, String)> {
     settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-/// Makes a database of which the coordinator knows the workers, and answers its URL on the coordinator.
+/// Creates a database and registers the workers in it; returns its URL on the coordinator.
 ///
 /// # Errors
-/// A server refuses: it has no Citus, or a database of that name.
+/// A server refuses: it has no Citus, or already has a database of that name.
 pub async fn create_database(coordinator: &str, workers: &str, name: &str) -> Result<String, DevError> {
     let workers: Vec<&str> = workers.split(',').collect();
     for admin in [coordinator].into_iter().chain(workers.iter().copied()) {
@@ -80,13 +80,13 @@ pub async fn create_database(coordinator: &str, workers: &str, name: &str) -> Re
     Ok(url)
 }
 
-/// The URL of another database of the same server.
+/// Returns the URL of another database on the same server.
 pub fn in_database(admin: &str, name: &str) -> String {
     let server = admin.rsplit_once('/').map_or(admin, |(server, _)| server);
     format!("{server}/{name}")
 }
 
-/// The port of a URL of ours.
+/// Returns the port in a URL of ours.
 pub fn port(url: &str) -> &str {
     url.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap_or_default()
 }
@@ -99,7 +99,7 @@ async fn run(client: &Client, statement: &str) -> Result<(), DevError> {
     client.batch_execute(statement).await.map_err(DevError::database(statement))
 }
 
-/// The server of a port, for tests that kill it.
+/// Returns the server on a port, for tests that kill it.
 pub fn server_at<'a>(servers: &'a mut [TemporaryPostgres], port: &str) -> Option<&'a mut Postgres> {
     servers.iter_mut().map(TemporaryPostgres::server_mut).find(|server| server.port().to_string() == port)
 }

@@ -1,4 +1,4 @@
-//! How replicas are told what they belong to: the one place that names the server's settings here.
+//! Configures replicas: the only place here that names the server's settings.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,28 +9,28 @@ use super::{DevError, ReplicaOptions, child};
 
 /// The database of the local cluster.
 pub const DATABASE: &str = "mana_sync";
-/// The key that its credits service knows the replicas by: the default of `MANA_SERVICE_KEY`.
+/// The key that identifies the replicas to its credits service: the default of `MANA_SERVICE_KEY`.
 pub const SERVICE_KEY: &str = "dev-service-key";
 
-/// What all replicas of a cluster share.
+/// The settings shared by all replicas of a cluster.
 #[derive(Clone, Debug)]
 pub struct Services {
     /// The database, for LISTEN and migrations as well.
     pub database_url: String,
-    /// Where the issuer publishes its keys.
+    /// The URL of the issuer's keys.
     pub jwks_url: String,
     /// The credits service.
     pub credits_url: String,
-    /// The key that the credits service knows the replicas by.
+    /// The key that identifies the replicas to the credits service.
     pub service_key: String,
-    /// Where all replicas listen; the kernel spreads the connections.
+    /// The port that all replicas listen on; the kernel spreads the connections.
     pub port: u16,
-    /// More settings, or other values for those above.
+    /// Additional settings; they override those above.
     pub extra: Vec<(String, String)>,
 }
 
 impl Services {
-    /// Replica `number` (from 1), which alone listens on `own_port` as well.
+    /// Returns the options of replica `number` (from 1), which alone also listens on `own_port`.
     pub fn replica(&self, exe: &Path, number: u16, own_port: u16, log: Option<PathBuf>) -> ReplicaOptions {
         let name = format!("replica {number}");
         let own = [("REPLICA_PORT", own_port.to_string()), ("REPLICA_ID", format!("replica-{number}"))];
@@ -44,7 +44,7 @@ impl Services {
         }
     }
 
-    /// The settings without those of one replica.
+    /// Returns the settings without those of a single replica.
     pub fn env(&self) -> Vec<(String, String)> {
         let shared = [
             ("DATABASE_URL", self.database_url.clone()),
@@ -55,7 +55,7 @@ impl Services {
             ("BIND_ADDRESS", "127.0.0.1".into()),
             ("PORT", self.port.to_string()),
             ("REUSE_PORT", "true".into()),
-            // Nothing stands before these replicas that would have to notice that one is leaving.
+            // There is no balancer that would have to notice that a replica is leaving.
             ("DRAIN_DELAY_MS", "0".into()),
             ("DRAIN_WINDOW_MS", "500".into()),
         ];

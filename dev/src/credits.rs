@@ -20,7 +20,7 @@ use super::{
     stub::{Mode, Stub, lock},
 };
 
-/// A running credits service. Everybody is active until it is told otherwise. Dropping it stops it.
+/// A running credits service. Every user is active until set otherwise. Dropping it stops it.
 #[derive(Debug)]
 pub struct Credits {
     stub: Stub,
@@ -35,7 +35,7 @@ struct Books {
 }
 
 impl Credits {
-    /// Listens on `address` (port 0: any free one); who asks must know the service key.
+    /// Listens on `address` (port 0: any free one); callers must send the service key.
     pub async fn start(address: SocketAddr, service_key: &str) -> Result<Self, DevError> {
         let books = Arc::new(Books {
             service_key: service_key.to_owned(),
@@ -48,7 +48,7 @@ impl Credits {
         Ok(Self { stub, books })
     }
 
-    /// Says from now on whether this user is active.
+    /// Sets whether this user is active.
     pub fn set_active(&self, user: &str, active: bool) {
         let mut inactive = lock(&self.books.inactive);
         if active {
@@ -58,17 +58,17 @@ impl Credits {
         }
     }
 
-    /// Answers like this from now on.
+    /// Sets how it answers from now on.
     pub fn set_mode(&self, mode: Mode) {
         self.stub.set_mode(mode);
     }
 
-    /// How often it has been asked, whatever it answered.
+    /// The number of requests, whatever the answer was.
     pub fn requests(&self) -> u64 {
         self.stub.requests()
     }
 
-    /// How often it has given an answer about this user.
+    /// The number of answers about this user.
     pub fn requests_of(&self, user: &str) -> u64 {
         lock(&self.books.asked).get(user).copied().unwrap_or(0)
     }
@@ -78,7 +78,7 @@ impl Credits {
         format!("http://{}", self.stub.address())
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.stub.address()
     }

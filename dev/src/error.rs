@@ -1,14 +1,14 @@
-//! What can go wrong on the way to a local cluster, said so that the reader knows what to do next.
+//! The errors of a local cluster, written so that the reader knows what to do next.
 
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
-/// Why the local cluster, or a part of it, does not run.
+/// The reasons why the local cluster, or a part of it, does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DevError {
     /// The operating system refused something.
     #[error("could not {action}")]
     Io {
-        /// What was tried, for example "read the key .dev/issuer-key.json".
+        /// The action, for example "read the key .dev/issuer-key.json".
         action: String,
         /// Why it failed.
         #[source]
@@ -18,73 +18,73 @@ pub enum DevError {
     /// PostgreSQL refused something.
     #[error("the database refused: {action}")]
     Database {
-        /// What was tried: a statement, or words.
+        /// The action: a statement, or words.
         action: String,
         /// Why it failed.
         #[source]
         source: tokio_postgres::Error,
     },
 
-    /// This machine has no PostgreSQL, and no registry gave us one.
+    /// This machine has no PostgreSQL, and no registry provided one.
     #[error(
         "PostgreSQL was not found and could not be fetched ({tried}). Install it \
          (Debian: apt-get install postgresql) or name the folder of its binaries in PG_BIN"
     )]
     NoPostgres {
-        /// Each source, with what was wrong there.
+        /// Each source, with its problem.
         tried: String,
     },
 
-    /// A program that we ran to its end failed.
+    /// A program that we ran failed.
     #[error("`{program}` failed ({status}):\n{output}")]
     Tool {
         /// Its name, with the arguments that matter.
         program: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
 
-    /// A server ended that should have stayed.
+    /// A server ended that should have kept running.
     #[error("{who} ended early ({status}). The end of its log:\n{log}")]
     EndedEarly {
-        /// Which one.
+        /// The server.
         who: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The last lines that it logged.
+        /// The last lines of its log.
         log: String,
     },
 
-    /// A server runs, and does not answer.
+    /// A server runs but does not answer.
     #[error("{who} was not ready within {within:?}. The end of its log:\n{log}")]
     NotReady {
-        /// Which one.
+        /// The server.
         who: String,
-        /// How long it had.
+        /// The time it had.
         within: Duration,
-        /// The last lines that it logged.
+        /// The last lines of its log.
         log: String,
     },
 
-    /// Something still runs that was told to stop.
+    /// Something was told to stop and still runs.
     #[error("{who} did not stop within {within:?}")]
     NotStopped {
-        /// Which one.
+        /// The program.
         who: String,
-        /// How long it had.
+        /// The time it had.
         within: Duration,
     },
 
     /// A replica does not stay alive.
     #[error("{who} died {times} times within {within:?}: giving up")]
     KeepsDying {
-        /// Which one.
+        /// The replica.
         who: String,
-        /// How often it was started again in vain.
+        /// The number of restarts.
         times: usize,
-        /// In which time.
+        /// The time in which that happened.
         within: Duration,
     },
 
@@ -97,7 +97,7 @@ pub enum DevError {
     InUse {
         /// The folder.
         folder: PathBuf,
-        /// The process, where it could be found out.
+        /// The process, if known.
         holder: Option<u32>,
     },
 
@@ -106,16 +106,16 @@ pub enum DevError {
     DataDirectory {
         /// The folder.
         path: PathBuf,
-        /// Why not, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
 
     /// Something else listens on a port that we need.
     #[error("port {port} ({purpose}) is taken: stop what listens there or choose others with {flag}")]
     PortTaken {
-        /// The port, of 127.0.0.1.
+        /// The port on 127.0.0.1.
         port: u16,
-        /// Who was to listen there.
+        /// The server that was to listen there.
         purpose: String,
         /// The option that chooses other ports.
         flag: &'static str,
@@ -126,7 +126,7 @@ pub enum DevError {
     Key {
         /// Its file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
 
@@ -144,23 +144,23 @@ pub enum DevError {
         source: Box<tokio_tungstenite::tungstenite::Error>,
     },
 
-    /// There is no HTTP client to be had.
+    /// The HTTP client could not be built.
     #[error("could not build the HTTP client")]
     HttpClient(#[source] reqwest::Error),
 
-    /// Everything was killed, because whoever asked for a stop asked again.
+    /// Everything was killed, because a stop was requested twice.
     #[error("stopped at once by a second signal")]
     Forced,
 }
 
 impl DevError {
-    /// For `map_err`: keeps the cause and says what was tried.
+    /// For `map_err`: keeps the cause and adds the action.
     pub fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
     }
 
-    /// The same for what the database answers.
+    /// The same for database errors.
     pub fn database(action: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
         let action = action.into();
         move |source| Self::Database { action, source }

@@ -36,22 +36,22 @@ impl Issuer {
         Ok(issuer)
     }
 
-    /// Rotation: publishes these and no others from now on.
+    /// Rotates the keys: publishes these and no others from now on.
     pub fn set_keys(&self, keys: &[SigningKey]) {
         *lock(&self.published) = keys.iter().map(SigningKey::public_jwk).collect();
     }
 
-    /// Publishes these JSON web keys, whatever they are: an issuer has keys of other kinds too.
+    /// Publishes these JSON web keys, of any kind: an issuer has keys of other kinds too.
     pub fn set_jwks(&self, keys: Vec<Value>) {
         *lock(&self.published) = keys;
     }
 
-    /// Answers like this from now on.
+    /// Sets how it answers from now on.
     pub fn set_mode(&self, mode: Mode) {
         self.stub.set_mode(mode);
     }
 
-    /// How often it has been asked.
+    /// The number of requests.
     pub fn requests(&self) -> u64 {
         self.stub.requests()
     }
@@ -61,7 +61,7 @@ impl Issuer {
         format!("http://{}{PATH}", self.stub.address())
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.stub.address()
     }

@@ -43,5 +43,5 @@ pub use replica::{Replica, ReplicaOptions};
 pub use signing::SigningKey;
 pub use stub::Mode;
 
-/// The variable that tells tests where the PostgreSQL is on which they make their databases.
+/// The environment variable with the URL of the server on which tests create their databases.
 pub const TEST_DATABASE_URL: &str = "TEST_DATABASE_URL";

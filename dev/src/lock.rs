@@ -1,4 +1,4 @@
-//! One user of a folder at a time. The kernel lets go of the lock when its holder ends, however.
+//! Locks a folder for one user at a time. The kernel releases the lock when its holder ends, however it ends.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -8,14 +8,14 @@ use std::{
 
 use super::DevError;
 
-/// Held as long as it lives.
+/// The lock, held as long as this value lives.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
 }
 
 impl FolderLock {
-    /// Takes the lock `file` that stands for `folder`, or says which process has it.
+    /// Takes the lock `file` for `folder`, or reports the process that holds it.
     pub fn take(file: &Path, folder: &Path) -> Result<Self, DevError> {
         let mut handle = open(file)?;
         match handle.try_lock() {
@@ -31,7 +31,7 @@ impl FolderLock {
         Ok(Self { _file: handle })
     }
 
-    /// Waits for its turn, without a limit: for work that another process does for us.
+    /// Waits for the lock, without a limit: for work that another process does for us.
     pub async fn wait_for(file: &Path) -> Result<Self, DevError> {
         let handle = open(file)?;
         let action = format!("lock {}", file.display());

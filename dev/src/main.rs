@@ -27,7 +27,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(runtime.block_on(command.run())?)
 }
 
-/// Says what went wrong, with all its causes.
+/// Prints an error with all its causes.
 fn report(error: &dyn std::error::Error) {
     eprintln!("mana-dev: {error}");
     let mut cause = error.source();

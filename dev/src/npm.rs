@@ -1,4 +1,4 @@
-//! Packages of the npm registry, fetched by the registry's own client, which knows the user's mirrors and proxies.
+//! Fetches packages from the npm registry with the registry's own client, which knows the user's mirrors and proxies.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{DevError, child};
 
-/// Fetches a package and unpacks it below `work`, which is there and empty. Answers the folder of its files.
+/// Fetches a package and unpacks it below `work`, which exists and is empty. Returns the folder of its files.
 pub async fn unpack(package: &str, work: &Path) -> Result<PathBuf, DevError> {
     let mut pack = Command::new("npm");
     pack.args(["pack", "--silent", package]).current_dir(work);
@@ -22,7 +22,7 @@ pub async fn unpack(package: &str, work: &Path) -> Result<PathBuf, DevError> {
     Ok(work.join("package"))
 }
 
-/// Runs a program to its end; what it printed is told if it fails.
+/// Runs a program to its end; its output is reported if it fails.
 pub(crate) async fn tool(command: Command) -> Result<(), DevError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let finished = child::run(command).await.map_err(DevError::io(format!("run {program}")))?;
@@ -32,7 +32,7 @@ pub(crate) async fn tool(command: Command) -> Result<(), DevError> {
     Err(DevError::Tool { program, status: finished.status, output: finished.output })
 }
 
-/// The file with this extension in a folder.
+/// Finds the file with this extension in a folder.
 pub(crate) fn find(folder: &Path, extension: &str) -> Result<PathBuf, DevError> {
     let action = format!("find what was downloaded to {}", folder.display());
     let entries = fs::read_dir(folder).map_err(DevError::io(action.clone()))?;

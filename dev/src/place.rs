@@ -1,7 +1,7 @@
-//! Who runs PostgreSQL, and where its files can be.
+//! The account that runs PostgreSQL, and where its files can be.
 //!
-//! PostgreSQL refuses to run as root. For root it runs as `postgres` or else as `nobody`, and that
-//! account has to get through every folder above its files, which it can't below a private home.
+//! PostgreSQL refuses to run as root. For root it runs as `postgres`, or else as `nobody`, and that account has to be
+//! able to enter every folder above its files, which it can't below a private home.
 
 use std::{
     fs, io,
@@ -14,10 +14,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::DevError;
 
-/// Where the files go that may not be where they were asked for: the first that can be written to.
+/// Alternative places for files that can't be where requested: the first one that is writable.
 const ELSEWHERE: [&str; 2] = ["/var/lib/mana-sync-dev", "/var/tmp/mana-sync-dev"];
 
-/// Where the local cluster keeps what it needs: the data, the key, a PostgreSQL that was fetched.
+/// The folder of the local cluster's data, its key, and a fetched PostgreSQL.
 pub fn default_folder() -> PathBuf {
     PathBuf::from(".dev")
 }
@@ -47,7 +47,7 @@ impl Account {
         Err(DevError::Usage("PostgreSQL refuses to run as root, and there is no user postgres or nobody".into()))
     }
 
-    /// Whether it may enter (a folder) or execute (a file) at `path`, going by owner and mode.
+    /// True if it may enter a folder or execute a file at `path`, going by owner and mode.
     fn may_execute(self, path: &Path) -> io::Result<bool> {
         let meta = fs::metadata(path)?;
         let bit = if meta.uid() == self.uid {
@@ -60,7 +60,7 @@ impl Account {
         Ok(meta.mode() & bit != 0)
     }
 
-    /// Whether it can reach and execute the file, or reach and enter the folder.
+    /// True if it can reach and execute the file, or reach and enter the folder.
     pub fn can_reach(self, path: &Path) -> bool {
         let Ok(real) = path.canonicalize() else {
             return false;
@@ -68,7 +68,7 @@ impl Account {
         real.ancestors().all(|part| self.may_execute(part).unwrap_or(false))
     }
 
-    /// Gives a folder and all in it to this account.
+    /// Gives a folder and everything in it to this account.
     pub fn own(self, path: &Path) -> io::Result<()> {
         lchown(path, Some(self.uid), Some(self.gid))?;
         if fs::symlink_metadata(path)?.is_dir() {
@@ -80,8 +80,8 @@ impl Account {
     }
 }
 
-/// `wanted` made absolute, if PostgreSQL can use a folder there; else a place where it can, the
-/// same for the same `wanted` each time. The folder above the answer exists afterwards.
+/// Returns `wanted` made absolute, if PostgreSQL can use a folder there; else another place, always the same for the
+/// same `wanted`. The parent folder of the result exists afterwards.
 pub fn reachable(wanted: &Path, account: Option<Account>) -> Result<PathBuf, DevError> {
     let wanted = absolute(wanted)?;
     let parent = wanted.parent().unwrap_or(&wanted);
@@ -112,7 +112,7 @@ pub fn reachable(wanted: &Path, account: Option<Account>) -> Result<PathBuf, Dev
     })
 }
 
-/// Folders that only root may change but all may enter; not something that another user put there.
+/// Creates folders that only root may change but all may enter; refuses anything that another user put there.
 fn private_to_root(base: &Path, key: &str) -> io::Result<PathBuf> {
     let folder = base.join(key);
     for part in [base, &folder] {
@@ -129,7 +129,7 @@ fn private_to_root(base: &Path, key: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Absolute, with symbolic links of what exists resolved, so that one place has one name.
+/// Makes a path absolute and resolves symbolic links in its existing part, so that one place has one name.
 fn absolute(path: &Path) -> Result<PathBuf, DevError> {
     let full = std::path::absolute(path).map_err(DevError::io(format!("find the folder {}", path.display())))?;
     let mut known = PathBuf::new();
@@ -147,7 +147,7 @@ fn absolute(path: &Path) -> Result<PathBuf, DevError> {
     Ok(known)
 }
 
-/// Creates a folder and those above it, where they are missing.
+/// Creates a folder and its missing parents.
 pub fn create(folder: &Path) -> Result<(), DevError> {
     fs::create_dir_all(folder).map_err(DevError::io(format!("create {}", folder.display())))
 }

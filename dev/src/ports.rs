@@ -12,12 +12,12 @@ pub fn free_port() -> Result<u16, DevError> {
         .map_err(DevError::io("find a free port"))
 }
 
-/// Whether nobody listens there at this moment.
+/// True if nobody listens there at this moment.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind(local(port)).is_ok()
 }
 
-/// This port if it is free, else 0, which means any; the person at the terminal is told.
+/// Returns this port if it is free, else 0, which means any; the user is told.
 pub fn preferred(port: u16) -> u16 {
     if is_free(port) {
         return port;
@@ -26,7 +26,7 @@ pub fn preferred(port: u16) -> u16 {
     0
 }
 
-/// The address of a port of this machine that only this machine reaches.
+/// Returns the loopback address of a port.
 pub fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }

@@ -1,4 +1,4 @@
-//! One server process of the local cluster, to be signalled, stopped, killed and frozen at will.
+//! A server process of the local cluster, which can be signalled, stopped, killed and frozen.
 
 use std::{
     collections::VecDeque,
@@ -23,23 +23,23 @@ use super::{
 
 const READY_PATH: &str = "/health/ready";
 const KEPT_LINES: usize = 30;
-/// How long reading the output of a replica that has ended may take.
+/// Maximum time to read the output of a replica that has ended.
 const READ_LIMIT: Duration = Duration::from_secs(2);
-/// How long stopping its threads may take.
+/// Maximum time for its threads to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a replica is started.
+/// Options for starting a replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaOptions {
-    /// The program; it is called as `exe serve`.
+    /// The program; run as `exe serve`.
     pub exe: PathBuf,
-    /// For people: `replica 1`.
+    /// A name for people: `replica 1`.
     pub name: String,
     /// Added to our own environment.
     pub env: Vec<(String, String)>,
-    /// Where its output goes (appended). None: to our stdout, each line with the name before it.
+    /// The file its output is appended to. `None`: our stdout, each line prefixed with the name.
     pub log: Option<PathBuf>,
-    /// Where it alone listens, without a path: `http://127.0.0.1:3051`.
+    /// The URL that it alone listens on, without a path: `http://127.0.0.1:3051`.
     pub base_url: String,
 }
 
@@ -51,7 +51,7 @@ pub struct Replica {
     options: ReplicaOptions,
 }
 
-/// Where the end of its log is to be found.
+/// The source of the last lines of its log.
 #[derive(Debug)]
 enum Output {
     File(PathBuf),
@@ -65,7 +65,7 @@ impl Replica {
         let start = || {
             let mut command = Command::new(&options.exe);
             command.arg("serve").stdin(Stdio::null());
-            // The local issuer's tokens name neither; what the shell has set is meant for another server.
+            // The local issuer's tokens have neither claim; what the shell has set is meant for another server.
             command.env_remove("JWT_ISSUER").env_remove("JWT_AUDIENCE");
             command.envs(options.env.iter().map(|(name, value)| (name, value)));
             let output = direct(&mut command, &options)?;
@@ -98,7 +98,7 @@ impl Replica {
         }
     }
 
-    /// Asks it to stop (`SIGTERM`) and waits. After `limit` it is an error, and it still runs.
+    /// Asks it to stop (`SIGTERM`) and waits. After `limit` this is an error, and it still runs.
     pub async fn terminate(&self, limit: Duration) -> Result<ExitStatus, DevError> {
         self.signal(Signal::SIGTERM);
         self.child
@@ -107,33 +107,33 @@ impl Replica {
             .ok_or_else(|| DevError::NotStopped { who: self.options.name.clone(), within: limit })
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Kills it (`kill -9`), and waits until it is gone.
     pub async fn kill(&self) -> ExitStatus {
         self.signal(Signal::SIGKILL);
         self.child.wait().await
     }
 
-    /// Freezes it: its connections stay open, and nothing answers.
+    /// Freezes it: its connections stay open, but nothing answers.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
-        // The signal is there at once; threads on other processors stop a moment later.
+        // The signal is delivered at once; threads on other processors stop a moment later.
         let limit = Instant::now() + STOP_TIMEOUT;
         while !self.is_stopped() && Instant::now() < limit {
             thread::yield_now();
         }
     }
 
-    /// Whether all its threads are stopped, or it has ended.
+    /// True if all its threads are stopped, or it has ended.
     fn is_stopped(&self) -> bool {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
         threads.flatten().all(|thread| {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            // After the name, which may have anything in it: proc(5).
+            // The state follows the name, which may contain anything: proc(5).
             stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
         })
     }
 
-    /// Lets it go on after [`Self::pause`].
+    /// Resumes it after [`Self::pause`].
     pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -148,7 +148,7 @@ impl Replica {
         self.child.pid()
     }
 
-    /// Ends when it has ended, for whatever reason.
+    /// Waits until it has ended, for any reason.
     pub async fn ended(&self) -> ExitStatus {
         self.child.wait().await
     }
@@ -158,13 +158,13 @@ impl Replica {
         &self.options.name
     }
 
-    /// Where it alone listens, without a path.
+    /// The URL that it alone listens on, without a path.
     pub fn base_url(&self) -> &str {
         &self.options.base_url
     }
 
-    /// Waits until what it printed before it ended has been read. What it has started may still hold the pipe: not for
-    /// long, then.
+    /// Waits until the output from before its end has been read, but not for long: its own children may still hold the
+    /// pipe.
     async fn all_is_read(&self) {
         if let Output::Lines(_, relaying) = &self.output {
             // The lines so far are better than none.
@@ -172,7 +172,7 @@ impl Replica {
         }
     }
 
-    /// The last lines that it printed.
+    /// Returns the last lines of its output.
     pub fn log_tail(&self) -> String {
         match &self.output {
             Output::File(path) => tail(path),
@@ -181,7 +181,7 @@ impl Replica {
     }
 }
 
-/// Points the command's output to the log file, or to a thread that prints it with the name.
+/// Redirects the command's output to the log file, or to a thread that prints it with the name.
 fn direct(command: &mut Command, options: &ReplicaOptions) -> io::Result<Output> {
     if let Some(path) = &options.log {
         let log = File::options().create(true).append(true).open(path)?;
@@ -197,8 +197,8 @@ fn direct(command: &mut Command, options: &ReplicaOptions) -> io::Result<Output>
     Ok(Output::Lines(lines, relaying))
 }
 
-/// Ends with the replica, which closes the pipe. Keeps reading when nobody reads us any more: a
-/// full pipe would freeze the replica.
+/// Ends with the replica, which closes the pipe. Keeps reading even if nobody reads our output any more: a full pipe
+/// would freeze the replica.
 fn relay(reader: PipeReader, prefix: &str, kept: &Mutex<VecDeque<String>>) {
     for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
@@ -229,7 +229,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// A process that isn't our server: bash, which first reads the script that BASH_ENV names.
+    /// Starts a process that isn't our server: bash, which first reads the script named by BASH_ENV.
     fn spawn(folder: &Path, script: &str) -> Replica {
         let path = folder.join("script");
         fs::write(&path, script).unwrap();
@@ -261,7 +261,7 @@ mod tests {
         replica.resume();
         assert_eq!(replica.ended().await.code(), Some(5));
         assert!(says(&replica, "bye").await);
-        // The pid may be somebody else's by now.
+        // The pid may belong to another process by now.
         replica.signal(Signal::SIGKILL);
     }
 

@@ -1,7 +1,7 @@
 //! The key that signs development tokens.
 //!
-//! Tokens are put together here by hand, not by the library that the server verifies with: what
-//! both sides of a test get wrong alike, no test finds.
+//! Tokens are assembled by hand here, not by the library that the server verifies with: a mistake made in the same way
+//! on both sides of a test would never be found.
 
 use std::{
     fmt, fs,
@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::DevError;
 
-/// The name of its file in the folder of the local cluster.
+/// The name of its file in the local cluster's folder.
 pub const KEY_FILE: &str = "issuer-key.json";
 
 /// An Ed25519 key pair with the `kid` that RFC 7638 derives from its public half.
@@ -46,7 +46,7 @@ struct PrivateJwk {
 }
 
 impl SigningKey {
-    /// A key that nobody else has.
+    /// Generates a new key.
     pub fn generate() -> Result<Self, DevError> {
         let pair = Ed25519KeyPair::generate()
             .map_err(|_| DevError::Usage("this machine could not make an Ed25519 key".into()))?;
@@ -55,13 +55,13 @@ impl SigningKey {
 
     fn of(pair: Ed25519KeyPair) -> Self {
         let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        // RFC 7638: the required members only, in this order, without spaces.
+        // RFC 7638: only the required members, in this order, without spaces.
         let thumbprint = Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#));
         Self { pair: Arc::new(pair), kid: URL_SAFE_NO_PAD.encode(thumbprint), x }
     }
 
-    /// The key in `path`; made, and readable by its owner alone, if there is none. Several
-    /// processes may ask at once: all get the same.
+    /// Loads the key in `path`; creates it, readable only by its owner, if there is none. Several processes may do so
+    /// at once: all get the same key.
     pub fn load_or_create(path: &Path) -> Result<Self, DevError> {
         match fs::read(path) {
             Ok(text) => Self::parse(path, &text),
@@ -75,7 +75,7 @@ impl SigningKey {
         }
     }
 
-    /// The key in `path`, which a running cluster has made.
+    /// Loads the key in `path`, which a running cluster has created.
     pub fn load(path: &Path) -> Result<Self, DevError> {
         let text = fs::read(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => DevError::Usage(format!(
@@ -103,7 +103,7 @@ impl SigningKey {
         Ok(Self { kid: jwk.kid, ..Self::of(pair) })
     }
 
-    /// Complete or not at all, and never over another's.
+    /// Writes the key, completely or not at all, and never over another one.
     pub fn save(&self, path: &Path) -> Result<(), DevError> {
         let action = || DevError::io(format!("write the key {}", path.display()));
         let seed = self
@@ -136,12 +136,12 @@ impl SigningKey {
         write().map_err(action())
     }
 
-    /// Its name in the JWKS and in tokens.
+    /// Its key id in the JWKS and in tokens.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// As it stands in the JWKS.
+    /// Its public half as in the JWKS.
     pub fn public_jwk(&self) -> Value {
         json!({
             "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
@@ -149,7 +149,7 @@ impl SigningKey {
         })
     }
 
-    /// A token with these claims, whatever they are: tests need bad ones too.
+    /// Signs a token with any claims: tests need bad ones too.
     pub fn mint(&self, claims: &Value) -> String {
         let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": self.kid });
         self.mint_with(&header, claims)
@@ -162,7 +162,7 @@ impl SigningKey {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// A token of `user` that is valid from now on for `ttl`.
+    /// Signs a token for `user`, valid from now on for `ttl`.
     pub fn token(&self, user: &str, ttl: Duration) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.mint(&json!({

@@ -1,5 +1,5 @@
-//! What the stand-ins for other services have in common: a real HTTP server that counts what it is
-//! asked and misbehaves on demand.
+//! The common part of stand-ins for other services: a real HTTP server that counts its requests and misbehaves on
+//! demand.
 
 use std::{
     net::SocketAddr,
@@ -22,18 +22,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::DevError;
 
-/// How a stand-in answers from now on.
+/// The way a stand-in answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As it should.
+    /// Correctly.
     Serve,
     /// With this status and an empty body.
     Error(u16),
-    /// Never. What hangs is let go when the mode changes.
+    /// Never. Hanging requests are released when the mode changes.
     Hang,
-    /// 200, and a body that is not what anybody expects.
+    /// With 200, and an unexpected body.
     Garbage,
-    /// As it should, but this much later.
+    /// Correctly, but this much later.
     Slow(Duration),
 }
 
@@ -67,25 +67,25 @@ impl Stub {
         let stop = control.stop.clone();
         let task = tokio::spawn(async move {
             let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
-            // It never ends with an error: axum retries what fails on accept.
+            // It never ends with an error: axum retries failed accepts.
             let _ = serving.await;
         });
         Ok(Self { address, control, task: Some(task) })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers like this from now on, and lets go of the requests that hang.
+    /// Sets how it answers from now on, and releases hanging requests.
     pub fn set_mode(&self, mode: Mode) {
         let mut current = lock(&self.control.mode);
         let (_, changed) = std::mem::replace(&mut *current, (mode, CancellationToken::new()));
         changed.cancel();
     }
 
-    /// All that came in since the start, whatever the answer.
+    /// The number of requests since the start, whatever the answer.
     pub fn requests(&self) -> u64 {
         self.control.requests.load(Ordering::Relaxed)
     }
@@ -131,7 +131,7 @@ async fn behave(State(control): State<Arc<Control>>, request: Request, next: Nex
     }
 }
 
-/// Locks it, also after a thread has panicked while it held the lock.
+/// Locks it even after a thread has panicked while holding the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

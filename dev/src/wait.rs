@@ -1,4 +1,4 @@
-//! Waiting for a condition of another process, which has no way to tell us.
+//! Waits for conditions in other processes, which have no way to tell us.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 const BETWEEN: Duration = Duration::from_millis(20);
 
-/// Asks again and again until there is an answer. None once `limit` is over.
+/// Asks repeatedly until there is an answer. None once `limit` is over.
 pub async fn until<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -20,7 +20,7 @@ pub async fn until<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
-/// The last lines of a log file, for an error message.
+/// Returns the last lines of a log file, for an error message.
 pub fn tail(path: &std::path::Path) -> String {
     const LINES: usize = 30;
     let bytes = std::fs::read(path).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! A device: one `clientId` of one user in one app, behaving as existing clients do, or as new ones may.
+//! A device: one `clientId` of one user in one app, which behaves like existing clients, or as new ones may.
 //!
-//! An edit and its push are one step: between [`Device::edit`] and [`Device::push`] nothing is taken in, unless a
-//! caller pulls in between. (A value taken in there with the very stamp of the edit is the one case that the
-//! protocol can't make converge.)
+//! An edit and its push are one step: between [`Device::edit`] and [`Device::push`] nothing is received, unless a
+//! caller pulls in between. (Receiving a value with the very stamp of the edit in between is the one case in which the
+//! protocol can't converge.)
 
 mod options;
 
@@ -18,7 +18,7 @@ use crate::transport::{Stats, Transport, TransportError};
 
 pub use options::{DeviceOptions, Mode};
 
-/// Why a step of a device failed.
+/// The reasons why a step of a device failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// A request failed.
@@ -26,7 +26,7 @@ pub enum DeviceError {
     Transport {
         /// The device.
         client_id: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<TransportError>,
     },
@@ -35,26 +35,26 @@ pub enum DeviceError {
     Violation {
         /// The device.
         client_id: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<Violation>,
     },
-    /// Pulls went on bringing something new, though nobody should be writing.
+    /// Pulls kept bringing something new, although nobody should be writing.
     #[error("device {client_id}: {pulls} pulls in a row brought something new, though nobody should be writing")]
     NotQuiet {
         /// The device.
         client_id: String,
-        /// How many in a row.
+        /// The number of consecutive pulls.
         pulls: usize,
     },
 }
 
-/// What a push came to.
+/// The outcome of a push.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pushed {
-    /// How many changes came back, over all pages taken.
+    /// The number of changes received, over all pages taken.
     pub received: usize,
-    /// Whether the last answer said that there is more.
+    /// True if the last answer said that there is more.
     pub has_more: bool,
     /// Changes whose stamps were too far ahead.
     pub adjusted: Vec<Adjusted>,
@@ -62,7 +62,7 @@ pub struct Pushed {
 
 type FieldKey = (String, String, String);
 
-/// See the module.
+/// See the module documentation.
 pub struct Device {
     options: DeviceOptions,
     transport: Transport,
@@ -71,14 +71,15 @@ pub struct Device {
     push_cursor: Cursor,
     cursors: BTreeMap<String, Cursor>,
     pending: Vec<Change>,
-    /// What each field was before the pending edits, to redo them with adjusted stamps.
+    /// The value of each field before the pending edits, to redo them with adjusted stamps.
     before: BTreeMap<FieldKey, Option<Cell>>,
-    /// A push whose outcome is unknown: it is sent again as it was before anything else is pushed.
+    /// A push whose outcome is unknown: it is sent again unchanged before anything else is pushed.
     in_flight: Option<PushRequest>,
 }
 
 impl Device {
-    /// A device with an empty database, which starts from the beginning. Clone one `http` client for many devices.
+    /// Creates a device with an empty database, which starts from the beginning. Clone one `http` client for many
+    /// devices.
     pub fn new(http: reqwest::Client, options: DeviceOptions) -> Result<Self, DeviceError> {
         let DeviceOptions { targets, token, retry, seed, client_id, .. } = options.clone();
         let transport = Transport::new(http, targets, token, retry, seed)
@@ -96,37 +97,37 @@ impl Device {
         })
     }
 
-    /// What it is called.
+    /// Its client id.
     pub fn client_id(&self) -> &str {
         &self.options.client_id
     }
 
-    /// What it holds.
+    /// Its local database.
     pub fn store(&self) -> &LocalStore {
         &self.store
     }
 
-    /// What it holds, to compare with others.
+    /// Its local database, for comparing with others.
     pub fn snapshot(&self) -> Snapshot {
         self.store.snapshot()
     }
 
-    /// Whether it has a record, deleted or not.
+    /// True if it has a record, deleted or not.
     pub fn holds(&self, table: &str, id: &str) -> bool {
         self.store.holds(table, id)
     }
 
-    /// What it has measured.
+    /// Its measurements.
     pub fn stats(&self) -> &Stats {
         self.transport.stats()
     }
 
-    /// Shows another token from now on.
+    /// Uses another token from now on.
     pub fn set_token(&mut self, token: String) {
         self.transport.set_token(token);
     }
 
-    /// The cursor that the next push is sent with.
+    /// The cursor for the next push.
     pub fn push_cursor(&self) -> &str {
         &self.push_cursor.value
     }
@@ -136,7 +137,7 @@ impl Device {
         self.cursors.get(table).map_or(&self.push_cursor.value, |cursor| &cursor.value)
     }
 
-    /// How many edits wait for a push.
+    /// The number of edits that wait for a push.
     pub fn pending(&self) -> usize {
         self.pending.len() + self.in_flight.as_ref().map_or(0, |push| push.changes.len())
     }
@@ -157,8 +158,8 @@ impl Device {
         self.pending.push(change);
     }
 
-    /// Pushes what is pending, or asks for the delta where nothing is. After an error the same push can be tried
-    /// again: it is sent as it was.
+    /// Pushes pending edits, or requests the delta if there are none. After an error the same push can be retried: it
+    /// is sent unchanged.
     pub async fn push(&mut self) -> Result<Pushed, DeviceError> {
         let mut pushed = Pushed { received: 0, has_more: true, adjusted: Vec::new() };
         loop {
@@ -176,7 +177,7 @@ impl Device {
                     return Err(self.failed(source));
                 }
             };
-            // Only a push moves this cursor, so it is still the one that the push was sent with.
+            // Only a push moves this cursor, so it is still the one the push was sent with.
             let since = self.push_cursor.clone();
             self.accept_push(&since, &request, &answer)?;
             pushed.received += answer.server_changes.len();
@@ -210,7 +211,7 @@ impl Device {
         Ok(())
     }
 
-    /// Makes the edits of a push once more, on what was there before them, with the stamps that the server stored.
+    /// Redoes the edits of a push on the values before them, with the stamps that the server stored.
     fn redo(&mut self, changes: &[Change], adjusted: &[Adjusted]) {
         for ((table, id, field), cell) in std::mem::take(&mut self.before) {
             self.store.set(&table, &id, &field, cell);
@@ -231,7 +232,7 @@ impl Device {
         }
     }
 
-    /// A change as this device keeps it at home.
+    /// Returns a change as this device keeps it locally.
     fn as_kept(&self, change: &Change) -> Change {
         match self.options.canonical_stamps {
             true => change.clone().with_canonical_stamps(),
@@ -239,7 +240,7 @@ impl Device {
         }
     }
 
-    /// Pulls a table page after page until there is no more. How many changes came.
+    /// Pulls a table page by page until there is no more. Returns the number of changes.
     pub async fn pull(&mut self, table: &str) -> Result<usize, DeviceError> {
         let mut received = 0;
         loop {
@@ -268,7 +269,7 @@ impl Device {
         Ok(received)
     }
 
-    /// Pulls until a round brings nothing. Where nobody writes, the second round does; more than four are an error.
+    /// Pulls until a round brings nothing. If nobody writes, the second round does; needing more than four is an error.
     pub async fn pull_until_quiet(&mut self) -> Result<(), DeviceError> {
         let pulls = 4;
         for _ in 0..pulls {

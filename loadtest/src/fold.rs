@@ -1,5 +1,5 @@
-//! What all devices must hold in the end, computed from the stored rows by the protocol's rules alone: per field the
-//! later stamp wins, of equal stamps the change that was stored later (G3).
+//! Computes what all devices must hold in the end, from the stored rows by the protocol's rules alone: per field the
+//! later stamp wins, and of equal stamps the change stored later (G3).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use crate::protocol::{Change, FieldWrite, Op};
 use crate::snapshot::Snapshot;
 use crate::stamp;
 
-/// Why the rows could not be folded: each is a row that the server should never have stored.
+/// The reasons why rows could not be folded: each is a row that the server should never have stored.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError {
     /// The stored changes could not be read.
@@ -26,10 +26,10 @@ pub enum FoldError {
         table: String,
         /// The record.
         id: String,
-        /// What it lacks.
+        /// The missing part.
         what: &'static str,
     },
-    /// A stored stamp is no time.
+    /// A stored stamp is not a time.
     #[error("the stored {op} of {table}/{id} has the stamp {stamp:?}, which is no RFC 3339 time")]
     Stamp {
         /// The operation.
@@ -43,7 +43,7 @@ pub enum FoldError {
     },
 }
 
-/// One row of `sync_changes`, of one user and app.
+/// A row of `sync_changes`, of one user and app.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Row {
     /// The table.
@@ -62,7 +62,7 @@ pub struct Row {
     pub created_at: DateTime<Utc>,
 }
 
-/// The rows of one user and app in the order of storing.
+/// Reads the rows of one user and app in the order of storing.
 pub async fn read_rows(pool: &PgPool, user: &str, app: &str) -> Result<Vec<Row>, FoldError> {
     let query = "select table_name, record_id, op, data, field_timestamps, client_id, created_at \
                  from sync_changes where user_id = $1 and app_id = $2 order by created_at";
@@ -88,7 +88,7 @@ pub fn fold_rows(rows: &[Row]) -> Result<Snapshot, FoldError> {
 }
 
 impl Row {
-    /// The field writes of the row with the instants that decide.
+    /// Returns the field writes of the row with the instants that decide.
     fn writes(&self) -> Result<Vec<(String, Value, i64)>, FoldError> {
         match self.op.as_str() {
             "insert" => {
@@ -115,7 +115,7 @@ impl Row {
         }
     }
 
-    /// The row as a change on the wire, for a reader without edits of its own.
+    /// Returns the row as a change on the wire, for a reader without edits of its own.
     pub fn as_change(&self) -> Result<Change, FoldError> {
         let op = match self.op.as_str() {
             "insert" => Op::Insert { data: self.object("data")?.clone() },

@@ -1,4 +1,4 @@
-//! What must hold in every single answer, checked as it comes (G2). A violation is a value that ends the run with
+//! The invariants of every single answer, checked as it arrives (G2). A violation is an error that ends the run with
 //! what was seen, so that it is found at the answer that broke the promise and not in a comparison an hour later.
 
 use std::collections::HashSet;
@@ -15,36 +15,36 @@ pub enum Violation {
     CursorWidth {
         /// The cursor.
         cursor: String,
-        /// How long the earlier ones were, in characters.
+        /// The length of earlier ones, in characters.
         expected: usize,
-        /// How long this one is.
+        /// The length of this one.
         found: usize,
     },
-    /// A cursor is no time.
+    /// A cursor is not a time.
     #[error("the cursor {cursor:?} is no RFC 3339 time")]
     CursorShape {
         /// The cursor.
         cursor: String,
     },
-    /// There were changes, and the cursor is not later than before.
+    /// There were changes, but the cursor is not later than before.
     #[error("{changes} changes since {since:?}, but the cursor {cursor:?} is not later")]
     CursorStood {
-        /// The cursor that was asked with.
+        /// The cursor of the request.
         since: String,
         /// The cursor.
         cursor: String,
-        /// How many there were.
+        /// The number of changes.
         changes: usize,
     },
-    /// The cursor is earlier than the one that was asked with.
+    /// The cursor is earlier than that of the request.
     #[error("asked since {since:?}, answered with the earlier cursor {cursor:?}")]
     CursorWentBack {
-        /// The cursor that was asked with.
+        /// The cursor of the request.
         since: String,
         /// The cursor.
         cursor: String,
     },
-    /// There is more, and the cursor stays where it is.
+    /// There is more, but the cursor does not move.
     #[error("hasMore is true, but the cursor stays at {cursor:?}")]
     NoProgress {
         /// The cursor.
@@ -53,25 +53,25 @@ pub enum Violation {
     /// A device got its own change back.
     #[error("since {since:?} the device got back its own change of {table}/{id}")]
     OwnChange {
-        /// The cursor that was asked with.
+        /// The cursor of the request.
         since: String,
         /// The table.
         table: String,
         /// The record.
         id: String,
     },
-    /// A page has more changes than it may.
+    /// A page has more changes than allowed.
     #[error("a page of {found} changes, more than {limit}")]
     PageTooLong {
-        /// How many it has.
+        /// The number of its changes.
         found: usize,
-        /// How many it may have.
+        /// The maximum number.
         limit: usize,
     },
-    /// A change of another table than was asked for.
+    /// A change belongs to another table than requested.
     #[error("asked for {asked}, got a change of {found}")]
     OtherTable {
-        /// The table that was asked for.
+        /// The requested table.
         asked: String,
         /// The table of the change.
         found: String,
@@ -93,12 +93,12 @@ pub enum Violation {
     Conflicts,
 }
 
-/// A cursor and whether it stands within an initial sync, where own changes come back too.
+/// A cursor, and whether it is within an initial sync, where own changes come back too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cursor {
-    /// As the server wrote it.
+    /// The cursor as the server wrote it.
     pub value: String,
-    /// Whether it stands within an initial sync.
+    /// True if it is within an initial sync.
     pub initial_sync: bool,
 }
 
@@ -109,24 +109,24 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// A cursor that was kept from before; the beginning starts an initial sync.
+    /// Creates a cursor that was kept from before; the beginning starts an initial sync.
     pub fn at(value: &str) -> Self {
         Self { value: value.to_owned(), initial_sync: protocol::is_beginning(value) }
     }
 
-    /// The cursor that an answer moves this one to.
+    /// Returns the cursor that an answer moves this one to.
     pub fn after(&self, answer: &SyncAnswer) -> Self {
         let initial_sync = (self.initial_sync && answer.has_more) || protocol::is_beginning(&answer.synced_until);
         Self { value: answer.synced_until.clone(), initial_sync }
     }
 }
 
-/// What was asked, as far as the answer must fit it.
+/// The request, as far as the answer must match it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The cursor that was asked with.
+    /// The cursor of the request.
     pub since: &'a Cursor,
-    /// The one table of a pull.
+    /// The table of a pull.
     pub table: Option<&'a str>,
 }
 
@@ -138,8 +138,8 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Remembers what the device itself has sent. Devices that write the very same value at the very same stamp
-    /// can't be told apart by what they wrote; tests that do so leave this out.
+    /// Remembers what the device itself has sent. Devices that write the very same value with the very same stamp can't
+    /// be told apart by what they wrote; tests that do so leave this out.
     pub fn sent(&mut self, change: &Change) {
         let stored = change.clone().with_canonical_stamps();
         self.own.extend(stored.writes().iter().map(|write| fingerprint(change, write)));
@@ -192,7 +192,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Fixed width, and a time to look at.
+    /// Checks that a cursor has a fixed width and is a time.
     pub fn shape(&mut self, cursor: &str) -> Result<(), Violation> {
         if stamp::millis(cursor).is_none() {
             return Err(Violation::CursorShape { cursor: cursor.to_owned() });
@@ -210,7 +210,7 @@ impl Checks {
     }
 }
 
-/// Stamps go to clients as `toISOString` writes them: existing clients compare them as strings.
+/// Checks that stamps are written as `toISOString` does: existing clients compare them as strings.
 pub fn spelling(change: &Change) -> Result<(), Violation> {
     let wrong = |write: &Write| !write.stamp.is_empty() && !stamp::is_canonical(&write.stamp);
     match change.writes().into_iter().find(wrong) {

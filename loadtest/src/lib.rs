@@ -1,4 +1,4 @@
-//! The load kit of mana-sync, and the second opinion on it: nothing here shares code with the server.
+//! The load generator of mana-sync, and an independent check of it: nothing here shares code with the server.
 //!
 //! ```text
 //! token ─► device ─► transport ─► any replica          stream, wakeups: the two ways of being told
@@ -9,8 +9,8 @@
 //!                     replay: histories through a cluster, then everyone compared with everyone
 //!                     report: what a run measured, as JSON, as a page, against another run
 //! ```
-//! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must
-//! hold in the end; [`replay`] puts both together. Tests of the server use this library, people use the binary.
+//! [`device::Device`] behaves as existing clients do; [`fold`] computes from the stored rows what all devices must hold
+//! in the end; [`replay`] combines both. Tests of the server use this library, people use the binary.
 
 #![warn(missing_docs)]
 

@@ -1,5 +1,5 @@
-//! Replicas on this machine, started and stopped at will, in the surroundings that `mana-dev with-services`
-//! puts into the environment: PostgreSQL, a token issuer, a credits service.
+//! Replicas on this machine, started and stopped on demand, with the surroundings that `mana-dev with-services` puts
+//! into the environment: PostgreSQL, a token issuer, a credits service.
 
 pub(crate) mod server_cpu;
 
@@ -21,7 +21,7 @@ use crate::token::{TokenError, TokenMint};
 const READY: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Why there is no local cluster.
+/// The reasons why there is no local cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// A setting is missing: this has to run under `mana-dev with-services`.
@@ -33,18 +33,18 @@ pub enum LocalError {
     /// A program or a file could not be used.
     #[error("cannot {action}")]
     Io {
-        /// What was being done.
+        /// The action.
         action: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// The database did not do it.
     #[error("the database could not {action}")]
     Database {
-        /// What was being done.
+        /// The action.
         action: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: tokio_postgres::Error,
     },
@@ -55,41 +55,41 @@ pub enum LocalError {
         name: String,
         /// What happened to it.
         problem: String,
-        /// Where its log is.
+        /// The path of its log.
         log: PathBuf,
     },
-    /// A command of the server's failed.
+    /// A command of the server failed.
     #[error("`{command}` ended with {status}; its log is {}", log.display())]
     Command {
         /// The command.
         command: &'static str,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// Where its log is.
+        /// The path of its log.
         log: PathBuf,
     },
 }
 
-/// What replicas need.
+/// The surroundings of replicas.
 #[derive(Clone)]
 pub struct Surroundings {
     /// The server's program.
     pub exe: PathBuf,
-    /// Of a database that is always there.
+    /// URL of a database that always exists.
     pub database_url: String,
     /// Signs the users' tokens.
     pub mint: TokenMint,
-    /// PostgreSQL's programs.
+    /// The folder of PostgreSQL's programs.
     pub pg_bin: PathBuf,
-    /// Where logs go.
+    /// The folder for logs.
     pub folder: PathBuf,
 }
 
 impl Surroundings {
-    /// As the environment says; `exe` is the server's program and `folder` is made if it is missing.
+    /// Reads the environment; `exe` is the server's program, and `folder` is created if it is missing.
     pub fn from_env(exe: PathBuf, folder: PathBuf) -> Result<Self, LocalError> {
         let var = |name| env::var(name).map_err(|_| LocalError::Setting(name));
-        // Replicas find these in the environment themselves.
+        // Replicas read these from the environment themselves.
         var("JWKS_URL")?;
         var("MANA_CREDITS_URL")?;
         std::fs::create_dir_all(&folder).map_err(failed(format!("make {}", folder.display())))?;
@@ -102,13 +102,13 @@ impl Surroundings {
         })
     }
 
-    /// The url of another database of the same server.
+    /// Returns the URL of another database on the same server.
     pub fn url_of(&self, database: &str) -> String {
         let base = self.database_url.rsplit_once('/').map_or(self.database_url.as_str(), |(base, _)| base);
         format!("{base}/{database}")
     }
 
-    /// A connection, whose messages are driven by a task of its own.
+    /// Opens a connection, driven by a task of its own.
     pub async fn connect(&self, database: &str) -> Result<tokio_postgres::Client, LocalError> {
         let action = || format!("be connected to ({database})");
         let connected = tokio_postgres::connect(&self.url_of(database), NoTls).await;
@@ -117,7 +117,7 @@ impl Surroundings {
         Ok(client)
     }
 
-    /// Makes an empty database with the current schema, in the place of one of this name.
+    /// Creates an empty database with the current schema, replacing any of the same name.
     pub async fn fresh_database(&self, name: &str) -> Result<(), LocalError> {
         self.drop_database(name).await?;
         self.create_database(name).await
@@ -128,13 +128,13 @@ impl Surroundings {
         self.admin(&format!("drop database if exists {name} with (force)")).await
     }
 
-    /// Makes a database with the current schema.
+    /// Creates a database with the current schema.
     pub async fn create_database(&self, name: &str) -> Result<(), LocalError> {
         self.admin(&format!("create database {name}")).await?;
         self.command("migrate", name, &[]).await
     }
 
-    /// Runs a command of the server's on a database, and waits until it is done.
+    /// Runs a command of the server on a database, and waits until it is done.
     pub async fn command(
         &self,
         command: &'static str,
@@ -151,7 +151,7 @@ impl Surroundings {
         if status.success() { Ok(()) } else { Err(LocalError::Command { command, status, log }) }
     }
 
-    /// Whether there is a database of this name.
+    /// True if there is a database with this name.
     pub async fn has_database(&self, name: &str) -> Result<bool, LocalError> {
         let (database, action) = ("postgres", "look for a database".to_owned());
         let rows = self.connect(database).await?.query("select 1 from pg_database where datname = $1", &[&name]).await;
@@ -163,14 +163,14 @@ impl Surroundings {
         done.map_err(|source| LocalError::Database { action: format!("do this: {statement}"), source })
     }
 
-    /// Starts a replica on a free port, with these settings besides, and waits until it is ready.
+    /// Starts a replica on a free port, with these additional settings, and waits until it is ready.
     pub async fn replica(&self, name: &str, database: &str, settings: &[(&str, &str)]) -> Result<Replica, LocalError> {
         let owned = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         self.start(name.to_owned(), database, free_port()?, owned).await
     }
 
-    /// Starts a replica that shares the address of another one, which can then be stopped without anybody having to
-    /// look for the new one.
+    /// Starts a replica on the same address as another one, which can then be stopped without clients having to look
+    /// for the new one.
     pub async fn successor(&self, of: &Replica, database: &str) -> Result<Replica, LocalError> {
         self.start(format!("{}-next", of.name), database, of.port, of.settings.clone()).await
     }
@@ -205,7 +205,7 @@ impl Surroundings {
         Ok(replica)
     }
 
-    /// Several replicas of one database.
+    /// Starts several replicas of one database.
     pub async fn replicas(
         &self,
         count: usize,
@@ -220,7 +220,7 @@ impl Surroundings {
     }
 }
 
-/// One replica. Dropping it kills it.
+/// A replica. Dropping it kills it.
 pub struct Replica {
     name: String,
     base: String,
@@ -243,7 +243,7 @@ impl Replica {
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
     }
 
-    /// Processor time so far, of all its threads, to the nanosecond; none if it is gone.
+    /// Processor time of all its threads so far, to the nanosecond; none if it is gone.
     pub fn cpu(&self) -> Option<Duration> {
         let pid = i32::try_from(self.child.id()?).ok()?;
         clock_gettime(clock_getcpuclockid(Pid::from_raw(pid)).ok()?).ok().map(Duration::from)
@@ -252,7 +252,7 @@ impl Replica {
     /// Asks it to stop (SIGTERM) and waits until it is gone.
     pub async fn stop(mut self) -> Result<(), LocalError> {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // One that is gone by now has stopped.
+            // If it is gone by now, it has stopped.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         let ended = tokio::time::timeout(READY, self.child.wait()).await;
@@ -263,7 +263,7 @@ impl Replica {
         }
     }
 
-    /// By its own port: the other one may be shared.
+    /// Waits on its own port: the other one may be shared.
     async fn wait_ready(&mut self, own_port: u16) -> Result<(), LocalError> {
         let begun = Instant::now();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();

@@ -1,4 +1,4 @@
-//! The command line of the load kit.
+//! The command line of the load generator.
 
 mod commands;
 
@@ -34,14 +34,14 @@ enum Command {
 
 /// Replays edit histories through a cluster and compares all devices.
 ///
-/// Every clientId of a history is a device, all of them at once, each request to a random target. In the end every
-/// device, a late reader by pull, one by push and one that followed a stream must hold the same records, and the same
-/// as the independent fold of the stored rows.
+/// Every clientId of a history is a device, all of them run at once, and each request goes to a random target. In the
+/// end every device, a late reader by pull, one by push and one that followed a stream must hold the same records, and
+/// the same as the independent fold of the stored rows.
 ///
-/// Exit status: 0 where all agree, 1 where somebody differs, 2 where the replay could not be finished.
+/// Exit status: 0 if all agree, 1 if any differs, 2 if the replay could not be finished.
 #[derive(Args)]
 struct ReplayArgs {
-    /// Histories: .jsonl or .jsonl.gz, one object a line with appId, clientId and changes.
+    /// Histories: .jsonl or .jsonl.gz, one object per line with appId, clientId and changes.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Base URLs of the replicas, separated by commas; each request goes to a random one.
@@ -50,31 +50,31 @@ struct ReplayArgs {
     /// The issuer's private key, an Ed25519 JWK file; it signs the tokens of the replay's users.
     #[arg(long, env = "MANA_LOAD_KEY", value_name = "JWKFILE")]
     key: PathBuf,
-    /// PostgreSQL with sync_changes, to compare with the stored rows; without it only devices are compared.
+    /// PostgreSQL with sync_changes, for comparison with the stored rows; without it only devices are compared.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
-    /// Draws the replicas, batches, lost answers and pulls.
+    /// Seed for the random choice of replicas, batches, lost answers and pulls.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Replays each file this many times at once, as as many users.
+    /// Replay each file this many times at once, each as another user.
     #[arg(long, default_value_t = 1, value_name = "N")]
     users_per_file: usize,
-    /// The most lines that a device pushes at once, as after a while offline; 1 makes each line a push.
+    /// Maximum number of lines that a device pushes at once, as after a while offline; 1 makes each line a push.
     #[arg(long, default_value_t = 8, value_name = "LINES")]
     batch: usize,
-    /// The share of pushes that are sent twice, as after a lost answer.
+    /// The fraction of pushes that are sent twice, as after a lost answer.
     #[arg(long, default_value_t = 0.02, value_parser = share, value_name = "SHARE")]
     lost_answers: f64,
-    /// The share of pushes after which the device pulls as well.
+    /// The fraction of pushes after which the device also pulls.
     #[arg(long, default_value_t = 0.05, value_parser = share, value_name = "SHARE")]
     pulls: f64,
-    /// The tokens' iss, where the servers ask for one.
+    /// The tokens' iss, if the servers require one.
     #[arg(long)]
     issuer: Option<String>,
-    /// The tokens' aud, where the servers ask for one.
+    /// The tokens' aud, if the servers require one.
     #[arg(long)]
     audience: Option<String>,
-    /// Shows no progress.
+    /// Show no progress.
     #[arg(long, short)]
     quiet: bool,
 }
@@ -109,7 +109,7 @@ impl ReplayArgs {
 }
 
 fn main() -> ExitCode {
-    // Several TLS backends may be linked in; one of them must be named before the first connection.
+    // Several TLS backends may be linked in; one must be selected before the first connection.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
         Command::Replay(args) => on_threads(None, replay(args)),
@@ -125,8 +125,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does the work on so many threads, or as many as there are processors. Log to stop, it drops the work, which ends
-/// the processes that it started.
+/// Runs the work on this many threads, or as many as there are processors. When told to stop, it drops the work, which
+/// ends the processes it started.
 fn on_threads(threads: Option<usize>, work: impl Future<Output = ExitCode>) -> ExitCode {
     let mut builder = match threads {
         Some(1) => Builder::new_current_thread(),
@@ -138,7 +138,7 @@ fn on_threads(threads: Option<usize>, work: impl Future<Output = ExitCode>) -> E
     match builder.enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(stop::unless_stopped(work));
-            // A thread that still makes load must not hold the process.
+            // A thread that still generates load must not hold up the process.
             runtime.shutdown_background();
             code
         }
@@ -172,7 +172,7 @@ async fn run_replay(args: ReplayArgs) -> Result<bool, ReplayError> {
     Ok(report.is_good())
 }
 
-/// An error and everything below it, in one line.
+/// Formats an error and its causes in one line.
 fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(format!("error: {error}"), |text, cause| format!("{text}: {cause}"))

@@ -1,4 +1,4 @@
-//! The wire types as a client writes them down, on its own reading of the protocol.
+//! The wire types of a client, from an independent reading of the protocol.
 
 use std::collections::BTreeMap;
 
@@ -9,26 +9,26 @@ use crate::stamp;
 
 /// The cursor that existing clients start from.
 pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
-/// The most changes that one answer to a pull may carry.
+/// Maximum number of changes in an answer to a pull.
 pub const PULL_PAGE: usize = 1_000;
 
-/// One insert, update or delete of one record.
+/// An insert, update or delete of one record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// The table.
     pub table: String,
     /// The record.
     pub id: String,
-    /// What it does.
+    /// The operation.
     #[serde(flatten)]
     pub op: Op,
 }
 
-/// What a change does.
+/// The operation of a change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Op {
-    /// Makes a record.
+    /// Creates a record.
     Insert {
         /// Its values.
         data: Map<String, Value>,
@@ -40,13 +40,13 @@ pub enum Op {
     },
     /// Deletes a record.
     Delete {
-        /// When, as its device says.
+        /// The time of deletion, according to its device.
         #[serde(rename = "deletedAt", default, skip_serializing_if = "Option::is_none")]
         deleted_at: Option<String>,
     },
 }
 
-/// The new value of one field and when it was written.
+/// The new value of a field, and when it was written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "ReadField")]
 pub struct FieldWrite {
@@ -57,7 +57,7 @@ pub struct FieldWrite {
     pub updated_at: String,
 }
 
-/// A field as it is read: clients of some generations know its stamp as `at`, others as `updatedAt`.
+/// A field as received: some generations of clients call its stamp `at`, others `updatedAt`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReadField {
@@ -67,7 +67,7 @@ struct ReadField {
     at: Option<String>,
 }
 
-/// A field that some generation of clients would read otherwise than another.
+/// A field that generations of clients would read differently.
 #[derive(Debug, thiserror::Error)]
 pub enum FieldError {
     /// A field has no stamp.
@@ -104,43 +104,43 @@ impl TryFrom<ReadField> for FieldWrite {
 pub struct PushRequest {
     /// The device that pushes.
     pub client_id: String,
-    /// Up to where it has read.
+    /// The cursor up to which it has read.
     pub since: String,
-    /// What it pushes.
+    /// The changes.
     pub changes: Vec<Change>,
 }
 
-/// The answer to a push and to a pull.
+/// The answer to a push or a pull.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncAnswer {
-    /// What other devices changed, oldest first.
+    /// Other devices' changes, oldest first.
     pub server_changes: Vec<Change>,
     /// Pushed values that lost to some of these.
     #[serde(default)]
     pub conflicts: Vec<Value>,
-    /// The cursor to go on from.
+    /// The cursor to continue from.
     pub synced_until: String,
-    /// Whether there is more.
+    /// True if there is more.
     pub has_more: bool,
     /// Pushed changes whose stamps were too far ahead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adjusted: Vec<Adjusted>,
 }
 
-/// A change of which stamps were too far ahead, and what the server stored in their place.
+/// A change with stamps that were too far ahead, and the stamp that the server stored instead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Adjusted {
-    /// The place of the change in the push.
+    /// The index of the change in the push.
     pub index: usize,
     /// The table.
     pub table: String,
     /// The record.
     pub id: String,
-    /// The fields of an update; `updatedAt`, `createdAt` or `deletedAt` where the stamp is the record's own.
+    /// The fields of an update; `updatedAt`, `createdAt` or `deletedAt` if the stamp is the record's own.
     pub fields: Vec<String>,
-    /// The stamp that was stored.
+    /// The stored stamp.
     pub updated_at: String,
 }
 
@@ -150,28 +150,28 @@ pub struct Adjusted {
 pub struct TableDelta {
     /// The table.
     pub table: String,
-    /// What changed in it, oldest first.
+    /// Its changes, oldest first.
     pub changes: Vec<Change>,
     /// The cursor of its page.
     pub synced_until: String,
-    /// Whether there is more.
+    /// True if there is more.
     pub has_more: bool,
 }
 
-/// The write of one field, with the stamp that decides whether it wins.
+/// A write of one field, with the stamp that decides whether it wins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {
     /// The field.
     pub field: String,
-    /// The value that it writes.
+    /// The value.
     pub value: Value,
-    /// Empty where the change carries no stamp at all, which is older than any.
+    /// Empty if the change has no stamp at all, which is older than any.
     pub stamp: String,
 }
 
 impl Change {
-    /// The field writes that this change is made of: all fields of an insert at the record's `updatedAt`, else its
-    /// `createdAt`; each field of an update at its own stamp; the field `deletedAt` of a delete.
+    /// Returns the field writes of this change: all fields of an insert with the record's `updatedAt`, or else its
+    /// `createdAt`; each field of an update with its own stamp; the field `deletedAt` of a delete.
     pub fn writes(&self) -> Vec<Write> {
         match &self.op {
             Op::Insert { data } => {
@@ -199,7 +199,7 @@ impl Change {
         }
     }
 
-    /// Replaces a stamp by the one the server stored, as an entry of `adjusted` says.
+    /// Replaces a stamp by the one the server stored, as given by an entry of `adjusted`.
     pub fn adjust(&mut self, field: &str, stored: &str) {
         match &mut self.op {
             Op::Insert { data } => {
@@ -214,7 +214,7 @@ impl Change {
         }
     }
 
-    /// The same change with every stamp spelled as `toISOString` does.
+    /// Returns the same change with every stamp spelled as by `toISOString`.
     pub fn with_canonical_stamps(mut self) -> Self {
         let respell = |text: &mut String| {
             if let Some(spelled) = stamp::canonical(text) {
@@ -236,7 +236,7 @@ impl Change {
     }
 }
 
-/// Whether a cursor is the beginning, however it is spelled.
+/// True if a cursor is the beginning, however it is spelled.
 pub fn is_beginning(cursor: &str) -> bool {
     cursor.is_empty() || chrono::DateTime::parse_from_rfc3339(cursor).is_ok_and(|at| at == chrono::DateTime::UNIX_EPOCH)
 }

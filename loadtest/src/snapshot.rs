@@ -1,4 +1,4 @@
-//! What somebody holds, apart from how they came to hold it, and where two of them differ.
+//! The data that a participant holds, independent of its origin, and the differences between two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,11 +10,11 @@ use crate::stamp;
 /// Fields by name.
 pub type Fields = BTreeMap<String, Value>;
 
-/// table → record → field → value. Deleted records are there, with their `deletedAt`.
+/// table → record → field → value. Includes deleted records, with their `deletedAt`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot(pub BTreeMap<String, BTreeMap<String, Fields>>);
 
-/// One field that two snapshots disagree on; `None` is "doesn't have it".
+/// A field on which two snapshots disagree; `None` means absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
     /// The table.
@@ -23,9 +23,9 @@ pub struct Difference {
     pub id: String,
     /// The field.
     pub field: String,
-    /// What one of them has.
+    /// The value in one of them.
     pub left: Option<Value>,
-    /// What the other one has.
+    /// The value in the other.
     pub right: Option<Value>,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Difference {
 }
 
 impl Snapshot {
-    /// How many records there are, deleted ones included.
+    /// The number of records, including deleted ones.
     pub fn records(&self) -> usize {
         self.0.values().map(BTreeMap::len).sum()
     }
@@ -48,7 +48,7 @@ impl Snapshot {
         self.0.get(table)?.get(id)
     }
 
-    /// Every field in which the two differ, up to `limit`. Values compare as JSON values, the stamps among the
+    /// Returns every field in which the two differ, up to `limit`. Values compare as JSON values, the stamps among the
     /// fields (`updatedAt`, `createdAt`, `deletedAt`) as instants.
     pub fn differences(&self, other: &Self, limit: usize) -> Vec<Difference> {
         let keys = |of: &Self| -> BTreeSet<(String, String)> {
@@ -84,7 +84,7 @@ impl Snapshot {
     }
 }
 
-/// Whether two values of the named field are the same to a client.
+/// True if two values of the named field are the same to a client.
 pub fn same(field: &str, left: Option<&Value>, right: Option<&Value>) -> bool {
     let (Some(left), Some(right)) = (left, right) else { return left.is_none() && right.is_none() };
     if let (Value::String(left), Value::String(right)) = (left, right)

@@ -2,22 +2,22 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-/// The instant of a stamp in milliseconds since 1970, finer precision cut off as the server does when storing.
+/// Returns the instant of a stamp in milliseconds since 1970, truncated as the server does when storing.
 pub fn millis(stamp: &str) -> Option<i64> {
     DateTime::parse_from_rfc3339(stamp).ok().map(|at| at.timestamp_millis())
 }
 
-/// The stamp as JavaScript's `toISOString` writes it, or `None` if it doesn't parse.
+/// Returns the stamp as JavaScript's `toISOString` writes it, or `None` if it doesn't parse.
 pub fn canonical(stamp: &str) -> Option<String> {
     millis(stamp).and_then(from_millis)
 }
 
-/// `toISOString` of milliseconds since 1970.
+/// Returns `toISOString` of milliseconds since 1970.
 pub fn from_millis(millis: i64) -> Option<String> {
     DateTime::<Utc>::from_timestamp_millis(millis).map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// Whether a stamp is spelled exactly as `toISOString` would.
+/// True if a stamp is spelled exactly as by `toISOString`.
 pub fn is_canonical(stamp: &str) -> bool {
     canonical(stamp).is_some_and(|spelled| spelled == stamp)
 }

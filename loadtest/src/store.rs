@@ -1,4 +1,4 @@
-//! What a device keeps in its own database, merged by the very rule that existing clients have in the field.
+//! A device's own database, merged by the very rule of existing clients.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,27 @@ use crate::protocol::{Change, Write};
 use crate::snapshot::Snapshot;
 use crate::stamp;
 
-/// A field's value and the stamp it was written with, spelled as it came.
+/// A field's value and stamp, spelled as received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
     /// The value.
     pub value: Value,
-    /// When it was written.
+    /// The time when it was written.
     pub stamp: String,
 }
 
 type Records = BTreeMap<String, BTreeMap<String, Cell>>;
 
-/// table → record → field → cell. Nothing is ever removed: a deleted field is null, a deleted record has a
-/// `deletedAt`.
+/// table → record → field → cell. Nothing is ever removed: a deleted field is null, a deleted record has a `deletedAt`.
 #[derive(Clone, Debug, Default)]
 pub struct LocalStore {
     tables: BTreeMap<String, Records>,
 }
 
 impl LocalStore {
-    /// Takes in a change from the server: per field, `server stamp >= local stamp` takes the server's value, the
-    /// two compared as strings. That is what existing clients do, in the order received; it can't be made better
-    /// here without making this a different client.
+    /// Applies a change from the server: per field, `server stamp >= local stamp` takes the server's value, comparing
+    /// the two as strings. That is what existing clients do, in the order received; improving it here would make this a
+    /// different client.
     pub fn apply_server(&mut self, change: &Change) {
         for write in change.writes() {
             let newer = self.cell(&change.table, &change.id, &write.field).is_none_or(|held| write.stamp >= held.stamp);
@@ -39,16 +38,16 @@ impl LocalStore {
         }
     }
 
-    /// The device's own edit. In life it is always the newest, being made now; where a history is replayed, stamps
-    /// are not in the order of arrival, and an edit that is older than what the device holds does nothing.
-    /// The comparison is of instants, at the millisecond that the server will store.
+    /// Makes the device's own edit. In real life it is always the newest; when a history is replayed, stamps are not in
+    /// the order of arrival, and an edit older than what the device holds does nothing. Stamps are compared as
+    /// instants, at the millisecond that the server will store.
     pub fn edit(&mut self, change: &Change) {
         self.edit_adjusted(change, |_| false);
     }
 
-    /// The device's own edit with the stamps that the server stored, some of them adjusted. An adjusted stamp is the
-    /// latest that the server allowed when it stored the edit, so that edit wins over whatever was stored before it,
-    /// and so over all that the device held.
+    /// Makes the device's own edit with the stamps that the server stored, some of them adjusted. An adjusted stamp is
+    /// the latest that the server allowed when it stored the edit, so that edit wins over everything stored before it,
+    /// and so over everything that the device held.
     pub fn edit_adjusted(&mut self, change: &Change, is_adjusted: impl Fn(&str) -> bool) {
         for write in change.writes() {
             let held = self.cell(&change.table, &change.id, &write.field);
@@ -63,7 +62,7 @@ impl LocalStore {
         self.set(table, id, &write.field, Some(Cell { value: write.value, stamp: write.stamp }));
     }
 
-    /// Puts a cell back as it was, `None` being "wasn't there". For undoing edits, not for merging.
+    /// Restores a cell; `None` means it was absent. For undoing edits, not for merging.
     pub fn set(&mut self, table: &str, id: &str, field: &str, cell: Option<Cell>) {
         let records = self.tables.entry(table.to_owned()).or_default();
         let Some(cell) = cell else {
@@ -78,17 +77,17 @@ impl LocalStore {
         records.entry(id.to_owned()).or_default().insert(field.to_owned(), cell);
     }
 
-    /// One field, if the device holds it.
+    /// Returns a field, if the device holds it.
     pub fn cell(&self, table: &str, id: &str, field: &str) -> Option<&Cell> {
         self.tables.get(table)?.get(id)?.get(field)
     }
 
-    /// Whether the device has heard of the record, deleted or not.
+    /// True if the device has received the record, deleted or not.
     pub fn holds(&self, table: &str, id: &str) -> bool {
         self.tables.get(table).is_some_and(|records| records.contains_key(id))
     }
 
-    /// The values without their stamps, to compare with somebody else's.
+    /// Returns the values without their stamps, for comparison with others.
     pub fn snapshot(&self) -> Snapshot {
         let fields = |cells: &BTreeMap<String, Cell>| {
             cells.iter().map(|(field, cell)| (field.clone(), cell.value.clone())).collect()

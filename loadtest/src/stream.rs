@@ -1,4 +1,4 @@
-//! Reads a stream of server-sent events the way existing clients do, by hand, and checks its order.
+//! Reads a stream of server-sent events by hand, like existing clients, and checks its order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::invariants::{Checks, Violation, spelling};
 use crate::protocol::TableDelta;
 use crate::transport::{TransportError, url_of};
 
-/// Why a stream could not be read on.
+/// The reasons why a stream could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// The stream has no usable address.
@@ -25,28 +25,28 @@ pub enum StreamError {
     Refused {
         /// The status of the answer.
         status: StatusCode,
-        /// What the answer said.
+        /// The body of the answer.
         body: String,
-        /// What `Retry-After` says, in seconds.
+        /// The value of `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
-    /// The data of an event is not what the protocol says.
+    /// The data of an event violates the protocol.
     #[error("the data of the event {event} is not what the protocol says: {data}")]
     Data {
-        /// The kind of the event.
+        /// The type of the event.
         event: String,
         /// Its data.
         data: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// An answer or an event did not come in time.
+    /// An answer or an event did not arrive in time.
     #[error("an answer or event within {within:?} was due")]
     Late {
-        /// How long it was waited for.
+        /// The time limit.
         within: Duration,
-        /// Why.
+        /// The cause.
         #[source]
         source: Elapsed,
     },
@@ -55,34 +55,34 @@ pub enum StreamError {
     Violation(#[source] Box<Violation>),
 }
 
-/// An event as it stands in the stream.
+/// An event as sent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawEvent {
     /// Its id, if it has one.
     pub id: Option<String>,
-    /// Its kind.
+    /// Its type.
     pub event: String,
     /// Its data, as it was sent.
     pub data: String,
 }
 
-/// An event as the protocol means it.
+/// A parsed event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamEvent {
-    /// What changed in a table.
+    /// Changes of a table.
     Changes {
-        /// The cursor of its page, with the last event of that.
+        /// The cursor of its page, with the page's last event.
         id: Option<String>,
         /// The changes.
         delta: TableDelta,
     },
-    /// The server is there.
+    /// The server is alive.
     Heartbeat,
-    /// A kind that is not known here.
+    /// An unknown type.
     Other(RawEvent),
 }
 
-/// Cuts bytes into events, however they are split on the way.
+/// Splits bytes into events, however they are chunked.
 #[derive(Debug, Default)]
 pub struct SseParser {
     line: Vec<u8>,
@@ -91,7 +91,7 @@ pub struct SseParser {
 }
 
 impl SseParser {
-    /// Takes in some bytes; the events that they complete.
+    /// Takes some bytes; returns the events that they complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<RawEvent> {
         let mut events = Vec::new();
         let mut rest = bytes;
@@ -124,7 +124,7 @@ impl SseParser {
     }
 }
 
-/// What a stream is opened with.
+/// The parameters of a stream.
 #[derive(Clone, Debug, Default)]
 pub struct StreamRequest {
     /// The base URL of the replica.
@@ -135,11 +135,11 @@ pub struct StreamRequest {
     pub token: String,
     /// The device, whose own changes are left out.
     pub client_id: Option<String>,
-    /// None: every table of the app.
+    /// Empty means every table of the app.
     pub collections: Vec<String>,
-    /// None: from the beginning.
+    /// `None` means from the beginning.
     pub since: Option<String>,
-    /// Wins over `since`.
+    /// Takes precedence over `since`.
     pub last_event_id: Option<String>,
 }
 
@@ -184,14 +184,14 @@ impl StreamReader {
         self.response.headers()
     }
 
-    /// The next event, which must come `within` that time; `None` where the server has ended the stream.
+    /// Returns the next event, which must arrive `within` that time; `None` if the server has ended the stream.
     pub async fn next_event(&mut self, within: Duration) -> Result<Option<StreamEvent>, StreamError> {
         let next = timeout(within, self.next_raw()).await;
         let raw = next.map_err(|source| StreamError::Late { within, source })??;
         raw.map(understand).transpose()
     }
 
-    /// The next event of kind `changes`, heartbeats and others skipped, `within` that time altogether.
+    /// Returns the next `changes` event, skipping heartbeats and others, `within` that time altogether.
     pub async fn next_delta(&mut self, within: Duration) -> Result<Option<(Option<String>, TableDelta)>, StreamError> {
         let search = async {
             while let Some(raw) = self.next_raw().await? {
@@ -204,7 +204,7 @@ impl StreamReader {
         timeout(within, search).await.map_err(|source| StreamError::Late { within, source })?
     }
 
-    /// Cancel safe: bytes are taken over only with the chunk that brings them.
+    /// Cancel safe: bytes are only taken over with the chunk that contains them.
     async fn next_raw(&mut self) -> Result<Option<RawEvent>, StreamError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -230,15 +230,15 @@ fn understand(raw: RawEvent) -> Result<StreamEvent, StreamError> {
     }
 }
 
-/// The order that one stream must keep, over reconnects with `Last-Event-ID` too: ids never go back, and a table's
-/// cursor moves with its rows. What came of a page that broke off comes again, so a page counts once it is whole.
+/// Checks the order of one stream, including reconnects with `Last-Event-ID`: ids never go back, and a table's cursor
+/// moves with its rows. The events of an interrupted page come again, so a page only counts once it is complete.
 #[derive(Debug, Default)]
 pub struct StreamCheck {
     checks: Checks,
     last_id: Option<String>,
     /// The cursors of the tables at the last id.
     tables: BTreeMap<String, String>,
-    /// Those of the page that is being received.
+    /// Those of the page being received.
     page: BTreeMap<String, String>,
 }
 

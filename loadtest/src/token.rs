@@ -1,4 +1,4 @@
-//! Mints the tokens of test users from a private Ed25519 JWK, as the issuer of a real installation would.
+//! Signs the tokens of test users with a private Ed25519 JWK, as the issuer of a real installation would.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,31 +9,31 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What stands before the 32-byte seed in the PKCS#8 v1 DER of an Ed25519 key (RFC 8410, section 7).
+/// The prefix of the 32-byte seed in the PKCS#8 v1 DER of an Ed25519 key (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
-/// Why no token could be minted.
+/// The reasons why no token could be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file of the key cannot be read.
     #[error("cannot read the key file {path}")]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
     /// The key is not a JWK with kty, crv, kid and d.
     #[error("the key is not a JWK with kty, crv, kid and d")]
     Shape(#[source] serde_json::Error),
-    /// The key is of another kind than Ed25519.
+    /// The key is not an Ed25519 key.
     #[error("the key must have kty OKP and crv Ed25519, not {kty} and {crv}")]
     Kind {
-        /// What it says in `kty`.
+        /// Its `kty`.
         kty: String,
-        /// What it says in `crv`.
+        /// Its `crv`.
         crv: String,
     },
     /// The member d of the key must be 32 bytes in unpadded base64url.
@@ -107,7 +107,7 @@ impl TokenMint {
         self
     }
 
-    /// A token of `user` (its `sub`) that ends `ttl` from now; with a `ttl` of zero it has ended already.
+    /// Signs a token for `user` (its `sub`) that expires `ttl` from now; with a `ttl` of zero it has expired already.
     pub fn token(&self, user: &str, ttl: Duration) -> Result<String, TokenError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let claims = Claims {

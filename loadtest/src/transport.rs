@@ -1,4 +1,4 @@
-//! Requests of one device to whichever replica: a random target each time, a deadline on everything, and retries of
+//! Sends the requests of one device to any replica: a random target each time, a deadline on everything, and retries of
 //! the very same bytes, so that the server can tell a retry from a new push.
 
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use reqwest::{Method, StatusCode, Url};
 
 use crate::protocol::{PushRequest, SyncAnswer};
 
-/// How long a device tries.
+/// How long a device retries.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
-    /// The longest that one attempt may take.
+    /// Maximum duration of one attempt.
     pub attempt: Duration,
-    /// The longest that one request may take with all its attempts.
+    /// Maximum duration of one request with all its attempts.
     pub deadline: Duration,
-    /// The first pause between attempts; it doubles up to a second. `Retry-After` is honoured where it is longer.
+    /// The first pause between attempts; it doubles up to a second. A longer `Retry-After` is honoured.
     pub pause: Duration,
 }
 
@@ -28,10 +28,10 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Why a request came to nothing.
+/// The reasons why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// A target is no base URL.
+    /// A target is not a base URL.
     #[error("the target {target:?} is not a base URL")]
     Target {
         /// The target.
@@ -51,48 +51,48 @@ pub enum TransportError {
     Refused {
         /// The status of the answer.
         status: StatusCode,
-        /// Where.
+        /// The URL.
         url: String,
-        /// What the answer said.
+        /// The body of the answer.
         body: String,
     },
-    /// An answer is not what the protocol says.
+    /// An answer violates the protocol.
     #[error("the answer of {url} is not what the protocol says: {body}")]
     Answer {
-        /// Where.
+        /// The URL.
         url: String,
-        /// What the answer said.
+        /// The body of the answer.
         body: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// It was tried often enough.
+    /// It was retried often enough.
     #[error("given up after {attempts} attempts and {elapsed:?}, the last of them at {url}")]
     GivenUp {
-        /// How often.
+        /// The number of attempts.
         attempts: u64,
-        /// For how long.
+        /// The total time.
         elapsed: Duration,
-        /// Where, the last time.
+        /// The URL of the last attempt.
         url: String,
-        /// How the last attempt failed.
+        /// The failure of the last attempt.
         #[source]
         last: Box<Attempt>,
     },
 }
 
-/// How an attempt failed that is worth another one.
+/// The failure of an attempt that is worth another one.
 #[derive(Debug, thiserror::Error)]
 pub enum Attempt {
-    /// An answer says to try again.
+    /// An answer asks to retry.
     #[error("status {status}: {body}")]
     Status {
         /// The status of the answer.
         status: StatusCode,
-        /// What the answer said.
+        /// The body of the answer.
         body: String,
-        /// When, if it says so.
+        /// When to retry, if it says so.
         retry_after: Option<Duration>,
     },
     /// No answer.
@@ -100,18 +100,18 @@ pub enum Attempt {
     Connection(#[source] reqwest::Error),
 }
 
-/// What a device has measured. Latencies are in microseconds, of whole requests with their retries.
+/// A device's measurements. Latencies are in microseconds, for whole requests including retries.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    /// Requests, retries included.
+    /// Requests, including retries.
     pub requests: u64,
-    /// Requests that were tried again.
+    /// Requests that were retried.
     pub retries: u64,
     /// Pushes sent again although they had been answered.
     pub resent: u64,
-    /// How long pushes took.
+    /// Latencies of pushes.
     pub pushes: Histogram<u64>,
-    /// How long pulls took.
+    /// Latencies of pulls.
     pub pulls: Histogram<u64>,
 }
 
@@ -123,7 +123,7 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Adds another device's.
+    /// Adds another device's measurements.
     pub fn merge(&mut self, other: &Self) {
         self.requests += other.requests;
         self.retries += other.retries;
@@ -133,8 +133,8 @@ impl Stats {
     }
 }
 
-/// A client for many devices: they share its connections. No proxy, no redirects, no overall timeout (streams live
-/// long); [`Transport`] sets one on each request.
+/// Creates a client for many devices, which share its connections. No proxy, no redirects, no overall timeout (streams
+/// live long); [`Transport`] sets one on each request.
 pub fn http_client() -> Result<reqwest::Client, TransportError> {
     reqwest::Client::builder()
         .no_proxy()
@@ -144,7 +144,7 @@ pub fn http_client() -> Result<reqwest::Client, TransportError> {
         .map_err(TransportError::Client)
 }
 
-/// The URL of a path below a target's base URL.
+/// Returns the URL of a path below a target's base URL.
 pub fn url_of(target: &str, path: &[&str]) -> Result<Url, TransportError> {
     let invalid = || TransportError::Target { target: target.to_owned() };
     let mut url = Url::parse(target).map_err(|_| invalid())?;
@@ -152,7 +152,7 @@ pub fn url_of(target: &str, path: &[&str]) -> Result<Url, TransportError> {
     Ok(url)
 }
 
-/// One device's way to the cluster.
+/// A device's connection to the cluster.
 pub struct Transport {
     http: reqwest::Client,
     targets: Vec<String>,
@@ -180,12 +180,12 @@ impl Transport {
         Ok(Self { http, targets, token, policy, rng: StdRng::seed_from_u64(seed), stats: Stats::default() })
     }
 
-    /// Shows another token from now on.
+    /// Uses another token from now on.
     pub fn set_token(&mut self, token: String) {
         self.token = token;
     }
 
-    /// What was measured.
+    /// The measurements.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
@@ -195,8 +195,8 @@ impl Transport {
         &mut self.rng
     }
 
-    /// Sends a push. With `lose_answer` the first answer is thrown away and the same bytes are sent once more, as
-    /// after a connection that broke between the commit and the answer.
+    /// Sends a push. With `lose_answer` the first answer is thrown away and the same bytes are sent once more, as after
+    /// a connection that broke between the commit and the answer.
     pub async fn push(
         &mut self,
         app: &str,
@@ -215,7 +215,7 @@ impl Transport {
         Ok(answer)
     }
 
-    /// Asks for a page of one table.
+    /// Requests a page of one table.
     pub async fn pull(
         &mut self,
         app: &str,
@@ -260,7 +260,7 @@ impl Transport {
         unreachable!("the attempts end by an answer or by the deadline")
     }
 
-    /// One attempt: the outer error ends the request, the inner one is worth another attempt.
+    /// Makes an attempt: the outer error ends the request, the inner one is worth another attempt.
     async fn attempt(&self, call: &Call<'_>, url: Url) -> Result<Result<SyncAnswer, Attempt>, TransportError> {
         let mut request =
             self.http.request(call.method.clone(), url.clone()).bearer_auth(&self.token).timeout(self.policy.attempt);

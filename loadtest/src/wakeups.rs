@@ -1,4 +1,4 @@
-//! The wake-up WebSocket as a client uses it: authenticate in band, then wait to be told to pull.
+//! The wake-up WebSocket as a client uses it: authenticates in band, then waits to be told to pull.
 
 use std::time::Duration;
 
@@ -12,48 +12,48 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::transport::{TransportError, url_of};
 
-/// Why no wake-up came.
+/// The reasons why no wake-up came.
 #[derive(Debug, thiserror::Error)]
 pub enum WakeupError {
     /// The socket has no usable address.
     #[error("the socket has no usable address")]
     Target(#[source] TransportError),
-    /// The base URL has a scheme that is no WebSocket's.
+    /// The base URL's scheme has no WebSocket counterpart.
     #[error("{url} can't be a WebSocket address")]
     Scheme {
-        /// Where.
+        /// The URL.
         url: String,
     },
     /// The WebSocket broke.
     #[error("the WebSocket broke")]
     Socket(#[source] Box<tungstenite::Error>),
-    /// A message did not come in time.
+    /// A message did not arrive in time.
     #[error("a message within {within:?} was due")]
     Late {
-        /// How long it was waited for.
+        /// The time limit.
         within: Duration,
-        /// Why.
+        /// The cause.
         #[source]
         source: Elapsed,
     },
-    /// A message is not one of the protocol.
+    /// A message is not part of the protocol.
     #[error("not a message of the protocol: {text}")]
     Message {
         /// The message.
         text: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
     /// The token was not accepted.
     #[error("auth-ok was due, got {got:?}")]
     NotAuthenticated {
-        /// What came in place of `auth-ok`.
+        /// The message received instead of `auth-ok`.
         got: WakeMessage,
     },
 }
 
-/// What a server says on the socket.
+/// A message from the server.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum WakeMessage {
@@ -63,30 +63,30 @@ pub enum WakeMessage {
     Pong,
     /// Something was stored: pull.
     SyncAvailable {
-        /// In which app.
+        /// The app.
         app_id: String,
-        /// In which tables.
+        /// The tables.
         tables: Vec<String>,
     },
-    /// What is wrong; a close follows.
+    /// An error; a close follows.
     Error {
-        /// For programs.
+        /// The code, for programs.
         code: String,
-        /// For people.
+        /// The message, for people.
         #[serde(default)]
         message: String,
     },
-    /// The socket was closed; the code is absent where the connection just ended.
+    /// The socket was closed; without a code if the connection just ended.
     #[serde(skip)]
     Closed {
-        /// The status of the close.
+        /// The close code.
         code: Option<u16>,
-        /// What it says.
+        /// The reason given.
         reason: String,
     },
 }
 
-/// One WebSocket.
+/// A WebSocket.
 pub struct Wakeups {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
@@ -110,7 +110,7 @@ impl Wakeups {
         }
     }
 
-    /// Opens the socket and says nothing yet.
+    /// Opens the socket and sends nothing yet.
     pub async fn open(base: &str, app: Option<&str>) -> Result<Self, WakeupError> {
         let path: Vec<&str> = std::iter::once("ws").chain(app).collect();
         let mut url = url_of(base, &path).map_err(WakeupError::Target)?;
@@ -143,7 +143,7 @@ impl Wakeups {
         sent.map_err(|source| WakeupError::Late { within: SETUP, source })?.map_err(broken)
     }
 
-    /// The next message, which must come `within` that time. A close is a message too, and the last one.
+    /// Returns the next message, which must arrive `within` that time. A close is a message too, and the last one.
     pub async fn next(&mut self, within: Duration) -> Result<WakeMessage, WakeupError> {
         timeout(within, self.receive()).await.map_err(|source| WakeupError::Late { within, source })?
     }

@@ -1,5 +1,5 @@
-//! The kit against a server in memory: it must find nothing wrong with a right one, and find what is wrong with each
-//! kind of wrong one.
+//! Runs the load generator against an in-memory server: it must find nothing wrong with a correct one, and notice every
+//! kind of incorrect one.
 
 mod support;
 

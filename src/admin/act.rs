@@ -1,4 +1,4 @@
-//! What operators do. Every action is written to the log, by the replica that is asked and by each that does it.
+//! Operators' actions. Every action is logged by the replica that is asked and by each replica that executes it.
 
 use super::Admin;
 use super::error::AdminError;
@@ -11,19 +11,19 @@ use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::telemetry::logs;
 
-/// The longest that a token can be refused for, in milliseconds; so long it is if nobody says when it expires.
+/// Maximum time for which a token can be refused, in milliseconds; also the default if its expiry is not given.
 pub const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
-/// Most bytes of a user's id, and of a log's filter.
+/// Maximum length of a user id, and of a log filter, in bytes.
 pub const MAX_USER: usize = 255;
 const MAX_FILTER: usize = 1_000;
-/// The highest rate, as the settings have it.
+/// The highest rate, as in the settings.
 const MAX_RATE: u32 = 1_000_000;
 
 impl Admin {
-    /// Has all replicas do something, or the one of this name. `via`: how the operator came.
+    /// Has all replicas execute an action, or the one with this name. `via`: how the operator connected.
     ///
     /// # Errors
-    /// It is nothing that can be done, there is no such replica, or none has done it.
+    /// The action is invalid, there is no such replica, or no replica has executed it.
     pub async fn act(&self, via: &str, replica: Option<&str>, action: Action) -> Result<Done, AdminError> {
         check(&action)?;
         let (user_key, token_id) = match &action {
@@ -32,12 +32,12 @@ impl Admin {
             _ => (None, None),
         };
         let name = action.name();
-        // One is enough: all logs are in one database.
+        // One replica is enough: all logs are in one database.
         let one = (action == Action::Compact && replica.is_none()).then(|| self.replicas.own_name().to_owned());
         let replica = replica.or(one.as_deref());
-        // Nothing here says who a user is: the user's key is on the user's page.
+        // The log never identifies a user: the user's key is shown on the user's page.
         tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
-        // Before anybody is told: a replica that starts meanwhile finds it, or hears it.
+        // Stored before anybody is told: a replica that starts in the meantime finds it there, or is told.
         let unkept = match &action {
             Action::RefuseToken { token_id, until } => self.replicas.keep_refused(token_id, *until).await.err(),
             _ => None,
@@ -64,11 +64,11 @@ impl Admin {
     }
 }
 
-/// When a token is refused until, in milliseconds since the epoch: as said, or for a year: nobody
-/// knows when it expires, and before that it must not be accepted again.
+/// Returns until when a token is refused, in milliseconds since the epoch: as given, or for a year, because nobody
+/// knows when it expires, and it must not be accepted again before that.
 ///
 /// # Errors
-/// It is no time, or over, or too far away.
+/// It is not a valid time, or is past, or too far ahead.
 pub fn refused_until(clock: &Clock, until: Option<&str>) -> Result<u64, AdminError> {
     let now = clock.millis();
     let Some(until) = until.map(str::trim).filter(|until| !until.is_empty()) else { return Ok(now + MAX_REFUSED_FOR) };

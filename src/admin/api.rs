@@ -1,4 +1,4 @@
-//! `/api/v1/…`: JSON, as docs/admin-openapi.yaml describes it.
+//! `/api/v1/…`: JSON, as described in docs/admin-openapi.yaml.
 
 use super::Admin;
 use super::act::{MAX_USER, refused_until};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// The description of this API.
 const DESCRIPTION: &str = include_str!("../../docs/admin-openapi.yaml");
-/// Sessions that are listed of each replica, unless more are asked for.
+/// Default number of sessions listed per replica.
 pub(super) const SESSIONS: usize = 100;
 
 pub(super) async fn description() -> Response {
@@ -62,7 +62,7 @@ pub(super) async fn record(State(admin): State<Admin>, uri: Uri) -> Result<Respo
     if record.history.is_empty() { Err(AdminError::NoRecord) } else { answer(&record) }
 }
 
-/// Checks a name that is looked for.
+/// Checks a name from a request.
 pub(super) fn name(name: &'static str, text: &str, max: usize) -> Result<String, AdminError> {
     check_name(text, max).map(str::to_owned).map_err(|problem| AdminError::Name { name, problem })
 }
@@ -157,13 +157,13 @@ pub(super) async fn settings(
     let action = match settings.log {
         None => Action::Rates { pushes, pulls },
         Some(filter) if pushes.is_none() && pulls.is_none() => Action::Log { filter },
-        // One may be done and the other one not.
+        // One might succeed and the other fail.
         Some(_) => return Err(AdminError::Invalid("change the log and the rates one after the other")),
     };
     answer(&admin.act(API, settings.replica.as_deref(), action).await?)
 }
 
-/// How operators come who use this.
+/// The `via` of actions through the API.
 const API: &str = "api";
 
 fn answer(body: &impl Serialize) -> Result<Response, AdminError> {

@@ -1,5 +1,5 @@
-//! Connections of the admin surface's own, made when somebody asks something and closed when nobody does: operators look
-//! when the pool is exhausted, and nobody else has to wait for what they ask.
+//! Connections of the admin port's own, opened on demand and closed when idle: operators need them most when the pool
+//! is exhausted, and their queries hold up nobody else.
 
 use crate::db::{ConnectError, Connector, Session};
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, error::Elapsed, timeout};
 
-/// How long connecting may take, and a statement.
+/// Maximum time for connecting, and for a statement.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LIMITS: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'";
 const READ_ONLY: &str = "set default_transaction_read_only = on";
-/// How long after an attempt that failed nobody tries again: those who wait behind it are told at once.
+/// Pause after a failed attempt: those waiting behind it get its error at once.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a connection that nobody uses stays open.
+/// Maximum time that an unused connection stays open.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A connection that is made when it is needed.
+/// A connection that is opened on demand.
 pub struct LazyConnection {
     connector: Connector,
     /// The schema of a bucket, if it is for one.
@@ -28,7 +28,7 @@ pub struct LazyConnection {
 #[derive(Default)]
 struct State {
     open: Option<Open>,
-    /// When connecting failed last, and why.
+    /// When connecting last failed, and why.
     failed: Option<(Instant, Arc<ConnectionError>)>,
 }
 
@@ -37,7 +37,7 @@ struct Open {
     used: Instant,
 }
 
-/// Why there is no connection.
+/// The reasons why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     #[error("the database cannot be connected to")]
@@ -46,7 +46,7 @@ pub enum ConnectionError {
     Database(#[from] tokio_postgres::Error),
     #[error("the database does not answer in time")]
     Timeout(#[from] Elapsed),
-    /// The last attempt, which may be a moment ago and somebody else's.
+    /// The last attempt failed; it may have been a moment ago, for another caller.
     #[error(transparent)]
     Failed(Arc<ConnectionError>),
 }
@@ -58,23 +58,23 @@ impl std::fmt::Debug for LazyConnection {
 }
 
 impl LazyConnection {
-    /// One that reads. Not connected yet.
+    /// Creates a read-only connection, not connected yet.
     pub fn new(connector: Connector) -> LazyConnection {
         LazyConnection { connector, schema: None, may_write: false, state: Mutex::default() }
     }
 
-    /// The same, and it may write.
+    /// Creates a connection that may write.
     pub fn writing(connector: Connector) -> LazyConnection {
         LazyConnection { may_write: true, ..LazyConnection::new(connector) }
     }
 
-    /// One that reads what a bucket has.
+    /// Creates a read-only connection to a bucket.
     pub fn of_bucket(connector: Connector, schema: String) -> LazyConnection {
         LazyConnection { schema: Some(schema), ..LazyConnection::new(connector) }
     }
 
-    /// The connection, made anew if there is none or the last one has ended. One attempt at a time: who waits for one that
-    /// fails is not made to wait for another.
+    /// Returns the connection, reopening it if there is none or the last one has ended. One attempt at a time: a caller
+    /// that waits for a failing attempt does not have to wait for another.
     pub async fn client(&self) -> Result<Arc<Session>, ConnectionError> {
         let mut state = self.state.lock().await;
         if let Some(open) = state.open.as_mut().filter(|open| !open.session.is_closed()) {
@@ -107,13 +107,13 @@ impl LazyConnection {
             session.batch_execute(READ_ONLY).await?;
         }
         if let Some(schema) = &self.schema {
-            // Ours: letters, digits and an underscore.
+            // Our own names: letters, digits and an underscore.
             session.batch_execute(&format!("set search_path = {schema}")).await?;
         }
         Ok(session)
     }
 
-    /// Closes the connection if nobody has used it for a while.
+    /// Closes the connection if it has not been used for a while.
     pub async fn close_if_idle(&self) {
         let mut state = self.state.lock().await;
         state.open.take_if(|open| open.used.elapsed() > IDLE);

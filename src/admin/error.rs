@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::error::Error;
 
-/// Why a request to the admin port was not answered 2xx.
+/// The reasons why a request to the admin port was not answered 2xx.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     #[error("send the admin token: Authorization: Bearer <ADMIN_TOKEN>")]
@@ -53,7 +53,7 @@ struct Body<'a> {
 }
 
 impl AdminError {
-    /// The table: status and code of every error.
+    /// The table: the status and code of every error.
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
             AdminError::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
@@ -75,7 +75,7 @@ impl AdminError {
         }
     }
 
-    /// What whoever asked is told: operators are told what is wrong inside, without what it quotes.
+    /// The message for the operator: it may name internal problems, but not their details.
     pub fn message(&self) -> String {
         match self {
             AdminError::Connection(_) | AdminError::Inspect(_) => format!("{self}; the log says why"),
@@ -83,7 +83,7 @@ impl AdminError {
         }
     }
 
-    /// Writes what nobody but us can mend.
+    /// Logs errors that only we can fix.
     pub fn log(&self) {
         if self.status().0.is_server_error() {
             tracing::warn!(error = self as &dyn Error, "an operator's question could not be answered");

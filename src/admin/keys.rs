@@ -1,5 +1,5 @@
-//! What is made of ADMIN_TOKEN: who may ask, which logins are ours, and what replicas say to each other that nobody
-//! else on the database can read or write.
+//! Keys derived from ADMIN_TOKEN: they authenticate operators, sign logins, and encrypt the messages between replicas,
+//! so that nobody else on the database can read or forge them.
 
 use crate::config::Secret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-/// The keys of the admin surface.
+/// The keys of the admin port.
 #[derive(Debug)]
 pub struct AdminKeys {
     token: [u8; 32],
@@ -18,13 +18,13 @@ pub struct AdminKeys {
     login: hmac::Key,
 }
 
-/// No key could be made.
+/// A key could not be derived.
 #[derive(Debug, thiserror::Error)]
 #[error("the keys of the admin port cannot be made")]
 pub struct KeyError(#[from] Unspecified);
 
 impl AdminKeys {
-    /// The keys of a token. Replicas with the same token understand each other.
+    /// Derives the keys from a token. Replicas with the same token understand each other.
     pub fn new(token: &Secret) -> Result<AdminKeys, KeyError> {
         let derive = |purpose: &str| {
             let token = hmac::Key::new(HMAC_SHA256, token.expose().as_bytes());
@@ -37,16 +37,16 @@ impl AdminKeys {
         })
     }
 
-    /// Whether this is the token. It takes as long whatever is wrong with it.
+    /// True if this is the token. Takes the same time whatever is wrong with it.
     pub fn accepts(&self, token: &str) -> bool {
         let given: [u8; 32] = Sha256::digest(token).into();
         verify_slices_are_equal(&given, &self.token).is_ok()
     }
 
-    /// Makes of a message what only replicas with the same token can read.
+    /// Encrypts a message so that only replicas with the same token can read it.
     ///
     /// # Errors
-    /// There is no randomness to be had.
+    /// No randomness is available.
     pub fn seal(&self, message: &[u8]) -> Result<String, KeyError> {
         let mut sealed = message.to_vec();
         let nonce = self.sealing.seal_in_place_append_tag(Aad::empty(), &mut sealed)?;
@@ -54,7 +54,7 @@ impl AdminKeys {
         Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// Reads what [`seal`](Self::seal) made; none of anything else.
+    /// Decrypts the output of [`seal`](Self::seal); none for anything else.
     pub fn open(&self, payload: &str) -> Option<Vec<u8>> {
         let mut sealed = URL_SAFE_NO_PAD.decode(payload).ok()?;
         let (nonce, message) = sealed.split_at_mut_checked(NONCE_LEN)?;
@@ -65,17 +65,17 @@ impl AdminKeys {
         Some(sealed)
     }
 
-    /// Bytes of a message that become a payload of this size.
+    /// Returns how many bytes of a message fit in a payload of this size.
     pub const fn room(payload: usize) -> usize {
         payload / 4 * 3 - NONCE_LEN - 16
     }
 
-    /// Signs what a browser keeps for us.
+    /// Signs a value that the browser keeps.
     pub fn sign(&self, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.login, text.as_bytes()))
     }
 
-    /// Whether [`sign`](Self::sign) made this signature of this text.
+    /// True if [`sign`](Self::sign) made this signature of this text.
     pub fn has_signed(&self, text: &str, signature: &str) -> bool {
         let signature = URL_SAFE_NO_PAD.decode(signature);
         signature.is_ok_and(|signature| hmac::verify(&self.login, text.as_bytes(), &signature).is_ok())

@@ -1,4 +1,4 @@
-//! What operators ask, put together from the answers of all replicas and from the database.
+//! Answers operators' queries from the answers of all replicas and from the database.
 
 use super::Admin;
 use super::cluster::{Answers, AskError};
@@ -15,7 +15,7 @@ use crate::store::inspect::{self, Content, StoredDevice, StoredLog};
 use std::collections::BTreeMap;
 
 impl Admin {
-    /// All replicas, and the database.
+    /// Returns all replicas, and the database.
     pub async fn cluster(&self) -> Cluster {
         let (asked, database) = tokio::join!(self.replicas.ask(None, Question::Status), self.database());
         let mut problems: Vec<String> = problem(&asked).into_iter().collect();
@@ -35,7 +35,7 @@ impl Admin {
         Cluster { at, replicas, silent: asked.silent, problem, database: database.ok() }
     }
 
-    /// What is said of replicas that are there and cannot be asked: they have no admin port, or another token.
+    /// Reports replicas that exist and cannot be asked: they have no admin port, or another token.
     fn strangers(&self, replicas: &[Replica], silent: &[Silent]) -> Option<String> {
         let known = |name: &str| {
             replicas.iter().any(|known| known.name == name) || silent.iter().any(|known| known.name == name)
@@ -56,7 +56,7 @@ impl Admin {
         Ok(inspect::state(&client, self.layout).await?)
     }
 
-    /// The last five minutes of each replica, second by second, the newest last.
+    /// Returns the last five minutes of each replica, second by second, newest last.
     pub async fn load(&self) -> Vec<(String, Vec<Second>)> {
         let asked = self.replicas.ask(None, Question::Load).await;
         let seconds = asked.answers.into_iter().filter_map(|answered| match answered.answer {
@@ -66,7 +66,7 @@ impl Admin {
         seconds.collect()
     }
 
-    /// The tokens that are refused anywhere.
+    /// Returns the tokens refused anywhere.
     pub async fn refused_tokens(&self) -> Vec<RefusedToken> {
         let asked = self.replicas.ask(None, Question::RefusedTokens).await;
         let mut tokens: BTreeMap<String, String> = BTreeMap::new();
@@ -80,7 +80,7 @@ impl Admin {
         tokens.into_iter().map(|(token_id, until)| RefusedToken { token_id, until }).collect()
     }
 
-    /// A user: of the sessions so many of each replica. What cannot be found out is said and left out.
+    /// Returns a user, with up to `sessions` sessions per replica. What cannot be found out is reported and omitted.
     pub async fn user(&self, user_id: &str, sessions: usize) -> User {
         let key = UserKey::of(user_id);
         let question = Question::User { user_id: user_id.to_owned(), sessions };
@@ -122,13 +122,13 @@ impl Admin {
         user
     }
 
-    /// A connection to where a user's logs are.
+    /// Returns a connection to the database or bucket with a user's logs.
     fn reading_of(&self, user: UserKey) -> &LazyConnection {
-        // A bucket's number is below their count; where there are none, all is in the main schema.
+        // A bucket's number is below the number of buckets; without buckets, everything is in the main schema.
         self.buckets.get(self.layout.bucket_of(user)).unwrap_or(&self.reading)
     }
 
-    /// What the database has of a user. What it says counts, though it may not say everything in time.
+    /// Reads a user's data from the database. What it returns in time counts, even if it is incomplete.
     async fn stored(&self, user: UserKey) -> Stored {
         let mut stored = Stored::default();
         if let Err(error) = self.read_stored(user, &mut stored).await {
@@ -146,7 +146,7 @@ impl Admin {
         Ok(())
     }
 
-    /// A record, and why it is as it is.
+    /// Returns a record, with its history.
     pub async fn record(&self, user_id: &str, app: &str, table: &str, id: &str) -> Result<Record, AdminError> {
         let log = crate::protocol::Log::new(user_id.into(), app);
         let client = self.reading_of(log.user).client().await?;
@@ -166,7 +166,7 @@ impl Admin {
     }
 }
 
-/// What the database has of a user, and why that may not be all.
+/// A user's data in the database, and why it may be incomplete.
 #[derive(Default)]
 struct Stored {
     logs: Vec<StoredLog>,
@@ -174,7 +174,7 @@ struct Stored {
     problem: Option<String>,
 }
 
-/// Why not all were asked, for people.
+/// Returns why not all replicas were asked, for people.
 pub(super) fn problem(asked: &Answers) -> Option<String> {
     let error = asked.problem.as_ref()?;
     if !matches!(error, AskError::Deaf) {
@@ -199,7 +199,7 @@ fn device(stored: StoredDevice) -> Device {
     }
 }
 
-/// A device that has only read is listed as well.
+/// Devices that have only read are listed as well.
 fn entry<'a>(devices: &'a mut Vec<Device>, app: &str, name: &str) -> &'a mut Device {
     let known = devices.iter().position(|device| device.app == app && device.device == name);
     let index = known.unwrap_or_else(|| {
@@ -209,7 +209,7 @@ fn entry<'a>(devices: &'a mut Vec<Device>, app: &str, name: &str) -> &'a mut Dev
     &mut devices[index]
 }
 
-/// What was said last counts, not what is furthest: a device may have lost its database.
+/// The last report counts, not the furthest: a device may have lost its database.
 fn note_read(devices: &mut Vec<Device>, app: &str, name: &str, until: String, at: String) {
     let device = entry(devices, app, name);
     if device.read_at.as_ref().is_none_or(|known| *known < at) {

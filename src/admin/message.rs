@@ -1,11 +1,11 @@
-//! What replicas ask each other and answer, and how it is written on the channel.
+//! The questions and answers of replicas, and their encoding on the channel.
 //!
 //! ```text
 //! sealed( head as JSON | newline | a part of the body )         body: JSON, deflated
 //! ```
-//! A payload of PostgreSQL's has 7,999 bytes at most, so a body that is longer comes in parts. All of it is sealed
-//! ([`AdminKeys`]). Members that a reader does not know are passed over, and a question that it does not know is answered
-//! as such: replicas of several versions understand each other.
+//! A PostgreSQL payload has at most 7,999 bytes, so a longer body is split into parts. Everything is encrypted
+//! ([`AdminKeys`]). Readers ignore unknown members, and answer unknown questions as such: replicas of different
+//! versions understand each other.
 
 use super::keys::{AdminKeys, KeyError};
 use super::report::Outcome;
@@ -17,95 +17,96 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
 use std::time::Duration;
 
-/// Most bytes of a payload. PostgreSQL raises at 8,000.
+/// Maximum size of a payload in bytes. PostgreSQL rejects 8,000 and more.
 const MAX_PAYLOAD: usize = 7_999;
-/// Room for the head of a message, in bytes.
+/// Room for the head of a message in bytes.
 const HEAD: usize = 1_000;
-/// Most bytes of a body, written out: what an answer lists is bounded so that it stays below ([`super::replica`]).
+/// Maximum size of a body before compression in bytes: the lists in an answer are bounded so that it stays below
+/// ([`super::replica`]).
 const MAX_BODY: u64 = 4 << 20;
-/// Most parts of a body.
+/// Maximum number of parts of a body.
 const MAX_PARTS: u32 = 512;
-/// How much clocks may differ. What is older is not listened to.
+/// Maximum difference between clocks. Older messages are ignored.
 pub const MAX_AGE: Duration = Duration::from_secs(120);
 
-/// A replica's name for itself: another one in each life of its process.
+/// A replica's id, different in each run of its process.
 pub type Instance = u64;
 
-/// What one replica asks all, or one.
+/// A question to all replicas, or to one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Question {
-    /// How it is.
+    /// Its status.
     Status,
-    /// What it knows of a user; so many sessions at most.
+    /// Its knowledge of a user, with at most this many sessions.
     User { user_id: String, sessions: usize },
-    /// What it did in the last minutes.
+    /// Its load in the last minutes.
     Load,
-    /// Which tokens are refused.
+    /// The refused tokens.
     RefusedTokens,
-    /// To do something.
+    /// Execute an action.
     Do { action: Action },
-    /// Something that a later version asks.
+    /// A question of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// What a replica is told to do.
+/// An action that a replica executes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Action {
     /// End the sessions of a user, or of one of the user's devices.
     Disconnect { user_id: String, device: Option<String> },
-    /// Refuse a token until then, in milliseconds since the epoch, and end the sessions that came with it.
+    /// Refuse a token until then, in milliseconds since the epoch, and end the sessions that use it.
     RefuseToken { token_id: String, until: u64 },
-    /// Be not ready, and have sessions leave; or be taken back.
+    /// Be not ready and have sessions leave, or be taken back.
     Drain { drained: bool },
     /// Trim logs now.
     Compact,
-    /// Log what this says.
+    /// Change the log filter.
     Log { filter: String },
-    /// Let each user push and pull so often in a second; 0: as often as they like; none: as before.
+    /// Set each user's pushes and pulls per second; 0 means no limit, `None` means unchanged.
     Rates { pushes: Option<u32>, pulls: Option<u32> },
     #[serde(other)]
     Unknown,
 }
 
-/// What a message says of itself.
+/// The head of a message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Head {
     pub kind: Kind,
-    /// Of the question, and of what answers it.
+    /// The id of the question, also in its answers.
     pub id: u64,
     pub from: Instance,
-    /// What the sender is called.
+    /// The sender's name.
     pub name: String,
-    /// When it was said, in milliseconds since the epoch.
+    /// When it was sent, in milliseconds since the epoch.
     pub at: u64,
     pub part: u32,
     pub parts: u32,
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
     Question,
     Answer,
-    /// The sender goes.
+    /// The sender is going away.
     Goodbye,
     #[serde(other)]
     Unknown,
 }
 
-/// A question, and whom it is for.
+/// A question, and its addressee.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Asked {
-    /// The one that is asked, by its name; none: all.
+    /// The name of the replica that is asked; `None` means all.
     pub replica: Option<String>,
     pub question: Question,
 }
 
-/// One replica's answer to one question.
+/// One replica's answer to a question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
     Status(Box<super::report::Replica>),
@@ -116,7 +117,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Leaves out half of what it lists, and says so. False: there is nothing to leave out.
+    /// Drops half of what it lists, and marks it as truncated. False if there is nothing to drop.
     pub fn shorten(&mut self) -> bool {
         let Answer::User(user) = self else { return false };
         if user.sessions.is_empty() && user.reads.is_empty() {
@@ -129,7 +130,7 @@ impl Answer {
     }
 }
 
-/// Why a message cannot be written or read.
+/// The reasons why a message cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     #[error("it cannot be written or read as JSON")]
@@ -145,13 +146,13 @@ pub enum MessageError {
 }
 
 impl Head {
-    /// Whether it was said just now, by clocks that may differ.
+    /// True if it was sent just now, allowing for clocks that differ.
     pub fn is_recent(&self, clock: &Clock) -> bool {
         u128::from(self.at.abs_diff(clock.millis())) <= MAX_AGE.as_millis()
     }
 }
 
-/// Writes a message as payloads.
+/// Encodes a message as payloads.
 pub fn write(keys: &AdminKeys, head: &Head, body: &impl Serialize) -> Result<Vec<String>, MessageError> {
     let json = serde_json::to_vec(body)?;
     if json.len() as u64 > MAX_BODY {
@@ -173,7 +174,7 @@ pub fn write(keys: &AdminKeys, head: &Head, body: &impl Serialize) -> Result<Vec
     (0..).zip(&parts).map(payload).collect()
 }
 
-/// Reads a payload: what it says of itself, and a part of a body. None if nobody who has the token wrote it.
+/// Decodes a payload: its head, and a part of a body. None if the sender does not have the token.
 pub fn read(keys: &AdminKeys, payload: &str) -> Option<Result<(Head, Vec<u8>), MessageError>> {
     let mut message = keys.open(payload)?;
     let split = |message: &mut Vec<u8>| {
@@ -187,7 +188,7 @@ pub fn read(keys: &AdminKeys, payload: &str) -> Option<Result<(Head, Vec<u8>), M
     Some(split(&mut message))
 }
 
-/// Reads a body whose parts are put together.
+/// Decodes a body from its joined parts.
 pub fn read_body<T: DeserializeOwned>(deflated: &[u8]) -> Result<T, MessageError> {
     let mut json = Vec::new();
     DeflateDecoder::new(deflated).take(MAX_BODY + 1).read_to_end(&mut json)?;

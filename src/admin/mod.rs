@@ -1,13 +1,13 @@
-//! The admin surface: a port of its own (ADMIN_PORT) on which operators see the cluster and steer it.
+//! The admin surface: a separate port (ADMIN_PORT) on which operators inspect and control the cluster.
 //!
 //! * [`router`]: the table of its routes. [`api`]: JSON for programs and for `mana-sync admin` ([`client`]); `console`:
-//!   pages for people. Both say what [`lookup`] finds out and have [`act`] do something.
-//! * [`cluster`]: any replica answers for all, by asking them over the channel that they share; [`replica`] is what each
-//!   says of itself, [`rates`] what it did lately, [`message`] how it is written, [`keys`] why nobody else can.
-//! * [`report`]: everything that is told, as the API writes it.
+//!   pages for people. Both show what [`lookup`] finds and execute actions with [`act`].
+//! * [`cluster`]: any replica answers for all, by asking them over a shared channel; [`replica`] is each replica's
+//!   answer, [`rates`] its recent load, [`message`] the encoding, [`keys`] its encryption.
+//! * [`report`]: all answers, in the form of the API.
 //!
-//! Whoever asks shows ADMIN_TOKEN, or has logged in with it; every action is logged. Clients of the public port notice
-//! nothing of any of it but what an action is to do.
+//! Callers present ADMIN_TOKEN, or have logged in with it; every action is logged. Clients of the public port notice
+//! nothing except the intended effects of actions.
 
 mod act;
 mod api;
@@ -47,27 +47,27 @@ use replica::LocalReplica;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the admin port answers with. Clones share it.
+/// The state of the admin port. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Admin(Arc<Inner>);
 
-/// What all requests to the admin port share.
+/// The state shared by all requests to the admin port.
 #[derive(Debug)]
 pub struct Inner {
     replicas: Replicas,
     keys: Arc<AdminKeys>,
-    /// For what operators ask of the database as a whole.
+    /// For queries about the database as a whole.
     reading: LazyConnection,
-    /// The same of a user, by bucket; empty where there is one only. One that is away, or slow, holds up nobody else.
+    /// For queries about a user, by bucket; empty without buckets. A bucket that is away or slow holds up nobody else.
     buckets: Vec<LazyConnection>,
     layout: Layout,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     presence: Presence,
-    /// How long a login lasts.
+    /// The duration of a login.
     login: Duration,
     clock: Clock,
-    /// The line about those who do not have the token.
+    /// Throttles the log line about requests without the token.
     refusal_line: Throttle,
 }
 
@@ -79,10 +79,10 @@ impl std::ops::Deref for Admin {
     }
 }
 
-/// Why there is no admin surface.
+/// The reasons why the admin surface cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminStartError {
-    /// The channel key cannot be used.
+    /// The keys cannot be derived.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// Cannot prepare connections to the database.
@@ -90,7 +90,7 @@ pub enum AdminStartError {
     Connector(#[from] ConnectError),
 }
 
-/// The tasks of the admin surface, each to be run once.
+/// The background tasks of the admin surface, each to be run once.
 #[derive(Debug)]
 pub struct Tasks {
     admin: Admin,
@@ -99,7 +99,7 @@ pub struct Tasks {
 }
 
 impl Admin {
-    /// The admin surface of a replica; none if the settings do not ask for it.
+    /// Creates the admin surface of a replica; none if the settings do not ask for it.
     pub fn new(config: &Config, parts: Parts) -> Result<Option<(Admin, Tasks)>, AdminStartError> {
         let settings = &config.admin;
         let (Some(_), Some(token)) = (settings.admin_port, &settings.admin_token) else { return Ok(None) };
@@ -133,14 +133,14 @@ impl Admin {
         Ok(Some((admin.clone(), Tasks { admin, local, answering })))
     }
 
-    /// All replicas, as this one can ask them.
+    /// Returns all replicas, as this one can reach them.
     pub fn replicas(&self) -> &Replicas {
         &self.replicas
     }
 }
 
 impl Tasks {
-    /// Answers other replicas and watches this one's counters, until told to stop.
+    /// Answers other replicas and samples this one's counters, until told to stop.
     pub fn start(self, shutdown: &Shutdown) {
         let stop = || shutdown.stopping.clone();
         shutdown.essential("admin rates", self.local.recent.clone().watch(stop()));

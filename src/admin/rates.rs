@@ -1,4 +1,4 @@
-//! What a replica did lately: its counters, looked at every second.
+//! Tracks a replica's recent load by sampling its counters every second.
 
 use super::report::{Latencies, Latency, Rates, Refused};
 use crate::telemetry::Metrics;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// How often the counters are looked at.
+/// The sampling interval.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Over how long rates are taken.
+/// Number of samples that rates are computed over.
 const WINDOW: usize = 10;
-/// How long looks are kept.
+/// Number of samples kept.
 const KEPT: usize = 300;
 
-/// The counters of a replica at one moment.
+/// A sample of a replica's counters.
 #[derive(Clone, Debug)]
 struct Look {
     at: Instant,
@@ -35,12 +35,12 @@ struct Look {
 
 #[derive(Clone, Debug, Default)]
 struct Buckets {
-    /// Upper bounds in seconds, and how many were at most that.
+    /// Upper bounds in seconds, and the number of values up to each.
     counts: Vec<(f64, u64)>,
     total: u64,
 }
 
-/// What has been seen of the counters.
+/// The samples of the counters.
 #[derive(Clone, Debug)]
 pub struct Recent {
     metrics: Arc<Metrics>,
@@ -55,17 +55,17 @@ pub struct Second {
     pub refusals: f64,
     pub wakeups: f64,
     pub connections: i64,
-    /// The 99th percentile of that second, in seconds; none: nothing was delivered.
+    /// The 99th percentile in that second, in seconds; none if nothing was delivered.
     pub wakeup_p99: Option<f64>,
 }
 
 impl Recent {
-    /// Nothing has been seen yet.
+    /// Creates an instance without samples.
     pub fn new(metrics: Arc<Metrics>) -> Recent {
         Recent { metrics, looks: Arc::default() }
     }
 
-    /// Looks at the counters every second, until told to stop.
+    /// Samples the counters every second until told to stop.
     pub async fn watch(self, stop: CancellationToken) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -79,7 +79,7 @@ impl Recent {
         }
     }
 
-    /// The last ten seconds: rates, latencies, and refusals by reason, those of most first.
+    /// Returns rates, latencies and refusals by reason over the last ten seconds, most frequent refusals first.
     pub fn summary(&self) -> (Rates, Latencies, Vec<Refused>) {
         let now = look(&self.metrics);
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +111,7 @@ impl Recent {
         (rates, latency, refusals)
     }
 
-    /// The last five minutes, second by second, the newest last.
+    /// Returns the last five minutes, second by second, newest last.
     pub fn seconds(&self) -> Vec<Second> {
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         let pairs = looks.iter().zip(looks.iter().skip(1));
@@ -159,7 +159,7 @@ impl Buckets {
         Buckets { counts, total: metric.get_histogram().get_sample_count() }
     }
 
-    /// What was measured since.
+    /// Returns what was measured since `before`.
     fn since(&self, before: &Buckets) -> Latency {
         let count = self.total.saturating_sub(before.total);
         let counts: Vec<(f64, u64)> = self

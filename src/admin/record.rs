@@ -1,4 +1,4 @@
-//! Why a record is as it is: its changes, and of each field the write that won.
+//! Explains a record: its changes, and the winning write of each field.
 
 use super::report::{Change, Field, Write};
 use crate::protocol::Cursor;
@@ -8,10 +8,10 @@ use crate::store::lifecycle::LoggedChange;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The fields of a record as they stand, as far as these changes tell, and the changes.
+/// Returns a record's current fields, as far as these changes tell, and the changes.
 ///
-/// By the rules of the protocol: the later stamp wins, and of equal stamps what was stored later. What was trimmed from a
-/// change is told of with what is left of it.
+/// It follows the rules of the protocol: the later stamp wins, and of equal stamps what was stored later. Fields that
+/// were trimmed from a change are reported with the rest of it.
 pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), InspectError> {
     let mut best: BTreeMap<String, (Rank, Field)> = BTreeMap::new();
     let mut changes: BTreeMap<i64, Change> = BTreeMap::new();
@@ -48,7 +48,7 @@ pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), Ins
     Ok((best.into_values().map(|(_, field)| field).collect(), changes.into_values().collect()))
 }
 
-/// What PostgreSQL keeps as jsonb is JSON.
+/// Data stored as jsonb is always JSON.
 fn read(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|_| Value::String(json.to_owned()))
 }
@@ -91,7 +91,7 @@ mod tests {
             ),
             change(80, "laptop", Op::Delete, json!({}), json!({ "deletedAt": stamp(10) })),
         ];
-        // What compaction takes out of the first change, and what is left of it.
+        // What compaction removes from the first change, and what is left of it.
         logged[0].change.data = Some(json!({ "createdAt": stamp(1), "updatedAt": stamp(1) }).to_string());
         let trimmed = change(
             20,

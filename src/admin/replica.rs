@@ -22,34 +22,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What the admin surface needs of a replica.
+/// The parts of a replica that the admin surface uses.
 #[derive(Debug)]
 pub struct Parts {
     /// The sessions here.
     pub hub: Arc<Hub>,
-    /// Whether this replica is ready, and why not.
+    /// The readiness of this replica.
     pub health: Arc<Health>,
     /// Checks tokens, and knows which are refused.
     pub auth: Arc<Authenticator>,
-    /// How far devices have read.
+    /// The positions up to which devices have read.
     pub devices: DeviceReads,
-    /// Drains this replica and takes it back.
+    /// Drains this replica, and takes it back.
     pub shutdown: Shutdown,
-    /// Where rates and latencies come from.
+    /// The source of rates and latencies.
     pub metrics: Arc<Metrics>,
-    /// What the log shows.
+    /// The log filter.
     pub log: LogFilter,
-    /// How often a user may push and pull.
+    /// Limits on how often a user may push and pull.
     pub rates: Rates,
-    /// What the other replicas say of themselves.
+    /// The other replicas' reports.
     pub presence: Presence,
     /// Trims logs on demand.
     pub compaction: Trimming,
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
 }
 
-/// How logs are trimmed here.
+/// Creates compactors for this replica.
 #[derive(Debug)]
 pub struct Trimming {
     config: Arc<Config>,
@@ -59,24 +59,24 @@ pub struct Trimming {
 }
 
 impl Trimming {
-    /// As the settings say.
+    /// Uses the settings.
     pub fn new(config: &Config, layout: Layout, metrics: Arc<Metrics>, clock: Clock) -> Trimming {
         Trimming { config: Arc::new(config.clone()), layout, metrics, clock }
     }
 
-    /// How users are distributed over buckets.
+    /// Returns how users are distributed over buckets.
     pub(super) fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// None where logs are not trimmed.
+    /// None if logs are not trimmed.
     fn compactor(&self) -> Option<Compactor> {
         let is_on = !self.config.compaction.compact_after_ms.is_zero();
         is_on.then(|| Compactor::of_replica(&self.config, self.layout, self.metrics.clone(), self.clock.clone()))
     }
 }
 
-/// This replica, as operators see and steer it.
+/// This replica, as operators see and control it.
 #[derive(Debug)]
 pub struct LocalReplica {
     pub name: String,
@@ -85,12 +85,12 @@ pub struct LocalReplica {
     started: SystemTime,
     pool_limit: i64,
     parts: Parts,
-    /// Whether it trims all logs because it was told to.
+    /// True while it trims all logs on request.
     trimming: Arc<AtomicBool>,
     pub recent: Recent,
 }
 
-/// Logs may be trimmed again once this is dropped, however their trimming ended.
+/// Allows logs to be trimmed again when it is dropped, however the trimming ended.
 struct EndOfTrimming(Arc<AtomicBool>);
 
 impl Drop for EndOfTrimming {
@@ -99,14 +99,14 @@ impl Drop for EndOfTrimming {
     }
 }
 
-/// What a replica is waiting for that has not read which tokens are refused.
+/// The reason for not being ready until the refused tokens have been read.
 const UNREAD: &str = "the tokens that operators refuse have not been read yet";
 
-/// Sessions that one replica lists, at most.
+/// Maximum number of sessions that one replica lists.
 pub const MAX_SESSIONS: usize = 2_000;
 
 impl LocalReplica {
-    /// This life of the process.
+    /// Creates the answers of this run of the process.
     pub fn new(config: &Config, parts: Parts) -> LocalReplica {
         let recent = Recent::new(parts.metrics.clone());
         let clock = parts.clock.clone();
@@ -116,13 +116,13 @@ impl LocalReplica {
         LocalReplica { name, instance, clock, started, pool_limit, parts, trimming: Arc::default(), recent }
     }
 
-    /// Whether something was said, at that time in milliseconds since the epoch, before this process began: then somebody
-    /// repeats it.
+    /// True if a message from that time, in milliseconds since the epoch, is older than this process: then it is a
+    /// replay.
     pub fn began_after(&self, at: u64) -> bool {
         UNIX_EPOCH + Duration::from_millis(at) < self.started
     }
 
-    /// Answers a question; does what it is told.
+    /// Answers a question, or executes its action.
     pub async fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Status => Answer::Status(Box::new(self.status())),
@@ -134,7 +134,7 @@ impl LocalReplica {
         }
     }
 
-    /// How this replica is.
+    /// Returns this replica's status.
     pub fn status(&self) -> Replica {
         let Parts { health, auth, shutdown, metrics, log, .. } = &self.parts;
         let missing = health.missing();
@@ -222,7 +222,7 @@ impl LocalReplica {
         list.map(|(id, until)| RefusedToken { token_id: id.to_string(), until: time(until) }).collect()
     }
 
-    /// Refuses what is kept as refused, and is ready as far as that goes.
+    /// Refuses the stored refused tokens, and marks them as read for readiness.
     pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>) {
         let refused = self.parts.auth.refused();
         if let Err(error) = refused.refuse_all(tokens.iter().map(|(id, until)| (Arc::from(&**id), *until))) {
@@ -234,7 +234,7 @@ impl LocalReplica {
         refused.set_read();
     }
 
-    /// What is kept as refused cannot be read. A replica that has read it before goes on with that.
+    /// Notes that the refused tokens cannot be read. A replica that has read them before goes on with those.
     pub fn cannot_read_refused(&self, error: &dyn std::error::Error) {
         let refused = self.parts.auth.refused();
         if refused.unread().is_some() {
@@ -273,7 +273,7 @@ impl LocalReplica {
         }
     }
 
-    /// Begins to trim all logs, in the background and as gently as ever.
+    /// Begins to trim all logs in the background, at the usual gentle pace.
     fn trim(&self) -> Outcome {
         let (Some(mut compactor), trimming) = (self.parts.compaction.compactor(), self.trimming.clone()) else {
             return self.outcome(false, "COMPACT_AFTER_MS is 0 here: logs are not trimmed");
@@ -329,14 +329,14 @@ impl LocalReplica {
         self.outcome(true, &format!("users may push {pushes} and pull {pulls}"))
     }
 
-    /// What came of an action here.
+    /// Returns the outcome of an action on this replica.
     pub fn outcome(&self, done: bool, message: &str) -> Outcome {
         Outcome { replica: self.name.clone(), done, message: message.to_owned() }
     }
 }
 
 impl Action {
-    /// The action's name in logs.
+    /// Returns the action's name in logs.
     pub fn name(&self) -> &'static str {
         match self {
             Action::Disconnect { device: None, .. } => "disconnect_user",

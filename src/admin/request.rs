@@ -1,4 +1,4 @@
-//! What requests to the admin port bring: a token, parameters, a body.
+//! Reads the parts of requests to the admin port: token, parameters, body.
 
 use super::Admin;
 use super::error::AdminError;
@@ -14,11 +14,11 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Most bytes of a body, and how long it may take.
+/// Maximum size of a body in bytes, and maximum time to receive it.
 const MAX_BODY: usize = 64 << 10;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Lets requests pass that have the admin token.
+/// Passes requests with the admin token on.
 pub(super) async fn with_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = given.and_then(|value| value.trim().split_once(' '));
@@ -32,7 +32,7 @@ pub(super) async fn with_token(State(admin): State<Admin>, request: Request, nex
 }
 
 impl Admin {
-    /// Writes that somebody did not have the token, not every time.
+    /// Logs, throttled, that somebody did not have the token.
     pub(super) fn log_refusal(&self, via: &str) {
         if let Some(unwritten) = self.refusal_line.is_due() {
             tracing::warn!(via, unwritten, "somebody without the admin token was refused");
@@ -40,24 +40,24 @@ impl Admin {
     }
 }
 
-/// The value of a query parameter; none if it is missing or empty.
+/// Returns the value of a query parameter; none if it is missing or empty.
 pub(super) fn optional(uri: &Uri, name: &str) -> Option<String> {
     let mut pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
 }
 
-/// The value of a query parameter that must be there.
+/// Returns the value of a required query parameter.
 pub(super) fn required(uri: &Uri, name: &'static str) -> Result<String, AdminError> {
     optional(uri, name).ok_or(AdminError::Missing(name))
 }
 
-/// A body in JSON.
+/// Reads a JSON body.
 pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, AdminError> {
     let body = read(headers, "application/json", body).await?;
     serde_json::from_slice(&body).map_err(AdminError::Body)
 }
 
-/// A body as forms send it.
+/// Reads a form's body.
 pub(super) async fn form(headers: &HeaderMap, body: Body) -> Result<Form, AdminError> {
     let body = read(headers, "application/x-www-form-urlencoded", body).await?;
     Ok(Form(url::form_urlencoded::parse(&body).into_owned().collect()))
@@ -67,7 +67,7 @@ pub(super) async fn form(headers: &HeaderMap, body: Body) -> Result<Form, AdminE
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// A field without spaces around it; none if it is missing or empty.
+    /// Returns a field, trimmed; none if it is missing or empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().find(|(key, _)| key == name);
         field.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())

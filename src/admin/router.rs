@@ -1,4 +1,4 @@
-//! The table of the admin port's routes, and what every request passes.
+//! The table of the admin port's routes, and the middleware around it.
 
 use super::error::AdminError;
 use super::{Admin, api, console, request};
@@ -10,7 +10,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-/// All endpoints.
+/// Builds the router of all endpoints.
 pub fn router(admin: Admin) -> Router {
     let api = Router::new()
         .route("/cluster", get(api::cluster))
@@ -36,7 +36,7 @@ pub fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// Metrics and health, for those who scrape and probe: without a token, like on the public port.
+/// Metrics and health for scrapers and probes: without a token, like on the public port.
 fn probes() -> Router<Admin> {
     Router::new()
         .route("/health", get(async |State(admin): State<Admin>| health::report(&admin.clock, Some(&admin.metrics))))

@@ -1,8 +1,8 @@
-//! Numbers for people.
+//! Formats numbers for people.
 
 use super::report::Replica;
 
-/// Bytes, with three digits: `12.3 MiB`.
+/// Formats bytes with three digits: `12.3 MiB`.
 pub fn bytes(bytes: i64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (bytes as f64, 0);
@@ -16,7 +16,7 @@ pub fn bytes(bytes: i64) -> String {
     }
 }
 
-/// A rate or another count that may be less than one.
+/// Formats a rate or another number that may be less than one.
 pub fn rate(rate: f64) -> String {
     match rate {
         0.0 => "0".to_owned(),
@@ -25,7 +25,7 @@ pub fn rate(rate: f64) -> String {
     }
 }
 
-/// A latency; a dash where nothing was measured.
+/// Formats a latency; a dash if nothing was measured.
 pub fn latency(seconds: Option<f64>) -> String {
     match seconds {
         None => "–".to_owned(),
@@ -34,7 +34,7 @@ pub fn latency(seconds: Option<f64>) -> String {
     }
 }
 
-/// A large number by thousands: `1,234,567`.
+/// Formats a large number with thousands separators: `1,234,567`.
 pub fn count(count: i64) -> String {
     let digits = count.unsigned_abs().to_string();
     let mut out = String::new();
@@ -47,13 +47,13 @@ pub fn count(count: i64) -> String {
     if count < 0 { format!("-{out}") } else { out }
 }
 
-/// A number that may be of a part only: then with a plus.
+/// Adds a plus to a number that may be incomplete.
 pub fn at_least(number: String, more: bool) -> String {
     if more { number + "+" } else { number }
 }
 
 impl Replica {
-    /// How it is, in one word.
+    /// Returns its state in one word.
     pub fn state(&self) -> &'static str {
         match self {
             Replica { stopping: true, .. } => "stopping",

@@ -1,4 +1,4 @@
-//! Telling other replicas of what is stored here, and hearing of what is stored there.
+//! Assembles the fan-out: announcing what is stored here, and receiving what is stored elsewhere.
 
 use super::RunError;
 use crate::clock::Clock;
@@ -18,15 +18,15 @@ use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 use std::sync::Arc;
 
-/// What others use of it, and what is to be started.
+/// The parts used by other modules, and the tasks to start.
 pub(super) struct Fanout {
-    /// Takes what is to be told.
+    /// Takes wake-ups to announce.
     pub(super) publisher: Publisher,
     /// Is told of gaps.
     pub(super) reconciler: Reconciler,
-    /// Whether the listener hears.
+    /// The status of the listener.
     pub(super) listener_status: ListenerStatus,
-    /// Which replicas there are.
+    /// The replicas.
     pub(super) presence: Presence,
     reconciling: Vec<ReconcilerTask>,
     received: NotificationCounter,
@@ -61,8 +61,8 @@ impl Fanout {
         }
     }
 
-    /// Starts the listener, the publisher, a reconciler for each bucket, and what evens connections out. `others` have channels on
-    /// the listener's connection, too.
+    /// Starts the listener, the publisher, a reconciler for each bucket, and the rebalancer. `others` also use the
+    /// listener's connection.
     pub(super) fn start(
         self,
         config: &Config,

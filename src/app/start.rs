@@ -1,4 +1,4 @@
-//! Finding the database at the start. Until it is there and fit, the open ports answer probes and say what is waited for.
+//! Finds the database at startup. Until it is there and usable, the open ports answer probes and say what is missing.
 
 use super::RunError;
 use crate::clock::Clock;
@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-/// Pause between two attempts to find the database at the start.
+/// Pause between attempts to find the database.
 const START_PAUSE: Duration = Duration::from_millis(500);
 
-/// The logs and how they are distributed; none if the replica was told to stop before they were found.
+/// Returns the logs and their distribution; none if the replica was told to stop before they were found.
 pub(super) async fn find_database(
     config: &Config,
     public: &[TcpListener],
@@ -38,7 +38,8 @@ pub(super) async fn find_database(
     Ok(Some((layout, store)))
 }
 
-/// Refuses a database that cannot serve this replica. What may be mended meanwhile is said, and is waited for.
+/// Refuses a database that cannot serve this replica. Problems that may be fixed in the meantime are logged and waited
+/// for.
 async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
     match store.fitness().await {
         Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
@@ -46,12 +47,12 @@ async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
             tracing::warn!("not ready: {unfit}");
             Ok(())
         }
-        // Readiness says that it does not answer, if that lasts.
+        // If it still does not answer, readiness reports it.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Waits until the database is there, and sees to its schema. How its logs are distributed.
+/// Waits for the database and prepares its schema. Returns how its logs are distributed.
 async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, SchemaError> {
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
@@ -68,7 +69,7 @@ async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, Sc
 
 async fn prepare_schema(config: &Config) -> Result<Layout, SchemaError> {
     let database = &config.database;
-    // Before anything is applied to a database that may be somebody else's.
+    // Before anything is applied to a database that may belong to somebody else.
     if let Some(listen_url) = database.database_listen_url.as_ref().filter(|url| **url != database.database_url) {
         same_database::check(&database.database_url, listen_url).await?;
     }

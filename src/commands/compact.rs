@@ -7,7 +7,7 @@ use crate::store::compaction::{Compactor, Progress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What `mana-sync compact` is told.
+/// Arguments of `mana-sync compact`.
 #[derive(Args, Debug)]
 pub struct CompactArgs {
     #[command(flatten)]
@@ -16,24 +16,24 @@ pub struct CompactArgs {
     #[command(flatten)]
     compaction: CompactionConfig,
 
-    /// Of this user only.
+    /// Only this user's logs.
     #[arg(long)]
     user: Option<String>,
 
-    /// Of this app only.
+    /// Only this app's logs.
     #[arg(long)]
     app: Option<String>,
 }
 
-/// Of each log that the bar shows.
+/// Steps of the progress bar per log.
 const PARTS: u64 = 1_000;
 
-/// Trims what is older than COMPACT_AFTER_MS, and says what was taken out.
+/// Trims what is older than COMPACT_AFTER_MS, and reports what was removed.
 pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
     let (user, app) = (args.user.as_deref(), args.app.as_deref());
     let mut compactor = Compactor::of_command(&args.database, &args.compaction).await?;
     let bar = ProgressBar::new(compactor.count_logs(user, app).await? * PARTS);
-    // The template is a constant, and a bar without it is as good.
+    // The template is a constant; without it the default bar is fine.
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}%, {msg}, {elapsed}") {
         bar.set_style(style);
     }

@@ -8,23 +8,23 @@ use crate::store::{Layout, MAX_BUCKETS};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What `mana-sync distribute` is told.
+/// Arguments of `mana-sync distribute`.
 #[derive(Args, Debug)]
 pub struct DistributeArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// Over how many schemas. It cannot be changed afterwards: 16 are a good number.
+    /// The number of schemas. It cannot be changed afterwards: 16 is a good number.
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_BUCKETS)))]
     buckets: u16,
 }
 
-/// Distributes the logs, and says how far it is.
+/// Distributes the logs, and shows the progress.
 pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
-    // The command line has checked the number.
+    // The command line has validated the number.
     let layout = Layout::over(args.buckets).unwrap_or(Layout::ONE);
     let bar = ProgressBar::new(0);
-    // The template is a constant, and a bar without it is as good.
+    // The template is a constant; without it the default bar is fine.
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} logs, {msg}, {elapsed}, {eta} left") {
         bar.set_style(style);
     }

@@ -7,22 +7,23 @@ use crate::store::lifecycle::Archive;
 use clap::Args;
 use std::io::{IsTerminal, Write};
 
-/// What `mana-sync erase` is told.
+/// Arguments of `mana-sync erase`.
 #[derive(Args, Debug)]
 pub struct EraseArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// Whom to erase.
+    /// The user to erase.
     #[arg(long)]
     user: String,
 
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
-/// Erases all that is stored of a user: changes, what was trimmed of them, logs. Asks before, unless told not to.
+/// Erases everything stored for a user: changes, what was trimmed of them, logs. Asks for confirmation unless told not
+/// to.
 pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
     if !args.yes && !is_meant(&args.user)? {
         return Err(CommandError::NotConfirmed);
@@ -34,7 +35,7 @@ pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
     written(out.end())
 }
 
-/// Asks whoever sits at the terminal; nobody else can mean it.
+/// Asks for confirmation on a terminal; without one, nothing is confirmed.
 fn is_meant(user: &str) -> Result<bool, CommandError> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);

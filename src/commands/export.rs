@@ -1,4 +1,4 @@
-//! `mana-sync export`: hands out what is stored of a user, as one JSON object a line.
+//! `mana-sync export`: exports what is stored for a user, one JSON object per line.
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
@@ -9,26 +9,26 @@ use crate::store::lifecycle::{Archive, LoggedChange, Record, position};
 use clap::Args;
 use std::io::{BufWriter, Write};
 
-/// What `mana-sync export` is told.
+/// Arguments of `mana-sync export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// Whose.
+    /// The user.
     #[arg(long)]
     user: String,
 
-    /// Of this app only.
+    /// Only this app's logs.
     #[arg(long)]
     app: Option<String>,
 
-    /// Every change that is stored, and what is kept of trimmed ones, instead of the records as they stand.
+    /// Every stored change, and what is kept of trimmed ones, instead of the current records.
     #[arg(long)]
     log: bool,
 }
 
-/// Writes to the standard output. Everything is as of one moment.
+/// Writes to standard output. Everything is from a single snapshot.
 pub async fn run(args: &ExportArgs) -> Result<(), CommandError> {
     let mut archive = Archive::connect_for(&args.user, &args.database, "export").await?;
     let logs = archive.logs(&args.user, args.app.as_deref()).await?;
@@ -49,7 +49,7 @@ fn write(out: &mut impl Write, line: String) -> Result<(), CommandError> {
     writeln!(out, "{}", escaped(&line)).map_err(CommandError::Output)
 }
 
-/// A record as it stands: its values, and the stamp of each.
+/// Encodes a record: its current values, and the stamp of each.
 fn record_line(log: &LogName, record: &Record) -> String {
     let (mut data, mut stamps) = (ObjectWriter::new(), ObjectWriter::new());
     for (field, ((stamp, _), value)) in &record.fields {
@@ -66,7 +66,7 @@ fn record_line(log: &LogName, record: &Record) -> String {
     line.finish()
 }
 
-/// A change as it is stored: values and stamps of its fields, who stored it, where it stands.
+/// Encodes a stored change: values and stamps of its fields, who stored it, and its position.
 fn change_line(log: &LogName, logged: &LoggedChange) -> Result<String, CompactionError> {
     let change = &logged.change;
     let (mut data, mut stamps) = (ObjectWriter::new(), ObjectWriter::new());

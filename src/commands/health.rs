@@ -1,4 +1,4 @@
-//! `mana-sync health`: asks a replica on this machine whether it is ready, where its settings say that it listens.
+//! `mana-sync health`: asks a replica on this machine whether it is ready, at the address from its settings.
 
 use crate::config::{Networks, read_networks};
 use clap::Args;
@@ -9,23 +9,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
 
-/// How long a replica may take to say whether it is ready.
+/// Maximum time for the replica to answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Most bytes of an answer that are read.
+/// Maximum number of bytes read of an answer.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// What `mana-sync health` is told: by the replica's own settings.
+/// Arguments of `mana-sync health`: the replica's own settings.
 #[derive(Args, Debug)]
 pub struct HealthArgs {
     /// Port that the replica listens on.
     #[arg(long, env, default_value_t = 3050)]
     port: u16,
 
-    /// Address that PORT is on. One of no machine in particular, as by default, is asked on this one.
+    /// Address that PORT is on. If it is unspecified, as by default, this machine is asked.
     #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     bind_address: IpAddr,
 
-    /// The admin port, which is asked instead where there is one: it says what is missing, whatever PUBLIC_METRICS is.
+    /// The admin port, which is asked instead if it is set: it says what is missing, whatever PUBLIC_METRICS is.
     #[arg(long, env)]
     admin_port: Option<u16>,
 
@@ -42,31 +42,31 @@ pub struct HealthArgs {
     proxy_protocol: bool,
 }
 
-/// What the replica says of itself.
+/// The replica's answer.
 #[derive(Debug)]
 pub struct Readiness {
-    /// Whether it is ready.
+    /// True if it is ready.
     pub ready: bool,
     /// The answer's body.
     pub text: String,
 }
 
-/// Why nobody knows.
+/// The reasons why readiness is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Nobody answers there.
+    /// Nobody answers at the address.
     #[error("nobody answers at {address}")]
     Connection {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It takes too long.
+    /// The replica takes too long.
     #[error("the replica does not answer in time")]
     Timeout(#[from] Elapsed),
-    /// Whoever listens there is no replica.
+    /// Something listens there that is not a replica.
     #[error("what answers at {0} does not speak HTTP")]
     Answer(SocketAddr),
 }
@@ -77,13 +77,13 @@ impl HealthArgs {
         Some(SocketAddr::new(reachable(self.admin_host), port))
     }
 
-    /// Whether PORT wants to be told first for whom this address speaks.
+    /// True if PORT expects the PROXY protocol from this address.
     fn is_balancer(&self, own: IpAddr) -> bool {
         self.proxy_protocol && self.trusted_proxies.iter().flatten().any(|network| network.contains(own))
     }
 }
 
-/// Where on this machine a program can be reached that listens on this address.
+/// Returns the address on this machine for a program that listens on `address`.
 fn reachable(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -92,17 +92,17 @@ fn reachable(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Asks whether the replica is ready.
+/// Asks the replica whether it is ready.
 ///
 /// # Errors
-/// It does not say.
+/// There is no usable answer.
 pub async fn run(args: &HealthArgs) -> Result<Readiness, HealthError> {
     let admin = args.admin();
     let address = admin.unwrap_or_else(|| SocketAddr::new(reachable(args.bind_address), args.port));
     let asking = async {
         let mut stream = TcpStream::connect(address).await?;
         let speaks_first = admin.is_none() && args.is_balancer(stream.local_addr()?.ip());
-        // As a balancer does for its own probes. In HTTP/1.0 the answer ends where the connection does.
+        // As a balancer does for its own probes. In HTTP/1.0 the answer ends with the connection.
         let head = if speaks_first { "PROXY UNKNOWN\r\n" } else { "" };
         let request = format!("{head}GET /health/ready HTTP/1.0\r\nHost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -114,7 +114,7 @@ pub async fn run(args: &HealthArgs) -> Result<Readiness, HealthError> {
     read(&String::from_utf8_lossy(&answer)).ok_or(HealthError::Answer(address))
 }
 
-/// Reads an answer; none if it is not HTTP.
+/// Parses an answer; none if it is not HTTP.
 fn read(answer: &str) -> Option<Readiness> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;

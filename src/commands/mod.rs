@@ -1,5 +1,5 @@
-//! What operators do with a database, without a replica running: `mana-sync compact`, `distribute`, `why`,
-//! `usage`, `export`, `erase`. And `health`, which asks a replica.
+//! Operators' commands that work on the database without a running replica: `mana-sync compact`, `distribute`, `why`,
+//! `usage`, `export`, `erase`. Also `health`, which asks a replica.
 
 mod compact;
 mod distribute;
@@ -22,7 +22,7 @@ use crate::store::compaction::CompactionError;
 use crate::store::distribute::DistributeError;
 use std::io;
 
-/// Why a command could not be done.
+/// The reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The database could not be worked with.
@@ -37,7 +37,7 @@ pub enum CommandError {
     /// Cannot read the answer.
     #[error("cannot read the answer")]
     Input(#[source] io::Error),
-    /// Nothing is stored of the record.
+    /// Nothing is stored for the record.
     #[error("nothing is stored of record {record:?} in table {table:?} of this user and app")]
     NoRecord {
         /// The table.
@@ -51,15 +51,15 @@ pub enum CommandError {
     /// Some logs could not be trimmed; the others were.
     #[error("{failed} logs could not be trimmed, see above; the others are")]
     NotTrimmed {
-        /// How many.
+        /// The number of logs.
         failed: u64,
     },
-    /// Nobody has confirmed that data is to be erased.
+    /// Erasing was not confirmed.
     #[error("nothing was erased: say --yes, or answer the question on a terminal")]
     NotConfirmed,
 }
 
-/// Whether the output was written, as far as anybody wanted it.
+/// Maps the result of writing output; a reader that stops early is not an error.
 fn written(result: io::Result<()>) -> Result<(), CommandError> {
     read_or_not(result).map_err(CommandError::Output)
 }

@@ -1,4 +1,4 @@
-//! `mana-sync usage`: who stores how much.
+//! `mana-sync usage`: shows who stores how much.
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
@@ -9,26 +9,26 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use std::io::Write;
 
-/// What `mana-sync usage` is told.
+/// Arguments of `mana-sync usage`.
 #[derive(Args, Debug)]
 pub struct UsageArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// How many users and apps, those that take most.
+    /// The number of users and apps to list, largest first.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
 
-    /// One JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
 
-/// Columns that are numbers; the others are names.
+/// Number of numeric columns; the others are names.
 const NUMBERS: usize = 6;
 const TITLES: [&str; 8] = ["bytes", "garbage", "changes", "records", "trimmed", "(bytes)", "app", "user"];
 
-/// Says what the logs take that take most.
+/// Prints the largest logs.
 pub async fn run(args: &UsageArgs) -> Result<(), CommandError> {
     let usage = Archive::connect(&args.database, "usage").await?.usage(args.top.into()).await?;
     let mut out = std::io::stdout().lock();

@@ -1,4 +1,4 @@
-//! `mana-sync why`: why the fields of a record are what they are.
+//! `mana-sync why`: explains the values of a record's fields.
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
@@ -10,10 +10,10 @@ use crate::store::why::{Field, Limits, Lost, Write};
 use clap::Args;
 use std::io;
 
-/// Bytes of the writes that lost which are shown, at most.
+/// Maximum bytes shown of writes that lost.
 const MAX_BYTES: usize = 64 << 20;
 
-/// What `mana-sync why` is told.
+/// Arguments of `mana-sync why`.
 #[derive(Args, Debug)]
 pub struct WhyArgs {
     #[command(flatten)]
@@ -32,20 +32,20 @@ pub struct WhyArgs {
     #[arg(long)]
     record: String,
 
-    /// This field only.
+    /// Only this field.
     #[arg(long)]
     field: Option<String>,
 
-    /// Of what a field's value won against, and of what came too late, so many at most: the latest.
+    /// Maximum number of writes listed, each, that a field's value won against and that came too late: the latest.
     #[arg(long, default_value_t = 100)]
     limit: usize,
 
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Says of each field what wins, what it won against, and what came too late.
+/// Prints for each field what wins, what it won against, and what came too late.
 pub async fn run(args: &WhyArgs) -> Result<(), CommandError> {
     let log = Log::new(args.user.as_str().into(), &args.app);
     let mut archive = Archive::connect_for(&args.user, &args.database, "why").await?;
@@ -125,7 +125,7 @@ fn write_text(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
     Ok(())
 }
 
-/// One write, for a person.
+/// Formats a write for a person.
 fn line(write: &Write) -> String {
     let (value, stamp, device, stored) = (plain(&write.value), write.stamp, plain(&write.device), position(write.at));
     let trimmed = write.trimmed_at.map(|at| format!(", out of the log since {}", position(at)));

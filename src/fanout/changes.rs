@@ -1,4 +1,4 @@
-//! What changed in ranges of logs, as wake-ups say it: a bounded part at a time (G6).
+//! Looks up what changed in ranges of logs, for wake-ups, one bounded part at a time (G6).
 
 use super::tables::Tables;
 use crate::store::{ChangedTable, HeadReader, LogRange, RangeChanges, StoreError};
@@ -6,31 +6,31 @@ use crate::telemetry::Metrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Ranges that are looked at in one statement.
+/// Maximum number of ranges looked up in one statement.
 pub(super) const RANGES_PER_QUERY: usize = 500;
-/// Bytes of the names that are told at once, about. What comes after them is told next.
+/// Approximate maximum of bytes of names announced at once. What comes after them is announced next.
 pub(super) const MAX_NAMES: usize = 64 << 10;
 
-/// What changed in a range, or in the first part of it.
+/// The changes in a range, or in the first part of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Changed {
     /// The tables that each device changed.
     pub(super) by_client: Vec<(Arc<str>, Tables)>,
-    /// Up to where. The end of the range, if there is nothing left.
+    /// The position up to which they go: the end of the range, if nothing is left.
     pub(super) until: i64,
-    /// Bytes of the names.
+    /// Size of the names in bytes.
     pub(super) bytes: usize,
 }
 
-/// Looks up what changed in these ranges, [`RANGES_PER_QUERY`] at most.
+/// Looks up what changed in these ranges, of which there may be at most [`RANGES_PER_QUERY`].
 pub(super) async fn look_up(heads: &HeadReader, ranges: &[LogRange]) -> Result<Vec<Changed>, StoreError> {
     Ok(heads.changed_tables(ranges).await?.into_iter().map(cut).collect())
 }
 
-/// As much of it as is told at once.
+/// Cuts off what exceeds the bound for one announcement.
 fn cut(RangeChanges { mut tables, mut until }: RangeChanges) -> Changed {
     let mut bytes = 0;
-    // What stands at one position is told at once, so that there is an end to it.
+    // Changes at one position are announced together, so that every part makes progress.
     let first = tables.first().map_or(0, |table| table.first);
     let end = tables.iter().position(|table| {
         bytes += table.table.len();
@@ -52,7 +52,7 @@ fn cut(RangeChanges { mut tables, mut until }: RangeChanges) -> Changed {
     }
 }
 
-/// What is asked in chunks, of which one that fails by itself does not end the others: it is halved, and asked last.
+/// Splits items into chunks. A chunk that fails on its own does not end the others: it is halved and retried last.
 pub(super) struct Chunks<'a, T> {
     left: VecDeque<&'a [T]>,
     metrics: &'a Metrics,
@@ -67,10 +67,10 @@ impl<'a, T> Chunks<'a, T> {
         self.left.pop_front()
     }
 
-    /// A chunk has failed.
+    /// Reports that a chunk has failed.
     ///
     /// # Errors
-    /// So would all others.
+    /// The error would affect all other chunks too.
     pub(super) fn failed(&mut self, chunk: &'a [T], error: StoreError) -> Result<(), StoreError> {
         if !error.is_about_statement() {
             return Err(error);

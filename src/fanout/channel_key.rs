@@ -1,9 +1,9 @@
-//! What tells a replica's notification from anybody else's.
+//! Signs and verifies notifications between replicas.
 //!
-//! Every role that may connect to the database may LISTEN and NOTIFY. So replicas sign what they send, with a key that
-//! they share. What is not signed is no more than a reason to ask the database, and what it says is not used: so
-//! programs in SQL, replicas of the version before and those that have another key already wake devices too, only
-//! with a look-up in between, and nobody can make up names or ranges.
+//! Every role that may connect to the database may LISTEN and NOTIFY. So replicas sign what they send, with keys that
+//! they share. An unsigned notification is only a reason to ask the database; its contents are not used. So SQL
+//! programs, replicas of the previous version and replicas that already have another key still wake devices, with an
+//! extra look-up, and nobody can make up names or ranges.
 
 use crate::config::{FanoutConfig, Secret};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -11,16 +11,17 @@ use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use axum::http::HeaderValue;
 
-/// Bytes of a signature: the first of an HMAC-SHA-256.
+/// Length of a signature in bytes: a truncated HMAC-SHA-256.
 pub(super) const MAC_BYTES: usize = 12;
-/// Bytes of a key for one notification.
+/// Length of a one-time key in bytes.
 pub(super) const KEY_BYTES: usize = 32;
-/// What keys for one notification are made of, beside its nonce: no notification begins so, so none is a key.
+/// Prefix of the text that one-time keys are derived from, before the nonce. No notification begins like this, so no
+/// signature of one is a key.
 const ONE_TIME: &[u8] = b"one notification ";
-/// What the keys are made for; another form of notifications has others.
+/// Domain separator for the keys; another form of notification has its own.
 const PURPOSE: &[u8] = b"mana-sync notifications, form 2";
 
-/// The keys that are accepted; the first one signs.
+/// The accepted keys; the first one signs.
 #[derive(Clone, Debug)]
 pub struct ChannelKeys {
     signing: Key,
@@ -28,7 +29,7 @@ pub struct ChannelKeys {
 }
 
 impl ChannelKeys {
-    /// The keys that the settings name, or else one made from the service key, which all replicas share as well.
+    /// Creates the keys from the settings, or derives one from the service key, which all replicas share too.
     pub fn new(config: &FanoutConfig, service_key: &HeaderValue) -> ChannelKeys {
         let mut given = config.channel_key.iter().map(Secret::expose).map(str::as_bytes);
         let signing = derive(given.next().unwrap_or(service_key.as_bytes()));
@@ -39,12 +40,13 @@ impl ChannelKeys {
         mac(&self.signing, text)
     }
 
-    /// A key that signs one notification, which this names: for the database, which is not trusted with any other.
+    /// Derives a key that signs the one notification with this nonce: for the database, which is not trusted with any
+    /// other key.
     pub(super) fn one_time(&self, nonce: &str) -> [u8; KEY_BYTES] {
         one_time(&self.signing, nonce)
     }
 
-    /// Whether the one-time key that this names has signed a text, if one of the keys has made it.
+    /// True if a text is signed with the one-time key that one of our keys derives from this nonce.
     pub(super) fn verify_one_time(&self, nonce: &str, text: &str, signature: &[u8]) -> bool {
         let mut keys = std::iter::once(&self.signing).chain(&self.others);
         keys.any(|key| {
@@ -55,7 +57,7 @@ impl ChannelKeys {
         })
     }
 
-    /// Whether somebody who has one of the keys has signed this.
+    /// True if this is signed with one of the keys.
     pub(super) fn verify(&self, text: &str, signature: &[u8]) -> bool {
         let mut keys = std::iter::once(&self.signing).chain(&self.others);
         keys.any(|key| verify_slices_are_equal(&mac(key, text), signature).is_ok())
@@ -86,7 +88,7 @@ fn mac(key: &Key, text: &str) -> [u8; MAC_BYTES] {
 pub(super) mod tests {
     use super::*;
 
-    /// Keys as these settings make them; the first signs.
+    /// Creates keys as from these settings; the first signs.
     pub(in super::super) fn keys(secrets: &[&str]) -> ChannelKeys {
         let [first, others @ ..] = secrets else { panic!("a key signs") };
         let derive = |secret: &&str| derive(secret.as_bytes());

@@ -1,13 +1,13 @@
-//! Notifications as they are written on the channel.
+//! Encodes and decodes notifications.
 //!
 //! ```text
 //! m2 | signature, 16 | length, 4 | what the replica says of itself | entry | entry | …
 //!                                                   entry: user, 22 | length, 4 | what was stored
 //! ```
-//! Lengths are in bytes, in hexadecimal digits. The user's key comes first and has a fixed width, so that a replica finds
-//! out whether a push concerns anybody here by one look-up, and passes over it otherwise without reading it. What stands
-//! between is JSON, in which members that a reader does not know are passed over. The signature covers what comes after
-//! it ([`ChannelKeys`]).
+//! Lengths are in bytes, as hexadecimal digits. The user's key comes first and has a fixed width, so a replica finds
+//! out with one look-up whether a push concerns anybody here, and otherwise skips it without reading it. The parts in
+//! between are JSON; members that a reader does not know are ignored. The signature covers everything after it
+//! ([`ChannelKeys`]).
 
 use super::channel_key::{ChannelKeys, MAC_BYTES};
 use super::wakeup::{MAX_PUSHES, Wakeup};
@@ -19,20 +19,20 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The channel that all replicas on one database share.
+/// The channel shared by all replicas on one database.
 pub const CHANNEL: &str = "mana_sync";
-/// Most bytes of a payload. PostgreSQL raises at 8,000.
+/// Maximum size of a payload in bytes. PostgreSQL rejects 8,000 and more.
 pub const MAX_PAYLOAD: usize = 7_900;
 
-/// How payloads of this form begin. A replica that meets another one asks the database instead.
+/// The prefix of payloads of this form. A replica that meets another form asks the database instead.
 const FORM: &str = "m2";
 const SIGNATURE_WIDTH: usize = 16;
 const LENGTH_WIDTH: usize = 4;
 const USER_WIDTH: usize = 22;
-/// Most bytes of an entry that says everything; a larger one leaves out what the listener can look up.
+/// Maximum size of a complete entry in bytes; a larger one omits what the listener can look up.
 const MAX_ENTRY: usize = 2_000;
 
-/// A payload that this version cannot read.
+/// The reasons why a payload cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// The notification is not one of ours.
@@ -41,7 +41,7 @@ pub enum PayloadError {
     /// The notification, or a part of it, is not one of ours.
     #[error("the notification, or a part of it, is not one of ours")]
     Json(#[source] serde_json::Error),
-    /// It has a form of a version that is not known.
+    /// The notification has a form that this version does not know.
     #[error("the notification has the unknown form {0}")]
     Version(u32),
     /// The notification names a user in an unknown form.
@@ -49,7 +49,7 @@ pub enum PayloadError {
     User,
 }
 
-/// What was stored, for one user.
+/// A user's entry: what was stored.
 #[derive(Serialize)]
 struct Body<'a> {
     a: &'a str,
@@ -63,7 +63,7 @@ struct Body<'a> {
     p: &'a [String],
 }
 
-/// The same, read: app, client, tables, ranges and the spans of sampled pushes.
+/// The decoded entry: app, client, tables, ranges and the spans of sampled pushes.
 #[derive(Deserialize)]
 struct OwnedBody {
     a: Arc<str>,
@@ -77,7 +77,7 @@ struct OwnedBody {
     p: Vec<String>,
 }
 
-/// Writes wake-ups into as few payloads as they fit in, and what this replica says of itself into the first of them.
+/// Encodes wake-ups into as few payloads as possible, with this replica's own message in the first of them.
 pub fn encode<'a>(
     keys: &ChannelKeys,
     said: Option<&str>,
@@ -98,7 +98,7 @@ pub fn encode<'a>(
     payloads
 }
 
-/// One payload in the making.
+/// A payload being written.
 struct Writer {
     text: String,
     is_empty: bool,
@@ -112,7 +112,7 @@ impl Writer {
         Writer { text, is_empty: said.is_empty() }
     }
 
-    /// Whether an entry still fits. The first always does.
+    /// True if an entry still fits. The first one always does.
     fn has_room(&self, entry: &str) -> bool {
         self.is_empty || self.text.len() + entry.len() <= MAX_PAYLOAD
     }
@@ -136,7 +136,7 @@ fn encode_entry(wakeup: &Wakeup) -> String {
     format!("{}{:04x}{body}", encode_user(wakeup.user), body.len())
 }
 
-/// Who is woken by what, without the range that was stored.
+/// Encodes a wake-up for a user, without the range that was stored.
 pub(super) fn encode_without_range(wakeup: &Wakeup) -> String {
     format!("{}{}", encode_user(wakeup.user), encode_body(wakeup, &[], &[]))
 }
@@ -145,13 +145,13 @@ fn encode_user(user: UserKey) -> String {
     URL_SAFE_NO_PAD.encode(user.0.as_bytes())
 }
 
-/// What was stored, in these ranges; or, if that were too long, only as much as is needed to look it up.
+/// Encodes what was stored, in these ranges; or, if that is too long, only what is needed to look it up.
 fn encode_body(wakeup: &Wakeup, ranges: &[(i64, i64)], short: &[(i64, i64)]) -> String {
     let pushes: Vec<String> = wakeup.pushes.iter().map(ToString::to_string).collect();
     let whole =
         Body { a: &wakeup.app, c: wakeup.client.as_deref(), t: wakeup.tables.as_deref(), r: ranges, p: &pushes };
     let body = write_body(&whole);
-    // What remains is bounded: an app id has at most 255 bytes, six times that when escaped.
+    // The rest is bounded: an app id has at most 255 bytes, six times that when escaped.
     if body.len() > MAX_ENTRY { write_body(&Body { c: None, t: None, r: short, ..whole }) } else { body }
 }
 
@@ -160,7 +160,7 @@ fn write_body(body: &Body<'_>) -> String {
     serde_json::to_string(body).unwrap_or_default()
 }
 
-/// A payload, taken apart as far as it has to be. Nothing is copied.
+/// A payload, parsed only as far as necessary. Nothing is copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
     signature: &'a str,
@@ -170,7 +170,7 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// Takes a payload apart; none if it does not have this form at all.
+    /// Parses a payload; none if it does not have this form at all.
     pub fn parse(text: &'a str) -> Option<Result<Payload<'a>, PayloadError>> {
         let rest = text.strip_prefix(FORM)?;
         let parse = || {
@@ -181,19 +181,19 @@ impl<'a> Payload<'a> {
         Some(parse().ok_or(PayloadError::Malformed))
     }
 
-    /// Whether a replica has written it.
+    /// True if it is signed by a replica.
     pub fn is_signed(&self, keys: &ChannelKeys) -> bool {
         let mut signature = [0; MAC_BYTES];
         let decoded = URL_SAFE_NO_PAD.decode_slice(self.signature, &mut signature);
         decoded == Ok(MAC_BYTES) && keys.verify(self.signed, &signature)
     }
 
-    /// What the replica says of itself, if it does.
+    /// Returns the replica's own message, if there is one.
     pub fn said(&self) -> Option<&'a str> {
         (!self.said.is_empty()).then_some(self.said)
     }
 
-    /// What was stored, entry after entry. Ends after the first that cannot be read.
+    /// Iterates over the entries. Ends after the first that cannot be read.
     pub fn entries(&self) -> Entries<'a> {
         Entries { rest: self.entries }
     }
@@ -205,7 +205,7 @@ pub struct Entries<'a> {
     rest: &'a str,
 }
 
-/// What was stored for a user, not read yet.
+/// The entry of one user, not decoded yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     /// The user whose devices are woken.
@@ -230,34 +230,34 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 impl Entry<'_> {
-    /// Reads the entry.
+    /// Decodes the entry.
     pub fn read(&self) -> Result<Wakeup, PayloadError> {
         read_body(self.user, self.body)
     }
 }
 
-/// Reads what was stored for a user.
+/// Decodes a user's entry.
 pub(super) fn read_body(user: UserKey, body: &str) -> Result<Wakeup, PayloadError> {
     let OwnedBody { a, c, t, r, p } = serde_json::from_str(body).map_err(PayloadError::Json)?;
     let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
     Ok(Wakeup { user, app: a, client: c, tables: t.map(Into::into), ranges: r, pushes })
 }
 
-/// A user's key, and what comes after it.
+/// Splits a user's key from what follows it.
 pub(super) fn split_user(text: &str) -> Option<(UserKey, &str)> {
     let (user, rest) = text.split_at_checked(USER_WIDTH)?;
     Some((read_user(user)?, rest))
 }
 
-/// A part that its length stands before, and what comes after it.
+/// Splits a length-prefixed part from what follows it.
 fn take(text: &str) -> Option<(&str, &str)> {
     let (length, rest) = text.split_at_checked(LENGTH_WIDTH)?;
     rest.split_at_checked(usize::from_str_radix(length, 16).ok()?)
 }
 
-/// A user's key in its 22 characters.
+/// Decodes a user's key from its 22 characters.
 pub(super) fn read_user(text: &str) -> Option<UserKey> {
-    // One byte more than a key has: the decoder wants room for what it may have to check.
+    // One byte more than a key: the decoder needs room for what it may have to check.
     let mut bytes = [0; 18];
     let read = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
     Some(UserKey(Uuid::from_slice(&bytes[..read]).ok()?))

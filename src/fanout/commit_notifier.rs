@@ -1,11 +1,11 @@
-//! Which pushes tell of themselves with their own commit.
+//! Decides which pushes send their notification within their own commit.
 //!
-//! A transaction that notifies takes a lock of the whole server when it commits, and holds it across the flush of the log:
-//! where many push, they would wait for each other (docs/adr/0003). Where few do, nobody meets, and a notification with
-//! the commit is as early as can be: the publisher's needs a way from the database to the replica and back, and a
-//! transaction of its own. So it is done while the cluster is quiet: while a push has this replica to itself, all
-//! replicas together store no more than [`COMMIT_NOTIFY_RATE`](crate::config::FanoutConfig::commit_notify_rate) a
-//! second, and their statements, each of which holds the lock for a part of its time, take no more than [`SHARE`] of it.
+//! A transaction that notifies takes a server-wide lock when it commits, and holds it while the WAL is flushed: with
+//! many pushes, they would wait for each other (docs/adr/0003). With few pushes they rarely collide, and a notification
+//! with the commit is the earliest possible: the publisher needs another round trip to the database and a transaction
+//! of its own. So it is done while the cluster is quiet: while a push has this replica to itself, all replicas together
+//! store no more than [`COMMIT_NOTIFY_RATE`](crate::config::FanoutConfig::commit_notify_rate) pushes a second, and
+//! their statements, each of which holds the lock for part of its time, take no more than [`SHARE`] of it.
 
 use super::channel_key::ChannelKeys;
 use super::commit_payload;
@@ -19,26 +19,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Over how long pushes are counted.
+/// The window in which pushes are counted.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Which part of the time their statements may take, at most: all replicas' together.
+/// Maximum fraction of the time that the statements of all replicas together may take.
 const SHARE: f64 = 1.0;
-/// The part of the budget of wakes that may be spent so.
+/// Fraction of the wake budget that may be spent this way.
 const BUDGET_SHARE: f64 = 0.5;
-/// What the last statement counts in the average of what they take, as one in so many.
+/// Weight of the last statement in the moving average, as a divisor.
 const WEIGHT: u32 = 8;
-/// How long that average is of use.
+/// The time for which that average stays valid.
 const LATELY: Duration = Duration::from_secs(5);
-/// How long it is not tried again where the database takes no more notifications.
+/// Back-off after the database's notification queue was full.
 const FULL: Duration = Duration::from_secs(10);
 
-/// What decides that, and writes what is told.
+/// Decides which commits notify, and composes their notifications.
 #[derive(Debug)]
 pub(super) struct CommitNotifier {
     keys: ChannelKeys,
     replicas: ReplicaCount,
     limits: Limits,
-    /// Counts what all replicas are heard to store.
+    /// Counts the stores of all replicas that are heard of.
     metrics: Arc<Metrics>,
     clock: Clock,
     load: Mutex<Load>,
@@ -46,21 +46,21 @@ pub(super) struct CommitNotifier {
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Pushes of all replicas in a second.
+    /// Maximum rate of pushes of all replicas, per second.
     rate: f64,
-    /// Wakes of listeners in a second.
+    /// Maximum rate of listener wakes, per second.
     wakes: f64,
 }
 
-/// How much is stored.
+/// The current load.
 #[derive(Debug, Default)]
 struct Load {
     window: Option<Window>,
-    /// Pushes a second, of all replicas.
+    /// Rate of pushes of all replicas, per second.
     rate: f64,
-    /// What a statement took, on average, and when that was last measured.
+    /// Average duration of a statement, and when it was last measured.
     took: Option<(Duration, Instant)>,
-    /// Until when it is not tried.
+    /// Until when commits do not notify.
     off_until: Option<Instant>,
 }
 
@@ -69,12 +69,12 @@ struct Window {
     begun: Instant,
     /// Wake-ups that had been received by then.
     received: u64,
-    /// Pushes of this replica that could have told of themselves since.
+    /// Pushes of this replica since then that could have notified with their commits.
     own: u32,
 }
 
 impl CommitNotifier {
-    /// One that keeps to the settings; none if they say that nothing is to be told so.
+    /// Creates a notifier from the settings; none if they turn it off.
     pub(super) fn new(
         config: &FanoutConfig,
         keys: ChannelKeys,
@@ -91,14 +91,14 @@ impl CommitNotifier {
         is_on.then(|| CommitNotifier { keys, replicas, limits, metrics, clock, load: Mutex::default() })
     }
 
-    /// What a push's transaction is to tell, if it is to.
+    /// Returns the notification for a push's transaction to send, if it should send one.
     pub(super) fn offer(&self, wakeup: &Wakeup, now: Instant) -> Option<CommitNotice> {
         let received = self.metrics.wakeups_received.get();
         let is_quiet = self.load().is_quiet(now, received, self.replicas.get(), self.limits);
         is_quiet.then(|| commit_payload::compose(&self.keys, self.clock.random_u128(), wakeup))
     }
 
-    /// It was told, in a statement that took so long.
+    /// Records that it was sent, in a statement that took this long.
     pub(super) fn told(&self, took: Duration, now: Instant) {
         self.metrics.notifications_sent.inc();
         self.metrics.notifications_with_commit.inc();
@@ -111,7 +111,7 @@ impl CommitNotifier {
         load.took = Some((average, now));
     }
 
-    /// The database takes no more notifications.
+    /// Records that the database's notification queue is full.
     pub(super) fn queue_is_full(&self, now: Instant) {
         self.load().off_until = Some(now + FULL);
     }
@@ -141,10 +141,10 @@ impl Load {
         window.own += 1;
         let elapsed = now - window.begun;
         if elapsed >= WINDOW {
-            // What this replica does not hear, it counts itself.
+            // Our own pushes count even if this replica does not hear of them.
             let pushes = received.saturating_sub(window.received).max(u64::from(window.own));
             let elapsed = elapsed.as_secs_f64();
-            // What was more before counts for less and less.
+            // An earlier, higher rate decays.
             let before = self.rate * 0.5_f64.powf(elapsed / WINDOW.as_secs_f64());
             self.rate = before.max(pushes as f64 / elapsed);
             self.window = Some(begin);
@@ -158,7 +158,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { rate: 250.0, wakes: 20_000.0 };
 
-    /// So many pushes a second for so long, of which this replica hears; how many could tell with their commits.
+    /// Simulates `rate` pushes a second that this replica hears of; returns how many could notify with their commits.
     fn told(load: &mut Load, begin: Instant, rate: u32, seconds: f64, replicas: usize) -> u32 {
         let count = (f64::from(rate) * seconds) as u32;
         let at = |n: u32| begin + Duration::from_secs_f64(f64::from(n) / f64::from(rate));

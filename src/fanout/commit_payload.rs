@@ -1,14 +1,15 @@
-//! Notifications that pushes send with their own commits, as they are written on the channel.
+//! The encoding of notifications that pushes send with their own commits.
 //!
 //! ```text
 //! m3 | signature, 24 | nonce, 32 | head before, 16 | head, 16 | user, 22 | what was stored
 //! ```
-//! Numbers are hexadecimal digits; what was stored is JSON as in [`super::codec`], without ranges: there is one, and only
-//! the statement that stores knows it. So the database signs, with a key for this notification alone, which replicas derive
-//! from the nonce: whoever sees that key, in a log of parameters, can sign nothing else with it.
+//! Numbers are hexadecimal digits; what was stored is JSON as in [`super::codec`], without ranges: there is only one,
+//! and only the statement that stores knows it. So the database signs, with a key for this notification alone, which
+//! replicas derive from the nonce: anyone who sees that key, for example in a log of parameters, can sign nothing else
+//! with it.
 //!
-//! The signature is the first 12 bytes of the SHA-256 of key and text. The rest of the hash stays unknown, so nobody can
-//! lengthen a text that was signed.
+//! The signature is the first 12 bytes of the SHA-256 of key and text. The rest of the hash stays unknown, so nobody
+//! can extend a signed text.
 
 use super::channel_key::{ChannelKeys, MAC_BYTES};
 use super::codec::{self, CHANNEL, PayloadError};
@@ -16,20 +17,20 @@ use super::wakeup::Wakeup;
 use crate::protocol::UserKey;
 use crate::store::CommitNotice;
 
-/// How they begin.
+/// The prefix of these payloads.
 const FORM: &str = "m3";
 const SIGNATURE_WIDTH: usize = MAC_BYTES * 2;
 const NONCE_WIDTH: usize = 32;
 const POSITION_WIDTH: usize = 16;
 
-/// What tells of this wake-up, whose range is not known yet.
+/// Composes the notification for this wake-up; its range is not known yet.
 pub fn compose(keys: &ChannelKeys, nonce: u128, wakeup: &Wakeup) -> CommitNotice {
     let nonce = format!("{nonce:032x}");
     let key = keys.one_time(&nonce).to_vec();
     CommitNotice { channel: CHANNEL, key, before: nonce, after: codec::encode_without_range(wakeup) }
 }
 
-/// One that was received, taken apart.
+/// A received payload, parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitPayload<'a> {
     signature: &'a str,
@@ -42,7 +43,7 @@ pub struct CommitPayload<'a> {
 }
 
 impl<'a> CommitPayload<'a> {
-    /// Takes a payload apart; none if it does not have this form at all.
+    /// Parses a payload; none if it does not have this form at all.
     pub fn parse(text: &'a str) -> Option<Result<CommitPayload<'a>, PayloadError>> {
         let rest = text.strip_prefix(FORM)?;
         let parse = || {
@@ -57,7 +58,7 @@ impl<'a> CommitPayload<'a> {
         Some(parse().ok_or(PayloadError::Malformed))
     }
 
-    /// Whether it was signed with a key that a replica has made.
+    /// True if it was signed with a key derived by a replica.
     pub fn is_signed(&self, keys: &ChannelKeys) -> bool {
         let mut signature = [0; MAC_BYTES];
         let digits = self.signature.as_bytes().as_chunks::<2>().0;
@@ -69,7 +70,7 @@ impl<'a> CommitPayload<'a> {
         read && keys.verify_one_time(self.nonce, self.signed, &signature)
     }
 
-    /// Reads it.
+    /// Decodes the wake-up.
     pub fn read(&self) -> Result<Wakeup, PayloadError> {
         let wakeup = codec::read_body(self.user, self.body)?;
         Ok(Wakeup { ranges: vec![self.range], ..wakeup })

@@ -1,4 +1,4 @@
-//! What those share who look for what no notification brought.
+//! Dependencies shared by the tasks that look for missed notifications.
 
 use super::SessionRegistry;
 use crate::store::HeadReader;
@@ -6,22 +6,22 @@ use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Users asked for in one statement.
+/// Maximum number of users queried in one statement.
 pub(super) const USERS_PER_QUERY: usize = 5_000;
-/// Requests that wait. Beyond it, look-ups are left to the next round and joining sessions wait their turn.
+/// Maximum number of waiting requests. Beyond it, look-ups are left to the next round and joining sessions wait.
 pub(super) const QUEUE: usize = 10_000;
 
-/// What a reconciler works with.
+/// The dependencies of a reconciler.
 #[derive(Clone)]
 pub struct Dependencies {
-    /// Where heads are read.
+    /// Reads heads.
     pub heads: HeadReader,
-    /// Whose logs are looked at, and who is woken.
+    /// The sessions whose logs are checked, and that are woken.
     pub sessions: Arc<dyn SessionRegistry>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The time between two rounds.
     pub period: Duration,
-    /// How far back a session that comes is told of what was stored.
+    /// A new session is told what was stored this long before it.
     pub recent: Duration,
 }

@@ -1,4 +1,4 @@
-//! Where the logs stand that sessions listen to.
+//! Reads the heads of the logs that sessions listen to.
 
 use super::Listening;
 use super::dependencies::Dependencies;
@@ -6,8 +6,8 @@ use crate::protocol::{LogId, UserKey};
 use crate::store::{Head, MAX_LOGS, StoreError};
 use std::collections::HashMap;
 
-/// Where the logs stand that are listened to. Of a user who has very many, and listens to all, the newest are looked at: what
-/// was stored and not announced is among them.
+/// Reads the heads of logs that are listened to. For a user who listens to all of very many logs, only the newest are
+/// read: whatever was stored and not announced is among them.
 pub(super) async fn read(dependencies: &Dependencies, listening: &[Listening]) -> Result<Vec<Head>, StoreError> {
     let (mut users, mut logs): (Vec<UserKey>, Vec<LogId>) = (Vec::new(), Vec::new());
     for Listening { user, app } in listening {
@@ -30,7 +30,7 @@ pub(super) async fn read(dependencies: &Dependencies, listening: &[Listening]) -
     Ok(newest(all))
 }
 
-/// The newest heads of a user with very many logs; none if only that cannot be found out, which is nobody else's fault.
+/// Reads the newest heads of a user with very many logs; none if that alone fails, so that nobody else is affected.
 async fn newest_of(dependencies: &Dependencies, user: UserKey) -> Result<Vec<Head>, StoreError> {
     dependencies.heads.newest(user).await.or_else(|error| {
         if !error.is_about_statement() {
@@ -43,13 +43,14 @@ async fn newest_of(dependencies: &Dependencies, user: UserKey) -> Result<Vec<Hea
     })
 }
 
-/// Where all others of a user's logs stand at most, if these are the newest; the beginning, if there are no others.
+/// Returns an upper bound for the heads of a user's other logs, given the newest; the beginning, if there are no
+/// others.
 pub(super) fn others(newest: &[Head]) -> i64 {
     let has_others = newest.len() >= MAX_LOGS;
     newest.iter().map(|head| head.at).min().filter(|_| has_others).unwrap_or(0)
 }
 
-/// The newest head of each log; one that was erased and written to again has two.
+/// Returns the newest head of each log; a log that was erased and written to again has two.
 pub(super) fn newest(heads: Vec<Head>) -> Vec<Head> {
     let mut newest: HashMap<(UserKey, String), i64> = HashMap::with_capacity(heads.len());
     for Head { user, app, at } in heads {

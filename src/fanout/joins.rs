@@ -1,4 +1,4 @@
-//! Finds out where the logs of users stand whose first session has come.
+//! Finds out the positions of users' logs when their first session begins.
 
 use super::dependencies::{Dependencies, USERS_PER_QUERY};
 use super::heads;
@@ -7,14 +7,14 @@ use crate::store::{Head, StoreError};
 use std::collections::{HashMap, HashSet};
 use tokio::sync::{mpsc, oneshot};
 
-/// A user whose first session has come.
+/// A user whose first session has begun.
 #[derive(Debug)]
 pub(super) struct Join {
     pub(super) user: UserKey,
     pub(super) begun: oneshot::Sender<()>,
 }
 
-/// Answers requests until there can be no more.
+/// Answers requests until their senders are gone.
 pub(super) async fn run(dependencies: &Dependencies, mut joins: mpsc::Receiver<Join>) {
     let mut batch = Vec::new();
     while joins.recv_many(&mut batch, USERS_PER_QUERY).await > 0 {
@@ -34,7 +34,7 @@ pub(super) async fn run(dependencies: &Dependencies, mut joins: mpsc::Receiver<J
 fn cannot_join(error: &StoreError, joins: &mut Vec<Join>) {
     let error = error as &dyn std::error::Error;
     tracing::warn!(error, sessions = joins.len(), "sessions cannot be joined");
-    // Dropping a request tells its session.
+    // Dropping a request notifies its session.
     joins.clear();
 }
 
@@ -50,7 +50,7 @@ fn begin_all(dependencies: &Dependencies, joins: &mut Vec<Join>, heads: Vec<Head
     }
 }
 
-/// Begins users who have very many logs, once all others have begun.
+/// Begins users with very many logs, after all others.
 async fn begin_large(dependencies: &Dependencies, joins: Vec<Join>) {
     for join in joins {
         match dependencies.heads.newest(join.user).await {

@@ -1,6 +1,6 @@
-//! Notifications of the form before: of replicas of an older version, and of `sync_push` in SQL.
+//! Reads notifications of the previous form: from replicas of an older version, and from `sync_push` in SQL.
 //!
-//! They are not signed, so only whom they are about is taken from them; what was stored is asked of the database.
+//! They are not signed, so only the users are taken from them; what was stored is asked of the database.
 
 use super::codec::{PayloadError, read_user};
 use crate::protocol::UserKey;
@@ -19,7 +19,7 @@ struct Payload<'a> {
     w: Vec<Entry<'a>>,
 }
 
-/// The users whom a payload is about.
+/// Returns the users that a payload concerns.
 pub(super) fn users(payload: &str) -> Result<Vec<UserKey>, PayloadError> {
     let payload: Payload<'_> = serde_json::from_str(payload).map_err(PayloadError::Json)?;
     if payload.v != VERSION {

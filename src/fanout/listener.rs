@@ -1,10 +1,10 @@
-//! Hears what all replicas publish.
+//! Listens for the notifications of all replicas.
 //!
-//! On a connection of its own, straight to the primary: LISTEN does not survive a pooler, and a standby hears
-//! nothing. The connection is distrusted: before it counts as listening it has to bring a notification that was sent
-//! on another one, which it does not through a pooler that shares its connections between transactions; then it is
-//! pinged, and one that answers late is replaced. After every connect: LISTEN first, then reconcile, so that nothing
-//! falls in between.
+//! It has a connection of its own, straight to the primary: LISTEN does not survive a pooler, and a standby receives
+//! nothing. The connection is not trusted: before it counts as listening it has to receive a notification that was sent
+//! on another connection, which fails through a pooler that shares its connections between transactions. From then on
+//! it is pinged, and replaced if it answers late. After every connect it runs LISTEN first and reconciles afterwards,
+//! so that nothing falls in between.
 
 pub use super::listener_status::ListenerStatus;
 
@@ -24,18 +24,18 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
-/// How long one step may take: to answer a ping, to LISTEN.
+/// Maximum time for one step: answering a ping, or LISTEN.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Whether the database is still at LISTEN for a connection with our name.
+/// Checks whether the database is still executing LISTEN for a connection with our name.
 const IS_LISTENING: &str =
     "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
     and pid <> pg_backend_pid() and state = 'active' and query like 'listen %')";
-/// Where servers know it, from version 14.
+/// Turns off `idle_session_timeout`, which servers have from version 14.
 const NEVER_IDLE: &str = "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
 /// Pauses between attempts to connect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Why a listening connection ended.
+/// The reasons why a listening connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
     #[error("there is no connection")]
@@ -55,43 +55,43 @@ enum ListenError {
 }
 
 impl ListenError {
-    /// Whether it lasts until an operator mends it.
+    /// True if the problem lasts until an operator fixes it.
     fn is_settings(&self) -> bool {
         matches!(self, ListenError::Standby | ListenError::Deaf | ListenError::OtherDatabase)
     }
 
-    /// Whether the database's queue of notifications is full.
+    /// True if the database's notification queue is full.
     fn is_full_queue(&self) -> bool {
         matches!(self, ListenError::Database(error) if error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED))
     }
 }
 
-/// Somebody else who hears something on the listener's connection: one more that listens would cost the database as much
-/// as one more replica.
+/// Additional channels on the listener's connection: another connection that listens would cost the database as much as
+/// another replica.
 pub trait OtherChannels: Send + Sync + 'static {
-    /// What to listen to: names of lower-case letters, digits and underscores.
+    /// Returns the channels to listen on: names of lower-case letters, digits and underscores.
     fn channels(&self) -> Vec<String>;
 
-    /// From now on everything is received, or nothing any more.
+    /// Reports that everything is received from now on, or nothing any more.
     fn listening(&self, is_listening: bool);
 
-    /// Something came on one of the channels. Must be quick.
+    /// Receives a payload from one of the channels. Must be quick.
     fn receive(&self, payload: &str);
 }
 
 /// The listening task.
 pub struct Listener {
-    /// Connects to PostgreSQL itself.
+    /// Connects to PostgreSQL directly.
     pub connector: Connector,
-    /// How the database is reached by those who publish.
+    /// Connects the way publishers do.
     pub publishing: Connector,
-    /// How often a silent connection is probed.
+    /// Interval between pings of a silent connection.
     pub ping: Duration,
-    /// Who takes what it hears.
+    /// Receives the notifications.
     pub receiver: Receiver,
-    /// Where it says whether it hears.
+    /// Reports whether the listener is listening.
     pub listener_status: ListenerStatus,
-    /// Who else has channels on this connection.
+    /// Other users of this connection.
     pub others: Option<Arc<dyn OtherChannels>>,
 }
 
@@ -116,7 +116,7 @@ impl Listener {
         self.receiver.metrics.listener_up.set(0);
     }
 
-    /// One connection, from its beginning to its end.
+    /// Listens on one connection, from its beginning to its end.
     async fn listen(&self) -> Result<std::convert::Infallible, ListenError> {
         let (client, mut driver) = timeout(STEP_TIMEOUT * 2, self.connector.connect()).await??;
         if Failpoint::ListenLate.is_on() {
@@ -143,7 +143,8 @@ impl Listener {
         }
     }
 
-    /// LISTENs. That takes long where somebody has let the database's queue grow, which is read first.
+    /// Runs LISTEN. It takes long if the database's notification queue has grown large, because LISTEN reads the queue
+    /// first.
     async fn listen_on(&self, client: &Client, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
         let mut listening = pin!(start_listening(client, echo));
         loop {
@@ -170,11 +171,12 @@ impl Listener {
         Ok(is_listening)
     }
 
-    /// Waits until a notification that was sent as others send theirs has come.
+    /// Waits for a notification that was sent the way publishers send theirs.
     async fn await_echo(&self, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
         match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.publishing, echo)))).await?? {
             Err(error) if error.is_full_queue() => {
-                // Whoever keeps it full may be in another database of the server. What is stored is found all the same.
+                // The session that keeps it full may be in another database of the server. Changes are found by the
+                // reconciler anyway.
                 tracing::warn!(
                     "the database's queue of notifications is full: until it is not, the reconciler alone finds what was stored"
                 );
@@ -185,7 +187,7 @@ impl Listener {
         if self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.received.notified())).await?.is_ok() {
             return Ok(());
         }
-        // Does it hear nothing, or not from there?
+        // Is the connection deaf, or only to that sender?
         self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.connector, echo)))).await???;
         match self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.received.notified())).await? {
             Ok(()) => Err(ListenError::OtherDatabase),
@@ -193,7 +195,7 @@ impl Listener {
         }
     }
 
-    /// Does something while the connection is driven and what arrives on it is received.
+    /// Runs a future while driving the connection and receiving what arrives on it.
     async fn drive<T>(
         &self,
         driver: &mut Driver,
@@ -225,7 +227,7 @@ impl Listener {
     }
 }
 
-/// A channel of one connection's own, on which it shows that it hears.
+/// A channel for one connection only, to prove that it receives.
 struct Echo {
     channel: String,
     received: Notify,
@@ -237,7 +239,7 @@ impl Echo {
     }
 }
 
-/// Sends what the listening connection is to bring, on one of its own.
+/// Sends the echo's notification, on a connection of its own.
 async fn call(connector: &Connector, echo: &Echo) -> Result<(), ListenError> {
     let session = connector.open().await?;
     session.query_typed("select pg_notify($1, '')", &[(&echo.channel, Type::TEXT)]).await?;
@@ -250,7 +252,7 @@ async fn start_listening(client: &Client, echo: &Echo) -> Result<(), ListenError
     if standby {
         return Err(ListenError::Standby);
     }
-    // A listener may be silent for as long as nobody has anything to say.
+    // A listener may be silent for as long as there is nothing to announce.
     client.batch_execute(NEVER_IDLE).await?;
     Ok(client.batch_execute(&format!("listen {CHANNEL}; listen {}", echo.channel)).await?)
 }

@@ -1,26 +1,26 @@
-//! Whether the listener hears.
+//! The status of the listener.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Whether the listener hears; shared with the readiness probe.
+/// The status of the listener, shared with the readiness probe.
 #[derive(Clone, Debug, Default)]
 pub struct ListenerStatus(Arc<ListenerState>);
 
 #[derive(Debug, Default)]
 struct ListenerState {
     is_up: AtomicBool,
-    /// What an operator has to mend before anything can be received.
+    /// The problem that an operator has to fix before anything can be received.
     problem: Mutex<Option<String>>,
 }
 
 impl ListenerStatus {
-    /// Whether the listener is connected and listening.
+    /// True if the listener is connected and listening.
     pub fn is_up(&self) -> bool {
         self.0.is_up.load(Ordering::Relaxed)
     }
 
-    /// What an operator has to mend before anything can be received; none if it is not known.
+    /// Returns what an operator has to fix before anything can be received; none if it is not known.
     pub fn problem(&self) -> Option<String> {
         self.0.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

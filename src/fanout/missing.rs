@@ -1,4 +1,4 @@
-//! Announces what of logs has not been announced.
+//! Announces the changes that have not been announced yet.
 
 use super::changes::{self, Changed, Chunks, RANGES_PER_QUERY};
 use super::dependencies::Dependencies;
@@ -7,20 +7,21 @@ use crate::protocol::LogId;
 use crate::store::{Head, LogRange, StoreError};
 use std::sync::Arc;
 
-/// Parts of a log that are announced one after the other. What is left then waits for the next round, so that a log with
-/// very much to be announced does not keep all others waiting.
+/// Maximum number of parts of a log announced in one round. The rest waits for the next round, so that a log with very
+/// many changes does not hold up all others.
 const MAX_PARTS: usize = 8;
 
-/// What of a log has not been announced, up to a head.
+/// Returns the range of a log that has not been announced, up to its head.
 pub(super) fn range(dependencies: &Dependencies, head: &Head) -> Option<LogRange> {
     let after = dependencies.sessions.announced_before(head.user, &head.app, head.at)?;
     Some(LogRange { log: LogId::of(head.user, &head.app), after, last: head.at })
 }
 
-/// Announces whatever of these logs is still missing, a part of each at a time. In how many of them something was.
+/// Announces whatever is still missing of these logs, one part of each at a time. Returns the number of logs with
+/// something missing.
 ///
 /// # Errors
-/// The database cannot be asked. What fails by itself is left to the next round.
+/// The database cannot be asked. Logs that fail on their own are left to the next round.
 pub(super) async fn announce_missing(dependencies: &Dependencies, heads: &[Head]) -> Result<usize, StoreError> {
     let mut missing: Vec<(&Head, LogRange)> =
         heads.iter().filter_map(|head| Some((head, range(dependencies, head)?))).collect();
@@ -43,7 +44,7 @@ pub(super) async fn announce_missing(dependencies: &Dependencies, heads: &[Head]
     Ok(count)
 }
 
-/// Announces what changed in these ranges; answers what is left of them.
+/// Announces what changed in these ranges; returns what is left of them.
 fn announce<'a>(
     dependencies: &Dependencies,
     missing: &[(&'a Head, LogRange)],
@@ -63,7 +64,7 @@ fn announce<'a>(
         for (client, tables) in by_client {
             dependencies.sessions.announce(&wakeup(Some(client), tables, vec![]));
         }
-        // Even if nothing is left in the range: then there is nothing in it to be missed.
+        // Even if nothing is left in the range: then nothing in it can be missed.
         dependencies.sessions.announce(&wakeup(None, Tables::from(vec![]), vec![(range.after, until)]));
         if until < range.last {
             left.push((*head, LogRange { after: until, ..*range }));

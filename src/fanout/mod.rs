@@ -1,20 +1,21 @@
-//! From a commit on one replica to the sessions of all: hints, and the net below them (G4).
+//! Delivers a commit on one replica to the sessions of all: hints, and a safety net below them (G4).
 //!
-//! * [`wakeup`]: what there is to tell, and of which [`tables`]; `codec` and `legacy`: how it stands in a notification; `channel_key`: who says so.
-//! * `publisher`: sends what has been committed, many wake-ups to a notification; `queue`: where wake-ups wait for it;
-//!   `rate`: how often it does that. `commit_notifier`: which pushes send one with their own commit instead, because the
-//!   cluster is quiet; `commit_payload`: how that one is written.
-//! * [`presence`]: which replicas there are, and what each says of itself; `dates`: when it said so, whatever its clock.
-//! * [`listener`]: hears the notifications of all replicas on a connection of its own that it distrusts; `receiver`: takes
-//!   each to whom it concerns.
-//! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with
-//!   what was announced; `rewinds`: also where the database went back to an earlier state.
-//!   `heads`: where those logs stand; `changes`: what changed in a range of one, a bounded part at a time; `missing`: announces
-//!   it; `joins`: where the logs of users stand who have just come.
-//! * [`recent`]: tells a session that has just come what was stored shortly before.
+//! * [`wakeup`]: what is announced, with its [`tables`]; `codec` and `legacy`: its encoding; `channel_key`: its
+//!   signature.
+//! * `publisher`: sends what has been committed, many wake-ups per notification; `queue`: holds wake-ups until then;
+//!   `rate`: limits how often it sends. `commit_notifier`: selects the pushes that notify with their own commit
+//!   instead, because the cluster is quiet; `commit_payload`: the encoding of those notifications.
+//! * [`presence`]: which replicas exist and what they report; `dates`: dates their reports, whatever their clocks.
+//! * [`listener`]: receives the notifications of all replicas on a connection of its own that it does not trust;
+//!   `receiver`: dispatches each to the sessions it concerns.
+//! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with what was
+//!   announced; `rewinds`: the same when the database went back to an earlier state. `heads`: reads those heads;
+//!   `changes`: reads what changed in a range, one bounded part at a time; `missing`: announces it; `joins`: reads the
+//!   positions of the logs of users who have just connected.
+//! * [`recent`]: tells a new session what was stored shortly before.
 //!
-//! Nothing is correct because a notification arrived, only faster. Each wake-up says which range of its log it
-//! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is seen even if
+//! Nothing depends on a notification for correctness, only for speed. Each wake-up carries the range of its log that it
+//! announces, from the head before it to the last cursor in it, so a lost one leaves a gap that is noticed even if
 //! later ones arrive.
 
 mod changes;
@@ -58,47 +59,47 @@ use crate::protocol::UserKey;
 use crate::store::Head;
 use std::sync::Arc;
 
-/// Whether a user has a session here.
+/// True if a user has a session here.
 pub type IsConnected<'a> = &'a dyn Fn(UserKey) -> bool;
 
-/// What a user's sessions listen to.
+/// An app, or all apps, of a user that sessions listen to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
     /// The user.
     pub user: UserKey,
-    /// An app; none: all apps.
+    /// An app; `None` means all apps.
     pub app: Option<Arc<str>>,
 }
 
-/// Those whom wake-ups are for: the hub, as the fan-out sees it.
+/// The recipients of wake-ups: the hub, as the fan-out sees it.
 pub trait SessionRegistry: Send + Sync + 'static {
-    /// Wakes the user's sessions that care, and notes which range of the log that announced.
+    /// Wakes the user's sessions that are interested, and notes the range of the log that was announced.
     fn announce(&self, wakeup: &Wakeup);
 
-    /// Whether this user has a session here.
+    /// True if this user has a session here.
     fn is_connected(&self, user: UserKey) -> bool;
 
-    /// Lets somebody ask that of many users, at the cost of one lock. It must not do anything else with the sessions.
+    /// Lets a caller check many users at the cost of one lock. It must not do anything else with the sessions.
     fn with_connected(&self, ask: &mut dyn FnMut(IsConnected<'_>));
 
-    /// What all sessions listen to: of each user all apps, or some, each once.
+    /// Returns what all sessions listen to: for each user all apps, or some apps once each.
     fn listening(&self) -> Vec<Listening>;
 
-    /// The same, of the sessions of one user.
+    /// Like [`listening`](Self::listening), for the sessions of one user.
     fn listening_of(&self, user: UserKey) -> Vec<Listening>;
 
-    /// Where this user's logs stood when its first session came: only what is stored later is owed to it. Logs that are
-    /// not among the heads stood at this position, or before it. Counts once; afterwards what has been announced is known
-    /// better.
+    /// Sets the positions of this user's logs when its first session began: only what is stored later has to be
+    /// announced to it. Logs that are not among the heads were at `others`, or before it. Only the first call counts;
+    /// after that, what has been announced is known more precisely.
     fn begin(&self, user: UserKey, heads: &[Head], others: i64);
 
-    /// Up to where the log has been announced without a gap, if that is before `head`. None for users that have
-    /// not begun.
+    /// Returns the position up to which the log has been announced without a gap, if that is before `head`. None for
+    /// users that have not begun.
     fn announced_before(&self, user: UserKey, app: &str, head: i64) -> Option<i64>;
 
-    /// Up to where the log has been announced without a gap. None for users that have not begun.
+    /// Returns the position up to which the log has been announced without a gap. None for users that have not begun.
     fn watermark(&self, user: UserKey, app: &str) -> Option<i64>;
 
-    /// Takes it that nothing of the log has been announced.
+    /// Forgets what has been announced of the log.
     fn forget(&self, user: UserKey, app: &str);
 }

@@ -1,12 +1,13 @@
-//! Which replicas there are, and what each says of itself.
+//! Tracks which replicas exist, and what each reports.
 //!
-//! Every replica says now and then on the channel that it is there, with whatever notification it sends anyway or by one
-//! of its own. So every one knows how many they are, how many connections each holds, and who is gone: at once if it said
-//! goodbye, else after three of its periods of silence, or one and [`GRACE`] where that is less. The period grows with the
-//! replicas, so that this never costs more than a twentieth of what notifications may ([`FanoutConfig::notify_budget`]).
+//! Every replica regularly announces its presence on the channel, along with any notification it sends anyway or in one
+//! of its own. So each replica knows how many there are, how many connections each holds, and which are gone: at once
+//! after a goodbye, otherwise after three of its periods of silence, or one and [`GRACE`] if that is less. The period
+//! grows with the number of replicas, so that presence never takes more than a twentieth of the budget for
+//! notifications ([`FanoutConfig::notify_budget`]).
 //!
-//! What is said is signed like all notifications, and dated: an old message that somebody repeats changes nothing.
-//! A replica that hears nobody, because its own listener is away or it is frozen, goes on with those that it knew.
+//! Reports are signed like all notifications, and dated: repeating an old message changes nothing. A replica that hears
+//! nobody, because its own listener is away or it was frozen, keeps the replicas that it knew.
 
 use super::dates::{Dates, MAX_AGE};
 use super::rate::ReplicaCount;
@@ -22,27 +23,28 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// The part of all notifications that may be presence, as one in so many.
+/// The fraction of all notifications that may be presence, as a divisor.
 const SHARE: u32 = 20;
 /// The longest period.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The longest that a replica is taken at its word: PRESENCE_MS may be longer than the period of any number of replicas.
+/// Maximum announced period that is believed: PRESENCE_MS may be longer than the period for any number of replicas.
 const LONGEST_SAID: Duration = Duration::from_secs(3_600);
 /// Periods of silence after which a replica is gone.
 const SILENCE: u32 = 3;
-/// Or so long after it should have spoken, where periods are long: more than it may be held up ([`super::rate`]) and sending takes.
+/// Or the time since its next report was due, if periods are long: more than a report may be held up ([`super::rate`])
+/// and sending takes.
 const GRACE: Duration = Duration::from_secs(4);
-/// Replicas that are told apart, at most.
+/// Maximum number of replicas that are tracked.
 const MAX_REPLICAS: usize = 10_000;
-/// Most bytes of a replica's name.
+/// Maximum length of a replica's name in bytes.
 const MAX_NAME: usize = 255;
 
-/// What a replica says of itself.
+/// A replica's report about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
-    /// Of this life of its process.
+    /// Identifies this run of its process.
     pub id: String,
-    /// What it is called: REPLICA_ID, or the name of its host.
+    /// Its name: REPLICA_ID, or the host name.
     pub name: String,
     /// Its version.
     pub version: String,
@@ -50,13 +52,13 @@ pub struct Replica {
     pub since: u64,
     /// Its WebSockets and streams.
     pub connections: u64,
-    /// Whether balancers should send it anything.
+    /// True if balancers should send it requests.
     pub ready: bool,
-    /// Whether it is about to stop.
+    /// True if it is about to stop.
     pub draining: bool,
 }
 
-/// One message. Members that are not known are passed over.
+/// A message. Unknown members are ignored.
 #[derive(Serialize, Deserialize)]
 struct Said {
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -67,15 +69,15 @@ struct Said {
 struct Message {
     #[serde(flatten)]
     replica: Replica,
-    /// When it said so, in milliseconds since the epoch.
+    /// When it was sent, in milliseconds since the epoch.
     at: u64,
-    /// When it will again, at the latest, in milliseconds from then.
+    /// The longest time until the next one, in milliseconds.
     every: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     gone: bool,
 }
 
-/// The replicas on this database, as this one knows them. Clones share what they know.
+/// The replicas on this database, as this one knows them. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Presence(Arc<Inner>);
 
@@ -97,18 +99,18 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All others.
+    /// All other replicas.
     others: HashMap<String, Other>,
-    /// Those that are gone, with the date of what they said last.
+    /// Those that are gone, with the date of their last message.
     gone: HashMap<String, (u64, Instant)>,
-    /// By what clock messages are dated.
+    /// Dates messages.
     dates: Dates,
-    /// When this one last said something.
+    /// When this one last sent a message.
     said: Option<Instant>,
-    /// What that was dated, to know it again.
+    /// The date of that message, to recognise it.
     said_at: u64,
     said_draining: bool,
-    /// When it last looked for those who are silent.
+    /// When it last looked for silent replicas.
     looked: Option<Instant>,
 }
 
@@ -116,13 +118,13 @@ struct State {
 struct Other {
     replica: Replica,
     at: u64,
-    /// Silent until then, it is gone.
+    /// If silent until then, it is gone.
     until: Instant,
     silence: Duration,
 }
 
 impl Presence {
-    /// Knows of nobody but this replica yet.
+    /// Creates a state that knows only this replica.
     pub fn new(
         config: &FanoutConfig,
         name: &str,
@@ -150,17 +152,17 @@ impl Presence {
         presence
     }
 
-    /// All replicas, this one first; what they hold is as of what they said last.
+    /// Returns all replicas, this one first; the others as of their last report.
     pub fn replicas(&self) -> Arc<[Replica]> {
         self.0.known.borrow().clone()
     }
 
-    /// The same list whenever it changes.
+    /// Watches that list for changes.
     pub fn watch(&self) -> watch::Receiver<Arc<[Replica]>> {
         self.0.known.subscribe()
     }
 
-    /// This replica.
+    /// Returns this replica's report.
     pub fn own(&self) -> Replica {
         let Inner { id, name, since, metrics, draining, .. } = &*self.0;
         Replica {
@@ -174,19 +176,19 @@ impl Presence {
         }
     }
 
-    /// How many they are, always up to date.
+    /// Returns the number of replicas, always up to date.
     pub(super) fn count(&self) -> ReplicaCount {
         self.0.count.clone()
     }
 
-    /// How often each of so many replicas says that it is there.
+    /// Returns how often each replica reports, given their current number.
     fn period(&self) -> Duration {
         let replicas = self.0.count.get() as f64;
         let affordable = replicas * replicas * f64::from(SHARE) / f64::from(self.0.budget);
         self.0.period.max(Duration::from_secs_f64(affordable.min(LONGEST.as_secs_f64())))
     }
 
-    /// Waits until this replica has to say that it is there, or that it is draining.
+    /// Waits until this replica has to report, or has to report that it is draining.
     pub(super) async fn due(&self) {
         let (next, said_draining) = (self.next(), self.state().said_draining);
         let Some(next) = next else { return };
@@ -196,18 +198,18 @@ impl Presence {
         }
     }
 
-    /// When it has to; none: at once.
+    /// Returns when that is; none means at once.
     fn next(&self) -> Option<Instant> {
         self.state().said.map(|said| said + self.period())
     }
 
-    /// What is to be said with a notification that is sent anyway, if it is about time.
+    /// Returns the report to send along with another notification, if one is due soon.
     pub(super) fn along(&self, now: Instant) -> Option<String> {
         let due = self.state().said.is_none_or(|said| now >= said + self.period() / 2);
         due.then(|| self.message(now, false))
     }
 
-    /// What this replica says now: that it is there, or goodbye.
+    /// Composes this replica's report, or its goodbye.
     pub(super) fn message(&self, now: Instant, gone: bool) -> String {
         let replica = self.own();
         let every = self.period().as_millis() as u64;
@@ -221,16 +223,16 @@ impl Presence {
             state.said_at
         };
         let message = Message { replica, at, every, gone };
-        // Texts and numbers always serialize.
+        // Strings and numbers always serialize.
         serde_json::to_string(&Said { presence: Some(message) }).unwrap_or_default()
     }
 
-    /// What was last to be said did not get out.
+    /// Notes that the last message was not sent.
     pub(super) fn unsaid(&self) {
         self.state().said = None;
     }
 
-    /// Takes note of what a replica has said; the caller knows that it was one.
+    /// Records a replica's report; the caller has checked that it came from a replica.
     pub(super) fn receive(&self, said: &str, now: Instant) -> Result<(), serde_json::Error> {
         let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
             return Ok(());
@@ -266,7 +268,7 @@ impl Presence {
         Ok(())
     }
 
-    /// Counts a message whose date is so many milliseconds off, and says so.
+    /// Counts a message whose date is off by this many milliseconds, and logs it.
     fn pass_over(&self, replica: &Replica, off: u64) {
         self.0.metrics.presence_misdated.inc();
         if let Some(unwritten) = self.0.misdated.is_due() {
@@ -280,7 +282,7 @@ impl Presence {
         }
     }
 
-    /// The listener hears again: nobody else was silent meanwhile, as far as this replica can tell.
+    /// Notes that the listener works again: as far as this replica can tell, nobody else was silent in the meantime.
     pub(super) fn hears_again(&self, now: Instant) {
         self.state().others.values_mut().for_each(|other| other.until = now + other.silence);
     }
@@ -289,12 +291,12 @@ impl Presence {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those who have been silent are gone.
+    /// Removes replicas that have been silent for too long.
     fn forget_silent(&self, state: &mut State, now: Instant) {
         let held_up = state.looked.map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
         state.looked = Some(now);
         if held_up > silence_of(self.period()) {
-            // This replica was frozen, and heard nobody meanwhile.
+            // This replica was frozen, and heard nobody in the meantime.
             state.others.values_mut().for_each(|other| other.until += held_up);
         }
         if self.0.metrics.listener_up.get() == 0 {
@@ -306,7 +308,7 @@ impl Presence {
         state.gone.retain(|_, (_, since)| now < *since + MAX_AGE * 2);
     }
 
-    /// Shows who is there.
+    /// Publishes the list of replicas.
     fn tell(&self, state: &mut State) {
         let mut others: Vec<Replica> = state.others.values().map(|other| other.replica.clone()).collect();
         others.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -321,7 +323,7 @@ impl Presence {
     }
 }
 
-/// How long one that speaks so often may be silent before it is gone.
+/// Returns how long a replica with this period may be silent before it is gone.
 fn silence_of(every: Duration) -> Duration {
     (every * SILENCE).min(every + GRACE)
 }

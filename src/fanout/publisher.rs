@@ -1,9 +1,9 @@
-//! Tells the cluster what this replica has committed, and that it is there.
+//! Announces to the cluster what this replica has committed, and that it is there.
 //!
-//! Not in the transaction of a push, but where the cluster is quiet ([`super::commit_notifier`]): a commit with a NOTIFY
-//! in it takes a lock on the whole cluster across the flush of the WAL. One notification is in flight while the next one fills, so the busier the replica, the more
-//! wake-ups share one, and the busier the database or the cluster, the longer it waits to be sent ([`super::rate`]). A
-//! wake-up that is lost here is found by every replica's reconciler.
+//! Not in the transaction of a push, unless the cluster is quiet ([`super::commit_notifier`]): a commit with a NOTIFY
+//! takes a cluster-wide lock while the WAL is flushed. One notification is in flight while the next one fills, so the
+//! busier the replica, the more wake-ups share one, and the busier the database or the cluster, the longer it waits to
+//! be sent ([`super::rate`]). A wake-up that is lost here is found by every replica's reconciler.
 
 use super::channel_key::ChannelKeys;
 use super::codec::{self, CHANNEL};
@@ -26,23 +26,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
-/// Sends one notification for each payload. It need not outlive a crash of the database, so nobody waits for its flush;
-/// what it tells of has been flushed.
+/// Sends one notification per payload. It need not survive a crash of the database, so it does not wait for the flush;
+/// the changes it announces have been flushed.
 const NOTIFY: &str =
     "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload";
 const NOTIFY_TYPES: [Type; 2] = [Type::TEXT, Type::TEXT_ARRAY];
-/// What is prepared is planned once. Settings and their values.
+/// Plans a prepared statement only once. Settings and their values.
 const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
-/// How long sending one batch may take.
+/// Maximum time for sending one batch.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long a stopping replica tries to get rid of its last wake-ups.
+/// Maximum time that a stopping replica tries to send its last wake-ups.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Wake-ups sent in one statement, at most.
+/// Maximum number of wake-ups sent in one statement.
 const MAX_BATCH: usize = 5_000;
 
-/// Where pushes leave their wake-ups. Never blocks.
+/// Takes the wake-ups of pushes. Never blocks.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     queue: Arc<Queue>,
@@ -50,7 +50,7 @@ pub struct Publisher {
     metrics: Arc<Metrics>,
 }
 
-/// What sending can fail with.
+/// The reasons why sending can fail.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
     #[error("there is no connection")]
@@ -62,7 +62,7 @@ enum SendError {
 }
 
 impl SendError {
-    /// What traces call it: the SQLSTATE, if the database said one.
+    /// The error type for traces: the SQLSTATE, if the database sent one.
     fn kind(&self) -> &str {
         match self {
             SendError::Connect(_) => "connection",
@@ -72,28 +72,28 @@ impl SendError {
     }
 }
 
-/// What a publisher sends with.
+/// The dependencies of a publisher.
 #[derive(Debug)]
 pub struct PublisherConfig {
-    /// How it connects.
+    /// Connects to the database.
     pub target: PublisherConnector,
-    /// What notifications are signed with.
+    /// Signs notifications.
     pub keys: ChannelKeys,
-    /// What is said of this replica along the way.
+    /// This replica's reports, sent along with notifications.
     pub presence: Presence,
-    /// What others announce, which takes from the budget.
+    /// Counts the notifications of others, which use the budget too.
     pub received: NotificationCounter,
-    /// Wakes of listeners in a second that all notifications may cost.
+    /// Wakes of listeners per second that all notifications may cost.
     pub budget: u32,
 }
 
 impl Publisher {
-    /// A publisher that keeps no more waiting than the settings allow.
+    /// Creates a publisher that holds no more waiting wake-ups than the settings allow.
     pub fn new(config: &FanoutConfig, metrics: Arc<Metrics>) -> Publisher {
         Publisher { queue: Arc::new(Queue::new(config, metrics.clone())), commits: None, metrics }
     }
 
-    /// The same, that lets pushes tell of themselves with their commits while the cluster is quiet.
+    /// Also lets pushes notify with their commits while the cluster is quiet.
     #[must_use]
     pub fn with_commits(
         self,
@@ -106,14 +106,14 @@ impl Publisher {
         Publisher { commits: commits.map(Arc::new), ..self }
     }
 
-    /// What a push's own transaction is to tell of it, if it is to: who is woken is known, the range is not. With the span
-    /// of sending it, which ends when that is dropped.
+    /// Returns the notification for a push's own transaction to send, if it should: the range is not known yet. Also
+    /// returns the span of sending it, which ends when it is dropped.
     pub fn with_commit(&self, wakeup: &Wakeup) -> Option<(CommitNotice, Span)> {
         let notice = self.commits.as_ref()?.offer(wakeup, Instant::now())?;
         Some((notice, traces::send(CHANNEL, 1, &wakeup.pushes)))
     }
 
-    /// How that ended.
+    /// Reports how that ended.
     pub fn told(&self, told: Told) {
         match (&self.commits, told) {
             (Some(commits), Told::After(took)) => commits.told(took, Instant::now()),
@@ -122,14 +122,14 @@ impl Publisher {
         }
     }
 
-    /// Leaves a wake-up to be sent. Call it after the commit.
+    /// Queues a wake-up. Call it after the commit.
     pub fn publish(&self, wakeup: Wakeup) {
         self.queue.add(wakeup);
         self.queue.notify();
     }
 
-    /// Sends what is left here, and now and then that this replica is there, until told to stop; then what is still
-    /// there, and goodbye.
+    /// Sends queued wake-ups, and this replica's reports, until told to stop; then sends the remaining wake-ups, and
+    /// goodbye.
     pub async fn run(self, config: PublisherConfig, stop: CancellationToken) {
         let PublisherConfig { target, keys, presence, received, budget } = config;
         let mut rate = RateLimiter::new(received, presence.count(), budget);
@@ -141,7 +141,7 @@ impl Publisher {
                 () = presence.due() => true,
                 () = stop.cancelled() => break,
             };
-            // Before what is there is taken: what comes meanwhile goes with it.
+            // Before taking what is queued, so that wake-ups that arrive in the meantime go with it.
             if stop.run_until_cancelled(rate.wait()).await.is_none() {
                 break;
             }
@@ -164,8 +164,9 @@ impl Publisher {
         }
     }
 
-    /// Sends all that waits, in several statements if there is much, and what the replica says of itself. What could not
-    /// be sent waits on; false, then. So does what is left when it is to stop, which does not keep to the rate.
+    /// Sends everything queued, in several statements if there is much, and this replica's report. Returns false if
+    /// something could not be sent; that stays queued. So does the rest when told to stop: the final flush does not
+    /// keep to the rate.
     async fn send_all(
         &self,
         sender: &mut Sender,
@@ -195,7 +196,7 @@ impl Publisher {
         true
     }
 
-    /// Sends what is left, and goodbye with the last of it.
+    /// Sends the rest, and goodbye along with it.
     async fn flush(&self, sender: &mut Sender, goodbye: &str) {
         loop {
             let waiting = self.queue.take();
@@ -204,7 +205,7 @@ impl Publisher {
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot publish while stopping");
                     if waiting.is_empty() {
-                        // The others see that it is silent.
+                        // The others will notice the silence.
                         return;
                     }
                     waiting.into_iter().for_each(|wakeup| self.queue.add(wakeup));
@@ -215,7 +216,7 @@ impl Publisher {
     }
 }
 
-/// Where a publisher sends to.
+/// Connects a publisher to the database.
 #[derive(Debug)]
 pub struct PublisherConnector {
     connector: Connector,
@@ -237,7 +238,7 @@ struct Sending {
 }
 
 impl Sender {
-    /// Sends what this replica says and these wake-ups; in how many notifications.
+    /// Sends this replica's report and these wake-ups; returns the number of notifications.
     async fn send(&mut self, said: Option<&str>, batch: &[Wakeup]) -> Result<usize, SendError> {
         let pushes: Vec<_> = batch.iter().flat_map(|wakeup| wakeup.pushes.iter().copied()).collect();
         let span = traces::send(CHANNEL, batch.len(), &pushes);
@@ -279,7 +280,8 @@ impl Sender {
 }
 
 impl PublisherConnector {
-    /// `prepare`: whether a statement can be prepared there and used again; not behind a pooler that shares connections.
+    /// `prepare`: true if a statement can be prepared there and reused, which a pooler that shares connections does not
+    /// allow.
     pub fn new(connector: Connector, prepare: bool) -> PublisherConnector {
         PublisherConnector { connector: if prepare { connector.with_settings(&PLAN_ONCE) } else { connector }, prepare }
     }
@@ -287,7 +289,7 @@ impl PublisherConnector {
     async fn connect(&self) -> Result<Sending, SendError> {
         let (client, driver) = self.connector.connect().await?;
         let driving = tokio::spawn(async move {
-            // What ends the connection also fails the statement that it was needed for.
+            // Whatever ends the connection also fails the statement that needed it.
             let _ = driver.await;
         });
         let _driving = AbortOnDropHandle::new(driving);

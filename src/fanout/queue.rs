@@ -1,8 +1,9 @@
-//! Wake-ups that wait to be published (G6).
+//! Holds wake-ups until they are published (G6).
 //!
-//! Those of one device in one app are one, whatever piles up: the union of the tables, the ranges joined. Each is bounded
-//! ([`table_names`](super::wakeup::table_names)), and all together are, in number and in bytes, before anything is added.
-//! One user, who may call a device something else in each push, gets a share of it only. Pushes leave theirs here while they are stored, so nothing that is done under the lock takes long.
+//! All wake-ups of one device in one app merge into one: the union of their tables, with their ranges joined. Each is
+//! bounded ([`table_names`](super::wakeup::table_names)), and so are all together, in number and in bytes, before
+//! anything is added. One user, who may use another device name in each push, gets only a share. Pushes add theirs
+//! while they are being stored, so nothing done under the lock takes long.
 
 use super::wakeup::Wakeup;
 use crate::config::FanoutConfig;
@@ -12,12 +13,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// One user gets this part of the whole,
+/// One user gets this fraction of the whole, as a divisor,
 const SHARE: usize = 8;
-/// and at least so many wake-ups, and bytes, if there are as many.
+/// and at least this many wake-ups and bytes, if there are as many.
 const LEAST: Waiting = Waiting { wakeups: 64, bytes: 64 << 10 };
 
-/// What may wait.
+/// The queue, and its bounds.
 #[derive(Debug)]
 pub(super) struct Queue {
     pending: Mutex<Pending>,
@@ -34,7 +35,7 @@ struct Pending {
     bytes: usize,
 }
 
-/// How many wake-ups wait, and how many bytes they take.
+/// A number of wake-ups, and their size in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     wakeups: usize,
@@ -58,7 +59,7 @@ impl Queue {
         Queue { pending: Mutex::default(), filled: Notify::new(), most, share, metrics }
     }
 
-    /// Adds a wake-up. What there is no room for is counted, and left to the reconcilers.
+    /// Adds a wake-up. If there is no room for it, it is counted and left to the reconcilers.
     pub(super) fn add(&self, wakeup: Wakeup) {
         let key = (wakeup.user, wakeup.app.clone(), wakeup.client.clone());
         let mut pending = self.pending();
@@ -88,17 +89,17 @@ impl Queue {
         self.show(&pending);
     }
 
-    /// Says that there is something to be sent.
+    /// Signals that there is something to send.
     pub(super) fn notify(&self) {
         self.filled.notify_one();
     }
 
-    /// Waits for that.
+    /// Waits for that signal.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
     }
 
-    /// Takes all that waits.
+    /// Takes everything that waits.
     pub(super) fn take(&self) -> Vec<Wakeup> {
         let taken = {
             let mut pending = self.pending();
@@ -211,7 +212,7 @@ mod tests {
         let queue = queue(&["--publish-queue-bytes", "65536"]);
         let tables: Vec<String> = (0..60_000).map(|n| format!("table-{n}")).collect();
         for n in 0..1_000 {
-            // Two pushes with very many tables, again and again, and one of a few with each of many devices.
+            // Two pushes with very many tables, repeatedly, and one with few tables from each of many devices.
             let all = table_names(tables.iter().map(String::as_str));
             queue.add(Wakeup { tables: all, ..stored("busy", "", (n, n + 1)) });
             queue.add(stored(&format!("{n}{}", "d".repeat(200)), &"t".repeat(255), (n, n + 1)));

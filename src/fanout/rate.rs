@@ -1,34 +1,35 @@
-//! How often notifications are sent.
+//! Limits how often notifications are sent.
 //!
-//! A notification is a commit, and it wakes every replica, here and at the database, whatever is in it: if each sent as
-//! often as it could, what notifications cost would grow with the square of the replicas. So there is a budget of wakes
-//! in a second ([`crate::config::FanoutConfig::notify_budget`]), and all replicas together send as many notifications as
-//! it pays for: the budget, divided by the replicas. Nobody hands it out: every replica hears all notifications, its own
-//! too, and between two of its own it leaves as much time as those in between are worth. Where the budget is not reached
-//! that is less than sending takes, and nothing waits. Those without a signature take from the budget as well, but not
-//! more than twice what replicas send themselves, or [`LONGEST_REST`]; what has a wrong signature takes nothing.
+//! A notification is a commit, and it wakes every replica, here and at the database, whatever it contains: if each
+//! replica sent as often as it could, the cost of notifications would grow with the square of the number of replicas.
+//! So there is a budget of wakes per second ([`crate::config::FanoutConfig::notify_budget`]), and all replicas together
+//! send as many notifications as it pays for: the budget, divided by the number of replicas. There is no coordinator:
+//! every replica hears all notifications, including its own, and between two of its own it leaves as much time as those
+//! in between are worth. Below the budget that is less than sending takes, and nothing waits. Unsigned notifications
+//! use the budget as well, but no more than replicas use themselves, or [`LONGEST_REST`]; those with a wrong signature
+//! use nothing.
 //!
-//! The other bound is the database itself. Where sending takes much longer on average than it can take, processors are
-//! short, and a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get what it saves.
+//! The other bound is the database itself. If sending takes much longer on average than it could, processors are short,
+//! and a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get the time saved.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// What sending may take on average, of the shortest time that it has taken lately, before the database counts as busy.
+/// The database counts as busy when sending takes on average more than this multiple of the shortest time seen lately.
 const BUSY: u32 = 3;
-/// What the last time counts in that average, as one in so many: a single one that is slow is no sign.
+/// Weight of the last send in that average, as a divisor: a single slow one means nothing.
 const WEIGHT: u32 = 8;
-/// How many times the excess a replica then waits, and at most.
+/// The time that a replica then waits, as a multiple of the excess, and its maximum.
 const REST_FACTOR: u32 = 8;
 const LONGEST_REST: Duration = Duration::from_millis(20);
-/// The shortest time that sending took counts for about so long; then a longer one may take its place.
+/// Approximate time for which the shortest time counts; then a longer one may take its place.
 const LATELY: Duration = Duration::from_secs(60);
 /// No wake-up waits longer than this, however many replicas there are: the reconcilers find what was stored by then.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How many notifications were received; the listener counts, the publisher looks.
+/// Counts received notifications: the listener counts, the publisher reads.
 #[derive(Clone, Debug, Default)]
 pub struct NotificationCounter(Arc<Counts>);
 
@@ -38,7 +39,7 @@ struct Counts {
     unsigned: AtomicU64,
 }
 
-/// What was received up to some moment.
+/// The number received up to some moment.
 #[derive(Clone, Copy, Debug)]
 struct Received {
     signed: u64,
@@ -46,13 +47,13 @@ struct Received {
 }
 
 impl NotificationCounter {
-    /// One of a replica, as its signature shows.
+    /// Counts one from a replica, as its signature shows.
     pub(super) fn count(&self) {
         self.0.signed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One of a form that has no signature: of a program in SQL, or of a replica of an older version. It costs the same;
-    /// but whoever may connect can send it.
+    /// Counts one without a signature: from a program in SQL, or from a replica of an older version. It costs the same,
+    /// but anyone who may connect can send it.
     pub(super) fn count_unsigned(&self) {
         self.0.unsigned.fetch_add(1, Ordering::Relaxed);
     }
@@ -63,7 +64,7 @@ impl NotificationCounter {
     }
 }
 
-/// How many replicas there are: at least this one.
+/// The number of replicas: at least this one.
 #[derive(Clone, Debug)]
 pub(super) struct ReplicaCount(Arc<AtomicUsize>);
 
@@ -83,29 +84,29 @@ impl ReplicaCount {
     }
 }
 
-/// When one publisher may send.
+/// Decides when a publisher may send.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     received: NotificationCounter,
     replicas: ReplicaCount,
-    /// Wakes in a second.
+    /// Wakes per second.
     budget: u32,
     last: Option<Sent>,
-    /// The shortest time that sending took lately, and when it was last looked at.
+    /// The shortest time that sending took lately, and when it was last updated.
     shortest: Option<(Duration, Instant)>,
-    /// What it takes on average.
+    /// The average time that sending takes.
     average: Duration,
 }
 
-/// What was last sent.
+/// The last send.
 #[derive(Debug)]
 struct Sent {
     begun: Instant,
-    /// What had been received when it began.
+    /// The notifications received when it began.
     received: Received,
-    /// Its notifications: they count even where this replica does not hear them.
+    /// Its notifications: they count even if this replica does not hear them.
     notifications: u64,
-    /// What is waited from its beginning because of the database.
+    /// The time to wait from its beginning because of the database.
     rest: Duration,
 }
 
@@ -121,29 +122,29 @@ impl RateLimiter {
         }
     }
 
-    /// From when on something may be sent, as far as can be told now.
+    /// Returns when the next send is allowed, as far as known now.
     fn next(&self) -> Option<Instant> {
         let Sent { begun, received, notifications, rest } = self.last.as_ref()?;
         let now = self.received.so_far();
         let signed = self.worth(now.signed.saturating_sub(received.signed).max(*notifications));
-        // Nobody without a key makes wake-ups wait for long, however much it sends.
+        // Senders without a key cannot delay wake-ups for long, however much they send.
         let unsigned = self.worth(now.unsigned.saturating_sub(received.unsigned)).min(signed.max(LONGEST_REST));
         Some(*begun + (signed + unsigned).min(LONGEST).max(*rest))
     }
 
-    /// How much time of the budget so many notifications take.
+    /// Returns the time that this many notifications use of the budget.
     fn worth(&self, notifications: u64) -> Duration {
         let seconds = notifications as f64 * self.replicas.get() as f64 / f64::from(self.budget);
         Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64()))
     }
 
-    /// Something is being sent from now on.
+    /// Notes that a send begins.
     pub(super) fn begin(&mut self, now: Instant) {
         let received = self.received.so_far();
         self.last = Some(Sent { begun: now, received, notifications: 1, rest: Duration::ZERO });
     }
 
-    /// It has been sent now, in so many notifications.
+    /// Notes that it has ended, with this many notifications.
     pub(super) fn end(&mut self, now: Instant, notifications: usize) {
         let Some(last) = &mut self.last else { return };
         let took = now - last.begun;

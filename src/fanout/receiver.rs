@@ -1,4 +1,4 @@
-//! Takes what a replica hears to whom it concerns.
+//! Dispatches notifications to the sessions they concern.
 
 use super::SessionRegistry;
 use super::channel_key::ChannelKeys;
@@ -17,32 +17,32 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// From here on a delivery whose trace was sampled is worth a line.
+/// From here on, a delivery with a sampled trace is logged.
 const SLOW_DELIVERY: Duration = Duration::from_secs(1);
 
-/// What reads notifications.
+/// Reads notifications.
 pub struct Receiver {
-    /// Who is woken.
+    /// The sessions to wake.
     pub sessions: Arc<dyn SessionRegistry>,
-    /// Who is told of gaps.
+    /// Is told of gaps.
     pub reconciler: Reconciler,
-    /// Where what is heard is counted, for the budget.
+    /// Counts notifications, for the budget.
     pub received: NotificationCounter,
-    /// What notifications are signed with.
+    /// Verifies signatures.
     pub keys: ChannelKeys,
-    /// What replicas say of themselves.
+    /// Takes the replicas' reports.
     pub presence: Presence,
-    /// How often it is said that something cannot be read, and looked for instead.
+    /// Throttles the log line for notifications that cannot be read and are looked up instead.
     pub unreadable: Throttle,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
 }
 
 impl Receiver {
-    /// Takes a notification to whom it concerns. One of a replica that concerns nobody here costs checking its signature
-    /// and a look-up for each of its entries, and nothing else of it is read.
+    /// Dispatches a notification. One that concerns nobody here costs a signature check and a look-up for each of its
+    /// entries; nothing else of it is read.
     pub(super) fn receive(&self, payload: &str) {
         let received = match Payload::parse(payload) {
             Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
@@ -86,7 +86,7 @@ impl Receiver {
             self.distrust(concern.iter().map(|entry| entry.user));
             return Ok(());
         }
-        // What cannot be read of one part, perhaps because a newer version wrote it, takes nothing from the others.
+        // An entry that cannot be read, perhaps because a newer version wrote it, does not affect the others.
         let mut read = Ok(());
         for entry in &concern {
             read = entry.read().map(|wakeup| self.deliver(wakeup)).and(read);
@@ -97,7 +97,7 @@ impl Receiver {
         }
     }
 
-    /// What a push has told with its own commit.
+    /// Receives what a push announced with its own commit.
     fn receive_with_commit(&self, payload: CommitPayload<'_>) -> Result<(), PayloadError> {
         let is_signed = self.count(payload.is_signed(&self.keys));
         self.metrics.wakeups_received.inc();
@@ -111,7 +111,7 @@ impl Receiver {
         payload.read().map(|wakeup| self.deliver(wakeup))
     }
 
-    /// Counts a notification, signed or not, first of all: what nobody of us has sent takes nothing from the budget.
+    /// Counts a notification, signed or not, before anything else: forged ones use nothing of the budget.
     fn count(&self, is_signed: bool) -> bool {
         match is_signed {
             true => self.received.count(),
@@ -120,7 +120,7 @@ impl Receiver {
         is_signed
     }
 
-    /// Whoever is not a replica of this version, or has no key of ours, may tell whom something concerns.
+    /// Receives a notification that is not from a replica of this version with one of our keys: it only names users.
     fn receive_unsigned(&self, payload: &str) -> Result<(), PayloadError> {
         let users = legacy::users(payload)?;
         self.received.count_unsigned();
@@ -129,7 +129,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Has the database asked what there is to announce to these users: what was said is not relied on.
+    /// Asks the database what there is to announce to these users, instead of relying on the notification.
     fn distrust(&self, users: impl Iterator<Item = UserKey>) {
         self.metrics.notifications_unsigned.inc();
         users.for_each(|user| self.reconciler.check(user));

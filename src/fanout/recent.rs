@@ -1,13 +1,13 @@
-//! Tells a session that has just come what was stored shortly before (G4): existing clients do not pull when their
-//! socket comes back, and nobody woke them while it was away.
+//! Tells a new session what was stored shortly before (G4): existing clients do not pull when their socket reconnects,
+//! and nobody woke them while it was away.
 //!
-//! A session asks once, after it has joined the hub, so that nothing falls in between. Those that ask at about the
-//! same time are answered together: clients that return all at once cost a few statements, one after the other on
-//! one connection. While the database is away, requests wait for it, for a few minutes at most, and reach back by as much
-//! more.
+//! A session asks once, after it has joined the hub, so that nothing falls in between. Requests made at about the same
+//! time are answered together: clients that return all at once cost a few statements, one after the other on one
+//! connection. While the database is away, requests wait for it, for a few minutes at most, and reach back further by
+//! the time waited.
 //!
-//! Nobody is told more at once than a session may have waiting (G6): who is to be told of very many tables asks for the
-//! rest once it has taken the first of them. Sessions that are told the same share it.
+//! No session is told more at once than it may have waiting (G6): one that has to be told of very many tables asks for
+//! the rest once it has taken the first part. Sessions that are told the same share it.
 
 use super::Wakeup;
 use super::changes::{self, Changed, MAX_NAMES, RANGES_PER_QUERY};
@@ -20,62 +20,62 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-/// Sessions answered together, at most.
+/// Maximum number of sessions answered together.
 const MAX_BATCH: usize = 5_000;
-/// How long a look-up waits for others to join it.
+/// The time that a look-up waits for others to join it.
 const GATHER: Duration = Duration::from_millis(20);
-/// Pause before a look-up that failed is tried again.
+/// Pause before a failed look-up is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How long a request is tried, so that one that cannot be answered does not keep all others waiting for ever.
+/// Maximum time for which a request is retried: one that cannot be answered does not hold up all others forever.
 const GIVE_UP: Duration = Duration::from_secs(300);
 
-/// Statements that one look-up takes for what is told at once, at most: who stored very much in few tables is to be told so
-/// once.
+/// Maximum number of statements for what is told at once: a user who stored very much in few tables is told so in one
+/// answer.
 const MAX_ROUNDS: usize = 8;
-/// Bytes of names that one look-up gathers for all, about. Who is left asks again.
+/// Approximate maximum of bytes of names that one look-up gathers for all. The others ask again.
 const MAX_GATHERED: usize = 16 << 20;
 
-/// What sessions are told at once. Those that asked the same share it.
+/// The changes that sessions are told of at once. Sessions that asked the same share it.
 pub type RecentChanges = Arc<Recent>;
 
-/// For each log that a session should be told of, and for each device that stored something in it, a wake-up. Their
-/// ranges end where the log stood, or where there is more to be told.
+/// A wake-up for each log that a session should be told of and each device that stored something in it. Their ranges
+/// end at the log's head, or where there is more to be told.
 #[derive(Debug, Default)]
 pub struct Recent {
-    /// What there is to tell now.
+    /// The part that can be told now.
     pub wakeups: Vec<Wakeup>,
-    /// What is left.
+    /// The rest.
     rest: Vec<Part>,
 }
 
-/// What a user's sessions are yet to be told of one app.
+/// A range of one app's log that a user's sessions have yet to be told of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Part {
     app: Arc<str>,
     range: LogRange,
 }
 
-/// What a session asks.
+/// A session's request.
 #[derive(Debug)]
 pub(super) struct Request {
     user: UserKey,
-    /// None: all apps of the user.
+    /// `None` means all apps of the user.
     app: Option<Arc<str>>,
-    /// What it has yet to be told; none: it has been told nothing.
+    /// The parts that it has yet to be told; `None` if it has been told nothing.
     rest: Option<Arc<[Part]>>,
     asked: Instant,
     answer: oneshot::Sender<RecentChanges>,
 }
 
-/// Where sessions ask.
+/// Takes requests.
 pub(super) type Requests = mpsc::Sender<Request>;
 
-/// A queue of requests. It is bounded; whoever finds it full waits.
+/// Creates a bounded queue of requests; senders wait when it is full.
 pub(super) fn queue() -> (Requests, mpsc::Receiver<Request>) {
     mpsc::channel(QUEUE)
 }
 
-/// A session's request, and the answer that it waits for.
+/// A session's request, and the answer it waits for.
 #[derive(Debug)]
 pub struct RecentRequest {
     requests: Requests,
@@ -91,8 +91,8 @@ impl RecentRequest {
         RecentRequest { requests, user, app, rest: None, asked: Instant::now(), answer: None }
     }
 
-    /// What was stored in the time before the request was made; nothing if the replica is stopping. Takes as long as
-    /// the database is away. May be given up and asked again.
+    /// Returns what was stored in the time before the request was made; nothing if the replica is stopping. Waits for
+    /// as long as the database is away. Cancel safe.
     pub async fn answer(&mut self) -> RecentChanges {
         if self.answer.is_none() {
             let Ok(place) = self.requests.reserve().await else { return RecentChanges::default() };
@@ -107,7 +107,7 @@ impl RecentRequest {
         }
     }
 
-    /// Goes on to ask for what this answer has left; false if that is nothing.
+    /// Prepares to ask for what this answer left out; false if that is nothing.
     pub fn go_on(&mut self, answered: &Recent) -> bool {
         let is_mine = |part: &&Part| self.app.as_ref().is_none_or(|app| *app == part.app);
         let rest: Arc<[Part]> = answered.rest.iter().filter(is_mine).cloned().collect();
@@ -117,7 +117,7 @@ impl RecentRequest {
     }
 }
 
-/// Answers requests until nobody is left to make one.
+/// Answers requests until there are no more senders.
 pub(super) async fn run(dependencies: &Dependencies, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::new();
     while let Some(first) = requests.recv().await {
@@ -134,7 +134,7 @@ pub(super) async fn run(dependencies: &Dependencies, mut requests: mpsc::Receive
 
 async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
     loop {
-        // Who has gone in the meantime need not be told.
+        // Sessions that have gone in the meantime need no answer.
         batch.retain(|request| !request.answer.is_closed());
         let given_up = batch.extract_if(.., |request| request.asked.elapsed() > GIVE_UP).count();
         if given_up > 0 {
@@ -163,25 +163,25 @@ async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
     }
 }
 
-/// What the sessions of one user want to know.
+/// The requests of one user's sessions.
 #[derive(Debug, Default)]
 struct Wanted<'a> {
-    /// How far back.
+    /// The time to look back.
     age: Duration,
     all_apps: bool,
     apps: HashSet<&'a str>,
 }
 
-/// What some sessions of a user are told at once, in the making.
+/// An answer being built, for some sessions of a user.
 #[derive(Debug, Default)]
 struct Answer {
     recent: Recent,
-    /// Bytes of the names.
+    /// Size of the names in bytes.
     bytes: usize,
 }
 
 impl Answer {
-    /// Takes what changed in the parts that are left, as much as is told at once.
+    /// Takes what changed in the remaining parts, as much as is told at once.
     fn take(&mut self, user: UserKey, changed: impl IntoIterator<Item = Changed>) {
         let mut left = Vec::new();
         for (Part { app, range }, Changed { by_client, until, bytes }) in self.recent.rest.drain(..).zip(changed) {
@@ -210,10 +210,10 @@ impl Answer {
     }
 }
 
-/// Whom an answer is for, and what they asked.
+/// The user of an answer, and what was asked.
 type Question = (UserKey, Arc<[Part]>);
 
-/// Looks up what each request of a batch is to be told.
+/// Looks up the answer to each request of a batch.
 async fn look_up(dependencies: &Dependencies, batch: &[Request]) -> Result<Vec<RecentChanges>, StoreError> {
     dependencies.metrics.recent_lookups.inc();
     let fresh = recent_parts(dependencies, batch).await?;
@@ -235,7 +235,7 @@ async fn look_up(dependencies: &Dependencies, batch: &[Request]) -> Result<Vec<R
     Ok(questions.iter().map(|question| answers.get(question).cloned().unwrap_or_default()).collect())
 }
 
-/// Finds out what changed, for all who are not told enough yet, as far as that is bearable at once.
+/// Looks up changes for all answers that are incomplete, within the bounds for one look-up.
 async fn gather(dependencies: &Dependencies, answers: &mut HashMap<&Question, Answer>) -> Result<(), StoreError> {
     for _ in 0..MAX_ROUNDS {
         let mut gathered: usize = answers.values().map(|answer| answer.bytes).sum();
@@ -266,7 +266,7 @@ async fn gather(dependencies: &Dependencies, answers: &mut HashMap<&Question, An
     Ok(())
 }
 
-/// Answers in chunks of about as many ranges as are asked for in one statement.
+/// Splits answers into chunks of about as many ranges as are queried in one statement.
 fn chunks_by_ranges<'a, 'b, Q>(answers: &'a mut [(Q, &'b mut Answer)]) -> Vec<&'a mut [(Q, &'b mut Answer)]> {
     let (mut chunks, mut rest) = (Vec::new(), answers);
     while !rest.is_empty() {
@@ -283,8 +283,8 @@ fn chunks_by_ranges<'a, 'b, Q>(answers: &'a mut [(Q, &'b mut Answer)]) -> Vec<&'
     chunks
 }
 
-/// What was stored recently, and not said yet, for the users of a batch who have been told nothing: of each log from where
-/// what is recent begins.
+/// Finds what was stored recently, and is not yet told, for the users of a batch who have been told nothing: of each
+/// log, from where the recent part begins.
 async fn recent_parts(
     dependencies: &Dependencies,
     batch: &[Request],
@@ -306,7 +306,7 @@ async fn recent_parts(
     Ok(parts.into_iter().map(|(user, parts)| (user, parts.into())).collect())
 }
 
-/// Where those logs stand that somebody wants to hear of, and that were written to recently.
+/// Reads the heads of the requested logs that were written to recently.
 async fn recent_heads(
     dependencies: &Dependencies,
     wanted: &HashMap<UserKey, Wanted<'_>>,
@@ -327,7 +327,7 @@ async fn recent_heads(
             match reader.newest_recent(user, age).await {
                 Ok(heads) => recent.extend(heads),
                 Err(error) if error.is_about_statement() => {
-                    // Which is nobody else's fault.
+                    // Nobody else is affected.
                     dependencies.metrics.reconcile_failures.inc();
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "a user with very many logs was not told what was stored before it came");

@@ -1,10 +1,10 @@
 //! Finds what no notification brought (G4).
 //!
-//! A replica can die between its commit and its notification, a connection can be dead while it looks alive. So
-//! every replica compares, every few seconds and whenever its listener has reconnected, the heads of its connected
+//! A replica can die between its commit and its notification, and a connection can be dead while it looks alive. So
+//! every few seconds, and whenever its listener has reconnected, every replica compares the heads of its connected
 //! users' logs with what has been announced without a gap, and announces what is missing.
 //!
-//! Each bucket has a reconciler of its own: one that does not answer holds up nobody else's users.
+//! Each bucket has a reconciler of its own: a bucket that does not answer holds up nobody else's users.
 
 use super::changes::{Chunks, RANGES_PER_QUERY};
 use super::dependencies::{Dependencies, QUEUE, USERS_PER_QUERY};
@@ -22,21 +22,21 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Logs that may have been taken back, looked at together.
+/// Maximum number of logs checked together for a rewind.
 const SUSPECTS_PER_QUERY: usize = 500;
 /// A head just seen may be on its way as a notification; what is still missing after this is lost.
 const GRACE: Duration = Duration::from_millis(250);
-/// Pause between two looks for what those may have stored who do not sign what they say.
+/// Pause between two checks for what unsigned notifications announced.
 const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
-/// The reconcilers of all buckets, as the others see them.
+/// A handle to the reconcilers of all buckets.
 #[derive(Clone, Debug)]
 pub struct Reconciler {
     layout: Layout,
     buckets: Arc<[Requests]>,
 }
 
-/// Where one of them is asked.
+/// The queues of one reconciler.
 #[derive(Debug)]
 struct Requests {
     now: Arc<Notify>,
@@ -46,7 +46,7 @@ struct Requests {
     recent: recent::Requests,
 }
 
-/// A user's logs could not be asked for.
+/// The positions of a user's logs could not be read.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the database could not be asked where the user's logs stand")]
 pub struct CannotBegin;
@@ -64,7 +64,7 @@ pub struct ReconcilerTask {
 }
 
 impl Reconciler {
-    /// The reconcilers of a layout's buckets, and the tasks that are to be run for them, in the buckets' order.
+    /// Creates the reconcilers of a layout's buckets, and the tasks to run for them, in the order of the buckets.
     pub fn new(layout: Layout) -> (Reconciler, Vec<ReconcilerTask>) {
         let (buckets, tasks): (Vec<Requests>, _) = (0..layout.count()).map(|bucket| of_bucket(layout, bucket)).unzip();
         (Reconciler { layout, buckets: buckets.into() }, tasks)
@@ -79,7 +79,7 @@ impl Reconciler {
         self.buckets.iter().for_each(|bucket| bucket.now.notify_one());
     }
 
-    /// Looks up what a wake-up was too long to say.
+    /// Looks up what was too long for a wake-up.
     pub(super) fn look_up(&self, wakeup: Wakeup) {
         // If the queue is full, the next round finds it.
         if let Some(bucket) = self.of(wakeup.user) {
@@ -87,7 +87,8 @@ impl Reconciler {
         }
     }
 
-    /// Finds out whether there is something to announce to this user: somebody says so who may not be one of us.
+    /// Checks whether there is something to announce to this user, because of a notification that may not be from a
+    /// replica.
     pub(super) fn check(&self, user: UserKey) {
         // If the queue is full, the next round finds it.
         if let Some(bucket) = self.of(user) {
@@ -95,7 +96,7 @@ impl Reconciler {
         }
     }
 
-    /// Finds out where a newly connected user's logs stand; everything stored after this returns is announced.
+    /// Reads the positions of a newly connected user's logs; everything stored after this returns is announced.
     pub async fn begin(&self, user: UserKey) -> Result<(), CannotBegin> {
         let (begun, done) = oneshot::channel();
         let bucket = self.of(user).ok_or(CannotBegin)?;
@@ -103,9 +104,9 @@ impl Reconciler {
         done.await.map_err(|_| CannotBegin)
     }
 
-    /// Asks what was stored shortly before now in the user's apps, or in one of them.
+    /// Requests what was stored shortly before now in the user's apps, or in one of them.
     pub fn recent(&self, user: UserKey, app: Option<Arc<str>>) -> RecentRequest {
-        // The bucket of a user is always there.
+        // The bucket of a user always exists.
         let requests = self.of(user).map_or_else(|| recent::queue().0, |bucket| bucket.recent.clone());
         RecentRequest::new(requests, user, app)
     }
@@ -160,7 +161,7 @@ async fn run_rounds(dependencies: &Dependencies, bucket: (Layout, usize), now: &
     }
 }
 
-/// One comparison of the heads of a bucket's connected users with what was announced.
+/// Compares the heads of a bucket's connected users once with what was announced.
 async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -> Result<(), StoreError> {
     if Failpoint::NoReconciler.is_on() {
         return Ok(());
@@ -208,8 +209,8 @@ async fn round(dependencies: &Dependencies, (layout, bucket): (Layout, usize)) -
     Ok(())
 }
 
-/// Looks at the heads of users of whom somebody says that something was stored. Anybody on the database can say so, as
-/// often as they like: so it is one look at a time, for all who were named by then, and a pause.
+/// Checks the heads of users named by unsigned notifications. Anybody on the database can send those, as often as they
+/// like: so there is one check at a time, for all users named by then, and then a pause.
 async fn run_checks(dependencies: &Dependencies, mut checks: mpsc::Receiver<UserKey>) {
     let mut named = Vec::new();
     while checks.recv_many(&mut named, USERS_PER_QUERY).await > 0 {
@@ -235,7 +236,7 @@ async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wa
             .drain(..)
             .map(|wakeup| Head { user: wakeup.user, app: wakeup.app.to_string(), at: wakeup.last() })
             .collect();
-        // Each log once, up to the furthest: one that was written to often would be looked through as often.
+        // Each log once, up to its furthest head: otherwise a log written to often would be looked up as often.
         let heads = heads::newest(heads);
         if let Err(error) = announce_missing(dependencies, &heads).await {
             dependencies.metrics.reconcile_failures.inc();
@@ -249,7 +250,7 @@ async fn run_lookups(dependencies: &Dependencies, mut lookups: mpsc::Receiver<Wa
 
 #[cfg(test)]
 impl ReconcilerTask {
-    /// Whether a round is to begin at once.
+    /// True if a round is to begin at once.
     pub(super) fn is_wanted(&self) -> bool {
         use futures_util::FutureExt;
         self.now.notified().now_or_never().is_some()

@@ -5,12 +5,12 @@ use crate::protocol::websocket::{ServerMessage, Text};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-/// What a name takes beside its letters, in bytes, about.
+/// Approximate memory of a name besides its characters, in bytes.
 pub const NAME_BYTES: usize = 48;
-/// Lists up to so many bytes are part of what each session costs.
+/// Lists of up to this many bytes are covered by the fixed cost of a session.
 const FREE: usize = 1 << 10;
 
-/// Names of tables, in order. Clones share them, the message that they become, and what is charged for both.
+/// Names of tables, in order. Clones share the names, the message made from them, and the charge for both.
 #[derive(Clone, Debug)]
 pub struct Tables(Arc<List>);
 
@@ -18,29 +18,29 @@ pub struct Tables(Arc<List>);
 struct List {
     names: Box<[Arc<str>]>,
     bytes: usize,
-    /// What sessions are told, once one is, and of which app.
+    /// The message for sessions and the app it is for, once one was sent.
     message: OnceLock<(Arc<str>, Text)>,
-    /// Once a mailbox keeps them.
+    /// Set once a mailbox keeps the list.
     charge: OnceLock<MailCharge>,
 }
 
 impl Tables {
-    /// Bytes that they take where they are alone, about.
+    /// Approximate memory of the list if it is not shared, in bytes.
     pub fn bytes(&self) -> usize {
         self.0.bytes
     }
 
-    /// The table of this name, if it is one of them.
+    /// Finds the table with this name.
     pub fn find(&self, name: &str) -> Option<&Arc<str>> {
         self.binary_search_by(|table| (**table).cmp(name)).ok().map(|at| &self[at])
     }
 
-    /// Whether both are the same list, and not only equal.
+    /// True if both are the same list, not only equal lists.
     pub fn is_same(&self, other: &Tables) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The message that these tables of an app changed. It is written once.
+    /// Returns the message that these tables of an app changed. It is encoded once.
     pub fn message(&self, app: &Arc<str>) -> Text {
         let (of, message) = self.0.message.get_or_init(|| (app.clone(), self.encode(app)));
         if of == app { message.clone() } else { self.encode(app) }
@@ -52,14 +52,14 @@ impl Tables {
             .into()
     }
 
-    /// Charges the user for them and for their message, if they are not charged for yet; false if there is no room.
+    /// Charges the user for the list and its message, unless that has been done; false if there is no room.
     pub fn charge(&self, user: &UserMail) -> bool {
         if self.0.bytes <= FREE || self.0.charge.get().is_some() {
             return true;
         }
         let names: usize = self.iter().map(|name| name.len()).sum();
         let Some(charge) = user.charge(self.0.bytes + names) else { return false };
-        // Where another mailbox was faster, this one is given back.
+        // If another mailbox was faster, this charge is released.
         let _ = self.0.charge.set(charge);
         true
     }

@@ -1,8 +1,8 @@
-//! What the tests of the fan-out share.
+//! Shared code of the fan-out's tests.
 
 use crate::config::{FanoutConfig, without_environment};
 
-/// The settings, as on the command line.
+/// Parses settings as on the command line.
 pub(super) fn fanout_config(settings: &[&str]) -> FanoutConfig {
     without_environment(settings).unwrap()
 }

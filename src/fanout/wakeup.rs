@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most bytes of the names of a wake-up's tables. A longer list is not kept: whoever hears of it looks it up.
+/// Maximum size of the table names of a wake-up in bytes. A longer list is not kept: receivers look it up.
 pub const MAX_NAMES: usize = 1_500;
-/// Sampled pushes that one wake-up names at most; deliveries are not linked to further ones.
+/// Maximum number of sampled pushes that a wake-up names; deliveries are not linked to further ones.
 pub const MAX_PUSHES: usize = 8;
-/// Ranges that one wake-up lists at most; more leave a gap that the reconciler closes.
+/// Maximum number of ranges that a wake-up lists; more leave a gap that the reconciler closes.
 const MAX_RANGES: usize = 16;
-/// How far a position may be ahead of this replica's clock: clocks differ, and a large push reaches ahead.
+/// Maximum time that a position may be ahead of this replica's clock: clocks differ, and a large push reaches ahead.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
-/// What a wake-up takes beside its names, in bytes, about.
+/// Approximate memory of a wake-up without its names, in bytes.
 const FIXED_BYTES: usize = 256;
 
 /// A hint that something was stored: who should pull what.
@@ -25,35 +25,35 @@ pub struct Wakeup {
     pub user: UserKey,
     /// The app.
     pub app: Arc<str>,
-    /// The device that stored it: its own sessions need no waking.
+    /// The device that stored it: its own sessions need no wake-up.
     pub client: Option<Arc<str>>,
-    /// The tables that changed; none where the list was too long to send, and is to be looked up.
+    /// The tables that changed; `None` if the list was too long to send, and has to be looked up.
     pub tables: Option<Tables>,
     /// The ranges of the log that this announces: each from the head before it, exclusive, to its end.
     pub ranges: Vec<(i64, i64)>,
-    /// The spans of the sampled pushes among those that this is about, [`MAX_PUSHES`] at most.
+    /// The spans of the sampled pushes that this announces, [`MAX_PUSHES`] at most.
     pub pushes: Vec<PushSpan>,
 }
 
 impl Wakeup {
-    /// The last position that this announces.
+    /// Returns the last position that this announces.
     pub fn last(&self) -> i64 {
         self.ranges.iter().map(|(_, last)| *last).max().unwrap_or(0)
     }
 
-    /// Whether it announces what cannot have been stored yet, so long after 1970.
+    /// True if it announces what cannot have been stored yet, at this time since 1970.
     pub(super) fn is_beyond(&self, present: Duration) -> bool {
         let latest = present + MAX_AHEAD;
         self.last() > i64::try_from(latest.as_micros()).unwrap_or(i64::MAX)
     }
 
-    /// About how much memory it takes, in bytes. Bounded, as its parts are.
+    /// Approximate memory it takes, in bytes. Bounded, as its parts are.
     pub(super) fn size(&self) -> usize {
         let tables: usize = self.tables.iter().flatten().map(|table| table.len() + 32).sum();
         FIXED_BYTES + self.app.len() + self.client.as_ref().map_or(0, |client| client.len()) + tables
     }
 
-    /// Adds what another one of the same device in the same app says. Takes no longer than its bounds allow.
+    /// Merges another wake-up of the same device in the same app. Takes no longer than its bounds allow.
     pub(super) fn merge(&mut self, other: Wakeup) {
         let room = MAX_PUSHES.saturating_sub(self.pushes.len());
         self.pushes.extend(other.pushes.into_iter().take(room));
@@ -72,7 +72,7 @@ impl Wakeup {
     }
 }
 
-/// The names of a wake-up's tables, each once and in order; none if they are more than [`MAX_NAMES`] bytes.
+/// Returns the names of a wake-up's tables, each once and in order; none if they are more than [`MAX_NAMES`] bytes.
 pub fn table_names<T: AsRef<str> + Into<Arc<str>> + Ord>(names: impl IntoIterator<Item = T>) -> Option<Tables> {
     let (mut list, mut bytes) = (BTreeSet::new(), 0);
     for name in names {

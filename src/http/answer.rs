@@ -1,4 +1,4 @@
-//! Pages of the log as answers, in memory that is reserved until their reader has taken them (G6).
+//! Answers with pages of the log, in memory that stays reserved until the reader has taken them (G6).
 
 use super::AppState;
 use super::compression::WORKING_MEMORY;
@@ -19,17 +19,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::time::timeout;
 
-/// What is reserved before it is known what a page needs, in bytes.
+/// Bytes reserved before it is known how much a page needs.
 pub(super) const LEAST: usize = 32 << 10;
-/// How often a page is read again because it needs more than was reserved.
+/// Maximum number of attempts to read a page that turns out to need more memory than was reserved.
 const ATTEMPTS: usize = 4;
-/// An answer without a page of up to so many bytes is part of what its connection costs.
+/// An answer without a page of up to this many bytes is covered by the fixed cost of its connection.
 const FREE: usize = 4 << 10;
-/// What is given to the transport at once, in bytes: it asks for more when that is on its way.
+/// Bytes handed to the transport at once; it asks for more when they are on their way.
 const CHUNK: usize = 64 << 10;
 
-/// Reads a page into memory that is reserved for it, also along the way. Where there is no more it ends; if it has nothing then, it
-/// is read again once there is.
+/// Reads a page into memory that is reserved for it, including while reading. The page ends where memory runs out; if
+/// it is empty then, it is read again once there is memory.
 pub(super) async fn read_page(
     state: &AppState,
     log: &Log,
@@ -38,8 +38,8 @@ pub(super) async fn read_page(
     let budget = state.unread.of(log.user);
     let mut needs = LEAST;
     for _ in 0..ATTEMPTS {
-        // Memory comes second: those who wait for their turn among their user's reads hold none. And before the turn among all:
-        // who waits for memory keeps nobody else from reading.
+        // Memory is reserved after the turn among the user's own reads, so that readers waiting for that turn hold
+        // none, and before the turn among all, so that a reader waiting for memory blocks nobody else.
         let pages = &state.store.of(log.user).pages;
         let limit = state.config.database_acquire_timeout_ms;
         let turn = timeout(limit, state.sessions.reads.of(log.user).among_own()).await;
@@ -60,12 +60,12 @@ pub(super) async fn read_page(
             Err(StoreError::NeedsMemory(bytes)) => BECOMES * bytes + LEAST,
             Err(error) => return Err(error.into()),
         };
-        // Nobody holds a page while waiting for memory.
+        // The page has been dropped by now: nobody holds a page while waiting for memory.
     }
     Err(ApiError::Busy)
 }
 
-/// What an answer needs whose changes have so many bytes.
+/// Bytes that an answer needs if its changes take `changes` bytes.
 pub(super) fn needs_of(changes: usize) -> usize {
     BECOMES * changes + LEAST + compressor(changes)
 }
@@ -75,13 +75,13 @@ fn refused(state: &AppState, reason: &str) -> ApiError {
     ApiError::Busy
 }
 
-/// What is set aside for compressing so many bytes. Nobody keeps a compressor for what is sent in one piece.
+/// Bytes set aside for compressing an answer. An answer that is sent in one piece keeps no compressor.
 fn compressor(bytes: usize) -> usize {
     if bytes > CHUNK { WORKING_MEMORY } else { 0 }
 }
 
-/// The page that a reader gets: the one that was read, unless that is empty and its reader asks too often. Then that
-/// answer waits a moment, and becomes whatever is stored meanwhile.
+/// Returns the page that was read, unless it is empty and its reader polls too often: then the answer waits a moment,
+/// and the page is read again.
 pub(super) async fn unless_empty(
     state: &AppState,
     log: &Log,
@@ -92,18 +92,19 @@ pub(super) async fn unless_empty(
     if !page.changes.is_empty() || page.has_more {
         return Ok((page, unread));
     }
-    // Nothing is large in it: it need not hold more than its bare answer.
+    // An empty page needs no more than its bare answer.
     state.unread.of(log.user).resize(&mut unread, page.size());
     if poll.nothing_new().await { read_page(state, log, request).await } else { Ok((page, unread)) }
 }
 
-/// Writes an answer, off the thread if it is a large one.
+/// Encodes an answer, off this thread if it is large.
 pub(super) async fn write(state: &AppState, page: Page, remarks: &Remarks<'_>) -> Result<String, ApiError> {
     let size = page.size() + remarks.size();
     Ok(state.sessions.heavy.run(size, || encode_answer(page, remarks)).await?)
 }
 
-/// An answer in JSON, in memory that is reserved until its reader has taken it: what was reserved for its page, or other.
+/// Makes a JSON answer, in memory that stays reserved until its reader has taken it: its page's reservation, or a new
+/// one.
 pub(super) async fn json(
     state: &AppState,
     log: &Log,
@@ -114,14 +115,14 @@ pub(super) async fn json(
     let bytes = text.len() + compressor(text.len());
     let holding = async {
         match reserved {
-            // Mostly it becomes smaller: the page is gone.
+            // Usually it shrinks: the page is gone.
             Some(mut reserved) => {
                 if !budget.resize(&mut reserved, bytes) {
                     budget.grow(&mut reserved, bytes).await?;
                 }
                 Some(Some(reserved))
             }
-            // Part of what its connection costs.
+            // Covered by the cost of its connection.
             None if bytes <= FREE => Some(None),
             None => budget.reserve(bytes).await.map(Some),
         }
@@ -130,14 +131,13 @@ pub(super) async fn json(
     Ok(response(text, held.ok_or_else(|| refused(state, "unread_bytes"))?))
 }
 
-/// What there is to be given back once an answer has been taken: its memory, or its place. [`hold_until_taken`] gives it to the
-/// body.
+/// Held until an answer has been taken: its memory, or its place. [`hold_until_taken`] moves it into the body.
 #[derive(Clone, Debug)]
 struct HeldForBody {
     _held: Arc<dyn Any + Send + Sync>,
 }
 
-/// An answer in one piece, until whose end this is held.
+/// Makes a response that holds `held` until its body has been written.
 pub(super) fn holding(held: impl Any + Send + Sync, mut response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
@@ -153,7 +153,7 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
             let chunk = rest.split_to(CHUNK.min(rest.len()));
             (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), rest))
         });
-        // A compressor asks once more after the end.
+        // A compressor polls once more after the end.
         Body::from_stream(chunks.fuse())
     } else {
         Body::from(text)
@@ -166,7 +166,7 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
     }
 }
 
-/// Part of an answer that the transport has not written yet. It keeps what is held for the answer.
+/// A part of an answer that the transport has not written yet. It keeps what is held for the answer.
 struct Piece {
     bytes: Bytes,
     _held: HeldForBody,
@@ -178,9 +178,9 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-/// Keeps what is held for an answer until its last byte has been written, or its connection is gone. What the transport
-/// has asked for is not written yet: a client that does not read has it wait there. So every piece that is given to the
-/// transport holds it itself; this is done last of all, when the body is compressed if it is.
+/// Keeps what is held for an answer until its last byte has been written, or its connection is gone. Bytes that the
+/// transport has taken are not written yet: they wait there if the client does not read. So every piece given to the
+/// transport holds it, and this runs last, after compression if there is any.
 pub(super) fn hold_until_taken(mut response: Response) -> Response {
     let Some(held) = response.extensions_mut().remove::<HeldForBody>() else { return response };
     response.map(|body| {

@@ -1,7 +1,7 @@
 //! `GET /sync/stream?apps=…`: server-sent events of several apps on one connection.
 //!
-//! Browsers have six connections to an origin over HTTP/1.1. What is said of a stream holds for each app on it; its events
-//! name their app, and their `id` has a cursor for each.
+//! Browsers open at most six connections to an origin over HTTP/1.1. Each app on the stream gets the guarantees of a
+//! stream of its own; events name their app, and their `id` has a cursor for each app.
 
 use super::AppState;
 use super::connection::ClientPlace;
@@ -21,12 +21,12 @@ use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Apps of one stream, at most.
+/// Maximum number of apps on one stream.
 const MAX_APPS: usize = 64;
-/// Tables that it names, at most, all apps together.
+/// Maximum number of tables that one stream names, over all apps.
 const MAX_NAMES: usize = 1024;
 
-/// Of each app, the tables that are asked for; none means all.
+/// The tables requested of each app; `None` means all.
 type Apps = BTreeMap<String, Option<BTreeSet<String>>>;
 
 pub(super) async fn stream(
@@ -41,10 +41,10 @@ pub(super) async fn stream(
     let position = |text: &str| StreamPosition::parse(text);
     let last_event = last_event_id(&headers)?.map(position).transpose()?;
     let since = query(&uri, "since").as_deref().map(position).transpose()?;
-    // An app that is new to the client's list is not in the id that it resumes from.
+    // The id that a client resumes from does not contain apps that are new to its list.
     let only = apps.len() == 1;
     let of = |position: &StreamPosition, app: &str| match position {
-        // Of a single app, what stands for all is its own.
+        // With a single app, the cursor that stands for all apps is its own.
         StreamPosition::Everywhere(cursor) if only => Some(*cursor),
         position => position.of(app),
     };
@@ -63,7 +63,7 @@ pub(super) async fn stream(
     Ok(answer(session, client))
 }
 
-/// Reads `app,app:table;table`. A name that has one of `,:;%` in it is percent-encoded.
+/// Reads `app,app:table;table`. Names that contain one of `,:;%` are percent-encoded.
 fn read_apps(list: &str) -> Result<Apps, ApiError> {
     let mut apps = Apps::new();
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -90,7 +90,7 @@ fn read_apps(list: &str) -> Result<Apps, ApiError> {
     if apps.is_empty() { Err(ApiError::MissingParameter("apps")) } else { Ok(apps) }
 }
 
-/// Reads `table;table`; none if there is none, which means all.
+/// Reads `table;table`; an empty list means all tables.
 fn read_tables(list: &str) -> Result<Option<BTreeSet<String>>, ApiError> {
     let mut tables = BTreeSet::new();
     for table in list.split(';').map(str::trim).filter(|table| !table.is_empty()) {
@@ -102,7 +102,7 @@ fn read_tables(list: &str) -> Result<Option<BTreeSet<String>>, ApiError> {
     Ok((!tables.is_empty()).then_some(tables))
 }
 
-/// What is no UTF-8 when it is decoded was not encoded.
+/// Decodes a name; if the result is not UTF-8, the name was not encoded.
 fn decode(name: &str) -> Cow<'_, str> {
     percent_decode_str(name).decode_utf8().unwrap_or(Cow::Borrowed(name))
 }
@@ -111,7 +111,7 @@ fn decode(name: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    /// The apps of a list in short, or what is wrong with it.
+    /// The apps of a list in short form, or the error.
     fn read(list: &str) -> String {
         let tables = |tables: Option<BTreeSet<String>>| match tables {
             Some(tables) => format!("({})", tables.into_iter().collect::<Vec<_>>().join(" ")),

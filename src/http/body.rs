@@ -1,8 +1,8 @@
 //! The body of a push, read into memory that was reserved for it (G6).
 //!
-//! Memory is reserved as the bytes arrive, so that a client which announces much and sends little holds little. A push for
-//! which there is none soon is refused early, with 503 and `Retry-After`, rather than served late: its client may have
-//! given up by then, and would come back on top.
+//! Memory is reserved as the bytes arrive, so a client that announces much and sends little holds little. If memory
+//! doesn't become available soon, the push is refused early, with 503 and `Retry-After`, rather than served late: by
+//! then its client may have given up, and its retry would come on top.
 
 use super::error::ApiError;
 use crate::budget::{MemoryBudget, Reservation, UserBudget};
@@ -17,56 +17,56 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Most bytes of a body.
+/// Maximum size of a body in bytes.
 const MAX_BODY: usize = 10 << 20;
-/// A body that is too large is read on up to here, so that its client gets to read the answer.
+/// A body that is too large is read on, up to this many bytes, so that its client gets to read the answer
 const MAX_DISCARDED: usize = 64 << 20;
-/// ... and for so long.
+/// and for this long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a push costs however small it is, in bytes.
+/// Minimum memory that a push costs, in bytes.
 const LEAST: usize = 8 << 10;
-/// What the connection reads ahead of us, in bytes, once a body is larger than the least.
+/// Bytes that the connection reads ahead of us, once a body is larger than the minimum.
 const READ_AHEAD: usize = 64 << 10;
-/// Up to so many bytes, a body does not wait for what is large, while it arrives
+/// A body of up to this many bytes does not wait behind large ones while it arrives,
 const SMALL_BODY: usize = 64 << 10;
-/// and as what it becomes: some two hundred changes, as clients push them.
+/// nor does a decoded body of up to this many: about two hundred changes of the usual size.
 const SMALL_WORK: usize = 1 << 20;
-/// How many times its size a body becomes, beside itself, while it is checked and stored: read members, changes as they are
-/// stored, and the statement's arrays.
+/// Memory for decoding and storing a body, as a multiple of its size and in addition to it: parsed members, the changes
+/// as stored, and the statement's arrays.
 const BECOMES: usize = 3;
-/// ... and what each of its objects takes in addition, in bytes: every change and every field is one, however short.
+/// Additional bytes for each JSON object: every change and every field is one, however short.
 const OBJECT: usize = 512;
-/// Bodies that are read only so that their clients see the answer, at the same time. Others are cut off.
+/// Maximum number of bodies drained at the same time so that their clients see the answer. Others are cut off.
 const MAX_DISCARDS: usize = 256;
 
-/// The memory of pushes.
+/// Memory held by pushes.
 #[derive(Clone, Debug)]
 pub struct PushBudget {
     /// For bodies as they arrive.
     bodies: MemoryBudget,
-    /// For what they become. Apart from them, so that nobody who waits for it holds any of it.
+    /// For their decoded form. It is separate, so that a push that waits for it holds none of it.
     work: MemoryBudget,
     discards: Arc<Semaphore>,
     queue_timeout: Duration,
     body_timeout: Duration,
 }
 
-/// What a push holds until it is stored.
+/// Memory reserved by a push until it is stored.
 pub(super) type PushReservation = Arc<(Reservation, Reservation)>;
 
 impl PushBudget {
-    /// With all of the configured memory free.
+    /// Creates a budget with all of the configured memory free.
     pub fn new(config: &Config, metrics: &Metrics) -> PushBudget {
         let bytes = config.max_push_bytes_in_flight as usize;
         let budget = |small| MemoryBudget::with_small(bytes, small, metrics.push_bytes.clone());
-        // Room is made for half as much again as has arrived.
+        // The buffer grows to half as much again as has arrived.
         let (bodies, work) = (budget(SMALL_BODY * 3 / 2 + READ_AHEAD), budget(SMALL_WORK));
         let (queue_timeout, body_timeout) = (config.queue_timeout_ms, config.http.body_timeout_ms);
         let discards = Arc::new(Semaphore::new(MAX_DISCARDS));
         PushBudget { bodies, work, discards, queue_timeout, body_timeout }
     }
 
-    /// Reads a body, and reserves what it needs, also for what becomes of it.
+    /// Reads a body and reserves the memory it needs, including for its decoded form.
     pub(super) async fn read(&self, mut body: Body, user: UserKey) -> Result<(Vec<u8>, PushReservation), ApiError> {
         let reading = self.read_all(&mut body, self.bodies.of(user));
         let read = timeout(self.body_timeout, reading).await.unwrap_or(Err(ApiError::BodyTimeout));
@@ -102,13 +102,13 @@ impl PushBudget {
             }
             read.extend_from_slice(bytes);
         }
-        // All of it is here: nothing is read ahead any more, and nothing is to be added.
+        // The body is complete: nothing more is read ahead or added.
         read.shrink_to_fit();
         budget.resize(&mut reservation, read.len().max(LEAST));
         Ok((read, reservation))
     }
 
-    /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
+    /// Drains the rest of a body, within bounds: a client that is still sending would not see the answer.
     pub(super) async fn discard(&self, mut body: Body) {
         let Ok(_place) = self.discards.try_acquire() else { return };
         let reading = async {
@@ -120,12 +120,12 @@ impl PushBudget {
                 }
             }
         };
-        // Whether it was all of it makes no difference to the answer.
+        // Whether all of it was read makes no difference to the answer.
         let _ = timeout(DISCARD_TIMEOUT, reading).await;
     }
 }
 
-/// What a body becomes until it is stored, in bytes, at most: it counts the braces of texts as well.
+/// Upper bound of the memory that decoding a body takes, in bytes: braces within strings count as objects too.
 fn becomes(body: &[u8]) -> usize {
     let objects = body.iter().filter(|byte| **byte == b'{').count();
     BECOMES * body.len() + OBJECT * objects + LEAST

@@ -1,11 +1,11 @@
-//! Pages are compressed for clients that take it: a fresh device reads many, and most of a page is names said again.
+//! Compresses pages for clients that accept it: a fresh device reads many, and most of a page is repeated names.
 //!
-//! Only answers of pushes and pulls, and only those that are large enough to need more than a packet or two. They are
-//! compressed piece by piece as their client takes them, with the fastest level of each algorithm: the others give little
-//! more for JSON, and need several times the memory.
+//! Only answers to pushes and pulls are compressed, and only if they need more than a packet or two. They are
+//! compressed piece by piece as their client takes them, at the fastest level of each algorithm: the other levels gain
+//! little on JSON and need several times the memory.
 //!
-//! A client that takes nothing that there is, not even what is not compressed, gets that all the same, as it gets everything
-//! that is small. It has asked already when that is seen: an answer 406 would say of a push that is stored that it was refused.
+//! A client that accepts none of our encodings, not even `identity`, gets an uncompressed answer all the same, as it
+//! does for every small answer. By then its request has been processed: a 406 would report a stored push as refused.
 
 use super::AppState;
 use axum::body::Body;
@@ -15,20 +15,20 @@ use tower::util::MapResponseLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::compression::{CompressionBody, CompressionLayer, CompressionLevel};
 
-/// Answers of fewer bytes go out as they are.
+/// Answers of fewer bytes are not compressed.
 const LEAST: u64 = 2048;
 
-/// What one answer's compressor takes while its client reads, at most, in bytes.
+/// Maximum memory of one answer's compressor while its client reads, in bytes.
 pub(super) const WORKING_MEMORY: usize = 1 << 20;
 
-/// A route whose answers are pages.
+/// Adds compression to a route that answers with pages.
 pub(super) fn pages(route: MethodRouter<AppState>) -> MethodRouter<AppState> {
     let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(LEAST));
-    // The first is outermost.
+    // The first layer is the outermost.
     route.layer((MapResponseLayer::new(give_status_back), compression, MapResponseLayer::new(note_status)))
 }
 
-/// The status of an answer as it was made: compression may write another one over it.
+/// The status of an answer before compression, which may overwrite it.
 #[derive(Clone, Copy, Debug)]
 struct OwnStatus(StatusCode);
 

@@ -1,4 +1,4 @@
-//! A client's connection, as what it carries sees it.
+//! A client's connection, as seen by the requests on it.
 
 use super::meter::Meter;
 use crate::limits::addresses::AddressPlace;
@@ -8,14 +8,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// A place among the connections of the client's address, for whom a balancer asks. What lives longer than the answer to
-/// its request holds a clone.
+/// A place among the connections of the address of the client behind a balancer. Whatever outlives the answer to its
+/// request holds a clone.
 #[derive(Clone, Debug)]
 pub(super) struct ClientPlace {
     place: Arc<AddressPlace>,
 }
 
-/// The address of whoever sends a request, as far as it is known.
+/// Returns the address of the client that sent a request, if it is known.
 pub(super) fn address_of(extensions: &Extensions) -> Option<IpAddr> {
     match extensions.get::<ClientPlace>() {
         Some(client) => client.place.address(),
@@ -23,13 +23,13 @@ pub(super) fn address_of(extensions: &Extensions) -> Option<IpAddr> {
     }
 }
 
-/// A place among the connections of this replica. What lives as long as the connection holds a clone.
+/// A place among the connections of this replica. Whatever lives as long as the connection holds a clone.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     place: Arc<Place>,
 }
 
-/// What such a place consists of.
+/// The contents of a [`Connection`].
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) _permit: OwnedSemaphorePermit,
@@ -49,12 +49,12 @@ impl Connection {
         Connection { place: Arc::new(place) }
     }
 
-    /// What counts the bytes that it makes us hold.
+    /// The meter that counts the bytes it makes us hold.
     pub(super) fn meter(&self) -> &Meter {
         &self.place.meter
     }
 
-    /// Counts that it found no memory for what its client sends.
+    /// Counts that there was no memory for the client's input.
     pub(super) fn count_no_room(&self) {
         self.place.metrics.refused.with_label_values(&["unauthenticated_bytes"]).inc();
     }

@@ -1,6 +1,6 @@
 //! Every error that a client can get: its status, its code, and what to do about it.
 //!
-//! A 5xx says nothing of the inside; what happened goes to the log.
+//! A 5xx reveals nothing internal; the cause goes to the log.
 
 use crate::auth::AuthError;
 use crate::limits::{LimitError, LimitReached};
@@ -19,10 +19,10 @@ use serde::Serialize;
 use std::error::Error;
 use std::fmt;
 
-/// Why a request was not answered 2xx.
+/// The reasons why a request was not answered 2xx.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Nobody knows who asks.
+    /// The caller is not authenticated.
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// Sync is not active for this user; activate it and try again.
@@ -34,9 +34,9 @@ pub enum ApiError {
     /// A name in the path or the query cannot be used.
     #[error("{name} {problem}")]
     Name {
-        /// What it names.
+        /// The kind of name.
         name: &'static str,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: NameProblem,
     },
     /// A parameter is missing.
@@ -51,17 +51,17 @@ pub enum ApiError {
          tables for all of an app"
     )]
     TooManyApps {
-        /// Apps that one stream may have.
+        /// Maximum number of apps on one stream.
         apps: usize,
-        /// Collections that one app may have.
+        /// Maximum number of collections of one app.
         of_an_app: usize,
-        /// Collections that all may have together.
+        /// Maximum number of collections of all apps together.
         tables: usize,
     },
     /// The cursor cannot be read.
     #[error("since {0}")]
     Since(#[from] CursorError),
-    /// A header is no text.
+    /// A header is not plain text.
     #[error("the header {0} must be plain text")]
     Header(&'static str),
     /// The header X-Client-Id must be UTF-8, as it is or percent-encoded.
@@ -147,11 +147,11 @@ struct Body<'a> {
 
 /// Seconds after which a client may try again, unless a limit says otherwise.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
-/// Most bytes of a message: what a client is told may quote what it sent.
+/// Maximum length of a message in bytes: it may quote the client's input.
 const MAX_MESSAGE: usize = 1 << 10;
 
 impl ApiError {
-    /// The table: status and code of every error.
+    /// The table: the status and code of every error.
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
             ApiError::Auth(AuthError::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
@@ -189,7 +189,7 @@ impl ApiError {
         }
     }
 
-    /// What it is counted as.
+    /// The label under which this error is counted.
     fn refusal(&self, status: StatusCode) -> Refusal {
         match self {
             ApiError::Auth(error) => error.refusal(),
@@ -205,7 +205,7 @@ impl ApiError {
         }
     }
 
-    /// What the client is told.
+    /// The message for the client.
     fn message(&self) -> String {
         match self {
             ApiError::Store(StoreError::Unstorable(_)) => {
@@ -220,7 +220,7 @@ impl ApiError {
         }
     }
 
-    /// When it is worth trying again.
+    /// The value of `Retry-After`.
     fn retry_after(&self) -> HeaderValue {
         match self {
             ApiError::Limit(reached) => reached.retry_after().into(),
@@ -228,8 +228,8 @@ impl ApiError {
         }
     }
 
-    /// The line of such refusals, which is not written for every one: `mana_sync_http_responses_total` counts them. Of
-    /// the process, because an error knows nothing of the replica that answers with it.
+    /// The log throttle for refusals of this kind, which are not all logged: `mana_sync_http_responses_total` counts
+    /// them. It is per process, because an error does not know which replica answers with it.
     fn refusal_line(&self) -> &'static Throttle {
         static WITHOUT_KEYS: Throttle = Throttle::new();
         static WITHOUT_DATABASE: Throttle = Throttle::new();
@@ -256,7 +256,7 @@ impl ApiError {
     }
 }
 
-/// A text of at most [`MAX_MESSAGE`] bytes, and no more than that is ever in memory of it.
+/// Formats at most [`MAX_MESSAGE`] bytes of a text; no more than that is ever held in memory.
 fn shortened(text: impl fmt::Display) -> String {
     struct Start(String);
     impl fmt::Write for Start {
@@ -289,7 +289,7 @@ impl IntoResponse for ApiError {
         };
         response.headers_mut().extend(told(match (&self, status) {
             (_, StatusCode::UNAUTHORIZED) => &[(WWW_AUTHENTICATE, "Bearer")],
-            // RFC 9110, section 7.8: whoever sends Upgrade says so in Connection.
+            // RFC 9110, section 7.8: a sender of Upgrade must list it in Connection.
             (_, StatusCode::UPGRADE_REQUIRED) => &[(UPGRADE, "websocket"), (CONNECTION, "upgrade")],
             // RFC 9110, section 15.5.16.
             (ApiError::Encoding, _) => &[(ACCEPT_ENCODING, "identity")],

@@ -1,4 +1,4 @@
-//! What the endpoints take from a request before they look at anything else: who calls, for which app.
+//! Extractors that run before anything else in an endpoint: who calls, and for which app.
 
 use super::AppState;
 use super::connection::{Connection, address_of};
@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A caller whose token is good and whose sync is paid for, at the log of the app in the path.
+/// A caller with a valid token and active sync, and the log of the app in the path.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) identity: Identity,
@@ -34,7 +34,7 @@ impl FromRequestParts<AppState> for Caller {
     }
 }
 
-/// A caller whose token is good and whose sync is paid for, whatever the path names.
+/// A caller with a valid token and active sync, independent of the path.
 #[derive(Debug)]
 pub(super) struct Authenticated(pub(super) Identity);
 
@@ -56,7 +56,7 @@ impl FromRequestParts<AppState> for Authenticated {
     }
 }
 
-/// Checks the token. From then on a long head counts against its user's memory.
+/// Checks the token. From then on, a long request head counts against its user's memory.
 async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, ApiError> {
     let identity = state.auth.check(bearer(&parts.headers)?, address_of(&parts.extensions)).await?;
     if let Some(connection) = parts.extensions.get::<Connection>() {
@@ -70,11 +70,11 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, ApiError>
     Ok(identity)
 }
 
-/// The path of the stream of all apps, and of pushes to an app that has its name.
+/// The path of the stream of all apps, and of pushes to an app named `stream`.
 pub(super) const ALL_APPS_STREAM: &str = "/sync/stream";
 const APP_OF_THAT_PATH: &str = "stream";
 
-/// The app that the path names, if it names one.
+/// The app named in the path, if there is one.
 #[derive(Debug)]
 pub(super) struct PathApp(pub(super) Option<Arc<str>>);
 
@@ -90,7 +90,7 @@ async fn path_app(parts: &mut Parts, state: &AppState) -> Result<Option<Arc<str>
     let params = match RawPathParams::from_request_parts(parts, state).await {
         Ok(params) => params,
         Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => return Err(ApiError::NotFound),
-        // The path of this route has none.
+        // This route has no path parameters.
         Err(_) => return Ok((parts.uri.path() == ALL_APPS_STREAM).then(|| APP_OF_THAT_PATH.into())),
     };
     let Some((_, app)) = params.iter().find(|(name, _)| *name == "app") else {
@@ -108,11 +108,11 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     }
 }
 
-/// The device that a header names; none if it is missing or empty.
+/// Returns the device named by the `X-Client-Id` header; none if it is missing or empty.
 ///
-/// Any text can be sent in UTF-8 as it is, or percent-encoded from that, as `encodeURIComponent` does it: a header of ASCII
-/// characters is decoded, if what it decodes to is UTF-8. So whoever has a `%` followed by two hexadecimal digits in its
-/// name has to encode it; other signs stand for themselves.
+/// Any name can be sent as UTF-8, either as it is or percent-encoded the way `encodeURIComponent` does it: an ASCII
+/// header is decoded if the result is UTF-8. So a client whose name contains a `%` followed by two hexadecimal digits
+/// has to encode it; a `%` elsewhere stands for itself.
 pub(super) fn client_id(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, ApiError> {
     let Some(value) = headers.get("X-Client-Id") else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ApiError::ClientHeader)?;
@@ -127,7 +127,7 @@ pub(super) fn client_id(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Api
     Ok(Some(client))
 }
 
-/// Checks that a body is not compressed, or otherwise encoded: what it becomes would have to be bounded as well.
+/// Checks that a body is not compressed or otherwise encoded: its decoded size would have to be bounded as well.
 pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|c| *c == b','));
     let is_none =
@@ -135,7 +135,7 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     if codings.all(is_none) { Ok(()) } else { Err(ApiError::Encoding) }
 }
 
-/// The first value of a query parameter; none if it is missing or empty.
+/// Returns the first value of a query parameter; none if it is missing or empty.
 pub(super) fn query<'a>(uri: &'a axum::http::Uri, name: &str) -> Option<Cow<'a, str>> {
     let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())

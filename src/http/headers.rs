@@ -1,11 +1,11 @@
-//! Headers that every answer has.
+//! Headers of every answer.
 
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::response::Response;
 
-/// Keeps caches from storing what users store, and browsers from guessing what it is. An answer that says by itself
-/// how it may be cached keeps that.
+/// Keeps caches from storing users' data, and browsers from guessing its type. An answer that sets its own caching
+/// policy keeps it.
 pub(crate) fn protect(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -20,14 +20,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often the database is asked whether it is there.
+/// Interval between checks of the database.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What readiness is judged by.
+/// The state that readiness depends on.
 ///
-/// A database that blinks must not empty every replica's endpoints at once, so what was well a moment ago counts
-/// as well: a failure shows when it has lasted for the grace time. The issuer's keys are waited for once: a replica
-/// that has had some goes on with them, and is as good as any other while the issuer is away. Likewise the tokens that operators refuse, which it must not accept.
+/// A brief database outage must not empty every replica's endpoints at once, so a failure only shows once it has lasted
+/// for the grace time. The issuer's keys are waited for once: a replica that has fetched them keeps using them, and is
+/// as good as any other while the issuer is away. The same goes for the list of tokens that operators refuse, which a
+/// replica must know before it accepts any.
 #[derive(Debug)]
 pub struct Health {
     grace: Duration,
@@ -38,17 +39,17 @@ pub struct Health {
     well: Mutex<Well>,
 }
 
-/// When each of them was last well; none: not yet.
+/// When each dependency was last healthy; `None` means not yet.
 #[derive(Debug, Default)]
 struct Well {
     database: Option<Instant>,
     listener: Option<Instant>,
-    /// Whether the database answered when it was last asked.
+    /// True if the database answered the last check.
     answered: bool,
-    /// Why it did not, in a sentence.
+    /// Why it did not answer, in a sentence.
     failure: Option<String>,
     fit: Option<Instant>,
-    /// Why the database cannot serve, as it last said itself.
+    /// Why the database cannot serve, as it last reported.
     unfit: Option<Unfit>,
 }
 
@@ -63,8 +64,8 @@ impl Health {
         Health { grace, listener_status, auth, draining, drained, well: Mutex::default() }
     }
 
-    /// Looks after the database and the listener, until told to stop; or until the logs turn out to be where this replica
-    /// does not look for them.
+    /// Checks the database and the listener until told to stop, or until it turns out that the logs are not where this
+    /// replica looks for them.
     pub async fn watch(&self, store: Buckets, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -72,7 +73,8 @@ impl Health {
             let fitness = tokio::time::timeout(PERIOD * 2, store.fitness()).await;
             let answered = match &fitness {
                 Ok(Ok(_)) => true,
-                // Every connection is in use, which says nothing about the database. The listener has one of its own.
+                // Every connection is in use, which says nothing about the database. The listener has a connection of
+                // its own.
                 Ok(Err(error)) if error.is_busy() => self.listener_status.is_up(),
                 Err(_) => self.listener_status.is_up(),
                 Ok(Err(_)) => false,
@@ -83,7 +85,7 @@ impl Health {
                     (Some(fitness.unfit), None)
                 }
                 Ok(Err(error)) => (None, Some(error.sentence())),
-                // It is tried again for as long as a request would wait.
+                // The store retries for as long as a request would wait.
                 Err(_) => (None, store.failure()),
             };
             {
@@ -91,7 +93,7 @@ impl Health {
                 well.answered = answered;
                 well.failure = failure;
                 well.database = if answered { Some(Instant::now()) } else { well.database };
-                // What serves all the same is not taken from its users because of it.
+                // A problem of background work alone does not make a replica that was ready unready.
                 let passes = |unfit: &Unfit| unfit.is_of_background() && well.fit.is_some();
                 if let Some(unfit) = unfit.map(|unfit| unfit.filter(|unfit| !passes(unfit))) {
                     well.fit = if unfit.is_none() { Some(Instant::now()) } else { well.fit };
@@ -118,12 +120,12 @@ impl Health {
         unfit.is_some()
     }
 
-    /// What keeps this replica from being ready, in sentences.
+    /// The reasons why this replica is not ready, as sentences.
     pub fn missing(&self) -> Vec<String> {
         self.reasons().into_iter().map(|(_, sentence)| sentence).collect()
     }
 
-    /// The same, each with its label in [`NOT_READY`].
+    /// The same, each with its label from [`NOT_READY`].
     fn reasons(&self) -> Vec<(&'static str, String)> {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         let listening = self.listener_status.is_up();
@@ -180,7 +182,7 @@ pub(super) async fn health(State(state): State<AppState>) -> Response {
     report(&state.clock, state.config.admin.public_metrics.then_some(&*state.metrics))
 }
 
-/// That this process lives; and how many it serves, if that is to be told.
+/// Reports that this process lives and, given metrics, how many connections and users it serves.
 pub(crate) fn report(clock: &Clock, metrics: Option<&Metrics>) -> Response {
     json(&Report {
         status: "ok",
@@ -204,7 +206,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Response, Api
     readiness(&state.health, state.config.admin.public_metrics)
 }
 
-/// Whether this replica is ready; and what is missing, if that is to be told.
+/// Reports whether this replica is ready and, with `tells_why`, what is missing.
 pub(crate) fn readiness(health: &Health, tells_why: bool) -> Result<Response, ApiError> {
     match health.missing() {
         missing if missing.is_empty() => Ok(json(&Status { status: "ready" })),

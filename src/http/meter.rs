@@ -1,4 +1,4 @@
-//! Counts what a connection makes us hold (G6).
+//! Counts the bytes that a connection makes us hold (G6).
 
 use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::protocol::UserKey;
@@ -7,27 +7,27 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Bytes of a head or a message that are part of what every connection costs.
+/// Bytes of a head or message that are covered by the fixed cost of a connection.
 const FREE: usize = 4 << 10;
-/// Bytes of a message before authentication, at most.
+/// Maximum size of a message before authentication, in bytes.
 pub(super) const MAX_UNAUTHENTICATED_MESSAGE: usize = 16 << 10;
-/// What frames and the message after it may add to what is counted for a message.
+/// Bytes that frame headers and the start of the next message may add to a message's count.
 const MESSAGE_SLACK: usize = 4 << 10;
 
-/// What the bytes that arrive belong to.
+/// The part of the exchange that arriving bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// A request's head.
     Head,
-    /// A request that is being answered, or a connection that is being closed: whoever reads it keeps it within bounds.
+    /// A request that is being answered, or a connection that is being closed: whoever reads from it bounds it.
     Unmetered,
     /// A message of a WebSocket that has not authenticated.
     UnauthenticatedMessage,
-    /// A message of one that has.
+    /// A message of a WebSocket that has authenticated.
     Message,
 }
 
-/// Why nothing more is read from a client.
+/// The reasons to stop reading from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Overrun {
     #[error("the message before authentication is too large")]
@@ -36,25 +36,25 @@ pub(super) enum Overrun {
     NoMemory,
 }
 
-/// Counts what a connection makes us hold.
+/// Counts the bytes that a connection makes us hold.
 #[derive(Debug)]
 pub(super) struct Meter(Mutex<State>);
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) stage: Stage,
-    /// Bytes since the last whole head or message.
+    /// Bytes since the last complete head or message.
     pub(super) unfinished: usize,
     pub(super) budget: Budget,
     pub(super) reservation: Option<Reservation>,
     pub(super) overrun: Option<Overrun>,
 }
 
-/// What memory is reserved from.
+/// The budget that memory is reserved from.
 #[derive(Debug)]
 pub(super) enum Budget {
     Unauthenticated(UserBudget),
-    /// The share of this user, which takes memory itself: nobody keeps it who may never need it.
+    /// The user's share is created on demand: it takes memory itself, and may never be needed.
     User(MemoryBudget, UserKey),
 }
 
@@ -68,14 +68,14 @@ impl Budget {
 }
 
 impl Meter {
-    /// The meter of a connection that has sent nothing yet.
+    /// Creates the meter of a connection that has sent nothing yet.
     pub(super) fn new(unauthenticated: UserBudget) -> Meter {
         let budget = Budget::Unauthenticated(unauthenticated);
         Meter(Mutex::new(State { stage: Stage::Head, unfinished: 0, budget, reservation: None, overrun: None }))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // Each change is complete before the lock is given back.
+        // Every change is complete before the lock is released.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,19 +85,18 @@ impl Meter {
         state.finish();
     }
 
-    /// A head is whole: what follows is kept within bounds by whoever answers it. The head itself is held as long as it is
-    /// being answered, and so is what was reserved for it.
+    /// Marks the head as complete: whoever answers the request bounds what follows. The head itself, and its
+    /// reservation, are held for as long as it is being answered.
     pub(super) fn begin_request(&self) {
         let mut state = self.state();
         state.stage = Stage::Unmetered;
         state.unfinished = 0;
     }
 
-    /// It is known who has sent the head: what was reserved for it counts against this share from now on, as soon as that
-    /// has so much.
+    /// Moves the head's reservation to the share of the user who sent it, waiting until that share has room.
     ///
     /// # Errors
-    /// There is not so much in time.
+    /// There is no room in time.
     pub(super) async fn identified(
         &self,
         budget: impl FnOnce() -> UserBudget,
@@ -109,22 +108,22 @@ impl Meter {
         Ok(())
     }
 
-    /// A request has been answered: what comes now is another head.
+    /// Marks the request as answered: the next bytes are another head.
     pub(super) fn end_request(&self) {
         let mut state = self.state();
-        // What became a WebSocket stays one.
+        // A connection that became a WebSocket stays one.
         if state.stage == Stage::Unmetered && state.overrun.is_none() {
             state.stage = Stage::Head;
             state.finish();
         }
     }
 
-    /// The connection has become a WebSocket.
+    /// Marks the connection as a WebSocket.
     pub(super) fn begin_messages(&self) {
         self.enter(Stage::UnauthenticatedMessage);
     }
 
-    /// The WebSocket has authenticated: what it sends counts against this user's share.
+    /// Marks the WebSocket as authenticated: its messages count against this user's share.
     pub(super) fn authenticated(&self, budget: &MemoryBudget, user: UserKey) {
         let mut state = self.state();
         if state.stage == Stage::UnauthenticatedMessage {
@@ -134,23 +133,23 @@ impl Meter {
         }
     }
 
-    /// A message is whole.
+    /// Marks a message as complete.
     pub(super) fn end_message(&self) {
         self.state().finish();
     }
 
-    /// So many bytes were none of a message.
+    /// Uncounts bytes that were not part of a message.
     pub(super) fn pass(&self, bytes: usize) {
         let mut state = self.state();
         state.unfinished = state.unfinished.saturating_sub(bytes);
     }
 
-    /// The connection is being closed: what still arrives is not kept.
+    /// Marks the connection as closing: what still arrives is not kept.
     pub(super) fn close(&self) {
         self.enter(Stage::Unmetered);
     }
 
-    /// Why nothing more was read.
+    /// Returns why reading stopped.
     pub(super) fn overrun(&self) -> Option<Overrun> {
         self.state().overrun
     }
@@ -162,7 +161,7 @@ impl State {
         self.reservation = None;
     }
 
-    /// What has to be reserved before more is read, if anything.
+    /// Returns the bytes to reserve before more is read, if any.
     pub(super) fn lacks(&self, max_head: usize, max_message: usize) -> Result<Option<usize>> {
         let most = match self.stage {
             Stage::Unmetered => return Ok(None),

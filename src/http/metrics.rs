@@ -1,6 +1,6 @@
-//! `/metrics`: as Prometheus text, or as OpenMetrics with exemplars for whoever asks for that.
+//! `/metrics`: Prometheus text, or OpenMetrics with exemplars for clients that ask for it.
 //!
-//! Nobody has to say who asks, and the answer is long: so there are only so many of them at a time, until they have been read (G6).
+//! The endpoint needs no authentication and its answer is long, so the number of unread answers is bounded (G6).
 
 use super::AppState;
 use super::answer::holding;
@@ -18,10 +18,10 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; c
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Answers that have not been read, at most; beside some for addresses that have few.
+/// Maximum number of unread answers, besides some reserved for addresses that hold few.
 const MAX_UNREAD: usize = 64;
 
-/// The metrics, on a port that anybody reaches.
+/// The metrics, on a public port.
 pub(super) fn endpoint() -> MethodRouter<AppState> {
     let unread = Places::new(MAX_UNREAD);
     get(async move |State(state): State<AppState>, extensions: Extensions, headers: HeaderMap| {
@@ -33,7 +33,7 @@ pub(super) fn endpoint() -> MethodRouter<AppState> {
     })
 }
 
-/// The metrics, in the form that the request prefers.
+/// Encodes the metrics in the form that the request prefers.
 pub(crate) fn encode(metrics: &Metrics, headers: &HeaderMap) -> Result<Response, ApiError> {
     if prefers_open_metrics(headers) {
         return Ok(([(CONTENT_TYPE, OPEN_METRICS)], metrics.encode_open()).into_response());
@@ -41,7 +41,7 @@ pub(crate) fn encode(metrics: &Metrics, headers: &HeaderMap) -> Result<Response,
     Ok(([(CONTENT_TYPE, TEXT)], metrics.encode()?).into_response())
 }
 
-/// Only whoever names OpenMetrics gets it, and only if nothing shows that plain text is liked better.
+/// True if the client names OpenMetrics and doesn't prefer plain text.
 fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     let (mut open, mut text) = (0.0, 0.0);
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());

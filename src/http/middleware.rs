@@ -1,4 +1,4 @@
-//! What every request passes first: it gets an id, a span if it is sampled, a line in the log, and is counted.
+//! Outermost middleware: gives each request an id, a span if it is sampled and a log line, and counts it.
 
 use super::AppState;
 use super::extract::ALL_APPS_STREAM;
@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-/// The span ends with the head of the answer: that of a WebSocket at 101, that of a stream before its first event.
+/// Wraps a request. The span ends with the head of the answer: for a WebSocket at 101, for a stream before its first
+/// event.
 pub(super) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers(), &state.clock);
@@ -36,7 +37,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     response
 }
 
-/// Probes and scrapes have none: they are many and tell nothing.
+/// Probes and scrapes have no span: they are many and tell little.
 fn span(state: &AppState, request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     match route {
@@ -45,19 +46,19 @@ fn span(state: &AppState, request: &Request) -> Span {
     }
 }
 
-/// Most bytes of an origin that are logged.
+/// Maximum number of bytes logged of an origin.
 const MAX_ORIGIN: usize = 128;
 
 struct Access {
     method: Method,
     route: Option<MatchedPath>,
-    /// Of a preflight: from which page.
+    /// For a preflight: the page's origin.
     preflight_of: Option<HeaderValue>,
 }
 
 impl Access {
     fn of(request: &Request, config: &Config) -> Access {
-        // Where no page may call, none is expected to.
+        // If no origin is allowed to call, preflights are not expected.
         let is_preflight = request.method() == Method::OPTIONS
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
             && config.http.cors_origins.iter().flatten().next().is_some();
@@ -69,7 +70,7 @@ impl Access {
         }
     }
 
-    /// What was asked for; none for probes and whatever else is no client's work.
+    /// The endpoint that was called; none for probes and anything else that is not a client's work.
     fn endpoint(&self) -> Option<Endpoint> {
         match (&self.method, self.route.as_ref()?.as_str()) {
             (&Method::OPTIONS, "/sync/{app}" | "/sync/{app}/pull" | "/sync/{app}/stream" | ALL_APPS_STREAM) => {
@@ -83,11 +84,11 @@ impl Access {
         }
     }
 
-    /// Counts who was let in and who was not. A WebSocket that is upgraded is neither yet: its session says.
+    /// Counts accepted and refused requests. An upgraded WebSocket is neither yet: its session counts it.
     fn count(&self, state: &AppState, response: &Response) {
         let Some(endpoint) = self.endpoint() else { return };
         let refusals = &state.metrics.refusals;
-        // What a browser goes by: a preflight is answered 200 whatever the page.
+        // Browsers go by this header: a preflight is answered 200 for any page.
         if let Some(origin) = &self.preflight_of
             && !response.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN)
         {

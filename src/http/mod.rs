@@ -44,46 +44,46 @@ use crate::telemetry::{Metrics, Traces};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// What the endpoints work with. Each layer and handler has one of its own, for each request.
+/// The state shared by all endpoints. Each layer and handler has its own handle, for each request.
 #[derive(Clone, Debug)]
 pub struct AppState(Arc<Services>);
 
-/// What there is of it in a replica, once.
+/// The services of a replica; there is one of each.
 #[derive(Debug)]
 pub struct Services {
     /// The settings.
     pub config: Arc<Config>,
     /// Checks tokens.
     pub auth: Arc<Authenticator>,
-    /// Asks whether sync is paid for.
+    /// Checks whether sync is paid for.
     pub billing: Billing,
     /// The logs, by user.
     pub store: Buckets,
-    /// Tells other replicas.
+    /// Sends wake-ups to other replicas.
     pub publisher: Publisher,
-    /// The memory of pushes.
+    /// Memory of pushes.
     pub push_budget: PushBudget,
-    /// For answers and streams that their clients have not read yet.
+    /// Memory of answers and streams that clients have not read yet.
     pub unread: MemoryBudget,
-    /// Limits of users.
+    /// Limits per user.
     pub limits: UserLimits,
-    /// Holds back readers that ask without a pause.
+    /// Slows down readers that poll without a pause.
     pub polls: Polls,
-    /// Reads pages ahead of readers that come back for one after the other.
+    /// Reads pages ahead of readers that are catching up.
     pub read_ahead: ReadAhead,
     /// Begins sessions.
     pub sessions: Arc<Sessions>,
-    /// Whether this replica is ready.
+    /// The readiness of this replica.
     pub health: Arc<health::Health>,
-    /// How far devices have read.
+    /// The positions up to which devices have read.
     pub devices: DeviceReads,
-    /// The stages of a stop.
+    /// The stages of shutdown.
     pub shutdown: Shutdown,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Decides which requests are traced.
     pub traces: Traces,
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
 }
 
@@ -96,12 +96,12 @@ impl Deref for AppState {
 }
 
 impl AppState {
-    /// The state of a replica that has these.
+    /// Creates the state of a replica from its services.
     pub fn new(services: Services) -> AppState {
         AppState(Arc::new(services))
     }
 
-    /// What readiness is judged by.
+    /// Creates the readiness state.
     pub fn new_health(
         config: &Config,
         listener_status: ListenerStatus,

@@ -1,22 +1,22 @@
-//! The PROXY protocol, versions 1 and 2 (https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt): before anything
-//! else a balancer says for whom it speaks.
+//! The PROXY protocol, versions 1 and 2 (https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt): a header in
+//! which a balancer names its client, before anything else on the connection.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How version 2 begins.
+/// The start of a version 2 header.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest line of version 1, its end included, in bytes.
+/// Maximum length of a version 1 line in bytes, including its end.
 const MAX_LINE: usize = 107;
-/// The longest rest of version 2 that is read, in bytes: addresses, and what may follow them.
+/// Maximum length of the rest of a version 2 header in bytes: addresses, and what may follow them.
 const MAX_REST: usize = 4096;
 
-/// Reads the header, and nothing that follows it. The client's address; none where the balancer speaks for itself, as in
-/// its probes, or of no address.
+/// Reads the header and nothing after it. Returns the client's address; none if the balancer speaks for itself, as in
+/// its probes, or gives no address.
 ///
 /// # Errors
-/// What comes is no such header.
+/// The bytes are not a valid header.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>> {
     match stream.read_u8().await? {
         b'P' => read_line(stream).await,
@@ -32,7 +32,7 @@ fn malformed() -> Error {
 /// Version 1, after its first letter: `PROXY TCP4 192.0.2.1 192.0.2.2 4711 443`.
 async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>> {
     let mut line = vec![b'P'];
-    // Byte by byte: what follows is the request's, and still in the socket.
+    // Byte by byte: what follows belongs to the request, and must stay in the socket.
     while !line.ends_with(b"\r\n") {
         if line.len() == MAX_LINE {
             return Err(malformed());
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What is read, and what is left.
+    /// Returns what is read, and what is left.
     async fn read_all(bytes: &[u8]) -> (Result<Option<IpAddr>>, Vec<u8>) {
         let mut stream = bytes;
         (read(&mut stream).await, stream.to_vec())

@@ -26,7 +26,7 @@ use axum::response::Response;
 use std::sync::Arc;
 use tracing::Span;
 
-/// What an answer may say of conflicts however small its push is, in bytes.
+/// Bytes that an answer may spend on conflicts, however small its push is.
 const MIN_CONFLICTS: usize = 4 << 10;
 
 pub(super) async fn push(
@@ -69,12 +69,12 @@ pub(super) async fn push(
     Ok(response)
 }
 
-/// What a push is answered.
+/// The answer to a push.
 struct Answer {
     text: String,
-    /// Reserved until the client has taken it; none if it has no page.
+    /// Reserved until the client has taken it; none if the answer has no page.
     unread: Option<Reservation>,
-    /// How it is counted.
+    /// The label under which it is counted.
     outcome: &'static str,
 }
 
@@ -123,7 +123,7 @@ async fn answer(
     Ok(Answer { text, unread, outcome: if pushed.was_retried() { "retried" } else { "stored" } })
 }
 
-/// What was adjusted: now, or when it was stored before.
+/// The changes that were adjusted, now or when they were first stored.
 fn adjusted(push: &Push, pushed: &Pushed) -> Vec<Adjusted> {
     let now = push.adjusted.iter().filter(|adjusted| !pushed.known.contains_key(&adjusted.index)).cloned();
     let before = pushed.known.values().flatten().cloned();
@@ -132,7 +132,7 @@ fn adjusted(push: &Push, pushed: &Pushed) -> Vec<Adjusted> {
     adjusted
 }
 
-/// About how much of an answer tells of adjusted stamps, in bytes.
+/// Approximate size of an answer's `adjusted` entries in bytes.
 fn adjusted_bytes(push: &Push) -> usize {
     let one = |adjusted: &Adjusted| {
         let fields: usize = adjusted.fields.iter().map(|field| field.len() + 3).sum();
@@ -141,7 +141,7 @@ fn adjusted_bytes(push: &Push) -> usize {
     push.adjusted.iter().map(one).sum()
 }
 
-/// What the other devices have changed since the push's cursor.
+/// Reads what other devices have changed since the push's cursor.
 async fn delta(
     state: &AppState,
     log: &Log,
@@ -150,14 +150,14 @@ async fn delta(
 ) -> Result<(Page, Option<Reservation>), ApiError> {
     let own = match (push.since.is_initial_sync(), pushed.stored) {
         (false, _) => OwnChanges::Without,
-        // In the middle of an initial sync the device may have been sent, since the first attempt, what ties with a
-        // change of this push and lost to it: so what had been there comes back in its place.
+        // In the middle of an initial sync, the device may have received since its first attempt a change that ties
+        // with one of this push and lost to it, so the changes stored back then are returned as well.
         (true, None) if push.since.micros() > 0 => OwnChanges::All,
         (true, Some(stored)) if push.since.micros() > 0 => {
             OwnChanges::BesidePush { before: stored.first, rows: &pushed.added }
         }
         (true, Some(stored)) => OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids },
-        // As if it were new: what the device stored since its first attempt came before this one.
+        // As if it were new: changes that the device stored after its first attempt count as before this one.
         (true, None) => {
             let before = state.store.of(log.user).known.own_changes_end(log.id, &push.client, pushed).await?;
             OwnChanges::BesidePush { before, rows: &pushed.ids }
@@ -166,13 +166,13 @@ async fn delta(
     let mut request =
         PageRequest { since: push.since, reader: Some(&push.client), own, tables: None, is_for_answer: true };
     match pushed.stored {
-        // The database went back to before this cursor was given out; what was stored now hides it.
+        // The database went back to before this cursor was issued; the push that was just stored hides that.
         Some(stored) if push.since.is_past(stored.previous) => {
             state.store.of(log.user).pages.note_rewind(log, push.since).await?;
             request.since = Cursor::BEGINNING;
             request.own = OwnChanges::BesidePush { before: stored.first, rows: &pushed.ids };
         }
-        // Nothing was stored between the cursor and this push: the store need not be asked.
+        // Nothing was stored between the cursor and this push, so the store need not be asked.
         Some(stored) if stored.previous <= push.since.micros() => {
             let until = Cursor::after(stored.last);
             return Ok((
@@ -193,15 +193,15 @@ async fn delta(
     Ok((page, Some(unread)))
 }
 
-/// Tells others of the push: with its commit, or by the publisher once it is stored. Until then it holds the push's memory,
-/// which is needed even if the client has gone meanwhile.
+/// Announces a push to others: in its own transaction, or through the publisher once it is stored. Until then it holds
+/// the push's memory, which is needed even if the client has gone.
 struct PushAnnouncement {
     publisher: Publisher,
-    /// Who is woken by what; in which range is not known before it is stored.
+    /// Whom to wake, and for what; the range is not known before the push is stored.
     wakeup: Wakeup,
-    /// The span of telling, while the statement runs that does.
+    /// The span of the notification, while the statement that sends it runs.
     telling: Span,
-    /// Whether the statement that stored it told of it.
+    /// True if the statement that stored the push also announced it.
     is_told: bool,
     push: Arc<Push>,
     admission: Admission,
@@ -259,7 +259,8 @@ impl Announcement for PushAnnouncement {
         self.admission.stored(&self.push, pushed);
         self.crash.if_chosen();
         if !self.is_told && !Failpoint::NotifyDropped.happens(&self.clock) {
-            // What had been there may never have been announced. It is again, as a hint: the reconciler knows the range.
+            // Changes that were already stored may never have been announced, so they are announced again, as a hint:
+            // the reconciler knows the range.
             let ranges = pushed.stored.iter().map(|stored| (stored.previous, stored.last)).collect();
             self.publisher.publish(Wakeup { ranges, ..self.wakeup });
         }

@@ -1,11 +1,12 @@
-//! The next page of a reader that asks for one after the other, read while it takes the one before.
+//! Reads the next page while a reader takes the one before.
 //!
-//! A device that catches up and the database wait for each other by turns. So of a reader that has come back to this replica for
-//! the page after the last one, the page after that is read at once. It waits for its reader in memory that is reserved like that
-//! of any other (G6), for a moment, and is what the reader gets if nothing has been stored in its log since it was read: then it is
-//! what would be read now (G2). Else its reader is served as ever, and nothing more is read ahead of it.
+//! A device that is catching up and the database take turns waiting for each other. So when a reader comes back to this
+//! replica for the page after its last one, the page after that is read at once. It waits briefly for its reader, in
+//! memory that is reserved like any other page's (G6), and is used if nothing has been stored in its log since it was
+//! read: then it is what a read would return now (G2). Otherwise the page is read as usual, and nothing more is read
+//! ahead for this reader.
 //!
-//! Who reads ahead waits for nobody: where there is no connection, no memory or no place at once, nothing is.
+//! Reading ahead never waits: if a connection, memory or a slot isn't available at once, nothing is read ahead.
 
 use super::AppState;
 use super::answer::{LEAST, needs_of, read_page};
@@ -21,15 +22,15 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// How long a page that was read ahead waits for its reader.
+/// The time that a page that was read ahead waits for its reader.
 const HOLD: Duration = Duration::from_secs(1);
-/// Pages that are read ahead or wait for their readers, at most.
+/// Maximum number of pages that are being read ahead or wait for their readers.
 const MAX_AHEAD: usize = 32;
-/// Readers that are expected to come back, at most, and for how long.
+/// Maximum number of readers expected to return, and how long they are remembered.
 const MAX_EXPECTED: u64 = 10_000;
 const EXPECTED: Duration = Duration::from_secs(10);
 
-/// What a reader is expected to ask for next.
+/// The next request that is expected of a reader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NextPage {
     log: LogId,
@@ -39,7 +40,7 @@ struct NextPage {
 }
 
 impl NextPage {
-    /// What somebody asks for, from this cursor; none if it is no page that its reader would ask for by itself.
+    /// The reader's request at this cursor; none if it is not a page that a reader would ask for by itself.
     fn of(log: &Log, request: &PageRequest<'_>, since: Cursor) -> Option<NextPage> {
         (request.own == OwnChanges::at(request.since) && request.is_for_answer).then(|| NextPage {
             log: log.id,
@@ -60,10 +61,10 @@ impl NextPage {
     }
 }
 
-/// A page, and the memory that it is held in.
+/// A page, and the memory it is held in.
 type ReadPage = (Page, Reservation);
 
-/// Where to ask for the page that is being read for somebody.
+/// Asks the task that reads a page ahead to hand it over.
 type Asking = oneshot::Sender<oneshot::Sender<ReadPage>>;
 
 /// The readers that are expected to come back, and the pages that are read for them.
@@ -74,7 +75,7 @@ pub struct ReadAhead {
 }
 
 impl Default for ReadAhead {
-    /// Nobody is expected yet.
+    /// No readers are expected yet.
     fn default() -> ReadAhead {
         let expected = Cache::builder().max_capacity(MAX_EXPECTED).time_to_live(EXPECTED).build();
         ReadAhead { expected, places: Arc::new(Semaphore::new(MAX_AHEAD)) }
@@ -82,7 +83,7 @@ impl Default for ReadAhead {
 }
 
 impl ReadAhead {
-    /// `asking`: where to ask for that page, if it is being read.
+    /// `asking`: how to ask for that page, if it is being read.
     fn expect(&self, next: NextPage, asking: Option<Asking>) {
         self.expected.insert(next, Arc::new(Mutex::new(asking)));
     }
@@ -92,8 +93,8 @@ fn count(state: &AppState, outcome: &str) {
     state.metrics.pages_read_ahead.with_label_values(&[outcome]).inc();
 }
 
-/// Reads a page like [`read_page`], or takes the one that was read ahead; and reads the one after it ahead, if its reader comes
-/// back for one after the other.
+/// Reads a page like [`read_page`], or takes the one that was read ahead. If its reader is catching up, begins to read
+/// the page after it.
 pub(super) async fn read_on(state: &AppState, log: &Log, request: &PageRequest<'_>) -> Result<ReadPage, ApiError> {
     let asked = NextPage::of(log, request, request.since);
     let expected = asked.and_then(|asked| state.read_ahead.expected.remove(&asked));
@@ -117,16 +118,16 @@ pub(super) async fn read_on(state: &AppState, log: &Log, request: &PageRequest<'
     Ok((page, reservation))
 }
 
-/// The page that is read ahead, if its log still stands where it stood then.
+/// Returns the page that was read ahead, if its log's head has not moved since.
 async fn if_current(state: &AppState, log: &Log, asking: Asking) -> Option<ReadPage> {
     let (here, there) = oneshot::channel();
-    // Whoever reads it has given up.
+    // The task that reads it may have given up.
     asking.send(here).ok()?;
     let pages = &state.store.of(log.user).pages;
     let head = async {
         let turn = state.sessions.reads.of(log.user).wait(pages.lane());
         let _turn = timeout(state.config.database_acquire_timeout_ms, turn).await.ok()?;
-        // Whoever cannot know reads anew, and is told why that fails.
+        // If the head cannot be read, the page is read anew, and that read reports the error.
         pages.head(log.id).await.ok()
     };
     let (read, head) = tokio::join!(there, head);
@@ -136,7 +137,7 @@ async fn if_current(state: &AppState, log: &Log, asking: Asking) -> Option<ReadP
     is_current.then_some(read)
 }
 
-/// Begins to read a page ahead, if there is a place for it; where to ask for it.
+/// Begins to read a page ahead if there is a slot for it. Returns how to ask for it.
 fn begin(state: &AppState, log: &Log, next: &NextPage) -> Option<Asking> {
     let place = state.read_ahead.places.clone().try_acquire_owned().ok()?;
     let (asking, asked): (Asking, _) = oneshot::channel();
@@ -145,7 +146,7 @@ fn begin(state: &AppState, log: &Log, next: &NextPage) -> Option<Asking> {
         let _place: OwnedSemaphorePermit = place;
         let Some(read) = read_at_once(&state, &log, &next.request()).await else { return };
         match timeout(HOLD, asked).await {
-            // Whoever has gone meanwhile needs it no more.
+            // A reader that has gone in the meantime no longer needs it.
             Ok(Ok(reader)) => drop(reader.send(read)),
             _ => count(&state, "unused"),
         }
@@ -153,13 +154,13 @@ fn begin(state: &AppState, log: &Log, next: &NextPage) -> Option<Asking> {
     Some(asking)
 }
 
-/// Reads a page if nobody has to be waited for.
+/// Reads a page if that is possible without waiting for anybody.
 async fn read_at_once(state: &AppState, log: &Log, request: &PageRequest<'_>) -> Option<ReadPage> {
     let (pages, budget) = (&state.store.of(log.user).pages, state.unread.of(log.user));
     let mut turn = state.sessions.reads.of(log.user).wait(pages.lane()).now_or_never()?;
     let reservation = budget.reserve(LEAST).now_or_never()??;
     let memory = PageMemory::new(budget.clone(), reservation, LEAST, needs_of);
-    // Its reader will be told why it cannot be read.
+    // The reader's own request will report the error.
     let page = pages.page(log, request, &memory, &mut turn).await.ok()?;
     let mut reservation = memory.into_reservation();
     budget.resize(&mut reservation, needs_of(page.size()) + page.extra_size()).then_some((page, reservation))

@@ -1,4 +1,4 @@
-//! The table of routes, and what every request passes.
+//! The table of routes, and the middleware around it.
 
 use super::error::ApiError;
 use super::extract::ALL_APPS_STREAM;
@@ -16,10 +16,10 @@ use axum::routing::{get, post};
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long browsers may remember what CORS allows.
+/// Maximum time for which browsers may cache CORS preflights.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// All endpoints.
+/// Builds the router of all endpoints.
 pub fn router(state: AppState) -> Router {
     let metrics = match state.config.admin.public_metrics {
         true => Router::new().route("/metrics", metrics::endpoint()),

@@ -1,7 +1,7 @@
-//! Accepting and serving connections.
+//! Accepts and serves connections.
 //!
-//! Our own loop, because a replica bounds what a connection may cost (G6): how many there are, how long a head
-//! may take, how long a write may wait for a client that does not read; and because a stop (G7) has to reach
+//! We run our own accept loop because a replica bounds the cost of a connection (G6): the number of connections, the
+//! time for a head, and the time a write may wait for a client that does not read. Shutdown (G7) also has to reach
 //! sockets and streams, which end by themselves, and idle connections, which do not.
 
 use super::connection::{ClientPlace, Connection, Place};
@@ -34,38 +34,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-/// Connections that wait to be accepted, at most.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
-/// Most bytes of a request's head, and of what is read at once.
+/// Maximum size of a request's head, and of a single read, in bytes.
 const MAX_BUFFER: usize = 64 << 10;
-/// Most bytes of a WebSocket's message.
+/// Maximum size of a WebSocket message in bytes.
 pub(super) const MAX_MESSAGE: usize = 64 << 10;
-/// Connections beyond the limit that are told so at once; others are cut off. Probes are answered on them too: a
-/// replica that is full is not ill.
+/// Maximum number of connections beyond the limit that get an answer saying so; others are cut off. They also get
+/// answers to probes: a full replica is not unhealthy.
 pub(super) const MAX_REFUSALS: usize = 256;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause when the process is out of file descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Says for whom a balancer asks.
+/// Names the client that a balancer speaks for.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Serves the endpoints to whoever connects.
+/// Serves the endpoints.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// What answers.
+    /// Answers the requests.
     pub router: Router,
-    /// The stages of a stop.
+    /// The stages of shutdown.
     pub shutdown: Shutdown,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     limits: Limits,
     places: Arc<Semaphore>,
     refusals: Places,
-    /// For what those send who have not authenticated yet.
+    /// For input from clients that have not authenticated yet.
     unauthenticated: MemoryBudget,
     addresses: Addresses,
-    /// Whether balancers say with the PROXY protocol for whom they speak.
+    /// True if balancers name their clients with the PROXY protocol.
     proxy_protocol: bool,
 }
 
@@ -88,7 +88,7 @@ pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
 }
 
 impl Server {
-    /// A server with the configured limits.
+    /// Creates a server with the configured limits.
     pub fn new(config: &Config, router: Router, shutdown: Shutdown, metrics: Arc<Metrics>) -> Server {
         let read = ReadLimits { head: MAX_BUFFER, message: MAX_MESSAGE, queue_timeout: config.queue_timeout_ms };
         let limits = Limits { header: config.http.header_timeout_ms, write: config.http.write_timeout_ms, read };
@@ -102,7 +102,7 @@ impl Server {
         Server { router, shutdown, metrics, limits, places, refusals, unauthenticated, addresses, proxy_protocol }
     }
 
-    /// Accepts until the replica stops accepting.
+    /// Accepts connections until the replica stops accepting.
     pub async fn accept(self, listener: TcpListener) {
         let closing = self.shutdown.closing.clone();
         let accepting = async {
@@ -122,7 +122,7 @@ impl Server {
         closing.run_until_cancelled(accepting).await;
     }
 
-    /// Serves a connection, once it is known whose it is.
+    /// Serves a connection, once its client's address is known.
     fn welcome(&self, mut stream: TcpStream, peer: IpAddr, permit: OwnedSemaphorePermit) {
         let is_proxy = self.addresses.is_trusted(peer);
         if !(is_proxy && self.proxy_protocol) {
@@ -132,7 +132,7 @@ impl Server {
         self.shutdown.connections.spawn(async move {
             match timeout(server.limits.header, proxy_protocol::read(&mut stream)).await {
                 Ok(Ok(client)) => server.enter(stream, client.unwrap_or(peer), false, permit),
-                // It has not said for whom it speaks, so there is nobody to be told.
+                // Without the header there is nobody to answer.
                 Ok(Err(error)) => {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
@@ -144,7 +144,7 @@ impl Server {
         });
     }
 
-    /// `asks_for_others`: whether each request says for whom it comes.
+    /// `asks_for_others`: true if each request names the client it comes from.
     fn enter(&self, stream: TcpStream, client: IpAddr, asks_for_others: bool, permit: OwnedSemaphorePermit) {
         match self.addresses.enter(client) {
             Some(address) => self.serve(stream, address, asks_for_others.then_some(client), permit),
@@ -152,7 +152,7 @@ impl Server {
         }
     }
 
-    /// `balancer`: its address, if each request says for whom it comes.
+    /// `balancer`: the peer's address, if each request names the client it comes from.
     fn serve(&self, stream: TcpStream, address: AddressPlace, balancer: Option<IpAddr>, permit: OwnedSemaphorePermit) {
         self.metrics.tcp_connections.inc();
         let meter = Meter::new(self.unauthenticated.of_address(address.address()));
@@ -174,7 +174,8 @@ impl Server {
                     None => Ok(None),
                 };
                 let (router, connection) = (router.clone(), connection.clone());
-                // hyper keeps the place of this future for as long as the connection lives, streams' included.
+                // Boxed, because hyper reserves room for this future as long as the connection lives, including while
+                // it streams.
                 Box::pin(async move {
                     let answered = match client {
                         Ok(client) => {
@@ -195,7 +196,7 @@ impl Server {
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             let mut serving = pin!(serving);
-            // A connection that fails has lost its client: there is nobody to tell.
+            // A connection that fails has lost its client, so there is nobody to tell.
             let _ = tokio::select! {
                 ended = &mut serving => ended,
                 () = closing.cancelled() => {
@@ -206,7 +207,7 @@ impl Server {
         });
     }
 
-    /// Answers one request: a probe as ever, anything else with the word that there is no place.
+    /// Answers one request: a probe as usual, anything else with the error.
     fn refuse(&self, stream: TcpStream, limit: &str, error: fn() -> ApiError) {
         self.metrics.refused.with_label_values(&[limit]).inc();
         let peer = stream.peer_addr().ok().map(|peer| peer.ip());
@@ -231,7 +232,7 @@ impl Server {
     }
 }
 
-/// A place for the client for whom a balancer asks; none if it does not say.
+/// Returns a place for the client that a balancer speaks for; none if the balancer names nobody.
 fn client_place(
     addresses: &Addresses,
     balancer: IpAddr,
@@ -251,7 +252,7 @@ fn client_place(
     Ok(Some(ClientPlace::new(place)))
 }
 
-/// Answers one request, and ends the connection.
+/// Answers one request, then ends the connection.
 pub(super) async fn answer_once<F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
 where
     F: Future<Output = Result<Response, Infallible>>,

@@ -1,4 +1,4 @@
-//! What a replica answers before it can serve: it lives, and is not ready. Whoever keeps it alive must not end it for
+//! The answers of a replica that cannot serve yet: live, but not ready. A liveness probe must not restart it for
 //! waiting for its database.
 
 use super::error::ApiError;
@@ -19,15 +19,15 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-/// A start rarely takes longer: until then connections wait, and are served and not refused.
+/// A start rarely takes longer; until then connections wait, to be served rather than refused.
 const USUAL_START: Duration = Duration::from_millis(500);
 
-/// Why a replica still waits, if that is more than that its database is away: what an operator has to do.
+/// Why a replica still waits, if the database is not just away and an operator has to act.
 #[derive(Clone, Debug, Default)]
 pub struct WaitReason(Arc<Mutex<Option<String>>>);
 
 impl WaitReason {
-    /// Says why, or that it is not known.
+    /// Sets the reason, or clears it.
     pub fn set(&self, reason: Option<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
@@ -39,10 +39,10 @@ impl WaitReason {
     }
 }
 
-/// Where a replica listens, and what it answers there before it can serve.
+/// A listener of the replica, and the router that answers there before it can serve.
 pub type Waiting<'a> = (&'a TcpListener, Router);
 
-/// Waits for a start to be done, and answers on the listeners while that takes long.
+/// Waits for a start to finish, and answers on the listeners if that takes long.
 pub async fn serve_until<T>(listeners: &[Waiting<'_>], starting: impl Future<Output = T>) -> T {
     let mut starting = pin!(starting);
     if let Ok(done) = timeout(USUAL_START, &mut starting).await {
@@ -61,7 +61,7 @@ pub async fn serve_until<T>(listeners: &[Waiting<'_>], starting: impl Future<Out
                     drop(place);
                 });
             }
-            // More than can be answered are cut off.
+            // Connections beyond that are cut off.
             (Ok(_), Err(_)) => {}
             (Err(error), _) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
@@ -71,7 +71,7 @@ pub async fn serve_until<T>(listeners: &[Waiting<'_>], starting: impl Future<Out
     }
 }
 
-/// What is answered; with what is counted, if that is to be told there.
+/// Builds the router for the time before the replica can serve; with metrics, if they are public there.
 pub fn router(metrics: &Arc<Metrics>, clock: &Clock, reason: &WaitReason, with_metrics: bool) -> Router {
     let (counted, encoded, clock, reason) = (metrics.clone(), metrics.clone(), clock.clone(), reason.clone());
     let routes = match with_metrics {
@@ -84,7 +84,7 @@ pub fn router(metrics: &Arc<Metrics>, clock: &Clock, reason: &WaitReason, with_m
         .route("/health", get(async move || health::report(&clock, with_metrics.then_some(&*counted))))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(async move || ApiError::NotReady(reason.sentence())))
-        // Operators alone are told more.
+        // Only operators are told more.
         .fallback(async || ApiError::NotReady(WaitReason::default().sentence()))
 }
 

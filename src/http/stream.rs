@@ -17,7 +17,8 @@ use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
-/// Tables that a stream may be asked for by name; each has an event of its own and is a name to compare with.
+/// Maximum number of tables that a stream may name; each has an event of its own and is compared with every change's
+/// name.
 pub(super) const MAX_COLLECTIONS: usize = 256;
 
 pub(super) async fn stream(
@@ -41,15 +42,15 @@ pub(super) async fn stream(
     Ok(answer(session, client))
 }
 
-/// Where a client resumes.
+/// Returns the position at which a client resumes.
 pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let id = headers.get("Last-Event-ID").map(|id| id.to_str().map_err(|_| ApiError::Header("Last-Event-ID")));
     Ok(id.transpose()?.filter(|id| !id.is_empty()))
 }
 
-/// A stream as an answer.
+/// Turns a stream into an answer.
 pub(super) fn answer(session: StreamSession, client: Option<Extension<ClientPlace>>) -> Response {
-    // Its place among the connections of its address goes with it.
+    // Its place among the connections of its address is held with it.
     let events = futures_util::stream::unfold((session, client), async |(mut session, client)| {
         let piece = session.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from_owner(piece)), (session, client)))
@@ -62,7 +63,7 @@ pub(super) fn answer(session: StreamSession, client: Option<Extension<ClientPlac
     (headers, Body::from_stream(events)).into_response()
 }
 
-/// The tables asked for; none means all.
+/// Returns the requested tables; `None` means all.
 fn tables(uri: &Uri) -> Result<Option<Vec<String>>, ApiError> {
     let Some(list) = query(uri, "collections") else { return Ok(None) };
     let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();

@@ -1,11 +1,11 @@
-//! A client's connection, with a bound on what it makes us hold (G6).
+//! A client's connection, with a bound on the memory it makes us hold (G6).
 //!
-//! Whoever reads heads and messages keeps what has arrived until it is whole. So the connection counts the bytes since
-//! the last whole one: a few are part of what a connection costs, and beyond them memory is reserved before more is
-//! read. It comes from the budget of those who have not authenticated, and from the user's share once the user is known:
-//! a head that is whole is held for as long as its request, and counts until it is known whose it is, which may take as
-//! long as the issuer's keys do.
-//! Who finds none in time is told so: 503, or a WebSocket's close with 1013.
+//! HTTP and WebSocket readers keep what has arrived until a head or message is complete. So the connection counts the
+//! bytes since the last complete one: a few are covered by the cost of a connection, and beyond them memory is reserved
+//! before more is read. It comes from the budget for unauthenticated clients, and from the user's share once the user
+//! is known. A complete head is held for as long as its request, and counts against the unauthenticated budget until
+//! its user is known, which may take as long as fetching the issuer's keys. A client for which there is no memory in
+//! time is told so: 503, or a WebSocket close with 1013.
 
 use super::connection::Connection;
 use super::meter::{Overrun, Stage};
@@ -19,12 +19,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 
-/// Said to a client whose head finds no memory.
+/// The answer to a client for whose head there is no memory.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 76\r\n\r\n\
     {\"error\":\"busy\",\"message\":\"the server has no room at the moment; try again\"}";
 
-/// Most bytes of what is read whole, and how long a client waits for room for it.
+/// Maximum sizes in bytes of a head and a message, and how long a client waits for memory for them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadLimits {
     pub(super) head: usize,
@@ -34,7 +34,7 @@ pub(super) struct ReadLimits {
 
 type Reserving = Pin<Box<dyn Future<Output = Option<Reservation>> + Send>>;
 
-/// A client's connection, on which a write that waits too long fails, and a read waits for room.
+/// A client's connection; writes that take too long fail, and reads wait for memory.
 pub(super) struct Transport {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
     connection: Connection,
@@ -49,12 +49,12 @@ impl Transport {
         Transport { stream: Box::pin(stream), connection, limits, reserving: None }
     }
 
-    /// Its place, and what it is counted by.
+    /// Its place, and its meter.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Waits until there is room for more.
+    /// Waits until there is memory to read more.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if self.reserving.is_none() {
             let mut state = self.connection.meter().state();
@@ -76,7 +76,7 @@ impl Transport {
         self.reserving = None;
         let mut state = self.connection.meter().state();
         if reserved.is_some() {
-            // Whoever finished meanwhile gives it back with the next message.
+            // If the message was finished in the meantime, the next one releases it.
             state.reservation = reserved;
             return Poll::Ready(Ok(()));
         }
@@ -85,7 +85,7 @@ impl Transport {
         drop(state);
         self.connection.count_no_room();
         if is_head {
-            // Nothing else is being written while a head is awaited; who cannot be told sees the connection end.
+            // Nothing else is written while a head is awaited. If this fails, the client just sees the connection end.
             let _ = self.stream.get_ref().try_write(BUSY);
         }
         Poll::Ready(Err(Error::new(ErrorKind::OutOfMemory, Overrun::NoMemory)))

@@ -26,14 +26,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// What a frame has beside its payload, at most, in bytes.
+/// Maximum size of a frame without its payload, in bytes.
 const FRAME_HEAD: usize = 14;
-/// What is read of each connection at once, in bytes. Messages are small; a larger one makes the buffer grow, which always has
-/// room for as much again and so is twice as large for good.
+/// Bytes read from each connection at once. Messages are small; a larger one makes the buffer grow, and since the
+/// buffer always has room for as much again, it then stays twice as large.
 const READ_BUFFER: usize = 256;
-/// A client that has answered none of so many pings by the time of the next one is gone.
+/// A client that has answered none of this many pings by the time of the next one is gone.
 const UNANSWERED_PINGS: u32 = 2;
-/// How long a client may take to answer a close, and most bytes that it may still send until then.
+/// Maximum time for a client to answer a close, and the maximum number of bytes it may still send until then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_DISCARDED: u64 = 16 << 20;
 
@@ -50,11 +50,11 @@ pub(super) async fn connect(
     let upgrade = hyper::upgrade::on(&mut request);
     let address = address_of(request.extensions());
     let place = state.sessions.admit_unauthenticated(address).ok_or(ApiError::Busy)?;
-    // Boxed, so that it is in one place only: what waits for it would hold it, and so would what it is handed to.
+    // Boxed so that it exists only once: otherwise each future it is moved through would reserve room for it.
     let session = Box::new(WebSocketSession::new(state.sessions.clone(), app).coming_from(address, place));
     let tracker = state.shutdown.connections.clone();
     tracker.spawn(async move {
-        // They live as long as the socket: it counts against the limits of connections.
+        // They live as long as the socket, which counts against the limits of connections.
         let _places = (connection, client);
         match upgrade.await {
             Ok(upgraded) => {
@@ -69,7 +69,7 @@ pub(super) async fn connect(
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
-/// The answer to the client's key (RFC 6455, section 4.2); none if this is no WebSocket's handshake.
+/// Returns the answer to the client's key (RFC 6455, section 4.2); none if this is not a WebSocket handshake.
 fn accept_key(headers: &HeaderMap) -> Option<String> {
     let has = |name: HeaderName, token: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
@@ -86,12 +86,12 @@ async fn open(upgraded: Upgraded) -> Box<Socket> {
         .write_buffer_size(0)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
-    // Every connection comes from our own server, which makes nothing but transports.
+    // Every connection comes from our own server, which only makes transports.
     match upgraded.downcast::<TokioIo<Transport>>() {
         Ok(parts) => {
             let transport = parts.io.into_inner();
             transport.connection().meter().begin_messages();
-            // Copied, because it is next to nothing in a buffer of 8 KiB, which would live as long as the socket.
+            // Copied, because it is next to nothing in a buffer of 8 KiB that would live as long as the socket.
             let read = parts.read_buf.to_vec();
             Box::new(WebSocketStream::from_partially_read(transport, read, Role::Server, Some(config)).await)
         }
@@ -102,7 +102,7 @@ async fn open(upgraded: Upgraded) -> Box<Socket> {
 /// Runs a session on its socket, from the upgrade to the end.
 async fn run(mut socket: Box<Socket>, mut session: Box<WebSocketSession>) -> CloseReason {
     let connection = socket.get_ref().connection().clone();
-    // Not by the clock: a replica that was held up itself has not asked meanwhile.
+    // Pings are counted instead of time: a replica that was held up itself has not pinged in the meantime.
     let mut unanswered = 0;
     loop {
         let action = tokio::select! {
@@ -110,7 +110,7 @@ async fn run(mut socket: Box<Socket>, mut session: Box<WebSocketSession>) -> Clo
                 unanswered = 0;
                 match message {
                     Some(Ok(Message::Close(_))) | None => return Box::pin(leave(socket)).await,
-                    // Boxed, like whatever else is rare: an idle socket has no room set aside for it.
+                    // Boxed like everything rare, so that an idle socket reserves no room for it.
                     Some(Ok(message)) => Box::pin(receive(connection.meter(), &mut session, message)).await,
                     Some(Err(error)) => match reason_for(&error, connection.meter().overrun()) {
                         Some(reason) => Action::close(reason),
@@ -144,7 +144,7 @@ async fn run(mut socket: Box<Socket>, mut session: Box<WebSocketSession>) -> Clo
     }
 }
 
-/// Answers a message. What is no text says that the client is there, and nothing else.
+/// Answers a message. Anything but text only shows that the client is there.
 async fn receive(meter: &Meter, session: &mut WebSocketSession, message: Message) -> Action {
     let bytes = message.len();
     match &message {
@@ -169,7 +169,7 @@ async fn send(socket: &mut Socket, messages: Vec<Text>) -> Result<(), Error> {
     socket.flush().await
 }
 
-/// The reason to close for; none if the connection is beyond closing.
+/// Returns the reason to close for; none if the connection cannot be closed cleanly any more.
 fn reason_for(error: &Error, overrun: Option<Overrun>) -> Option<CloseReason> {
     match error {
         Error::Io(_) => overrun.map(|overrun| match overrun {
@@ -177,29 +177,29 @@ fn reason_for(error: &Error, overrun: Option<Overrun>) -> Option<CloseReason> {
             Overrun::NoMemory => CloseReason::Unavailable,
         }),
         Error::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseReason::TooLarge),
-        // The client closed its connection without a word.
+        // The client dropped its connection without a close frame.
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
         Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_) => Some(CloseReason::ProtocolError),
         _ => None,
     }
 }
 
-/// The client closes: the answer to that is waiting to be written.
+/// The client closes; the reply is waiting to be written.
 async fn leave(mut socket: Box<Socket>) -> CloseReason {
-    // Whether it gets there or not, the client has gone.
+    // Whether it arrives or not, the client has gone.
     let _ = timeout(CLOSE_TIMEOUT, socket.flush()).await;
     CloseReason::ClientLeft
 }
 
-/// Closes, and lets the client read why: a connection that is dropped with something unread in it is reset, and a
-/// reset takes the close frame with it.
+/// Closes, and lets the client read why: dropping a connection with unread input resets it, and a reset loses the close
+/// frame.
 async fn close(mut socket: Box<Socket>, reason: CloseReason) {
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     let frame = CloseFrame { code: reason.code().into(), reason: reason.text().into() };
     socket.get_ref().connection().meter().close();
     let closing = async {
         socket.send(Message::Close(Some(frame))).await?;
-        // What cannot be read as messages is read as bytes below.
+        // Whatever cannot be read as messages is read as bytes below.
         while let Some(Ok(_)) = socket.next().await {}
         let transport = socket.get_mut();
         transport.shutdown().await?;
@@ -215,14 +215,14 @@ mod tests {
     use super::*;
     use std::mem::size_of;
 
-    /// What the future of a function takes, in bytes.
+    /// The size of a function's future in bytes.
     fn future_size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn an_idle_socket_takes_little() {
-        // Each of them is memory of its own, which is given out in steps: of 256 bytes for the task, of 64 for the others.
+        // Each is an allocation of its own, in size classes of 256 bytes for the task and 64 for the others.
         let (task, socket, session) = (future_size(run), size_of::<Socket>(), size_of::<WebSocketSession>());
         assert!(task <= 1_064 && socket <= 384 && session <= 256, "{task}, {socket} and {session} bytes");
     }

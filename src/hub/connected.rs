@@ -1,4 +1,4 @@
-//! Who is connected, for those who only ask that: every notification asks it of each user in it, and most are not.
+//! The set of connected users. Every notification checks each of its users against it, and most are not connected.
 
 use crate::fanout::IsConnected;
 use crate::protocol::UserKey;
@@ -22,7 +22,7 @@ impl Connected {
     pub(super) fn remove(&self, user: UserKey) {
         let mut users = self.write();
         users.remove(&user.0.as_u128());
-        // What a storm of connections took is given back.
+        // Memory taken by a storm of connections is released.
         if users.capacity() > 1024 && users.len() < users.capacity() / 8 {
             let fewer = users.capacity() / 4;
             users.shrink_to(fewer);
@@ -33,7 +33,7 @@ impl Connected {
         self.read().contains(&user.0.as_u128())
     }
 
-    /// Lets somebody ask of many users while the set is locked.
+    /// Lets a caller check many users while holding the lock once.
     pub(super) fn with(&self, ask: &mut dyn FnMut(IsConnected<'_>)) {
         let users = self.read();
         ask(&|user| users.contains(&user.0.as_u128()));
@@ -48,13 +48,13 @@ impl Connected {
     }
 }
 
-/// Of keys that are digests already. Nobody chooses them: they are made of ids that the issuer gives out.
+/// Hashes keys that are already digests. Clients cannot choose them: they are derived from ids that the issuer assigns.
 #[derive(Debug, Default)]
 struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn write_u128(&mut self, key: u128) {
-        // Six bits of a key are the same in all: its other half covers them.
+        // Six bits are the same in all keys; the other half covers them.
         self.0 = key as u64 ^ (key >> 64) as u64;
     }
 

@@ -1,4 +1,5 @@
-//! How far devices have read, as far as this replica has seen it: a device that sends a cursor has what is before it.
+//! Tracks how far devices have read, as far as this replica has seen: a device that sends a cursor has everything
+//! before it.
 
 use crate::clock::Clock;
 use crate::protocol::{Cursor, Log, UserKey};
@@ -7,52 +8,52 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// About how many bytes are remembered, at most; for how long; and how many devices of each user.
+/// Approximate maximum of bytes remembered; how long they are remembered; and the maximum number of devices per user.
 const MAX_BYTES: u64 = 16 << 20;
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 const MAX_DEVICES: usize = 64;
-/// What a user takes beside its devices, and a device beside its names, in bytes, about.
+/// Approximate memory of a user without its devices, and of a device without its names, in bytes.
 const USER_BYTES: usize = 320;
 const DEVICE_BYTES: usize = 144;
 
-/// The cursors that devices sent last. Clones share what they know.
+/// The last cursors that devices sent. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceReads {
-    /// None: nobody asks, and nothing is noted.
+    /// `None` if nobody asks and nothing is noted.
     users: Option<(Users, Clock)>,
 }
 
 type Users = Cache<UserKey, Arc<Mutex<Devices>>>;
 type Devices = HashMap<(Arc<str>, Arc<str>), DeviceRead>;
 
-/// What a device said last of how far it has read.
+/// A device's last report of how far it has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRead {
-    /// Up to which cursor.
+    /// The cursor up to which it has read.
     pub until: Cursor,
-    /// When.
+    /// When it reported this.
     pub at: SystemTime,
 }
 
 impl DeviceReads {
-    /// Notes what devices say.
+    /// Creates an instance that notes what devices report.
     pub fn noting(clock: Clock) -> DeviceReads {
         let users = Cache::builder().max_capacity(MAX_BYTES).weigher(weight).time_to_idle(REMEMBERED).build();
         DeviceReads { users: Some((users, clock)) }
     }
 
-    /// A device has sent this cursor of a log.
+    /// Notes that a device has sent this cursor of a log.
     pub async fn note(&self, log: &Log, device: &str, until: Cursor) {
         let Some((users, clock)) = &self.users else { return };
         let of_user = users.get_with(log.user, async { Arc::default() }).await;
         let read = DeviceRead { until, at: clock.now() };
         if insert(&of_user, (log.app.clone(), Arc::from(device)), read) {
-            // It weighs more now, which the cache does not see by itself.
+            // Its weight has grown, which the cache does not notice by itself.
             users.insert(log.user, of_user).await;
         }
     }
 
-    /// What the devices of a user said last, by app and device.
+    /// Returns the last reports of a user's devices, by app and device.
     pub async fn of(&self, user: UserKey) -> Vec<((Arc<str>, Arc<str>), DeviceRead)> {
         let Some((users, _)) = &self.users else { return vec![] };
         let Some(devices) = users.get(&user).await else { return vec![] };
@@ -61,7 +62,7 @@ impl DeviceReads {
     }
 }
 
-/// Adds what a device has said; whether it is one that was not known.
+/// Adds a device's report; true if the device was not known.
 fn insert(devices: &Mutex<Devices>, device: (Arc<str>, Arc<str>), read: DeviceRead) -> bool {
     let mut devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
     let is_new = !devices.contains_key(&device);
@@ -73,7 +74,7 @@ fn insert(devices: &Mutex<Devices>, device: (Arc<str>, Arc<str>), read: DeviceRe
     is_new
 }
 
-/// Bytes that the devices of a user take, about.
+/// Approximate memory of a user's devices in bytes.
 fn weight(_: &UserKey, devices: &Arc<Mutex<Devices>>) -> u32 {
     let devices = devices.lock().unwrap_or_else(PoisonError::into_inner);
     let names: usize = devices.keys().map(|(app, device)| app.len() + device.len() + DEVICE_BYTES).sum();

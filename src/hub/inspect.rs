@@ -7,13 +7,13 @@ use crate::protocol::close::CloseReason;
 use std::sync::{Arc, PoisonError};
 
 impl Hub {
-    /// The sessions that a user has here, those that came last first.
+    /// Returns a user's sessions on this replica, newest first.
     pub fn sessions_of(&self, user: UserKey) -> Vec<SessionInfo> {
         let mailboxes = self.shard(user).get(&user).map(|user| user.mailboxes.clone()).unwrap_or_default();
         mailboxes.iter().rev().filter_map(|mailbox| info(mailbox)).collect()
     }
 
-    /// Has a user's sessions end, or those of one device; says how many.
+    /// Closes a user's sessions, or those of one device; returns how many.
     pub fn close_user(&self, user: UserKey, device: Option<&str>) -> usize {
         let mailboxes = self.shard(user).get(&user).map(|user| user.mailboxes.clone()).unwrap_or_default();
         let is_meant = |mailbox: &&Arc<Mailbox>| {
@@ -24,8 +24,8 @@ impl Hub {
         mailboxes.iter().filter(is_meant).filter(close).count()
     }
 
-    /// Has the sessions end that came with this token; says how many. Looks at every session of this replica, one lock
-    /// after the other.
+    /// Closes the sessions that use this token; returns how many. Visits every session of this replica, one lock at a
+    /// time.
     pub fn close_token(&self, token_id: &str) -> usize {
         let mut closed = 0;
         for shard in &self.shards {
@@ -39,7 +39,7 @@ impl Hub {
     }
 }
 
-/// None of a request that waits.
+/// Returns none for a request that waits.
 fn info(mailbox: &Mailbox) -> Option<SessionInfo> {
     let (interest, noted) = (mailbox.interest(), mailbox.session.noted());
     Some(SessionInfo {

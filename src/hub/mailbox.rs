@@ -1,5 +1,5 @@
-//! Where one session's wake-ups wait. They merge, and long lists are shared, so a slow reader costs the same as a fast one
-//! (G6).
+//! A mailbox for the wake-ups of one session. They merge, and long lists are shared, so a slow reader costs no more
+//! than a fast one (G6).
 
 use super::pending_tables::PendingTables;
 use super::session::SessionState;
@@ -15,43 +15,43 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 
-/// Bytes that the names of apps and tables may take which wait for a reader: room for those of the largest push, and
-/// more. One that is further behind is told to start over.
+/// Maximum size of the app and table names that wait for a reader, in bytes: enough for those of the largest push, and
+/// more. A reader that is further behind is told to start over.
 const MAX_WAITING: usize = 512 << 10;
-/// Bytes of names that are part of what every session costs. More are charged to its user.
+/// Bytes of names that are covered by the fixed cost of a session. More are charged to its user.
 const FREE: usize = 4 << 10;
-/// Traced deliveries that may wait for a reader. Further ones end when they are put into the mailbox.
+/// Maximum number of traced deliveries that wait for a reader. The spans of others end when they enter the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
-/// Which wake-ups a session cares for.
+/// Selects the wake-ups that a session is interested in.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
-    /// This app's only; none means all.
+    /// Only this app; `None` means all.
     pub app: Option<Arc<str>>,
-    /// Those in which one of these tables changed; none means all.
+    /// Only changes to these tables; `None` means all.
     pub tables: Option<BTreeSet<String>>,
-    /// The device whose own changes need no waking.
+    /// The device whose own changes need no wake-up.
     pub client: Option<Arc<str>>,
 }
 
-/// What waits in a mailbox.
+/// The contents of a mailbox.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Mail {
-    /// Apps, and the tables in them that changed.
+    /// Apps, and their tables that changed.
     Changed(BTreeMap<Arc<str>, PendingTables>),
-    /// More than the mailbox keeps, or than its user may have waiting: nothing of it was kept.
+    /// More than the mailbox, or its user, may hold: nothing of it was kept.
     Overflow,
-    /// The session is to end, so that its client comes back elsewhere. There is no other mail after that.
+    /// The session is to end, so that its client reconnects elsewhere. No mail follows.
     Close,
 }
 
-/// One session's wake-ups.
+/// The wake-ups of one session.
 #[derive(Debug)]
 pub struct Mailbox {
     state: Mutex<State>,
     filled: Notify,
     joined: Instant,
-    /// The only app that the session cares for, if it is only one.
+    /// The session's app, if it is interested in only one.
     app: Option<Arc<str>>,
     pub(super) session: SessionState,
 }
@@ -60,27 +60,27 @@ pub struct Mailbox {
 struct State {
     interest: Interest,
     waiting: BTreeMap<Arc<str>, PendingTables>,
-    /// Bytes that it takes where nothing of it is shared.
+    /// Size of the waiting mail in bytes, as if nothing of it were shared.
     bytes: usize,
-    /// How many of them a greeting added beyond the bound.
+    /// Bytes of it that a greeting added beyond the bound.
     excused: usize,
-    /// Whose mail it is, and what is charged for it, beside what is shared.
+    /// The mail account of its user, and the charge for everything that is not shared.
     mail: UserMail,
     charge: Option<MailCharge>,
-    /// Whether there was more than is kept: nothing is, until the session has been told so.
+    /// True after an overflow: nothing is kept until the session has been told.
     is_behind: bool,
-    /// The traced ones among what waits.
+    /// The traced deliveries among the waiting mail.
     deliveries: Vec<Span>,
-    /// One of those that were taken last.
+    /// One of the deliveries taken last.
     delivery: Option<Box<Span>>,
-    /// Whether the session is to end.
+    /// True if the session is to end.
     closing: bool,
-    /// Apps, and up to where a greeting has told of their logs.
+    /// The position up to which a greeting has covered each app's log.
     greeted: BTreeMap<Arc<str>, i64>,
 }
 
 impl Mailbox {
-    /// An empty mailbox, of a session that has just come.
+    /// Creates the empty mailbox of a new session.
     pub fn new(interest: Interest, mail: UserMail, transport: Option<&'static str>, clock: Clock) -> Mailbox {
         let (waiting, greeted, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
         let state = State {
@@ -110,7 +110,7 @@ impl Mailbox {
         self.joined
     }
 
-    /// The only app that the session cares for; none: it cares for all.
+    /// The session's app if it is interested in only one; none if it is interested in all.
     pub(super) fn app(&self) -> Option<&Arc<str>> {
         self.app.as_ref()
     }
@@ -128,7 +128,7 @@ impl Mailbox {
         self.state().closing
     }
 
-    /// Makes the mailbox one of this device.
+    /// Sets the device that the mailbox belongs to.
     pub fn set_client(&self, client: Option<Arc<str>>) {
         self.state().interest.client = client;
     }
@@ -137,8 +137,8 @@ impl Mailbox {
         self.state().interest.clone()
     }
 
-    /// Adds a wake-up, if the session cares for it; says whether it does. If the wake-up is traced, the current
-    /// span is its delivery, and ends for this session when the session takes its mail.
+    /// Adds a wake-up if the session is interested in it, and returns whether it is. If the wake-up is traced, the
+    /// current span is its delivery, and ends for this session when the session takes its mail.
     pub fn deliver(&self, wakeup: &Wakeup) -> bool {
         let cares = self.state().add(wakeup);
         if cares {
@@ -147,8 +147,8 @@ impl Mailbox {
         cares
     }
 
-    /// Adds what was stored before the session came, and everything up to the ends of these ranges: what announces
-    /// no more than that is not delivered any more.
+    /// Adds what was stored before the session began, up to the ends of these ranges: wake-ups that announce no more
+    /// than that are no longer delivered.
     pub fn greet(&self, recent: &[Wakeup]) {
         let cares = self.state().greet(recent);
         if cares {
@@ -156,7 +156,7 @@ impl Mailbox {
         }
     }
 
-    /// Whether there is mail.
+    /// True if there is mail.
     pub fn is_filled(&self) -> bool {
         !self.state().is_empty()
     }
@@ -168,12 +168,12 @@ impl Mailbox {
         }
     }
 
-    /// About how many bytes of mail there are.
+    /// Approximate size of the mail in bytes.
     pub fn bytes(&self) -> usize {
         self.state().bytes
     }
 
-    /// Waits until there is mail, and takes all of it. Nothing is lost if the wait is given up.
+    /// Waits until there is mail, and takes all of it. Cancel safe.
     pub async fn take(&self) -> Mail {
         loop {
             if let Some(mail) = self.take_now() {
@@ -183,11 +183,11 @@ impl Mailbox {
         }
     }
 
-    /// All the mail that there is; none if there is none.
+    /// Takes all mail; none if there is none.
     pub fn take_now(&self) -> Option<Mail> {
         let (mail, delivery) = {
             let mut state = self.state();
-            // Whoever keeps a delivery keeps its span from ending: only a stream goes on with something because of it.
+            // Holding a delivery keeps its span from ending: only a stream does further work because of it.
             (state.take(), state.delivery.take_if(|_| self.session.transport != Some(SSE)))
         };
         drop(delivery);
@@ -197,7 +197,7 @@ impl Mailbox {
         mail
     }
 
-    /// One of the traced deliveries that were taken last, for what is done because of them; once.
+    /// Returns one of the traced deliveries taken last, as the cause of subsequent work; only once.
     pub fn delivery(&self) -> Span {
         self.state().delivery.take().map_or_else(Span::none, |delivery| *delivery)
     }
@@ -218,8 +218,8 @@ impl State {
         for wakeup in recent {
             cares |= self.add(wakeup);
             if !is_full {
-                // Who has only just come is not behind: sent away to start over, it would come back to the same. What it
-                // is told at once is bounded.
+                // A session that has only just joined is not behind: told to start over, it would end up here again.
+                // What it is told at once is bounded.
                 self.excused = self.bytes.saturating_sub(MAX_WAITING);
             }
         }
@@ -229,19 +229,19 @@ impl State {
         cares
     }
 
-    /// Whether more waits than is kept.
+    /// True if more is waiting than is kept.
     fn is_full(&self) -> bool {
         self.bytes.saturating_sub(self.excused) > MAX_WAITING
     }
 
-    /// Whether that is so though each name is counted once, or its user has no room for that.
+    /// True if that is so even with each name counted once, or if its user has no room for that.
     fn stays_full(&mut self) -> bool {
         self.is_full() && (!self.fold() || self.is_full())
     }
 
-    /// Keeps each name once, where several lists have the same; false if the user has no room for it.
+    /// Keeps names that are in several lists only once; false if the user has no room for it.
     fn fold(&mut self) -> bool {
-        // Before the work is done: there may be very many sessions to do it for.
+        // Charged before doing the work: it may have to be done for very many sessions.
         let largest = self.waiting.values().map(PendingTables::largest).max().unwrap_or(0);
         if !self.charge(largest) {
             return false;
@@ -254,7 +254,7 @@ impl State {
         self.charge.as_mut().is_none_or(|charge| charge.set(own_bytes))
     }
 
-    /// Keeps nothing of what waits: the session is told that it is behind.
+    /// Drops everything that waits: the session is told that it is behind.
     fn overflow(&mut self) {
         self.is_behind = true;
         self.clear();
@@ -265,7 +265,7 @@ impl State {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Whether the greeting has told of all that this announces.
+    /// True if the greeting has covered everything that this announces.
     fn greeting_covers(&mut self, wakeup: &Wakeup) -> bool {
         let Some(watermark) = self.greeted.get(&wakeup.app) else { return false };
         if wakeup.last() <= *watermark {
@@ -277,7 +277,7 @@ impl State {
 
     fn add(&mut self, wakeup: &Wakeup) -> bool {
         if self.greeting_covers(wakeup) {
-            // It cared, and has been woken already.
+            // It is interested, and has been woken already.
             return wakeup.client.is_none() || self.interest.client != wakeup.client;
         }
         let interest = &self.interest;
@@ -300,7 +300,7 @@ impl State {
         true
     }
 
-    /// Keeps these tables of an app, or those names of them that the session cares for; false if its user has no room.
+    /// Keeps these tables of an app, or the names of interest among them; false if its user has no room.
     fn keep(&mut self, app: &Arc<str>, tables: &Tables, names: Option<Vec<&Arc<str>>>) -> bool {
         if names.is_none() && !tables.charge(&self.mail) {
             return false;
@@ -349,7 +349,7 @@ impl State {
     }
 }
 
-/// Which of these tables are wanted. Looks up the fewer of them among the others.
+/// Returns the wanted tables in a list. Looks up the shorter list in the longer one.
 fn cared_for<'a>(wanted: &BTreeSet<String>, tables: &'a Tables) -> Vec<&'a Arc<str>> {
     if wanted.len() < tables.len() {
         wanted.iter().filter_map(|table| tables.find(table)).collect()

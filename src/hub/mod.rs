@@ -1,8 +1,8 @@
-//! The sessions of this replica, by user. No I/O.
+//! The sessions of this replica, by user. Does no I/O.
 //!
-//! A wake-up reaches every session of its user that cares (G4), and no other user's (G5): the user's key is the
-//! only way in. Per user the hub also keeps up to where each of the user's logs has been announced, so that the
-//! reconciler can tell what was missed. All of it goes when the user's last session goes.
+//! A wake-up reaches every session of its user that is interested (G4), and no other user's (G5): the user's key is the
+//! only way in. For each user the hub also keeps the position up to which each log has been announced, so that the
+//! reconciler can tell what was missed. All of it is dropped with the user's last session.
 
 mod connected;
 mod devices;
@@ -29,14 +29,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use watermarks::Watermarks;
 
-/// Sessions are spread over so many locks.
+/// Number of locks that sessions are spread over.
 const SHARDS: usize = 64;
 
 /// All sessions of this replica.
 #[derive(Debug)]
 pub struct Hub {
     shards: Vec<Mutex<HashMap<UserKey, User>>>,
-    /// All users that a shard has. Changed only while that shard is locked.
+    /// All users of all shards. Only changed while the user's shard is locked.
     connected: Connected,
     mail: MailBudget,
     names: MailBudget,
@@ -47,26 +47,26 @@ pub struct Hub {
 #[derive(Debug)]
 struct User {
     mail: UserMail,
-    /// What the user's streams ask for by name.
+    /// Charged for the names that the user's streams request.
     names: UserMail,
     mailboxes: Vec<Arc<Mailbox>>,
-    /// How many of them are those of WebSockets and streams.
+    /// The number of mailboxes that belong to WebSockets and streams.
     sessions: usize,
     watermarks: Watermarks,
 }
 
-/// A session's place in the hub; given up when it is dropped.
+/// A session's place in the hub; released when dropped.
 #[derive(Debug)]
 pub struct Membership {
     hub: Arc<Hub>,
     user: UserKey,
     mailbox: Arc<Mailbox>,
-    /// None: no session, but a request that waits.
+    /// `None`: not a session, but a request that waits.
     transport: Option<&'static str>,
 }
 
 impl Hub {
-    /// A hub without sessions.
+    /// Creates a hub without sessions.
     pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Hub {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let (mail, names) = (metrics.mailbox_bytes.clone(), metrics.stream_name_bytes.clone());
@@ -74,14 +74,15 @@ impl Hub {
         Hub { shards, connected: Connected::default(), mail, names, metrics, clock }
     }
 
-    /// Adds a session. From here on its mailbox gets the wake-ups that it cares for.
+    /// Adds a session. From now on its mailbox gets the wake-ups it is interested in.
     pub fn join(self: &Arc<Hub>, user: UserKey, interest: Interest, transport: &'static str) -> Membership {
         self.metrics.connections.inc();
         self.metrics.sessions.with_label_values(&[transport]).inc();
         self.enter(user, interest, Some(transport))
     }
 
-    /// The same for a request that waits a moment for something to be stored. It counts as no session.
+    /// Like [`join`](Self::join), for a request that waits a moment for something to be stored. It does not count as a
+    /// session.
     pub fn wait(self: &Arc<Hub>, user: UserKey, interest: Interest) -> Membership {
         self.enter(user, interest, None)
     }
@@ -103,8 +104,8 @@ impl Hub {
         Membership { hub: self.clone(), user, mailbox, transport }
     }
 
-    /// Has this many sessions end which joined before that moment, the oldest first, so that their clients come back
-    /// elsewhere; how many there were.
+    /// Tells up to `count` sessions that joined before that moment to end, oldest first, so that their clients
+    /// reconnect elsewhere; returns how many there were.
     pub fn close_oldest(&self, count: usize, joined_before: Instant) -> usize {
         let mut oldest: Vec<(Instant, Arc<Mailbox>)> = Vec::new();
         for shard in &self.shards {
@@ -122,7 +123,7 @@ impl Hub {
 
     fn shard(&self, user: UserKey) -> MutexGuard<'_, HashMap<UserKey, User>> {
         let shard = user.0.as_u128() as usize % SHARDS;
-        // Every change to a shard is complete before the lock is given back: a panic leaves nothing half done.
+        // Every change to a shard is complete before the lock is released: a panic leaves nothing half done.
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -166,27 +167,27 @@ impl User {
 }
 
 impl Membership {
-    /// Where the session's wake-ups arrive.
+    /// The session's mailbox.
     pub fn mailbox(&self) -> &Mailbox {
         &self.mailbox
     }
 
-    /// What operators see of the session, and how they end it.
+    /// The session's state, which operators can see and close.
     pub fn session(&self) -> &SessionState {
         &self.mailbox.session
     }
 
-    /// Charges the user for names that the session keeps, in bytes; none if there is no room for them.
+    /// Charges the user for the names that the session keeps, in bytes; none if there is no room for them.
     pub fn charge_names(&self, bytes: usize) -> Option<MailCharge> {
         self.hub.shard(self.user).get(&self.user)?.names.charge(bytes)
     }
 
-    /// How many sessions this user has here, this one included.
+    /// Returns the number of this user's sessions here, including this one.
     pub fn sessions_of_user(&self) -> usize {
         self.hub.shard(self.user).get(&self.user).map_or(0, |user| user.sessions)
     }
 
-    /// Whether it is known where this user's logs stand, so that nothing stored from now on is missed.
+    /// True if the positions of this user's logs are known, so that nothing stored from now on is missed.
     pub fn has_begun(&self) -> bool {
         self.hub.shard(self.user).get(&self.user).is_some_and(|user| user.watermarks.has_begun())
     }

@@ -1,22 +1,22 @@
-//! The tables of one app that wait for a session: lists that all sessions of its user share, and names of its own where
-//! more wake-ups piled up.
+//! The tables of one app that wait for a session: lists shared by all sessions of its user, and names of its own where
+//! more wake-ups have piled up.
 
 use crate::fanout::tables::{NAME_BYTES, Tables};
 use crate::protocol::websocket::{ServerMessage, Text};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Lists of more names than this are kept as they are where there is another,
+/// Lists of more names than this are kept whole next to others,
 const SMALL: usize = 32;
-/// at most so many. What comes then is merged, name by name.
+/// up to this many. Further lists are merged, name by name.
 const MAX_LISTS: usize = 8;
 
-/// What waits, of one app.
+/// The pending tables of one app.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PendingTables {
     lists: Vec<Tables>,
     names: BTreeSet<Arc<str>>,
-    /// Bytes of the names.
+    /// Size of the names in bytes.
     bytes: usize,
 }
 
@@ -44,22 +44,22 @@ impl PendingTables {
         }
     }
 
-    /// Bytes that all of it takes where nothing is shared, about.
+    /// Approximate size of everything in bytes, as if nothing were shared.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.lists.iter().map(Tables::bytes).sum::<usize>()
     }
 
-    /// Bytes of what is not shared.
+    /// Size of what is not shared, in bytes.
     pub(super) fn own_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The names. One may come more than once.
+    /// Iterates over the names. A name may occur more than once.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.lists.iter().flatten().chain(&self.names)
     }
 
-    /// Names each table once, where several lists have the same. Nothing of it is shared then.
+    /// Keeps names that are in several lists only once. After that, nothing is shared.
     pub(super) fn fold(&mut self) {
         if self.lists.len() + usize::from(!self.names.is_empty()) > 1 {
             for list in std::mem::take(&mut self.lists) {
@@ -68,12 +68,12 @@ impl PendingTables {
         }
     }
 
-    /// Bytes of the largest list.
+    /// Size of the largest list in bytes.
     pub(super) fn largest(&self) -> usize {
         self.lists.iter().map(Tables::bytes).max().unwrap_or(0)
     }
 
-    /// What a session is told: a message that all sessions share, if nothing has piled up.
+    /// The message for the session, shared by all sessions if nothing has piled up.
     pub fn message(&self, app: &Arc<str>) -> Text {
         match (self.lists.as_slice(), self.names.is_empty()) {
             ([list], true) => list.message(app),

@@ -1,4 +1,4 @@
-//! What operators can see of a session, and how they end it.
+//! The state of a session that operators can see, and how they close it.
 
 use crate::clock::Clock;
 use crate::protocol::close::CloseReason;
@@ -11,26 +11,26 @@ use tokio::sync::Notify;
 pub struct SessionInfo {
     /// `websocket` or `sse`.
     pub transport: &'static str,
-    /// The app that it hears of; none: all of its user.
+    /// The app it is limited to; none if it gets all the user's apps.
     pub app: Option<Arc<str>>,
-    /// The device, if it said so.
+    /// The device, if it named one.
     pub device: Option<Arc<str>>,
-    /// The id (`jti`) of the token that it came with last.
+    /// The id (`jti`) of its latest token.
     pub token_id: Option<Arc<str>>,
     /// When that token expires.
     pub expires: Option<SystemTime>,
     /// When it began.
     pub since: SystemTime,
-    /// When it was last told, or found, that something changed.
+    /// When it was last notified of a change, or found one.
     pub woken: Option<SystemTime>,
-    /// When it last read, and up to where, if it reads one log; streams only.
+    /// When it last read, and up to which position if it reads one log; streams only.
     pub read: Option<(SystemTime, Option<i64>)>,
 }
 
-/// What is kept of one session.
+/// The state of one session.
 #[derive(Debug)]
 pub struct SessionState {
-    /// None: no session, but a request that waits.
+    /// `None`: not a session, but a request that waits.
     pub(super) transport: Option<&'static str>,
     pub(super) since: SystemTime,
     noted: Mutex<Noted>,
@@ -52,24 +52,24 @@ impl SessionState {
         SessionState { transport, since: clock.now(), noted: Mutex::default(), closing: Notify::new(), clock }
     }
 
-    /// Notes the token that the session came with, or goes on with.
+    /// Records the token that the session uses from now on.
     pub fn identify(&self, token_id: Option<Arc<str>>, expires: SystemTime) {
         let mut noted = self.lock();
         noted.token_id = token_id;
         noted.expires = Some(expires);
     }
 
-    /// Notes that the session has taken a wake-up.
+    /// Records that the session has taken a wake-up.
     pub fn note_woken(&self) {
         self.lock().woken = Some(self.clock.now());
     }
 
-    /// Notes that something has been read for the session's client: everything up to this position, if it reads one log.
+    /// Records a read for the session's client: everything up to this position, if it reads one log.
     pub fn note_read(&self, position: Option<i64>) {
         self.lock().read = Some((self.clock.now(), position));
     }
 
-    /// Has the session end. The first reason counts; false if there was one already.
+    /// Tells the session to end. The first reason counts; false if there was one already.
     pub fn close(&self, reason: CloseReason) -> bool {
         let first = {
             let mut noted = self.lock();
@@ -81,7 +81,7 @@ impl SessionState {
         first
     }
 
-    /// Waits until the session is to end. May be given up and asked again.
+    /// Waits until the session is to end. Cancel safe.
     pub async fn closed(&self) -> CloseReason {
         loop {
             if let Some(reason) = self.lock().closed {

@@ -20,7 +20,7 @@ fn interest(app: Option<&str>, tables: Option<&[&str]>, client: Option<&str>) ->
     }
 }
 
-/// What waits for a session, as "app:table,table app:table"; empty if nothing does.
+/// Returns what waits for a session, as "app:table,table app:table"; empty if nothing does.
 async fn mail(membership: &Membership) -> String {
     let names = |tables: PendingTables| {
         let names: BTreeSet<&str> = tables.iter().map(|table| &**table).collect();

@@ -1,16 +1,16 @@
-//! The watermarks of a user's logs: up to where each has been announced without a gap.
+//! The watermarks of a user's logs: the position up to which each has been announced without a gap.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Ranges kept beyond a gap. More are forgotten: the reconciler then announces them again.
+/// Maximum number of ranges kept beyond a gap. More are forgotten: the reconciler then announces them again.
 const MAX_AHEAD: usize = 64;
 
-/// What of one user's logs has been announced to the user's sessions.
+/// Tracks what has been announced of one user's logs.
 #[derive(Debug, Default)]
 pub(super) struct Watermarks {
     begun: bool,
-    /// Where logs stood at most, at the beginning, that are not among the others: of a user who has very many.
+    /// Upper bound at the beginning for the heads of logs that are not listed: for users with very many logs.
     others: i64,
     logs: HashMap<Arc<str>, LogWatermark>,
 }
@@ -19,7 +19,7 @@ pub(super) struct Watermarks {
 struct LogWatermark {
     /// Everything up to here has been announced.
     watermark: i64,
-    /// What has been announced beyond a gap: notifications of several replicas overtake each other.
+    /// Ranges announced beyond a gap: notifications of different replicas can arrive out of order.
     ahead: Vec<(i64, i64)>,
 }
 
@@ -28,8 +28,8 @@ impl Watermarks {
         self.begun
     }
 
-    /// Where the logs stand, all others at `others` at most: what is before was stored before any session came. Counts
-    /// once.
+    /// Sets the initial watermarks, with all other logs at `others` or before: everything before them was stored before
+    /// any session began. Only the first call counts.
     pub(super) fn begin<'a>(&mut self, heads: impl Iterator<Item = (&'a str, i64)>, others: i64) {
         if std::mem::replace(&mut self.begun, true) {
             return;
@@ -46,7 +46,7 @@ impl Watermarks {
         }
     }
 
-    /// Takes note of ranges that were announced.
+    /// Notes the ranges that were announced.
     pub(super) fn note(&mut self, app: &str, ranges: &[(i64, i64)]) {
         let log = self.log(app);
         for &(from, to) in ranges {
@@ -62,18 +62,18 @@ impl Watermarks {
         log.advance();
     }
 
-    /// Up to where a log has been announced, if that is before `head`; none before the beginning is known.
+    /// Returns the watermark of a log if it is before `head`; none before the initial watermarks are known.
     pub(super) fn before(&self, app: &str, head: i64) -> Option<i64> {
         let watermark = self.logs.get(app).map_or(self.others, |log| log.watermark);
         (self.begun && watermark < head).then_some(watermark)
     }
 
-    /// Up to where a log has been announced; none before the beginning is known.
+    /// Returns the watermark of a log; none before the initial watermarks are known.
     pub(super) fn of(&self, app: &str) -> Option<i64> {
         self.begun.then(|| self.logs.get(app).map_or(0, |log| log.watermark))
     }
 
-    /// Takes it that nothing of a log has been announced: the database took back what was.
+    /// Forgets what has been announced of a log: the database went back to before it.
     pub(super) fn forget(&mut self, app: &str) {
         *self.log(app) = LogWatermark::default();
     }
@@ -87,7 +87,7 @@ impl Watermarks {
 }
 
 impl LogWatermark {
-    /// Moves up over every range that leaves no gap.
+    /// Moves the watermark up over every range that leaves no gap.
     fn advance(&mut self) {
         while let Some(at) = self.ahead.iter().position(|(from, _)| *from <= self.watermark) {
             let (_, to) = self.ahead.swap_remove(at);

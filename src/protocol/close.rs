@@ -1,44 +1,44 @@
-//! Why a WebSocket or a stream ends, and what its client is told.
+//! The reasons why a WebSocket or a stream ends, and what its client is told.
 
-/// Why a session ended.
+/// The reason why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client went, or its connection broke.
+    /// The client left, or its connection broke.
     ClientLeft,
-    /// No token within the time given.
+    /// No token arrived in time.
     AuthTimeout,
     /// The token is not valid.
     InvalidToken,
     /// The token has expired.
     TokenExpired,
-    /// A token of another user on a session that has one.
+    /// A token of another user arrived on an authenticated session.
     OtherUser,
-    /// A message larger than is allowed.
+    /// A message is larger than allowed.
     TooLarge,
-    /// Something that is no WebSocket message.
+    /// The data is not a valid WebSocket message.
     ProtocolError,
-    /// Silent for too long, or not reading.
+    /// The client was silent for too long, or did not read.
     Unresponsive,
     /// More wake-ups piled up than are kept.
     TooFarBehind,
     /// The user has as many sessions as are allowed.
     TooManySessions,
-    /// The database cannot be asked, so the session could not be joined.
+    /// The database cannot be asked, so the session could not begin.
     Unavailable,
     /// The replica is going away.
     GoingAway,
-    /// Old enough to be spread anew.
+    /// The session has reached its maximum age.
     TooOld,
-    /// Other replicas hold fewer.
+    /// Other replicas hold fewer connections.
     Rebalanced,
-    /// An operator has ended it.
+    /// An operator closed it.
     Disconnected,
 }
 
 use CloseReason::*;
 
 impl CloseReason {
-    /// All labels, as metrics have them.
+    /// All labels, as used in metrics.
     pub const LABELS: &'static [&'static str] = &[
         "client_left",
         "auth_timeout",
@@ -57,12 +57,12 @@ impl CloseReason {
         "disconnected",
     ];
 
-    /// The reason as a label.
+    /// Returns the reason as a label.
     pub fn label(self) -> &'static str {
         CloseReason::LABELS[self as usize]
     }
 
-    /// The close code (RFC 6455, section 7.4, and the IANA registry for 1012 and 1013).
+    /// Returns the close code (RFC 6455, section 7.4, and the IANA registry for 1012 and 1013).
     pub fn code(self) -> u16 {
         match self {
             ClientLeft => 1000,
@@ -75,12 +75,12 @@ impl CloseReason {
         }
     }
 
-    /// Whether the client did nothing wrong and may come back at once.
+    /// True if the client did nothing wrong and may reconnect at once.
     pub fn invites_back(self) -> bool {
         matches!(self, GoingAway | TooOld | Rebalanced | Disconnected)
     }
 
-    /// What stands in the close frame.
+    /// Returns the text for the close frame.
     pub fn text(self) -> &'static str {
         match self {
             ClientLeft => "",

@@ -1,6 +1,6 @@
-//! Which of a push's values lose to what others stored: the `conflicts` of its answer.
+//! Finds the pushed values that lose to what others stored: the `conflicts` of an answer.
 //!
-//! Only what stands on the answer's page is known, and nothing more is read for it.
+//! Only the changes on the answer's page are considered; nothing more is read for it.
 
 use super::json::ObjectWriter;
 use super::merge::{Rank, StoredChange, UnreadableChange, read_fields};
@@ -8,21 +8,22 @@ use super::push::Push;
 use super::stamp::Stamp;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// A pushed value, and the one that wins against it.
+/// A pushed value, and the value that wins against it.
 #[derive(Debug)]
 struct Contest {
     pushed: Rank,
-    /// JSON.
+    /// The value as JSON.
     value: String,
     /// The rank of the winner, and its value as JSON.
     winner: Option<(Rank, String)>,
 }
 
-/// The fields of a push for which others stored a better value on this page, as JSON objects in the order of the push.
+/// Returns the fields of a push for which others stored a winning value on this page, as JSON objects in the order of
+/// the push.
 ///
-/// `positions` are those of the push's changes. Of a field that it writes more than once the best value counts. Together
-/// the objects have at most `budget` bytes, so that an answer stays in proportion to its request; what does not fit is
-/// left out.
+/// `positions` are those of the push's changes. If a push writes a field more than once, its best value counts. The
+/// objects have at most `budget` bytes together, so that an answer stays in proportion to its request; the rest is left
+/// out.
 pub fn conflicts(
     push: &Push,
     positions: &[i64],

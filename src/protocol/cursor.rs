@@ -4,27 +4,28 @@ use super::stamp::{digits, write_seconds};
 use chrono::DateTime;
 use std::fmt;
 
-/// The last position that can be written down.
+/// The last position that can be written as a cursor.
 const LAST: i64 = 253_402_300_799_999_980;
 
 /// A position in the log of one user in one app.
 ///
-/// Positions are microseconds since the epoch, multiples of [`Cursor::STEP`], strictly ascending in the order of the
-/// commits. Half a step after a position means "here, on an initial sync that began at the beginning": on such a sync
-/// a device also gets back what it stored itself, on every page until it has caught up. That way the flag survives in
-/// clients which know a cursor only as a string to keep, to compare and to send back, at a fixed width.
+/// Positions are microseconds since the epoch, multiples of [`Cursor::STEP`], strictly ascending in commit order. Half
+/// a step after a position means "here, in an initial sync that began at the beginning": in such a sync a device also
+/// gets back what it stored itself, on every page until it has caught up. That way the flag survives in clients that
+/// treat a cursor as a string of fixed width to store, compare and send back.
 ///
-/// Both end in the digit 0, at six digits. No server before us wrote such a cursor, because they cut off zeros at the
-/// end of a fraction: so theirs, and the clients' own times, mean just what they say and never carry the flag.
+/// Both forms have six fractional digits and end in the digit 0. The previous server never wrote such a cursor, because
+/// it cut off zeros at the end of a fraction: its cursors, and the clients' own times, mean just what they say and
+/// never carry the flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cursor {
     micros: i64,
     initial: bool,
-    /// Whether it has the form of those that this cluster gives out.
+    /// True if it has the form of the cursors that this cluster issues.
     ours: bool,
 }
 
-/// A text that is no cursor.
+/// A text that is not a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "is not an RFC 3339 date and time; send back the syncedUntil of an earlier answer, or 1970-01-01T00:00:00.000Z"
@@ -34,14 +35,14 @@ pub struct CursorError;
 impl Cursor {
     /// The distance between neighbouring positions, in microseconds.
     pub const STEP: i64 = 20;
-    /// What marks an initial sync, in microseconds.
+    /// The offset that marks an initial sync, in microseconds.
     const FLAG: i64 = Cursor::STEP / 2;
-    /// The length of a written cursor, in bytes.
+    /// The length of a cursor as text, in bytes.
     pub const WIDTH: usize = 27;
-    /// Before every change. An initial sync starts here.
+    /// Before every change; an initial sync starts here.
     pub const BEGINNING: Cursor = Cursor { micros: 0, initial: true, ours: false };
 
-    /// Just after the change stored at `micros`.
+    /// Returns the cursor just after the change stored at `micros`.
     pub fn after(micros: i64) -> Cursor {
         match micros {
             ..=0 => Cursor::BEGINNING,
@@ -49,52 +50,52 @@ impl Cursor {
         }
     }
 
-    /// The same position, on an initial sync or not.
+    /// Returns the same position, marked as in an initial sync or not.
     pub fn on_initial_sync(self, initial: bool) -> Cursor {
         Cursor { initial: initial || self.micros == 0, ..self }
     }
 
-    /// Reads any RFC 3339 time. The epoch, and whatever lies before it, is the beginning; what lies beyond the year 9999 in
-    /// UTC is its end.
+    /// Parses any RFC 3339 time. The epoch and everything before it is the beginning; anything past the year 9999 in
+    /// UTC is clamped to its end.
     pub fn parse(text: &str) -> Result<Cursor, CursorError> {
         let micros = DateTime::parse_from_rfc3339(text).map_err(|_| CursorError)?.timestamp_micros().min(LAST);
         if micros <= 0 {
             return Ok(Cursor::BEGINNING);
         }
-        // The server before us wrote six digits too, but never a zero at their end.
+        // The previous server also wrote six digits, but never with a trailing zero.
         let ours = text.len() == Cursor::WIDTH && text.ends_with("0Z") && text.as_bytes()[19] == b'.';
         let initial = ours && micros % Cursor::STEP == Cursor::FLAG;
         let position = if initial { micros - Cursor::FLAG } else { micros };
         Ok(Cursor { ours, ..Cursor::after(position) }.on_initial_sync(initial))
     }
 
-    /// As [`parse`](Cursor::parse), where nothing at all means the beginning.
+    /// Like [`parse`](Cursor::parse), but an empty text means the beginning.
     pub fn parse_or_beginning(text: &str) -> Result<Cursor, CursorError> {
         if text.is_empty() { Ok(Cursor::BEGINNING) } else { Cursor::parse(text) }
     }
 
-    /// The position, in microseconds since the epoch.
+    /// Returns the position in microseconds since the epoch.
     pub fn micros(self) -> i64 {
         self.micros
     }
 
-    /// Whether the reader is on an initial sync, and so gets its own changes back.
+    /// True if the reader is in an initial sync, and so gets its own changes back.
     pub fn is_initial_sync(self) -> bool {
         self.initial
     }
 
-    /// The same position, in a log that has not given it out: it proves nothing of that log.
+    /// Returns the same position for a log that has not issued it: it proves nothing about that log.
     #[must_use]
     pub fn foreign(self) -> Cursor {
         Cursor { ours: false, ..self }
     }
 
-    /// Whether the log that it is for may have given it out.
+    /// True if the log it is used for may have issued it.
     pub fn is_ours(self) -> bool {
         self.ours
     }
 
-    /// Whether a log that ends at `head` cannot have given this cursor out: the database went back to an earlier state.
+    /// True if a log that ends at `head` cannot have issued this cursor: the database went back to an earlier state.
     pub fn is_past(self, head: i64) -> bool {
         self.ours && self.micros > head
     }
@@ -105,7 +106,7 @@ impl fmt::Display for Cursor {
         let micros = match self.micros % Cursor::STEP {
             _ if !self.initial || self.micros == 0 => self.micros,
             0 => self.micros + Cursor::FLAG,
-            // A row of the first version, whose positions were closer together: what lies before it is sent again.
+            // A row of the first version, whose positions were closer together: the rows before it are sent again.
             between => (self.micros - between - Cursor::FLAG).max(0),
         };
         let mut out = *b"0000-00-00T00:00:00.000000Z";

@@ -1,9 +1,9 @@
-//! Row ids that are a function of the change (G1).
+//! Derives row ids from changes (G1).
 //!
-//! A change that is sent again must not be stored twice, whichever push it comes in, on whichever replica it arrives and
-//! however long after. So nothing is remembered apart from the rows: the id of each is derived from user, app, device
-//! and the change itself, its stamps included, and the primary key refuses the second copy. Only a change without any
-//! stamp also counts its push's `since`: nothing in it tells when it was made.
+//! A change that is sent again must not be stored twice, whichever push it comes in, whichever replica it reaches and
+//! however much later. So nothing is remembered except the rows: each row's id is derived from user, app, device and
+//! the change itself, including its stamps, and the primary key rejects the second copy. Only for a change without any
+//! stamp does its push's `since` count too: nothing in the change tells when it was made.
 
 use super::cursor::Cursor;
 use super::stamp::Stamp;
@@ -11,15 +11,15 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// What makes a change the same change, apart from user, app and device.
+/// Identifies a change, apart from user, app and device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeIdentity {
     digest: [u8; 32],
-    /// The latest of its stamps as claimed, else its push's `since`, in milliseconds since the epoch.
+    /// The latest of its stamps as claimed, or else its push's `since`, in milliseconds since the epoch.
     millis: i64,
 }
 
-/// Collects what makes a change the same change.
+/// Collects what identifies a change.
 #[derive(Debug, Default)]
 pub(super) struct IdentityBuilder {
     digest: Sha256,
@@ -27,7 +27,7 @@ pub(super) struct IdentityBuilder {
 }
 
 impl IdentityBuilder {
-    /// Adds texts, each with its length, so that no two lists give the same bytes.
+    /// Adds texts, each with its length, so that different lists never give the same bytes.
     pub(super) fn texts(&mut self, texts: &[&str]) {
         for text in texts {
             self.digest.update((text.len() as u64).to_le_bytes());
@@ -35,28 +35,29 @@ impl IdentityBuilder {
         }
     }
 
-    /// Adds JSON without its insignificant white space.
+    /// Adds JSON without insignificant whitespace.
     pub(super) fn json(&mut self, json: &str) {
         self.texts(&["json"]);
         for piece in significant(json) {
             self.digest.update(piece.as_bytes());
         }
-        // JSON never has this byte.
+        // JSON never contains this byte.
         self.digest.update([0]);
     }
 
-    /// Adds a stamp, as its client claimed it.
+    /// Adds a stamp as its client claimed it.
     pub(super) fn stamp(&mut self, stamp: Stamp) {
         self.digest.update(stamp.millis().to_le_bytes());
         self.latest = self.latest.max(Some(stamp));
     }
 
-    /// Whether a stamp was added.
+    /// True if a stamp was added.
     pub(super) fn is_stamped(&self) -> bool {
         self.latest.is_some()
     }
 
-    /// The identity; `since` counts where there was no stamp, and so does how many of the same came before in the push.
+    /// Returns the identity. If no stamp was added, `since` counts, and so does the number of equal changes before it
+    /// in the push.
     pub(super) fn finish(mut self, since: Cursor, repeated: &mut HashMap<[u8; 32], u64>) -> ChangeIdentity {
         if let Some(latest) = self.latest {
             return ChangeIdentity { digest: self.digest.finalize().into(), millis: latest.millis() };
@@ -69,28 +70,28 @@ impl IdentityBuilder {
     }
 }
 
-/// The device whose changes are named: user, app and client.
+/// The device that made the changes: user, app and client.
 #[derive(Clone, Debug)]
 pub struct DeviceScope(Sha256);
 
 impl DeviceScope {
-    /// The scope of one device of a user in an app.
+    /// Creates the scope of a user's device in an app.
     pub fn new(user: &str, app: &str, client: &str) -> DeviceScope {
         let mut builder = IdentityBuilder::default();
         builder.texts(&[user, app, client]);
         DeviceScope(builder.digest)
     }
 
-    /// The id of the change's row.
+    /// Returns the id of the change's row.
     ///
-    /// UUIDs of version 8 (RFC 9562): 48 bits of milliseconds, so that rows of changes made about the same time lie
-    /// close together in the primary key; the rest is digest.
+    /// Ids are UUIDs of version 8 (RFC 9562): 48 bits of milliseconds, so that rows of changes made at about the same
+    /// time are close together in the primary key; the rest is digest.
     pub fn row_id(&self, change: &ChangeIdentity) -> Uuid {
         self.derive(change, &[])
     }
 
-    /// The id of a change that is the same as one stored before, and yet another one, since the record was changed in
-    /// between, at `position`.
+    /// Returns the id for a change equal to one stored before that counts as another change, because the record was
+    /// changed in between, at `position`.
     pub fn row_id_after(&self, change: &ChangeIdentity, position: i64) -> Uuid {
         self.derive(change, &position.to_le_bytes())
     }
@@ -104,7 +105,7 @@ impl DeviceScope {
     }
 }
 
-/// The pieces of well-formed JSON between its insignificant white space.
+/// Iterates over the pieces of well-formed JSON between insignificant whitespace.
 fn significant(json: &str) -> impl Iterator<Item = &str> {
     let bytes = json.as_bytes();
     let (mut at, mut in_string) = (0, false);
@@ -113,7 +114,7 @@ fn significant(json: &str) -> impl Iterator<Item = &str> {
         while let Some(byte) = bytes.get(at) {
             match byte {
                 b'"' => in_string = !in_string,
-                // Whatever is escaped does not end the string.
+                // An escaped character does not end the string.
                 b'\\' if in_string => at += 1,
                 b' ' | b'\t' | b'\n' | b'\r' if !in_string => break,
                 _ => {}

@@ -1,31 +1,32 @@
-//! JSON that is carried, not read: what PostgreSQL's `jsonb` can hold, and writing strings.
+//! Checks JSON that is passed through unparsed for what PostgreSQL's `jsonb` cannot hold, and writes JSON strings.
 
 use std::fmt;
 
-/// Nesting beyond this is refused. `jsonb` is parsed recursively; this is far below what its stack carries and
-/// far above what any document nests.
+/// Maximum nesting. `jsonb` is parsed recursively; this is far below what PostgreSQL's stack allows and far above any
+/// real document.
 pub const MAX_DEPTH: usize = 512;
 
-/// Powers of ten beyond this are refused. No reader of JSON that holds numbers as doubles can tell them from zero
-/// or infinity, but `jsonb` writes them out digit by digit: a few bytes of a push would be answered as 128 KiB.
+/// Maximum exponent. Readers that hold numbers as doubles cannot tell larger ones from zero or infinity, but `jsonb`
+/// writes them out digit by digit: a few bytes of a push would come back as 128 KiB.
 pub const MAX_EXPONENT: u32 = 400;
 
-/// Digits of one number beyond this are refused. No double has as many; `jsonb` has a limit of its own, past which it
-/// would refuse the whole statement.
+/// Maximum number of digits in a number. No double has as many; `jsonb` has a limit of its own, past which it would
+/// reject the whole statement.
 pub const MAX_DIGITS: usize = 1_000;
 
-/// What all exponents of a value may add to it: so much in any case, and so many times its length. Doubles as
-/// JavaScript writes them stay below: their exponents are rarely above 20 and cost four characters themselves.
+/// Maximum number of zeros that a value's exponents may add: this many in any case, and this multiple of its length.
+/// Doubles as JavaScript writes them stay below: their exponents are rarely above 20 and take four characters
+/// themselves.
 const MAX_ZEROS: usize = 64 << 10;
 const MAX_GROWTH: usize = 8;
 
-/// Why a JSON text that is well-formed cannot be stored as `jsonb`.
+/// The reasons why well-formed JSON cannot be stored as `jsonb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unstorable {
     /// PostgreSQL has no NUL character.
     #[error("has the character \\u0000, which cannot be stored; remove it")]
     Nul,
-    /// Half of a surrogate pair is no character.
+    /// Half of a surrogate pair is not a character.
     #[error("has half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")]
     LoneSurrogate,
     /// Nested deeper than [`MAX_DEPTH`].
@@ -42,25 +43,25 @@ pub enum Unstorable {
     Grows,
 }
 
-/// By how much values grow when PostgreSQL writes them out, in bytes.
+/// The growth of values when PostgreSQL writes them out, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Growth {
     /// Bytes read so far.
     length: usize,
-    /// Zeros for exponents.
+    /// Zeros added for exponents.
     zeros: usize,
-    /// A space after each comma and colon.
+    /// Spaces added after commas and colons.
     spaces: usize,
 }
 
 impl Growth {
-    /// How many bytes PostgreSQL writes in addition to those that it was given, at most.
+    /// Returns the maximum number of bytes that PostgreSQL adds.
     pub fn bytes(self) -> usize {
         self.zeros + self.spaces
     }
 
-    /// Checks a well-formed JSON text for what `jsonb` refuses although JSON allows it, and adds its growth to that of the
-    /// texts before it, with which it shares what exponents may add.
+    /// Checks well-formed JSON for what `jsonb` rejects although JSON allows it, and adds its growth. The limit for
+    /// exponents is shared with the texts checked before.
     pub fn check(&mut self, json: &str) -> Result<(), Unstorable> {
         let bytes = json.as_bytes();
         let (mut at, mut depth, mut in_string, mut number) = (0, 0usize, false, 0usize);
@@ -86,8 +87,7 @@ impl Growth {
                 }
                 b'}' | b']' => depth = depth.saturating_sub(1),
                 b',' | b':' => self.spaces += 1,
-                // Outside of strings there is one letter e after a digit: that of an exponent. The others are in
-                // true and false.
+                // Outside of strings an e after a digit belongs to an exponent; the others are in true and false.
                 b'e' | b'E' if digits > 0 => {
                     self.zeros += check_exponent(&bytes[at..])? as usize;
                     if self.zeros > MAX_ZEROS + self.length * MAX_GROWTH {
@@ -101,7 +101,7 @@ impl Growth {
     }
 }
 
-/// Checks the exponent with which `rest` begins, and returns its size.
+/// Checks the exponent at the start of `rest`, and returns its value.
 fn check_exponent(rest: &[u8]) -> Result<u32, Unstorable> {
     let digits = rest.strip_prefix(b"+").or(rest.strip_prefix(b"-")).unwrap_or(rest);
     let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
@@ -109,7 +109,7 @@ fn check_exponent(rest: &[u8]) -> Result<u32, Unstorable> {
     if exponent > MAX_EXPONENT { Err(Unstorable::Exponent) } else { Ok(exponent) }
 }
 
-/// Checks the escape whose backslash stands before `at`; returns where the text goes on.
+/// Checks the escape whose backslash is before `at`; returns where the text continues.
 fn check_escape(bytes: &[u8], at: usize) -> Result<usize, Unstorable> {
     match unicode_escape(bytes, at) {
         None => Ok(at + 1),
@@ -123,7 +123,7 @@ fn check_escape(bytes: &[u8], at: usize) -> Result<usize, Unstorable> {
     }
 }
 
-/// The code unit of `uXXXX` at `at`, if that is what stands there.
+/// Returns the code unit of `uXXXX` at `at`, if there is one.
 fn unicode_escape(bytes: &[u8], at: usize) -> Option<u16> {
     let escape = bytes.get(at..at + 5)?;
     if escape.first() != Some(&b'u') {
@@ -132,7 +132,7 @@ fn unicode_escape(bytes: &[u8], at: usize) -> Option<u16> {
     u16::from_str_radix(std::str::from_utf8(&escape[1..]).ok()?, 16).ok()
 }
 
-/// Displays a text as a JSON string, quotes and all.
+/// Displays a text as a JSON string, including quotes.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -143,7 +143,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Writes a text as a JSON string, quotes and all.
+/// Writes a text as a JSON string, including quotes.
 pub fn push_quoted(out: &mut String, text: &str) {
     if is_plain(text) {
         out.push('"');
@@ -154,7 +154,7 @@ pub fn push_quoted(out: &mut String, text: &str) {
     }
 }
 
-/// Whether a text stands in a JSON string as it is (RFC 8259, section 7).
+/// True if a text needs no escaping in a JSON string (RFC 8259, section 7).
 fn is_plain(text: &str) -> bool {
     !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\')
 }
@@ -166,7 +166,7 @@ pub struct ObjectWriter {
 }
 
 impl ObjectWriter {
-    /// An object without members.
+    /// Creates an object without members.
     pub fn new() -> ObjectWriter {
         ObjectWriter { out: String::from("{") }
     }
@@ -191,12 +191,12 @@ impl ObjectWriter {
         self.raw(name, &Quoted(value).to_string());
     }
 
-    /// Whether no member was added.
+    /// True if no member was added.
     pub fn is_empty(&self) -> bool {
         self.out.len() == 1
     }
 
-    /// The object as JSON.
+    /// Returns the object as JSON.
     pub fn finish(mut self) -> String {
         self.out.push('}');
         self.out

@@ -1,29 +1,29 @@
-//! Short names of fixed size for users and logs, however long a user id or an app id is.
+//! Short keys of fixed size for users and logs, independent of the length of user and app ids.
 
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Names a user inside the cluster: 122 bits of the SHA-256 of the user id.
+/// Identifies a user inside the cluster: 122 bits of the SHA-256 of the user id.
 ///
-/// What is keyed by it never meets another user's (G5): finding two ids with one key would take 2⁶¹ tries, and
-/// ids are given out by the token issuer, not chosen by those who sign in.
+/// Data keyed by it never mixes with another user's (G5): finding two ids with one key would take 2⁶¹ tries, and ids
+/// are assigned by the token issuer, not chosen by users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserKey(pub Uuid);
 
 impl UserKey {
-    /// The key of a user id.
+    /// Returns the key of a user id.
     pub fn of(user: &str) -> UserKey {
         UserKey(digest(&["user", user]))
     }
 }
 
-/// Names the log of one user in one app.
+/// Identifies the log of one user in one app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId(pub Uuid);
 
 impl LogId {
-    /// The log of a user in an app.
+    /// Returns the id of a user's log in an app.
     pub fn of(user: UserKey, app: &str) -> LogId {
         LogId(digest(&["log", &user.0.to_string(), app]))
     }
@@ -32,7 +32,7 @@ impl LogId {
 /// One user's log in one app, as requests name it.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// Names it.
+    /// The id of the log.
     pub id: LogId,
     /// The key of the user.
     pub user: UserKey,
@@ -43,7 +43,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log of a user in an app.
+    /// Creates the log of a user in an app.
     pub fn new(user_id: Arc<str>, app: &str) -> Log {
         let user = UserKey::of(&user_id);
         Log { id: LogId::of(user, app), user, user_id, app: app.into() }

@@ -1,23 +1,22 @@
-//! What a device is sent, so that existing clients converge (G3).
+//! Decides what a device is sent, so that existing clients converge (G3).
 //!
-//! Existing clients apply changes in the order received and take a value if its stamp's string is not below the
-//! one they hold; some take whatever they receive. Sent unchanged, the log would lead them astray in three cases:
+//! Existing clients apply changes in the order received and take a value if its stamp, compared as a string, is not
+//! lower than the one they hold; some take everything they receive. The unmodified log would mislead them in three
+//! cases:
 //!
-//! 1. **The device's own later write wins.** A value that the device itself has replaced since, by a write that was
-//!    stored later with a stamp that is not below, is left out: the device has the winning value, or gets it in its
-//!    place. That holds for what others wrote, and on an initial sync for what the device itself wrote: an engine
-//!    that takes whatever it receives would lose an edit that it made since.
-//! 2. **The device holds a stamp that is too late.** It was ahead of the server by more than the allowed skew, its
-//!    stamp was stored as an earlier one, and existing clients do not know `adjusted`: it would refuse values that
-//!    win. The store keeps the stamp that the device holds, and a value that wins is sent to that device with this
-//!    stamp. From there on the string no longer tells winners from losers, so a value that loses to an earlier one
-//!    is left out.
-//! 3. **A delete before anything else.** Existing clients ignore the delete of a record that they do not have. Where
-//!    the first case may have left out all that was before the delete, it is sent as a write of `deletedAt`, which
-//!    they do not ignore. On an initial sync that goes on after rows of the record were trimmed away, nobody can tell any
-//!    more what was left out on the pages before; there it is sent so as well.
-//!
-//! All concern only records that the reading device itself wrote; everyone else is sent the log as it is.
+//! 1. **The device's own later write wins.** A value that the device itself has since replaced, by a write stored later
+//!    with a stamp that is not lower, is left out: the device has the winning value, or gets it instead. That goes for
+//!    what others wrote, and in an initial sync for what the device itself wrote: an engine that takes everything it
+//!    receives would lose an edit made since.
+//! 2. **The device holds a stamp that is too late.** It was ahead of the server by more than the allowed skew, and was
+//!    stored as an earlier one; existing clients do not know `adjusted`, so the device would refuse values that win.
+//!    The store keeps the stamp that the device holds, and a winning value is sent to that device with this stamp. From
+//!    then on the string no longer tells winners from losers, so a value that loses to an earlier one is left out.
+//! 3. **A delete before anything else.** Existing clients ignore the delete of a record they do not have. If the first
+//!    case may have left out everything before the delete, it is sent as a write of `deletedAt`, which they do not
+//!    ignore. In an initial sync that continues after rows of the record were trimmed, it is no longer known what was
+//!    left out on earlier pages; there it is sent the same way.
+//! These cases only concern records that the reading device itself wrote; everyone else is sent the log as it is.
 
 use super::push::Op;
 use super::push::wire::{Carrier, InsertMembers, Members, Text};
@@ -28,7 +27,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// A change as it is stored.
+/// A stored change.
 #[derive(Clone, Debug)]
 pub struct StoredChange {
     /// Its row's id: the same whichever way it is read.
@@ -39,7 +38,7 @@ pub struct StoredChange {
     pub table: String,
     /// The record.
     pub record: String,
-    /// What it does.
+    /// The operation.
     pub op: Op,
     /// JSON; see [`super::push::NewChange`].
     pub data: Option<String>,
@@ -47,13 +46,13 @@ pub struct StoredChange {
     pub stamps: String,
     /// JSON; see [`super::push::NewChange`].
     pub extra: Option<String>,
-    /// Whether the reader stored it itself.
+    /// True if the reader stored it itself.
     pub is_own: bool,
-    /// Of a delete: whether rows of its record were trimmed away after it was stored.
+    /// For a delete: true if rows of its record were trimmed after it was stored.
     pub rows_trimmed: bool,
 }
 
-/// A stored change which cannot be read back.
+/// A stored change that cannot be read back.
 #[derive(Debug, thiserror::Error)]
 #[error("the change stored at {at} µs cannot be read")]
 pub struct UnreadableChange {
@@ -62,22 +61,22 @@ pub struct UnreadableChange {
     pub(super) source: serde_json::Error,
 }
 
-/// One field that a change writes.
+/// A write of one field.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FieldWrite<'a> {
     /// The name of the field.
     pub name: Cow<'a, str>,
-    /// JSON.
+    /// The value as JSON.
     pub value: Cow<'a, str>,
     /// Its stamp.
     pub stamp: Stamp,
 }
 
-/// The order of two writes of one field: the later stamp wins, and of equal stamps the one stored later.
+/// Orders writes of one field: the later stamp wins, and of equal stamps the one stored later.
 pub type Rank = (Stamp, i64);
 
 impl StoredChange {
-    /// The stamp that fields get for which none is stored: the time of storing.
+    /// The stamp of fields stored without one: the time of storing.
     fn stored_at(&self) -> Stamp {
         Stamp::from_millis(self.at.div_euclid(1000))
     }
@@ -87,23 +86,23 @@ impl StoredChange {
         move |source| UnreadableChange { at, source }
     }
 
-    /// Whether every existing client finds the stamp of an insert's fields where we do.
+    /// True if every existing client finds the stamp of an insert's fields where we do.
     pub fn has_plain_stamp(&self) -> Result<bool, UnreadableChange> {
         let data = self.data.as_deref().unwrap_or("{}");
         let members: InsertMembers<'_> = serde_json::from_str(data).map_err(self.unreadable())?;
         Ok(members.carrier().is_some_and(|carrier| carrier.is_first))
     }
 
-    /// How it goes out to whoever wrote nothing to its record.
+    /// Returns how it is sent to readers that wrote nothing to its record.
     pub fn view_of_others(&self) -> Result<View<'_>, UnreadableChange> {
-        // Existing clients would stamp such an insert with the time of receipt, or with something that is no stamp.
+        // Existing clients would stamp such an insert with the time of receipt, or with something that is not a stamp.
         if self.op == Op::Insert && !self.has_plain_stamp()? {
             return Ok(View::Fields(self.fields()?));
         }
         Ok(View::Whole)
     }
 
-    /// The names of the fields that this change writes.
+    /// Returns the names of the fields that this change writes.
     pub fn field_names(&self) -> Result<Vec<Cow<'_, str>>, UnreadableChange> {
         if self.op == Op::Delete {
             return Ok(vec!["deletedAt".into()]);
@@ -113,13 +112,13 @@ impl StoredChange {
         Ok(members.0.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// The fields that this change writes.
+    /// Returns the fields that this change writes.
     pub fn fields(&self) -> Result<Vec<FieldWrite<'_>>, UnreadableChange> {
         read_fields(self.op, self.data.as_deref(), &self.stamps, self.stored_at()).map_err(self.unreadable())
     }
 }
 
-/// The fields that a change writes. `stored_at` is the stamp of those for which none is stored.
+/// Returns the fields that a change writes. `stored_at` is the stamp of those stored without one.
 pub(super) fn read_fields<'a>(
     op: Op,
     data: Option<&'a str>,
@@ -148,10 +147,10 @@ pub(super) fn read_fields<'a>(
     Ok(members.0.into_iter().enumerate().map(write).collect())
 }
 
-/// The stamps of a change's fields. Mostly they come in the order of the fields, because `jsonb` orders both alike.
+/// The stamps of a change's fields. They usually come in the order of the fields, because `jsonb` orders both alike.
 struct Stamps<'a> {
     in_order: Vec<(Cow<'a, str>, Text<'a>)>,
-    /// Where each name is last, once one was not where it was looked for.
+    /// The last position of each name; built once a name was not at the expected place.
     places: Option<HashMap<String, usize>>,
 }
 
@@ -161,7 +160,7 @@ impl<'a> Stamps<'a> {
         Ok(Stamps { in_order, places: None })
     }
 
-    /// The stamp of the field of this name, which is the one at this place; none if it has none that can be read.
+    /// Returns the stamp of the field with this name, which is the field at `place`; none if it has no readable stamp.
     fn of(&mut self, place: usize, name: &str) -> Option<Stamp> {
         let place = match self.in_order.get(place) {
             Some((found, _)) if found == name => place,
@@ -175,10 +174,10 @@ impl<'a> Stamps<'a> {
     }
 }
 
-/// The fields of a stored change whose stamps were adjusted, and the stamp that they got; none if there are none.
+/// Returns the fields of a stored change whose stamps were adjusted, and their stored stamp; none if there are none.
 ///
-/// `claimed` are the stamps as claimed, by field, and `stamps` those that are stored; of an insert (`is_insert`) the
-/// members that may carry its stamp.
+/// `claimed` are the claimed stamps by field, and `stamps` the stored ones; for an insert (`is_insert`), `stamps` are
+/// the members that may carry its stamp.
 pub fn adjusted_stamp(
     is_insert: bool,
     claimed: &str,
@@ -198,26 +197,26 @@ pub fn adjusted_stamp(
     Ok(stamp.map(|stamp| (fields, stamp)))
 }
 
-/// How one change goes out to one device.
+/// The form in which a change is sent to a device.
 #[derive(Debug, PartialEq, Eq)]
 pub enum View<'a> {
     /// As it is stored.
     Whole,
     /// As an update of these fields.
     Fields(Vec<FieldWrite<'a>>),
-    /// Not at all: the device has better.
+    /// Not at all: the device has a better value.
     Nothing,
 }
 
-/// What one write costs in memory beside its names, with the row that told of it, about, in bytes.
+/// Approximate memory of one write without its names, including the row it was read from, in bytes.
 pub const WRITE_SIZE: usize = 384;
 
-/// What the reading device itself wrote to the records on a page, and what others wrote there before.
+/// The reading device's own writes to the records on a page, and what others wrote there before.
 #[derive(Debug, Default)]
 pub struct OwnWrites {
     records: HashMap<(String, String), RecordWrites>,
     initial_sync: bool,
-    /// Whether the page goes on where another one ended, on an initial sync of a device that may have written.
+    /// True if the page continues an initial sync of a device that may have written.
     goes_on: bool,
 }
 
@@ -231,33 +230,33 @@ struct RecordWrites {
 #[derive(Debug)]
 struct OwnField {
     best: Rank,
-    /// The stamp that the device holds, where it is later than the one stored.
+    /// The stamp that the device holds, if it is later than the stored one.
     claimed: Option<Stamp>,
-    /// The best that anybody wrote, over all that was stored before the change being looked at.
+    /// The best write by anybody that was stored before the current change.
     earlier: Option<Rank>,
 }
 
 impl OwnWrites {
-    /// Nothing yet, for a device that is on an initial sync or not.
+    /// Creates an empty set, for a device in an initial sync or not.
     pub fn new(initial_sync: bool) -> OwnWrites {
         OwnWrites { records: HashMap::new(), initial_sync, goes_on: false }
     }
 
-    /// The same for a page that goes on where another one ended, if `after_a_page`. That one may have left something out
-    /// because of writes of the device that were trimmed away since.
+    /// Marks the page as following another one, if `after_a_page`. That page may have left something out because of
+    /// writes of the device that have been trimmed since.
     pub fn going_on(self, after_a_page: bool) -> OwnWrites {
         OwnWrites { goes_on: self.initial_sync && after_a_page, ..self }
     }
 
-    /// Takes note that the reading device wrote a record, and of the last position at which it did. That must be told of
-    /// every record on the page that it wrote, whichever fields.
+    /// Notes that the reading device wrote a record, and the last position at which it did. Must be called for every
+    /// record on the page that it wrote, whichever fields.
     pub fn add_record(&mut self, record: (&str, &str), last: i64) {
         let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
         record.last = record.last.max(last);
     }
 
-    /// Takes note of a field that the reading device wrote: the best that it stored, and the stamp that it holds where that
-    /// is later. Of fields that no change on the page writes nothing need be told.
+    /// Notes a field that the reading device wrote: the best it stored, and the stamp it holds if that is later. Fields
+    /// that no change on the page writes may be omitted.
     pub fn add_own(&mut self, record: (&str, &str), field: &str, best: Rank, claimed: Option<Stamp>) {
         let record = self.records.entry((record.0.to_owned(), record.1.to_owned())).or_default();
         let claimed = claimed.filter(|claimed| *claimed > best.0);
@@ -266,20 +265,20 @@ impl OwnWrites {
         known.claimed = known.claimed.max(claimed);
     }
 
-    /// Takes note of the best that anybody wrote to a field before the page, so that what loses to it is known. It must be told of
-    /// fields of which the device holds a stamp that is too late, after these were.
+    /// Notes the best write to a field before the page, by anybody, so that what loses to it is known. Must be called
+    /// for fields for which the device holds a stamp that is too late, after they were added.
     pub fn add_earlier(&mut self, record: (&str, &str), field: &str, best: Rank) {
         if let Some(record) = self.records.get_mut(&(record.0.to_owned(), record.1.to_owned())) {
             record.note(field, best);
         }
     }
 
-    /// Whether the device wrote nothing to the records on the page, and nothing was left out on pages before.
+    /// True if the device wrote nothing to the records on the page, and nothing was left out on earlier pages.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && !self.goes_on
     }
 
-    /// What is held of it in memory, and was while it was read, about, in bytes.
+    /// Approximate memory that it takes, and took while it was read, in bytes.
     pub fn size(&self) -> usize {
         let of_record = |((table, record), writes): (&(String, String), &RecordWrites)| {
             let fields: usize = writes.own.keys().map(|name| 2 * name.len() + WRITE_SIZE).sum();
@@ -288,8 +287,8 @@ impl OwnWrites {
         self.records.iter().map(of_record).sum()
     }
 
-    /// Whether the device itself has replaced all that these changes write, by what is known of its writes: then nothing of them
-    /// is sent, whatever else it wrote.
+    /// True if, as far as its writes are known, the device itself has replaced everything that these changes write:
+    /// then none of it is sent, whatever else the device wrote.
     pub fn has_replaced_all<'a>(
         &self,
         mut changes: impl Iterator<Item = &'a StoredChange>,
@@ -305,7 +304,7 @@ impl OwnWrites {
         changes.try_fold(true, |all, change| Ok(all && has_replaced(change)?))
     }
 
-    /// How `change`, the next one in the order of the log, goes out to the device.
+    /// Returns how `change`, the next one in log order, is sent to the device.
     pub fn view<'a>(&mut self, change: &'a StoredChange) -> Result<View<'a>, UnreadableChange> {
         match self.view_of_own_records(change)? {
             View::Whole if self.may_lack_record(change) => Ok(View::Fields(change.fields()?)),
@@ -314,13 +313,13 @@ impl OwnWrites {
         }
     }
 
-    /// Whether that may differ from how the change goes out to others.
+    /// True if that may differ from how the change is sent to others.
     pub fn concern(&self, change: &StoredChange) -> bool {
         self.may_lack_record(change)
             || !self.records.is_empty() && self.records.contains_key(&(change.table.clone(), change.record.clone()))
     }
 
-    /// Whether this is a delete of whose record something may have been left out on a page before.
+    /// True for a delete if changes to its record may have been left out on an earlier page.
     fn may_lack_record(&self, change: &StoredChange) -> bool {
         change.op == Op::Delete && change.rows_trimmed && self.goes_on
     }
@@ -353,14 +352,14 @@ impl OwnWrites {
 }
 
 impl OwnField {
-    /// Whether the device stored a later value than one that was stored there.
+    /// True if the device stored a better value after this write.
     fn replaces(&self, write: &FieldWrite<'_>, at: i64) -> bool {
         self.best.0 >= write.stamp && self.best.1 > at
     }
 }
 
 impl RecordWrites {
-    /// The stamp to send a field with, or none if the field is to be left out.
+    /// Returns the stamp to send a field with, or none if the field is to be left out.
     fn sent_as(&self, write: &FieldWrite<'_>, at: i64) -> Option<Stamp> {
         let rank = (write.stamp, at);
         let Some(own) = self.own.get(&*write.name) else { return Some(write.stamp) };
@@ -376,7 +375,7 @@ impl RecordWrites {
         }
     }
 
-    /// Of fields that the device did not write nobody asks.
+    /// Fields that the device did not write are not needed.
     fn note(&mut self, field: &str, rank: Rank) {
         if let Some(own) = self.own.get_mut(field) {
             own.earlier = own.earlier.max(Some(rank));

@@ -1,19 +1,19 @@
 //! The wire protocol: types, stamps, cursors, validation and merging. Pure functions, no I/O.
 //!
-//! `PROTOCOL.md`'s rules live here and nowhere else:
+//! The rules of `docs/protocol.md` live here and nowhere else:
 //!
 //! * [`stamp`]: field stamps, compared as instants, written as `toISOString` writes them.
 //! * [`cursor`]: the opaque, fixed-width `since` / `syncedUntil` strings.
-//! * [`push`]: the body of a push, read and validated into changes ready to be stored.
-//! * [`identity`]: row ids that are a function of the change, so that it is stored once however often it is sent (G1).
-//! * [`keys`]: short names for users and logs, however long their ids are.
-//! * [`merge`]: what a device must not be sent, or must be sent with another stamp, so that clients which
-//!   compare stamp strings converge (G3).
-//! * [`trim`]: what of a record's rows stays in the log.
-//! * [`conflicts`]: which of a push's values lose to what others stored.
+//! * [`push`]: the body of a push, parsed and validated into changes ready to be stored.
+//! * [`identity`]: row ids derived from changes, so that a change is stored once however often it is sent (G1).
+//! * [`keys`]: short keys for users and logs, however long their ids are.
+//! * [`merge`]: what a device must not be sent, or must be sent with another stamp, so that clients that compare stamp
+//!   strings converge (G3).
+//! * [`trim`]: which rows of a record stay in the log.
+//! * [`conflicts`]: the pushed values that lose to what others stored.
 //! * [`page`]: stored changes written as JSON.
-//! * [`stream_id`]: where a reader of several logs stands.
-//! * [`websocket`]: the messages of a WebSocket; [`close`]: why one ends.
+//! * [`stream_id`]: a reader's position in several logs.
+//! * [`websocket`]: the messages of a WebSocket; [`close`]: the reasons for closing one.
 
 pub mod close;
 pub mod conflicts;

@@ -1,4 +1,4 @@
-//! Stored changes as JSON: the answer of a push and a pull, and the events of a stream.
+//! Encodes stored changes as JSON: the answers to pushes and pulls, and the events of streams.
 
 use super::cursor::Cursor;
 use super::json::{Quoted, push_quoted};
@@ -7,55 +7,55 @@ use super::push::{Adjusted, Op};
 use std::fmt::Write;
 use uuid::Uuid;
 
-/// What a page takes beside its changes, about, in bytes.
+/// Approximate size of a page without its changes, in bytes.
 pub const ENVELOPE: usize = 128;
 
-/// Changes in the order of the log, and where that leaves the reader.
+/// Changes in log order, and the reader's position after them.
 #[derive(Debug)]
 pub struct Page {
-    /// What to apply, in the order of the log.
+    /// The changes to apply, in log order.
     pub changes: Vec<StoredChange>,
-    /// What the reader itself wrote to the same records; see [`super::merge`].
+    /// The reader's own writes to the same records; see [`super::merge`].
     pub own: OwnWrites,
-    /// Where its log stood when it was read: the position of the newest change, in microseconds.
+    /// The head of the log when it was read: the position of the newest change, in microseconds.
     pub head: i64,
     /// The reader's next `since`.
     pub until: Cursor,
-    /// Whether there is more after `until`.
+    /// True if there is more after `until`.
     pub has_more: bool,
-    /// The first of them as text, if somebody wrote them while the others were still on their way.
+    /// The first of the changes as text, if they were encoded while the others were still arriving.
     pub written: WrittenChanges,
 }
 
 impl Page {
-    /// What it takes as text, about, in bytes.
+    /// Approximate size of the page as text, in bytes.
     pub fn size(&self) -> usize {
         ENVELOPE + size_of(&self.changes)
     }
 
-    /// What it takes beside its changes and that text, about, in bytes.
+    /// Approximate size of the rest of the page, in bytes: without its changes and their text.
     pub fn extra_size(&self) -> usize {
-        // All of them, and none that is written anew for its reader: that is the text.
+        // All changes are encoded already, and none has to be rewritten for its reader: that text is the answer.
         let is_text = self.written.count() == self.changes.len() && self.own.is_empty();
         let written = if is_text { 0 } else { self.written.size() };
         self.own.size() + written
     }
 }
 
-/// Changes as text, as they go out to a reader who wrote none of their records.
+/// Changes as text, as sent to a reader that wrote none of their records.
 ///
-/// Writing takes about as long as PostgreSQL takes to find the next change: a page whose changes are written as they
-/// arrive is there in little more than the longer of the two.
+/// Encoding takes about as long as PostgreSQL takes to find the next change: a page whose changes are encoded as they
+/// arrive takes little more than the longer of the two.
 #[derive(Debug, Default)]
 pub struct WrittenChanges {
     /// The beginning of an answer, up to the last of these changes.
     text: String,
-    /// Where each of them ends.
+    /// The end of each change.
     ends: Vec<usize>,
 }
 
 impl WrittenChanges {
-    /// Writes the next change.
+    /// Encodes the next change.
     pub fn add(&mut self, change: &StoredChange) -> Result<(), UnreadableChange> {
         self.text.push_str(if self.ends.is_empty() { BEGIN_ANSWER } else { "," });
         write_change(&mut self.text, change, change.view_of_others()?)?;
@@ -63,18 +63,18 @@ impl WrittenChanges {
         Ok(())
     }
 
-    /// Keeps so many, the first ones.
+    /// Keeps only the first `changes` changes.
     pub fn truncate(&mut self, changes: usize) {
         self.ends.truncate(changes);
         self.text.truncate(self.ends.last().copied().unwrap_or_default());
     }
 
-    /// What they take, in bytes.
+    /// Returns their size in bytes.
     pub fn size(&self) -> usize {
         self.text.len()
     }
 
-    /// The change at this place, if it was written.
+    /// Returns the change at this index, if it was encoded.
     fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)?;
         let begin = match index.checked_sub(1) {
@@ -89,20 +89,20 @@ impl WrittenChanges {
     }
 }
 
-/// How the answer to a push or a pull begins.
+/// The start of an answer to a push or a pull.
 const BEGIN_ANSWER: &str = "{\"serverChanges\":[";
 
-/// What an answer says beside its page.
+/// The parts of an answer besides its page.
 #[derive(Debug, Default)]
 pub struct Remarks<'a> {
     /// JSON objects; see [`super::conflicts`].
     pub conflicts: &'a [String],
-    /// Stamps of the push that were ahead of the clock.
+    /// The changes of the push whose stamps were adjusted.
     pub adjusted: &'a [Adjusted],
 }
 
 impl Remarks<'_> {
-    /// What they take as text, about, in bytes.
+    /// Approximate size as text, in bytes.
     pub fn size(&self) -> usize {
         let names = |adjusted: &Adjusted| {
             let fields: usize = adjusted.fields.iter().map(|field| field.len() + 3).sum();
@@ -112,7 +112,7 @@ impl Remarks<'_> {
     }
 }
 
-/// The answer to a push or a pull.
+/// Encodes the answer to a push or a pull.
 pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
     let Page { changes, own, written, .. } = &mut page;
     let mut out = match written.count() == changes.len() && !changes.iter().any(|change| own.concern(change)) {
@@ -136,22 +136,22 @@ pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, Un
     Ok(out)
 }
 
-/// What an event of a stream says beside its changes.
+/// An event of a stream, without its changes.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
-    /// The app that its changes belong to, where the stream is one of several.
+    /// The app of its changes, if the stream is for several apps.
     pub app: Option<&'a str>,
     /// The table of all its changes.
     pub table: &'a str,
     /// The cursor after this page.
     pub until: Cursor,
-    /// Whether there is more.
+    /// True if there is more.
     pub has_more: bool,
-    /// Where to resume from, if everything up to `until` has been sent with it.
+    /// The cursor to resume from, if everything up to `until` has been sent with this event.
     pub id: Option<&'a str>,
 }
 
-/// Writes one event of a stream.
+/// Encodes one event of a stream.
 pub fn encode_event(
     out: &mut String,
     event: Event<'_>,
@@ -172,7 +172,7 @@ pub fn encode_event(
     Ok(())
 }
 
-/// What changes take as text, about, in bytes.
+/// Approximate size of changes as text, in bytes.
 pub fn size_of(changes: &[StoredChange]) -> usize {
     changes.iter().map(size_hint).sum()
 }
@@ -186,7 +186,7 @@ fn size_hint(change: &StoredChange) -> usize {
         + length(&change.extra)
 }
 
-/// Writes changes, some of which may be written already.
+/// Writes changes, some of which may be encoded already.
 fn write_changes(
     out: &mut String,
     changes: &[StoredChange],
@@ -243,13 +243,13 @@ fn write_change(out: &mut String, change: &StoredChange, view: View<'_>) -> Resu
     Ok(())
 }
 
-/// The members of a JSON object as they stand between its braces; none if there are none.
+/// Returns the members of a JSON object as they stand between its braces; none if there are none.
 fn members_of(object: &str) -> Option<&str> {
     let members = object.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
     (!members.is_empty()).then_some(members)
 }
 
-/// Fields with their values. Clients of different generations look for the stamp under different names.
+/// Writes fields with their values. Clients of different generations look for the stamp under different names.
 fn write_fields(out: &mut String, writes: &[FieldWrite<'_>]) {
     out.push_str(",\"fields\":{");
     for (index, write) in writes.iter().enumerate() {
@@ -257,7 +257,7 @@ fn write_fields(out: &mut String, writes: &[FieldWrite<'_>]) {
             out.push(',');
         }
         let stamp = write.stamp.encode();
-        // Digits and punctuation: always a text.
+        // Digits and punctuation are always valid UTF-8.
         let stamp = std::str::from_utf8(&stamp).unwrap_or_default();
         push_quoted(out, &write.name);
         for part in [":{\"value\":", &write.value, ",\"at\":\"", stamp, "\",\"updatedAt\":\"", stamp, "\"}"] {

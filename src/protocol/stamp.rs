@@ -3,21 +3,21 @@
 use chrono::{DateTime, Datelike, NaiveDate, Timelike};
 use std::fmt;
 
-/// A field stamp: an instant with the precision that JavaScript's `Date` has, in milliseconds since the epoch.
+/// A field stamp: an instant with the precision of JavaScript's `Date`, in milliseconds since the epoch.
 ///
 /// Stamps compare as instants. [`Display`](fmt::Display) writes them exactly as `toISOString` does
-/// (`2024-01-01T10:05:00.000Z`), because existing clients compare the strings that they are sent.
+/// (`2024-01-01T10:05:00.000Z`), because existing clients compare the strings they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(i64);
 
-/// Why a text is not a field stamp.
+/// The reasons why a text is not a field stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StampError {
     /// The text is not an RFC 3339 date and time.
     #[error("is not an RFC 3339 date and time such as 2024-01-01T10:05:00.000Z")]
     NotRfc3339,
     /// In UTC the year is below 0: `toISOString` would write it with another width, and strings of different widths do
-    /// not compare as the instants do.
+    /// not compare like the instants.
     #[error("lies before the year 0000")]
     OutOfRange,
 }
@@ -28,23 +28,23 @@ const LAST: i64 = 253_402_300_799_999;
 const SECOND: i64 = 1_000;
 
 impl Stamp {
-    /// The length of a written stamp, in bytes.
+    /// The length of a stamp as text, in bytes.
     pub const WIDTH: usize = 24;
-    /// The beginning of time: when whatever came without a stamp counts as written.
+    /// The beginning of time: the stamp of everything that came without one.
     pub const EPOCH: Stamp = Stamp(0);
 
-    /// The stamp `millis` milliseconds after the epoch, held within the years 0000–9999.
+    /// Returns the stamp `millis` milliseconds after the epoch, clamped to the years 0000–9999.
     pub fn from_millis(millis: i64) -> Stamp {
         Stamp(millis.clamp(FIRST, LAST))
     }
 
-    /// Milliseconds since the epoch.
+    /// Returns milliseconds since the epoch.
     pub fn millis(self) -> i64 {
         self.0
     }
 
-    /// Reads any RFC 3339 spelling. What is finer than a millisecond is cut off, and what in UTC lies past the year 9999
-    /// is its last millisecond: far enough ahead of anybody's clock to be adjusted.
+    /// Parses any RFC 3339 form. Anything finer than a millisecond is truncated, and anything past the year 9999 in UTC
+    /// becomes its last millisecond: far enough ahead of any clock to be adjusted.
     pub fn parse(text: &str) -> Result<Stamp, StampError> {
         if let Some(stamp) = parse_as_written(text.as_bytes()) {
             return Ok(stamp);
@@ -56,7 +56,7 @@ impl Stamp {
         }
     }
 
-    /// The written form, as bytes.
+    /// Returns the text form as bytes.
     pub fn encode(self) -> [u8; Self::WIDTH] {
         let mut out = *b"0000-00-00T00:00:00.000Z";
         write_seconds(&mut out, self.0.div_euclid(SECOND));
@@ -67,12 +67,12 @@ impl Stamp {
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Digits and punctuation: always a text.
+        // Digits and punctuation are always valid UTF-8.
         f.write_str(std::str::from_utf8(&self.encode()).unwrap_or_default())
     }
 }
 
-/// Reads a stamp that is spelled as we write it, as nearly all are. None for any other text, which may be one as well.
+/// Parses a stamp in the form we write, as nearly all are. None for any other text, which may still be a stamp.
 fn parse_as_written(text: &[u8]) -> Option<Stamp> {
     let text: &[u8; Stamp::WIDTH] = text.try_into().ok()?;
     for (at, separator) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (23, b'Z')] {
@@ -86,12 +86,12 @@ fn parse_as_written(text: &[u8]) -> Option<Stamp> {
             .try_fold(0, |value: u32, byte| byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0')))
     };
     let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
-    // A leap second is none of these: chrono reads it.
+    // chrono has to read leap seconds.
     let time = date.and_hms_milli_opt(number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 23)?)?;
     Some(Stamp(time.and_utc().timestamp_millis()))
 }
 
-/// Writes `YYYY-MM-DDTHH:MM:SS` over the first 19 bytes of `out`, whose separators stand already.
+/// Writes `YYYY-MM-DDTHH:MM:SS` over the first 19 bytes of `out`, which has the separators already.
 pub(super) fn write_seconds(out: &mut [u8], seconds: i64) {
     let time = DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::UNIX_EPOCH);
     digits(&mut out[0..4], time.year().unsigned_abs());

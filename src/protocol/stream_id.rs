@@ -1,27 +1,28 @@
-//! Where a reader of several logs stands, as one opaque text: the `id` of the stream of all apps.
+//! A reader's position in several logs as one opaque text: the `id` of the stream of all apps.
 
 use super::cursor::{Cursor, CursorError};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
-/// How such a text begins; no cursor does.
+/// The prefix of such a text; no cursor begins like this.
 const FORM: &str = "a1.";
-/// What an app is called in it, however long its name is: 48 bits of a SHA-256. It tells the apps of one user apart.
+/// Length of an app's key in it: 48 bits of a SHA-256, however long the app's name is. It tells the apps of one user
+/// apart.
 const KEY_WIDTH: usize = 8;
 const PART_WIDTH: usize = KEY_WIDTH + Cursor::WIDTH;
 
 /// A position in several logs of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamPosition {
-    /// The same in each of them.
+    /// The same cursor for all of them.
     Everywhere(Cursor),
-    /// One for each app, by its key.
+    /// A cursor for each app, by the app's key.
     Each(HashMap<String, Cursor>),
 }
 
 impl StreamPosition {
-    /// Reads what [`write_position`] wrote, or a cursor, which stands for all apps.
+    /// Parses the output of [`write_position`], or a cursor, which applies to all apps.
     pub fn parse(text: &str) -> Result<StreamPosition, CursorError> {
         let Some(parts) = text.strip_prefix(FORM) else { return Cursor::parse(text).map(StreamPosition::Everywhere) };
         if !parts.is_ascii() || !parts.len().is_multiple_of(PART_WIDTH) {
@@ -36,8 +37,9 @@ impl StreamPosition {
         parts.collect::<Result<_, _>>().map(StreamPosition::Each)
     }
 
-    /// Where the reader stands in the log of an app; none if it has not read it. A cursor that stands for all apps is from
-    /// one log, if from any: of the others it says up to when the reader has everything, and never that they went back.
+    /// Returns the reader's position in the log of an app; none if it has not read it. A cursor that applies to all
+    /// apps is from one log, if from any: for the others it says up to when the reader has everything, and never that
+    /// they went back.
     pub fn of(&self, app: &str) -> Option<Cursor> {
         match self {
             StreamPosition::Everywhere(cursor) => Some(cursor.foreign()),
@@ -46,7 +48,7 @@ impl StreamPosition {
     }
 }
 
-/// Writes where a reader stands in each app's log: at most [`PART_WIDTH`] bytes for each.
+/// Writes a reader's position in each app's log: at most [`PART_WIDTH`] bytes for each.
 pub fn write_position<'a>(cursors: impl IntoIterator<Item = (&'a str, Cursor)>) -> String {
     let mut text = FORM.to_owned();
     for (app, cursor) in cursors {
@@ -56,9 +58,9 @@ pub fn write_position<'a>(cursors: impl IntoIterator<Item = (&'a str, Cursor)>) 
     text
 }
 
-/// A cursor that its log has not given out has a form of its own, of the same width, so that it is not taken for one which
-/// that log gave out when it comes back: it ends in `z`. On an initial sync, which is written into its digits, there is a `t`
-/// before the time of the day as well.
+/// Writes a cursor. One that its log has not issued has a form of its own, of the same width, so that it is not
+/// mistaken for one issued by that log when it comes back: it ends in `z`. In an initial sync, which is written into
+/// its digits, there is also a `t` before the time of day.
 fn write_cursor(cursor: Cursor) -> String {
     let text = cursor.to_string();
     match (cursor.is_ours() || cursor.micros() == 0, cursor.is_initial_sync()) {
@@ -68,7 +70,7 @@ fn write_cursor(cursor: Cursor) -> String {
     }
 }
 
-/// Reads what [`write_cursor`] wrote.
+/// Parses the output of [`write_cursor`].
 fn read_cursor(text: &str) -> Result<Cursor, CursorError> {
     if !text.ends_with('z') {
         return Cursor::parse(text);

@@ -1,24 +1,26 @@
-//! What of a record's rows stays in the log when it is trimmed in place, so that a log costs what is alive in it.
+//! Decides which rows of a record, and which of their fields, stay in the log when it is trimmed in place, so that a
+//! log costs only what is alive in it.
 //!
-//! Of a row older than the horizon every field is taken out that is not the winner of its record, by stamp and position;
-//! a row with nothing left goes. Rows never move and never gain content. So every cursor stays valid, every page is a
-//! subset of what it was, and whoever reads on holds in the end what they would have held (G3):
+//! Every field that is not its record's winner, by stamp and position, is removed from rows older than the horizon; a
+//! row with nothing left goes. Rows never move and never gain content. So every cursor stays valid, every page is a
+//! subset of what it was, and every reader that continues ends up with the same state as without trimming (G3):
 //!
-//! 1. The winner of every field stays, at its own position, with its own author: everybody whose cursor is before it gets
-//!    it, and it beats whatever else is left, wherever that stands.
-//! 2. A record's first row stays, with one field at least (of an insert: what carries its stamp). Existing clients ignore
-//!    the delete of a record that they do not have: without its first row a dead record would rise with the next edit.
-//!    Where the first row is itself a delete, which makes no record known, the first that is none stays as well; and as
-//!    clients may have ignored a delete in that place, the best write of `deletedAt` after it.
-//! 3. Rows that claim stamps of the future stay whole, because they say what their devices hold ([`super::merge`]). So do
-//!    rows younger than the horizon. Both count for what wins.
-//! 4. What lost only because another value with the very same stamp was stored later stays, unless its row has to stay anyway:
-//!    sent again after it was forgotten, it would be the one stored later. Values without a stamp of their own are left out
-//!    of this: all of them are equally old, and programs write nothing else.
-//! 5. All rows of one record are trimmed at once. If rows go, the deletes that stay are marked: a page that a reader got
-//!    before may have left something out because of a row that is gone now.
+//! 1. The winner of every field stays, at its own position, with its own author: every reader whose cursor is before it
+//!    gets it, and it beats everything else that is left, wherever that is.
+//! 2. A record's first row stays, with at least one field (for an insert, the one that carries its stamp). Existing
+//!    clients ignore the delete of a record they do not have, so without its first row a deleted record would reappear
+//!    with the next edit. If the first row is itself a delete, which creates no record, the first row that is not a
+//!    delete stays as well; and because clients may have ignored the delete before it, so does the best write of
+//!    `deletedAt` from there on.
+//! 3. Rows that claim future stamps stay whole, because they tell what their devices hold ([`super::merge`]). So do
+//!    rows younger than the horizon. Both count when winners are determined.
+//! 4. A value that lost only because another with the very same stamp was stored later stays, unless its row has to
+//!    stay anyway: sent again after it was forgotten, it would be the one stored later. Values without a stamp of their
+//!    own are exempt: all of them are equally old, and programs write nothing else.
+//! 5. All rows of one record are trimmed at once. If rows go, the deletes that stay are marked: a page that a reader
+//!    got before may have left something out because of a row that is gone now.
 //!
-//! A record that was deleted long ago may be *purged*: of its fields only `deletedAt` is kept then.
+//! A record that was deleted long ago may be *purged*: then only its field `deletedAt` is kept.
 
 use super::cursor::Cursor;
 use super::merge::{Rank, StoredChange, UnreadableChange};
@@ -28,12 +30,12 @@ use super::stamp::Stamp;
 use std::collections::HashMap;
 
 const DELETED_AT: &str = "deletedAt";
-/// Bytes that a winner takes beside its name, about.
+/// Approximate memory of a winner without its name, in bytes.
 const WINNER: usize = 96;
 /// The members that may carry an insert's stamp.
 const STAMP_MEMBERS: [&str; 2] = ["updatedAt", "createdAt"];
 
-/// A row as far as trimming has to know it, without its values.
+/// The properties of a row that trimming depends on, without its values.
 #[derive(Clone, Debug)]
 pub struct RowWrites {
     /// Its position, in microseconds.
@@ -41,9 +43,9 @@ pub struct RowWrites {
     op: Op,
     is_protected: bool,
     writes: Vec<Write>,
-    /// Whether it writes something to `deletedAt` that deletes the record.
+    /// True if it writes a value to `deletedAt` that deletes the record.
     deletes: bool,
-    /// Of an insert: the members that must stay while anything of it does, because they tell its stamp.
+    /// For an insert: the members that must stay as long as anything of it does, because they tell its stamp.
     carriers: Vec<&'static str>,
 }
 
@@ -51,14 +53,14 @@ pub struct RowWrites {
 struct Write {
     name: String,
     stamp: Stamp,
-    /// Of its value, in bytes.
+    /// Length of its value in bytes.
     length: usize,
 }
 
-/// A field that is taken out, and the stamp it had.
+/// A field that is removed, and the stamp it had.
 pub type LostField<'a> = (&'a str, Stamp);
 
-/// What becomes of a row.
+/// The decision about a row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// It stays as it is.
@@ -70,8 +72,8 @@ pub enum Verdict<'a> {
 }
 
 impl RowWrites {
-    /// Reads a row. `is_protected`: whether it stays whole, being younger than the horizon or claiming stamps of the
-    /// future.
+    /// Reads a row. `is_protected`: true if it stays whole, because it is younger than the horizon or claims future
+    /// stamps.
     pub fn read(change: &StoredChange, is_protected: bool) -> Result<RowWrites, UnreadableChange> {
         let fields = change.fields()?;
         let deletes = fields.iter().any(|write| write.name == DELETED_AT && write.value != "null");
@@ -85,7 +87,7 @@ impl RowWrites {
         Ok(RowWrites { at: change.at, op: change.op, is_protected, writes, deletes, carriers })
     }
 
-    /// The field that stays where none wins and one has to: what says least.
+    /// Returns the field that stays if none wins and one has to: the least significant.
     fn least(&self) -> Option<&str> {
         let cost = |write: &&Write| {
             let is_stamp = STAMP_MEMBERS.contains(&write.name.as_str());
@@ -95,8 +97,8 @@ impl RowWrites {
     }
 }
 
-/// The members of an insert that tell its stamp: the one that carries it, and where clients look at another one first, that
-/// one too, so that the change goes out in the same form as before.
+/// Returns the members of an insert that tell its stamp: the one that carries it and, if clients look at another one
+/// first, that one too, so that the change is sent in the same form as before.
 fn carriers(change: &StoredChange) -> Result<Vec<&'static str>, UnreadableChange> {
     let data = change.data.as_deref().unwrap_or("{}");
     let members: InsertMembers<'_> =
@@ -108,32 +110,32 @@ fn carriers(change: &StoredChange) -> Result<Vec<&'static str>, UnreadableChange
     })
 }
 
-/// A way to get it wrong, so that tests can show that they would notice.
+/// A deliberate error, so that tests can show that they would notice it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// Now and then the winner goes as well.
+    /// Sometimes the winner goes as well.
     DropsWinner,
-    /// Of equal stamps the one that was stored first counts.
+    /// Of equal stamps the one stored first wins.
     TakesFirstOfTies,
     /// A record's first row goes like any other.
     DropsFirstRow,
-    /// Deletes are not marked once rows of their record have gone.
+    /// Deletes are not marked after rows of their record have gone.
     ForgetsMarks,
 }
 
-/// The rows of one record, looked at twice: [`note`](RecordTrim::note) every row in the order of the log, then ask for the
+/// Trims the rows of one record in two passes: [`note`](RecordTrim::note) every row in log order, then ask for the
 /// [`verdict`](RecordTrim::verdict) on each.
 #[derive(Debug, Default)]
 pub struct RecordTrim {
     winners: HashMap<String, Rank>,
-    /// Of memory that the winners take, about.
+    /// Approximate memory of the winners in bytes.
     bytes: usize,
-    /// Of its first row, and of the first that makes the record known.
+    /// The position of its first row, and of the first one that creates the record.
     first: Option<i64>,
     first_known: Option<i64>,
-    /// The best write of `deletedAt` that whoever reads from the beginning does not ignore.
+    /// The best write of `deletedAt` that readers from the beginning do not ignore.
     heeded_delete: Option<Rank>,
-    /// Whether the winner of `deletedAt` deletes the record.
+    /// True if the winner of `deletedAt` deletes the record.
     is_deleted: bool,
     is_purged: bool,
     has_deletes: bool,
@@ -141,12 +143,12 @@ pub struct RecordTrim {
 }
 
 impl RecordTrim {
-    /// No row yet. In tests with a flaw.
+    /// Creates an instance without rows; tests may add a flaw.
     pub fn new(flaw: Option<Flaw>) -> RecordTrim {
         RecordTrim { flaw, ..RecordTrim::default() }
     }
 
-    /// Takes note of the record's next row.
+    /// Notes the record's next row.
     pub fn note(&mut self, row: &RowWrites) {
         self.first.get_or_insert(row.at);
         match row.op {
@@ -174,23 +176,23 @@ impl RecordTrim {
         }
     }
 
-    /// Bytes of memory that it takes, about: it grows with the number of different fields.
+    /// Approximate memory it takes, in bytes: it grows with the number of different fields.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Purges the record if it was deleted at a position that is not after this one. Called once all rows are noted.
+    /// Purges the record if it was deleted at or before this position. Called once all rows are noted.
     pub fn purge(&mut self, deleted_before: i64) {
         let deleted = self.winners.get(DELETED_AT).is_some_and(|(_, at)| *at <= deleted_before);
         self.is_purged = self.is_deleted && deleted;
     }
 
-    /// Whether the record's deletes are to be marked if any of its rows goes.
+    /// True if the record's deletes are to be marked if any of its rows goes.
     pub fn marks_deletes(&self) -> bool {
         self.has_deletes && self.flaw != Some(Flaw::ForgetsMarks)
     }
 
-    /// What becomes of one of the rows.
+    /// Returns the decision about one of the rows.
     pub fn verdict<'a>(&self, row: &'a RowWrites) -> Verdict<'a> {
         if row.is_protected {
             return Verdict::Whole;
@@ -212,7 +214,7 @@ impl RecordTrim {
         if lost.is_empty() { Verdict::Whole } else { Verdict::Without(lost) }
     }
 
-    /// Whether it has the stamp of what wins.
+    /// True if it has the winner's stamp.
     fn ties(&self, write: &Write, at: i64) -> bool {
         let winner = self.winners.get(&write.name);
         !self.is_purged
@@ -222,7 +224,7 @@ impl RecordTrim {
             && winner.is_some_and(|(stamp, _)| *stamp == write.stamp)
     }
 
-    /// Whether the flaw has what was written at a position go, whatever it is.
+    /// True if the flaw removes everything written at this position.
     fn drops(&self, at: i64) -> bool {
         self.flaw == Some(Flaw::DropsWinner) && at / Cursor::STEP % 5 == 0
     }

@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// A message as it is sent. Clones share it.
+/// A message to be sent. Clones share it.
 pub type Text = tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// What a client says.
+/// A message from a client.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ClientMessage<'a> {
-    /// Who is there; also a fresh token, later.
+    /// Authenticates; later, renews the token.
     #[serde(rename_all = "camelCase")]
     Auth {
         /// The token.
@@ -24,9 +24,9 @@ pub enum ClientMessage<'a> {
 }
 
 impl<'a> ClientMessage<'a> {
-    /// Reads a message; what is unknown or malformed is none.
+    /// Parses a message; none if it is unknown or malformed.
     pub fn read(text: &'a str) -> Option<ClientMessage<'a>> {
-        // By itself an enum is also read from a list.
+        // By itself, an enum is also deserialized from an array.
         if !text.trim_start().starts_with('{') {
             return None;
         }
@@ -34,7 +34,7 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
-/// What the server says.
+/// A message from the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ServerMessage<'a> {
@@ -45,16 +45,16 @@ pub enum ServerMessage<'a> {
     /// There is something to pull.
     #[serde(rename_all = "camelCase")]
     SyncAvailable {
-        /// In which app.
+        /// The app.
         app_id: &'a str,
-        /// In which tables.
+        /// The tables.
         tables: Vec<&'a str>,
     },
     /// The session ends.
     Error {
-        /// Why, for programs.
+        /// The reason, for programs.
         code: ErrorCode,
-        /// Why, for people.
+        /// The reason, for people.
         message: &'a str,
     },
 }
@@ -70,7 +70,7 @@ pub enum ErrorCode {
 }
 
 impl ServerMessage<'_> {
-    /// The message as JSON.
+    /// Encodes the message as JSON.
     pub fn encode(&self) -> String {
         // Strings, enums and lists of strings always serialize.
         serde_json::to_string(self).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! A token that a session is to go on with, while it is being checked.
+//! A fresh token for a session, while it is being checked.
 //!
-//! Its key may be one that the issuer has to be asked for, which takes a while and may fail. That says nothing against the
-//! session, whose token is good until it expires: so it is asked again until then.
+//! The issuer may have to be asked for its key, which takes a while and may fail. A failure says nothing against the
+//! session, whose current token is good until it expires, so the check is retried until then.
 
 use super::Sessions;
 use crate::auth::{AuthError, Identity};
@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Pause before a token is checked again whose key could not be asked for.
+/// Pause before the check is retried after the issuer could not be reached.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// What came of it, and which device the session says it is of.
+/// The result of the check, and the device that the session names.
 pub(super) type Checked = (Result<Identity, AuthError>, Option<Arc<str>>);
 
-/// See the module.
+/// See the module documentation.
 pub(super) struct FreshToken {
     checking: BoxFuture<'static, Result<Identity, AuthError>>,
     client: Option<Arc<str>>,
@@ -33,7 +33,7 @@ impl fmt::Debug for FreshToken {
 }
 
 impl FreshToken {
-    /// Begins to check a token, which is kept in the user's memory; none if there is not so much.
+    /// Begins to check a token, which is held in the user's memory; none if there is no room for it.
     pub(super) fn new(
         sessions: Arc<Sessions>,
         token: &str,
@@ -56,7 +56,7 @@ impl FreshToken {
         Some(FreshToken { checking: Box::pin(checking), client })
     }
 
-    /// Waits until it is known whether the token is good. May be given up and asked again, until it has been told.
+    /// Waits for the result of the check. Cancel safe until it has returned.
     pub(super) async fn checked(&mut self) -> Checked {
         let checked = (&mut self.checking).await;
         (checked, self.client.take())

@@ -1,4 +1,4 @@
-//! One log of a stream: where its reader stands, and what a page of it becomes.
+//! One log of a stream: its reader's position, and how its pages become events.
 
 use super::events::{group_by_table, tell};
 use crate::protocol::merge::UnreadableChange;
@@ -7,52 +7,53 @@ use crate::protocol::{Cursor, Log};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A log that a stream is asked for.
+/// A log that a stream reads.
 #[derive(Debug)]
 pub struct LogRequest {
     /// The log.
     pub log: Log,
-    /// None means every table of the app.
+    /// The requested tables; `None` means every table of the app.
     pub tables: Option<Vec<String>>,
-    /// From where.
+    /// The cursor to start from.
     pub since: Cursor,
 }
 
-/// How often a stream keeps each name: to compare with, and to know of which tables its client has been told.
+/// Copies of each name that a stream keeps: for comparisons, and to track which tables' cursors its client has been
+/// told.
 const COPIES: usize = 3;
-/// What a name takes beside its letters, in bytes, about.
+/// Approximate memory of a name besides its characters, in bytes.
 const NAME_BYTES: usize = 64;
 
 impl LogRequest {
-    /// What its names take while the stream is open, about, in bytes.
+    /// Approximate memory that its names take while the stream is open, in bytes.
     pub(super) fn name_bytes(&self) -> usize {
         let tables: usize = self.tables.iter().flatten().map(|table| table.len() + NAME_BYTES).sum();
         COPIES * tables + self.log.app.len() + NAME_BYTES
     }
 }
 
-/// How far a stream has read one log.
+/// The progress of a stream in one log.
 #[derive(Debug)]
 pub(super) struct LogReader {
     pub(super) request: Arc<LogRequest>,
     pub(super) cursor: Cursor,
     pub(super) phase: Phase,
-    /// A wake-up came while a page was being read, which may not have what it was about: read again.
+    /// A wake-up arrived while a page was being read, which may lack the change that caused it: read again.
     pub(super) again: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Reading what is there already. These requested tables are to be told where they stand at the end of it: they
-    /// have had no event, or one whose cursor is before their last change.
+    /// Reading what is already there. At its end, these requested tables are told their cursors: they have had no
+    /// event, or one whose cursor is before their last change.
     Backlog { pending_tables: BTreeSet<String> },
     /// Everything up to the cursor has been sent.
     Live,
-    /// There may be something after the cursor.
+    /// There may be changes after the cursor.
     CatchingUp,
 }
 
-/// What a page moves the reader to.
+/// The reader's position after a page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     pub(super) cursor: Cursor,
@@ -61,7 +62,7 @@ pub(super) struct End {
 
 impl LogReader {
     pub(super) fn new(mut request: LogRequest) -> LogReader {
-        // They are looked for by halves: a push may name thousands.
+        // Sorted for binary search: a push may name thousands of tables.
         request.tables.iter_mut().for_each(|tables| tables.sort_unstable());
         let pending_tables = request.tables.iter().flatten().cloned().collect();
         let (cursor, phase) = (request.since, Phase::Backlog { pending_tables });
@@ -80,7 +81,7 @@ impl LogReader {
         matches!(self.phase, Phase::Backlog { .. })
     }
 
-    /// Takes note that something was stored.
+    /// Notes that something was stored.
     pub(super) fn wake(&mut self) {
         match self.phase {
             Phase::Live => self.phase = Phase::CatchingUp,
@@ -88,28 +89,28 @@ impl LogReader {
         }
     }
 
-    /// Whether one of these tables is asked for.
+    /// True if one of these tables is requested.
     pub(super) fn reads<'a>(&self, mut tables: impl Iterator<Item = &'a str>) -> bool {
         let asked = self.request.tables.as_deref();
         asked.is_none_or(|asked| tables.any(|table| asked.binary_search_by(|asked| asked.as_str().cmp(table)).is_ok()))
     }
 
-    /// Whether the device gets its own changes back: from the beginning until the backlog has drained. The cursor
-    /// of an empty log is still the beginning then, but the initial sync is over. A database that went back begins one
-    /// anew.
+    /// True if the device gets its own changes back: from the beginning until the backlog has been read. The cursor of
+    /// an empty log is still the beginning then, but the initial sync is over. A database that went back starts another
+    /// one.
     pub(super) fn is_initial_sync(&self) -> bool {
         self.cursor.is_initial_sync() && (self.is_in_backlog() || self.cursor.micros() > 0)
     }
 
-    /// Where the reader stands after a page.
+    /// Returns the reader's position after a page.
     pub(super) fn end_of(&self, page: &Page) -> End {
         let initial_sync =
             self.is_initial_sync() || (page.until.is_initial_sync() && page.has_more && !self.cursor.is_initial_sync());
         End { cursor: page.until.on_initial_sync(initial_sync && page.has_more), initial_sync }
     }
 
-    /// The page as events, of which the last has this `id`; the reader stands at its end then. `app`: what the events
-    /// say of where their changes belong, if they do.
+    /// Writes a page as events, the last one with this `id`, and moves the reader to the page's end. `app`: the app
+    /// that the events name, if they do.
     pub(super) fn write(
         &mut self,
         page: Page,
@@ -144,7 +145,7 @@ impl LogReader {
         Ok(out)
     }
 
-    /// Takes note of whether a table's cursor is past all that was sent of it.
+    /// Notes whether the cursor that a table's client has is past all of the table's changes sent so far.
     fn note_told(&mut self, table: &str, is_current: bool) {
         let Phase::Backlog { pending_tables } = &mut self.phase else { return };
         if is_current {

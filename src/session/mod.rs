@@ -1,12 +1,12 @@
-//! What a WebSocket and a stream do, apart from their transport.
+//! The logic of WebSockets and streams, independent of their transport.
 //!
-//! * [`websocket`]: authenticate, hear wake-ups, stay fresh: the rules of `/ws` without a socket.
-//! * [`stream`]: read the log from a cursor, then again whenever woken: the rules of `/stream` without HTTP.
-//! * [`rebalance`]: closes some where other replicas hold fewer.
+//! * [`websocket`]: authentication, wake-ups and token renewal: the rules of `/ws` without a socket.
+//! * [`stream`]: reading the log from a cursor, and again after each wake-up: the rules of `/stream` without HTTP.
+//! * [`rebalance`]: closing some connections when other replicas hold fewer.
 //!
-//! A session joins the hub before it looks at the database, so nothing falls in between (G2, G4); it holds a
-//! cursor and a set of names, no queue of events (G6); and it leaves at its own random moment when the replica
-//! goes away (G7), or when it is so old that its client may as well be somewhere else.
+//! A session joins the hub before it reads from the database, so nothing falls in between (G2, G4). It holds a cursor
+//! and a set of names, but no queue of events (G6). It leaves at its own random moment when the replica goes away (G7),
+//! or when it is so old that its client may as well be somewhere else.
 
 mod events;
 mod fresh_token;
@@ -41,21 +41,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How long a session waits for the database before it is told to come back later.
+/// Maximum time that a session waits for the database before its client is told to come back later.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to join.
 const JOIN_PAUSE: Duration = Duration::from_millis(300);
 
-/// Bytes of names that are part of what every stream costs. More are charged to its user.
+/// Bytes of names that are covered by the fixed cost of a stream. More are charged to its user.
 const FREE_NAMES: usize = 4 << 10;
 
-/// Why a session could not join the hub.
+/// The reasons why a session could not join the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// It cannot begin now.
     #[error(transparent)]
     Begin(#[from] CannotBegin),
-    /// There is no memory for the names that it asks for.
+    /// There is no memory for the names it requests.
     #[error("this user's streams name as many tables as there is room for; name fewer, or none to get all of them")]
     NoRoomForNames,
     /// The user has as many sessions as are allowed.
@@ -63,28 +63,28 @@ pub enum JoinError {
     TooManySessions,
 }
 
-/// What sessions work with.
+/// The services that sessions depend on.
 #[derive(Debug)]
 pub struct SessionDependencies {
-    /// Where they hear wake-ups.
+    /// Delivers wake-ups.
     pub hub: Arc<Hub>,
-    /// Says where the logs stand when they begin.
+    /// Knows the positions of the logs when sessions begin.
     pub reconciler: Reconciler,
     /// Checks tokens.
     pub auth: Arc<Authenticator>,
-    /// For what clients have not read yet.
+    /// Memory for what clients have not read yet.
     pub budget: MemoryBudget,
-    /// How much of the database each user may read from at once.
+    /// Bounds how many reads of the database each user may run at once.
     pub reads: ReadShares,
-    /// Large work, in turns.
+    /// Runs large work in turns.
     pub heavy: HeavyWork,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Says when a token expires.
+    /// Tells when tokens expire.
     pub clock: Clock,
 }
 
-/// What sessions need from the replica.
+/// Creates sessions, and holds what they share.
 #[derive(Debug)]
 pub struct Sessions {
     hub: Arc<Hub>,
@@ -95,27 +95,27 @@ pub struct Sessions {
     closing: CancellationToken,
     drained: Drained,
     drain_window: Duration,
-    /// None: connections may live for ever.
+    /// `None` means that connections may live forever.
     max_age: Option<Duration>,
     auth_timeout: Duration,
     heartbeat: Duration,
-    /// How often WebSockets are pinged.
+    /// Interval between pings of a WebSocket.
     ping: Duration,
     max_per_user: usize,
-    /// Whether those who come are told what was stored shortly before.
+    /// True if new sessions are told what was stored shortly before.
     announces_recent: bool,
     /// Places for WebSockets that have not authenticated.
     unauthenticated: Places,
-    /// For what clients have not read yet.
+    /// Memory for what clients have not read yet.
     budget: MemoryBudget,
-    /// How much of the database each user may read from at once.
+    /// Bounds how many reads of the database each user may run at once.
     pub reads: ReadShares,
-    /// Large work, in turns.
+    /// Runs large work in turns.
     pub heavy: HeavyWork,
 }
 
 impl Sessions {
-    /// Sessions that leave within the drain window once `closing` is cancelled.
+    /// Creates sessions that leave within the drain window once `closing` is cancelled.
     pub fn new(config: &Config, dependencies: SessionDependencies, closing: CancellationToken) -> Sessions {
         let SessionDependencies { hub, reconciler, auth, budget, reads, heavy, metrics, clock } = dependencies;
         Sessions {
@@ -140,12 +140,12 @@ impl Sessions {
         }
     }
 
-    /// Sessions that leave within the drain window whenever an operator drains the replica, too.
+    /// Makes sessions also leave within the drain window when an operator drains the replica.
     pub fn leaving_with(self, drained: Drained) -> Sessions {
         Sessions { drained, ..self }
     }
 
-    /// A place for a WebSocket from this address until it has authenticated; none if there is none left.
+    /// Returns a place for a WebSocket from this address until it has authenticated; none if there is none left.
     pub fn admit_unauthenticated(&self, from: Option<IpAddr>) -> Option<Place> {
         let place = self.unauthenticated.enter(from);
         if place.is_none() {
@@ -154,7 +154,7 @@ impl Sessions {
         place
     }
 
-    /// Joins the hub. What is stored after this returns wakes the session.
+    /// Joins the hub. Whatever is stored after this returns wakes the session.
     async fn join(
         &self,
         identity: &Identity,
@@ -178,8 +178,8 @@ impl Sessions {
         Ok(membership)
     }
 
-    /// Notes the token that a session came with, or goes on with. It may have been refused since its check, when this session
-    /// was not to be found by it yet.
+    /// Records the token that a session uses from now on. It may have been revoked since it was checked, when the
+    /// session could not be found by it yet.
     fn identify(&self, membership: &Membership, identity: &Identity) {
         membership.session().identify(identity.token_id.clone(), identity.expires);
         if self.auth.refuses(identity) {
@@ -187,7 +187,7 @@ impl Sessions {
         }
     }
 
-    /// Charges a session's user for the names that it keeps, if they are many.
+    /// Charges a session's user for the names it keeps, if they are many.
     fn charge_names(&self, membership: &Membership, bytes: usize) -> Result<Option<MailCharge>, JoinError> {
         if bytes <= FREE_NAMES {
             return Ok(None);
@@ -199,7 +199,7 @@ impl Sessions {
         charge.map(Some).ok_or(JoinError::NoRoomForNames)
     }
 
-    /// Asks what was stored shortly before a session of this user came, if it is to be told.
+    /// Requests what was stored shortly before this session began, if sessions are told.
     fn recent(&self, user: UserKey, app: Option<Arc<str>>) -> Option<RecentRequest> {
         self.announces_recent.then(|| self.reconciler.recent(user, app))
     }
@@ -222,7 +222,7 @@ impl Sessions {
         }
     }
 
-    /// Counts that a WebSocket was not let in.
+    /// Counts a WebSocket that was refused.
     fn refuse(&self, reason: Refusal) {
         self.metrics.refusals.refuse(Endpoint::WebSocket, reason);
     }
@@ -236,20 +236,18 @@ impl Sessions {
     }
 }
 
-/// When a session is closed though its client does nothing wrong: its replica is draining, or it has reached its
-/// maximum age.
+/// Closes a session although its client does nothing wrong: its replica is draining, or it has reached its maximum age.
 #[derive(Debug)]
 struct CloseTimer {
     sessions: Arc<Sessions>,
-    /// Its moment in the drain window, once that has begun.
+    /// The session's moment in the drain window, once that has begun.
     drain_at: Option<Instant>,
-    /// When it reaches its maximum age. None: never.
+    /// When it reaches its maximum age; `None` means never.
     max_age_at: Option<Instant>,
 }
 
 impl CloseTimer {
-    /// Returns, with the reason, at a random moment of the drain window or when the session is old. May be given up
-    /// and asked again.
+    /// Returns, with the reason, at a random moment of the drain window or when the session is old. Cancel safe.
     async fn elapsed(&mut self) -> CloseReason {
         let (sessions, max_age_at) = (self.sessions.clone(), self.max_age_at);
         let old = async {
@@ -271,26 +269,26 @@ impl CloseTimer {
                 self.drain_at = None;
                 self.sessions.draining().await;
             }
-            // Boxed: a session whose replica is not draining has no room set aside for it.
+            // Boxed, so that a session whose replica is not draining reserves no room for it.
             if Box::pin(self.moment()).await {
                 return;
             }
         }
     }
 
-    /// Waits for the session's moment in the drain window; false if the replica is taken back before.
+    /// Waits for the session's moment in the drain window; false if the drain is cancelled first.
     async fn moment(&mut self) -> bool {
         let Sessions { clock, closing, drained, drain_window, .. } = &*self.sessions;
         let random = || Instant::now() + clock.jitter(*drain_window, 0.0..1.0);
         let moment = *self.drain_at.get_or_insert_with(random);
         tokio::select! {
             () = sleep_until(moment) => true,
-            // The replica is taken back: who has not left stays.
+            // The drain was cancelled: sessions that have not left stay.
             () = drained.ended(), if !closing.is_cancelled() => false,
         }
     }
 
-    /// The same, or when an operator has the session end.
+    /// Like [`elapsed`](Self::elapsed), but also returns when an operator closes the session.
     async fn due_or_closed(&mut self, session: &SessionState) -> CloseReason {
         tokio::select! {
             reason = self.elapsed() => reason,

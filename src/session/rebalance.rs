@@ -1,17 +1,17 @@
-//! Connections are rebalanced: where replicas were added, those that hold more than the others close some, so that their
-//! clients come back elsewhere. Connections do not move by themselves, and a balancer only places new ones.
+//! Rebalances connections: when replicas have been added, those that hold more than the others close some, so that
+//! their clients reconnect elsewhere. Connections do not move by themselves, and a balancer only places new ones.
 //!
-//! Every replica knows from presence what the others hold. One that has more than a tenth more than the mean, or more
-//! than it while another has a tenth less, begins a *wave*: it closes what is too many, evenly over the window
-//! ([`FanoutConfig::rebalance_ms`](crate::config::FanoutConfig::rebalance_ms)), and looks at what the others hold as it
-//! goes, so never more than is needed. Only sessions that were there three windows before the wave are closed, the oldest
-//! first: no device is closed twice by one.
+//! Every replica knows from presence what the others hold. One that is more than a tenth above the mean, or above it at
+//! all while another is a tenth below, begins a *wave*: it closes its excess, evenly over the window
+//! ([`FanoutConfig::rebalance_ms`](crate::config::FanoutConfig::rebalance_ms)), and follows the others' counts as it
+//! goes, so it never closes more than needed. Only sessions that began three windows before the wave are closed, oldest
+//! first: no wave closes a device twice.
 //!
-//! A wave begins with a few, and goes on when they have come back elsewhere. Where they do not, because the balancer sends
-//! clients back to where they were or does not know the replica that has few, it ends, and the next one is a long while
-//! off. It ends so, too, when it has closed what should have been enough.
+//! A wave begins with a few connections, and continues once they have come back elsewhere. If they do not, because the
+//! balancer sends clients back to where they were or does not know the replica with few, it ends, and the next one is a
+//! long while off. It also ends this way when it has closed what should have been enough.
 //!
-//! While a replica drains, and so during a rollout, nobody closes anything else.
+//! While a replica drains, and so during a rollout, no connection is closed to rebalance.
 
 use crate::fanout::Presence;
 use crate::fanout::presence::Replica;
@@ -24,35 +24,35 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// Steps of a window.
+/// Steps per window.
 const STEPS: u32 = 60;
-/// How far from the mean is far, as one in so many of it; and how near is even.
+/// A deviation of one `FAR`th of the mean is far from it; one below an `EVEN`th counts as even.
 const FAR: f64 = 10.0;
 const EVEN: f64 = 50.0;
-/// Towards the end of a wave it goes no slower than this part of how it began.
+/// Minimum pace towards the end of a wave, as a fraction of its initial pace.
 const SLOWEST: f64 = 0.25;
-/// How long clients may take to come back, as a part of the window: until then they count as if they were here.
+/// Time for clients to come back, as a divisor of the window: until then they count as if they were here.
 const RETURN: u32 = 3;
-/// Windows that a session must have been there when a wave begins.
+/// Minimum age of a session when a wave begins, in windows.
 const AGE: u32 = 3;
-/// How many times what is too many may be closed in a window, because most of it comes back to those that have too many.
+/// Maximum number of closes in a window as a multiple of the excess: most of them come back to replicas with too many.
 const MOST: f64 = 10.0;
-/// How many should have come to those with few before a wave is judged by it; and the least part of what should have,
-/// to go on.
+/// Expected number of clients gained by the replicas with few before a wave is judged, and the minimum share of the
+/// expected gain for the wave to continue.
 const PROOF: f64 = 20.0;
 const HELPFUL: f64 = 0.25;
-/// How many times what should be enough may be closed by a wave.
+/// Maximum number of closes in a wave, as a multiple of what should be enough.
 const WAVE_FACTOR: f64 = 2.0;
-/// Windows from a wave that did not help to the next one: at first, and at most.
+/// Windows between a wave that did not help and the next one: initially, and at most.
 const REST: (u32, u32) = (10, 120);
 
-/// Closes connections that are too many.
+/// Closes excess connections.
 #[derive(Debug)]
 pub struct Rebalancer {
     window: Duration,
     metrics: Arc<Metrics>,
     wave: Option<Wave>,
-    /// What was closed and may not have come back yet.
+    /// Recent closes, whose clients may not have come back yet.
     closed: VecDeque<(Instant, usize)>,
     rest: u32,
     rests_until: Option<Instant>,
@@ -61,39 +61,40 @@ pub struct Rebalancer {
 #[derive(Debug)]
 struct Wave {
     begun: Instant,
-    /// What was too many when it began.
+    /// The excess when it began.
     excess: f64,
-    /// What may be closed, as it has come about so far.
+    /// Closes allowed so far and not made yet.
     due: f64,
     trial: Trial,
 }
 
-/// Whether what a wave closes comes to those that have few, since they are as many as they are.
+/// Measures whether the clients that a wave closes move to the replicas with few, since the number of replicas last
+/// changed.
 #[derive(Debug)]
 struct Trial {
     replicas: usize,
-    /// What they had.
+    /// The connections they had, by replica.
     few: HashMap<String, u64>,
-    /// How many should come to them for each that this replica closes: others close as well.
+    /// Expected gain of those replicas for each connection that this replica closes: other replicas close as well.
     yield_each: f64,
-    /// What should be enough to close.
+    /// The number of closes that should be enough.
     enough: f64,
     closed: usize,
 }
 
-/// How a wave ended, as a label.
+/// The outcome of a wave, as a label.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     /// Connections are even.
     Even,
-    /// What was closed did not come to those that have few.
+    /// The closed clients did not move to the replicas with few.
     Uneven,
-    /// A replica drains, or this one is alone or not ready.
+    /// A replica is draining, or this one is alone or not ready.
     Interrupted,
 }
 
 impl Trial {
-    /// As replicas are now, of which this one has `excess` too many.
+    /// Begins a trial with the replicas as they are now; this one has an excess of `excess`.
     fn begin(replicas: &[Replica], load: &Load, excess: f64) -> Trial {
         let ready = replicas.iter().filter(|replica| replica.ready);
         let few = ready.clone().filter(|replica| (replica.connections as f64) < load.mean);
@@ -107,43 +108,44 @@ impl Trial {
         }
     }
 
-    /// What has come to those with few since.
+    /// The connections that the replicas with few have gained since.
     fn gained(&self, replicas: &[Replica]) -> f64 {
         let gain = |replica: &Replica| Some(replica.connections as f64 - *self.few.get(&replica.id)? as f64);
         replicas.iter().filter_map(gain).sum()
     }
 
-    /// Whether so many, of which `returning` may still be on their way, are no help.
+    /// True if the closes did not help, not counting `returning` clients that may still be on their way.
     fn is_vain(&self, replicas: &[Replica], returning: usize) -> bool {
         let expected = self.closed.saturating_sub(returning) as f64 * self.yield_each;
         expected >= PROOF && self.gained(replicas) < expected * HELPFUL || self.closed as f64 >= self.enough
     }
 
-    /// What may be closed before it is known whether it helps.
+    /// Closes allowed until it is known whether they help.
     fn allowance(&self, replicas: &[Replica]) -> f64 {
         let proven = self.gained(replicas) >= PROOF * HELPFUL && self.closed as f64 * self.yield_each >= PROOF;
         if proven { f64::MAX } else { (PROOF / self.yield_each).ceil() - self.closed as f64 }
     }
 }
 
-/// How many connections to close, of those that came before some moment.
+/// The number of connections to close, among those that joined before some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     count: usize,
     joined_before: Instant,
 }
 
-/// What the replicas that take part hold.
+/// The connections of the replicas that take part.
 struct Load {
     own: f64,
     mean: f64,
     least: f64,
-    /// How many times as many have to be closed, if each comes back to any of them, for one to stay away.
+    /// Closes needed, on average, for one client to move to a replica with few, if each comes back to any of the
+    /// replicas.
     detours: f64,
 }
 
 impl Load {
-    /// None while nothing is to be done: a replica drains, this one does not take part, or it is alone.
+    /// None while there is nothing to do: a replica is draining, this one does not take part, or it is alone.
     fn of(replicas: &[Replica], returning: usize) -> Option<Load> {
         let own = replicas.first().filter(|own| own.ready)?;
         if replicas.iter().any(|replica| replica.draining) {
@@ -162,12 +164,12 @@ impl Load {
         (self.mean / FAR).max(1.0)
     }
 
-    /// Whether another replica has far less than the mean.
+    /// True if another replica has far less than the mean.
     fn lacks(&self) -> bool {
         self.least < self.mean - self.far()
     }
 
-    /// What this replica has above the mean, if that is worth anything.
+    /// The number of this replica's connections above the mean, if it is worth closing them.
     fn excess(&self) -> Option<f64> {
         let worth = if self.lacks() { 1.0 } else { (self.mean / EVEN).max(1.0) };
         Some(self.own - self.mean).filter(|excess| *excess >= worth)
@@ -179,18 +181,18 @@ impl Load {
 }
 
 impl Rebalancer {
-    /// One that takes about `window` for what is too many. It must not be zero.
+    /// Creates a rebalancer that closes an excess within about `window`, which must not be zero.
     pub fn new(window: Duration, metrics: Arc<Metrics>) -> Rebalancer {
         Rebalancer { window, metrics, wave: None, closed: VecDeque::new(), rest: REST.0, rests_until: None }
     }
 
-    /// Looks after the connections of this replica until told to stop.
+    /// Rebalances the connections of this replica until told to stop.
     pub async fn run(mut self, presence: Presence, hub: Arc<Hub>, stop: CancellationToken) {
         let mut ticks = interval((self.window / STEPS).max(Duration::from_millis(20)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let mut replicas = presence.replicas().to_vec();
-            // What others hold is as of what they said; what this one holds is known better.
+            // Other replicas' counts are as they last announced them; our own is known exactly.
             replicas[0] = presence.own();
             let Some(step) = self.step(Instant::now(), &replicas) else { continue };
             let closed = hub.close_oldest(step.count, step.joined_before);
@@ -198,7 +200,7 @@ impl Rebalancer {
         }
     }
 
-    /// What to do now; this replica is the first.
+    /// Decides what to do now; this replica is the first.
     fn step(&mut self, now: Instant, replicas: &[Replica]) -> Option<Step> {
         while self.closed.front().is_some_and(|(at, _)| *at + self.window / RETURN <= now) {
             self.closed.pop_front();
@@ -209,7 +211,7 @@ impl Rebalancer {
             return None;
         };
         let Some(excess) = load.excess() else {
-            // Those on their way may yet come back to where they were.
+            // Clients on their way may yet come back to where they were.
             if returning == 0 {
                 self.end_wave(Outcome::Even);
             }
@@ -231,12 +233,12 @@ impl Rebalancer {
         wave.due = (wave.due + pace).min(excess).min(wave.trial.allowance(replicas));
         let count = wave.due.max(0.0) as usize;
         wave.due -= count as f64;
-        // Not before the process began, where the clock does.
+        // The clock may not reach further back than the start of the process.
         let joined_before = wave.begun.checked_sub(self.window * AGE).unwrap_or(wave.begun);
         (count > 0).then_some(Step { count, joined_before })
     }
 
-    /// Takes note of how many were closed of those that were to be.
+    /// Records how many of the connections to close were closed.
     fn has_closed(&mut self, now: Instant, closed: usize, of: usize) {
         if closed > 0 {
             self.closed.push_back((now, closed));
@@ -249,7 +251,7 @@ impl Rebalancer {
         }
     }
 
-    /// What was closed did not help: the next wave is a while off.
+    /// Ends a wave that did not help: the next one is a while off.
     fn give_up(&mut self, now: Instant) {
         tracing::warn!(
             "connections that were closed came back to where they were: the balancer does not even them out"
@@ -260,7 +262,7 @@ impl Rebalancer {
         self.count(Outcome::Uneven);
     }
 
-    /// It is even, or nothing is to be done.
+    /// Ends a wave because connections are even or there is nothing to do.
     fn end_wave(&mut self, outcome: Outcome) {
         if self.wave.take().is_some() {
             self.rest = REST.0;

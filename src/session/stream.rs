@@ -1,7 +1,7 @@
 //! The rules of `/sync/{appId}/stream`, and of `/sync/stream` for several apps at once, without HTTP.
 //!
-//! What its events say of a page, and with which cursors, is in [`super::events`]; where it stands in each log, in
-//! [`super::log_reader`]. Pages are read one after the other, of each log in turn that has something to read.
+//! [`super::events`] defines the events of a page and their cursors; [`super::log_reader`] tracks the position in each
+//! log. Pages are read one at a time, in turn from each log that has something to read.
 
 use super::log_reader::LogReader;
 pub use super::log_reader::LogRequest;
@@ -27,29 +27,29 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
-/// What a client is told on the way out: reconnect after this many milliseconds.
+/// Sent to a client as its stream ends: reconnect after this many milliseconds.
 const RETRY: &str = "retry: 1000\n\n";
 /// Pauses while the database is away: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Memory reserved before it is known what a page needs, in bytes.
+/// Bytes reserved before it is known how much a page needs.
 const MIN_RESERVATION: usize = 32 << 10;
 
 /// See [`Failpoint::StreamJoinsLate`].
 const LATE: Duration = Duration::from_millis(30);
 
-/// What a stream is asked for.
+/// The parameters of a stream.
 #[derive(Debug)]
 pub struct StreamRequest {
-    /// One for each app: at least one.
+    /// One for each app; at least one.
     pub logs: Vec<LogRequest>,
-    /// Whether events name the app that they are of, and their ids have a cursor for each.
+    /// True if events name their app, and their ids have a cursor for each app.
     pub names_apps: bool,
     /// The device that reads.
     pub reader: Option<Arc<str>>,
 }
 
-/// Why a stream could not be opened.
+/// The reasons why a stream could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The session cannot begin.
@@ -60,7 +60,7 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
-/// One stream.
+/// A stream.
 #[derive(Debug)]
 pub struct StreamSession {
     sessions: Arc<Sessions>,
@@ -68,20 +68,20 @@ pub struct StreamSession {
     reader: Option<Arc<str>>,
     names_apps: bool,
     logs: Vec<LogReader>,
-    /// Whose turn it is to be read, if it has to be.
+    /// The log that is read next, if it has something to read.
     turn: usize,
-    /// The page that is being read, and of which log.
+    /// The page that is being read, and the index of its log.
     reading: Option<(usize, Reading)>,
     is_over: bool,
     membership: Membership,
-    /// For the names of its apps and tables, if they are many.
+    /// Charged for the names of its apps and tables, if they are many.
     _names: Option<MailCharge>,
     budget: UserBudget,
     /// Memory reserved for the page that was read.
     reservation: Option<Reservation>,
-    /// The position of the oldest change in what was last given out live, until then likewise.
+    /// The position of the oldest change in the last live piece, until the next piece is requested.
     given: Option<i64>,
-    /// Memory to be reserved before the next page is read, in bytes.
+    /// Bytes to reserve before the next page is read.
     needs: usize,
     /// When its token expires, by the replica's clock.
     expires: Instant,
@@ -91,7 +91,7 @@ pub struct StreamSession {
     pause: Duration,
 }
 
-/// A page on its way, with the memory that is reserved for it. It is not given up for a heartbeat.
+/// A page being read, with the memory reserved for it. A heartbeat does not cancel it.
 struct Reading(BoxFuture<'static, Result<(Page, Reservation), StoreError>>);
 
 impl fmt::Debug for Reading {
@@ -100,8 +100,8 @@ impl fmt::Debug for Reading {
     }
 }
 
-/// What a stream is to be given next: one or more whole events. Its memory stays reserved until the transport has written it
-/// or has given it up, however early it asks for the next.
+/// The next piece of a stream: one or more whole events. Its memory stays reserved until the transport has written or
+/// dropped it, however early it asks for the next.
 #[derive(Debug)]
 pub struct Piece {
     text: String,
@@ -122,16 +122,16 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-/// What comes next on a stream.
+/// The next step of a stream.
 enum Next {
     Text(String),
     End(CloseReason),
-    /// Look again.
+    /// Check again what to do.
     Nothing,
 }
 
 impl StreamSession {
-    /// Opens a stream. The session joins the hub before it reads, so that what is stored in between wakes it.
+    /// Opens a stream. The session joins the hub before it reads, so that anything stored in between wakes it.
     pub async fn open(
         sessions: Arc<Sessions>,
         store: Pages,
@@ -141,7 +141,7 @@ impl StreamSession {
         let StreamRequest { logs, names_apps, reader } = request;
         let (app, tables) = match logs.as_slice() {
             [LogRequest { log, tables, .. }] => (Some(log.app.clone()), tables.clone().map(BTreeSet::from_iter)),
-            // What else the user has wakes the session, and is passed over by it.
+            // Changes in other apps of the user wake the session too, and are skipped.
             _ => (None, None),
         };
         let bytes = logs.iter().map(LogRequest::name_bytes).sum();
@@ -171,7 +171,7 @@ impl StreamSession {
         })
     }
 
-    /// The next piece of the stream: one or more whole events. None when it is over.
+    /// Returns the next piece of the stream: one or more whole events. None when it is over.
     pub async fn next(&mut self) -> Option<Piece> {
         self.observe_written();
         loop {
@@ -179,16 +179,16 @@ impl StreamSession {
                 return None;
             }
             let next = match self.next_log() {
-                // Boxed: a stream that waits has no room set aside for it.
+                // Boxed, so that a waiting stream reserves no room for it.
                 Some(index) => Box::pin(self.read(index)).await,
                 None => self.wait().await,
             };
             match next {
-                // Nobody keeps a reservation while waiting for something to put into it.
+                // No reservation is held while there is nothing to put into it.
                 Next::Nothing => self.reservation = None,
                 Next::Text(text) => {
                     self.heartbeat = Instant::now() + self.sessions.heartbeat;
-                    // Of a heartbeat none: what is reserved is for the page that is on its way.
+                    // Not for a heartbeat: the reservation belongs to the page being read.
                     let reservation = if self.reading.is_none() { self.reservation.take() } else { None };
                     return Some(Piece { text, _reservation: reservation });
                 }
@@ -201,15 +201,15 @@ impl StreamSession {
         }
     }
 
-    /// The next piece is asked for, so the transport has taken the last one. How long that took from the commit is measured
-    /// of the oldest change in it, if it was no backlog.
+    /// Called when the next piece is requested, so the transport has taken the last one. Measures the time since the
+    /// commit of the oldest change in it, unless it was backlog.
     fn observe_written(&mut self) {
         let Some(given) = self.given.take() else { return };
         let took = self.sessions.clock.since_epoch().saturating_sub(Duration::from_micros(given.max(0) as u64));
         self.sessions.metrics.stream_seconds.observe(took.as_secs_f64());
     }
 
-    /// Waits, while there is nothing to read, for a reason to do something.
+    /// Waits, while there is nothing to read, for something to do.
     async fn wait(&mut self) -> Next {
         tokio::select! {
             mail = self.membership.mailbox().take() => {
@@ -221,7 +221,7 @@ impl StreamSession {
         }
     }
 
-    /// Takes note of which logs there is something new in.
+    /// Marks the logs that have something new.
     fn open_mail(&mut self, mail: Mail) -> Next {
         match mail {
             Mail::Close => return Next::End(CloseReason::Rebalanced),
@@ -238,21 +238,21 @@ impl StreamSession {
         Next::Nothing
     }
 
-    /// The log that is read next, if one has to be: the one whose page is on its way, else each in its turn.
+    /// Returns the log to read next, if any: the one whose page is being read, else each in turn.
     fn next_log(&self) -> Option<usize> {
         let begun = self.reading.as_ref().map(|(index, _)| *index);
         let in_turn = || (self.turn..self.logs.len()).chain(0..self.turn).find(|index| self.logs[*index].has_to_read());
         begun.or_else(in_turn)
     }
 
-    /// Waits for a reservation, then reads one page of a log into it, whatever else is due in the meantime.
+    /// Waits for a reservation, then reads one page of a log into it. Heartbeats and the end of the session come first.
     async fn read(&mut self, index: usize) -> Next {
         if self.logs.len() > 1
             && self.reading.is_none()
             && let Some(mail) = self.membership.mailbox().take().now_or_never()
             && let end @ Next::End(_) = self.open_mail(mail)
         {
-            // While one log is read for long, the others have their turns as well.
+            // While one log is being read for long, the others get their turns as well.
             return end;
         }
         let mut reading = match self.reading.take() {
@@ -264,7 +264,7 @@ impl StreamSession {
                     () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
                     reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
                 };
-                // There is memory as long as there is the replica.
+                // The budget is only closed when the replica is gone.
                 let Some(reservation) = reservation else { return Next::End(CloseReason::Unavailable) };
                 self.begin_page(index, reservation)
             }
@@ -286,13 +286,13 @@ impl StreamSession {
                     return Next::Nothing;
                 }
                 if Failpoint::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
-                    // As if it joined only now: what woke it until here is not heard.
+                    // As if it joined only now: it misses the wake-ups until here.
                     let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
                 }
                 let heavy = self.sessions.heavy.clone();
                 let next = heavy.run(page.size(), || self.send(index, page)).await;
                 if let (Next::Text(text), Some(reservation)) = (&next, &mut self.reservation) {
-                    // It becomes smaller: the page is gone.
+                    // It shrinks: the page is gone.
                     self.budget.resize(reservation, text.len());
                 }
                 next
@@ -309,10 +309,10 @@ impl StreamSession {
         }
     }
 
-    /// Begins to read the page after the cursor, when it is the user's turn to read.
+    /// Begins to read the page after the cursor, once it is the user's turn to read.
     fn begin_page(&mut self, index: usize, reservation: Reservation) -> Reading {
         let log = &mut self.logs[index];
-        // What woke it until here is in what is read from here on.
+        // Whatever woke it until here will be in the page read from now on.
         log.again = false;
         let (store, request, reader, since) =
             (self.store.clone(), log.request.clone(), self.reader.clone(), log.cursor);
@@ -331,7 +331,8 @@ impl StreamSession {
         }))
     }
 
-    /// Makes the reservation as large as a page. If there is not so much memory, the page is read again once there is.
+    /// Adjusts the reservation to the size of a page. If there is not enough memory, the page is read again once there
+    /// is.
     fn resize(&mut self, page: &Page) -> bool {
         let bytes = BECOMES * page.size() + page.own.size();
         let fits = self.reservation.as_mut().is_some_and(|reservation| self.budget.resize(reservation, bytes));
@@ -342,7 +343,7 @@ impl StreamSession {
         fits
     }
 
-    /// The database is away: the stream stays, and tries again after a while.
+    /// Waits before the next attempt while the database is away; the stream stays open.
     async fn back_off(&mut self) -> Next {
         let pause = self.sessions.clock.jitter(self.pause, 0.5..1.5);
         tokio::select! {
@@ -356,7 +357,7 @@ impl StreamSession {
         }
     }
 
-    /// Writes a page of a log, which its reader has read then.
+    /// Writes a page of a log and moves its reader past it.
     fn send(&mut self, index: usize, page: Page) -> Next {
         self.turn = (index + 1) % self.logs.len();
         let end = self.logs[index].end_of(&page);

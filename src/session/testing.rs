@@ -7,21 +7,21 @@ use crate::fanout::{SessionRegistry, Wakeup};
 use crate::protocol::UserKey;
 use crate::store::{Layout, Pages, Store};
 
-/// What sessions need, with nothing behind it.
+/// The dependencies of sessions, with nothing behind them.
 pub(super) struct Rig {
     pub(super) sessions: Arc<Sessions>,
     pub(super) hub: Arc<Hub>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) closing: CancellationToken,
     drained: Drained,
-    /// Nobody listens where its database should be.
+    /// Nobody listens at its database's address.
     pub(super) store: Pages,
     _known: Membership,
-    /// Kept, nobody answers what sessions ask of the reconciler; given up, they are told at once that nobody will.
+    /// While kept, the sessions' questions to the reconciler stay unanswered; once dropped, they fail at once.
     _reconciling: Vec<ReconcilerTask>,
 }
 
-/// A user of whom it is known where the logs stand.
+/// A user whose log positions are known.
 pub(super) const KNOWN: &str = "alice";
 
 impl Rig {
@@ -30,7 +30,7 @@ impl Rig {
         Rig { _reconciling: Vec::new(), ..Rig::without_answers(settings) }
     }
 
-    /// The same, where the database takes for ever.
+    /// The same, with a database that never answers.
     pub(super) fn without_answers(settings: &[&str]) -> Rig {
         let database = ["--database-url", "postgres://nobody@127.0.0.1:1/none"];
         let config: Config = without_environment(&[&database, settings].concat()).unwrap();
@@ -80,18 +80,18 @@ impl Rig {
         });
     }
 
-    /// How many sessions ended for this reason.
+    /// The number of sessions that ended for this reason.
     pub(super) fn closes(&self, reason: CloseReason) -> u64 {
         self.metrics.closes.with_label_values(&[reason.label()]).get()
     }
 }
 
-/// Somebody whose token is good for that long.
+/// An identity whose token is valid for `life`.
 pub(super) fn identity(user: &str, life: Duration) -> Identity {
     Identity { user_id: user.into(), user: UserKey::of(user), expires: Clock::system().now() + life, token_id: None }
 }
 
-/// What is there already, if anything is: the wait for more is given up.
+/// The result if it is ready at once; the wait for more is given up.
 pub(super) async fn at_once<T>(waiting: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;

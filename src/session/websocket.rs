@@ -1,6 +1,6 @@
 //! The rules of `/ws` and `/ws/{appId}`, without a socket.
 //!
-//! A session that goes on with a fresh token goes on meanwhile, too: where the issuer has to be asked for its key, wake-ups and
+//! A session continues while its fresh token is being checked: if the issuer has to be asked for the key, wake-ups and
 //! answers do not wait for that ([`fresh_token`]).
 
 use super::fresh_token::{Checked, FreshToken};
@@ -22,24 +22,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How long wake-ups wait for what was stored before the session came.
+/// Maximum time that wake-ups wait for what was stored before the session began.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
-/// Bytes of wake-ups that are part of what every session costs; memory for larger ones is reserved until they are sent.
+/// Bytes of wake-ups that are covered by the fixed cost of a session; memory for larger ones is reserved until they are
+/// sent.
 const FREE_WAKEUP: usize = 4 << 10;
-/// What a wake-up becomes while it is sent: the message, and its frame.
+/// Memory of a wake-up while it is sent, as a multiple of its size: the message, and its frame.
 const BECOMES: usize = 2;
 
-/// One WebSocket.
+/// A WebSocket session.
 #[derive(Debug)]
 pub struct WebSocketSession {
     sessions: Arc<Sessions>,
     app: Option<Arc<str>>,
-    /// Where it comes from, if that is known.
+    /// The client's address, if it is known.
     from: Option<IpAddr>,
     state: State,
-    /// The token that it is to go on with, while that is being checked.
+    /// The fresh token, while it is being checked.
     fresh: Option<Box<FreshToken>>,
-    /// For the wake-ups last given out, until the next thing is asked for: then they have been sent.
+    /// Held for the wake-ups last returned, until the next action is requested: by then they have been sent.
     sending: Option<Box<Reservation>>,
     close_timer: CloseTimer,
     /// When its client is pinged next.
@@ -48,7 +49,7 @@ pub struct WebSocketSession {
 
 #[derive(Debug)]
 enum State {
-    /// Not authenticated, and to be closed at that time by the replica's clock.
+    /// Not authenticated; closed at this time by the replica's clock.
     Unauthenticated {
         deadline: Instant,
         _place: Option<Place>,
@@ -61,26 +62,26 @@ enum State {
     },
 }
 
-/// What a session has yet to be told: the changes stored shortly before it came.
+/// The changes stored shortly before a session began, which it has yet to be told.
 #[derive(Debug)]
 struct Greeting {
     request: RecentRequest,
-    /// Until then other wake-ups wait for it, so that one message says both.
+    /// Until then other wake-ups wait for it, so that one message covers both.
     deadline: Instant,
 }
 
-/// What is to be done with the socket.
+/// An action for the socket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send these messages.
     Send(Vec<Text>),
-    /// Send a ping, to see whether the client is there.
+    /// Send a ping to find out whether the client is there.
     Ping,
-    /// The session ends, after the final message if there is one.
+    /// End the session, after the final message if there is one.
     Close {
-        /// Why.
+        /// The reason.
         reason: CloseReason,
-        /// What is sent before.
+        /// A message to send first.
         final_message: Option<Text>,
     },
 }
@@ -101,7 +102,7 @@ impl Action {
 }
 
 impl WebSocketSession {
-    /// A session that hears of one app, or of all apps of its user.
+    /// Creates a session for the wake-ups of one app, or of all the user's apps.
     pub fn new(sessions: Arc<Sessions>, app: Option<Arc<str>>) -> WebSocketSession {
         let deadline = sessions.clock.instant() + sessions.auth_timeout;
         let (close_timer, ping_at) = (sessions.close_timer(), sessions.clock.instant() + sessions.ping);
@@ -117,7 +118,7 @@ impl WebSocketSession {
         }
     }
 
-    /// Comes from this address, and holds a place among those who have not authenticated until it has.
+    /// Sets its address, and the place it holds among unauthenticated sessions until it has authenticated.
     #[must_use]
     pub fn coming_from(mut self, address: Option<IpAddr>, place: Place) -> WebSocketSession {
         self.from = address;
@@ -127,12 +128,12 @@ impl WebSocketSession {
         self
     }
 
-    /// Whether it is known whose session this is.
+    /// True if the session has authenticated.
     pub fn is_authenticated(&self) -> bool {
         matches!(self.state, State::Authenticated { .. })
     }
 
-    /// The user whose session this is, and what that user's memory is a share of; none before it has authenticated.
+    /// The budget and the user of this session; none before it has authenticated.
     pub fn memory(&self) -> Option<(&MemoryBudget, UserKey)> {
         match &self.state {
             State::Authenticated { identity, .. } => Some((&self.sessions.budget, identity.user)),
@@ -148,7 +149,7 @@ impl WebSocketSession {
             Some(ClientMessage::Auth { token, client_id }) => {
                 let client = client_id.filter(|client| !client.is_empty());
                 if client.as_ref().is_some_and(|client| check_name(client, MAX_CLIENT).is_err()) {
-                    // Malformed: the same name is refused wherever else a device says it. It is kept with the session.
+                    // Malformed: the same name is refused everywhere else too. The session would keep it.
                     return Action::Send(vec![]);
                 }
                 let client = client.map(|client| Arc::from(&*client));
@@ -158,16 +159,16 @@ impl WebSocketSession {
                         Err(error) => self.refused(&error),
                     };
                 };
-                // One at a time: the last one is what the session goes on with.
+                // One at a time: the last one counts.
                 self.fresh = FreshToken::new(self.sessions.clone(), &token, self.from, client, &budget).map(Box::new);
-                // Most keys are at hand.
+                // Most keys are in memory.
                 let checked = self.fresh.as_mut().and_then(|fresh| fresh.checked().now_or_never());
                 checked.map_or(Action::Send(vec![]), |checked| self.go_on(checked))
             }
         }
     }
 
-    /// Goes on with a fresh token, or ends with it.
+    /// Continues the session with a fresh token, or ends it.
     fn go_on(&mut self, (checked, client): Checked) -> Action {
         self.fresh = None;
         match checked {
@@ -202,7 +203,7 @@ impl WebSocketSession {
         Action::say(&ServerMessage::AuthOk)
     }
 
-    /// Has the session last as long as this token does.
+    /// Extends the session to the expiry of this token.
     fn extend(&mut self, identity: Identity, client: Option<Arc<str>>) -> Action {
         let clock = &self.sessions.clock;
         if let State::Authenticated { identity: known, expires, membership, .. } = &mut self.state {
@@ -229,7 +230,7 @@ impl WebSocketSession {
         Action::close(reason)
     }
 
-    /// Waits for the next thing to do that no message asked for. Nothing is lost if the wait is given up.
+    /// Waits for the next action that no message asked for. Cancel safe.
     pub async fn next(&mut self) -> Action {
         self.sending = None;
         let deadline = self.deadline();
@@ -245,7 +246,7 @@ impl WebSocketSession {
         };
         let checked = async {
             match fresh {
-                // Boxed: few have one.
+                // Boxed: few sessions have one.
                 Some(fresh) => Box::pin(fresh.checked()).await,
                 None => std::future::pending().await,
             }
@@ -262,14 +263,14 @@ impl WebSocketSession {
         }
     }
 
-    /// When something is to be done though nothing happens.
+    /// Returns when something is due even if nothing happens.
     fn deadline(&self) -> Instant {
-        // One timer for all of them: each would take half of what is kept of a session.
+        // One timer for all of them: each would take half of a session's memory.
         let deadline = self.state.deadline().min(self.ping_at);
         self.close_timer.max_age_at.map_or(deadline, |moment| moment.min(deadline))
     }
 
-    /// What is to be done then.
+    /// Returns what to do at that time.
     fn late(&mut self) -> Action {
         let now = self.sessions.clock.instant();
         if self.state.deadline() <= now {
@@ -284,7 +285,7 @@ impl WebSocketSession {
 }
 
 impl State {
-    /// When it ends.
+    /// When the session ends.
     fn deadline(&self) -> Instant {
         match self {
             State::Unauthenticated { deadline, .. } => *deadline,
@@ -292,7 +293,7 @@ impl State {
         }
     }
 
-    /// How it ends then.
+    /// The way it ends then.
     fn late(&self) -> Action {
         match self {
             State::Unauthenticated { .. } => Action::close(CloseReason::AuthTimeout),
@@ -310,7 +311,7 @@ impl Greeting {
     }
 }
 
-/// Waits for mail, what was stored before the session came included, and for room to send it in.
+/// Waits for mail, including what was stored before the session began, and for memory to send it.
 async fn mail(
     mailbox: &Mailbox,
     greeting: &mut Option<Box<Greeting>>,
@@ -319,7 +320,7 @@ async fn mail(
     user: UserKey,
 ) -> Mail {
     while greeting.is_some() {
-        // Boxed: a socket that was greeted has no room set aside for it.
+        // Boxed, so that a socket that has been greeted reserves no room for it.
         Box::pin(greet(mailbox, greeting)).await;
         if mailbox.is_filled() {
             break;
@@ -328,7 +329,7 @@ async fn mail(
     loop {
         mailbox.filled().await;
         if mailbox.bytes() > FREE_WAKEUP {
-            // Boxed, like all that is rare.
+            // Boxed like everything rare.
             *sending = Box::pin(reserve(mailbox, &sessions.budget.of(user))).await;
         }
         if let Some(mail) = mailbox.take_now() {
@@ -337,7 +338,7 @@ async fn mail(
     }
 }
 
-/// Waits for what was stored before the session came, and puts it into the mailbox; or for mail, if that takes long.
+/// Waits for what was stored before the session began and puts it into the mailbox; or for mail, if that takes long.
 async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) {
     let Some(Greeting { request, deadline }) = greeting.as_deref_mut() else { return };
     let late_mail = async {
@@ -348,7 +349,7 @@ async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) {
         biased;
         recent = request.answer() => {
             mailbox.greet(&recent.wakeups);
-            // What is left is asked for while this is sent, or once it has been: no more than this waits at once.
+            // The rest is requested while this is sent, or afterwards: no more than this is held at once.
             if !request.go_on(&recent) {
                 *greeting = None;
             }
@@ -357,7 +358,7 @@ async fn greet(mailbox: &Mailbox, greeting: &mut Option<Box<Greeting>>) {
     }
 }
 
-/// Waits for memory for what is in the mailbox. Meanwhile more may come, which merges with it: then for that too.
+/// Waits for memory for the mailbox's contents, including what is merged into it in the meantime.
 async fn reserve(mailbox: &Mailbox, budget: &UserBudget) -> Option<Box<Reservation>> {
     let mut reservation = budget.reserve(BECOMES * mailbox.bytes()).await?;
     loop {
@@ -365,7 +366,7 @@ async fn reserve(mailbox: &Mailbox, budget: &UserBudget) -> Option<Box<Reservati
         if budget.covers(&reservation, bytes) {
             return Some(Box::new(reservation));
         }
-        // Nobody holds memory while waiting for more.
+        // No memory is held while waiting for more.
         drop(reservation);
         reservation = budget.reserve(bytes).await?;
     }
@@ -380,7 +381,7 @@ fn wake(mail: Mail) -> Action {
     Action::Send(apps.iter().map(|(app, tables)| tables.message(app)).collect())
 }
 
-/// An operator has had the session end.
+/// Ends a session that an operator closed.
 fn end(reason: CloseReason) -> Action {
     match reason {
         CloseReason::InvalidToken => {

@@ -1,4 +1,4 @@
-//! Who may call, sentence by sentence of PROTOCOL.md's "Authentication".
+//! Authentication, sentence by sentence of docs/protocol.md.
 
 use crate::claims::{changed, good as claims, lacking, now};
 use crate::support::*;

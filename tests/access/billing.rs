@@ -1,4 +1,4 @@
-//! The billing gate, sentence by sentence of PROTOCOL.md.
+//! The billing gate, sentence by sentence of the protocol.
 
 use crate::support::*;
 use futures_util::future::join_all;

@@ -1,4 +1,4 @@
-//! Claims of tokens, with one of them as it should not be.
+//! Token claims, with one of them invalid.
 
 use crate::support::now_millis;
 use serde_json::{Value, json};

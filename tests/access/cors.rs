@@ -1,4 +1,4 @@
-//! Which pages may call, sentence by sentence of PROTOCOL.md's "CORS".
+//! CORS, sentence by sentence of docs/protocol.md.
 
 use crate::support::*;
 use reqwest::{Method, StatusCode};

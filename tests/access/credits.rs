@@ -1,4 +1,4 @@
-//! A credits service, and users, that mean harm. See billing.rs for what the gate promises.
+//! Hostile credits services and users. See billing.rs for what the gate promises.
 
 use crate::support::*;
 use axum::Router;

@@ -1,4 +1,4 @@
-//! The form of errors, and what clients are told while the database is away.
+//! The form of errors, and the answers to clients while the database is away.
 
 use crate::support::*;
 use futures_util::future::join_all;

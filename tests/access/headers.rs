@@ -1,4 +1,4 @@
-//! Headers: what every answer has, what some errors have, and what a device may be called in one.
+//! Headers: those of every answer, those of some errors, and the device names that they may carry.
 
 use crate::support::*;
 use mana_dev::{Mode, SigningKey};

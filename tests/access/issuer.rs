@@ -1,4 +1,4 @@
-//! An issuer that is slow, odd or away, and clients that do not wait. See auth.rs for whose tokens are accepted.
+//! An issuer that is slow, faulty or away, and impatient clients. See auth.rs for which tokens are accepted.
 
 use crate::support::live::closed;
 use crate::support::*;

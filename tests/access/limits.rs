@@ -1,4 +1,4 @@
-//! G6: what operators bound stays bounded; overload is refused clearly and passes by itself.
+//! G6: configured bounds hold; overload is refused clearly and passes by itself.
 
 use crate::support::*;
 use mana_load::wakeups::{WakeMessage, Wakeups};

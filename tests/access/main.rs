@@ -1,4 +1,4 @@
-//! Who is let in: tokens and their issuer, payment, origins, limits, and what a refusal says (G5).
+//! Access: tokens and their issuer, billing, origins, limits, and the form of refusals (G5).
 
 #[path = "../support/mod.rs"]
 mod support;

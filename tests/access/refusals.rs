@@ -1,4 +1,4 @@
-//! Who is refused, and why, as operators see it: in the metrics by endpoint and reason, and in the log.
+//! Refusals as operators see them: in the metrics by endpoint and reason, and in the log.
 
 use crate::claims::{changed, good, lacking};
 use crate::support::live::{Raw, TEXT, closed, metric, socket};

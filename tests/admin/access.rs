@@ -1,4 +1,4 @@
-//! Who is let in, what is refused, and what is said of the port.
+//! Access to the admin port, its refusals, and what is disclosed about it.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What operators do, on every replica at once.
+//! Operators' actions, on all replicas at once.
 
 use super::*;
 

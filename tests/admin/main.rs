@@ -1,4 +1,4 @@
-//! The admin port: any replica answers for all, and does what operators tell it, everywhere.
+//! The admin port: any replica answers for all, and executes operators' actions everywhere.
 
 mod absent;
 mod access;

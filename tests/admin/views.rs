@@ -1,4 +1,4 @@
-//! What is shown of replicas, users and records.
+//! The views of replicas, users and records.
 
 use super::*;
 

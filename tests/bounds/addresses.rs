@@ -1,4 +1,4 @@
-//! Connections of one address, where it is known who connects: by itself, or as a balancer says.
+//! Connections per address, if the client's address is known, directly or from a balancer.
 
 use crate::support::live::{Raw, metric};
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! Bounds beside the happy path (G6): what one user, one address and those without any account may take, and what they
-//! are told beyond it.
+//! Bounds outside the happy path (G6): how much one user, one address and clients without an account may use, and the
+//! answers beyond that.
 
 #[path = "../support/mod.rs"]
 mod support;

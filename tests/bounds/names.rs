@@ -1,4 +1,4 @@
-//! Streams that name very many tables: their names are counted for as long as they are open.
+//! Streams that name very many tables: their names are counted for as long as the streams are open.
 
 use crate::support::live::{metric, stream_of};
 use crate::support::*;

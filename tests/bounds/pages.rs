@@ -1,4 +1,4 @@
-//! Pages while there is little memory: they reserve it as they arrive, and are shorter where there is no more of it.
+//! Pages when memory is scarce: they reserve it as they arrive, and end early if there is no more.
 
 use crate::support::live::{Events, NO_DELTA, Raw, all_ids, metric, stream_of};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! A reader that asks without a pause: empty answers are held back, and nothing else is.
+//! Readers that poll without a pause: empty answers are delayed, and nothing else is.
 
 use crate::support::live::{NO_DELTA, metric, store};
 use crate::support::*;

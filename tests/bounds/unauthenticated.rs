@@ -1,4 +1,4 @@
-//! Those who have no account: what they send is bounded before it is known who they are.
+//! Clients without an account: their input is bounded before it is known who they are.
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Answers that are not read, however small each is: their memory stays reserved until the transport has written them.
+//! Unread answers, however small: their memory stays reserved until the transport has written them.
 
 use crate::support::live::{NO_DELTA, Raw, metric};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! The limits that operators set, per user: each has a code and a metric of its own, and says when to come back.
+//! Configured limits per user: each has its own code and metric, and says when to retry.
 
 use crate::support::live::metric;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! The cluster that the faults meet: its own PostgreSQL, three replicas, and a breakable network between them.
+//! The cluster that the faults hit: its own PostgreSQL, three replicas, and a breakable network between them.
 
 use crate::support::proxy::{Mode, Proxy, through};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! What the database itself does to us: its disk fills, its clock goes back, others of its clients are in the way.
+//! Faults of the database itself: its disk fills up, its clock goes back, other clients of it are in the way.
 
 use crate::epilogue::SOON;
 use crate::probe::{Pushing, brings_all, pushes, stream};

@@ -1,4 +1,4 @@
-//! After the faults: the cluster must work as if nothing had been.
+//! After the faults: the cluster must work as if nothing had happened.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::readers::stream_request;

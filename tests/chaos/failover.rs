@@ -1,4 +1,4 @@
-//! The primary dies and a standby takes its place: two real PostgreSQLs with synchronous replication, both hosts in
+//! The primary dies and a standby takes over: two real PostgreSQL servers with synchronous replication, both hosts in
 //! the URLs.
 
 use crate::epilogue::SOON;

@@ -1,6 +1,6 @@
-//! The suite tests itself: a server with a deliberate defect must break a guarantee, and be seen to. Seed 1 shows
-//! seven of them, seed 1 or 2 the eighth (`listen-late`): what happens between processes is never quite the same, so
-//! some more are tried before the suite counts as blind.
+//! The suite tests itself: a server with a deliberate defect must break a guarantee, and the suite must notice. Seed 1
+//! reveals seven of them, seed 1 or 2 the eighth (`listen-late`): timing between processes is never quite the same, so
+//! a few more are tried before the suite counts as blind.
 
 use crate::cluster::FaultyCluster;
 use crate::fault::{Fault, Network};

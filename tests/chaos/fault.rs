@@ -1,4 +1,4 @@
-//! What can go wrong: how each fault begins, and how it is undone.
+//! The faults: how each one begins, and how it is undone.
 
 use crate::cluster::FaultyCluster;
 use crate::misbehaving_clients;

@@ -1,4 +1,4 @@
-//! One fault each, and exactly what was promised for it.
+//! One fault each, and exactly what is promised for it.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::run::{Play, settle};

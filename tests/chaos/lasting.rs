@@ -1,4 +1,4 @@
-//! Faults that last: what a schedule of seconds does not reach. After each everything is compared, as after any run.
+//! Long faults, beyond a schedule of seconds. After each, everything is compared as after any run.
 
 use crate::fault::Fault;
 use crate::run::run;

@@ -1,16 +1,16 @@
-//! The fault suite: a cluster of real processes, everybody at work, a seeded schedule of faults, then the checks.
+//! The fault suite: a cluster of real processes under full load, a seeded schedule of faults, then the checks.
 //!
 //! ```text
 //! schedule ─► run ─► cluster      PostgreSQL, three replicas, a breakable network between them
 //!              │ └─► workload   writers, readers, misbehaving clients: what they were told and what they saw
 //!              ├───► fault      each begins, lasts, and is undone
-//!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had been
+//!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had happened
 //! suite: random schedules       failpoints: the suite notices what it must notice       focused, lasting: one fault
-//! each failover, pooler, database, slow: what takes other servers than a cluster has      probe: small questions for
+//! each failover, pooler, database, slow: need other servers than a cluster has      probe: small queries for
 //! such tests
 //! ```
-//! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs so many in a row from 1,
-//! `CHAOS_MINUTES=m` runs for so long. Without them three short ones run. `CHAOS_AT_ONCE=2` has two runs go on at a time.
+//! A run prints its seed and schedule; `CHAOS_SEED=n` repeats it, `CHAOS_SEEDS=n` runs that many in a row from 1,
+//! `CHAOS_MINUTES=m` runs for that long. Without them, three short ones run. `CHAOS_AT_ONCE=2` runs two at a time.
 
 #[path = "../support/mod.rs"]
 mod support;

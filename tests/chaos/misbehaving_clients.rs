@@ -1,4 +1,4 @@
-//! Clients that behave badly, by intent or by a bad network. They must not harm the others.
+//! Clients that misbehave, by intent or because of a bad network. They must not harm the others.
 
 use crate::cluster::FaultyCluster;
 use crate::readers::stream_request;

@@ -1,4 +1,4 @@
-//! A real PgBouncer in transaction mode before the database.
+//! A real PgBouncer in transaction mode in front of the database.
 
 use crate::probe::{Pushing, brings_all, stream, try_push};
 use crate::suite::beside_others;

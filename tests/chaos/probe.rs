@@ -1,5 +1,5 @@
-//! Small questions to one replica, and a few devices that push until they are answered: for tests that break what a
-//! whole [`crate::cluster::FaultyCluster`] stands on.
+//! Small queries to one replica, and a few devices that push until they are answered: for tests that break the
+//! foundations of a whole [`crate::cluster::FaultyCluster`].
 
 use crate::support::live::{Events, NO_DELTA, stream_of};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Everybody who reads: by cursors, by streams, and by pulling only when woken; and a stranger, who must hear nothing.
+//! The readers: by cursors, by streams, and by pulling only when woken; and a stranger, who must receive nothing.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::workload::{Kind, Party, Reader, TABLES, Workload};

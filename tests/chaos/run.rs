@@ -1,4 +1,4 @@
-//! One run: everybody works, the plan's faults happen, all is well again, and then it is checked that it was.
+//! A single run: full load, the planned faults, recovery, and then the checks.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::readers::Woken;

@@ -1,4 +1,4 @@
-//! What goes wrong when: random, and the same for the same seed.
+//! The schedule of faults: random, and the same for the same seed.
 
 use crate::cluster::REPLICAS;
 use crate::fault::{Fault, Network, Outside, Stop};

@@ -1,5 +1,5 @@
-//! The largest changes, clients that do not read them, and clients that do not finish what they send: what is held
-//! for them is bounded (G6).
+//! The largest changes, clients that do not read them, and clients that do not finish sending: the memory held for them
+//! is bounded (G6).
 
 use crate::epilogue::SOON;
 use crate::suite::alone;

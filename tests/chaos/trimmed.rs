@@ -1,5 +1,5 @@
-//! The log as it was stored, while it is trimmed: what is left of it, and what the history has. And what a reader must
-//! have seen of it.
+//! Compares the log as it was stored with the log while it is trimmed: what is left of it, what the history has, and
+//! what a reader must have seen.
 
 use crate::support::TIMEOUT;
 use crate::workload::{Kind, Reader};

@@ -1,4 +1,4 @@
-//! Who works while things break, and what everybody has seen.
+//! The clients that work during the faults, and what all of them have seen.
 
 use crate::cluster::FaultyCluster;
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! Buckets on a real Citus: a coordinator and two workers. `make test-citus CITUS_BIN=folder` runs it; elsewhere its tests are
-//! ignored, because Citus is no part of this project and of no package registry.
+//! Buckets on a real Citus: a coordinator and two workers. `make test-citus CITUS_BIN=folder` runs it; elsewhere its
+//! tests are ignored, because Citus is not part of this project or of any package registry.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! A worker that is killed: its buckets' users get 503 while it is away, nobody else notices, and nothing that was acknowledged
-//! is lost.
+//! A worker that is killed: the users of its buckets get 503 while it is away, nobody else notices, and nothing
+//! acknowledged is lost.
 
 use crate::BUCKETS;
 use crate::cluster::*;

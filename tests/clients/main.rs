@@ -1,7 +1,7 @@
-//! Real clients against the cluster: the engine of `tests/browser/` in the dialects that exist, on a real Dexie. In Node
-//! with every run of the tests; in Chromium, with real CORS, sockets and streams, by `make test-browser`.
+//! Real clients against the cluster: the engine of `tests/browser/` in its existing dialects, on a real Dexie. In Node
+//! with every test run; in Chromium, with real CORS, sockets and streams, by `make test-browser`.
 //!
-//! `CLIENT_SEEDS=30` runs thirty seeds, `CLIENT_SEED=7` that one.
+//! `CLIENT_SEEDS=30` runs thirty seeds, `CLIENT_SEED=7` only that one.
 
 #[path = "../support/mod.rs"]
 mod support;

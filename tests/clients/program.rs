@@ -1,4 +1,4 @@
-//! A scenario of `tests/browser/` as a program that runs beside us.
+//! Runs a scenario of `tests/browser/` as a program beside the tests.
 
 use serde_json::Value;
 use std::path::Path;

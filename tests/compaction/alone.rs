@@ -1,4 +1,4 @@
-//! A log that cannot be trimmed is left alone: the others are trimmed as ever.
+//! A log that cannot be trimmed is skipped: the others are trimmed as usual.
 
 use super::support::*;
 use super::{APP, TABLE, at, command, rows, trim};

@@ -1,4 +1,4 @@
-//! Replicas trim by themselves, several at once, and are killed while they do.
+//! Replicas trim in the background, several at once, and are killed while they do.
 
 use super::support::live::metric;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! `mana-sync compact`, `why`, `usage` and `export`, from the database's URL alone.
+//! `mana-sync compact`, `why`, `usage` and `export`, with nothing but the database's URL.
 
 use super::support::*;
 use super::{APP, NOW, TABLE, at, command, history, rows, said};

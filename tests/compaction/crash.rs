@@ -1,4 +1,5 @@
-//! A trimming that ends between any two of its statements: each is sent to PostgreSQL once as the last that is (CRASH_STEP=1).
+//! A trimming that ends between any two of its statements: each one is once the last that PostgreSQL gets
+//! (CRASH_STEP=1).
 
 use super::support::*;
 use super::{APP, NOW, TABLE, at, fold, history, row, rows, said};

@@ -1,4 +1,4 @@
-//! Erasing a person: by command, by function, and as programs have always done it.
+//! Erasing a person: by command, by function, and the way programs have always done it.
 
 use super::support::live::{socket, woken};
 use super::support::*;

@@ -1,4 +1,4 @@
-//! What the log was before anything was trimmed: what is left of it, and what the history has.
+//! The log before trimming, compared with what is left of it and what the history has.
 
 use super::support::*;
 use mana_load::snapshot::Snapshot;

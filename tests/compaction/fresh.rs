@@ -1,4 +1,4 @@
-//! A new device reads what lives, and no more.
+//! A new device reads the live data, and nothing else.
 
 use super::support::*;
 use super::{APP, TABLE, trim};

@@ -1,5 +1,4 @@
-//! A log that is trimmed in place: what stays, what nobody notices, and what operators can ask (issue "A log that stays
-//! small").
+//! Trimming a log in place: what stays, what nobody notices, and what operators can query.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! What commands write, and where it goes: to a terminal that takes orders, to a full disk, to nobody.
+//! The output of commands, and its destination: a terminal that interprets escape sequences, a full disk, nobody.
 
 use super::support::*;
 use super::{APP, NOW, TABLE, at, command, said};

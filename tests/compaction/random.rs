@@ -1,5 +1,5 @@
-//! The model test on PostgreSQL: devices with tied and skewed stamps, lost answers and small pages, and between any two
-//! of their steps some trimming; the model in `protocol/merge/tests/trimmed.rs` has many more cases of it.
+//! The model test on PostgreSQL: devices with tied and skewed stamps, lost answers and small pages, and trimming
+//! between any two steps; the model in `protocol/merge/tests/trimmed.rs` runs many more cases.
 
 use super::support::*;
 use super::{APP, TABLE, Trimmer, fold};

@@ -1,4 +1,4 @@
-//! A change that is sent again after it was trimmed away.
+//! A change that is sent again after it was trimmed.
 
 use super::support::*;
 use super::{APP, TABLE, at, history, rows, trim};

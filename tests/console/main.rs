@@ -1,4 +1,5 @@
-//! The console of the admin port in Chromium: `make test-browser`. `SCREENSHOTS=folder` keeps pictures of every page.
+//! The console of the admin port in Chromium: `make test-browser`. `SCREENSHOTS=folder` saves screenshots of every
+//! page.
 
 #[path = "../support/mod.rs"]
 mod support;

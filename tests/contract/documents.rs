@@ -1,4 +1,4 @@
-//! The descriptions for machines, read and asked.
+//! Reads the machine-readable descriptions and validates against them.
 
 use crate::support::{Cluster, Reply};
 use jsonschema::Validator;

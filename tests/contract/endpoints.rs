@@ -1,4 +1,4 @@
-//! Endpoints: each answer that is described is given, as described, and no other.
+//! Endpoints: each described answer occurs, as described, and no other.
 
 use crate::documents::{OpenApi, Operation};
 use crate::support::live::{NO_DELTA, Raw};

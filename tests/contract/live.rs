@@ -1,4 +1,4 @@
-//! Streams and sockets: every event and every message is one of those described, and each of those comes.
+//! Streams and sockets: every event and message is one of those described, and each of those occurs.
 
 use crate::documents::{assert_valid, docs, schema};
 use crate::support::live::{Events, Raw, TEXT, short_lived, store, store_in};

@@ -1,4 +1,4 @@
-//! docs/openapi.yaml, docs/asyncapi.yaml and docs/schemas/ say what a running replica does, and all of it.
+//! docs/openapi.yaml, docs/asyncapi.yaml and docs/schemas/ describe exactly what a running replica does.
 
 #[path = "../support/mod.rs"]
 mod support;

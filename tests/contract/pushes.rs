@@ -1,4 +1,4 @@
-//! Bodies of pushes: what the schema allows is stored, and what it refuses is refused.
+//! Push bodies: what the schema allows is stored, and what it rejects is refused.
 
 use crate::documents::OpenApi;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Certificates, made by `openssl` as people make them.
+//! Certificates, made by `openssl` the way people make them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

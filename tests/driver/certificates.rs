@@ -1,4 +1,4 @@
-//! Certificates as databases have them, and the public web has not.
+//! Certificates of the kinds that databases use and the public web doesn't.
 
 use super::authority::{Authority, Kind};
 use super::server::Server;

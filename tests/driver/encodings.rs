@@ -1,4 +1,4 @@
-//! How URLs are spelled.
+//! Different spellings of URLs.
 
 use super::server::Server;
 use super::{connect, said};

@@ -1,4 +1,4 @@
-//! Several hosts, of which some are missing, silent, unknown or read-only.
+//! Several hosts, some of them missing, silent, unknown or read-only.
 
 use super::server::Server;
 use super::{connect, said};

@@ -1,9 +1,9 @@
-//! One meaning of a database URL: what libpq would let in works, what it would refuse is refused, for queries, the
-//! publisher, the listener and migrations alike. Against real servers.
+//! The meaning of database URLs: what libpq accepts works, what it rejects is refused, for queries, the publisher, the
+//! listener and migrations alike. Against real servers.
 //!
-//! * [`modes`]: each `sslmode` at each kind of server. [`certificates`]: which certificates are taken.
-//! * [`hosts`]: several hosts, some of which are no use. [`encodings`]: how URLs are spelled.
-//! * [`sessions`]: sessions that the server ends, and statements that it forgets.
+//! * [`modes`]: each `sslmode` with each kind of server. [`certificates`]: which certificates are accepted.
+//! * [`hosts`]: several hosts, some of them unusable. [`encodings`]: different spellings of URLs.
+//! * [`sessions`]: sessions that the server ends, and prepared statements that it forgets.
 //! * [`whole`]: a replica with such URLs.
 
 #[path = "../support/mod.rs"]

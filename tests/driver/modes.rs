@@ -1,5 +1,5 @@
-//! libpq's table: what each `sslmode` does at a server with TLS, at one without, and where only the one or the other is
-//! let in.
+//! libpq's table: what each `sslmode` does with a server with TLS, with one without, and with one that only accepts one
+//! of the two.
 
 use super::authority::{Authority, Kind};
 use super::server::Server;

@@ -1,4 +1,4 @@
-//! PostgreSQL servers that let some in and others not.
+//! PostgreSQL servers that accept some connections and refuse others.
 
 use super::support::eventually;
 use mana_dev::TemporaryPostgres;

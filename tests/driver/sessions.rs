@@ -1,5 +1,5 @@
-//! Sessions that the server ends for reasons of its own, and statements that it does not take any more: whoever asked
-//! notices nothing.
+//! Sessions that the server ends for reasons of its own, and statements that it no longer accepts: callers notice
+//! nothing.
 
 use super::support::*;
 use futures_util::future::join_all;

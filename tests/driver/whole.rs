@@ -1,4 +1,4 @@
-//! A replica and its migrations with URLs that only one reading makes work.
+//! A replica and its migrations with URLs that work in only one interpretation.
 
 use super::authority::{Authority, Kind};
 use super::server::Server;

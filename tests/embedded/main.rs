@@ -1,4 +1,4 @@
-//! Replicas inside another process: `app::run` leaves what belongs to a process to its caller.
+//! Replicas inside another process: `app::run` leaves everything that belongs to a process to its caller.
 
 mod moved_clock;
 #[path = "../support/mod.rs"]

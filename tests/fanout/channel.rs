@@ -1,5 +1,5 @@
-//! The channel that all replicas share, and everybody else who may connect to the database: what is not signed by a
-//! replica is only a reason to look; and replicas know of each other.
+//! The channel shared by all replicas, and everybody else who may connect to the database: a notification not signed by
+//! a replica is only a reason to check; and replicas know of each other.
 
 use crate::overheard::*;
 use crate::support::live::*;

@@ -1,5 +1,5 @@
-//! What the fan-out does when its connections are cut, or replicas freeze and die: whatever was stored meanwhile
-//! arrives within 5 s of the trouble's end, with no restart (G4). Each test has a cluster of its own to harm.
+//! The fan-out when its connections are cut, or replicas freeze and die: whatever was stored in the meantime arrives
+//! within 5 s of the end of the fault, without a restart (G4). Each test has a cluster of its own to harm.
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! From a commit to every device that listens: wake-ups, the channel, and what happens when it fails (G4).
+//! From a commit to every listening device: wake-ups, the channel, and what happens when it fails (G4).
 
 #[path = "../support/mod.rs"]
 mod support;

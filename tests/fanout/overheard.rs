@@ -1,4 +1,4 @@
-//! What is said on the channel, as anybody hears it who may connect.
+//! The channel as seen by anybody who may connect.
 
 use crate::support::*;
 use sqlx::postgres::PgListener;

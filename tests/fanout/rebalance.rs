@@ -1,5 +1,5 @@
-//! Connections are rebalanced where replicas were added: closed a few at a time, each device once, and no more than is
-//! needed, until all hold about as many.
+//! Rebalancing after replicas were added: connections are closed a few at a time, each device once, and no more than
+//! needed, until all replicas hold about as many.
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Sockets that come back: they are told once what was stored shortly before (G4), however many come at once.
+//! Sockets that reconnect: they are told once what was stored shortly before (G4), however many come at once.
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! From a commit on one replica to the devices on all: by notifications alone where nothing fails, and by the
-//! reconcilers where a notification was lost (G4). See faults.rs for connections and replicas that die.
+//! From a commit on one replica to the devices on all: by notifications alone if nothing fails, and by the reconcilers
+//! if a notification was lost (G4). See faults.rs for connections and replicas that die.
 
 use crate::support::live::*;
 use crate::support::silent::store_silently;

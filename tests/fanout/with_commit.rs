@@ -1,4 +1,4 @@
-//! Pushes of a quiet cluster, which tell of themselves with their own commit.
+//! Pushes in a quiet cluster, which notify with their own commit.
 
 use crate::overheard::*;
 use crate::support::live::*;

@@ -1,7 +1,7 @@
-//! Structured noise: pushes, queries, frames and raw HTTP that are nearly right, to the parsers and to a running replica.
+//! Structured noise: almost valid pushes, queries, frames and raw HTTP, sent to the parsers and to a running replica.
 //!
-//! Whatever comes is answered as the protocol says, or refused clearly; nothing panics, and a replica goes on serving. What
-//! is found once gets a test by name. `fuzz/` has the same parsers for cargo-fuzz.
+//! All input is answered as the protocol says, or refused clearly; nothing panics, and the replica keeps serving.
+//! Anything found this way gets a named test. `fuzz/` has the same parsers for cargo-fuzz.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! The parsers by themselves: they answer, and what they take is well-formed.
+//! The parsers alone: they return, and what they accept is well-formed.
 
 use crate::checks;
 use crate::shapes::{broken, push, stamp};

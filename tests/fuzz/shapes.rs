@@ -1,4 +1,4 @@
-//! Shapes of what clients send: mostly right, sometimes in one place wrong.
+//! Shapes of client input: mostly valid, sometimes wrong in one place.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};

@@ -1,4 +1,4 @@
-//! `/health`, `/health/live`, `/health/ready` and `/metrics`, sentence by sentence of PROTOCOL.md.
+//! `/health`, `/health/live`, `/health/ready` and `/metrics`, sentence by sentence of docs/protocol.md.
 
 use crate::support::live::{metric, socket};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! The documents say what the code does, are as short as they should be, and lead where they say.
+//! The documents match the code, are as short as they should be, and their links work.
 
 use clap::{Args, Command};
 use mana_sync::config::Config;

@@ -1,6 +1,6 @@
-//! The commands of docs/runbooks, and the queries of docs/operations.md, as they stand there, against a cluster: each query
-//! is run, and each script for the shell, those for the admin port too.
-//! What asks Prometheus or Kubernetes is checked by scripts/check-ops.
+//! The commands of docs/runbooks, and the queries of docs/operations.md, exactly as written, against a cluster: each
+//! query is run, and each shell script, including those for the admin port. Queries to Prometheus and Kubernetes are
+//! checked by scripts/check-ops.
 
 use crate::support::*;
 use serde_json::{Value, json};

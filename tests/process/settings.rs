@@ -1,4 +1,4 @@
-//! What is said of settings that are not valid: which it is, and never what it was.
+//! Errors about invalid settings name the setting, and never its value.
 
 use crate::support::*;
 use clap::{Args, Command};

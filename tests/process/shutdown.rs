@@ -1,5 +1,5 @@
-//! A replica that is told to stop loses nothing and spreads its clients (G7): not ready, stop accepting, finish
-//! what runs, close with 1012 over the drain window, exit 0.
+//! A replica that is told to stop loses nothing and spreads its clients (G7): not ready, stop accepting, finish running
+//! work, close with 1012 over the drain window, exit 0.
 
 use crate::support::live::*;
 use crate::support::proxy::{Mode, Proxy};

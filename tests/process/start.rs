@@ -1,4 +1,4 @@
-//! What a replica makes of the schema and the settings that it finds at its start, and of a network that breaks then.
+//! How a replica handles the schema and settings it finds at startup, and a network that breaks during it.
 
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::*;

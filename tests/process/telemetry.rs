@@ -1,4 +1,4 @@
-//! What operators see: the metrics that the documentation lists, and logs that tell no secrets.
+//! Telemetry: the metrics listed in the documentation, and logs without secrets.
 
 use crate::support::live::{Events, NO_DELTA, Raw, TEXT, closed, metric, short_lived, socket, stream_of, woken};
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! A database that cannot serve says so in one sentence: at the start, where nothing but an operator can help, else in
-//! readiness, until it is mended.
+//! A database that cannot serve is reported in one sentence: at startup if only an operator can help, otherwise in
+//! readiness until it is fixed.
 
 use crate::support::*;
 use mana_dev::{Replica, ReplicaOptions, free_port};

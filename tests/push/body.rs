@@ -1,4 +1,4 @@
-//! The body as such: its size, its type, its shape; and that what it says comes through unharmed.
+//! The body of a push: its size, its type, its shape; and that its contents are stored unharmed.
 
 use super::AT;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! What is checked before anything is stored.
+//! The checks before anything is stored.
 
 use super::AT;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! Who pushes, from where, and what comes back.
+//! Combinations of device and cursor, and what comes back.
 
 use super::AT;
 use super::support::{self, *};

@@ -1,4 +1,4 @@
-//! `POST /sync/{appId}`, sentence by sentence of PROTOCOL.md.
+//! `POST /sync/{appId}`, sentence by sentence of docs/protocol.md.
 
 #[path = "../support/mod.rs"]
 mod support;

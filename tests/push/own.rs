@@ -1,4 +1,4 @@
-//! What a device gets back of its own, and cursors that prove that the database went back.
+//! Which of its own changes a device gets back, and cursors that prove that the database went back.
 
 use super::AT;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! Equal stamps: the change that was stored later wins, and nobody is sent what lost to their own.
+//! Equal stamps: the change stored later wins, and no device is sent a value that lost to its own.
 
 use super::AT;
 use super::support::*;

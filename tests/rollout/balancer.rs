@@ -1,5 +1,5 @@
-//! A real balancer in front of the replicas, with the configuration that `deploy/` has for it: only ports, addresses,
-//! the certificate and the name server are others, and how long HAProxy spares a new replica, where all is shorter.
+//! A real balancer in front of the replicas, with the configuration from `deploy/`: only ports, addresses, the
+//! certificate and the name server differ, and how long HAProxy spares a new replica, as all timings are shorter here.
 
 use crate::names::Names;
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! The clients: devices that push, devices that pull when they are woken, and streams. All of them know the balancer
-//! alone, and come back when their connection ends.
+//! The clients: devices that push, devices that pull when woken, and streams. All of them know only the balancer, and
+//! reconnect when their connection ends.
 
 use crate::Size;
 use crate::journal::{Journal, Seen};

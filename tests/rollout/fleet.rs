@@ -1,4 +1,4 @@
-//! The replicas, which come and go: each on an address of its own, all on the same port, as containers are.
+//! The replicas, which come and go: each on its own address, all on the same port, like containers.
 
 use crate::support::*;
 use mana_dev::{Replica, ReplicaOptions, Services};

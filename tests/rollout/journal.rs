@@ -1,4 +1,4 @@
-//! What the clients were told and what they saw, and when.
+//! Records what the clients were told and what they saw, and when.
 
 use crate::push_times::PushTimes;
 use std::collections::{BTreeMap, HashMap};

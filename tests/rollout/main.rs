@@ -1,14 +1,14 @@
-//! A rollout, rehearsed: real replicas behind a real balancer with the configuration of `deploy/`, clients of every
-//! kind at work, and meanwhile the replicas are scaled from three to six to two, and then all of them replaced. The three
-//! that are added get their part of the connections because replicas rebalance them, as `k8s/base` has it.
+//! A rehearsed rollout: real replicas behind a real balancer with the configuration from `deploy/`, with clients of
+//! every kind at work, while the replicas are scaled from three to six to two, and then all replaced. The three added
+//! replicas get their share of the connections because replicas rebalance them, as in `k8s/base`.
 //!
 //! ```text
 //! clients ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
 //!   └─► journal: what everybody was told and saw, compared with the log at the end
 //! ```
-//! No change is lost, every reader has every change in order and within 5 s, no push needs more than one retry, and
-//! clients are spread evenly again after each step (G1, G2, G4, G7). It prints what it saw. `ROLLOUT_LONG=1` takes the
-//! settings and the time that a real one would; `make rollout` does that, behind each balancer.
+//! No change is lost, every reader gets every change in order and within 5 s, no push needs more than one retry, and
+//! clients are evenly distributed again after each step (G1, G2, G4, G7). It prints what it saw. `ROLLOUT_LONG=1` uses
+//! the settings and the time of a real one; `make rollout` does that, behind each balancer.
 
 #[path = "../support/mod.rs"]
 mod support;

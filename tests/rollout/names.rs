@@ -1,4 +1,4 @@
-//! A name server that knows one name: the balancer finds the replicas by it, as it does where containers run.
+//! A name server that knows one name: the balancer finds the replicas through it, as with containers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,9 @@
-//! Whether pushes are as fast while something happens as before and afterwards, on a machine that does other work too.
+//! Tests that pushes are as fast during an event as before and after it, on a machine that does other work too.
 //!
-//! A pause of the machine makes a 99th percentile of everything worthless. So the pushes of a time are cut into runs of
+//! A pause of the machine makes an overall 99th percentile worthless. So the pushes of a period are cut into runs of
 //! [`RUN`], and the median of the runs' slowest pushes is taken: half of all runs of 69 have a push above the 99th
-//! percentile, so that median is an estimate of it, and what slows one run down says nothing. It is compared with the same
-//! of the time before and afterwards, in which the machine was as busy.
+//! percentile, so this median is an estimate of it, and a disturbance of a single run does not matter. It is compared
+//! with the same value for the periods before and after, in which the machine was as busy.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Replicas are added, and those that are there give them their part of the connections: each within a tenth of the mean,
-//! nobody closed twice, and pushes as fast as before and afterwards.
+//! Replicas are added, and the existing ones give them their share of the connections: each ends up within a tenth of
+//! the mean, no client is closed twice, and pushes are as fast as before and after.
 
 use crate::Rehearsal;
 use crate::push_times;

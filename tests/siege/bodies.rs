@@ -1,4 +1,4 @@
-//! Pushes that cost more than they look.
+//! Pushes that cost more than it seems.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};

@@ -1,4 +1,4 @@
-//! Apps and sessions without end, of one user.
+//! Unlimited apps and sessions of one user.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};

@@ -1,13 +1,13 @@
-//! The siege: every input that is known to have cost a replica too much, and relatives of each, at a replica under a real
-//! limit of its memory, while other users work (G6).
+//! The siege: every input known to have cost a replica too much, and variants of each, against a replica with a real
+//! memory limit, while other users work (G6).
 //!
 //! ```text
-//! replica: a replica with the manifests' settings ── the limit, what is resident, users at work, probes
-//! run: one attack after the other, each measured ── the table that docs/faults.md has
-//! bodies, readers, unauthenticated, clients: the attacks     relatives: the same in other places     storm: what is left when many have come and gone
+//! replica: a replica with the manifests' settings ── the limit, resident memory, users at work, probes
+//! run: one attack after the other, each measured ── the table in docs/faults.md
+//! bodies, readers, unauthenticated, clients: the attacks     relatives: variants elsewhere     storm: what is left after very many came and went
 //! ```
-//! Without more ado a short form runs, which holds the replica to its memory, its answers and its life. `make siege` runs
-//! the whole of it (`SIEGE=long`), and holds it to its times as well: for a machine that does nothing else.
+//! By default a short form runs, which checks the replica's memory, answers and survival. `make siege` runs all of it
+//! (`SIEGE=long`), and also checks its times: for a machine that does nothing else.
 
 #[path = "../support/mod.rs"]
 mod support;

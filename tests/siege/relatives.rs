@@ -1,4 +1,4 @@
-//! Relatives of the known attacks: the same idea in another place.
+//! Variants of the known attacks: the same idea in another place.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw, TEXT};

@@ -1,4 +1,4 @@
-//! A replica under a limit, what is seen of it, and the users that must not notice.
+//! A replica under a memory limit, its observation, and the users that must not notice.
 
 use crate::support::live::{NO_DELTA, metric};
 use crate::support::*;

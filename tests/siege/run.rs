@@ -1,4 +1,4 @@
-//! One attack after the other, at one replica: it lives, keeps within its memory, and others do not notice.
+//! Runs one attack after the other against one replica: it survives, stays within its memory, and others do not notice.
 
 use crate::replica::{LimitedReplica, MEMORY, Others, is_long};
 use crate::{bodies, clients, readers, relatives, unauthenticated};

@@ -1,4 +1,4 @@
-//! What is left when very many have come at once and gone: memory comes back.
+//! After very many clients have come and gone at once, memory is released.
 
 use crate::replica::{LimitedReplica, is_long, many};
 use crate::support::*;

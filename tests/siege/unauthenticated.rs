@@ -1,4 +1,4 @@
-//! Those who have no account.
+//! Clients without an account.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::*;

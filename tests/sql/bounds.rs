@@ -1,4 +1,4 @@
-//! What a program writes is bounded like a push, and costs in proportion to its length.
+//! A program's writes are bounded like pushes, and cost in proportion to their length.
 
 use super::support::*;
 use super::{AT, refusal, sql, sync_push};

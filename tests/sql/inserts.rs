@@ -1,4 +1,4 @@
-//! Plain inserts in the words of the server before us: where they go in the log.
+//! Plain inserts in the form of the previous server: their place in the log.
 
 use super::support::*;
 use super::{AT, sql};

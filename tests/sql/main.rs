@@ -1,4 +1,4 @@
-//! Programs that write and read SQL beside the replicas: CLIENTS.md, "Programs that use the database directly".
+//! Programs that write and read SQL beside the replicas (docs/sql.md).
 
 #[path = "../support/mod.rs"]
 mod support;

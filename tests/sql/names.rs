@@ -1,4 +1,4 @@
-//! Names and stamps are in SQL what they are in the replicas.
+//! Names and stamps are handled in SQL as in the replicas.
 
 use super::support::*;
 use mana_sync::protocol::{Log, Stamp};

@@ -1,4 +1,4 @@
-//! Reading: records as they stand, and the log by index.
+//! Reading: current records, and the log by index.
 
 use super::support::*;
 use super::{AT, sql, sync_push};

@@ -1,4 +1,4 @@
-//! What a program needs to be granted, and what it can't do with that.
+//! The grants that a program needs, and what it can't do with them.
 
 use super::support::*;
 use super::{AT, sql};

@@ -1,4 +1,4 @@
-//! What of a plain insert is stored, and what is refused.
+//! Which parts of a plain insert are stored, and what is refused.
 
 use super::support::*;
 use super::{AT, refusal};

@@ -1,4 +1,4 @@
-//! Programs and devices write the same logs at once, and every reader has each change once.
+//! Programs and devices write the same logs at once, and every reader gets each change once.
 
 use super::support::live::*;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! Devices are woken for what programs write.
+//! Devices are woken for programs' writes.
 
 use super::support::live::*;
 use super::support::*;

@@ -1,5 +1,5 @@
-//! Pushes share statements and nobody pays for anybody else: a batch waits for no lock, each user has a turn, and what is
-//! given up is gone at once (G1, G6).
+//! Pushes share statements without delaying each other: a batch waits for no lock, each user has a turn, and whatever
+//! is given up is gone at once (G1, G6).
 
 use crate::support::*;
 use futures_util::future::{join, join_all};

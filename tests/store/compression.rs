@@ -1,4 +1,4 @@
-//! Pages are compressed for clients that take it, in whichever way they take, and for nobody else.
+//! Pages are compressed for clients that accept it, with an encoding they accept, and for nobody else.
 
 use crate::support::*;
 use flate2::read::GzDecoder;

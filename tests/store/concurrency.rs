@@ -1,4 +1,4 @@
-//! G2: a reader that follows cursors sees every change, in order, none missed, under any concurrency.
+//! G2: a reader that follows cursors sees every change, in order, without gaps, under any concurrency.
 
 use crate::support::*;
 use mana_load::stream::{StreamReader, StreamRequest};

@@ -1,4 +1,4 @@
-//! G3: once no device writes and all have pulled, all hold the same records, those that the rules give.
+//! G3: once no device writes and all have pulled, all hold the same records, as given by the rules.
 
 use crate::support::*;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};

@@ -1,4 +1,4 @@
-//! G1 while a replica is killed: what was acknowledged is stored, what was sent again is stored once.
+//! G1 while a replica is killed: what was acknowledged is stored, and what was sent again is stored once.
 
 use crate::support::*;
 use mana_load::device::{Device, DeviceOptions};

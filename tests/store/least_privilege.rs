@@ -1,5 +1,5 @@
-//! A replica as the role of `deploy/grants.sql`: it does all that it has to, and can do nothing else. And programs behind
-//! the wall of `deploy/row_level_security.sql`, which see one user's rows.
+//! A replica with the role of `deploy/grants.sql` can do everything it has to, and nothing else. Programs restricted by
+//! `deploy/row_level_security.sql` see one user's rows.
 
 use crate::support::*;
 use mana_dev::TemporaryPostgres;

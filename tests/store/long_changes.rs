@@ -1,4 +1,4 @@
-//! Changes of very many fields, or of long ones: whoever reads them pays for what they have once, and not for each field.
+//! Changes of very many or very long fields: their readers pay for the data once, and not for each field.
 
 use crate::support::live::{APP, NO_DELTA};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! What is stored, and what readers get of it, whatever happens at the same time (G1, G2, G3).
+//! What is stored, and what readers get of it, under concurrency (G1, G2, G3).
 
 #[path = "../support/mod.rs"]
 mod support;

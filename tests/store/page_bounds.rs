@@ -1,4 +1,4 @@
-//! What a page reads, however much is stored beside what is on it (G6); and that nothing is missing because of that.
+//! A page's reads are bounded, however much is stored besides its contents (G6); and nothing is missed because of that.
 
 use crate::support::live::{APP, Events, all_ids, ids_by_page, pages, stream_of};
 use crate::support::*;

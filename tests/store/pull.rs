@@ -1,4 +1,4 @@
-//! `GET /sync/{appId}/pull`, and the cursors that it goes by, sentence by sentence of PROTOCOL.md.
+//! `GET /sync/{appId}/pull`, and its cursors, sentence by sentence of docs/protocol.md.
 
 use crate::support::*;
 use futures_util::future::join_all;

@@ -1,4 +1,4 @@
-//! Pages that are read before their readers come back for them: nobody gets anything else than without.
+//! Pages that are read ahead of their readers: nobody gets anything different.
 
 use crate::support::live::metric;
 use crate::support::*;

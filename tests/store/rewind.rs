@@ -1,5 +1,5 @@
-//! The database goes back to an earlier state under running clients: a base backup is restored, or an asynchronous standby
-//! is promoted that lacks the last commits. Nothing that is stored from then on is missed, also below old cursors.
+//! The database goes back to an earlier state under running clients: a base backup is restored, or an asynchronous
+//! standby without the last commits is promoted. Nothing stored from then on is missed, even below old cursors.
 
 use crate::support::live::{APP, Events, metric, socket, store, stream_of, woken_until};
 use crate::support::*;

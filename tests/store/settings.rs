@@ -1,4 +1,4 @@
-//! What a database or a role has as defaults for its sessions changes nothing of what is stored and read.
+//! Session defaults of a database or role do not affect what is stored and read.
 
 use crate::support::live::{Events, NO_DELTA, all_ids, stream_of};
 use crate::support::*;

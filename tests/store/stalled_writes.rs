@@ -1,4 +1,4 @@
-//! What keeps everybody from writing keeps nobody from reading (G6): pushes that wait leave connections to reads.
+//! Stalled writes do not stall reads (G6): waiting pushes leave connections to them.
 
 use crate::batcher::waiting_for_locks;
 use crate::support::*;

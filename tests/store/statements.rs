@@ -1,4 +1,4 @@
-//! The table, sentence by sentence of PROTOCOL.md's "Storage", and what is in it after pushes.
+//! The table, sentence by sentence of "Storage" in docs/protocol.md, and its contents after pushes.
 
 use crate::support::*;
 use chrono::{DateTime, Utc};

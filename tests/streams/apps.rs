@@ -1,4 +1,4 @@
-//! One stream of several apps: what is promised of a stream holds for each app on it (G2, G4, G5).
+//! One stream for several apps: the guarantees of a stream hold for each app on it (G2, G4, G5).
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! `GET /sync/{appId}/stream`: what a stream says, to the byte, and to whom. See order.rs for what it must
-//! neither miss nor repeat.
+//! `GET /sync/{appId}/stream`: what a stream sends, to the byte, and to whom. See order.rs for what it must neither
+//! miss nor repeat.
 
 use crate::support::live::*;
 use crate::support::*;

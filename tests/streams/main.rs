@@ -1,4 +1,4 @@
-//! Server-sent events: one app, several apps, their order, and how they are taken up again.
+//! Server-sent events: one app, several apps, their order, and how they are resumed.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
 //! Streams keep the order of the log page by page, miss nothing and repeat nothing (G2), while everybody pushes. See
-//! resume.rs for streams that break off.
+//! resume.rs for interrupted streams.
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! Streams that break off after any of their events: whoever comes back loses nothing (G2), whether it keeps the id of
-//! the last event that had one, one cursor, or a cursor for each table.
+//! Streams that are interrupted after any of their events: a client that resumes loses nothing (G2), whether it keeps
+//! the last event id, one cursor, or a cursor per table.
 
 use crate::support::live::*;
 use crate::support::*;

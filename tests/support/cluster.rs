@@ -1,9 +1,9 @@
-//! Replicas as processes, with the services that they ask.
+//! Runs replicas as processes, with the services they depend on.
 
 use super::database::*;
 use super::*;
 
-/// One replica, and its port, which stays ours while the process is not there.
+/// A replica, and its port, which stays reserved while the process is down.
 #[derive(Debug)]
 pub struct Node {
     pub process: Replica,
@@ -13,7 +13,7 @@ pub struct Node {
 
 impl Node {
     fn start(services: &Services, number: u16, log: PathBuf) -> Node {
-        // Bound and never listening: nobody else is given this port, and SO_REUSEPORT lets the replica have it.
+        // Bound and never listening: nobody else is given this port, and SO_REUSEPORT lets the replica use it.
         let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         port.set_reuse_port(true).unwrap();
         port.bind(&anywhere().into()).unwrap();
@@ -33,7 +33,8 @@ impl Node {
         Node { process: Replica::spawn(options.clone()).unwrap(), options, _port: port }
     }
 
-    /// Waits until it is ready; with an issuer that a test has given it, which may be of no use, until it serves.
+    /// Waits until it is ready; or only until it serves, if the test has given it an issuer of its own, which may be
+    /// unusable.
     async fn started(&self) {
         match self.options.env.iter().filter(|(name, _)| name == "JWKS_URL").count() {
             1 => self.process.wait_ready(TIMEOUT).await.unwrap(),
@@ -41,18 +42,18 @@ impl Node {
         }
     }
 
-    /// Starts the process again, on the same port.
+    /// Restarts the process on the same port.
     pub async fn restart(&mut self) {
         self.respawn();
         self.process.wait_ready(TIMEOUT).await.unwrap();
     }
 
-    /// The same, without waiting for it: what it needs may be away.
+    /// The same, without waiting for it: its dependencies may be away.
     pub fn respawn(&mut self) {
         self.process = Replica::spawn(self.options.clone()).unwrap();
     }
 
-    /// All that it has logged, in all its lives.
+    /// Everything it has logged, in all its runs.
     pub fn log(&self) -> String {
         let log = self.options.log.as_ref().expect("every replica of a test logs to a file");
         String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
@@ -63,7 +64,7 @@ impl Node {
     }
 }
 
-/// Replicas over a database of their own, with the services that they ask.
+/// Replicas over a database of their own, with the services they depend on.
 #[derive(Debug)]
 pub struct Cluster {
     pub nodes: Vec<Node>,
@@ -81,20 +82,20 @@ impl Cluster {
         Cluster::start_with(replicas, &[]).await
     }
 
-    /// A cluster with other settings than the defaults.
+    /// Starts a cluster with additional settings.
     pub async fn start_with(replicas: u16, settings: &[(&str, &str)]) -> Cluster {
         Cluster::start_on(&admin_url().await, replicas, settings).await
     }
 
-    /// A cluster over a PostgreSQL of the test's own, which it may stop.
+    /// Starts a cluster over the test's own PostgreSQL, which the test may stop.
     pub async fn start_on(admin_url: &str, replicas: u16, settings: &[(&str, &str)]) -> Cluster {
         let settings: Vec<(String, String)> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Cluster::start_each(admin_url, replicas, move |_, _| settings.clone()).await
     }
 
-    /// A cluster whose replicas have settings of their own: `each` is given the replica, from 0, and the URL of the
-    /// database, and its settings win over all others.
+    /// Starts a cluster with settings for each replica: `each` gets the replica's index, from 0, and the URL of the
+    /// database, and its settings take precedence over all others.
     pub async fn start_each(
         admin_url: &str,
         replicas: u16,
@@ -104,13 +105,13 @@ impl Cluster {
         outlive(move || Cluster::start_here(admin_url, replicas, each)).await
     }
 
-    /// A cluster of one replica over a database that is there.
+    /// Starts a cluster of one replica over an existing database.
     pub async fn start_over(database_url: &str) -> Cluster {
         let database_url = database_url.to_owned();
         outlive(move || Cluster::start_over_here(database_url, 1, |_, _| vec![])).await
     }
 
-    /// Replicas over a database that is there, with these settings.
+    /// Starts replicas over an existing database, with these settings.
     pub async fn start_over_with(database_url: &str, replicas: u16, settings: Vec<(String, String)>) -> Cluster {
         let database_url = database_url.to_owned();
         outlive(move || Cluster::start_over_here(database_url, replicas, move |_, _| settings.clone())).await
@@ -133,7 +134,7 @@ impl Cluster {
         Cluster::start_on_database(database_url, replicas, each).await
     }
 
-    /// Over a database that has the schema.
+    /// Starts over a database that has the schema.
     async fn start_on_database(
         database_url: String,
         replicas: u16,
@@ -170,14 +171,14 @@ impl Cluster {
             key,
             pool: open_pool(&database_url),
             database_url,
-            // Each test has a runtime of its own, and a connection goes with the runtime it was opened on: none
-            // is kept for another test to stumble over.
+            // Each test has its own runtime, and a connection ends with the runtime it was opened on: none is kept that
+            // another test could pick up.
             http: reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap(),
             _logs: logs,
         }
     }
 
-    /// The base URL of replica `index`, from 0, round and round.
+    /// The base URL of replica `index`, from 0, wrapping around.
     pub fn url(&self, index: usize) -> &str {
         self.nodes[index % self.nodes.len()].url()
     }
@@ -186,7 +187,7 @@ impl Cluster {
         self.nodes.iter().map(|node| node.url().to_owned()).collect()
     }
 
-    /// A user who is signed in.
+    /// Creates a user who is signed in.
     pub fn user(&self) -> User {
         self.user_named(&format!("user-{}", Uuid::new_v4().simple()))
     }
@@ -195,13 +196,13 @@ impl Cluster {
         User { id: id.to_owned(), token: self.key.token(id, Duration::from_secs(3600)) }
     }
 
-    /// How many changes of a user are stored.
+    /// The number of stored changes of a user.
     pub async fn stored(&self, user: &User) -> i64 {
         let count = sqlx::query_scalar("select count(*) from sync_changes where user_id = $1");
         count.bind(&user.id).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// A request to replica 0, signed.
+    /// An authenticated request to replica 0.
     pub fn request(&self, user: &User, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.request_to(0, user, method, path)
     }
@@ -211,7 +212,7 @@ impl Cluster {
         self.http.request(method, url).bearer_auth(&user.token).timeout(TIMEOUT)
     }
 
-    /// A push to replica 0: its status and its answer.
+    /// Pushes to replica 0; returns status and answer.
     pub async fn push(&self, user: &User, app: &str, body: Value) -> (StatusCode, Value) {
         self.push_to(0, user, app, body).await
     }
@@ -221,7 +222,7 @@ impl Cluster {
         answer(request.header("Content-Type", "application/json").body(body.to_string())).await
     }
 
-    /// A pull from replica 0: its status and its answer.
+    /// Pulls from replica 0; returns status and answer.
     pub async fn pull(
         &self,
         user: &User,

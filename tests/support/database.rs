@@ -1,24 +1,24 @@
-//! Databases of tests: each of a test's own, and the role that replicas have there.
+//! Databases for tests, one for each test, and the role that replicas have there.
 
 use super::*;
 use sqlx::{Connection as _, PgConnection};
 
-/// Set to `replica`, it has the replicas of every cluster run as the role of `deploy/grants.sql`.
+/// If set to `replica`, the replicas of every cluster run as the role of `deploy/grants.sql`.
 const TEST_ROLE: &str = "TEST_ROLE";
 const GRANTS: &str = include_str!("../../deploy/grants.sql");
-/// The role, made for all databases of a server at once, by one of the tests that need it.
+/// Creates the role, for all databases of a server; any of the tests that need it may run it.
 const MAKE_ROLE: &str = "
 do $$ begin
     create role mana_sync_replica login;
 exception when duplicate_object or unique_violation then
 end $$";
 
-/// The same URL, as the role of replicas.
+/// The same URL, with the role of replicas.
 pub fn as_replica(url: &str) -> String {
     url.replace("postgres://postgres@", "postgres://mana_sync_replica@")
 }
 
-/// What replicas are given of these settings: with their role, if they are to have it.
+/// The settings for replicas, with their role if they are to have it.
 pub(super) fn with_role(settings: Vec<(String, String)>) -> Vec<(String, String)> {
     let in_role = |(name, value): (String, String)| {
         let value = if name.starts_with("DATABASE_") { as_replica(&value) } else { value };
@@ -27,7 +27,7 @@ pub(super) fn with_role(settings: Vec<(String, String)>) -> Vec<(String, String)
     if is_least_privileged() { settings.into_iter().map(in_role).collect() } else { settings }
 }
 
-/// Whether replicas run as the role of `deploy/grants.sql`.
+/// True if replicas run as the role of `deploy/grants.sql`.
 pub fn is_least_privileged() -> bool {
     match std::env::var(TEST_ROLE).as_deref() {
         Ok("replica") => true,
@@ -44,10 +44,10 @@ pub(super) async fn grant(database_url: &str) {
     pool.close().await;
 }
 
-/// The server that tests make their databases on, where `make test` has started none.
+/// The server for test databases, if `make test` has not started one.
 static OWN: OnceCell<TemporaryPostgres> = OnceCell::const_new();
 
-/// The URL of the server that tests make their databases on: the one `make test` started, or our own.
+/// The URL of the server for test databases: the one `make test` started, or our own.
 pub async fn admin_url() -> String {
     if let Ok(url) = std::env::var(TEST_DATABASE_URL) {
         return url;
@@ -57,7 +57,7 @@ pub async fn admin_url() -> String {
     own.await.server().admin_url()
 }
 
-/// Makes an empty database and says where it is.
+/// Creates an empty database and returns its URL.
 pub async fn create_database() -> String {
     create_database_on(&admin_url().await).await
 }
@@ -75,7 +75,7 @@ pub async fn create_database_on(admin: &str) -> String {
     url_of(admin, &name)
 }
 
-/// The URL of another database of the same server.
+/// The URL of another database on the same server.
 fn url_of(admin: &str, name: &str) -> String {
     let mut url: url::Url = admin.parse().unwrap();
     url.set_path(name);
@@ -86,9 +86,9 @@ async fn execute(session: &mut PgConnection, statement: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(session).await.unwrap();
 }
 
-/// Makes a database that replicas can use, and says where it is.
+/// Creates a database that replicas can use, and returns its URL.
 ///
-/// On the server that tests share it is a copy of one that was prepared once: most tests take less time than the
+/// On the server shared by tests it is a copy of one that was prepared once: most tests take less time than the
 /// migrations.
 pub(super) async fn create_prepared_database_on(admin: &str) -> String {
     let is_shared = match std::env::var(TEST_DATABASE_URL) {
@@ -109,7 +109,7 @@ pub(super) async fn create_prepared_database_on(admin: &str) -> String {
     url_of(admin, &name)
 }
 
-/// Makes the database that is copied, unless it is there: its name says of which build and for how many buckets it is.
+/// Creates the database that is copied, unless it exists: its name contains the build and the number of buckets.
 async fn prepare_template(admin: &str) -> String {
     let build = std::fs::metadata(env!("CARGO_BIN_EXE_mana-sync")).unwrap().modified().unwrap();
     let build = build.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
@@ -130,7 +130,7 @@ async fn prepare_template(admin: &str) -> String {
     name
 }
 
-/// Gives a database the schema, and distributes its logs over buckets if tests are to have them so.
+/// Creates the schema in a database, and distributes its logs over buckets if tests ask for that.
 pub(super) async fn prepare(database_url: &str) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
     let done = command.arg("migrate").env("DATABASE_URL", database_url).output().await.unwrap();
@@ -140,7 +140,7 @@ pub(super) async fn prepare(database_url: &str) {
     }
 }
 
-/// Distributes the logs of a database over buckets; again, if they are.
+/// Distributes the logs of a database over buckets; may be repeated.
 pub async fn distribute(database_url: &str, buckets: &str) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
     let done = command.args(["distribute", "--buckets", buckets]).env("DATABASE_URL", database_url).output();
@@ -148,8 +148,8 @@ pub async fn distribute(database_url: &str, buckets: &str) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A pool that keeps no connection: each test has a runtime of its own, and a connection goes with the runtime
-/// that it was opened on.
+/// A pool that keeps no connections: each test has its own runtime, and a connection ends with the runtime it was
+/// opened on.
 pub(super) fn open_pool(url: &str) -> PgPool {
     let options = PgPoolOptions::new().max_connections(8).after_release(|_, _| Box::pin(async { Ok(false) }));
     options.connect_lazy(url).unwrap()

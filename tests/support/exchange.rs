@@ -1,11 +1,11 @@
-//! Requests and what is expected of their answers.
+//! Sends requests and checks their answers.
 
 use super::*;
 use mana_load::snapshot::Snapshot;
 use reqwest::Body;
 use reqwest::header::HeaderMap;
 
-/// An answer as it came.
+/// An answer as received.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -28,7 +28,7 @@ impl Reply {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
 
-    /// The message of an error, which must have this status and code and the documented form.
+    /// Returns the message of an error, which must have this status and code and the documented form.
     #[track_caller]
     pub fn refused(&self, status: u16, code: &str) -> String {
         let json = self.json();
@@ -43,24 +43,24 @@ impl Reply {
 }
 
 impl Cluster {
-    /// An unsigned request to replica 0.
+    /// Sends a request without a token to replica 0.
     pub async fn get(&self, path: &str) -> Reply {
         Reply::to(self.http.get(format!("{}{path}", self.url(0))).timeout(TIMEOUT)).await
     }
 
-    /// A request with this Authorization header.
+    /// Sends a request with this Authorization header.
     pub async fn get_as(&self, authorization: &str, path: &str) -> Reply {
         let request = self.http.get(format!("{}{path}", self.url(0))).header("Authorization", authorization);
         Reply::to(request.timeout(TIMEOUT)).await
     }
 
-    /// A push of any body, as JSON.
+    /// Pushes any body, as JSON.
     pub async fn push_raw(&self, user: &User, app: &str, body: impl Into<Body>) -> Reply {
         let request = self.request(user, Method::POST, &format!("/sync/{app}"));
         Reply::to(request.header("Content-Type", "application/json").body(body)).await
     }
 
-    /// A push that must succeed.
+    /// Pushes, which must succeed.
     pub async fn pushed(&self, user: &User, app: &str, body: Value) -> Value {
         self.pushed_to(0, user, app, body).await
     }
@@ -71,14 +71,14 @@ impl Cluster {
         answer
     }
 
-    /// A pull that must succeed.
+    /// Pulls, which must succeed.
     pub async fn pulled(&self, user: &User, app: &str, table: &str, since: &str, client: Option<&str>) -> Value {
         let (status, answer) = self.pull(user, app, table, since, client).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         answer
     }
 
-    /// All pages of a table, one after the other.
+    /// Pulls all pages of a table.
     pub async fn pull_all(&self, user: &User, app: &str, table: &str, since: &str, client: Option<&str>) -> Vec<Value> {
         let mut pages = vec![self.pulled(user, app, table, since, client).await];
         while pages[pages.len() - 1]["hasMore"] == true {
@@ -88,7 +88,7 @@ impl Cluster {
         pages
     }
 
-    /// All pages of an app, by pushes without changes.
+    /// Reads all pages of an app with pushes without changes.
     pub async fn push_all(&self, user: &User, app: &str, since: &str, client: &str) -> Vec<Value> {
         let ask = |since: String| async move {
             self.pushed(user, app, serde_json::json!({ "clientId": client, "since": since, "changes": [] })).await
@@ -102,13 +102,13 @@ impl Cluster {
     }
 }
 
-/// An answer's cursor.
+/// Returns an answer's cursor.
 pub fn until(answer: &Value) -> &str {
     answer["syncedUntil"].as_str().unwrap()
 }
 
-/// An answer's changes as they were pushed: without the row's id, and with each stamp under one name. Both names must be
-/// there and say the same.
+/// Returns an answer's changes as they were pushed: without the row's id, and with each stamp under one name. Both
+/// names must be present and equal.
 pub fn changes(answer: &Value) -> Value {
     let mut changes = answer["serverChanges"].clone();
     for change in changes.as_array_mut().unwrap() {
@@ -122,23 +122,23 @@ pub fn changes(answer: &Value) -> Value {
     changes
 }
 
-/// The ids of all pages, in order.
+/// Returns the ids of all pages, in order.
 pub fn ids_of(pages: &[Value]) -> Vec<&str> {
     pages.iter().flat_map(ids).collect()
 }
 
-/// The time in milliseconds since the epoch.
+/// Returns the time in milliseconds since the epoch.
 pub fn now_millis() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 
-/// A time as JavaScript's `toISOString` writes it.
+/// Formats a time like JavaScript's `toISOString`.
 pub fn iso(millis: i64) -> String {
     mana_sync::protocol::Stamp::from_millis(millis).to_string()
 }
 
-/// Where a device differs from the fold. Stamps that stand as values are what their writer spelled, until it takes
-/// `adjusted`; whether they are there is what counts.
+/// Returns where a device differs from the fold. Stamps that are stored as values are as spelled by their writer until
+/// it takes `adjusted`; only their presence counts.
 pub fn differences(seed: u64, who: &str, expected: &Snapshot, held: &Snapshot) -> Vec<String> {
     let blur = |snapshot: &Snapshot| {
         let mut snapshot = snapshot.clone();

@@ -1,4 +1,4 @@
-//! Clients for the live part of the protocol: streams as they stand on the wire, and sockets down to the bytes.
+//! Clients for the live part of the protocol: streams as sent, and sockets down to the bytes.
 
 use crate::support::{Cluster, TIMEOUT, User, insert};
 use mana_load::stream::{RawEvent, SseParser};
@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// The app of tests that need but one.
+/// The app of tests that need only one.
 pub const APP: &str = "todo";
-/// Later than every cursor: a push that asks from here gets no delta.
+/// Later than every cursor: a push from here gets no delta.
 pub const NO_DELTA: &str = "2100-01-01T00:00:00.000Z";
 
-/// An event of kind `changes`.
+/// An event of type `changes`.
 #[derive(Clone, Debug)]
 pub struct Delta {
     /// Only the last event of a page has one.
@@ -55,7 +55,7 @@ pub struct Events {
     response: reqwest::Response,
     parser: SseParser,
     ready: VecDeque<RawEvent>,
-    /// All that was read, as it came.
+    /// Everything read so far.
     pub text: String,
 }
 
@@ -71,7 +71,7 @@ impl Events {
         self.response.headers()
     }
 
-    /// The next event of any kind; none once the server has ended the stream as it should.
+    /// Returns the next event of any type; none once the server has ended the stream properly.
     pub async fn next(&mut self) -> Option<RawEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -84,7 +84,7 @@ impl Events {
         }
     }
 
-    /// The next event with changes in it or none; heartbeats are passed over.
+    /// Returns the next `changes` event, even if it has no changes; heartbeats are skipped.
     pub async fn delta(&mut self) -> Delta {
         loop {
             let event = self.next().await.expect("the stream must go on");
@@ -94,7 +94,7 @@ impl Events {
         }
     }
 
-    /// Events up to the end of the page that brings the record `id`; the ids of all records on the way, as they came.
+    /// Reads to the end of the page that contains the record `id`; returns the ids of all records on the way, in order.
     pub async fn until(&mut self, id: &str) -> Vec<String> {
         let mut seen = Vec::new();
         loop {
@@ -106,7 +106,7 @@ impl Events {
         }
     }
 
-    /// The next page: its events, up to the one that has an id.
+    /// Reads the next page: its events, up to the one that has an id.
     pub async fn page(&mut self) -> Vec<Delta> {
         let mut page = vec![self.delta().await];
         while page.last().is_some_and(|event| event.id.is_none()) {
@@ -115,7 +115,7 @@ impl Events {
         page
     }
 
-    /// The backlog: every event up to the first that says that there is no more.
+    /// Reads the backlog: every event up to the first one with `hasMore` false.
     pub async fn backlog(&mut self) -> Vec<Delta> {
         let mut events = vec![self.delta().await];
         while events.last().is_some_and(Delta::has_more) {
@@ -125,18 +125,18 @@ impl Events {
     }
 }
 
-/// The ids of all records in some events.
+/// Returns the ids of all records in some events.
 pub fn all_ids(events: &[Delta]) -> Vec<String> {
     events.iter().flat_map(Delta::ids).collect()
 }
 
-/// Events by pages.
+/// Splits events into pages.
 pub fn pages(events: &[Delta]) -> impl Iterator<Item = &[Delta]> {
     events.split_inclusive(|event| event.id.is_some())
 }
 
-/// The ids of all records in some events, those of each page in order: what is stored in the order of its ids comes
-/// out in the order of the log.
+/// Returns the ids of all records in some events, sorted within each page: records stored in the order of their ids
+/// come out in log order.
 pub fn ids_by_page(events: &[Delta]) -> Vec<String> {
     let sorted = |page: &[Delta]| {
         let mut ids = all_ids(page);
@@ -146,12 +146,12 @@ pub fn ids_by_page(events: &[Delta]) -> Vec<String> {
     pages(events).flat_map(sorted).collect()
 }
 
-/// A request for a stream of [`APP`]. `query` is what stands after the question mark.
+/// A request for a stream of [`APP`]. `query` is the query string.
 pub fn stream_of(cluster: &Cluster, index: usize, user: &User, query: &str) -> reqwest::RequestBuilder {
     cluster.request_to(index, user, Method::GET, &format!("/sync/{APP}/stream?{query}"))
 }
 
-/// Stores an insert for each (table, id) in one push of `device` to [`APP`]; the cursor after it.
+/// Stores an insert for each (table, id) in one push of `device` to [`APP`]; returns the cursor after it.
 pub async fn store(cluster: &Cluster, index: usize, user: &User, device: &str, records: &[(&str, &str)]) -> String {
     store_in(cluster, index, user, APP, device, records).await
 }
@@ -173,8 +173,8 @@ pub async fn store_in(
     answer["syncedUntil"].as_str().unwrap().to_owned()
 }
 
-/// Fills a log through all replicas, mostly from `laptop`, every third push from `phone`, with one record for each
-/// table of one letter; the records in order, with who wrote them and the cursor after each.
+/// Fills a log through all replicas, with one record for each one-letter table, two of three pushes from `laptop`,
+/// every third from `phone`. Returns the records in order, with their device and the cursor after each.
 pub async fn fill(cluster: &Cluster, user: &User, tables: &str) -> Vec<(String, &'static str, String)> {
     let mut log = Vec::new();
     for (n, table) in tables.chars().enumerate() {
@@ -186,7 +186,7 @@ pub async fn fill(cluster: &Cluster, user: &User, tables: &str) -> Vec<(String, 
     log
 }
 
-/// Moves a log of a user back, as if everything in it had been stored so much earlier.
+/// Moves a user's log back in time, as if everything in it had been stored that much earlier.
 pub async fn age(cluster: &Cluster, user: &User, app: &str, seconds: f64) {
     for (table, column) in [("sync_changes", "created_at"), ("sync_heads", "head")] {
         let sql = format!(
@@ -197,19 +197,19 @@ pub async fn age(cluster: &Cluster, user: &User, app: &str, seconds: f64) {
     }
 }
 
-/// The user with a token that expires after the current second and `more` whole ones.
+/// Returns the user with a token that expires after the current second and `more` whole ones.
 pub fn short_lived(cluster: &Cluster, user: &User, more: u64) -> User {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let token = cluster.key.mint(&json!({ "sub": user.id, "iat": now, "exp": now + 1 + more }));
     User { id: user.id.clone(), token }
 }
 
-/// An authenticated WebSocket on replica `index`.
+/// Opens an authenticated WebSocket on replica `index`.
 pub async fn socket(cluster: &Cluster, index: usize, user: &User, app: Option<&str>, device: Option<&str>) -> Wakeups {
     Wakeups::connect(cluster.url(index), app, &user.token, device).await.unwrap()
 }
 
-/// The next message, which must be a wake-up: its app, and its tables in order.
+/// Reads the next message, which must be a wake-up; returns its app, and its tables in order.
 pub async fn woken(socket: &mut Wakeups) -> (String, Vec<String>) {
     match socket.next(TIMEOUT).await.unwrap() {
         WakeMessage::SyncAvailable { app_id, mut tables } => {
@@ -220,7 +220,7 @@ pub async fn woken(socket: &mut Wakeups) -> (String, Vec<String>) {
     }
 }
 
-/// Wake-ups up to the one for `table`; all tables on the way.
+/// Reads wake-ups up to the one for `table`; returns all tables on the way.
 pub async fn woken_until(socket: &mut Wakeups, table: &str) -> Vec<String> {
     let mut tables: Vec<String> = Vec::new();
     while !tables.iter().any(|woken| woken == table) {
@@ -229,7 +229,7 @@ pub async fn woken_until(socket: &mut Wakeups, table: &str) -> Vec<String> {
     tables
 }
 
-/// The next message, which must be the close.
+/// Reads the next message, which must be the close; returns its code.
 pub async fn closed(socket: &mut Wakeups) -> Option<u16> {
     match socket.next(TIMEOUT).await.unwrap() {
         WakeMessage::Closed { code, .. } => code,
@@ -237,7 +237,7 @@ pub async fn closed(socket: &mut Wakeups) -> Option<u16> {
     }
 }
 
-/// A metric of one replica; 0 if it is not there.
+/// Reads a metric of one replica; 0 if it does not exist.
 pub async fn metric(cluster: &Cluster, index: usize, name: &str) -> f64 {
     let response = cluster.http.get(format!("{}/metrics", cluster.url(index))).timeout(TIMEOUT).send().await.unwrap();
     let text = response.text().await.unwrap();
@@ -245,14 +245,14 @@ pub async fn metric(cluster: &Cluster, index: usize, name: &str) -> f64 {
     text.lines().find_map(value).unwrap_or(0.0)
 }
 
-/// A connection on which everything is done by hand.
+/// A connection on which the test writes and reads raw bytes.
 #[derive(Debug)]
 pub struct Raw {
     pub tcp: TcpStream,
     unread: Vec<u8>,
 }
 
-/// First bytes of WebSocket frames: final, and the opcode.
+/// First bytes of WebSocket frames: FIN, and the opcode.
 pub const TEXT: u8 = 0x81;
 pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
@@ -262,7 +262,7 @@ impl Raw {
         Raw::connect_narrow(base, 1 << 20).await
     }
 
-    /// With a receive buffer of so many bytes, or few more.
+    /// Connects with a receive buffer of about this many bytes.
     pub async fn connect_narrow(base: &str, buffer: u32) -> Raw {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(buffer).unwrap();
@@ -270,7 +270,7 @@ impl Raw {
         Raw { tcp: socket.connect(address).await.unwrap(), unread: Vec::new() }
     }
 
-    /// A WebSocket, open and with nothing said on it.
+    /// Opens a WebSocket and sends nothing on it.
     pub async fn websocket(base: &str, path: &str, buffer: u32) -> Raw {
         let mut raw = Raw::connect_narrow(base, buffer).await;
         let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -293,12 +293,12 @@ impl Raw {
         timeout(TIMEOUT, self.tcp.write_all(bytes)).await.expect("the server must read").unwrap();
     }
 
-    /// Writes to a server that may not want to read any more, or may have gone.
+    /// Writes to a server that may no longer read, or may have gone.
     pub async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         timeout(TIMEOUT, self.tcp.write_all(bytes)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
     }
 
-    /// Sends a masked frame. The mask is zero, which leaves the payload as it is.
+    /// Sends a masked frame. The mask is zero, so the payload is sent unchanged.
     pub async fn send(&mut self, first: u8, payload: &[u8]) {
         let mut frame = vec![first];
         match payload.len() {
@@ -334,13 +334,13 @@ impl Raw {
         std::mem::take(&mut self.unread)
     }
 
-    /// Reads until the server closes the WebSocket. It then waits for a moment for an answer to that, for which nobody here need
-    /// wait.
+    /// Reads until the server closes the WebSocket. The server then waits briefly for a reply, for which the test need
+    /// not wait.
     pub async fn until_closed(&mut self) {
         while self.frame().await.expect("it is closed by a frame").0 != CLOSE {}
     }
 
-    /// The next frame: its first byte and its payload. None once the connection has ended.
+    /// Reads the next frame: its first byte and its payload. None once the connection has ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let (head, length) = loop {
             let length = |range: std::ops::Range<usize>| {
@@ -368,7 +368,7 @@ impl Raw {
         Some((frame[0], frame[head..].to_vec()))
     }
 
-    /// Reads some more; false at the end, be it a reset.
+    /// Reads some more; false at the end, even by a reset.
     async fn read(&mut self) -> bool {
         self.unread.reserve(64 << 10);
         let reading = self.tcp.read_buf(&mut self.unread);
@@ -377,12 +377,12 @@ impl Raw {
     }
 }
 
-/// The code in a close frame's payload.
+/// Returns the code in a close frame's payload.
 pub fn close_code(payload: &[u8]) -> Option<u16> {
     payload.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
-/// How long until `at`, a whole second since 1970.
+/// Returns the time until `at`, a whole second since 1970.
 pub fn time_until(at: u64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Duration::from_secs(at).saturating_sub(now)

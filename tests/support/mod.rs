@@ -1,7 +1,7 @@
-//! What the tests of the whole server share: a cluster of real processes over a real PostgreSQL, and a plain
-//! HTTP client for it.
+//! Shared by the tests of the whole server: a cluster of real processes over a real PostgreSQL, and a plain HTTP client
+//! for it.
 //!
-//! Everything that must outlive a single test runs on one runtime of its own.
+//! Everything that must outlive a single test runs on a runtime of its own.
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 
@@ -30,12 +30,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-/// How long anything that must happen may take.
+/// Maximum time for anything that must happen.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub const SERVICE_KEY: &str = "test-service-key";
-/// Set, every cluster of a test has its logs in so many buckets.
+/// If set, every test cluster has its logs in this many buckets.
 pub const TEST_BUCKETS: &str = "TEST_BUCKETS";
-/// Where an initial sync begins.
+/// The cursor at which an initial sync begins.
 pub const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
 
 fn runtime() -> &'static Runtime {
@@ -43,16 +43,16 @@ fn runtime() -> &'static Runtime {
     RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap())
 }
 
-/// Runs something on the runtime that outlives the test.
+/// Runs a future on the runtime that outlives the test.
 async fn outlive<T: Send + 'static, W: Future<Output = T>>(work: impl FnOnce() -> W + Send + 'static) -> T {
     tokio::task::spawn_blocking(|| runtime().block_on(work())).await.unwrap()
 }
 
-/// Where an issuer publishes a key, for replicas that a test starts by itself: none is ready without.
+/// The URL of an issuer's key, for replicas that a test starts by itself: without one, none becomes ready.
 pub fn jwks_url() -> String {
     static ISSUER: OnceLock<Issuer> = OnceLock::new();
     let start = || runtime().block_on(Issuer::start(anywhere(), &[SigningKey::generate().unwrap()])).unwrap();
-    // On a thread of its own: this one may be in the middle of a test's runtime.
+    // On a thread of its own: this one may be inside a test's runtime.
     ISSUER.get_or_init(|| std::thread::spawn(start).join().unwrap()).jwks_url()
 }
 
@@ -60,14 +60,14 @@ fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Who calls.
+/// A caller.
 #[derive(Clone, Debug)]
 pub struct User {
     pub id: String,
     pub token: String,
 }
 
-/// Sends a request; status and JSON body. A body that is no JSON fails the test.
+/// Sends a request; returns status and JSON body. A body that is not JSON fails the test.
 pub async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
@@ -76,13 +76,13 @@ pub async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Value) {
     (status, json)
 }
 
-/// The cluster of three replicas that the tests of one binary share, each with users of its own.
+/// The cluster of three replicas shared by the tests of one binary, each test with users of its own.
 pub async fn shared() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start(3)).await
 }
 
-/// Asks until the answer is yes; fails the test with `what` if it never is.
+/// Repeats the check until it is true; fails the test with `what` if it never is.
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let asked = mana_dev::wait::until(TIMEOUT, async || ask().await.then_some(())).await;
     assert!(asked.is_some(), "not within {TIMEOUT:?}: {what}");
@@ -98,7 +98,7 @@ pub fn insert(table: &str, id: &str, title: &str, at: &str) -> Value {
     serde_json::json!({ "table": table, "id": id, "op": "insert", "data": { "title": title, "createdAt": at, "updatedAt": at } })
 }
 
-/// The ids of an answer's changes, in order.
+/// Returns the ids of an answer's changes, in order.
 pub fn ids(answer: &Value) -> Vec<&str> {
     answer["serverChanges"].as_array().unwrap().iter().map(|change| change["id"].as_str().unwrap()).collect()
 }

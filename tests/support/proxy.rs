@@ -1,4 +1,4 @@
-//! A TCP proxy that breaks what goes through it: the network between a replica and its database.
+//! A TCP proxy that disturbs its connections: the network between a replica and its database.
 
 use socket2::SockRef;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,21 +11,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What the proxy does with connections and the bytes on them.
+/// The proxy's treatment of connections and the bytes on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing.
+    /// Passes everything on.
     Pass,
-    /// Each piece is so much later.
+    /// Delays each chunk by this much.
     Delay(Duration),
-    /// Bytes go nowhere and nothing closes; new connections are accepted, and silent. A connection that has lost
-    /// bytes stays silent afterwards too, as one that a firewall has forgotten.
+    /// Drops all bytes without closing anything; accepts new connections and stays silent. A connection that has lost
+    /// bytes stays silent afterwards too, like one that a firewall has forgotten.
     Swallow,
-    /// New connections are reset; open ones go on.
+    /// Resets new connections; open ones continue.
     Refuse,
 }
 
-/// A running proxy. Dropping it resets every connection and gives up its port.
+/// A running proxy. Dropping it resets every connection and releases its port.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -37,7 +37,7 @@ pub struct Proxy {
 struct Shared {
     upstream: SocketAddr,
     mode: Mutex<Mode>,
-    /// Ends all that is open, and only what has lost bytes.
+    /// Ends everything open, or only the connections that have lost bytes.
     cuts: Mutex<Cuts>,
 }
 
@@ -54,7 +54,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// A proxy on a port of its own that leads to `upstream`.
+    /// Starts a proxy on a port of its own that forwards to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -113,7 +113,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// One connection, from its beginning to its end.
+/// Serves one connection, from its beginning to its end.
 async fn serve(client: TcpStream, shared: Arc<Shared>) {
     let cuts = shared.cuts().clone();
     let server = match shared.mode() {
@@ -125,9 +125,9 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
         },
     };
     for stream in server.iter().chain([&client]) {
-        // Without it what the proxy passes on waits for acknowledgements.
+        // Without it, forwarded data waits for acknowledgements.
         let _ = stream.set_nodelay(true);
-        // Whatever ends the connection shows at once, as when a host reboots; an end in good order is passed on.
+        // Abrupt ends show at once, as when a host reboots; an orderly end is passed on.
         let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
     let silent = AtomicBool::new(server.is_none());
@@ -157,7 +157,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
 }
 
 fn reset(stream: &TcpStream) {
-    // A connection that cannot be reset is closed, which says as much.
+    // A connection that cannot be reset is closed, which has the same effect.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
@@ -174,7 +174,7 @@ struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// Passes on what one side says, until it has said all. Gives back what must stay open until both are done.
+    /// Forwards one direction until its end. Returns what must stay open until both are done.
     async fn pump(
         self,
         mut from: OwnedReadHalf,
@@ -190,7 +190,7 @@ impl Link<'_> {
             }
             let silent = self.silent.load(Ordering::Relaxed);
             match (read, &mut to) {
-                // The client is not told that the server has gone; it may itself go whenever it likes.
+                // The client is not told that the server has gone; it may itself go at any time.
                 (0, _) if silent && side == Side::Server => std::future::pending().await,
                 (0, Some(to)) => drop(to.shutdown().await),
                 (0, None) => {}

@@ -1,10 +1,10 @@
-//! What no notification tells of.
+//! Stores changes that no notification announces.
 
 use super::live::APP;
 use super::{Cluster, User};
 use mana_sync::protocol::Log;
 
-/// Stores a change as a replica does that dies between its commit and its notification.
+/// Stores a change like a replica that dies between its commit and its notification.
 pub async fn store_silently(cluster: &Cluster, user: &User, table: &str) {
     let log = Log::new(user.id.as_str().into(), APP);
     let sql = "

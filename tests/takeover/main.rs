@@ -1,5 +1,4 @@
-//! `mana-sync migrate` on a database of the server before us, in either of its forms (CLIENTS.md, "The database that is
-//! there").
+//! `mana-sync migrate` on a database of the previous server, in either of its forms.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Databases of the server before us.
+//! Databases of the previous server.
 
 use super::{script, support};
 
@@ -10,7 +10,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The table, with the indexes, and in the newest form the row-level security, of CLIENTS.md.
+    /// The table with its indexes and, in the newest form, its row-level security, as the previous server has them.
     pub fn schema(self) -> String {
         let columns = match self {
             Form::Older => "field_timestamps jsonb default '{}'",

@@ -1,4 +1,4 @@
-//! Whoever is connected while a database is taken over: the server before, which was not stopped.
+//! Connections during a takeover: the previous server, which was not stopped.
 
 use super::old::{Form, database};
 use super::{connect, migrate};

@@ -1,4 +1,4 @@
-//! What is refused, and what a replica makes of a takeover that is not over.
+//! What is refused, and how a replica handles a takeover that is not complete.
 
 use super::old::{Form, database};
 use super::support::*;

@@ -1,4 +1,4 @@
-//! Row-level security hides rows from the table's own owner, and programs have rights that they keep.
+//! Row-level security hides rows from the table's own owner, and programs keep their rights.
 
 use super::old::{Form, database};
 use super::{migrated, script, value};

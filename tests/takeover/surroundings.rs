@@ -1,4 +1,4 @@
-//! What else the database has, or has as its defaults, does not stop a takeover: names, publications, limits.
+//! Other objects and defaults in the database do not stop a takeover: names, publications, limits.
 
 use super::old::{Form, database};
 use super::support::create_database;

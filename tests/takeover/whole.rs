@@ -1,4 +1,4 @@
-//! A whole takeover: killed in its middle, run again, and the same records before and after.
+//! A whole takeover: killed in the middle, run again, and the same records before and after.
 
 use super::fold::{Records, of_old_table, of_the_wire, spelled_alike};
 use super::old::{Form, database};

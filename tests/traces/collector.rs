@@ -1,4 +1,4 @@
-//! An OTLP collector that keeps what it gets, over HTTP or gRPC; and ones that are of no use.
+//! An OTLP collector that keeps what it receives, over HTTP or gRPC; and unusable ones.
 
 use crate::support::TIMEOUT;
 use axum::Router;

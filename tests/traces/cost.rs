@@ -1,4 +1,4 @@
-//! What tracing costs. A measurement, to be run alone and optimized:
+//! The cost of tracing. A measurement, to be run alone and optimized:
 //! `cargo test --release --test traces cost -- --ignored --nocapture`
 
 use crate::collector::Collector;

@@ -1,4 +1,4 @@
-//! OpenMetrics for who asks for it, with the traces of what was sampled.
+//! OpenMetrics for clients that ask for it, with exemplars of sampled traces.
 
 use crate::collector::Collector;
 use crate::support::live::{metric, socket, woken};

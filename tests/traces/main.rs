@@ -1,4 +1,4 @@
-//! One trace from the push on one replica to the deliveries on the others, and no trace where none is sampled.
+//! One trace from the push on one replica to the deliveries on the others, and no trace if none is sampled.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! From a delivery that took long to its trace.
+//! From a slow delivery to its trace.
 
 use crate::collector::Collector;
 use crate::support::live::{socket, woken};

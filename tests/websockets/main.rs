@@ -1,4 +1,4 @@
-//! WebSockets: the protocol, and what they may not do.
+//! WebSockets: the protocol, and its limits.
 
 #[path = "../support/mod.rs"]
 mod support;

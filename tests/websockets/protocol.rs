@@ -1,5 +1,5 @@
-//! `GET /ws` and `GET /ws/{appId}`: who is woken by what, and what the server says. See limits.rs for
-//! handshakes, sizes, times, and clients that do not do their part.
+//! `GET /ws` and `GET /ws/{appId}`: who is woken by what, and what the server sends. See limits.rs for handshakes,
+//! sizes, times, and misbehaving clients.
 
 use crate::support::live::*;
 use crate::support::*;

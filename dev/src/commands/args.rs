@@ -10,12 +10,12 @@ pub struct UpArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..=50))]
     pub replicas: u16,
 
-    /// The port that all replicas share; each has its own too, counted up from the next. The token
-    /// issuer, the credits service and PostgreSQL listen 100 above it
+    /// The port that all replicas share; each also has its own, counting up from the next. The token issuer, the
+    /// credits service and PostgreSQL listen 100 above it
     #[arg(long, default_value_t = 3050, value_parser = value_parser!(u16).range(1..=65_000))]
     pub port: u16,
 
-    /// Drop what is stored, and start with an empty database
+    /// Drop stored data, and start with an empty database
     #[arg(long)]
     pub reset: bool,
 
@@ -30,14 +30,14 @@ pub struct UpArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct ListenArgs {
-    /// The address, with or without an app at its end
+    /// The address, with or without an app at the end
     #[arg(long, default_value = "ws://127.0.0.1:3050/ws")]
     pub url: String,
 
     #[command(flatten)]
     pub who: Who,
 
-    /// The token to use, in place of a fresh one of the local issuer
+    /// The token to use instead of a fresh one from the local issuer
     #[arg(long)]
     pub token: Option<String>,
 
@@ -52,7 +52,7 @@ pub struct IssuerArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3001")]
     pub bind: SocketAddr,
 
-    /// The issuer's key; made if there is none
+    /// The issuer's key; created if it doesn't exist
     #[arg(long, value_name = "FILE", default_value = ".dev/issuer-key.json")]
     pub key: PathBuf,
 }
@@ -63,8 +63,8 @@ pub struct WithPostgresArgs {
     #[arg(long, value_name = "FOLDER", default_value = ".dev")]
     pub data_dir: PathBuf,
 
-    /// A Citus cluster of three servers instead, whose workers the command finds as TEST_CITUS_WORKERS. PG_BIN must name a
-    /// PostgreSQL that has the extension
+    /// Run a Citus cluster of three servers instead; the command gets its workers in TEST_CITUS_WORKERS. PG_BIN must
+    /// name a PostgreSQL that has the extension
     #[arg(long)]
     pub citus: bool,
 
@@ -73,7 +73,7 @@ pub struct WithPostgresArgs {
     pub command: Vec<OsString>,
 }
 
-/// The command finds in its environment what a replica needs (DATABASE_URL, JWKS_URL, MANA_CREDITS_URL,
+/// The command's environment has everything a replica needs (DATABASE_URL, JWKS_URL, MANA_CREDITS_URL,
 /// MANA_SERVICE_KEY), the issuer's key as MANA_LOAD_KEY, and PostgreSQL's programs as PG_BIN.
 #[derive(Args, Clone, Debug)]
 pub struct WithServicesArgs {

@@ -1,4 +1,4 @@
-//! The PostgreSQL of a folder that is used again and again.
+//! The PostgreSQL of a folder that is used repeatedly.
 
 use std::{fs, path::Path};
 
@@ -10,25 +10,25 @@ use mana_dev::{
     postgres::{Binaries, stop_leftovers},
 };
 
-/// What is asked of it.
+/// Options for starting it.
 #[derive(Debug)]
 pub struct Wanted<'a> {
-    /// Data is kept below, and PostgreSQL itself if it isn't installed. The caller holds the lock that stands for it.
+    /// Holds the data and, if it isn't installed, PostgreSQL itself. The caller holds the folder's lock.
     pub folder: &'a Path,
-    /// Used if it is free. None: any free one.
+    /// Used if it is free; `None` means any free port.
     pub port: Option<u16>,
     /// As in postgresql.conf.
     pub settings: Vec<(String, String)>,
-    /// Drop what is stored.
+    /// Drop stored data.
     pub reset: bool,
 }
 
-/// Starts it, with [`DATABASE`] in it. What it has committed survives.
+/// Starts it, with [`DATABASE`] in it. Committed data survives.
 pub async fn start(wanted: Wanted<'_>) -> Result<Postgres, DevError> {
     let account = Account::for_postgres()?;
     let binaries = Binaries::locate(wanted.folder, account).await?;
     let data_dir = place::reachable(&wanted.folder.join("postgres"), account)?;
-    // The caller's lock says that nobody uses it: this is left from a crash, and holds the port.
+    // The caller's lock shows that nobody uses it: anything running is left from a crash, and holds the port.
     stop_leftovers(&data_dir).await?;
     if wanted.reset {
         reset(&data_dir)?;
@@ -43,7 +43,7 @@ pub async fn start(wanted: Wanted<'_>) -> Result<Postgres, DevError> {
 }
 
 fn reset(data_dir: &Path) -> Result<(), DevError> {
-    // Whatever folder the user has named: only what is a database is removed.
+    // The user may have named any folder: only a database is removed.
     if !data_dir.join("PG_VERSION").exists() {
         return Ok(());
     }

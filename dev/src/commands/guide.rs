@@ -1,4 +1,4 @@
-//! What `mana-dev up` tells its reader: what runs where, and commands to paste.
+//! The text that `mana-dev up` prints: what runs where, and commands to paste.
 
 use std::{
     env,
@@ -17,18 +17,18 @@ use mana_dev::{Binaries, DevError, SigningKey};
 const USERS: [&str; 2] = ["alice", "bob"];
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What there is to know about the cluster.
+/// The facts about the cluster.
 #[derive(Debug)]
 pub struct Guide {
     /// `mana-dev` itself.
     pub program: PathBuf,
     pub port: u16,
-    /// Base url and process of each replica.
+    /// Base URL and process id of each replica.
     pub replicas: Vec<(String, u32)>,
-    /// The console of the first of them, and what it asks for.
+    /// The console of the first replica, and the token it asks for.
     pub console: Option<String>,
     pub admin_token: String,
-    /// The page to try it.
+    /// The URL of the playground.
     pub playground: Option<String>,
     pub binaries: Binaries,
     pub data_dir: PathBuf,
@@ -47,7 +47,7 @@ pub struct Token {
     file: PathBuf,
 }
 
-/// Makes the tokens of the two users, and keeps each in a file for the commands to read.
+/// Creates the tokens of the two users, and writes each to a file for the commands to read.
 pub fn tokens(key: &SigningKey, folder: &Path) -> Result<Vec<Token>, DevError> {
     let make = |user| {
         let token = key.token(user, TTL);
@@ -67,7 +67,7 @@ pub fn tokens(key: &SigningKey, folder: &Path) -> Result<Vec<Token>, DevError> {
 }
 
 impl Guide {
-    /// Base url of replica `number`, or of the last one if there are fewer.
+    /// Returns the base URL of replica `number`, or of the last one if there are fewer.
     fn replica(&self, number: usize) -> (usize, &str) {
         let number = number.min(self.replicas.len());
         (number, &self.replicas[number - 1].0)
@@ -126,7 +126,7 @@ impl Guide {
         )
     }
 
-    /// The load kit's replay, from a checkout.
+    /// The load generator's replay, if this is a checkout.
     fn replay(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !Path::new("loadtest/data").is_dir() {
             return Ok(());
@@ -138,7 +138,7 @@ impl Guide {
         writeln!(f, "  --targets {} --database-url {}\n", targets.join(","), self.database_url)
     }
 
-    /// By name if the shell finds it, else the one that came with the server.
+    /// `psql` by name if the shell finds it, else the one that came with the server.
     fn psql(&self) -> PathBuf {
         let path = env::var_os("PATH").unwrap_or_default();
         let own = self.binaries.program("psql");
@@ -168,13 +168,13 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Shorter, where it is below the working directory.
+/// Shortens a path below the working directory.
 fn from_here(path: &Path) -> PathBuf {
     let here = env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).to_owned()
 }
 
-/// As a shell takes it.
+/// Quotes a path for a shell.
 fn shell(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);

@@ -1,4 +1,4 @@
-//! `mana-dev issuer`: the token issuer alone, where replicas are to be tried without one of their own.
+//! `mana-dev issuer`: the token issuer alone, for trying out replicas that have none of their own.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `mana-dev listen`: what a WebSocket client hears, for machines without a WebSocket tool.
+//! `mana-dev listen`: shows the messages of a WebSocket, for machines without a WebSocket tool.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -17,7 +17,7 @@ use mana_dev::{DevError, SigningKey, say::say};
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const PING_EVERY: Duration = Duration::from_secs(20);
 
-/// Ends when the server closes; Ctrl-C ends it before.
+/// Ends when the server closes, or on Ctrl-C.
 pub async fn listen(args: ListenArgs) -> Result<ExitCode, DevError> {
     let token = match &args.token {
         Some(token) => token.clone(),
@@ -47,7 +47,7 @@ async fn converse(url: &str, auth: String) -> Result<(), Error> {
             }
         };
         match message.transpose()? {
-            // The answers to our pings are of no interest.
+            // The answers to our own pings are not shown.
             Some(Message::Text(text)) if text.contains(r#""pong""#) => {}
             Some(Message::Text(text)) => stamped(text.as_str()),
             Some(Message::Close(Some(frame))) => {

@@ -1,4 +1,4 @@
-//! What `mana-dev` can be told to do, one file for each command.
+//! The commands of `mana-dev`, one file each.
 
 mod args;
 mod database;
@@ -36,7 +36,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Answers the process's exit status.
+    /// Runs the command and returns the process's exit status.
     pub async fn run(self) -> Result<ExitCode, DevError> {
         match self {
             Self::Up(args) => up::up(args).await,

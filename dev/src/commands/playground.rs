@@ -1,5 +1,5 @@
-//! The page to try it: two devices side by side on two replicas, with a switch for the network of each and a button that
-//! kills a replica. It is served on loopback, from the checkout that this program was built in, and not without one.
+//! The playground: two devices side by side on two replicas, with a network switch for each and a button that kills a
+//! replica. It is served on loopback from the checkout that this program was built in, and only if that exists.
 
 use std::{
     fs,
@@ -22,18 +22,18 @@ use serde_json::{Value, json};
 use super::supervise::Supervised;
 use mana_dev::{DevError, SigningKey, lock::FolderLock, npm, place, say::note, stub::Stub};
 
-/// The person whose devices they are.
+/// The user of both devices.
 const USER: &str = "alice";
-/// Longer than the page uses one.
+/// Longer than the page is used with one token.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// Where the module is in Dexie's package.
+/// The path of the module in Dexie's package.
 const DEXIE: &str = "dist/modern/dexie.min.mjs";
 
 /// A replica as the page shows it.
 #[derive(Debug)]
 pub struct Shown {
     pub name: String,
-    /// Where it alone listens.
+    /// The URL that it alone listens on.
     pub url: String,
     pub supervised: Arc<Supervised>,
 }
@@ -54,7 +54,7 @@ struct Inner {
 type Page = Arc<Inner>;
 
 impl Playground {
-    /// Listens on `address` (port 0: any free one). None: the page's files are not here.
+    /// Listens on `address` (port 0: any free one). None if the page's files don't exist.
     pub async fn start(
         address: SocketAddr,
         replicas: Vec<Shown>,
@@ -68,12 +68,12 @@ impl Playground {
         Stub::start(address, router(Arc::new(inner))).await.map(|stub| Some(Self(stub)))
     }
 
-    /// What to open in a browser.
+    /// The URL to open in a browser.
     pub fn url(&self) -> String {
         format!("http://{}/", self.0.address())
     }
 
-    /// What replicas must allow.
+    /// The origins that replicas must allow.
     pub fn origins(&self) -> [String; 2] {
         let port = self.0.address().port();
         ["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{port}"))
@@ -102,7 +102,8 @@ fn router(page: Page) -> Router {
         .with_state(page)
 }
 
-/// No other page may ask for tokens or kill replicas: neither by a name of its own for this address, nor across origins.
+/// No other page may ask for tokens or kill replicas: neither under a host name of its own for this address, nor across
+/// origins.
 async fn from_here_only(request: Request, next: Next) -> Response {
     if is_from_here(request.headers()) { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() }
 }
@@ -124,7 +125,7 @@ async fn client_file(State(page): State<Page>, Segment(name): Segment<String>) -
     named(&page.root.join("tests/browser/client"), &name)
 }
 
-/// A file of the folder, and of no other.
+/// Serves a file from the folder, and from no other.
 fn named(folder: &Path, name: &str) -> Response {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'.') && !name.starts_with('.');
     if is_plain { file(&folder.join(name)) } else { StatusCode::NOT_FOUND.into_response() }
@@ -142,7 +143,7 @@ fn file(path: &Path) -> Response {
     }
 }
 
-/// Dexie, of the version that the tests have: theirs if they have been set up, else fetched once.
+/// Serves Dexie in the version that the tests use: theirs if they have been set up, else fetched once.
 async fn dexie(State(page): State<Page>) -> Response {
     let of_tests = page.root.join("tests/browser/node_modules/dexie").join(DEXIE);
     if of_tests.is_file() {

@@ -1,4 +1,4 @@
-//! Running the command that the user has named, as if it had been called directly.
+//! Runs the command that the user has named, as if it had been called directly.
 
 use std::{
     ffi::OsString,
@@ -16,11 +16,11 @@ use mana_dev::{
     child::{Child, Group},
 };
 
-/// How long it may take to end when it is told to.
+/// Maximum time to end after being told to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs a command with `env` added to ours until it ends; if we are told to stop, so is it. Answers what the
-/// command answered; 128 and the signal's number if it was killed.
+/// Runs a command with `env` added to ours until it ends; if we are told to stop, so is the command. Returns its exit
+/// status, or 128 plus the signal's number if it was killed.
 pub async fn run_command(
     words: &[OsString],
     env: impl IntoIterator<Item = (&'static str, String)>,
@@ -30,8 +30,8 @@ pub async fn run_command(
         words.split_first().ok_or_else(|| DevError::Usage("name the command after --".into()))?;
     let mut command = Command::new(program);
     command.args(arguments).envs(env);
-    // At a terminal it is the user's program: it may read, and Ctrl-C goes to all of it. Else the
-    // processes that it starts are ours to stop too.
+    // At a terminal it is the user's program: it may read, and Ctrl-C reaches all of it. Otherwise the processes it
+    // starts are ours to stop too.
     let group = if stdin().is_terminal() { Group::Ours } else { Group::Own };
     let child = Child::spawn(command, Signal::SIGTERM, group)
         .map_err(DevError::io(format!("run {}", program.to_string_lossy())))?;

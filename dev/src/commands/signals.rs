@@ -1,4 +1,4 @@
-//! What the person at the terminal wants: the first signal means stop, a second one stop at once.
+//! Stop signals: the first one means stop, a second one means stop at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// From now on SIGINT, SIGTERM and SIGHUP don't end this process but cancel these tokens.
+    /// Makes SIGINT, SIGTERM and SIGHUP cancel these tokens instead of ending this process.
     pub fn on_signals() -> Result<Self, DevError> {
         let stop = Self::default();
         let (mut interrupt, mut terminate, mut hangup) =
@@ -20,7 +20,7 @@ impl Stop {
         let tokens = stop.clone();
         tokio::spawn(async move {
             loop {
-                // Kernel and shell may each announce that the terminal is gone: that is one wish.
+                // The kernel and the shell may both announce that the terminal is gone: that counts as one request.
                 let insistent = tokio::select! {
                     _ = interrupt.recv() => true,
                     _ = terminate.recv() => true,

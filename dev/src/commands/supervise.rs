@@ -1,4 +1,4 @@
-//! Keeps one replica of the local cluster running until it is time to stop.
+//! Keeps a replica of the local cluster running until it is time to stop.
 
 use std::{
     collections::VecDeque,
@@ -16,13 +16,13 @@ use mana_dev::{DevError, Replica, ReplicaOptions, say::note};
 
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
-/// As long as this stays away what somebody kills to see what happens.
+/// Time for which a replica stays down after somebody killed it to see what happens.
 const KILLED_FOR: Duration = Duration::from_secs(5);
-/// So many deaths within so long are no accident.
+/// This many deaths within this time are no accident.
 const DEATHS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// A replica as others than its supervisor see it.
+/// A replica's state, for everything but its supervisor.
 #[derive(Debug, Default)]
 pub struct Supervised {
     runs: AtomicBool,
@@ -30,18 +30,18 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Whether its process is there; it may not be ready yet.
+    /// True if its process exists; it may not be ready yet.
     pub fn runs(&self) -> bool {
         self.runs.load(Ordering::Relaxed)
     }
 
-    /// Has it killed, and started again after a few seconds. Does nothing to one that does not run.
+    /// Kills it; it is restarted after a few seconds. Does nothing if it isn't running.
     pub fn kill(&self) {
         self.kill.notify_waiters();
     }
 }
 
-/// Ends without an error when it was asked to and the replica is gone.
+/// Ends without an error once it was asked to and the replica is gone.
 pub async fn supervise(
     mut replica: Replica,
     options: ReplicaOptions,

@@ -1,4 +1,4 @@
-//! `mana-dev up`: starts everything, says what to try, keeps it running, stops it in order.
+//! `mana-dev up`: starts everything, prints what to try, keeps it running, and stops it in order.
 
 use std::{
     env,
@@ -31,11 +31,11 @@ use mana_dev::{
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const PORTS_LIMIT: Duration = Duration::from_secs(1);
-/// The other servers listen this far above the shared port, if that is free.
+/// The other servers listen this far above the shared port, if that port is free.
 const OTHERS: u16 = 100;
 /// The replicas' admin ports are this far above the shared port, if those are free.
 const ADMIN: u16 = 200;
-/// What the admin ports ask for, unless the environment says otherwise.
+/// The token of the admin ports, unless the environment sets another.
 const ADMIN_TOKEN: &str = "mana-dev-admin-token";
 
 /// Ends when it is told to, or when something essential doesn't stay alive.
@@ -54,12 +54,12 @@ pub async fn up(args: UpArgs) -> Result<ExitCode, DevError> {
     cluster.keep_running(&stop).await.map(|()| ExitCode::SUCCESS)
 }
 
-/// Everything that runs. Fields are dropped in this order, those first that need the others.
+/// Everything that runs. Fields are dropped in this order, dependents first.
 struct Cluster {
     replicas: Vec<(Replica, ReplicaOptions)>,
     supervised: Vec<Arc<Supervised>>,
     playground: Option<Playground>,
-    /// Where the console of each is.
+    /// The URL of each replica's console.
     consoles: Vec<String>,
     credits: Credits,
     issuer: Issuer,
@@ -131,7 +131,7 @@ impl Cluster {
         })
     }
 
-    /// Until it is time to stop; then replicas first, the database last.
+    /// Runs until it is time to stop; then stops the replicas first and the database last.
     async fn keep_running(self, stop: &Stop) -> Result<(), DevError> {
         let mut running = JoinSet::new();
         for ((replica, options), supervised) in self.replicas.into_iter().zip(self.supervised) {
@@ -177,7 +177,7 @@ impl Cluster {
     }
 }
 
-/// The server to run: the one that was named, or the one that is built beside this program.
+/// Returns the server to run: the one that was named, or the one built beside this program.
 fn server(args: &UpArgs, program: &Path) -> Result<PathBuf, DevError> {
     let beside = || program.with_file_name("mana-sync");
     match &args.exe {
@@ -190,8 +190,8 @@ fn server(args: &UpArgs, program: &Path) -> Result<PathBuf, DevError> {
     }
 }
 
-/// Each port that the user has been promised must be free, before anything is started. Those of a
-/// cluster that was killed just now become free in a moment.
+/// Checks that each port promised to the user is free, before anything is started. The ports of a cluster that was
+/// killed just now become free in a moment.
 async fn check_ports(args: &UpArgs) -> Result<(), DevError> {
     for offset in 0..=args.replicas {
         let port = args.port + offset;
@@ -210,18 +210,18 @@ async fn check_ports(args: &UpArgs) -> Result<(), DevError> {
     Ok(())
 }
 
-/// This port if it is free, else any that is.
+/// Returns this port if it is free, else any free one.
 fn admin_port(port: u16) -> Result<u16, DevError> {
     if is_free(port) { Ok(port) } else { free_port() }
 }
 
-/// The environment's, if it has one.
+/// Returns the environment's admin token, or the default.
 fn admin_token() -> String {
     env::var("ADMIN_TOKEN").ok().filter(|token| !token.is_empty()).unwrap_or_else(|| ADMIN_TOKEN.to_owned())
 }
 
-/// What suits somebody at a terminal, unless the environment says otherwise: logs to read, and pages from the usual
-/// development servers. The page to try it is allowed in any case.
+/// Settings for somebody at a terminal, unless the environment sets others: readable logs, and the origins of the usual
+/// development servers. The playground's origins are always allowed.
 fn for_people(playground: Option<&Playground>) -> Vec<(String, String)> {
     const ORIGINS: &str = "http://localhost:5173,http://localhost:5188";
     let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());

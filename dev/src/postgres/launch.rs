@@ -48,7 +48,7 @@ pub async fn launch(
 fn settings(options: &PostgresOptions) -> Vec<(String, String)> {
     let mut all = vec![
         ("listen_addresses", "127.0.0.1"),
-        // TCP is enough, and a socket's path would have to be short and writable for two users.
+        // TCP is enough, and a socket's path would have to be short, and writable for two users.
         ("unix_socket_directories", ""),
         ("max_connections", "300"),
         ("logging_collector", "off"),
@@ -79,7 +79,7 @@ async fn ready(child: &Child, dir: &Path, port: u16, log: &Path) -> Result<(), D
     }
 }
 
-/// Whether it is the server of this very folder that answers on the port.
+/// True if the server that answers on the port is the one of this folder.
 async fn serves(port: u16, dir: &Path) -> bool {
     let asking = async {
         let client = connect(&url(port, "postgres")).await.ok()?;

@@ -1,37 +1,37 @@
-//! How a server is started, and how it is stopped.
+//! Options for starting and stopping a server.
 
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-/// How a server is started.
+/// Options for starting a server.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// Made if it is missing. It ends up elsewhere if PostgreSQL's user can't get there: see
+    /// Created if it is missing. It ends up elsewhere if PostgreSQL's user can't get there: see
     /// [`Postgres::data_dir`](super::Postgres::data_dir).
     pub data_dir: PathBuf,
-    /// None: any free one.
+    /// `None` means any free port.
     pub port: Option<u16>,
-    /// Settings as in postgresql.conf; these win over our own.
+    /// Settings as in postgresql.conf; they override our own.
     pub settings: Vec<(String, String)>,
-    /// False for tests: what the operating system loses in a power failure doesn't matter. A killed
-    /// server loses nothing either way.
+    /// False for tests: data lost by the operating system in a power failure doesn't matter. A killed server loses
+    /// nothing either way.
     pub durable: bool,
 }
 
-/// How PostgreSQL stops.
+/// The ways of stopping PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// Waits until its clients have left.
     Smart,
     /// Disconnects its clients.
     Fast,
-    /// Leaves recovery to the next start as well.
+    /// Also leaves recovery to the next start.
     Immediate,
 }
 
 impl Shutdown {
-    /// What the postmaster is sent.
+    /// Returns the signal for the postmaster.
     pub fn signal(self) -> Signal {
         match self {
             Self::Smart => Signal::SIGTERM,

@@ -1,6 +1,6 @@
-//! A PostgreSQL server of our own: a direct child of this process, on 127.0.0.1 only, with its data
-//! in one folder. It can be stopped, killed and restarted on the same port with the same data, as
-//! tests of G8 need, and it never outlives us.
+//! A PostgreSQL server of our own: a direct child of this process, on 127.0.0.1 only, with its data in one folder. It
+//! can be stopped, killed and restarted on the same port with the same data, as tests of G8 need, and it never outlives
+//! us.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ use crate::{
 
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running server. Dropping it stops it and waits for that.
+/// A running server. Dropping it stops it and waits until it has ended.
 #[derive(Debug)]
 pub struct Postgres {
     child: Child,
@@ -58,7 +58,7 @@ impl Postgres {
             let port = options.port.map_or_else(free_port, Ok)?;
             match launch(&binaries, account, &options, port).await {
                 Ok(child) => break (child, port),
-                // Somebody was quicker to take the free port.
+                // Another process was faster to take the free port.
                 Err(DevError::EndedEarly { log, .. })
                     if options.port.is_none() && tries < TRIES && log.contains("in use") => {}
                 Err(error) => return Err(error),
@@ -67,53 +67,53 @@ impl Postgres {
         Ok(Self { child, port, options, binaries, account, _lock: lock })
     }
 
-    /// Where a database of it is, which need not exist.
+    /// Returns the URL of one of its databases, which need not exist.
     pub fn url(&self, database: &str) -> String {
         url(self.port, database)
     }
 
-    /// The database that is always there, to create others from.
+    /// Returns the URL of the database that always exists, for creating others.
     pub fn admin_url(&self) -> String {
         self.url("postgres")
     }
 
-    /// The port of 127.0.0.1 on which it listens, also after a restart.
+    /// Its port on 127.0.0.1, which a restart keeps.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Of the postmaster.
+    /// The process id of the postmaster.
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
-    /// Where its data really is.
+    /// The actual folder of its data.
     pub fn data_dir(&self) -> &Path {
         &self.options.data_dir
     }
 
-    /// Where it logs.
+    /// The path of its log.
     pub fn log_path(&self) -> PathBuf {
         beside(self.data_dir(), ".log")
     }
 
-    /// The programs that it was started with.
+    /// The programs it was started with.
     pub fn binaries(&self) -> &Binaries {
         &self.binaries
     }
 
-    /// Ends when the server has ended, for whatever reason.
+    /// Waits until the server has ended, for any reason.
     pub async fn ended(&self) -> ExitStatus {
         self.child.wait().await
     }
 
-    /// Creates a database and answers its url. One that exists already is an error.
+    /// Creates a database and returns its URL. Fails if it exists.
     pub async fn create_database(&self, name: &str) -> Result<String, DevError> {
         self.execute(&format!("create database {}", quoted(name))).await?;
         Ok(self.url(name))
     }
 
-    /// Whether there is a database of that name.
+    /// True if a database of that name exists.
     pub async fn has_database(&self, name: &str) -> Result<bool, DevError> {
         let action = "look for a database";
         let client = connect(&self.admin_url()).await.map_err(DevError::database(action))?;
@@ -124,7 +124,7 @@ impl Postgres {
             .map_err(DevError::database(action))
     }
 
-    /// Throws its clients out first. One that doesn't exist is fine.
+    /// Drops a database after disconnecting its clients. One that doesn't exist is fine.
     pub async fn drop_database(&self, name: &str) -> Result<(), DevError> {
         self.execute(&format!("drop database if exists {} with (force)", quoted(name))).await
     }
@@ -134,22 +134,21 @@ impl Postgres {
         self.end(mode).await
     }
 
-    /// Stops it if it runs, and starts it again: same port, same data.
+    /// Stops it if it runs, and starts it again with the same port and data.
     pub async fn restart(&mut self, mode: Shutdown) -> Result<(), DevError> {
         self.end(mode).await?;
         self.child = launch(&self.binaries, self.account, &self.options, self.port).await?;
         Ok(())
     }
 
-    /// `kill -9` of the postmaster. Waits until its processes are gone; [`Self::restart`] brings it
-    /// back.
+    /// Kills the postmaster (`kill -9`). Waits until its processes are gone; [`Self::restart`] brings it back.
     pub async fn kill(&mut self) -> Result<(), DevError> {
         self.child.signal(Signal::SIGKILL);
         self.child.wait().await;
         self.gone().await
     }
 
-    /// As [`Self::stop`], but a caller can give up waiting and stop it in another way.
+    /// Like [`Self::stop`], but a caller can give up waiting and stop it in another way.
     pub async fn end(&self, mode: Shutdown) -> Result<(), DevError> {
         self.child.signal(mode.signal());
         if self.child.wait_for(STOP_LIMIT).await.is_none() {

@@ -1,5 +1,4 @@
-//! A PostgreSQL for one run of something: its folder is removed afterwards, and if we are killed
-//! before that, by whoever comes next.
+//! A temporary PostgreSQL: its folder is removed afterwards, or by the next one if we are killed before that.
 
 use std::{
     env, fs, io,
@@ -20,7 +19,7 @@ const PREFIX: &str = "mana-sync-";
 /// Not durable. Dropping it stops the server and removes its data.
 #[derive(Debug)]
 pub struct TemporaryPostgres {
-    // In this order: the server stops before its folder goes.
+    // The order matters: the server stops before its folder is removed.
     server: Postgres,
     _folder: TemporaryFolder,
 }
@@ -36,12 +35,12 @@ impl TemporaryPostgres {
         Ok(Self { server, _folder: folder })
     }
 
-    /// The server, to be asked.
+    /// The server.
     pub fn server(&self) -> &Postgres {
         &self.server
     }
 
-    /// The server, to be stopped, killed and started again.
+    /// The server, for stopping, killing and restarting it.
     pub fn server_mut(&mut self) -> &mut Postgres {
         &mut self.server
     }
@@ -67,7 +66,7 @@ impl TemporaryFolder {
             match fs::create_dir(&path) {
                 Ok(()) => {
                     let _lock = FolderLock::take(&path.join("lock"), &path)?;
-                    // Whatever our umask says: PostgreSQL's user has to get through.
+                    // Regardless of our umask: PostgreSQL's user has to get through.
                     place::open_folder(&path)?;
                     return Ok(Self { path, _lock });
                 }
@@ -86,7 +85,7 @@ impl Drop for TemporaryFolder {
     }
 }
 
-/// Removes the folders whose owner is gone, which shows in their lock being free.
+/// Removes the folders whose owner is gone, as their free locks show.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let folder = entry.path();

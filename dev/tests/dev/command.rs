@@ -1,4 +1,4 @@
-//! `mana-dev` as a person uses it: one process to start, one to stop, nothing left behind.
+//! `mana-dev` as people use it: one process to start, one to stop, nothing left behind.
 
 use std::{
     fs,

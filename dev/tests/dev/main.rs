@@ -1,4 +1,4 @@
-//! `mana-dev` and the servers that it starts, as people and tests use them.
+//! `mana-dev`, and the servers it starts, as people and tests use them.
 
 mod command;
 mod playground;

@@ -1,4 +1,4 @@
-//! The page to try it, as a program asks for it, and in Chromium (`make test-browser`).
+//! The playground page, over HTTP and in Chromium (`make test-browser`).
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! A PostgreSQL of our own starts, stops, crashes and comes back as it is told to.
+//! Our own PostgreSQL starts, stops, crashes and restarts on request.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 

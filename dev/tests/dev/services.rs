@@ -1,4 +1,4 @@
-//! The stand-ins for other services do what they are told to.
+//! The stand-ins for other services behave as configured.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -1,4 +1,4 @@
-//! `COPY … TO STDOUT` of the rows that a fresh device pulls: the fastest way out of PostgreSQL.
+//! `COPY … TO STDOUT` of the rows that a fresh device pulls: the fastest way to get data out of PostgreSQL.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use tokio_postgres::Client;
 
 use super::BaselineError;
 
-/// What a pull answers with, in the order of the log.
+/// The columns of a pull's answer, in log order.
 const ROWS: &str = "select created_at, table_name, record_id, op, data, field_timestamps from sync_changes \
                     where log_id = '{log}' order by created_at";
 
-/// Copies all rows of a user; how many bytes, and how long it took.
+/// Copies all rows of a user; returns the number of bytes, and how long it took.
 pub async fn copy(client: &Client, user: &str) -> Result<(usize, Duration), BaselineError> {
     let failed = |source| BaselineError::Database { action: "copy the rows out", source };
     let log = client.query_one("select log_id::text from sync_heads where user_id = $1", &[&user]).await;

@@ -1,4 +1,4 @@
-//! A database with so much in it and a replica before it.
+//! A database with a given amount of data, and a replica in front of it.
 
 use super::BaselineError;
 use super::fill::fill;
@@ -7,26 +7,26 @@ use crate::engine::one_by_one::one_by_one;
 use crate::local::{Replica, Surroundings};
 use crate::report::LatencyHistogram;
 
-/// The planner's count of rows may be off by this share.
+/// The planner's row count may be off by this fraction.
 const ESTIMATE: f32 = 0.1;
-/// One request in so many, before those that count.
+/// Divisor for the number of uncounted requests before the counted ones.
 const WARM_UP: usize = 10;
 
-/// What is to be stored.
+/// The data to be stored.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// The database's name.
     pub database: String,
-    /// Where changes go; places of one log follow each other.
+    /// The places that changes go to; those of one log are adjacent.
     pub places: Vec<Place>,
-    /// Changes that every log has besides one for each of its places.
+    /// Changes in every log besides one for each of its places.
     pub filled: u64,
-    /// Whether the database is kept for the next run, because filling takes much longer than measuring.
+    /// True if the database is kept for the next run, because filling takes much longer than measuring.
     pub kept: bool,
 }
 
 impl Dataset {
-    /// So many changes in logs of a thousand, each of another user. Kept as `bench_stored_N`.
+    /// This many changes in logs of a thousand, each of another user. Kept as `bench_stored_N`.
     pub fn of_many_users(changes: u64) -> Self {
         const EACH: u64 = 1000;
         let place = |number: u64| Place {
@@ -42,14 +42,14 @@ impl Dataset {
         }
     }
 
-    /// All logs, begun by as many users.
+    /// Returns the number of logs, each started by another user.
     fn logs(&self) -> usize {
         let mut logs: Vec<_> = self.places.iter().map(|place| (&place.user, &place.app)).collect();
         logs.dedup();
         logs.len()
     }
 
-    /// Whether an earlier run has filled it. One that was broken off leaves less.
+    /// True if an earlier run has filled it. An interrupted run leaves less.
     async fn is_there(&self, at: &Surroundings) -> Result<bool, BaselineError> {
         if !self.kept || !at.has_database(&self.database).await? {
             return Ok(false);
@@ -58,12 +58,12 @@ impl Dataset {
         let query = "select (select count(*) from sync_heads) >= $1 and reltuples >= $2 \
                      from pg_class where oid = to_regclass('sync_changes')";
         let row = at.connect(&self.database).await?.query_opt(query, &[&(logs as i64), &least]).await;
-        // Where not even the schema is there, the question fails; and the answer is no.
+        // Without the schema the query fails, which means no.
         Ok(row.ok().flatten().is_some_and(|row| row.get(0)))
     }
 }
 
-/// A dataset with its replica, and what visits to it took.
+/// A dataset with its replica, and the latencies of visits to it.
 pub struct Side {
     replica: Replica,
     sql: tokio_postgres::Client,
@@ -71,7 +71,7 @@ pub struct Side {
     latencies: Latencies,
 }
 
-/// What visits took.
+/// The latencies of visits.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies {
     pub pushes: LatencyHistogram,
@@ -79,12 +79,12 @@ pub struct Latencies {
 }
 
 impl Side {
-    /// Fills the database, unless it is there already.
+    /// Fills the database, unless that was done before.
     pub async fn start(at: &Surroundings, dataset: &Dataset) -> Result<Self, BaselineError> {
         let database = &dataset.database;
         let there = dataset.is_there(at).await?;
         match there {
-            // What filled it may have been of an earlier schema.
+            // The run that filled it may have had an earlier schema.
             true => at.command("migrate", database, &[]).await?,
             false => at.fresh_database(database).await?,
         }
@@ -95,9 +95,9 @@ impl Side {
             visitor.warm_up().await?;
             fill(&sql, dataset.filled).await?;
         }
-        // What was not touched since the server started has to be read, and since the last checkpoint, to be written
-        // whole into the log. That is true of the first visit alone, and more of them are first visits where more is
-        // stored.
+        // Pages not touched since the server started have to be read, and pages not touched since the last checkpoint
+        // have to be written whole to the WAL. That is true only of the first visit, and the more is stored, the more
+        // visits are first ones.
         for what in [What::Push, What::Pull] {
             visitor.turn_to(what, &sql).await?;
             visitor.warm_up().await?;
@@ -105,12 +105,12 @@ impl Side {
         Ok(Self { replica, sql, visitor, latencies: Latencies::default() })
     }
 
-    /// Where the replica is.
+    /// The base URL of the replica.
     pub fn base(&self) -> &str {
         self.replica.base()
     }
 
-    /// So many requests, after some that do not count.
+    /// Sends this many requests, after some uncounted ones.
     async fn visit(mut self, what: What, requests: usize) -> Result<Self, BaselineError> {
         self.visitor.turn_to(what, &self.sql).await?;
         let (measured, visitor) = one_by_one(self.visitor, requests / WARM_UP, requests).await?;
@@ -130,8 +130,8 @@ impl Side {
     }
 }
 
-/// Visits all sides alternately, so many times each for pushes and for pulls, there and back again, so that what else
-/// the machine does slows all of them alike: the shorter the turns, the more so.
+/// Visits all sides alternately, this many turns each for pushes and for pulls, back and forth, so that other work of
+/// the machine slows all of them alike: the shorter the turns, the more so.
 pub async fn interleaved(sides: Vec<Side>, turns: usize, requests: usize) -> Result<Vec<Side>, BaselineError> {
     let mut sides: Vec<(usize, Side)> = sides.into_iter().enumerate().collect();
     for _ in 0..turns {

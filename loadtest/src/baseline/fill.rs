@@ -1,13 +1,14 @@
-//! Logs that are long already: each begun by a push through the server, and then filled by SQL, because millions of
-//! pushes would take an hour. Only what the table is to clients is written, beside copies of what the push stored.
+//! Fills logs with old changes: each log is started by a push through the server and then filled by SQL, because
+//! millions of pushes would take an hour. Only what clients see of the table is written, besides copies of what the
+//! push stored.
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::BaselineError;
 
-/// Changes before the oldest of every log, a millisecond apart, dealt to the log's tables in turn, in the proportions
-/// and sizes of the histories in `loadtest/data`: mostly one short field of a record, some whole records, a few
-/// deletes.
+/// Changes before the oldest of every log, a millisecond apart, distributed over the log's tables in turn, in the
+/// proportions and sizes of the histories in `loadtest/data`: mostly one short field of a record, some whole records, a
+/// few deletes.
 const FILL: &str = r#"
 with logs as materialized (
     select h.log_id, h.user_id, h.app_id, min(c.created_at) as oldest, array_agg(distinct c.table_name) as tables
@@ -37,7 +38,7 @@ from (
 ) written
 "#;
 
-/// Adds so many changes to every log that there is. Indexes are made afterwards, at once instead of row by row.
+/// Adds this many changes to every existing log. Indexes are created afterwards, all at once instead of row by row.
 pub async fn fill(client: &Client, changes: u64) -> Result<(), BaselineError> {
     let failed = |source| BaselineError::Database { action: "be filled", source };
     let indexes = client
@@ -61,8 +62,8 @@ pub async fn fill(client: &Client, changes: u64) -> Result<(), BaselineError> {
     let settings = "set synchronous_commit = off; set maintenance_work_mem = '512MB'; set max_parallel_workers = 0;";
     let all = format!("{settings} begin; {drops} {fill}; {creates} commit;");
     client.batch_execute(&all).await.map_err(failed)?;
-    // Autovacuum would come some time, in the middle of a measurement.
-    // Each alone: statements that are sent together are one transaction, in which there is no vacuum.
+    // Autovacuum would start at some point, in the middle of a measurement. The statements are sent one by one: those
+    // sent together form one transaction, which does not allow VACUUM.
     for statement in ["vacuum analyze sync_changes", "vacuum analyze sync_heads", "checkpoint"] {
         client.batch_execute(statement).await.map_err(failed)?;
     }

@@ -1,11 +1,11 @@
-//! Our numbers beside what this machine's PostgreSQL can do without us: each a ratio of two things measured alternately
-//! in one run, so that what slows one slows the other.
+//! Compares our numbers with what this machine's PostgreSQL can do without us: each is a ratio of two things measured
+//! alternately in one run, so that what slows one slows the other.
 //!
 //! ```text
-//! rows: one file for each line of the table ─► report::Ratio ─► table
-//!   pgbench, notify, copy: the baselines        engine: our side        dataset, visits, fill: what is stored already
+//! rows: one file for each row of the table ─► report::Ratio ─► table
+//!   pgbench, notify, copy: the baselines        engine: our side        dataset, visits, fill: stored data
 //! ```
-//! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
+//! It starts and stops its own replicas ([`crate::local`]); PostgreSQL and the token issuer come from
 //! `mana-dev with-services`.
 
 pub(crate) mod copy;
@@ -28,14 +28,14 @@ use pgbench::PgbenchError;
 
 pub use run::{Outcome, run};
 
-/// How thoroughly.
+/// The plan of a run: the rows, and how thoroughly to measure them.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The rows to measure; all of them if empty.
     pub rows: Vec<rows::Name>,
-    /// Times that both sides are measured, alternately.
+    /// The number of times both sides are measured, alternately.
     pub rounds: usize,
-    /// How long one side is measured at a time.
+    /// Duration of one measurement of one side.
     pub length: Duration,
     /// Connections that push, and clients of pgbench.
     pub connections: usize,
@@ -43,14 +43,14 @@ pub struct Plan {
     pub users: usize,
     /// Idle connections that are held.
     pub idle: usize,
-    /// Rows of the one log that a fresh device pulls.
+    /// Rows in the log that a fresh device pulls.
     pub hydrated: usize,
-    /// Stored changes that count as few, and as many.
+    /// Stored changes that count as few and as many.
     pub stored: (u64, u64),
 }
 
 impl Plan {
-    /// As goals are judged by.
+    /// The plan by which goals are judged.
     pub fn thorough() -> Self {
         Self {
             rows: Vec::new(),
@@ -75,7 +75,7 @@ impl Plan {
     }
 }
 
-/// Why a row could not be measured.
+/// The reasons why a row could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BaselineError {
     /// There is no local cluster.
@@ -99,13 +99,13 @@ pub enum BaselineError {
     /// The database did not do it.
     #[error("the database could not {action}")]
     Database {
-        /// What was being done.
+        /// The action.
         action: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A replay did not come to its end.
+    /// A replay did not finish.
     #[error("a replay did not come to its end")]
     Replay(#[source] Box<crate::replay::ReplayError>),
     /// A page could not be read.
@@ -114,12 +114,12 @@ pub enum BaselineError {
     /// Nothing was measured.
     #[error("{what}")]
     Nothing {
-        /// What was missing.
+        /// The problem.
         what: String,
     },
 }
 
-/// The middle of some numbers; of none, zero.
+/// The median; zero for no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {

@@ -1,4 +1,4 @@
-//! The bare way of a notification: NOTIFY on one connection, heard by LISTEN on another. No wake-up that travels
+//! The time of a bare notification: NOTIFY on one connection, received by LISTEN on another. No wake-up that goes
 //! through the database can be faster.
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// Two connections, one that notifies and one that listens.
 pub struct NotifyPair {
     sender: Client,
-    /// It hears as long as it is held.
+    /// Listens for as long as it is held.
     _listener: Client,
     heard: mpsc::UnboundedReceiver<(String, Instant)>,
 }
@@ -31,7 +31,7 @@ impl NotifyPair {
         let (listener, mut connection) = tokio_postgres::connect(url, NoTls).await.map_err(database("be reached"))?;
         let (tell, heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            // Ends with the connection; the receiver then waits in vain, and says so.
+            // Ends with the connection; the receiver then times out and reports it.
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if let AsyncMessage::Notification(notification) = message
                     && tell.send((notification.payload().to_owned(), Instant::now())).is_err()
@@ -44,7 +44,7 @@ impl NotifyPair {
         Ok(Self { sender, _listener: listener, heard })
     }
 
-    /// So many round trips, one after the other with a pause before each: seconds from sending to arrival.
+    /// Measures this many round trips one after the other, with a pause before each: seconds from sending to arrival.
     pub async fn measure(
         &mut self,
         count: usize,

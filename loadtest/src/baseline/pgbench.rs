@@ -1,4 +1,4 @@
-//! pgbench with a push in a statement of its own: what this PostgreSQL can do for pushes with nothing before it.
+//! Runs pgbench with a push as its own statement: what this PostgreSQL can do for pushes with nothing in front of it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-/// One push, in the least that a statement can do for it: take the head of one log, store the rows.
+/// One push with the minimum that a statement can do for it: take the head of one log, store the rows.
 ///
-/// The server's own statement (`store/push_statements.rs`) writes the very same columns. It stores many pushes at once, and looks
-/// for retries besides; measured against itself the server would look better than against this.
+/// The server's own statement (`store/push_statements.rs`) writes the very same columns, but stores many pushes at once
+/// and also looks for retries; compared with that, the server would look better than compared with this.
 pub const PUSH: &str = include_str!("../../baseline/push.sql");
 
-/// As the server's own connections plan (`store/connections.rs`): the baseline is not to be slowed down by planning.
+/// The planner settings of the server's own connections (`store/connections.rs`): planning must not slow the baseline
+/// down.
 const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
 
-/// Why pgbench said nothing.
+/// The reasons why pgbench gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum PgbenchError {
     #[error("cannot run {}", program.display())]
@@ -44,12 +45,13 @@ pub struct Pgbench<'a> {
     pub pg_bin: &'a Path,
     pub database_url: &'a str,
     pub clients: usize,
-    /// Where the script is written.
+    /// The folder for the script.
     pub folder: &'a Path,
 }
 
 impl Pgbench<'_> {
-    /// Pushes of so many changes for so long; transactions in a second. Each client has `users` logs of its own.
+    /// Pushes of this many changes for this long; returns transactions per second. Each client has `users` logs of its
+    /// own.
     pub async fn pushes(&self, changes: usize, users: usize, length: Duration) -> Result<f64, PgbenchError> {
         let script = self.folder.join(format!("push-{changes}.pgbench"));
         let write = |source| PgbenchError::Script { path: script.clone(), source };
@@ -82,14 +84,14 @@ fn rate(output: &Output) -> Result<f64, PgbenchError> {
     number.ok_or_else(|| PgbenchError::Unreadable { output: whole() })
 }
 
-/// [`PUSH`] with values in the places of its parameters: the same sizes as [`crate::engine::push_body`] pushes, ids
-/// that begin with the time as the server's do, and a user of the client's own.
+/// [`PUSH`] with values instead of parameters: the same sizes as [`crate::engine::push_body`] pushes, ids that begin
+/// with the time as the server's do, and users of the client's own.
 fn push_script(changes: usize, users: usize) -> String {
     let list = |item: &dyn Fn(usize) -> String| {
         let items: Vec<String> = (0..changes).map(item).collect();
         format!("array[{}]", items.join(","))
     };
-    // pgbench would take what follows a colon for a variable.
+    // pgbench takes text after a colon for a variable.
     let constant = |text: &str| format!("E'{}'", text.replace(':', r"\u003a"));
     let id = |index: usize| {
         format!(
@@ -118,7 +120,7 @@ fn push_script(changes: usize, users: usize) -> String {
     let _ = writeln!(script, "\\set user :client_id * {users} + random(1, {users})");
     let _ = writeln!(script, "\\set number random(1000000000, 9999999999)");
     let mut statement = PUSH.trim().to_owned();
-    // From the last, so that $1 does not take the start of $13.
+    // From the last, so that $1 does not match the start of $13.
     for (index, value) in values.iter().enumerate().rev() {
         statement = statement.replace(&format!("${}", index + 1), value);
     }
@@ -129,7 +131,7 @@ fn push_script(changes: usize, users: usize) -> String {
 mod tests {
     use super::*;
 
-    /// What a statement writes: for each of its inserts, the table and the columns.
+    /// Returns the table and columns of each insert in a statement.
     fn writes(sql: &str) -> Vec<Vec<&str>> {
         let inserts = sql.split("insert into ").skip(1).map(|insert| insert.split_once(')').unwrap().0);
         let is_name = |c: char| c.is_alphanumeric() || c == '_';

@@ -1,4 +1,4 @@
-//! The rows as the one JSON of a run, with what the numbers depend on.
+//! The rows as the JSON report of a run, with the settings that the numbers depend on.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::local::Surroundings;
 use crate::report::Report;
 use crate::report::model::{Build, Check, Database, Generator, Machine, SCHEMA_VERSION, Settings};
 
-/// What commits, caches and checkpoints depend on; the same on both sides of every ratio, which share the server.
+/// Settings that commits, caches and checkpoints depend on; both sides of every ratio share the server.
 const SETTINGS: [&str; 12] = [
     "fsync",
     "synchronous_commit",
@@ -27,7 +27,7 @@ const SETTINGS: [&str; 12] = [
     "track_commit_timestamp",
 ];
 
-/// What PostgreSQL says of itself.
+/// Reads PostgreSQL's version and settings.
 pub async fn database(at: &Surroundings) -> Result<Database, BaselineError> {
     let failed = |source| BaselineError::Database { action: "say its settings", source };
     let client = at.connect("postgres").await?;
@@ -41,7 +41,7 @@ pub async fn database(at: &Surroundings) -> Result<Database, BaselineError> {
     Ok(Database { version, settings })
 }
 
-/// The report of a run.
+/// Creates the report of a run.
 pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: String) -> Report {
     let busiest = outcome.rows.iter().map(|row| row.generator_busy).fold(0.0, f64::max);
     let notes = outcome.rows.iter().map(|row| json!({"row": row.ratio.name, "note": row.note}));
@@ -69,8 +69,8 @@ pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: St
     }
 }
 
-/// What every measurement on this machine tells besides its numbers. `busiest` is the busiest that a thread of the
-/// generator was, as a share of its time, where that was measured.
+/// The parts of a report common to all measurements on this machine. `busiest` is the load of the generator's busiest
+/// thread, as a fraction of its time, if that was measured.
 pub fn outline(scenario: serde_json::Value, busiest: Option<f64>, database: Database, started_at: String) -> Report {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned();
@@ -94,7 +94,7 @@ pub fn outline(scenario: serde_json::Value, busiest: Option<f64>, database: Data
     }
 }
 
-/// RFC 3339, UTC.
+/// The time in RFC 3339, UTC.
 pub fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }

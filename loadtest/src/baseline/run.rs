@@ -1,11 +1,11 @@
-//! One run: row after row, each printed as soon as it is there.
+//! A run: measures row after row, and prints each at once.
 
 use super::rows::idle::Transport;
 use super::rows::{Name, Row, compacting, fanout, hydrate, idle, paced, pushes, stored, wakeup, woken};
 use super::{BaselineError, Plan, table};
 use crate::local::Surroundings;
 
-/// What a run found.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Rows that were measured.
@@ -14,7 +14,7 @@ pub struct Outcome {
     pub failed: Vec<(Name, BaselineError)>,
 }
 
-/// Measures the rows of the plan. `log` hears of each as it is there.
+/// Measures the rows of the plan. `log` gets each as soon as it is measured.
 pub async fn run(at: &Surroundings, plan: &Plan, log: impl Fn(&Row)) -> Outcome {
     let mut outcome = Outcome { rows: Vec::new(), failed: Vec::new() };
     for name in <Name as clap::ValueEnum>::value_variants().iter().copied().filter(|name| plan.wants(*name)) {

@@ -1,4 +1,4 @@
-//! The table as people read it.
+//! Formats the table for people.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use super::rows::{Name, Row};
 use crate::engine::usage::BUSY;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
-/// One value with its unit.
+/// Formats a value with its unit.
 pub fn shown(measurement: &Measurement) -> String {
     let value = measurement.value;
     match measurement.unit {
@@ -36,7 +36,7 @@ fn verdict(ratio: &Ratio) -> &'static str {
     }
 }
 
-/// The whole table, with how each row came about below it.
+/// Renders the whole table, with the details of each row below it.
 pub fn render(rows: &[Row]) -> String {
     let mut text = format!("{:<44} {:>12} {:>12} {:>7} {:>7}\n", "", "ours", "baseline", "ratio", "goal");
     for Row { ratio, .. } in rows {
@@ -52,7 +52,7 @@ pub fn render(rows: &[Row]) -> String {
     text
 }
 
-/// How a row came about.
+/// Renders the details of a row.
 pub fn detail(row: &Row) -> String {
     let Row { ratio, note, generator_busy } = row;
     let mut text = format!("{}: {} against {}. {note}.", ratio.name, ratio.ours.name, ratio.baseline.name);
@@ -65,7 +65,7 @@ pub fn detail(row: &Row) -> String {
     text
 }
 
-/// A row that could not be measured.
+/// Renders a row that could not be measured.
 pub fn failure(name: Name, error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(format!("{name:?} could not be measured: {error}"), |text, cause| format!("{text}: {cause}"))

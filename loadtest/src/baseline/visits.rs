@@ -1,5 +1,5 @@
-//! One device after the other, one request at a time: what a push and a small pull take where nothing waits for
-//! anything else, and only what is stored makes a difference.
+//! One device after the other, one request at a time: the latency of a push and a small pull when nothing waits for
+//! anything else, and only the stored data makes a difference.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::engine::push_body::Shape;
 use crate::engine::{Client, Endpoint, Failure, LeanDevice};
 use crate::local::Surroundings;
 
-/// Changes that a small pull brings.
+/// Changes in a small pull.
 pub const PULLED: i64 = 50;
-/// The least that a change takes in an answer: a delete's members and their names.
+/// Minimum size of a change in an answer: a delete's members and their names.
 const LEAST_BYTES: usize = 60;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// For each place in its order, the head of its log, and the cursor after which so many changes of its table follow.
+/// For each place in order, the head of its log, and a cursor followed by this many changes of its table.
 const CURSORS: &str = "
 select to_char(h.head at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), to_char((
     select created_at from sync_changes c where c.log_id = h.log_id and c.table_name = place.table_name
@@ -31,7 +31,7 @@ from unnest($1::text[], $2::text[], $3::text[]) with ordinality as place (user_i
 join sync_heads h using (user_id, app_id)
 order by number";
 
-/// Where a change goes.
+/// The place that a change goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub user: String,
@@ -39,10 +39,10 @@ pub struct Place {
     pub table: String,
 }
 
-/// What is asked.
+/// The kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// One change, by a device that knows all of the log.
+    /// One change, by a device that has read the whole log.
     Push,
     /// [`PULLED`] changes, by a device that has pushed none of them.
     Pull,
@@ -51,19 +51,19 @@ pub enum What {
 struct Spot {
     writer: LeanDevice,
     reader: LeanDevice,
-    /// Its log's place in [`Visitor::heads`].
+    /// The index of its log in [`Visitor::heads`].
     log: usize,
-    /// Where its pulls begin.
+    /// The cursor at which its pulls start.
     since: String,
 }
 
-/// One connection; every request is to a random place.
+/// Sends requests on one connection, each to a random place.
 pub struct Visitor {
     client: Client,
     rng: StdRng,
     places: Vec<Place>,
     spots: Vec<Spot>,
-    /// The newest cursor of each log, as its one writer knows it: tables of a log share it, as they do on a device.
+    /// The newest cursor of each log, as its only writer knows it: the tables of a log share it, as on a device.
     heads: Vec<String>,
     what: What,
 }
@@ -78,11 +78,11 @@ impl Work for Visitor {
 impl Visitor {
     pub async fn new(at: &Surroundings, base: &str, places: &[Place]) -> Result<Self, BaselineError> {
         let client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT);
-        // Another run on the same database must not send the same pushes, which would be retries.
+        // Another run on the same database must not send identical pushes, which would be retries.
         let run: u32 = rand::random();
         let (mut spots, mut logs) = (Vec::with_capacity(places.len()), Vec::<(&str, &str)>::new());
         for Place { user, app, table } in places {
-            // Places of one log follow each other.
+            // Places of one log are adjacent.
             if logs.last() != Some(&(user, app)) {
                 logs.push((user, app));
             }
@@ -100,7 +100,7 @@ impl Visitor {
         Ok(Self { client, rng, places: places.to_vec(), spots, heads, what: What::Push })
     }
 
-    /// Visits every place once: pushes, if it was not turned to anything.
+    /// Visits every place once; pushes, if no kind has been set.
     pub async fn warm_up(&mut self) -> Result<(), Failure> {
         for spot in 0..self.spots.len() {
             self.visit(spot).await?;
@@ -115,8 +115,8 @@ impl Visitor {
         }
     }
 
-    /// Turns to pushes or to pulls, from where the logs are by now: pulls bring the newest changes of their tables,
-    /// whoever has pushed in the meantime.
+    /// Switches to pushes or pulls, from the current positions of the logs: pulls bring the newest changes of their
+    /// tables, whoever has pushed in the meantime.
     pub async fn turn_to(&mut self, what: What, sql: &tokio_postgres::Client) -> Result<(), BaselineError> {
         let column = |name: fn(&Place) -> &String| self.places.iter().map(name).collect::<Vec<_>>();
         let (users, apps) = (column(|place| &place.user), column(|place| &place.app));

@@ -1,4 +1,4 @@
-//! `mana-load baseline`: the table of numbers beside their physical limits.
+//! `mana-load baseline`: a table of our numbers and their physical limits.
 
 use std::process::ExitCode;
 
@@ -8,13 +8,13 @@ use mana_load::report::model::Database;
 
 use super::measuring::{MeasuringArgs, Stopped};
 
-/// Measures the server beside what this machine's PostgreSQL does without it, as ratios.
+/// Compares the server with what this machine's PostgreSQL does without it, as ratios.
 ///
-/// It starts replicas of its own and must run where `mana-dev with-services` has put their surroundings into the
-/// environment; `make bench` does all of that.
+/// It starts its own replicas and must run with the environment of `mana-dev with-services`; `make bench` does all of
+/// that.
 ///
-/// Exit status: 0 where every row was measured, 1 where one missed its goal and --strict is given, 2 where one could
-/// not be measured.
+/// Exit status: 0 if every row was measured, 1 if one missed its goal and --strict is given, 2 if one could not be
+/// measured.
 #[derive(Args)]
 pub struct BaselineArgs {
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct BaselineArgs {
     /// Only these rows.
     #[arg(long, value_delimiter = ',', env = "ROWS")]
     rows: Vec<rows::Name>,
-    /// Times that both sides of a ratio are measured.
+    /// How often both sides of a ratio are measured.
     #[arg(long)]
     rounds: Option<usize>,
     /// Connections that push, and clients of pgbench.
@@ -43,7 +43,7 @@ impl BaselineArgs {
     }
 }
 
-/// Measures, prints and writes.
+/// Measures, prints and writes the results.
 pub async fn measure(args: BaselineArgs) -> Result<ExitCode, Stopped> {
     let plan = args.plan();
     let at = args.measuring.surroundings()?;

@@ -8,13 +8,13 @@ use mana_load::growth::{Dimension, Plan, report, run, table};
 
 use super::measuring::{MeasuringArgs, Stopped};
 
-/// Measures how cost grows with what is stored, with replicas, connections, names, the length of a log, and edits over time.
+/// Measures how cost grows with stored data, replicas, connections, names, the length of a log, and edits over time.
 ///
-/// It starts replicas of its own and must run where `mana-dev with-services` has put their surroundings into the
-/// environment; `make growth` does all of that.
+/// It starts its own replicas and must run with the environment of `mana-dev with-services`; `make growth` does all of
+/// that.
 ///
-/// Exit status: 0 where every dimension was measured, 1 where one grew beyond its limit and --strict is given, 2 where
-/// one could not be measured.
+/// Exit status: 0 if every dimension was measured, 1 if one grew beyond its limit and --strict is given, 2 if one could
+/// not be measured.
 #[derive(Args)]
 pub struct GrowthArgs {
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct GrowthArgs {
     /// Only these dimensions.
     #[arg(long, value_delimiter = ',', env = "ONLY")]
     only: Vec<Dimension>,
-    /// Times that each point is measured, alternately; five times as many where requests are sent one at a time.
+    /// How often each point is measured, alternately; five times as often when requests are sent one at a time.
     #[arg(long)]
     turns: Option<usize>,
 }
@@ -39,7 +39,7 @@ impl GrowthArgs {
     }
 }
 
-/// Measures, prints and writes.
+/// Measures, prints and writes the results.
 pub async fn measure(args: GrowthArgs) -> Result<ExitCode, Stopped> {
     let plan = args.plan();
     let at = args.measuring.surroundings()?;

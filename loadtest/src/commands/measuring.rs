@@ -1,4 +1,4 @@
-//! What `baseline` and `growth` have in common: options, surroundings, and how they end.
+//! The common part of `baseline` and `growth`: options, surroundings, and exit status.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,24 +10,24 @@ use mana_load::local::Surroundings;
 use mana_load::report::files::{self, FileError};
 use mana_load::report::model::Report;
 
-/// How something is measured with replicas of its own.
+/// Options for measuring with our own replicas.
 #[derive(Args)]
 pub struct MeasuringArgs {
     /// The server's program.
     #[arg(long, env = "MANA_SYNC_EXE", default_value = "target/release/mana-sync")]
     exe: PathBuf,
-    /// Where logs and scripts go.
+    /// The folder for logs and scripts.
     #[arg(long, default_value = ".dev/bench", value_name = "FOLDER")]
     folder: PathBuf,
-    /// Where the result goes as JSON; a page goes beside it.
+    /// The file for the result as JSON; an HTML page is written beside it.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// A goal or a limit that is missed is a failure.
+    /// Fail if a goal or a limit is missed.
     #[arg(long)]
     strict: bool,
 }
 
-/// Why there is no table.
+/// The reasons why there is no table.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     #[error(transparent)]
@@ -37,14 +37,14 @@ pub enum Stopped {
 }
 
 impl MeasuringArgs {
-    /// What `mana-dev with-services` has put into the environment.
+    /// Returns the surroundings that `mana-dev with-services` has put into the environment.
     pub fn surroundings(&self) -> Result<Surroundings, Stopped> {
         raise_file_limit();
         Ok(Surroundings::from_env(self.exe.clone(), self.folder.clone()).map_err(BaselineError::from)?)
     }
 
-    /// Writes the report where it is wanted. The exit status: 2 where something could not be measured (`failed`), 1 where
-    /// a goal or a limit was `missed` and that counts.
+    /// Writes the report to the requested file. Returns the exit status: 2 if something could not be measured
+    /// (`failed`), 1 if a goal or a limit was `missed` and that counts.
     pub fn end(&self, report: &Report, failed: bool, missed: bool) -> Result<ExitCode, Stopped> {
         if let Some(path) = &self.json {
             let page = files::write(report, path)?;

@@ -1,4 +1,4 @@
-//! The subcommands, apart from `replay`: their arguments, and what their exit status means.
+//! The subcommands except `replay`: their arguments and exit statuses.
 
 pub mod baseline;
 pub mod growth;

@@ -1,4 +1,4 @@
-//! `mana-load compare`, `mana-load page` and `mana-load merge`: what was measured before, looked at.
+//! `mana-load compare`, `mana-load page` and `mana-load merge`: work with earlier results.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,50 +9,50 @@ use mana_load::report::files::{self, FileError};
 use mana_load::report::html;
 use mana_load::report::merge::{self, MergeError};
 
-/// Tells what changed between two runs beyond noise, and what else was different.
+/// Shows what changed between two runs beyond noise, and what else was different.
 ///
-/// Exit status: 0, or with --fail-on-regression 1 where something got worse by more than that or a check or a
-/// threshold that held does not any more; 2 where a file cannot be read or written.
+/// Exit status: 0, or with --fail-on-regression 1 if something got worse by more than that or a check or threshold no
+/// longer holds; 2 if a file cannot be read or written.
 #[derive(Args)]
 pub struct CompareArgs {
     /// The JSON of the run to compare with.
     first: PathBuf,
     /// The JSON of the run in question.
     second: PathBuf,
-    /// Fails where a value got worse beyond noise and by more than this many percent.
+    /// Fail if a value got worse beyond noise and by more than this many percent.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     fail_on_regression: Option<f64>,
-    /// Writes the comparison as a page, too.
+    /// Also write the comparison as an HTML page.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
-/// Writes the page of a run anew from its JSON.
+/// Regenerates the page of a run from its JSON.
 ///
-/// Exit status: 0, or 2 where a file cannot be read or written.
+/// Exit status: 0, or 2 if a file cannot be read or written.
 #[derive(Args)]
 pub struct PageArgs {
     /// The JSON of a run.
     report: PathBuf,
-    /// Where the page goes; by default beside the JSON.
+    /// The file for the page; by default beside the JSON.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Puts the reports of several generators, which ran one scenario at the same time, into one.
+/// Merges the reports of several generators that ran one scenario at the same time.
 ///
-/// Exit status: 0, or 2 where a file cannot be read or written, or the reports are not of one run.
+/// Exit status: 0, or 2 if a file cannot be read or written, or the reports are not from one run.
 #[derive(Args)]
 pub struct MergeArgs {
     /// The JSON of each generator.
     #[arg(required = true)]
     reports: Vec<PathBuf>,
-    /// Where the JSON of all goes; its page and its JUnit XML go beside it.
+    /// The file for the merged JSON; its page and its JUnit XML are written beside it.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }
 
-/// Why reports were not merged.
+/// The reasons why reports were not merged.
 #[derive(Debug, thiserror::Error)]
 enum NotMerged {
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! `mana-load run`: a scenario, and its verdict as exit status.
+//! `mana-load run`: runs a scenario, with its verdict as exit status.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,44 +19,45 @@ use tokio::sync::Mutex;
 
 const DATABASE: &str = "load_scenario";
 
-/// Runs a scenario against replicas that are there (--targets), or against its own (--replicas).
+/// Runs a scenario against existing replicas (--targets), or against its own (--replicas).
 ///
-/// At the end it verifies that nothing was missed and that all devices agree, and writes one JSON and one HTML page.
+/// At the end it verifies that nothing was missed and that all devices agree, and writes a JSON report and an HTML
+/// page.
 ///
-/// Exit status: 0 where every check and threshold passed, 1 where one did not, 2 where the run could not be finished.
+/// Exit status: 0 if every check and threshold passed, 1 if one did not, 2 if the run could not be finished.
 #[derive(Args)]
 pub struct RunArgs {
-    /// The scenario's file.
+    /// The scenario file.
     file: PathBuf,
     /// Base URLs of the replicas or of their balancer, separated by commas.
     #[arg(long, env = "MANA_LOAD_TARGETS", value_delimiter = ',', conflicts_with = "replicas")]
     targets: Vec<String>,
-    /// How many replicas of its own to start; of several numbers, one run after the other. Needs what
-    /// `mana-dev with-services` puts into the environment.
+    /// The number of replicas to start; several numbers mean one run after the other. Needs the environment of
+    /// `mana-dev with-services`.
     #[arg(long, value_delimiter = ',', value_name = "N")]
     replicas: Vec<usize>,
     /// The issuer's private key, an Ed25519 JWK file; it signs the users' tokens.
     #[arg(long, env = "MANA_LOAD_KEY", value_name = "JWKFILE")]
     key: Option<PathBuf>,
-    /// Tokens in place of a key, one a line, each of another user.
+    /// Tokens instead of a key, one per line, each of another user.
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     tokens: Option<PathBuf>,
-    /// What replaces the replicas, for scenarios with a rollout; given to sh, done when it ends.
+    /// Command that replaces the replicas, for scenarios with a rollout; run by sh, done when it ends.
     #[arg(long, value_name = "COMMAND")]
     rollout_command: Option<String>,
     /// The server's program, for --replicas.
     #[arg(long, env = "MANA_SYNC_EXE", default_value = "target/release/mana-sync")]
     exe: PathBuf,
-    /// Where reports and logs go.
+    /// The folder for reports and logs.
     #[arg(long, default_value = ".dev/load", value_name = "FOLDER")]
     folder: PathBuf,
-    /// Makes every phase this many times as long.
+    /// Make every phase this many times as long.
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
     time: f64,
-    /// Makes every rate this many times as high.
+    /// Make every rate this many times as high.
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
     rate: f64,
-    /// Shows no progress.
+    /// Show no progress.
     #[arg(long, short)]
     quiet: bool,
 }
@@ -68,7 +69,7 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Why there is no verdict.
+/// The reasons why there is no verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     #[error(transparent)]
@@ -95,14 +96,14 @@ pub enum Stopped {
     NoTargets,
 }
 
-/// Reads the scenario first: it says how many threads there are to be.
+/// Reads the scenario first: it determines the number of threads.
 pub fn scenario(args: &RunArgs) -> Result<Scenario, Stopped> {
     let mut scenario = Scenario::read(&args.file)?;
     scenario.scale(args.time, args.rate);
     Ok(scenario)
 }
 
-/// Runs it as often as there are numbers of replicas.
+/// Runs it once for each number of replicas.
 pub async fn execute(args: RunArgs, scenario: Scenario) -> Result<ExitCode, Stopped> {
     raise_file_limit();
     let mut passed = true;
@@ -167,7 +168,7 @@ fn tokens(args: &RunArgs) -> Result<Tokens, Stopped> {
     Ok(Tokens::Minted(TokenMint::from_jwk_file(key)?))
 }
 
-/// What decides, in a few lines; the rest is on the page.
+/// The verdict in a few lines; the rest is on the page.
 fn verdict(report: &Report) -> String {
     let mut text = format!("\n{}: {}\n", report.name, if report.passed() { "passed" } else { "FAILED" });
     let mark = |passed| if passed { "ok    " } else { "FAILED" };

@@ -1,11 +1,11 @@
-//! Ctrl-C and SIGTERM: what runs is dropped, which ends the processes that it started.
+//! Ctrl-C and SIGTERM: drops running work, which ends the processes it started.
 
 use std::future::Future;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The answer of `work`, or 130 if we are told to stop before.
+/// Returns the result of `work`, or 130 if told to stop before that.
 pub async fn unless_stopped(work: impl Future<Output = ExitCode>) -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

@@ -1,26 +1,26 @@
-//! What kind of client a device is, and where it finds its server.
+//! The options of a device: what kind of client it is, and where its server is.
 
 use crate::transport::RetryPolicy;
 
-/// Which kind of client the device is.
+/// The kind of client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Ignores `hasMore` on a push and stores `syncedUntil` for every table.
     #[default]
     IgnoresHasMore,
-    /// Goes on with empty pushes until `hasMore` is false.
+    /// Continues with empty pushes until `hasMore` is false.
     FollowsHasMore,
-    /// Follows `hasMore`, and takes the stored stamps of `adjusted` for its own edits. Nothing may be pulled between
+    /// Follows `hasMore`, and takes the stored stamps from `adjusted` for its own edits. Nothing may be pulled between
     /// an edit and its push.
     TakesAdjusted,
 }
 
-/// How a device is made; [`DeviceOptions::new`] fills in what most tests want.
+/// The options of a device; [`DeviceOptions::new`] fills in what most tests want.
 #[derive(Clone, Debug)]
 pub struct DeviceOptions {
     /// The app.
     pub app: String,
-    /// What it is called: `clientId`.
+    /// Its `clientId`.
     pub client_id: String,
     /// The token.
     pub token: String,
@@ -28,23 +28,23 @@ pub struct DeviceOptions {
     pub targets: Vec<String>,
     /// The tables that it pulls.
     pub tables: Vec<String>,
-    /// Which kind of client it is.
+    /// The kind of client.
     pub mode: Mode,
-    /// Draws its choices.
+    /// The seed of its random choices.
     pub seed: u64,
-    /// What it does when a request fails.
+    /// Its retries when a request fails.
     pub retry: RetryPolicy,
-    /// The share of pushes whose first answer is lost, so that they are sent twice.
+    /// The fraction of pushes whose first answer is lost, so that they are sent twice.
     pub lost_answers: f64,
-    /// Keep own stamps as `toISOString` would write them, while sending them as spelled. The rule of existing clients
-    /// compares strings, so it holds only for clients that spell them that way at home.
+    /// Keeps its own stamps as `toISOString` would write them, while sending them as spelled. The rule of existing
+    /// clients compares strings, so it only holds for clients that store them in that form.
     pub canonical_stamps: bool,
-    /// Complain of own changes that come back. Leave it out where two devices write equal values at equal stamps.
+    /// Reports own changes that come back. Must be off if two devices write equal values with equal stamps.
     pub check_own: bool,
 }
 
 impl DeviceOptions {
-    /// A device of today's kind with default retries, that loses no answers.
+    /// Creates options for an existing kind of device with default retries that loses no answers.
     pub fn new(app: &str, client_id: &str, token: &str, targets: &[String], tables: &[&str]) -> Self {
         Self {
             app: app.to_owned(),

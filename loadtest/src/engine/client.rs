@@ -1,7 +1,7 @@
-//! HTTP/1.1 with as little between the load and the socket as a well-kept implementation allows.
+//! An HTTP/1.1 client with as little overhead as a well-maintained implementation allows.
 //!
 //! One task has one [`Client`] and one request in flight. The connection is polled by the task that waits for the
-//! answer, so a request costs no wake-up of another task.
+//! answer, so a request needs no wake-up of another task.
 
 use std::future::Future;
 use std::io;
@@ -23,7 +23,7 @@ use super::endpoint::Endpoint;
 
 pub const X_CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 
-/// How a request failed. Few and fixed, so that they can be counted by kind.
+/// The reasons why a request failed. Few and fixed, so that they can be counted by kind.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// No connection.
@@ -38,21 +38,21 @@ pub enum Failure {
     /// There was no answer in this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The answer is no success.
+    /// The answer is not a success.
     #[error("answered with {status}")]
     Status {
         /// The status of the answer.
         status: u16,
-        /// When to try again, if it says so.
+        /// The time until a retry, if the answer says so.
         retry_after: Option<Duration>,
     },
-    /// The answer is not what the protocol says: what is wrong with it.
+    /// The answer violates the protocol, and how.
     #[error("the answer is not what the protocol says: {0}")]
     Answer(&'static str),
 }
 
 impl Failure {
-    /// A name to count it under.
+    /// Returns the name to count it under.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect",
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// Whether the same request may succeed when it is sent again.
+    /// True if the same request may succeed when retried.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status >= 500 || *status == 429,
@@ -84,12 +84,12 @@ impl Failure {
     }
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     /// The status of the answer.
     pub status: u16,
-    /// What the answer said.
+    /// The body of the answer.
     pub body: Bytes,
 }
 
@@ -118,7 +118,7 @@ impl Connection {
             Ok((parts, body.collect().await?.to_bytes()))
         };
         tokio::select! {
-            // The driver ends when the connection does; an answer that came before that is still taken.
+            // The driver ends with the connection; an answer that came before that is still taken.
             biased;
             done = exchange => done.map_err(Failure::Broken),
             ended = &mut self.driver => Err(ended.map_or_else(Failure::Broken, |()| Failure::Closed)),
@@ -126,7 +126,7 @@ impl Connection {
     }
 }
 
-/// Kept-alive connections to each target, opened when they are first needed.
+/// Keep-alive connections to each target, opened when first needed.
 pub struct Client {
     endpoints: Arc<[Endpoint]>,
     connections: Vec<Option<Connection>>,
@@ -138,22 +138,22 @@ pub struct Client {
 pub struct Call<'a> {
     /// Path and query.
     pub path: &'a str,
-    /// The whole value of Authorization.
+    /// The complete value of Authorization.
     pub authorization: &'a HeaderValue,
     pub client_id: Option<&'a HeaderValue>,
-    /// JSON to POST; none is a GET.
+    /// JSON to POST; `None` is a GET.
     pub body: Option<Bytes>,
 }
 
 impl Client {
-    /// `request_timeout` is the longest that one request may take.
+    /// `request_timeout` is the maximum duration of a request.
     pub fn new(endpoints: Arc<[Endpoint]>, request_timeout: Duration) -> Self {
         let connections = endpoints.iter().map(|_| None).collect();
         Self { endpoints, connections, request_timeout }
     }
 
-    /// Sends a request to a random target. Anything but 200 is a failure. A kept connection that has been closed in
-    /// the meantime is replaced without a word, as browsers do.
+    /// Sends a request to a random target. Anything but 200 is a failure. A kept connection that has been closed in the
+    /// meantime is silently replaced, as browsers do.
     pub async fn call(&mut self, call: &Call<'_>, rng: &mut StdRng) -> Result<Answer, Failure> {
         let target = match self.endpoints.len() {
             1 => 0,
@@ -162,11 +162,11 @@ impl Client {
         self.call_target(call, target).await
     }
 
-    /// The same to the target at this place.
+    /// The same, to the target with this index.
     pub async fn call_target(&mut self, call: &Call<'_>, target: usize) -> Result<Answer, Failure> {
         let request_timeout = self.request_timeout;
         let called = timeout(request_timeout, self.attempt(call, target)).await;
-        // A connection whose answer did not come whole is of no use; one that succeeded was put back.
+        // A connection whose answer was incomplete is dropped; one that succeeded was put back.
         called.map_err(|_| Failure::Timeout(request_timeout))?
     }
 
@@ -209,7 +209,7 @@ fn request(call: &Call<'_>, endpoint: &Endpoint) -> Request<Full<Bytes>> {
     if call.body.is_some() {
         *request.method_mut() = hyper::Method::POST;
     }
-    // Paths are made of names that need no escaping; one that does is sent to the root, and answered 404.
+    // Paths consist of names that need no escaping; any other is sent to the root, and answered 404.
     *request.uri_mut() = path.try_into().unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(HOST, endpoint.host.clone());

@@ -1,5 +1,5 @@
-//! Closed loop: as fast as N connections can. For throughput, and for what the other side of a ratio does too;
-//! latencies of a closed loop say little, because a slow server is asked less.
+//! Closed loop: as fast as N connections can. For throughput, and for ratios whose other side does the same; latencies
+//! of a closed loop mean little, because a slow server gets fewer requests.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,20 +10,20 @@ use super::client::Failure;
 use super::usage::ThreadMeter;
 use crate::report::LatencyHistogram;
 
-/// Work that one connection does again and again.
+/// Work that a connection does repeatedly.
 pub trait Work: Send + 'static {
-    /// Once. Failures are counted by kind, and the work goes on.
+    /// Does it once. Failures are counted by kind, and the work goes on.
     fn once(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// What came of it.
+/// The results.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     pub done: u64,
     pub errors: BTreeMap<&'static str, u64>,
     pub elapsed: Duration,
     pub latency: LatencyHistogram,
-    /// The share of its time that the busiest thread of the generator was on a processor.
+    /// The load of the generator's busiest thread, as a fraction of its time.
     pub busiest: f64,
 }
 
@@ -47,7 +47,7 @@ impl Measured {
     }
 }
 
-/// Why there was no load.
+/// The reasons why load could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("a thread of the generator could not run")]
@@ -56,8 +56,8 @@ pub enum LoadError {
     Panicked,
 }
 
-/// Runs all workers for `warm_up`, uncounted, and then for `length`, spread over `threads` threads. Gives the workers
-/// back, with what they know.
+/// Runs all workers for `warm_up`, uncounted, and then for `length`, distributed over `threads` threads. Returns the
+/// workers with their state.
 pub async fn closed_loop<W: Work>(
     workers: Vec<W>,
     threads: usize,
@@ -105,7 +105,7 @@ fn on_this_thread<W: Work>(
     Ok((total, workers))
 }
 
-/// What ends after `until` does not count, so that the rate is that of the time.
+/// Work that ends after `until` is not counted, so that the rate is that of the measured time.
 async fn repeat<W: Work>(mut worker: W, from: Instant, until: Instant) -> (Measured, W) {
     let mut measured = Measured { elapsed: until - from, ..Measured::default() };
     loop {
@@ -125,7 +125,7 @@ async fn repeat<W: Work>(mut worker: W, from: Instant, until: Instant) -> (Measu
             }
             Err(failure) => {
                 *measured.errors.entry(failure.kind()).or_default() += 1;
-                // A server that refuses at once must not be asked a hundred thousand times a second.
+                // A server that refuses at once must not get a hundred thousand requests a second.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

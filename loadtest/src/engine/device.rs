@@ -1,4 +1,4 @@
-//! A device that costs the generator next to nothing: bodies are prepared, answers are looked at only where the next
+//! A device with minimal cost for the generator: bodies are prepared, and answers are only parsed as far as the next
 //! request depends on them.
 
 use hyper::http::HeaderValue;
@@ -9,7 +9,7 @@ use super::client::{Call, Client, Failure};
 use super::push_body::{PushBody, Shape};
 use crate::protocol::BEGINNING;
 
-/// What of an answer the next request needs. The changes are passed over.
+/// The part of an answer that the next request needs. The changes are skipped.
 #[derive(Deserialize)]
 pub struct Position<'a> {
     #[serde(rename = "syncedUntil")]
@@ -18,7 +18,7 @@ pub struct Position<'a> {
     pub has_more: bool,
 }
 
-/// Who a device is.
+/// The identity of a device.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub user: String,
@@ -27,7 +27,7 @@ pub struct Identity {
     pub token: String,
 }
 
-/// One clientId.
+/// A device with one `clientId`.
 pub struct LeanDevice {
     authorization: HeaderValue,
     client_header: HeaderValue,
@@ -47,7 +47,7 @@ pub struct PageRead {
 }
 
 impl LeanDevice {
-    /// A device at the beginning of its log, whose pushes have `changes` changes of one table.
+    /// Creates a device at the beginning of its log, whose pushes have `changes` changes of one table.
     pub fn new(identity: &Identity, table: &str, changes: usize, shape: Shape) -> Result<Self, Failure> {
         let header = |text: &str| HeaderValue::from_str(text).map_err(|_| Failure::Answer("no header can carry this"));
         let Identity { app, client, token, .. } = identity;
@@ -63,22 +63,22 @@ impl LeanDevice {
         })
     }
 
-    /// Goes back to the beginning, as a device that lost its database.
+    /// Goes back to the beginning, like a device that lost its database.
     pub fn forget(&mut self) {
         BEGINNING.clone_into(&mut self.cursor);
     }
 
-    /// Goes on from a cursor that is known from elsewhere.
+    /// Continues from a cursor known from elsewhere.
     pub fn set_cursor(&mut self, cursor: &str) {
         cursor.clone_into(&mut self.cursor);
     }
 
-    /// Where its next request goes on from.
+    /// The cursor of its next request.
     pub fn cursor(&self) -> &str {
         &self.cursor
     }
 
-    /// What it says who it is with.
+    /// Its Authorization header.
     pub fn authorization(&self) -> &HeaderValue {
         &self.authorization
     }
@@ -102,7 +102,7 @@ impl LeanDevice {
         Ok(page)
     }
 
-    /// Asks for what is new in all tables, by an empty push.
+    /// Requests what is new in all tables, with an empty push.
     pub async fn delta(&mut self, client: &mut Client, rng: &mut StdRng) -> Result<PageRead, Failure> {
         let body = self.empty.fill(&self.cursor, 0);
         self.send(client, rng, body).await
@@ -131,8 +131,8 @@ impl LeanDevice {
     }
 }
 
-/// The end of an answer says where it ends; parsing a page of a thousand changes for it would make the generator the
-/// limit. Where the end looks otherwise the whole is parsed.
+/// Reads the position at the end of an answer; parsing a page of a thousand changes for it would make the generator the
+/// bottleneck. If the end has another form, the whole answer is parsed.
 pub fn position(body: &[u8]) -> Option<Position<'_>> {
     const NAME: &[u8] = br#""syncedUntil":"#;
     let tail = body.len().saturating_sub(100);

@@ -1,4 +1,4 @@
-//! Where requests go: a base URL taken apart once, and connections to it.
+//! The target of requests: a parsed base URL, and connections to it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,40 +12,40 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
-/// Why a base URL cannot be used.
+/// The reasons why a base URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// It is no base URL.
+    /// It is not a base URL.
     #[error("{url:?} is no base URL; it should look like http://127.0.0.1:3050")]
     Url {
-        /// Where.
+        /// The URL.
         url: String,
     },
     /// Its host cannot be found.
     #[error("no address was found for {url}")]
     Lookup {
-        /// Where.
+        /// The URL.
         url: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// Its host has no address.
     #[error("{url} has no address")]
     NoAddress {
-        /// Where.
+        /// The URL.
         url: String,
     },
 }
 
-/// One target.
+/// A target.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     url: String,
     address: SocketAddr,
     /// The value of the header Host.
     pub(super) host: HeaderValue,
-    /// What stands before every path; empty, or with a slash before and none after.
+    /// The prefix of every path; empty, or with a leading slash and no trailing one.
     pub(super) prefix: String,
     tls: Option<ServerName<'static>>,
 }
@@ -56,7 +56,7 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Endpoint {
-    /// Takes a base URL apart and looks its address up, once.
+    /// Parses a base URL and looks up its address, once.
     pub async fn resolve(base: &str) -> Result<Self, EndpointError> {
         let invalid = || EndpointError::Url { url: base.to_owned() };
         let url = Url::parse(base).map_err(|_| invalid())?;
@@ -83,7 +83,7 @@ impl Endpoint {
         })
     }
 
-    /// All of them, in the order given.
+    /// Resolves all of them, in the order given.
     pub async fn resolve_all(bases: &[String]) -> Result<Arc<[Self]>, EndpointError> {
         let mut all = Vec::with_capacity(bases.len());
         for base in bases {
@@ -92,12 +92,12 @@ impl Endpoint {
         Ok(all.into())
     }
 
-    /// The base URL, without a slash at its end.
+    /// The base URL, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -126,8 +126,8 @@ impl Endpoint {
     }
 }
 
-/// Lets the port be chosen as the socket connects, when it need differ only from those to the same target. Linux takes
-/// milliseconds to find one that nobody uses once thousands are in use.
+/// Defers the choice of the port until the socket connects, when it only has to differ from those to the same target.
+/// Linux takes milliseconds to find an unused one once thousands are in use.
 #[cfg(target_os = "linux")]
 fn choose_port_late(socket: &TcpSocket) -> io::Result<()> {
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from)
@@ -140,7 +140,7 @@ fn choose_port_late(_: &TcpSocket) -> io::Result<()> {
 
 static CONNECTOR: LazyLock<TlsConnector> = LazyLock::new(|| {
     let mut roots = RootCertStore::empty();
-    // A store without roots trusts nobody: what could not be loaded shows as a refused certificate.
+    // A store without roots trusts nobody: a failure to load them shows as a refused certificate.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
 });

@@ -1,4 +1,4 @@
-//! A stream of server-sent events that costs the generator little.
+//! A stream of server-sent events with little cost for the generator.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -18,18 +18,18 @@ use crate::stream::{RawEvent, SseParser};
 
 type Driver = Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>;
 
-/// One open stream.
+/// An open stream.
 pub struct Feed {
     body: Incoming,
     driver: Driver,
     parser: SseParser,
     ready: std::collections::VecDeque<RawEvent>,
-    // The connection ends with it.
+    // The connection ends when this is dropped.
     _sender: http1::SendRequest<Empty<Bytes>>,
 }
 
 impl Feed {
-    /// Opens the stream of one app, all tables, after a cursor.
+    /// Opens the stream of all tables of one app, after a cursor.
     pub async fn open(
         endpoint: &Endpoint,
         app: &str,
@@ -63,7 +63,7 @@ impl Feed {
         Ok(Self { body, driver, parser: SseParser::default(), ready: Default::default(), _sender: sender })
     }
 
-    /// The next event; none where the server has ended the stream. Cancel safe.
+    /// Returns the next event; none if the server has ended the stream. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<RawEvent>, Failure> {
         loop {
             if let Some(event) = self.ready.pop_front() {

@@ -1,11 +1,11 @@
-//! What makes load: lean, because it shares its machine with what it measures.
+//! Generates load; lean, because it shares its machine with what it measures.
 //!
 //! ```text
-//! endpoint ─► client: one kept-alive connection to each target, driven by the task that waits for the answer
+//! endpoint ─► client: one keep-alive connection to each target, driven by the task that waits for the answer
 //! push_body ─► device: one clientId that pushes and pulls, with as little work as possible
-//! closed: as fast as N connections can        one_by_one: so many requests, one after the other
-//! socket, feed: the two ways of being told, by the ten thousand
-//! usage: what the generator itself cost
+//! closed: as fast as N connections can        one_by_one: a number of requests, one after the other
+//! socket, feed: the two ways of being notified, ten thousand at a time
+//! usage: the generator's own cost
 //! ```
 //! [`crate::device`] is the other kind of device, which keeps records and checks every answer.
 

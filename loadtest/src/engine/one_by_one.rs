@@ -1,4 +1,4 @@
-//! One request after the other, so many of them: for latencies in which nothing waits for anything else.
+//! Sends a number of requests one after the other: for latencies in which nothing waits for anything else.
 
 use std::time::Instant;
 
@@ -6,8 +6,8 @@ use super::client::Failure;
 use super::closed::{LoadError, Work};
 use crate::report::LatencyHistogram;
 
-/// Has the work done `warm_up` times, uncounted, and then `count` times, on a thread of its own. The first failure ends
-/// it. Gives the worker back, with what it knows.
+/// Does the work `warm_up` times, uncounted, and then `count` times, on a thread of its own. Ends at the first failure.
+/// Returns the worker with its state.
 pub async fn one_by_one<W: Work>(
     worker: W,
     warm_up: usize,
@@ -44,7 +44,7 @@ async fn repeat<W: Work>(worker: &mut W, warm_up: usize, count: usize) -> Result
 mod tests {
     use super::*;
 
-    /// Succeeds so many times.
+    /// Succeeds this many times.
     struct Patient(usize);
 
     impl Work for Patient {

@@ -1,21 +1,21 @@
-//! Bodies of pushes, written once with holes that each push fills: the cursor, and a number in every record id.
+//! Push bodies, written once with holes that each push fills: the cursor, and a number in every record id.
 
 use bytes::Bytes;
 
 use crate::protocol::BEGINNING;
 
-/// What changes carry. The sizes are those of the histories in `loadtest/data`: a median change has 170 bytes and sets
+/// The contents of changes. Sizes are those of the histories in `loadtest/data`: a median change has 170 bytes and sets
 /// one field; one in ten has over 350.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
     /// One short field of a record each: 170 bytes.
     #[default]
     Fields,
-    /// Every tenth is a whole record of six fields instead: 390 bytes.
+    /// Every tenth change is a whole record of six fields instead: 390 bytes.
     Mixed,
 }
 
-/// The rest of a change, behind its record's id.
+/// The rest of a change, after its record's id.
 fn field() -> String {
     let value = format!(r#"{{"value":"^5.5.3","updatedAt":"{STAMP}"}}"#);
     format!(r#"","op":"update","fields":{{"devDependencies.typescript":{value}}}}}"#)
@@ -29,12 +29,12 @@ fn record() -> String {
     format!(r#"","op":"insert","data":{{{data}}}}}"#)
 }
 
-/// A push with so many changes, whose record ids all end in the number of the push.
+/// A push with a number of changes, whose record ids all end in the number of the push.
 #[derive(Clone, Debug)]
 pub struct PushBody {
     bytes: Vec<u8>,
     since: usize,
-    /// Where the cursor ends; it is as long as the first cursor that was put in.
+    /// The end of the cursor, which is as long as the one last filled in.
     since_end: usize,
     numbers: Vec<usize>,
 }
@@ -44,7 +44,7 @@ const DIGITS: usize = 10;
 const STAMP: &str = "2024-07-05T16:01:06.000Z";
 
 impl PushBody {
-    /// A body of `changes` changes of `client` to `table`.
+    /// Creates a body of `changes` changes of `client` to `table`.
     pub fn new(client: &str, table: &str, changes: usize, shape: Shape) -> Self {
         let mut text = format!(r#"{{"clientId":"{client}","since":""#);
         let since = text.len();
@@ -66,7 +66,7 @@ impl PushBody {
         Self { bytes: text.into_bytes(), since, since_end, numbers }
     }
 
-    /// The body of push `number` since this cursor.
+    /// Fills in push `number` since this cursor.
     pub fn fill(&mut self, since: &str, number: u64) -> Bytes {
         if since.len() == self.since_end - self.since {
             self.bytes[self.since..self.since_end].copy_from_slice(since.as_bytes());
@@ -89,7 +89,7 @@ impl PushBody {
         Bytes::copy_from_slice(&self.bytes)
     }
 
-    /// How many changes it has.
+    /// The number of its changes.
     pub fn changes(&self) -> usize {
         self.numbers.len()
     }

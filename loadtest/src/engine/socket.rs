@@ -11,23 +11,23 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::client::Failure;
 use super::endpoint::{Endpoint, Io};
 
-/// What the server said.
+/// A message from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketEvent {
     /// There is something to pull.
     Wakeup,
-    /// Anything else that is not the end.
+    /// Anything else except the end.
     Other(String),
-    /// The end, with the close code where there was one.
+    /// The end, with the close code if there was one.
     Closed(Option<u16>),
 }
 
-/// One authenticated WebSocket.
+/// An authenticated WebSocket.
 pub struct Socket {
     stream: WebSocketStream<Box<dyn Io>>,
 }
 
-/// tungstenite takes 128 KiB to read and to write with, for each connection, if it is not told otherwise.
+/// By default, tungstenite takes 128 KiB for reading and writing on each connection.
 fn lean() -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(512).write_buffer_size(0)
 }
@@ -57,7 +57,7 @@ impl Socket {
         }
     }
 
-    /// The next message. Pings are answered on the way. Cancel safe.
+    /// Returns the next message. Pings are answered on the way. Cancel safe.
     pub async fn next(&mut self) -> Result<SocketEvent, Failure> {
         loop {
             return Ok(match self.stream.next().await {

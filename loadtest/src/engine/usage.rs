@@ -1,11 +1,11 @@
-//! What the generator itself cost, and whether it was the limit.
+//! The generator's own cost, and whether it was the bottleneck.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 
-/// Above this share of its threads' time the generator counts as the limit.
+/// Above this fraction of its threads' time the generator counts as the bottleneck.
 pub const BUSY: f64 = 0.85;
 
 /// Processor time of the calling thread.
@@ -13,7 +13,7 @@ pub fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Measures how busy a thread is, from its making until [`Self::share`].
+/// Measures how busy a thread is, from creation to [`Self::share`].
 #[derive(Debug)]
 pub struct ThreadMeter {
     begun: Instant,
@@ -27,13 +27,13 @@ impl Default for ThreadMeter {
 }
 
 impl ThreadMeter {
-    /// The share of the time that this thread, which must be the one that made the meter, was on a processor.
+    /// The fraction of the time that this thread, which must be the one that created the meter, was on a processor.
     pub fn share(&self) -> f64 {
         (thread_cpu() - self.cpu).as_secs_f64() / self.begun.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
-/// Allows as many open files as the system lets us have. How many that is.
+/// Raises the limit of open files as far as the system allows; returns the new limit.
 pub fn raise_file_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {

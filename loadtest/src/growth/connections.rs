@@ -1,4 +1,4 @@
-//! What idle WebSockets of one replica cost, each of another user, and how soon one of them hears of a push.
+//! The cost of a replica's idle WebSockets, each of another user, and how soon one of them is woken by a push.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -23,19 +23,19 @@ use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{bytes, number, seconds};
 
 const DATABASE: &str = "bench_connections";
-/// Opened, used and closed before the memory is looked at, so that what is needed once is not divided among the rest.
+/// Opened, used and closed before memory is first measured, so that one-time costs are not divided among the rest.
 const FIRST: usize = 10;
 const AT_ONCE: usize = 64;
-/// Pushes that are timed until their wake-up.
+/// Pushes timed until their wake-up.
 const PUSHES: u64 = 200;
 const LATE: Duration = Duration::from_secs(5);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// One size.
+/// The measurements at one size.
 struct Point {
-    /// Resident bytes of the replica before any was open, and with all of them.
+    /// The replica's resident bytes before any was open, and with all of them.
     resident: (u64, u64),
-    /// The share of a core that the replica took while all were idle.
+    /// The fraction of a core that the replica used while all were idle.
     cpu: f64,
     wakeups: LatencyHistogram,
 }
@@ -95,7 +95,7 @@ async fn point(at: &Surroundings, count: usize, idle: Duration) -> Result<Point,
     at.fresh_database(DATABASE).await?;
     let replica = at.replica("replica", DATABASE, &[]).await?;
     let endpoint = Endpoint::resolve(replica.base()).await?;
-    // All on one thread, so that no wake-up of a thread of ours is in the times.
+    // All on one thread, so that the times include no wake-up of one of our threads.
     let at = at.clone();
     let alone = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LoadError::Thread)?;
@@ -140,11 +140,11 @@ fn gone() -> BaselineError {
     BaselineError::Nothing { what: "the replica is gone".to_owned() }
 }
 
-/// Open WebSockets, each listened to by a task of its own.
+/// Open WebSockets, each with a task that listens on it.
 struct IdleSockets {
     users: Range<usize>,
     tasks: JoinSet<()>,
-    /// Which user's was woken, and when.
+    /// The user whose WebSocket was woken, and when.
     woken: UnboundedReceiver<(usize, Instant)>,
 }
 
@@ -165,7 +165,7 @@ impl IdleSockets {
         Ok(Self { users, tasks, woken })
     }
 
-    /// From sending a push to the wake-up, so many times, one after the other, of random users.
+    /// Measures the time from sending a push to the wake-up, this many times, one after the other, for random users.
     async fn wakeups(
         &mut self,
         at: &Surroundings,
@@ -179,7 +179,7 @@ impl IdleSockets {
             let (token, client_id) = (at.mint.token(&name(user), TOKEN_TTL)?, format!("writer-{number}"));
             let identity = Identity { user: name(user), app: "bench".to_owned(), client: client_id, token };
             let mut device = LeanDevice::new(&identity, "packages", 1, Shape::Fields)?;
-            // The first is not counted: it begins the log, and what others are asked for a user is asked.
+            // The first is not counted: it starts the log, and triggers the queries made once per user.
             self.wakeup(user, &mut device, &mut client, &mut rng).await?;
             latency.record(self.wakeup(user, &mut device, &mut client, &mut rng).await?);
         }
@@ -216,7 +216,7 @@ impl IdleSockets {
     }
 }
 
-/// Takes what comes, as a client would, until the connection ends.
+/// Receives what arrives, as a client would, until the connection ends.
 async fn listen(user: usize, mut socket: Socket, tell: UnboundedSender<(usize, Instant)>) {
     loop {
         match socket.next().await {

@@ -1,5 +1,5 @@
-//! How large the tables are, by days of editing the same records. A day passes in seconds: its changes are written with
-//! positions of that day, and then what is older than the horizon on that day is trimmed and vacuumed.
+//! The size of the tables by days of editing the same records. A day takes seconds: its changes are written with
+//! positions of that day, and then everything older than that day's horizon is trimmed and vacuumed.
 
 use std::time::{Duration, Instant};
 
@@ -12,23 +12,23 @@ use crate::report::units::{number, seconds};
 
 const DATABASE: &str = "bench_days";
 const USERS: u64 = 5;
-/// Of each user.
+/// Records of each user.
 const RECORDS: u64 = 500;
 const FIELDS: u64 = 10;
-/// Of each user in a day.
+/// Edits of each user per day.
 const EDITS: u64 = 2_000;
 /// Days that a change stays whole: the default of `COMPACT_AFTER_MS`.
 const HORIZON: u64 = 7;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The logs, as the first push of each user would begin them.
+/// The logs, as the first push of each user would start them.
 const LOGS: &str = "
 insert into sync_heads (log_id, user_key, user_id, app_id, head, previous, untrimmed_since)
 select sync_log_id(u, 'bench'), sync_user_key(u), u, 'bench', now() - {ago} * interval '1 day', 'epoch', now() - {ago} * interval '1 day'
 from (select 'bench-user-' || n as u from generate_series(1, {users}) as n) users";
 
-/// A day's edits of all users, spread over it: each sets one field, another one of a record from day to day. The first day
-/// begins with inserts of all records.
+/// A day's edits of all users, spread over the day: each sets one field, and from day to day another one of a record.
+/// The first day begins with inserts of all records.
 const EDIT: &str = "
 insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
                           log_id, size)
@@ -51,7 +51,7 @@ select pg_table_size('sync_changes')::float8, pg_indexes_size('sync_changes')::f
        (select coalesce(sum(pg_total_relation_size(inhrelid)), 0)::float8 from pg_inherits where inhparent = 'sync_history'::regclass)
 from sync_changes";
 
-/// What there is after a day.
+/// The sizes at the end of a day.
 #[derive(Clone, Copy, Debug)]
 struct Evening {
     table: f64,
@@ -78,7 +78,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
         // The horizon of that day, seen from today.
         let horizon = (DAY * (HORIZON + last - day) as u32).as_millis().to_string();
         at.command("compact", DATABASE, &[("COMPACT_AFTER_MS", &horizon)]).await?;
-        // Autovacuum's work, which has a day for it.
+        // Autovacuum's work; it has a day for it.
         run("vacuum analyze sync_changes", day).await?;
         if plan.days.contains(&day) {
             let row = database.query_one(SIZES, &[]).await.map_err(failed)?;

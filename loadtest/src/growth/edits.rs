@@ -1,4 +1,4 @@
-//! What a fresh device reads, by the edits that the same records have seen: from a log that was never trimmed, and from the
+//! The cost of a fresh device by the number of edits of the same records: reading a log that was never trimmed, and the
 //! same log trimmed.
 
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const SHARE: &str = "time for that of the log as it was";
 const FOR_WINNERS: &str = "rows for each that holds a winner";
 
-/// Inserts of all records, then the edits in turn of all records, each of some neighbouring fields of it, a millisecond
-/// apart. The last is two minutes old.
+/// Inserts of all records, then edits of all records in turn, each of some adjacent fields, a millisecond apart. The
+/// last one is two minutes old.
 const FILL: &str = "
 insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
                           log_id, size)
@@ -43,8 +43,8 @@ from sync_heads h, generate_series(0, {records} + {edits} - 1) as n,
               generate_series(1, e.count) as f
      ) w";
 
-/// Rows that hold what lives, the newest of each field of each record; and those together with the first of each record, which
-/// stays as well.
+/// The number of rows with live data, the newest of each field of each record; and the number including the first row
+/// of each record, which stays as well.
 const WINNERS: &str = "
 with newest as (
     select max(created_at) as at from sync_changes, jsonb_object_keys(data) as field group by record_id, field
@@ -54,7 +54,7 @@ with newest as (
 select (select count(distinct at) from newest),
        (select count(*) from (select at from newest union select at from firsts) kept)";
 
-/// What a fresh device read.
+/// The amount that a fresh device has read.
 #[derive(Clone, Copy, Debug)]
 pub struct InitialSync {
     pub rows: f64,
@@ -62,7 +62,7 @@ pub struct InitialSync {
     pub seconds: f64,
 }
 
-/// Whose log it reads, and of which table.
+/// The log and the table that it reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Whose<'a> {
     pub user: &'a str,
@@ -72,37 +72,37 @@ pub struct Whose<'a> {
 
 const BENCH: Whose<'_> = Whose { user: USER, app: "bench", table: "packages" };
 
-/// One size.
+/// The measurements at one size.
 struct Point {
     whole: InitialSync,
     trimmed: InitialSync,
-    /// Rows that hold the newest of a field.
+    /// Rows that hold the newest value of a field.
     winners: f64,
-    /// The same, and the first of each record.
+    /// The same, including the first row of each record.
     kept: f64,
-    /// How long trimming everything took.
+    /// Seconds that trimming everything took.
     trimming: f64,
 }
 
-/// What edits set.
+/// The fields that edits set.
 #[derive(Clone, Copy, Debug)]
 pub struct Edited {
-    /// Fields that one edit sets.
+    /// Fields set by one edit.
     pub at_once: u64,
-    /// Of how many of a record's fields.
+    /// The number of fields it chooses from.
     pub of: u64,
 }
 
 impl Edited {
-    /// One by one, all of them: each ends in a row of its own.
+    /// All fields one by one: each ends in a row of its own.
     pub const SINGLY: Edited = Edited { at_once: 1, of: FIELDS };
-    /// Half of them each time, so that three rows hold all.
+    /// Half of them each time, so that three rows hold them all.
     pub const BY_HALVES: Edited = Edited { at_once: 5, of: FIELDS };
-    /// The same, but for one that no edit sets, as the time of its making: the first row holds what lives.
+    /// The same, except for one that no edit sets, such as the time of creation: the first row holds live data.
     pub const ALL_BUT_ONE: Edited = Edited { at_once: 5, of: FIELDS - 1 };
 }
 
-/// What that costs a fresh device.
+/// Measures the cost for a fresh device.
 pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_>) -> Result<Measured, BaselineError> {
     let mut points = Vec::with_capacity(plan.edits.len());
     let Edited { at_once, of } = edited;
@@ -130,7 +130,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_
         GrowthLine::new("time, trimmed", Unit::Seconds, each(|point| point.trimmed.seconds), Some(EDITS_SECONDS)),
         match edited.at_once == 1 || edited.of < FIELDS {
             true => GrowthLine::absolute(FOR_WINNERS, Unit::Number, for_winners, EDITS_ROWS),
-            // Few rows hold what lives, and the first, which stays as well, is none of them.
+            // Few rows hold live data, and the first one, which stays as well, is not among them.
             false => GrowthLine::new(FOR_WINNERS, Unit::Number, for_winners, None),
         },
         GrowthLine::absolute(
@@ -140,7 +140,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_
             EDITS_ROWS,
         ),
         match at_once {
-            // What lives is a tenth of all rows then.
+            // In this case a tenth of all rows is live.
             1 => GrowthLine::new(SHARE, Unit::Share, each(share), None),
             _ => GrowthLine::absolute(
                 SHARE,
@@ -167,7 +167,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_
 
 async fn point(at: &Surroundings, edits: u64, edited: Edited, turns: usize) -> Result<Point, BaselineError> {
     at.fresh_database(DATABASE).await?;
-    // It trims when it is told to.
+    // It only trims when told to.
     let replica = at.replica("replica", DATABASE, &[("COMPACT_AFTER_MS", "0")]).await?;
     device(at, "beginner", BENCH)?.push(&mut client(replica.base()).await?, &mut StdRng::seed_from_u64(1)).await?;
     let database = at.connect(DATABASE).await?;
@@ -195,7 +195,7 @@ async fn point(at: &Surroundings, edits: u64, edited: Edited, turns: usize) -> R
     Ok(Point { whole, trimmed, winners: winners as f64, kept: kept as f64, trimming })
 }
 
-/// Reads the log to its end, some times; the fastest.
+/// Reads the log to its end several times; returns the fastest.
 pub async fn initial_sync(
     at: &Surroundings,
     base: &str,

@@ -1,4 +1,5 @@
-//! What the pages of a fresh device take as they are and compressed: bytes on the wire, and the replica's processor time.
+//! The cost of a fresh device's pages, uncompressed and compressed: bytes on the wire, and the replica's processor
+//! time.
 
 use std::time::Duration;
 
@@ -10,18 +11,18 @@ use super::edits::Whose;
 use crate::baseline::BaselineError;
 use crate::local::{Replica, Surroundings};
 
-/// As a client asks for them.
+/// In the form of a client's Accept-Encoding.
 pub const ENCODINGS: [&str; 4] = ["identity", "gzip", "zstd", "br"];
-/// Times that all pages are read: processor time is counted in small units.
+/// The number of times all pages are read: processor time is counted in coarse units.
 const TIMES: u32 = 10;
 const BEGINNING: &str = "1970-01-01T00:00:00.000Z";
 
-/// One reading of a log from its beginning to its end.
+/// One read of a log from its beginning to its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoded {
     /// Of all pages.
     pub bytes: f64,
-    /// Of the replica, in seconds.
+    /// Processor time of the replica, in seconds.
     pub cpu: f64,
 }
 
@@ -33,10 +34,10 @@ struct Reader<'a> {
     whose: Whose<'a>,
 }
 
-/// Reads a log with each of the encodings, in their order.
+/// Reads a log with each of the encodings, in order.
 pub async fn measure(at: &Surroundings, replica: &Replica, whose: Whose<'_>) -> Result<Vec<Encoded>, BaselineError> {
     let token = at.mint.token(whose.user, Duration::from_secs(3600))?;
-    // It knows of no encoding by itself, and gives out what it gets.
+    // This client decodes nothing by itself.
     let reader = Reader { client: Client::new(), token, base: replica.base(), whose };
     let pages = reader.pages().await?;
     let cpu = || replica.cpu().ok_or_else(|| BaselineError::Nothing { what: "the replica is gone".to_owned() });
@@ -54,7 +55,7 @@ pub async fn measure(at: &Surroundings, replica: &Replica, whose: Whose<'_>) -> 
 }
 
 impl Reader<'_> {
-    /// The addresses of all pages.
+    /// Returns the URLs of all pages.
     async fn pages(&self) -> Result<Vec<Url>, BaselineError> {
         let (mut since, mut pages) = (BEGINNING.to_owned(), Vec::new());
         loop {
@@ -83,7 +84,7 @@ impl Reader<'_> {
         answer.and_then(reqwest::Response::error_for_status).map_err(BaselineError::Http)
     }
 
-    /// Reads all pages; their bytes.
+    /// Reads all pages; returns their bytes.
     async fn read(&self, pages: &[Url], encoding: &str) -> Result<usize, BaselineError> {
         let mut bytes = 0;
         for url in pages {

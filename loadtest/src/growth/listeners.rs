@@ -1,7 +1,8 @@
-//! What notifications cost PostgreSQL, and what wake-ups wait, by the number of replicas: up to hundreds of them, in this
-//! process. Each has a connection of its own that really LISTENs and hears everything; each publishes what is pushed to it,
-//! as often as the server's rule lets it (`NOTIFY_BUDGET`): between two notifications of its own it leaves as much time as
-//! those that it heard in between are worth. Nothing is stored, so that what PostgreSQL works is for notifications alone.
+//! The cost of notifications for PostgreSQL, and the delay of wake-ups, by the number of replicas: up to hundreds of
+//! them, simulated in this process. Each has its own connection that really LISTENs and receives everything; each
+//! publishes what is pushed to it as often as the server's rule allows (`NOTIFY_BUDGET`): between two notifications of
+//! its own it leaves as much time as those it received in between are worth. Nothing is stored, so that PostgreSQL's
+//! work is for notifications alone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,27 +24,27 @@ use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{number, seconds};
 
 const CHANNEL: &str = "mana_load_replicas";
-/// Pushes in a second, of all replicas together.
+/// Pushes per second, of all replicas together.
 const PUSHES: f64 = 1_000.0;
-/// Wakes of listeners in a second: the server's default.
+/// Listener wakes per second: the server's default.
 const BUDGET: f64 = 40_000.0;
-/// Connections that notifications are sent on: the simulated replicas share them.
+/// Connections for sending notifications: the simulated replicas share them.
 const SENDERS: usize = 16;
-/// Before anything is counted.
+/// Uncounted time at the beginning.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Latencies that are told apart, in microseconds.
+/// Maximum recorded latency, in microseconds.
 const LONGEST_MICROS: u64 = 60_000_000;
 
-/// A replica, as far as notifications go.
+/// A simulated replica, with regard to notifications.
 #[derive(Default)]
 struct Replica {
-    /// When what waits here was pushed.
+    /// The times of the pushes waiting here.
     pending: Mutex<Vec<u64>>,
     filled: Notify,
     heard: AtomicU64,
 }
 
-/// What all of them share.
+/// The shared state.
 struct Cluster {
     replicas: Vec<Replica>,
     begun: Instant,
@@ -52,7 +53,7 @@ struct Cluster {
     latencies: Mutex<Histogram<u64>>,
 }
 
-/// What was measured at one size.
+/// The measurements at one size.
 struct Point {
     rate: f64,
     cpu: f64,
@@ -170,7 +171,7 @@ fn database(action: &'static str) -> impl Fn(tokio_postgres::Error) -> BaselineE
     move |source| BaselineError::Database { action, source }
 }
 
-/// One replica's ear: it hears all, and looks closer at what its neighbour sends.
+/// Listens for one replica: it receives everything, and examines what its neighbour sends.
 async fn listen(
     at: &Surroundings,
     cluster: &Arc<Cluster>,
@@ -190,7 +191,7 @@ async fn listen(
             }
         }
     });
-    // The task above drives it; it stays for as long as that does.
+    // The task above drives it; it lives as long as that task.
     client.batch_execute(&format!("listen {CHANNEL}")).await.map_err(database("listen"))?;
     tasks.spawn(async move {
         let _client = client;
@@ -204,7 +205,7 @@ impl Cluster {
         self.begun.elapsed().as_micros() as u64
     }
 
-    /// Takes note of how long pushes took that were made at these times.
+    /// Records the latency of pushes that were made at these times.
     fn arrived(&self, pushes: &str) {
         if !self.is_counting.load(Ordering::Relaxed) {
             return;
@@ -217,11 +218,11 @@ impl Cluster {
     }
 }
 
-/// Pushes, at their times, to one replica after the other.
+/// Pushes, at fixed times, to one replica after the other.
 async fn push(cluster: Arc<Cluster>) {
     let mut ticks = interval(Duration::from_secs_f64(1.0 / PUSHES));
     for number in 0.. {
-        // One that is late counts from when it was due.
+        // A late push counts from the time it was due.
         let due = ticks.tick().await.into_std();
         let replica = &cluster.replicas[number % cluster.replicas.len()];
         let pushed = due.saturating_duration_since(cluster.begun).as_micros() as u64;
@@ -230,7 +231,7 @@ async fn push(cluster: Arc<Cluster>) {
     }
 }
 
-/// One replica's publisher.
+/// Publishes for one replica.
 async fn publish(cluster: Arc<Cluster>, index: usize, sender: Arc<(Client, Statement)>) {
     let (replica, replicas) = (&cluster.replicas[index], cluster.replicas.len() as f64);
     let mut last: Option<(tokio::time::Instant, u64)> = None;

@@ -1,4 +1,4 @@
-//! Latency of a push and of a small pull, and the rate of a fresh device's first pages, by the length of one log.
+//! Latency of a push and a small pull, and the rate of a fresh device's first pages, by the length of one log.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,10 @@ use crate::report::units::number;
 
 const SIZE: &str = "changes in the log";
 const USER: &str = "bench-log";
-/// That a fresh device pulls; where the log is shorter it begins again.
+/// Pages that a fresh device pulls; with a shorter log it starts over.
 const PAGES: usize = 10;
-/// One request for so many elsewhere: the shortest log must not be many times as long in the end.
+/// Divisor for the number of requests compared with other dimensions: the shortest log must not become many times as
+/// long.
 const FEWER: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -60,7 +61,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
     Ok(Measured { growth, generator_busy: None })
 }
 
-/// Rows in a second of each log's first pages, while the logs are as long as they are said to be.
+/// Returns rows per second of each log's first pages, while the logs still have their nominal length.
 async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, log: Log<'_>) -> Result<Vec<f64>, BaselineError> {
     let mut rates = vec![Vec::new(); sides.len()];
     let mut order: Vec<usize> = (0..sides.len()).collect();
@@ -77,7 +78,7 @@ async fn rates(at: &Surroundings, sides: &[Side], plan: &Plan, log: Log<'_>) -> 
     Ok(rates)
 }
 
-/// Rows in a second of the first pages, which must be full.
+/// Returns rows per second of the first pages, which must be full.
 async fn first_pages(at: &Surroundings, base: &str) -> Result<f64, BaselineError> {
     let mut client = Client::new(Endpoint::resolve_all(&[base.to_owned()]).await?, TIMEOUT);
     let mut rng = StdRng::seed_from_u64(1);

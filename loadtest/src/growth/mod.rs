@@ -1,13 +1,13 @@
-//! How cost grows with size: the same few measurements where little is and where much is, and a limit on what the last
-//! may be of the first.
+//! Measures how cost grows with size: the same few measurements with little and with much, and a limit on the ratio of
+//! the last to the first.
 //!
 //! ```text
 //! stored, replicas, connections, names, log, edits, days, replays: one file for each dimension ─► report::Growth ─► table, page
-//! limits: what each may grow by, and why          baseline: dataset, visits, pushes, which both measure with
+//! limits: what each may grow by, and why        baseline: dataset, visits, pushes, which both use
 //! ```
-//! It starts and stops replicas of its own ([`crate::local`]); PostgreSQL and the token issuer are
-//! `mana-dev with-services`. Points of a dimension are measured alternately where they can stand side by side, so
-//! that what else the machine does slows all of them; those of `connections` are measured one after the other.
+//! It starts and stops its own replicas ([`crate::local`]); PostgreSQL and the token issuer come from
+//! `mana-dev with-services`. Points of a dimension are measured alternately if they can run side by side, so that other
+//! work of the machine slows all of them; those of `connections` are measured one after the other.
 
 pub(crate) mod connections;
 pub(crate) mod days;
@@ -31,42 +31,42 @@ use crate::report::model::Growth;
 
 pub use run::{Outcome, run};
 
-/// A turn of requests one at a time costs nothing to begin, and the shorter turns are, the more alike is what else the
-/// machine does while they last.
+/// Turns of single requests cost nothing to start, and the shorter turns are, the more alike is the other work of the
+/// machine during them.
 const SHORTER: usize = 5;
 
 /// The dimensions by name, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Dimension {
-    /// Latency of a push and a small pull by stored changes of all users.
+    /// Latency of a push and a small pull, by stored changes of all users.
     Stored,
-    /// Pushes in a second, and their processor time, by replicas of one database; and what notifications cost and wait, up
-    /// to hundreds of simulated ones.
+    /// Pushes per second, and their processor time, by replicas of one database; and the cost and delay of
+    /// notifications, up to hundreds of simulated replicas.
     Replicas,
-    /// Memory, processor time and wake-ups by idle WebSockets of one replica.
+    /// Memory, processor time and wake-ups, by idle WebSockets of one replica.
     Connections,
-    /// Latency of a push and a small pull by apps, and by tables of one app.
+    /// Latency of a push and a small pull, by apps, and by tables of one app.
     Names,
     /// Latency of a push and a small pull, and the rate of a fresh device's pull, by the length of one user's log.
     Log,
-    /// Time and bytes of a fresh device by the edits that the same records have seen, trimmed and not.
+    /// Time and bytes of a fresh device by the edits of the same records, trimmed and not.
     Edits,
-    /// Size of the tables by days of editing the same records.
+    /// Size of the tables, by days of editing the same records.
     Days,
-    /// Rows, bytes and a fresh device's time of the histories in `loadtest/data`, as they were written and trimmed.
+    /// Rows, bytes and a fresh device's time for the histories in `loadtest/data`, untrimmed and trimmed.
     Replays,
 }
 
-/// At which sizes, and how thoroughly. All sizes ascend.
+/// The sizes to measure, and how thoroughly. All sizes ascend.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The dimensions to measure; all of them if empty.
     pub only: Vec<Dimension>,
     /// Stored changes of all users.
     pub stored: Vec<u64>,
-    /// Replicas that run.
+    /// Real replicas.
     pub replicas: Vec<usize>,
-    /// Replicas that are simulated, as far as notifications go.
+    /// Simulated replicas, for notifications.
     pub listeners: Vec<usize>,
     /// Idle WebSockets.
     pub connections: Vec<usize>,
@@ -78,18 +78,18 @@ pub struct Plan {
     pub edits: Vec<u64>,
     /// Days of editing; the first is longer than a change stays whole.
     pub days: Vec<u64>,
-    /// Times that each point is measured, alternately; where requests are sent one at a time, five times as many.
+    /// The number of times each point is measured, alternately; five times as many if requests are sent one at a time.
     pub turns: usize,
     /// Requests of each kind in such a shorter turn.
     pub requests: usize,
-    /// How long pushes go on in a turn, where as many as possible are sent.
+    /// Duration of a turn that sends as many pushes as possible.
     pub length: Duration,
-    /// How long idle WebSockets are watched.
+    /// Time for which idle WebSockets are observed.
     pub idle: Duration,
 }
 
 impl Plan {
-    /// As limits are judged by.
+    /// The plan by which limits are judged.
     pub fn thorough() -> Self {
         Self {
             only: Vec::new(),
@@ -127,7 +127,7 @@ impl Plan {
         }
     }
 
-    /// How requests are sent one at a time.
+    /// Returns the turns for single requests.
     pub fn visits(&self) -> Visits {
         Visits { turns: self.turns * SHORTER, requests: self.requests }
     }
@@ -137,24 +137,24 @@ impl Plan {
     }
 }
 
-/// Requests one at a time.
+/// Turns of single requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Visits {
-    /// Of pushes, and as many of pulls.
+    /// Turns of pushes, and as many of pulls.
     pub turns: usize,
-    /// In each turn.
+    /// Requests per turn.
     pub requests: usize,
 }
 
-/// A dimension that was measured.
+/// A measured dimension.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// What was measured along it.
+    /// Its measurements.
     pub growth: Growth,
-    /// The busiest that a thread of the generator was, as a share of its time; none: it waited for one answer after the
-    /// other.
+    /// The load of the generator's busiest thread, as a fraction of its time; none if it waited for one answer after
+    /// the other.
     pub generator_busy: Option<f64>,
 }
 
-/// Hears of each point as it is there, in a line.
+/// Gets a line for each point as soon as it is measured.
 pub type Log<'a> = &'a (dyn Fn(&str) + Sync);

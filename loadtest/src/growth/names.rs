@@ -1,5 +1,5 @@
-//! Latency of a push and of a small pull by the number of apps with one table each, and of tables in one app. One user
-//! and the same number of stored changes throughout, dealt to the names.
+//! Latency of a push and a small pull by the number of apps with one table each, and of tables in one app. One user and
+//! the same number of stored changes throughout, distributed over the names.
 
 use super::limits::{NAMES_P50, NAMES_P99};
 use super::warmed::{Limits, lines, note, start, visit};
@@ -11,10 +11,10 @@ use crate::local::Surroundings;
 use crate::report::model::Growth;
 use crate::report::units::number;
 
-/// Stored changes of all names together: a hundred of each where there are a thousand.
+/// Stored changes of all names together: a hundred of each with a thousand names.
 const CHANGES: u64 = 100_000;
 
-/// What there is more and more of.
+/// The names whose number grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Many {
     Apps,
@@ -74,7 +74,7 @@ mod tests {
         let plan = Plan::thorough();
         for size in plan.names {
             let (apps, tables) = (Many::Apps.dataset(size), Many::Tables.dataset(size));
-            // Every log has what was pushed to its places, and what was filled.
+            // Every log has the changes pushed to its places, and the filled ones.
             assert_eq!(size * (apps.filled + 1), CHANGES);
             assert_eq!(size + tables.filled, CHANGES);
             assert_eq!((apps.places.len() as u64, tables.places.len() as u64), (size, size));

@@ -1,6 +1,6 @@
-//! What the real histories of `loadtest/data` cost as they were written, and trimmed: rows, bytes of the log, and what a fresh
-//! device reads, as it is and compressed. They are replayed through a replica, by the devices that wrote them, and compared as
-//! `mana-load replay` does.
+//! The cost of the real histories in `loadtest/data`, untrimmed and trimmed: rows, bytes of the log, and what a fresh
+//! device reads, uncompressed and compressed. They are replayed through a replica by the devices that wrote them, and
+//! compared as by `mana-load replay`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,12 @@ use crate::report::model::{Growth, GrowthLine, Unit};
 use crate::report::units::{number, seconds};
 
 const DATABASE: &str = "bench_replays";
-/// Where the histories are, seen from where `make growth` runs.
+/// The folder of the histories, relative to where `make growth` runs.
 const FOLDER: &str = "loadtest/data";
-/// All of them are of one table.
+/// The table of all of them.
 const TABLE: &str = "packages";
 
-/// A history, before and after.
+/// A history, before and after trimming.
 struct Replayed {
     name: String,
     before: State,
@@ -27,7 +27,7 @@ struct Replayed {
 }
 
 struct State {
-    /// Bytes of values, stamps and other members, as the server counts them.
+    /// Bytes of values, stamps and other members, as counted by the server.
     bytes: f64,
     initial_sync: InitialSync,
     /// By encoding.
@@ -94,7 +94,7 @@ fn files() -> Result<Vec<PathBuf>, BaselineError> {
 
 async fn replay(at: &Surroundings, file: &Path, turns: usize) -> Result<Replayed, BaselineError> {
     at.fresh_database(DATABASE).await?;
-    // It trims when it is told to.
+    // It only trims when told to.
     let replica = at.replica("replica", DATABASE, &[("COMPACT_AFTER_MS", "0")]).await?;
     let options = ReplayOptions {
         database_url: Some(at.url_of(DATABASE)),
@@ -119,7 +119,7 @@ async fn state(at: &Surroundings, replica: &Replica, whose: Whose<'_>, turns: us
     database.batch_execute("vacuum analyze sync_changes").await.map_err(failed)?;
     let bytes = database.query_one("select coalesce(sum(size), 0)::float8 from sync_changes", &[]).await;
     let bytes = bytes.and_then(|row| row.try_get(0)).map_err(failed)?;
-    // The first time its pages are read from the disk.
+    // The first time, its pages are read from the disk.
     let initial_sync = initial_sync(at, replica.base(), &database, turns.max(2), whose).await?;
     let encoded = encodings::measure(at, replica, whose).await?;
     Ok(State { bytes, initial_sync, encoded })

@@ -1,5 +1,5 @@
-//! Pushes in a second, as many as possible, by the replicas that share one PostgreSQL and one machine; and what they
-//! cost the replicas.
+//! Maximum rate of pushes by the number of replicas that share one PostgreSQL and one machine; and their cost for the
+//! replicas.
 
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,14 @@ const DATABASE: &str = "bench_replicas";
 /// One turn of one size.
 struct Turn {
     per_second: f64,
-    /// Processor seconds of all replicas for each push.
+    /// Processor seconds of all replicas per push.
     cpu_each: f64,
     busy: f64,
 }
 
 pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
-    // Users as the baseline's pushes have them, and as many connections for each replica: replicas are added because
-    // there are more clients.
+    // The baseline's users, and its number of connections for each replica: replicas are added because there are more
+    // clients.
     let clients = |replicas: usize| {
         let one = baseline::Plan::thorough();
         baseline::Plan { connections: one.connections * replicas, ..one }
@@ -42,7 +42,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
             log(&format!("replicas {count}: {rate} pushes/s, {cpu} of the replicas' processor time each"));
             turns[place].push(turn);
         }
-        // There and back again, so that what else the machine does slows all of them.
+        // Back and forth, so that other work of the machine slows all of them.
         order.reverse();
     }
     let of = |value: fn(&Turn) -> f64| turns.iter().map(move |turns| median(turns.iter().map(value).collect()));
@@ -72,7 +72,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
     Ok(Measured { growth, generator_busy: busy })
 }
 
-/// On a database of its own, so that no turn finds what another one has stored.
+/// Uses a fresh database, so that no turn finds another's data.
 async fn turn(
     at: &Surroundings,
     clients: &baseline::Plan,

@@ -1,4 +1,4 @@
-//! The growth as the one JSON of a run, with what the numbers depend on.
+//! The growth as the JSON report of a run, with the settings that the numbers depend on.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::baseline::report::outline;
 use crate::report::Report;
 use crate::report::model::{Check, Database};
 
-/// The report of a run.
+/// Creates the report of a run.
 pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: String) -> Report {
     let failed = outcome.failed.iter().map(|(dimension, error)| Check {
         name: format!("{dimension:?} could be measured"),

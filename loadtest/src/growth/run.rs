@@ -1,4 +1,4 @@
-//! One run: dimension after dimension, each point told as soon as it is there.
+//! A run: measures dimension after dimension, and reports each point at once.
 
 use super::edits::Edited;
 use super::names::Many;
@@ -8,7 +8,7 @@ use super::{
 use crate::baseline::BaselineError;
 use crate::local::Surroundings;
 
-/// What a run found.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Dimensions that were measured.
@@ -17,7 +17,7 @@ pub struct Outcome {
     pub failed: Vec<(Dimension, BaselineError)>,
 }
 
-/// Measures the dimensions of the plan. `log` hears of each point, `failed` of each dimension that has none.
+/// Measures the dimensions of the plan. `log` gets each point, `failed` each dimension that could not be measured.
 pub async fn run(at: &Surroundings, plan: &Plan, log: Log<'_>, failed: impl Fn(Dimension, &BaselineError)) -> Outcome {
     let mut outcome = Outcome { measured: Vec::new(), failed: Vec::new() };
     let all = <Dimension as clap::ValueEnum>::value_variants().iter().copied();

@@ -1,4 +1,4 @@
-//! Latency of a push and of a small pull by what all users together have stored, in logs of a thousand changes each.
+//! Latency of a push and a small pull by the stored changes of all users together, in logs of a thousand changes each.
 
 use super::limits::{STORED_P50, STORED_P99};
 use super::warmed::{Limits, lines, note, start, visit};
@@ -10,7 +10,7 @@ use crate::report::model::Growth;
 
 const SIZE: &str = "stored changes";
 
-/// The databases are those of the baseline's row of this name, and are kept.
+/// The databases are those of the baseline's row of the same name, and are kept.
 pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Measured, BaselineError> {
     let datasets: Vec<_> = plan.stored.iter().map(|&size| (size, Dataset::of_many_users(size))).collect();
     let sides = start(at, &datasets, SIZE, log).await?;

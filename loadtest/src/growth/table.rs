@@ -1,4 +1,4 @@
-//! The table as people read it: a block for each dimension, its sizes as columns.
+//! Formats the table for people: a block for each dimension, with its sizes as columns.
 
 use std::error::Error;
 
@@ -9,12 +9,12 @@ use super::Dimension;
 use crate::report::model::{Growth, GrowthLine, Limit};
 use crate::report::units::{NONE, number, show_or_none};
 
-/// What the last is of the first.
+/// The ratio of the last to the first.
 fn factor(line: &GrowthLine) -> String {
     line.factor.map_or(NONE.to_owned(), |factor| format!("{factor:.2}"))
 }
 
-/// What that may be.
+/// The limit of that ratio.
 fn limit(line: &GrowthLine) -> String {
     match line.limit {
         Some(Limit::AtLeast(least)) => format!("≥ {}", number(least)),
@@ -32,7 +32,7 @@ fn verdict(line: &GrowthLine) -> String {
     word.to_owned()
 }
 
-/// All dimensions, with how each was measured below it.
+/// Renders all dimensions, with a note below each on how it was measured.
 pub fn render<'a>(growths: impl Iterator<Item = &'a Growth>) -> String {
     growths.map(block).collect::<Vec<_>>().join("\n")
 }
@@ -59,7 +59,7 @@ fn block(growth: &Growth) -> String {
     format!("{}\n  {}.\n", table.trim_fmt(), growth.note)
 }
 
-/// A dimension that could not be measured.
+/// Renders a dimension that could not be measured.
 pub fn failure(dimension: Dimension, error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(format!("{dimension:?} could not be measured: {error}"), |text, cause| format!("{text}: {cause}"))

@@ -1,4 +1,4 @@
-//! What stored, names and log have in common: datasets that are measured in turn, and four lines of latency.
+//! The common part of stored, names and log: datasets measured in turn, and four lines of latency.
 
 use super::{Log, Visits};
 use crate::baseline::BaselineError;
@@ -8,14 +8,14 @@ use crate::report::LatencyHistogram;
 use crate::report::model::{GrowthLine, Limit, Unit};
 use crate::report::units::{NONE, number, seconds};
 
-/// What latencies may grow by: their median, and the slowest of a hundred.
+/// Limits on the growth of latencies: of their median, and of the slowest of a hundred.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub p50: Limit,
     pub p99: Limit,
 }
 
-/// Fills a dataset for each size, unless it is there already, and puts a replica before each.
+/// Fills a dataset for each size, unless that was done before, and starts a replica for each.
 pub async fn start(
     at: &Surroundings,
     datasets: &[(u64, Dataset)],
@@ -32,7 +32,7 @@ pub async fn start(
     Ok(sides)
 }
 
-/// Visits all of them alternately and stops them; the latencies of each.
+/// Visits all of them alternately and stops them; returns the latencies of each.
 pub async fn visit(
     sides: Vec<Side>,
     sizes: &[u64],
@@ -55,7 +55,7 @@ fn shown(latency: &LatencyHistogram) -> String {
     format!("p50 {}, p99 {}", at(0.5), at(0.99))
 }
 
-/// Median and 99th percentile of pushes and of pulls, at each size.
+/// Returns median and 99th percentile of pushes and of pulls, at each size.
 pub fn lines(all: &[Latencies], limits: Limits) -> Vec<GrowthLine> {
     let line = |name: &str, of: fn(&Latencies) -> &LatencyHistogram, share: f64, limit: Limit| {
         let values = all.iter().map(|side| of(side).quantile_seconds(share).unwrap_or(f64::NAN));
@@ -69,7 +69,7 @@ pub fn lines(all: &[Latencies], limits: Limits) -> Vec<GrowthLine> {
     ]
 }
 
-/// How often, for people.
+/// Describes the number of requests, for people.
 pub fn note(visits: Visits) -> String {
     let (turns, requests) = (number(visits.turns as f64), number(visits.requests as f64));
     format!("{turns} turns of {requests} pushes of one change and {requests} pulls of fifty, one at a time")

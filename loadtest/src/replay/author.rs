@@ -1,14 +1,14 @@
-//! A device of a history going through its lines.
+//! A device of a history that goes through its lines.
 //!
-//! - **A line that changes a record waits until the device holds it.** A person can change or delete only what is on
-//!   their screen, so an update ahead of its insert is something that existing clients never send; that holds for
-//!   updates as much as for deletes. It ends: the creating line stands earlier in the file, so the earliest line that
-//!   is still open never waits. And it checks more than polling would: once the creation was answered with 200, one
-//!   pull to the end must bring it (G2), whichever replica is asked.
-//! - **Several lines may go in one push**, as after a while offline. That is sound because nothing is taken in
-//!   between the edits and the push, just as on a device that is offline; a line that would have to wait ends the
-//!   batch before it, as its creating line may itself depend on what is still unsent.
-//! - **A push may be sent twice**, its first answer thrown away.
+//! - **A line that changes a record waits until the device holds it.** A person can only change or delete what is on
+//!   their screen, so existing clients never send an update before its insert has arrived; the same goes for deletes.
+//!   This terminates: the creating line is earlier in the file, so the earliest open line never waits. And it checks
+//!   more than polling would: once the creation was answered with 200, a single pull to the end must bring it (G2),
+//!   from any replica.
+//! - **Several lines may go in one push**, as after a while offline. That is sound because nothing is received between
+//!   the edits and the push, just as on a device that is offline; a line that would have to wait ends the batch before
+//!   it, as its creating line may itself depend on what is still unsent.
+//! - **A push may be sent twice**, with its first answer thrown away.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::replay::history::{History, Line, RecordKey};
 use crate::replay::progress::Progress;
 use crate::replay::{ReplayError, ReplayOptions};
 
-/// One device at work.
+/// A device at work.
 pub struct Author {
     pub device: Device,
     pub history: Arc<History>,
@@ -33,7 +33,7 @@ pub struct Author {
 }
 
 impl Author {
-    /// Goes through the device's lines; the device as it is after the last one.
+    /// Goes through the device's lines; returns the device after the last one.
     pub async fn run(mut self) -> Result<Device, ReplayError> {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let history = self.history.clone();
@@ -63,7 +63,7 @@ impl Author {
         Ok(self.device)
     }
 
-    /// Mostly one line, now and then up to the limit.
+    /// Returns one line in most cases, sometimes up to the limit.
     fn draw_batch(&self, rng: &mut StdRng) -> usize {
         match self.options.batch {
             0 | 1 => 1,
@@ -72,7 +72,7 @@ impl Author {
         }
     }
 
-    /// The first record that the line needs and the device doesn't hold, if an earlier line creates it.
+    /// Returns the first record that the line needs and the device doesn't hold, if an earlier line creates it.
     fn missing(&self, line: &Line, place: usize) -> Option<(RecordKey, usize)> {
         line.needs().into_iter().find_map(|key| {
             let created = *self.history.created.get(&key)?;

@@ -1,4 +1,4 @@
-//! Which records of a history have been created so far: answered with 200, so visible to every later pull.
+//! Tracks which records of a history have been created: answered with 200, so visible to every later pull.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -20,18 +20,18 @@ impl Default for Board {
 }
 
 impl Board {
-    /// Says that these records are stored.
+    /// Marks these records as stored.
     pub fn publish(&self, keys: impl Iterator<Item = RecordKey>) {
         self.created.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
         self.news.send_replace(());
     }
 
-    /// Whether the record is stored.
+    /// True if the record is stored.
     pub fn has(&self, key: &RecordKey) -> bool {
         self.created.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
-    /// Waits until it is.
+    /// Waits until the record is stored.
     pub async fn wait_for(&self, key: &RecordKey) {
         let mut news = self.news.subscribe();
         while !self.has(key) {

@@ -1,5 +1,5 @@
-//! Edit histories: one JSON object a line with `appId`, `clientId` and `changes`; the lines in the order in which
-//! they arrived, the stamps in them not.
+//! Edit histories: one JSON object per line with `appId`, `clientId` and `changes`; the lines are in the order of
+//! arrival, their stamps are not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::protocol::{Change, Op};
 /// Table and id of a record.
 pub type RecordKey = (String, String);
 
-/// Why a file is no history. Lines count from 1.
+/// The reasons why a file is not a history. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     #[error("cannot read {path}")]
@@ -48,7 +48,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// The records that this line changes without having created them itself.
+    /// Returns the records that this line changes without creating them itself.
     pub fn needs(&self) -> Vec<RecordKey> {
         let mut created = BTreeSet::new();
         let mut needs = Vec::new();
@@ -63,7 +63,7 @@ impl Line {
         needs
     }
 
-    /// The records that this line creates.
+    /// Returns the records that this line creates.
     pub fn creates(&self) -> impl Iterator<Item = RecordKey> {
         let inserts = self.changes.iter().filter(|change| matches!(change.op, Op::Insert { .. }));
         inserts.map(|change| (change.table.clone(), change.id.clone()))
@@ -78,14 +78,14 @@ pub struct History {
     pub app: String,
     pub lines: Vec<Line>,
     pub tables: BTreeSet<String>,
-    /// The places in `lines` of each device, in order.
+    /// The indexes in `lines` of each device's lines, in order.
     pub devices: BTreeMap<String, Vec<usize>>,
-    /// The place of the first line that creates a record.
+    /// The index of the first line that creates a record.
     pub created: HashMap<RecordKey, usize>,
 }
 
 impl History {
-    /// Reads a file; one that ends in `.gz` is unpacked.
+    /// Reads a file; one that ends in `.gz` is decompressed.
     pub fn read(path: &Path) -> Result<Self, HistoryError> {
         let failed = |source| HistoryError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
@@ -131,7 +131,7 @@ impl History {
         Ok(Self { name, app, lines, tables, devices, created })
     }
 
-    /// How many changes the file holds.
+    /// The number of changes in the file.
     pub fn changes(&self) -> usize {
         self.lines.iter().map(|line| line.changes.len()).sum()
     }

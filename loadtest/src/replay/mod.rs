@@ -1,4 +1,4 @@
-//! Replays edit histories through a cluster and compares everybody with everybody (G1, G2, G3).
+//! Replays edit histories through a cluster and compares all participants with each other (G1, G2, G3).
 //!
 //! ```text
 //! history ─► author (one task for each clientId, all at once) ─┐
@@ -30,7 +30,8 @@ use crate::transport::{RetryPolicy, TransportError};
 pub use report::{FileReport, ReplayReport};
 pub use run::run;
 
-/// What to replay, where and how wildly. The same seed draws the same choices, though not the same interleaving.
+/// What to replay, where, and with which random choices. The same seed makes the same choices, though not the same
+/// interleaving.
 #[derive(Clone)]
 pub struct ReplayOptions {
     /// Histories, `.jsonl` or `.jsonl.gz`.
@@ -39,28 +40,28 @@ pub struct ReplayOptions {
     pub targets: Vec<String>,
     /// Signs the users' tokens.
     pub mint: TokenMint,
-    /// Where `sync_changes` is. Without it, devices are compared with each other but not with the stored rows.
+    /// The database with `sync_changes`. Without it, devices are compared with each other but not with the stored rows.
     pub database_url: Option<String>,
-    /// Draws the choices.
+    /// The seed of the random choices.
     pub seed: u64,
-    /// Each file is replayed this many times at once, as as many users.
+    /// The number of times each file is replayed at once, each time as another user.
     pub users_per_file: usize,
-    /// The most lines that a device pushes at once, after a while offline. 1: each line is a push.
+    /// Maximum number of lines that a device pushes at once, as after a while offline. 1: each line is a push.
     pub batch: usize,
-    /// The share of pushes that are sent twice, as after a lost answer.
+    /// The fraction of pushes that are sent twice, as after a lost answer.
     pub lost_answers: f64,
-    /// The share of pushes after which a device pulls as well.
+    /// The fraction of pushes after which a device also pulls.
     pub pulls: f64,
-    /// How long a device waits at most for a record that an earlier line creates.
+    /// Maximum time that a device waits for a record that an earlier line creates.
     pub wait: Duration,
-    /// What devices do when a request fails.
+    /// The devices' retries when a request fails.
     pub retry: RetryPolicy,
-    /// Show how far it is on stderr.
+    /// Shows the progress on stderr.
     pub progress: bool,
 }
 
 impl ReplayOptions {
-    /// The default mix.
+    /// Creates options with the default mix.
     pub fn new(files: Vec<PathBuf>, targets: Vec<String>, mint: TokenMint) -> Self {
         Self {
             files,
@@ -79,7 +80,7 @@ impl ReplayOptions {
     }
 }
 
-/// Why a replay did not come to its end. What it finds at its end is not an error but in the report.
+/// The reasons why a replay could not be finished. What it finds at its end is not an error but in the report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A history cannot be replayed.
@@ -97,21 +98,21 @@ pub enum ReplayError {
     /// The reader of a stream could not go on.
     #[error("the stream reader could not go on after {changes} changes")]
     Stream {
-        /// How many changes it had read.
+        /// The number of changes it had read.
         changes: usize,
-        /// Why.
+        /// The cause.
         #[source]
         source: StreamError,
     },
     /// A stream did not bring everything in time.
     #[error("the stream did not bring all of {expected} changes within {within:?} of the last push")]
     StreamBehind {
-        /// How many changes it should have brought.
+        /// The number of changes it should have brought.
         expected: usize,
-        /// How long it was waited for.
+        /// The time that the replay waited for it.
         within: Duration,
     },
-    /// A device did not get a record that another one made.
+    /// A device did not get a record that another one created.
     #[error("device {client_id} waited {within:?} for {table}/{id}, which line {line} creates")]
     Waited {
         /// The device.
@@ -120,12 +121,12 @@ pub enum ReplayError {
         table: String,
         /// The record.
         id: String,
-        /// The line of the history that makes it.
+        /// The line of the history that creates it.
         line: usize,
-        /// How long it was waited for.
+        /// The time that the device waited.
         within: Duration,
     },
-    /// A device pulled a table to its end, and lacks a record that was stored before.
+    /// A device pulled a table to its end, but lacks a record that was stored before.
     #[error(
         "device {client_id} pulled {table} to its end and doesn't hold {id}, whose creation (line {line}) was answered \
          with 200 before that pull"
@@ -137,18 +138,18 @@ pub enum ReplayError {
         table: String,
         /// The record.
         id: String,
-        /// The line of the history that makes it.
+        /// The line of the history that creates it.
         line: usize,
     },
-    /// The stored rows could not be had.
+    /// The stored rows could not be read.
     #[error("the stored rows could not be had")]
     Fold(#[from] FoldError),
     /// The database did not do it.
     #[error("the database {what}")]
     Database {
-        /// What it did not do.
+        /// The failure.
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: sqlx::Error,
     },

@@ -1,10 +1,10 @@
-//! One line on stderr that says how far the replay is; rewritten on a terminal, repeated elsewhere.
+//! A line on stderr that shows the progress of the replay; rewritten on a terminal, repeated elsewhere.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Counts lines of all histories.
+/// Counts the lines of all histories.
 pub struct Progress {
     total: usize,
     done: AtomicUsize,
@@ -16,12 +16,12 @@ impl Progress {
         Self { total, done: AtomicUsize::new(0), begun: Instant::now() }
     }
 
-    /// Some lines more are stored.
+    /// Adds stored lines.
     pub fn lines(&self, more: usize) {
         self.done.fetch_add(more, Relaxed);
     }
 
-    /// Shows the state until dropped. Where stderr can't be written, the replay goes on without.
+    /// Shows the progress until dropped. If stderr can't be written, the replay continues without it.
     pub async fn show(&self) {
         let terminal = stderr().is_terminal();
         let period = if terminal { Duration::from_millis(200) } else { Duration::from_secs(2) };

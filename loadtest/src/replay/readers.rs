@@ -1,5 +1,5 @@
-//! Devices that write nothing and must nevertheless hold everything in the end: one over a stream during the whole
-//! replay, one by pulls and one by empty pushes after it.
+//! Devices that write nothing and must hold everything in the end: one reads a stream during the whole replay, one
+//! pulls and one makes empty pushes after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::replay::{ReplayError, ReplayOptions};
 use crate::stream::{StreamCheck, StreamError, StreamEvent, StreamReader, StreamRequest};
 use crate::transport::http_client;
 
-/// How long the stream may take for the last changes once everything has been pushed.
+/// Maximum time for the stream to bring the last changes once everything has been pushed.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-/// What a stream reader has seen.
+/// The changes that a stream reader has received.
 #[derive(Debug, Default)]
 pub struct Streamed {
     /// Every change, in the order received: within a page, table by table.
@@ -28,8 +28,8 @@ pub struct Streamed {
     check: StreamCheck,
 }
 
-/// Reads a stream from the beginning until it has seen as many changes as `expected` says, once that is known; goes
-/// on with `Last-Event-ID` on another replica when the stream ends.
+/// Reads a stream from the beginning until it has received `expected` changes, once that number is known; resumes with
+/// `Last-Event-ID` on another replica when the stream ends.
 pub async fn stream(
     options: Arc<ReplayOptions>,
     mut request: StreamRequest,
@@ -52,7 +52,7 @@ pub async fn stream(
     }
 }
 
-/// One connection: true where everything has come, false where the server ended it.
+/// Follows one connection: true once everything has arrived, false if the server ended it.
 async fn follow(
     http: &reqwest::Client,
     request: &StreamRequest,
@@ -65,7 +65,7 @@ async fn follow(
         if expected.borrow_and_update().is_some_and(|count| seen.changes.len() >= count) {
             return Ok(true);
         }
-        // The server promises a sign of life every 30 s.
+        // The server promises a heartbeat every 30 s.
         let next = reader.next_event(Duration::from_secs(45));
         let event = tokio::select! {
             event = next => event?,
@@ -83,7 +83,7 @@ async fn follow(
 }
 
 impl Streamed {
-    /// Takes an event. What came of a page counts with its last event: if the stream ends before, it comes again.
+    /// Takes an event. The events of a page count with the last one: if the stream ends before that, they come again.
     fn take(&mut self, page: &mut Vec<Change>, id: Option<&str>, delta: TableDelta) -> Result<(), StreamError> {
         self.check.observe(id, &delta)?;
         self.events += 1;
@@ -95,7 +95,7 @@ impl Streamed {
     }
 }
 
-/// Tells the stream reader how much there is, and waits until it has it.
+/// Tells the stream reader the number of changes, and waits until it has them all.
 pub async fn finish(
     readers: &mut JoinSet<Result<Streamed, ReplayError>>,
     expected: &watch::Sender<Option<usize>>,
@@ -108,7 +108,7 @@ pub async fn finish(
     }
 }
 
-/// A fresh device that takes in everything page by page.
+/// Has a fresh device read everything page by page.
 pub async fn hydrate(mut device: Device, mode: Mode) -> Result<Device, DeviceError> {
     match mode {
         Mode::IgnoresHasMore => device.pull_until_quiet().await?,

@@ -1,4 +1,4 @@
-//! What a replay came to, as values for a test and as a table for a person.
+//! The outcome of a replay, as values for tests and as a table for people.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::replay::verdict::Finding;
 use crate::transport::Stats;
 
-/// One history replayed as one user.
+/// One history, replayed as one user.
 #[derive(Clone, Debug)]
 pub struct FileReport {
     /// Its name.
@@ -15,39 +15,39 @@ pub struct FileReport {
     pub user: String,
     /// The app.
     pub app: String,
-    /// The devices of the history, the readers not counted.
+    /// The number of devices of the history, without the readers.
     pub devices: usize,
-    /// Lines of the history.
+    /// The number of lines of the history.
     pub lines: usize,
-    /// Changes in the file, each of which was answered with 200.
+    /// The number of changes in the file, each of which was answered with 200.
     pub sent: usize,
-    /// Rows in the database, where it was asked.
+    /// The number of rows in the database, if it was queried.
     pub stored: Option<usize>,
-    /// Changes that came over the stream.
+    /// The number of changes received over the stream.
     pub streamed: usize,
-    /// How often the stream was opened again.
+    /// The number of times the stream was reopened.
     pub reconnects: usize,
-    /// Records that everyone holds in the end.
+    /// The number of records that everyone holds in the end.
     pub records: usize,
-    /// Of all devices and readers together.
+    /// The measurements of all devices and readers together.
     pub stats: Stats,
-    /// From the first push to the last answer, without the comparison.
+    /// The time from the first push to the last answer, without the comparison.
     pub duration: Duration,
-    /// Empty: all is well.
+    /// Empty if all is well.
     pub findings: Vec<Finding>,
 }
 
-/// All of them.
+/// All histories of a replay.
 #[derive(Clone, Debug)]
 pub struct ReplayReport {
-    /// Each history, for each user that it was replayed as.
+    /// Each history, for each user it was replayed as.
     pub files: Vec<FileReport>,
-    /// Of the whole replay.
+    /// The duration of the whole replay.
     pub duration: Duration,
 }
 
 impl ReplayReport {
-    /// Whether everyone holds the same and everything was stored once.
+    /// True if everyone holds the same records and everything was stored once.
     pub fn is_good(&self) -> bool {
         self.files.iter().all(|file| file.findings.is_empty())
     }

@@ -1,4 +1,4 @@
-//! Puts a replay together: authors and readers of every file at once, then the verdict.
+//! Runs a replay: authors and readers of every file at once, then the verdict.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,11 +23,11 @@ use crate::store::LocalStore;
 use crate::stream::StreamRequest;
 use crate::transport::{Stats, http_client};
 
-/// How many findings of a file are kept.
+/// Maximum number of findings kept per file.
 const FINDINGS: usize = 20;
 const TOKEN_TTL: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
 
-/// Replays all files at once. Differences are in the report; an error is what kept it from getting there.
+/// Replays all files at once. Differences are in the report; an error means that it could not be finished.
 pub async fn run(options: ReplayOptions) -> Result<ReplayReport, ReplayError> {
     let begun = Instant::now();
     let histories = options.files.iter().map(|path| History::read(path).map(Arc::new));
@@ -93,7 +93,7 @@ impl User {
             collections: self.history.tables.iter().cloned().collect(),
             ..StreamRequest::default()
         };
-        // In a set, so that it ends with this future whatever happens.
+        // In a set, so that it ends with this future in any case.
         let mut streams = JoinSet::new();
         streams.spawn(stream(self.options.clone(), request, expects));
         let devices = self.author().await?;
@@ -110,7 +110,7 @@ impl User {
         self.report(devices, streamed, duration, database).await
     }
 
-    /// All devices of the history at once; the first error ends them all.
+    /// Runs all devices of the history at once; the first error ends them all.
     async fn author(&self) -> Result<Vec<Device>, ReplayError> {
         let board = Arc::new(Board::default());
         let mut tasks = JoinSet::new();

@@ -1,5 +1,5 @@
 //! The comparison at the end: everyone with the fold of the stored rows (or, without a database, with the first
-//! device), the stream with the rows in their order, and the rows with what was sent.
+//! device), the stream with the rows in order, and the rows with what was sent.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use crate::snapshot::{Difference, Snapshot, same};
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
-    /// Two that must hold the same don't.
+    /// Two participants that must hold the same records don't.
     Differs { who: String, against: String, difference: Difference },
     /// Changes were stored twice, or not at all.
     Stored { sent: usize, stored: usize },
-    /// More or fewer changes came over the stream than were stored.
+    /// More or fewer changes arrived over the stream than were stored.
     StreamedCount { expected: usize, streamed: usize },
-    /// The stream's change at this place (from 0) is not the one stored at it.
+    /// The stream's change at this index (from 0) is not the one stored at it.
     StreamedOrder { place: usize, stored: Box<Change>, streamed: Box<Change> },
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Somebody's records, and whose.
+/// A participant's records.
 pub struct Holder {
     pub name: String,
     pub snapshot: Snapshot,
@@ -57,8 +57,8 @@ pub fn compare(holders: &[Holder], limit: usize) -> Vec<Finding> {
     findings
 }
 
-/// Whether the stream brought each stored row once, and those of each table in order. A place is one among the rows
-/// of all tables, table by table.
+/// Checks that the stream brought each stored row once, and those of each table in order. Indexes count the rows of all
+/// tables, table by table.
 pub fn compare_stream(rows: &[Row], streamed: &[Change]) -> Result<Option<Finding>, FoldError> {
     let (mut rows, mut streamed): (Vec<&Row>, Vec<&Change>) = (rows.iter().collect(), streamed.iter().collect());
     rows.sort_by_key(|row| &row.table_name);

@@ -1,4 +1,4 @@
-//! How many operations there were, and how long they took.
+//! The number of operations, and how long they took.
 
 use std::collections::BTreeMap;
 
@@ -6,28 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use super::histogram::LatencyHistogram;
 
-/// How many there were.
+/// The number of operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
-    /// Whose time came, sent or not.
+    /// Operations whose time had come, sent or not.
     pub intended: u64,
-    /// That were sent.
+    /// Operations that were sent.
     pub sent: u64,
-    /// Answered as they should be.
+    /// Operations answered correctly.
     pub done: u64,
-    /// Not answered as they should be, by kind. Kinds are few and fixed: `status_503`, `timeout`.
+    /// Failed operations, by kind. Kinds are few and fixed: `status_503`, `timeout`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
 }
 
 impl Counts {
-    /// Not answered as they should be, of all kinds.
+    /// Failed operations of all kinds.
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
 
-    /// Adds another second's or worker's.
+    /// Adds those of another second or worker.
     pub fn add(&mut self, other: &Self) {
         self.intended += other.intended;
         self.sent += other.sent;
@@ -38,7 +38,7 @@ impl Counts {
     }
 }
 
-/// Latencies in seconds; missing: there were none.
+/// Latencies in seconds; missing if there were none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Percentiles {

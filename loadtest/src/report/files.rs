@@ -1,4 +1,4 @@
-//! The files of a run: the JSON that holds everything, the page that shows it, and the JUnit XML for CI.
+//! The files of a run: the JSON with everything, the page that shows it, and the JUnit XML for CI.
 
 use std::fs;
 use std::io;
@@ -8,42 +8,42 @@ use super::html;
 use super::junit::junit;
 use super::model::{Report, SCHEMA_VERSION};
 
-/// Why a report could not be read or written.
+/// The reasons why a report could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
     #[error("{} could not be read", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// It cannot be written.
     #[error("{} could not be written", path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It is no report.
+    /// It is not a report.
     #[error("{} is not a report", path.display())]
     Json {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
     /// It is a report of another version.
     #[error("{} has schema version {found}, and this program reads {SCHEMA_VERSION}", path.display())]
     Schema {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Which version.
+        /// The version.
         found: u32,
     },
 }
@@ -59,8 +59,8 @@ pub fn read(path: &Path) -> Result<Report, FileError> {
     }
 }
 
-/// Writes `path` and, beside it, with the same name, the page (`.html`) and what CI systems read (`.junit.xml`); the page's
-/// path. Folders are made.
+/// Writes `path` and, beside it, with the same name, the page (`.html`) and the report for CI systems (`.junit.xml`);
+/// returns the page's path. Folders are created.
 pub fn write(report: &Report, path: &Path) -> Result<PathBuf, FileError> {
     let json = serde_json::to_vec(report).map_err(|source| FileError::Json { path: path.to_owned(), source })?;
     write_text(path, &json)?;
@@ -70,7 +70,7 @@ pub fn write(report: &Report, path: &Path) -> Result<PathBuf, FileError> {
     Ok(page)
 }
 
-/// Writes one file, and the folders to it.
+/// Writes a file, creating its folders.
 pub fn write_text(path: &Path, text: &[u8]) -> Result<(), FileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let made = folder.map_or(Ok(()), fs::create_dir_all);

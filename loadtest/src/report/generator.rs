@@ -1,18 +1,18 @@
-//! Whether the generator was the limit: then the numbers are its own and not the cluster's.
+//! Judges whether the generator was the bottleneck: then the numbers are its own and not the cluster's.
 
 use super::model::{Generator, Phase, Second};
 
-/// From this share of its threads on, a generator has no room left to be on time.
+/// At this load of its threads, a generator has no capacity left to be on time.
 const BUSY: f64 = 0.85;
-/// Latency counts from the intended time, so lateness is part of every latency. Beyond this it is told; a generator that
-/// had room and was late all the same was kept waiting, and was not the limit.
+/// Latency counts from the intended time, so lateness is part of every latency. Beyond this it is reported; a generator
+/// that had capacity and was late anyway was kept waiting, and was not the bottleneck.
 const LATE_SECONDS: f64 = 0.010;
-/// From this busy share of all processors on, whatever runs there takes from the rest.
+/// At this load of all processors, everything that runs on the machine slows the rest.
 const FULL: f64 = 0.95;
 
 impl Generator {
-    /// Judges the seconds that ended within measured phases. One second in ten may be beyond the limits: a start of a
-    /// thousand connections is not the load that is being measured.
+    /// Judges the seconds that ended within measured phases. One second in ten may be beyond the limits: the start of a
+    /// thousand connections is not the load being measured.
     pub fn judge(phases: &[Phase], series: &[Second], threads: u64, lateness_p99_seconds: Option<f64>) -> Self {
         let measured: Vec<&Second> = series.iter().filter(|second| Phase::any_measured(phases, second)).collect();
         let share = |second: &&Second| second.generator.cpu_seconds / second.length_seconds / threads.max(1) as f64;
@@ -30,7 +30,7 @@ impl Generator {
         verdict
     }
 
-    /// Sets `was_the_limit` and tells why.
+    /// Sets `was_the_limit` and returns the reason.
     fn decide(&mut self) -> String {
         let threads =
             if self.threads == 1 { "its only thread".to_owned() } else { format!("its {} threads", self.threads) };
@@ -56,7 +56,7 @@ impl Generator {
     }
 }
 
-/// The value that nine of ten do not exceed.
+/// Returns the value that nine of ten do not exceed.
 fn p90(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() * 9).div_ceil(10);
@@ -82,7 +82,7 @@ mod tests {
         let phases = [phase("warm-up", 0.0, 5.0, false), phase("steady", 5.0, 25.0, true)];
         let series: Vec<Second> = (1..=25)
             .map(|at| {
-                // The warm-up and one second of the rest are as busy as can be, which must not decide.
+                // The warm-up and one second of the rest are fully busy, which must not decide.
                 let cpu_seconds = if at <= 6 { 2.0 } else { cpu_seconds };
                 let generator =
                     GeneratorSecond { cpu_seconds, machine_busy_share: Some(busy), ..GeneratorSecond::default() };

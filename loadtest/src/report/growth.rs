@@ -1,42 +1,42 @@
-//! How cost grows with size: measurements at some sizes, and what the last is of the first.
+//! The growth of cost with size: measurements at several sizes, and the ratio of the last to the first.
 
 use serde::{Deserialize, Serialize};
 
 use super::judged::{Limit, Unit};
 
-/// One way of becoming larger, and all that was measured along it.
+/// A dimension of growth, and the measurements along it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Growth {
-    /// Short: `stored`.
+    /// A short name: `stored`.
     pub name: String,
-    /// What the sizes count: `stored changes`.
+    /// The unit of the sizes: `stored changes`.
     pub size: String,
-    /// How it was measured, for people.
+    /// A description of the measurement, for people.
     pub note: String,
-    /// Ascending.
+    /// The sizes, ascending.
     pub sizes: Vec<f64>,
-    /// What was measured.
+    /// The measurements.
     pub lines: Vec<GrowthLine>,
 }
 
-/// One measurement at each size.
+/// A measurement at each size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GrowthLine {
     /// `push p50`
     pub name: String,
-    /// What it is measured in.
+    /// The unit of the values.
     pub unit: Unit,
-    /// In the order of the sizes; null: not a number.
+    /// The values in the order of the sizes; null if not a number.
     pub values: Vec<Option<f64>>,
-    /// The last value divided by the first; null: one of them is missing, or the first is zero.
+    /// The last value divided by the first; null if one is missing or the first is zero.
     pub factor: Option<f64>,
-    /// Of the factor; or of a value, if it is absolute.
+    /// The limit of the factor; or of the values, if it is absolute.
     pub limit: Option<Limit>,
-    /// Whether the limit is one of a value.
+    /// True if the limit is one of the values.
     pub is_absolute: bool,
-    /// Null: there is no limit.
+    /// Null if there is no limit.
     pub reached: Option<bool>,
 }
 
@@ -50,7 +50,8 @@ impl GrowthLine {
         Self { name: name.into(), unit, values, factor, limit, is_absolute: false, reached }
     }
 
-    /// Judges each of the values by itself; those that are no numbers were not measured. Without any there is no limit.
+    /// Judges each value by itself; values that are not numbers were not measured. If there are none, there is no
+    /// limit.
     pub fn absolute(name: impl Into<String>, unit: Unit, values: Vec<f64>, limit: Limit) -> Self {
         let values: Vec<Option<f64>> = values.into_iter().map(|v| Some(v).filter(|v| v.is_finite())).collect();
         let is_any = values.iter().any(Option::is_some);
@@ -59,7 +60,7 @@ impl GrowthLine {
         Self { name: name.into(), unit, values, factor: None, limit, is_absolute: true, reached }
     }
 
-    /// The value that the last one is measured by: the first one, times the limit; or the limit itself, if it is absolute.
+    /// Returns the bound for the last value: the first one times the limit; or the limit itself, if it is absolute.
     pub fn bound(&self) -> Option<f64> {
         let (Limit::AtMost(limit) | Limit::AtLeast(limit)) = self.limit?;
         if self.is_absolute {
@@ -70,7 +71,7 @@ impl GrowthLine {
 }
 
 impl Growth {
-    /// The lines whose limits are reached, and those that have one.
+    /// Returns the number of lines whose limits are reached, and of those with a limit.
     pub fn reached(growths: &[Self]) -> (usize, usize) {
         let all = || growths.iter().flat_map(|growth| &growth.lines).filter_map(|line| line.reached);
         (all().filter(|&reached| reached).count(), all().count())

@@ -1,9 +1,9 @@
-//! Latencies as a histogram of whole microseconds, three significant digits from 1 µs to 10 minutes.
+//! A histogram of latencies in whole microseconds, with three significant digits from 1 µs to 10 minutes.
 //!
 //! In JSON it is a string: HdrHistogram's V2 encoding, deflated, in base64 (`HISTFAAA…`). A list of percentiles would
-//! be readable as it is, but it can neither be added to another run's nor asked for a percentile that is not in it,
-//! and every implementation of HdrHistogram, in whatever language, reads this form. The percentiles that people ask
-//! for stand beside it ([`super::model::Percentiles`]).
+//! be readable, but it can neither be added to another run's nor asked for a percentile that is not in it; and every
+//! implementation of HdrHistogram, in any language, reads this form. The usual percentiles are stored beside it
+//! ([`super::model::Percentiles`]).
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer as HdrDeserializer, Serializer as _, V2DeflateSerializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-/// The longest latency that is told apart from longer ones.
+/// The maximum latency that is recorded exactly.
 pub const LONGEST: Duration = Duration::from_secs(600);
 
-/// Latencies that were recorded. Two of them can be added without loss.
+/// Recorded latencies. Two histograms can be added without loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LatencyHistogram(Histogram<u64>);
 
@@ -28,12 +28,12 @@ impl Default for LatencyHistogram {
 }
 
 impl LatencyHistogram {
-    /// Adds one latency; what is longer than [`LONGEST`] counts as that.
+    /// Adds a latency; one longer than [`LONGEST`] counts as that.
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(micros(latency));
     }
 
-    /// Adds all latencies of another one.
+    /// Adds all latencies of another histogram.
     pub fn merge(&mut self, other: &Self) {
         // Both have the same bounds unless one was read from a foreign file; then its values are clamped to ours.
         for value in other.0.iter_recorded() {
@@ -41,27 +41,28 @@ impl LatencyHistogram {
         }
     }
 
-    /// Forgets everything and keeps the memory.
+    /// Forgets everything but keeps the memory.
     pub fn clear(&mut self) {
         self.0.reset();
     }
 
-    /// How many were recorded.
+    /// The number of recorded latencies.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The latency in seconds that this share (0 to 1) of the recorded ones does not exceed; none: nothing recorded.
+    /// Returns the latency in seconds that this fraction (0 to 1) of the recorded ones does not exceed; none if there
+    /// are none.
     pub fn quantile_seconds(&self, share: f64) -> Option<f64> {
         (!self.0.is_empty()).then(|| seconds(self.0.value_at_quantile(share)))
     }
 
-    /// The longest; none: nothing recorded.
+    /// The longest; none if there are none.
     pub fn max_seconds(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| seconds(self.0.max()))
     }
 
-    /// The mean; none: nothing recorded.
+    /// The mean; none if there are none.
     pub fn mean_seconds(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.0.mean() / 1e6)
     }

@@ -1,19 +1,19 @@
-//! What a run is judged by: checks, thresholds, ratios to baselines, and whether the generator was the limit.
+//! The judgement of a run: checks, thresholds, ratios to baselines, and whether the generator was the bottleneck.
 
 use serde::{Deserialize, Serialize};
 
 /// A promise that was checked at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was promised.
+    /// The promise.
     pub name: String,
-    /// Whether it held.
+    /// True if it held.
     pub passed: bool,
-    /// What was compared, or what was found.
+    /// Details: what was compared, or what was found.
     pub detail: String,
 }
 
-/// What a value is measured in.
+/// The unit of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
@@ -21,16 +21,16 @@ pub enum Unit {
     Seconds,
     /// Bytes.
     Bytes,
-    /// So many in a second.
+    /// A rate per second.
     PerSecond,
-    /// A share: 0.01 is shown as 1 %.
+    /// A fraction: 0.01 is shown as 1 %.
     Share,
     /// A count.
     #[default]
     Number,
 }
 
-/// Which values are good.
+/// A bound on good values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
@@ -41,7 +41,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Whether a value is good.
+    /// True if a value is good.
     pub fn holds(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
@@ -50,64 +50,64 @@ impl Limit {
     }
 }
 
-/// A limit that the scenario sets.
+/// A limit set by the scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
     /// `push p99`
     pub name: String,
-    /// What it is measured in.
+    /// The unit of the value.
     pub unit: Unit,
-    /// What it may be.
+    /// The limit.
     pub limit: Limit,
-    /// Null: nothing was measured, which does not pass.
+    /// Null if nothing was measured, which does not pass.
     pub measured: Option<f64>,
-    /// Whether it held.
+    /// True if it held.
     pub passed: bool,
 }
 
 impl Threshold {
-    /// Judges what was measured.
+    /// Judges a measured value.
     pub fn new(name: impl Into<String>, unit: Unit, limit: Limit, measured: Option<f64>) -> Self {
         let measured = measured.filter(|value| value.is_finite());
         Self { name: name.into(), unit, limit, measured, passed: measured.is_some_and(|value| limit.holds(value)) }
     }
 }
 
-/// A value and what it is.
+/// A named value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
-    /// What it is.
+    /// The name.
     pub name: String,
-    /// What it is measured in.
+    /// The unit.
     pub unit: Unit,
     /// The value.
     pub value: f64,
 }
 
 impl Measurement {
-    /// A value and what it is.
+    /// Creates a named value.
     pub fn new(name: impl Into<String>, unit: Unit, value: f64) -> Self {
         Self { name: name.into(), unit, value }
     }
 }
 
-/// Our number beside a baseline's of the same run.
+/// Our number and a baseline's of the same run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// What is compared.
+    /// The subject of the comparison.
     pub name: String,
     /// Our number.
     pub ours: Measurement,
-    /// The baseline's.
+    /// The baseline's number.
     #[serde(alias = "yardstick")]
     pub baseline: Measurement,
-    /// Ours divided by the baseline's; null: the baseline's is zero.
+    /// Ours divided by the baseline's; null if the baseline's is zero.
     pub ratio: Option<f64>,
-    /// What it should be.
+    /// The goal for it.
     pub goal: Option<Limit>,
-    /// Null: there is no goal.
+    /// Null if there is no goal.
     pub reached: Option<bool>,
-    /// How it came about, for people.
+    /// A description of the measurement, for people.
     #[serde(default)]
     pub note: String,
 }
@@ -120,28 +120,28 @@ impl Ratio {
         Self { name: name.into(), ours, baseline, ratio, goal, reached, note: String::new() }
     }
 
-    /// The same with a note.
+    /// Adds a note.
     pub fn with_note(self, note: impl Into<String>) -> Self {
         Self { note: note.into(), ..self }
     }
 }
 
-/// The generator over the measured phases, and whether the numbers are its own rather than the cluster's.
+/// The generator in the measured phases, and whether the numbers are its own rather than the cluster's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Generator {
-    /// Threads that it could keep busy.
+    /// The number of threads that it could keep busy.
     pub threads: u64,
     /// Processor time over all measured seconds.
     pub cpu_seconds: f64,
-    /// Processor time as a share of what `threads` could use, in the second that nine of ten seconds did not exceed.
+    /// Processor time as a fraction of what `threads` could use; nine of ten seconds did not exceed it.
     pub cpu_p90_share: f64,
-    /// The same of the busy share of all processors of its machine.
+    /// The same for the load of all processors of its machine.
     pub machine_busy_p90_share: Option<f64>,
-    /// Between intended and sent, over all requests.
+    /// The delay between intended and sent, over all requests.
     pub lateness_p99_seconds: Option<f64>,
-    /// Null: not known.
+    /// Null if not known.
     pub was_the_limit: Option<bool>,
-    /// Why, or what speaks against it; and what else to know before believing the numbers.
+    /// Why, or what speaks against it; and other caveats about the numbers.
     pub reason: String,
 }

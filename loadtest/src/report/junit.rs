@@ -1,11 +1,12 @@
-//! Checks and thresholds of a run as JUnit XML, which CI systems show. What only informs (ratios, growth) is not in it.
+//! Writes checks and thresholds of a run as JUnit XML, which CI systems show. Informative values (ratios, growth) are
+//! left out.
 
 use maud::{PreEscaped, html};
 
 use super::model::{Check, Report, Threshold};
 use super::units::{show_limit, show_or_none};
 
-/// A check or a threshold as a case: its name, and why it failed.
+/// A check or threshold as a test case: its name, and why it failed.
 struct Case<'a> {
     kind: &'static str,
     name: &'a str,
@@ -26,7 +27,7 @@ impl<'a> From<&'a Threshold> for Case<'a> {
     }
 }
 
-/// One suite with a case for each check and each threshold.
+/// Writes one suite with a case for each check and each threshold.
 pub fn junit(report: &Report) -> String {
     let checks = report.checks.iter().map(Case::from);
     let cases: Vec<Case<'_>> = checks.chain(report.thresholds.iter().map(Case::from)).collect();
@@ -48,7 +49,7 @@ pub fn junit(report: &Report) -> String {
     document.into_string()
 }
 
-/// Without the characters that no XML may hold, however they are written.
+/// Removes the characters that XML may not contain, even escaped.
 fn plain(text: &str) -> String {
     let is_legal = |c: &char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
     text.chars().filter(|c| is_legal(c) && !matches!(c, '\u{fffe}' | '\u{ffff}')).collect()

@@ -1,34 +1,34 @@
-//! The run in the terminal while it goes: one block, drawn anew each second, or elsewhere one line every few seconds.
+//! Shows a run in the terminal: one block, redrawn each second, or elsewhere a line every few seconds.
 //!
-//! It goes to stderr, so that stdout stays free for results. Where stderr can't be written, the run goes on without.
+//! It goes to stderr, so that stdout stays free for results. If stderr can't be written, the run continues without it.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
 
 use super::model::{OperationSecond, ReplicaSample, Second, Unit};
 use super::units::{bytes, number, seconds, show_or_none};
 
-/// Of the plain lines, in seconds.
+/// Interval of plain lines, in seconds.
 const LINE_EVERY: u32 = 5;
 
 /// Shows one run.
 #[derive(Debug)]
 pub struct Live {
     mode: Mode,
-    /// The sample before, of each replica: rates are differences.
+    /// The previous sample of each replica: rates are differences.
     before: Vec<Option<ReplicaSample>>,
 }
 
 #[derive(Debug)]
 enum Mode {
     Silent,
-    /// How many lines the block has that is on the screen.
+    /// The number of lines of the block on the screen.
     Block(usize),
     /// Seconds since the last line.
     Lines(u32),
 }
 
 impl Live {
-    /// On stderr, in the way that fits it.
+    /// Shows it on stderr, in the suitable form.
     pub fn on_stderr() -> Self {
         let mode = if stderr().is_terminal() { Mode::Block(0) } else { Mode::Lines(LINE_EVERY - 1) };
         Self { mode, before: Vec::new() }
@@ -48,8 +48,8 @@ impl Live {
                 let up = if *on_screen > 0 { format!("\u{1b}[{on_screen}A") } else { String::new() };
                 *on_screen = lines.len();
                 let lines: String = lines.iter().map(|line| format!("{line}\u{1b}[K\n")).collect();
-                // Long lines are cut (7l) and not wrapped, or the block would be higher than its lines. What is left of
-                // a longer block before is wiped (J).
+                // Long lines are cut (7l) and not wrapped, or the block would be higher than its lines. The rest of a
+                // longer previous block is erased (J).
                 format!("\u{1b}[?7l{up}\r{lines}\u{1b}[J\u{1b}[?7h")
             }
             Mode::Lines(since) => {
@@ -65,7 +65,7 @@ impl Live {
         self.before.clone_from(&second.replicas);
     }
 
-    /// Leaves what is on the screen.
+    /// Leaves the block on the screen.
     pub(super) fn end(&mut self) {
         if let Mode::Block(on_screen) = &mut self.mode {
             *on_screen = 0;

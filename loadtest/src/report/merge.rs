@@ -1,4 +1,4 @@
-//! One report of several generators that ran the same scenario at the same time.
+//! Merges the reports of several generators that ran the same scenario at the same time.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use chrono::DateTime;
 
 use super::model::{Check, Generator, Operation, OperationSecond, Percentiles, Report, Second, Threshold};
 
-/// Why reports are not of one run.
+/// The reasons why reports are not from one run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MergeError {
     /// There is nothing to merge.
@@ -29,14 +29,14 @@ pub enum MergeError {
     /// The time of a report cannot be read.
     #[error("{started_at:?} is no time")]
     Time {
-        /// What it says.
+        /// The time as given.
         started_at: String,
     },
 }
 
-/// Puts them together. Counts and histograms are added, so percentiles of the whole run are exact. Of single seconds
-/// there are only percentiles: told is the worst generator's, which is never better than the truth. Checks, thresholds and
-/// what the generators say of themselves stay each generator's own.
+/// Merges reports. Counts and histograms are added, so percentiles of the whole run are exact. Single seconds have only
+/// percentiles: the worst generator's are used, which are never better than the truth. Checks, thresholds and the
+/// generators' own values are kept for each generator.
 pub fn merge(reports: &[Report]) -> Result<Report, MergeError> {
     let first = reports.iter().min_by_key(|report| &report.started_at).ok_or(MergeError::Nothing)?;
     let mut merged = Report { series: Vec::new(), operations: Vec::new(), checks: Vec::new(), ..first.clone() };
@@ -71,7 +71,7 @@ pub fn merge(reports: &[Report]) -> Result<Report, MergeError> {
     Ok(merged)
 }
 
-/// In milliseconds.
+/// Returns the start time in milliseconds.
 fn started(report: &Report) -> Result<f64, MergeError> {
     let parsed = DateTime::parse_from_rfc3339(&report.started_at);
     let time = parsed.map_err(|_| MergeError::Time { started_at: report.started_at.clone() })?;
@@ -91,7 +91,7 @@ fn add_operation(operations: &mut Vec<Operation>, operation: &Operation) {
 
 fn add_second(seconds: &mut BTreeMap<i64, Second>, second: &Second, later: f64) {
     let at = second.at_seconds + later;
-    // A broken file may have any number here; the cast saturates.
+    // A broken file may contain any number here; the cast saturates.
     let sum = seconds.entry(at.round() as i64).or_insert_with(|| Second { at_seconds: at, ..Second::default() });
     sum.length_seconds = sum.length_seconds.max(second.length_seconds);
     sum.connections += second.connections;
@@ -124,7 +124,7 @@ fn greater(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     one.into_iter().chain(other).reduce(f64::max)
 }
 
-/// Any of them being the limit spoils the numbers of all.
+/// If any of them was the bottleneck, the numbers of all are spoiled.
 fn generator(reports: &[Report]) -> Generator {
     let all = || reports.iter().map(|report| &report.generator);
     let known = all().all(|one| one.was_the_limit.is_some());

@@ -1,4 +1,4 @@
-//! What a run measured: one JSON file, and the ways of looking at it.
+//! The results of a run: one JSON file, and the ways of looking at it.
 //!
 //! ```text
 //! workers ──► recorder ─┐ each second ┌─► live: the terminal, while it runs
@@ -6,7 +6,7 @@
 //! kernel ───► usage ────┘             └─► model: the JSON ─┬─► html: one page, for people; junit: for CI
 //!                                         └ generator      └─► compare: two runs side by side; merge: several as one
 //! ```
-//! [`model::Report`] holds everything that is ever shown; nothing is measured or estimated by what shows it.
+//! [`model::Report`] contains everything that is ever shown; the code that shows it measures and estimates nothing.
 
 pub mod compare;
 mod counts;

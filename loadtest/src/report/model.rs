@@ -1,7 +1,7 @@
-//! The one JSON file of a run. Names say the unit; times within a run count from its start.
+//! The JSON file of a run. Names contain the unit; times within a run count from its start.
 //!
-//! A reader takes what it knows and leaves the rest: members are added without a new [`SCHEMA_VERSION`], which counts
-//! only what changes the meaning of a member or removes one.
+//! Readers ignore unknown members: members are added without a new [`SCHEMA_VERSION`], which only changes when a member
+//! changes its meaning or is removed.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub use super::growth::{Growth, GrowthLine};
 pub use super::judged::{Check, Generator, Limit, Measurement, Ratio, Threshold, Unit};
 pub use super::series::{GeneratorSecond, OperationSecond, ReplicaSample, Second};
 
-/// Of the form of this file.
+/// The version of this file's form.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Everything about one run.
@@ -25,53 +25,53 @@ pub struct Report {
     pub schema_version: u32,
     /// The scenario's name, or the command's.
     pub name: String,
-    /// What it is for, in a sentence.
+    /// Its purpose, in a sentence.
     pub description: String,
     /// RFC 3339, UTC.
     pub started_at: String,
     /// RFC 3339, UTC.
     pub ended_at: String,
-    /// What wrote it.
+    /// The program that wrote it.
     pub tool: Build,
-    /// Where the generator ran.
+    /// The machine of the generator.
     pub machine: Machine,
     /// In the order of [`Second::replicas`].
     pub replicas: Vec<Replica>,
-    /// None: it was not asked.
+    /// `None` if it was not queried.
     pub database: Option<Database>,
-    /// What was asked for.
+    /// The requested settings.
     pub settings: Settings,
-    /// In their order.
+    /// The phases, in order.
     pub phases: Vec<Phase>,
     /// Each kind of request and delivery.
     pub operations: Vec<Operation>,
-    /// What was checked at the end.
+    /// The checks at the end.
     pub checks: Vec<Check>,
-    /// The limits that the scenario sets.
+    /// The limits set by the scenario.
     pub thresholds: Vec<Threshold>,
-    /// Our numbers beside those of baselines.
+    /// Our numbers and those of baselines.
     pub ratios: Vec<Ratio>,
-    /// How cost grows with size.
+    /// The growth of cost with size.
     pub growth: Vec<Growth>,
-    /// Whether the generator was the limit.
+    /// The judgement of the generator: was it the bottleneck?
     pub generator: Generator,
-    /// The timeline of it, second by second.
+    /// The timeline, second by second.
     pub series: Vec<Second>,
 }
 
 impl Report {
-    /// Whether every check and every threshold passed. Goals of ratios and limits on
-    /// growth are told, and fail nothing.
+    /// True if every check and every threshold passed. Goals of ratios and limits on growth are reported, but do not
+    /// fail it.
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed) && self.thresholds.iter().all(|threshold| threshold.passed)
     }
 
-    /// Whether a second ended within a measured phase.
+    /// True if a second ended within a measured phase.
     pub fn is_measured(&self, second: &Second) -> bool {
         Phase::any_measured(&self.phases, second)
     }
 
-    /// The operation of this name.
+    /// Returns the operation with this name.
     pub fn operation(&self, name: &str) -> Option<&Operation> {
         self.operations.iter().find(|operation| operation.name == name)
     }
@@ -85,27 +85,27 @@ pub struct Build {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// `release` or `debug`; empty: not known.
+    /// `release` or `debug`; empty if not known.
     pub profile: String,
 }
 
-/// Where the generator ran. If the replicas ran elsewhere, `description` should say so.
+/// The machine of the generator. If the replicas ran elsewhere, `description` should say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Machine {
-    /// The name of its processor.
+    /// The model of its processor.
     pub cpu_model: String,
-    /// How many processors it has.
+    /// The number of processors.
     pub cpu_cores: u64,
-    /// How much memory it has.
+    /// Its memory in bytes.
     pub memory_bytes: u64,
-    /// The version of its kernel.
+    /// The kernel version.
     pub kernel: String,
-    /// The name of its system.
+    /// The name of its operating system.
     pub os: String,
 }
 
-/// One replica whose `/metrics` was read.
+/// A replica whose `/metrics` was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replica {
@@ -113,7 +113,7 @@ pub struct Replica {
     pub name: String,
     /// Its base URL.
     pub url: String,
-    /// From `mana_sync_build_info`, as last seen; empty: it never answered.
+    /// From `mana_sync_build_info`, as last seen; empty if it never answered.
     pub version: String,
 }
 
@@ -123,35 +123,35 @@ pub struct Replica {
 pub struct Database {
     /// Its version.
     pub version: String,
-    /// Name and value as PostgreSQL shows them.
+    /// Names and values as PostgreSQL shows them.
     pub settings: BTreeMap<String, String>,
 }
 
-/// What the run was asked to do.
+/// The settings of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Base URLs that the load went to.
+    /// Base URLs of the targets.
     pub targets: Vec<String>,
-    /// The scenario as it was run, overrides of the command line included.
+    /// The scenario as it was run, including overrides from the command line.
     pub scenario: serde_json::Value,
 }
 
-/// A range of the run.
+/// A phase of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
     /// Its name.
     pub name: String,
-    /// Where it begins, from the beginning of the run.
+    /// Its start, from the start of the run.
     pub start_seconds: f64,
-    /// Where it ends.
+    /// Its end.
     pub end_seconds: f64,
-    /// Whether it counts for the totals; a warm-up does not.
+    /// True if it counts for the totals; a warm-up does not.
     pub measured: bool,
 }
 
 impl Phase {
-    /// Whether the second ended within one of these that is measured.
+    /// True if the second ended within a measured one of these phases.
     pub(super) fn any_measured(phases: &[Self], second: &Second) -> bool {
         let within = |phase: &Self| phase.start_seconds < second.at_seconds && second.at_seconds <= phase.end_seconds;
         phases.iter().any(|phase| phase.measured && within(phase))
@@ -164,20 +164,20 @@ impl Phase {
 pub struct Operation {
     /// Its name.
     pub name: String,
-    /// The time that the counts below were gathered in.
+    /// The time in which the counts below were gathered.
     pub measured_seconds: f64,
-    /// How many there were.
+    /// The number of operations.
     #[serde(flatten)]
     pub counts: Counts,
-    /// How long they took.
+    /// Their latencies.
     #[serde(flatten)]
     pub latency: Percentiles,
-    /// Latencies in microseconds, from the intended time to the answer; see [`super::histogram`] for its form.
+    /// Latencies in microseconds, from the intended time to the answer; see [`super::histogram`] for the form.
     pub latency_histogram_microseconds: LatencyHistogram,
 }
 
 impl Operation {
-    /// Those done in a second, on average.
+    /// The average rate of those done, per second.
     pub fn done_per_second(&self) -> Option<f64> {
         (self.measured_seconds > 0.0).then(|| self.counts.done as f64 / self.measured_seconds)
     }

@@ -1,4 +1,4 @@
-//! Where workers put what they measure: cheap for them, gathered by [`super::timeline`] each second.
+//! Collects the workers' measurements: cheap for them, gathered by [`super::timeline`] each second.
 //!
 //! Workers share a few shards, each behind a lock that is nearly always free; a histogram takes some 170 KB, so ten
 //! thousand connections can't have one each. Gathering swaps a shard's tally for an empty one, so that no worker waits
@@ -12,14 +12,14 @@ use std::time::Duration;
 use super::histogram::LatencyHistogram;
 use super::model::Counts;
 
-/// More than the threads of the machines that this is meant for keep busy at once.
+/// More than the number of threads that are busy at once on the intended machines.
 const SHARDS: usize = 8;
 
 /// One of the recorder's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationId(usize);
 
-/// Takes down what all workers of a run do.
+/// Records what all workers of a run do.
 #[derive(Debug)]
 pub struct Recorder {
     operations: Vec<String>,
@@ -30,7 +30,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// For operations of these names, in the order in which reports show them.
+    /// Creates a recorder for operations with these names, in the order of reports.
     pub fn new(operations: impl IntoIterator<Item = impl Into<String>>) -> Arc<Self> {
         let operations: Vec<String> = operations.into_iter().map(Into::into).collect();
         let tally = || Mutex::new(Tally::new(operations.len()));
@@ -43,7 +43,7 @@ impl Recorder {
         })
     }
 
-    /// The operation of this name; none: the recorder was made without it.
+    /// Returns the operation with this name; none if the recorder was created without it.
     pub fn operation(&self, name: &str) -> Option<OperationId> {
         self.operations.iter().position(|operation| operation == name).map(OperationId)
     }
@@ -53,18 +53,18 @@ impl Recorder {
         &self.operations
     }
 
-    /// A worker's way to record. One for each task is right, whatever their number.
+    /// Returns a handle for a worker to record with. Each task should have one, whatever their number.
     pub fn worker(self: &Arc<Self>) -> Worker {
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len();
         Worker { recorder: self.clone(), shard }
     }
 
-    /// WebSockets and streams that workers hold now.
+    /// The WebSockets and streams that workers hold now.
     pub fn connections(&self) -> u64 {
         u64::try_from(self.connections.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// Adds to `sum` all that was recorded since the last time, and forgets it here.
+    /// Moves everything recorded since the last call into `sum`.
     pub(super) fn drain_into(&self, sum: &mut Tally) {
         let mut spare = lock(&self.spare);
         for shard in &self.shards {
@@ -75,7 +75,7 @@ impl Recorder {
     }
 }
 
-/// Records into its share of a [`Recorder`].
+/// Records into its shard of a [`Recorder`].
 #[derive(Clone, Debug)]
 pub struct Worker {
     recorder: Arc<Recorder>,
@@ -83,26 +83,26 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A request's time has come. It counts although it may never be sent.
+    /// Counts a request whose time has come, although it may never be sent.
     pub fn intended(&self, operation: OperationId) {
         self.tally().operations[operation.0].intended += 1;
     }
 
-    /// It was sent, this long after its time.
+    /// Counts a request sent this long after its time.
     pub fn sent(&self, operation: OperationId, lateness: Duration) {
         let mut tally = self.tally();
         tally.operations[operation.0].sent += 1;
         tally.lateness.record(lateness);
     }
 
-    /// It is intended and sent at once: in a closed loop there is no time that it could miss.
+    /// Counts a request intended and sent at once: a closed loop has no schedule.
     pub fn sent_now(&self, operation: OperationId) {
         let mut tally = self.tally();
         tally.operations[operation.0].intended += 1;
         tally.operations[operation.0].sent += 1;
     }
 
-    /// It was answered as it should be, this long after its time.
+    /// Counts a request answered correctly, this long after its time.
     pub fn done(&self, operation: OperationId, latency: Duration) {
         let mut tally = self.tally();
         let operation = &mut tally.operations[operation.0];
@@ -110,7 +110,7 @@ impl Worker {
         operation.latency.record(latency);
     }
 
-    /// It was not. Its latency is not recorded: a quick refusal is not a fast answer.
+    /// Counts a failed request. Its latency is not recorded: a quick refusal is not a fast answer.
     pub fn failed(&self, operation: OperationId, kind: &'static str) {
         *self.tally().operations[operation.0].errors.entry(kind).or_default() += 1;
     }
@@ -136,7 +136,7 @@ impl Drop for Connected {
     }
 }
 
-/// What was recorded in some range of time.
+/// The measurements recorded in some period.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     pub(super) operations: Vec<OperationTally>,
@@ -185,7 +185,7 @@ impl OperationTally {
     }
 }
 
-/// A worker that panicked left its numbers whole: each is written in one step.
+/// A worker that panicked left its numbers consistent: each is written in one step.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Reads the replicas' `/metrics`. One that does not answer is a gap in the series, and never an error of the run: it
-//! may be away on purpose.
+//! Reads the replicas' `/metrics`. One that does not answer is a gap in the series, never an error of the run: it may
+//! be away on purpose.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 
 use super::model::{Replica, ReplicaSample};
 
-/// A replica that is slower than this is away: the next second wants its own sample.
+/// A replica that is slower than this counts as away: the next second needs its own sample.
 const DEADLINE: Duration = Duration::from_millis(800);
 
-/// Why a replica gave no sample.
+/// The reasons why a replica gave no sample.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrapeError {
     #[error("no answer")]
@@ -19,7 +19,7 @@ pub enum ScrapeError {
     Missing(&'static str),
 }
 
-/// Reads the same replicas again and again.
+/// Reads the same replicas repeatedly.
 #[derive(Debug)]
 pub struct Scraper {
     http: reqwest::Client,
@@ -27,7 +27,8 @@ pub struct Scraper {
 }
 
 impl Scraper {
-    /// For replicas at these base URLs, each with a port of its own: behind a balancer every read would be another's.
+    /// Creates a scraper of replicas at these base URLs, each with its own port: behind a balancer every read would
+    /// reach another one.
     pub fn new(http: reqwest::Client, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let replicas = urls.into_iter().map(Into::into).enumerate();
         let replicas = replicas.map(|(index, url)| Replica {
@@ -38,12 +39,12 @@ impl Scraper {
         Self { http, replicas: replicas.collect() }
     }
 
-    /// What is known of the replicas, in their order.
+    /// Returns what is known of the replicas, in order.
     pub fn replicas(&self) -> &[Replica] {
         &self.replicas
     }
 
-    /// One sample of each, in their order, all asked at once.
+    /// Takes a sample of each, in order, all at once.
     pub async fn sample(&mut self) -> Vec<Option<ReplicaSample>> {
         let answers = join_all(self.replicas.iter().map(|replica| read(&self.http, &replica.url))).await;
         let mut samples = Vec::with_capacity(answers.len());
@@ -62,7 +63,7 @@ async fn read(http: &reqwest::Client, url: &str) -> Result<(ReplicaSample, Strin
     parse(&answer.text().await?)
 }
 
-/// The sample and the version, from Prometheus's text format.
+/// Parses the sample and the version from Prometheus's text format.
 fn parse(text: &str) -> Result<(ReplicaSample, String), ScrapeError> {
     let sum = |name: &'static str| sum_of(text, name).ok_or(ScrapeError::Missing(name));
     let sample = ReplicaSample {
@@ -76,14 +77,14 @@ fn parse(text: &str) -> Result<(ReplicaSample, String), ScrapeError> {
     Ok((sample, version_of(text).unwrap_or_default().to_owned()))
 }
 
-/// The version's label, wherever it stands among the others.
+/// Returns the label with the version, wherever it is among the labels.
 fn version_of(text: &str) -> Option<&str> {
     let labels = text.lines().find_map(|line| line.strip_prefix("mana_sync_build_info{"))?;
     let label = labels.split(',').find_map(|label| label.strip_prefix("version=\""))?;
     label.split('"').next()
 }
 
-/// The sum of a metric over all its labels. Values of labels have no spaces in what is asked for here.
+/// Returns the sum of a metric over all its labels. The label values of these metrics have no spaces.
 fn sum_of(text: &str, name: &str) -> Option<f64> {
     let values = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

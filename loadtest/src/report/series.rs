@@ -12,46 +12,46 @@ use super::counts::{Counts, Percentiles};
 pub struct Second {
     /// When it ended.
     pub at_seconds: f64,
-    /// How long it really was; rates divide by it.
+    /// Its actual length; rates are divided by it.
     pub length_seconds: f64,
     /// By the operation's name.
     pub operations: BTreeMap<String, OperationSecond>,
     /// WebSockets and streams that the generator held.
     pub connections: u64,
-    /// What the generator was doing.
+    /// The generator's state.
     pub generator: GeneratorSecond,
-    /// Each replica's, in the order of [`super::Report::replicas`]; null: it did not answer.
+    /// A sample of each replica, in the order of [`super::Report::replicas`]; null if it did not answer.
     pub replicas: Vec<Option<ReplicaSample>>,
 }
 
-/// What one operation did in that second. Latencies belong to the second of the answer.
+/// An operation in that second. Latencies belong to the second of the answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OperationSecond {
-    /// How many there were.
+    /// The number of operations.
     #[serde(flatten)]
     pub counts: Counts,
-    /// How long they took.
+    /// Their latencies.
     #[serde(flatten)]
     pub latency: Percentiles,
 }
 
-/// What the generator itself was doing.
+/// The generator's state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GeneratorSecond {
     /// Its processor time in this second.
     pub cpu_seconds: f64,
-    /// The busy share, 0 to 1, of all processors of its machine, everything that runs there included.
+    /// The load, 0 to 1, of all processors of its machine, from everything that runs there.
     pub machine_busy_share: Option<f64>,
-    /// Between the intended time of a request and its being sent.
+    /// The delay between the intended time of a request and its sending.
     pub lateness_p99_seconds: Option<f64>,
     /// The longest of them.
     pub lateness_max_seconds: Option<f64>,
 }
 
 /// A replica's `/metrics` at that moment. Counters count from the start of its process: one that is lower than in the
-/// second before says that it was restarted.
+/// previous second means that it was restarted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplicaSample {
@@ -70,7 +70,7 @@ pub struct ReplicaSample {
 }
 
 impl ReplicaSample {
-    /// What was added since a sample before, its gauges as they are now; none: the process is another one.
+    /// Returns the increase since an earlier sample, with current gauges; none if the process is another one.
     pub fn since(&self, before: &Self) -> Option<Self> {
         let same = (self.process_start_seconds - before.process_start_seconds).abs() < 0.5;
         same.then(|| Self {

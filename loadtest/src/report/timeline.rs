@@ -1,8 +1,8 @@
-//! Follows a run second by second: gathers what workers recorded, reads the replicas, shows it, and makes the
-//! [`Report`] of it in the end.
+//! Follows a run second by second: gathers what workers recorded, reads the replicas, shows it, and creates the
+//! [`Report`] at the end.
 //!
-//! What a worker records belongs to the phase in which it is recorded; a new phase begins with an empty tally, however
-//! far the second is. Only phases that are measured count for the totals.
+//! What a worker records belongs to the phase in which it is recorded; a new phase begins with an empty tally, in the
+//! middle of a second if need be. Only measured phases count for the totals.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use super::usage::{MachineTicks, own_cpu};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A run that is being followed. Dropped, it stops following and nothing is kept.
+/// A run being followed. Dropping it stops following and discards everything.
 #[derive(Debug)]
 pub struct Timeline {
     shared: Arc<Shared>,
@@ -34,7 +34,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// The run begins now, in no phase. Needs a tokio runtime, whose threads are taken for the generator's.
+    /// Starts the run now, in no phase. Needs a tokio runtime, whose threads count as the generator's.
     pub fn start(recorder: Arc<Recorder>, scraper: Scraper, live: Live) -> Self {
         let shared = Arc::new(Shared::new(recorder));
         let (stop, stopped) = oneshot::channel();
@@ -42,7 +42,7 @@ impl Timeline {
         Self { shared, started_at: now(), stop, task }
     }
 
-    /// Ends the phase that is on, if there is one, and begins another.
+    /// Ends the current phase, if there is one, and begins another.
     pub fn phase(&self, name: &str, measured: bool) {
         let mut state = self.shared.end_phase();
         let start_seconds = self.shared.begun.elapsed().as_secs_f64();
@@ -50,13 +50,13 @@ impl Timeline {
         state.phases.push(Phase { name, start_seconds, end_seconds: start_seconds, measured });
     }
 
-    /// Ends the last phase and waits for the second that is running, so that every second of the series is whole.
-    /// The report has all but what only the caller knows: name, settings, database, checks, thresholds and ratios.
+    /// Ends the last phase and waits for the current second, so that every second of the series is complete. The report
+    /// lacks only what the caller knows: name, settings, database, checks, thresholds and ratios.
     pub async fn finish(self) -> Result<Report, JoinError> {
         let last = self.shared.end_phase();
         let threads = Handle::current().metrics().num_workers() as u64;
         drop(last);
-        // It has not ended by itself: only this sends, and only a panic could have been quicker, which the task tells.
+        // It has not ended by itself: only this sends, and only a panic could have come first, which the task reports.
         let _ = self.stop.send(());
         let replicas = self.task.await?;
         let mut state = lock(&self.shared.state);
@@ -112,9 +112,9 @@ struct Shared {
 struct State {
     phases: Vec<Phase>,
     series: Vec<Second>,
-    /// Of the second that is running, as far as it is gathered.
+    /// The tally of the current second so far.
     pending: Tally,
-    /// Of the measured phases, and how long they were.
+    /// The tally and the length of the measured phases.
     totals: Tally,
     measured: Duration,
     gathered_at: Instant,
@@ -126,7 +126,7 @@ struct State {
 impl Shared {
     fn new(recorder: Arc<Recorder>) -> Self {
         let (begun, empty) = (Instant::now(), Tally::new(recorder.operations().len()));
-        // What was recorded before the run is none of its.
+        // What was recorded before the run does not belong to it.
         recorder.drain_into(&mut empty.clone());
         let state = State {
             phases: Vec::new(),
@@ -142,7 +142,7 @@ impl Shared {
         Self { recorder, begun, state: Mutex::new(state) }
     }
 
-    /// Counts what was recorded up to now for the phase that is on, which lasts up to now.
+    /// Counts what was recorded so far for the current phase, and ends it now.
     fn end_phase(&self) -> std::sync::MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         let mut tally = Tally::new(self.recorder.operations().len());
@@ -160,7 +160,7 @@ impl Shared {
         state
     }
 
-    /// The second that ends now, without the replicas, and the name of the phase that is on.
+    /// Ends a second; returns it, without the replicas, and the name of the current phase.
     fn end_second(&self) -> (String, Second) {
         let mut state = self.end_phase();
         let now = state.gathered_at;

@@ -1,11 +1,11 @@
-//! How numbers are written for people: three significant digits, and a unit that fits the size.
+//! Formats numbers for people: three significant digits, and a unit that fits the size.
 
 use super::model::{Limit, Unit};
 
-/// What stands for a value that there is none of.
+/// Stands for a missing value.
 pub const NONE: &str = "–";
 
-/// A value with its unit.
+/// Formats a value with its unit.
 pub fn show(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Seconds => seconds(value),
@@ -29,7 +29,7 @@ pub fn show_limit(unit: Unit, limit: Limit) -> String {
     }
 }
 
-/// A time, in the unit that suits it.
+/// Formats a time in a suitable unit.
 pub fn seconds(value: f64) -> String {
     match value.abs() {
         0.0 => "0 s".to_owned(),
@@ -40,7 +40,7 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
-/// An amount of memory, in the unit that suits it.
+/// Formats an amount of memory in a suitable unit.
 pub fn bytes(value: f64) -> String {
     const STEP: f64 = 1024.0;
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -52,7 +52,7 @@ pub fn bytes(value: f64) -> String {
     format!("{} {}", number(value), units[unit])
 }
 
-/// Three significant digits, more where they stand before the point, with thousands set apart.
+/// Formats three significant digits, more if they are before the decimal point, with thousands separated.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     let decimals = match size {

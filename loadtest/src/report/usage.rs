@@ -1,4 +1,4 @@
-//! What the generator's process and its machine use, from the kernel.
+//! The resources used by the generator's process and its machine, from the kernel.
 
 use std::fs;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use nix::sys::time::TimeValLike as _;
 
 use super::model::Machine;
 
-/// Processor time that this process has used so far, all threads, user and system.
+/// Processor time used by this process so far, in all threads, user and system.
 pub fn own_cpu() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap_or_else(|_| unreachable!("a process may ask about itself"));
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// How busy all processors of the machine were, told by differences of this between two moments.
+/// Processor ticks of the machine; the difference between two moments gives the load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineTicks {
     busy: u64,
@@ -23,12 +23,12 @@ pub struct MachineTicks {
 }
 
 impl MachineTicks {
-    /// None where the kernel does not say.
+    /// None if the kernel does not report it.
     pub fn now() -> Option<Self> {
         Self::parse(&fs::read_to_string("/proc/stat").ok()?)
     }
 
-    /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in user.
+    /// Parses the first line: user, nice, system, idle, iowait, irq, softirq, steal; the rest is included in user.
     fn parse(stat: &str) -> Option<Self> {
         let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();
         let (idle, iowait) = (*ticks.get(3)?, *ticks.get(4)?);
@@ -36,7 +36,7 @@ impl MachineTicks {
         Some(Self { busy: all - idle - iowait, all })
     }
 
-    /// The busy share, 0 to 1, since an earlier moment.
+    /// The load, 0 to 1, since an earlier moment.
     pub fn busy_share_since(self, earlier: Self) -> Option<f64> {
         let all = self.all.checked_sub(earlier.all).filter(|&all| all > 0)?;
         Some(self.busy.checked_sub(earlier.busy)? as f64 / all as f64)
@@ -44,7 +44,7 @@ impl MachineTicks {
 }
 
 impl Machine {
-    /// This one. What the kernel does not tell is left empty.
+    /// Returns this machine. What the kernel does not report is left empty.
     pub fn here() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64);
@@ -60,7 +60,7 @@ impl Machine {
     }
 }
 
-/// The value of the first line of this name, without quotes; empty: there is none.
+/// Returns the value of the first line with this name, without quotes; empty if there is none.
 fn value_of(text: &str, name: &str, separator: char) -> String {
     let lines = text.lines().filter_map(|line| line.split_once(separator));
     let found = lines.into_iter().find(|(key, _)| key.trim() == name);

@@ -1,4 +1,4 @@
-//! When requests are meant to be sent: known beforehand, whatever the server does.
+//! The schedule of requests: known beforehand, whatever the server does.
 
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -9,18 +9,18 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::file::{Arrivals, PhasePlan};
 
-/// One request that is to be made.
+/// A request to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// Its time.
+    /// Its intended time.
     pub intended: Instant,
-    /// When the schedule let go of it; later than its time only where the generator was too busy.
+    /// When the schedule released it; later than its time only if the generator was too busy.
     pub released: Instant,
-    /// Its place in the phase, from 0.
+    /// Its index in the phase, from 0.
     pub number: u64,
 }
 
-/// The times of one phase, in seconds from its beginning.
+/// The times of one phase, in seconds from its start.
 pub struct Times {
     phase: PhasePlan,
     rng: StdRng,
@@ -42,7 +42,7 @@ impl Iterator for Times {
     type Item = f64;
 
     fn next(&mut self) -> Option<f64> {
-        // A ramp from nothing has no next time at its start; it is looked at again after a short step.
+        // A ramp from zero has no next time at its start; it is evaluated again after a short step.
         const STEP: f64 = 0.01;
         while self.rate() <= 0.0 {
             self.at += STEP;
@@ -56,15 +56,15 @@ impl Iterator for Times {
             // The gaps of a Poisson process are exponential.
             Arrivals::Poisson => -mean * (1.0 - self.rng.random::<f64>()).ln(),
         };
-        // At the foot of a steep ramp one long gap would leave out all that comes after it.
+        // At the start of a steep ramp a single long gap would skip everything after it.
         let longest = if self.phase.rate_to.is_some() { self.phase.seconds / 10.0 } else { f64::INFINITY };
         self.at += gap.min(longest);
         (self.at < self.phase.seconds).then_some(self.at)
     }
 }
 
-/// Lets go of the arrivals of a phase at their times, from a thread of its own: a runtime's timers are a millisecond
-/// coarse, and late when it is busy. Ends with the phase, or when nobody receives.
+/// Releases the arrivals of a phase at their times, from a thread of its own: a runtime's timers have a resolution of a
+/// millisecond, and are late when it is busy. Ends with the phase, or when nobody receives.
 pub fn release(times: Times, begun: Instant, to: UnboundedSender<Arrival>) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name("arrivals".to_owned()).spawn(move || {
         for (number, at) in (0..).zip(times) {

@@ -1,36 +1,36 @@
-//! A scenario as it stands in its file. Every member is explained in `loadtest/README.md`.
+//! A scenario as in its file. Every member is explained in `loadtest/README.md`.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Why a file is no scenario.
+/// The reasons why a file is not a scenario.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// It cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// It is no scenario.
+    /// It is not a scenario.
     #[error("{} is no scenario", path.display())]
     Toml {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// What it says does not go together.
+    /// Its contents are inconsistent.
     #[error("{}: {problem}", path.display())]
     Meaning {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -41,37 +41,37 @@ pub enum ScenarioError {
 pub struct Scenario {
     /// Its name.
     pub name: String,
-    /// What it is for, in a sentence.
+    /// Its purpose, in a sentence.
     pub description: String,
-    /// Who there is.
+    /// The users.
     #[serde(default)]
     pub users: Users,
-    /// What is held open.
+    /// The connections held open.
     #[serde(default)]
     pub connections: Connections,
-    /// How often each operation is drawn, in proportion to the others.
+    /// The weight of each operation when one is drawn.
     #[serde(default)]
     pub mix: Vec<Share>,
-    /// In their order.
+    /// The phases, in order.
     pub phases: Vec<PhasePlan>,
-    /// What the run is judged by.
+    /// The limits for the run.
     #[serde(default)]
     pub thresholds: Vec<ThresholdPlan>,
-    /// What the generator may use.
+    /// The resources of the generator.
     #[serde(default)]
     pub generator: GeneratorPlan,
 }
 
-/// Who there is.
+/// The users.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Users {
     pub count: usize,
-    /// Devices of each that push and pull.
+    /// Devices of each user that push and pull.
     pub devices: usize,
     /// Changes that every user has before the first phase, pushed 200 at a time.
     pub history: usize,
-    /// Users whose devices are compared at the end, at most.
+    /// Maximum number of users whose devices are compared at the end.
     pub verified: usize,
 }
 
@@ -81,7 +81,7 @@ impl Default for Users {
     }
 }
 
-/// What is held open from before the first phase to the end, dealt to the users in turn.
+/// Connections held open from before the first phase to the end, assigned to the users in turn.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Connections {
@@ -89,12 +89,12 @@ pub struct Connections {
     pub streams: usize,
 }
 
-/// One kind of request.
+/// A kind of request.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     pub operation: Kind,
-    /// Of a push.
+    /// For a push: the number of changes.
     #[serde(default = "one")]
     pub changes: usize,
     pub weight: f64,
@@ -104,20 +104,20 @@ fn one() -> usize {
     1
 }
 
-/// What a device does.
+/// The operation of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Pushes changes, and takes the delta.
     Push,
-    /// Pulls a table page after page until there is no more, from where the device stands.
+    /// Pulls a table page by page until there is no more, from the device's cursor.
     Pull,
-    /// The same from the beginning, as a new device.
+    /// The same from the beginning, like a new device.
     Hydrate,
 }
 
 impl Share {
-    /// The operation's name in reports.
+    /// Returns the operation's name in reports.
     pub fn name(&self) -> String {
         match (self.operation, self.changes) {
             (Kind::Push, changes) => format!("push {changes}"),
@@ -133,13 +133,13 @@ impl Share {
 pub struct PhasePlan {
     pub name: String,
     pub seconds: f64,
-    /// Requests in a second; it goes evenly from `rate` to `rate_to`.
+    /// Requests per second; it changes linearly from `rate` to `rate_to`.
     #[serde(default)]
     pub rate: f64,
     pub rate_to: Option<f64>,
     #[serde(default)]
     pub arrivals: Arrivals,
-    /// A warm-up is not.
+    /// False for a warm-up.
     #[serde(default = "yes")]
     pub measured: bool,
     /// What happens when it begins.
@@ -151,26 +151,26 @@ fn yes() -> bool {
     true
 }
 
-/// How requests are spread over time.
+/// The distribution of requests over time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arrivals {
-    /// As many users do that know nothing of each other.
+    /// Like many independent users.
     #[default]
     Poisson,
     /// Evenly.
     Constant,
 }
 
-/// What a phase begins with.
+/// An event at the beginning of a phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     #[default]
     Nothing,
-    /// All WebSockets and streams break and come back at once.
+    /// All WebSockets and streams break and reconnect at once.
     DropConnections,
-    /// Each user gets one push, at the phase's rate, in place of the mix.
+    /// Each user gets one push, at the phase's rate, instead of the mix.
     WakeAll,
     /// The replicas are replaced one by one.
     Rollout,
@@ -185,7 +185,7 @@ pub struct ThresholdPlan {
     pub limit: LimitPlan,
 }
 
-/// What is limited, and to what.
+/// The limited value, and its limit.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitPlan {
@@ -194,18 +194,19 @@ pub enum LimitPlan {
     MaxMs(f64),
     /// Failed attempts divided by all.
     ErrorShare(f64),
-    /// Done in a second, at least.
+    /// Minimum number done per second.
     PerSecond(f64),
 }
 
-/// What the generator may use.
+/// The resources of the generator.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GeneratorPlan {
     pub threads: usize,
-    /// Requests that may be waiting for answers; further ones wait, and their latency counts from their time.
+    /// Maximum number of requests waiting for answers; further ones wait, and their latency counts from their intended
+    /// time.
     pub in_flight: usize,
-    /// How long a request and its retries may take.
+    /// Maximum time for a request including retries.
     pub patience_seconds: f64,
     pub seed: u64,
 }
@@ -217,7 +218,7 @@ impl Default for GeneratorPlan {
 }
 
 impl Scenario {
-    /// Reads a scenario and checks it.
+    /// Reads and checks a scenario.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
@@ -257,7 +258,7 @@ impl Scenario {
         unknown.map(|it| format!("a threshold is for {:?}; there are {}", it.operation, names.join(", ")))
     }
 
-    /// The operations that a run of this can have, in the order of reports.
+    /// Returns the operations that a run of this scenario can have, in the order of reports.
     pub fn operations(&self) -> Vec<String> {
         let mut names: Vec<String> = self.mix.iter().map(Share::name).collect();
         if self.phases.iter().any(|phase| phase.event == Event::WakeAll) {

@@ -1,4 +1,4 @@
-//! What users have from before: pushed before the first phase, and remembered like everything else.
+//! The users' existing data: pushed before the first phase, and recorded like everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 16;
 const PER_PUSH: usize = 200;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why it is not there.
+/// The reason why it could not be pushed.
 #[derive(Debug, thiserror::Error)]
 #[error("a push of {user} failed")]
 pub struct HistoryError {
@@ -25,7 +25,7 @@ pub struct HistoryError {
     source: Failure,
 }
 
-/// Pushes so many changes for each user, through all targets.
+/// Pushes this many changes for each user, through all targets.
 pub async fn push_history(
     population: &Population,
     endpoints: &Arc<[Endpoint]>,
@@ -55,7 +55,7 @@ async fn one(
     let device = user.devices[0].lock().await;
     let number = population.next_push(user);
     let mut body = PushBody::new("by-header", TABLE, changes, Shape::Mixed);
-    // Not the device's own cursor, which stays at the beginning: its first pull brings all of this.
+    // Not with the device's own cursor, which stays at the beginning: its first pull brings all of this.
     let body = Some(body.fill(&device.cursor, number));
     let path = format!("/sync/{APP}");
     let call = Call { path: &path, authorization: &user.authorization, client_id: Some(&device.name), body };

@@ -1,4 +1,4 @@
-//! WebSockets and streams that stay open, come back when they break, and note what they heard and when.
+//! WebSockets and streams that stay open, reconnect when they break, and record what they received and when.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,49 +15,49 @@ use crate::engine::{Endpoint, Failure, Feed, Socket, SocketEvent};
 use crate::protocol::BEGINNING;
 use crate::report::{OperationId, Recorder, Worker};
 
-/// The first pause before a broken connection is opened again, and the longest.
+/// The first pause before a broken connection is reopened, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 const OPENING: Duration = Duration::from_secs(20);
 
-/// What the run tells all listeners.
+/// The run's instructions to all listeners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Order {
-    /// Whenever it changes, every connection breaks and comes back.
+    /// Whenever this changes, every connection breaks and reconnects.
     pub generation: u64,
-    /// Nobody pushes any more: a listener ends when it has heard everything, or at this time.
+    /// Nobody pushes any more: a listener ends when it has received everything, or at this time.
     pub until: Option<Instant>,
 }
 
-/// What a listener waits for has come, or something else first.
+/// What a listener waited for, or what came first.
 enum Next<T> {
     Came(T),
-    /// Break the connection and come back.
+    /// Break the connection and reconnect.
     Drop,
-    /// Hear what is left, and end.
+    /// Receive what is left, and end.
     Settle,
     Late,
 }
 
-/// What listeners need.
+/// The dependencies of listeners.
 pub struct Surroundings {
     pub population: Arc<Population>,
     pub recorder: Arc<Recorder>,
     pub endpoints: Arc<[Endpoint]>,
     pub orders: watch::Receiver<Order>,
-    /// Connections that are opened at the same time, so that the listen queue is not what is measured.
+    /// Limits how many connections are opened at the same time, so that the listen queue is not what is measured.
     pub opening: Arc<Semaphore>,
 }
 
-/// How often each change came, by push and index.
+/// How often each change arrived, by push and index.
 pub type Changes = HashMap<(u64, usize), u32>;
 
-/// What a listener heard, for the checks at the end.
+/// What a listener received, for the checks at the end.
 pub enum Account {
     Socket { user: Arc<User>, last_wakeup: Option<Instant> },
     Stream { user: Arc<User>, heard: Changes },
 }
 
-/// One listener, from its first connection until it is told to stop.
+/// A listener, from its first connection until it is told to stop.
 pub struct Listener {
     around: Arc<Surroundings>,
     user: Arc<User>,
@@ -69,7 +69,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// None where the recorder does not know of connections.
+    /// None if the recorder has no operation for connections.
     pub fn new(around: &Arc<Surroundings>, number: usize) -> Option<Self> {
         let users = &around.population.users;
         Some(Self {
@@ -92,7 +92,7 @@ impl Listener {
         };
         'connections: while let Some(mut socket) = self.open(open).await {
             opened.take();
-            // What was pushed while nobody listened is found by the pull that follows a connect.
+            // Whatever was pushed while nobody listened is found by the pull after a connect.
             seen = self.user.ledger().sent.len().max(seen);
             last_wakeup = Some(Instant::now());
             let _held = self.worker.connected();
@@ -116,7 +116,7 @@ impl Listener {
         Account::Socket { user: self.user, last_wakeup }
     }
 
-    /// Records how long ago the oldest push was sent that nothing was heard of; how many were sent by now.
+    /// Records the time since the oldest push without a wake-up was sent; returns how many have been sent.
     fn note_wakeup(&self, seen: usize, operation: Option<OperationId>) -> usize {
         let ledger = self.user.ledger();
         if let (Some(oldest), Some(operation)) = (ledger.sent.get(seen), operation) {
@@ -126,7 +126,7 @@ impl Listener {
         ledger.sent.len()
     }
 
-    /// Holds a stream from the beginning of the user's log on. `opened` is dropped with the first connection.
+    /// Holds a stream from the beginning of the user's log. `opened` is dropped with the first connection.
     pub async fn hold_stream(mut self, opened: mpsc::Sender<()>) -> Account {
         let operation = self.around.recorder.operation("delivery");
         let (mut heard, mut cursor, mut opened) = (Changes::new(), BEGINNING.to_owned(), Some(opened));
@@ -140,7 +140,7 @@ impl Listener {
             opened.take();
             let _held = self.worker.connected();
             let mut order = *self.orders.borrow();
-            // A page that breaks off comes again: its events count with the last of them, which has an id.
+            // An interrupted page comes again: its events count with the last of them, which has an id.
             let mut page = Vec::new();
             loop {
                 if order.until.is_some() && missed_changes(&self.user.ledger(), &heard).next().is_none() {
@@ -174,7 +174,7 @@ impl Listener {
         }
     }
 
-    /// Opens a connection to a random target, again and again; none when it is told to stop.
+    /// Opens a connection to a random target, retrying; none when it is told to stop.
     async fn open<T, F>(&mut self, open: impl Fn(Endpoint, String, Arc<User>) -> F) -> Option<T>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -205,14 +205,14 @@ impl Listener {
                 _ => Duration::ZERO,
             };
             let wait = asked.max(pause.mul_f64(self.rng.random_range(0.5..1.5)));
-            // An order cuts the pause short, whatever it is.
+            // Any order cuts the pause short.
             let _ = next(&mut self.orders, order, tokio::time::sleep(wait)).await;
             pause = (pause * 2).min(PAUSES.1);
         }
     }
 }
 
-/// What comes, unless an order comes first that differs from the one in force.
+/// Waits for a future, unless an order that differs from the current one comes first.
 async fn next<T>(orders: &mut watch::Receiver<Order>, order: Order, coming: impl Future<Output = T>) -> Next<T> {
     let late = async {
         match order.until {
@@ -232,12 +232,12 @@ async fn next<T>(orders: &mut watch::Receiver<Order>, order: Order, coming: impl
     }
 }
 
-/// The latest push that was acknowledged and sent after the last wake-up, if there is one.
+/// Returns the latest acknowledged push if it was sent after the last wake-up.
 pub fn missed_wakeup(user: &User, last_wakeup: Option<Instant>) -> Option<Instant> {
     user.ledger().latest_acknowledged.filter(|&sent| last_wakeup.is_none_or(|woken| woken < sent))
 }
 
-/// Acknowledged changes that were not heard.
+/// Returns acknowledged changes that were not received.
 pub fn missed_changes<'a>(ledger: &'a Ledger, heard: &'a Changes) -> impl Iterator<Item = (u64, usize)> + 'a {
     let all = ledger.acknowledged.iter().flat_map(|(&number, &changes)| (0..changes).map(move |index| (number, index)));
     all.filter(|change| !heard.contains_key(change))
@@ -254,14 +254,14 @@ struct Changed<'a> {
     id: &'a str,
 }
 
-/// Push and index of every record of ours in an event.
+/// Returns push and index of every record of ours in an event.
 fn records(data: &str) -> Vec<(u64, usize)> {
     let event: Option<Event<'_>> = serde_json::from_str(data).ok();
     let ids = event.iter().flat_map(|event| &event.changes);
     ids.filter_map(|change| parse_record(change.id)).collect()
 }
 
-/// Push and index of a record id as [`crate::engine::push_body`] writes it.
+/// Parses push and index from a record id as [`crate::engine::push_body`] writes it.
 pub fn parse_record(id: &str) -> Option<(u64, usize)> {
     let (rest, number) = id.rsplit_once('/')?;
     let (_, index) = rest.rsplit_once('/')?;

@@ -1,4 +1,4 @@
-//! Scenarios: load with a timeline, and a verdict at its end.
+//! Scenarios: load with a timeline, and a verdict at the end.
 //!
 //! ```text
 //! file (TOML) ─► run ─► arrivals: when each request is meant to be sent, on a thread of its own
@@ -7,7 +7,7 @@
 //!                 ├─► rollout: replicas replaced under way
 //!                 └─► verify, thresholds ─► report::Report
 //! ```
-//! Every push has a number, which is in the ids of its records: so everything that anybody reads can be held against
+//! Every push has a number, which is in the ids of its records: so everything that anybody reads can be compared with
 //! what was acknowledged.
 
 pub(crate) mod arrivals;

@@ -1,4 +1,4 @@
-//! Who takes part, and what they were promised: every acknowledged push, to be looked for at the end.
+//! The participants, and what they were promised: every acknowledged push, to be looked for at the end.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,59 +15,59 @@ use crate::token::{TokenError, TokenMint};
 pub const APP: &str = "load";
 /// The table that is written to.
 pub const TABLE: &str = "items";
-/// Longer than any run; a token that ends would be told as a lost connection.
+/// Longer than any run; an expired token would be reported as a lost connection.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// One user with all devices.
+/// A user with all devices.
 pub struct User {
     /// The token's `sub`.
     pub id: String,
     /// The token.
     pub token: String,
-    /// The token, as it is sent.
+    /// The Authorization header with the token.
     pub authorization: HeaderValue,
-    /// Each has one request in flight at a time, as real devices do.
+    /// Each has one request in flight at a time, like real devices.
     pub devices: Vec<tokio::sync::Mutex<Position>>,
     ledger: Mutex<Ledger>,
 }
 
-/// Where a device stands.
+/// A device's position.
 pub struct Position {
     /// The value of X-Client-Id.
     pub name: HeaderValue,
-    /// Up to where it has read.
+    /// The cursor up to which it has read.
     pub cursor: String,
 }
 
-/// What a user's devices have pushed, by number; a push's number is in the ids of its records.
+/// A user's pushes by number; a push's number is in the ids of its records.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// Answered 200: changes of each.
+    /// Answered with 200: the number of changes of each.
     pub acknowledged: BTreeMap<u64, usize>,
-    /// Given up without an answer that says which: they may be stored or not.
+    /// Given up without a conclusive answer: they may or may not be stored.
     pub unknown: BTreeMap<u64, usize>,
-    /// All that were sent, in their order, and when each was.
+    /// The time when each push was sent, in order.
     pub sent: Vec<Instant>,
     /// When the latest acknowledged push was sent.
     pub latest_acknowledged: Option<Instant>,
 }
 
 impl User {
-    /// What its devices have pushed.
+    /// Returns the pushes of its devices.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }
 }
 
-/// Everybody.
+/// All participants.
 pub struct Population {
-    /// In their order.
+    /// The users, in order.
     pub users: Vec<Arc<User>>,
     /// When each push was sent, by its number.
     sent: Mutex<Vec<Instant>>,
 }
 
-/// Why there are no users.
+/// The reasons why there are no users.
 #[derive(Debug, thiserror::Error)]
 pub enum PopulationError {
     /// No token for the users.
@@ -79,24 +79,24 @@ pub enum PopulationError {
     /// There are fewer tokens than users.
     #[error("there are {found} tokens, and the scenario has {wanted} users")]
     Tokens {
-        /// How many tokens there are.
+        /// The number of tokens.
         found: usize,
-        /// How many users there should be.
+        /// The number of users.
         wanted: usize,
     },
 }
 
-/// Where tokens come from.
+/// The source of tokens.
 #[derive(Clone)]
 pub enum Tokens {
-    /// Signed here; users get fresh names on each run, so that nobody has a past.
+    /// Signed here; users get fresh names in each run, so that nobody has existing data.
     Minted(TokenMint),
     /// Given, one for each user.
     Given(Vec<String>),
 }
 
 impl Population {
-    /// Makes so many users with so many devices each.
+    /// Creates this many users with this many devices each.
     pub fn new(tokens: &Tokens, count: usize, devices: usize) -> Result<Self, PopulationError> {
         let run = uuid::Uuid::new_v4().simple().to_string();
         let mut users = Vec::with_capacity(count);
@@ -132,12 +132,12 @@ impl Population {
         sent.len() as u64 - 1
     }
 
-    /// When the push of this number was sent.
+    /// Returns when the push with this number was sent.
     pub fn sent_at(&self, number: u64) -> Option<Instant> {
         lock(&self.sent).get(usize::try_from(number).ok()?).copied()
     }
 
-    /// Notes how a push ended.
+    /// Records the outcome of a push.
     pub fn ended(&self, user: &User, number: u64, changes: usize, outcome: &Result<Bytes, Failure>) {
         let sent = self.sent_at(number);
         let mut ledger = user.ledger();
@@ -146,7 +146,7 @@ impl Population {
                 ledger.acknowledged.insert(number, changes);
                 ledger.latest_acknowledged = ledger.latest_acknowledged.max(sent);
             }
-            // Nothing of a push that was refused as it stands is stored.
+            // Nothing of a push that was refused as invalid is stored.
             Err(Failure::Status { status: 400..=428, .. }) => {}
             Err(_) => {
                 ledger.unknown.insert(number, changes);
@@ -156,6 +156,6 @@ impl Population {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is guarded is whole after every statement.
+    // The guarded value is consistent after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Replacing replicas one by one while the load goes on.
+//! Replaces replicas one by one under load.
 
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::local::{LocalError, Replica, Surroundings};
 
-/// Why replicas were not replaced.
+/// The reasons why replicas were not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
     /// A replica could not be replaced.
@@ -19,7 +19,7 @@ pub enum RolloutError {
     Run {
         /// The command.
         command: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -28,37 +28,37 @@ pub enum RolloutError {
     Command {
         /// The command.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
-    /// Nobody said how to replace the replicas.
+    /// It is not known how to replace the replicas.
     #[error("nobody said how to replace the replicas: name a command with --rollout-command, or use --replicas")]
     Unknown,
 }
 
-/// Replicas of our own, and what is needed to start more.
+/// Our own replicas, and what is needed to start more.
 pub struct Local {
-    /// What replicas need.
+    /// The surroundings of replicas.
     pub at: Surroundings,
     /// The name of their database.
     pub database: String,
-    /// Those that run.
+    /// The running replicas.
     pub replicas: Mutex<Vec<Replica>>,
 }
 
-/// How it is done here.
+/// The way replicas are replaced.
 #[derive(Clone)]
 pub enum Rollout {
-    /// Replicas of our own, which are replaced one after the other.
+    /// Our own replicas, replaced one after the other.
     Local(Arc<Local>),
-    /// Given to `sh -c`; it is done when it ends.
+    /// A command for `sh -c`; the rollout is done when it ends.
     Command(String),
-    /// Nobody said how.
+    /// Not known.
     Unknown,
 }
 
 impl Rollout {
-    /// Replaces every replica: the new one is ready before the old one is told to stop, and stands at the same address.
+    /// Replaces every replica: the new one is ready before the old one is told to stop, and has the same address.
     pub async fn run(&self) -> Result<(), RolloutError> {
         match self {
             Self::Unknown => Err(RolloutError::Unknown),

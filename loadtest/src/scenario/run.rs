@@ -1,4 +1,4 @@
-//! One run of a scenario, from nobody to the verdict.
+//! A run of a scenario, from start to verdict.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,28 +20,28 @@ use crate::report::model::{Build, Check, Machine, SCHEMA_VERSION, Settings};
 use crate::report::{Live, Recorder, Report, Scraper, Timeline};
 use crate::transport::{TransportError, http_client};
 
-/// What G4 allows for everyone to be woken.
+/// The time that G4 allows for waking everyone.
 const SETTLE: Duration = Duration::from_secs(5);
-/// How long all connections together may take to be opened for the first time.
+/// Maximum time for first opening all connections.
 const OPENED_WITHIN: Duration = Duration::from_secs(180);
-/// Connections that are opened at once.
+/// Connections opened at once.
 const OPENING: usize = 128;
 
-/// What to run, and against what.
+/// The scenario to run, and its targets.
 pub struct RunOptions {
-    /// What to do.
+    /// The scenario.
     pub scenario: Scenario,
     /// Base URLs; each request goes to a random one.
     pub targets: Vec<String>,
-    /// Where the users' tokens come from.
+    /// The source of the users' tokens.
     pub tokens: Tokens,
-    /// How replicas are replaced, if the scenario asks for that.
+    /// How replicas are replaced, if the scenario does that.
     pub rollout: Rollout,
-    /// Shows how it goes on stderr.
+    /// Shows the progress on stderr.
     pub live: bool,
 }
 
-/// Why a run did not come to its end.
+/// The reasons why a run could not be finished.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A target cannot be used.
@@ -70,7 +70,7 @@ pub enum RunError {
     Rollout(#[from] RolloutError),
 }
 
-/// Runs it. What it finds is in the report, checks and thresholds included.
+/// Runs a scenario. Its findings are in the report, including checks and thresholds.
 pub async fn run(options: RunOptions) -> Result<Report, RunError> {
     let RunOptions { scenario, targets, tokens, rollout, live } = options;
     let endpoints = Endpoint::resolve_all(&targets).await?;
@@ -114,7 +114,7 @@ pub async fn run(options: RunOptions) -> Result<Report, RunError> {
     Ok(report)
 }
 
-/// What only the run knows.
+/// Fills in what only the run knows.
 fn complete(report: &mut Report, scenario: &Scenario, targets: Vec<String>) {
     report.schema_version = SCHEMA_VERSION;
     report.name.clone_from(&scenario.name);
@@ -152,7 +152,7 @@ async fn open_listeners(around: &Arc<Surroundings>, scenario: &Scenario) -> Resu
     Ok(listeners)
 }
 
-/// From the beginning of a phase until its time is over and everything it asked for is answered or given up.
+/// Runs a phase until its time is over and all its requests are answered or given up.
 async fn one_phase(
     phase: &PhasePlan,
     seed: u64,

@@ -1,10 +1,10 @@
-//! The limits of a scenario against what a run measured.
+//! Compares the limits of a scenario with what a run measured.
 
 use super::file::{LimitPlan, ThresholdPlan};
 use crate::report::Report;
 use crate::report::model::{Limit, Operation, Threshold, Unit};
 
-/// Judges every limit. What was not measured does not pass.
+/// Judges every limit. A value that was not measured does not pass.
 pub fn judge(plans: &[ThresholdPlan], report: &Report) -> Vec<Threshold> {
     plans.iter().map(|plan| one(plan, report.operation(&plan.operation))).collect()
 }
@@ -27,7 +27,7 @@ fn at_most(value: f64) -> Limit {
     Limit::AtMost(value)
 }
 
-/// Failed attempts among all attempts.
+/// Failed attempts as a fraction of all attempts.
 fn error_share(operation: &Operation) -> Option<f64> {
     let failed = operation.counts.failed();
     let all = failed + operation.counts.done;

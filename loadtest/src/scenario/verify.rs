@@ -1,5 +1,5 @@
-//! The checks at the end of every run: nothing acknowledged is missing, nothing is there twice or from nowhere, all
-//! devices agree, and everyone who listened was told (G1 to G4).
+//! The checks at the end of every run: nothing acknowledged is missing, nothing is duplicated or of unknown origin, all
+//! devices agree, and every listener was notified (G1 to G4).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,10 +13,10 @@ use crate::report::model::Check;
 use crate::snapshot::Snapshot;
 
 const AT_ONCE: usize = 8;
-/// Findings that are spelled out.
+/// Number of findings that are described.
 const SHOWN: usize = 5;
 
-/// What was looked at, and what was found to be wrong.
+/// The number of items checked, and the problems found.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub looked_at: usize,
@@ -48,7 +48,7 @@ pub async fn verify_users(
     limit: usize,
     http: &reqwest::Client,
 ) -> Vec<Check> {
-    // Those with the most to lose are in it, whatever the limit.
+    // Users with the most to lose are included, whatever the limit.
     let mut users: Vec<_> = population.users.iter().collect();
     users.sort_by_key(|user| std::cmp::Reverse(user.ledger().sent.len()));
     users.truncate(limit);
@@ -80,7 +80,7 @@ pub async fn verify_users(
     ]
 }
 
-/// How many changes came by pulls, and what both hold.
+/// Returns the number of changes received by pulls, and what both devices hold.
 async fn read(
     user: &User,
     targets: &[String],
@@ -97,8 +97,8 @@ async fn read(
     Ok((received, pulls.snapshot(), pushes.snapshot()))
 }
 
-/// Every push makes records that no other makes, one change each: what is received is exactly what was acknowledged,
-/// and at most what nobody knows of.
+/// Every push creates records that no other creates, one per change: what is received is exactly what was acknowledged,
+/// plus at most the pushes with unknown outcome.
 pub fn compare_with_ledger(ledger: &Ledger, held: &Snapshot, received: usize) -> Vec<String> {
     let mut problems = Vec::new();
     let records = held.0.get(TABLE);
@@ -132,7 +132,7 @@ pub fn compare_with_ledger(ledger: &Ledger, held: &Snapshot, received: usize) ->
     problems
 }
 
-/// What those who listened all the time should have heard.
+/// Checks what permanent listeners should have received.
 pub fn verify_listeners(accounts: &[Account]) -> Vec<Check> {
     let (mut sockets, mut streams) = (Findings::default(), Findings::default());
     for account in accounts {
@@ -161,7 +161,7 @@ pub fn verify_listeners(accounts: &[Account]) -> Vec<Check> {
     checks
 }
 
-/// What a stream from the beginning brought, against what was acknowledged.
+/// Compares a stream from the beginning with what was acknowledged.
 pub fn compare_stream(ledger: &Ledger, heard: &Changes) -> Vec<String> {
     let missed = missed_changes(ledger, heard);
     let mut problems: Vec<String> =

@@ -1,4 +1,4 @@
-//! Workers take arrivals and do what is drawn for them: pushes and pulls, each of a random user.
+//! Workers take arrivals and execute what is drawn for them: pushes and pulls, each of a random user.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,17 +19,17 @@ use crate::engine::{Client, Failure, push_body::PushBody};
 use crate::protocol::BEGINNING;
 use crate::report::{OperationId, Recorder};
 
-/// The pause before a request is sent again, unless the answer asks for a longer one.
+/// The pause before a request is retried, unless the answer asks for a longer one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// One thing to do, with its name in the report.
+/// A task, with its name in the report.
 struct Task {
     share: Share,
     operation: OperationId,
     body: PushBody,
 }
 
-/// What all workers share.
+/// The state shared by all workers.
 pub struct Shared {
     pub population: Arc<Population>,
     pub recorder: Arc<Recorder>,
@@ -37,7 +37,7 @@ pub struct Shared {
     pub timeout: Duration,
 }
 
-/// One task with at most one request in flight.
+/// A task with at most one request in flight.
 pub struct Worker {
     shared: Arc<Shared>,
     recorder: crate::report::Worker,
@@ -82,8 +82,8 @@ impl Worker {
                 },
             };
             drop(receiver);
-            // Where this worker was free, what has passed since the arrival's time is the generator's own lateness;
-            // where all were busy, it is the server's, and in the latency alone.
+            // If this worker was free, the time since the arrival's time is the generator's own lateness; if all were
+            // busy, it is the server's, and only part of the latency.
             let sent = if waited { Instant::now() } else { arrival.released };
             self.serve(arrival, sent - arrival.intended, event).await;
         }
@@ -123,7 +123,7 @@ impl Worker {
         found.unwrap_or(0)
     }
 
-    // A task's body is filled in place; taken out, the rest of the worker can be used beside it.
+    // A task's body is filled in place; once taken out, the rest of the worker can be used beside it.
     fn take(&mut self, index: usize) -> Option<Task> {
         if index < self.tasks.len() { Some(self.tasks.swap_remove(index)) } else { self.wake.take() }
     }
@@ -142,7 +142,7 @@ impl Worker {
         outcome.is_ok_and(|answer| move_to(&mut device, &answer).is_some())
     }
 
-    /// Page after page. A new device begins at `since` and leaves no trace.
+    /// Pulls page by page. A new device begins at `since` and leaves no trace.
     async fn pull(&mut self, user: &Arc<User>, operation: OperationId, since: Option<&str>) -> bool {
         let (mut known, mut fresh);
         let device = match since {
@@ -167,7 +167,7 @@ impl Worker {
         }
     }
 
-    /// Sends a request again while its failure may pass. Every failed attempt is counted.
+    /// Retries a request while its failure may pass. Every failed attempt is counted.
     async fn persist(
         &mut self,
         user: &User,
@@ -198,7 +198,7 @@ impl Worker {
     }
 }
 
-/// Takes the cursor of an answer; whether there is more, or none if it is no answer.
+/// Takes the cursor of an answer; returns whether there is more, or none if it is not a valid answer.
 fn move_to(device: &mut Position, answer: &[u8]) -> Option<bool> {
     let position = position(answer)?;
     position.synced_until.clone_into(&mut device.cursor);

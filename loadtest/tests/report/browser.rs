@@ -1,4 +1,4 @@
-//! Pages in Chromium: what the pointer shows is what the report says. `make test-browser`.
+//! Reports in Chromium: tooltips show the values of the report. `make test-browser`.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

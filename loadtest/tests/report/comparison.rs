@@ -1,4 +1,4 @@
-//! What is told of two runs.
+//! The comparison of two runs.
 
 use mana_load::report::compare::{Comparison, Outcome, page};
 use mana_load::report::model::Check;

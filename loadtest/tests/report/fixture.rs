@@ -1,4 +1,4 @@
-//! Reports as runs would leave them.
+//! Sample reports.
 
 use std::time::Duration;
 

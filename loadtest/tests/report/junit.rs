@@ -1,4 +1,4 @@
-//! What CI systems read of a report.
+//! The JUnit report for CI systems.
 
 use mana_load::report::Report;
 use mana_load::report::junit::junit;

@@ -1,4 +1,4 @@
-//! The page and the comparison of reports, with usual, hostile and enormous data.
+//! The report page and the comparison of reports, with typical, hostile and enormous data.
 
 mod browser;
 mod comparison;

@@ -1,4 +1,4 @@
-//! Several generators' reports as one.
+//! Merging the reports of several generators.
 
 use mana_load::report::merge::{MergeError, merge};
 

@@ -1,4 +1,4 @@
-//! What the page must never do, and that it shows what the JSON says.
+//! What the report page must never do, and that it shows the values of the JSON.
 
 use std::collections::BTreeSet;
 

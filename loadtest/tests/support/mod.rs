@@ -1,5 +1,5 @@
-//! A server of the protocol in memory, as small as it can be, over real HTTP: one user, one app, no fan-out. It can be
-//! told to fail, before storing or after, and to break the rules that the kit must notice.
+//! A minimal in-memory server of the protocol over real HTTP: one user, one app, no fan-out. It can fail on request,
+//! before or after storing, and break the rules whose violation must be noticed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};

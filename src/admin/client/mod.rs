@@ -1,4 +1,4 @@
-//! `mana-sync admin …`: the admin API from the command line.
+//! `mana-sync admin …`: the admin API on the command line.
 
 mod print;
 
@@ -14,25 +14,25 @@ use std::io;
 use std::time::Duration;
 use url::Url;
 
-/// How long an answer may take.
+/// Maximum time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where a cluster's admin port is, and what to ask of it.
+/// The address of a cluster's admin port, and the request.
 #[derive(Args, Debug)]
 pub struct AdminArgs {
     /// The admin port of any replica. Default: ADMIN_PORT on this machine.
     #[arg(long, env, global = true)]
     admin_url: Option<Url>,
 
-    /// The admin port on this machine, where ADMIN_URL is not set.
+    /// The admin port on this machine, if ADMIN_URL is not set.
     #[arg(long, env, default_value_t = 3090, global = true)]
     admin_port: u16,
 
-    /// The token that the admin port asks for.
+    /// The token of the admin port.
     #[arg(long, env, hide_env_values = true, value_parser = secret, global = true)]
     admin_token: Option<Secret>,
 
-    /// Print what the API answers, as JSON.
+    /// Print the API's answer as JSON.
     #[arg(long, global = true)]
     json: bool,
 
@@ -42,17 +42,17 @@ pub struct AdminArgs {
 
 #[derive(Subcommand, Debug)]
 enum AdminCommand {
-    /// All replicas that are alive, and the database.
+    /// All live replicas, and the database.
     Cluster,
     /// A user's sessions, logs, devices and usage.
     User {
         /// The user's id.
         user: String,
-        /// Sessions that each replica lists, at most.
+        /// Maximum number of sessions listed per replica.
         #[arg(long, default_value_t = super::api::SESSIONS)]
         sessions: usize,
     },
-    /// A record as it stands, and why.
+    /// A record's current values, and where they came from.
     Record {
         #[arg(long)]
         user: String,
@@ -69,30 +69,30 @@ enum AdminCommand {
         user: String,
         #[arg(long)]
         device: Option<String>,
-        /// On this replica only.
+        /// Only on this replica.
         #[arg(long)]
         replica: Option<String>,
     },
-    /// Refuse a token by its id (jti), and end the sessions that came with it.
+    /// Refuse a token by its id (jti), and end the sessions that use it.
     RefuseToken {
         token_id: String,
-        /// When the token expires, as 2030-01-01T00:00:00Z. Default: a year from now.
+        /// When the token expires, such as 2030-01-01T00:00:00Z. Default: a year from now.
         #[arg(long)]
         until: Option<String>,
     },
-    /// The tokens that are refused.
+    /// The refused tokens.
     RefusedTokens,
-    /// Make a replica not ready and have its sessions leave. It runs on, and can be taken back.
+    /// Make a replica not ready and have its sessions leave. It keeps running, and can be taken back.
     Drain { replica: String },
     /// Take a drained replica back.
     TakeBack { replica: String },
     /// Trim the logs now.
     Compact {
-        /// On this replica only.
+        /// Only on this replica.
         #[arg(long)]
         replica: Option<String>,
     },
-    /// Change how often each user may push and pull, until the replica starts anew. 0: as often as they like.
+    /// Change how often each user may push and pull, until the replica restarts. 0: no limit.
     Rates {
         /// As MAX_USER_PUSHES_PER_SECOND.
         #[arg(long)]
@@ -100,20 +100,20 @@ enum AdminCommand {
         /// As MAX_USER_PULLS_PER_SECOND.
         #[arg(long)]
         pulls: Option<u32>,
-        /// On this replica only.
+        /// Only on this replica.
         #[arg(long)]
         replica: Option<String>,
     },
-    /// Change what the log shows, as RUST_LOG has it.
+    /// Change what is logged, in the form of RUST_LOG.
     Log {
         filter: String,
-        /// On this replica only.
+        /// Only on this replica.
         #[arg(long)]
         replica: Option<String>,
     },
 }
 
-/// Why there is no answer.
+/// The reasons why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// ADMIN_TOKEN is not set.
@@ -125,7 +125,7 @@ pub enum ClientError {
     /// The admin port cannot be reached.
     #[error("the admin port cannot be reached")]
     Http(#[from] reqwest::Error),
-    /// What the admin port answers to a request that it does not serve.
+    /// The admin port refused the request.
     #[error("{0}")]
     Refused(String),
     /// Something else listens there.
@@ -148,7 +148,7 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::from(text))
 }
 
-/// Asks, and prints the answer; says whether all was done that was asked for.
+/// Sends the request and prints the answer; true if everything requested was done.
 ///
 /// # Errors
 /// The admin port did not answer, or refused.
@@ -223,7 +223,7 @@ impl<'a> Api<'a> {
         self.request(Method::GET, path, query)
     }
 
-    /// Prints what comes, in JSON or for people.
+    /// Prints the answer, as JSON or for people.
     async fn show<T: DeserializeOwned>(
         &self,
         request: Result<RequestBuilder, ClientError>,

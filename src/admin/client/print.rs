@@ -1,4 +1,4 @@
-//! Answers for people, in columns.
+//! Prints answers for people, in columns.
 
 use super::RefusedTokens;
 use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
@@ -7,7 +7,7 @@ use crate::output::{Output, plain};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
-/// Prints rows with their columns one below the other.
+/// Prints rows as a table with aligned columns.
 fn table(out: &mut Output, head: &[&str], rows: &[Vec<String>]) {
     let mut table = Table::new();
     table.load_preset(NOTHING).add_row(head).add_rows(rows);

@@ -1,4 +1,4 @@
-//! Answering the questions of others, getting to know them, and finding out which tokens are refused.
+//! Answers other replicas' questions, gets to know them, and reads the refused tokens.
 
 use super::super::message::{Asked, Head, Kind, MessageError, Question};
 use super::{ANSWER_TIMEOUT, AskError, CHANNEL, Inner, KeepError, Replicas, SEND_TIMEOUT, own_channel};
@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Pauses between two attempts to read which tokens are refused.
+/// Pauses between attempts to read the refused tokens.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What answers the others' questions, to be run once.
+/// The task that answers other replicas' questions, to be run once.
 #[derive(Debug)]
 pub struct Answering {
     pub(super) replicas: Replicas,
@@ -52,14 +52,14 @@ impl Answering {
 }
 
 impl Replicas {
-    /// Does what has to be done whenever this replica begins to listen: from then on it hears what is said, and has to find
-    /// out what was said before.
+    /// Runs whenever this replica begins to listen: from then on it hears messages, and has to catch up on earlier
+    /// ones.
     async fn catch_up(self) {
         self.0.is_settled.store(false, Ordering::Relaxed);
         tokio::join!(self.read_refused(), self.greet());
     }
 
-    /// Refuses the tokens that are refused, as they are kept: tries until it has read them.
+    /// Reads the stored refused tokens and refuses them; retries until it succeeds.
     async fn read_refused(&self) {
         let inner = &self.0;
         let mut pause = FIRST_PAUSE;
@@ -78,14 +78,14 @@ impl Replicas {
         Ok(())
     }
 
-    /// Tells the others that this replica is there, and finds out who they are: by any question.
+    /// Tells the others that this replica exists, and finds out which others exist, by asking any question.
     async fn greet(&self) {
         let inner = &self.0;
         loop {
             let others = self.ask_others(&Asked { replica: None, question: Question::RefusedTokens }).await;
             match others.problem {
                 None => return inner.is_settled.store(true, Ordering::Relaxed),
-                // Once it listens it begins anew.
+                // It starts over once it listens.
                 Some(AskError::Deaf) => return,
                 Some(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the other replicas are not known yet");

@@ -1,12 +1,13 @@
-//! Asking all replicas, so that any of them answers for all.
+//! Asks all replicas, so that any replica can answer for the whole cluster.
 //!
-//! A question goes out on a channel that all listen to, on the connection on which they hear wake-ups anyway; the answers
-//! come back on a channel of the one that asked, so that a question costs as much as there are replicas. Nobody has to
-//! answer: who asks waits until all that it knows have, or the time is over, and says who was silent. Who has come or gone
-//! shows by what is asked: each replica asks all when it begins to listen, and says goodbye when it stops.
+//! A question is sent on a channel that all replicas listen to, on the connection that receives wake-ups; the answers
+//! come back on a channel of the asking replica, so the cost of a question grows with the number of replicas. No
+//! replica has to answer: the asking one waits until all known replicas have, or the time is up, and reports which were
+//! silent. Replicas learn about each other from questions: each asks all when it begins to listen, and says goodbye
+//! when it stops.
 //!
-//! Messages are sealed with a key that is made of ADMIN_TOKEN and are dated, and a question is answered once: whoever can
-//! reach the database can neither read nor make up nor repeat one.
+//! Messages are encrypted with a key derived from ADMIN_TOKEN and dated, and a question is answered only once: anyone
+//! else who can reach the database can neither read, forge nor replay one.
 
 mod answering;
 mod receiving;
@@ -30,23 +31,23 @@ use tokio_postgres::types::Type;
 
 /// The channel that all replicas with an admin port listen to.
 const CHANNEL: &str = "mana_sync_admin";
-/// How long replicas may take to answer.
+/// Maximum time for replicas to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long sending may take.
+/// Maximum time for sending.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
-/// A replica that does not answer and has not been heard for so long is forgotten.
+/// A replica that does not answer and has not been heard of for this long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// Questions of others that wait, and that are remembered, at most.
+/// Maximum number of other replicas' questions that wait, and that are remembered.
 const MAX_WAITING: usize = 64;
 const MAX_REMEMBERED: usize = 10_000;
-/// Bytes that the answers to one question may have, before they are decompressed.
+/// Maximum size of all answers to one question, before decompression, in bytes.
 const MAX_ANSWERS: usize = 32 << 20;
-/// Bytes of a replica's name that are said.
+/// Maximum length of a replica's name in messages, in bytes.
 const MAX_NAME: usize = 128;
 
 const SEND: &str = "select pg_notify($1, payload) from unnest($2) as payload";
 
-/// All replicas with this admin token, as this one can ask them.
+/// All replicas with this admin token, as this one can reach them.
 #[derive(Clone, Debug)]
 pub struct Replicas(Arc<Inner>);
 
@@ -55,13 +56,14 @@ struct Inner {
     local: Arc<LocalReplica>,
     keys: Arc<AdminKeys>,
     sending: LazyConnection,
-    /// Keeps the tokens that operators refuse.
+    /// Stores the tokens that operators refuse.
     keeping: LazyConnection,
     state: Mutex<State>,
     questions: mpsc::Sender<(Head, Asked)>,
     is_listening: AtomicBool,
     listens_anew: Notify,
-    /// Whether all have been asked since this replica began to listen: before, others may be there that it does not know.
+    /// True once all have been asked since this replica began to listen; before that, there may be replicas it does not
+    /// know.
     is_settled: AtomicBool,
 }
 
@@ -69,7 +71,7 @@ struct Inner {
 struct State {
     peers: HashMap<Instance, Peer>,
     asked: HashMap<u64, Waiting>,
-    /// Questions that were heard, and when.
+    /// Questions that were received, and when.
     heard: HashMap<u64, Instant>,
 }
 
@@ -81,11 +83,11 @@ struct Peer {
     heard_at: u64,
 }
 
-/// A question of ours that is being answered.
+/// One of our questions, while it is being answered.
 #[derive(Debug)]
 struct Waiting {
     began: Instant,
-    /// Those that have yet to answer, as far as they are known.
+    /// The known replicas that have yet to answer.
     expected: HashMap<Instance, Peer>,
     parts: HashMap<Instance, BTreeMap<u32, Vec<u8>>>,
     bytes: usize,
@@ -93,16 +95,16 @@ struct Waiting {
     news: Arc<Notify>,
 }
 
-/// One replica's answer.
+/// The answer of one replica.
 #[derive(Debug)]
 pub struct Answered {
     pub name: String,
     pub answer: Answer,
-    /// How long it took; none: it is our own.
+    /// The time it took; none for our own.
     pub took: Option<Duration>,
 }
 
-/// What came of a question.
+/// The outcome of a question.
 #[derive(Debug, Default)]
 pub struct Answers {
     /// Our own first.
@@ -112,7 +114,7 @@ pub struct Answers {
     pub problem: Option<AskError>,
 }
 
-/// Why a message could not be sent.
+/// The reasons why a message could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     #[error("this replica does not hear the others at the moment: its listener is not connected")]
@@ -127,7 +129,7 @@ pub enum AskError {
     Message(#[from] MessageError),
 }
 
-/// Why the tokens that are refused could not be kept, or not read.
+/// The reasons why refused tokens could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     #[error(transparent)]
@@ -139,7 +141,7 @@ pub enum KeepError {
 }
 
 impl Replicas {
-    /// Knows of nobody but this replica yet.
+    /// Creates a state that knows only this replica.
     pub fn new(
         local: Arc<LocalReplica>,
         keys: Arc<AdminKeys>,
@@ -161,22 +163,22 @@ impl Replicas {
         (replicas.clone(), Answering { replicas, questions })
     }
 
-    /// Keeps that a token is refused until then, in milliseconds since the epoch, for replicas that start later.
+    /// Stores that a token is refused until then, in milliseconds since the epoch, for replicas that start later.
     ///
     /// # Errors
-    /// It may not be kept.
+    /// It may not have been stored.
     pub async fn keep_refused(&self, token_id: &str, until: u64) -> Result<(), KeepError> {
         let client = self.0.keeping.client().await?;
         timeout(SEND_TIMEOUT, refused_tokens::keep(&client, token_id, until)).await??;
         Ok(())
     }
 
-    /// What this replica is called.
+    /// Returns this replica's name.
     pub fn own_name(&self) -> &str {
         &self.0.local.name
     }
 
-    /// Asks all replicas, or the one of this name.
+    /// Asks all replicas, or the one with this name.
     pub async fn ask(&self, replica: Option<&str>, question: Question) -> Answers {
         let inner = &self.0;
         let own = async {
@@ -212,7 +214,7 @@ impl Replicas {
             };
             state.asked.insert(id, waiting);
         }
-        // However this ends, the question is not kept.
+        // However this ends, the question is forgotten.
         let _forget = Forget { replicas: self, id };
         if let Err(error) = inner.send(CHANNEL, Kind::Question, id, asked).await {
             return Answers { problem: Some(error), ..Answers::default() };
@@ -249,7 +251,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is said of those that have not answered. Who has not been heard for long is told of once.
+    /// Reports the replicas that have not answered. One that has not been heard of for long is reported only once.
     fn silent(&self, expected: &HashMap<Instance, Peer>) -> Vec<Silent> {
         let mut state = self.state();
         let mut silent = Vec::new();
@@ -279,7 +281,7 @@ impl Inner {
     }
 }
 
-/// Where answers to one replica go.
+/// Returns the channel for answers to one replica.
 fn own_channel(instance: Instance) -> String {
     format!("{CHANNEL}_{instance:016x}")
 }

@@ -1,4 +1,4 @@
-//! What is received from other replicas: their questions, their answers to ours, and that they go.
+//! Receives messages from other replicas: questions, answers to ours, and goodbyes.
 
 use super::super::message::{Asked, Head, Kind, MAX_AGE, MessageError, Question, read, read_body};
 use super::{Answered, CHANNEL, Inner, MAX_ANSWERS, MAX_REMEMBERED, Peer, Replicas, own_channel};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 impl Inner {
     fn receive_message(&self, payload: &str) -> Result<(), MessageError> {
-        // What is not sealed with our key says nothing to us.
+        // A message that is not encrypted with our key is not for us.
         let Some(message) = read(&self.keys, payload) else { return Ok(()) };
         let (head, part) = message?;
         if head.from == self.local.instance || !head.is_recent(&self.local.clock) {
@@ -17,7 +17,7 @@ impl Inner {
         match head.kind {
             Kind::Question if head.parts == 1 => {
                 let asked: Asked = read_body(&part)?;
-                // Nobody tells a process to do something before it is there: that is an old message that somebody repeats.
+                // No process is told to do something before it exists: this is a replay of an old message.
                 if matches!(asked.question, Question::Do { .. }) && self.local.began_after(head.at) {
                     return Ok(());
                 }
@@ -50,13 +50,14 @@ impl Inner {
         let peer = Peer { name: head.name.clone(), heard: Instant::now(), heard_at: self.local.clock.millis() };
         let mut state = self.state();
         if !state.peers.contains_key(&head.from) {
-            // A process that was killed and started again. If both run, the other one is known again when it speaks.
+            // A process that was killed and restarted. If both are running, the other one becomes known again with its
+            // next message.
             state.peers.retain(|_, known| known.name != head.name);
         }
         state.peers.insert(head.from, peer);
     }
 
-    /// Whether a question has not been heard before.
+    /// True if a question has not been received before.
     fn is_new(&self, id: u64) -> bool {
         let mut state = self.state();
         if state.heard.len() >= MAX_REMEMBERED {

@@ -1,4 +1,4 @@
-//! What can be done: a page of forms, and what came of each.
+//! The actions: a page of forms, and their outcomes.
 
 use super::super::Admin;
 use super::super::act::refused_until;
@@ -16,7 +16,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
-/// How operators come who use this.
+/// The `via` of actions through the console.
 const CONSOLE: &str = "console";
 
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>) -> Response {
@@ -28,38 +28,38 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
         div.cards {
             (page.form("/actions/disconnect", "Disconnect", None, &html! {
                 h2 { "Disconnect" }
-                p.muted { "Ends the sessions of a user, or of one device, on all replicas. Clients come back." }
+                p.muted { "Ends the sessions of a user, or of one device, on all replicas. Clients reconnect." }
                 (field("User id", "user_id", "", "", true))
                 (field("Device", "device", "", "all of them", false))
             }))
             (page.form("/actions/refuse-token", "Refuse", None, &html! {
                 h2 { "Refuse a token" }
-                p.muted { "Until it expires, on all replicas, whoever of them starts anew. Its sessions are ended." }
+                p.muted { "Until it expires, on all replicas, even if they restart. Its sessions are ended." }
                 (field("Token id (jti)", "token_id", "", "", true))
                 (field("Until", "until", "", "a year from now", false))
             }))
             (page.form("/actions/drain", "Do it", None, &html! {
                 h2 { "Drain a replica" }
-                p.muted { "It is not ready and its sessions leave. It runs on, and can be taken back." }
+                p.muted { "It stops being ready and its sessions leave. It keeps running, and can be taken back." }
                 (select(&cluster.replicas, false))
                 label { "What" select name="drained" { option value="true" { "Drain" } option value="false" { "Take back" } } }
             }))
             (page.form("/actions/log", "Change", None, &html! {
                 h2 { "Log" }
-                p.muted { "What the log shows, as RUST_LOG has it, until the replica starts anew." }
+                p.muted { "Changes what is logged, in the form of RUST_LOG, until the replica restarts." }
                 (field("Filter", "filter", cluster.replicas.first().map_or("info", |replica| &replica.log), "", true))
                 (everywhere)
             }))
             (page.form("/actions/rates", "Limit", None, &html! {
-                h2 { "Rates of a user" }
-                p.muted { "How often each user may push and pull in a second, until the replica starts anew. 0: as often as they like." }
+                h2 { "Rate limits" }
+                p.muted { "How often each user may push and pull per second, until the replica restarts. 0: no limit." }
                 (field("Pushes a second", "pushes", "", "as before", false))
                 (field("Pulls a second", "pulls", "", "as before", false))
                 (everywhere)
             }))
             (page.form("/actions/compact", "Trim now", None, &html! {
                 h2 { "Trim logs" }
-                p.muted { "Takes what no longer counts out of old logs now." }
+                p.muted { "Removes what no longer counts from old changes, now." }
                 (everywhere)
             }))
         }
@@ -92,15 +92,15 @@ fn refused(tokens: &[RefusedToken]) -> Markup {
     }
 }
 
-/// A form that somebody who has logged in has sent.
+/// A form submitted by somebody who has logged in.
 type Posted = (State<Admin>, Extension<Login>, HeaderMap, Body);
 
-/// Does what a form asks for, and says what came of it.
+/// Executes a form's action, and shows its outcome.
 async fn act(
     (State(admin), Extension(login), headers, body): Posted,
     read: impl FnOnce(&Form) -> Result<(Option<String>, Action), AdminError>,
 ) -> Response {
-    let page = Page::new(&admin, &login, "/actions", "What came of it");
+    let page = Page::new(&admin, &login, "/actions", "Outcome");
     let doing = async {
         let form = login.form(&admin, &headers, body).await?;
         let (replica, action) = read(&form)?;
@@ -117,13 +117,13 @@ fn outcome(done: &Done) -> Markup {
         h1 { (heading(done)) }
         (missing(&done.silent, done.problem.as_ref()))
         table {
-            thead { tr { th { "Replica" } th {} th { "What came of it" } } }
+            thead { tr { th { "Replica" } th {} th { "Outcome" } } }
             tbody {
                 @for outcome in &done.outcomes {
                     tr {
                         (cell("Replica", &html! { strong { (outcome.replica) } }))
                         td { span.chip.good[outcome.done].bad[!outcome.done] { @if outcome.done { "done" } @else { "not done" } } }
-                        (cell("What came of it", &html! { (outcome.message) }))
+                        (cell("Outcome", &html! { (outcome.message) }))
                     }
                 }
             }
@@ -132,7 +132,7 @@ fn outcome(done: &Done) -> Markup {
     }
 }
 
-/// Never that it is done where somebody may not have done it.
+/// Never says "Done" if some replica may not have done it.
 fn heading(done: &Done) -> &'static str {
     match done.outcomes.iter().any(|outcome| outcome.done) {
         _ if done.is_whole() => "Done",

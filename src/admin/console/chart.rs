@@ -1,21 +1,21 @@
-//! Lines over the last five minutes.
+//! Line charts of the last five minutes.
 
 use maud::{Markup, html};
 use std::fmt::Write as _;
 
-/// What the drawing measures; it is stretched to the page.
+/// Size of the drawing; it is stretched to the page.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
-/// Seconds from the left to the right.
+/// Seconds from left to right.
 const SECONDS: usize = 300;
 
-/// A line: how it is drawn, and its values, one a second, the newest last; none: a gap.
+/// A line: its CSS class, and one value per second, newest last; `None` is a gap.
 pub(super) struct Line {
     pub(super) class: String,
     pub(super) values: Vec<Option<f64>>,
 }
 
-/// A chart with its greatest value and the newest ones.
+/// Draws a chart with its maximum and current values.
 pub(super) fn chart(name: &str, write: fn(f64) -> String, lines: &[Line]) -> Markup {
     let most = lines.iter().flat_map(|line| &line.values).flatten().copied().reduce(f64::max);
     let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), write);
@@ -37,7 +37,7 @@ pub(super) fn chart(name: &str, write: fn(f64) -> String, lines: &[Line]) -> Mar
     }
 }
 
-/// The points of each part of a line that has no gap.
+/// Returns the points of each part of a line without gaps.
 fn runs(values: &[Option<f64>], most: f64) -> Vec<String> {
     let first = SECONDS.saturating_sub(values.len());
     let mut runs = Vec::new();
@@ -48,14 +48,14 @@ fn runs(values: &[Option<f64>], most: f64) -> Vec<String> {
     runs.into_iter().map(|(points, _)| points).filter(|points| !points.is_empty()).collect()
 }
 
-/// Values one after another, of which the first is that of this second.
+/// Returns consecutive values as points; the first one is at `second`.
 fn points(values: &[Option<f64>], second: usize, most: f64) -> String {
     let mut out = String::new();
     for (index, value) in values.iter().enumerate() {
         let Some(value) = value else { continue };
         let x = WIDTH * (second + index + 1) as f64 / SECONDS as f64;
         let y = HEIGHT - 1.0 - if most > 0.0 { (HEIGHT - 4.0) * value / most } else { 0.0 };
-        // A value alone would not be seen.
+        // A single value would be invisible.
         if values.len() == 1 {
             let _ = write!(out, "{:.1},{y:.1} ", x - WIDTH / SECONDS as f64);
         }

@@ -4,7 +4,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
-/// A whole document.
+/// Returns a complete document.
 pub(super) fn document(title: &str, body: &Markup) -> Response {
     let page = html! {
         (DOCTYPE)

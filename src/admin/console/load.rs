@@ -1,4 +1,4 @@
-//! The last five minutes of every replica.
+//! The load page: the last five minutes of every replica.
 
 use super::super::Admin;
 use super::super::rates::Second;
@@ -14,7 +14,7 @@ use maud::{Markup, html};
 
 type Load = [(String, Vec<Second>)];
 
-/// One chart: its name, how its numbers are written, and what it shows of a second.
+/// A chart: its name, the format of its numbers, and its value in a second.
 struct Shown {
     name: &'static str,
     write: fn(f64) -> String,

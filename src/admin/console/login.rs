@@ -1,7 +1,7 @@
-//! Logging in with the admin token, and staying so for a while.
+//! Login with the admin token, for a limited time.
 //!
-//! What the browser keeps is no secret of ours: until when the login lasts, a random name for it, and a signature of both.
-//! So any replica with the same token knows it, and a changed token ends all logins.
+//! The browser keeps no secret of ours: only the end of the login, a random name for it, and a signature of both. So
+//! any replica with the same token accepts it, and changing the token ends all logins.
 
 use super::super::Admin;
 use super::super::error::AdminError;
@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use maud::html;
 
 const NAME: &str = "mana_sync_admin";
-/// What the script sends when it asks for a page again.
+/// Header that the script sends when it refreshes a page.
 pub(super) const LIVE: &str = "x-live";
 
 /// Somebody who has logged in.
@@ -30,7 +30,7 @@ impl Login {
         format!("{until}.{nonce}")
     }
 
-    /// The login that the request comes with, if it has not ended.
+    /// Returns the login of a request, if it has not ended.
     fn of(admin: &Admin, headers: &HeaderMap) -> Option<Login> {
         let cookies = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
         let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -43,12 +43,12 @@ impl Login {
         })
     }
 
-    /// What every form of this login has in it.
+    /// Returns the token that every form of this login contains.
     pub(super) fn form_token(&self, admin: &Admin) -> String {
         admin.keys.sign(&format!("form {}", self.nonce))
     }
 
-    /// Reads a form, which must be one of this login's.
+    /// Reads a form, which must belong to this login.
     pub(super) async fn form(&self, admin: &Admin, headers: &HeaderMap, body: Body) -> Result<Form, AdminError> {
         let form = form(headers, body).await?;
         let token = form.get("form_token").unwrap_or_default();
@@ -59,12 +59,12 @@ impl Login {
     }
 }
 
-/// Whether the request comes from a page of this port, as far as the browser says.
+/// True if the request comes from a page of this port, as far as the browser says.
 fn is_same_site(headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none")
 }
 
-/// Lets those pass who have logged in; others are sent to do so.
+/// Passes requests with a login on; others are redirected to the login page.
 pub(super) async fn with_login(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
     if let Some(login) = Login::of(&admin, request.headers()) {
         request.extensions_mut().insert(login);
@@ -89,7 +89,7 @@ pub(super) async fn show(uri: Uri) -> Response {
     page(StatusCode::OK, &next(optional(&uri, "next")), None)
 }
 
-/// Where to go after logging in: a page of ours.
+/// Returns where to go after logging in: a page of ours.
 fn next(given: Option<String>) -> String {
     let is_ours = |path: &String| {
         path.starts_with('/') && !path[1..].starts_with(['/', '\\']) && path.bytes().all(|byte| byte.is_ascii_graphic())
@@ -101,7 +101,7 @@ fn page(status: StatusCode, next: &str, problem: Option<&str>) -> Response {
     let body = html! {
         main.login {
             h1 { "mana-sync" }
-            p.muted { "What operators see and do. Log in with the admin token of the cluster." }
+            p.muted { "Log in with the admin token of the cluster." }
             @if let Some(problem) = problem { p.banner.bad role="alert" { (problem) } }
             form method="post" action="/login" {
                 input type="hidden" name="next" value=(next);
@@ -141,7 +141,7 @@ pub(super) async fn logout(
     Ok(([(SET_COOKIE, cookie(&headers, "", 0))], go_to("/login")).into_response())
 }
 
-/// Kept from scripts and from requests of other sites; over TLS, which a proxy says, for TLS only.
+/// The cookie is hidden from scripts and from requests of other sites, and limited to TLS if a proxy reports it.
 fn cookie(headers: &HeaderMap, value: &str, seconds: u64) -> String {
     let is_tls = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
     let secure = if is_tls { "; Secure" } else { "" };

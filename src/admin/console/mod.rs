@@ -1,9 +1,9 @@
-//! The console: the admin surface as pages for people, drawn here and refreshed in place.
+//! The console: the admin port as pages for people, rendered on the server and refreshed in place.
 //!
-//! Plain pages that work without a script, but for being live: `console.js` asks for the page again now and then and
-//! replaces the parts of it that are marked. No page has a script or a style of its own, so that the policy for its
-//! contents need not allow any. Who has logged in has a cookie that says until when, signed; every form has a token of that
-//! login, so that no other site can send it.
+//! The pages are plain HTML and work without a script, except for live updates: `console.js` requests the page again at
+//! intervals and replaces its marked parts. No page has inline scripts or styles, so the content security policy need
+//! not allow any. A login is a signed cookie with its expiry; every form contains a token of that login, so that no
+//! other site can submit it.
 
 mod actions;
 mod chart;
@@ -25,7 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use page::Page;
 
-/// What a page may load: what this port serves, and no script or style that stands in a page.
+/// The content security policy: only what this port serves, and no inline scripts or styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -33,7 +33,7 @@ const STYLE: &str = include_str!("assets/console.css");
 const SCRIPT: &str = include_str!("assets/console.js");
 const ICON: &str = include_str!("assets/icon.svg");
 
-/// The pages.
+/// The routes of the console.
 pub(super) fn router(admin: &Admin) -> Router<Admin> {
     Router::new()
         .route("/", get(overview::show))
@@ -64,12 +64,12 @@ fn guard(mut response: Response) -> Response {
     response
 }
 
-/// The browser asks each time whether it has changed: a replica of another version may have answered before.
+/// The browser revalidates it each time: a replica of another version may have answered before.
 fn asset(media_type: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, media_type), (CACHE_CONTROL, "no-cache")], text).into_response()
 }
 
-/// A page that says what went wrong.
+/// A page that shows an error.
 fn failed(page: &Page, error: &AdminError) -> Response {
     error.log();
     let message = maud::html! { p.banner.bad role="alert" { (error.message()) } };

@@ -1,4 +1,4 @@
-//! The first page: replicas, what they do, what they refuse, and the database.
+//! The first page: replicas, their load, their refusals, and the database.
 
 use super::super::Admin;
 use super::super::report::{Cluster, Database, Replica};
@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How often pages ask again, at least; where there are many replicas they wait longer.
+/// Minimum interval between refreshes; it is longer with many replicas.
 pub(super) fn refresh(replicas: usize) -> Duration {
     Duration::from_millis((replicas as u64 * 100).max(2_000))
 }
@@ -49,7 +49,7 @@ fn figures(cluster: &Cluster) -> Markup {
     let streams: i64 = replicas.iter().map(|replica| replica.connections.streams).sum();
     let all = replicas.len() + cluster.silent.len();
     html! {
-        (figure("Replicas ready", &format!("{ready} of {all}"), "that are known"))
+        (figure("Replicas ready", &format!("{ready} of {all}"), "known replicas"))
         (figure("Pushes a second", &rate(sum(|replica| replica.rates.pushes)), &format!("{} changes", rate(sum(|replica| replica.rates.changes)))))
         (figure("Wake-up, p99", &latency(worst(|replica| replica.latency.wakeup.p99)), "of the slowest replica"))
         (figure("Push, p99", &latency(worst(|replica| replica.latency.push.p99)), "of the slowest replica"))
@@ -61,7 +61,7 @@ fn figures(cluster: &Cluster) -> Markup {
 fn replicas(page: &Page, replicas: &[Replica]) -> Markup {
     html! {
         table {
-            thead { tr { th { "Replica" } th { "State" } th { "Version" } th { "Started" } th.number { "Sockets" } th.number { "Streams" } th.number { "Pushes/s" } th.number { "Refused/s" } th.number { "Wake-up p99" } th.number { "Hears after" } th.number { "Pool" } th.number { "Memory" } th {} } }
+            thead { tr { th { "Replica" } th { "State" } th { "Version" } th { "Started" } th.number { "Sockets" } th.number { "Streams" } th.number { "Pushes/s" } th.number { "Refused/s" } th.number { "Wake-up p99" } th.number { "Listener lag" } th.number { "Pool" } th.number { "Memory" } th {} } }
             tbody { @for replica in replicas { (row(page, replica)) } }
         }
     }
@@ -72,11 +72,11 @@ fn row(page: &Page, replica: &Replica) -> Markup {
     let (action, drained, sure) = match replica.drained {
         true => ("Take back", "false", None),
         false => {
-            ("Drain", "true", Some(format!("Drain {}? It will not be ready, and its sessions leave.", replica.name)))
+            ("Drain", "true", Some(format!("Drain {}? It stops being ready and its sessions leave.", replica.name)))
         }
     };
     let fields = [("replica", replica.name.as_str()), ("drained", drained)];
-    let state = if replica.listener.up { replica.state() } else { "does not listen" };
+    let state = if replica.listener.up { replica.state() } else { "not listening" };
     html! {
         tr {
             (cell("Replica", &html! { strong { (replica.name) } }))
@@ -88,7 +88,7 @@ fn row(page: &Page, replica: &Replica) -> Markup {
             td.number data-name="Pushes/s" { (rate(replica.rates.pushes)) }
             td.number data-name="Refused/s" { (rate(replica.rates.refusals)) }
             td.number data-name="Wake-up p99" { (latency(replica.latency.wakeup.p99)) }
-            td.number data-name="Hears after" { (latency(replica.listener.lag_seconds.map(|lag| (lag * 1_000.0).round() / 1_000.0))) }
+            td.number data-name="Listener lag" { (latency(replica.listener.lag_seconds.map(|lag| (lag * 1_000.0).round() / 1_000.0))) }
             td.number data-name="Pool" { (pool) @if replica.database.waiting > 0 { " +" (replica.database.waiting) } }
             td.number data-name="Memory" { (bytes(i64::try_from(replica.process.memory_bytes).unwrap_or(i64::MAX))) }
             td.action { (page.button("/actions/drain", &fields, action, sure.as_deref())) }
@@ -109,14 +109,14 @@ fn refusals(replicas: &[Replica]) -> Markup {
         @if reasons.is_empty() { p.muted { "None since the replicas started." } }
         @else {
             table.bars {
-                thead { tr { th { "Reason" } th { "Of" } th.number { "A second" } th.number { "Since the start" } th {} } }
+                thead { tr { th { "Reason" } th { "Of" } th.number { "Per second" } th.number { "Since start" } th {} } }
                 tbody {
                     @for ((reason, endpoint), (now, total)) in reasons {
                         tr {
                             (cell("Reason", &html! { (reason.replace('_', " ")) }))
                             (cell("Of", &html! { (endpoint) }))
-                            td.number data-name="A second" { (rate(now)) }
-                            td.number data-name="Since the start" { (count(i64::try_from(total).unwrap_or(i64::MAX))) }
+                            td.number data-name="Per second" { (rate(now)) }
+                            td.number data-name="Since start" { (count(i64::try_from(total).unwrap_or(i64::MAX))) }
                             td.bar { meter min="0" max=(most) value=(total) aria-hidden="true" {} }
                         }
                     }
@@ -139,10 +139,10 @@ fn database(database: Option<&Database>, replicas: &[Replica]) -> Markup {
             dt { "Size" } dd { (bytes(database.bytes)) ", " (bytes(database.log_bytes)) " of it the log" }
             dt { "Changes" } dd { "about " (count(database.changes)) " in " (count(database.logs)) " logs" }
             dt { "Connections" } dd { (database.connections) " of " (database.max_connections) }
-            dt { "Waiting for one" } dd { (count(waiting)) " statements" }
+            dt { "Waiting for a connection" } dd { (count(waiting)) " statements" }
             dt { "Notification queue" } dd { (format!("{:.1} % full", queue * 100.0)) }
             dt { "Oldest transaction" } dd { (latency(Some((database.oldest_transaction_seconds * 10.0).round() / 10.0))) }
-            dt { "Transaction ids" } dd { (age) " % of where PostgreSQL stops" }
+            dt { "Transaction ids" } dd { (age) " % of the limit at which PostgreSQL stops" }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What all pages share: the frame, the parts that are refreshed, forms and times.
+//! The shared parts of all pages: the frame, refreshed parts, forms and times.
 
 use super::super::Admin;
 use super::super::report::Silent;
@@ -8,7 +8,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use std::time::Duration;
 
-/// The pages, and what they are called.
+/// The pages and their names.
 const PAGES: [(&str, &str); 5] =
     [("/", "Overview"), ("/load", "Load"), ("/user", "User"), ("/record", "Record"), ("/actions", "Actions")];
 
@@ -20,12 +20,12 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// The page at this path of the menu.
+    /// Creates the page at this path of the menu.
     pub(super) fn new(admin: &Admin, login: &Login, path: &'static str, title: impl Into<String>) -> Page {
         Page { title: title.into(), path, form_token: login.form_token(admin) }
     }
 
-    /// Draws it around what is on it; refreshed so often, if it is.
+    /// Renders the page around its content, refreshed at this interval if there is one.
     pub(super) fn draw(&self, refresh: Option<Duration>, content: &Markup) -> Response {
         let millis = refresh.map(|every| every.as_millis().to_string());
         let body = html! {
@@ -39,7 +39,7 @@ impl Page {
                 form method="post" action="/logout" { (self.token()) button.quiet { "Log out" } }
             }
             main data-refresh=[millis] {
-                p.banner.bad #offline role="status" hidden { "No answer from this replica. What is shown may be old." }
+                p.banner.bad #offline role="status" hidden { "No answer from this replica. This page may be out of date." }
                 (content)
             }
         };
@@ -50,7 +50,7 @@ impl Page {
         html! { input type="hidden" name="form_token" value=(self.form_token); }
     }
 
-    /// A button that does something, with what it is about; asks before it does if `sure` says what.
+    /// A button for an action with its fields; asks for confirmation first, with the text `sure`.
     pub(super) fn button(&self, action: &str, fields: &[(&str, &str)], text: &str, sure: Option<&str>) -> Markup {
         html! {
             form.inline method="post" action=(action) data-confirm=[sure] {
@@ -61,7 +61,7 @@ impl Page {
         }
     }
 
-    /// A form that does something.
+    /// A form for an action.
     pub(super) fn form(&self, action: &str, text: &str, sure: Option<&str>, fields: &Markup) -> Markup {
         html! {
             form.card method="post" action=(action) data-confirm=[sure] {
@@ -72,12 +72,12 @@ impl Page {
     }
 }
 
-/// A number with what it is, large.
+/// A large number with its name.
 pub(super) fn figure(name: &str, value: &str, note: &str) -> Markup {
     html! { div.figure { span.name { (name) } strong { (value) } span.note { (note) } } }
 }
 
-/// A time, which the script shows as how long ago that was.
+/// A time, which the script shows as an age.
 pub(super) fn ago(time: &str) -> Markup {
     html! { time datetime=(time) title=(time) { (time) } }
 }
@@ -86,16 +86,16 @@ pub(super) fn ago_if(time: Option<&String>) -> Markup {
     html! { @match time { Some(time) => { (ago(time)) } None => { span.muted.none { "–" } } } }
 }
 
-/// A cell of a table, which on a narrow screen stands below its name.
+/// A table cell, which on a narrow screen stands below its name.
 pub(super) fn cell(name: &str, content: &Markup) -> Markup {
     html! { td data-name=(name) { (content) } }
 }
 
-/// Who did not answer, and why others could not be asked.
+/// The replicas that did not answer, and why others could not be asked.
 pub(super) fn missing(silent: &[Silent], problem: Option<&String>) -> Markup {
     html! {
         @for replica in silent {
-            p.banner.bad { strong { (replica.name) } " does not answer. It was last heard " (ago(&replica.heard_at)) "." }
+            p.banner.bad { strong { (replica.name) } " does not answer. It was last heard from " (ago(&replica.heard_at)) "." }
         }
         @if let Some(problem) = problem { p.banner.bad { (problem) } }
     }

@@ -1,4 +1,4 @@
-//! A record: what it is now, and its history as a time line.
+//! A record: its current state, and its history as a timeline.
 
 use super::super::Admin;
 use super::super::act::MAX_USER;
@@ -17,7 +17,7 @@ use axum::http::Uri;
 use axum::response::Response;
 use maud::{Markup, html};
 
-/// Characters of a value that are shown before it is opened.
+/// Characters of a value shown before it is expanded.
 const SHORT: usize = 80;
 
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>, uri: Uri) -> Response {
@@ -61,7 +61,7 @@ fn search([user, app, table, id]: &[String; 4]) -> Markup {
 fn fields(record: &Record) -> Markup {
     html! {
         section {
-            h2 { "As it stands" @if record.deleted { " " span.chip.bad { "deleted" } } }
+            h2 { "Current state" @if record.deleted { " " span.chip.bad { "deleted" } } }
             table {
                 thead { tr { th { "Field" } th { "Value" } th { "Written" } th { "By" } th { "Stored" } } }
                 tbody {
@@ -84,7 +84,7 @@ fn history(record: &Record) -> Markup {
     html! {
         section {
             h2 { "History" }
-            p.muted { "The newest first. A write wins by the later stamp, and of equal stamps by what was stored later." }
+            p.muted { "Newest first. The write with the later stamp wins; of equal stamps, the one stored later." }
             ol.timeline { @for change in record.history.iter().rev() { (entry(change)) } }
             @if record.truncated { p.banner { "There are older changes." } }
         }
@@ -110,7 +110,7 @@ fn written(write: &Write) -> Markup {
         li.wins[write.wins] {
             span.field { (write.field) } " " (value(&write.value)) " "
             span.muted { "written " (ago(&write.stamp)) }
-            @if write.wins { " " span.chip.good { "stands" } }
+            @if write.wins { " " span.chip.good { "current" } }
             @if write.trimmed { " " span.chip { "trimmed since" } }
         }
     }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const REFRESH: Duration = Duration::from_secs(5);
-/// Sessions are listed in pages, the newest first; those on later ones are too many to ask a replica for.
+/// Sessions are listed in pages, newest first; later pages would ask each replica for too many.
 const PAGES: usize = MAX_SESSIONS / SESSIONS;
 
 pub(super) async fn show(
@@ -36,12 +36,12 @@ pub(super) async fn show(
         return failed(&page, &error);
     }
     let number = optional(&uri, "page").and_then(|number| number.parse().ok()).unwrap_or(1).clamp(1, PAGES);
-    // Of each replica as many as all the pages up to this one could take.
+    // As many from each replica as all pages up to this one could need.
     let user = admin.user(&id, number * SESSIONS).await;
     if !headers.contains_key(LIVE) {
         tracing::info!(user_key = user.user_key, "an operator looks at a user");
     }
-    // Of sessions that are not listed the devices are not known.
+    // The devices of unlisted sessions are not known.
     let has_others = user.sessions_total > user.sessions.len();
     let content = html! {
         (search(&id))
@@ -52,13 +52,13 @@ pub(super) async fn show(
             (figure("Changes", &at_least(count(user.usage.changes), user.usage.more), &apps(user.usage.apps)))
             (figure("Stored", &at_least(bytes(user.usage.bytes), user.usage.more), "of JSON"))
         }
-        p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts all of those who store most." } }
-        p.muted { "In logs this user is called " code { (user.user_key) } "." }
+        p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts everything in the largest logs." } }
+        p.muted { "In the server's log this user is called " code { (user.user_key) } "." }
         section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
         section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
         section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, number)) }
     };
-    // What is on the other pages is not what is new.
+    // Only the first page shows what is new.
     page.draw((number == 1).then_some(REFRESH), &content)
 }
 
@@ -79,12 +79,12 @@ fn apps(number: usize) -> String {
     if number == 1 { "in one app".to_owned() } else { format!("in {number} apps") }
 }
 
-/// On how many replicas the listed sessions are.
+/// Returns the number of replicas that hold the listed sessions.
 fn spread(user: &User) -> String {
     let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
     user.sessions.iter().for_each(|session| *replicas.entry(&session.replica).or_default() += 1);
     match replicas.len() {
-        0 => "nowhere connected".to_owned(),
+        0 => "not connected".to_owned(),
         1 => "on one replica".to_owned(),
         many => format!("on {many} replicas"),
     }
@@ -92,7 +92,7 @@ fn spread(user: &User) -> String {
 
 fn devices(page: &Page, user: &User) -> Markup {
     html! {
-        @if user.devices.is_empty() { p.muted { "None has pushed or read." } }
+        @if user.devices.is_empty() { p.muted { "No device has pushed or read." } }
         @else {
             table {
                 thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "As of" } th {} } }
@@ -119,7 +119,7 @@ fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
     }
 }
 
-/// A cursor is a time, but for the one that a device has which knows nothing.
+/// A cursor is a time, except that of a device that has nothing.
 fn read_until(device: &Device) -> Markup {
     match &device.read_until {
         Some(cursor) if cursor.starts_with("1970-01-01T00:00:00") => html! { span.muted { "the beginning" } },
@@ -157,7 +157,7 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
     let path = |number: usize| format!("/user?{}", query(&[("id", &user.user_id), ("page", &number.to_string())]));
     let sure = "End all sessions of this user?";
     html! {
-        @if user.sessions_total == 0 { p.muted { "None is open." } }
+        @if user.sessions_total == 0 { p.muted { "No session is open." } }
         @else {
             div.toolbar {
                 @if listed.is_empty() { p { "No more of " (count_of(user.sessions_total)) "." } }

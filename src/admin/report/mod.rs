@@ -1,5 +1,5 @@
-//! What the admin surface tells, as its API writes it: docs/admin-openapi.yaml describes it. Times are RFC 3339 in UTC,
-//! durations and latencies in seconds.
+//! The answers of the admin surface, in the form of its API, as described in docs/admin-openapi.yaml. Times are RFC
+//! 3339 in UTC, durations and latencies in seconds.
 
 mod record;
 mod replica;
@@ -14,25 +14,25 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A time as it is written.
+/// Formats a time.
 pub fn time(at: SystemTime) -> String {
     DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// A time in milliseconds since the epoch as it is written.
+/// Formats a time in milliseconds since the epoch.
 pub fn time_of_millis(millis: u64) -> String {
     time(UNIX_EPOCH + Duration::from_millis(millis.min(1 << 47)))
 }
 
-/// A replica that is known and has not answered.
+/// A known replica that has not answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Silent {
     /// The name of the replica that did not answer.
     pub name: String,
-    /// Which of its lives.
+    /// The id of its process.
     pub instance: String,
-    /// When it was last heard.
+    /// When it was last heard of.
     pub heard_at: String,
 }
 
@@ -42,17 +42,17 @@ pub struct Silent {
 pub struct Cluster {
     /// When it was asked: RFC 3339.
     pub at: String,
-    /// The one that was asked first.
+    /// All replicas that answered, the one asked first in front.
     pub replicas: Vec<Replica>,
     /// Replicas that did not answer in time.
     pub silent: Vec<Silent>,
-    /// Why others could not be asked; none: they were.
+    /// Why others could not be asked; none if they were.
     pub problem: Option<String>,
-    /// What the database says of itself; none if it could not be asked.
+    /// The state of the database; none if it could not be asked.
     pub database: Option<Database>,
 }
 
-/// A token that is not accepted.
+/// A refused token.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RefusedToken {
@@ -62,32 +62,32 @@ pub struct RefusedToken {
     pub until: String,
 }
 
-/// What an action did on one replica.
+/// The outcome of an action on one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Outcome {
     /// The replica.
     pub replica: String,
-    /// Whether it did what it was told to.
+    /// True if it executed the action.
     pub done: bool,
-    /// What it says to that.
+    /// Its message.
     pub message: String,
 }
 
-/// What an action did.
+/// The outcome of an action.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Done {
-    /// What each replica did.
+    /// The outcome on each replica.
     pub outcomes: Vec<Outcome>,
-    /// Replicas that are known and have not answered: it may have been done there or not.
+    /// Known replicas that have not answered: the action may or may not have been executed there.
     pub silent: Vec<Silent>,
     /// Why not all of them could be told; none if they could.
     pub problem: Option<String>,
 }
 
 impl Done {
-    /// Whether everything was done, everywhere.
+    /// True if everything was done everywhere.
     pub fn is_whole(&self) -> bool {
         self.silent.is_empty() && self.problem.is_none() && self.outcomes.iter().all(|outcome| outcome.done)
     }

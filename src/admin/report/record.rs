@@ -1,8 +1,8 @@
-//! What is told of a record: its fields, and who wrote them.
+//! The report of a record: its fields, and who wrote them.
 
 use serde::{Deserialize, Serialize};
 
-/// A record, and why it is as it is.
+/// A record, with its history.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
@@ -14,17 +14,17 @@ pub struct Record {
     pub table: String,
     /// The record.
     pub id: String,
-    /// Whether it is deleted.
+    /// True if it is deleted.
     pub deleted: bool,
-    /// Its fields, as they stand.
+    /// Its current fields.
     pub fields: Vec<Field>,
-    /// All changes of it that are stored, oldest first.
+    /// All its stored changes, oldest first.
     pub history: Vec<Change>,
-    /// Whether there are more than are listed.
+    /// True if there are more than are listed.
     pub truncated: bool,
 }
 
-/// A field as it stands, and the write that won.
+/// The current value of a field, and the write that won.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Field {
@@ -32,7 +32,7 @@ pub struct Field {
     pub name: String,
     /// Its value.
     pub value: serde_json::Value,
-    /// The stamp that won.
+    /// The winning stamp.
     pub stamp: String,
     /// The device that wrote it.
     pub device: String,
@@ -52,11 +52,11 @@ pub struct Change {
     pub op: String,
     /// The device that wrote it.
     pub device: String,
-    /// What it wrote, field by field.
+    /// Its writes, field by field.
     pub writes: Vec<Write>,
 }
 
-/// What a change wrote to one field.
+/// A change's write to one field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Write {
@@ -66,8 +66,8 @@ pub struct Write {
     pub value: serde_json::Value,
     /// Its stamp.
     pub stamp: String,
-    /// Whether it is what the field has now.
+    /// True if it is the field's current value.
     pub wins: bool,
-    /// Whether it has been taken out of the log, and is known from its history only.
+    /// True if it has been trimmed from the log and is only known from the history.
     pub trimmed: bool,
 }

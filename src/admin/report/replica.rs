@@ -1,50 +1,50 @@
-//! What is told of a replica.
+//! The report of a replica.
 
 use serde::{Deserialize, Serialize};
 
-/// One replica.
+/// A replica.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Replica {
     /// Its name (`REPLICA_ID`).
     pub name: String,
-    /// Of this life of its process, in hexadecimal digits.
+    /// Identifies this run of its process, in hexadecimal digits.
     pub instance: String,
     /// Its version.
     pub version: String,
     /// When it started: RFC 3339.
     pub started_at: String,
-    /// Whether it is ready for requests.
+    /// True if it is ready for requests.
     pub ready: bool,
-    /// What keeps it from being ready.
+    /// The reasons why it is not ready.
     pub missing: Vec<String>,
-    /// An operator has drained it.
+    /// True if an operator has drained it.
     pub drained: bool,
-    /// It stops.
+    /// True if it is stopping.
     pub stopping: bool,
-    /// Who is connected.
+    /// Its open connections.
     pub connections: Connections,
-    /// Of the last ten seconds.
+    /// Rates over the last ten seconds.
     pub rates: Rates,
-    /// How long things take.
+    /// Latencies.
     pub latency: Latencies,
-    /// What was refused lately, by endpoint and reason.
+    /// Recent refusals, by endpoint and reason.
     pub refusals: Vec<Refused>,
     /// The connection that listens for notifications.
     pub listener: Listener,
     /// The connections to the database.
     pub database: Pool,
-    /// What the process takes.
+    /// The resources of the process.
     pub process: Process,
-    /// What its log shows.
+    /// Its log filter.
     pub log: String,
-    /// How often each user may push in a second; 0: as often as they like.
+    /// Maximum pushes per second of each user; 0 means no limit.
     pub max_user_pushes_per_second: u32,
-    /// How often each user may pull, likewise.
+    /// Maximum pulls per second of each user; 0 means no limit.
     pub max_user_pulls_per_second: u32,
-    /// Token ids that an operator refuses.
+    /// The number of token ids that an operator refuses.
     pub refused_tokens: usize,
-    /// How long its answer took, over the channel that the replicas share; none: it was asked without.
+    /// The time its answer took over the channel of the replicas; none if it was asked directly.
     pub answer_seconds: Option<f64>,
 }
 
@@ -62,69 +62,69 @@ pub struct Connections {
     pub tcp: i64,
 }
 
-/// Per second.
+/// Rates per second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rates {
-    /// Pushes a second.
+    /// Pushes per second.
     pub pushes: f64,
-    /// Changes stored a second.
+    /// Stored changes per second.
     pub changes: f64,
-    /// Wake-ups heard a second.
+    /// Received wake-ups per second.
     pub wakeups: f64,
-    /// Refused requests a second.
+    /// Refused requests per second.
     pub refusals: f64,
-    /// Requests a second, of any kind.
+    /// Requests per second, of any kind.
     pub requests: f64,
-    /// Sessions that ended a second.
+    /// Ended sessions per second.
     pub closes: f64,
 }
 
-/// Latencies of the last minute.
+/// Latencies over the last ten seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Latencies {
-    /// From taking the head of a push to waking the sessions.
+    /// From taking the head for a push to waking the sessions.
     pub wakeup: Latency,
     /// Storing a push and reading its delta.
     pub push: Latency,
 }
 
-/// Upper bounds, as exact as the buckets of the metrics; none where nothing was measured.
+/// Upper bounds, as exact as the buckets of the metrics; none if nothing was measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Latency {
-    /// Half of them took at most so many seconds; none: there were none.
+    /// Half of them took at most this many seconds; none if there were none.
     pub p50: Option<f64>,
-    /// 99 % of them took at most so many seconds.
+    /// 99 % of them took at most this many seconds.
     pub p99: Option<f64>,
-    /// How many there were.
+    /// The number of measurements.
     pub count: u64,
 }
 
-/// Requests that were refused for one reason.
+/// Requests refused for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Refused {
-    /// Of which endpoint.
+    /// The endpoint.
     pub endpoint: String,
-    /// Why, as in `mana_sync_refusals_total`.
+    /// The reason, as in `mana_sync_refusals_total`.
     pub reason: String,
     /// Since the replica started.
     pub total: u64,
-    /// How many a second.
+    /// The number per second.
     pub per_second: f64,
 }
 
-/// The connection that hears what other replicas announce.
+/// The connection that receives notifications of other replicas.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Listener {
-    /// Whether it hears now.
+    /// True if it is listening.
     pub up: bool,
-    /// How long the last notification of this replica took until it heard it itself, in seconds; none: it does not hear.
+    /// The time this replica's last notification took to come back to it, in seconds; none if it is not listening.
     pub lag_seconds: Option<f64>,
-    /// How often it has connected.
+    /// The number of times it has connected.
     pub connects: u64,
     /// Wake-ups that wait to be published.
     pub publish_queue: i64,
@@ -136,19 +136,19 @@ pub struct Listener {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pool {
-    /// Open ones.
+    /// Open connections.
     pub open: i64,
-    /// Those of them that wait for work.
+    /// Idle connections.
     pub idle: i64,
-    /// How many there may be.
+    /// Maximum number of connections.
     pub limit: i64,
-    /// Statements that wait for a connection.
+    /// Statements waiting for a connection.
     pub waiting: i64,
-    /// How full PostgreSQL's queue of notifications is, from 0 to 1.
+    /// The used fraction of PostgreSQL's notification queue, from 0 to 1.
     pub notification_queue: f64,
 }
 
-/// What the process takes from its host.
+/// The resources that the process uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Process {

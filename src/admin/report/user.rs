@@ -1,19 +1,19 @@
-//! What is told of a user: sessions, devices, and what is stored.
+//! The report of a user: sessions, devices, and stored data.
 
 use super::Silent;
 use serde::{Deserialize, Serialize};
 
-/// What a replica knows of a user.
+/// A replica's knowledge of a user.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UserOnReplica {
-    /// Those that came last, as many as were asked for.
+    /// The newest sessions, as many as requested.
     pub sessions: Vec<Session>,
-    /// All, listed or not.
+    /// The number of all sessions, listed or not.
     pub total: usize,
-    /// How far its devices have read.
+    /// The positions up to which its devices have read.
     pub reads: Vec<DeviceRead>,
-    /// Fewer are listed than were asked for: all would have been too long for an answer.
+    /// True if fewer are listed than requested: all of them would have been too long for an answer.
     pub truncated: bool,
 }
 
@@ -25,9 +25,9 @@ pub struct Session {
     pub replica: String,
     /// `websocket` or `sse`.
     pub transport: String,
-    /// None: it hears of all apps of its user.
+    /// The app it is limited to; none if it gets all apps of its user.
     pub app: Option<String>,
-    /// The device, if it said so.
+    /// The device, if it named one.
     pub device: Option<String>,
     /// The id of its token (`jti`), if it has one.
     pub token_id: Option<String>,
@@ -37,13 +37,13 @@ pub struct Session {
     pub since: String,
     /// When it was last woken.
     pub woken_at: Option<String>,
-    /// When it last read, and up to where: streams only.
+    /// When it last read: streams only.
     pub read_at: Option<String>,
     /// The cursor up to which it has read; none if it has not.
     pub read_until: Option<String>,
 }
 
-/// How far a device has read: what it said when it pushed or pulled last.
+/// The position up to which a device has read, as reported with its last push or pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeviceRead {
@@ -53,7 +53,7 @@ pub struct DeviceRead {
     pub device: String,
     /// The cursor up to which it has read.
     pub until: String,
-    /// When it did: RFC 3339.
+    /// When it reported this: RFC 3339.
     pub at: String,
 }
 
@@ -63,17 +63,17 @@ pub struct DeviceRead {
 pub struct User {
     /// The user.
     pub user_id: String,
-    /// What logs call the user: nothing of ours writes a user's id there.
+    /// The user's name in logs: we never log a user's id.
     pub user_key: String,
     /// Sessions on all replicas.
     pub sessions: Vec<Session>,
-    /// All, listed or not.
+    /// The number of all sessions, listed or not.
     pub sessions_total: usize,
     /// The logs of the user, by app.
     pub logs: Vec<Log>,
     /// The devices that have pushed or are connected.
     pub devices: Vec<Device>,
-    /// What is stored of the user.
+    /// The user's stored data.
     pub usage: Usage,
     /// Replicas that did not answer in time.
     pub silent: Vec<Silent>,
@@ -81,7 +81,7 @@ pub struct User {
     pub problem: Option<String>,
 }
 
-/// What a user has stored in one app.
+/// A user's stored data in one app.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Log {
@@ -89,13 +89,13 @@ pub struct Log {
     pub app: String,
     /// The cursor of the newest change.
     pub head: String,
-    /// Changes in it.
+    /// The number of changes.
     pub changes: i64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: i64,
-    /// Tables in it.
+    /// The number of tables.
     pub tables: i64,
-    /// It has older changes, which are not counted.
+    /// True if it has older changes, which are not counted.
     pub more: bool,
 }
 
@@ -107,28 +107,28 @@ pub struct Device {
     pub app: String,
     /// The device.
     pub device: String,
-    /// Changes that it has pushed and that are still stored; of long logs only the newest are counted.
+    /// Stored changes that it has pushed; of long logs only the newest are counted.
     pub changes: i64,
-    /// When it last pushed a change that is stored; none: only seen to read.
+    /// When it last pushed a change that is still stored; none if it was only seen reading.
     pub pushed_at: Option<String>,
-    /// Up to where it has read, and when that was known, as far as it is.
+    /// The cursor up to which it has read, if that is known.
     pub read_until: Option<String>,
     /// When it read last: RFC 3339.
     pub read_at: Option<String>,
-    /// How many sessions it has.
+    /// The number of its sessions.
     pub sessions: usize,
 }
 
-/// What is stored of a user.
+/// A user's stored data.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Usage {
-    /// Apps.
+    /// The number of apps.
     pub apps: usize,
-    /// Changes.
+    /// The number of changes.
     pub changes: i64,
     /// Bytes of values, stamps and other members.
     pub bytes: i64,
-    /// There are older changes, which are not counted.
+    /// True if there are older changes, which are not counted.
     pub more: bool,
 }

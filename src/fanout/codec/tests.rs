@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 const HEAD_WIDTH: usize = FORM.len() + SIGNATURE_WIDTH + LENGTH_WIDTH;
 
-/// Reads a payload, which must be one.
+/// Decodes a payload, which must be valid.
 fn decode(payload: &str) -> Vec<Wakeup> {
     let payload = Payload::parse(payload).unwrap().unwrap();
     payload.entries().map(|entry| entry.unwrap().read().unwrap()).collect()

@@ -11,19 +11,19 @@ fn names(presence: &Presence) -> Vec<String> {
     presence.replicas().iter().map(|replica| replica.name.clone()).collect()
 }
 
-/// A message with another date.
+/// The same message with another date.
 fn dated(message: &str, at: u64) -> String {
     let mut said: Said = serde_json::from_str(message).unwrap();
     said.presence.as_mut().unwrap().at = at;
     serde_json::to_string(&said).unwrap()
 }
 
-/// What it says by way of greeting.
+/// Its first message.
 fn hello(replica: &Presence) -> String {
     replica.message(Instant::now(), false)
 }
 
-/// It says every second that it is there, up to then.
+/// Reports every second from `from` to `to`.
 fn goes_on(replica: &Presence, from: Instant, to: Instant) {
     let seconds = (to - from).as_secs();
     (1..=seconds).for_each(|second| drop(replica.message(from + Duration::from_secs(second), false)));

@@ -9,7 +9,7 @@ fn limiter(received: &NotificationCounter, replicas: usize) -> RateLimiter {
     RateLimiter::new(received.clone(), count, BUDGET)
 }
 
-/// Notifications in five seconds of publishers that always have something to send, which takes them a millisecond.
+/// Notifications in five seconds of publishers that always have something to send, which takes a millisecond.
 fn sent(publishers: usize, replicas: usize) -> Vec<usize> {
     let received = NotificationCounter::default();
     let mut publishers: Vec<_> = (0..publishers).map(|_| (limiter(&received, replicas), false, 0)).collect();

@@ -1,4 +1,4 @@
-//! Reading one change: what it must have, and how it is stored.
+//! Parses a single change: what it must have, and how it is stored.
 
 use super::wire::{Carrier, Fields, InsertMembers, Members, RawChange, Text};
 use super::{
@@ -13,22 +13,22 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The name under which a body's version stands in its changes.
+/// The name under which a body's version is stored with its changes.
 const SCHEMA_VERSION: &str = "schemaVersion";
 /// The field that a delete writes.
 const DELETED_AT: &str = "deletedAt";
 
-/// Reads the changes of one push, one after the other.
+/// Parses the changes of a push, one after the other.
 pub(super) struct ChangeReader<'b> {
     pub(super) policy: StampPolicy,
     pub(super) since: Cursor,
     /// The body's `schemaVersion`, for changes that have none of their own.
     pub(super) schema_version: Option<&'b RawValue>,
-    /// How often each change without a stamp has been read.
+    /// The number of times each change without a stamp has occurred.
     pub(super) repeated: HashMap<[u8; 32], u64>,
 }
 
-/// One change as it is being read.
+/// A change being parsed.
 #[derive(Default)]
 struct Draft {
     stamps: ObjectWriter,
@@ -37,17 +37,17 @@ struct Draft {
     growth: Growth,
     /// The fields whose stamps were adjusted.
     adjusted: Vec<String>,
-    /// Fields whose stamps are stored.
+    /// The number of fields whose stamps are stored.
     stamped: usize,
 }
 
 impl Draft {
-    /// Checks a value, and counts what it takes when it is written out.
+    /// Checks a value, and counts its size when written out.
     fn check(&mut self, json: &str, place: impl FnOnce() -> String) -> Result<(), ChangeProblem> {
         self.growth.check(json).map_err(|problem| ChangeProblem::Value { place: place(), problem })
     }
 
-    /// The stamp to store for a field, which is held to the allowed skew.
+    /// Returns the stamp to store for a field, limited to the allowed skew.
     fn stored(&mut self, policy: StampPolicy, field: &str, claimed: Stamp) -> Stamp {
         let latest = policy.latest();
         if claimed > latest {
@@ -62,7 +62,7 @@ impl Draft {
         self.claim(field, stored, claimed);
     }
 
-    /// Keeps what the device claims where something earlier is stored.
+    /// Keeps the device's claim if an earlier stamp is stored.
     fn claim(&mut self, field: &str, stored: Stamp, claimed: Stamp) {
         if stored != claimed {
             self.claimed_stamps.plain(field, claimed);
@@ -71,7 +71,7 @@ impl Draft {
 }
 
 impl ChangeReader<'_> {
-    /// Reads one change; what was adjusted in it is said of `index`.
+    /// Parses one change; `index` is used to report adjusted stamps.
     pub(super) fn read(
         &mut self,
         index: usize,
@@ -108,7 +108,7 @@ impl ChangeReader<'_> {
             updated_at: self.policy.latest(),
         });
         let length = |json: &Option<String>| json.as_ref().map_or(0, String::len);
-        // Around each stamp PostgreSQL writes two spaces, and around each value.
+        // PostgreSQL writes two spaces around each stamp, and around each value.
         let size = length(&data) + stamps.len() + length(&extra) + growth.bytes() + 4 * stamped;
         if size > MAX_WRITTEN {
             return Err(ChangeProblem::Written(size));
@@ -123,7 +123,7 @@ impl ChangeReader<'_> {
         let Fields { list: mut fields, count, longest_name } =
             serde_json::from_str(fields).map_err(ChangeProblem::Fields)?;
         check_fields(count, longest_name)?;
-        // In whichever order they are written, they are the same; of equal names the last counts, as in JSON.parse and in jsonb.
+        // The order of fields does not matter; of equal names the last counts, as in JSON.parse and in jsonb.
         fields.reverse();
         fields.sort_by(|(a, _), (b, _)| a.cmp(b));
         fields.dedup_by(|(earlier, _), (last, _)| earlier == last);
@@ -150,9 +150,9 @@ impl ChangeReader<'_> {
         Ok(data.finish())
     }
 
-    /// An insert's fields carry the record's `updatedAt`, else its `createdAt`. That member is written in the
-    /// canonical spelling, because clients take the stamp of what they receive from it. Where neither is a stamp
-    /// the record is stored as it is and counts as written at the beginning of time.
+    /// Reads an insert. Its fields carry the record's `updatedAt`, or else its `createdAt`. That member is written in
+    /// canonical form, because clients take the stamp of what they receive from it. If neither is a stamp, the record
+    /// is stored as it is and counts as written at the beginning of time.
     fn insert(&self, data: Option<&RawValue>, draft: &mut Draft) -> Result<String, ChangeProblem> {
         let data = data.map_or("{}", RawValue::get);
         draft.check(data, || "data".to_owned())?;
@@ -192,7 +192,7 @@ impl ChangeReader<'_> {
         Ok(())
     }
 
-    /// What else the change has, as one object; none if there is nothing.
+    /// Returns the other members of the change as one object; none if there are none.
     fn extra(
         &self,
         members: Vec<(Cow<'_, str>, &RawValue)>,
@@ -209,7 +209,7 @@ impl ChangeReader<'_> {
         if let Some(version) = self.schema_version
             && !members.iter().any(|(name, _)| *name == SCHEMA_VERSION)
         {
-            // It is the body's: the change is the same with another.
+            // It belongs to the body: with another version, the change is the same.
             members.push((SCHEMA_VERSION, version.get()));
         }
         if members.is_empty() {

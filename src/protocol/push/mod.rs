@@ -1,7 +1,7 @@
-//! The body of a push: read, checked as a whole, and made ready to be stored.
+//! The body of a push: parsed, checked as a whole, and made ready to be stored.
 //!
-//! * [`wire`]: the body as it is written; values are kept as the text that they are.
-//! * [`change`]: one change after the other, checked and written as it is stored.
+//! * [`wire`]: the body as sent; values are kept as text.
+//! * [`change`]: the changes one by one, checked and converted to their stored form.
 
 mod change;
 pub(super) mod wire;
@@ -17,31 +17,32 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 use wire::{BodyReader, Changes, Text};
 
-/// Longest name of a table, in bytes.
+/// Maximum length of a table name in bytes.
 pub const MAX_TABLE: usize = 255;
-/// Longest record id, in bytes. Table and record stand in an index, whose entries PostgreSQL limits to 2,704.
+/// Maximum length of a record id in bytes. Table and record are in an index, whose entries PostgreSQL limits to 2,704
+/// bytes.
 pub const MAX_RECORD: usize = 1024;
-/// Longest name of a field, in bytes.
+/// Maximum length of a field name in bytes.
 pub const MAX_FIELD: usize = 1024;
-/// Fields of one change, at most.
+/// Maximum number of fields in a change.
 pub const MAX_FIELDS: usize = 4096;
-/// Different tables of one push, at most.
+/// Maximum number of different tables in a push.
 pub const MAX_TABLES: usize = 5000;
-/// Bytes of their names together, at most: they wait in the mailbox of each of the user's sessions.
+/// Maximum size of their names together in bytes: they wait in the mailbox of each of the user's sessions.
 pub const MAX_TABLE_NAMES: usize = 128 << 10;
-/// What a change may have beside its named members, as a JSON object, in bytes.
+/// Maximum size of a change's unnamed members as a JSON object, in bytes.
 pub const MAX_EXTRA: usize = 16 << 10;
-/// What a change may take as PostgreSQL writes it out, in bytes: more than any body of the allowed size does, but for one
-/// full of exponents. A reader has to hold it twice.
+/// Maximum size of a change as PostgreSQL writes it out, in bytes: more than any body of the allowed size takes, unless
+/// it is full of exponents. A reader has to hold it twice.
 pub const MAX_WRITTEN: usize = 16 << 20;
-/// Longest `schemaVersion` of a body, in bytes of JSON: it is stored with each of its changes.
+/// Maximum length of a body's `schemaVersion` in bytes of JSON: it is stored with each of its changes.
 const MAX_SCHEMA_VERSION: usize = 64;
-/// Longest client id, in bytes.
+/// Maximum length of a client id in bytes.
 pub const MAX_CLIENT: usize = 255;
-/// Longest app id, in bytes.
+/// Maximum length of an app id in bytes.
 pub const MAX_APP: usize = 255;
 
-/// What one change does to a record.
+/// The operation of a change on a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Writes every field of `data`.
@@ -53,7 +54,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// The name on the wire and in the table.
+    /// Returns the name on the wire and in the table.
     pub fn name(self) -> &'static str {
         match self {
             Op::Insert => "insert",
@@ -62,42 +63,42 @@ impl Op {
         }
     }
 
-    /// The operation of that name.
+    /// Returns the operation with that name.
     pub fn from_name(name: &str) -> Option<Op> {
         [Op::Insert, Op::Update, Op::Delete].into_iter().find(|op| op.name() == name)
     }
 }
 
-/// A change as it is stored.
+/// A change ready to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewChange {
     /// The table.
     pub table: String,
     /// The record.
     pub record: String,
-    /// What it does.
+    /// The operation.
     pub op: Op,
     /// An insert's record, or an update's values by field, as JSON.
     pub data: Option<String>,
     /// Stamps by field, as JSON. Empty for an insert: its stamp is in its data.
     pub stamps: String,
-    /// The stamps that were adjusted, as the device holds them (see [`super::merge`]). As JSON.
+    /// The stamps that were adjusted, as the device holds them (see [`super::merge`]), as JSON.
     pub claimed_stamps: Option<String>,
     /// The members that the protocol does not name, as a JSON object.
     pub extra: Option<String>,
-    /// Bytes of `data`, `stamps` and `extra` as PostgreSQL writes them out, at most.
+    /// Maximum size of `data`, `stamps` and `extra` as PostgreSQL writes them out, in bytes.
     pub size: usize,
-    /// What makes it the same change when it is sent again.
+    /// Identifies the change when it is sent again.
     pub identity: ChangeIdentity,
-    /// Whether its client said when it was made.
+    /// True if its client said when it was made.
     pub is_stamped: bool,
 }
 
-/// A change of which stamps were too far ahead, and what they were stored as.
+/// A change with stamps that were too far ahead, and the stamp they were stored with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Adjusted {
-    /// Which of the push's changes.
+    /// The index of the change in the push.
     pub index: usize,
     /// The table.
     pub table: String,
@@ -114,33 +115,33 @@ fn as_text<S: serde::Serializer>(stamp: &Stamp, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(stamp)
 }
 
-/// A push that may be stored.
+/// A valid push.
 #[derive(Debug)]
 pub struct Push {
     /// The device that pushes.
     pub client: String,
-    /// The cursor that it has.
+    /// The device's cursor.
     pub since: Cursor,
-    /// What it has written, in its order.
+    /// The changes, in the device's order.
     pub changes: Vec<NewChange>,
-    /// Stamps that were ahead of the clock, and what became of them.
+    /// The changes whose stamps were adjusted.
     pub adjusted: Vec<Adjusted>,
 }
 
 impl Push {
-    /// The ids of the rows of its changes, in their order. Equal changes have equal ids.
+    /// Returns the row ids of its changes, in order. Equal changes have equal ids.
     pub fn row_ids(&self, user: &str, app: &str) -> Vec<Uuid> {
         let scope = DeviceScope::new(user, app, &self.client);
         self.changes.iter().map(|change| scope.row_id(&change.identity)).collect()
     }
 }
 
-/// What stamps are held against.
+/// The limit for stamps.
 #[derive(Clone, Copy, Debug)]
 pub struct StampPolicy {
     /// The server's time.
     pub now: Stamp,
-    /// How far ahead of it a stamp may be, in milliseconds.
+    /// Maximum distance of a stamp ahead of it, in milliseconds.
     pub max_ahead: i64,
 }
 
@@ -151,10 +152,10 @@ impl StampPolicy {
     }
 }
 
-/// Why a push was refused. Each message tells the client what to do.
+/// The reasons why a push is refused. Each message tells the client what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// The body is no push.
+    /// The body is not a push.
     #[error("the body must be JSON such as {{\"clientId\":\"…\",\"since\":\"…\",\"changes\":[…]}}: {0}")]
     Body(#[source] serde_json::Error),
     /// Say which device pushes: in the header X-Client-Id or as clientId.
@@ -169,9 +170,9 @@ pub enum PushError {
     /// There are more changes than one push may have.
     #[error("this push has {got} changes; send at most {max} in one")]
     TooMany {
-        /// How many.
+        /// The number of changes.
         got: usize,
-        /// How many it may have.
+        /// The maximum number.
         max: usize,
     },
     /// The schema version is neither a short text nor a number.
@@ -180,26 +181,26 @@ pub enum PushError {
     /// It names more tables than one push may.
     #[error("this push names {got} tables; send changes of at most {MAX_TABLES} in one")]
     TooManyTables {
-        /// How many.
+        /// The number of tables.
         got: usize,
     },
     /// The names of its tables are too long together.
     #[error("the names of this push's tables have {got} bytes together; at most {MAX_TABLE_NAMES} in one push")]
     TableNames {
-        /// Their bytes.
+        /// Their size in bytes.
         got: usize,
     },
     /// A change cannot be stored.
     #[error("changes[{index}]: {problem}")]
     Change {
-        /// Which, from 0.
+        /// Its index, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: ChangeProblem,
     },
 }
 
-/// What is wrong with one change.
+/// The problem of one change.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeProblem {
     /// The table's name cannot be used.
@@ -217,10 +218,10 @@ pub enum ChangeProblem {
     /// An update has no fields.
     #[error("an update needs fields: {{\"<field>\":{{\"value\":…,\"updatedAt\":\"…\"}}}}")]
     NoFields,
-    /// The fields have another form.
+    /// The fields are malformed.
     #[error("fields must look like {{\"<field>\":{{\"value\":…,\"updatedAt\":\"…\"}}}}: {0}")]
     Fields(#[source] serde_json::Error),
-    /// The data has another form.
+    /// The data is malformed.
     #[error("data must be an object: {0}")]
     Data(#[source] serde_json::Error),
     /// A field has no stamp.
@@ -231,7 +232,7 @@ pub enum ChangeProblem {
     Stamp {
         /// The field.
         field: String,
-        /// What is wrong with the stamp.
+        /// The problem of the stamp.
         problem: StampError,
     },
     /// The stamp of a delete cannot be read.
@@ -243,12 +244,12 @@ pub enum ChangeProblem {
     /// A field's name is too long.
     #[error("a field's name has {0} bytes; at most {MAX_FIELD} can be stored")]
     FieldName(usize),
-    /// What the protocol does not name takes more bytes than are kept.
+    /// Members that the protocol does not name take more bytes than are kept.
     #[error(
         "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
     Extra(usize),
-    /// Written out, it is larger than one change may be.
+    /// Written out, the change is larger than allowed.
     #[error(
         "its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"
     )]
@@ -256,17 +257,17 @@ pub enum ChangeProblem {
     /// A value cannot be stored.
     #[error("{place} {problem}")]
     Value {
-        /// Where it is.
+        /// The place of the value.
         place: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: Unstorable,
     },
 }
 
-/// What is wrong with a name.
+/// The problem of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameProblem {
-    /// There is none.
+    /// It is missing.
     #[error("is missing or empty")]
     Empty,
     /// It has more than this many bytes.
@@ -277,7 +278,7 @@ pub enum NameProblem {
     Nul,
 }
 
-/// Checks a name that will be stored: not empty, at most `max` bytes, no NUL.
+/// Checks a name to be stored: not empty, at most `max` bytes, no NUL.
 pub fn check_name(name: &str, max: usize) -> Result<&str, NameProblem> {
     match name {
         "" => Err(NameProblem::Empty),
@@ -287,7 +288,7 @@ pub fn check_name(name: &str, max: usize) -> Result<&str, NameProblem> {
     }
 }
 
-/// Reads and checks the body of a push. `header_client`, where the request has one, wins over the body's.
+/// Parses and checks the body of a push. `header_client`, if the request has one, takes precedence over the body's.
 pub fn read_push(
     body: &[u8],
     header_client: Option<&str>,

@@ -14,7 +14,7 @@ fn read(body: &str) -> Result<Push, PushError> {
     read_push(body.as_bytes(), None, policy(), 100)
 }
 
-/// Reads a push of one change.
+/// Parses a push of one change.
 fn read_one(change: &Value) -> Push {
     read(&json!({ "clientId": "c", "changes": [change] }).to_string()).unwrap()
 }
@@ -124,7 +124,7 @@ fn an_inserts_stamp_is_its_updated_at_else_its_created_at() {
     }
 }
 
-/// The ids of the rows of a push of one change.
+/// The row ids of a push.
 fn ids(push: &Push) -> Vec<uuid::Uuid> {
     push.row_ids("u", "a")
 }
@@ -176,7 +176,7 @@ fn what_the_protocol_does_not_name_is_kept_and_event_ids_are_not() {
     let own = json!({ "table": "t", "id": "r", "op": "update", "fields": {}, "schemaVersion": 2 });
     assert_eq!(extra(&push(&own, json!(3)).unwrap()), Some(json!({ "schemaVersion": 2 })));
     assert_eq!(extra(&read_one(&field("f", json!(1), AT))), None);
-    // Of equal names the last counts, whichever value is the greater.
+    // Of equal names the last counts, whichever value is greater.
     for (twice, kept) in
         [(r#""z":1,"origin":"user","origin":"agent""#, "agent"), (r#""origin":"agent","origin":"user","z":1"#, "user")]
     {

@@ -1,4 +1,4 @@
-//! The body of a push as it is written.
+//! Parses the body of a push as sent.
 
 use super::{MAX_EXTRA, MAX_FIELDS};
 use crate::protocol::stamp::Stamp;
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// A string, borrowed from the body where nothing in it is escaped.
+/// A string, borrowed from the body if nothing in it is escaped.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::protocol) struct Text<'a>(pub(in crate::protocol) Cow<'a, str>);
 
@@ -34,7 +34,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// The members of an insert's data: what may carry its stamp, how many there are, and how long the longest name is.
+/// The members of an insert's data: those that may carry its stamp, their number, and the length of the longest name.
 #[derive(Debug, Default)]
 pub(in crate::protocol) struct InsertMembers<'a> {
     updated_at: Option<&'a RawValue>,
@@ -49,12 +49,12 @@ pub(in crate::protocol) struct Carrier<'a> {
     pub(in crate::protocol) name: &'static str,
     pub(in crate::protocol) spelled: Cow<'a, str>,
     pub(in crate::protocol) stamp: Stamp,
-    /// Whether every existing client takes the stamp from this member: it is the first of the two that has a value.
+    /// True if every existing client takes the stamp from this member: it is the first of the two that has a value.
     pub(in crate::protocol) is_first: bool,
 }
 
 impl<'a> InsertMembers<'a> {
-    /// `updatedAt` if it is a stamp, else `createdAt` if it is one.
+    /// Returns `updatedAt` if it is a stamp, or else `createdAt` if that is one.
     pub(in crate::protocol) fn carrier(&self) -> Option<Carrier<'a>> {
         let present = |raw: Option<&'a RawValue>| raw.filter(|raw| raw.get() != "null");
         let (updated_at, created_at) = (present(self.updated_at), present(self.created_at));
@@ -104,7 +104,7 @@ pub(super) struct Body<'a> {
     pub(super) schema_version: Option<&'a RawValue>,
 }
 
-/// How a body is read: of its changes so many are kept, and the others are only counted.
+/// Parses a body, keeping up to `max_changes` changes; any others are only counted.
 #[derive(Clone, Copy)]
 pub(super) struct BodyReader {
     pub(super) max_changes: usize,
@@ -150,7 +150,7 @@ fn set<T, E: Error>(member: &mut Option<T>, name: &'static str, value: T) -> Res
     if member.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }
 }
 
-/// One change. What is not named here is kept as it came.
+/// A change as sent. Members not listed here are kept as they came.
 #[derive(Default)]
 pub(super) struct RawChange<'a> {
     pub(super) table: Option<Text<'a>>,
@@ -159,9 +159,9 @@ pub(super) struct RawChange<'a> {
     pub(super) data: Option<&'a RawValue>,
     pub(super) fields: Option<&'a RawValue>,
     pub(super) deleted_at: Option<&'a RawValue>,
-    /// As much as may be kept.
+    /// The other members, as many as may be kept.
     pub(super) extra: Vec<(Cow<'a, str>, &'a RawValue)>,
-    /// What all of it takes as the members of an object, at least, in bytes.
+    /// Minimum size of all of them as the members of an object, in bytes.
     pub(super) extra_bytes: usize,
 }
 
@@ -214,11 +214,11 @@ pub(super) struct RawField<'a> {
     pub(super) at: Option<Text<'a>>,
 }
 
-/// The fields of an update, in the order written: as many as one change may write.
+/// The fields of an update, in the order written: as many as a change may write.
 #[derive(Default)]
 pub(super) struct Fields<'a> {
     pub(super) list: Vec<(Cow<'a, str>, RawField<'a>)>,
-    /// How many there are.
+    /// The number of all fields.
     pub(super) count: usize,
     pub(super) longest_name: usize,
 }
@@ -255,13 +255,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 /// The list of changes.
 #[derive(Default)]
 pub(super) struct Changes<'a> {
-    /// Those that are kept.
+    /// The changes that are kept.
     pub(super) list: Vec<RawChange<'a>>,
-    /// How many there are.
+    /// The number of all changes.
     pub(super) count: usize,
 }
 
-/// Keeps so many changes; an error in one of them names its index.
+/// Keeps up to this many changes; an error in one of them names its index.
 struct ChangesReader(usize);
 
 impl<'de> DeserializeSeed<'de> for ChangesReader {
@@ -303,7 +303,7 @@ impl<'de> Visitor<'de> for ChangesReader {
     }
 }
 
-/// Reads the change at an index, and says that index where it fails.
+/// Parses the change at an index, and names the index in errors.
 struct Indexed(usize);
 
 impl<'de> DeserializeSeed<'de> for Indexed {
@@ -315,7 +315,7 @@ impl<'de> DeserializeSeed<'de> for Indexed {
     }
 }
 
-/// What must be written as an object: by itself a struct is also read from a list of its members.
+/// Requires a JSON object: by itself, a struct is also deserialized from an array of its members.
 pub(in crate::protocol) struct Object<T>(pub(in crate::protocol) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

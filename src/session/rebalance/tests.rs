@@ -15,13 +15,13 @@ fn replica(connections: usize) -> Replica {
     }
 }
 
-/// A cluster in a model: devices, each on a replica since a step.
+/// A model of a cluster: devices, each on a replica since a certain step.
 struct Model {
     begun: Instant,
     now: u32,
-    /// Of each replica, its devices with the step in which they came, oldest first.
+    /// For each replica, its devices and the step at which each came, oldest first.
     replicas: Vec<(Rebalancer, VecDeque<(usize, u32)>)>,
-    /// Devices on their way back, and when they are there.
+    /// Devices on their way back, and when they arrive.
     away: VecDeque<(usize, u32)>,
     closed: HashMap<usize, usize>,
 }
@@ -46,7 +46,7 @@ impl Model {
         self.begun + WINDOW / STEPS * step
     }
 
-    /// Goes on for so many windows; closed ones come back five steps later, where `place` says.
+    /// Runs for this many windows; closed devices come back five steps later, where `place` says.
     fn run(&mut self, windows: u32, mut place: impl FnMut(usize) -> usize) {
         let mut said: Vec<usize> = self.held();
         for _ in 0..windows * STEPS {
@@ -58,7 +58,7 @@ impl Model {
                 let at = place(self.replicas.len());
                 self.replicas[at].1.push_back((device, self.now));
             }
-            // What the others hold is known a little later.
+            // Other replicas' counts are known a little later.
             if self.now.is_multiple_of(2) {
                 said = self.held();
             }
@@ -99,7 +99,7 @@ impl Model {
         self.farthest() <= 0.1
     }
 
-    /// How far from the mean one of them is, as a part of it.
+    /// The largest deviation from the mean, as a fraction of it.
     fn farthest(&self) -> f64 {
         let held = self.held();
         let mean = held.iter().sum::<usize>() as f64 / held.len() as f64;
@@ -142,7 +142,7 @@ fn replicas_that_were_added_get_their_part_and_no_device_is_closed_twice() {
 fn the_least_loaded_first_needs_no_more_than_what_is_too_many() {
     let mut model = Model::new(3, 300);
     model.add(3);
-    // A balancer that sends each to a new one.
+    // A balancer that sends each client to a new replica.
     let mut next = 0;
     model.run(5, |_| {
         next += 1;
@@ -189,7 +189,7 @@ fn a_replica_that_the_balancer_does_not_know_costs_a_few_connections_and_not_all
         };
         model.run(9, &mut place);
         let first = model.closes();
-        // What the idle one should hold, at most twice; and far less where they are many.
+        // At most twice what the idle one should hold; and far less where devices are many.
         assert!(first <= most && first <= 2 * devices / (loaded + 1), "{loaded} and an idle one: {first} closed");
         assert!(first > 0, "it was tried");
         model.run(300, &mut place);
@@ -199,7 +199,7 @@ fn a_replica_that_the_balancer_does_not_know_costs_a_few_connections_and_not_all
         assert!((2..=6).contains(&waves(&model, "uneven")), "ever less often: {}", waves(&model, "uneven"));
         assert_eq!(waves(&model, "even"), 0);
         assert!(model.closes() <= 6 * most, "{}", model.closes());
-        // The balancer is told of it at last.
+        // The balancer learns of the idle replica at last.
         model.run(130, in_turn());
         assert!(model.is_even(), "{:?}", model.held());
         assert!(waves(&model, "even") >= 1);

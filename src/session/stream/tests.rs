@@ -8,7 +8,7 @@ use crate::protocol::stream_id::StreamPosition;
 use crate::protocol::{Cursor, Log, UserKey};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// What cannot be had from the database is given up quickly.
+/// Gives up quickly on the database.
 const AWAY: [&str; 4] = ["--database-acquire-timeout-ms", "20", "--sse-heartbeat-ms", "150"];
 
 /// A session on the known user's log, as after [`StreamSession::open`].
@@ -41,7 +41,7 @@ fn session_on(rig: &Rig, interest: Interest, logs: Vec<LogRequest>, life: Durati
     }
 }
 
-/// Just after the change at a place; there are two places from one position to the next.
+/// The cursor just after the change at `place`; there are two places per position.
 fn after(place: i64) -> Cursor {
     Cursor::after(place * Cursor::STEP / 2)
 }
@@ -77,7 +77,7 @@ fn text(next: Next) -> String {
     }
 }
 
-/// The events of a text in short: "cursor table ids more", and "id" before it where there is one.
+/// Abbreviates the events of a text: "cursor table ids more", preceded by "id" if there is one.
 fn events(next: Next) -> Vec<String> {
     let event = |event: &str| {
         let (id, rest) = match event.strip_prefix("id: ") {
@@ -235,7 +235,7 @@ async fn a_live_stream_is_woken_for_its_tables_alone() {
     assert!(matches!(session.logs[0].phase, Phase::CatchingUp));
 }
 
-/// A session on these apps of the known user, all of which have been read.
+/// A session on these apps of the known user, all of them read already.
 fn session_of_apps(rig: &Rig, apps: &[(&str, Option<&[&str]>)]) -> StreamSession {
     let log = |(app, tables): &(&str, Option<&[&str]>)| LogRequest {
         log: Log::new(KNOWN.into(), app),
@@ -268,7 +268,7 @@ async fn of_several_apps_those_are_read_that_changed_each_in_its_turn() {
     assert_eq!(session.next_log(), None);
 }
 
-/// Begins to read a page, which nobody waits for.
+/// Begins to read a page and drops it.
 async fn begin_page(session: &mut StreamSession, index: usize) {
     let reservation = session.budget.reserve(MIN_RESERVATION).await.unwrap();
     drop(session.begin_page(index, reservation));

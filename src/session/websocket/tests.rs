@@ -115,7 +115,7 @@ async fn a_device_keeps_its_name_until_it_gives_another() {
     }
 }
 
-/// A token whose key is not at hand, nor is anybody who could be asked for it.
+/// A token whose key is not in memory, with no issuer that could be asked for it.
 fn of_unknown_key() -> String {
     let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
     let token = format!("{}.{}.AA", part(r#"{"alg":"EdDSA","kid":"new"}"#), part(r#"{"sub":"alice"}"#));
@@ -132,7 +132,7 @@ async fn a_session_goes_on_while_the_key_of_its_fresh_token_is_asked_for() {
         assert_eq!(session.receive(r#"{"type":"ping"}"#).await, said(&[r#"{"type":"pong"}"#]));
         assert_eq!(at_once(session.next()).await, None);
         assert_eq!(unread(), 1 << 10, "one token at a time is kept, in the user's memory");
-        // Nor is it another device's yet.
+        // It does not belong to another device yet, either.
         for (device, heard) in [("phone", false), ("laptop", true)] {
             rig.wake("todo", device, &tables(&["tasks"]));
             let message = said(&[r#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#]);

@@ -1,4 +1,4 @@
-// Chromium with pages of ours: bundled by esbuild and served on loopback, from an origin that the servers allow.
+// Chromium with our own pages: bundled by esbuild and served on loopback, from an origin that the servers allow.
 
 import { build } from 'esbuild';
 import { createServer } from 'node:http';

@@ -1,7 +1,7 @@
-// Where Chromium is, and what of it is switched off.
+// The path of Chromium, and its options.
 
 export const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
-/** What Chromium would ask the world at its start is switched off; certificates of the tests sign themselves. */
+/** Chromium's network requests at startup are switched off; the tests' certificates are self-signed. */
 export const FLAGS = [
   '--disable-gpu',
   '--disable-quic',

@@ -1,4 +1,4 @@
-// Runs a scenario with devices in Chromium; otherwise as node/main.js.
+// Runs a scenario with devices in Chromium; otherwise like node/main.js.
 
 import { text } from 'node:stream/consumers';
 import { SCENARIOS } from '../scenario/all.js';
@@ -6,13 +6,13 @@ import { Device } from '../scenario/device.js';
 import { openBrowser } from './browser.js';
 import { eightApps, sixStreams } from './streams.js';
 
-/** What a scenario may ask of a device, wherever it is. */
+/** The methods of a device that scenarios use. */
 const METHODS = Object.getOwnPropertyNames(Device.prototype).filter((name) => name !== 'constructor');
 
 const settings = JSON.parse(await text(process.stdin));
 const browser = await openBrowser(settings.port);
 
-/** A device of a page, to which calls are passed on. */
+/** A proxy for a device in a page. */
 async function openIn(page, options) {
   const index = await page.evaluate((own) => window.openDevice(own), options);
   const call = (method) => (...args) =>
@@ -20,7 +20,7 @@ async function openIn(page, options) {
   return Object.fromEntries(METHODS.map((method) => [method, call(method)]));
 }
 
-/** A device whose page is a tab of a browser context of its own. */
+/** A device whose page is a tab in its own browser context. */
 async function openAlone(options) {
   const page = await browser.page(options.database);
   const device = await openIn(page, options);
@@ -31,7 +31,7 @@ async function openAlone(options) {
       await page.close();
     },
     async closeWhilePushing(afterMs) {
-      // The page goes in the middle of it, and with it the answer to this call.
+      // The page closes in the middle of it, and the answer to this call is lost with it.
       const pushing = device.push().catch((error) => {
         if (!page.isClosed()) throw error;
       });

@@ -1,12 +1,12 @@
-// What the page offers to the scenario that drives it.
+// The functions of the page for the scenario that drives it.
 
 import { readEvents } from '../client/stream.js';
 import { Device } from '../scenario/device.js';
 
-/** The devices that are tabs of this page; more than one where a scenario does not close tabs. @type {Device[]} */
+/** The devices that are tabs of this page; more than one if a scenario does not close tabs. @type {Device[]} */
 const devices = [];
 
-/** Opens a device and gives its index. */
+/** Opens a device and returns its index. */
 window.openDevice = (options) => devices.push(new Device(options, WebSocket)) - 1;
 
 window.callDevice = (index, method, args) => devices[index][method](...args);
@@ -22,10 +22,10 @@ window.openStreams = (count, url, token) => {
   return Promise.all(Array.from({ length: count }, open));
 };
 
-/** A stream of several apps: which records it brought, by app, and where it stands. */
+/** A stream of several apps: the records it brought, by app, and its position. */
 const ofApps = { seen: [], id: undefined, ending: undefined };
 
-/** Opens it, and goes on from an id if there is one. Resolves when it is open. */
+/** Opens it, resuming from an id if there is one. Resolves when it is open. */
 window.followApps = async (url, token, id) => {
   Object.assign(ofApps, { seen: [], ending: new AbortController() });
   const resume = id ? { 'Last-Event-ID': id } : {};
@@ -40,13 +40,13 @@ window.followApps = async (url, token, id) => {
 
 window.seenOfApps = () => ofApps.seen;
 
-/** Ends it; where it stood. */
+/** Ends it; returns its position. */
 window.leaveApps = () => {
   ofApps.ending.abort();
   return ofApps.id;
 };
 
-/** What a WebSocket is told after it has authenticated, or how it ends. */
+/** Returns the first message of a WebSocket after authentication, or how it ends. */
 window.authenticate = (url, token) =>
   new Promise((resolve) => {
     const socket = new WebSocket(url);

@@ -1,5 +1,4 @@
-// One run in Chromium: settings from stdin, and what is found not to be as it should be, which is said in the end and is
-// the exit status.
+// A run in Chromium: takes settings from stdin, and reports findings at the end and in its exit status.
 
 import { text } from 'node:stream/consumers';
 import { chromium } from 'playwright-core';
@@ -12,15 +11,15 @@ export const settings = JSON.parse(await text(process.stdin));
 const sandbox = process.getuid() === 0 ? ['--no-sandbox'] : [];
 export const browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...sandbox] });
 
-/** What is not as it should be. */
+/** The findings. */
 export const found = [];
 
-/** Notes what is not as it should be, and goes on. */
+/** Records a finding, and continues. */
 export function check(what, isSo) {
   if (!isSo) found.push(what);
 }
 
-/** Does it all, closes the browser, and says what was found. */
+/** Runs everything, closes the browser, and reports the findings. */
 export async function run(doing) {
   try {
     await doing();

@@ -1,5 +1,5 @@
-// Streams and the six connections that a browser has to an origin over HTTP/1.1: six of them push all the same over HTTP/2,
-// and eight apps need but one.
+// Streams and a browser's limit of six connections to an origin over HTTP/1.1: over HTTP/2 pushes work beside six streams,
+// and eight apps need only one stream.
 
 const STREAMS = 6;
 const APP = 'todo';
@@ -44,8 +44,8 @@ export async function sixStreams({ browser, open, progress }, { url, token }) {
 const APPS = Array.from({ length: 8 }, (_, number) => `app-${number}`);
 
 /**
- * Eight apps on one stream over HTTP/1.1, and a device of each that pushes through another replica; once more after the
- * stream was left for a while.
+ * Eight apps on one stream over HTTP/1.1, with a device of each that pushes through another replica; again after the
+ * stream was closed for a while.
  * @param {{ browser: object, open: Function, progress: Function }} host
  * @param {{ url: string, other: string, token: string }} settings
  */
@@ -92,7 +92,7 @@ export async function eightApps({ browser, open, progress }, { url, other, token
   return { found, apps: APPS.length };
 }
 
-/** Collects over what the answers to a page come. */
+/** Collects the protocols over which the answers to a page arrive. */
 async function watchProtocols(page, url) {
   const protocols = [];
   const network = await page.context().newCDPSession(page);

@@ -1,16 +1,16 @@
-// What a received change makes of a record: three rules, as three generations of clients have them.
+// Applies a received change to a record, by one of three rules: those of three generations of clients.
 
 /** @typedef {import('./dialects.js').Dialect} Dialect */
 /** @typedef {'stamps' | 'inserts' | 'everything'} Rule */
 
-/** `stamps` compares always, `inserts` takes inserts as they come, `everything` takes updates as they come too. */
+/** `stamps` always compares stamps, `inserts` applies inserts without comparing, `everything` updates too. */
 export const RULES = ['stamps', 'inserts', 'everything'];
 
-/** The member of a record that holds what is known of its fields. It is never sent. */
+/** The member of a record with its fields' metadata. It is never sent. */
 export const META = '_fields';
 
 /**
- * The record after the change; undefined if there is none then.
+ * Returns the record after the change; undefined if it does not exist then.
  * @param {object | undefined} record never modified
  * @param {object} change as received
  * @param {{ dialect: Dialect, rule: Rule, now: () => string }} options
@@ -37,12 +37,12 @@ function updateWrites(fields, dialect) {
 }
 
 /**
- * A copy of the record with those of the writes that win.
+ * Returns a copy of the record with the winning writes applied.
  * @param {object} record
  * @param {[string, unknown, string][]} writes field, value and stamp
  * @param {object} change that they belong to
  * @param {Dialect} dialect
- * @param {boolean} anyway whether they win whatever their stamps say
+ * @param {boolean} anyway whether they win regardless of their stamps
  */
 export function written(record, writes, change, dialect, anyway) {
   const result = { ...record, [META]: { ...record[META] } };

@@ -1,6 +1,6 @@
 /**
- * A device's clock. Its stamps ascend, and no two devices of one run have the same: what a tie gives is tested
- * elsewhere, and a device that takes in a value with the stamp of an edit that it has not sent is beyond any server.
+ * A device's clock. Its stamps ascend, and no two devices of a run produce the same one: ties are tested elsewhere, and
+ * no server can help a device that receives a value with the stamp of an edit it has not sent.
  */
 export class Clock {
   static DEVICES = 16;
@@ -12,7 +12,7 @@ export class Clock {
   }
 
   /**
-   * A new stamp, later than all that this clock has given and than `held`.
+   * Returns a new stamp, later than all earlier ones of this clock and than `held`.
    * @param {string} [held]
    */
   stamp(held) {

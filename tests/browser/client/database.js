@@ -1,10 +1,10 @@
 import Dexie from 'dexie';
 
-/** Where a device that knows nothing begins. */
+/** The cursor of a device without data. */
 export const BEGINNING = '1970-01-01T00:00:00.000Z';
 
 /**
- * The IndexedDB of one device: a store for each table, the pending changes, and a cursor for each table.
+ * Opens the IndexedDB of one device: a store for each table, the pending changes, and a cursor for each table.
  * @param {string} name
  * @param {string[]} tables
  */
@@ -16,7 +16,7 @@ export function openDatabase(name, tables) {
 }
 
 /**
- * The cursor of each table, in the order of `tables`.
+ * Returns the cursor of each table, in the order of `tables`.
  * @returns {Promise<string[]>}
  */
 export async function readCursors(database, tables) {
@@ -25,8 +25,8 @@ export async function readCursors(database, tables) {
 }
 
 /**
- * Keeps a cursor for each of these tables, also where it is before the one that was there: a client that applies what
- * it receives without comparing stamps has then read older changes again, and must read on from there.
+ * Stores a cursor for each of these tables, even if it is before the previous one: a client that applies what it receives
+ * without comparing stamps has then read older changes again, and must continue from there.
  */
 export async function keepCursor(database, tables, cursor) {
   await database.table('cursors').bulkPut(tables.map((table) => ({ table, cursor })));

@@ -1,19 +1,19 @@
-// How the generations of clients write and read the stamps of fields.
+// The stamps of fields as written and read by the generations of clients.
 
 /**
- * What a record keeps beside each field: an older client the stamp alone, the newest also who wrote it.
+ * The metadata of a field in a record: older clients keep only the stamp, the newest also who wrote it.
  * @typedef {string | { at: string, actor?: unknown, origin?: string }} FieldMeta
  *
  * @typedef {object} Dialect
  * @property {string} name
  * @property {(meta: FieldMeta | undefined) => string} stampOf the stamp in a record's field meta; none is ''
- * @property {(stamp: string, change: object) => FieldMeta} meta what to keep for a field that `change` writes
+ * @property {(stamp: string, change: object) => FieldMeta} meta the metadata for a field that `change` writes
  * @property {(field: object) => string} readStamp the stamp of one received field; none is ''
  * @property {(value: unknown, stamp: string) => object} field one field of an update, as it is sent
- * @property {(actor: object) => object} members what else a change carries
- * @property {object} bodyMembers what else the body of a push carries
+ * @property {(actor: object) => object} members additional members of a change
+ * @property {object} bodyMembers additional members of the body of a push
  * @property {(stamp: string, withStamp: boolean) => object} insertStamps the stamps that a new record has as fields
- * @property {(stamp: string) => object} editStamps the fields that every edit writes beside its own
+ * @property {(stamp: string) => object} editStamps the fields that every edit writes in addition
  * @property {boolean} followsHasMore whether a push with `hasMore` is followed by another
  * @property {boolean} namesItself whether `auth` on the socket carries the `clientId`
  */

@@ -1,4 +1,4 @@
-// One tab of one device: what people do to records here, and how it gets to the server and back.
+// One tab of one device: people's edits of records, and their sync with the server.
 
 import Dexie from 'dexie';
 import { META, applied, written } from './apply.js';
@@ -8,7 +8,7 @@ import { Network, Unavailable } from './network.js';
 import { listen } from './socket.js';
 import { follow } from './stream.js';
 
-/** As many changes as existing clients put into one push. */
+/** Maximum number of changes that existing clients put into one push. */
 export const PUSH_CHANGES = 200;
 
 /**
@@ -26,7 +26,7 @@ export const PUSH_CHANGES = 200;
  * @property {number} [againMs] how long a closed socket stays away
  */
 
-/** What an edit wrote, for whoever keeps account of it. @typedef {{ table: string, id: string, field: string,
+/** A write of an edit, for the record of all writes. @typedef {{ table: string, id: string, field: string,
  * value: unknown, stamp: string, actor?: object }} Write */
 
 function stamped(values, stamp) {
@@ -35,9 +35,9 @@ function stamped(values, stamp) {
 
 export class Engine {
   #turn = Promise.resolve();
-  /** How to stop the stream, and its end. @type {{ stop: AbortController, ended: Promise<void> } | undefined} */
+  /** Stops the stream, and tells its end. @type {{ stop: AbortController, ended: Promise<void> } | undefined} */
   #streaming;
-  /** What went wrong in the background; nothing should. @type {Error[]} */
+  /** Errors in the background; there should be none. @type {Error[]} */
   errors = [];
 
   /** @param {EngineOptions} options */
@@ -49,7 +49,7 @@ export class Engine {
     this.db = openDatabase(options.database, options.tables);
   }
 
-  /** Closes the tab, whatever it is doing. */
+  /** Closes the tab, even in the middle of something. */
   close() {
     this.network.close();
     this.db.close();
@@ -58,10 +58,10 @@ export class Engine {
   // ----- what people do -----
 
   /**
-   * Makes those of the records that are not there yet.
+   * Creates the records that do not exist yet.
    * @param {string} table
    * @param {{ id: string }[]} records
-   * @param {boolean} withStamp false: the records say nothing of when they were made, if the dialect knows such
+   * @param {boolean} withStamp false: the records have no stamp of their creation, if the dialect has such records
    * @returns {Promise<Write[]>}
    */
   async insert(table, records, withStamp = true) {
@@ -87,7 +87,7 @@ export class Engine {
     return { table, id, op: 'insert', data, ...this.dialect.members(this.actor) };
   }
 
-  /** Edits a record that is there and not deleted; no writes if there is none. @returns {Promise<Write[]>} */
+  /** Edits a record that exists and is not deleted; no writes if there is none. @returns {Promise<Write[]>} */
   async edit(table, id, values) {
     return this.#update(table, id, (stamp) => {
       const all = { ...values, ...this.dialect.editStamps(stamp) };
@@ -98,7 +98,7 @@ export class Engine {
     });
   }
 
-  /** Deletes a record softly, as the existing clients do. @returns {Promise<Write[]>} */
+  /** Soft-deletes a record, as existing clients do. @returns {Promise<Write[]>} */
   async remove(table, id) {
     return this.#update(table, id, (stamp) => [{ deletedAt: stamp }, { op: 'delete', deletedAt: stamp }]);
   }
@@ -108,7 +108,7 @@ export class Engine {
     await this.#edit(table, async () => {
       const record = await this.db.table(table).get(id);
       if (!record || record.deletedAt) return;
-      // Nobody's clock gives an edit an earlier stamp than what it changes.
+      // No device gives an edit an earlier stamp than the value it changes.
       const held = Object.values(record[META]).map(this.dialect.stampOf).sort().at(-1);
       const stamp = this.options.clock.stamp(held);
       const [values, members] = change(stamp);
@@ -133,14 +133,14 @@ export class Engine {
     return { table, id, field, value, stamp, actor };
   }
 
-  // ----- getting it there and back -----
+  // ----- sync -----
 
-  /** Pushes all that is pending, then pulls every table. @returns {Promise<boolean>} whether all of it was answered */
+  /** Pushes all pending changes, then pulls every table. @returns {Promise<boolean>} whether all requests succeeded */
   async sync() {
     return (await this.push()) && (await this.pull(this.options.tables));
   }
 
-  /** @returns {Promise<boolean>} whether all that was pending is stored */
+  /** @returns {Promise<boolean>} whether all pending changes are stored */
   push() {
     return this.#inTurn(async () => {
       let hasMore = true;
@@ -207,13 +207,13 @@ export class Engine {
     this.#streaming = { stop, ended: this.#watch(following) };
   }
 
-  /** Reads the stream no more. When this is done, nothing that was on its way is taken any more. */
+  /** Stops reading the stream. Afterwards nothing that was in flight is applied any more. */
   async stopStream() {
     this.#streaming?.stop.abort();
     await this.#streaming?.ended;
   }
 
-  /** Applies what came, forgets what was stored and moves the cursors: all of it or nothing. */
+  /** Applies received changes, drops stored ones from pending and moves the cursors, in one transaction. */
   #take(changes, tables, cursor, stored) {
     return this.db.transaction('rw', [...this.options.tables, 'pending', 'cursors'], async () => {
       for (const table of this.options.tables) {
@@ -236,7 +236,7 @@ export class Engine {
     await this.db.table(table).bulkDelete(ids.filter((id) => !records.get(id)));
   }
 
-  /** One exchange after the other. @returns {Promise<boolean>} false if the server could not be reached */
+  /** Runs one exchange after the other. @returns {Promise<boolean>} false if the server could not be reached */
   #inTurn(work) {
     const done = this.#turn.then(work).then(
       () => true,

@@ -1,4 +1,4 @@
-// The smallest client that does all that docs/clients.md asks for, which shows it from `begin` to `end`.
+// The smallest client that does everything docs/clients.md asks for; that document shows it from `begin` to `end`.
 
 // begin
 /** Holds `"table/id" → { field: { value, at } }`; a real client keeps all its members in IndexedDB. */

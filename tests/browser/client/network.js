@@ -4,10 +4,10 @@ const ATTEMPTS = 3;
 const PAUSES_MS = [0, 400, 800];
 const PASSING = new Set([0, 408, 429]);
 
-/** The server was not reached, or said that it cannot at the moment. Nothing is lost: the next turn tries again. */
+/** The server was not reached, or is unavailable at the moment. Nothing is lost: the next turn retries. */
 export class Unavailable extends Error {}
 
-/** The server said no, and trying again would not help. */
+/** The server refused, and retrying would not help. */
 export class Refused extends Error {}
 
 /** @param {number} ms @param {AbortSignal} signal */
@@ -19,15 +19,15 @@ export function pause(ms, signal) {
   });
 }
 
-/** The way from one tab to the servers. */
+/** The connection of one tab to the servers. */
 export class Network {
-  /** How many answers are still to be lost on their way: the server has done what was asked. */
+  /** The number of answers still to be lost in transit: the server has processed the request. */
   answersToLose = 0;
   online = true;
   #closing = new AbortController();
 
   /**
-   * @param {() => string} url of any replica, as a balancer would choose it
+   * @param {() => string} url of any replica, like the choice of a balancer
    * @param {() => string} token
    */
   constructor(url, token) {
@@ -35,7 +35,7 @@ export class Network {
     this.token = token;
   }
 
-  /** Ends when the tab closes. */
+  /** Aborted when the tab closes. */
   get signal() {
     return this.#closing.signal;
   }
@@ -45,7 +45,7 @@ export class Network {
   }
 
   /**
-   * The JSON of a 200, after up to three attempts within 1.5 s.
+   * Returns the JSON of a 200, after up to three attempts within 1.5 s.
    * @param {string} path
    * @param {RequestInit} [init]
    */

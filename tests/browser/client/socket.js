@@ -3,8 +3,8 @@
 import { pause } from './network.js';
 
 /**
- * Listens on the socket of an app until the tab closes. As existing clients do, it comes back after a while and does
- * not pull then.
+ * Listens on the socket of an app until the tab closes. Like existing clients, it reconnects after a while and does not
+ * pull then.
  * @param {import('./network.js').Network} network
  * @param {{ WebSocket: typeof WebSocket, app: string, clientId?: string, againMs: number }} options
  * @param {(tables: string[]) => void} wake

@@ -5,9 +5,9 @@ import { pause } from './network.js';
 const AGAIN_MS = 300;
 
 /**
- * Reads the stream of an app until the tab closes or it is told to stop, and comes back to it when it ends.
+ * Reads the stream of an app until the tab closes or it is told to stop, and reconnects when it ends.
  * @param {import('./network.js').Network} network
- * @param {() => Promise<string>} path where to go on, asked at each start
+ * @param {() => Promise<string>} path the path to continue from, requested at each start
  * @param {Record<string, string>} headers
  * @param {(event: object) => Promise<void>} take one event of changes
  * @param {AbortSignal} stop
@@ -34,7 +34,7 @@ export async function readEvents(body, take) {
   const broken = { done: true };
   let rest = '';
   for (;;) {
-    // However the connection ends, the next one goes on from the cursor.
+    // However the connection ends, the next one continues from the cursor.
     const { done, value } = await reader.read().catch(() => broken);
     if (done) return;
     const blocks = (rest + value).split('\n\n');

@@ -4,14 +4,14 @@
 import { mkdirSync } from 'node:fs';
 import { SIZES, THEMES, browser, check, found, run, settings } from '../chromium/run.js';
 
-/** Sessions on a page of a user, and bytes of the page with all else that is on it. */
+/** Sessions on a page of a user, and the size of that page in bytes. */
 const LISTED = 100;
 const MAX_PAGE = 512 * 1024;
 
 async function open(url, options = {}) {
   const context = await browser.newContext({ baseURL: url, viewport: SIZES.desktop, ...options });
   const page = await context.newPage();
-  // What the policy for contents refuses is an error in the browser's console.
+  // Violations of the content security policy are errors in the browser's console.
   page.on('console', (message) => {
     const isExpected = /status of (400|401|403|404|409)/.test(message.text());
     if (message.type() === 'error' && !isExpected) found.push(`the browser says: ${message.text()}`);
@@ -59,11 +59,11 @@ async function overview(page) {
   await page.getByRole('heading', { name: 'Database' }).waitFor();
   const shown = await page.locator('[data-part=replicas] time').first().textContent();
   check(`times are shown as how long ago they were: ${shown}`, /ago|just now/.test(shown));
-  // Live: what changes on the replicas shows without loading the page again.
+  // Live: changes on the replicas appear without reloading the page.
   const loaded = await page.evaluate(() => performance.timeOrigin);
   const drained = await (await open(settings.urls[0], { storageState: await page.context().storageState() }));
   await drained.goto('/');
-  // As in browsers that focus no button: it is pressed for longer than the page takes to show what is new.
+  // As in browsers that do not focus buttons: it is pressed for longer than a refresh of the page takes.
   await drained.evaluate(() => addEventListener('mousedown', (event) => event.preventDefault()));
   const button = drained.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Drain' });
   await button.hover();
@@ -75,7 +75,7 @@ async function overview(page) {
   await drained.getByRole('heading', { name: 'Done' }).waitFor();
   await page.getByRole('row', { name: 'replica-2' }).getByText('drained').waitFor();
   await page.getByText('replica-2 is not ready').waitFor();
-  // While thousands of sessions leave, it may take longer to answer than anybody waits.
+  // While thousands of sessions leave, the answer may take longer than the timeout.
   await page.locator('[data-part=replicas] tr', { hasText: 'replica-2' }).locator('[data-name=Sockets]').getByText('0', { exact: true }).waitFor();
   await page.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Take back' }).click();
   await page.getByRole('heading', { name: /^(Done|Not done)/ }).waitFor();
@@ -173,7 +173,7 @@ async function actions(page) {
   await send('Do it', drain('false'), 'taken back');
 }
 
-/** There a login lasts seconds. */
+/** On this replica a login lasts only seconds. */
 async function expiry() {
   const page = await open(settings.expiring);
   await page.goto('/');
@@ -193,7 +193,7 @@ async function logout(page) {
   check('who has logged out is asked to log in', new URL(page.url()).pathname === '/login');
 }
 
-/** Nothing is wider than the screen; pictures of it, if somebody wants to look. */
+/** Checks that nothing is wider than the screen; takes screenshots if requested. */
 async function looks(storageState) {
   const pages = { overview: '/', load: '/load', user: userPath, record: recordPath, actions: '/actions' };
   for (const [size, viewport] of Object.entries(SIZES)) {

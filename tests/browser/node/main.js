@@ -1,5 +1,5 @@
-// Runs a scenario with devices in this process. Settings come as JSON on the standard input; each step is a line of the
-// standard output; what is not as it should be goes to the standard error, and the process fails.
+// Runs a scenario with devices in this process. Settings are read as JSON from standard input; each step is a line on
+// standard output; findings go to standard error and make the process fail.
 
 import 'fake-indexeddb/auto';
 import { text } from 'node:stream/consumers';

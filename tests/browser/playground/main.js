@@ -1,10 +1,10 @@
-// The page of `make dev` in Chromium: both devices edit while they are offline, come back and agree; a replica is killed.
+// The playground of `make dev` in Chromium: both devices edit offline, come back and agree; a replica is killed.
 // Settings on stdin: { page, screenshots? }
 
 import { mkdirSync } from 'node:fs';
 import { SIZES, THEMES, browser, check, found, run, settings } from '../chromium/run.js';
 
-/** A device of the page, as somebody uses it. */
+/** A device of the page, as its user sees it. */
 function device(page, name) {
   const view = page.getByRole('region', { name, exact: true });
   const log = view.locator('.log');

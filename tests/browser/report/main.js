@@ -1,4 +1,4 @@
-// Reports of the load kit in Chromium: values under the pointer, zoom, hiding a line, texts that are markup.
+// Reports of the load generator in Chromium: tooltips, zoom, hiding a line, texts with markup.
 // Settings on stdin: { folder, expected: { title: [{ at, texts }] }, screenshots? }; `at` is a place in the plot's data.
 
 import { mkdirSync } from 'node:fs';
@@ -14,7 +14,7 @@ const found = [];
 const sandbox = process.getuid() === 0 ? ['--no-sandbox'] : [];
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: [...FLAGS, ...sandbox] });
 
-/** Notes what is not as it should be, and goes on. */
+/** Records a finding, and continues. */
 function check(what, isSo) {
   if (!isSo) found.push(what);
 }
@@ -31,7 +31,7 @@ async function open(name, options = {}) {
 
 const figureOf = (page, title) => page.locator('figure.plot').filter({ has: page.getByText(title, { exact: true }) });
 
-/** Puts the pointer over the x of this place in the data. */
+/** Moves the pointer to the x of this index in the data. */
 async function pointAt(figure, index) {
   await figure.scrollIntoViewIfNeeded();
   // A pointer at the very end would be beyond it.

@@ -2,7 +2,7 @@ import { fiveDevices } from './devices.js';
 import { example } from './example.js';
 import { lostAnswers, sentAgainOnce } from './lost.js';
 
-/** By the name that a run asks for. */
+/** The scenarios by name. */
 export const SCENARIOS = {
   'five-devices': fiveDevices,
   'lost-answers': lostAnswers,

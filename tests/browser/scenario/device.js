@@ -1,4 +1,4 @@
-// A device as a scenario drives it, in Node and in a page alike: all that goes in and out is JSON.
+// A device as driven by a scenario, in Node and in a page alike: all input and output is JSON.
 
 import { META } from '../client/apply.js';
 import { Clock } from '../client/clock.js';
@@ -7,7 +7,7 @@ import { Engine } from '../client/engine.js';
 
 /**
  * @typedef {object} DeviceOptions
- * @property {number} number its clock's
+ * @property {number} number the number of its clock
  * @property {string[]} urls of all replicas
  * @property {string} token
  * @property {string} app
@@ -18,12 +18,12 @@ import { Engine } from '../client/engine.js';
  * @property {import('../client/apply.js').Rule} rule
  */
 
-/** One tab. */
+/** A tab. */
 export class Device {
   /** @param {DeviceOptions} options @param {typeof WebSocket} WebSocket */
   constructor(options, WebSocket) {
     const { number, urls, token, ...rest } = options;
-    // Wherever a balancer sends it: round and round, each device from another replica on.
+    // Like a balancer: round robin, starting at another replica for each device.
     let next = number;
     const url = () => urls[next++ % urls.length];
     const clock = new Clock(number);
@@ -74,7 +74,7 @@ export class Device {
     this.engine.network.answersToLose = count;
   }
 
-  /** Begins a push and closes the tab while it is under way. */
+  /** Begins a push and closes the tab while it is in flight. */
   async closeWhilePushing(afterMs) {
     const pushing = this.engine.push();
     await new Promise((resolve) => setTimeout(resolve, afterMs));
@@ -82,7 +82,7 @@ export class Device {
     await pushing;
   }
 
-  /** Closes the tab; without its database, if the device is to know nothing when it comes back. */
+  /** Closes the tab; also deletes its database if the device is to come back without data. */
   async close(forget) {
     this.engine.close();
     if (forget) await this.engine.db.delete();
@@ -96,12 +96,12 @@ export class Device {
     return readCursors(this.engine.db, this.engine.options.tables);
   }
 
-  /** What went wrong unseen. */
+  /** Errors in the background. */
   errors() {
     return this.engine.errors.map((error) => String(error.stack ?? error));
   }
 
-  /** Every record of every table: `{ "table/id": { field: [value, stamp, actor] } }`. */
+  /** Returns every record of every table: `{ "table/id": { field: [value, stamp, actor] } }`. */
   async dump() {
     const dumped = {};
     for (const table of this.engine.options.tables) {

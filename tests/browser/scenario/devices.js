@@ -1,4 +1,4 @@
-// Five devices of mixed generations, whose networks, tabs and servers fail them, end with the same records.
+// Five devices of mixed generations, whose networks, tabs and servers fail, end up with the same records.
 
 import { RULES } from '../client/apply.js';
 import { differences, fold } from './fold.js';
@@ -15,22 +15,22 @@ const STREAMING = DEVICES - 1;
 
 /**
  * @typedef {object} Host where devices run
- * @property {(options: import('./device.js').DeviceOptions) => Promise<object>} open a tab: a `Device`, or what passes
- *   calls on to one
- * @property {(text: string) => void} progress told of each step
+ * @property {(options: import('./device.js').DeviceOptions) => Promise<object>} open a tab: a `Device`, or a proxy
+ *   for one
+ * @property {(text: string) => void} progress reports each step
  *
  * @typedef {object} Settings
  * @property {number} seed
  * @property {string[]} urls
  * @property {string} token
- * @property {number} records to begin with
+ * @property {number} records the initial number of records
  */
 
-/** One run. */
+/** A run. */
 class Run {
   /** @type {import('../client/engine.js').Write[]} */
   writes = [];
-  /** What may be edited: table and id. @type {[string, string][]} */
+  /** The records that may be edited: table and id. @type {[string, string][]} */
   known = [];
   names = 0;
   #shared = Promise.resolve();
@@ -40,9 +40,10 @@ class Run {
     this.host = host;
     this.settings = settings;
     this.random = new Random(settings.seed);
-    // An engine that takes everything as it comes is in every third run. No server can give it the later of two edits
-    // if the earlier one is stored later, so there nobody edits without having everything that is stored. Likewise an
-    // engine that takes inserts as they come, if two devices make the same record: another third is without any.
+    // Every third run has an engine that applies everything without comparing stamps. No server can give it the later of
+    // two edits if the earlier one is stored later, so in those runs nobody edits without having everything that is
+    // stored. The same goes for an engine that applies inserts without comparing, if two devices create the same record:
+    // another third of the runs has none.
     this.careful = settings.seed % 3 === 2;
     this.sameRecords = settings.seed % 3 === 0;
     this.members = Array.from({ length: DEVICES }, (_, number) => new Member(this, number, this.#rule(number)));
@@ -58,7 +59,7 @@ class Run {
     return `r${this.names++}`;
   }
 
-  /** Alone among all devices. */
+  /** Runs work exclusively among all devices. */
   alone(work) {
     const done = this.#shared.then(work);
     this.#shared = done.catch(() => {});
@@ -75,7 +76,7 @@ class Run {
     const newcomer = new Member(this, DEVICES, 'stamps');
     this.members.push(newcomer);
     await newcomer.open();
-    // Once more: what one pushed at the end, others that had settled have still to see.
+    // Again: devices that had settled have yet to see what another one pushed at the end.
     for (const member of this.members) await member.settle();
     return this.#found();
   }
@@ -92,7 +93,7 @@ class Run {
     return { found, records: Object.keys(expected).length, writes: this.writes.length };
   }
 
-  /** What is stored of the records that differ, for whoever has to find out why. */
+  /** Returns what is stored of the records that differ, for diagnosis. */
   async #stored(found) {
     const { urls, token } = this.settings;
     const keys = [...new Set(found.flatMap((text) => text.match(/\b\w+\/(r|same)\d+/g) ?? []))].slice(0, 3);
@@ -105,7 +106,7 @@ class Run {
   }
 }
 
-/** One device and its person. */
+/** A device and its user. */
 class Member {
   constructor(run, number, rule) {
     this.run = run;
@@ -154,11 +155,11 @@ class Member {
     return this.device.pull([this.random.pick(TABLES)]);
   }
 
-  /** A few edits. */
+  /** Makes a few edits. */
   async #write() {
     if (!this.run.careful) return this.#edits();
     await this.run.alone(async () => {
-      // What is on its way was sent before the edit, and would undo it.
+      // Events in flight were sent before the edit, and would undo it.
       const isStreaming = this.number === STREAMING;
       if (isStreaming) await this.device.stopStream();
       await this.#settled(() => this.device.sync());
@@ -175,7 +176,7 @@ class Member {
   async #edit() {
     const kind = this.random.unit();
     if (kind < 0.15) return this.#insert();
-    // The same few records most of the time, so that devices meet in them.
+    // The same few records most of the time, so that devices conflict.
     const known = this.run.known;
     const [table, id] = this.random.chance(0.7) ? known[this.random.below(20)] : this.random.pick(known);
     if (kind < 0.2) return this.device.remove(table, id);
@@ -208,7 +209,7 @@ class Member {
     await this.open();
   }
 
-  /** The browser deletes the database, once everything in it is stored. */
+  /** Deletes the database, once everything in it is stored. */
   async #forget() {
     await this.#settled(() => this.device.push());
     await this.device.close(true);
@@ -216,7 +217,7 @@ class Member {
   }
 
   async #loseAnswer() {
-    // All three attempts are stored and none is answered; people edit on.
+    // All three attempts are stored and none is answered; people keep editing.
     await this.device.loseAnswers(3);
     await this.device.push();
     await this.#write();
@@ -228,7 +229,7 @@ class Member {
     this.run.host.progress(`${this} has settled`);
   }
 
-  /** Until it is answered: replicas are killed all the time, but there is always one. */
+  /** Retries until it succeeds: replicas are killed all the time, but there is always one. */
   async #settled(work) {
     while (!(await work())) this.run.host.progress(`${this} tries again`);
   }
@@ -241,8 +242,8 @@ class Member {
 /**
  * @param {Host} host
  * @param {Settings} settings
- * @returns {Promise<{ found: string[], records: number, writes: number }>} what is not as it should be, and how much
- *   there was
+ * @returns {Promise<{ found: string[], records: number, writes: number }>} what is wrong, and how
+ *   much there was
  */
 export function fiveDevices(host, settings) {
   return new Run(host, settings).go();

@@ -1,4 +1,4 @@
-// The client that docs/clients.md shows does what it says there.
+// The client shown in docs/clients.md does what the document says.
 
 import { Client } from '../client/example.js';
 
@@ -7,7 +7,7 @@ const TABLE = 'tasks';
 /** More than one page of the server and one push of the client. */
 const RECORDS = 450;
 
-/** Resolves when it is so; what is waited for happens elsewhere. */
+/** Resolves once the condition holds; it comes about elsewhere. */
 async function until(what, holds) {
   const deadline = Date.now() + 30_000;
   while (!holds()) {
@@ -22,7 +22,7 @@ function update(id, title) {
   return { table: TABLE, id, op: 'update', fields: { title: { value: title, at: stamp() } } };
 }
 
-/** What a client holds, in an order of its own. */
+/** Returns what a client holds, in a canonical order. */
 function held({ records }) {
   const stamped = (fields) => Object.entries(fields).map(([name, { value, at }]) => [name, value, at]).sort();
   return JSON.stringify([...records].map(([key, fields]) => [key, stamped(fields)]).sort());
@@ -64,7 +64,7 @@ export async function example(host, { urls, token, lasting, passing }) {
   await one.write(update('r2', 'written meanwhile'));
   await until('the socket is there again, and what was missed too', () => title(two, 'r2') === 'written meanwhile');
 
-  // A token that is valid for longer than a timer can be set is no reason to sign in without end.
+  // A token that is valid for longer than a timer can run must not cause endless sign-ins.
   const three = new Client({ url: urls[2], app: APP, clientId: 'three', token: async () => lasting });
   let signedIn = 0;
   const sync = three.sync.bind(three);

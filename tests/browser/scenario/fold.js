@@ -1,12 +1,12 @@
-// What all devices must hold in the end, from what people did and nothing else.
+// Computes what all devices must hold in the end, from people's edits alone.
 
 import { BEGINNING } from '../client/database.js';
 
 /** @typedef {import('../client/engine.js').Write} Write */
 
 /**
- * Per field the write with the latest stamp. No two writes have the same, but for the inserts without any, each of
- * which writes a record of its own.
+ * Returns, per field, the write with the latest stamp. No two writes have the same stamp, except inserts without any,
+ * each of which writes its own record.
  * @param {Write[]} writes in any order
  * @returns {Record<string, Record<string, [unknown, string, object | undefined]>>} as `Device.dump`
  */
@@ -20,7 +20,7 @@ export function fold(writes) {
 }
 
 /**
- * Where a device holds something else than the fold says, in words; at most `limit` of it.
+ * Describes where a device differs from the fold; at most `limit` differences.
  * @param {string} who
  * @param {ReturnType<typeof fold>} expected
  * @param {ReturnType<typeof fold>} held
@@ -48,14 +48,14 @@ function comparable(field, withActors) {
   return field && inOrder(withActors ? field : field.slice(0, 2));
 }
 
-/** JSON whose members are in the order of their names: the order that they came in means nothing. */
+/** Returns JSON with members sorted by name: their original order means nothing. */
 function inOrder(value) {
   const sorted = (_, member) =>
     member?.constructor === Object ? Object.fromEntries(Object.entries(member).sort()) : member;
   return JSON.stringify(value, sorted);
 }
 
-/** A device stamps its own insert, though it says nothing of it to others. */
+/** A device stamps its own insert, although it does not send the stamp. */
 function isOwnUnstamped(want, got) {
   return want?.[1] === BEGINNING && inOrder(want[0]) === inOrder(got?.[0]);
 }

@@ -1,9 +1,9 @@
-// What is stored, asked as somebody who is no device.
+// Reads what is stored, without a device id.
 
 import { BEGINNING } from '../client/database.js';
 
 /**
- * Every change of a table in the order of storing.
+ * Returns every change of a table in the order of storing.
  * @param {{ url: string, token: string, app: string, table: string }} where
  */
 export async function readLog({ url, token, app, table }) {

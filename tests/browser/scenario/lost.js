@@ -1,4 +1,4 @@
-// A push is stored and its answer is lost; people edit on. No edit is lost, and nothing is stored twice.
+// A push is stored and its answer is lost; people keep editing. No edit is lost, and nothing is stored twice.
 
 import { RULES } from '../client/apply.js';
 import { BEGINNING } from '../client/database.js';
@@ -7,17 +7,17 @@ import { differences, fold } from './fold.js';
 import { readLog } from './log.js';
 
 const TABLES = ['tasks', 'lists'];
-/** As many as a client makes before it gives up. */
+/** The number of attempts before a client gives up. */
 const ATTEMPTS = 3;
-/** More than a page of a server that is told to make them small. */
+/** More than a page of a server configured for small pages. */
 const RECORDS = 12;
 
 /** @typedef {import('./devices.js').Host} Host */
 
-/** One dialect and one rule: a device, and an account of what was written on it. */
+/** One dialect and one rule: a device, and a record of what was written on it. */
 class Case {
   writes = [];
-  /** How many changes were made. */
+  /** The number of changes made. */
   changes = 0;
   found = [];
 
@@ -34,7 +34,7 @@ class Case {
 
   async wrote(writing) {
     const writes = await writing;
-    // What a device inserts or changes at once has one stamp for each change.
+    // Inserts and changes made at once have one stamp per change.
     this.changes += new Set(writes.map(({ table, id }) => `${table}/${id}`)).size;
     this.writes.push(...writes);
   }
@@ -73,7 +73,7 @@ class Case {
     await this.wrote(device.remove(TABLES[0], 'r2'));
   }
 
-  /** How many changes the server has, asked as somebody who is no device. */
+  /** Returns the number of changes on the server, asked without a device id. */
   async expectStored(expected) {
     const { urls, token, app } = this.options;
     const logs = TABLES.map((table) => readLog({ url: urls[0], token, app, table }));
@@ -83,7 +83,7 @@ class Case {
   }
 }
 
-/** The answer to the first push of a device is lost, so that it begins once more from the beginning. */
+/** The answer to a device's first push is lost, so it starts from the beginning again. */
 async function lostAnswer(run) {
   const device = await run.open(0);
   await run.insertMany(device, true);
@@ -93,7 +93,7 @@ async function lostAnswer(run) {
   await run.wrote(device.edit(TABLES[0], 'unstamped', { title: 'edited' }));
   run.expect(await device.push(), 'the second push was not answered');
   await run.expectAll(device, 'the device, after its push');
-  // The cursor that it was given still belongs to the initial sync: further pages are no worse.
+  // The cursor it received still belongs to the initial sync: further pages are handled alike.
   run.expect(await device.sync(), 'the pulls were not answered');
   await run.expectAll(device, 'the device, after its pulls');
   await run.expectStored(run.changes);
@@ -103,14 +103,14 @@ async function lostAnswer(run) {
   await Promise.all([device.close(true), other.close(true)]);
 }
 
-/** Pending changes go out again with more, then with a cursor that a pull has moved. */
+/** Pending changes are sent again with others, then with a cursor that a pull has moved. */
 async function sentAgain(run) {
   const [device, other] = [await run.open(0), await run.open(1)];
   await run.insertMany(device, true);
   await run.pushAndLoseTheAnswer(device);
   await run.editMost(device);
   await run.pushAndLoseTheAnswer(device);
-  // Somebody else writes, so that the pull has something that moves the cursor.
+  // Another device writes, so that the pull moves the cursor.
   await run.wrote(other.insert(TABLES[0], [{ id: 'of-the-other', title: 'x' }], true));
   run.expect(await other.push(), "the other device's push was not answered");
   if (run.options.rule === 'stamps') {

@@ -1,4 +1,4 @@
-/** Numbers that depend on a seed alone. */
+/** Random numbers that depend only on a seed. */
 export class Random {
   #state;
 
@@ -7,7 +7,7 @@ export class Random {
     this.#state = (seed * 0x9e3779b9 + 0x7f4a7c15) >>> 0;
   }
 
-  /** A number from 0 up to 1. */
+  /** Returns a number from 0 up to 1. */
   unit() {
     // xorshift32; the state is never 0.
     let x = this.#state || 1;
@@ -18,7 +18,7 @@ export class Random {
     return this.#state / 2 ** 32;
   }
 
-  /** A whole number from 0 up to `end`. */
+  /** Returns a whole number from 0 up to `end`. */
   below(end) {
     return Math.floor(this.unit() * end);
   }

@@ -1,4 +1,5 @@
-//! A trimmer with a defect is noticed: by what a fresh device has, by what is stored, or by who is left out.
+//! A trimmer with a defect is noticed: by the state of a fresh device, by what is stored, or by changes that readers
+//! miss.
 
 use super::*;
 

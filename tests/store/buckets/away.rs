@@ -1,4 +1,4 @@
-//! A bucket that cannot be used costs its users 503, and nobody else anything.
+//! A bucket that cannot be used costs its users 503s, and nobody else anything.
 
 use super::*;
 

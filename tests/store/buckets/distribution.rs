@@ -1,4 +1,4 @@
-//! Distributing what is stored over buckets: whole, resumed, and nothing that is not ours.
+//! Distributing stored logs over buckets: completely, resumably, and touching nothing that is not ours.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Logs that are distributed over buckets: everything works as without, and a bucket that is away costs its users something
-//! and nobody else.
+//! Logs distributed over buckets: everything works as without buckets, and a bucket that is away affects its users and
+//! nobody else.
 
 mod away;
 mod distribution;

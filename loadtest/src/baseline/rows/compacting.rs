@@ -1,5 +1,5 @@
-//! Pushes while logs are trimmed, against the same with trimming off. The horizon is a second, so that there is something to
-//! trim all the time.
+//! Pushes while logs are trimmed, compared with trimming off. The horizon is a second, so that there is always
+//! something to trim.
 
 use super::Row;
 use super::pushes::{WARM_UP, pushers, refuse_failures};
@@ -12,17 +12,17 @@ use crate::engine::closed::{Measured, closed_loop};
 use crate::local::Surroundings;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
-/// Users and changes of each that wait to be trimmed: more than is trimmed meanwhile.
+/// Number of logs waiting to be trimmed, with a thousand changes each: more than are trimmed during the measurement.
 const OLD_LOGS: u64 = 200;
 
-/// One side: its database, and the setting that tells it from the other.
+/// A side: its database, and the setting in which they differ.
 struct Side {
     database: &'static str,
     horizon: &'static str,
     turns: Vec<Measured>,
 }
 
-/// Both sides alternately, there and back again.
+/// Measures both sides alternately, back and forth.
 pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, BaselineError> {
     let side = |database, horizon| Side { database, horizon, turns: Vec::new() };
     let mut sides = [side("bench_compacting", "1000"), side("bench_not_compacting", "0")];
@@ -64,7 +64,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, Baselin
     ])
 }
 
-/// Logs of a thousand changes that were never trimmed.
+/// Creates logs of a thousand changes that were never trimmed.
 async fn prepare(at: &Surroundings, database: &str) -> Result<(), BaselineError> {
     at.fresh_database(database).await?;
     let dataset = Dataset::of_many_users(OLD_LOGS * 1000);
@@ -90,7 +90,7 @@ async fn turn(at: &Surroundings, plan: &Plan, side: &Side) -> Result<Measured, B
     Ok(measured)
 }
 
-/// Pushes beside a trimming that did nothing say nothing.
+/// Fails if nothing was trimmed: then the comparison is meaningless.
 async fn refuse_idleness(at: &Surroundings, side: &Side) -> Result<(), BaselineError> {
     let counts = "select count(*) filter (where trimmed_to > 'epoch'), count(*) filter (where untrimmed_since < now() - interval '2 s')
                   from sync_heads";

@@ -1,4 +1,4 @@
-//! What it costs pushes that three replicas hear of them: the same three with and without publishing.
+//! The cost of fan-out to three replicas for pushes: the same three replicas with and without publishing.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::engine::closed::closed_loop;
 use crate::local::{Replica, Surroundings, stop_all};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
-/// Left to the reconcilers, nothing is published. See PUBLISH_QUEUE in the server's settings.
+/// Publishes nothing; everything is left to the reconcilers. See PUBLISH_QUEUE in the server's settings.
 pub const SILENT: [(&str, &str); 1] = [("PUBLISH_QUEUE", "0")];
 pub const REPLICAS: usize = 3;
-/// Turns of each side in a round.
+/// Turns of each side per round.
 const TURNS: u32 = 5;
-/// What a turn begins with and does not count.
+/// Uncounted time at the beginning of a turn.
 const TURN_WARM_UP: Duration = Duration::from_millis(200);
 
-/// Replicas in a database of their own, and who pushes to all of them.
+/// Starts replicas with their own database, and clients that push to all of them.
 pub async fn start(
     at: &Surroundings,
     plan: &Plan,
@@ -50,7 +50,7 @@ impl Side {
         Ok(Self { replicas, workers, pushed: 0, seconds: 0.0 })
     }
 
-    /// Pushes for a turn; how many in a second.
+    /// Pushes for a turn; returns pushes per second.
     async fn push(&mut self, length: Duration, busy: &mut f64) -> Result<f64, BaselineError> {
         let workers = std::mem::take(&mut self.workers);
         let (measured, back) = closed_loop(workers, 1, TURN_WARM_UP, length).await?;
@@ -67,15 +67,15 @@ impl Side {
     }
 }
 
-/// Measures both sides by many short turns, each first as often as the other: this row looks for a difference that is
-/// smaller than what a disk does from one second to the next. Both sets of replicas stand all the time, in databases of
-/// their own: notifications do not leave a database.
+/// Measures both sides in many short turns, each going first equally often: the difference is smaller than the
+/// variation of a disk from one second to the next. Both sets of replicas run all the time, in databases of their own:
+/// notifications do not leave a database.
 pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineError> {
     let mut on = Side::start(at, plan, "bench_fanout", &[]).await?;
     let mut off = Side::start(at, plan, "bench_silent", &SILENT).await?;
     let (mut busy, mut rounds) = (0.0_f64, Vec::new());
     let turn = plan.length / TURNS;
-    // What each needs once is not to count.
+    // One-time costs are not counted.
     for side in [&mut on, &mut off] {
         side.push(turn, &mut busy).await?;
         (side.pushed, side.seconds) = (0, 0.0);

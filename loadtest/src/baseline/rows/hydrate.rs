@@ -1,4 +1,4 @@
-//! A fresh device that pulls its whole table page after page, against COPY of the same rows.
+//! A fresh device that pulls its whole table page by page, compared with COPY of the same rows.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineErro
         if pages < plan.hydrated / 1000 {
             return Err(BaselineError::Nothing { what: format!("only {pages} pages were pulled") });
         }
-        // The first round fills caches on both sides.
+        // The first round fills the caches of both sides.
         if round == 0 {
             continue;
         }

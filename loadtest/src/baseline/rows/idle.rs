@@ -1,4 +1,4 @@
-//! Resident memory of a replica for each idle, authenticated connection.
+//! The resident memory of a replica per idle, authenticated connection.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use crate::local::{Replica, Surroundings};
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
 const DATABASE: &str = "bench_idle";
-/// Opened before the memory is looked at, so that what is needed once is not divided among the rest.
+/// Opened before memory is first measured, so that one-time costs are not divided among the rest.
 const FIRST: usize = 200;
 const AT_ONCE: usize = 64;
-/// Of one local address; there are 28,000 ports.
+/// Connections per local address; there are 28,000 ports.
 const PER_ADDRESS: usize = 10_000;
 const SETTLE: Duration = Duration::from_secs(2);
-/// As long as every connection takes to have had one of whatever it has regularly.
+/// Long enough for each periodic event to have happened on every connection.
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// What is held.
+/// The kind of connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     WebSocket,
@@ -47,7 +47,7 @@ impl IdleConnection {
         }
     }
 
-    /// Takes what comes, as a client would, until the connection ends.
+    /// Receives what arrives, as a client would, until the connection ends.
     async fn hold(self) {
         match self {
             Self::Socket(mut socket) => while !matches!(socket.next().await, Ok(SocketEvent::Closed(_)) | Err(_)) {},
@@ -56,13 +56,13 @@ impl IdleConnection {
     }
 }
 
-/// Where the connection of this number comes from.
+/// Returns the local address for the connection with this number.
 pub fn local_address(number: usize) -> IpAddr {
     let address = u8::try_from(1 + number / PER_ADDRESS).unwrap_or(u8::MAX);
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, address))
 }
 
-/// Holds connections, each of a user of its own, and divides what the replica grew by.
+/// Holds connections, each of its own user, and divides the replica's memory growth by their number.
 pub async fn measure(at: &Surroundings, plan: &Plan, transport: Transport) -> Result<Row, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replica = at.replica("replica", DATABASE, &[]).await?;

@@ -1,4 +1,4 @@
-//! The lines of the table, one file for each way of measuring.
+//! The rows of the table, one file for each way of measuring.
 
 pub(crate) mod compacting;
 pub(crate) mod fanout;
@@ -12,36 +12,36 @@ pub(crate) mod woken;
 
 use crate::report::model::Ratio;
 
-/// The lines by name, in the order of the table.
+/// The rows by name, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Name {
-    /// Pushes of one change, and of ten, against pgbench with the same statement.
+    /// Pushes of one change and of ten, compared with pgbench running the same statement.
     Pushes,
-    /// Pushes while logs are trimmed, against the same with trimming off.
+    /// Pushes while logs are trimmed, compared with trimming off.
     Compacting,
-    /// Pushes with three replicas listening, against the same with nothing published.
+    /// Pushes with three replicas listening, compared with nothing published.
     Fanout,
-    /// What publishing costs PostgreSQL for a push where there are few, against the same with nothing published.
+    /// PostgreSQL's cost of publishing per push at a low rate, compared with nothing published.
     Paced,
-    /// From a commit to a wake-up through another replica, against a bare notification.
+    /// From a commit to a wake-up through another replica, compared with a bare notification.
     Wakeup,
-    /// From the answer to a push to the wake-up through another replica, while pushes are many.
+    /// From the answer to a push to the wake-up through another replica, at a high rate of pushes.
     Woken,
     /// Memory of idle WebSockets and streams.
     Idle,
-    /// Rows of a fresh device's pull, against COPY.
+    /// Rows of a fresh device's pull, compared with COPY.
     Hydrate,
-    /// Latency of pushes and pulls with much stored, against little.
+    /// Latency of pushes and pulls with much stored, compared with little.
     Stored,
 }
 
-/// A line that was measured.
+/// A measured row.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Our number beside the baseline's.
+    /// Our number and the baseline's.
     pub ratio: Ratio,
-    /// How it came about: each round, and what to bear in mind.
+    /// Details of the measurement: each round, and caveats.
     pub note: String,
-    /// The busiest that a thread of the generator was, as a share of its time.
+    /// The load of the generator's busiest thread, as a fraction of its time.
     pub generator_busy: f64,
 }

@@ -1,7 +1,7 @@
-//! What telling the other replicas of a push costs PostgreSQL where there are few: its processor time for a push, at 200
-//! pushes a second on three replicas, with and without publishing.
+//! PostgreSQL's cost of announcing a push to other replicas at a low rate: its processor time per push, at 200 pushes a
+//! second on three replicas, with and without publishing.
 //!
-//! What both sets of replicas cost that nobody pushes to is measured first, and does not count.
+//! The idle cost of both sets of replicas is measured first, and not counted.
 
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,17 @@ use crate::report::LatencyHistogram;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 use crate::report::units::seconds;
 
-/// Connections, and how often each pushes: 200 a second.
+/// Connections, and the period of pushes on each: 200 a second in all.
 const CONNECTIONS: usize = 20;
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Pushes at its own times.
+/// Pushes at a fixed rate.
 struct Paced {
     pusher: Pusher,
-    /// Before its first push.
+    /// Delay before its first push.
     offset: Duration,
     ticks: Option<Interval>,
-    /// How long its pushes take.
+    /// The latency of its pushes.
     latency: LatencyHistogram,
 }
 
@@ -90,15 +90,15 @@ impl Side {
         Ok(())
     }
 
-    /// Processor time of PostgreSQL for a push, in seconds, where it uses so much of a second without any.
+    /// Returns PostgreSQL's processor time per push in seconds, given what it uses per second when idle.
     fn cpu_each(&self, idle: f64) -> f64 {
         (self.cpu.as_secs_f64() - idle * self.seconds) / self.pushed as f64
     }
 }
 
-/// The PostgreSQL here.
+/// The local PostgreSQL.
 struct Server {
-    /// Of its backends, the one of this connection.
+    /// The backend of this connection.
     backend: i32,
     _connection: Client,
 }
@@ -116,7 +116,7 @@ impl Server {
     }
 }
 
-/// Measures both sides alternately, each first as often as the other.
+/// Measures both sides alternately, each going first equally often.
 pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Row, BaselineError> {
     let mut on = Side::start(at, plan, "bench_told", &[]).await?;
     let mut off = Side::start(at, plan, "bench_untold", &SILENT).await?;

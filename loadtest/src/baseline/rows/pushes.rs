@@ -1,4 +1,4 @@
-//! Pushes in a second over HTTP, against pgbench running the very statement on the same PostgreSQL.
+//! Pushes per second over HTTP, compared with pgbench running the minimal statement on the same PostgreSQL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub const WARM_UP: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// Pushes from random ones of its devices, one push at a time.
+/// Pushes from random devices, one push at a time.
 pub struct Pusher {
     client: Client,
     rng: StdRng,
@@ -28,7 +28,8 @@ pub struct Pusher {
 }
 
 impl Pusher {
-    /// Lets each target see each user once: what a replica asks others once for a user is not part of a push.
+    /// Sends each target one request of each user: the queries that a replica makes once per user are not part of a
+    /// push.
     pub async fn introduce(&mut self, targets: &[Endpoint]) -> Result<(), Failure> {
         for target in targets {
             let mut client = Client::new([target.clone()].into(), TIMEOUT);
@@ -47,7 +48,7 @@ impl Work for Pusher {
     }
 }
 
-/// One pusher for each connection; the users are divided among them, so that the pushes of one user never meet.
+/// Returns one pusher per connection; the users are divided among them, so that pushes of one user never overlap.
 pub fn pushers(
     at: &Surroundings,
     plan: &Plan,
@@ -103,13 +104,14 @@ pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<R
         format!("pushes of {many}"),
         Measurement::new("over HTTP, one replica", Unit::PerSecond, median(ours)),
         Measurement::new("pgbench, the same statement", Unit::PerSecond, median(theirs)),
-        // A batch is one statement for many pushes, which pgbench does not have; of ten changes the statement itself is most.
+        // A batch is one statement for many pushes, which pgbench lacks; with ten changes the statement itself
+        // dominates.
         Some(Limit::AtLeast(if changes == 1 { 1.0 } else { 0.9 })),
     );
     Ok(Row { ratio, note: rounds.join("; "), generator_busy: busy })
 }
 
-/// A rate with errors in it is no rate.
+/// Fails if there were errors: a rate with errors is meaningless.
 pub fn refuse_failures(measured: &Measured) -> Result<(), BaselineError> {
     match measured.failed() {
         0 if measured.done > 0 => Ok(()),

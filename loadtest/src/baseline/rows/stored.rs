@@ -1,4 +1,4 @@
-//! Latency of a push and of a pull where much is stored, against the same where little is.
+//! Latency of a push and a pull with much stored, compared with little.
 
 use super::Row;
 use crate::baseline::dataset::{Dataset, Latencies, Side, interleaved};
@@ -8,10 +8,10 @@ use crate::report::LatencyHistogram;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
 const TURNS: usize = 20;
-/// In each turn.
+/// Requests per turn.
 const REQUESTS: usize = 200;
 
-/// Both amounts alternately, one connection each, so that nothing waits for anything else.
+/// Measures both amounts alternately, on one connection each, so that nothing waits for anything else.
 pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, BaselineError> {
     let mut sides = Vec::new();
     for changes in [plan.stored.0, plan.stored.1] {

@@ -1,7 +1,8 @@
-//! From a commit on one replica to the wake-up on a WebSocket of another, against a bare notification.
+//! From a commit on one replica to the wake-up on a WebSocket of another, compared with a bare notification.
 //!
-//! Nobody outside PostgreSQL sees a commit. The answer to the push leaves after it, and takes at most an HTTP round
-//! trip to arrive; so commit to wake-up is at most wake-up minus answer plus a round trip, and that is what is told.
+//! A commit is not observable outside PostgreSQL. The answer to the push is sent after it and takes at most an HTTP
+//! round trip to arrive; so the time from commit to wake-up is at most wake-up minus answer plus a round trip, and that
+//! is reported.
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,12 @@ use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
 const DATABASE: &str = "bench_wakeup";
 const TURNS: usize = 5;
-/// Of each side in each turn.
+/// Measurements of each side per turn.
 const COUNT: usize = 150;
 pub(super) const LATE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// Seconds, one for each push.
+/// Seconds, one value per push.
 #[derive(Default)]
 pub(super) struct Times {
     pub(super) answered_to_woken: Vec<f64>,
@@ -34,7 +35,7 @@ pub(super) struct Times {
     notify: Vec<f64>,
 }
 
-/// Measures both alternately, on one thread, so that no wake-up of a thread of ours is in one and not in the other.
+/// Measures both alternately on one thread, so that both or neither include a wake-up of one of our threads.
 pub async fn measure(at: &Surroundings, _plan: &Plan) -> Result<Row, BaselineError> {
     at.fresh_database(DATABASE).await?;
     let replicas = at.replicas(2, DATABASE, &[]).await?;
@@ -93,7 +94,7 @@ async fn turns(bases: &[String; 2], url: &str, token: String) -> Result<Times, B
     Ok(times)
 }
 
-/// One push, with the times from it to its wake-up.
+/// Makes one push, and records the times until its wake-up.
 pub(super) async fn one(
     device: &mut LeanDevice,
     client: &mut Client,

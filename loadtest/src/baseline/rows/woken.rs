@@ -1,5 +1,5 @@
 //! From the answer to a push to the wake-up through another replica, while three replicas store 1,000 pushes a second:
-//! where the machine still has time, nothing is to wait.
+//! as long as the machine has capacity, nothing should wait.
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,12 @@ use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
 const DATABASE: &str = "bench_woken";
 const REPLICAS: usize = 3;
-/// Users, each of whom pushes to one replica and listens at the next, and how often.
+/// Number of users, each of whom pushes to one replica and listens on the next, and the period of each.
 const USERS: usize = 100;
 const PERIOD: Duration = Duration::from_millis(100);
-/// Before anything is counted.
+/// Uncounted time at the beginning.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// What may be, in seconds: half of the wake-ups, and all but one in a hundred.
+/// Limits in seconds: for half of the wake-ups, and for all but one in a hundred.
 const GOALS: [(f64, f64, &str); 2] = [(0.5, 600e-6, "p50"), (0.99, 5e-3, "p99")];
 
 /// Measures both at once.
@@ -67,7 +67,7 @@ fn identity(at: &Surroundings, number: usize) -> Result<Identity, BaselineError>
     Ok(Identity { user, app: "bench".to_owned(), client: "writer".to_owned(), token })
 }
 
-/// How long after their answers wake-ups came, in seconds; at least 0, since some come before.
+/// Returns the delays between answers and wake-ups in seconds; at least 0, as some wake-ups come first.
 async fn all(bases: &[String], identities: Vec<Identity>, length: Duration) -> Result<Vec<f64>, BaselineError> {
     let endpoints = Endpoint::resolve_all(bases).await?;
     let (from, mut running) = (Instant::now() + WARM_UP, JoinSet::new());

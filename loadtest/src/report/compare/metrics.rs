@@ -1,23 +1,23 @@
-//! The values by which runs are compared: each as a total, and as it was second by second in the measured phases.
+//! The values by which runs are compared: each as a total, and second by second in the measured phases.
 
 use crate::report::Report;
 use crate::report::model::{Operation, OperationSecond, Second, Unit};
 
 use super::noise::{Evidence, windows};
 
-/// One value of a run.
+/// A value of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     pub name: String,
     pub unit: Unit,
     pub lower_is_better: bool,
-    /// None: nothing was measured.
+    /// `None` if nothing was measured.
     pub total: Option<f64>,
-    /// What its noise is judged by.
+    /// The basis for judging its noise.
     pub evidence: Evidence,
 }
 
-/// All of a run's: those of each operation, then what the replicas used.
+/// Returns all values of a run: those of each operation, then the replicas' resources.
 pub fn metrics(report: &Report) -> Vec<Metric> {
     let measured: Vec<&Second> = report.series.iter().filter(|second| report.is_measured(second)).collect();
     let mut metrics = Vec::new();
@@ -80,8 +80,8 @@ fn of_operation(operation: &Operation, measured: &[&Second]) -> Vec<Metric> {
     ]
 }
 
-/// Requests done and processor time of all replicas together, in the measured seconds in which every replica answered
-/// that should, and in the second before.
+/// Returns requests done and processor time of all replicas together, for the measured seconds in which, and before
+/// which, every replica that should answer did.
 fn cpu_used(report: &Report) -> Vec<(u64, f64)> {
     let pairs = report.series.windows(2).filter(|pair| report.is_measured(&pair[1]) && !pair[1].replicas.is_empty());
     let used = pairs.filter_map(|pair| {

@@ -1,4 +1,4 @@
-//! Two runs side by side: what changed beyond noise, and what else was different.
+//! Compares two runs: what changed beyond noise, and what else was different.
 
 mod metrics;
 mod noise;
@@ -16,55 +16,55 @@ use surroundings::{Difference, differences};
 
 pub use page::page;
 
-/// Ratios to baselines are single values without a timeline, so their noise is not known: only changes from this share
-/// on are told.
+/// Ratios to baselines are single values without a timeline, so their noise is not known: only changes of at least this
+/// fraction are reported.
 const RATIO_CHANGE: f64 = 0.10;
 
-/// The same for growth, whose two sides are not as alike as those of a ratio, and include the slowest of a hundred.
+/// The same for growth, whose two sides are less alike than those of a ratio, and include the slowest of a hundred.
 const GROWTH_CHANGE: f64 = 0.25;
 
-/// The second run seen from the first.
+/// The second run compared with the first.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// The runs' names and beginnings.
+    /// The names and start times of the runs.
     pub runs: [String; 2],
-    /// Every value that one of the runs has.
+    /// Every value that either run has.
     pub rows: Vec<Row>,
-    /// What one of the two must be doubted for.
+    /// Reasons to doubt one of the runs.
     pub warnings: Vec<String>,
-    /// What was otherwise in the two runs.
+    /// Other differences between the runs.
     pub differences: Vec<Difference>,
-    /// Checks and thresholds that held in the first run and do not in the second.
+    /// Checks and thresholds that held in the first run but not in the second.
     pub broken: Vec<String>,
 }
 
-/// One value of both runs.
+/// A value in both runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// What was measured.
+    /// The name of the value.
     pub name: String,
-    /// In what.
+    /// Its unit.
     pub unit: Unit,
-    /// None: not measured there.
+    /// `None` if it was not measured in this run.
     pub first: Option<f64>,
-    /// None: not measured there.
+    /// `None` if it was not measured in this run.
     pub second: Option<f64>,
-    /// By how much the second is more, as a share of the first; none: nothing to compare, or from nothing.
+    /// The increase from first to second, as a fraction of the first; none if one is missing or the first is zero.
     pub change: Option<f64>,
-    /// What the change is.
+    /// The meaning of the change.
     pub outcome: Outcome,
 }
 
-/// What a change is.
+/// The meaning of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is better.
     Better,
     /// It is worse.
     Worse,
-    /// It may be the noise of two runs.
+    /// It may be noise.
     WithinNoise,
-    /// It changed, and there is too little to tell whether that is noise.
+    /// It changed, but there is too little data to tell whether that is noise.
     Unknown,
     /// One of the runs did not measure it.
     Missing,
@@ -91,7 +91,7 @@ impl Comparison {
         }
     }
 
-    /// Values that got worse beyond noise by more than this many percent.
+    /// Returns values that got worse beyond noise by more than this many percent.
     pub fn regressions(&self, percent: f64) -> Vec<&Row> {
         let beyond = |row: &&Row| {
             row.outcome == Outcome::Worse && row.change.is_none_or(|change| change.abs() * 100.0 > percent)
@@ -99,7 +99,8 @@ impl Comparison {
         self.rows.iter().filter(beyond).collect()
     }
 
-    /// Whether the second run is worse by more than this many percent in anything, or breaks what the first one held.
+    /// True if any value of the second run is worse by more than this many percent, or a check or threshold of the
+    /// first no longer holds.
     pub fn is_regression(&self, percent: f64) -> bool {
         !self.broken.is_empty() || !self.regressions(percent).is_empty()
     }
@@ -124,16 +125,16 @@ fn row(like: &Metric, first: Option<&Metric>, second: Option<&Metric>) -> Row {
     }
 }
 
-/// A value that has no timeline.
+/// A value without a timeline.
 struct Single {
     name: String,
     value: Option<f64>,
     goal: Option<Limit>,
-    /// The least change that is told.
+    /// The smallest change that is reported.
     least: f64,
 }
 
-/// Ratios to baselines, and what the last size's values are of the first's.
+/// Returns ratios to baselines, and the growth from the first to the last size.
 fn singles(report: &Report) -> Vec<Single> {
     let ratios = report.ratios.iter().map(|ratio| {
         let name = format!("ratio: {}", ratio.name);

@@ -1,41 +1,41 @@
-//! What is noise: the measured time of both runs is cut into ten windows, and each is compared with its counterpart.
+//! Judges noise: the measured time of both runs is cut into ten windows, and each is compared with its counterpart.
 //!
-//! If both runs had been the same, the second would be higher in about half of the pairs. A change is beyond noise
-//! where the pairs agree so far that this happens by chance less than once in a hundred times (Wilcoxon's signed-rank
-//! test, on relative differences) *and* the totals differ by [`LEAST_CHANGE`]. Pairs, because a storm is slower than
-//! a steady phase in every run; windows rather than seconds, because neighbouring seconds resemble each other and
-//! would count as more evidence than they are; ranks, because latencies are far from any normal distribution. Failures
-//! come in bursts, and one burst matters: they are judged by their number.
+//! If both runs were the same, the second would be higher in about half of the pairs. A change is beyond noise if the
+//! pairs agree so far that this happens by chance less than once in a hundred times (Wilcoxon's signed-rank test, on
+//! relative differences) *and* the totals differ by [`LEAST_CHANGE`]. Pairs, because a storm is slower than a steady
+//! phase in every run; windows rather than seconds, because adjacent seconds resemble each other and would count as
+//! more evidence than they are; ranks, because latencies are far from any normal distribution. Failures come in bursts,
+//! and one burst matters: they are judged by their number.
 //!
-//! What none of this can see is what differs from run to run but not within one: repeat runs. Nor are there pairs in
-//! runs whose phases differ, which the comparison warns of.
+//! None of this can detect what differs from run to run but not within one: repeat runs. Nor are there pairs in runs
+//! with different phases, which the comparison warns about.
 
-/// Smaller changes are left alone, however sure they are.
+/// Smaller changes are ignored, however certain they are.
 pub const LEAST_CHANGE: f64 = 0.03;
 
-/// Into as many pieces is a run cut.
+/// The number of windows that a run is cut into.
 pub const WINDOWS: usize = 10;
 
-/// With fewer pairs, even complete agreement would not be sure enough.
+/// With fewer pairs, even complete agreement would not be certain enough.
 const FEWEST: usize = 8;
 
-/// Standard deviations, two-sided, at one in a hundred. (Exactly, eight pairs that agree are at 0.8 in a hundred; the
+/// Standard deviations, two-sided, for one in a hundred. (Exactly, eight pairs that agree are at 0.8 in a hundred; the
 /// normal distribution puts them at 2.52.)
 const SURE: f64 = 2.5;
 
-/// How sure a difference is.
+/// The certainty of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certainty {
     BeyondNoise,
     WithinNoise,
-    /// There is too little to judge by.
+    /// There is too little data to judge.
     Unknown,
 }
 
-/// What a value's noise is judged by.
+/// The basis for judging a value's noise.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Evidence {
-    /// The value in each range; none: nothing is known of it.
+    /// The value in each window; `None` if it is not known.
     Windows(Vec<Option<f64>>),
     Counts {
         failed: u64,
@@ -43,7 +43,7 @@ pub enum Evidence {
     },
 }
 
-/// Cuts values in their order into up to [`WINDOWS`] equal pieces, each told by its median.
+/// Cuts values, in order, into up to [`WINDOWS`] equal pieces, and takes the median of each.
 pub fn windows(values: impl Iterator<Item = Option<f64>>) -> Evidence {
     let values: Vec<Option<f64>> = values.collect();
     let pieces = values.len().min(WINDOWS);
@@ -52,7 +52,7 @@ pub fn windows(values: impl Iterator<Item = Option<f64>>) -> Evidence {
     Evidence::Windows(medians.collect())
 }
 
-/// Whether two runs differ by more than their own unrest, in a value whose totals these are.
+/// Judges whether two runs differ by more than their own noise, in a value with these totals.
 pub fn judge(totals: (f64, f64), evidence: (&Evidence, &Evidence)) -> Certainty {
     let change = totals.1 - totals.0;
     if change.abs() <= LEAST_CHANGE * totals.0.abs() {
@@ -71,19 +71,20 @@ pub fn judge(totals: (f64, f64), evidence: (&Evidence, &Evidence)) -> Certainty 
         }
         _ => return Certainty::Unknown,
     };
-    // Windows must have moved in the direction of the totals, or something else is being told.
+    // Windows must have moved in the same direction as the totals, or they measure something else.
     let same_way = (change > 0.0) == (apart > 0.0);
     if apart.abs() >= SURE && same_way { Certainty::BeyondNoise } else { Certainty::WithinNoise }
 }
 
-/// How many standard deviations the second share is above the first, if both were drawn from the two together.
+/// Returns how many standard deviations the second fraction is above the first, if both were drawn from the two
+/// together.
 fn shares_apart((failed, tried): (f64, f64), (failed_then, tried_then): (f64, f64)) -> f64 {
     let together = (failed + failed_then) / (tried + tried_then);
     let deviation = (together * (1.0 - together) * (1.0 / tried + 1.0 / tried_then)).sqrt();
     if deviation > 0.0 { (failed_then / tried_then - failed / tried) / deviation } else { 0.0 }
 }
 
-/// How many standard deviations the signed ranks of the pairs' differences are above what they would be by chance.
+/// Returns how many standard deviations the signed ranks of the pairs' differences are above chance.
 fn pairs_apart(pairs: &[(f64, f64)]) -> f64 {
     let relative = |&(a, b): &(f64, f64)| if a == b { 0.0 } else { (b - a) / (a.abs() + b.abs()) };
     let mut changes: Vec<f64> = pairs.iter().map(relative).filter(|&change| change != 0.0).collect();
@@ -92,7 +93,7 @@ fn pairs_apart(pairs: &[(f64, f64)]) -> f64 {
     if n == 0.0 {
         return 0.0;
     }
-    // Relative differences of measured values hardly ever tie; where they do, their order is as good as any.
+    // Relative differences of measured values hardly ever tie; if they do, any order is fine.
     let higher: f64 =
         changes.iter().zip(1_u32..).filter(|(change, _)| **change > 0.0).map(|(_, rank)| f64::from(rank)).sum();
     (higher - n * (n + 1.0) / 4.0) / (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt()
@@ -108,7 +109,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// A run whose seconds wander around `level` by a fifth, with a storm in its last third.
+    /// A run whose seconds vary around `level` by a fifth, with a storm in its last third.
     fn run(level: f64, seed: u32) -> Evidence {
         windows((0..120).map(|at| {
             let storm = if at > 80 { 5.0 } else { 1.0 };

@@ -1,4 +1,4 @@
-//! A comparison as a page, in the form of a run's.
+//! Renders a comparison as a page, in the form of a run's page.
 
 use maud::{Markup, html};
 
@@ -6,7 +6,7 @@ use super::show::METHOD;
 use super::{Comparison, Outcome, Row};
 use crate::report::html::document;
 
-/// The page.
+/// Renders the page.
 pub fn page(comparison: &Comparison) -> String {
     let worse = comparison.rows.iter().any(|row| row.outcome == Outcome::Worse) || !comparison.broken.is_empty();
     let better = comparison.rows.iter().any(|row| row.outcome == Outcome::Better);

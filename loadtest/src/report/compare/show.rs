@@ -1,4 +1,4 @@
-//! A comparison in the terminal.
+//! Formats a comparison for the terminal.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use super::{Comparison, Outcome, Row};
 use crate::report::units::{NONE, number, show_or_none};
 
-/// How noise is judged, for people.
+/// Explains how noise is judged, for people.
 pub(super) const METHOD: &str = "Better and worse: the totals differ by more than 3 %, and ten windows of one run \
      differ from their counterparts in the other in the same way (signed-rank test, 1 %). Failures are judged by their \
      number (1 %). Ratios to baselines have no timeline: from 10 % on; growth from 25 % on. What differs from run to \
@@ -39,7 +39,7 @@ impl fmt::Display for Comparison {
 }
 
 impl Comparison {
-    /// What changed beyond noise, in a sentence.
+    /// Summarises what changed beyond noise in a sentence.
     pub fn summary(&self) -> String {
         let named = |outcome: Outcome| -> Vec<String> {
             let rows = self.rows.iter().filter(|row| row.outcome == outcome);
@@ -61,7 +61,7 @@ impl Comparison {
 }
 
 impl Row {
-    /// `+12 %`; what changed from zero has no share.
+    /// Formats the change as `+12 %`; a change from zero has no percentage.
     pub fn change_text(&self) -> String {
         match self.change {
             Some(change) if change >= 0.0 => format!("+{} %", number(change * 100.0)),
@@ -70,7 +70,7 @@ impl Row {
         }
     }
 
-    /// The outcome in words.
+    /// Returns the outcome in words.
     pub fn outcome_text(&self) -> &'static str {
         match self.outcome {
             Outcome::Better => "better",
@@ -81,7 +81,7 @@ impl Row {
         }
     }
 
-    /// The row as a table shows it.
+    /// Returns the cells of the table row.
     pub fn cells(&self) -> [String; 5] {
         [
             self.name.clone(),

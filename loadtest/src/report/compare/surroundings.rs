@@ -1,4 +1,4 @@
-//! What else differs between two runs, and so could be the reason for a change.
+//! Finds other differences between two runs, which could be the reason for a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,17 +6,17 @@ use serde_json::Value;
 
 use crate::report::Report;
 
-/// One setting or circumstance that is not the same.
+/// A setting or circumstance that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub what: String,
-    /// Empty: it is missing there.
+    /// Empty if it is missing in this run.
     pub first: String,
     pub second: String,
 }
 
-/// All of them; what a person has to weigh, nothing is left out as unimportant. Targets are told by their number:
-/// ports change from run to run.
+/// Returns all differences; people have to weigh them, and nothing is left out as unimportant. Targets are compared by
+/// their number: ports change from run to run.
 pub fn differences(first: &Report, second: &Report) -> Vec<Difference> {
     let (first, second) = (facts(first), facts(second));
     let names: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
@@ -57,7 +57,7 @@ fn facts(report: &Report) -> BTreeMap<String, String> {
     facts
 }
 
-/// Each leaf of a JSON value under its path.
+/// Lists each leaf of a JSON value by its path.
 fn flatten(path: &str, value: &Value, facts: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(members) => {

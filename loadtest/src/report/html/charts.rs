@@ -1,10 +1,10 @@
-//! Which plots a report has, and what stands in them.
+//! The plots of a report, and their contents.
 
 use super::plot::{Axis, Band, Kind, Line, Plot};
 use super::thin::Thinned;
 use crate::report::model::{Operation, OperationSecond, Report, Unit};
 
-/// Colours of the percentiles are the same in every plot.
+/// Percentiles have the same colours in every plot.
 const PERCENTILES: [(&str, Pick); 3] = [
     ("p50", |second| second.latency.p50_seconds),
     ("p99", |second| second.latency.p99_seconds),
@@ -13,7 +13,7 @@ const PERCENTILES: [(&str, Pick); 3] = [
 
 type Pick = fn(&OperationSecond) -> Option<f64>;
 
-/// Makes the plots of one report.
+/// Creates the plots of one report.
 pub struct Charts<'a> {
     report: &'a Report,
     timeline: Thinned<'a>,
@@ -24,7 +24,7 @@ impl<'a> Charts<'a> {
         Self { report, timeline: Thinned::new(&report.series) }
     }
 
-    /// Of each operation, over time.
+    /// The latency of each operation over time.
     pub fn latencies(&self) -> Vec<Plot> {
         let plot = |operation: &Operation| {
             let lines = PERCENTILES.iter().enumerate().map(|(colour, (name, pick))| {
@@ -37,11 +37,11 @@ impl<'a> Charts<'a> {
         self.report.operations.iter().map(plot).collect()
     }
 
-    /// Of all operations, by the share of requests that were quicker.
+    /// The latency of all operations by the fraction of faster requests.
     pub fn distribution(&self) -> Plot {
         let histograms = || self.report.operations.iter().map(|operation| &operation.latency_histogram_microseconds);
         let most = histograms().map(|histogram| histogram.count()).max().unwrap_or(0).max(10) as f64;
-        // Twenty points in each decade of odds. The first beyond an operation's count is its slowest request of all.
+        // Twenty points per decade of odds. The first one beyond an operation's count is its slowest request of all.
         let odds_of = |step: u32| 10_f64.powf(f64::from(step) / 20.0);
         let steps = (most.log10() * 20.0).floor() as u32 + 1;
         let lines = self.report.operations.iter().enumerate().map(|(colour, operation)| {
@@ -70,7 +70,7 @@ impl<'a> Charts<'a> {
         }
     }
 
-    /// Of each operation: what was meant to happen, and what did.
+    /// The throughput of each operation: intended and actual.
     pub fn throughputs(&self) -> Vec<Plot> {
         let plot = |operation: &Operation| {
             let rate = |count: fn(&OperationSecond) -> u64| {
@@ -94,7 +94,7 @@ impl<'a> Charts<'a> {
         self.report.operations.iter().map(plot).collect()
     }
 
-    /// By operation and kind; none where there were none.
+    /// Errors by operation and kind; none if there were none.
     pub fn errors(&self) -> Option<Plot> {
         let mut kinds = std::collections::BTreeSet::new();
         for second in &self.report.series {
@@ -114,7 +114,7 @@ impl<'a> Charts<'a> {
         (!lines.is_empty()).then(|| self.over_time("Errors".to_owned(), note, Unit::PerSecond, false, lines))
     }
 
-    /// As the generator holds them, and as the replicas count them; none where there never were any.
+    /// Connections as the generator holds them, and as the replicas count them; none if there never were any.
     pub fn connections(&self) -> Option<Plot> {
         let held = self.timeline.highest(|second| Some(second.connections as f64));
         let mut lines = vec![Line { name: "generator".to_owned(), colour: 0, dashed: false, ys: held }];
@@ -126,7 +126,7 @@ impl<'a> Charts<'a> {
         any.then(|| self.over_time("WebSockets and streams".to_owned(), note, Unit::Number, false, lines))
     }
 
-    /// Of the generator, each replica and the whole machine, as a share of one core.
+    /// Processor time of the generator, each replica and the whole machine, as a fraction of one core.
     pub fn cpu(&self) -> Plot {
         let own = self.timeline.mean(|second| Some(second.generator.cpu_seconds / second.length_seconds));
         let mut lines = vec![Line { name: "generator".to_owned(), colour: 0, dashed: false, ys: own }];
@@ -144,7 +144,7 @@ impl<'a> Charts<'a> {
         self.over_time("Processor, share of one core".to_owned(), note, Unit::Share, false, lines)
     }
 
-    /// Resident, of each replica; none where no replica's metrics were read.
+    /// Resident memory of each replica; none if no replica's metrics were read.
     pub fn memory(&self) -> Option<Plot> {
         let lines = self.report.replicas.iter().enumerate().map(|(place, replica)| {
             let ys = self.timeline.highest(|second| Some(second.replicas.get(place)?.as_ref()?.resident_bytes as f64));
@@ -155,7 +155,7 @@ impl<'a> Charts<'a> {
         (!lines.is_empty()).then(|| self.over_time("Resident memory".to_owned(), note, Unit::Bytes, false, lines))
     }
 
-    /// How late the generator sent; none where it had no times to keep.
+    /// The lateness of the generator; none if it had no schedule.
     pub fn lateness(&self) -> Option<Plot> {
         let line = |name: &str, colour, ys| Line { name: name.to_owned(), colour, dashed: false, ys };
         let lines = vec![
@@ -185,7 +185,7 @@ fn values(lines: &[Line]) -> impl Iterator<Item = f64> {
     lines.iter().flat_map(|line| line.ys.iter().flatten().copied())
 }
 
-/// A replica's processor time in each second, as a share of a core; none: it was away, or has just been started.
+/// Returns a replica's processor time in each second, as a fraction of a core; none if it was away or has just started.
 fn cpu_shares(report: &Report, place: usize) -> Vec<Option<f64>> {
     let sample = |index: usize| report.series.get(index)?.replicas.get(place)?.as_ref();
     let share = |index: usize| {

@@ -1,4 +1,4 @@
-//! How cost grows with size: for each dimension a table and a plot of each measurement.
+//! Renders the growth of cost with size: for each dimension a table, and a plot of each measurement.
 
 use maud::{Markup, html};
 
@@ -7,13 +7,13 @@ use super::tables::mark;
 use crate::report::model::{Growth, GrowthLine, Limit, Report, Unit};
 use crate::report::units::{NONE, number, show_limit, show_or_none};
 
-/// A limit that is further above the values than this would leave no room for them, and is only told.
+/// A limit further above the values than this would leave no room for them in the plot, and is only given as text.
 const HIGHEST_LIMIT: f64 = 3.0;
-/// The values are told apart from the limit by colour and by dashes.
+/// Values and limit differ in colour and dashes.
 const VALUE: usize = 0;
 const LIMIT: usize = 3;
 
-/// All dimensions of a report.
+/// Renders all dimensions of a report.
 pub fn sections(report: &Report) -> Markup {
     html! {
         @for growth in &report.growth {

@@ -1,7 +1,7 @@
-//! One page for people: the verdict first, then why, then how it went, then on what. It needs no network and no other
-//! file, so that it can be attached to a decision.
+//! Renders a page for people: first the verdict, then the reasons, the course of the run, and its surroundings. It
+//! needs no network and no other file, so it can be attached to a decision.
 //!
-//! All of it is made from the [`Report`] and nothing else; maud escapes every text.
+//! All of it is made from the [`Report`] alone; maud escapes every text.
 
 mod charts;
 mod growth;
@@ -14,7 +14,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::model::Report;
 use charts::Charts;
 
-/// The page.
+/// Renders the page.
 pub fn page(report: &Report) -> String {
     let body = html! {
         (tables::verdict(report))
@@ -30,7 +30,7 @@ pub fn page(report: &Report) -> String {
     document(&report.name, &body).into_string()
 }
 
-/// How it went, second by second.
+/// Renders the run, second by second.
 fn timeline(report: &Report) -> Markup {
     let charts = Charts::new(report);
     html! {
@@ -66,7 +66,7 @@ fn timeline(report: &Report) -> Markup {
     }
 }
 
-/// The frame that every page has.
+/// The frame of every page.
 pub(super) fn document(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)

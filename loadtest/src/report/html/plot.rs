@@ -1,5 +1,5 @@
-//! A plot: lines over an axis that they share, and phases as bands behind them. It stands in the page as JSON, and
-//! `plots.js` draws it there with uPlot.
+//! A plot: lines over a shared axis, with phases as bands behind them. The page contains it as JSON, and `plots.js`
+//! draws it with uPlot.
 
 use maud::{Markup, PreEscaped, html};
 use serde::{Serialize, Serializer};
@@ -19,30 +19,30 @@ pub struct Plot {
     pub xs: Vec<f64>,
     pub lines: Vec<Line>,
     pub bands: Vec<Band>,
-    /// Each point was measured by itself: it gets a mark, and the x axis its ticks where points are.
+    /// True if each point was measured individually: points get marks, and the x axis has its ticks at points.
     pub marked: bool,
 }
 
-/// What an axis shows, and how.
+/// The contents and form of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Axis {
     pub unit: Kind,
     pub logarithmic: bool,
 }
 
-/// What decides the ticks of an axis, and how values are written.
+/// Determines the ticks of an axis, and the format of its values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Seconds since the start, as minutes and seconds.
     Clock,
-    /// `1 / (1 - share)`: each step to the right is a tenth of the requests that are left.
+    /// `1 / (1 - share)`: each step to the right is a tenth of the remaining requests.
     Tail,
     #[serde(untagged)]
     Quantity(Unit),
 }
 
-/// A value for each of the plot's `xs`; none: a gap.
+/// A value for each of the plot's `xs`; `None` is a gap.
 #[derive(Serialize)]
 pub struct Line {
     pub name: String,
@@ -58,7 +58,7 @@ pub struct Band {
     pub name: String,
     pub from: f64,
     pub to: f64,
-    /// Paler, as it does not count.
+    /// Paler, because it does not count.
     pub faint: bool,
 }
 
@@ -73,7 +73,7 @@ impl Axis {
 }
 
 impl Plot {
-    /// The figure, with a sentence in place of the plot where there is nothing to draw.
+    /// Renders the figure, with a sentence instead of the plot if there is nothing to draw.
     pub fn draw(&self) -> Markup {
         html! {
             figure.plot {
@@ -90,17 +90,17 @@ impl Plot {
         }
     }
 
-    /// JSON that can stand within a script element: nothing in it can end the element or begin a comment. None: there
-    /// is nothing to draw.
+    /// JSON for use within a script element: nothing in it can end the element or begin a comment. None if there is
+    /// nothing to draw.
     fn data(&self) -> Option<String> {
         let nothing = self.lines.iter().all(|line| line.ys.iter().all(Option::is_none));
-        // All keys are texts, and no member's serialization fails.
+        // All keys are strings, and no member fails to serialize.
         let json = serde_json::to_string(self).ok().filter(|_| !nothing)?;
         Some(json.replace('<', "\\u003c"))
     }
 }
 
-/// What draws all plots of a page; once, after them.
+/// The code that draws all plots of a page; included once, after them.
 pub fn library() -> Markup {
     html! {
         noscript { p.note { "Plots are drawn by JavaScript." } }
@@ -121,7 +121,7 @@ fn short_or_gap<S: Serializer>(values: &[Option<f64>], serializer: S) -> Result<
     serializer.collect_seq(values.iter().map(|value| value.map(short)))
 }
 
-/// Six digits are finer than any screen, and keep the page small.
+/// Rounds to six digits: finer than any screen, and it keeps the page small.
 fn short(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }

@@ -1,13 +1,13 @@
-// Draws the plots of a report with uPlot: the pointer shows values in all plots over time, a drag zooms them, a double
-// click ends that, and a click on a line's name hides it.
+// Draws the plots of a report with uPlot: the pointer shows values in all plots over time, dragging zooms them, a double
+// click resets the zoom, and a click on a line's name hides it.
 "use strict";
 (() => {
   const HEIGHT = 236;
-  /** Space for the names of phases above a plot over time. */
+  /** Height of the names of phases above a plot over time. */
   const TOP = 20;
   const FONT = "11px system-ui, sans-serif";
   const COLOURS = 8;
-  /** The steps of an axis, where tens are not round. */
+  /** The steps of an axis whose unit is not decimal. */
   const STEPS = {
     clock: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400],
     bytes: [...Array(5).keys()].flatMap((unit) => [1, 2, 5, 10, 20, 50, 100, 200, 500].map((step) => step * 1024 ** unit)),
@@ -17,14 +17,14 @@
   const colourOf = (line) => colour(`c${line.colour % COLOURS}`);
   const isDashed = (line) => line.dashed || line.colour >= COLOURS;
 
-  /** The next of …, 1, 2, 5, 10, … in a direction. */
+  /** Returns the next of …, 1, 2, 5, 10, … in a direction. */
   function round(value, up) {
     const decade = 10 ** Math.floor(Math.log10(value));
     const steps = [1, 2, 5, 10].map((step) => step * decade);
     return up ? steps.find((step) => step >= value * 0.999999) : steps.findLast((step) => step <= value * 1.000001);
   }
 
-  /** From zero, or round numbers of a logarithmic axis, to above the highest value that is in view. */
+  /** From zero, or a round number on a logarithmic axis, to above the highest visible value. */
   function rangeOf({ logarithmic }) {
     if (!logarithmic) return (_, low, high) => uPlot.rangeNum(Math.min(low ?? 0, 0), high || 1, 0.1, true);
     return (_, low, high) => {
@@ -82,7 +82,7 @@
     return series;
   }
 
-  /** The phases behind the lines, with as much of their names as fits above them. */
+  /** Draws the phases behind the lines, with as much of their names as fits above them. */
   function drawBands(plot) {
     return (u) => {
       const { ctx, bbox } = u;
@@ -116,7 +116,7 @@
     return fits > 2 ? `${text.slice(0, fits)}…` : "";
   }
 
-  /** What the pointer is at, in the plot that it is over. */
+  /** Shows the values at the pointer, in the plot that it is over. */
   function showValues(plot, tip) {
     return (u) => {
       const { idx, left } = u.cursor;
@@ -157,7 +157,7 @@
     };
   }
 
-  /** All there is: from the start to the end of a run; of a few sizes, with space on either side. Or what is zoomed. */
+  /** The whole range: from the start to the end of a run; for a few sizes, with space on either side. Or the zoomed range. */
   function wholeOf({ x, xs, bands, marked }) {
     const [first, last] = [xs[0], xs.at(-1)];
     const space = marked ? Math.max(last / first, 10) ** 0.06 : 1;
@@ -185,7 +185,7 @@
   });
   redraw();
   figures.forEach((figure) => widths.observe(figure.querySelector(".chart")));
-  // Colours are part of what is drawn.
+  // Colours are drawn, so a change of the colour scheme needs a redraw.
   for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", redraw);
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));
 })();

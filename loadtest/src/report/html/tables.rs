@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::report::model::{Growth, Measurement, Operation, Report, Unit};
 use crate::report::units::{NONE, bytes, number, seconds, show, show_limit, show_or_none};
 
-/// Title, outcome, and whether the generator was the limit.
+/// Renders title, outcome, and whether the generator was the bottleneck.
 pub fn verdict(report: &Report) -> Markup {
     let parts: Vec<(&str, bool)> = report
         .checks
@@ -20,7 +20,7 @@ pub fn verdict(report: &Report) -> Markup {
         (false, false) => ("bad", "Failed"),
     };
     let length = report.series.last().map(|second| second.at_seconds);
-    // Goals and limits on growth stand for themselves.
+    // Goals and limits on growth are judged separately.
     let judged_otherwise = !report.ratios.is_empty() || !report.growth.is_empty();
     html! {
         header {
@@ -88,7 +88,7 @@ fn limits(report: &Report) -> Markup {
     }
 }
 
-/// What was promised, and what was found.
+/// Renders promises and findings.
 pub fn checks(report: &Report) -> Markup {
     html! {
         @if !report.thresholds.is_empty() || !report.checks.is_empty() {
@@ -115,7 +115,7 @@ pub fn checks(report: &Report) -> Markup {
     }
 }
 
-/// Our numbers beside the baselines' of the same run.
+/// Renders our numbers and the baselines' of the same run.
 pub fn ratios(report: &Report) -> Markup {
     let cell = |measurement: &Measurement| {
         html! { (show(measurement.unit, measurement.value)) br; small { (measurement.name) } }
@@ -145,7 +145,7 @@ pub fn ratios(report: &Report) -> Markup {
     }
 }
 
-/// Counts and latencies of each operation.
+/// Renders counts and latencies of each operation.
 pub fn operations(report: &Report) -> Markup {
     let columns = ["intended", "sent", "done", "failed", "done/s", "mean", "p50", "p90", "p99", "p99.9", "max"];
     let cells = |operation: &Operation| {
@@ -184,7 +184,7 @@ pub fn operations(report: &Report) -> Markup {
     }
 }
 
-/// What it ran on, and with which settings.
+/// Renders the machine and the settings.
 pub fn about(report: &Report) -> Markup {
     let machine = &report.machine;
     let tool = &report.tool;
@@ -221,7 +221,7 @@ pub fn about(report: &Report) -> Markup {
             @if !report.settings.scenario.is_null() {
                 details {
                     summary { "The scenario as it was run" }
-                    // Printing a value that was read or built as JSON does not fail.
+                    // Formatting a value that was read or built as JSON does not fail.
                     pre { (serde_json::to_string_pretty(&report.settings.scenario).unwrap_or_default()) }
                 }
             }
@@ -251,7 +251,7 @@ fn fact(name: &str, value: &str) -> Markup {
     html! { tr { th { (name) } td { (value) } } }
 }
 
-/// A sign and a word: colours alone are not seen by everyone, nor printed by every printer.
+/// A sign and a word: not everyone sees colours, and not every printer prints them.
 pub fn mark(passed: Option<bool>) -> Markup {
     match passed {
         Some(true) => html! { span.mark.good { "✓ yes" } },

@@ -1,8 +1,8 @@
-//! A long run has more seconds than a plot has room for: neighbours are put together, and the plot says so.
+//! A long run has more seconds than a plot has room for: adjacent ones are merged, and the plot says so.
 
 use crate::report::model::Second;
 
-/// As many points as a plot of this size can show.
+/// The number of points that a plot of this size can show.
 const POINTS: usize = 450;
 
 /// The series of a run in at most [`POINTS`] pieces.
@@ -16,17 +16,17 @@ impl<'a> Thinned<'a> {
         Self { series, size: series.len().div_ceil(POINTS).max(1) }
     }
 
-    /// What a point stands for, where it is more than a second.
+    /// Explains what a point stands for, if that is more than a second.
     pub fn note(&self, put_together: &str) -> Option<String> {
         (self.size > 1).then(|| format!("Each point stands for {} seconds: {put_together}.", self.size))
     }
 
-    /// When each piece ended.
+    /// The end of each piece.
     pub fn ends(&self) -> Vec<f64> {
         self.series.chunks(self.size).filter_map(|piece| piece.last()).map(|second| second.at_seconds).collect()
     }
 
-    /// The highest value in each piece; none: there was none.
+    /// The highest value in each piece; none if there was none.
     pub fn highest(&self, value: impl Fn(&Second) -> Option<f64>) -> Vec<Option<f64>> {
         let pieces = self.series.chunks(self.size);
         pieces.map(|piece| piece.iter().filter_map(&value).filter(|v| v.is_finite()).reduce(f64::max)).collect()
@@ -37,7 +37,7 @@ impl<'a> Thinned<'a> {
         self.mean_of(&self.series.iter().map(value).collect::<Vec<_>>())
     }
 
-    /// The same, of a value for each second.
+    /// The same, for a list with a value for each second.
     pub fn mean_of(&self, values: &[Option<f64>]) -> Vec<Option<f64>> {
         let mean = |piece: &[Option<f64>]| {
             let known: Vec<f64> = piece.iter().flatten().copied().filter(|value| value.is_finite()).collect();

@@ -1,8 +1,8 @@
-// How numbers are written for people, as units.rs does; the axes need it for values that no report has.
+// Formats numbers for people, like units.rs; the axes need it for values that are not in a report.
 "use strict";
 const NONE = "–";
 
-/** Three significant digits, more where they stand before the point, with thousands set apart. */
+/** Three significant digits, more if they are before the decimal point, with thousands separated. */
 function number(value) {
   const size = Math.abs(value);
   const decimals = [99.95, 9.995, 0.9995, 0.09995, 0.009995].findIndex((least) => size >= least);
@@ -27,7 +27,7 @@ function bytes(value) {
   return `${number(value)} ${units[unit]}`;
 }
 
-/** `2:05`, `1:02:05`; tenths only where there are some. */
+/** `2:05`, `1:02:05`; tenths only if they are not zero. */
 function clock(value) {
   const tenths = Math.round(value * 10);
   const [whole, tenth] = [Math.floor(tenths / 10), tenths % 10];
@@ -37,14 +37,14 @@ function clock(value) {
   return `${minutes}:${two(whole % 60)}${tenth === 0 || whole >= 60 ? "" : `.${tenth}`}`;
 }
 
-/** Of odds: 10 is `90 %`, 1,000 is `99.9 %`. Near 100 the distance to 100 is what tells, and keeps two digits. */
+/** Converts odds: 10 is `90 %`, 1,000 is `99.9 %`. Near 100 the distance to 100 matters, and keeps two digits. */
 function tail(odds) {
   const percent = 100 - 100 / odds;
   const decimals = Math.min(Math.max(1 - Math.floor(Math.log10(100 / odds) + 1e-9), 0), 7);
   return `${Number(percent.toFixed(decimals))} %`;
 }
 
-/** By the names that the report has for units. */
+/** The formatters by the report's names for units. */
 const SHOW = {
   clock,
   tail,

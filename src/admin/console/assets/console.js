@@ -1,8 +1,8 @@
-// Makes pages live: asks for the page again and replaces what is marked with data-part. Without it everything else works.
+// Makes pages live: requests the page again and replaces the parts marked with data-part. Everything else works without it.
 
 const main = document.querySelector('main');
 
-/** How long ago, or how soon, in one unit; the day, if that is long. */
+/** Formats how long ago, or how soon, in one unit; or as a date, if that is long. */
 function distance(time) {
   const seconds = (Date.now() - time) / 1000;
   if (Math.abs(seconds) > 60 * 86400) return new Date(time).toISOString().slice(0, 10);
@@ -21,8 +21,8 @@ function showTimes() {
 }
 
 /**
- * Somebody is about to use this part: it stays as it is for now. Not every browser focuses a button that is pressed, and one
- * that is replaced before it is let go is not clicked.
+ * True if somebody is using this part, so that it must not be replaced now. Not every browser focuses a pressed button, and
+ * one that is replaced before it is released is not clicked.
  */
 const isInUse = (part) =>
   part.querySelector(':active') !== null ||

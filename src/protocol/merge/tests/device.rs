@@ -1,18 +1,18 @@
-//! Devices that behave as existing clients do.
+//! Models of devices that behave as existing clients do.
 
 use super::*;
 
-/// What an engine does with what it receives.
+/// The way an engine treats what it receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     ByStamps,
-    /// Merges inserts without looking at stamps.
+    /// Merges inserts without comparing stamps.
     InsertsAsTheyCome,
-    /// Applies everything as it comes.
+    /// Applies everything without comparing stamps.
     AllAsItComes,
 }
 
-/// A stream, as its session keeps it (`session/log_reader.rs`).
+/// A stream's state, as its session keeps it (`session/log_reader.rs`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stream {
     cursor: Cursor,
@@ -26,12 +26,12 @@ pub(super) struct Device {
     pub(super) engine: Engine,
     /// The stamp of its last write: its clock does not go back.
     pub(super) clock: Stamp,
-    /// Value and stamp by field, by record.
+    /// Value and stamp, by record and field.
     pub(super) records: BTreeMap<String, BTreeMap<String, (String, String)>>,
     pub(super) pending: Vec<Value>,
     pub(super) since: String,
     pub(super) stream: Option<Stream>,
-    /// All that it ever changed: the very same again, its stamp included, would be the same change.
+    /// Every change it ever made: an identical one, including its stamp, would be the same change.
     pub(super) made: HashSet<String>,
 }
 
@@ -57,7 +57,7 @@ impl Device {
         self.records.iter().map(|(record, fields)| (record.clone(), values(fields))).collect()
     }
 
-    /// Applies changes in the order received, as CLIENTS.md says.
+    /// Applies changes in the order received, as existing clients do.
     pub(super) fn apply(&mut self, changes: &Value) {
         for change in changes.as_array().unwrap() {
             let (record, op) = (change["id"].as_str().unwrap(), change["op"].as_str().unwrap());
@@ -103,7 +103,7 @@ impl Device {
         }
     }
 
-    /// Writes fields of a record at a time, unless it holds something later; and makes it a pending change.
+    /// Writes fields of a record at a time, unless it holds something later, and adds the write to the pending changes.
     pub(super) fn write(&mut self, record: &str, op: Op, fields: &[(&str, Value)], time: i64) {
         let stamp = Stamp::from_millis(time).max(self.clock);
         let text = stamp.to_string();
@@ -145,7 +145,7 @@ impl Device {
         self.pending.push(change);
     }
 
-    /// An insert without a stamp, of a record that nobody else makes.
+    /// Adds an insert without a stamp, of a record that nobody else creates.
     pub(super) fn write_unstamped(&mut self, record: &str, value: Value) {
         self.pending.push(json!({ "table": "t", "id": record, "op": "insert", "data": { "f": value } }));
         let local = self.records.entry(record.to_owned()).or_default();
@@ -158,7 +158,7 @@ impl Device {
         read_push(body.as_bytes(), Some(&self.name), policy, 1_000).unwrap()
     }
 
-    /// Pushes what is pending; the answer may be lost.
+    /// Pushes pending changes; the answer may be lost.
     pub(super) fn push(&mut self, log: &mut Log, now: i64, limit: usize, lost: bool) {
         let push = self.request(now);
         let rows = log.push(&push);
@@ -178,7 +178,7 @@ impl Device {
         answer["hasMore"].as_bool().unwrap()
     }
 
-    /// Reads the next page of its stream, which begins where the device stands if there is none. Whether there is more.
+    /// Reads the next page of its stream, starting at the device's cursor if there is none. True if there is more.
     pub(super) fn read_stream(&mut self, log: &Log, limit: usize) -> bool {
         let begun = Stream { cursor: Cursor::parse(&self.since).unwrap(), is_in_backlog: true };
         let Stream { cursor, is_in_backlog } = self.stream.unwrap_or(begun);

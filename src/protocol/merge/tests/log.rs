@@ -1,4 +1,4 @@
-//! A log with the rules of the store.
+//! A model of the log with the rules of the store.
 
 use super::*;
 
@@ -13,23 +13,23 @@ pub(super) struct Row {
 pub(super) struct Log {
     pub(super) rows: Vec<Row>,
     pub(super) head: i64,
-    /// All that was ever stored, as it was stored.
+    /// Everything that was ever stored, as it was stored.
     pub(super) untrimmed: Vec<Row>,
-    /// The rows that were trimmed away and are remembered.
+    /// The trimmed rows that are remembered.
     pub(super) history: HashSet<Uuid>,
 }
 
-/// What a device asks with.
+/// The kind of request a device makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
     Pull,
-    /// With rows of its own that it is not sent: those of its push.
+    /// With rows of its own that it is not sent back: those of its push.
     Push,
 }
 
 impl Log {
-    /// Stores what is not there yet; the ids of the changes that their device is not sent in the answer: all, and in the
-    /// middle of an initial sync those that are new.
+    /// Stores what is not there yet. Returns the ids of the changes that the answer does not send back: all of them, or
+    /// in the middle of an initial sync only the new ones.
     pub(super) fn push(&mut self, push: &Push) -> HashSet<Uuid> {
         let ids = push.row_ids("u", "a");
         let mut added = HashSet::new();
@@ -56,7 +56,7 @@ impl Log {
                 rows_trimmed: false,
             };
             let row = Row { client: push.client.clone(), change, claimed_stamps };
-            // What is stored again because nobody knew it any more counts once.
+            // A change stored again because it had been forgotten counts once.
             if !self.untrimmed.iter().any(|row| row.change.id == *id) {
                 self.untrimmed.push(row.clone());
             }
@@ -65,7 +65,7 @@ impl Log {
         if push.since.is_initial_sync() && push.since.micros() > 0 { added } else { ids.into_iter().collect() }
     }
 
-    /// What the store tells of a device's own writes for a page (`store/own_writes.rs`).
+    /// Returns what the store reports about a device's own writes for a page (`store/own_writes.rs`).
     pub(super) fn own_writes(&self, reader: &str, page: &[StoredChange], initial: bool, asks: Asks) -> OwnWrites {
         let mut own = OwnWrites::new(initial);
         let Some(first) = page.first().map(|change| change.at) else { return own };
@@ -84,7 +84,7 @@ impl Log {
         {
             let record = (row.change.table.as_str(), row.change.record.as_str());
             own.add_record(record, row.change.at);
-            // Of the fields that stand on the page, and of no others.
+            // Only for the fields on the page.
             let is_on_page = |write: &FieldWrite<'_>| records[record.1].contains(&*write.name);
             for write in row.change.fields().unwrap().into_iter().filter(is_on_page) {
                 let claimed = row.claimed_stamps.get(&*write.name).map(|stamp| Stamp::parse(stamp).unwrap());
@@ -99,12 +99,12 @@ impl Log {
         own
     }
 
-    /// The page of `limit` changes at a cursor as a client reads it. `besides`: the rows that it is not sent.
+    /// Returns the page of `limit` changes at a cursor as a client reads it, without the rows in `besides`.
     pub(super) fn page(&self, reader: &str, since: Cursor, limit: usize, asks: Asks, besides: &HashSet<Uuid>) -> Value {
         self.page_on(since.is_initial_sync(), reader, since, limit, asks, besides)
     }
 
-    /// The same for a reader that is on an initial sync or not, whatever its cursor says.
+    /// The same for a reader that is in an initial sync or not, independent of its cursor.
     pub(super) fn page_on(
         &self,
         initial: bool,
@@ -134,7 +134,7 @@ impl Log {
         serde_json::from_str(&encode_answer(page, &Remarks::default()).unwrap()).unwrap()
     }
 
-    /// What the rules give: of every field the latest stamp, of equal stamps the one stored later.
+    /// Returns the result of the rules: for each field the latest stamp, and of equal stamps the one stored later.
     pub(super) fn fold(&self) -> Records {
         let mut best: BTreeMap<(String, String), (Rank, String)> = BTreeMap::new();
         for row in &self.untrimmed {
@@ -155,5 +155,5 @@ impl Log {
     }
 }
 
-/// Values by field, by record.
+/// Values, by record and field.
 pub(super) type Records = BTreeMap<String, BTreeMap<String, String>>;

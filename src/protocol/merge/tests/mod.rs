@@ -1,4 +1,4 @@
-//! A log with the rules of the store, and devices that behave as existing clients do.
+//! Tests a log with the rules of the store and devices that behave as existing clients do.
 
 mod device;
 mod log;
@@ -105,7 +105,7 @@ fn an_edit_made_after_a_lost_answer_stays_with_every_engine() {
             device.push(&mut log, NOW + 1, limit, true);
             device.write("r", Op::Update, &[("f", json!("second"))], NOW + 2);
             if as_one {
-                // It merges what is pending for a record.
+                // It merges a record's pending changes.
                 device.pending = vec![json!({ "table": "t", "id": "r", "op": "insert",
                     "data": { "f": "second", "g": "kept", "updatedAt": Stamp::from_millis(NOW + 2).to_string() } })];
             }

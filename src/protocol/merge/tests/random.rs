@@ -1,12 +1,13 @@
-//! Devices that do anything in any order, and end with what the rules give (G3).
+//! Devices that do anything in any order, and end up with the result of the rules (G3).
 
 use super::*;
 
-/// One device does something.
+/// An action of one device.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// Writes a field, or several, at the cluster's time plus this, in milliseconds, and its own clock's error; and pushes
-    /// at once: a device that took in a value with the very stamp of its edit before that is beyond any server.
+    /// Writes one or more fields at the cluster's time plus `ahead`, in milliseconds, and its own clock's error, and
+    /// pushes at once: no server can help a device that takes in a value with the very stamp of its edit before pushing
+    /// it.
     Write {
         device: usize,
         record: usize,
@@ -24,12 +25,12 @@ pub(super) enum Step {
         device: usize,
         limit: usize,
     },
-    /// Reads a page of its stream, which it opens if it has none.
+    /// Reads a page of its stream, opening it if there is none.
     Stream {
         device: usize,
         limit: usize,
     },
-    /// Its stream breaks.
+    /// Breaks its stream.
     Break {
         device: usize,
     },
@@ -103,7 +104,7 @@ pub(super) fn write(device: &mut Device, record: &str, kind: Kind, tick: usize, 
             device.write(record, Op::Insert, &[("f", value()), ("g", value())], time);
         }
         Kind::Insert | Kind::One => {
-            // One of the device's own unstamped ones now and then, if there is any.
+            // Sometimes one of the device's own unstamped records, if there is any.
             let own = device.records.keys().find(|key| key.starts_with(&device.name) && tick.is_multiple_of(3));
             let record = own.cloned().unwrap_or(record.to_owned());
             device.write(&record, Op::Update, &[("f", value())], time);
@@ -118,7 +119,7 @@ pub(super) fn write(device: &mut Device, record: &str, kind: Kind, tick: usize, 
     }
 }
 
-/// Without the values of stamp members, which stay as they were on a device whose clock is ahead.
+/// Removes the values of stamp members, which differ on a device whose clock is ahead.
 pub(super) fn without_stamps(mut records: Records) -> Records {
     for fields in records.values_mut() {
         fields.remove("updatedAt");
@@ -131,13 +132,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     /// Tied and skewed stamps, lost answers, lost databases, pages of any size, any interleaving of writes, pushes and
-    /// pulls: all devices end with what the rules give, and so does a fresh one.
+    /// pulls: all devices end up with the result of the rules, and so does a fresh one.
     #[test]
     fn existing_clients_converge_on_what_the_rules_give(steps in prop::collection::vec(step(), 1..70), skews in prop::array::uniform4(prop::sample::select(vec![0, 0, -7_200_000, 60_000, 3_600_000]))) {
         let mut devices: Vec<Device> = (0..DEVICES).map(|n| Device::new(&format!("d{n}"), Engine::ByStamps)).collect();
         let mut log = Log::default();
         for (tick, step) in steps.iter().enumerate() {
-            // Time goes on slowly, so that stamps tie across devices.
+            // Time advances slowly, so that stamps tie across devices.
             perform(step, tick, NOW + tick as i64 / 8 * 3, &skews, &mut devices, &mut log);
         }
         for _ in 0..2 {

@@ -1,30 +1,30 @@
-//! The model of trimming: the same devices on the same log, which is trimmed at any moment, and what they hold in the end
-//! compared with the log as it was stored (G3).
+//! A model of trimming: the same devices on the same log, which is trimmed at any moment; their final state is compared
+//! with the log as it was stored (G3).
 
 use super::*;
 use crate::protocol::trim::{Flaw, RecordTrim, RowWrites, Verdict};
 use proptest::test_runner::{Config, TestError, TestRunner};
 
-/// What is wrong with a trimming, beyond what is wrong with its verdicts.
+/// A flaw of trimming beyond those of its verdicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
     Verdict(Flaw),
-    /// Rows that claim stamps of the future are trimmed like any other.
+    /// Rows that claim future stamps are trimmed like any other.
     TrimsClaims,
-    /// What is left of a row is delivered at the position of the row before.
+    /// The rest of a row is delivered at the position of the previous row.
     MovesFields,
-    /// A record is trimmed in two transactions, and the process may end between them.
+    /// A record is trimmed in two transactions, and the process may end in between.
     TrimsInTwo,
 }
 
 /// One trimming.
 #[derive(Clone, Copy, Debug)]
 struct Trimming {
-    /// How many rows are younger than the horizon.
+    /// The number of rows younger than the horizon.
     young: i64,
-    /// After so many records the process ends.
+    /// The process ends after this many records.
     crash_after: usize,
-    /// Whether what goes is remembered.
+    /// True if trimmed rows are remembered.
     history: bool,
 }
 
@@ -35,7 +35,7 @@ impl Row {
     }
 }
 
-/// A row without some fields; none if none are left.
+/// Removes fields from a JSON object.
 fn without(json: &str, lost: &[(&str, Stamp)]) -> String {
     let mut members: serde_json::Map<String, Value> = serde_json::from_str(json).unwrap();
     members.retain(|name, _| !lost.iter().any(|(field, _)| field == name));
@@ -58,7 +58,7 @@ impl Log {
             let rows = self.rows.clone();
             self.trim_record(record, trimming, None);
             let middle = rows.len() / 2;
-            // The first half is as it was: its transaction never came.
+            // The first half is unchanged: its transaction was never committed.
             let half = |at: i64| rows.get(middle).is_some_and(|row| at >= row.change.at);
             let trimmed = self.rows.drain(..).filter(|row| half(row.change.at)).collect::<Vec<_>>();
             self.rows = rows.into_iter().take(middle).chain(trimmed).collect();
@@ -109,7 +109,7 @@ impl Log {
         self.rows.sort_by_key(|row| row.change.at);
     }
 
-    /// By record and field: where the winner stands, and who wrote it.
+    /// Returns, by record and field, the winner's rank, value and author.
     fn winners(rows: &[Row]) -> BTreeMap<(String, String), (Rank, String, String)> {
         let mut best: BTreeMap<_, (Rank, String, String)> = BTreeMap::new();
         for row in rows {
@@ -124,8 +124,8 @@ impl Log {
         best
     }
 
-    /// What holds at every moment: the winners are there, where they were; every record has its first row; and a record is
-    /// trimmed whole or not at all.
+    /// Checks what holds at every moment: the winners are there, at the same position; every record has its first row;
+    /// and a record is trimmed entirely or not at all.
     fn check(&self, before: &[Row], horizon: i64) -> Result<(), String> {
         if Log::winners(&self.rows) != Log::winners(before) {
             return Err("a winner is not where it was".into());
@@ -172,7 +172,7 @@ impl Log {
 enum Event {
     Step(Step),
     Trim(Trimming),
-    /// The oldest history is dropped.
+    /// Drops the oldest history.
     Forget,
 }
 
@@ -196,7 +196,7 @@ fn history() -> impl Strategy<Value = (Vec<Event>, [i64; 4], Vec<Trimming>)> {
     (prop::collection::vec(event, 1..70), skews, prop::collection::vec(trimming(), 1..6))
 }
 
-/// What is wrong in the end, or on the way.
+/// Returns an error if anything is wrong during the run or at its end.
 fn run(events: &[Event], skews: &[i64], at_the_end: &[Trimming], wrong: Option<Wrong>) -> Result<(), String> {
     let mut devices: Vec<Device> = (0..DEVICES).map(|n| Device::new(&format!("d{n}"), Engine::ByStamps)).collect();
     let mut log = Log::default();
@@ -248,7 +248,7 @@ fn run(events: &[Event], skews: &[i64], at_the_end: &[Trimming], wrong: Option<W
     Ok(())
 }
 
-/// Runs so many random histories, with or without a flaw.
+/// Runs this many random histories, with or without a flaw.
 fn run_many(cases: u32, wrong: Option<Wrong>) -> Result<(), String> {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 4_000, ..Config::default() };
     let outcome = TestRunner::new_with_rng(
@@ -268,7 +268,7 @@ fn run_many(cases: u32, wrong: Option<Wrong>) -> Result<(), String> {
     }
 }
 
-/// Random histories; `TRIM_CASES` asks for more.
+/// Random histories; `TRIM_CASES` sets their number.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test of more cases is asked for by the environment")]
 fn trimming_at_any_moment_changes_nothing_for_anybody() {
@@ -292,8 +292,8 @@ fn every_flaw_of_a_trimming_shows() {
     }
 }
 
-/// A reader was not sent a record because of a later write of its own, which is trimmed away before it reads on: the delete
-/// that follows must not be one that it ignores. Random histories rarely have this.
+/// A reader was not sent a record because of a later write of its own, which is trimmed before it reads on: it must not
+/// ignore the delete that follows. Random histories rarely contain this.
 #[test]
 fn a_delete_reaches_who_was_not_sent_its_record() {
     for (wrong, arrives) in [(None, true), (Some(Wrong::Verdict(Flaw::ForgetsMarks)), false)] {
