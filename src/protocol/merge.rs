@@ -16,6 +16,7 @@
 //!    case may have left out everything before the delete, it is sent as a write of `deletedAt`, which they do not
 //!    ignore. In an initial sync that continues after rows of the record were trimmed, it is no longer known what was
 //!    left out on earlier pages; there it is sent the same way.
+//!
 //! These cases only concern records that the reading device itself wrote; everyone else is sent the log as it is.
 
 use super::push::Op;
