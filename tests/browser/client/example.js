@@ -43,10 +43,11 @@ export class Client {
   async post(body) {
     const headers = { Authorization: `Bearer ${await this.token()}`, 'Content-Type': 'application/json' };
     const response = await fetch(`${this.url}/sync/${this.app}`, { method: 'POST', headers, body }).catch(() => ({}));
-    if (response.ok) return response.json();
-    const final = response.status < 500 && ![401, 408, 429].includes(response.status);
-    if (final) throw new Error((await response.json()).message); // sending it again would not help
-    const wait = Number(response.headers?.get('Retry-After') || 2) * (1 + Math.random() / 2);
+    const answer = await response.json?.().catch(() => undefined); // undefined: it broke off, or is a proxy's page
+    if (response.ok && answer) return answer;
+    const final = !response.ok && response.status < 500 && ![401, 408, 429].includes(response.status);
+    if (final) throw new Error(answer?.message ?? `status ${response.status}`); // sending it again would not help
+    const wait = (Number(response.headers?.get('Retry-After')) || 2) * (1 + Math.random() / 2);
     await new Promise((resolve) => setTimeout(resolve, wait * 1000));
     return this.post(body);
   }
@@ -54,14 +55,15 @@ export class Client {
   listen() {
     const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, 'ws')}/ws/${this.app}`));
     socket.onopen = async () => {
-      const token = await this.token();
-      if (socket.readyState !== WebSocket.OPEN) return;
+      const token = await this.token().catch(console.error); // without one the server closes, and this begins again
+      if (!token || socket.readyState !== WebSocket.OPEN) return;
       socket.send(JSON.stringify({ type: 'auth', token, clientId: this.clientId }));
       const { exp } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
       const half = (exp * 1000 - Date.now()) / 2; // `auth` again before it expires; a timer has 24 days at most
       this.renewal = setTimeout(socket.onopen, Math.min(Math.max(half, 1000), 2 ** 31 - 1));
     };
-    socket.onmessage = ({ data }) => ['auth-ok', 'sync-available'].includes(JSON.parse(data).type) && this.sync();
+    socket.onmessage = ({ data }) =>
+      ['auth-ok', 'sync-available'].includes(JSON.parse(data).type) && this.sync().catch(console.error);
     socket.onclose = () => {
       clearTimeout(this.renewal);
       setTimeout(() => this.closed || this.listen(), 1000 + Math.random() * 4000);

@@ -22,6 +22,35 @@ function update(id, title) {
   return { table: TABLE, id, op: 'update', fields: { title: { value: title, at: stamp() } } };
 }
 
+/** Answers as they come where the network or a proxy fails, after the server has done what was asked. */
+const FAILURES = [
+  () => new Response(new ReadableStream({ pull: (body) => body.error(new TypeError('terminated')) })),
+  () => new Response('<html>busy</html>', { status: 503, headers: { 'Retry-After': new Date().toUTCString() } }),
+  () => new Response('<html>sign in</html>', { status: 200 }),
+];
+
+/** What is written arrives once, though its first answers fail in each of these ways; it is asked for again, not at once. */
+async function survives(options) {
+  const [client, reader] = ['unlucky', 'reader'].map((clientId) => new Client({ ...options, clientId, app: 'failing' }));
+  const { fetch } = globalThis;
+  const asked = [];
+  globalThis.fetch = async (...request) => {
+    const response = await fetch(...request);
+    const failure = FAILURES[asked.push(Date.now()) - 1];
+    return failure ? failure() : response;
+  };
+  try {
+    await client.write(update('r0', 'arrives'));
+  } finally {
+    globalThis.fetch = fetch;
+  }
+  const pauses = asked.slice(1).map((time, n) => time - asked[n]);
+  if (pauses.length !== FAILURES.length) throw new Error(`asked ${asked.length} times`);
+  if (pauses.some((pause) => pause < 1_000)) throw new Error(`asked again after ${pauses} ms`);
+  await reader.sync();
+  if (held(client) !== held(reader)) throw new Error(`it has ${held(client)}, and another device ${held(reader)}`);
+}
+
 /** Returns what a client holds, in a canonical order. */
 function held({ records }) {
   const stamped = (fields) => Object.entries(fields).map(([name, { value, at }]) => [name, value, at]).sort();
@@ -81,5 +110,6 @@ export async function example(host, { urls, token, lasting, passing }) {
   await one.sync();
   two.closed = true;
   two.socket.close();
+  await survives({ url: urls[0], token: async () => token });
   return { found: held(one) === held(two) ? [] : ['the two clients hold different records'] };
 }
