@@ -29,8 +29,10 @@ const BUDGET_SHARE: f64 = 0.5;
 const WEIGHT: u32 = 8;
 /// The time for which that average stays valid.
 const LATELY: Duration = Duration::from_secs(5);
-/// Back-off after the database's notification queue was full.
-const FULL: Duration = Duration::from_secs(10);
+/// How long it is not tried again where the database takes no notification.
+const REFUSED: Duration = Duration::from_secs(10);
+/// A statement that takes so long keeps everybody else from notifying: it is not tried again for as long.
+const TOO_LONG: Duration = Duration::from_secs(1);
 
 /// Decides which commits notify, and composes their notifications.
 #[derive(Debug)]
@@ -109,11 +111,14 @@ impl CommitNotifier {
             _ => took,
         };
         load.took = Some((average, now));
+        if took >= TOO_LONG {
+            load.off_until = Some(now + REFUSED);
+        }
     }
 
-    /// Records that the database's notification queue is full.
-    pub(super) fn queue_is_full(&self, now: Instant) {
-        self.load().off_until = Some(now + FULL);
+    /// The database takes no notification, or not soon.
+    pub(super) fn refused(&self, now: Instant) {
+        self.load().off_until = Some(now + REFUSED);
     }
 
     fn load(&self) -> MutexGuard<'_, Load> {
@@ -194,11 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_left_alone_for_a_while() {
+    fn a_database_that_takes_no_notification_is_left_alone_for_a_while() {
         let begin = Instant::now();
-        let mut load = Load { off_until: Some(begin + FULL), ..Load::default() };
+        let mut load = Load { off_until: Some(begin + REFUSED), ..Load::default() };
         let mut is_quiet = |after| load.is_quiet(begin + after, 0, 1, LIMITS);
         assert!(!is_quiet(Duration::from_secs(9)));
-        assert!(is_quiet(FULL));
+        assert!(is_quiet(REFUSED));
     }
 }

@@ -8,7 +8,7 @@
 
 pub use super::listener_status::ListenerStatus;
 
-use super::codec::CHANNEL;
+use super::codec::{CHANNEL, NOTIFY, NOTIFY_TYPES};
 use super::receiver::Receiver;
 use crate::clock::Clock;
 use crate::db::{ConnectError, Connector, Driver};
@@ -20,12 +20,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum time for one step: answering a ping, or LISTEN.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// ... and to send a notification: longer than [`NOTIFY`] waits for its lock.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Checks whether the database is still executing LISTEN for a connection with our name.
 const IS_LISTENING: &str =
     "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
@@ -60,9 +61,10 @@ impl ListenError {
         matches!(self, ListenError::Standby | ListenError::Deaf | ListenError::OtherDatabase)
     }
 
-    /// True if the database's notification queue is full.
-    fn is_full_queue(&self) -> bool {
-        matches!(self, ListenError::Database(error) if error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED))
+    /// Whether the database takes nobody's notifications: its queue of them is full, or somebody holds their lock.
+    fn is_about_notifying(&self) -> bool {
+        let codes = [&SqlState::PROGRAM_LIMIT_EXCEEDED, &SqlState::LOCK_NOT_AVAILABLE];
+        matches!(self, ListenError::Database(error) if error.code().is_some_and(|code| codes.contains(&code)))
     }
 }
 
@@ -173,12 +175,12 @@ impl Listener {
 
     /// Waits for a notification that was sent the way publishers send theirs.
     async fn await_echo(&self, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
-        match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.publishing, echo)))).await?? {
-            Err(error) if error.is_full_queue() => {
-                // The session that keeps it full may be in another database of the server. Changes are found by the
-                // reconciler anyway.
+        match self.drive(driver, echo, timeout(CALL_TIMEOUT, Box::pin(call(&self.publishing, echo)))).await?? {
+            Err(error) if error.is_about_notifying() => {
+                // Whoever keeps it so may be in another database of the server. What is stored is found all the same.
                 tracing::warn!(
-                    "the database's queue of notifications is full: until it is not, the reconciler alone finds what was stored"
+                    error = &error as &dyn std::error::Error,
+                    "the database takes no notifications: until it does, the reconciler alone finds what was stored"
                 );
                 return Ok(());
             }
@@ -188,7 +190,7 @@ impl Listener {
             return Ok(());
         }
         // Is the connection deaf, or only to that sender?
-        self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(call(&self.connector, echo)))).await???;
+        self.drive(driver, echo, timeout(CALL_TIMEOUT, Box::pin(call(&self.connector, echo)))).await???;
         match self.drive(driver, echo, timeout(STEP_TIMEOUT, echo.received.notified())).await? {
             Ok(()) => Err(ListenError::OtherDatabase),
             Err(_) => Err(ListenError::Deaf),
@@ -242,7 +244,8 @@ impl Echo {
 /// Sends the echo's notification, on a connection of its own.
 async fn call(connector: &Connector, echo: &Echo) -> Result<(), ListenError> {
     let session = connector.open().await?;
-    session.query_typed("select pg_notify($1, '')", &[(&echo.channel, Type::TEXT)]).await?;
+    let [channel, payloads] = NOTIFY_TYPES;
+    session.query_typed(NOTIFY, &[(&echo.channel, channel), (&[""].as_slice(), payloads)]).await?;
     session.close().await;
     Ok(())
 }

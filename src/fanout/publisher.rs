@@ -6,7 +6,7 @@
 //! be sent ([`super::rate`]). A wake-up that is lost here is found by every replica's reconciler.
 
 use super::channel_key::ChannelKeys;
-use super::codec::{self, CHANNEL};
+use super::codec::{self, CHANNEL, NOTIFY, NOTIFY_TYPES};
 use super::commit_notifier::CommitNotifier;
 use super::presence::Presence;
 use super::queue::Queue;
@@ -20,20 +20,14 @@ use crate::telemetry::{Metrics, traces};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
-/// Sends one notification per payload. It need not survive a crash of the database, so it does not wait for the flush;
-/// the changes it announces have been flushed.
-const NOTIFY: &str =
-    "select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2) as payload";
-const NOTIFY_TYPES: [Type; 2] = [Type::TEXT, Type::TEXT_ARRAY];
 /// Plans a prepared statement only once. Settings and their values.
 const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
-/// Maximum time for sending one batch.
+/// How long sending one batch may take: longer than [`NOTIFY`] waits for its lock.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -117,7 +111,7 @@ impl Publisher {
     pub fn told(&self, told: Told) {
         match (&self.commits, told) {
             (Some(commits), Told::After(took)) => commits.told(took, Instant::now()),
-            (Some(commits), Told::QueueFull) => commits.queue_is_full(Instant::now()),
+            (Some(commits), Told::Refused) => commits.refused(Instant::now()),
             _ => {}
         }
     }

@@ -63,8 +63,9 @@ pub enum Told {
     After(Duration),
     /// It was not sent; nothing is stored either.
     Not,
-    /// It was not sent, because the database's notification queue is full.
-    QueueFull,
+    /// It did not, because the database takes no notification: its queue is full, or somebody holds the lock for long that
+    /// every commit takes which notifies.
+    Refused,
 }
 
 impl<F: FnOnce(&Pushed) + Send> Announcement for F {

@@ -145,7 +145,7 @@ impl BatchInsert {
     /// that is not possible ([`can_notify`](Self::can_notify)).
     ///
     /// # Errors
-    /// [`is_full_queue`] if the database's notification queue is full; nothing is stored then.
+    /// [`is_about_notifying`] where the database takes no notification: nothing is stored then.
     pub(super) async fn insert_notifying(
         &self,
         entry: &Entry,
@@ -250,9 +250,10 @@ pub(super) fn is_locked(error: &DbError) -> bool {
     error.sqlstate() == Some("55P03")
 }
 
-/// Returns true if the database's notification queue is full.
-pub(super) fn is_full_queue(error: &DbError) -> bool {
-    error.sqlstate() == Some("54000")
+/// Whether a statement that notifies may succeed if it does not: the database's queue of notifications is full, or somebody
+/// holds the lock of those that notify.
+pub(super) fn is_about_notifying(error: &DbError) -> bool {
+    error.sqlstate() == Some("54000") || is_locked(error)
 }
 
 /// The result of the statement.

@@ -122,13 +122,15 @@ static PUSH_FREE: Sql = push_statement!(" for update skip locked", take_free_hea
 /// - `$22`: the channel; `$23`: the key for this notification; `$24`, `$25`: the text before and after the range that
 ///   was stored.
 ///
-/// If nothing is stored, nothing is sent.
+/// What nothing is stored of is not told. The commit does not wait for long for whoever holds the lock of those that notify: it
+/// may be the commit of somebody else, in another database, that waits for a standby.
 static PUSH_NOTIFYING: Sql = Sql {
     text: concat!(
         push_text!(" for update skip locked", take_free_heads!()),
         "
 left join lateral (
-    select pg_notify($22, 'm3' || encode(substr(sha256($23 || convert_to(said.signed, 'UTF8')), 1, 12), 'hex') || said.signed)
+    select set_config('lock_timeout', '200', true),
+           pg_notify($22, 'm3' || encode(substr(sha256($23 || convert_to(said.signed, 'UTF8')), 1, 12), 'hex') || said.signed)
     from (select $24 || lpad(to_hex((extract(epoch from heads.previous) * 1000000)::int8), 16, '0')
                      || lpad(to_hex((extract(epoch from heads.head) * 1000000)::int8), 16, '0') || $25 as signed) said
     where heads.log_id is not null

@@ -5,6 +5,7 @@ mod support;
 
 mod channel;
 mod faults;
+mod held;
 mod overheard;
 mod rebalance;
 mod reconnect;

@@ -19,6 +19,7 @@ use super::keys::AdminKeys;
 use super::message::{Answer, Asked, Head, Instance, Kind, MessageError, Question, write};
 use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
+use crate::fanout::codec::{NOTIFY, NOTIFY_TYPES};
 use crate::store::refused_tokens::{self, RefusedTokensError};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
-use tokio_postgres::types::Type;
 
 /// The channel that all replicas with an admin port listen to.
 const CHANNEL: &str = "mana_sync_admin";
@@ -44,8 +44,6 @@ const MAX_REMEMBERED: usize = 10_000;
 const MAX_ANSWERS: usize = 32 << 20;
 /// Maximum length of a replica's name in messages, in bytes.
 const MAX_NAME: usize = 128;
-
-const SEND: &str = "select pg_notify($1, payload) from unnest($2) as payload";
 
 /// All replicas with this admin token, as this one can reach them.
 #[derive(Clone, Debug)]
@@ -274,7 +272,8 @@ impl Inner {
         let payloads = write(&self.keys, &head, body)?;
         timeout(SEND_TIMEOUT, async {
             let client = self.sending.client().await?;
-            client.query_typed(SEND, &[(&channel, Type::TEXT), (&payloads, Type::TEXT_ARRAY)]).await?;
+            let [to, list] = NOTIFY_TYPES;
+            client.query_typed(NOTIFY, &[(&channel, to), (&payloads, list)]).await?;
             Ok(())
         })
         .await?

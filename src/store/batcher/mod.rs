@@ -26,7 +26,7 @@ pub(super) use job::Job;
 
 use super::StoreError;
 use super::announcement::Told;
-use super::batch::{Entry, Placed, is_full_queue, is_locked};
+use super::batch::{Entry, Placed, is_about_notifying, is_locked};
 use super::known::{KnownChanges, Pushed};
 use crate::clock::Clock;
 use crate::db::DbError;
@@ -140,8 +140,8 @@ impl Batcher {
         self.waiting.lock().put_back(left);
     }
 
-    /// Stores a push in a transaction that also sends its notification. `None` if it is not to send one, or if the
-    /// database's notification queue is full.
+    /// Stores a push in a transaction that tells of it, if it is to; none if it is not, or the database takes no notification
+    /// at the moment.
     ///
     /// A transaction that notifies holds a server-wide lock across its commit's flush, so this is done only when hardly
     /// any other transaction notifies and would have to wait. It then saves a round trip to this replica, and a
@@ -152,10 +152,10 @@ impl Batcher {
         let placed = self.known.insert.insert_notifying(&job.entry, &notice).await;
         job.told(match &placed {
             Some(Ok(Placed::Stored(_))) => Told::After(begun.elapsed()),
-            Some(Err(error)) if is_full_queue(error) => Told::QueueFull,
+            Some(Err(error)) if is_about_notifying(error) => Told::Refused,
             _ => Told::Not,
         });
-        placed.filter(|placed| !placed.as_ref().is_err_and(is_full_queue)).map(|placed| Ok(vec![placed?]))
+        placed.filter(|placed| !placed.as_ref().is_err_and(is_about_notifying)).map(|placed| Ok(vec![placed?]))
     }
 
     async fn insert_together(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
