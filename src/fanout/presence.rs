@@ -8,13 +8,17 @@
 //! What is said is signed like all notifications, and dated: an old message that somebody repeats changes nothing.
 //! A replica that hears nobody, because its own listener is away or it is frozen, goes on with those that it knew.
 
+mod message;
+
+pub use message::Replica;
+
 use super::dates::{Dates, MAX_AGE};
 use super::rate::ReplicaCount;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
-use serde::{Deserialize, Serialize};
+use message::{Message, Said};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,44 +40,6 @@ const GRACE: Duration = Duration::from_secs(4);
 const MAX_REPLICAS: usize = 10_000;
 /// Most bytes of a replica's name.
 const MAX_NAME: usize = 255;
-
-/// What a replica says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replica {
-    /// Of this life of its process.
-    pub id: String,
-    /// What it is called: REPLICA_ID, or the name of its host.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// When it started, in milliseconds since the epoch.
-    pub since: u64,
-    /// Its WebSockets and streams.
-    pub connections: u64,
-    /// Whether balancers should send it anything.
-    pub ready: bool,
-    /// Whether it is about to stop.
-    pub draining: bool,
-}
-
-/// One message. Members that are not known are passed over.
-#[derive(Serialize, Deserialize)]
-struct Said {
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    presence: Option<Message>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Message {
-    #[serde(flatten)]
-    replica: Replica,
-    /// When it said so, in milliseconds since the epoch.
-    at: u64,
-    /// When it will again, at the latest, in milliseconds from then.
-    every: u64,
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    gone: bool,
-}
 
 /// The replicas on this database, as this one knows them. Clones share what they know.
 #[derive(Clone, Debug)]
