@@ -1,36 +1,27 @@
 //! The composition root: builds all parts of a replica, runs it, and stops it. The only module that knows all others.
 
 mod fanout;
+mod parts;
 mod start;
 
 use crate::admin::{self, Admin, AdminStartError};
-use crate::auth::Authenticator;
-use crate::billing::{Billing, TlsError};
-use crate::budget::MemoryBudget;
+use crate::billing::TlsError;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, LimitsConfig};
 use crate::db::ConnectError;
 use crate::fanout::listener::OtherChannels;
 use crate::http::server::{Server, bind};
-use crate::http::{AppState, PushBudget, ReadAhead, Services, router};
-use crate::hub::{DeviceReads, Hub};
-use crate::limits::UserLimits;
-use crate::limits::polls::Polls;
-use crate::session::{SessionDependencies, Sessions};
+use crate::http::{AppState, router};
 use crate::shutdown::Shutdown;
-use crate::store::compaction::Compactor;
 use crate::store::fitness::Unfit;
 use crate::store::schema::SchemaError;
 use crate::telemetry::{Metrics, Telemetry};
-use fanout::Fanout;
-use reqwest::redirect::Policy;
+use parts::{Given, Parts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// Maximum time for connecting to the issuer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum time for closing the database connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -112,105 +103,30 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     config.check()?;
-    let Listeners { public: listeners, admin: admin_listener } = listeners;
-    if let Some(address) = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
-        tracing::info!(%address, "the admin port is open");
-    }
-    let metrics = telemetry.metrics.clone();
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
-    }
-    let Some((layout, store)) =
-        start::find_database(&config, &listeners, admin_listener.as_ref(), &metrics, &clock, &shutdown).await?
-    else {
-        return Ok(());
-    };
-
-    // Redirects are not followed: they lead away from the issuer.
-    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
-    let auth = Arc::new(Authenticator::new(&config, http, metrics.clone(), clock.clone()));
-    let billing = Billing::new(&config, metrics.clone(), clock.clone())?;
-    let hub = Arc::new(Hub::new(metrics.clone(), clock.clone()));
-    let fanout = Fanout::new(&config, layout, &metrics, &clock, &shutdown);
-    let (publisher, reconciler, presence) =
-        (fanout.publisher.clone(), fanout.reconciler.clone(), fanout.presence.clone());
-    let health = AppState::new_health(&config, fanout.listener_status.clone(), auth.clone(), &shutdown);
-    let devices = if admin_listener.is_some() { DeviceReads::noting(clock.clone()) } else { DeviceReads::default() };
-    let limits = UserLimits::new(&config.limits, config.queue_timeout_ms, metrics.clone(), clock.clone());
-    let admin = Admin::new(
-        &config,
-        admin::Parts {
-            hub: hub.clone(),
-            health: health.clone(),
-            auth: auth.clone(),
-            devices: devices.clone(),
-            shutdown: shutdown.clone(),
-            metrics: metrics.clone(),
-            log: telemetry.log.clone(),
-            rates: limits.rates(),
-            presence: presence.clone(),
-            compaction: admin::Trimming::new(&config, layout, metrics.clone(), clock.clone()),
-            clock: clock.clone(),
-        },
-    )?;
-    let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
-    let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
-    let closing = shutdown.closing.clone();
-    let polls = Polls::new(hub.clone(), metrics.empty_answers_held.clone(), clock.clone(), closing.clone());
-    let session_dependencies = SessionDependencies {
-        hub: hub.clone(),
-        reconciler,
-        auth: auth.clone(),
-        budget: unread.clone(),
-        reads: store.read_shares(),
-        heavy: store.heavy().clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
-    };
-    let sessions = Sessions::new(&config, session_dependencies, closing).leaving_with(shutdown.drained.clone());
-
-    let stopping = || shutdown.stopping.clone();
-    shutdown.essential("issuer keys", auth.fetching(stopping()));
-    fanout.start(&config, &store, &hub, others, &shutdown)?;
-    let compactor = Compactor::of_replica(&config, layout, metrics.clone(), clock.clone())
-        .sharing_with(move || presence.replicas().len());
-    shutdown.essential("compaction", compactor.run(stopping()));
-    shutdown.essential("placements", store.clone().follow_placements(stopping()));
-    let (watched, watching, watch_stop) = (health.clone(), store.clone(), stopping());
-    let watch_metrics = metrics.clone();
-    shutdown.essential("health", async move { watched.watch(watching, watch_metrics, watch_stop).await });
-
-    let (delay, window) = (config.drain.drain_delay_ms, config.drain.drain_window_ms);
     let config = Arc::new(config);
-    let state = AppState::new(Services {
-        config: config.clone(),
-        auth,
-        billing,
-        store: store.clone(),
-        publisher,
-        push_budget: PushBudget::new(&config, &metrics),
-        unread,
-        limits,
-        polls,
-        read_ahead: ReadAhead::default(),
-        sessions: Arc::new(sessions),
-        health,
-        devices,
-        shutdown: shutdown.clone(),
-        metrics: metrics.clone(),
-        traces: telemetry.traces.clone(),
-        clock,
-    });
+    let Listeners { public, admin: admin_port } = listeners;
+    say_settings(&config, admin_port.as_ref());
+    let metrics = telemetry.metrics.clone();
+    let found = start::find_database(&config, &public, admin_port.as_ref(), &metrics, &clock, &shutdown).await?;
+    let Some((layout, store)) = found else { return Ok(()) };
+
+    let given = Given { config: &config, layout, store: &store, clock: &clock, telemetry, shutdown: &shutdown };
+    let parts = Parts::new(given, admin_port.is_some())?;
+    let admin = parts.admin()?;
+    let state = AppState::new(parts.services()?);
+    let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
+    parts.start(others)?;
+
     let server = Server::new(&config, router::router(state), shutdown.clone(), metrics);
-    if let (Some((admin, tasks)), Some(listener)) = (admin, admin_listener) {
+    if let (Some((admin, tasks)), Some(listener)) = (admin, admin_port) {
         tasks.start(&shutdown);
         shutdown.essential("admin port", accepting(admin_server(&config, admin, &shutdown), listener, &shutdown));
     }
-    for listener in listeners {
+    for listener in public {
         shutdown.essential("accepting", accepting(server.clone(), listener, &shutdown));
     }
     tracing::info!(replica = config.replica_name(), port = config.port, version = env!("CARGO_PKG_VERSION"), "serving");
-    shutdown.run(delay, window).await;
+    shutdown.run(config.drain.drain_delay_ms, config.drain.drain_window_ms).await;
     // A database that does not answer must not hold up the process: open connections end with it.
     if !store.close(CLOSE_TIMEOUT).await {
         tracing::warn!("some connections to the database were not closed in time");
@@ -218,6 +134,16 @@ pub async fn run(
     match shutdown.failure() {
         Some(task) => Err(RunError::TaskEnded(task)),
         None => Ok(()),
+    }
+}
+
+/// What of the settings an operator should see in the log.
+fn say_settings(config: &Config, admin_port: Option<&TcpListener>) {
+    if let Some(address) = admin_port.and_then(|listener| listener.local_addr().ok()) {
+        tracing::info!(%address, "the admin port is open");
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -9,13 +9,17 @@
 //! Reports are signed like all notifications, and dated: repeating an old message changes nothing. A replica that hears
 //! nobody, because its own listener is away or it was frozen, keeps the replicas that it knew.
 
+mod message;
+
+pub use message::Replica;
+
 use super::dates::{Dates, MAX_AGE};
 use super::rate::ReplicaCount;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
-use serde::{Deserialize, Serialize};
+use message::{Message, Said};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,44 +42,6 @@ const GRACE: Duration = Duration::from_secs(4);
 const MAX_REPLICAS: usize = 10_000;
 /// Maximum length of a replica's name in bytes.
 const MAX_NAME: usize = 255;
-
-/// A replica's report about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replica {
-    /// Identifies this run of its process.
-    pub id: String,
-    /// Its name: REPLICA_ID, or the host name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// When it started, in milliseconds since the epoch.
-    pub since: u64,
-    /// Its WebSockets and streams.
-    pub connections: u64,
-    /// True if balancers should send it requests.
-    pub ready: bool,
-    /// True if it is about to stop.
-    pub draining: bool,
-}
-
-/// A message. Unknown members are ignored.
-#[derive(Serialize, Deserialize)]
-struct Said {
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    presence: Option<Message>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Message {
-    #[serde(flatten)]
-    replica: Replica,
-    /// When it was sent, in milliseconds since the epoch.
-    at: u64,
-    /// The longest time until the next one, in milliseconds.
-    every: u64,
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    gone: bool,
-}
 
 /// The replicas on this database, as this one knows them. Clones share the state.
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ mod pull;
 mod read_ahead;
 mod replay;
 mod rewind;
+mod row_level_security;
 mod settings;
 mod stalled_writes;
 mod statements;
