@@ -17,7 +17,7 @@ use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, Remarks, WrittenChanges};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
-use crate::store::{Announcement, CommitNotice, OwnChanges, PageRequest, Pushed, StoreError, Told};
+use crate::store::{Announcement, CommitNotice, OwnChanges, PageRequest, Pushed, Told};
 use crate::telemetry::traces::PushSpan;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
