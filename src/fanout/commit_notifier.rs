@@ -105,15 +105,7 @@ impl CommitNotifier {
         self.metrics.notifications_sent.inc();
         self.metrics.notifications_with_commit.inc();
         self.metrics.wakeups_published.inc();
-        let mut load = self.load();
-        let average = match load.took {
-            Some((average, then)) if now - then < LATELY => (average * (WEIGHT - 1) + took) / WEIGHT,
-            _ => took,
-        };
-        load.took = Some((average, now));
-        if took >= TOO_LONG {
-            load.off_until = Some(now + REFUSED);
-        }
+        self.load().note(took, now);
     }
 
     /// The database takes no notification, or not soon.
@@ -134,6 +126,18 @@ impl Load {
             && self.rate * took <= SHARE
             && self.rate * replicas as f64 <= limits.wakes
             && self.off_until.is_none_or(|until| now >= until)
+    }
+
+    /// Takes note of how long a statement took.
+    fn note(&mut self, took: Duration, now: Instant) {
+        let average = match self.took {
+            Some((average, then)) if now - then < LATELY => (average * (WEIGHT - 1) + took) / WEIGHT,
+            _ => took,
+        };
+        self.took = Some((average, now));
+        if took >= TOO_LONG {
+            self.off_until = Some(now + REFUSED);
+        }
     }
 
     /// Counts a push.
@@ -205,5 +209,15 @@ mod tests {
         let mut is_quiet = |after| load.is_quiet(begin + after, 0, 1, LIMITS);
         assert!(!is_quiet(Duration::from_secs(9)));
         assert!(is_quiet(REFUSED));
+    }
+
+    #[test]
+    fn a_statement_that_kept_everybody_from_notifying_is_the_last_for_a_while() {
+        let (begin, mut load) = (Instant::now(), Load::default());
+        load.note(TOO_LONG / 2, begin);
+        assert!(load.is_quiet(begin, 0, 1, LIMITS), "one that is slow once counts in the average");
+        load.note(TOO_LONG, begin);
+        assert!(!load.is_quiet(begin + REFUSED / 2, 0, 1, LIMITS));
+        assert!(load.is_quiet(begin + REFUSED, 0, 1, LIMITS));
     }
 }
