@@ -16,7 +16,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: the test with a full disk is left out.)
 endif
 
-.PHONY: help dev test test-newest-postgres test-citus test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit model bootstrap bootstrap-tests check-ops check-dashboards check-image rehearse-alerts
+.PHONY: help dev test test-newest-postgres test-citus test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit model histories bootstrap bootstrap-tests check-ops check-dashboards check-image rehearse-alerts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -116,6 +116,11 @@ unit: ## The tests that need no database
 
 model: ## Random histories of trimming against the log as it was; TRIM_CASES=10000
 	TRIM_CASES=$(or $(TRIM_CASES),10000) $(CARGO) test --lib merge::tests::trimmed $(ARGS)
+
+histories: bootstrap-tests ## Random histories on PostgreSQL, with and without trimming, and a kill between any two statements; CASES=400
+	$(CARGO) build --workspace --bins
+	CASES=$(or $(CASES),400) CRASH_STEP=1 $(bin)/mana-dev with-postgres -- $(CARGO) test --no-fail-fast \
+		--test store --test compaction -- six_devices trimming_between between_any_two $(ARGS)
 
 bootstrap:
 	@scripts/bootstrap

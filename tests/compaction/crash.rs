@@ -20,7 +20,7 @@ const LARGE: i64 = 2_100;
 /// More statements than a trimming of these has.
 const STATEMENTS: i64 = 400;
 /// Each run takes one of so many statements, another one next time; CRASH_STEP=1 for all.
-const STEP: i64 = 4;
+const STEP: i64 = 8;
 
 /// Leads to PostgreSQL until so many statements have been sent: the last is sent whole, and its answer goes nowhere.
 struct Cut {

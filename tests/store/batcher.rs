@@ -12,6 +12,9 @@ const AT: &str = "2024-01-01T10:05:00.000Z";
 /// Far below how long anything is held here, far above what a push takes.
 const SOON: Duration = Duration::from_secs(2);
 
+/// Who looks without a pause keeps a processor busy.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
 fn body(record: &str) -> Value {
     json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", record, "Milk", AT)] })
 }
@@ -167,6 +170,7 @@ async fn a_push_to_a_locked_log_holds_no_connection_and_is_told_so_when_its_time
             while begun.elapsed() < Duration::from_millis(1_200) {
                 looks += 1;
                 waits += i64::from(waiting_for_locks(&cluster).await > 0);
+                tokio::time::sleep(BETWEEN_LOOKS).await;
             }
             (looks, waits)
         };

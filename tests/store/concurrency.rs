@@ -11,6 +11,8 @@ use tokio::task::JoinSet;
 
 const USERS: usize = 3;
 const WRITERS: usize = 12;
+/// How long they write: without the head's lock something is missed within a few times as long.
+const WRITING: Duration = Duration::from_secs(5);
 /// Once nobody writes any more, a reader for whom nothing comes for so long has missed what it lacks.
 const STUCK: Duration = Duration::from_secs(8);
 const APP: &str = "todo";
@@ -208,7 +210,7 @@ async fn everybody_at_once(cluster: Cluster, writing: Duration) -> Result<Vec<us
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_miss_nothing_and_streams_see_nothing_twice_while_twelve_devices_of_each_user_write() {
-    let written = everybody_at_once(Cluster::start(3).await, Duration::from_secs(10)).await;
+    let written = everybody_at_once(Cluster::start(3).await, WRITING).await;
     println!("{written:?} changes were written, and all of them seen by {} readers", USERS * 5);
     assert!(written.is_ok(), "{}", written.unwrap_err());
 }
@@ -222,7 +224,7 @@ async fn without_the_head_row_readers_miss_changes() {
         let patient = ("DATABASE_ACQUIRE_TIMEOUT_MS", "20000");
         let cluster = Cluster::start_with(3, &[("MANA_SYNC_FAILPOINT", "no-head-row"), patient]).await;
         sqlx::query("drop index sync_changes_by_log").execute(&cluster.pool).await.unwrap();
-        if let Err(missed) = everybody_at_once(cluster, Duration::from_secs(5)).await {
+        if let Err(missed) = everybody_at_once(cluster, WRITING).await {
             println!("in round {round}:\n{missed}");
             return;
         }

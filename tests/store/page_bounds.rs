@@ -180,7 +180,7 @@ async fn many_tables_of_a_log_are_merged_without_reading_a_page_of_each() {
 /// One device wrote it all the time, another one now and then, a third one never.
 #[tokio::test]
 async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_for_each_page_of_another() {
-    const EDITS: usize = 60_000;
+    const EDITS: usize = 30_000;
     const SOME: usize = 20;
     let cluster = start().await;
     let user = cluster.user();
@@ -208,7 +208,7 @@ async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_f
 /// A device whose clock is far ahead holds its stamps for ever, and so what came before them matters for ever.
 #[tokio::test]
 async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_bounds() {
-    const EDITS: usize = 60_000;
+    const EDITS: usize = 40_000;
     let cluster = start().await;
     let user = cluster.user();
     push(&cluster, &user, "laptop", json!([insert("todos", "first", "x", AT)])).await;
