@@ -32,11 +32,13 @@ const SLACK: Duration = Duration::from_secs(1);
 const EARLY: Duration = Duration::from_millis(250);
 
 /// For how long our other connections to this database have been at what they do, in seconds. Their name is that of
-/// the one that asks.
+/// the one that asks. Where servers say nothing of what sessions do (`track_activities`), or not to the role that ours has
+/// set itself to, the one that asks does not find itself at work either: then there is a row with nothing in it.
 const RUNNING: &str = "
-select greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 from pg_stat_activity
+select case when pid <> pg_backend_pid() then greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 end
+from pg_stat_activity
 where application_name = current_setting('application_name') and datname = current_database()
-  and state <> 'idle' and pid <> pg_backend_pid()";
+  and case when pid = pg_backend_pid() then state is distinct from 'active' else state <> 'idle' end";
 
 /// Looks after statements that take long.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ pub(super) struct StallDetector {
     latest: Option<Mutex<Option<Look>>>,
 }
 
-/// What was seen on one look; nothing if the database could not be asked.
+/// What was seen on one look; nothing if the database could not be asked, or does not say.
 #[derive(Clone, Debug)]
 struct Look {
     at: Instant,
@@ -101,20 +103,22 @@ impl StallDetector {
         if let Err(error) = &running {
             tracing::debug!(error = error as &dyn std::error::Error, "cannot ask what the database does for us");
         }
-        let look = Look { at: asked + asked.elapsed() / 2, running_for: running.ok() };
+        let look = Look { at: asked + asked.elapsed() / 2, running_for: running.ok().flatten() };
         latest.insert(look).clone()
     }
 
-    async fn ask(&self) -> Result<Vec<Duration>, ConnectError> {
+    /// None if the database does not say.
+    async fn ask(&self) -> Result<Option<Vec<Duration>>, ConnectError> {
         let (client, mut driver) = self.connector.connect().await?;
         let answer = while_driven(&mut driver, client.simple_query(RUNNING)).await?;
         drop(client);
         // It has nothing left to do but to take its leave.
         let _ = driver.await;
         let running = answer.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok(),
+            SimpleQueryMessage::Row(row) => Some(row.get(0)),
             _ => None,
         });
+        let running = running.map(|seconds| Duration::try_from_secs_f64(seconds?.parse().ok()?).ok());
         Ok(running.collect())
     }
 }

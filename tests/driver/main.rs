@@ -16,6 +16,7 @@ mod hosts;
 mod modes;
 mod server;
 mod sessions;
+mod slow;
 mod whole;
 
 use mana_sync::config::Secret;
