@@ -14,6 +14,7 @@ mod certificates;
 mod encodings;
 mod hosts;
 mod modes;
+mod poolers;
 mod server;
 mod sessions;
 mod slow;
