@@ -1,9 +1,10 @@
 //! The issuer's keys at hand.
 //!
 //! The whole set is held under one roof: a `kid` is an attacker's input and must neither fill a cache nor make us
-//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, and when somebody
-//! waits for a key that is not in it. Between the beginnings of two requests to the issuer lies the cool-down, whoever
-//! asks and hangs up meanwhile. While the issuer is down the keys at hand go on being used, up to a limit.
+//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, when somebody waits
+//! for a key that is not in it, and when one that is in it did not sign what names it. Between the beginnings of two
+//! requests to the issuer lies the cool-down, whoever asks and hangs up meanwhile. While the issuer is down the keys at
+//! hand go on being used, up to a limit.
 
 use super::jwks::{JwksError, Key, Keys, fetch};
 use crate::clock::Clock;
@@ -160,6 +161,11 @@ impl KeySource {
                 _ => self.shared.wanted.notify_one(),
             }
         }
+    }
+
+    /// A token's signature is not by the key of its name: perhaps that is another one by now. Nobody waits for the issuer.
+    pub(super) fn doubt(&self) {
+        self.shared.wanted.notify_one();
     }
 
     /// Fetches keys at the start and whenever they are wanted or due, until told to stop. The one task that asks the issuer.
