@@ -9,7 +9,9 @@ use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
+use axum::http::HeaderMap;
+use axum::http::header::EXPECT;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::sync::Arc;
@@ -108,8 +110,15 @@ impl PushBudget {
         Ok((read, reservation))
     }
 
-    /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer.
-    pub(super) async fn discard(&self, mut body: Body) {
+    /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer. One that waits
+    /// until it is asked for its body sees it, and is spared the sending.
+    pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, body: Body) {
+        if !headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            self.discard(body).await;
+        }
+    }
+
+    async fn discard(&self, mut body: Body) {
         let Ok(_place) = self.discards.try_acquire() else { return };
         let reading = async {
             let mut read = 0;
@@ -123,6 +132,12 @@ impl PushBudget {
         // Whether it was all of it makes no difference to the answer.
         let _ = timeout(DISCARD_TIMEOUT, reading).await;
     }
+}
+
+/// Refuses a body of which it is known beforehand that it is too large.
+pub(super) fn check_length(body: &Body) -> Result<(), ApiError> {
+    let is_too_large = usize::try_from(body.size_hint().lower()).map_or(true, |length| length > MAX_BODY);
+    if is_too_large { Err(ApiError::TooLarge(MAX_BODY)) } else { Ok(()) }
 }
 
 /// What a body becomes until it is stored, in bytes, at most: it counts the braces of texts as well.

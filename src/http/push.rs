@@ -2,7 +2,7 @@
 
 use super::AppState;
 use super::answer::{json, read_page, unless_empty, write};
-use super::body::PushReservation;
+use super::body::{PushReservation, check_length};
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
 use super::read_ahead::read_on;
@@ -38,12 +38,13 @@ pub(super) async fn push(
     let check = |caller: Caller| {
         check_media_type(&parts.headers)?;
         state.limits.push(caller.log.user)?;
+        check_length(&body)?;
         Ok(caller)
     };
     let caller = match caller.and_then(check) {
         Ok(caller) => caller,
         Err(error) => {
-            state.push_budget.discard(body).await;
+            state.push_budget.discard_unless_awaited(&parts.headers, body).await;
             return Err(error);
         }
     };
