@@ -10,14 +10,14 @@ use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
 use axum::body::{Body, HttpBody};
-use axum::http::HeaderMap;
 use axum::http::header::EXPECT;
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Most bytes of a body.
 const MAX_BODY: usize = 10 << 20;
@@ -38,6 +38,8 @@ const SMALL_WORK: usize = 1 << 20;
 const BECOMES: usize = 3;
 /// ... and what each of its objects takes in addition, in bytes: every change and every field is one, however short.
 const OBJECT: usize = 512;
+/// So long all clients wait to be asked for a body: the least that is known of one is 350 ms.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Bodies that are read only so that their clients see the answer, at the same time. Others are cut off.
 const MAX_DISCARDS: usize = 256;
 
@@ -111,9 +113,11 @@ impl PushBudget {
     }
 
     /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer. One that waits
-    /// until it is asked for its body sees it, and is spared the sending.
-    pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, body: Body) {
-        if !headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    /// until it is asked for its body sees it, and is spared the sending: unless it has waited for so long that it may have
+    /// begun. `came`: when the request did.
+    pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, came: Instant, body: Body) {
+        let waits = |expected: &HeaderValue| expected.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if !headers.get(EXPECT).is_some_and(waits) || came.elapsed() > PATIENCE {
             self.discard(body).await;
         }
     }
