@@ -189,6 +189,11 @@ impl ApiError {
         }
     }
 
+    /// Whether the same request would be answered well if all were well here.
+    pub(super) fn is_ours(&self) -> bool {
+        self.status().0.is_server_error()
+    }
+
     /// What it is counted as.
     fn refusal(&self, status: StatusCode) -> Refusal {
         match self {

@@ -17,7 +17,7 @@ use crate::protocol::merge::OwnWrites;
 use crate::protocol::page::{Page, Remarks, WrittenChanges};
 use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
-use crate::store::{Announcement, CommitNotice, OwnChanges, PageRequest, Pushed, StoreError, Told};
+use crate::store::{Announcement, CommitNotice, OwnChanges, PageRequest, Pushed, Told};
 use crate::telemetry::traces::PushSpan;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -50,23 +50,38 @@ pub(super) async fn push(
     let read = state.push_budget.read(body, caller.log.user).await;
     if matches!(read, Err(ApiError::Busy)) {
         state.metrics.refused.with_label_values(&["push_bytes"]).inc();
+        // One that found no room is as little the client's fault as one that could not be stored.
+        count(&state, FAILED);
     }
     let (body, reservation) = read?;
     state.limits.push_bytes(caller.log.user, body.len())?;
     let started = tokio::time::Instant::now();
-    let answer = answer(&state, &caller.log, &parts.headers, &body, &reservation).await;
+    let answered = answer(&state, &caller.log, &parts.headers, &body, &reservation).await;
     state.metrics.push_seconds.record(started.elapsed().as_secs_f64(), &state.clock);
-    let outcome = match &answer {
-        Ok(answer) => answer.outcome,
-        Err(ApiError::Store(StoreError::Unstorable(_))) => "refused",
-        Err(ApiError::Store(_)) => "failed",
-        Err(_) => "refused",
+    let answered = match answered {
+        Ok(Answer { text, unread, outcome }) => {
+            json(&state, &caller.log, unread, text).await.map(|response| (response, outcome))
+        }
+        Err(error) => Err(error),
     };
-    state.metrics.pushes.with_label_values(&[outcome]).inc();
-    let Answer { text, unread, .. } = answer?;
-    let response = json(&state, &caller.log, unread, text).await?;
+    count(
+        &state,
+        match &answered {
+            Ok((_, outcome)) => outcome,
+            Err(error) if error.is_ours() => FAILED,
+            Err(_) => "refused",
+        },
+    );
+    let (response, _) = answered?;
     state.metrics.apps.count_push(&caller.log.app);
     Ok(response)
+}
+
+/// The outcome of a push that was not answered 2xx, through no fault of its client.
+const FAILED: &str = "failed";
+
+fn count(state: &AppState, outcome: &str) {
+    state.metrics.pushes.with_label_values(&[outcome]).inc();
 }
 
 /// What a push is answered.

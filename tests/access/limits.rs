@@ -1,6 +1,8 @@
 //! G6: what operators bound stays bounded; overload is refused clearly and passes by itself.
 
 use crate::support::*;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use mana_load::wakeups::{WakeMessage, Wakeups};
 use reqwest::Method;
 use serde_json::json;
@@ -75,11 +77,39 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
         status == 503 && answer["error"] == "busy"
     })
     .await;
+    // Through no fault of its client: the objective of pushes counts it.
+    assert!(metric(&cluster, "mana_sync_pushes_total{outcome=\"failed\"}").await >= 1.0);
+    assert_eq!(metric(&cluster, "mana_sync_pushes_total{outcome=\"refused\"}").await, 0.0);
     slow.write_all(b"   } ").await.unwrap();
     assert!(read_all(&mut slow).await.starts_with("HTTP/1.1 400 "), "an object without a client is refused");
     let (status, answer) = cluster.push(&user, "todo", push()).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(cluster.stored(&user).await, 1);
+}
+
+/// The objective of pushes is to notice them: nobody else does.
+#[tokio::test]
+async fn a_push_whose_answer_finds_no_turn_among_reads_counts_as_failed() {
+    // One user reads with two of eight connections.
+    let settings = [("DATABASE_POOL_SIZE", "8"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "300")];
+    let cluster = Cluster::start_with(1, &settings).await;
+    let user = cluster.user();
+    let mut transaction = cluster.pool.begin().await.unwrap();
+    sqlx::query("lock table sync_changes in access exclusive mode").execute(&mut *transaction).await.unwrap();
+    let ask = || cluster.push(&user, "todo", json!({ "clientId": "a", "changes": [] }));
+    let mut asking: FuturesUnordered<_> = (0..4).map(|_| ask()).collect();
+    for _ in 0..2 {
+        let (status, answer) = asking.next().await.unwrap();
+        assert_eq!((status.as_u16(), &answer["error"]), (503, &json!("busy")), "{answer}");
+    }
+    transaction.rollback().await.unwrap();
+    while let Some((status, answer)) = asking.next().await {
+        assert_eq!(status, 200, "{answer}");
+    }
+    for (outcome, pushes) in [("failed", 2.0), ("refused", 0.0), ("empty", 2.0)] {
+        let counted = metric(&cluster, &format!("mana_sync_pushes_total{{outcome=\"{outcome}\"}}")).await;
+        assert_eq!(counted, pushes, "{outcome}");
+    }
 }
 
 #[tokio::test]
