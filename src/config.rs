@@ -36,6 +36,7 @@ pub use invalid::explain;
 pub(crate) use limits::read_networks;
 pub use limits::{LimitsConfig, Networks};
 pub use metrics::MetricsConfig;
+pub(crate) use networks::reachable;
 pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
@@ -45,6 +46,7 @@ pub use sessions::SessionsConfig;
 pub use traces::{RootSampler, Sampler, TracesConfig};
 pub use values::PostgresUrls;
 pub use warnings::Warning;
+pub(crate) use warnings::is_loopback;
 
 use clap::Args;
 use clap::builder::{OsStr, Resettable};

@@ -1,9 +1,9 @@
 //! `mana-sync health`: asks a replica on this machine whether it is ready, where its settings say that it listens.
 
-use crate::config::{Networks, read_networks};
+use crate::config::{Networks, reachable, read_networks};
 use clap::Args;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -83,15 +83,6 @@ impl HealthArgs {
     }
 }
 
-/// Where on this machine a program can be reached that listens on this address.
-fn reachable(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        address => address,
-    }
-}
-
 /// Asks whether the replica is ready.
 ///
 /// # Errors
@@ -124,13 +115,6 @@ fn read(answer: &str) -> Option<Readiness> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn it_is_asked_where_it_listens() {
-        for (listens, asked) in [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.5", "10.0.0.5"), ("::1", "::1")] {
-            assert_eq!(reachable(listens.parse().unwrap()), asked.parse::<IpAddr>().unwrap(), "{listens}");
-        }
-    }
 
     #[test]
     fn what_is_no_answer_is_not_taken_for_one() {

@@ -1,6 +1,6 @@
 //! Networks of addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
@@ -47,6 +47,15 @@ impl Network {
     }
 }
 
+/// Where on this machine a program can be reached that listens on this address.
+pub(crate) fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +82,13 @@ mod tests {
         }
         for wrong in ["", "10.0.0.0/33", "10.0.0.0/", "::/129", "example.com", "10.0.0.0/-1", "10.0.0"] {
             assert_eq!(wrong.parse::<Network>(), Err(NetworkError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_asked_where_it_listens() {
+        for (listens, asked) in [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.5", "10.0.0.5"), ("::1", "::1")] {
+            assert_eq!(reachable(listens.parse().unwrap()), asked.parse::<IpAddr>().unwrap(), "{listens}");
         }
     }
 }

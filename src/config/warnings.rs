@@ -1,6 +1,6 @@
 //! Settings that work and are not meant for the public.
 
-use super::{Config, DEV_SERVICE_KEY};
+use super::{Config, DEV_SERVICE_KEY, Secret};
 use url::{Host, Url};
 
 /// What should be set otherwise where it matters. The messages name no value.
@@ -9,6 +9,12 @@ pub enum Warning {
     /// MANA_SERVICE_KEY is the one for development, which everybody knows.
     #[error("MANA_SERVICE_KEY is the one for development, which everybody knows")]
     DevelopmentKey,
+    /// MANA_SERVICE_KEY is the one of the examples, which everybody knows.
+    #[error("MANA_SERVICE_KEY is the one of the examples, which everybody knows")]
+    ExampleKey,
+    /// ADMIN_TOKEN is the one of the examples, which everybody knows.
+    #[error("ADMIN_TOKEN is the one of the examples: whoever reaches ADMIN_PORT can use it")]
+    ExampleAdminToken,
     /// JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https.
     #[error("JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https")]
     PlainIssuer,
@@ -23,17 +29,34 @@ pub enum Warning {
     /// ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN.
     #[error("ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN")]
     ExposedAdmin,
+    /// PUBLIC_METRICS is off and there is no ADMIN_PORT.
+    #[error("PUBLIC_METRICS is false and ADMIN_PORT is not set: nobody can read this replica's metrics")]
+    NoMetrics,
+    /// PROXY_PROTOCOL without TRUSTED_PROXIES.
+    #[error("PROXY_PROTOCOL is true and TRUSTED_PROXIES is empty: the PROXY protocol is expected of nobody")]
+    NoProxies,
 }
+
+/// What stands in the examples of deploy/ and k8s/ where a secret belongs.
+const EXAMPLE_KEY: &str = "change-me";
+const EXAMPLE_ADMIN_TOKEN: &str = "change-me-change-me";
 
 impl Config {
     /// What to warn of at the start, each once.
     pub fn warnings(&self) -> Vec<Warning> {
+        let (admin, limits) = (&self.admin, &self.limits);
+        let is_open = admin.admin_port.is_some();
+        let is_example = |token: &Secret| token.expose() == EXAMPLE_ADMIN_TOKEN;
         let found = [
             (self.billing.mana_service_key == DEV_SERVICE_KEY, Warning::DevelopmentKey),
+            (self.billing.mana_service_key == EXAMPLE_KEY, Warning::ExampleKey),
             (is_plain(&self.auth.jwks_url), Warning::PlainIssuer),
             (is_plain(&self.billing.mana_credits_url), Warning::PlainCredits),
             (self.auth.jwt_audience.is_none(), Warning::NoAudience),
-            (self.admin.admin_port.is_some() && !self.admin.admin_host.is_loopback(), Warning::ExposedAdmin),
+            (is_open && admin.admin_token.as_ref().is_some_and(is_example), Warning::ExampleAdminToken),
+            (is_open && !admin.admin_host.is_loopback(), Warning::ExposedAdmin),
+            (!is_open && !admin.public_metrics, Warning::NoMetrics),
+            (limits.proxy_protocol && limits.trusted_proxies.iter().flatten().next().is_none(), Warning::NoProxies),
         ];
         found.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning).collect()
     }
@@ -41,7 +64,12 @@ impl Config {
 
 /// Whether requests to this URL can be read on their way.
 fn is_plain(url: &Url) -> bool {
-    let is_loopback = match url.host() {
+    url.scheme() == "http" && !is_loopback(url)
+}
+
+/// Whether this URL leads to this machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.');
             name == "localhost" || name.ends_with(".localhost")
@@ -49,8 +77,7 @@ fn is_plain(url: &Url) -> bool {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
         None => false,
-    };
-    url.scheme() == "http" && !is_loopback
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +100,16 @@ mod tests {
         assert_eq!(warnings(&[fine, admin].concat()), []);
         assert_eq!(warnings(&[&fine[..], &admin, &["--admin-host=0.0.0.0"]].concat()), [ExposedAdmin]);
         assert_eq!(warnings(&[&fine[..], &["--admin-host=0.0.0.0"]].concat()), [], "the port is off");
+        assert_eq!(warnings(&["--mana-service-key=change-me", fine[1]]), [ExampleKey]);
+        let example = ["--admin-port=0", "--admin-token=change-me-change-me"];
+        assert_eq!(warnings(&[fine, example].concat()), [ExampleAdminToken]);
+        assert_eq!(warnings(&[fine[0], fine[1], example[1]]), [], "the port is off");
+        let no_metrics = "--public-metrics=false";
+        assert_eq!(warnings(&[fine[0], fine[1], no_metrics]), [NoMetrics]);
+        assert_eq!(warnings(&[&fine[..], &admin, &[no_metrics]].concat()), []);
+        let (protocol, proxies) = ("--proxy-protocol=true", "--trusted-proxies=10.0.0.0/8");
+        assert_eq!(warnings(&[fine[0], fine[1], protocol, "--trusted-proxies="]), [NoProxies]);
+        assert_eq!(warnings(&[fine[0], fine[1], protocol, proxies]), []);
         for (url, plain) in [
             ("http://127.0.0.1:1/", false),
             ("http://127.9.9.9:1/", false),

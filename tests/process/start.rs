@@ -286,6 +286,10 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     assert_eq!(settings.iter().filter(is_checked).count(), 3, "{settings:?}");
     let ours = |(name, _): &(&str, &str)| !name.starts_with("DATABASE_") && !name.starts_with("OTEL_");
     let settings: Vec<(&str, &str)> = settings.into_iter().filter(ours).collect();
+    let as_they_stand = program_log(&url, &settings).await;
+    assert_eq!(as_they_stand.matches("MANA_SERVICE_KEY is the one of the examples").count(), 1, "{as_they_stand}");
+    let changed = |(name, value)| (name, if value == "change-me" { "changed" } else { value });
+    let settings: Vec<(&str, &str)> = settings.into_iter().map(changed).collect();
     let none = program_log(&url, &settings).await;
     // But for the issuer, which is not there.
     let warned = none.lines().find(|line| line.contains("WARN") && !line.contains("cannot fetch the issuer's keys"));

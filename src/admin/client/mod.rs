@@ -3,7 +3,7 @@
 mod print;
 
 use super::report::{Cluster, Done, Record, RefusedToken, User};
-use crate::config::Secret;
+use crate::config::{Secret, is_loopback, reachable};
 use crate::output::{Output, escaped};
 use clap::{Args, Subcommand};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use url::Url;
 
@@ -20,13 +21,17 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a cluster's admin port is, and what to ask of it.
 #[derive(Args, Debug)]
 pub struct AdminArgs {
-    /// The admin port of any replica. Default: ADMIN_PORT on this machine.
+    /// The admin port of any replica. Default: ADMIN_PORT on this machine, where ADMIN_HOST says.
     #[arg(long, env, global = true)]
     admin_url: Option<Url>,
 
     /// The admin port on this machine, where ADMIN_URL is not set.
     #[arg(long, env, default_value_t = 3090, global = true)]
     admin_port: u16,
+
+    /// Address that ADMIN_PORT listens on, where ADMIN_URL is not set.
+    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), global = true)]
+    admin_host: IpAddr,
 
     /// The token that the admin port asks for.
     #[arg(long, env, hide_env_values = true, value_parser = secret, global = true)]
@@ -202,11 +207,14 @@ struct Api<'a> {
 impl<'a> Api<'a> {
     fn new(args: &'a AdminArgs) -> Result<Api<'a>, ClientError> {
         let token = args.admin_token.as_ref().ok_or(ClientError::NoToken)?.expose();
-        let local = || Url::parse(&format!("http://127.0.0.1:{}", args.admin_port)).map_err(|_| ClientError::Url);
-        let base = args.admin_url.clone().map_or_else(local, Ok)?;
-        let is_loopback = base.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127."));
+        let local = SocketAddr::new(reachable(args.admin_host), args.admin_port);
+        let (base, is_here) = match args.admin_url.clone() {
+            Some(url) => (url, false),
+            None => (Url::parse(&format!("http://{local}")).map_err(|_| ClientError::Url)?, true),
+        };
         let builder = Client::builder().timeout(TIMEOUT);
-        let http = if is_loopback { builder.no_proxy() } else { builder }.build()?;
+        // Whatever proxies the environment names: what is on this machine is none of theirs.
+        let http = if is_here || is_loopback(&base) { builder.no_proxy() } else { builder }.build()?;
         Ok(Api { http, base, token, json: args.json })
     }
 
