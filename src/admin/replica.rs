@@ -265,7 +265,7 @@ impl LocalReplica {
     fn refuse(&self, token_id: &str, until: u64) -> Outcome {
         let until = UNIX_EPOCH + Duration::from_millis(until);
         match self.parts.auth.refused().refuse(token_id, until) {
-            Ok(()) => {
+            Ok(until) => {
                 let closed = self.parts.hub.close_token(token_id);
                 self.outcome(true, &format!("refused until {}; {}", time(until), ended(closed)))
             }

@@ -57,12 +57,14 @@ impl RefusedTokens {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a token until then, or longer if that was said before. Those that have expired are forgotten.
+    /// Refuses a token until then, or longer if that was said before; until when, it says. Those that have expired are
+    /// forgotten.
     ///
     /// # Errors
     /// Too many others are refused, and this one is not.
-    pub fn refuse(&self, id: &str, until: SystemTime) -> Result<(), TooManyRefused> {
-        self.refuse_all([(Arc::from(id), until)])
+    pub fn refuse(&self, id: &str, until: SystemTime) -> Result<SystemTime, TooManyRefused> {
+        self.refuse_all([(Arc::from(id), until)])?;
+        Ok(self.0.until.load().get(id).copied().unwrap_or(until))
     }
 
     /// Likewise, all or as many as there is room for.
@@ -111,8 +113,8 @@ mod tests {
         let (tokens, now) = (RefusedTokens::new(clock.clone()), clock.now());
         let hour = Duration::from_secs(3600);
         assert!(!tokens.contains("a"));
-        tokens.refuse("a", now + hour * 2).unwrap();
-        tokens.refuse("a", now + hour).unwrap();
+        assert_eq!(tokens.refuse("a", now + hour * 2), Ok(now + hour * 2));
+        assert_eq!(tokens.refuse("a", now + hour), Ok(now + hour * 2));
         tokens.refuse("over", now - hour).unwrap();
         tokens.refuse("b", now + hour).unwrap();
         assert!(tokens.contains("a") && tokens.contains("b") && !tokens.contains("over"));
@@ -126,7 +128,7 @@ mod tests {
         let many = (0..MAX_REFUSED).map(|n| (Arc::from(n.to_string()), until));
         tokens.refuse_all(many).unwrap();
         assert_eq!(tokens.refuse("one more", until), Err(TooManyRefused));
-        assert_eq!(tokens.refuse("7", until), Ok(()));
+        assert_eq!(tokens.refuse("7", until), Ok(until));
         assert!(tokens.contains("0") && !tokens.contains("one more"));
         assert_eq!(tokens.list().len(), MAX_REFUSED);
     }

@@ -267,4 +267,9 @@ async fn a_token_is_refused_for_a_year_where_nobody_says_when_it_expires() {
     let tokens = it.get(0, "refused-tokens").await;
     let until = tokens["refusedTokens"][0]["until"].as_str().unwrap();
     assert!(until > iso(now_millis() + 365 * 24 * 3_600_000).as_str(), "{tokens}");
+    // A shorter time takes nothing back, and nobody is told that it does.
+    let sooner = iso(now_millis() + 3_600_000);
+    let outcomes = it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": sooner })).await;
+    assert!(outcomes[0].1.starts_with(&format!("refused until {until}")), "{outcomes:?}");
+    assert_eq!(it.get(0, "refused-tokens").await, tokens);
 }
