@@ -27,20 +27,8 @@ pub(super) async fn cluster(State(admin): State<Admin>) -> Result<Response, Admi
     answer(&admin.cluster().await)
 }
 
-#[derive(Serialize)]
-struct Load {
-    replicas: Vec<ReplicaLoad>,
-}
-
-#[derive(Serialize)]
-struct ReplicaLoad {
-    name: String,
-    seconds: Vec<super::rates::Second>,
-}
-
 pub(super) async fn load(State(admin): State<Admin>) -> Result<Response, AdminError> {
-    let replicas = admin.load().await.into_iter().map(|(name, seconds)| ReplicaLoad { name, seconds });
-    answer(&Load { replicas: replicas.collect() })
+    answer(&admin.load().await)
 }
 
 pub(super) async fn user(State(admin): State<Admin>, uri: Uri) -> Result<Response, AdminError> {

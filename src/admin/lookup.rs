@@ -5,10 +5,10 @@ use super::cluster::{Answers, AskError};
 use super::connection::LazyConnection;
 use super::error::AdminError;
 use super::message::{Answer, Question};
-use super::rates::Second;
 use super::record;
 use super::report::{
-    Cluster, Database, Device, Log, Record, RefusedToken, Replica, Session, Silent, Usage, User, time,
+    Cluster, Database, Device, Load, Log, Record, RefusedToken, Replica, ReplicaLoad, Session, Silent, Usage, User,
+    time,
 };
 use crate::protocol::{Cursor, UserKey};
 use crate::store::inspect::{self, Content, StoredDevice, StoredLog};
@@ -57,13 +57,14 @@ impl Admin {
     }
 
     /// The last five minutes of each replica, second by second, the newest last.
-    pub async fn load(&self) -> Vec<(String, Vec<Second>)> {
+    pub async fn load(&self) -> Load {
         let asked = self.replicas.ask(None, Question::Load).await;
-        let seconds = asked.answers.into_iter().filter_map(|answered| match answered.answer {
-            Answer::Load(seconds) => Some((answered.name, seconds)),
+        let problem = problem(&asked);
+        let replicas = asked.answers.into_iter().filter_map(|answered| match answered.answer {
+            Answer::Load(seconds) => Some(ReplicaLoad { name: answered.name, seconds }),
             _ => None,
         });
-        seconds.collect()
+        Load { replicas: replicas.collect(), silent: asked.silent, problem }
     }
 
     /// The tokens that are refused anywhere.

@@ -10,6 +10,11 @@ async fn a_replica_that_does_not_answer_is_told_of_and_one_that_stops_is_gone() 
     let shown = it.get(0, "cluster").await;
     assert_eq!(names(&shown["replicas"]), ["replica-1", "replica-3"]);
     assert_eq!(names(&shown["silent"]), ["replica-2"]);
+    let load = it.get(0, "load").await;
+    assert_eq!(
+        (names(&load["replicas"]), names(&load["silent"])),
+        (names(&shown["replicas"]), names(&shown["silent"]))
+    );
     let user = it.cluster.user();
     let reply = it.post(0, "disconnect", json!({ "userId": user.id })).await.json();
     assert_eq!(names(&reply["silent"]), ["replica-2"], "{reply}");

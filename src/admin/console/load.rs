@@ -2,17 +2,16 @@
 
 use super::super::Admin;
 use super::super::rates::Second;
+use super::super::report::ReplicaLoad;
 use super::super::units::{count, latency, rate};
 use super::chart::{Line, chart};
 use super::login::Login;
 use super::overview::refresh;
-use super::page::Page;
+use super::page::{Page, missing};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
-
-type Load = [(String, Vec<Second>)];
 
 /// One chart: its name, how its numbers are written, and what it shows of a second.
 struct Shown {
@@ -33,17 +32,18 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
     let page = Page::new(&admin, &login, "/load", "Load");
     let load = admin.load().await;
     let content = html! {
+        div data-part="missing" { (missing(&load.silent, load.problem.as_ref())) }
         p.muted { "The last five minutes of each replica." }
-        ul.legend data-part="legend" { @for (index, (name, _)) in load.iter().enumerate() { li.{ "line-" (index % 8) } { (name) } } }
-        div.charts data-part="charts" { @for shown in &CHARTS { (draw(&load, shown)) } }
+        ul.legend data-part="legend" { @for (index, replica) in load.replicas.iter().enumerate() { li.{ "line-" (index % 8) } { (replica.name) } } }
+        div.charts data-part="charts" { @for shown in &CHARTS { (draw(&load.replicas, shown)) } }
     };
-    page.draw(Some(refresh(load.len())), &content)
+    page.draw(Some(refresh(load.replicas.len())), &content)
 }
 
-fn draw(load: &Load, shown: &Shown) -> Markup {
-    let lines = load.iter().enumerate().map(|(index, (_, seconds))| Line {
+fn draw(replicas: &[ReplicaLoad], shown: &Shown) -> Markup {
+    let lines = replicas.iter().enumerate().map(|(index, replica)| Line {
         class: format!("line-{}", index % 8),
-        values: seconds.iter().map(shown.of).collect(),
+        values: replica.seconds.iter().map(shown.of).collect(),
     });
     chart(shown.name, shown.write, &lines.collect::<Vec<_>>())
 }

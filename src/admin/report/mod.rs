@@ -10,6 +10,7 @@ pub use record::{Change, Field, Record, Write};
 pub use replica::{Connections, Latencies, Latency, Listener, Pool, Process, Rates, Refused, Replica};
 pub use user::{Device, DeviceRead, Log, Session, Usage, User, UserOnReplica};
 
+use super::rates::Second;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,6 +51,28 @@ pub struct Cluster {
     pub problem: Option<String>,
     /// What the database says of itself; none if it could not be asked.
     pub database: Option<Database>,
+}
+
+/// What replicas did in the last minutes.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// The one that was asked first.
+    pub replicas: Vec<ReplicaLoad>,
+    /// Replicas that did not answer in time.
+    pub silent: Vec<Silent>,
+    /// Why others could not be asked; none: they were.
+    pub problem: Option<String>,
+}
+
+/// What one replica did in the last minutes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaLoad {
+    /// The replica.
+    pub name: String,
+    /// Second by second, the newest last.
+    pub seconds: Vec<Second>,
 }
 
 /// A token that is not accepted.
