@@ -63,14 +63,22 @@ pub(super) async fn form(headers: &HeaderMap, body: Body) -> Result<Form, AdminE
     Ok(Form(url::form_urlencoded::parse(&body).into_owned().collect()))
 }
 
+/// The name of a field that says that nobody has typed the others.
+pub(super) const AS_IT_IS: &str = "as_it_is";
+
 /// The fields of a form.
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// A field without spaces around it; none if it is missing or empty.
+    fn sent(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A field; none if it is missing or empty. Without spaces around it where somebody has typed or pasted it: in a form of
+    /// ours that is [`AS_IT_IS`] they belong to a name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let field = self.0.iter().find(|(key, _)| key == name);
-        field.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
+        let is_ours = self.sent(AS_IT_IS).is_some();
+        self.sent(name).map(|value| if is_ours { value } else { value.trim() }).filter(|value| !value.is_empty())
     }
 
     pub(super) fn required(&self, name: &'static str) -> Result<&str, AdminError> {

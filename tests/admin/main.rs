@@ -4,6 +4,7 @@ mod absent;
 mod access;
 mod actions;
 mod command;
+mod forms;
 #[path = "../support/mod.rs"]
 mod support;
 mod views;
