@@ -38,6 +38,12 @@ def memory_needed(settings):
     return 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"]) + int(settings["MAX_CONNECTIONS"]) * 11 * 1024
 
 
+def unit_memory(unit):
+    """MemoryMax of a unit, in bytes."""
+    number, suffix = re.search(r"^MemoryMax=(\d+)([MG])$", unit, re.M).groups()
+    return int(number) << {"M": 20, "G": 30}[suffix]
+
+
 def unknown_settings(names, settings):
     return [f"{name} is no setting of the server" for name in names if name not in settings and not NOT_OURS.fullmatch(name)]
 
@@ -145,6 +151,9 @@ def _disagreements(compose, settings):
         "compose: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": enough,
         "compose: stop_grace_period is longer than a stop": compose_stop > stop_takes(settings),
         "systemd: TimeoutStopSec is longer than a stop": value(r"TimeoutStopSec=(\w+)", unit) > stop_takes(settings),
+        "systemd: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": unit_memory(unit) >= memory_needed(settings),
+        "systemd: a migration is not cut short": "\nTimeoutStartSec=infinity\n" in unit,
+        "systemd: a start is tried until it works": "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0],
         "HAProxy notices a draining replica while it still accepts": noticed < setting("DRAIN_DELAY_MS"),
         "HAProxy: timeout server is longer than any silence": value(r"timeout server (\w+)", haproxy) > silence,
         "HAProxy: timeout client is longer than any silence": value(r"timeout client (\w+)", haproxy) > silence,
