@@ -6,6 +6,7 @@ from pathlib import Path
 
 import alerts
 import chart
+import examples
 import files
 import kubernetes
 import panels
@@ -29,6 +30,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
         scanned = Path(folder)
         chart.check(kubernetes.check(settings, scanned), settings, scanned)
+        examples.check()
         kubernetes.scan_posture(scanned)
     return report.finish()
 

@@ -11,6 +11,7 @@ import report
 import yaml
 from files import memory_needed, stop_takes, unknown_settings
 
+# Kinds of other projects.
 OTHERS = ("gateway.networking.k8s.io/", "networking.gke.io/", "keda.sh/", "monitoring.coreos.com/")
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
@@ -32,20 +33,14 @@ def check(settings, scanned):
             rendered.write_text(text)
             found[overlay.name] = [resource for resource in yaml.safe_load_all(text) if resource]
             check_rendered(name, rendered, found[overlay.name], settings, scanned)
-    for example in ("ingress", "load-job"):
-        _validate(f"k8s examples/{example}.yaml", Path(f"k8s/examples/{example}.yaml"))
-    _check_others("k8s examples/gke.yaml", list(yaml.safe_load_all(Path("k8s/examples/gke.yaml").read_text())))
-    # The plug-in for backups publishes no schema of its kind.
-    database = list(yaml.safe_load_all(Path("k8s/examples/cloudnative-pg.yaml").read_text()))
-    _check_others("k8s examples/cloudnative-pg.yaml", [r for r in database if r["kind"] != "ObjectStore"])
     return found
 
 
 def check_rendered(name, file, resources, settings, scanned):
     """Everything that can be said of resources, which are in a file too."""
-    _validate(name, file)
+    validate(name, file)
     shutil.copy(file, scanned / f"{name.replace(' ', '-')}.yaml")
-    _check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
+    check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
     if any(r["kind"] in WORKLOADS for r in resources):
         for what, problems in _assertions(resources, settings).items():
             report.line(f"{name}: {what}", problems)
@@ -94,7 +89,7 @@ def _refuse_digest_alone(overlays):
     report.line("k8s: an image by its digest alone is refused", ["it is rendered"] if done.returncode == 0 else [])
 
 
-def _validate(name, file):
+def validate(name, file):
     command = [report.tool("kubernetes-validate"), "--strict", "--quiet", "--no-warn", file]
     report.run(f"{name}: strict schemas", command)
 
@@ -105,7 +100,7 @@ def scan_posture(folder):
     report.run("posture scan of everything rendered", [scan, "--config-file", "k8s/checkov.yaml", "--directory", folder])
 
 
-def _check_others(name, resources):
+def check_others(name, resources):
     name += ": strict schemas of other projects"
     if not resources:
         return
