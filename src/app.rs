@@ -107,7 +107,9 @@ pub async fn run(
     let Listeners { public, admin: admin_port } = listeners;
     say_settings(&config, admin_port.as_ref());
     let metrics = telemetry.metrics.clone();
-    let found = start::find_database(&config, &public, admin_port.as_ref(), &metrics, &clock, &shutdown).await?;
+    // Boxed: its state is large, and only needed until the database has been found.
+    let finding = start::find_database(&config, &public, admin_port.as_ref(), &metrics, &clock, &shutdown);
+    let found = Box::pin(finding).await?;
     let Some((layout, store)) = found else { return Ok(()) };
 
     let given = Given { config: &config, layout, store: &store, clock: &clock, telemetry, shutdown: &shutdown };

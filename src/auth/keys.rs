@@ -1,9 +1,10 @@
 //! The issuer's keys in memory.
 //!
-//! The set is held as a whole: a `kid` is attacker-controlled input, and must neither fill a cache nor make us call the
-//! issuer at will. A single background task fetches the set: when it is due for a refresh, and when a request waits for
-//! a key that is not in it. Two fetches start at least the cool-down apart, even if the requests that prompted them are
-//! gone. While the issuer is down, the keys in memory remain in use, up to a limit.
+//! The whole set is held under one roof: a `kid` is an attacker's input and must neither fill a cache nor make us
+//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, when somebody waits
+//! for a key that is not in it, and when one that is in it did not sign what names it. Between the beginnings of two
+//! requests to the issuer lies the cool-down, whoever asks and hangs up meanwhile. While the issuer is down the keys at
+//! hand go on being used, up to a limit.
 
 use super::jwks::{JwksError, Key, Keys, fetch};
 use crate::clock::Clock;
@@ -161,6 +162,11 @@ impl KeySource {
                 _ => self.shared.wanted.notify_one(),
             }
         }
+    }
+
+    /// A token's signature is not by the key of its name: perhaps that is another one by now. Nobody waits for the issuer.
+    pub(super) fn doubt(&self) {
+        self.shared.wanted.notify_one();
     }
 
     /// Fetches keys at the start and whenever they are wanted or due, until told to stop. The only task that calls the

@@ -213,9 +213,13 @@ impl Authenticator {
         let kid = header.kid.ok_or(AuthError::Invalid(TokenProblem::NoKey))?;
         let found = self.keys.get(&kid, from).await.map_err(AuthError::Unavailable)?;
         let found = found.ok_or(AuthError::Invalid(TokenProblem::UnknownKey))?;
-        let claims: Claims =
-            jsonwebtoken::decode(token, &found.key, &self.validation).map_err(|error| refusal(&error))?.claims;
-        Ok((found.generation, identity(claims, self.clock.now())?))
+        let decoded = jsonwebtoken::decode::<Claims>(token, &found.key, &self.validation);
+        let claims = decoded.map_err(|error| refusal(&error)).inspect_err(|error| {
+            if matches!(error, AuthError::Invalid(TokenProblem::Signature)) {
+                self.keys.doubt();
+            }
+        })?;
+        Ok((found.generation, identity(claims.claims, self.clock.now())?))
     }
 }
 

@@ -58,6 +58,9 @@ impl ConnectError {
             Some("57P03") => "the database is starting, or shutting down".to_owned(),
             Some("57P01" | "57P02") => "the database is shutting down".to_owned(),
             Some("42501") => "the role may not connect to the database: grant it CONNECT".to_owned(),
+            Some("08P01") if says(error, "unsupported startup parameter") => {
+                "the pooler before the database refuses time limits: set DATABASE_PREPARE=false, or see docs/operations.md".to_owned()
+            }
             Some(code) => format!("{self} (SQLSTATE {code})"),
             None => self.to_string(),
         }
@@ -126,6 +129,10 @@ impl DbError {
     pub fn sentence(&self) -> String {
         match (self, self.sqlstate()) {
             (DbError::Connect(error), _) => error.sentence(),
+            (DbError::Statement(error), Some("08P01")) if says(error, "transaction blocks not allowed") => {
+                "the pooler before the database shares its connections between statements: its pool_mode must be transaction or session"
+                    .to_owned()
+            }
             (_, Some("42P01" | "3F000")) => "tables are not there: run `mana-sync migrate`".to_owned(),
             (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),
             (_, Some(code)) => format!("{self} (SQLSTATE {code})"),
@@ -199,6 +206,11 @@ fn is_disconnect(error: &tokio_postgres::Error) -> bool {
 /// Returns true if the server lost another server, as Citus does when a worker goes down. The session survives.
 fn is_lost_behind(error: &tokio_postgres::Error) -> bool {
     !is_disconnect(error) && sqlstate(error).is_some_and(|code| code.starts_with("08"))
+}
+
+/// Whether a pooler says this, which has one code for much: its texts are in no other language.
+fn says(error: &tokio_postgres::Error, text: &str) -> bool {
+    error.as_db_error().is_some_and(|error| error.message().starts_with(text))
 }
 
 fn sqlstate(error: &tokio_postgres::Error) -> Option<&str> {

@@ -31,12 +31,15 @@ const SLACK: Duration = Duration::from_secs(1);
 /// How much before it was sent a statement may seem to have started: both times are measured late.
 const EARLY: Duration = Duration::from_millis(250);
 
-/// How long our other connections to this database have been running their statements, in seconds. They have the same
-/// application_name as the one that asks.
+/// For how long the statements of our other connections to this database have been running, in seconds. They share the
+/// application name of the one that asks. If the server does not track what sessions do (`track_activities`), or does
+/// not show it to the role that ours has been set to, the asking session does not see itself as active either: then
+/// there is a row with a null.
 const RUNNING: &str = "
-select greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 from pg_stat_activity
+select case when pid <> pg_backend_pid() then greatest(extract(epoch from clock_timestamp() - query_start), 0)::float8 end
+from pg_stat_activity
 where application_name = current_setting('application_name') and datname = current_database()
-  and state <> 'idle' and pid <> pg_backend_pid()";
+  and case when pid = pg_backend_pid() then state is distinct from 'active' else state <> 'idle' end";
 
 /// Watches statements that take long.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub(super) struct StallDetector {
     latest: Option<Mutex<Option<Look>>>,
 }
 
-/// The result of one query; `running_for` is `None` if the database could not be asked.
+/// The result of one query; `None` inside if the database could not be asked, or does not tell.
 #[derive(Clone, Debug)]
 struct Look {
     at: Instant,
@@ -101,20 +104,22 @@ impl StallDetector {
         if let Err(error) = &running {
             tracing::debug!(error = error as &dyn std::error::Error, "cannot ask what the database does for us");
         }
-        let look = Look { at: asked + asked.elapsed() / 2, running_for: running.ok() };
+        let look = Look { at: asked + asked.elapsed() / 2, running_for: running.ok().flatten() };
         latest.insert(look).clone()
     }
 
-    async fn ask(&self) -> Result<Vec<Duration>, ConnectError> {
+    /// None if the database does not say.
+    async fn ask(&self) -> Result<Option<Vec<Duration>>, ConnectError> {
         let (client, mut driver) = self.connector.connect().await?;
         let answer = while_driven(&mut driver, client.simple_query(RUNNING)).await?;
         drop(client);
         // Only the termination message is left to send.
         let _ = driver.await;
         let running = answer.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Duration::try_from_secs_f64(row.get(0)?.parse().ok()?).ok(),
+            SimpleQueryMessage::Row(row) => Some(row.get(0)),
             _ => None,
         });
+        let running = running.map(|seconds| Duration::try_from_secs_f64(seconds?.parse().ok()?).ok());
         Ok(running.collect())
     }
 }

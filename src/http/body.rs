@@ -9,13 +9,15 @@ use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::config::Config;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
+use axum::http::header::EXPECT;
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Maximum size of a body in bytes.
 const MAX_BODY: usize = 10 << 20;
@@ -36,6 +38,8 @@ const SMALL_WORK: usize = 1 << 20;
 const BECOMES: usize = 3;
 /// Additional bytes for each JSON object: every change and every field is one, however short.
 const OBJECT: usize = 512;
+/// So long all clients wait to be asked for a body: the least that is known of one is 350 ms.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Maximum number of bodies drained at the same time so that their clients see the answer. Others are cut off.
 const MAX_DISCARDS: usize = 256;
 
@@ -108,8 +112,17 @@ impl PushBudget {
         Ok((read, reservation))
     }
 
-    /// Drains the rest of a body, within bounds: a client that is still sending would not see the answer.
-    pub(super) async fn discard(&self, mut body: Body) {
+    /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer. One that waits
+    /// until it is asked for its body sees it, and is spared the sending: unless it has waited for so long that it may have
+    /// begun. `came`: when the request did.
+    pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, came: Instant, body: Body) {
+        let waits = |expected: &HeaderValue| expected.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if !headers.get(EXPECT).is_some_and(waits) || came.elapsed() > PATIENCE {
+            self.discard(body).await;
+        }
+    }
+
+    async fn discard(&self, mut body: Body) {
         let Ok(_place) = self.discards.try_acquire() else { return };
         let reading = async {
             let mut read = 0;
@@ -123,6 +136,12 @@ impl PushBudget {
         // Whether all of it was read makes no difference to the answer.
         let _ = timeout(DISCARD_TIMEOUT, reading).await;
     }
+}
+
+/// Refuses a body of which it is known beforehand that it is too large.
+pub(super) fn check_length(body: &Body) -> Result<(), ApiError> {
+    let is_too_large = usize::try_from(body.size_hint().lower()).map_or(true, |length| length > MAX_BODY);
+    if is_too_large { Err(ApiError::TooLarge(MAX_BODY)) } else { Ok(()) }
 }
 
 /// Upper bound of the memory that decoding a body takes, in bytes: braces within strings count as objects too.

@@ -2,7 +2,7 @@
 
 use super::AppState;
 use super::answer::{json, read_page, unless_empty, write};
-use super::body::PushReservation;
+use super::body::{PushReservation, check_length};
 use super::error::ApiError;
 use super::extract::{Caller, check_encoding, client_id};
 use super::read_ahead::read_on;
@@ -19,31 +19,31 @@ use crate::protocol::push::{Adjusted, Push, StampPolicy, read_push};
 use crate::protocol::{Cursor, Log, Stamp};
 use crate::store::{Announcement, CommitNotice, OwnChanges, PageRequest, Pushed, Told};
 use crate::telemetry::traces::PushSpan;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tracing::Span;
 
 /// Bytes that an answer may spend on conflicts, however small its push is.
 const MIN_CONFLICTS: usize = 4 << 10;
 
-pub(super) async fn push(
-    State(state): State<AppState>,
-    caller: Result<Caller, ApiError>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
+pub(super) async fn push(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let came = Instant::now();
+    let (mut parts, body) = request.into_parts();
+    let caller = Caller::from_request_parts(&mut parts, &state).await;
     let check = |caller: Caller| {
         check_media_type(&parts.headers)?;
         state.limits.push(caller.log.user)?;
+        check_length(&body)?;
         Ok(caller)
     };
     let caller = match caller.and_then(check) {
         Ok(caller) => caller,
         Err(error) => {
-            state.push_budget.discard(body).await;
+            state.push_budget.discard_unless_awaited(&parts.headers, came, body).await;
             return Err(error);
         }
     };
@@ -55,7 +55,7 @@ pub(super) async fn push(
     }
     let (body, reservation) = read?;
     state.limits.push_bytes(caller.log.user, body.len())?;
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let answered = answer(&state, &caller.log, &parts.headers, &body, &reservation).await;
     state.metrics.push_seconds.record(started.elapsed().as_secs_f64(), &state.clock);
     let answered = match answered {

@@ -6,6 +6,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
@@ -196,4 +198,30 @@ async fn a_name_that_is_no_text_is_refused_with_what_to_do() {
     Reply::to(request).await.refused(400, "bad_request");
     let request = cluster.request(&user, Method::GET, PULL).header("X-Client-Id", "a%00");
     Reply::to(request).await.refused(400, "bad_request");
+}
+
+/// As curl does it with what is large.
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked_for_one_that_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let user = cluster.user();
+    // Whoever has to be asked about has been asked about, so that nothing is waited for.
+    assert_eq!(push(&cluster, &user).send().await.unwrap().status(), 200);
+    let cases = [
+        ("nonsense", "application/json", 100, "HTTP/1.1 401 "),
+        (&*user.token, "text/plain", 100, "HTTP/1.1 415 "),
+        (&*user.token, "application/json", (10 << 20) + 1, "HTTP/1.1 413 "),
+        (&*user.token, "application/json", 100, "HTTP/1.1 100 "),
+    ];
+    for (token, kind, length, begins) in cases {
+        let head = format!(
+            "POST /sync/todo HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: {kind}\r\n\
+             Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(cluster.url(0).trim_start_matches("http://")).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; begins.len()];
+        tokio::time::timeout(TIMEOUT, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), begins);
+    }
 }

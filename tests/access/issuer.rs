@@ -183,6 +183,36 @@ async fn a_key_that_is_withdrawn_ends_with_the_next_refresh_also_for_tokens_that
     eventually("refused", async || pull(&cluster, &seen).await.status == 401).await;
 }
 
+/// As an issuer does that has lost its key, or calls each of its keys the same.
+#[tokio::test]
+async fn a_key_that_takes_the_place_of_another_under_its_name_counts_soon() {
+    let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "1000")]).await;
+    let before = token(&cluster.key);
+    assert_eq!(pull(&cluster, &before).await.status, StatusCode::OK);
+    let next = SigningKey::generate().unwrap();
+    let named = |mut jwk: serde_json::Value| {
+        jwk["kid"] = json!(cluster.key.kid());
+        jwk
+    };
+    cluster.issuer.set_jwks(vec![named(next.public_jwk())]);
+    let header = json!({ "alg": "EdDSA", "kid": cluster.key.kid() });
+    let after = next.mint_with(&header, &json!({ "sub": "somebody", "exp": now_millis() / 1000 + 600 }));
+    eventually("the new key counts", async || pull(&cluster, &after).await.status == 200).await;
+    assert_eq!(pull(&cluster, &before).await.status, StatusCode::UNAUTHORIZED);
+
+    // Whoever forges signatures makes the issuer be asked no more often than whoever names unknown keys.
+    let (began, asked) = (Instant::now(), cluster.issuer.requests());
+    let forged =
+        |_| SigningKey::generate().unwrap().mint_with(&header, &json!({ "sub": "somebody", "exp": 1_u64 << 40 }));
+    for _ in 0..10 {
+        let tokens: Vec<String> = (0..20).map(forged).collect();
+        let replies = join_all(tokens.iter().map(async |token| pull(&cluster, token).await.status.as_u16())).await;
+        assert_eq!(replies, [401; 20]);
+    }
+    let asked = cluster.issuer.requests() - asked;
+    assert!(asked <= 2 + began.elapsed().as_secs(), "asked {asked} times in {:?}", began.elapsed());
+}
+
 /// A cluster that asks this issuer.
 async fn asking(router: Router) -> (Cluster, Stub) {
     let issuer = Stub::start(anywhere(), router).await.unwrap();

@@ -14,8 +14,10 @@ mod certificates;
 mod encodings;
 mod hosts;
 mod modes;
+mod poolers;
 mod server;
 mod sessions;
+mod slow;
 mod whole;
 
 use mana_sync::config::Secret;

@@ -55,8 +55,9 @@ export class Client {
   listen() {
     const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, 'ws')}/ws/${this.app}`));
     socket.onopen = async () => {
-      const token = await this.token().catch(console.error); // without one the server closes, and this begins again
-      if (!token || socket.readyState !== WebSocket.OPEN) return;
+      const token = await this.token().catch(console.error);
+      if (!token) socket.close(); // and begin again
+      if (socket.readyState !== WebSocket.OPEN) return;
       socket.send(JSON.stringify({ type: 'auth', token, clientId: this.clientId }));
       const { exp } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
       const half = (exp * 1000 - Date.now()) / 2; // `auth` again before it expires; a timer has 24 days at most

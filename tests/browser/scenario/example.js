@@ -29,9 +29,10 @@ const FAILURES = [
   () => new Response('<html>sign in</html>', { status: 200 }),
 ];
 
-/** What is written arrives once, though its first answers fail in each of these ways; it is asked for again, not at once. */
+/** What is written arrives, though its first answers fail in each of these ways; it is asked for again, not at once. */
 async function survives(options) {
-  const [client, reader] = ['unlucky', 'reader'].map((clientId) => new Client({ ...options, clientId, app: 'failing' }));
+  const clients = ['unlucky', 'reader'].map((clientId) => new Client({ ...options, clientId, app: 'failing' }));
+  const [client, reader] = clients;
   const { fetch } = globalThis;
   const asked = [];
   globalThis.fetch = async (...request) => {
@@ -49,6 +50,24 @@ async function survives(options) {
   if (pauses.some((pause) => pause < 1_000)) throw new Error(`asked again after ${pauses} ms`);
   await reader.sync();
   if (held(client) !== held(reader)) throw new Error(`it has ${held(client)}, and another device ${held(reader)}`);
+}
+
+/** A client that cannot have a token, first for its socket and then for what it asks, is woken all the same. */
+async function comesBack(writer) {
+  let asked = 0;
+  const token = async () => {
+    asked += 1;
+    if (asked === 1 || asked === 3) throw new Error('there is no token at the moment; the test has it so');
+    return writer.token();
+  };
+  const client = new Client({ url: writer.url, app: writer.app, clientId: 'without a token', token });
+  client.listen();
+  await until('it has asked for a token for its socket twice, and for what it asks', () => asked >= 3);
+  await writer.write(update('r5', 'woken in the end'));
+  const title = () => client.records.get(`${TABLE}/r5`)?.title.value;
+  await until('a wake-up is followed once there is a token', () => title() === 'woken in the end');
+  client.closed = true;
+  client.socket.close();
 }
 
 /** Returns what a client holds, in a canonical order. */
@@ -111,5 +130,7 @@ export async function example(host, { urls, token, lasting, passing }) {
   two.closed = true;
   two.socket.close();
   await survives({ url: urls[0], token: async () => token });
+  await comesBack(one);
+  await two.sync();
   return { found: held(one) === held(two) ? [] : ['the two clients hold different records'] };
 }
