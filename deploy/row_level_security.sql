@@ -74,6 +74,9 @@ declare
     is_distributed bool := (select c.relkind = 'v' from pg_class c where c.oid = to_regclass('sync_changes'));
     -- `(select …)`: asked once for a statement, not for each row.
     own text := 'user_id = (select current_setting(''mana_sync.user_id'', true))';
+    names text[] := array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'];
+    locks text;
+    timeout_before text := current_setting('lock_timeout');
     place record;
     named text;
     walled text;
@@ -82,6 +85,25 @@ begin
     if is_distributed and (current_setting('server_version_num')::int < 150000 or (select l.on_citus from sync_layout l)) then
         raise exception using errcode = 'feature_not_supported', message = 'row-level security for programs was refused: nothing is put up';
     end if;
+    -- All locks are taken first. Replicas take theirs in other orders, so after a short wait these are released and tried again,
+    -- before PostgreSQL finds a deadlock (deadlock_timeout, 1 s by default) and cancels a replica's statement.
+    select string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by n.nspname <> main, c.relname) into locks
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relname = any (names || array(select name || '_undistributed' from unnest(names) name)) and c.relkind in ('r', 'p', 'v')
+      and (n.nspname = main or is_distributed and n.nspname ~ '^sync_b[0-9]{2}$'
+           and obj_description(n.oid, 'pg_namespace') = 'A bucket of mana-sync');
+    for attempt in 1 .. 100 loop
+        begin
+            perform set_config('lock_timeout', '200ms', true);
+            execute format('lock table %s in access exclusive mode', locks);
+            exit;
+        exception when lock_not_available or deadlock_detected then
+            if attempt = 100 then raise; end if;
+            perform pg_sleep(0.1);
+        end;
+    end loop;
+    perform set_config('lock_timeout', timeout_before, true);
+
     for place in
         select main as schema, case when is_distributed then '_undistributed' else '' end as suffix
         union all
@@ -89,7 +111,7 @@ begin
         where is_distributed and n.nspname ~ '^sync_b[0-9]{2}$'
           and obj_description(n.oid, 'pg_namespace') = 'A bucket of mana-sync'
     loop
-        foreach named in array array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'] loop
+        foreach named in array names loop
             walled := format('%I.%I', place.schema, named || place.suffix);
             execute format('alter table %s enable row level security', walled);
             execute format('drop policy if exists sync_replica on %s', walled);
@@ -117,7 +139,7 @@ begin
         grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, field_meta,
             client_id, schema_version, actor, origin, space_id) on sync_changes to mana_sync_program;
         grant select on sync_heads, sync_history to mana_sync_program;
-        foreach named in array array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'] loop
+        foreach named in array names loop
             execute format('alter view %I set (security_invoker = true)', named);
         end loop;
         -- What is inserted into and deleted from the view.

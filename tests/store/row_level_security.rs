@@ -107,6 +107,30 @@ async fn behind_the_wall_a_program_sees_and_writes_one_users_rows_and_replicas_s
     assert_eq!(count(&mut owner, "sync_changes").await, 0, "a role that nobody named sees nothing");
 }
 
+#[tokio::test]
+async fn the_wall_is_put_up_beside_statements_that_take_their_locks_in_another_order() {
+    let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let url = create_database_on(&postgres.server().admin_url()).await;
+    run(&url, &["migrate", "--grant"]).await;
+    let (mut owner, mut reader) = (connect(&url).await, connect(&url).await);
+    sqlx::raw_sql("begin; select from sync_history").execute(&mut reader).await.unwrap();
+    let building = sqlx::raw_sql(WALL).execute(&mut owner);
+    let reading = async {
+        let waits = "select count(*) > 0 from pg_locks where not granted and relation = 'sync_history'::regclass";
+        let mut observer = connect(&url).await;
+        eventually("the wall waits for the reader", async || {
+            sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut observer).await.unwrap()
+        })
+        .await;
+        for table in ["sync_heads", "sync_changes"] {
+            assert_eq!(count(&mut reader, table).await, 0);
+        }
+        sqlx::raw_sql("commit").execute(&mut reader).await.unwrap();
+    };
+    let (built, ()) = tokio::join!(building, reading);
+    built.unwrap();
+}
+
 /// A command on this database, which must succeed.
 async fn run(url: &str, arguments: &[&str]) {
     let done = run_raw(url, arguments).await;
