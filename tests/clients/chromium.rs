@@ -3,7 +3,7 @@
 use crate::balancer::{Balancer, Kind};
 use crate::program::run;
 use crate::support::{Cluster, eventually};
-use crate::{RECORDS, five_devices, seeds, settings};
+use crate::{five_devices, seeds, settings};
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -23,7 +23,7 @@ async fn allowing_pages(replicas: u16) -> (Cluster, u16) {
 #[ignore = "needs Chromium: make test-browser"]
 async fn five_devices_in_chromium_end_equal_whatever_fails() {
     let (mut cluster, port) = allowing_pages(3).await;
-    five_devices(CHROMIUM, &mut cluster, RECORDS, seeds(5), Some(port)).await;
+    five_devices(CHROMIUM, &mut cluster, seeds(5), Some(port)).await;
 }
 
 #[tokio::test]

@@ -26,10 +26,7 @@ use support::*;
 const NODE: &str = "node/main.js";
 /// Where it matters that an answer has several pages.
 const SMALL_PAGES: &[(&str, &str)] = &[("PAGE_MAX_CHANGES", "5")];
-/// Records of five devices to begin with, and in a fifth of the size, of which there are as many pages: an IndexedDB in memory
-/// takes most of such a test's time.
 const RECORDS: u64 = 5_000;
-const FEW_RECORDS: (u64, &[(&str, &str)]) = (1_000, &[("PAGE_MAX_CHANGES", "200")]);
 /// A replica is killed after one step in so many.
 const STEPS_A_KILL: u32 = 12;
 
@@ -51,11 +48,11 @@ fn seeds(by_default: u64) -> Range<u64> {
 }
 
 /// Five devices, each seed with others; a replica is killed and started again at every twelfth of their steps.
-async fn five_devices(program: &str, cluster: &mut Cluster, records: u64, seeds: Range<u64>, page_port: Option<u16>) {
+async fn five_devices(program: &str, cluster: &mut Cluster, seeds: Range<u64>, page_port: Option<u16>) {
     for seed in seeds {
         let mut settings = settings(cluster, "five-devices");
         settings["seed"] = json!(seed);
-        settings["records"] = json!(records);
+        settings["records"] = json!(RECORDS);
         settings["port"] = json!(page_port);
         println!("five devices, seed {seed}");
         let (mut rng, mut kills) = (StdRng::seed_from_u64(seed), 0);
@@ -75,8 +72,7 @@ async fn five_devices(program: &str, cluster: &mut Cluster, records: u64, seeds:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_devices_of_three_generations_end_equal_whatever_fails() {
-    let (records, small_pages) = FEW_RECORDS;
-    five_devices(NODE, &mut Cluster::start_with(3, small_pages).await, records, seeds(3), None).await;
+    five_devices(NODE, &mut Cluster::start(3).await, seeds(3), None).await;
 }
 
 #[tokio::test]
