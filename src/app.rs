@@ -16,7 +16,7 @@ use crate::shutdown::Shutdown;
 use crate::store::fitness::Unfit;
 use crate::store::schema::SchemaError;
 use crate::telemetry::{Metrics, Telemetry};
-use parts::{Given, Parts};
+use parts::{Context, Parts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,15 +105,15 @@ pub async fn run(
     config.check()?;
     let config = Arc::new(config);
     let Listeners { public, admin: admin_port } = listeners;
-    say_settings(&config, admin_port.as_ref());
+    log_settings(&config, admin_port.as_ref());
     let metrics = telemetry.metrics.clone();
     // Boxed: its state is large, and only needed until the database has been found.
     let finding = start::find_database(&config, &public, admin_port.as_ref(), &metrics, &clock, &shutdown);
     let found = Box::pin(finding).await?;
     let Some((layout, store)) = found else { return Ok(()) };
 
-    let given = Given { config: &config, layout, store: &store, clock: &clock, telemetry, shutdown: &shutdown };
-    let parts = Parts::new(given, admin_port.is_some())?;
+    let context = Context { config: &config, layout, store: &store, clock: &clock, telemetry, shutdown: &shutdown };
+    let parts = Parts::new(context, admin_port.is_some())?;
     let admin = parts.admin()?;
     let state = AppState::new(parts.services()?);
     let others = admin.as_ref().map(|(admin, _)| Arc::new(admin.replicas().clone()) as Arc<dyn OtherChannels>);
@@ -140,7 +140,7 @@ pub async fn run(
 }
 
 /// What of the settings an operator should see in the log.
-fn say_settings(config: &Config, admin_port: Option<&TcpListener>) {
+fn log_settings(config: &Config, admin_port: Option<&TcpListener>) {
     if let Some(address) = admin_port.and_then(|listener| listener.local_addr().ok()) {
         tracing::info!(%address, "the admin port is open");
     }

@@ -64,7 +64,7 @@ pub(super) async fn form(headers: &HeaderMap, body: Body) -> Result<Form, AdminE
 }
 
 /// The name of a field that says that nobody has typed the others.
-pub(super) const AS_IT_IS: &str = "as_it_is";
+pub(super) const VERBATIM: &str = "verbatim";
 
 /// The fields of a form.
 pub(super) struct Form(Vec<(String, String)>);
@@ -75,9 +75,9 @@ impl Form {
     }
 
     /// A field; none if it is missing or empty. Without spaces around it where somebody has typed or pasted it: in a form of
-    /// ours that is [`AS_IT_IS`] they belong to a name.
+    /// ours that is [`VERBATIM`] they belong to a name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let is_ours = self.sent(AS_IT_IS).is_some();
+        let is_ours = self.sent(VERBATIM).is_some();
         self.sent(name).map(|value| if is_ours { value } else { value.trim() }).filter(|value| !value.is_empty())
     }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What all parts are made of.
-pub(super) struct Given<'a> {
+pub(super) struct Context<'a> {
     pub(super) config: &'a Arc<Config>,
     pub(super) layout: Layout,
     pub(super) store: &'a Buckets,
@@ -38,7 +38,7 @@ pub(super) struct Given<'a> {
 
 /// What several parts use.
 pub(super) struct Parts<'a> {
-    given: Given<'a>,
+    context: Context<'a>,
     auth: Arc<Authenticator>,
     hub: Arc<Hub>,
     fanout: Fanout,
@@ -49,8 +49,8 @@ pub(super) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// Starts nothing. How far devices have read is noted for operators alone.
-    pub(super) fn new(given: Given<'a>, has_admin_port: bool) -> Result<Parts<'a>, RunError> {
-        let Given { config, layout, clock, telemetry, shutdown, .. } = &given;
+    pub(super) fn new(context: Context<'a>, has_admin_port: bool) -> Result<Parts<'a>, RunError> {
+        let Context { config, layout, clock, telemetry, shutdown, .. } = &context;
         let (metrics, clock) = (telemetry.metrics.clone(), (*clock).clone());
         // Whoever the issuer sends us to is not the issuer.
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
@@ -63,13 +63,13 @@ impl<'a> Parts<'a> {
             limits: UserLimits::new(&config.limits, config.queue_timeout_ms, metrics, clock),
             auth,
             fanout,
-            given,
+            context,
         })
     }
 
     /// What operators ask, if the admin port is open.
     pub(super) fn admin(&self) -> Result<Option<(Admin, admin::Tasks)>, RunError> {
-        let Given { config, layout, clock, telemetry, shutdown, .. } = &self.given;
+        let Context { config, layout, clock, telemetry, shutdown, .. } = &self.context;
         let metrics = telemetry.metrics.clone();
         let parts = admin::Parts {
             hub: self.hub.clone(),
@@ -89,7 +89,7 @@ impl<'a> Parts<'a> {
 
     /// What answers clients.
     pub(super) fn services(&self) -> Result<Services, RunError> {
-        let Given { config, store, clock, telemetry, shutdown, .. } = &self.given;
+        let Context { config, store, clock, telemetry, shutdown, .. } = &self.context;
         let (metrics, clock) = (telemetry.metrics.clone(), (*clock).clone());
         let unread = MemoryBudget::new(config.max_stream_bytes_in_flight as usize, metrics.stream_bytes.clone());
         let closing = shutdown.closing.clone();
@@ -116,7 +116,7 @@ impl<'a> Parts<'a> {
     }
 
     fn sessions(&self, unread: &MemoryBudget) -> Sessions {
-        let Given { config, store, clock, telemetry, shutdown, .. } = &self.given;
+        let Context { config, store, clock, telemetry, shutdown, .. } = &self.context;
         let dependencies = SessionDependencies {
             hub: self.hub.clone(),
             reconciler: self.fanout.reconciler.clone(),
@@ -133,7 +133,7 @@ impl<'a> Parts<'a> {
     /// Starts the background tasks without which the replica would look well and not work. `others` have channels on the
     /// listener's connection, too.
     pub(super) fn start(self, others: Option<Arc<dyn OtherChannels>>) -> Result<(), RunError> {
-        let Given { config, layout, store, clock, telemetry, shutdown } = self.given;
+        let Context { config, layout, store, clock, telemetry, shutdown } = self.context;
         let metrics = telemetry.metrics.clone();
         let stopping = || shutdown.stopping.clone();
         let presence = self.fanout.presence.clone();

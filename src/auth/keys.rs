@@ -165,7 +165,7 @@ impl KeySource {
     }
 
     /// A token's signature is not by the key of its name: perhaps that is another one by now. Nobody waits for the issuer.
-    pub(super) fn doubt(&self) {
+    pub(super) fn request_refresh(&self) {
         self.shared.wanted.notify_one();
     }
 

@@ -216,7 +216,7 @@ impl Authenticator {
         let decoded = jsonwebtoken::decode::<Claims>(token, &found.key, &self.validation);
         let claims = decoded.map_err(|error| refusal(&error)).inspect_err(|error| {
             if matches!(error, AuthError::Invalid(TokenProblem::Signature)) {
-                self.keys.doubt();
+                self.keys.request_refresh();
             }
         })?;
         Ok((found.generation, identity(claims.claims, self.clock.now())?))

@@ -30,9 +30,9 @@ const WEIGHT: u32 = 8;
 /// The time for which that average stays valid.
 const LATELY: Duration = Duration::from_secs(5);
 /// How long it is not tried again where the database takes no notification.
-const REFUSED: Duration = Duration::from_secs(10);
+const BACK_OFF: Duration = Duration::from_secs(10);
 /// A statement that takes so long keeps everybody else from notifying: it is not tried again for as long.
-const TOO_LONG: Duration = Duration::from_secs(1);
+const SLOW_COMMIT: Duration = Duration::from_secs(1);
 
 /// Decides which commits notify, and composes their notifications.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl CommitNotifier {
 
     /// The database takes no notification, or not soon.
     pub(super) fn refused(&self, now: Instant) {
-        self.load().off_until = Some(now + REFUSED);
+        self.load().off_until = Some(now + BACK_OFF);
     }
 
     fn load(&self) -> MutexGuard<'_, Load> {
@@ -135,8 +135,8 @@ impl Load {
             _ => took,
         };
         self.took = Some((average, now));
-        if took >= TOO_LONG {
-            self.off_until = Some(now + REFUSED);
+        if took >= SLOW_COMMIT {
+            self.off_until = Some(now + BACK_OFF);
         }
     }
 
@@ -205,19 +205,19 @@ mod tests {
     #[test]
     fn a_database_that_takes_no_notification_is_left_alone_for_a_while() {
         let begin = Instant::now();
-        let mut load = Load { off_until: Some(begin + REFUSED), ..Load::default() };
+        let mut load = Load { off_until: Some(begin + BACK_OFF), ..Load::default() };
         let mut is_quiet = |after| load.is_quiet(begin + after, 0, 1, LIMITS);
         assert!(!is_quiet(Duration::from_secs(9)));
-        assert!(is_quiet(REFUSED));
+        assert!(is_quiet(BACK_OFF));
     }
 
     #[test]
     fn a_statement_that_kept_everybody_from_notifying_is_the_last_for_a_while() {
         let (begin, mut load) = (Instant::now(), Load::default());
-        load.note(TOO_LONG / 2, begin);
+        load.note(SLOW_COMMIT / 2, begin);
         assert!(load.is_quiet(begin, 0, 1, LIMITS), "one that is slow once counts in the average");
-        load.note(TOO_LONG, begin);
-        assert!(!load.is_quiet(begin + REFUSED / 2, 0, 1, LIMITS));
-        assert!(load.is_quiet(begin + REFUSED, 0, 1, LIMITS));
+        load.note(SLOW_COMMIT, begin);
+        assert!(!load.is_quiet(begin + BACK_OFF / 2, 0, 1, LIMITS));
+        assert!(load.is_quiet(begin + BACK_OFF, 0, 1, LIMITS));
     }
 }

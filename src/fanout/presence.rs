@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
-use message::{Message, Said};
+use message::{Envelope, Message};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -190,7 +190,7 @@ impl Presence {
         };
         let message = Message { replica, at, every, gone };
         // Strings and numbers always serialize.
-        serde_json::to_string(&Said { presence: Some(message) }).unwrap_or_default()
+        serde_json::to_string(&Envelope { presence: Some(message) }).unwrap_or_default()
     }
 
     /// Notes that the last message was not sent.
@@ -200,7 +200,7 @@ impl Presence {
 
     /// Records a replica's report; the caller has checked that it came from a replica.
     pub(super) fn receive(&self, said: &str, now: Instant) -> Result<(), serde_json::Error> {
-        let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Said>(said)?.presence else {
+        let Some(Message { replica, at, every, gone }) = serde_json::from_str::<Envelope>(said)?.presence else {
             return Ok(());
         };
         let mut state = self.state();

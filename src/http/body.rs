@@ -39,7 +39,7 @@ const BECOMES: usize = 3;
 /// Additional bytes for each JSON object: every change and every field is one, however short.
 const OBJECT: usize = 512;
 /// So long all clients wait to be asked for a body: the least that is known of one is 350 ms.
-const PATIENCE: Duration = Duration::from_millis(250);
+const CONTINUE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Maximum number of bodies drained at the same time so that their clients see the answer. Others are cut off.
 const MAX_DISCARDS: usize = 256;
 
@@ -114,10 +114,10 @@ impl PushBudget {
 
     /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer. One that waits
     /// until it is asked for its body sees it, and is spared the sending: unless it has waited for so long that it may have
-    /// begun. `came`: when the request did.
-    pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, came: Instant, body: Body) {
+    /// begun. `arrived`: when its request did.
+    pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, arrived: Instant, body: Body) {
         let waits = |expected: &HeaderValue| expected.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        if !headers.get(EXPECT).is_some_and(waits) || came.elapsed() > PATIENCE {
+        if !headers.get(EXPECT).is_some_and(waits) || arrived.elapsed() > CONTINUE_TIMEOUT {
             self.discard(body).await;
         }
     }

@@ -31,7 +31,7 @@ use tracing::Span;
 const MIN_CONFLICTS: usize = 4 << 10;
 
 pub(super) async fn push(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let came = Instant::now();
+    let arrived = Instant::now();
     let (mut parts, body) = request.into_parts();
     let caller = Caller::from_request_parts(&mut parts, &state).await;
     let check = |caller: Caller| {
@@ -43,7 +43,7 @@ pub(super) async fn push(State(state): State<AppState>, request: Request) -> Res
     let caller = match caller.and_then(check) {
         Ok(caller) => caller,
         Err(error) => {
-            state.push_budget.discard_unless_awaited(&parts.headers, came, body).await;
+            state.push_budget.discard_unless_awaited(&parts.headers, arrived, body).await;
             return Err(error);
         }
     };

@@ -2,7 +2,7 @@
 
 use super::super::Admin;
 use super::super::report::Silent;
-use super::super::request::AS_IT_IS;
+use super::super::request::VERBATIM;
 use super::document::document;
 use super::login::Login;
 use axum::response::Response;
@@ -56,7 +56,7 @@ impl Page {
         html! {
             form.inline method="post" action=(action) data-confirm=[sure] {
                 (self.token())
-                input type="hidden" name=(AS_IT_IS) value="yes";
+                input type="hidden" name=(VERBATIM) value="yes";
                 @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
                 button { (text) }
             }

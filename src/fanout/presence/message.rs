@@ -23,7 +23,7 @@ pub struct Replica {
 
 /// One message. Members that are not known are passed over.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Said {
+pub(super) struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) presence: Option<Message>,
 }

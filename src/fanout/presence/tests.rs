@@ -13,7 +13,7 @@ fn names(presence: &Presence) -> Vec<String> {
 
 /// The same message with another date.
 fn dated(message: &str, at: u64) -> String {
-    let mut said: Said = serde_json::from_str(message).unwrap();
+    let mut said: Envelope = serde_json::from_str(message).unwrap();
     said.presence.as_mut().unwrap().at = at;
     serde_json::to_string(&said).unwrap()
 }
