@@ -139,7 +139,7 @@ pub async fn run(
     }
 }
 
-/// What of the settings an operator should see in the log.
+/// Logs the settings that an operator should know about.
 fn log_settings(config: &Config, admin_port: Option<&TcpListener>) {
     if let Some(address) = admin_port.and_then(|listener| listener.local_addr().ok()) {
         tracing::info!(%address, "the admin port is open");

@@ -63,7 +63,7 @@ pub(super) async fn form(headers: &HeaderMap, body: Body) -> Result<Form, AdminE
     Ok(Form(url::form_urlencoded::parse(&body).into_owned().collect()))
 }
 
-/// The name of a field that says that nobody has typed the others.
+/// The name of a field that marks the others as not typed by anyone.
 pub(super) const VERBATIM: &str = "verbatim";
 
 /// The fields of a form.
@@ -74,8 +74,8 @@ impl Form {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A field; none if it is missing or empty. Without spaces around it where somebody has typed or pasted it: in a form of
-    /// ours that is [`VERBATIM`] they belong to a name.
+    /// Returns a field; none if it is missing or empty. Spaces around typed or pasted text are removed; in a form marked
+    /// [`VERBATIM`] they are part of a name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let is_ours = self.sent(VERBATIM).is_some();
         self.sent(name).map(|value| if is_ours { value } else { value.trim() }).filter(|value| !value.is_empty())

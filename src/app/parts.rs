@@ -1,4 +1,4 @@
-//! The parts of a replica: those that others use are made first, then what answers clients and operators, then the
+//! The parts of a replica: first those that others depend on, then the services for clients and operators, then the
 //! background tasks.
 
 use super::RunError;
@@ -23,10 +23,10 @@ use reqwest::redirect::Policy;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a connection to the issuer may take.
+/// Time limit for connecting to the issuer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What all parts are made of.
+/// What all parts are constructed from.
 pub(super) struct Context<'a> {
     pub(super) config: &'a Arc<Config>,
     pub(super) layout: Layout,
@@ -36,7 +36,7 @@ pub(super) struct Context<'a> {
     pub(super) shutdown: &'a Shutdown,
 }
 
-/// What several parts use.
+/// The parts that others depend on.
 pub(super) struct Parts<'a> {
     context: Context<'a>,
     auth: Arc<Authenticator>,
@@ -48,11 +48,11 @@ pub(super) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Starts nothing. How far devices have read is noted for operators alone.
+    /// Creates the parts without starting any task. How far devices have read is only tracked if there is an admin port.
     pub(super) fn new(context: Context<'a>, has_admin_port: bool) -> Result<Parts<'a>, RunError> {
         let Context { config, layout, clock, telemetry, shutdown, .. } = &context;
         let (metrics, clock) = (telemetry.metrics.clone(), (*clock).clone());
-        // Whoever the issuer sends us to is not the issuer.
+        // A host that the issuer redirects to is not the issuer.
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none()).build()?;
         let auth = Arc::new(Authenticator::new(config, http, metrics.clone(), clock.clone()));
         let fanout = Fanout::new(config, *layout, &metrics, &clock, shutdown);
@@ -67,7 +67,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// What operators ask, if the admin port is open.
+    /// Returns the admin API and its background tasks, if the admin port is open.
     pub(super) fn admin(&self) -> Result<Option<(Admin, admin::Tasks)>, RunError> {
         let Context { config, layout, clock, telemetry, shutdown, .. } = &self.context;
         let metrics = telemetry.metrics.clone();
@@ -87,7 +87,7 @@ impl<'a> Parts<'a> {
         Ok(Admin::new(config, parts)?)
     }
 
-    /// What answers clients.
+    /// Returns the services that the HTTP endpoints use.
     pub(super) fn services(&self) -> Result<Services, RunError> {
         let Context { config, store, clock, telemetry, shutdown, .. } = &self.context;
         let (metrics, clock) = (telemetry.metrics.clone(), (*clock).clone());
@@ -130,8 +130,8 @@ impl<'a> Parts<'a> {
         Sessions::new(config, dependencies, shutdown.closing.clone()).leaving_with(shutdown.drained.clone())
     }
 
-    /// Starts the background tasks without which the replica would look well and not work. `others` have channels on the
-    /// listener's connection, too.
+    /// Starts the essential background tasks: without them the replica would look healthy but not work. `others` also
+    /// have channels on the listener's connection.
     pub(super) fn start(self, others: Option<Arc<dyn OtherChannels>>) -> Result<(), RunError> {
         let Context { config, layout, store, clock, telemetry, shutdown } = self.context;
         let metrics = telemetry.metrics.clone();

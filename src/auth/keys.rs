@@ -1,10 +1,10 @@
 //! The issuer's keys in memory.
 //!
 //! The whole set is held under one roof: a `kid` is an attacker's input and must neither fill a cache nor make us
-//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, when somebody waits
-//! for a key that is not in it, and when one that is in it did not sign what names it. Between the beginnings of two
-//! requests to the issuer lies the cool-down, whoever asks and hangs up meanwhile. While the issuer is down the keys at
-//! hand go on being used, up to a limit.
+//! call the issuer at will. One background task asks the issuer: when the set is due for a refresh, when a request
+//! waits for a key that is not in it, and when a signature does not match the key that its token names. Requests to the
+//! issuer start at least a cool-down apart, whoever asks or hangs up meanwhile. While the issuer is down the known keys
+//! stay in use, up to a limit.
 
 use super::jwks::{JwksError, Key, Keys, fetch};
 use crate::clock::Clock;
@@ -164,7 +164,8 @@ impl KeySource {
         }
     }
 
-    /// A token's signature is not by the key of its name: perhaps that is another one by now. Nobody waits for the issuer.
+    /// Asks for a refresh without waiting for it, when a signature does not match the key that its token names: the key may
+    /// have been replaced under the same `kid`.
     pub(super) fn request_refresh(&self) {
         self.shared.wanted.notify_one();
     }

@@ -57,8 +57,8 @@ impl RefusedTokens {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a token until then, or longer if that was said before; until when, it says. Those that have expired are
-    /// forgotten.
+    /// Refuses a token until then, or longer if it was already refused for longer. Returns when the refusal ends. Expired
+    /// refusals are dropped.
     ///
     /// # Errors
     /// Too many others are refused, and this one is not.

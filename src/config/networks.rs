@@ -47,7 +47,7 @@ impl Network {
     }
 }
 
-/// Where on this machine a program can be reached that listens on this address.
+/// Returns the address at which a program on this machine that listens on `address` can be reached.
 pub(crate) fn reachable(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

@@ -9,10 +9,10 @@ pub enum Warning {
     /// MANA_SERVICE_KEY is the one for development, which everybody knows.
     #[error("MANA_SERVICE_KEY is the one for development, which everybody knows")]
     DevelopmentKey,
-    /// MANA_SERVICE_KEY is the one of the examples, which everybody knows.
+    /// MANA_SERVICE_KEY is the publicly known one from the examples.
     #[error("MANA_SERVICE_KEY is the one of the examples, which everybody knows")]
     ExampleKey,
-    /// ADMIN_TOKEN is the one of the examples, which everybody knows.
+    /// ADMIN_TOKEN is the publicly known one from the examples.
     #[error("ADMIN_TOKEN is the one of the examples: whoever reaches ADMIN_PORT can use it")]
     ExampleAdminToken,
     /// JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https.
@@ -37,7 +37,7 @@ pub enum Warning {
     NoProxies,
 }
 
-/// What stands in the examples of deploy/ and k8s/ where a secret belongs.
+/// The placeholders for secrets in the examples of deploy/ and k8s/.
 const EXAMPLE_KEY: &str = "change-me";
 const EXAMPLE_ADMIN_TOKEN: &str = "change-me-change-me";
 
@@ -67,7 +67,7 @@ fn is_plain(url: &Url) -> bool {
     url.scheme() == "http" && !is_loopback(url)
 }
 
-/// Whether this URL leads to this machine.
+/// True if this URL leads to this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {

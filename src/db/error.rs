@@ -208,7 +208,7 @@ fn is_lost_behind(error: &tokio_postgres::Error) -> bool {
     !is_disconnect(error) && sqlstate(error).is_some_and(|code| code.starts_with("08"))
 }
 
-/// Whether a pooler says this, which has one code for much: its texts are in no other language.
+/// True if this is what a pooler reports. It uses one code for many errors, but its messages are never translated.
 fn says(error: &tokio_postgres::Error, text: &str) -> bool {
     error.as_db_error().is_some_and(|error| error.message().starts_with(text))
 }

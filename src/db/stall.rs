@@ -108,7 +108,7 @@ impl StallDetector {
         latest.insert(look).clone()
     }
 
-    /// None if the database does not say.
+    /// Returns `None` if the database does not tell.
     async fn ask(&self) -> Result<Option<Vec<Duration>>, ConnectError> {
         let (client, mut driver) = self.connector.connect().await?;
         let answer = while_driven(&mut driver, client.simple_query(RUNNING)).await?;

@@ -22,13 +22,13 @@ use uuid::Uuid;
 
 /// The channel shared by all replicas on one database.
 pub const CHANNEL: &str = "mana_sync";
-/// Sends one notification for each payload, on a channel. It need not outlive a crash of the database, so nobody waits for its
-/// flush; what it tells of has been flushed. Where somebody else holds the lock of those that notify, it ends before its
-/// sender gives it up: the database would keep that connection until the lock is free.
+/// Sends one notification for each payload, on a channel. A notification need not survive a crash of the database, so its
+/// commit is not flushed; what it announces has been. If another transaction holds the lock that every NOTIFY needs, this
+/// fails before its sender gives up: otherwise the database would keep the connection until the lock is free.
 pub const NOTIFY: &str =
     "select set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '2000', true),
     pg_notify($1, payload) from unnest($2) as payload";
-/// What it is given.
+/// The types of its parameters: channel and payloads.
 pub const NOTIFY_TYPES: [Type; 2] = [Type::TEXT, Type::TEXT_ARRAY];
 /// Maximum size of a payload in bytes. PostgreSQL rejects 8,000 and more.
 pub const MAX_PAYLOAD: usize = 7_900;

@@ -29,9 +29,9 @@ const BUDGET_SHARE: f64 = 0.5;
 const WEIGHT: u32 = 8;
 /// The time for which that average stays valid.
 const LATELY: Duration = Duration::from_secs(5);
-/// How long it is not tried again where the database takes no notification.
+/// Back-off after the database refused a notification.
 const BACK_OFF: Duration = Duration::from_secs(10);
-/// A statement that takes so long keeps everybody else from notifying: it is not tried again for as long.
+/// A statement that takes this long keeps everyone else from notifying, so it is followed by a back-off too.
 const SLOW_COMMIT: Duration = Duration::from_secs(1);
 
 /// Decides which commits notify, and composes their notifications.
@@ -108,7 +108,7 @@ impl CommitNotifier {
         self.load().note(took, now);
     }
 
-    /// The database takes no notification, or not soon.
+    /// Notes that the database refused a notification, or would have taken it too late.
     pub(super) fn refused(&self, now: Instant) {
         self.load().off_until = Some(now + BACK_OFF);
     }
@@ -128,7 +128,7 @@ impl Load {
             && self.off_until.is_none_or(|until| now >= until)
     }
 
-    /// Takes note of how long a statement took.
+    /// Notes how long a statement took.
     fn note(&mut self, took: Duration, now: Instant) {
         let average = match self.took {
             Some((average, then)) if now - then < LATELY => (average * (WEIGHT - 1) + took) / WEIGHT,

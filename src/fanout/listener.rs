@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Maximum time for one step: answering a ping, or LISTEN.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
-/// ... and to send a notification: longer than [`NOTIFY`] waits for its lock.
+/// Time limit for sending the echo: longer than [`NOTIFY`] waits for its lock.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Checks whether the database is still executing LISTEN for a connection with our name.
 const IS_LISTENING: &str =
@@ -61,7 +61,7 @@ impl ListenError {
         matches!(self, ListenError::Standby | ListenError::Deaf | ListenError::OtherDatabase)
     }
 
-    /// Whether the database takes nobody's notifications: its queue of them is full, or somebody holds their lock.
+    /// True if the database takes no notifications from anyone: its queue is full, or a transaction holds the lock.
     fn is_about_notifying(&self) -> bool {
         let codes = [&SqlState::PROGRAM_LIMIT_EXCEEDED, &SqlState::LOCK_NOT_AVAILABLE];
         matches!(self, ListenError::Database(error) if error.code().is_some_and(|code| codes.contains(&code)))
@@ -177,7 +177,7 @@ impl Listener {
     async fn await_echo(&self, driver: &mut Driver, echo: &Echo) -> Result<(), ListenError> {
         match self.drive(driver, echo, timeout(CALL_TIMEOUT, Box::pin(call(&self.publishing, echo)))).await?? {
             Err(error) if error.is_about_notifying() => {
-                // Whoever keeps it so may be in another database of the server. What is stored is found all the same.
+                // The cause may be in another database of the server. The reconciler finds what is stored all the same.
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the database takes no notifications: until it does, the reconciler alone finds what was stored"

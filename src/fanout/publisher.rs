@@ -27,7 +27,7 @@ use tracing::{Instrument, Span};
 
 /// Plans a prepared statement only once. Settings and their values.
 const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
-/// How long sending one batch may take: longer than [`NOTIFY`] waits for its lock.
+/// Time limit for sending one batch: longer than [`NOTIFY`] waits for its lock.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));

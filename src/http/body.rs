@@ -38,7 +38,7 @@ const SMALL_WORK: usize = 1 << 20;
 const BECOMES: usize = 3;
 /// Additional bytes for each JSON object: every change and every field is one, however short.
 const OBJECT: usize = 512;
-/// So long all clients wait to be asked for a body: the least that is known of one is 350 ms.
+/// For this long every known client waits for `100 Continue` before it sends its body anyway; the shortest is 350 ms.
 const CONTINUE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Maximum number of bodies drained at the same time so that their clients see the answer. Others are cut off.
 const MAX_DISCARDS: usize = 256;
@@ -112,9 +112,9 @@ impl PushBudget {
         Ok((read, reservation))
     }
 
-    /// Reads what is left of a body, within bounds: a client that is still sending would not see the answer. One that waits
-    /// until it is asked for its body sees it, and is spared the sending: unless it has waited for so long that it may have
-    /// begun. `arrived`: when its request did.
+    /// Reads the rest of a body, within bounds, because a client that is still sending would not see the answer. A client
+    /// that waits for `100 Continue` (RFC 9110, section 10.1.1) does see it and need not send, unless it has waited so long
+    /// that it may have started. `arrived`: when its request did.
     pub(super) async fn discard_unless_awaited(&self, headers: &HeaderMap, arrived: Instant, body: Body) {
         let waits = |expected: &HeaderValue| expected.as_bytes().eq_ignore_ascii_case(b"100-continue");
         if !headers.get(EXPECT).is_some_and(waits) || arrived.elapsed() > CONTINUE_TIMEOUT {
@@ -138,7 +138,7 @@ impl PushBudget {
     }
 }
 
-/// Refuses a body of which it is known beforehand that it is too large.
+/// Refuses a body that is known to be too large before it is read.
 pub(super) fn check_length(body: &Body) -> Result<(), ApiError> {
     let is_too_large = usize::try_from(body.size_hint().lower()).map_or(true, |length| length > MAX_BODY);
     if is_too_large { Err(ApiError::TooLarge(MAX_BODY)) } else { Ok(()) }

@@ -189,7 +189,7 @@ impl ApiError {
         }
     }
 
-    /// Whether the same request would be answered well if all were well here.
+    /// True if the fault is the server's, so that the same request may succeed later.
     pub(super) fn is_ours(&self) -> bool {
         self.status().0.is_server_error()
     }

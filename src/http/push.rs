@@ -50,7 +50,7 @@ pub(super) async fn push(State(state): State<AppState>, request: Request) -> Res
     let read = state.push_budget.read(body, caller.log.user).await;
     if matches!(read, Err(ApiError::Busy)) {
         state.metrics.refused.with_label_values(&["push_bytes"]).inc();
-        // One that found no room is as little the client's fault as one that could not be stored.
+        // A lack of memory is no more the client's fault than a failure to store.
         count(&state, FAILED);
     }
     let (body, reservation) = read?;
@@ -77,7 +77,7 @@ pub(super) async fn push(State(state): State<AppState>, request: Request) -> Res
     Ok(response)
 }
 
-/// The outcome of a push that was not answered 2xx, through no fault of its client.
+/// The outcome of a push that failed through no fault of its client.
 const FAILED: &str = "failed";
 
 fn count(state: &AppState, outcome: &str) {

@@ -63,8 +63,8 @@ pub enum Told {
     After(Duration),
     /// It was not sent; nothing is stored either.
     Not,
-    /// It did not, because the database takes no notification: its queue is full, or somebody holds the lock for long that
-    /// every commit takes which notifies.
+    /// It did not, because the database refused the notification: its queue is full, or another transaction holds the lock
+    /// that every notifying commit needs.
     Refused,
 }
 

@@ -145,7 +145,7 @@ impl BatchInsert {
     /// that is not possible ([`can_notify`](Self::can_notify)).
     ///
     /// # Errors
-    /// [`is_about_notifying`] where the database takes no notification: nothing is stored then.
+    /// An error for which [`is_about_notifying`] is true if the database refused the notification; nothing is stored then.
     pub(super) async fn insert_notifying(
         &self,
         entry: &Entry,
@@ -250,8 +250,8 @@ pub(super) fn is_locked(error: &DbError) -> bool {
     error.sqlstate() == Some("55P03")
 }
 
-/// Whether a statement that notifies may succeed if it does not: the database's queue of notifications is full, or somebody
-/// holds the lock of those that notify.
+/// True if a notifying statement may succeed without its notification: the notification queue is full, or another
+/// transaction holds the lock.
 pub(super) fn is_about_notifying(error: &DbError) -> bool {
     error.sqlstate() == Some("54000") || is_locked(error)
 }

@@ -122,8 +122,8 @@ static PUSH_FREE: Sql = push_statement!(" for update skip locked", take_free_hea
 /// - `$22`: the channel; `$23`: the key for this notification; `$24`, `$25`: the text before and after the range that
 ///   was stored.
 ///
-/// What nothing is stored of is not told. The commit does not wait for long for whoever holds the lock of those that notify: it
-/// may be the commit of somebody else, in another database, that waits for a standby.
+/// A push of which nothing is stored is not announced. The commit waits only briefly for the lock that every NOTIFY needs:
+/// its holder may be a commit in another database that waits for a standby.
 static PUSH_NOTIFYING: Sql = Sql {
     text: concat!(
         push_text!(" for update skip locked", take_free_heads!()),

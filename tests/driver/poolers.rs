@@ -1,4 +1,4 @@
-//! What a pooler refuses is told as what to do about it.
+//! A pooler's refusals are reported with what to do about them.
 
 use mana_dev::TemporaryPostgres;
 use mana_sync::config::Secret;

@@ -1,4 +1,4 @@
-//! Statements that take long are waited for, also where the server does not say what sessions do: nothing is done twice.
+//! Slow statements are waited for even if the server does not tell what sessions are running: nothing is done twice.
 
 use mana_dev::TemporaryPostgres;
 use mana_sync::config::Secret;

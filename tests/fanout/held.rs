@@ -1,5 +1,5 @@
-//! Somebody else's transaction holds the lock that everybody takes who notifies: it has notified, in another database of the
-//! server, and its commit waits for a standby that is away.
+//! A transaction in another database of the server has notified and does not end, because its commit waits for a standby
+//! that is away. It holds the lock that every NOTIFY needs.
 
 use crate::support::live::*;
 use crate::support::*;

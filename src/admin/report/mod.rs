@@ -53,7 +53,7 @@ pub struct Cluster {
     pub database: Option<Database>,
 }
 
-/// What replicas did in the last minutes.
+/// The load of all replicas in the last minutes.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Load {
@@ -65,7 +65,7 @@ pub struct Load {
     pub problem: Option<String>,
 }
 
-/// What one replica did in the last minutes.
+/// The load of one replica in the last minutes.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaLoad {

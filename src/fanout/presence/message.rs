@@ -1,13 +1,13 @@
-//! How a replica says on the channel that it is there.
+//! The messages by which replicas announce themselves on the channel.
 
 use serde::{Deserialize, Serialize};
 
-/// What a replica says of itself.
+/// A replica, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
-    /// Of this life of its process.
+    /// Identifies this run of its process.
     pub id: String,
-    /// What it is called: REPLICA_ID, or the name of its host.
+    /// REPLICA_ID, or the host's name.
     pub name: String,
     /// Its version.
     pub version: String,
@@ -15,27 +15,27 @@ pub struct Replica {
     pub since: u64,
     /// Its WebSockets and streams.
     pub connections: u64,
-    /// Whether balancers should send it anything.
+    /// True if load balancers should send it requests.
     pub ready: bool,
-    /// Whether it is about to stop.
+    /// True if it is about to stop.
     pub draining: bool,
 }
 
-/// One message. Members that are not known are passed over.
+/// One message. Unknown members are ignored.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) presence: Option<Message>,
 }
 
-/// That a replica is there, or leaves.
+/// Announces that a replica is there, or that it leaves.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Message {
     #[serde(flatten)]
     pub(super) replica: Replica,
-    /// When it said so, in milliseconds since the epoch.
+    /// When it was sent, in milliseconds since the epoch.
     pub(super) at: u64,
-    /// When it will again, at the latest, in milliseconds from then.
+    /// The longest time until the next message, in milliseconds.
     pub(super) every: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub(super) gone: bool,

@@ -140,8 +140,8 @@ impl Batcher {
         self.waiting.lock().put_back(left);
     }
 
-    /// Stores a push in a transaction that tells of it, if it is to; none if it is not, or the database takes no notification
-    /// at the moment.
+    /// Stores a push in a transaction that also announces it; none if it is not to be announced that way, or the database
+    /// refuses notifications at the moment.
     ///
     /// A transaction that notifies holds a server-wide lock across its commit's flush, so this is done only when hardly
     /// any other transaction notifies and would have to wait. It then saves a round trip to this replica, and a
