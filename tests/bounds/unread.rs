@@ -61,7 +61,8 @@ async fn metrics_that_are_not_read_are_so_many_at_most() {
     let cluster = Cluster::start(1).await;
     let ask = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
     let mut unread = Vec::new();
-    for _ in 0..100 {
+    // A few more than may go unread.
+    for _ in 0..70 {
         let mut raw = Raw::connect_narrow(cluster.url(0), 4 << 10).await;
         raw.write(ask.as_bytes()).await;
         unread.push(raw);

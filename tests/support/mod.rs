@@ -32,6 +32,8 @@ use uuid::Uuid;
 
 /// Maximum time for anything that must happen.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long [`eventually`] waits: it says that something happens, not how soon, and several suites share the machine.
+const EVENTUALLY: Duration = Duration::from_secs(60);
 pub const SERVICE_KEY: &str = "test-service-key";
 /// If set, every test cluster has its logs in this many buckets.
 pub const TEST_BUCKETS: &str = "TEST_BUCKETS";
@@ -84,8 +86,8 @@ pub async fn shared() -> &'static Cluster {
 
 /// Repeats the check until it is true; fails the test with `what` if it never is.
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let asked = mana_dev::wait::until(TIMEOUT, async || ask().await.then_some(())).await;
-    assert!(asked.is_some(), "not within {TIMEOUT:?}: {what}");
+    let asked = mana_dev::wait::until(EVENTUALLY, async || ask().await.then_some(())).await;
+    assert!(asked.is_some(), "not within {EVENTUALLY:?}: {what}");
 }
 
 /// An update of one field.
