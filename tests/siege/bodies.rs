@@ -17,12 +17,22 @@ fn push_of(changes: &[Value]) -> String {
     json!({ "clientId": "a", "since": NO_DELTA, "changes": changes }).to_string()
 }
 
-/// Pushes a body; the answer must be no larger than it may be. Its status.
-async fn push(replica: &LimitedReplica, user: &User, body: String) -> u16 {
-    let length = body.len();
-    let reply = replica.cluster.push_raw(user, "todo", body).await;
+/// The status of the answer to a push of `length` bytes, which must be no larger than it may be.
+fn status_of(reply: &Reply, length: usize) -> u16 {
     assert!(reply.text.len() <= 2 * length + PAGE, "{} bytes for {length}", reply.text.len());
     reply.status.as_u16()
+}
+
+/// Pushes a body once.
+async fn push(replica: &LimitedReplica, user: &User, body: String) -> u16 {
+    let length = body.len();
+    status_of(&replica.cluster.push_raw(user, "todo", body).await, length)
+}
+
+/// Pushes a body, again while the replica is busy.
+async fn push_until_answered(replica: &LimitedReplica, user: &User, body: String) -> u16 {
+    let length = body.len();
+    status_of(&replica.push(user, body).await, length)
 }
 
 pub async fn many_fields(replica: &LimitedReplica) {
@@ -42,7 +52,7 @@ pub async fn many_fields(replica: &LimitedReplica) {
         (push_of(&(20..60).map(|id| insert(4_000, id)).collect::<Vec<_>>()), 200),
     ] {
         for _ in 0..2 {
-            assert_eq!(push(replica, &user, body.clone()).await, status);
+            assert_eq!(push_until_answered(replica, &user, body.clone()).await, status);
         }
     }
 }
@@ -60,8 +70,8 @@ pub async fn stamps_ahead(replica: &LimitedReplica) {
     let pushes = [push_of(&wide), push_of(&narrow)];
     for (user, body) in users.iter().zip(pushes) {
         assert!(body.len() < MAX_BODY);
-        assert_eq!(push(replica, user, body.clone()).await, 200);
-        assert_eq!(push(replica, user, body).await, 200, "sent again");
+        assert_eq!(push_until_answered(replica, user, body.clone()).await, 200);
+        assert_eq!(push_until_answered(replica, user, body).await, 200, "sent again");
     }
 }
 

@@ -12,8 +12,7 @@ const AT: &str = "2024-01-01T10:00:00.000Z";
 
 async fn store(replica: &LimitedReplica, user: &User, device: &str, changes: Vec<serde_json::Value>) {
     let body = json!({ "clientId": device, "since": NO_DELTA, "changes": changes });
-    let reply = replica.cluster.push_raw(user, "todo", body.to_string()).await;
-    assert_eq!(reply.status, 200, "{}", reply.text);
+    replica.store(user, body.to_string()).await;
 }
 
 fn pull(user: &User) -> String {
@@ -50,7 +49,7 @@ pub async fn growing(replica: &LimitedReplica) {
         let numbers = vec!["1e40"; count].join(",");
         let change = format!(r#"{{"table":"t","id":"{id}","op":"insert","data":{{"v":[{numbers}]}}}}"#);
         let body = format!(r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{change}]}}"#);
-        replica.cluster.push_raw(&user, "todo", body).await.status.as_u16()
+        replica.push(&user, body).await.status.as_u16()
     };
     // 10 MB that would be 92 MiB when they are read back.
     assert_eq!(push(0, 2_000_000).await, 400);

@@ -198,7 +198,7 @@ pub async fn compressed(replica: &LimitedReplica) {
         (0..1_200_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)).collect();
     let change = update("t", "1", "text", text, AT);
     let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": [change] }).to_string();
-    assert_eq!(replica.cluster.push_raw(&user, "todo", body).await.status, 200);
+    replica.store(&user, body).await;
     let mut readers = Vec::new();
     for n in 0..many(60, 20) {
         let mut raw = Raw::connect_narrow(replica.url(), 4 << 10).await;

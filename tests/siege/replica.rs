@@ -75,6 +75,26 @@ impl LimitedReplica {
     pub async fn metric(&self, name: &str) -> f64 {
         metric(&self.cluster, 0, name).await
     }
+
+    /// Pushes what is stored as soon as the replica isn't busy with what the attack before has left, as a client does.
+    pub async fn push(&self, user: &User, body: String) -> Reply {
+        let asked = mana_dev::wait::until(EVENTUALLY, async || {
+            let reply = self.cluster.push_raw(user, "todo", body.clone()).await;
+            if reply.status == 503 {
+                println!("| a push has to wait: {} |", reply.refused(503, "busy"));
+                return None;
+            }
+            Some(reply)
+        })
+        .await;
+        asked.expect("the replica is not busy for ever")
+    }
+
+    /// Pushes, which must succeed.
+    pub async fn store(&self, user: &User, body: String) {
+        let reply = self.push(user, body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
 }
 
 /// What was seen of others and of the replica's life while something went on.
