@@ -133,7 +133,7 @@ impl Guide {
         }
         let targets: Vec<&str> = self.replicas.iter().map(|(url, _)| url.as_str()).collect();
         let key = shell(&from_here(&self.key));
-        writeln!(f, "# Replay two real edit histories with dozens of devices that compare their records (takes a minute).")?;
+        writeln!(f, "# Replays two real edit histories with dozens of devices that compare their records (a minute).")?;
         writeln!(f, "cargo run -p mana-load -- replay loadtest/data/*.jsonl.gz --key {key} \\")?;
         writeln!(f, "  --targets {} --database-url {}\n", targets.join(","), self.database_url)
     }
