@@ -125,7 +125,7 @@ pub async fn run(
     let seconds = started.elapsed().as_secs_f64();
     say(format!("{} rows were taken over in {seconds:.1} s.", done.rows));
     if done.large > 0 {
-        say(format!("{} of them have more than 10 MB, which no push could have.", done.large));
+        say(format!("{} of them have more than 10 MiB, which no push could have.", done.large));
     }
     if done.left_behind > 0 {
         say(format!("{} rows, which no device could read, are in sync_changes_before only.", done.left_behind));
