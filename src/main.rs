@@ -210,8 +210,8 @@ fn migrate(args: &MigrateArgs) -> Outcome {
     let mut out = Output::default();
     if args.drop_old {
         out.line(match runtime.block_on(store::takeover::drop_old(url))? {
-            true => "The table of the server before is dropped.",
-            false => "There is no table of the server before.",
+            true => "The previous server's table has been dropped.",
+            false => "There is no table of the previous server.",
         });
     }
     runtime.block_on(store::takeover::run(url, args.while_connected, &mut |line| out.line(line)))?;

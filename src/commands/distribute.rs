@@ -30,7 +30,7 @@ pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
     }
     let mut show = |progress: Progress| {
         if progress.buckets > 0 {
-            bar.set_message(format!("bucket {} of {} goes to its server", progress.spread + 1, progress.buckets));
+            bar.set_message(format!("moving bucket {} of {} to its server", progress.spread + 1, progress.buckets));
             return;
         }
         bar.set_length(progress.logs);

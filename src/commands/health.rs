@@ -55,7 +55,7 @@ pub struct Readiness {
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// Nobody answers at the address.
-    #[error("nobody answers at {address}")]
+    #[error("no answer from {address}")]
     Connection {
         /// The address.
         address: SocketAddr,
@@ -64,10 +64,10 @@ pub enum HealthError {
         source: io::Error,
     },
     /// The replica takes too long.
-    #[error("the replica does not answer in time")]
+    #[error("the replica did not answer in time")]
     Timeout(#[from] Elapsed),
     /// Something listens there that is not a replica.
-    #[error("what answers at {0} does not speak HTTP")]
+    #[error("the server at {0} does not speak HTTP")]
     Answer(SocketAddr),
 }
 

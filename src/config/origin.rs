@@ -37,7 +37,7 @@ pub enum OriginError {
     Scheme,
     /// There is more than a scheme, a host and a port.
     #[error(
-        "an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end"
+        "an origin is a scheme, a host and optionally a port, and nothing else: no user, no path, no trailing slash"
     )]
     Surplus,
     /// "*" stands for subdomains only, before the first dot: https://*.example.com.
@@ -46,12 +46,12 @@ pub enum OriginError {
     /// A pattern for a whole top-level domain would let everybody in; name the domain.
     #[error("a pattern for a whole top-level domain would let everybody in; name the domain")]
     TooWide,
-    /// Browsers leave out port 80 of http and port 443 of https: leave it out.
-    #[error("browsers leave out port 80 of http and port 443 of https: leave it out")]
+    /// Browsers omit port 80 for http and port 443 for https: omit it too.
+    #[error("browsers omit port 80 for http and port 443 for https: omit it too")]
     DefaultPort,
     /// Browsers spell it differently.
     #[error(
-        "this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535"
+        "browsers write the host and port differently: in ASCII (xn--…), unabbreviated, with a port from 1 to 65535"
     )]
     NotCanonical,
 }

@@ -123,7 +123,7 @@ impl Route {
                 place,
                 error,
                 unwritten,
-                "the server in this place of DATABASE_WORKER_URLS does not answer, or slowly; another one takes what is for it, and passes it on"
+                "the server at this place in DATABASE_WORKER_URLS is slow or does not answer; another one forwards its statements"
             );
         }
     }

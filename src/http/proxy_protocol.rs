@@ -26,7 +26,7 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
 }
 
 fn malformed() -> Error {
-    Error::new(ErrorKind::InvalidData, "no header of the PROXY protocol")
+    Error::new(ErrorKind::InvalidData, "no PROXY protocol header")
 }
 
 /// Version 1, after its first letter: `PROXY TCP4 192.0.2.1 192.0.2.2 4711 443`.

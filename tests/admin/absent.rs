@@ -72,7 +72,7 @@ async fn a_replica_without_an_admin_port_is_told_of() {
     eventually("it is told of", async || {
         let shown = it.get(0, "cluster").await;
         let problem = shown["problem"].as_str().unwrap_or_default().to_owned();
-        names(&shown["replicas"]) == ["replica-1"] && problem.starts_with("replica-2 is there and cannot be asked")
+        names(&shown["replicas"]) == ["replica-1"] && problem.starts_with("replica-2 cannot be queried")
     })
     .await;
 }

@@ -24,7 +24,7 @@ async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
     store(&it.cluster, 0, &bob, "laptop", &[("tasks", "a")]).await;
     support::live::woken(&mut other).await;
     let log = it.cluster.nodes[0].log();
-    assert!(log.contains("an operator acts") && log.contains("\"disconnect_user\""), "{log}");
+    assert!(log.contains("operator action requested") && log.contains("\"disconnect_user\""), "{log}");
     assert!(!log.contains(&alice.id) && !log.contains(TOKEN), "logs say neither who a user is nor a secret");
 }
 
@@ -137,7 +137,7 @@ async fn a_replica_that_cannot_read_which_tokens_are_refused_is_not_ready_and_sa
 async fn who_drains_the_last_replica_is_told_that_nobody_serves() {
     let it = administered(1, &[]).await;
     let outcomes = it.act(0, "drain", json!({ "replica": "replica-1", "drained": true })).await;
-    assert!(outcomes[0].1.contains("nobody serves now"), "{outcomes:?}");
+    assert!(outcomes[0].1.contains("none serves clients now"), "{outcomes:?}");
 }
 
 #[tokio::test]
@@ -214,7 +214,10 @@ async fn the_rates_of_a_user_are_changed_while_replicas_run() {
     let user = it.cluster.user();
     assert_eq!(burst(0, &user).await, 15, "there is no limit");
     let outcomes = it.act(0, "settings", json!({ "maxUserPushesPerSecond": 1 })).await;
-    assert!(outcomes.len() == 2 && outcomes[0].1.contains("push 1 times a second and pull as often"), "{outcomes:?}");
+    assert!(
+        outcomes.len() == 2 && outcomes[0].1.contains("push 1 times per second and pull without limit"),
+        "{outcomes:?}"
+    );
     for index in 0..2 {
         let pushed = burst(index, &it.cluster.user()).await;
         assert!((10..15).contains(&pushed), "ten at once, and what has come since: {pushed}");

@@ -39,12 +39,12 @@ async fn the_command_line_does_the_same() {
     assert!(done(&["disconnect", &user.id, "--device", "phone"]).await.contains("0 sessions"));
     done(&["refuse-token", "lost"]).await;
     assert!(done(&["refused-tokens"]).await.contains("lost"));
-    assert!(done(&["rates", "--pulls", "3"]).await.contains("pull 3 times a second"));
-    assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log shows debug"));
+    assert!(done(&["rates", "--pulls", "3"]).await.contains("pull 3 times per second"));
+    assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log filter is now debug"));
     for (words, token, said) in [
         (vec!["cluster"], "a-wrong-admin-token", "send the admin token"),
-        (vec!["drain", "replica-9"], TOKEN, "no replica is called replica-9"),
-        (vec!["log", "loud"], TOKEN, "as RUST_LOG has it"),
+        (vec!["drain", "replica-9"], TOKEN, "no replica is named replica-9"),
+        (vec!["log", "loud"], TOKEN, "the form of RUST_LOG"),
     ] {
         let (success, text) = run(&words, token).await;
         assert!(!success && text.contains(said) && !text.contains("panicked"), "{words:?}: {text}");

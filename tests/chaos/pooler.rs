@@ -207,7 +207,7 @@ async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says
         base_url: format!("http://127.0.0.1:{port}"),
     });
     let replica = replica.unwrap();
-    let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must lead to PostgreSQL itself");
+    let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must point to PostgreSQL itself");
     let said = mana_dev::wait::until(TIMEOUT, async || says().await.then_some(())).await;
     assert!(said.is_some(), "{}", replica.log_tail());
     let ready = format!("{}/health/ready", replica.base_url());

@@ -114,7 +114,7 @@ async fn operators_find_users_wherever_they_are() {
         assert!(why.contains("Eggs") && why.contains("Milk"), "{why}");
     }
     let compacted = succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
-    assert!(compacted.starts_with("4 logs: 8 changes looked at, 4 trimmed"), "{compacted}");
+    assert!(compacted.starts_with("4 logs: 8 changes examined, 4 trimmed"), "{compacted}");
     assert_eq!(number(&url, "select count(*) from sync_b01.sync_history").await, 1, "each bucket keeps its own");
     // What was trimmed away is recognized when it is sent again.
     let (_, before) = cluster.pull(&users[1], APP, "todos", BEGINNING, None).await;

@@ -111,8 +111,10 @@ async fn a_worker_of_another_cluster_is_not_used() {
     for user in &users {
         assert_eq!(cluster.push(user, "todo", body("a")).await.0, StatusCode::OK);
     }
-    eventually("it is said", async || cluster.nodes[0].log().contains("not of the Citus cluster of DATABASE_URL"))
-        .await;
+    eventually("it is said", async || {
+        cluster.nodes[0].log().contains("does not belong to the Citus cluster of DATABASE_URL")
+    })
+    .await;
     let connected = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
         and application_name <> 'mana-sync workers' and datname = current_database()";
     for url in ours.split(' ') {

@@ -244,7 +244,7 @@ async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
 
     cluster.nodes[0].process.kill().await;
     cluster.nodes[0].restart().await;
-    assert!(cluster.nodes[0].log().contains("the database takes no notifications"));
+    assert!(cluster.nodes[0].log().contains("the database accepts no notifications"));
     let user = cluster.user();
     let mut socket = live::socket(&cluster, 0, &user, None, None).await;
     live::store(&cluster, 0, &user, "phone", &[("todos", "a")]).await;

@@ -109,7 +109,7 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
     assert_eq!(ask("/ws").await, Some((503, true)));
     assert_eq!(
         cluster.push_raw(&user, "todo", "{}").await.refused(503, "not_ready"),
-        "not ready: the replica waits for its database"
+        "not ready: the replica is waiting for its database"
     );
     assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
     postgres.server_mut().restart(mana_dev::Shutdown::Fast).await.unwrap();

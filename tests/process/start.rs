@@ -78,7 +78,7 @@ async fn a_start_waits_for_the_migration_but_not_for_ever() {
     eventually("it lives", async || ask("/health/live").await == Some(200)).await;
     assert_eq!(ask("/health/ready").await, Some(503));
     let said = http.get(format!("{}/health/ready", waiting.base_url())).send().await.unwrap().text().await.unwrap();
-    assert!(said.contains("the replica waits for its database: the schema lacks migration 1"), "{said}");
+    assert!(said.contains("the replica is waiting for its database: the schema lacks migration 1"), "{said}");
     assert!(waiting.log_tail().contains("lacks migration 1"), "{}", waiting.log_tail());
     let impatient = replica(&url, &[("MIGRATION_WAIT_MS", "200")]);
     let said = refusal(impatient).await;
@@ -266,8 +266,7 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     ];
     let all = replica(&url, &plain);
     eventually("it serves", async || all.log_tail().contains("serving")).await;
-    for setting in
-        ["MANA_SERVICE_KEY is the one", "JWKS_URL is plain", "MANA_CREDITS_URL is plain", "JWT_AUDIENCE is not"]
+    for setting in ["MANA_SERVICE_KEY is the ", "JWKS_URL is plain", "MANA_CREDITS_URL is plain", "JWT_AUDIENCE is not"]
     {
         assert_eq!(warned(&all, setting), 1, "{setting}: {}", all.log_tail());
     }
@@ -287,7 +286,7 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     let ours = |(name, _): &(&str, &str)| !name.starts_with("DATABASE_") && !name.starts_with("OTEL_");
     let settings: Vec<(&str, &str)> = settings.into_iter().filter(ours).collect();
     let as_they_stand = program_log(&url, &settings).await;
-    assert_eq!(as_they_stand.matches("MANA_SERVICE_KEY is the one of the examples").count(), 1, "{as_they_stand}");
+    assert_eq!(as_they_stand.matches("MANA_SERVICE_KEY is the key from the examples").count(), 1, "{as_they_stand}");
     let changed = |(name, value)| (name, if value == "change-me" { "changed" } else { value });
     let settings: Vec<(&str, &str)> = settings.into_iter().map(changed).collect();
     let none = program_log(&url, &settings).await;

@@ -135,7 +135,7 @@ async fn several_hosts_of_which_none_can_be_written_to_say_so_at_the_start_and_l
     let set = |to: &str| format!("begin; set transaction read write; alter database {} {to}; commit", name(&url));
     sql(&url, set("set default_transaction_read_only = on")).await;
     let started = replica(&[("DATABASE_URL", &both)]);
-    let sentence = "none of the database's hosts can be written to at the moment";
+    let sentence = "none of the database hosts is writable at the moment";
     started.says(sentence).await;
     sql(&url, set("reset default_transaction_read_only")).await;
     started.process.wait_ready(TIMEOUT).await.unwrap();
@@ -155,11 +155,11 @@ async fn one_that_is_full_says_so_until_there_is_a_place() {
     let full = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     for mode in ["disable", "allow", "prefer"] {
         let started = replica(&[("DATABASE_URL", &format!("{full}?sslmode={mode}"))]);
-        started.says("the database lets no more connections in").await;
+        started.says("the database accepts no more connections").await;
         sql(&url, format!("alter role {role} connection limit 100")).await;
         started.process.wait_ready(TIMEOUT).await.unwrap();
         sql(&url, format!("alter role {role} connection limit 0; {}", end_sessions(&url))).await;
-        started.says("the database lets no more connections in").await;
+        started.says("the database accepts no more connections").await;
     }
 }
 
@@ -236,7 +236,7 @@ async fn a_database_that_is_not_ours_is_left_as_it_is() {
     for migrates in ["false", "true"] {
         let settings = [("DATABASE_URL", &*url), ("DATABASE_LISTEN_URL", &*other), ("MIGRATE_ON_START", migrates)];
         let started = replica(&settings);
-        started.says("DATABASE_LISTEN_URL leads to another database than DATABASE_URL").await;
+        started.says("DATABASE_LISTEN_URL points to a different database than DATABASE_URL").await;
         let mut connection = PgConnection::connect(&other).await.unwrap();
         let tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
         let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
@@ -258,7 +258,7 @@ async fn one_that_lets_too_few_connect_stops_the_start() {
     .await;
     let few = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     let settings = [("DATABASE_URL", &*few), ("DATABASE_LISTEN_URL", &*url)];
-    replica(&settings).refuses("lets this role have 5 connections and this replica needs 22").await;
+    replica(&settings).refuses("allows this role 5 connections, but this replica needs 22").await;
     let started = replica(&[&settings[..], &[("DATABASE_POOL_SIZE", "3")]].concat());
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
@@ -267,7 +267,7 @@ async fn one_that_lets_too_few_connect_stops_the_start() {
 async fn a_listener_that_hears_another_database_is_not_ready_and_says_so() {
     let (url, other) = (migrated().await, migrated().await);
     let started = replica(&[("DATABASE_URL", &url), ("DATABASE_LISTEN_URL", &other)]);
-    started.says("DATABASE_LISTEN_URL leads to another database than DATABASE_URL").await;
-    assert!(started.log().contains("leads to another database"), "{}", started.log());
+    started.says("DATABASE_LISTEN_URL points to a different database than DATABASE_URL").await;
+    assert!(started.log().contains("points to a different database"), "{}", started.log());
     tokio::time::timeout(Duration::from_secs(1), started.process.ended()).await.expect_err("it goes on trying");
 }

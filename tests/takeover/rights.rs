@@ -22,7 +22,7 @@ async fn an_owner_from_whom_rows_are_hidden_takes_over_all_of_them_and_rights_ar
     let mut as_owner: url::Url = url.parse().unwrap();
     as_owner.set_username(&role).unwrap();
     let said = migrated(as_owner.as_str(), &[]).await;
-    assert!(said.contains("Row-level security is taken off") && said.contains("own_rows, space_rows"), "{said}");
+    assert!(said.contains("Row-level security is turned off") && said.contains("own_rows, space_rows"), "{said}");
     assert!(said.contains("3000 rows were taken over"), "{said}");
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, 3_000);
     let kept =

@@ -78,5 +78,5 @@ async fn a_schema_whose_name_needs_quotes_is_like_any_other() {
     assert!(migrated(&url, &[]).await.contains("nothing to do"));
     let there = "select count(*) from sync_changes where log_id = sync_log_id(user_id, app_id)";
     assert_eq!(value::<i64>(&url, there).await, 100);
-    assert!(migrated(&url, &["--drop-old"]).await.contains("is dropped"));
+    assert!(migrated(&url, &["--drop-old"]).await.contains("has been dropped"));
 }

@@ -46,14 +46,14 @@ async fn take_over(form: Form, rows: u32) {
     };
     assert_eq!(count, rows as usize);
     let left = "select count(*) from sync_takeover_parts where copied is null";
-    for moment in ["Exactly 20000 rows", "rows copied", "rows copied", "goes on where it was stopped"] {
+    for moment in ["Exactly 20000 rows", "rows copied", "rows copied", "continues where it was stopped"] {
         assert!(killed_at(&url, moment).await, "{moment}");
     }
     assert!(value::<i64>(&url, left).await > 0, "it must be killed while it copies");
-    assert!(killed_at(&url, "indexes are built").await);
+    assert!(killed_at(&url, "All rows are copied").await);
     assert_eq!(value::<i64>(&url, left).await, 0);
     let said = migrated(&url, &[]).await;
-    assert!(said.contains("goes on where it was stopped") && said.contains("is sync_changes_before"), "{said}");
+    assert!(said.contains("continues where it was stopped") && said.contains("is sync_changes_before"), "{said}");
     assert!(migrated(&url, &[]).await.contains("nothing to do"));
     let cluster = Cluster::start_over(&url).await;
     compare(&cluster, before, rows).await;
@@ -65,7 +65,7 @@ async fn take_over(form: Form, rows: u32) {
                     c.extra = jsonb_strip_nulls(jsonb_build_object('actor', b.actor, 'origin', b.origin, 'spaceId', b.space_id, 'schemaVersion', b.schema_version))";
         assert_eq!(value::<i64>(&url, kept).await, i64::from(rows));
     }
-    assert!(migrated(&url, &["--drop-old"]).await.contains("is dropped"));
+    assert!(migrated(&url, &["--drop-old"]).await.contains("has been dropped"));
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, i64::from(rows));
 }
 

@@ -124,8 +124,8 @@ pub enum ClientError {
     /// ADMIN_TOKEN is not set.
     #[error("ADMIN_TOKEN is not set")]
     NoToken,
-    /// ADMIN_URL cannot have a path added to it.
-    #[error("ADMIN_URL cannot have a path added to it")]
+    /// ADMIN_URL must be a URL to which a path can be appended.
+    #[error("ADMIN_URL must be a URL to which a path can be appended")]
     Url,
     /// The admin port cannot be reached.
     #[error("the admin port cannot be reached")]
@@ -134,7 +134,7 @@ pub enum ClientError {
     #[error("{0}")]
     Refused(String),
     /// Something else listens there.
-    #[error("the admin port answered {0}, and not as an admin port does")]
+    #[error("got {0} from something that is not an admin port")]
     NotAdminPort(StatusCode),
     /// The answer cannot be read.
     #[error("the answer cannot be read")]

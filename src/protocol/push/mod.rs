@@ -210,7 +210,7 @@ pub enum ChangeProblem {
     #[error("id {0}")]
     Id(NameProblem),
     /// The operation is not known.
-    #[error("op must be insert, update or delete, and is {0:?}")]
+    #[error("op must be insert, update or delete, not {0:?}")]
     Op(String),
     /// Op is missing; it must be insert, update or delete.
     #[error("op is missing; it must be insert, update or delete")]
@@ -246,12 +246,12 @@ pub enum ChangeProblem {
     FieldName(usize),
     /// Members that the protocol does not name take more bytes than are kept.
     #[error(
-        "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
+        "its members other than table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
     Extra(usize),
     /// Written out, the change is larger than allowed.
     #[error(
-        "its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"
+        "with its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"
     )]
     Written(usize),
     /// A value cannot be stored.

@@ -26,7 +26,7 @@ async fn operators_find_users_wherever_they_are() {
         assert!(why.contains("Eggs") && why.contains("Milk"), "{why}");
     }
     let compacted = succeeded(url, &["compact", "--compact-after-ms", "1"]).await;
-    assert!(compacted.starts_with("4 logs: 8 changes looked at, 4 trimmed"), "{compacted}");
+    assert!(compacted.starts_with("4 logs: 8 changes examined, 4 trimmed"), "{compacted}");
     let kept = "select (select count(*) from sync_history) + (select count(*) from sync_b01.sync_history)";
     assert_eq!(number(url, kept).await, 5, "each bucket keeps its own");
     let mut socket = socket(&cluster, 0, &users[1], None, None).await;
