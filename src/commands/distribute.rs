@@ -14,7 +14,7 @@ pub struct DistributeArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// The number of schemas. It cannot be changed afterwards: 16 is a good number.
+    /// The number of schemas. It cannot be changed afterwards; 16 is a good choice.
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_BUCKETS)))]
     buckets: u16,
 }

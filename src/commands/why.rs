@@ -36,7 +36,7 @@ pub struct WhyArgs {
     #[arg(long)]
     field: Option<String>,
 
-    /// Maximum number of writes listed, each, that a field's value won against and that came too late: the latest.
+    /// Maximum number of writes listed per field: the latest it won against, and as many that came too late.
     #[arg(long, default_value_t = 100)]
     limit: usize,
 

@@ -34,7 +34,7 @@ pub enum TlsError {
         /// The parameter that names it.
         parameter: &'static str,
     },
-    /// Sslmode asks to verify the server's certificate: sslrootcert must be an existing file, or system.
+    /// `sslmode` asks to verify the server's certificate: sslrootcert must be an existing file, or system.
     #[error("sslmode asks to verify the server's certificate: sslrootcert must be an existing file, or system")]
     NoRoots,
     /// There is a client certificate but no key: set sslkey.

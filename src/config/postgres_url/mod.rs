@@ -156,7 +156,7 @@ pub enum UrlError {
         /// What the value must be.
         must: &'static str,
     },
-    /// Has a weak sslmode with sslrootcert=system, which is only useful with verify-full.
+    /// Has a weak sslmode with sslrootcert=system, which requires verify-full.
     #[error("has a weak sslmode with sslrootcert=system, which requires verify-full")]
     WeakWithSystem,
     /// Asks for a read-only server in target_session_attrs; a replica has to write.
