@@ -9,7 +9,7 @@ use mana_dev::{Shutdown, citus};
 use reqwest::StatusCode;
 use std::time::{Duration, Instant};
 
-/// How long the worker is away; CITUS_DOWN_SECONDS for longer.
+/// How long the worker is down; CITUS_DOWN_SECONDS for longer.
 fn down() -> Duration {
     let seconds = std::env::var("CITUS_DOWN_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds)
@@ -92,7 +92,7 @@ async fn a_replica_starts_while_a_worker_is_away() {
     }
 }
 
-/// Whose name and port are those of another cluster, which has the same buckets.
+/// Its name and port are those of another cluster with the same buckets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a PostgreSQL with Citus: make test-citus"]
 async fn a_worker_of_another_cluster_is_not_used() {
@@ -101,7 +101,7 @@ async fn a_worker_of_another_cluster_is_not_used() {
         distribute(url, &BUCKETS.to_string()).await;
     }
     let (ours, foreign) = (citus.worker_urls(), other.worker_urls());
-    // In the first place, where it would be used before anybody has looked.
+    // In first place, where it would be used before it has been checked.
     let workers = format!("{} {ours}", foreign.split(' ').next().unwrap());
     let settings = [("READY_GRACE_MS", "0"), ("DATABASE_WORKER_URLS", workers.as_str())];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
