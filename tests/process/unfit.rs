@@ -18,7 +18,7 @@ impl Started {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// What readiness says.
+    /// The status and text of readiness.
     async fn readiness(&self) -> Option<(u16, String)> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer =
@@ -93,7 +93,7 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
     let started = replica(&[("DATABASE_URL", &url)]);
     started.says("the database is read-only: default_transaction_read_only is on").await;
     sql(&url, set("reset default_transaction_read_only")).await;
-    // It counts for new sessions.
+    // The change applies to new sessions.
     let end = format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
         name(&url)
@@ -102,7 +102,7 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
-/// Whoever applies migrations cannot do so either, though there are none to apply.
+/// Migrations cannot be applied either, even though there are none to apply.
 #[tokio::test]
 async fn one_that_is_read_only_says_so_to_a_replica_that_migrates() {
     let url = migrated().await;
@@ -119,7 +119,7 @@ async fn one_that_is_read_only_says_so_to_a_replica_that_migrates() {
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
-/// Ends all sessions of a database but the one that asks.
+/// Ends all sessions of a database except the current one.
 fn end_sessions(url: &str) -> String {
     format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
@@ -163,7 +163,7 @@ async fn one_that_is_full_says_so_until_there_is_a_place() {
     }
 }
 
-/// Hardened databases take it from everybody.
+/// Hardened databases revoke this right from everybody.
 #[tokio::test]
 async fn a_schema_that_may_not_be_used_is_named_at_the_start_and_later() {
     let url = migrated().await;
@@ -211,7 +211,7 @@ async fn each_right_that_a_replica_needs_is_named_if_it_is_missing() {
     }
 }
 
-/// `mana-sync distribute` gives nobody any rights to what it makes.
+/// `mana-sync distribute` grants nobody any rights on what it creates.
 #[tokio::test]
 async fn rights_to_the_buckets_are_named_if_they_are_missing() {
     let url = migrated().await;
@@ -225,7 +225,7 @@ async fn rights_to_the_buckets_are_named_if_they_are_missing() {
     started.says("lacks rights: USAGE on schema sync_b00").await;
     sql(&url, format!("grant usage on schema sync_b00, sync_b01 to {role}")).await;
     started.says("SELECT on sync_b00.sync_heads").await;
-    // Then it can serve some: a bucket that lacks something costs nobody but its own users anything.
+    // Then it can serve some users: a bucket with missing rights affects only its own.
     sql(&url, format!("grant all on all tables in schema sync_b01 to {role}")).await;
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
@@ -242,7 +242,7 @@ async fn a_database_that_is_not_ours_is_left_as_it_is() {
         let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
         assert_eq!(tables, 0, "MIGRATE_ON_START={migrates}");
     }
-    // Two ways to one database.
+    // Two URLs of the same database.
     let same = url.replace("127.0.0.1", "localhost");
     replica(&[("DATABASE_URL", &url), ("DATABASE_LISTEN_URL", &same)]).process.wait_ready(TIMEOUT).await.unwrap();
 }
