@@ -1,4 +1,4 @@
-//! What is refused, and how a replica handles a takeover that is not complete.
+//! Refusals, and how a replica handles an incomplete takeover.
 
 use super::old::{Form, database};
 use super::support::*;

@@ -12,7 +12,7 @@ use std::time::Instant;
 const ROWS: u32 = 2_000_000;
 const USERS: u32 = 500;
 
-/// Whether a line says that half of the rows are copied.
+/// True if a line reports that half of the rows are copied.
 fn is_half_way(line: &str) -> bool {
     line.split_once(" of ").and_then(|(done, _)| done.parse::<u32>().ok()).is_some_and(|done| done >= ROWS / 2)
 }
