@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Returns what is read, and what is left.
+    /// Returns the result and the remaining bytes.
     async fn read_all(bytes: &[u8]) -> (Result<Option<IpAddr>>, Vec<u8>) {
         let mut stream = bytes;
         (read(&mut stream).await, stream.to_vec())

@@ -1,4 +1,4 @@
-//! G6: configured limits hold; overload is refused clearly and passes by itself.
+//! G6: configured limits hold; overload is refused clearly and passes on its own.
 
 use crate::support::*;
 use futures_util::StreamExt;

@@ -28,7 +28,7 @@ async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
     assert!(!log.contains(&alice.id) && !log.contains(TOKEN), "logs say neither who a user is nor a secret");
 }
 
-/// How a replica responds to a token, and whether because an operator has refused it.
+/// Returns the status for a token, and true if it is an operator's refusal.
 async fn refused(it: &Administered, user: &User, index: usize) -> (u16, bool) {
     let body = json!({ "clientId": "phone", "changes": [] });
     let (status, answer) = it.cluster.push_to(index, user, APP, body).await;

@@ -1,4 +1,4 @@
-//! What must hold after every schedule: the guarantees by number.
+//! The checks after every schedule: the guarantees by number.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::epilogue::SOON;
@@ -33,7 +33,7 @@ async fn rows_by_party(cluster: &FaultyCluster, workload: &Workload) -> Vec<Vec<
     all
 }
 
-/// What the readers that are waited for must have: everything stored when the wait began, unless it has been trimmed.
+/// A wait for readers to have everything that was stored when it began, unless it has been trimmed.
 struct Waiting<'a> {
     cluster: &'a FaultyCluster,
     workload: &'a Workload,

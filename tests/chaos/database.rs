@@ -1,4 +1,4 @@
-//! Faults of the database itself: its disk fills up, its clock goes back, other clients of it are in the way.
+//! Faults of the database itself: its disk fills up, its clock goes back, its other clients get in the way.
 
 use crate::epilogue::SOON;
 use crate::probe::{Pushing, brings_all, pushes, stream};

@@ -60,7 +60,7 @@ pub enum Network {
     Refuses,
 }
 
-/// How PostgreSQL is stopped.
+/// A mode of stopping PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Fast,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! schedule ─► run ─► cluster      PostgreSQL, three replicas, a breakable network between them
-//!              │ └─► workload   writers, readers, misbehaving clients: what they were told and what they saw
+//!              │ └─► workload   writers, readers, misbehaving clients: what they were sent and what they saw
 //!              ├───► fault      each begins, lasts, and is undone
 //!              └───► checks, epilogue: G1 to G6, then whether the cluster works as if nothing had happened
 //! suite: random schedules       failpoints: the suite notices what it must notice       focused, lasting: one fault

@@ -84,7 +84,7 @@ fn writes(change: &Change) -> BTreeMap<String, (Value, String)> {
     }
 }
 
-/// What a reader must have seen: each change in full, and which of its fields are still in the log.
+/// The changes that a reader must have seen: each one in full, with its fields that are still in the log.
 pub struct Expected {
     changes: Vec<(Change, Option<BTreeSet<String>>)>,
     kept: usize,

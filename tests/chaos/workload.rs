@@ -32,7 +32,7 @@ pub struct Party {
     pub app: String,
 }
 
-/// How a reader reads.
+/// The kind of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Follows the cursor of one table.
@@ -47,7 +47,7 @@ pub enum Kind {
     Beginning,
 }
 
-/// What one reader has seen.
+/// A reader, with what it has seen.
 #[derive(Debug)]
 pub struct Reader {
     pub name: String,

@@ -1,4 +1,4 @@
-//! A replica whose clock the test controls: what takes hours, days or a week is over at once, to the millisecond.
+//! A replica whose clock the test controls: hours, days or a week pass at once, to the millisecond.
 
 use super::support::live::{Events, closed};
 use super::support::*;

@@ -1,5 +1,5 @@
 //! The fan-out when its connections are cut, or replicas freeze and die: whatever was stored in the meantime arrives
-//! within 5 s of the end of the fault, without a restart (G4). Each test has a cluster of its own to harm.
+//! within 5 s of the end of the fault, without a restart (G4). Each test has a cluster of its own.
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,5 +1,5 @@
 //! Rebalancing after replicas were added: connections are closed a few at a time, each device once, and no more than
-//! needed, until all replicas hold about as many.
+//! needed, until all replicas hold about the same number.
 
 use crate::support::live::*;
 use crate::support::*;

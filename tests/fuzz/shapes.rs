@@ -1,4 +1,4 @@
-//! Shapes of client input: mostly valid, sometimes wrong in one place.
+//! Generators of client input: mostly valid, sometimes wrong in one place.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};

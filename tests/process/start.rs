@@ -1,4 +1,4 @@
-//! How a replica handles the schema and settings it finds at startup, and a network that breaks during it.
+//! Startup: the schema and settings that a replica finds, and a network that breaks meanwhile.
 
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::*;

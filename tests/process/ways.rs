@@ -1,4 +1,4 @@
-//! Every way of starting in a document, a compose file or a manifest; and where the health check connects.
+//! Every way of starting that documents, compose files and manifests contain; and where the health check connects.
 
 use crate::start::{assert_serves, document, migrate, program};
 use crate::support::*;

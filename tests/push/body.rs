@@ -1,4 +1,4 @@
-//! The body of a push: its size, its type, its shape; and that its contents are stored unharmed.
+//! The body of a push: its size, type and shape, and the unchanged storing of its contents.
 
 use super::AT;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! The checks before anything is stored.
+//! The checks that precede storing.
 
 use super::AT;
 use super::support::*;

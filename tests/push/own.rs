@@ -1,4 +1,4 @@
-//! Which of its own changes a device gets back, and cursors that prove that the database went back.
+//! The own changes that a device gets back, and cursors that prove that the database went back.
 
 use super::AT;
 use super::support::*;

@@ -1,4 +1,4 @@
-//! Deltas that take more than one answer.
+//! Deltas that need more than one page.
 
 use super::AT;
 use super::support::live::{Events, all_ids};

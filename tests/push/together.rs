@@ -1,4 +1,4 @@
-//! Pushes that arrive at once and share statements: each is stored and answered as if it had come alone.
+//! Pushes that arrive at once and share statements: each is stored and answered as if it had arrived alone.
 
 use super::AT;
 use super::support::*;

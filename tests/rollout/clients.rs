@@ -281,7 +281,7 @@ impl Client {
     }
 }
 
-/// Reads a stream until it ends, in whatever way; an error is a violation.
+/// Reads a stream until it ends in any way; an error is a violation.
 async fn read(stream: &mut StreamReader, check: &mut StreamCheck, seen: &Seen) -> Result<(), StreamError> {
     // An interrupted page is sent again.
     let mut page = Vec::new();

@@ -29,7 +29,7 @@ pub struct Journal {
     violations: Mutex<Vec<String>>,
 }
 
-/// What one reader has seen, in order, and when.
+/// The changes that one reader has seen, in order, with their times.
 #[derive(Debug)]
 pub struct Seen {
     pub name: String,
@@ -89,7 +89,7 @@ impl Journal {
         *self.closed.lock().unwrap().entry(name.to_owned()).or_default() += 1;
     }
 
-    /// How often each client has been closed so far.
+    /// The number of times each client has been closed so far.
     pub fn closes(&self) -> HashMap<String, usize> {
         self.closed.lock().unwrap().clone()
     }

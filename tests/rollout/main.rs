@@ -3,8 +3,8 @@
 //! replicas get their share of the connections because replicas rebalance them, as in `k8s/base`.
 //!
 //! ```text
-//! clients ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
-//!   └─► journal: what everybody was told and saw, compared with the log at the end
+//! clients ─► balancer (names: the replicas' addresses) ─► fleet: replicas that come and go
+//!   └─► journal: what all clients were sent and saw, compared with the log at the end
 //! ```
 //! No change is lost, every reader gets every change in order and within 5 s, no push needs more than one retry, and
 //! clients are evenly distributed again after each step (G1, G2, G4, G7). It prints what it saw. `ROLLOUT_LONG=1` uses

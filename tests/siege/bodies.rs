@@ -1,4 +1,4 @@
-//! Pushes that cost more than it seems.
+//! Pushes that cost more than they seem to.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};

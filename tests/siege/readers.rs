@@ -1,4 +1,4 @@
-//! Reads that cost more than it seems, and readers that do not take what they asked for.
+//! Reads that cost more than they seem to, and readers that do not read their responses.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};

@@ -1,4 +1,4 @@
-//! Variants of the known attacks: the same idea in another place.
+//! Variants of the known attacks: the same ideas applied elsewhere.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw, TEXT};

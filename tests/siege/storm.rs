@@ -1,4 +1,4 @@
-//! After very many clients have come and gone at once, memory is released.
+//! Memory is released after very many clients have come and gone at once.
 
 use crate::replica::{LimitedReplica, is_long, many};
 use crate::support::*;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 /// Maximum time until memory is released, and the factor of the earlier usage that may remain.
 const COMES_BACK: Duration = Duration::from_secs(60);
 const LEFT: f64 = 1.5;
-/// What a small debug build may use in addition.
+/// Extra bytes that a small debug build may use.
 const NOISE: u64 = 16 << 20;
 
 async fn streams(replica: &LimitedReplica, count: usize) -> Vec<TcpStream> {

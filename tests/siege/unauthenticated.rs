@@ -1,4 +1,4 @@
-//! Clients without an account.
+//! Unauthenticated clients.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Reading: current records, and the log by index.
+//! Reads of current records, and of the log by index.
 
 use super::support::*;
 use super::{AT, sql, sync_push};

@@ -1,4 +1,4 @@
-//! Which parts of a plain insert are stored, and what is refused.
+//! Plain inserts: the parts that are stored, and refusals.
 
 use super::support::*;
 use super::{AT, refusal};

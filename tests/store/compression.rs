@@ -1,4 +1,4 @@
-//! Pages are compressed for clients that accept it, with an encoding they accept, and for nobody else.
+//! Pages are compressed only for clients that accept it, with an encoding they accept.
 
 use crate::support::*;
 use flate2::read::GzDecoder;

@@ -1,4 +1,4 @@
-//! Pages that are read ahead of their readers: nobody gets anything different.
+//! Pages that are read ahead of their readers: every reader gets the same as without.
 
 use crate::support::live::metric;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Two million rows: `cargo test --test takeover two_million -- --ignored --nocapture`, with `MANA_SYNC_EXE` for a
+//! A takeover of two million rows: `cargo test --test takeover two_million -- --ignored --nocapture`, with `MANA_SYNC_EXE` for a
 //! release build.
 
 use super::fold::of_old_table;

@@ -1,4 +1,4 @@
-//! Whose traces are continued: anybody can send a trace that claims to be sampled.
+//! Limits on callers' traces: anybody can send a trace that claims to be sampled.
 
 use crate::collector::Collector;
 use crate::support::*;

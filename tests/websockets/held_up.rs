@@ -1,4 +1,4 @@
-//! Sockets of a replica that was held up itself.
+//! Sockets of a replica that was itself suspended.
 
 use crate::support::live::*;
 use crate::support::*;

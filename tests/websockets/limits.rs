@@ -1,4 +1,4 @@
-//! What a WebSocket may not do, and what happens to one that does: handshakes, sizes, times, slow readers (G6).
+//! Limits of WebSockets, and what happens beyond them: handshakes, sizes, times, slow readers (G6).
 
 use crate::support::live::*;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! What stays in the log, row by row.
+//! The rows that stay in the log, one by one.
 
 mod many_rows;
 mod noticed;

@@ -69,7 +69,7 @@ async fn claimed_stamps_that_are_trimmed_are_noticed() {
     }
 }
 
-/// What is left of a row is delivered at its position; if a trimmer moves it, readers whose cursor is in between miss
+/// The rest of a row is delivered at its position; if a trimmer moves it, readers whose cursor is in between miss
 /// it.
 #[tokio::test]
 async fn fields_that_are_moved_are_noticed() {
