@@ -133,7 +133,7 @@ enum UsageError {
     Clap(#[from] clap::Error),
     #[error("invalid value for {0}: must be UTF-8 text")]
     NoText(String),
-    #[error("name a command; see mana-sync --help")]
+    #[error("no command given; see mana-sync --help")]
     NoCommand,
 }
 

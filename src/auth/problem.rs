@@ -22,7 +22,7 @@ pub enum TokenProblem {
     #[error("its key (kid) is unknown")]
     UnknownKey,
     /// Its signature is wrong.
-    #[error("its signature is wrong")]
+    #[error("its signature is invalid")]
     Signature,
     /// It is not valid yet (nbf).
     #[error("it is not valid yet (nbf)")]

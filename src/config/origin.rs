@@ -33,7 +33,7 @@ pub enum OriginError {
     )]
     Everything,
     /// An origin begins with http:// or https://, or with the scheme of an app or of an extension.
-    #[error("an origin begins with http:// or https://, or with the scheme of an app such as capacitor://")]
+    #[error("an origin must begin with http:// or https://, or with the scheme of an app such as capacitor://")]
     Scheme,
     /// There is more than a scheme, a host and a port.
     #[error(
@@ -44,7 +44,7 @@ pub enum OriginError {
     #[error("\"*\" stands for subdomains only, before the first dot: https://*.example.com")]
     Wildcard,
     /// A pattern for a whole top-level domain would let everybody in; name the domain.
-    #[error("a pattern for a whole top-level domain would let everybody in; name the domain")]
+    #[error("a pattern for a whole top-level domain would let everyone in; name the domain")]
     TooWide,
     /// Browsers omit port 80 for http and port 443 for https: omit it too.
     #[error("browsers omit port 80 for http and port 443 for https: omit it too")]

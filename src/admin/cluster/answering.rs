@@ -93,7 +93,7 @@ impl Replicas {
                 Some(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
-                        "cannot find out yet which other replicas exist"
+                        "cannot determine yet which other replicas exist"
                     );
                     tokio::time::sleep(ANSWER_TIMEOUT).await;
                 }
