@@ -162,7 +162,7 @@ async function actions(page) {
   await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log filter is now');
   await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must have the form of RUST_LOG');
   await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times per second');
-  await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate is a whole number');
+  await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate must be a whole number');
   await send('Limit', (form) => form.getByLabel('Pushes a second').fill('0'), 'users may push without limit');
   await send('Trim now', () => {}, /trim/);
   const drain = (what) => async (form) => {
