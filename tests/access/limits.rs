@@ -77,7 +77,7 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
     let push = || json!({ "clientId": "a", "changes": [insert("t", "r", "x", "2024-01-01T10:00:00.000Z")] });
     let (status, answer) = cluster.push(&user, "todo", push()).await;
     assert_eq!((status.as_u16(), answer["error"].as_str()), (503, Some("busy")), "{answer}");
-    // It is not the client's fault, so the SLO of pushes counts it.
+    // It is not the client's fault, so the objective for pushes counts it.
     assert!(metric(&cluster, "mana_sync_pushes_total{outcome=\"failed\"}").await >= 1.0);
     assert_eq!(metric(&cluster, "mana_sync_pushes_total{outcome=\"refused\"}").await, 0.0);
     slow.write_all(b"   } ").await.unwrap();
@@ -87,7 +87,7 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
     assert_eq!(cluster.stored(&user).await, 1);
 }
 
-/// The SLO of pushes must notice this: nothing else does.
+/// The objective for pushes must notice this: nothing else does.
 #[tokio::test]
 async fn a_push_whose_answer_finds_no_turn_among_reads_counts_as_failed() {
     // One user may read on two of eight connections.

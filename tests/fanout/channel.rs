@@ -100,7 +100,7 @@ async fn forged_notifications_are_counted_by_themselves_whomever_they_are_about(
     let unverified = async |index| metric(cluster, index, "mana_sync_notifications_unverified_total").await;
     store(cluster, 0, &user, "phone", &[("first", "a")]).await;
     assert_eq!(woken(&mut socket).await.1, ["first"]);
-    // About no user, and about no log.
+    // About no user, and without content.
     let forge =
         "select pg_notify('mana_sync', 'm2' || lpad(n::text, 16, 'x') || '0000') from generate_series(1, 1000) n";
     sqlx::query(forge).execute(&cluster.pool).await.unwrap();

@@ -205,8 +205,7 @@ async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_f
     assert_eq!(ids_of(&pages), [""; 0]);
 }
 
-/// The stamps that a device with a clock far ahead claims stay forever, and so does the relevance of what came before
-/// them.
+/// A device with a clock far ahead claims its stamps forever, so what came before them matters forever.
 #[tokio::test]
 async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_bounds() {
     const EDITS: usize = 40_000;

@@ -194,7 +194,7 @@ async fn what_is_not_ours_is_left_alone() {
     distribute(&url).await;
 }
 
-/// A replica could not start halfway, so it is checked first that the rest can be done.
+/// No replica could start on a half-distributed database, so all rights are checked first.
 #[tokio::test]
 async fn a_role_that_could_not_do_all_of_it_does_nothing() {
     let url = create_database().await;

@@ -115,7 +115,7 @@ async fn later_migrations_reach_the_main_schema_and_every_bucket() {
         );
         assert_eq!(number(&url, there).await, 2, "{schema}");
     }
-    // As if it had been killed while the tables had their old names.
+    // As if it had been killed while the tables had the names of the views.
     for table in ["sync_heads", "sync_changes"] {
         let names = format!(
             "alter view {table} rename to {table}_of_buckets; alter table {table}_undistributed rename to {table}"
