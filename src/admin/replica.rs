@@ -130,7 +130,7 @@ impl LocalReplica {
             Question::Load => Answer::Load(self.recent.seconds()),
             Question::RefusedTokens => Answer::RefusedTokens(self.refused_tokens()),
             Question::Do { action } => Answer::Done(self.act(action)),
-            Question::Unknown => Answer::Done(self.outcome(false, "this replica's version does not know the question")),
+            Question::Unknown => Answer::Done(self.outcome(false, "this replica's version does not support the query")),
         }
     }
 
@@ -259,7 +259,7 @@ impl LocalReplica {
                 Err(error) => self.outcome(false, &error.to_string()),
             },
             Action::Rates { pushes, pulls } => self.limit(*pushes, *pulls),
-            Action::Unknown => self.outcome(false, "this replica's version does not know the action"),
+            Action::Unknown => self.outcome(false, "this replica's version does not support the action"),
         };
         tracing::warn!(action = action.name(), done = outcome.done, "operator action: {}", outcome.message);
         outcome

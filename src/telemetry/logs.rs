@@ -120,7 +120,7 @@ pub(super) fn init(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the log begins before the settings are read, and RUST_LOG is not one of them"
+    reason = "logging starts before the settings are read, and RUST_LOG is not one of them"
 )]
 fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter, is_plain: bool) -> LogFilter {
     let (chosen, problem) = at_start(std::env::var_os(EnvFilter::DEFAULT_ENV).as_deref());

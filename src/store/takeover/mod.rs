@@ -222,7 +222,7 @@ async fn copy_parts(
         done += rows + left_behind;
         let rate = copied_now as f64 / started.elapsed().as_secs_f64();
         let left = (found.rows - done).max(0) as f64 / rate.max(1.0);
-        say(format!("{done} of {} rows copied, {rate:.0} a second, {left:.0} s left.", found.rows));
+        say(format!("{done} of {} rows copied, {rate:.0} per second, {left:.0} s left.", found.rows));
     }
     while let Some(copier) = copiers.join_next().await {
         copier.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
