@@ -73,9 +73,9 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
     }
     attack!("updates and inserts of 100,000 fields, each sent twice", bodies::many_fields(&replica));
     attack!("pushes of 10 MB whose stamps are all ahead", bodies::stamps_ahead(&replica));
-    attack!("pushes of 10 MB of the shortest changes", bodies::short_changes(&replica));
+    attack!("pushes of 10 MiB of the shortest changes", bodies::short_changes(&replica));
     attack!("pushes of thousands of tables, and sockets that are not read", bodies::many_tables(&replica));
-    attack!("bodies of 10 MB that are no push: deep, long, wrong", bodies::wrong(&replica));
+    attack!("bodies of 10 MiB that are no push: deep, long, wrong", bodies::wrong(&replica));
     attack!("27 bodies that stall, of one user", bodies::stalled(&replica));
     attack!("slow readers of a page of 10 MB", readers::slow(&replica));
     attack!("pages whose numbers grow", readers::growing(&replica));

@@ -63,7 +63,7 @@ async function overview(page) {
   const loaded = await page.evaluate(() => performance.timeOrigin);
   const drained = await (await open(settings.urls[0], { storageState: await page.context().storageState() }));
   await drained.goto('/');
-  // As in browsers that do not focus buttons: it is pressed for longer than a refresh of the page takes.
+  // Like in browsers that do not focus buttons: it is held down for longer than a refresh of the page takes.
   await drained.evaluate(() => addEventListener('mousedown', (event) => event.preventDefault()));
   const button = drained.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Drain' });
   await button.hover();
