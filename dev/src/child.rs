@@ -25,6 +25,8 @@ use nix::{
 };
 use tokio::sync::watch;
 
+use crate::DevError;
+
 /// Determines whether a child shares our terminal's signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
@@ -157,6 +159,16 @@ pub async fn run(mut command: Command) -> io::Result<Finished> {
     let status = child.wait().await;
     let output = reading.await.unwrap_or_default();
     Ok(Finished { status, output })
+}
+
+/// The same; it must succeed, and its output is reported if it fails.
+pub(crate) async fn run_tool(command: Command) -> Result<(), DevError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let finished = run(command).await.map_err(DevError::io(format!("run {program}")))?;
+    if finished.status.success() {
+        return Ok(());
+    }
+    Err(DevError::Tool { program, status: finished.status, output: finished.output })
 }
 
 #[expect(unsafe_code, reason = "code between fork and exec is inherently unsafe; it is limited to these lines")]

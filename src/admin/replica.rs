@@ -1,9 +1,11 @@
 //! This replica's own answers.
 
-use super::message::{Action, Answer, Instance, Question};
+mod actions;
+
+use super::message::{Answer, Instance, Question};
 use super::rates::Recent;
 use super::report::{
-    Connections, DeviceRead, Listener, Outcome, Pool, Process, RefusedToken, Replica, Session, UserOnReplica, time,
+    Connections, DeviceRead, Listener, Pool, Process, RefusedToken, Replica, Session, UserOnReplica, time,
 };
 use crate::auth::Authenticator;
 use crate::clock::Clock;
@@ -13,13 +15,13 @@ use crate::http::Health;
 use crate::hub::{DeviceReads, Hub, SessionInfo};
 use crate::limits::Rates;
 use crate::protocol::{Cursor, UserKey};
-use crate::shutdown::{Drained, Shutdown};
+use crate::shutdown::Shutdown;
 use crate::store::Layout;
 use crate::store::compaction::Compactor;
 use crate::telemetry::metrics::{SSE, WEBSOCKET};
 use crate::telemetry::{LogFilter, Metrics};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The parts of a replica that the admin surface uses.
@@ -90,15 +92,6 @@ pub struct LocalReplica {
     pub recent: Recent,
 }
 
-/// Allows logs to be trimmed again when it is dropped, however the trimming ended.
-struct EndOfTrimming(Arc<AtomicBool>);
-
-impl Drop for EndOfTrimming {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
 /// The reason for not being ready until the refused tokens have been read.
 const UNREAD: &str = "the refused tokens have not been read yet";
 
@@ -130,7 +123,7 @@ impl LocalReplica {
             Question::Load => Answer::Load(self.recent.seconds()),
             Question::RefusedTokens => Answer::RefusedTokens(self.refused_tokens()),
             Question::Do { action } => Answer::Done(self.act(action)),
-            Question::Unknown => Answer::Done(self.outcome(false, "this replica's version does not support the query")),
+            Question::Unknown => Answer::Done(self.not_done("this replica's version does not support the query")),
         }
     }
 
@@ -244,115 +237,6 @@ impl LocalReplica {
             refused.set_unread(format!("{UNREAD}: {error}"));
         }
     }
-
-    fn act(&self, action: Action) -> Outcome {
-        let outcome = match &action {
-            Action::Disconnect { user_id, device } => {
-                let closed = self.parts.hub.close_user(UserKey::of(user_id), device.as_deref());
-                self.outcome(true, &ended(closed))
-            }
-            Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
-            Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
-            Action::Compact => self.trim(),
-            Action::Log { filter } => match self.parts.log.set(filter) {
-                Ok(()) => self.outcome(true, &format!("the log filter is now {filter}")),
-                Err(error) => self.outcome(false, &error.to_string()),
-            },
-            Action::Rates { pushes, pulls } => self.limit(*pushes, *pulls),
-            Action::Unknown => self.outcome(false, "this replica's version does not support the action"),
-        };
-        tracing::warn!(action = action.name(), done = outcome.done, "operator action: {}", outcome.message);
-        outcome
-    }
-
-    fn refuse(&self, token_id: &str, until: u64) -> Outcome {
-        let until = UNIX_EPOCH + Duration::from_millis(until);
-        match self.parts.auth.refused().refuse(token_id, until) {
-            Ok(until) => {
-                let closed = self.parts.hub.close_token(token_id);
-                self.outcome(true, &format!("refused until {}; {}", time(until), ended(closed)))
-            }
-            Err(error) => self.outcome(false, &error.to_string()),
-        }
-    }
-
-    /// Begins to trim all logs in the background, at the usual gentle pace.
-    fn trim(&self) -> Outcome {
-        let (Some(mut compactor), trimming) = (self.parts.compaction.compactor(), self.trimming.clone()) else {
-            return self.outcome(false, "COMPACT_AFTER_MS is 0 on this replica: logs are not trimmed");
-        };
-        if trimming.swap(true, Ordering::Relaxed) {
-            return self.outcome(false, "logs are already being trimmed");
-        }
-        let trimming = EndOfTrimming(trimming);
-        let stopping = self.parts.shutdown.stopping.clone();
-        let others = self.parts.presence.clone();
-        compactor = compactor.sharing_with(move || others.replicas().len());
-        self.parts.shutdown.background.spawn(async move {
-            match stopping.run_until_cancelled(compactor.trim_all(None, None, |_| ())).await {
-                Some(Ok(done)) => tracing::info!(
-                    logs = done.logs,
-                    failed = done.failed,
-                    rows = done.trimmed.gone,
-                    "all logs have been trimmed"
-                ),
-                Some(Err(error)) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "not all logs could be trimmed");
-                }
-                None => tracing::info!("trimming all logs was interrupted"),
-            }
-            drop(trimming);
-        });
-        self.outcome(true, "trimming has started; the log reports when it is done")
-    }
-
-    fn drain(&self, drained: &Drained, wanted: bool) -> Outcome {
-        let is_last = !self.parts.presence.replicas().iter().skip(1).any(|other| other.ready && !other.draining);
-        let message = match (wanted, drained.set(wanted)) {
-            (true, true) if is_last => {
-                "drained: not ready, and its sessions are leaving. No other replica is ready, so none serves clients now"
-            }
-            (true, true) => "drained: not ready, and its sessions are leaving",
-            (true, false) => "already drained",
-            (false, true) => "taken back",
-            (false, false) => "was not drained",
-        };
-        self.outcome(true, message)
-    }
-
-    fn limit(&self, pushes: Option<u32>, pulls: Option<u32>) -> Outcome {
-        let rates = &self.parts.rates;
-        pushes.into_iter().for_each(|per_second| rates.pushes.set(per_second));
-        pulls.into_iter().for_each(|per_second| rates.pulls.set(per_second));
-        let said = |per_second: u32| match per_second {
-            0 => "without limit".to_owned(),
-            _ => format!("{per_second} times per second"),
-        };
-        let (pushes, pulls) = (said(rates.pushes.per_second()), said(rates.pulls.per_second()));
-        self.outcome(true, &format!("users may push {pushes} and pull {pulls}"))
-    }
-
-    /// Returns the outcome of an action on this replica.
-    pub fn outcome(&self, done: bool, message: &str) -> Outcome {
-        Outcome { replica: self.name.clone(), done, message: message.to_owned() }
-    }
-}
-
-impl Action {
-    /// Returns the action's name in logs.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Action::Disconnect { device: None, .. } => "disconnect_user",
-            Action::Disconnect { device: Some(_), .. } => "disconnect_device",
-            Action::RefuseToken { .. } => "refuse_token",
-            Action::Drain { drained: true } => "drain",
-            Action::Drain { drained: false } => "take_back",
-            Action::Compact => "compact",
-            Action::Log { .. } => "log",
-            Action::Rates { .. } => "rates",
-            Action::Unknown => "unknown",
-        }
-    }
 }
 
 fn process(metrics: &Metrics) -> Process {
@@ -363,11 +247,4 @@ fn process(metrics: &Metrics) -> Process {
     };
     let (memory, files) = (gauge("process_resident_memory_bytes"), gauge("process_open_fds"));
     Process { memory_bytes: memory as u64, open_files: files as u64 }
-}
-
-fn ended(sessions: usize) -> String {
-    match sessions {
-        1 => "1 session was ended".to_owned(),
-        _ => format!("{sessions} sessions were ended"),
-    }
 }

@@ -72,16 +72,14 @@ impl Access {
 
     /// The endpoint that was called; none for probes and anything else that is not a client's work.
     fn endpoint(&self) -> Option<Endpoint> {
-        match (&self.method, self.route.as_ref()?.as_str()) {
-            (&Method::OPTIONS, "/sync/{app}" | "/sync/{app}/pull" | "/sync/{app}/stream" | ALL_APPS_STREAM) => {
-                self.preflight_of.as_ref().map(|_| Endpoint::Preflight)
-            }
-            (&Method::POST, "/sync/{app}" | ALL_APPS_STREAM) => Some(Endpoint::Push),
-            (&Method::GET, "/sync/{app}/pull") => Some(Endpoint::Pull),
-            (&Method::GET, "/sync/{app}/stream" | ALL_APPS_STREAM) => Some(Endpoint::Stream),
-            (&Method::GET, "/ws" | "/ws/{app}") => Some(Endpoint::WebSocket),
-            _ => None,
+        let route = self.route.as_ref()?.as_str();
+        if self.method != Method::OPTIONS {
+            return endpoint_of(&self.method, route);
         }
+        // Browsers ask none for WebSockets.
+        let is_asked_for = |method| endpoint_of(method, route).is_some_and(|endpoint| endpoint != Endpoint::WebSocket);
+        let is_preflight = self.preflight_of.is_some() && [Method::GET, Method::POST].iter().any(is_asked_for);
+        is_preflight.then_some(Endpoint::Preflight)
     }
 
     /// Counts accepted and refused requests. An upgraded WebSocket is neither yet: its session counts it.
@@ -110,6 +108,16 @@ impl Access {
         let route = self.route.as_ref().map(MatchedPath::as_str);
         let seconds = took.as_secs_f64();
         tracing::debug!(method = %self.method, route, status = status.as_u16(), seconds, "answered");
+    }
+}
+
+fn endpoint_of(method: &Method, route: &str) -> Option<Endpoint> {
+    match (method, route) {
+        (&Method::POST, "/sync/{app}" | ALL_APPS_STREAM) => Some(Endpoint::Push),
+        (&Method::GET, "/sync/{app}/pull") => Some(Endpoint::Pull),
+        (&Method::GET, "/sync/{app}/stream" | ALL_APPS_STREAM) => Some(Endpoint::Stream),
+        (&Method::GET, "/ws" | "/ws/{app}") => Some(Endpoint::WebSocket),
+        _ => None,
     }
 }
 

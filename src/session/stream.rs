@@ -3,9 +3,11 @@
 //! [`super::events`] defines the events of a page and their cursors; [`super::log_reader`] tracks the position in each
 //! log. Pages are read one at a time, in turn from each log that has something to read.
 
+mod timers;
+
 use super::log_reader::LogReader;
 pub use super::log_reader::LogRequest;
-use super::{CloseTimer, JoinError, Sessions};
+use super::{JoinError, Sessions};
 use crate::auth::Identity;
 use crate::budget::{Reservation, UserBudget};
 use crate::failpoints::Failpoint;
@@ -24,7 +26,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use timers::Timers;
+use tokio::time::{Instant, sleep};
 
 const HEARTBEAT: &str = "event: heartbeat\ndata: {}\n\n";
 /// Sent to a client as its stream ends: reconnect after this many milliseconds.
@@ -83,11 +86,7 @@ pub struct StreamSession {
     given: Option<i64>,
     /// Bytes to reserve before the next page is read.
     needs: usize,
-    /// When its token expires, by the replica's clock.
-    expires: Instant,
-    /// When the next heartbeat is due.
-    heartbeat: Instant,
-    close_timer: CloseTimer,
+    timers: Timers,
     pause: Duration,
 }
 
@@ -148,7 +147,6 @@ impl StreamSession {
         let membership = sessions.join(identity, Interest { app, tables, client: reader.clone() }, SSE).await?;
         let names = sessions.charge_names(&membership, bytes)?;
         store.ping().await?;
-        let now = Instant::now();
         Ok(StreamSession {
             logs: logs.into_iter().map(LogReader::new).collect(),
             turn: 0,
@@ -160,9 +158,11 @@ impl StreamSession {
             reservation: None,
             given: None,
             needs: MIN_RESERVATION,
-            expires: sessions.clock.instant() + identity.remaining(&sessions.clock),
-            heartbeat: now + sessions.heartbeat,
-            close_timer: sessions.close_timer(),
+            timers: Timers {
+                expires: sessions.clock.instant() + identity.remaining(&sessions.clock),
+                heartbeat: Instant::now() + sessions.heartbeat,
+                close_timer: sessions.close_timer(),
+            },
             pause: BACKOFF.0,
             sessions,
             store,
@@ -187,7 +187,7 @@ impl StreamSession {
                 // No reservation is held while there is nothing to put into it.
                 Next::Nothing => self.reservation = None,
                 Next::Text(text) => {
-                    self.heartbeat = Instant::now() + self.sessions.heartbeat;
+                    self.timers.heartbeat = Instant::now() + self.sessions.heartbeat;
                     // Not for a heartbeat: the reservation belongs to the page being read.
                     let reservation = if self.reading.is_none() { self.reservation.take() } else { None };
                     return Some(Piece { text, _reservation: reservation });
@@ -215,9 +215,7 @@ impl StreamSession {
             mail = self.membership.mailbox().take() => {
                 self.open_mail(mail)
             }
-            () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
-            () = self.sessions.clock.sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.close_timer.due_or_closed(self.membership.session()) => Next::End(reason),
+            due = self.timers.due(&self.sessions.clock, self.membership.session()) => due,
         }
     }
 
@@ -245,7 +243,7 @@ impl StreamSession {
         begun.or_else(in_turn)
     }
 
-    /// Waits for a reservation, then reads one page of a log into it. Heartbeats and the end of the session come first.
+    /// Reads one page of a log into memory that it waits for. Heartbeats and the end of the session come first.
     async fn read(&mut self, index: usize) -> Next {
         if self.logs.len() > 1
             && self.reading.is_none()
@@ -260,9 +258,7 @@ impl StreamSession {
             None => {
                 let reservation = tokio::select! {
                     reservation = self.budget.reserve(self.needs) => reservation,
-                    () = sleep_until(self.heartbeat) => return Next::Text(HEARTBEAT.to_owned()),
-                    () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-                    reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
+                    due = self.timers.due(&self.sessions.clock, self.membership.session()) => return due,
                 };
                 // The budget is only closed when the replica is gone.
                 let Some(reservation) = reservation else { return Next::End(CloseReason::Unavailable) };
@@ -271,32 +267,15 @@ impl StreamSession {
         };
         let page = tokio::select! {
             page = &mut reading.0 => page,
-            () = sleep_until(self.heartbeat) => {
-                self.reading = Some((index, reading));
-                return Next::Text(HEARTBEAT.to_owned());
+            due = self.timers.due(&self.sessions.clock, self.membership.session()) => {
+                if let Next::Text(_) = due {
+                    self.reading = Some((index, reading));
+                }
+                return due;
             }
-            () = self.sessions.clock.sleep_until(self.expires) => return Next::End(CloseReason::TokenExpired),
-            reason = self.close_timer.due_or_closed(self.membership.session()) => return Next::End(reason),
         };
         match page {
-            Ok((page, reservation)) => {
-                self.pause = BACKOFF.0;
-                self.reservation = Some(reservation);
-                if !self.resize(&page) {
-                    return Next::Nothing;
-                }
-                if Failpoint::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
-                    // As if it joined only now: it misses the wake-ups until here.
-                    let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
-                }
-                let heavy = self.sessions.heavy.clone();
-                let next = heavy.run(page.size(), || self.send(index, page)).await;
-                if let (Next::Text(text), Some(reservation)) = (&next, &mut self.reservation) {
-                    // It shrinks: the page is gone.
-                    self.budget.resize(reservation, text.len());
-                }
-                next
-            }
+            Ok((page, reservation)) => self.give(index, page, reservation).await,
             Err(StoreError::NeedsMemory(bytes)) => {
                 self.needs = BECOMES * bytes;
                 Next::Nothing
@@ -307,6 +286,26 @@ impl StreamSession {
                 Next::End(CloseReason::Unavailable)
             }
         }
+    }
+
+    /// Turns a page of a log into the next piece, if there is memory for that.
+    async fn give(&mut self, index: usize, page: Page, reservation: Reservation) -> Next {
+        self.pause = BACKOFF.0;
+        self.reservation = Some(reservation);
+        if !self.resize(&page) {
+            return Next::Nothing;
+        }
+        if Failpoint::StreamJoinsLate.is_on() && !page.has_more && self.logs[index].is_in_backlog() {
+            // As if it joined only now: it misses the wake-ups until here.
+            let _ = tokio::time::timeout(LATE, self.membership.mailbox().take()).await;
+        }
+        let heavy = self.sessions.heavy.clone();
+        let next = heavy.run(page.size(), || self.send(index, page)).await;
+        if let (Next::Text(text), Some(reservation)) = (&next, &mut self.reservation) {
+            // It shrinks: the page is gone.
+            self.budget.resize(reservation, text.len());
+        }
+        next
     }
 
     /// Begins to read the page after the cursor, once it is the user's turn to read.
@@ -351,9 +350,7 @@ impl StreamSession {
                 self.pause = (self.pause * 2).min(BACKOFF.1);
                 Next::Nothing
             }
-            () = sleep_until(self.heartbeat) => Next::Text(HEARTBEAT.to_owned()),
-            () = self.sessions.clock.sleep_until(self.expires) => Next::End(CloseReason::TokenExpired),
-            reason = self.close_timer.due_or_closed(self.membership.session()) => Next::End(reason),
+            due = self.timers.due(&self.sessions.clock, self.membership.session()) => due,
         }
     }
 

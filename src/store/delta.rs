@@ -159,6 +159,28 @@ impl Pages {
         memory: &PageMemory,
         turn: &mut ReadTurn,
     ) -> Result<Option<Page>, StoreError> {
+        let mut rows = self.rows_after_cursor(log, request, memory).await?;
+        if request.since.is_past(rows.head) {
+            return Ok(None);
+        }
+        if let OwnChanges::BesidePush { rows: pushed, .. } = request.own {
+            let pushed: HashSet<&Uuid> = pushed.iter().collect();
+            rows.changes.retain(|change| !pushed.contains(&change.id));
+        }
+        let own = self.own_writes_of_page(log, request, &mut rows, turn).await?;
+        let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
+        let until = self.cursor_after(request, &rows);
+        let PageRows { head, end, changes, written, .. } = rows;
+        Ok(Some(Page { changes, own, head, until, has_more: end.is_some(), written }))
+    }
+
+    /// Reads the changes after the request's cursor, by the statement for its tables.
+    async fn rows_after_cursor<'m>(
+        &self,
+        log: &Log,
+        request: &PageRequest<'_>,
+        memory: &'m PageMemory,
+    ) -> Result<PageRows<'m>, StoreError> {
         let limit = self.limits.changes as usize;
         let (query, looked_at) = match request.tables {
             None => (&PAGE_OF_ALL_TABLES, LOOKED_AT),
@@ -183,52 +205,61 @@ impl Pages {
             &looked_at,
             &is_met_asked,
         ];
-        let mut page = self.read_rows(query, &parameters, request, memory).await?;
+        let page = self.read_rows(query, &parameters, request, memory).await?;
         if page.ends_early() && request.tables.is_some_and(|tables| tables.len() > 1) {
             drop(page);
-            page = self.read_rows(&PAGE_OF_UNLIKE_TABLES, &parameters, request, memory).await?;
+            return self.read_rows(&PAGE_OF_UNLIKE_TABLES, &parameters, request, memory).await;
         }
-        let PageRows { head, mut end, reader_holds, is_met, mut changes, mut written, .. } = page;
-        if request.since.is_past(head) {
-            return Ok(None);
+        Ok(page)
+    }
+
+    /// Reads the reader's own writes to the records of a page. The page is cut to the changes for which they are known.
+    async fn own_writes_of_page(
+        &self,
+        log: &Log,
+        request: &PageRequest<'_>,
+        rows: &mut PageRows<'_>,
+        turn: &mut ReadTurn,
+    ) -> Result<OwnWrites, StoreError> {
+        if request.own == OwnChanges::All && !rows.reader_holds && !rows.is_met {
+            return Ok(OwnWrites::new(true));
         }
-        if let OwnChanges::BesidePush { rows, .. } = request.own {
-            let rows: HashSet<&Uuid> = rows.iter().collect();
-            changes.retain(|change| !rows.contains(&change.id));
-        }
-        let own = loop {
-            if request.own == OwnChanges::All && !reader_holds && !is_met {
-                break OwnWrites::new(true);
-            }
-            let (is_last, written_bytes) = (end.is_none(), written.size());
-            let page =
-                OnPage { log: log.id, request, changes: &changes, written_bytes, reader_holds, head, is_last, memory };
+        loop {
+            let page = OnPage {
+                log: log.id,
+                request,
+                changes: &rows.changes,
+                written_bytes: rows.written.size(),
+                reader_holds: rows.reader_holds,
+                head: rows.head,
+                is_last: rows.end.is_none(),
+                memory: rows.memory,
+            };
             let (own, known) = match self.own_writes(&page, turn).await {
-                Ok((own, known)) if known == changes.len() => break own,
+                Ok((own, known)) if known == rows.changes.len() => return Ok(own),
                 Ok((own, known)) => (Some(own), known),
                 // Fewer changes require less knowledge of own writes.
-                Err(StoreError::NeedsMemory(_)) if changes.len() > 1 => (None, changes.len() / 2),
+                Err(StoreError::NeedsMemory(_)) if rows.changes.len() > 1 => (None, rows.changes.len() / 2),
                 Err(error) => return Err(error),
             };
-            changes.truncate(known);
-            written.truncate(known);
-            end = changes.last().map(|last| last.at);
+            rows.cut(known);
             if let Some(own) = own {
-                break own;
+                return Ok(own);
             }
-        };
-        let has_more = end.is_some();
-        let until = match end {
+        }
+    }
+
+    /// Returns the cursor with which the reader asks for what comes after a page.
+    fn cursor_after(&self, request: &PageRequest<'_>, page: &PageRows<'_>) -> Cursor {
+        match page.end {
             Some(end) if !Failpoint::PageEndsAtHead.is_on() => {
                 Cursor::after(end).on_initial_sync(request.since.is_initial_sync())
             }
             _ if Failpoint::CursorFromClock.is_on() => {
                 Cursor::after(self.clock.since_epoch().as_micros() as i64 / Cursor::STEP * Cursor::STEP)
             }
-            _ => Cursor::after(head),
-        };
-        let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
-        Ok(Some(Page { changes, own, head, until, has_more, written }))
+            _ => Cursor::after(page.head),
+        }
     }
 
     async fn read_rows<'m>(

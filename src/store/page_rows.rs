@@ -16,7 +16,7 @@ const MAX_CHANGE: usize = 4 * MAX_WRITTEN;
 /// The result of a page's statement.
 #[derive(Debug)]
 pub(super) struct PageRows<'m> {
-    memory: &'m PageMemory,
+    pub(super) memory: &'m PageMemory,
     /// Bytes covered without reserving more.
     covered: usize,
     /// Bytes used so far.
@@ -144,6 +144,13 @@ impl<'m> PageRows<'m> {
         }
         self.changes.push(change);
         Ok(())
+    }
+
+    /// Leaves only the first `changes` of them on the page.
+    pub(super) fn cut(&mut self, changes: usize) {
+        self.changes.truncate(changes);
+        self.written.truncate(changes);
+        self.end = self.changes.last().map(|last| last.at);
     }
 
     /// Completes the page once all rows have arrived.

@@ -2,7 +2,7 @@
 
 use super::apps::AppCounters;
 use super::exemplars::TracedHistogram;
-use super::http_metrics::{CLASSES, HttpMetrics, ROUTES, TIMED_ROUTES};
+use super::http_metrics::{CLASSES, HttpMetrics, TIMED_ROUTES, routes};
 use super::openmetrics;
 use super::process::Process;
 use super::refusals::{ENDPOINTS, REASONS, Refusals};
@@ -186,7 +186,7 @@ fn http(registry: &Registry) -> HttpMetrics {
             registry,
             "mana_sync_http_responses_total",
             "HTTP responses by route and status class.",
-            ("route", ROUTES),
+            ("route", routes().as_slice()),
             ("class", CLASSES),
         ),
         &histograms(

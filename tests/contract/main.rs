@@ -16,16 +16,22 @@ async fn every_route_is_described_and_every_description_is_of_a_route() {
     let routes = routes(support::shared().await).await;
     assert!(routes.len() >= 9, "{routes:?}");
     assert_eq!(OpenApi::load().operations(), routes);
+    let protocol = std::fs::read_to_string(docs().join("protocol.md")).unwrap();
+    for (_, path) in routes {
+        assert!(protocol.contains(&path), "docs/protocol.md does not describe {path}");
+    }
 }
 
 #[test]
 fn every_schema_is_one_and_allows_its_own_examples() {
     let mut shown = 0;
+    let list = std::fs::read_to_string(docs().join("schemas/README.md")).unwrap();
     for file in std::fs::read_dir(docs().join("schemas")).unwrap().map(|file| file.unwrap().path()) {
         if file.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
         let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(list.contains(&format!("[{name}]({name})")), "docs/schemas/README.md does not list {name}");
         let text: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         assert!(jsonschema::meta::is_valid(&text), "{name}");
         let validator = schema(name);

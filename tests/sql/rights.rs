@@ -135,3 +135,17 @@ async fn a_program_that_reads_records_needs_select() {
     let mut stranger = as_role(cluster, &[WRITES]).await;
     assert!(is_denied(run(&mut stranger, "select * from sync_records('nobody', 'todo')".to_owned()).await));
 }
+
+/// PostgreSQL lets everybody call a new function, and a function finds its tables by its caller's search path.
+#[tokio::test]
+async fn a_function_with_its_owners_rights_is_closed_to_others_and_finds_its_own_tables() {
+    let cluster = shared().await;
+    let mut connection = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let functions = "select proname::text,
+                            (prorettype = 'trigger'::regtype or not has_function_privilege('public', oid, 'execute'))
+                            and coalesce(array_to_string(proconfig, ' '), '') like '%search_path=%pg_temp%'
+                     from pg_proc where prosecdef and pronamespace = current_schema()::regnamespace";
+    let functions: Vec<(String, bool)> = sqlx::query_as(functions).fetch_all(&mut connection).await.unwrap();
+    assert!(functions.len() >= 8, "{functions:?}");
+    assert!(functions.iter().all(|(_, is_closed)| *is_closed), "{functions:?}");
+}

@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::Binaries;
-use crate::{DevError, child, place::Account, wait};
+use crate::{DevError, child::run_tool, place::Account, wait};
 
 /// The superuser, and only user, of our clusters.
 pub const SUPERUSER: &str = "postgres";
@@ -63,6 +63,20 @@ fn take_over(dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     }
 }
 
+/// True if the data folder `dir` was made by the major version of these programs.
+pub fn is_of(dir: &Path, binaries: &Binaries) -> Result<bool, DevError> {
+    let version = fs::read_to_string(dir.join("PG_VERSION"));
+    let version = version.map_err(DevError::io(format!("read the data folder {}", dir.display())))?;
+    Ok(version.trim() == binaries.major().to_string())
+}
+
+/// Copies a data folder that no server uses, with its owner.
+pub async fn copy(from: &Path, to: &Path) -> Result<(), DevError> {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--reflink=auto"]).arg(from).arg(to);
+    run_tool(command).await
+}
+
 /// Creates it in a neighbouring folder that is renamed when complete, so an interrupted run leaves no partial database.
 async fn initdb(binaries: &Binaries, dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
@@ -88,10 +102,7 @@ async fn initdb(binaries: &Binaries, dir: &Path, account: Option<Account>) -> Re
         "--no-sync",
         "--no-instructions",
     ]);
-    let finished = child::run(command).await.map_err(DevError::io("run initdb"))?;
-    if !finished.status.success() {
-        return Err(DevError::Tool { program: "initdb".into(), status: finished.status, output: finished.output });
-    }
+    run_tool(command).await?;
     fs::rename(&new, dir).map_err(DevError::io(format!("create {}", dir.display())))
 }
 

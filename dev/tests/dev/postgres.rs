@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use mana_dev::{DevError, Postgres, PostgresOptions, Shutdown, TemporaryPostgres};
+use mana_dev::{DevError, Postgres, PostgresOptions, Shutdown, TemporaryPostgres, postgres::DataTemplate};
 use tokio_postgres::NoTls;
 
 /// Open to the user that PostgreSQL runs under when the tests run as root.
@@ -125,4 +125,32 @@ fn a_server_outlives_the_thread_that_started_it() {
     assert!(data.exists());
     drop(postgres);
     assert!(!data.exists());
+}
+
+#[tokio::test]
+async fn temporary_servers_copy_a_template_and_leave_it_alone() {
+    let identity = async |server: &TemporaryPostgres| {
+        let (client, connection) = tokio_postgres::connect(&server.server().admin_url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let row = client.query_one("select system_identifier from pg_control_system()", &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    let cache = Path::new(".dev");
+    let template = DataTemplate::make(cache).await.unwrap();
+    let start = async |template| TemporaryPostgres::start_from(template, cache, Vec::new()).await.unwrap();
+    let (one, other) = (start(Some(template.path())).await, start(Some(template.path())).await);
+    one.server().create_database("mine").await.unwrap();
+    assert!(!other.server().has_database("mine").await.unwrap());
+    assert_eq!(identity(&one).await, identity(&other).await, "only copies are of one initdb");
+    drop((one, other));
+    let third = start(Some(template.path())).await;
+    assert!(!third.server().has_database("mine").await.unwrap());
+
+    // Programs of another version could not use it.
+    fs::write(template.path().join("PG_VERSION"), "9\n").unwrap();
+    let own = start(Some(template.path())).await;
+    assert_ne!(identity(&own).await, identity(&third).await);
+    let path = template.path().to_owned();
+    drop(template);
+    assert!(!path.exists());
 }

@@ -34,9 +34,11 @@ fn session_on(rig: &Rig, interest: Interest, logs: Vec<LogRequest>, life: Durati
         reservation: None,
         given: None,
         needs: MIN_RESERVATION,
-        expires: Instant::now() + life,
-        heartbeat: Instant::now() + rig.sessions.heartbeat,
-        close_timer: rig.sessions.close_timer(),
+        timers: Timers {
+            expires: Instant::now() + life,
+            heartbeat: Instant::now() + rig.sessions.heartbeat,
+            close_timer: rig.sessions.close_timer(),
+        },
         pause: BACKOFF.0,
     }
 }
@@ -229,7 +231,7 @@ async fn a_live_stream_is_woken_for_its_tables_alone() {
     rig.wake("todo", "phone", &["b".to_owned()]);
     rig.wake("notes", "phone", &["a".to_owned()]);
     assert!(matches!(session.wait().await, Next::Text(text) if text == HEARTBEAT));
-    session.heartbeat += HOUR;
+    session.timers.heartbeat += HOUR;
     rig.wake("todo", "phone", &["a".to_owned()]);
     assert!(matches!(session.wait().await, Next::Nothing));
     assert!(matches!(session.logs[0].phase, Phase::CatchingUp));
