@@ -28,7 +28,7 @@ impl Admin {
         check(&action)?;
         let (user_key, token_id) = match &action {
             Action::Disconnect { user_id, .. } => (Some(UserKey::of(user_id).0.to_string()), None),
-            Action::RefuseToken { token_id, .. } => (None, Some(token_id.as_str())),
+            Action::RefuseToken { token_id, .. } | Action::AcceptToken { token_id } => (None, Some(token_id.as_str())),
             _ => (None, None),
         };
         let name = action.name();
@@ -39,13 +39,20 @@ impl Admin {
         tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
         // Stored before anybody is told: a replica that starts in the meantime finds it there, or is told.
         let unkept = match &action {
-            Action::RefuseToken { token_id, until } => self.replicas.keep_refused(token_id, *until).await.err(),
+            Action::RefuseToken { token_id, until } => {
+                let kept = self.replicas.keep_refused(token_id, *until).await;
+                kept.err().map(|error| ("it is not kept for replicas that start later", error))
+            }
+            Action::AcceptToken { token_id } => {
+                let kept = self.replicas.keep_accepted(token_id).await;
+                kept.err().map(|error| ("replicas that start later may refuse it again", error))
+            }
             _ => None,
         };
         let asked = self.replicas.ask(replica, Question::Do { action }).await;
-        let unkept = unkept.map(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "a refused token is not kept");
-            format!("it is not kept for replicas that start later: {error}")
+        let unkept = unkept.map(|(what, error)| {
+            tracing::error!(error = &error as &dyn std::error::Error, "what an operator said of a token is not kept");
+            format!("{what}: {error}")
         });
         let problems: Vec<String> = problem(&asked).into_iter().chain(unkept).collect();
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
@@ -90,7 +97,9 @@ fn check(action: &Action) -> Result<(), AdminError> {
             name("userId", user_id, MAX_USER)?;
             device.as_deref().map_or(Ok(()), |device| name("device", device, MAX_CLIENT))
         }
-        Action::RefuseToken { token_id, .. } => name("tokenId", token_id, MAX_TOKEN_ID),
+        Action::RefuseToken { token_id, .. } | Action::AcceptToken { token_id } => {
+            name("tokenId", token_id, MAX_TOKEN_ID)
+        }
         Action::Log { filter } if filter.len() > MAX_FILTER => Err(AdminError::Invalid("the filter is too long")),
         Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
             AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")

@@ -21,6 +21,7 @@ use crate::telemetry::{LogFilter, Metrics};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 /// The parts of a replica that the admin surface uses.
 #[derive(Debug)]
@@ -120,6 +121,11 @@ impl LocalReplica {
     /// replay.
     pub fn began_after(&self, at: u64) -> bool {
         UNIX_EPOCH + Duration::from_millis(at) < self.started
+    }
+
+    /// Returns when a replica of this name last reported that it is there; `None` if that was minutes ago.
+    pub fn last_heard(&self, name: &str) -> Option<Instant> {
+        self.parts.presence.last_heard(name)
     }
 
     /// Answers a question, or executes its action.
@@ -222,16 +228,31 @@ impl LocalReplica {
         list.map(|(id, until)| RefusedToken { token_id: id.to_string(), until: time(until) }).collect()
     }
 
-    /// Refuses the stored refused tokens, and marks them as read for readiness.
-    pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>) {
+    /// Returns a mark to be taken before stored refused tokens are read.
+    pub fn refused_mark(&self) -> u64 {
+        self.parts.auth.refused().mark()
+    }
+
+    /// Refuses the stored refused tokens, read since this mark, and marks them as read for readiness. False if they have
+    /// to be read again.
+    pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>, mark: u64) -> bool {
         let refused = self.parts.auth.refused();
-        if let Err(error) = refused.refuse_all(tokens.iter().map(|(id, until)| (Arc::from(&**id), *until))) {
-            tracing::error!(error = &error as &dyn std::error::Error, "not all tokens that are kept are refused here");
+        let read = tokens.iter().map(|(id, until)| (Arc::from(&**id), *until)).collect();
+        match refused.refuse_stored(read, mark) {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "not all tokens that are kept are refused here"
+                );
+            }
         }
         for (id, _) in &tokens {
             self.parts.hub.close_token(id);
         }
         refused.set_read();
+        true
     }
 
     /// Notes that the refused tokens cannot be read. A replica that has read them before goes on with those.
@@ -249,6 +270,10 @@ impl LocalReplica {
                 self.outcome(true, &ended(closed))
             }
             Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
+            Action::AcceptToken { token_id } => match self.parts.auth.refused().accept(token_id) {
+                true => self.outcome(true, "accepted again"),
+                false => self.outcome(true, "was not refused"),
+            },
             Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
             Action::Compact => self.trim(),
             Action::Log { filter } => match self.parts.log.set(filter) {
@@ -342,6 +367,7 @@ impl Action {
             Action::Disconnect { device: None, .. } => "disconnect_user",
             Action::Disconnect { device: Some(_), .. } => "disconnect_device",
             Action::RefuseToken { .. } => "refuse_token",
+            Action::AcceptToken { .. } => "accept_token",
             Action::Drain { drained: true } => "drain",
             Action::Drain { drained: false } => "take_back",
             Action::Compact => "compact",
