@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::telemetry::logs;
+use std::error::Error;
 
 /// Maximum time for which a token can be refused, in milliseconds; also the default if its expiry is not given.
 pub const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
@@ -36,24 +37,22 @@ impl Admin {
         let one = (action == Action::Compact && replica.is_none()).then(|| self.replicas.own_name().to_owned());
         let replica = replica.or(one.as_deref());
         // The log never identifies a user: the user's key is shown on the user's page.
-        tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
+        tracing::warn!(action = name, via, replica, user_key, token_id, "operator action requested");
         // Stored before anybody is told: a replica that starts in the meantime finds it there, or is told.
         let unkept = match &action {
             Action::RefuseToken { token_id, until } => {
-                let kept = self.replicas.keep_refused(token_id, *until).await;
-                kept.err().map(|error| ("it is not kept for replicas that start later", error))
+                self.replicas.keep_refused(token_id, *until).await.err().map(|error| {
+                    tracing::error!(error = &error as &dyn Error, "cannot store a refused token");
+                    format!("not stored, so replicas that start later will not refuse it: {error}")
+                })
             }
-            Action::AcceptToken { token_id } => {
-                let kept = self.replicas.keep_accepted(token_id).await;
-                kept.err().map(|error| ("replicas that start later may refuse it again", error))
-            }
+            Action::AcceptToken { token_id } => self.replicas.keep_accepted(token_id).await.err().map(|error| {
+                tracing::error!(error = &error as &dyn Error, "cannot delete a refused token");
+                format!("still stored, so replicas that start later may refuse it again: {error}")
+            }),
             _ => None,
         };
         let asked = self.replicas.ask(replica, Question::Do { action }).await;
-        let unkept = unkept.map(|(what, error)| {
-            tracing::error!(error = &error as &dyn std::error::Error, "what an operator said of a token is not kept");
-            format!("{what}: {error}")
-        });
         let problems: Vec<String> = problem(&asked).into_iter().chain(unkept).collect();
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
         let outcomes = asked.answers.into_iter().filter_map(|answered| match answered.answer {
@@ -102,13 +101,13 @@ fn check(action: &Action) -> Result<(), AdminError> {
         }
         Action::Log { filter } if filter.len() > MAX_FILTER => Err(AdminError::Invalid("the filter is too long")),
         Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
-            AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")
+            AdminError::Invalid("filter must have the form of RUST_LOG, such as info or info,mana_sync::store=debug")
         }),
         Action::Rates { pushes: None, pulls: None } => Err(AdminError::Invalid("name a rate to change")),
         Action::Rates { pushes, pulls }
             if [pushes, pulls].iter().any(|rate| rate.is_some_and(|rate| rate > MAX_RATE)) =>
         {
-            Err(AdminError::Invalid("a rate is at most 1000000"))
+            Err(AdminError::Invalid("a rate must be at most 1000000"))
         }
         Action::Rates { .. } | Action::Drain { .. } | Action::Compact => Ok(()),
         Action::Unknown => Err(AdminError::NotFound),

@@ -24,7 +24,7 @@ async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
     store(&it.cluster, 0, &bob, "laptop", &[("tasks", "a")]).await;
     support::live::woken(&mut other).await;
     let log = it.cluster.nodes[0].log();
-    assert!(log.contains("an operator acts") && log.contains("\"disconnect_user\""), "{log}");
+    assert!(log.contains("operator action requested") && log.contains("\"disconnect_user\""), "{log}");
     assert!(!log.contains(&alice.id) && !log.contains(TOKEN), "logs say neither who a user is nor a secret");
 }
 
@@ -32,7 +32,7 @@ async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
 async fn who_drains_the_last_replica_is_told_that_nobody_serves() {
     let it = administered(1, &[]).await;
     let outcomes = it.act(0, "drain", json!({ "replica": "replica-1", "drained": true })).await;
-    assert!(outcomes[0].1.contains("nobody serves now"), "{outcomes:?}");
+    assert!(outcomes[0].1.contains("none serves clients now"), "{outcomes:?}");
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn the_log_is_changed_while_a_replica_runs() {
     it.cluster.pushed_to(1, &it.cluster.user(), APP, json!({ "clientId": "a", "changes": [] })).await;
     eventually("it writes more", async || it.cluster.nodes[1].log().contains("\"answered\"")).await;
     assert!(!it.cluster.nodes[0].log().contains("\"answered\""));
-    // Others write messages as they come, with the tokens in them.
+    // Libraries log their messages verbatim, with the tokens in them.
     it.act(0, "settings", json!({ "log": "trace", "replica": "replica-2" })).await;
     let user = it.cluster.user();
     let _socket = socket(&it.cluster, 1, &user, None, None).await;
@@ -96,7 +96,7 @@ async fn the_rates_of_a_user_are_changed_while_replicas_run() {
     let it = administered(2, &[]).await;
     it.acquainted().await;
     let body = json!({ "clientId": "a", "changes": [] });
-    // How many of a burst are let through.
+    // The number of requests of a burst that are let through.
     let burst = async |index: usize, user: &User| {
         let mut pushed = 0;
         for _ in 0..15 {
@@ -109,7 +109,10 @@ async fn the_rates_of_a_user_are_changed_while_replicas_run() {
     let user = it.cluster.user();
     assert_eq!(burst(0, &user).await, 15, "there is no limit");
     let outcomes = it.act(0, "settings", json!({ "maxUserPushesPerSecond": 1 })).await;
-    assert!(outcomes.len() == 2 && outcomes[0].1.contains("push 1 times a second and pull as often"), "{outcomes:?}");
+    assert!(
+        outcomes.len() == 2 && outcomes[0].1.contains("push 1 times per second and pull without limit"),
+        "{outcomes:?}"
+    );
     for index in 0..2 {
         let pushed = burst(index, &it.cluster.user()).await;
         assert!((10..15).contains(&pushed), "ten at once, and what has come since: {pushed}");
@@ -147,7 +150,7 @@ async fn what_was_said_to_a_process_is_not_repeated_to_the_next_one_of_its_name(
     it.admin[1] = admin_url(&it.cluster, 1);
     it.acquainted().await;
     sqlx::query("select pg_notify('mana_sync_admin', $1)").bind(&recorded).execute(&it.cluster.pool).await.unwrap();
-    // What is asked after it is answered after it.
+    // A query after the action is answered after it.
     let shown = it.get(0, "cluster").await;
     let replica = shown["replicas"].as_array().unwrap().iter().find(|replica| replica["name"] == "replica-2").unwrap();
     assert_eq!((&replica["drained"], &replica["ready"]), (&json!(false), &json!(true)), "{shown}");

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// How a replica answers to a token, and whether because an operator has refused it.
+/// Returns the status for a token, and true if it is an operator's refusal.
 async fn refused(it: &Administered, user: &User, index: usize) -> (u16, bool) {
     let body = json!({ "clientId": "phone", "changes": [] });
     let (status, answer) = it.cluster.push_to(index, user, APP, body).await;
@@ -41,7 +41,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[0].restart().await;
     assert_eq!(refused(&it, &lost, 0).await, (401, true), "a replica that is ready refuses it");
-    // All of them anew, one of them killed: nobody is there to tell.
+    // All replicas restart, one of them killed: nobody is there to tell them.
     it.cluster.nodes[1].process.kill().await;
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     for index in 0..2 {
@@ -50,7 +50,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     }
     it.admin = (0..2).map(|index| admin_url(&it.cluster, index)).collect();
     assert_eq!(it.get(1, "refused-tokens").await["refusedTokens"][0]["tokenId"], "lost");
-    // Said again, it is refused for as long as was said, and never for less; what has expired is not kept.
+    // Refusing it again can only extend the refusal; expired refusals are not kept.
     let (sooner, later) = (iso(now_millis() + 60_000), iso(now_millis() + 7_200_000));
     for until in [&later, &sooner] {
         it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": until })).await;
@@ -151,7 +151,7 @@ async fn a_token_is_refused_for_a_year_where_nobody_says_when_it_expires() {
     let tokens = it.get(0, "refused-tokens").await;
     let until = tokens["refusedTokens"][0]["until"].as_str().unwrap();
     assert!(until > iso(now_millis() + 365 * 24 * 3_600_000).as_str(), "{tokens}");
-    // A shorter time takes nothing back, and nobody is told that it does.
+    // A shorter time revokes nothing, and no replica is told that it does.
     let sooner = iso(now_millis() + 3_600_000);
     let outcomes = it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": sooner })).await;
     assert!(outcomes[0].1.starts_with(&format!("refused until {until}")), "{outcomes:?}");
