@@ -225,7 +225,7 @@ fn what_a_change_has_beside_its_members_is_bounded() {
     let around = r#"{"x":""}"#.len();
     assert_eq!(with(MAX_EXTRA - around).unwrap().changes[0].extra.as_ref().unwrap().len(), MAX_EXTRA);
     let told = with(MAX_EXTRA - around + 1).unwrap_err().to_string();
-    assert!(told.starts_with("changes[0]: its members beside"), "{told}");
+    assert!(told.starts_with("changes[0]: its members other than"), "{told}");
 }
 
 #[test]
