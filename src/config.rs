@@ -286,10 +286,11 @@ impl Config {
         Ok(())
     }
 
-    /// Returns this replica's name.
+    /// Returns this replica's name, of at most 128 bytes: the same wherever it is shown, and wherever it is named.
     pub fn replica_name(&self) -> String {
         let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        self.replica_id.clone().or_else(host).unwrap_or_else(|| "mana-sync".to_owned())
+        let name = self.replica_id.clone().or_else(host).unwrap_or_else(|| "mana-sync".to_owned());
+        name[..name.floor_char_boundary(128)].to_owned()
     }
 }
 

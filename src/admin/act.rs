@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_CLIENT, check_name};
 use crate::telemetry::logs;
+use std::error::Error;
 
 /// Maximum time for which a token can be refused, in milliseconds; also the default if its expiry is not given.
 pub const MAX_REFUSED_FOR: u64 = 366 * 24 * 3_600_000;
@@ -28,7 +29,7 @@ impl Admin {
         check(&action)?;
         let (user_key, token_id) = match &action {
             Action::Disconnect { user_id, .. } => (Some(UserKey::of(user_id).0.to_string()), None),
-            Action::RefuseToken { token_id, .. } => (None, Some(token_id.as_str())),
+            Action::RefuseToken { token_id, .. } | Action::AcceptToken { token_id } => (None, Some(token_id.as_str())),
             _ => (None, None),
         };
         let name = action.name();
@@ -39,14 +40,19 @@ impl Admin {
         tracing::warn!(action = name, via, replica, user_key, token_id, "operator action requested");
         // Stored before anybody is told: a replica that starts in the meantime finds it there, or is told.
         let unkept = match &action {
-            Action::RefuseToken { token_id, until } => self.replicas.keep_refused(token_id, *until).await.err(),
+            Action::RefuseToken { token_id, until } => {
+                self.replicas.keep_refused(token_id, *until).await.err().map(|error| {
+                    tracing::error!(error = &error as &dyn Error, "cannot store a refused token");
+                    format!("not stored, so replicas that start later will not refuse it: {error}")
+                })
+            }
+            Action::AcceptToken { token_id } => self.replicas.keep_accepted(token_id).await.err().map(|error| {
+                tracing::error!(error = &error as &dyn Error, "cannot delete a refused token");
+                format!("still stored, so replicas that start later may refuse it again: {error}")
+            }),
             _ => None,
         };
         let asked = self.replicas.ask(replica, Question::Do { action }).await;
-        let unkept = unkept.map(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot store a refused token");
-            format!("not stored, so replicas that start later will not refuse it: {error}")
-        });
         let problems: Vec<String> = problem(&asked).into_iter().chain(unkept).collect();
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
         let outcomes = asked.answers.into_iter().filter_map(|answered| match answered.answer {
@@ -90,7 +96,9 @@ fn check(action: &Action) -> Result<(), AdminError> {
             name("userId", user_id, MAX_USER)?;
             device.as_deref().map_or(Ok(()), |device| name("device", device, MAX_CLIENT))
         }
-        Action::RefuseToken { token_id, .. } => name("tokenId", token_id, MAX_TOKEN_ID),
+        Action::RefuseToken { token_id, .. } | Action::AcceptToken { token_id } => {
+            name("tokenId", token_id, MAX_TOKEN_ID)
+        }
         Action::Log { filter } if filter.len() > MAX_FILTER => Err(AdminError::Invalid("the filter is too long")),
         Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
             AdminError::Invalid("filter must have the form of RUST_LOG, such as info or info,mana_sync::store=debug")

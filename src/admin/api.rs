@@ -89,6 +89,11 @@ pub(super) async fn refuse_token(
     answer(&admin.act(API, None, Action::RefuseToken { token_id, until }).await?)
 }
 
+pub(super) async fn accept_token(State(admin): State<Admin>, uri: Uri) -> Result<Response, AdminError> {
+    let token_id = required(&uri, "tokenId")?;
+    answer(&admin.act(API, None, Action::AcceptToken { token_id }).await?)
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct RefusedTokens {

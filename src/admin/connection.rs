@@ -113,6 +113,11 @@ impl LazyConnection {
         Ok(session)
     }
 
+    /// Closes the connection: the next user opens one, perhaps to another host.
+    pub async fn close(&self) {
+        self.state.lock().await.open = None;
+    }
+
     /// Closes the connection if it has not been used for a while.
     pub async fn close_if_idle(&self) {
         let mut state = self.state.lock().await;

@@ -59,6 +59,8 @@ pub enum Action {
     Disconnect { user_id: String, device: Option<String> },
     /// Refuse a token until then, in milliseconds since the epoch, and end the sessions that use it.
     RefuseToken { token_id: String, until: u64 },
+    /// Accept a refused token again.
+    AcceptToken { token_id: String },
     /// Be not ready and have sessions leave, or be taken back.
     Drain { drained: bool },
     /// Trim logs now.

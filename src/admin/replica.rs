@@ -23,6 +23,7 @@ use crate::telemetry::{LogFilter, Metrics};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 /// The parts of a replica that the admin surface uses.
 #[derive(Debug)]
@@ -113,6 +114,11 @@ impl LocalReplica {
     /// replay.
     pub fn began_after(&self, at: u64) -> bool {
         UNIX_EPOCH + Duration::from_millis(at) < self.started
+    }
+
+    /// Returns when a replica of this name last reported that it is there; `None` if that was minutes ago.
+    pub fn last_heard(&self, name: &str) -> Option<Instant> {
+        self.parts.presence.last_heard(name)
     }
 
     /// Answers a question, or executes its action.
@@ -215,19 +221,31 @@ impl LocalReplica {
         list.map(|(id, until)| RefusedToken { token_id: id.to_string(), until: time(until) }).collect()
     }
 
-    /// Refuses the stored refused tokens, and marks them as read for readiness.
-    pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>) {
+    /// Returns a mark to be taken before stored refused tokens are read.
+    pub fn refused_mark(&self) -> u64 {
+        self.parts.auth.refused().mark()
+    }
+
+    /// Refuses the stored refused tokens, read since this mark, and marks them as read for readiness. False if they have
+    /// to be read again.
+    pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>, mark: u64) -> bool {
         let refused = self.parts.auth.refused();
-        if let Err(error) = refused.refuse_all(tokens.iter().map(|(id, until)| (Arc::from(&**id), *until))) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "some stored tokens cannot be refused on this replica"
-            );
+        let read = tokens.iter().map(|(id, until)| (Arc::from(&**id), *until)).collect();
+        match refused.refuse_stored(read, mark) {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "some stored tokens cannot be refused on this replica"
+                );
+            }
         }
         for (id, _) in &tokens {
             self.parts.hub.close_token(id);
         }
         refused.set_read();
+        true
     }
 
     /// Notes that the refused tokens cannot be read. A replica that has read them before goes on with those.

@@ -17,7 +17,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/load", get(api::load))
         .route("/user", get(api::user))
         .route("/record", get(api::record))
-        .route("/refused-tokens", get(api::refused_tokens).post(api::refuse_token))
+        .route("/refused-tokens", get(api::refused_tokens).post(api::refuse_token).delete(api::accept_token))
         .route("/disconnect", post(api::disconnect))
         .route("/drain", post(api::drain))
         .route("/compact", post(api::compact))

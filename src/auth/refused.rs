@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -21,6 +22,8 @@ struct Inner {
     /// Read with every token; replaced as a whole when one is added.
     until: ArcSwap<HashMap<Arc<str>, SystemTime>>,
     writing: Mutex<()>,
+    /// The number of times that a token was accepted again.
+    accepted: AtomicU64,
     /// Why the stored tokens have not been read yet, in a sentence. `None`: they have, or nobody can refuse any here.
     unread: Mutex<Option<String>>,
     clock: Clock,
@@ -35,7 +38,7 @@ impl RefusedTokens {
     /// Creates an empty set.
     pub fn new(clock: Clock) -> RefusedTokens {
         let (until, writing, unread) = (ArcSwap::default(), Mutex::default(), Mutex::default());
-        RefusedTokens(Arc::new(Inner { until, writing, unread, clock }))
+        RefusedTokens(Arc::new(Inner { until, writing, accepted: AtomicU64::new(0), unread, clock }))
     }
 
     /// Records that the stored tokens have not been read yet, and why.
@@ -63,13 +66,42 @@ impl RefusedTokens {
     /// # Errors
     /// Too many others are refused, and this one is not.
     pub fn refuse(&self, id: &str, until: SystemTime) -> Result<SystemTime, TooManyRefused> {
-        self.refuse_all([(Arc::from(id), until)])?;
+        let _writing = self.writing();
+        self.add([(Arc::from(id), until)])?;
         Ok(self.0.until.load().get(id).copied().unwrap_or(until))
     }
 
-    /// Refuses several tokens, as many as there is room for.
-    pub fn refuse_all(&self, added: impl IntoIterator<Item = (Arc<str>, SystemTime)>) -> Result<(), TooManyRefused> {
-        let _writing = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns a mark to be taken before stored tokens are read.
+    pub fn mark(&self) -> u64 {
+        self.0.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Refuses tokens that were read since this mark, as many as there is room for. False, and nothing is changed, if
+    /// one was accepted again since: it may be among them.
+    pub fn refuse_stored(&self, read: Vec<(Arc<str>, SystemTime)>, mark: u64) -> Result<bool, TooManyRefused> {
+        let _writing = self.writing();
+        if self.mark() != mark {
+            return Ok(false);
+        }
+        self.add(read).map(|()| true)
+    }
+
+    /// Accepts a token again; false if it was not refused.
+    pub fn accept(&self, id: &str) -> bool {
+        let _writing = self.writing();
+        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+        let mut all = HashMap::clone(&self.0.until.load());
+        let was_refused = all.remove(id).is_some_and(|until| until > self.0.clock.now());
+        self.0.until.store(Arc::new(all));
+        was_refused
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds tokens, while no other thread writes.
+    fn add(&self, added: impl IntoIterator<Item = (Arc<str>, SystemTime)>) -> Result<(), TooManyRefused> {
         let now = self.0.clock.now();
         let mut all = HashMap::clone(&self.0.until.load());
         all.retain(|_, until| *until > now);
@@ -122,11 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_accepted_again_stays_accepted_whatever_was_read_meanwhile() {
+        let clock = Clock::system();
+        let (tokens, until) = (RefusedTokens::new(clock.clone()), clock.now() + Duration::from_secs(3600));
+        tokens.refuse("a", until).unwrap();
+        let (mark, read) = (tokens.mark(), vec![("a".into(), until), ("b".into(), until)]);
+        assert!(tokens.accept("a") && !tokens.contains("a"));
+        assert!(!tokens.accept("a"), "it is accepted already");
+        assert_eq!(tokens.refuse_stored(read.clone(), mark), Ok(false), "read before it was accepted");
+        assert!(!tokens.contains("a") && !tokens.contains("b"));
+        assert_eq!(tokens.refuse_stored(read, tokens.mark()), Ok(true));
+        assert!(tokens.contains("a") && tokens.contains("b"));
+    }
+
+    #[test]
     fn there_is_a_limit_and_what_was_refused_stays_so() {
         let clock = Clock::system();
         let (tokens, until) = (RefusedTokens::new(clock.clone()), clock.now() + Duration::from_secs(3600));
         let many = (0..MAX_REFUSED).map(|n| (Arc::from(n.to_string()), until));
-        tokens.refuse_all(many).unwrap();
+        assert_eq!(tokens.refuse_stored(many.collect(), tokens.mark()), Ok(true));
         assert_eq!(tokens.refuse("one more", until), Err(TooManyRefused));
         assert_eq!(tokens.refuse("7", until), Ok(until));
         assert!(tokens.contains("0") && !tokens.contains("one more"));

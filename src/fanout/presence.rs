@@ -2,7 +2,7 @@
 //!
 //! Every replica regularly announces its presence on the channel, along with any notification it sends anyway or in one
 //! of its own. So each replica knows how many there are, how many connections each holds, and which are gone: at once
-//! after a goodbye, otherwise after three of its periods of silence, or one and [`GRACE`] if that is less. The period
+//! after a goodbye, otherwise after three of its periods of silence, or one and four seconds if that is less. The period
 //! grows with the number of replicas, so that presence never takes more than a twentieth of the budget for
 //! notifications ([`FanoutConfig::notify_budget`]).
 //!
@@ -10,17 +10,18 @@
 //! nobody, because its own listener is away or it was frozen, keeps the replicas that it knew.
 
 mod message;
+mod state;
 
 pub use message::Replica;
 
-use super::dates::{Dates, MAX_AGE};
+use super::dates::MAX_AGE;
 use super::rate::ReplicaCount;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 use message::{Envelope, Message};
-use std::collections::HashMap;
+use state::{Other, State, silence_of};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,11 +34,6 @@ const SHARE: u32 = 20;
 const LONGEST: Duration = Duration::from_secs(30);
 /// Maximum announced period that is believed: PRESENCE_MS may be longer than the period for any number of replicas.
 const LONGEST_SAID: Duration = Duration::from_secs(3_600);
-/// Periods of silence after which a replica is gone.
-const SILENCE: u32 = 3;
-/// Or the time since its next report was due, if periods are long: more than a report may be held up ([`super::rate`])
-/// and sending takes.
-const GRACE: Duration = Duration::from_secs(4);
 /// Maximum number of replicas that are tracked.
 const MAX_REPLICAS: usize = 10_000;
 /// Maximum length of a replica's name in bytes.
@@ -61,32 +57,6 @@ struct Inner {
     state: Mutex<State>,
     known: watch::Sender<Arc<[Replica]>>,
     misdated: Throttle,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// All other replicas.
-    others: HashMap<String, Other>,
-    /// Those that are gone, with the date of their last message.
-    gone: HashMap<String, (u64, Instant)>,
-    /// Dates messages.
-    dates: Dates,
-    /// When this one last sent a message.
-    said: Option<Instant>,
-    /// The date of that message, to recognise it.
-    said_at: u64,
-    said_draining: bool,
-    /// When it last looked for silent replicas.
-    looked: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Other {
-    replica: Replica,
-    at: u64,
-    /// If silent until then, it is gone.
-    until: Instant,
-    silence: Duration,
 }
 
 impl Presence {
@@ -126,6 +96,12 @@ impl Presence {
     /// Watches that list for changes.
     pub fn watch(&self) -> watch::Receiver<Arc<[Replica]>> {
         self.0.known.subscribe()
+    }
+
+    /// Returns when a replica of this name was last heard, or as good as heard: nobody was while this one heard nothing.
+    /// `None` if that was minutes ago.
+    pub fn last_heard(&self, name: &str) -> Option<Instant> {
+        self.state().last_heard(name)
     }
 
     /// Returns this replica's report.
@@ -216,18 +192,19 @@ impl Presence {
             return Ok(());
         }
         let last = state.others.get(&replica.id).map(|other| other.at);
-        let last = last.or_else(|| state.gone.get(&replica.id).map(|(at, _)| *at));
+        let last = last.or_else(|| state.gone.get(&replica.id).map(|(other, _)| other.at));
         if last.is_some_and(|last| at <= last) {
             return Ok(());
         }
+        let silence = silence_of(Duration::from_millis(every).min(LONGEST_SAID));
+        let id = replica.id.clone();
+        let other = Other { replica, at, until: now + silence, silence };
         if gone {
-            state.others.remove(&replica.id);
-            state.gone.insert(replica.id, (at, now));
+            state.others.remove(&id);
+            state.gone.insert(id, (other, now));
         } else if last.is_some() || state.others.len() < MAX_REPLICAS {
-            let silence = silence_of(Duration::from_millis(every).min(LONGEST_SAID));
-            state.gone.remove(&replica.id);
-            let until = now + silence;
-            state.others.insert(replica.id.clone(), Other { replica, at, until, silence });
+            state.gone.remove(&id);
+            state.others.insert(id, other);
         }
         self.forget_silent(&mut state, now);
         self.tell(&mut state);
@@ -270,7 +247,7 @@ impl Presence {
         }
         let silent = state.others.extract_if(|_, other| other.until <= now).collect::<Vec<_>>();
         self.0.metrics.replicas_lost.inc_by(silent.len() as u64);
-        state.gone.extend(silent.into_iter().map(|(id, other)| (id, (other.at, now))));
+        state.gone.extend(silent.into_iter().map(|(id, other)| (id, (other, now))));
         state.gone.retain(|_, (_, since)| now < *since + MAX_AGE * 2);
     }
 
@@ -287,11 +264,6 @@ impl Presence {
             differs
         });
     }
-}
-
-/// Returns how long a replica with this period may be silent before it is gone.
-fn silence_of(every: Duration) -> Duration {
-    (every * SILENCE).min(every + GRACE)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! all while another is a tenth below, begins a *wave*: it closes its excess, evenly over the window
 //! ([`FanoutConfig::rebalance_ms`](crate::config::FanoutConfig::rebalance_ms)), and follows the others' counts as it
 //! goes, so it never closes more than needed. Only sessions that began three windows before the wave are closed, oldest
-//! first: no wave closes a device twice.
+//! first: no wave closes a device twice. If there are none that old, as after a rollout, it tries again a window later.
 //!
 //! A wave begins with a few connections, and continues once they have come back elsewhere. If they do not, because the
 //! balancer sends clients back to where they were or does not know the replica with few, it ends, and the next one is a
@@ -13,16 +13,19 @@
 //!
 //! While a replica drains, and so during a rollout, no connection is closed to rebalance.
 
+mod trial;
+
 use crate::fanout::Presence;
 use crate::fanout::presence::Replica;
 use crate::hub::Hub;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::REBALANCE_OUTCOMES;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use trial::Trial;
 
 /// Steps per window.
 const STEPS: u32 = 60;
@@ -37,12 +40,6 @@ const RETURN: u32 = 3;
 const AGE: u32 = 3;
 /// Maximum number of closes in a window as a multiple of the excess: most of them come back to replicas with too many.
 const MOST: f64 = 10.0;
-/// Expected number of clients gained by the replicas with few before a wave is judged, and the minimum share of the
-/// expected gain for the wave to continue.
-const PROOF: f64 = 20.0;
-const HELPFUL: f64 = 0.25;
-/// Maximum number of closes in a wave, as a multiple of what should be enough.
-const WAVE_FACTOR: f64 = 2.0;
 /// Windows between a wave that did not help and the next one: initially, and at most.
 const REST: (u32, u32) = (10, 120);
 
@@ -65,21 +62,9 @@ struct Wave {
     excess: f64,
     /// Closes allowed so far and not made yet.
     due: f64,
+    /// True if there were fewer connections to close than it wanted: the others are too young.
+    is_spent: bool,
     trial: Trial,
-}
-
-/// Measures whether the clients that a wave closes move to the replicas with few, since the number of replicas last
-/// changed.
-#[derive(Debug)]
-struct Trial {
-    replicas: usize,
-    /// The connections they had, by replica.
-    few: HashMap<String, u64>,
-    /// Expected gain of those replicas for each connection that this replica closes: other replicas close as well.
-    yield_each: f64,
-    /// The number of closes that should be enough.
-    enough: f64,
-    closed: usize,
 }
 
 /// The outcome of a wave, as a label.
@@ -91,40 +76,6 @@ enum Outcome {
     Uneven,
     /// A replica is draining, or this one is alone or not ready.
     Interrupted,
-}
-
-impl Trial {
-    /// Begins a trial with the replicas as they are now; this one has an excess of `excess`.
-    fn begin(replicas: &[Replica], load: &Load, excess: f64) -> Trial {
-        let ready = replicas.iter().filter(|replica| replica.ready);
-        let few = ready.clone().filter(|replica| (replica.connections as f64) < load.mean);
-        let over = ready.clone().map(|replica| (replica.connections as f64 - load.mean).max(0.0)).sum::<f64>();
-        Trial {
-            replicas: ready.count(),
-            few: few.map(|replica| (replica.id.clone(), replica.connections)).collect(),
-            yield_each: (over / excess).max(1.0) / load.detours,
-            enough: (excess * load.detours * WAVE_FACTOR).max(PROOF),
-            closed: 0,
-        }
-    }
-
-    /// The connections that the replicas with few have gained since.
-    fn gained(&self, replicas: &[Replica]) -> f64 {
-        let gain = |replica: &Replica| Some(replica.connections as f64 - *self.few.get(&replica.id)? as f64);
-        replicas.iter().filter_map(gain).sum()
-    }
-
-    /// True if the closes did not help, not counting `returning` clients that may still be on their way.
-    fn is_vain(&self, replicas: &[Replica], returning: usize) -> bool {
-        let expected = self.closed.saturating_sub(returning) as f64 * self.yield_each;
-        expected >= PROOF && self.gained(replicas) < expected * HELPFUL || self.closed as f64 >= self.enough
-    }
-
-    /// Closes allowed until it is known whether they help.
-    fn allowance(&self, replicas: &[Replica]) -> f64 {
-        let proven = self.gained(replicas) >= PROOF * HELPFUL && self.closed as f64 * self.yield_each >= PROOF;
-        if proven { f64::MAX } else { (PROOF / self.yield_each).ceil() - self.closed as f64 }
-    }
 }
 
 /// The number of connections to close, among those that joined before some moment.
@@ -219,7 +170,8 @@ impl Rebalancer {
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {
             tracing::info!(connections = load.own, mean = load.mean, "closing excess connections");
-            self.wave = Some(Wave { begun: now, excess, due: 0.0, trial: Trial::begin(replicas, &load, excess) });
+            let trial = Trial::begin(replicas, &load, excess);
+            self.wave = Some(Wave { begun: now, excess, due: 0.0, is_spent: false, trial });
         }
         let wave = self.wave.as_mut()?;
         if wave.trial.replicas != replicas.iter().filter(|replica| replica.ready).count() {
@@ -227,6 +179,14 @@ impl Rebalancer {
         }
         if wave.trial.is_vain(replicas, returning) {
             self.give_up(now);
+            return None;
+        }
+        if wave.is_spent {
+            let has_helped = wave.trial.has_helped(replicas);
+            // Judged once all have had the time to come back.
+            if returning == 0 {
+                self.end_spent(now, has_helped);
+            }
             return None;
         }
         let pace = excess.max(wave.excess * SLOWEST) * load.detours / f64::from(STEPS);
@@ -238,17 +198,24 @@ impl Rebalancer {
         (count > 0).then_some(Step { count, joined_before })
     }
 
-    /// Records how many of the connections to close were closed.
+    /// Records how many of the connections to close were closed: fewer if the others are too young.
     fn has_closed(&mut self, now: Instant, closed: usize, of: usize) {
         if closed > 0 {
             self.closed.push_back((now, closed));
         }
         if let Some(wave) = &mut self.wave {
             wave.trial.closed += closed;
+            wave.is_spent = closed < of;
         }
-        if closed < of {
-            self.give_up(now);
+    }
+
+    /// Ends a wave that has no connections left to close. If it helped, the next one finds more that are old enough.
+    fn end_spent(&mut self, now: Instant, has_helped: bool) {
+        if !has_helped {
+            return self.give_up(now);
         }
+        self.wave = None;
+        self.rests_until = Some(now + self.window);
     }
 
     /// Ends a wave that did not help: the next one is a while off.

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Row};
 const MAX_READ: i64 = 10_000;
 
 const FORGET: &str = "delete from sync_refused_tokens where expires_at <= now()";
+const ACCEPT: &str = "delete from sync_refused_tokens where token_id = $1";
 const KEEP: &str = "
 insert into sync_refused_tokens as known (token_id, expires_at) values ($1, to_timestamp($2::float8 / 1000))
 on conflict (token_id) do update set expires_at = greatest(known.expires_at, excluded.expires_at)";
@@ -48,6 +49,15 @@ pub async fn keep(client: &Client, token_id: &str, until: u64) -> Result<(), Ref
     // Exact for longer than any token lives.
     let until = until as f64;
     client.query_typed(KEEP, &[(&token_id, Type::TEXT), (&until, Type::FLOAT8)]).await?;
+    Ok(())
+}
+
+/// Removes a token that is to be accepted again.
+///
+/// # Errors
+/// The database failed: the token may or may not be stored.
+pub async fn accept(client: &Client, token_id: &str) -> Result<(), RefusedTokensError> {
+    client.query_typed(ACCEPT, &[(&token_id, Type::TEXT)]).await?;
     Ok(())
 }
 

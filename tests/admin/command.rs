@@ -39,6 +39,8 @@ async fn the_command_line_does_the_same() {
     assert!(done(&["disconnect", &user.id, "--device", "phone"]).await.contains("0 sessions"));
     done(&["refuse-token", "lost"]).await;
     assert!(done(&["refused-tokens"]).await.contains("lost"));
+    assert!(done(&["accept-token", "lost"]).await.contains("replica-2: accepted again"));
+    assert!(!done(&["refused-tokens"]).await.contains("lost"));
     assert!(done(&["rates", "--pulls", "3"]).await.contains("pull 3 times per second"));
     assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log filter is now debug"));
     for (words, token, said) in [

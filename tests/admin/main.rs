@@ -7,6 +7,7 @@ mod command;
 mod forms;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
 mod views;
 
 use reqwest::{Method, RequestBuilder, StatusCode};

@@ -15,11 +15,14 @@ use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use support::*;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// A replica that runs in this process, over the database of a cluster.
 struct Embedded {
     url: String,
+    /// The admin port's, if it has one.
+    admin_url: Option<String>,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), RunError>>,
 }
@@ -43,7 +46,8 @@ impl Embedded {
 
     async fn start_with(cluster: &Cluster, config: Config, clock: Clock) -> Embedded {
         let listeners = Listeners::bind(&config).unwrap();
-        let url = format!("http://{}", listeners.public[0].local_addr().unwrap());
+        let url_of = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+        let (url, admin_url) = (url_of(&listeners.public[0]), listeners.admin.as_ref().map(url_of));
         let (shutdown, telemetry) = (Shutdown::default(), Telemetry::start(&config, &clock).unwrap());
         let its = shutdown.clone();
         let running = tokio::spawn(async move { app::run(listeners, config, clock, &telemetry, its).await });
@@ -52,7 +56,7 @@ impl Embedded {
             cluster.http.get(&ready).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
         })
         .await;
-        Embedded { url, shutdown, running }
+        Embedded { url, admin_url, shutdown, running }
     }
 
     async fn stop(self) -> Result<(), RunError> {

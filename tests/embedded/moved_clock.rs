@@ -5,8 +5,8 @@ use super::support::*;
 use super::{Embedded, config};
 use mana_dev::SigningKey;
 use mana_load::wakeups::{WakeMessage, Wakeups};
-use mana_sync::clock::ManualClock;
-use mana_sync::config::Config;
+use mana_sync::clock::{Clock, ManualClock};
+use mana_sync::config::{Config, Secret};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -191,5 +191,29 @@ async fn a_log_is_trimmed_once_a_week_has_passed_and_what_is_sent_again_is_known
     eventually("it is trimmed", async || moved.cluster.stored(&user).await == 2).await;
     let again = moved.push(&token, json!([write(2)])).await;
     assert_eq!((again.status, moved.cluster.stored(&user).await), (StatusCode::OK, 2), "it was stored once");
+    moved.stop().await;
+}
+
+/// As for a replica that was frozen for minutes: what it was told meanwhile is too old to be heeded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_refused_also_where_the_word_of_it_came_too_late() {
+    const TOKEN: &str = "an-admin-token-for-tests";
+    let administered = |config: &mut Config| {
+        config.admin.admin_port = Some(0);
+        config.admin.admin_token = Some(Secret::from(TOKEN));
+    };
+    let moved = Moved::start(administered).await;
+    let mut config = config(&moved.cluster);
+    administered(&mut config);
+    let punctual = Embedded::start_with(&moved.cluster, config, Clock::system()).await;
+    moved.clock.advance(5 * MINUTE);
+    let expires = now_millis() / 1_000 + 3_600;
+    let lost = moved.cluster.key.mint(&json!({ "sub": "alice", "exp": expires, "jti": "lost" }));
+    assert_eq!(moved.pull(&lost).await.status, StatusCode::OK);
+    let url = format!("{}/api/v1/refused-tokens", punctual.admin_url.as_ref().unwrap());
+    let refuse = moved.cluster.http.post(url).bearer_auth(TOKEN).json(&json!({ "tokenId": "lost" }));
+    assert_eq!(Reply::to(refuse).await.status, StatusCode::OK);
+    eventually("it is refused there, too", async || moved.pull(&lost).await.status == StatusCode::UNAUTHORIZED).await;
+    punctual.stop().await.unwrap();
     moved.stop().await;
 }

@@ -64,8 +64,8 @@ pub struct RunArgs {
 
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(number) if number > 0.0 => Ok(number),
-        _ => Err("must be a number above 0".to_owned()),
+        Ok(number) if number > 0.0 && number <= 1e6 => Ok(number),
+        _ => Err("must be a number above 0 and up to a million".to_owned()),
     }
 }
 
@@ -187,9 +187,13 @@ fn verdict(report: &Report) -> String {
     for check in &report.checks {
         text += &format!("  {} {}: {}\n", mark(check.passed), check.name, check.detail);
     }
-    text + &format!("  The generator was {}the limit: {}\n", limit(report), report.generator.reason)
+    text + &format!("  {}: {}\n", limit(report), report.generator.reason)
 }
 
 fn limit(report: &Report) -> &'static str {
-    if report.generator.was_the_limit == Some(true) { "" } else { "not " }
+    match report.generator.was_the_limit {
+        Some(true) => "The generator was the limit",
+        Some(false) => "The generator was not the limit",
+        None => "Whether the generator was the limit",
+    }
 }

@@ -26,6 +26,22 @@ pub enum MergeError {
         /// Its name.
         name: String,
     },
+    /// One generator began when another had ended.
+    #[error(
+        "one report begins at {began}, when the one of {first} had ended: only generators that ran at the same time can be merged"
+    )]
+    Apart {
+        /// When the first one began.
+        first: String,
+        /// When the other one began.
+        began: String,
+    },
+    /// A report is given twice.
+    #[error("the report of {started_at} is given twice")]
+    Twice {
+        /// When it began.
+        started_at: String,
+    },
     /// The time of a report cannot be read.
     #[error("{started_at:?} is not a time")]
     Time {
@@ -51,6 +67,12 @@ pub fn merge(reports: &[Report]) -> Result<Report, MergeError> {
             return Err(MergeError::Baselines { name: report.name.clone() });
         }
         let later = (started(report)? - started(first)?) / 1e3;
+        if later > first.phases.iter().map(|phase| phase.end_seconds).fold(0.0, f64::max) {
+            return Err(MergeError::Apart { first: first.started_at.clone(), began: report.started_at.clone() });
+        }
+        if reports[..number - 1].contains(report) {
+            return Err(MergeError::Twice { started_at: report.started_at.clone() });
+        }
         for operation in &report.operations {
             add_operation(&mut merged.operations, operation);
         }

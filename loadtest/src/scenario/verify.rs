@@ -13,6 +13,9 @@ use crate::report::model::Check;
 use crate::snapshot::Snapshot;
 
 const AT_ONCE: usize = 8;
+/// Users in a row that could not be read, after which the others are not waited for: the cluster is gone, and a reader
+/// tries for a minute.
+const ENOUGH: usize = AT_ONCE;
 /// Number of findings that are described.
 const SHOWN: usize = 5;
 
@@ -52,11 +55,12 @@ pub async fn verify_users(
     let mut users: Vec<_> = population.users.iter().collect();
     users.sort_by_key(|user| std::cmp::Reverse(user.ledger().sent.len()));
     users.truncate(limit);
-    let (mut stored, mut agree) = (Findings::default(), Findings::default());
+    let (mut stored, mut agree, mut in_vain) = (Findings::default(), Findings::default(), 0);
     let reading = futures_util::stream::iter(users).map(|user| async move { (user, read(user, targets, http).await) });
     let mut reading = std::pin::pin!(reading.buffer_unordered(AT_ONCE));
     while let Some((user, read)) = reading.next().await {
         agree.looked_at += 1;
+        in_vain = if read.is_err() { in_vain + 1 } else { 0 };
         match read {
             Ok((received, by_pull, by_push)) => {
                 let ledger = user.ledger();
@@ -69,6 +73,10 @@ pub async fn verify_users(
                 }
             }
             Err(error) => agree.add(format!("{}: {}", user.id, causes(&error))),
+        }
+        if in_vain >= ENOUGH {
+            agree.shown.push(format!("none of the last {ENOUGH} could be read, and no others were tried"));
+            break;
         }
     }
     vec![
@@ -223,6 +231,21 @@ mod tests {
         assert_eq!(compare_stream(&sent, &heard(&[((0, 0), 1)])).len(), 1);
         assert_eq!(compare_stream(&sent, &heard(&[((0, 0), 2), ((0, 1), 1)])).len(), 1);
         assert_eq!(compare_stream(&sent, &heard(&[((0, 0), 1), ((0, 1), 1), ((4, 0), 1)])).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_can_be_read_the_others_are_not_waited_for() {
+        let refuses = axum::Router::new().fallback(async || axum::http::StatusCode::UNAUTHORIZED);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let targets = [format!("http://{}", listener.local_addr().unwrap())];
+        tokio::spawn(async move { axum::serve(listener, refuses).await.unwrap() });
+        let tokens = super::super::population::Tokens::Given(vec!["token".to_owned(); 40]);
+        let population = Population::new(&tokens, 40, 1).unwrap();
+        let http = crate::transport::http_client().unwrap();
+        let checks = verify_users(&population, &targets, 40, &http).await;
+        let detail = &checks[1].detail;
+        assert!(!checks[1].passed && detail.starts_with("8 users"), "{detail}");
+        assert!(detail.ends_with("and no others were tried"), "{detail}");
     }
 
     #[test]

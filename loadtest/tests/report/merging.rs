@@ -44,6 +44,10 @@ fn what_is_not_of_one_run_is_refused() {
     assert!(matches!(merge(&[plain("push"), plain("pull")]), Err(MergeError::Scenarios { .. })));
     assert!(matches!(merge(&[plain("push"), usual(3, 1.0)]), Err(MergeError::Scenarios { .. })));
     assert!(matches!(merge(&[usual(3, 1.0)]), Err(MergeError::Baselines { .. })));
+    let mut next_day = plain("push");
+    next_day.started_at = "2026-01-03T03:04:05.000Z".to_owned();
+    assert!(matches!(merge(&[plain("push"), next_day]), Err(MergeError::Apart { .. })));
+    assert!(matches!(merge(&[plain("push"), plain("push")]), Err(MergeError::Twice { .. })));
     let mut timeless = plain("push");
     timeless.started_at = "yesterday".to_owned();
     assert!(matches!(merge(&[timeless]), Err(MergeError::Time { .. })));

@@ -85,6 +85,8 @@ enum AdminCommand {
         #[arg(long)]
         until: Option<String>,
     },
+    /// Accept a refused token again.
+    AcceptToken { token_id: String },
     /// The refused tokens.
     RefusedTokens,
     /// Make a replica not ready and have its sessions leave. It keeps running, and can be taken back.
@@ -175,6 +177,9 @@ pub async fn run(args: &AdminArgs) -> Result<bool, ClientError> {
         AdminCommand::RefuseToken { token_id, until } => {
             api.act("refused-tokens", &json!({ "tokenId": token_id, "until": until })).await
         }
+        AdminCommand::AcceptToken { token_id } => {
+            api.done(api.request(Method::DELETE, "refused-tokens", &[("tokenId", token_id.as_str())])?).await
+        }
         AdminCommand::RefusedTokens => api.show::<RefusedTokens>(api.get("refused-tokens", &[]), print::tokens).await,
         AdminCommand::Drain { replica } => api.act("drain", &json!({ "replica": replica, "drained": true })).await,
         AdminCommand::TakeBack { replica } => api.act("drain", &json!({ "replica": replica, "drained": false })).await,
@@ -250,7 +255,11 @@ impl<'a> Api<'a> {
 
     async fn act(&self, path: &str, body: &Value) -> Result<bool, ClientError> {
         let json = ("Content-Type", "application/json");
-        let request = self.request(Method::POST, path, &[])?.header(json.0, json.1).body(without_nulls(body));
+        self.done(self.request(Method::POST, path, &[])?.header(json.0, json.1).body(without_nulls(body))).await
+    }
+
+    /// Has an action executed and prints its outcome.
+    async fn done(&self, request: RequestBuilder) -> Result<bool, ClientError> {
         let text = self.answer(request).await?;
         let done: Done = serde_json::from_str(&text)?;
         let mut out = Output::default();

@@ -1,4 +1,5 @@
-//! Answers other replicas' questions, gets to know them, and reads the refused tokens.
+//! Answers other replicas' questions, gets to know them, and reads the refused tokens: at the start, and whenever it may
+//! have missed that one was refused.
 
 use super::super::message::{Asked, Head, Kind, MessageError, Question};
 use super::{ANSWER_TIMEOUT, AskError, CHANNEL, Inner, KeepError, Replicas, SEND_TIMEOUT, own_channel};
@@ -25,7 +26,7 @@ impl Answering {
     /// Answers until told to stop; then says goodbye.
     pub async fn run(mut self, stop: CancellationToken) {
         let inner = self.replicas.0.clone();
-        let mut catching_up = JoinSet::new();
+        let (mut catching_up, mut reading_again) = (JoinSet::new(), JoinSet::new());
         loop {
             tokio::select! {
                 Some((head, asked)) = self.questions.recv() => {
@@ -36,6 +37,10 @@ impl Answering {
                     catching_up.abort_all();
                     catching_up.spawn(self.replicas.clone().catch_up());
                 }
+                () = inner.missed.notified(), if reading_again.is_empty() => {
+                    reading_again.spawn(self.replicas.clone().read_again());
+                }
+                Some(_) = reading_again.join_next() => {}
                 () = tokio::time::sleep(Duration::from_secs(10)) => {
                     inner.sending.close_if_idle().await;
                     inner.keeping.close_if_idle().await;
@@ -59,7 +64,16 @@ impl Replicas {
     /// ones.
     async fn catch_up(self) {
         self.0.is_settled.store(false, Ordering::Relaxed);
+        // The listener is connected to the primary. These may still be to one that was replaced and has not ended: what
+        // is sent there nobody hears.
+        tokio::join!(self.0.sending.close(), self.0.keeping.close());
         tokio::join!(self.read_refused(), self.greet());
+    }
+
+    /// Reads the refused tokens again, and pauses: somebody may repeat old messages without end.
+    async fn read_again(self) {
+        self.read_refused().await;
+        tokio::time::sleep(LONGEST_PAUSE).await;
     }
 
     /// Reads the stored refused tokens and refuses them; retries until it succeeds.
@@ -76,9 +90,13 @@ impl Replicas {
 
     async fn take_over_refused(&self) -> Result<(), KeepError> {
         let client = self.0.keeping.client().await?;
-        let tokens = timeout(SEND_TIMEOUT, refused_tokens::read(&client)).await??;
-        self.0.local.refuse_as_kept(tokens);
-        Ok(())
+        loop {
+            let mark = self.0.local.refused_mark();
+            let tokens = timeout(SEND_TIMEOUT, refused_tokens::read(&client)).await??;
+            if self.0.local.refuse_as_kept(tokens, mark) {
+                return Ok(());
+            }
+        }
     }
 
     /// Tells the others that this replica exists, and finds out which others exist, by asking any question.

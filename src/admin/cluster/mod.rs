@@ -10,6 +10,7 @@
 //! else who can reach the database can neither read, forge nor replay one.
 
 mod answering;
+mod peers;
 mod receiving;
 
 pub use answering::Answering;
@@ -21,6 +22,7 @@ use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
 use crate::fanout::codec::{NOTIFY, NOTIFY_TYPES};
 use crate::store::refused_tokens::{self, RefusedTokensError};
+use peers::{Peer, Unanswered, unanswered};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,15 +37,11 @@ const CHANNEL: &str = "mana_sync_admin";
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Maximum time for sending.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
-/// A replica that does not answer and has not been heard of for this long is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Maximum number of other replicas' questions that wait, and that are remembered.
 const MAX_WAITING: usize = 64;
 const MAX_REMEMBERED: usize = 10_000;
 /// Maximum size of all answers to one question, before decompression, in bytes.
 const MAX_ANSWERS: usize = 32 << 20;
-/// Maximum length of a replica's name in messages, in bytes.
-const MAX_NAME: usize = 128;
 
 /// All replicas with this admin token, as this one can reach them.
 #[derive(Clone, Debug)]
@@ -60,6 +58,8 @@ struct Inner {
     questions: mpsc::Sender<(Head, Asked)>,
     is_listening: AtomicBool,
     listens_anew: Notify,
+    /// A question was not heeded, which may have been to refuse a token.
+    missed: Notify,
     /// True once all have been asked since this replica began to listen; before that, there may be replicas it does not
     /// know.
     is_settled: AtomicBool,
@@ -71,14 +71,6 @@ struct State {
     asked: HashMap<u64, Waiting>,
     /// Questions that were received, and when.
     heard: HashMap<u64, Instant>,
-}
-
-/// Another replica.
-#[derive(Clone, Debug)]
-struct Peer {
-    name: String,
-    heard: Instant,
-    heard_at: u64,
 }
 
 /// One of our questions, while it is being answered.
@@ -156,6 +148,7 @@ impl Replicas {
             questions: sender,
             is_listening: AtomicBool::new(false),
             listens_anew: Notify::new(),
+            missed: Notify::new(),
             is_settled: AtomicBool::new(false),
         }));
         (replicas.clone(), Answering { replicas, questions })
@@ -168,6 +161,16 @@ impl Replicas {
     pub async fn keep_refused(&self, token_id: &str, until: u64) -> Result<(), KeepError> {
         let client = self.0.keeping.client().await?;
         timeout(SEND_TIMEOUT, refused_tokens::keep(&client, token_id, until)).await??;
+        Ok(())
+    }
+
+    /// Removes a refused token from those that are stored.
+    ///
+    /// # Errors
+    /// It may still be stored.
+    pub async fn keep_accepted(&self, token_id: &str) -> Result<(), KeepError> {
+        let client = self.0.keeping.client().await?;
+        timeout(SEND_TIMEOUT, refused_tokens::accept(&client, token_id)).await??;
         Ok(())
     }
 
@@ -249,25 +252,21 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports the replicas that have not answered. One that has not been heard of for long is reported only once.
+    /// Reports the replicas that have not answered.
     fn silent(&self, expected: &HashMap<Instance, Peer>) -> Vec<Silent> {
-        let mut state = self.state();
-        let mut silent = Vec::new();
-        for instance in expected.keys() {
-            let Some(peer) = state.peers.get(instance) else { continue };
-            let heard_at = time_of_millis(peer.heard_at);
-            silent.push(Silent { name: peer.name.clone(), instance: format!("{instance:016x}"), heard_at });
-            if peer.heard.elapsed() > FORGOTTEN {
-                state.peers.remove(instance);
-            }
-        }
-        silent.sort_by(|a, b| a.name.cmp(&b.name));
-        silent
+        let now = self.local.clock.millis();
+        let reported = |name: &str| self.local.last_heard(name);
+        let unanswered = unanswered(&mut self.state().peers, expected, Instant::now(), reported);
+        let silent = |Unanswered { name, instance, heard_ago }| Silent {
+            name,
+            instance: format!("{instance:016x}"),
+            heard_at: time_of_millis(now.saturating_sub(heard_ago.as_millis() as u64)),
+        };
+        unanswered.into_iter().map(silent).collect()
     }
 
     async fn send(&self, channel: &str, kind: Kind, id: u64, body: &impl Serialize) -> Result<(), AskError> {
-        let mut name = self.local.name.clone();
-        name.truncate(name.floor_char_boundary(MAX_NAME));
+        let name = self.local.name.clone();
         let head = Head { kind, id, from: self.local.instance, name, at: self.local.clock.millis(), part: 0, parts: 1 };
         let payloads = write(&self.keys, &head, body)?;
         timeout(SEND_TIMEOUT, async {

@@ -11,7 +11,12 @@ impl Inner {
         // A message that is not encrypted with our key is not for us.
         let Some(message) = read(&self.keys, payload) else { return Ok(()) };
         let (head, part) = message?;
-        if head.from == self.local.instance || !head.is_recent(&self.local.clock) {
+        if head.from == self.local.instance {
+            return Ok(());
+        }
+        if !head.is_recent(&self.local.clock) {
+            // This replica was frozen, a clock is wrong, or somebody repeats an old message.
+            self.missed.notify_one();
             return Ok(());
         }
         match head.kind {
@@ -19,12 +24,14 @@ impl Inner {
                 let asked: Asked = read_body(&part)?;
                 // No process is told to do something before it exists: this is a replay of an old message.
                 if matches!(asked.question, Question::Do { .. }) && self.local.began_after(head.at) {
+                    self.missed.notify_one();
                     return Ok(());
                 }
                 self.note_peer(&head);
                 let is_meant = asked.replica.as_ref().is_none_or(|name| *name == self.local.name);
                 if is_meant && self.is_new(head.id) && self.questions.try_send((head, asked)).is_err() {
                     tracing::warn!("too many operator queries are waiting; one was dropped");
+                    self.missed.notify_one();
                 }
                 Ok(())
             }
@@ -47,7 +54,7 @@ impl Inner {
     }
 
     fn note_peer(&self, head: &Head) {
-        let peer = Peer { name: head.name.clone(), heard: Instant::now(), heard_at: self.local.clock.millis() };
+        let peer = Peer { name: head.name.clone(), heard: Instant::now() };
         let mut state = self.state();
         if !state.peers.contains_key(&head.from) {
             // A process that was killed and restarted. If both are running, the other one becomes known again with its

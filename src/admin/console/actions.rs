@@ -63,7 +63,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
                 (everywhere)
             }))
         }
-        section { h2 { "Refused tokens" } (refused(&tokens)) }
+        section { h2 { "Refused tokens" } (refused(&page, &tokens)) }
     };
     page.draw(None, &content)
 }
@@ -80,13 +80,25 @@ fn select(replicas: &[Replica], everywhere: bool) -> Markup {
     }
 }
 
-fn refused(tokens: &[RefusedToken]) -> Markup {
+fn refused(page: &Page, tokens: &[RefusedToken]) -> Markup {
+    let accept = |id: &str| {
+        let sure = format!("Accept the token {id} again, on all replicas?");
+        page.button("/actions/accept-token", &[("token_id", id)], "Accept again", Some(&sure))
+    };
     html! {
         @if tokens.is_empty() { p.muted { "None." } }
         @else {
             table {
-                thead { tr { th { "Token id" } th { "Until" } } }
-                tbody { @for token in tokens { tr { (cell("Token id", &html! { code { (token.token_id) } })) (cell("Until", &ago(&token.until))) } } }
+                thead { tr { th { "Token id" } th { "Until" } th {} } }
+                tbody {
+                    @for token in tokens {
+                        tr {
+                            (cell("Token id", &html! { code { (token.token_id) } }))
+                            (cell("Until", &ago(&token.until)))
+                            td.action { (accept(&token.token_id)) }
+                        }
+                    }
+                }
             }
         }
     }
@@ -155,6 +167,11 @@ pub(super) async fn refuse_token(posted: Posted) -> Response {
         let (token_id, until) = (form.required("token_id")?.to_owned(), refused_until(&clock, form.get("until"))?);
         Ok((None, Action::RefuseToken { token_id, until }))
     };
+    act(posted, read).await
+}
+
+pub(super) async fn accept_token(posted: Posted) -> Response {
+    let read = |form: &Form| Ok((None, Action::AcceptToken { token_id: form.required("token_id")?.to_owned() }));
     act(posted, read).await
 }
 

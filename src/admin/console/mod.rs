@@ -43,6 +43,7 @@ pub(super) fn router(admin: &Admin) -> Router<Admin> {
         .route("/actions", get(actions::show))
         .route("/actions/disconnect", post(actions::disconnect))
         .route("/actions/refuse-token", post(actions::refuse_token))
+        .route("/actions/accept-token", post(actions::accept_token))
         .route("/actions/drain", post(actions::drain))
         .route("/actions/compact", post(actions::compact))
         .route("/actions/log", post(actions::log))

@@ -27,6 +27,10 @@ impl LocalReplica {
                 self.done(&ended(closed))
             }
             Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
+            Action::AcceptToken { token_id } => match self.parts.auth.refused().accept(token_id) {
+                true => self.done("accepted again"),
+                false => self.done("was not refused"),
+            },
             Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
             Action::Compact => self.trim(),
             Action::Log { filter } => match self.parts.log.set(filter) {
@@ -123,6 +127,7 @@ impl Action {
             Action::Disconnect { device: None, .. } => "disconnect_user",
             Action::Disconnect { device: Some(_), .. } => "disconnect_device",
             Action::RefuseToken { .. } => "refuse_token",
+            Action::AcceptToken { .. } => "accept_token",
             Action::Drain { drained: true } => "drain",
             Action::Drain { drained: false } => "take_back",
             Action::Compact => "compact",

@@ -1,3 +1,4 @@
+use super::super::dates::Dates;
 use super::super::testing::fanout_config;
 use super::*;
 
@@ -63,6 +64,18 @@ fn a_replica_that_says_goodbye_is_gone_at_once_and_stays_gone() {
     assert_eq!(names(&a), ["a", "b"], "said later: it is still there after all");
     receive(&goodbye, at - 1, 100);
     assert_eq!(names(&a), ["a", "b"], "nor does a goodbye that is repeated");
+}
+
+#[test]
+fn when_one_was_last_heard_is_known_also_once_it_is_gone() {
+    let (a, b, begun) = (replica("a", &[]), replica("b", &[]), Instant::now());
+    assert_eq!(a.last_heard("b"), None);
+    a.receive(&hello(&b), begun).unwrap();
+    goes_on(&a, begun, begun + Duration::from_secs(60));
+    assert_eq!((names(&a), a.last_heard("b")), (vec!["a".to_owned()], Some(begun)));
+    let later = begun + Duration::from_secs(61);
+    a.receive(&dated(&hello(&b), Clock::system().millis() + 5), later).unwrap();
+    assert_eq!((names(&a).len(), a.last_heard("b"), a.last_heard("c")), (2, Some(later), None));
 }
 
 #[test]

@@ -166,6 +166,26 @@ fn clients_that_are_sent_back_at_random_come_to_rest_too() {
     assert!(model.closed.values().all(|closes| *closes == 1));
 }
 
+/// As after a rollout: the replica that came last holds few, and nobody has been connected for long.
+#[test]
+fn where_all_have_only_just_come_it_waits_until_they_are_old_enough_and_blames_nobody() {
+    for old in [0, 15, 40] {
+        let mut model = Model::new(3, 600);
+        model.add(1);
+        // Some of each replica's devices stayed where they were.
+        for (_, devices) in &mut model.replicas {
+            devices.iter_mut().skip(old).for_each(|(_, came)| *came = model.now);
+        }
+        model.run(6, in_turn());
+        assert!(model.is_even(), "{old}: {:?}", model.held());
+        assert!(model.closed.values().all(|closes| *closes == 1), "{old}");
+        for (rebalancer, _) in &model.replicas {
+            let uneven = rebalancer.metrics.rebalance_waves.with_label_values(&["uneven"]).get();
+            assert_eq!(uneven, 0, "{old}");
+        }
+    }
+}
+
 #[test]
 fn a_balancer_that_sends_them_all_back_ends_it() {
     let mut model = Model::new(2, 100);

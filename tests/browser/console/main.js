@@ -159,6 +159,12 @@ async function actions(page) {
   };
   await send('Disconnect', (form) => form.getByLabel('User id').fill('nobody'), '0 sessions were ended');
   await send('Refuse', (form) => form.getByLabel('Token id').fill('another'), 'refused until');
+  await page.goto('/actions');
+  const mistaken = page.locator('tr', { hasText: 'another' });
+  await mistaken.getByRole('button', { name: 'Accept again' }).click();
+  await page.getByText('accepted again').first().waitFor();
+  await page.goto('/actions');
+  check('a token that is accepted again is not listed', (await mistaken.count()) === 0);
   await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log filter is now');
   await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must have the form of RUST_LOG');
   await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times per second');
