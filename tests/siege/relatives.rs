@@ -11,6 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const AT: &str = "2024-01-01T10:00:00.000Z";
+/// A time that is ahead whenever this runs.
+const AHEAD: &str = "2199-01-01T00:00:00.000Z";
+/// Bytes that pushes may hold, bodies and what they become, and half as much again for the allocator.
+const PUSHES_AND_SLACK: u64 = 3 * (128 << 20);
 /// How long something goes on that has no end.
 const LONG: Duration = Duration::from_secs(2);
 
@@ -40,6 +44,32 @@ pub async fn repeated_names(replica: &LimitedReplica) {
         let answers_little = reply.status == 200 || reply.text.len() < 4_096;
         assert!(answers_little, "an error quotes little: {} bytes", reply.text.len());
     }
+}
+
+/// Members as short as can be: of inserts whose device is ahead, which claims a stamp for each, and such as the protocol does
+/// not name.
+pub async fn short_members(replica: &LimitedReplica) {
+    let push =
+        |changes: &[String]| format!(r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{}]}}"#, changes.join(","));
+    let claimed = r#","":1"#.repeat(4_000);
+    let insert = |n| format!(r#"{{"table":"t","id":"{n}","op":"insert","data":{{"updatedAt":"{AHEAD}"{claimed}}}}}"#);
+    let unnamed = r#","":1"#.repeat(3_200);
+    let delete = |n| format!(r#"{{"table":"t","id":"{n}","op":"delete","deletedAt":"{AT}"{unnamed}}}"#);
+    let of = |one: &dyn Fn(usize) -> String| {
+        let length = one(0).len() + 2;
+        push(&(0..(10 << 20) / length - 2).map(one).collect::<Vec<_>>())
+    };
+    let (before, _) = replica.resident();
+    for body in [of(&insert), of(&delete)] {
+        let users: Vec<User> = (0..8).map(|_| replica.cluster.user()).collect();
+        let pushes = users.iter().map(|user| replica.cluster.push_raw(user, "todo", body.clone()));
+        let statuses: Vec<u16> = join_all(pushes).await.iter().map(|reply| reply.status.as_u16()).collect();
+        assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+        assert!(statuses.contains(&200), "{statuses:?}");
+    }
+    let (_, most) = replica.resident();
+    let took = most.saturating_sub(before);
+    assert!(took < PUSHES_AND_SLACK, "{} MiB for pushes", took >> 20);
 }
 
 /// As many and as long names in a query as fit into a head, on streams of a table, of all apps, and pulls.
