@@ -9,8 +9,9 @@ use super::{StoreError, traced};
 use crate::db::{Micros, Sql};
 use crate::failpoints::Failpoint;
 use crate::limits::reads::ReadTurn;
-use crate::protocol::merge::OwnWrites;
-use crate::protocol::page::Page;
+use crate::protocol::merge::{OwnWrites, StoredChange};
+use crate::protocol::page::{Page, WrittenChanges, size_of};
+use crate::protocol::page_bound::fitting;
 use crate::protocol::{Cursor, Log, LogId};
 use std::collections::HashSet;
 use tokio_postgres::types::{ToSql, Type};
@@ -217,6 +218,11 @@ impl Pages {
                 break own;
             }
         };
+        let read = changes.len();
+        let excess = self.fit(&mut changes, &mut written, &own).await?;
+        if changes.len() < read {
+            end = changes.last().map(|last| last.at);
+        }
         let has_more = end.is_some();
         let until = match end {
             Some(end) if !Failpoint::PageEndsAtHead.is_on() => {
@@ -228,7 +234,25 @@ impl Pages {
             _ => Cursor::after(head),
         };
         let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
-        Ok(Some(Page { changes, own, head, until, has_more, written }))
+        Ok(Some(Page { changes, own, head, until, has_more, written, excess }))
+    }
+
+    /// Ends a page before its text exceeds what is stored by more than a page. Returns by how much it does, at most.
+    async fn fit(
+        &self,
+        changes: &mut Vec<StoredChange>,
+        written: &mut WrittenChanges,
+        own: &OwnWrites,
+    ) -> Result<usize, StoreError> {
+        let bytes = size_of(changes);
+        if written.count() == changes.len() && own.is_empty() {
+            return Ok(written.size().saturating_sub(bytes));
+        }
+        let max_excess = self.limits.bytes as usize;
+        let fitting = self.heavy.run(bytes, || fitting(changes, own, max_excess)).await?;
+        changes.truncate(fitting.changes);
+        written.truncate(fitting.changes);
+        Ok(fitting.excess)
     }
 
     async fn read_rows<'m>(

@@ -46,22 +46,25 @@ pub async fn repeated_names(replica: &LimitedReplica) {
     }
 }
 
-/// Members as short as can be: of inserts whose device is ahead, which claims a stamp for each, and such as the protocol does
-/// not name.
+/// Members as short as can be: of inserts whose device is ahead, which claims a stamp for each, and to whose records others
+/// have written; and such as the protocol does not name.
 pub async fn short_members(replica: &LimitedReplica) {
-    let push =
-        |changes: &[String]| format!(r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{}]}}"#, changes.join(","));
-    let claimed = r#","":1"#.repeat(4_000);
-    let insert = |n| format!(r#"{{"table":"t","id":"{n}","op":"insert","data":{{"updatedAt":"{AHEAD}"{claimed}}}}}"#);
+    let fields: String = (0..4_000).map(|n| format!(r#","{n:x}":1"#)).collect();
+    let insert = |n| format!(r#"{{"table":"t","id":"{n}","op":"insert","data":{{"updatedAt":"{AHEAD}"{fields}}}}}"#);
     let unnamed = r#","":1"#.repeat(3_200);
     let delete = |n| format!(r#"{{"table":"t","id":"{n}","op":"delete","deletedAt":"{AT}"{unnamed}}}"#);
     let of = |one: &dyn Fn(usize) -> String| {
-        let length = one(0).len() + 2;
-        push(&(0..(10 << 20) / length - 2).map(one).collect::<Vec<_>>())
+        let changes: Vec<String> = (0..(10 << 20) / one(1_000).len() - 4).map(one).collect();
+        format!(r#"{{"clientId":"a","since":"{BEGINNING}","changes":[{}]}}"#, changes.join(","))
     };
+    let others: Vec<_> = (0..300).map(|n| update("t", &n.to_string(), "f", 1, AT)).collect();
+    let others = json!({ "clientId": "b", "since": NO_DELTA, "changes": others }).to_string();
     let (before, _) = replica.resident();
     for body in [of(&insert), of(&delete)] {
         let users: Vec<User> = (0..8).map(|_| replica.cluster.user()).collect();
+        for user in &users {
+            replica.store(user, others.clone()).await;
+        }
         let pushes = users.iter().map(|user| replica.cluster.push_raw(user, "todo", body.clone()));
         let statuses: Vec<u16> = join_all(pushes).await.iter().map(|reply| reply.status.as_u16()).collect();
         assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");

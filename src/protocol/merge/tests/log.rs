@@ -136,7 +136,8 @@ impl Log {
         };
         rows.retain(|change| !besides.contains(&change.id));
         let own = self.own_writes(reader, &rows, initial, asks).going_on(since.micros() > 0);
-        let page = Page { changes: rows, own, head: self.head, until, has_more, written: WrittenChanges::default() };
+        let written = WrittenChanges::default();
+        let page = Page { changes: rows, own, head: self.head, until, has_more, written, excess: 0 };
         serde_json::from_str(&encode_answer(page, &Remarks::default()).unwrap()).unwrap()
     }
 
