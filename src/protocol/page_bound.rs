@@ -4,6 +4,7 @@
 //! as is stored.
 
 use super::merge::{OwnWrites, StoredChange, UnreadableChange};
+use super::page::size_of;
 use super::push::Op;
 
 /// Bytes that a field takes in addition if its insert is sent as an update.
@@ -18,13 +19,14 @@ pub struct Fitting {
     pub excess: usize,
 }
 
-/// Returns how many of these changes may be sent together, at least one, if their text may exceed what is stored by this
-/// many bytes.
-pub fn fitting(changes: &[StoredChange], own: &OwnWrites, max_excess: usize) -> Result<Fitting, UnreadableChange> {
-    let mut excess = 0;
+/// Returns how many of these changes may be sent together, at least one, so that their text takes no more than a page of
+/// this many bytes where it exceeds what is stored.
+pub fn fitting(changes: &[StoredChange], own: &OwnWrites, max_bytes: usize) -> Result<Fitting, UnreadableChange> {
+    let (mut bytes, mut excess) = (0, 0);
     for (index, change) in changes.iter().enumerate() {
         let more = excess + excess_of(change, own)?;
-        if more > max_excess && index > 0 {
+        bytes += size_of(std::slice::from_ref(change));
+        if more > 0 && bytes + more > max_bytes && index > 0 {
             return Ok(Fitting { changes: index, excess });
         }
         excess = more;
@@ -44,7 +46,7 @@ mod tests {
     use super::*;
     use crate::protocol::Cursor;
     use crate::protocol::merge::OwnWrites;
-    use crate::protocol::page::{Page, Remarks, WrittenChanges, encode_answer, size_of};
+    use crate::protocol::page::{Page, Remarks, WrittenChanges, encode_answer};
     use uuid::Uuid;
 
     fn insert(at: i64, data: &str) -> StoredChange {
@@ -72,7 +74,7 @@ mod tests {
         assert_eq!(fitting(&whole, &own, 0).unwrap(), Fitting { changes: 8, excess: 0 });
         let split: Vec<_> = (1..9).map(|at| insert(at, &unstamped)).collect();
         assert_eq!(fitting(&split, &own, 0).unwrap().changes, 1);
-        let Fitting { changes, excess } = fitting(&split, &own, 130_000).unwrap();
+        let Fitting { changes, excess } = fitting(&split, &own, 150_000).unwrap();
         assert_eq!(changes, 3);
         let page = Page {
             changes: split[..changes].to_vec(),

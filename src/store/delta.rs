@@ -237,7 +237,8 @@ impl Pages {
         Ok(Some(Page { changes, own, head, until, has_more, written, excess }))
     }
 
-    /// Ends a page before its text exceeds what is stored by more than a page. Returns by how much it does, at most.
+    /// Ends a page before its text takes more than a page because it exceeds what is stored. Returns by how much it does,
+    /// at most.
     async fn fit(
         &self,
         changes: &mut Vec<StoredChange>,
@@ -248,8 +249,8 @@ impl Pages {
         if written.count() == changes.len() && own.is_empty() {
             return Ok(written.size().saturating_sub(bytes));
         }
-        let max_excess = self.limits.bytes as usize;
-        let fitting = self.heavy.run(bytes, || fitting(changes, own, max_excess)).await?;
+        let max_bytes = self.limits.bytes as usize;
+        let fitting = self.heavy.run(bytes, || fitting(changes, own, max_bytes)).await?;
         changes.truncate(fitting.changes);
         written.truncate(fitting.changes);
         Ok(fitting.excess)

@@ -151,7 +151,8 @@ impl<'m> PageRows<'m> {
         let before = self.written.count();
         self.written.add(change)?;
         let excess = self.written.size().saturating_sub(self.bytes);
-        if excess <= self.max_bytes && self.cover(self.bytes, excess) {
+        let is_page = excess == 0 || self.written.size() <= self.max_bytes;
+        if is_page && self.cover(self.bytes, excess) {
             self.excess = excess;
         } else {
             self.written.truncate(before);

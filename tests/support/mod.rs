@@ -33,7 +33,7 @@ use uuid::Uuid;
 /// Maximum time for anything that must happen.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long [`eventually`] waits: it says that something happens, not how soon, and several suites share the machine.
-const EVENTUALLY: Duration = Duration::from_secs(60);
+pub const EVENTUALLY: Duration = Duration::from_secs(60);
 pub const SERVICE_KEY: &str = "test-service-key";
 /// If set, every test cluster has its logs in this many buckets.
 pub const TEST_BUCKETS: &str = "TEST_BUCKETS";
