@@ -1,5 +1,5 @@
-//! Has a new file in `migrations` build the program anew: it is built in, and cargo does not see what a macro reads. And
-//! tells the program which commit it is, where whoever builds it says so.
+//! Rebuilds the program when a file in `migrations` changes: migrations are built in, and cargo does not see what a macro
+//! reads. Also tells the program its commit, if `MANA_SYNC_COMMIT` is set.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

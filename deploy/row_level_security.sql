@@ -1,11 +1,11 @@
--- A second wall between users, for programs that use SQL (docs/sql.md): what they forget to write in a WHERE, PostgreSQL adds.
+-- Row-level security for programs that use SQL (docs/sql.md): a second barrier between users, if a program forgets a WHERE.
 -- Optional. Run it as the owner of the tables, after grants.sql, and again after each `mana-sync migrate`:
 --
 --   psql postgres://owner@db.example.com/mana_sync -f grants.sql -f row_level_security.sql
 --   grant mana_sync_program to mail_importer;
 --
--- A program says for whom it works, for a transaction or for a session, and sees and writes that user's rows alone. Until it
--- has, there are none, and none can be written:
+-- A program names the user it works for, for a transaction or a session, and then sees and writes only that user's rows.
+-- Without a user it sees no rows and cannot write any:
 --
 --   begin;
 --   set local mana_sync.user_id = 'user-1';
@@ -13,19 +13,19 @@
 --   select sync_push_own('todo', 'mail-importer', '[…]');
 --   commit;
 --
--- It keeps mistakes from becoming leaks. It does not hold a program that means harm: whoever may set mana_sync.user_id may set it
--- to anybody. Every other role but the owner and mana_sync_replica sees no rows from now on; one that has to see all of them
--- gets a policy of its own:
+-- This keeps mistakes from becoming leaks. It does not stop a malicious program, which can set mana_sync.user_id to any user.
+-- From now on, all other roles except the owner and mana_sync_replica see no rows. A role that has to see all of them needs
+-- its own policy:
 --
 --   create policy sync_reports on sync_changes for select to reports using (true);
 --
--- Replicas work for many users in one statement, so they pass: docs/adr/0033-row-level-security-for-programs.md.
--- To take the wall down: alter table … disable row level security, on each of the tables below.
+-- Replicas work for many users in one statement, so they see everything: docs/adr/0033-row-level-security-for-programs.md.
+-- To turn it off: alter table … disable row level security, on each of the tables below.
 --
--- Where `mana-sync distribute` has made buckets, the tables are there, and so are the policies; the views that have their names
--- in the main schema ask with the rights of whoever asks, which takes PostgreSQL 15. Other roles need rights and a policy in each
--- bucket (docs/buckets.md). A wall that stands when the logs are distributed, or migrated, stands afterwards. Not on Citus: what a
--- session sets does not reach the servers that have the rows.
+-- If `mana-sync distribute` has created buckets, the tables and policies are in them; the views of the same names in the main
+-- schema use the privileges of the querying role, which takes PostgreSQL 15. Other roles need privileges and a policy in each
+-- bucket (docs/buckets.md). Row-level security stays on when the logs are distributed or migrated. It does not work on Citus:
+-- what a session sets does not reach the servers that have the rows.
 
 do $$
 begin
@@ -45,8 +45,8 @@ begin
 end
 $$;
 
--- What a push of the user in mana_sync.user_id would store. sync_push names its user itself and runs as the owner, past every
--- policy: it is not for these programs.
+-- Stores a push for the user in mana_sync.user_id. These programs may not call sync_push, which takes any user and runs as the
+-- owner, past every policy.
 create or replace function sync_push_own(app_id text, client_id text, changes jsonb) returns text
 language plpgsql security definer as $$
 begin
@@ -72,7 +72,7 @@ do $$
 declare
     main text := current_schema();
     is_distributed bool := (select c.relkind = 'v' from pg_class c where c.oid = to_regclass('sync_changes'));
-    -- `(select …)`: asked once for a statement, not for each row.
+    -- `(select …)` is evaluated once per statement, not for each row.
     own text := 'user_id = (select current_setting(''mana_sync.user_id'', true))';
     names text[] := array['sync_changes', 'sync_heads', 'sync_history', 'sync_erased'];
     locks text;
@@ -81,12 +81,12 @@ declare
     named text;
     walled text;
 begin
-    -- psql goes on after the refusal above.
+    -- psql continues after the error above.
     if is_distributed and (current_setting('server_version_num')::int < 150000 or (select l.on_citus from sync_layout l)) then
         raise exception using errcode = 'feature_not_supported', message = 'row-level security for programs was refused: nothing is put up';
     end if;
-    -- All locks are taken first. Replicas take theirs in other orders, so after a short wait these are released and tried again,
-    -- before PostgreSQL finds a deadlock (deadlock_timeout, 1 s by default) and cancels a replica's statement.
+    -- Take all locks first. Replicas lock in other orders, so release these after a short wait and try again, before PostgreSQL
+    -- finds a deadlock (deadlock_timeout, 1 s by default) and cancels a replica's statement.
     select string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by n.nspname <> main, c.relname) into locks
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.relname = any (names || array(select name || '_undistributed' from unnest(names) name)) and c.relkind in ('r', 'p', 'v')
@@ -120,14 +120,14 @@ begin
             if named in ('sync_changes', 'sync_heads') then
                 execute format('create policy sync_own on %s to mana_sync_program using (%s)', walled, own);
             elsif named = 'sync_history' then
-                -- The history has no user ids, only logs; which of them are the user's, the heads say.
+                -- The history has log ids but no user ids; sync_heads says which logs are the user's.
                 execute format('create policy sync_own on %s for select to mana_sync_program
                     using (log_id in (select h.log_id from %I.%I h where h.%s))',
                     walled, place.schema, 'sync_heads' || place.suffix, own);
             end if;
         end loop;
-        -- Last: the tables are locked by now. A grant on one that a replica changes at this moment, by a new day of the history,
-        -- would fail.
+        -- Last, because the tables are locked by now. A grant would fail on a table that a replica is changing, such as for a new
+        -- day of the history.
         execute format('grant usage on schema %I to mana_sync_program', place.schema);
         execute format('grant select, delete, insert (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
             field_meta, client_id, schema_version, actor, origin, space_id) on %I.%I to mana_sync_program',
@@ -142,7 +142,7 @@ begin
         foreach named in array names loop
             execute format('alter view %I set (security_invoker = true)', named);
         end loop;
-        -- What is inserted into and deleted from the view.
+        -- The triggers for inserts into and deletes from the view.
         alter function sync_insert_in_bucket() security invoker;
         alter function sync_delete_in_bucket() security invoker;
     end if;

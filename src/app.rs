@@ -31,8 +31,8 @@ const ADMIN_CONNECTIONS: u32 = 256;
 /// The reasons why a replica could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The settings do not go together.
-    #[error("the settings do not go together")]
+    /// The settings conflict.
+    #[error("the settings conflict")]
     Config(#[from] ConfigError),
     /// A port cannot be opened.
     #[error("cannot listen on {address}")]
@@ -53,16 +53,16 @@ pub enum RunError {
     #[error("the database cannot serve")]
     Unfit(#[from] Unfit),
     /// The HTTP client for the issuer and the credits service cannot be created.
-    #[error("cannot make HTTP requests")]
+    #[error("cannot create the HTTP client")]
     Http(#[from] reqwest::Error),
-    /// Cannot ask the credits service.
-    #[error("cannot ask the credits service")]
+    /// Cannot create the client for the credits service.
+    #[error("cannot create the client for the credits service")]
     Billing(#[from] TlsError),
     /// Cannot open the admin port.
     #[error("cannot open the admin port")]
     Admin(#[from] AdminStartError),
     /// A task ended without which the replica would look healthy and not work.
-    #[error("the task \"{0}\" ended by itself; the log says more")]
+    #[error("the task \"{0}\" ended unexpectedly; see the log")]
     TaskEnded(&'static str),
 }
 

@@ -173,7 +173,7 @@ async fn request(shared: &Arc<Shared>, user: &Arc<str>) -> Result<(bool, Instant
         Err(error) => {
             if let Some(unwritten) = shared.unanswered_line.is_due() {
                 let error = error as &dyn std::error::Error;
-                tracing::warn!(error, unwritten, "the credits service gave no answer; the user's sync goes on");
+                tracing::warn!(error, unwritten, "no answer from the credits service; the user's sync continues");
             }
             shared.unanswered.insert(user.clone(), shared.clock.instant()).await;
             let is_suspicious = |breaker: &mut Breaker| {
@@ -202,7 +202,7 @@ fn probe(shared: Arc<Shared>) {
             Ok(_) => Breaker::Closed(0),
             Err(error) => {
                 let error = error as &dyn std::error::Error;
-                tracing::warn!(error, "the credits service failed; everybody's sync goes on");
+                tracing::warn!(error, "the credits service failed; sync continues for everybody");
                 Breaker::Open(shared.clock.instant() + shared.retry)
             }
         };

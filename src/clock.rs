@@ -112,7 +112,7 @@ impl Clock {
         self.draw(|mut rng| list.shuffle(&mut rng));
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is where chance comes from")]
+    #[expect(clippy::disallowed_methods, reason = "this is the source of randomness")]
     fn draw<T>(&self, draw: impl FnOnce(&mut dyn Rng) -> T) -> T {
         match &self.manual {
             None => draw(&mut rand::rng()),

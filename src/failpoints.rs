@@ -76,7 +76,7 @@ impl Failpoint {
 
 /// No failpoint has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no failpoint of the name that MANA_SYNC_FAILPOINT has")]
+#[error("MANA_SYNC_FAILPOINT names an unknown failpoint")]
 pub struct UnknownFailpoint;
 
 /// Selects the failpoint of this process. The first selection stands.

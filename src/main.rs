@@ -133,7 +133,7 @@ enum UsageError {
     Clap(#[from] clap::Error),
     #[error("invalid value for {0}: must be UTF-8 text")]
     NoText(String),
-    #[error("name a command; see mana-sync --help")]
+    #[error("no command given; see mana-sync --help")]
     NoCommand,
 }
 
@@ -210,8 +210,8 @@ fn migrate(args: &MigrateArgs) -> Outcome {
     let mut out = Output::default();
     if args.drop_old {
         out.line(match runtime.block_on(store::takeover::drop_old(url))? {
-            true => "The table of the server before is dropped.",
-            false => "There is no table of the server before.",
+            true => "The previous server's table has been dropped.",
+            false => "There is no table of the previous server.",
         });
     }
     runtime.block_on(store::takeover::run(url, args.while_connected, &mut |line| out.line(line)))?;

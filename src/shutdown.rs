@@ -34,7 +34,7 @@ impl Shutdown {
     /// Goes through the stages once `draining` is cancelled.
     pub async fn run(&self, delay: Duration, window: Duration) {
         self.draining.cancelled().await;
-        tracing::info!(?delay, ?window, "stopping: not ready any more, still accepting");
+        tracing::info!(?delay, ?window, "stopping: no longer ready, still accepting");
         tokio::time::sleep(delay).await;
         self.closing.cancel();
         self.connections.close();

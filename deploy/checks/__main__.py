@@ -1,4 +1,4 @@
-"""The checks of scripts/check-ops, which installs what they need."""
+"""The checks of scripts/check-ops, which installs their tools."""
 
 import sys
 import tempfile

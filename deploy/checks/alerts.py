@@ -1,4 +1,4 @@
-"""Prometheus rules, the dashboard and the runbooks: against each other, their copies, and the code's metrics."""
+"""Checks Prometheus rules, the dashboard and the runbooks against each other, their copies, and the code's metrics."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def write_copies():
 
 
 def _names(text):
-    """The metrics in a text, histograms by their base name; recorded ones have a colon."""
+    """The metrics in a text, histograms by their base name. Recorded metrics have a colon."""
     names = re.findall(r"\bmana_sync_\w+(?!:)\b", text)
     return {re.sub(r"_(bucket|count|sum)$", "", name) if "seconds" in name else name for name in names}
 
@@ -49,7 +49,7 @@ def panels():
 def _unknown(text, metrics, recorded):
     unknown = sorted(_names(text) - set(metrics))
     unknown += sorted(set(re.findall(r"\bmana_sync:[\w:]+", text)) - recorded)
-    return [f"{name} is no metric of the server, and recorded by no rule" for name in unknown]
+    return [f"{name} is neither a metric of the server nor recorded by a rule" for name in unknown]
 
 
 def check(metrics):
@@ -66,12 +66,12 @@ def check(metrics):
     expressions = "\n".join(rule["expr"] for rule in rules)
     report.line("rules use metrics that exist", _unknown(expressions, metrics, recorded))
     report.line("the dashboard uses metrics that exist", _unknown(DASHBOARD.read_text(), metrics, recorded))
-    report.line("alerts have what they need", _annotations(alerts))
+    report.line("alerts have the required labels and annotations", _annotations(alerts))
     report.line("each runbook begins with what users notice", _untold())
-    report.line("the runbooks name those that page", _unnamed(alerts))
-    report.line("each runbook shows where to look on the dashboard", _unlinked())
-    report.line("each alert has a test that fires and one that does not", _untested(alerts))
-    report.line("each metric is documented, as it is", _undocumented(metrics))
+    report.line("the runbooks list the alerts that page", _unnamed(alerts))
+    report.line("each runbook links to a panel of the dashboard", _unlinked())
+    report.line("each alert has a test in which it fires and one in which it does not", _untested(alerts))
+    report.line("each metric is documented correctly", _undocumented(metrics))
     runbooks.check(lambda query: _unknown(query, metrics, recorded))
 
 
@@ -88,24 +88,24 @@ def _annotations(alerts):
     pages = {page.stem for page in RUNBOOKS.glob("ManaSync*.md")}
     names = {alert["alert"] for alert in alerts}
     problems += [f"{name}: no page docs/runbooks/{name}.md" for name in sorted(names - pages)]
-    problems += [f"docs/runbooks/{page}.md belongs to no alert" for page in sorted(pages - names)]
+    problems += [f"docs/runbooks/{page}.md does not belong to an alert" for page in sorted(pages - names)]
     return problems
 
 
 def _untold():
-    """Whoever is woken wants to know that first."""
+    """Runbooks that do not begin with what users notice: the on-call engineer wants to know that first."""
     told = re.compile(r"# (\w+)\n\n\*\*Users notice\.\*\* \S")
     begin = {page: told.match(page.read_text()) for page in sorted(RUNBOOKS.glob("ManaSync*.md"))}
-    return [f"{page} does not begin with it, under its own name" for page, found in begin.items() if not found or found[1] != page.stem]
+    return [f"{page} does not begin with what users notice, under its own name" for page, found in begin.items() if not found or found[1] != page.stem]
 
 
 def _unnamed(alerts):
-    """The index says who is woken by what, and which of several alerts to begin with."""
+    """Disagreements between the runbooks' index, which lists the alerts that page, and the rules."""
     text = (RUNBOOKS / "README.md").read_text()
     said = set(re.findall(r"`(ManaSync\w+)`", text[text.index("**Who is woken.**") :].partition("\n")[0]))
     paging = {alert["alert"] for alert in alerts if alert["labels"]["severity"] == "page"}
     unknown = set(re.findall(r"`(ManaSync\w+)`", text)) - {alert["alert"] for alert in alerts}
-    return [f"{name}: its severity and README.md disagree" for name in sorted(said ^ paging)] + [f"there is no {name}" for name in sorted(unknown)]
+    return [f"{name}: its severity disagrees with README.md" for name in sorted(said ^ paging)] + [f"there is no {name}" for name in sorted(unknown)]
 
 
 def _unlinked():
@@ -114,7 +114,7 @@ def _unlinked():
     for page in sorted(RUNBOOKS.glob("ManaSync*.md")):
         links = re.findall(r"\[([^\]]+)\]\(\S+/d/mana-sync\?viewPanel=(\d+)\)", page.read_text())
         problems += [f"{page}: no panel {number} {title!r}" for title, number in links if (number, title) not in titles]
-        problems += [] if links else [f"{page} names no panel"]
+        problems += [] if links else [f"{page} links to no panel"]
     return problems
 
 
@@ -143,7 +143,7 @@ def _undocumented(metrics):
     problems = [f"{name} is not in docs/metrics.md" for name in metrics if name not in documented]
     for name, as_documented in documented.items():
         if name not in metrics:
-            problems.append(f"docs/metrics.md has {name}, which the server has not")
+            problems.append(f"docs/metrics.md has {name}, which the server does not have")
         elif metrics[name] != as_documented:
             problems.append(f"{name} is {metrics[name]}, documented as {as_documented}")
     return problems

@@ -1,7 +1,7 @@
 #!/bin/sh
-# deploy/checks/build-stage.sh WORK: does what the build stage of deploy/Dockerfile says, step by step, in an overlay over
-# this machine's root: what it writes goes to WORK/upper, and nothing of the repository is there but what it copies. Needs
-# root. Stands for the image that the stage starts from: only its Rust and its glibc are needed.
+# deploy/checks/build-stage.sh WORK: runs the build stage of deploy/Dockerfile, step by step, in an overlay over this
+# machine's root: its output goes to WORK/upper, and only what it copies from the repository is there. Needs root. The
+# machine replaces the stage's base image, of which only Rust and glibc are needed.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -16,7 +16,7 @@ root=$work/root
 mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/inner" "$root"
 for folder in dev proc; do mount --rbind "/$folder" "$root/$folder"; done
 
-# The stage as a script of its own: COPY is done from here, all else within.
+# The stage as a script: COPY is done from here, everything else inside.
 steps() {
     sed -n '/^FROM .* AS build/,/^FROM scratch/p' deploy/Dockerfile | sed '/^#/d; /^FROM/d; /^$/d' | sed -e ':join' -e '/\\$/{N;s/\\\n *//;bjoin' -e '}'
 }
@@ -29,13 +29,13 @@ while IFS= read -r step; do
     case ${step%% *} in
     WORKDIR) directory=$rest && mkdir -p "$root$directory" ;;
     ENV) environment="$environment export $rest;" ;;
-    # As --build-arg: what this is called with, else the default.
+    # Like --build-arg: the value in the environment, or else the default.
     ARG) name=${rest%%=*} && environment="$environment export $name=$(printenv "$name" || printf %s "${rest#*=}");" ;;
     COPY)
         target=$root$directory/${rest##* }
         case $target in */) mkdir -p "$target" ;; esac
         for source in ${rest% *}; do
-            # Of a folder its content is copied, into a folder of the target's name.
+            # COPY copies the content of a folder, into a folder with the target's name.
             if [ -d "$source" ]; then mkdir -p "$target" && source=$source/.; fi
             cp -r "$source" "$target"
         done

@@ -1,4 +1,4 @@
-"""k8s/chart: linted by Helm's own code, rendered every way, and the same as what kustomize makes of k8s/overlays/production."""
+"""Checks k8s/chart: lints it with Helm's own code, renders every variant, and compares it with what kustomize renders from k8s/overlays/production."""
 
 import base64
 import copy
@@ -13,13 +13,13 @@ import yaml
 
 CHART = Path("k8s/chart")
 SERVER = "Deployment mana-sync"
-# As the components that overlays/production does not have.
+# Enables what the components do that overlays/production does not use.
 EVERYTHING = {
     "gateway": {"timeouts": True},
     "networkPolicy": {"outside": True},
     "admin": {"enabled": True, "token": "change-me-change-me"},
 }
-# What else may be set, each beside the values of ci/production.yaml.
+# Other values, each in addition to those of ci/production.yaml.
 VARIANTS = {
     "keda": {"autoscaling": {"kind": "keda", "maxReplicas": 6}},
     "no autoscaler": {"autoscaling": {"kind": "none"}, "replicas": 2, "monitoring": {"enabled": False}},
@@ -45,7 +45,7 @@ VARIANTS = {
         "image": {"repository": "registry.example.com:5000/sync/mana-sync", "tag": "V1_2-Feature@sha256:" + 64 * "0"},
     },
 }
-# Mistakes that must be refused, with what has to be in the message.
+# Mistakes that must be refused, with a part of the expected message.
 MISTAKES = {
     "config.JWKS_URL must be set": {"config": {"JWKS_URL": ""}},
     "autoscaler": {"autoscaler": {"kind": "hpa"}},
@@ -62,7 +62,7 @@ def check(kustomized, settings, scanned):
         return report.skip("chart", "there is no helm-python-sdk for this machine")
     values = yaml.safe_load((CHART / "ci/production.yaml").read_text())
     with tempfile.TemporaryDirectory() as folder:
-        # Links are followed, as `helm package` does it.
+        # Follows links, as `helm package` does.
         tree = shutil.copytree(CHART, Path(folder) / "chart")
         found = helm_python.lint(tree, values, strict=True, namespace="mana-sync")["messages"]
         report.line("chart: helm lint", [f"{one['path']}: {one['error']}" for one in found if one["severity"] > 1])
@@ -76,13 +76,13 @@ def check(kustomized, settings, scanned):
                 _render(chart, _merged(values, EVERYTHING)), kustomized["variants"]))
             for name, variant in VARIANTS.items():
                 _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
-            report.line("chart: a changed migration is another Job, and the same one the same", _job_names(chart, values))
-            report.line("chart: numbers are written as they are", _numbers(chart, values))
+            report.line("chart: a changed migration is a new Job, and an unchanged one is not", _job_names(chart, values))
+            report.line("chart: numbers are written without exponents", _numbers(chart, values))
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
 
 
 def _job_names(chart, values):
-    """A Job cannot be changed: whatever of the values gets into it must get into its name."""
+    """Jobs are immutable, so values that change the Job must change its name."""
     name = lambda more: next(r for r in _render(chart, _merged(values, more)) if r["kind"] == "Job")["metadata"]["name"]
     changes = [
         {"image": {"repository": "registry.example.com:5000/other"}},
@@ -98,7 +98,7 @@ def _job_names(chart, values):
 
 
 def _numbers(chart, values):
-    """A number of a values file may be a float."""
+    """Numbers in values files may be floats."""
     settings = {"MAX_STREAM_BYTES_IN_FLIGHT": 268435456.0, "MAX_CONNECTIONS": 50000, "OTEL_TRACES_SAMPLER_ARG": 0.25}
     resources = _render(chart, _merged(values, {"config": settings}))
     data = next(r for r in resources if r["kind"] == "ConfigMap" and r["metadata"]["name"].startswith("mana-sync"))["data"]
@@ -129,7 +129,7 @@ def _name(resource):
 
 
 def _plain(resources):
-    """By name, without what the two tools add of their own: hashes in names, namespaces, the checksum of the settings."""
+    """Resources by name, without what each tool adds: hashes in names, namespaces, the checksum of the settings."""
     plain = {}
     for resource in copy.deepcopy(resources):
         if resource["kind"] == "Namespace":
@@ -139,7 +139,7 @@ def _plain(resources):
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":
-            # Each breaks the lines of Base64 as it likes.
+            # The tools break Base64 lines differently.
             resource["data"] = {key: base64.b64decode(value) for key, value in resource["data"].items()}
         if _name(resource) == SERVER:
             resource["spec"]["template"]["metadata"].pop("annotations", None)
@@ -158,7 +158,7 @@ def _differences(rendered, kustomized):
 def _check_variant(name, resources, settings, scanned, folder):
     file = Path(folder) / "variant.yaml"
     for resource in resources:
-        # Where Helm puts it.
+        # The namespace that Helm uses.
         resource["metadata"]["namespace"] = "mana-sync"
     file.write_text(yaml.safe_dump_all(resources))
     kubernetes.check_rendered(name, file, resources, settings, scanned)

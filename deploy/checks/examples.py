@@ -1,4 +1,4 @@
-"""k8s/examples: against the schemas, and against the policies of k8s/base, which let nobody in but two namespaces."""
+"""Checks k8s/examples against the schemas, and against the policies of k8s/base, which only let two namespaces in."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import report
 import yaml
 
 EXAMPLES = Path("k8s/examples")
-# The plug-in for backups publishes no schema of its kind.
+# The backup plug-in publishes no schema for this kind.
 WITHOUT_SCHEMA = ("ObjectStore",)
 OTHERS = (*kubernetes.OTHERS, "postgresql.cnpg.io/")
-# From where the server is asked in other ways than base/network-policy.yaml knows.
+# Examples whose requests come from sources that base/network-policy.yaml does not allow.
 ASKING = ("gke", "ingress", "load-job")
 SERVER = {"app.kubernetes.io/name": "mana-sync", "app.kubernetes.io/component": "server"}
 
@@ -22,7 +22,7 @@ def check():
         others = [r for r in resources if r["apiVersion"].startswith(OTHERS)]
         kubernetes.check_others(name, [r for r in others if r["kind"] not in WITHOUT_SCHEMA])
         if file.stem in ASKING:
-            report.line(f"{name}: who asks the server is let in", _shut_out(resources))
+            report.line(f"{name}: clients of the server are let in", _shut_out(resources))
 
 
 def _shut_out(resources):

@@ -1,4 +1,4 @@
-"""deploy/: what the tools that read it say of it, and whether it agrees with the code's defaults."""
+"""Checks deploy/ with the tools that read it, and against the code's defaults."""
 
 import os
 import re
@@ -12,29 +12,29 @@ import report
 import yaml
 
 DEPLOY = Path("deploy")
-# Read by others than the server: compose itself, the OpenTelemetry SDK, the log filter.
+# Variables that the server does not read itself: for compose, the OpenTelemetry SDK, the log filter.
 NOT_OURS = re.compile(
     r"OTEL_\w+|RUST_LOG|POD_NAMESPACE|MANA_(SYNC|DEV)_IMAGE|PUBLISH(_TLS)?|CERTIFICATES|ALERT_\w+_URL|(POSTGRES|REPLICA|GRAFANA)_PASSWORD"
 )
 
 
 def seconds(text):
-    """What `1s`, `500ms`, `2m` and `45` mean."""
+    """The number of seconds in `1s`, `500ms`, `2m` or `45`."""
     number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)?", str(text)).groups()
     return int(number) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[unit]
 
 
-# The stages of a stop: the window and the background tasks get their timeout each, telemetry goes last.
+# The stages of a stop: requests after the window and background tasks have a timeout each; telemetry comes last.
 STOP = ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "STEP_TIMEOUT_MS", "STEP_TIMEOUT_MS", "FLUSH_MS")
 
 
 def stop_takes(settings):
-    """The longest a stop may take, in seconds, as src/shutdown.rs and src/main.rs go about it."""
+    """The longest that a stop may take, in seconds, as in src/shutdown.rs and src/main.rs."""
     return sum(int(settings[name]) for name in STOP) / 1000
 
 
 def memory_needed(settings):
-    """Bytes for bodies and what is made of them, and for connections that all came at once (docs/operations.md)."""
+    """Bytes for request bodies and their decoded form, and for connections that were all opened at once (docs/operations.md)."""
     return 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"]) + int(settings["MAX_CONNECTIONS"]) * 11 * 1024
 
 
@@ -45,13 +45,13 @@ def unit_memory(unit):
 
 
 def unknown_settings(names, settings):
-    return [f"{name} is no setting of the server" for name in names if name not in settings and not NOT_OURS.fullmatch(name)]
+    return [f"{name} is not a setting of the server" for name in names if name not in settings and not NOT_OURS.fullmatch(name)]
 
 
 def check(settings):
     for file, crate in images.DOCKERFILES.items():
         report.run(f"{file}: hadolint", [report.tool("hadolint"), "--no-color", file])
-        report.line(f"{file}: has all that it builds", images.problems(file, crate))
+        report.line(f"{file}: copies everything that it builds", images.problems(file, crate))
     compose = _compose()
     _alertmanager(compose)
     on_citus = _compose("citus/compose.yaml")
@@ -59,16 +59,16 @@ def check(settings):
         _balancers(Path(folder), settings)
     _systemd()
     report.line("images have a tag, and not latest", _floating(compose) + _floating(on_citus))
-    report.line("settings are the server's", _unknown(compose, settings) + _unknown(on_citus, settings))
+    report.line("settings exist in the server", _unknown(compose, settings) + _unknown(on_citus, settings))
     report.line("stops, checks and timeouts agree with the code", _disagreements(compose, settings))
 
 
-# Where the examples expect the certificate and its key.
+# The path of the certificate and its key in the examples.
 CERTIFICATE = "/etc/mana-sync/certificates/site.pem"
 
 
 def _balancers(folder, settings):
-    """Each balancer's configuration, with a certificate of the moment."""
+    """Checks each load balancer's configuration, with a temporary certificate."""
     certificate = folder / "site.pem"
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", folder / "site.key", "-out", folder / "site.crt"]
@@ -81,7 +81,7 @@ def _balancers(folder, settings):
     environment = os.environ | {"PORT": settings["PORT"], "TLS_PORT": "3443"}
     haproxy = ["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"]
     report.run("haproxy.cfg: haproxy -c", haproxy, "[WARNING]", env=environment | {"CERTIFICATES": str(folder / "haproxy")})
-    # It warns then, and starts.
+    # HAProxy warns about it, and starts.
     (folder / "empty").mkdir()
     without = environment | {"CERTIFICATES": str(folder / "empty")}
     report.run("haproxy.cfg: haproxy -c without a certificate", haproxy, env=without)
@@ -93,7 +93,7 @@ def _balancers(folder, settings):
 
 
 def _compose(*over):
-    """What compose makes of its file, with others on top of it."""
+    """The configuration that compose renders from its file and these overlays."""
     sample = DEPLOY / ".env.sample"
     files = [part for name in ("compose.yaml", *over) for part in ("-f", DEPLOY / name)]
     command = [report.tool("docker-compose"), *files, "--env-file", sample, "config"]
@@ -105,7 +105,7 @@ def _alertmanager(compose):
         file.write(compose.get("configs", {}).get("alertmanager", {}).get("content", ""))
         file.flush()
         report.run("Alertmanager in compose: amtool check-config", ["amtool", "check-config", file.name])
-        # Whatever a rule calls severe must find its way.
+        # Every severity must reach its receiver.
         for severity in ("page", "ticket"):
             test = ["amtool", "config", "routes", "test", "--config.file", file.name, f"--verify.receivers={severity}"]
             report.run(f"Alertmanager in compose: {severity} goes to {severity}", [*test, f"severity={severity}", "alertname=ManaSyncReplicaDown"])
@@ -115,9 +115,9 @@ def _systemd():
     name = "mana-sync.service: systemd-analyze verify"
     unit = (DEPLOY / "mana-sync.service").resolve()
     if not shutil.which("systemd-analyze"):
-        return report.skip(name, "systemd is not here")
+        return report.skip(name, "there is no systemd here")
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
-    # The program itself is not installed where this is checked.
+    # The program itself is not installed here.
     problems = [text for text in done.stderr.splitlines() if unit.name in text and "is not executable" not in text]
     report.line(name, problems)
 
@@ -153,7 +153,7 @@ def _disagreements(compose, settings):
         "systemd: TimeoutStopSec is longer than a stop": value(r"TimeoutStopSec=(\w+)", unit) > stop_takes(settings),
         "systemd: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": unit_memory(unit) >= memory_needed(settings),
         "systemd: a migration is not cut short": "\nTimeoutStartSec=infinity\n" in unit,
-        "systemd: a start is tried until it works": "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0],
+        "systemd: a start is retried until it works": "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0],
         "HAProxy notices a draining replica while it still accepts": noticed < setting("DRAIN_DELAY_MS"),
         "HAProxy: timeout server is longer than any silence": value(r"timeout server (\w+)", haproxy) > silence,
         "HAProxy: timeout client is longer than any silence": value(r"timeout client (\w+)", haproxy) > silence,
@@ -166,4 +166,4 @@ def _disagreements(compose, settings):
         "HAProxy finds replicas on the default port": f"mana-sync:{port} " in haproxy,
         "the image exposes the default port": f"EXPOSE {port}\n" in (DEPLOY / "Dockerfile").read_text(),
     }
-    return [f"no longer so: {what}" for what, so in holds.items() if not so]
+    return [f"no longer true: {what}" for what, so in holds.items() if not so]

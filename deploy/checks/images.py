@@ -1,32 +1,32 @@
-"""The Dockerfiles: whether all that a program is built from is in their contexts and is copied."""
+"""Checks that the Dockerfiles' contexts have, and copy, everything that a program is built from."""
 
 import re
 from pathlib import Path
 
-# Of each, the folder of the crate that it builds.
+# The folder of the crate that each builds.
 DOCKERFILES = {Path("deploy/Dockerfile"): Path("."), Path("dev/Dockerfile"): Path("dev"), Path("loadtest/Dockerfile"): Path("loadtest")}
-# What macros build into a program.
+# Macros that build files into a program.
 BUILT_IN = re.compile(r"\b(include\w*|migrate|embed_\w+|query_file\w*)!\s*\(\s*([^)]*?)\s*\)")
 
 
 def problems(file, crate):
-    """What the crate's program is built from and the image's build does not have."""
+    """Files that the crate's program is built from and that the image's build does not have."""
     is_left_out, copied = _dockerignore(file), _copied(file)
     found = []
     for path, why in _built_from(crate):
         if path is None:
-            found.append(f"{why}: which file is built in cannot be told")
+            found.append(f"{why}: cannot tell which file is built in")
         elif not path.exists():
             found.append(f"{why}: {path} is not there")
         elif not any(path == source or source in path.parents for source in copied):
-            found.append(f"{why}: {file} does not copy {path} to where it is looked for")
+            found.append(f"{why}: {file} does not copy {path} to where it is expected")
         elif is_left_out(path):
-            found.append(f"{why}: {file}.dockerignore leaves {path} out")
-    return found + [f"{file} copies {source}, which {file}.dockerignore leaves out" for source in sorted(copied) if is_left_out(source)]
+            found.append(f"{why}: {file}.dockerignore excludes {path}")
+    return found + [f"{file} copies {source}, which {file}.dockerignore excludes" for source in sorted(copied) if is_left_out(source)]
 
 
 def _built_from(crate):
-    """Each file or folder, and who reads it."""
+    """Each file or folder that is read, and what reads it."""
     yield crate / "Cargo.toml", "cargo"
     for source in sorted((crate / "src").rglob("*.rs")):
         yield source, "cargo"
@@ -51,13 +51,13 @@ def _plain(path):
 
 
 def _copied(file):
-    """What the stage that builds copies to the place that it has in the repository."""
+    """Paths that the build stage copies to their place in the repository."""
     stage = file.read_text().split("FROM scratch")[0].replace("\\\n", " ")
     copied = set()
     for arguments in re.findall(r"^COPY (?!--from)(.*)$", stage, re.M):
         *sources, target = arguments.split()
         for source in map(Path, sources):
-            # Of a folder the content is copied, of a file the file.
+            # COPY copies the content of a folder, or a file itself.
             lands = Path(target) / source.name if target.endswith("/") and not source.is_dir() else Path(target)
             if lands == source:
                 copied.add(source)
@@ -65,13 +65,13 @@ def _copied(file):
 
 
 def _dockerignore(file):
-    """Whether a path is not in the context: the last pattern that fits it says. Only `*` and plain paths are known."""
+    """Returns whether a path is excluded from the context: the last matching pattern decides. Supports only `*` and plain paths."""
     lines = [line.strip() for line in Path(f"{file}.dockerignore").read_text().splitlines()]
     patterns = [line for line in lines if line and not line.startswith("#")]
 
     def is_left_out(path):
         fits = [pattern for pattern in patterns if pattern == "*" or Path(pattern.lstrip("!")) in (path, *path.parents)]
-        # A folder that is copied may be let in piece by piece.
+        # A copied folder may be included piece by piece.
         inside = any(pattern.startswith("!") and path in Path(pattern[1:]).parents for pattern in patterns)
         return not inside and bool(fits) and not fits[-1].startswith("!")
 

@@ -1,4 +1,4 @@
-"""k8s/: every overlay rendered, validated strictly, and held against itself and the code's defaults."""
+"""Checks k8s/: renders every overlay, validates it strictly, and compares it with itself and the code's defaults."""
 
 import json
 import re
@@ -11,16 +11,16 @@ import report
 import yaml
 from files import memory_needed, stop_takes, unknown_settings
 
-# Kinds of other projects.
+# API groups of other projects.
 OTHERS = ("gateway.networking.k8s.io/", "networking.gke.io/", "keda.sh/", "monitoring.coreos.com/")
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
 def check(settings, scanned):
-    """The resources of each overlay, by its name. What is rendered is left in the folder `scanned`."""
+    """The resources of each overlay, by its name. The rendered manifests are kept in the folder `scanned`."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        # Secrets are not in the repository: the examples stand in for them.
+        # Secrets are not in the repository, so the examples replace them.
         tree = shutil.copytree("k8s", Path(folder) / "k8s")
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
@@ -37,7 +37,7 @@ def check(settings, scanned):
 
 
 def check_rendered(name, file, resources, settings, scanned):
-    """Everything that can be said of resources, which are in a file too."""
+    """Runs every check on these resources, which are in a file too."""
     validate(name, file)
     shutil.copy(file, scanned / f"{name.replace(' ', '-')}.yaml")
     check_others(name, [r for r in resources if r["apiVersion"].startswith(OTHERS)])
@@ -47,7 +47,7 @@ def check_rendered(name, file, resources, settings, scanned):
 
 
 def _add_variants(overlays):
-    """The components that no overlay of ours has, on top of one that they are for."""
+    """Adds an overlay with the components that no overlay of ours uses."""
     variant = overlays / "variants"
     variant.mkdir()
     components = [f"../../components/{name}" for name in ("gateway-timeouts", "outside-issuer", "admin")]
@@ -71,7 +71,7 @@ DIGEST = f"sha256:{64 * '0'}"
 
 
 def _production_with(overlays, name, image):
-    """A copy of the production overlay with another line for the image."""
+    """Copies the production overlay with another line for the image."""
     copied = shutil.copytree(overlays / "production", overlays / name)
     file = copied / "kustomization.yaml"
     text, count = re.subn(r"^  - \{ name: registry\.example\.com/mana-sync, newTag: [^}]* \}$", f"  - {image}", file.read_text(), flags=re.M)
@@ -82,11 +82,11 @@ def _production_with(overlays, name, image):
 
 
 def _refuse_digest_alone(overlays):
-    """There is no version then to name the migration after: nothing must be rendered that an API server takes half of."""
+    """Without a tag there is no version to name the migration after, so rendering must fail: otherwise an API server would accept only part of it."""
     copied = _production_with(overlays, "digest-alone", f'{{ name: registry.example.com/mana-sync, digest: "{DIGEST}" }}')
     done = subprocess.run([report.tool("kubectl"), "kustomize", copied], capture_output=True, text=True)
     shutil.rmtree(copied)
-    report.line("k8s: an image by its digest alone is refused", ["it is rendered"] if done.returncode == 0 else [])
+    report.line("k8s: an image with only a digest is refused", ["it is rendered"] if done.returncode == 0 else [])
 
 
 def validate(name, file):
@@ -95,7 +95,7 @@ def validate(name, file):
 
 
 def scan_posture(folder):
-    """Of all at once: it takes its time to start."""
+    """Scans everything at once, because the scanner takes long to start."""
     scan = report.TOOLS / "posture/bin/checkov"
     report.run("posture scan of everything rendered", [scan, "--config-file", "k8s/checkov.yaml", "--directory", folder])
 
@@ -105,8 +105,8 @@ def check_others(name, resources):
     if not resources:
         return
     if not shutil.which("node") or not (report.TOOLS / "npm/node_modules").exists():
-        return report.skip(name, "node is not here")
-    # Node looks for packages beside the script.
+        return report.skip(name, "there is no node here")
+    # Node looks for packages next to the script.
     folder = report.TOOLS / "npm"
     script = shutil.copy("deploy/checks/crds.mjs", folder)
     command = ["node", script]
@@ -133,7 +133,7 @@ def _assertions(resources, settings):
         "requests and limits are set": _resources(pods) + _memory(server["spec"], effective),
         "pods are restricted": _posture(pods),
         "probes, drain and grace agree with the code": _lifecycle(server["spec"], effective),
-        "settings are the server's, and none is missing": unknown_settings(configured, settings)
+        "settings exist in the server, and none is missing": unknown_settings(configured, settings)
         + [f"{name} is not set" for name in ("DATABASE_URL", "DATABASE_LISTEN_URL", "JWKS_URL", "MANA_CREDITS_URL",
            "MANA_SERVICE_KEY", "REPLICA_ID") if name not in configured],
         "scaling agrees": _scaling(resources),
@@ -204,7 +204,7 @@ def _ports(resources, pods, settings):
 
 
 def _admin(resources, container, settings):
-    """Only Prometheus reaches the admin port from another pod; nothing publishes it; its token is a Secret's."""
+    """Only Prometheus may reach the admin port from another pod, nothing may publish it, and its token must come from a Secret."""
     ports = {p["name"]: p["containerPort"] for p in container["ports"]}
     kinds = lambda kind: [r for r in resources if r["kind"] == kind]
     token = next((e for e in container["env"] if e["name"] == "ADMIN_TOKEN"), {})
@@ -303,7 +303,7 @@ def _migration(resources):
     deployment = next(r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"] == "mana-sync")
     jobs = [r for r in resources if r["kind"] == "Job"]
     tag = re.sub(r"[^a-z0-9.]+", "-", image(deployment).partition("@")[0].rpartition(":")[2].lower())[:30].rstrip("-.")
-    # The chart adds a hash of the Job; nothing is longer than a label may be.
+    # The chart adds a hash of the Job. Names must not be longer than a label may be.
     fits = lambda name: re.fullmatch(rf"mana-sync-migrate-{re.escape(tag)}(-[0-9a-f]{{8}})?", name) and len(name) <= 63
     problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if not fits(r["metadata"]["name"])]
     return problems + [f"{r['metadata']['name']} runs {image(r)}" for r in jobs if image(r) != image(deployment)]

@@ -1,4 +1,4 @@
-"""Asks a Prometheus that watches a loaded cluster for every panel of the dashboard, and every query of the runbooks."""
+"""Queries every panel of the dashboard and every query of the runbooks from a Prometheus that watches a loaded cluster."""
 
 import json
 import re
@@ -37,15 +37,15 @@ def _without_data(url, query):
     series = _ask(url, query)
     if not series:
         return [f"no data: {query}"]
-    return [f"nothing but NaN: {query}"] if all(one["value"][1] == "NaN" for one in series) else []
+    return [f"only NaN: {query}"] if all(one["value"][1] == "NaN" for one in series) else []
 
 
 def _unanswered(url, query):
-    """In health most of them find nothing; a metric alone is always there."""
+    """In a healthy cluster most queries return nothing, but a plain metric always exists."""
     try:
         series = _ask(url, query)
     except urllib.error.HTTPError as error:
         return [f"{query}: {error.read().decode()}"]
     is_name = re.fullmatch(r"mana_sync_\w+", query)
-    # A histogram's name is of its parts only.
+    # A histogram exists only as its parts.
     return [f"no data: {query}"] if is_name and not series and not _ask(url, f"{query}_count") else []

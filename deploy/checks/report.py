@@ -1,4 +1,4 @@
-"""One line for each check, and whether all of them passed."""
+"""Prints one line for each check, and knows whether all of them passed."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ _passed = 0
 
 
 def line(name, problems):
-    """Reports a check; its problems are texts."""
+    """Reports a check with its problems, which are strings."""
     global _passed
     problems = [str(problem) for problem in problems]
     print(f"{'FAIL' if problems else 'ok  '}  {name}", flush=True)
@@ -27,7 +27,7 @@ def skip(name, why):
 
 
 def tool(name):
-    """A program of the virtual environment."""
+    """The path of a program in the virtual environment."""
     return str(TOOLS / "venv" / "bin" / name)
 
 

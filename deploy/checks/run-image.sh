@@ -1,7 +1,6 @@
 #!/bin/sh
-# Runs a replica out of an unpacked image (MANA_IMAGE_ROOT) as MANA_IMAGE_USER, on a port of its own, over
-# TEST_DATABASE_URL: migrates, starts, asks it for its health by its own command, and stops it. scripts/check-image
-# calls it.
+# Runs a replica from an unpacked image (MANA_IMAGE_ROOT) as MANA_IMAGE_USER, on its own port, with TEST_DATABASE_URL:
+# migrates, starts it, runs its health check, and stops it. Called by scripts/check-image.
 set -eu
 
 here=$(dirname "$0")
@@ -12,7 +11,7 @@ export PORT DATABASE_URL="$TEST_DATABASE_URL" LOG_FORMAT=text REPLICA_ID=image B
 export JWKS_URL=http://127.0.0.1:$issuer_port/jwks MANA_CREDITS_URL=http://127.0.0.1:9 DRAIN_DELAY_MS=200 DRAIN_WINDOW_MS=200
 in_image() { unshare --mount --propagation private "$here/strictly.sh" "$MANA_IMAGE_ROOT" "$MANA_IMAGE_USER" "$@"; }
 
-# An issuer, without which it would not get ready: the public key of RFC 8037, appendix A.2.
+# An issuer, without which it would not become ready: the public key of RFC 8037, appendix A.2.
 keys=$(mktemp -d)
 echo '{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"image","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}' >"$keys/jwks"
 python3 -m http.server --bind 127.0.0.1 --directory "$keys" "$issuer_port" >"$keys/log" 2>&1 &
@@ -26,7 +25,7 @@ clean() {
 trap clean EXIT
 
 in_image /mana-sync migrate
-# Straight away, not in a function: the process is the program itself once its chroot is done.
+# Run directly, not in a function, so that after chroot the process is the program itself.
 unshare --mount --propagation private "$here/strictly.sh" "$MANA_IMAGE_ROOT" "$MANA_IMAGE_USER" /mana-sync serve &
 pid=$!
 

@@ -1,6 +1,6 @@
-"""The commands of the runbooks that need no database: queries are parsed, kubectl's lines are given to kubectl.
+"""Checks the runbooks' commands that need no database: promtool parses the queries, and kubectl its own commands.
 
-Those for the shell and the database are run against a cluster by tests/process/runbooks.rs."""
+tests/process/runbooks.rs runs those for the shell and the database against a cluster."""
 
 import os
 import re
@@ -13,12 +13,12 @@ import report
 import yaml
 
 PAGES = Path("docs/runbooks")
-# Documents whose lines for kubectl are looked at, too.
+# Other documents whose kubectl commands are checked.
 BESIDE = [Path("docs/operations.md"), Path("docs/admin.md"), Path("k8s/README.md")]
-# What has no namespace, or brings its own.
+# Commands for resources without a namespace, or with their own.
 EVERYWHERE = re.compile(r"\bget nodes\b|\bapply -k\b")
 QUERY = re.compile(r"^(sum|count|max|min|avg|rate|increase|histogram_quantile|topk|mana_sync_)\b|^mana_sync[_:]")
-# What whoever reads them fills in.
+# Placeholders that the reader fills in.
 GAPS = {"<pod>": "mana-sync-0", "<url>": "http://127.0.0.1:9"}
 
 
@@ -29,7 +29,7 @@ def check(unknown):
     commands = [(page, command) for page in [*pages, *BESIDE] for command in _kubectl(page.read_text())]
     report.line("runbooks: kubectl understands its commands", [problem for page, command in commands for problem in _misunderstood(page, command)])
     short = [f"{page}: {command}" for page, command in commands if re.search(r"\blogs\b.* -l ", command) and "--tail=-1" not in command]
-    report.line("runbooks: no log of several pods is cut to ten lines", short)
+    report.line("runbooks: logs of several pods are not cut to ten lines", short)
     elsewhere = [f"{page}: {command}" for page, command in commands if " -n mana-sync " not in command and not EVERYWHERE.search(command)]
     report.line("runbooks: commands name the namespace", elsewhere)
 
@@ -39,12 +39,12 @@ def _pages():
 
 
 def all_queries():
-    """(page, query) of what is to be asked of Prometheus."""
+    """(page, query) for every Prometheus query."""
     return [(page, query) for page, text in _pages().items() for query in _spans(text) if QUERY.match(query)]
 
 
 def _spans(text):
-    """What stands between backquotes, outside of blocks."""
+    """The text between backquotes, outside of blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M))
 
 
@@ -57,19 +57,19 @@ def _parse(queries):
 
 
 def _kubectl(text):
-    """The lines of kubectl of a page, in blocks and between backquotes."""
+    """The kubectl commands of a page, in blocks and between backquotes."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.S | re.M)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines + _spans(text) if line.startswith("kubectl ") and " " in line.removeprefix("kubectl ")]
 
 
 def _misunderstood(page, command):
-    """Asks a cluster that is not there: whoever is refused by it has understood the rest."""
+    """Runs the command against a cluster that does not exist: if the connection is refused, kubectl has understood the rest."""
     for gap, filling in GAPS.items():
         command = command.replace(gap, filling)
     words = shlex.split(command.split(" | ")[0], comments=True)[1:]
     if "apply" in words:
-        # It would want secrets that are not in the repository; scripts/check-ops renders what it applies.
+        # It would need secrets that are not in the repository; scripts/check-ops renders what it applies.
         return []
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(_nowhere(), file)

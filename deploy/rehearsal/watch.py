@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager with the rules of deploy/prometheus, all times divided."""
+"""Runs Prometheus and Alertmanager with the rules of deploy/prometheus, with all times divided."""
 
 import json
 import os
@@ -11,13 +11,13 @@ UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def divided(text, factor):
-    """A duration as Prometheus writes it."""
+    """A duration in Prometheus' format."""
     millis = int(text[:-1]) * UNITS[text[-1]] / factor
     return f"{max(int(millis), 0)}ms"
 
 
 def rules(text, factor):
-    """The rules with ranges and waits divided. Names and labels stay, so that they say what they are in real time."""
+    """The rules with ranges and waits divided. Names and labels stay, so they show real time."""
     text = re.sub(r"\[(\d+[smhd])\]", lambda found: f"[{divided(found[1], factor)}]", text)
     return re.sub(r"(\bfor: )(\d+[smhd])\b", lambda found: found[1] + divided(found[2], factor), text)
 
@@ -29,7 +29,7 @@ class Watch:
         with open("deploy/prometheus/rules.yaml") as source, open(f"{folder}/rules.yaml", "w") as target:
             target.write(rules(source.read(), factor))
         config = {
-            # The wait for others of a group is Alertmanager's default, 30 s.
+            # The wait for other alerts of a group is Alertmanager's default, 30 s.
             "route": {
                 "receiver": "rehearsal",
                 "group_by": ["namespace", "alertname", "window"],
@@ -43,7 +43,7 @@ class Watch:
         self._write("alertmanager.yml", config)
 
     def targets(self, clusters):
-        """Watches these replicas from now on; each cluster is a namespace of its own."""
+        """Watches these replicas from now on; each cluster is a namespace."""
         of = [
             {"targets": [f"127.0.0.1:{port}" for port in one.ports], "labels": {"namespace": one.name}}
             for one in clusters
@@ -72,7 +72,7 @@ class Watch:
             f"--storage.tsdb.path={self.folder}/prometheus",
             f"--web.listen-address={self.prometheus}",
             f"--query.lookback-delta={divided('5m', self.factor)}",
-            # An alert that goes on is sent again after this long, and ended by Alertmanager after four times that.
+            # A continuing alert is sent again after this time, and Alertmanager resolves it after four times that.
             f"--rules.alert.resend-delay={divided('1m', self.factor)}",
         )
         self._run(
@@ -84,13 +84,13 @@ class Watch:
         )
 
     def active(self):
-        """(namespace, name, state) of what Prometheus itself has pending or firing."""
+        """(namespace, name, state) of the alerts that are pending or firing in Prometheus."""
         with urllib.request.urlopen(f"http://{self.prometheus}/api/v1/alerts", timeout=10) as reply:
             alerts = json.load(reply)["data"]["alerts"]
         return sorted({(a["labels"].get("namespace", ""), a["labels"]["alertname"], a["state"]) for a in alerts})
 
     def wait_up(self, targets):
-        """Until it has seen so many targets up."""
+        """Waits until this many targets are up."""
         until = time.monotonic() + 60
         while True:
             try:

@@ -1,5 +1,5 @@
-// A device of the page: the client of tests/browser on a real Dexie, with a network that can be switched off, and a log of
-// what it is told and of what it loses.
+// A device on the page: the client of tests/browser on a real Dexie, with a network that can be switched off, and a log of
+// the messages it receives and the edits it loses.
 
 import { liveQuery } from 'dexie';
 import { META } from './client/apply.js';
@@ -26,7 +26,7 @@ export class Device {
 
   /**
    * @param {{ name: string, number: number, url: () => string, token: () => string,
-   *   say: (kind: string, text: string) => void }} options `url`: of the replica to talk to at this moment
+   *   say: (kind: string, text: string) => void }} options `url`: the replica to talk to at this moment
    */
   constructor({ name, number, url, token, say }) {
     this.say = say;
@@ -81,7 +81,7 @@ export class Device {
 
   async #tasks() {
     const all = await this.engine.db.table(TABLE).toArray();
-    // Members in a fixed order, so that equal records are equal texts.
+    // Members in a fixed order, so that equal records are equal strings.
     const plain = ({ [META]: _, ...task }) => Object.fromEntries(Object.entries(task).sort());
     const there = all.filter((task) => !task.deletedAt).map(plain);
     return there.sort((a, b) => (a.createdAt ?? '').localeCompare(b.createdAt ?? '') || a.id.localeCompare(b.id));
@@ -108,7 +108,7 @@ export class Device {
       if (type === 'sync-available') this.say('wake', `is woken: ${tables.join(', ')}`);
       if (type !== 'auth-ok') return;
       this.say('socket', `listens on port ${new URL(socket.url).port}`);
-      // Fetches what it missed while it was away.
+      // Fetches what it missed while it was disconnected.
       this.#syncSoon(0);
     });
     socket.addEventListener('close', ({ code }) => {
@@ -124,7 +124,7 @@ export class Device {
       const pushed = init.body ? JSON.parse(init.body).changes.length : 0;
       const received = answer.serverChanges.length;
       if (pushed > 0) this.say('push', `pushes ${counted(pushed)}`);
-      if (received > 0) this.say('pull', `takes in ${counted(received)}`);
+      if (received > 0) this.say('pull', `receives ${counted(received)}`);
       await this.#tellConflicts(answer);
       return answer;
     };

@@ -1,4 +1,4 @@
-// The page: replicas with a button that kills each, and two devices of one person side by side.
+// The page: replicas, each with a button that kills it, and two devices of one user side by side.
 
 import { Device } from './device.js';
 
@@ -45,7 +45,7 @@ function showReplicas() {
     const row = list.children[index] ?? list.appendChild(replicaRow(index));
     row.classList.toggle('away', !runs);
     row.querySelector('strong').textContent = name;
-    row.querySelector('.state').textContent = runs ? `port ${new URL(url).port}` : 'killed, comes back';
+    row.querySelector('.state').textContent = runs ? `port ${new URL(url).port}` : 'killed, restarting';
     row.querySelector('button').disabled = !runs;
   }
   for (const [number, device] of document.querySelectorAll('.device').entries()) {

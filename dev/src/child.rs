@@ -159,7 +159,7 @@ pub async fn run(mut command: Command) -> io::Result<Finished> {
     Ok(Finished { status, output })
 }
 
-#[expect(unsafe_code, reason = "what runs between fork and exec is unsafe by its nature; it is kept to these lines")]
+#[expect(unsafe_code, reason = "code between fork and exec is inherently unsafe; it is limited to these lines")]
 fn tie_to_us(command: &mut Command, on_our_death: Signal) {
     let us = getpid();
     let tie = move || {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! postgres/   server.rs ─► binaries.rs ─► fetch.rs      found on the machine, or fetched
-//!                │ └─────► place.rs, datadir.rs         who runs it, and where its files can be
+//!                │ └─────► place.rs, datadir.rs         the account that runs it, and where its files can be
 //!                └───────► launch.rs ─► options.rs
 //! issuer.rs (signing.rs), credits.rs ─► stub.rs         stand-ins for other services
 //! citus.rs                                              three of them as a Citus cluster

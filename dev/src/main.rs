@@ -6,7 +6,7 @@ use clap::Parser;
 use commands::Command;
 use std::process::ExitCode;
 
-/// A whole mana-sync cluster on this machine, and what it takes to try it out
+/// Runs a whole mana-sync cluster on this machine, to try it out and to develop against
 #[derive(Parser)]
 #[command(version)]
 struct Cli {

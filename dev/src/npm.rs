@@ -1,4 +1,4 @@
-//! Fetches packages from the npm registry with the registry's own client, which knows the user's mirrors and proxies.
+//! Fetches packages from the npm registry with npm itself, which knows the user's mirrors and proxies.
 
 use std::{
     fs,

@@ -49,7 +49,7 @@ impl SigningKey {
     /// Generates a new key.
     pub fn generate() -> Result<Self, DevError> {
         let pair = Ed25519KeyPair::generate()
-            .map_err(|_| DevError::Usage("this machine could not make an Ed25519 key".into()))?;
+            .map_err(|_| DevError::Usage("this machine could not create an Ed25519 key".into()))?;
         Ok(Self::of(pair))
     }
 
@@ -99,7 +99,7 @@ impl SigningKey {
         }
         let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| bad("isn't base64url".into()));
         let pair = Ed25519KeyPair::from_seed_and_public_key(&bytes(&jwk.d)?, &bytes(&jwk.x)?)
-            .map_err(|_| bad("doesn't hold together".into()))?;
+            .map_err(|_| bad("has a public key that doesn't match".into()))?;
         Ok(Self { kid: jwk.kid, ..Self::of(pair) })
     }
 

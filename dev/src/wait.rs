@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 const BETWEEN: Duration = Duration::from_millis(20);
 
-/// Asks repeatedly until there is an answer. None once `limit` is over.
+/// Polls until there is a result. None once `limit` is over.
 pub async fn until<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {

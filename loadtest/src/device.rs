@@ -40,7 +40,7 @@ pub enum DeviceError {
         source: Box<Violation>,
     },
     /// Pulls kept bringing something new, although nobody should be writing.
-    #[error("device {client_id}: {pulls} pulls in a row brought something new, though nobody should be writing")]
+    #[error("device {client_id}: {pulls} pulls in a row returned something new, though nobody should be writing")]
     NotQuiet {
         /// The device.
         client_id: String,

@@ -30,7 +30,7 @@ pub enum FoldError {
         what: &'static str,
     },
     /// A stored stamp is not a time.
-    #[error("the stored {op} of {table}/{id} has the stamp {stamp:?}, which is no RFC 3339 time")]
+    #[error("the stored {op} of {table}/{id} has the stamp {stamp:?}, which is not an RFC 3339 time")]
     Stamp {
         /// The operation.
         op: String,

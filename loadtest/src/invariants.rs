@@ -21,7 +21,7 @@ pub enum Violation {
         found: usize,
     },
     /// A cursor is not a time.
-    #[error("the cursor {cursor:?} is no RFC 3339 time")]
+    #[error("the cursor {cursor:?} is not an RFC 3339 time")]
     CursorShape {
         /// The cursor.
         cursor: String,

@@ -1,7 +1,7 @@
 //! The load generator of mana-sync, and an independent check of it: nothing here shares code with the server.
 //!
 //! ```text
-//! token ─► device ─► transport ─► any replica          stream, wakeups: the two ways of being told
+//! token ─► device ─► transport ─► any replica          stream, wakeups: the two kinds of notification
 //!            │  ▲
 //!            ▼  └── invariants: every answer is checked against the protocol
 //!          store ──► snapshot ◄── fold ◄── sync_changes in PostgreSQL

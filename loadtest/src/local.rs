@@ -267,7 +267,7 @@ impl Replica {
     async fn wait_ready(&mut self, own_port: u16) -> Result<(), LocalError> {
         let begun = Instant::now();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
-        let client = client.map_err(|error| self.failed(format!("cannot be asked: {error}")))?;
+        let client = client.map_err(|error| self.failed(format!("cannot be queried: {error}")))?;
         let url = format!("http://127.0.0.1:{own_port}/health/ready");
         while begun.elapsed() < READY {
             if let Ok(Some(status)) = self.child.try_wait() {

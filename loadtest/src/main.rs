@@ -82,7 +82,7 @@ struct ReplayArgs {
 fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+        _ => Err("must be a number from 0 to 1".to_owned()),
     }
 }
 

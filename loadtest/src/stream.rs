@@ -31,7 +31,7 @@ pub enum StreamError {
         retry_after: Option<u64>,
     },
     /// The data of an event violates the protocol.
-    #[error("the data of the event {event} is not what the protocol says: {data}")]
+    #[error("the data of the event {event} violates the protocol: {data}")]
     Data {
         /// The type of the event.
         event: String,
@@ -42,7 +42,7 @@ pub enum StreamError {
         source: serde_json::Error,
     },
     /// An answer or an event did not arrive in time.
-    #[error("an answer or event within {within:?} was due")]
+    #[error("no answer or event within {within:?}")]
     Late {
         /// The time limit.
         within: Duration,

@@ -41,7 +41,7 @@ pub enum TransportError {
     #[error("no target was given")]
     NoTarget,
     /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made")]
+    #[error("the HTTP client could not be created")]
     Client(#[source] reqwest::Error),
     /// The request could not be written as JSON.
     #[error("the request could not be written as JSON")]
@@ -57,7 +57,7 @@ pub enum TransportError {
         body: String,
     },
     /// An answer violates the protocol.
-    #[error("the answer of {url} is not what the protocol says: {body}")]
+    #[error("the answer of {url} violates the protocol: {body}")]
     Answer {
         /// The URL.
         url: String,
@@ -68,7 +68,7 @@ pub enum TransportError {
         source: serde_json::Error,
     },
     /// It was retried often enough.
-    #[error("given up after {attempts} attempts and {elapsed:?}, the last of them at {url}")]
+    #[error("gave up after {attempts} attempts and {elapsed:?}, the last of them at {url}")]
     GivenUp {
         /// The number of attempts.
         attempts: u64,

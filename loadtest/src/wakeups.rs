@@ -28,7 +28,7 @@ pub enum WakeupError {
     #[error("the WebSocket broke")]
     Socket(#[source] Box<tungstenite::Error>),
     /// A message did not arrive in time.
-    #[error("a message within {within:?} was due")]
+    #[error("no message within {within:?}")]
     Late {
         /// The time limit.
         within: Duration,
@@ -46,7 +46,7 @@ pub enum WakeupError {
         source: serde_json::Error,
     },
     /// The token was not accepted.
-    #[error("auth-ok was due, got {got:?}")]
+    #[error("expected auth-ok, got {got:?}")]
     NotAuthenticated {
         /// The message received instead of `auth-ok`.
         got: WakeMessage,

@@ -32,7 +32,7 @@ fn value(device: &Device) -> String {
     device.store().cell("t", "r", "a").unwrap().value.as_str().unwrap().to_owned()
 }
 
-/// The ties of two devices that push one after the other, each without having seen the other's.
+/// A tie between two devices that push one after the other, neither having seen the other's edit.
 async fn tie(fault: Fault) -> (String, String) {
     let (_, base) = Server::start(fault, 1_000).await;
     let targets = [base];

@@ -43,7 +43,7 @@ async fn changes_stored_twice_are_found() {
     let (stored, report) = replay(Fault::StoresTwice, 1_000).await;
     assert!(stored > 1_355);
     let report = report.unwrap();
-    assert!(report.to_string().contains("the stream brought"), "{report}");
+    assert!(report.to_string().contains("the stream delivered"), "{report}");
 }
 
 #[tokio::test]

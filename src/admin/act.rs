@@ -36,7 +36,7 @@ impl Admin {
         let one = (action == Action::Compact && replica.is_none()).then(|| self.replicas.own_name().to_owned());
         let replica = replica.or(one.as_deref());
         // The log never identifies a user: the user's key is shown on the user's page.
-        tracing::warn!(action = name, via, replica, user_key, token_id, "an operator acts");
+        tracing::warn!(action = name, via, replica, user_key, token_id, "operator action requested");
         // Stored before anybody is told: a replica that starts in the meantime finds it there, or is told.
         let unkept = match &action {
             Action::RefuseToken { token_id, until } => self.replicas.keep_refused(token_id, *until).await.err(),
@@ -44,8 +44,8 @@ impl Admin {
         };
         let asked = self.replicas.ask(replica, Question::Do { action }).await;
         let unkept = unkept.map(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "a refused token is not kept");
-            format!("it is not kept for replicas that start later: {error}")
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot store a refused token");
+            format!("not stored, so replicas that start later will not refuse it: {error}")
         });
         let problems: Vec<String> = problem(&asked).into_iter().chain(unkept).collect();
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
@@ -93,13 +93,13 @@ fn check(action: &Action) -> Result<(), AdminError> {
         Action::RefuseToken { token_id, .. } => name("tokenId", token_id, MAX_TOKEN_ID),
         Action::Log { filter } if filter.len() > MAX_FILTER => Err(AdminError::Invalid("the filter is too long")),
         Action::Log { filter } => logs::check(filter).map(|_| ()).map_err(|_| {
-            AdminError::Invalid("filter must be as RUST_LOG has it, such as info or info,mana_sync::store=debug")
+            AdminError::Invalid("filter must have the form of RUST_LOG, such as info or info,mana_sync::store=debug")
         }),
         Action::Rates { pushes: None, pulls: None } => Err(AdminError::Invalid("name a rate to change")),
         Action::Rates { pushes, pulls }
             if [pushes, pulls].iter().any(|rate| rate.is_some_and(|rate| rate > MAX_RATE)) =>
         {
-            Err(AdminError::Invalid("a rate is at most 1000000"))
+            Err(AdminError::Invalid("a rate must be at most 1000000"))
         }
         Action::Rates { .. } | Action::Drain { .. } | Action::Compact => Ok(()),
         Action::Unknown => Err(AdminError::NotFound),

@@ -146,7 +146,7 @@ pub(super) async fn settings(
         None => Action::Rates { pushes, pulls },
         Some(filter) if pushes.is_none() && pulls.is_none() => Action::Log { filter },
         // One might succeed and the other fail.
-        Some(_) => return Err(AdminError::Invalid("change the log and the rates one after the other")),
+        Some(_) => return Err(AdminError::Invalid("change the log and the rates in separate requests")),
     };
     answer(&admin.act(API, settings.replica.as_deref(), action).await?)
 }

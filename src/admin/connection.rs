@@ -40,9 +40,9 @@ struct Open {
 /// The reasons why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    #[error("the database cannot be connected to")]
+    #[error("cannot connect to the database")]
     Connect(#[from] ConnectError),
-    #[error("the database refused the settings of a session")]
+    #[error("the database refused the session settings")]
     Database(#[from] tokio_postgres::Error),
     #[error("the database does not answer in time")]
     Timeout(#[from] Elapsed),

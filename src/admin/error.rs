@@ -14,15 +14,15 @@ use std::error::Error;
 pub enum AdminError {
     #[error("send the admin token: Authorization: Bearer <ADMIN_TOKEN>")]
     Unauthorized,
-    #[error("this form is not from a page that this login was shown; load the page again")]
+    #[error("this form does not belong to this login; reload the page")]
     Forged,
-    #[error("there is nothing here; /api/v1/openapi.yaml says what there is")]
+    #[error("not found; /api/v1/openapi.yaml lists the endpoints")]
     NotFound,
-    #[error("this does not have this method")]
+    #[error("this endpoint does not support this method")]
     MethodNotAllowed,
     #[error("no such record is stored")]
     NoRecord,
-    #[error("no replica is called {0}")]
+    #[error("no replica is named {0}")]
     NoReplica(String),
     #[error("the parameter {0} is missing or empty")]
     Missing(&'static str),
@@ -30,19 +30,19 @@ pub enum AdminError {
     Name { name: &'static str, problem: NameProblem },
     #[error("{0}")]
     Invalid(&'static str),
-    #[error("the body is not what this takes: {0}")]
+    #[error("the body is invalid: {0}")]
     Body(serde_json::Error),
     #[error("the body must be sent with Content-Type: {0}")]
     MediaType(&'static str),
-    #[error("the body is larger than {0} bytes, or did not arrive whole")]
+    #[error("the body is larger than {0} bytes, or incomplete")]
     TooLarge(usize),
-    #[error("it was done nowhere: {0}")]
+    #[error("no replica did it: {0}")]
     NotDone(String),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     #[error(transparent)]
     Inspect(#[from] InspectError),
-    #[error("something could not be written as JSON")]
+    #[error("an answer could not be encoded as JSON")]
     Json(#[from] serde_json::Error),
 }
 
@@ -78,7 +78,7 @@ impl AdminError {
     /// The message for the operator: it may name internal problems, but not their details.
     pub fn message(&self) -> String {
         match self {
-            AdminError::Connection(_) | AdminError::Inspect(_) => format!("{self}; the log says why"),
+            AdminError::Connection(_) | AdminError::Inspect(_) => format!("{self}; see the log"),
             told => told.to_string(),
         }
     }
@@ -86,7 +86,7 @@ impl AdminError {
     /// Logs errors that only we can fix.
     pub fn log(&self) {
         if self.status().0.is_server_error() {
-            tracing::warn!(error = self as &dyn Error, "an operator's question could not be answered");
+            tracing::warn!(error = self as &dyn Error, "cannot answer an operator's query");
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct AdminKeys {
 
 /// A key could not be derived.
 #[derive(Debug, thiserror::Error)]
-#[error("the keys of the admin port cannot be made")]
+#[error("cannot create the admin port's keys")]
 pub struct KeyError(#[from] Unspecified);
 
 impl AdminKeys {

@@ -35,7 +35,7 @@ impl Admin {
         Cluster { at, replicas, silent: asked.silent, problem, database: database.ok() }
     }
 
-    /// Reports replicas that exist and cannot be asked: they have no admin port, or another token.
+    /// Reports replicas that exist and cannot be asked: they have no admin port, or a different token.
     fn strangers(&self, replicas: &[Replica], silent: &[Silent]) -> Option<String> {
         let known = |name: &str| {
             replicas.iter().any(|known| known.name == name) || silent.iter().any(|known| known.name == name)
@@ -45,10 +45,10 @@ impl Admin {
             present.iter().map(|other| other.name.as_str()).filter(|name| !known(name)).collect();
         let are = match strangers.len() {
             0 => return None,
-            1 => "is there and cannot be asked: it has",
-            _ => "are there and cannot be asked: they have",
+            1 => "cannot be queried: it has",
+            _ => "cannot be queried: they have",
         };
-        Some(format!("{} {are} no admin port, or another token", strangers.join(", ")))
+        Some(format!("{} {are} no admin port, or a different token", strangers.join(", ")))
     }
 
     async fn database(&self) -> Result<Database, AdminError> {
@@ -179,7 +179,7 @@ struct Stored {
 pub(super) fn problem(asked: &Answers) -> Option<String> {
     let error = asked.problem.as_ref()?;
     if !matches!(error, AskError::Deaf) {
-        tracing::warn!(error = error as &dyn std::error::Error, "the other replicas could not be asked");
+        tracing::warn!(error = error as &dyn std::error::Error, "cannot query the other replicas");
     }
     Some(error.to_string())
 }

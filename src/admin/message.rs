@@ -130,10 +130,10 @@ impl Answer {
     }
 }
 
-/// The reasons why a message cannot be written or read.
+/// The reasons why a message cannot be encoded or read.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    #[error("it cannot be written or read as JSON")]
+    #[error("it cannot be encoded or decoded as JSON")]
     Json(#[from] serde_json::Error),
     #[error("it cannot be compressed or decompressed")]
     Deflate(#[from] io::Error),
@@ -141,7 +141,7 @@ pub enum MessageError {
     Key(#[from] KeyError),
     #[error("it is too long")]
     TooLong,
-    #[error("it has no head")]
+    #[error("its head is missing")]
     NoHead,
 }
 

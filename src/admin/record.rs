@@ -91,7 +91,7 @@ mod tests {
             ),
             change(80, "laptop", Op::Delete, json!({}), json!({ "deletedAt": stamp(10) })),
         ];
-        // What compaction removes from the first change, and what is left of it.
+        // The part of the first change that compaction removes, and the part that stays.
         logged[0].change.data = Some(json!({ "createdAt": stamp(1), "updatedAt": stamp(1) }).to_string());
         let trimmed = change(
             20,

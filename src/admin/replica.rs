@@ -100,7 +100,7 @@ impl Drop for EndOfTrimming {
 }
 
 /// The reason for not being ready until the refused tokens have been read.
-const UNREAD: &str = "the tokens that operators refuse have not been read yet";
+const UNREAD: &str = "the refused tokens have not been read yet";
 
 /// Maximum number of sessions that one replica lists.
 pub const MAX_SESSIONS: usize = 2_000;
@@ -130,7 +130,7 @@ impl LocalReplica {
             Question::Load => Answer::Load(self.recent.seconds()),
             Question::RefusedTokens => Answer::RefusedTokens(self.refused_tokens()),
             Question::Do { action } => Answer::Done(self.act(action)),
-            Question::Unknown => Answer::Done(self.outcome(false, "this replica's version does not know the question")),
+            Question::Unknown => Answer::Done(self.outcome(false, "this replica's version does not support the query")),
         }
     }
 
@@ -226,7 +226,10 @@ impl LocalReplica {
     pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>) {
         let refused = self.parts.auth.refused();
         if let Err(error) = refused.refuse_all(tokens.iter().map(|(id, until)| (Arc::from(&**id), *until))) {
-            tracing::error!(error = &error as &dyn std::error::Error, "not all tokens that are kept are refused here");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "some stored tokens cannot be refused on this replica"
+            );
         }
         for (id, _) in &tokens {
             self.parts.hub.close_token(id);
@@ -252,13 +255,13 @@ impl LocalReplica {
             Action::Drain { drained } => self.drain(&self.parts.shutdown.drained, *drained),
             Action::Compact => self.trim(),
             Action::Log { filter } => match self.parts.log.set(filter) {
-                Ok(()) => self.outcome(true, &format!("the log shows {filter}")),
+                Ok(()) => self.outcome(true, &format!("the log filter is now {filter}")),
                 Err(error) => self.outcome(false, &error.to_string()),
             },
             Action::Rates { pushes, pulls } => self.limit(*pushes, *pulls),
-            Action::Unknown => self.outcome(false, "this replica's version does not know the action"),
+            Action::Unknown => self.outcome(false, "this replica's version does not support the action"),
         };
-        tracing::warn!(action = action.name(), done = outcome.done, "told by an operator: {}", outcome.message);
+        tracing::warn!(action = action.name(), done = outcome.done, "operator action: {}", outcome.message);
         outcome
     }
 
@@ -276,10 +279,10 @@ impl LocalReplica {
     /// Begins to trim all logs in the background, at the usual gentle pace.
     fn trim(&self) -> Outcome {
         let (Some(mut compactor), trimming) = (self.parts.compaction.compactor(), self.trimming.clone()) else {
-            return self.outcome(false, "COMPACT_AFTER_MS is 0 here: logs are not trimmed");
+            return self.outcome(false, "COMPACT_AFTER_MS is 0 on this replica: logs are not trimmed");
         };
         if trimming.swap(true, Ordering::Relaxed) {
-            return self.outcome(false, "logs are being trimmed already");
+            return self.outcome(false, "logs are already being trimmed");
         }
         let trimming = EndOfTrimming(trimming);
         let stopping = self.parts.shutdown.stopping.clone();
@@ -291,26 +294,26 @@ impl LocalReplica {
                     logs = done.logs,
                     failed = done.failed,
                     rows = done.trimmed.gone,
-                    "all logs are trimmed"
+                    "all logs have been trimmed"
                 ),
                 Some(Err(error)) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "not all logs could be trimmed");
                 }
-                None => tracing::info!("the trimming of all logs was broken off"),
+                None => tracing::info!("trimming all logs was interrupted"),
             }
             drop(trimming);
         });
-        self.outcome(true, "trimming has begun; the log says when it is over")
+        self.outcome(true, "trimming has started; the log reports when it is done")
     }
 
     fn drain(&self, drained: &Drained, wanted: bool) -> Outcome {
         let is_last = !self.parts.presence.replicas().iter().skip(1).any(|other| other.ready && !other.draining);
         let message = match (wanted, drained.set(wanted)) {
             (true, true) if is_last => {
-                "drained: not ready, and its sessions leave. No other replica is ready: nobody serves now"
+                "drained: not ready, and its sessions are leaving. No other replica is ready, so none serves clients now"
             }
-            (true, true) => "drained: not ready, and its sessions leave",
-            (true, false) => "drained already",
+            (true, true) => "drained: not ready, and its sessions are leaving",
+            (true, false) => "already drained",
             (false, true) => "taken back",
             (false, false) => "was not drained",
         };
@@ -322,8 +325,8 @@ impl LocalReplica {
         pushes.into_iter().for_each(|per_second| rates.pushes.set(per_second));
         pulls.into_iter().for_each(|per_second| rates.pulls.set(per_second));
         let said = |per_second: u32| match per_second {
-            0 => "as often as they like".to_owned(),
-            _ => format!("{per_second} times a second"),
+            0 => "without limit".to_owned(),
+            _ => format!("{per_second} times per second"),
         };
         let (pushes, pulls) = (said(rates.pushes.per_second()), said(rates.pulls.per_second()));
         self.outcome(true, &format!("users may push {pushes} and pull {pulls}"))

@@ -35,7 +35,7 @@ impl Admin {
     /// Logs, throttled, that somebody did not have the token.
     pub(super) fn log_refusal(&self, via: &str) {
         if let Some(unwritten) = self.refusal_line.is_due() {
-            tracing::warn!(via, unwritten, "somebody without the admin token was refused");
+            tracing::warn!(via, unwritten, "a request without a valid admin token was refused");
         }
     }
 }

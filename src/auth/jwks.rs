@@ -20,7 +20,7 @@ pub enum JwksError {
     #[error("the issuer's keys could not be fetched")]
     Fetch(#[source] Arc<reqwest::Error>),
     /// The issuer responded with something other than its keys.
-    #[error("the issuer was asked for its keys and answered {0}")]
+    #[error("the issuer answered {0} when asked for its keys")]
     Status(StatusCode),
     /// The issuer's keys could not be read.
     #[error("the issuer's keys could not be read")]

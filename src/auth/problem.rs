@@ -7,10 +7,10 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenProblem {
     /// The token is not a JWT.
-    #[error("it is no JWT")]
+    #[error("it is not a JWT")]
     Malformed,
-    /// It needs an extension that is not known here (crit).
-    #[error("it needs an extension that is not known here (crit)")]
+    /// It requires an unknown extension (crit).
+    #[error("it requires an unknown extension (crit)")]
     Critical,
     /// It must be signed with EdDSA.
     #[error("it must be signed with EdDSA")]
@@ -22,7 +22,7 @@ pub enum TokenProblem {
     #[error("its key (kid) is unknown")]
     UnknownKey,
     /// Its signature is wrong.
-    #[error("its signature is wrong")]
+    #[error("its signature is invalid")]
     Signature,
     /// It is not valid yet (nbf).
     #[error("it is not valid yet (nbf)")]
@@ -48,8 +48,8 @@ pub enum TokenProblem {
     /// It does not say when it expires (exp).
     #[error("it does not say when it expires (exp)")]
     NoExpiry,
-    /// It lacks a claim that is required.
-    #[error("it lacks a claim that is required")]
+    /// It lacks a required claim.
+    #[error("it lacks a required claim")]
     NoClaim,
     /// It cannot be read.
     #[error("it cannot be read")]

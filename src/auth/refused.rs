@@ -28,7 +28,7 @@ struct Inner {
 
 /// The maximum number of tokens is refused already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_REFUSED} tokens are refused already")]
+#[error("the maximum of {MAX_REFUSED} tokens are already refused")]
 pub struct TooManyRefused;
 
 impl RefusedTokens {

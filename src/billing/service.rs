@@ -27,7 +27,7 @@ const PATH: &str = "/api/v1/internal/sync/status/";
 /// The reason that there is no answer for a user.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CreditsError {
-    #[error("the credits service could not be asked")]
+    #[error("cannot query the credits service")]
     Send(#[from] hyper_util::client::legacy::Error),
     #[error("the credits service did not answer in time")]
     NotInTime,
@@ -37,13 +37,13 @@ pub(super) enum CreditsError {
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the credits service's answer could not be read")]
     Parse(#[from] serde_json::Error),
-    #[error("the credits service's address cannot be extended by a path")]
+    #[error("the credits service's URL cannot have a path appended")]
     Address(#[from] axum::http::Error),
 }
 
 /// The client could not be created.
 #[derive(Debug, thiserror::Error)]
-#[error("TLS cannot be used")]
+#[error("cannot set up TLS")]
 pub struct TlsError(#[from] rustls::Error);
 
 /// A client of the credits service.

@@ -16,7 +16,7 @@ pub(super) fn warn() {
         let settings = settings.join(", ");
         tracing::warn!(
             settings,
-            "these settings have no effect: metrics are not sent by OTLP any more; let a collector scrape /metrics, as \
+            "these settings have no effect: metrics are no longer sent by OTLP; have a collector scrape /metrics, as \
              deploy/otel-collector.metrics.yaml does"
         );
     }

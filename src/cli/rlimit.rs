@@ -18,11 +18,11 @@ pub(super) fn raise(connections: u32, pool: u32) {
     let needed = u64::from(connections) + u64::from(pool) + OTHERS;
     match raised {
         Ok(limit) if limit < needed => {
-            tracing::info!(limit, needed, "too few files may be open for MAX_CONNECTIONS: raise the limit (nofile)");
+            tracing::info!(limit, needed, "the limit of open files (nofile) is too low for MAX_CONNECTIONS: raise it");
         }
         Ok(_) => {}
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the limit of open files cannot be raised");
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot raise the limit of open files");
         }
     }
 }

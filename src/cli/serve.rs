@@ -16,10 +16,10 @@ pub(crate) enum ServeError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// Signals cannot be caught.
-    #[error("cannot catch signals")]
+    #[error("cannot install the signal handlers")]
     Signals(#[source] std::io::Error),
     /// A second signal forced the stop.
-    #[error("told to stop a second time")]
+    #[error("received a second signal to stop")]
     Forced,
 }
 

@@ -39,14 +39,14 @@ pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
     }
     let show = |progress: Progress| {
         bar.set_position(progress.logs * PARTS + (progress.part * PARTS as f64) as u64);
-        bar.set_message(format!("{} logs done, {} changes trimmed away", progress.logs, progress.trimmed.gone));
+        bar.set_message(format!("{} logs done, {} changes removed", progress.logs, progress.trimmed.gone));
     };
     let done = compactor.trim_all(user, app, show).await?;
     bar.finish_and_clear();
     let trimmed = done.trimmed;
     let mut out = Output::default();
     out.line(format_args!(
-        "{} logs: {} changes looked at, {} trimmed, {} of them away; {} bytes taken out.",
+        "{} logs: {} changes examined, {} trimmed, {} of them removed entirely; {} bytes removed.",
         done.logs, trimmed.seen, trimmed.rows, trimmed.gone, trimmed.bytes
     ));
     match done.failed {

@@ -14,7 +14,7 @@ pub struct DistributeArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
-    /// The number of schemas. It cannot be changed afterwards: 16 is a good number.
+    /// The number of schemas. It cannot be changed afterwards; 16 is a good choice.
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_BUCKETS)))]
     buckets: u16,
 }
@@ -30,7 +30,7 @@ pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
     }
     let mut show = |progress: Progress| {
         if progress.buckets > 0 {
-            bar.set_message(format!("bucket {} of {} goes to its server", progress.spread + 1, progress.buckets));
+            bar.set_message(format!("moving bucket {} of {} to its server", progress.spread + 1, progress.buckets));
             return;
         }
         bar.set_length(progress.logs);

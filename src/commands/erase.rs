@@ -31,7 +31,7 @@ pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
     let erased = Archive::connect(&args.database, "erase").await?.erase(&args.user).await?;
     let mut out = Output::default();
     let user = plain(&args.user);
-    out.line(format_args!("{erased} changes of {user} erased, what was kept of trimmed ones included."));
+    out.line(format_args!("{erased} changes of {user} erased, including what was kept of trimmed ones."));
     written(out.end())
 }
 
@@ -40,7 +40,7 @@ fn is_meant(user: &str) -> Result<bool, CommandError> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
-    eprint!("All that is stored of {} will be erased, for good. Type the user's id to go on: ", plain(user));
+    eprint!("Everything stored for {} will be permanently erased. Type the user's id to continue: ", plain(user));
     std::io::stderr().flush().map_err(CommandError::Output)?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(CommandError::Input)?;

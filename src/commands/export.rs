@@ -23,7 +23,7 @@ pub struct ExportArgs {
     #[arg(long)]
     app: Option<String>,
 
-    /// Every stored change, and what is kept of trimmed ones, instead of the current records.
+    /// Export every stored change and what is kept of trimmed ones, instead of the current records.
     #[arg(long)]
     log: bool,
 }

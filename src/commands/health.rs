@@ -21,11 +21,11 @@ pub struct HealthArgs {
     #[arg(long, env, default_value_t = 3050)]
     port: u16,
 
-    /// Address that PORT is on. If it is unspecified, as by default, this machine is asked.
+    /// Address that PORT listens on. If it is unspecified, as by default, this machine is queried.
     #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     bind_address: IpAddr,
 
-    /// The admin port, which is asked instead if it is set: it says what is missing, whatever PUBLIC_METRICS is.
+    /// The admin port, which is queried instead if it is set: it reports what is missing, regardless of PUBLIC_METRICS.
     #[arg(long, env)]
     admin_port: Option<u16>,
 
@@ -33,11 +33,11 @@ pub struct HealthArgs {
     #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     admin_host: IpAddr,
 
-    /// Addresses or networks of balancers.
+    /// Addresses or networks of load balancers.
     #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = read_networks)]
     trusted_proxies: Vec<Networks>,
 
-    /// Whether PORT expects the PROXY protocol on every connection from TRUSTED_PROXIES.
+    /// True if PORT expects the PROXY protocol on every connection from TRUSTED_PROXIES.
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     proxy_protocol: bool,
 }
@@ -54,8 +54,8 @@ pub struct Readiness {
 /// The reasons why readiness is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Nobody answers at the address.
-    #[error("nobody answers at {address}")]
+    /// Nothing answers at the address.
+    #[error("no answer from {address}")]
     Connection {
         /// The address.
         address: SocketAddr,
@@ -64,10 +64,10 @@ pub enum HealthError {
         source: io::Error,
     },
     /// The replica takes too long.
-    #[error("the replica does not answer in time")]
+    #[error("the replica did not answer in time")]
     Timeout(#[from] Elapsed),
     /// Something listens there that is not a replica.
-    #[error("what answers at {0} does not speak HTTP")]
+    #[error("the server at {0} does not speak HTTP")]
     Answer(SocketAddr),
 }
 

@@ -25,8 +25,8 @@ use std::io;
 /// The reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The database could not be worked with.
-    #[error("the database could not be worked with")]
+    /// A database operation failed.
+    #[error("a database operation failed")]
     Store(#[from] CompactionError),
     /// The logs were not distributed.
     #[error("the logs were not distributed")]
@@ -38,7 +38,7 @@ pub enum CommandError {
     #[error("cannot read the answer")]
     Input(#[source] io::Error),
     /// Nothing is stored for the record.
-    #[error("nothing is stored of record {record:?} in table {table:?} of this user and app")]
+    #[error("nothing is stored for record {record:?} in table {table:?} of this user and app")]
     NoRecord {
         /// The table.
         table: String,
@@ -46,16 +46,16 @@ pub enum CommandError {
         record: String,
     },
     /// No change has written the field.
-    #[error("no change has written field {0:?} of this record")]
+    #[error("no change has written the field {0:?} of this record")]
     NoField(String),
     /// Some logs could not be trimmed; the others were.
-    #[error("{failed} logs could not be trimmed, see above; the others are")]
+    #[error("{failed} logs could not be trimmed, see above; the others were")]
     NotTrimmed {
         /// The number of logs.
         failed: u64,
     },
     /// Erasing was not confirmed.
-    #[error("nothing was erased: say --yes, or answer the question on a terminal")]
+    #[error("nothing was erased: pass --yes, or confirm on a terminal")]
     NotConfirmed,
 }
 

@@ -36,7 +36,7 @@ pub struct WhyArgs {
     #[arg(long)]
     field: Option<String>,
 
-    /// Maximum number of writes listed, each, that a field's value won against and that came too late: the latest.
+    /// Maximum number of writes listed per field: the latest it won against, and as many that came too late.
     #[arg(long, default_value_t = 100)]
     limit: usize,
 
@@ -128,6 +128,6 @@ fn write_text(out: &mut impl io::Write, args: &WhyArgs, fields: &[Field]) -> io:
 /// Formats a write for a person.
 fn line(write: &Write) -> String {
     let (value, stamp, device, stored) = (plain(&write.value), write.stamp, plain(&write.device), position(write.at));
-    let trimmed = write.trimmed_at.map(|at| format!(", out of the log since {}", position(at)));
+    let trimmed = write.trimmed_at.map(|at| format!(", trimmed from the log {}", position(at)));
     format!("{value}  written {stamp} by {device}, stored {stored}{}", trimmed.unwrap_or_default())
 }

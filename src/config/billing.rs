@@ -32,7 +32,7 @@ pub struct BillingConfig {
 
 fn service_key(text: &str) -> Result<HeaderValue, &'static str> {
     let mut key =
-        HeaderValue::from_str(text).map_err(|_| "has a character that no header can have, such as a newline")?;
+        HeaderValue::from_str(text).map_err(|_| "has a character that is invalid in a header, such as a newline")?;
     // Hidden in debug output, like a [`Secret`](super::Secret).
     key.set_sensitive(true);
     Ok(key)

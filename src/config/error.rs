@@ -12,8 +12,8 @@ pub enum ConfigError {
     /// JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS.
     #[error("JWKS_COOLDOWN_MS must be shorter than JWKS_REFRESH_MS, and that shorter than JWKS_MAX_STALE_MS")]
     JwksTimes,
-    /// ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it.
-    #[error("ADMIN_PORT needs ADMIN_TOKEN: without a token anybody who reaches the port could use it")]
+    /// ADMIN_PORT needs ADMIN_TOKEN: without a token, anyone who reaches the port could use it.
+    #[error("ADMIN_PORT needs ADMIN_TOKEN: without a token, anyone who reaches the port could use it")]
     AdminToken,
     /// ADMIN_PORT must not be the same as PORT or REPLICA_PORT.
     #[error("ADMIN_PORT must not be the same as PORT or REPLICA_PORT")]

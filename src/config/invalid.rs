@@ -37,12 +37,12 @@ pub fn explain(error: &clap::Error) -> Option<String> {
             format!("wrong number of values for {setting}")
         }
         ErrorKind::UnknownArgument => match named(ContextKind::InvalidArg).and_then(flag) {
-            Some(flag) => format!("there is no option {flag}"),
-            None => "an argument that is not expected".to_owned(),
+            Some(flag) => format!("unknown option {flag}"),
+            None => "unexpected argument".to_owned(),
         },
         ErrorKind::InvalidSubcommand => match listed(ContextKind::SuggestedSubcommand) {
-            none if none.is_empty() => "there is no such command".to_owned(),
-            similar => format!("there is no such command; did you mean {similar}?"),
+            none if none.is_empty() => "unknown command".to_owned(),
+            similar => format!("unknown command; did you mean {similar}?"),
         },
         // The messages of all other kinds contain nothing but argument names.
         _ => {

@@ -33,25 +33,25 @@ pub enum OriginError {
     )]
     Everything,
     /// An origin begins with http:// or https://, or with the scheme of an app or of an extension.
-    #[error("an origin begins with http:// or https://, or with the scheme of an app such as capacitor://")]
+    #[error("an origin must begin with http:// or https://, or with the scheme of an app such as capacitor://")]
     Scheme,
     /// There is more than a scheme, a host and a port.
     #[error(
-        "an origin has a scheme, a host and perhaps a port, and nothing else: no user, no path, no slash at the end"
+        "an origin is a scheme, a host and optionally a port, and nothing else: no user, no path, no trailing slash"
     )]
     Surplus,
     /// "*" stands for subdomains only, before the first dot: https://*.example.com.
     #[error("\"*\" stands for subdomains only, before the first dot: https://*.example.com")]
     Wildcard,
     /// A pattern for a whole top-level domain would let everybody in; name the domain.
-    #[error("a pattern for a whole top-level domain would let everybody in; name the domain")]
+    #[error("a pattern for a whole top-level domain would let everyone in; name the domain")]
     TooWide,
-    /// Browsers leave out port 80 of http and port 443 of https: leave it out.
-    #[error("browsers leave out port 80 of http and port 443 of https: leave it out")]
+    /// Browsers omit port 80 for http and port 443 for https: omit it too.
+    #[error("browsers omit port 80 for http and port 443 for https: omit it too")]
     DefaultPort,
     /// Browsers spell it differently.
     #[error(
-        "this is not how browsers write a host and a port: ASCII (xn--…), nothing abbreviated, a port from 1 to 65535"
+        "browsers write the host and port differently: in ASCII (xn--…), unabbreviated, with a port from 1 to 65535"
     )]
     NotCanonical,
 }

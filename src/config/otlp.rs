@@ -135,9 +135,9 @@ pub(super) fn compression(text: &str) -> Result<Compression, &'static str> {
 pub(super) fn headers(text: &str) -> Result<Headers, &'static str> {
     let header = |pair: &str| {
         let (name, value) = pair.split_once('=').ok_or("must be name=value, comma-separated")?;
-        let name = HeaderName::try_from(name.trim()).map_err(|_| "has a name that no header can have")?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_| "has a name that is invalid for a header")?;
         let value = percent_decode_str(value.trim()).collect::<Vec<u8>>();
-        let mut value = HeaderValue::try_from(value).map_err(|_| "has a value that no header can have")?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| "has a value that is invalid for a header")?;
         value.set_sensitive(true);
         Ok((name, value))
     };

@@ -6,34 +6,32 @@ use url::{Host, Url};
 /// Settings that should be changed in production. The messages repeat no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
-    /// MANA_SERVICE_KEY is the one for development, which everybody knows.
-    #[error("MANA_SERVICE_KEY is the one for development, which everybody knows")]
+    /// MANA_SERVICE_KEY is the development key, which is public.
+    #[error("MANA_SERVICE_KEY is the development key, which is public")]
     DevelopmentKey,
     /// MANA_SERVICE_KEY is the publicly known one from the examples.
-    #[error("MANA_SERVICE_KEY is the one of the examples, which everybody knows")]
+    #[error("MANA_SERVICE_KEY is the key from the examples, which is public")]
     ExampleKey,
     /// ADMIN_TOKEN is the publicly known one from the examples.
-    #[error("ADMIN_TOKEN is the one of the examples: whoever reaches ADMIN_PORT can use it")]
+    #[error("ADMIN_TOKEN is the one from the examples: anyone who reaches ADMIN_PORT can use it")]
     ExampleAdminToken,
-    /// JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https.
-    #[error("JWKS_URL is plain http to another host: whoever is in between can let anybody in; use https")]
+    /// JWKS_URL is plain http to another host: anyone in between can let anybody in; use https.
+    #[error("JWKS_URL is plain http to another host: anyone in between can let anybody in; use https")]
     PlainIssuer,
     /// MANA_CREDITS_URL is plain http to another host: MANA_SERVICE_KEY travels unencrypted.
-    #[error(
-        "MANA_CREDITS_URL is plain http to another host: whoever is in between can read MANA_SERVICE_KEY; use https"
-    )]
+    #[error("MANA_CREDITS_URL is plain http to another host: anyone in between can read MANA_SERVICE_KEY; use https")]
     PlainCredits,
-    /// JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too.
-    #[error("JWT_AUDIENCE is not set: tokens that the issuer made for other services are accepted here too")]
+    /// JWT_AUDIENCE is not set: tokens that were issued for other services are accepted too.
+    #[error("JWT_AUDIENCE is not set: tokens that were issued for other services are accepted too")]
     NoAudience,
-    /// ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN.
-    #[error("ADMIN_HOST is reached from other hosts over plain http: whoever is in between can read ADMIN_TOKEN")]
+    /// ADMIN_HOST is reachable from other hosts over plain http: anyone in between can read ADMIN_TOKEN.
+    #[error("ADMIN_HOST is reachable from other hosts over plain http: anyone in between can read ADMIN_TOKEN")]
     ExposedAdmin,
     /// PUBLIC_METRICS is off and there is no ADMIN_PORT.
     #[error("PUBLIC_METRICS is false and ADMIN_PORT is not set: nobody can read this replica's metrics")]
     NoMetrics,
     /// PROXY_PROTOCOL without TRUSTED_PROXIES.
-    #[error("PROXY_PROTOCOL is true and TRUSTED_PROXIES is empty: the PROXY protocol is expected of nobody")]
+    #[error("PROXY_PROTOCOL is true and TRUSTED_PROXIES is empty: the PROXY protocol is expected from no address")]
     NoProxies,
 }
 

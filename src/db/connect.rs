@@ -138,7 +138,7 @@ impl Connector {
         let preferred = self.preferred.load(Ordering::Relaxed);
         let (index, connection) = staggered::first(count, |at| self.ask((preferred + at) % count)).await?;
         if self.preferred.swap(index, Ordering::Relaxed) != index {
-            tracing::warn!(host = index + 1, of = count, "this host of the database's is used now");
+            tracing::warn!(host = index + 1, of = count, "now using this database host");
         }
         Ok(connection)
     }
@@ -213,7 +213,7 @@ impl Connector {
         // As long as all is well, the resolver decides which address comes first: some balance load this way.
         let is_first = addresses.first() == Some(&address);
         if !is_first && self.preferred_address().replace(address) != Some(address) {
-            tracing::warn!(of = addresses.len(), "another address of the database's host is used now");
+            tracing::warn!(of = addresses.len(), "now using another address of the database host");
         }
         Ok(connection)
     }

@@ -12,14 +12,14 @@ pub enum ConnectError {
     /// The URL cannot be used.
     #[error("the database's URL {0}")]
     Url(#[from] UrlError),
-    /// TLS to the database cannot be set up.
-    #[error("TLS to the database cannot be set up")]
+    /// Cannot set up TLS to the database.
+    #[error("cannot set up TLS to the database")]
     Tls(#[from] TlsError),
-    /// The name of a database's host cannot be resolved.
-    #[error("the name of a database's host cannot be resolved")]
+    /// The name of a database host cannot be resolved.
+    #[error("the name of a database host cannot be resolved")]
     Resolve(#[source] io::Error),
-    /// A database's host cannot be reached.
-    #[error("a database's host cannot be reached")]
+    /// A database host cannot be reached.
+    #[error("a database host cannot be reached")]
     Reach(#[source] io::Error),
     /// The database did not respond in time.
     #[error("the database did not answer in time")]
@@ -27,8 +27,8 @@ pub enum ConnectError {
     /// The database refused the connection.
     #[error("the database refused the connection")]
     Refused(#[source] tokio_postgres::Error),
-    /// None of the database's hosts can be written to at the moment.
-    #[error("none of the database's hosts can be written to at the moment")]
+    /// None of the database hosts is writable at the moment.
+    #[error("none of the database hosts is writable at the moment")]
     NoPrimary,
 }
 
@@ -52,14 +52,14 @@ impl ConnectError {
         let ConnectError::Refused(error) = self else { return self.to_string() };
         match sqlstate(error) {
             Some("53300") => {
-                "the database lets no more connections in: raise max_connections, or the limit of the role or the database, or lower DATABASE_POOL_SIZE"
+                "the database accepts no more connections: raise max_connections, or the limit of the role or the database, or lower DATABASE_POOL_SIZE"
                     .to_owned()
             }
             Some("57P03") => "the database is starting, or shutting down".to_owned(),
             Some("57P01" | "57P02") => "the database is shutting down".to_owned(),
             Some("42501") => "the role may not connect to the database: grant it CONNECT".to_owned(),
             Some("08P01") if says(error, "unsupported startup parameter") => {
-                "the pooler before the database refuses time limits: set DATABASE_PREPARE=false, or see docs/operations.md".to_owned()
+                "the pooler in front of the database refuses time limits: set DATABASE_PREPARE=false, or see docs/operations.md".to_owned()
             }
             Some(code) => format!("{self} (SQLSTATE {code})"),
             None => self.to_string(),
@@ -111,8 +111,8 @@ pub enum DbError {
     /// The database's answer is overdue.
     #[error("the database's answer is overdue")]
     Overdue,
-    /// The database failed a statement.
-    #[error("the database failed a statement")]
+    /// A database statement failed.
+    #[error("a database statement failed")]
     Statement(#[from] tokio_postgres::Error),
 }
 
@@ -130,10 +130,10 @@ impl DbError {
         match (self, self.sqlstate()) {
             (DbError::Connect(error), _) => error.sentence(),
             (DbError::Statement(error), Some("08P01")) if says(error, "transaction blocks not allowed") => {
-                "the pooler before the database shares its connections between statements: its pool_mode must be transaction or session"
+                "the pooler in front of the database shares its connections between statements: its pool_mode must be transaction or session"
                     .to_owned()
             }
-            (_, Some("42P01" | "3F000")) => "tables are not there: run `mana-sync migrate`".to_owned(),
+            (_, Some("42P01" | "3F000")) => "tables are missing: run `mana-sync migrate`".to_owned(),
             (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),
             (_, Some(code)) => format!("{self} (SQLSTATE {code})"),
             (_, None) => self.to_string(),

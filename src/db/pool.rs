@@ -95,7 +95,7 @@ impl Pool {
         let detectors = route.connectors().iter().map(detector).collect();
         let pool = managed::Pool::builder(Manager::new(route)).max_size(config.size).queue_mode(QueueMode::Lifo);
         let pool = pool.runtime(Runtime::Tokio1).build();
-        let pool = pool.expect("building fails only where timeouts are set without a runtime");
+        let pool = pool.expect("building fails only if timeouts are set without a runtime");
         Pool { pool, detectors, acquire_timeout: config.acquire_timeout, begin }
     }
 

@@ -123,7 +123,7 @@ impl Route {
                 place,
                 error,
                 unwritten,
-                "the server in this place of DATABASE_WORKER_URLS does not answer, or slowly; another one takes what is for it, and passes it on"
+                "the server at this place in DATABASE_WORKER_URLS is slow or does not answer; another one forwards its statements"
             );
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    /// Servers that nobody can reach: nothing listens on their ports.
+    /// Unreachable servers: nothing listens on their ports.
     fn unreachable_servers() -> Route {
         let url = Secret::from("postgres://nobody@127.0.0.1:1/none");
         Route::new((0..2).map(|_| Connector::new(&url, "test").unwrap()).collect())

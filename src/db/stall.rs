@@ -102,7 +102,10 @@ impl StallDetector {
         let asked = Instant::now();
         let running = timeout(LOOK_TIMEOUT, self.ask()).await.unwrap_or(Err(ConnectError::Timeout));
         if let Err(error) = &running {
-            tracing::debug!(error = error as &dyn std::error::Error, "cannot ask what the database does for us");
+            tracing::debug!(
+                error = error as &dyn std::error::Error,
+                "cannot ask the database which of our statements are running"
+            );
         }
         let look = Look { at: asked + asked.elapsed() / 2, running_for: running.ok().flatten() };
         latest.insert(look).clone()

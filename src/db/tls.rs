@@ -28,23 +28,23 @@ pub enum TlsError {
     },
     /// The file of a parameter does not contain the expected PEM.
     #[error(
-        "the file of {parameter} is not in PEM format, or what it should hold is missing; a key must not be encrypted"
+        "the file of {parameter} is not in PEM format, or lacks what it should contain; a key must not be encrypted"
     )]
     Pem {
         /// The parameter that names it.
         parameter: &'static str,
     },
-    /// Sslmode asks to verify the server's certificate: sslrootcert must be a file that is there, or system.
-    #[error("sslmode asks to verify the server's certificate: sslrootcert must be a file that is there, or system")]
+    /// `sslmode` asks to verify the server's certificate: sslrootcert must be an existing file, or system.
+    #[error("sslmode asks to verify the server's certificate: sslrootcert must be an existing file, or system")]
     NoRoots,
-    /// There is a certificate for the client and no key: set sslkey.
-    #[error("there is a certificate for the client and no key: set sslkey")]
+    /// There is a client certificate but no key: set sslkey.
+    #[error("there is a client certificate but no key: set sslkey")]
     NoKey,
     /// The client's key and certificate do not belong together.
     #[error("the file of sslkey does not hold the key of the certificate in the file of sslcert")]
     OtherKey,
     /// There is a revocation list, which would be ignored here.
-    #[error("~/.postgresql/root.crl is there, and lists of revoked certificates are not supported: remove it")]
+    #[error("~/.postgresql/root.crl exists, but certificate revocation lists are not supported: remove it")]
     Revocations,
     /// The certificates cannot be used.
     #[error("the certificates cannot be used")]

@@ -38,7 +38,7 @@ impl<'a> FromSql<'a> for JsonText {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<JsonText, Box<dyn Error + Sync + Send>> {
         match raw.split_first() {
             Some((1, text)) => Ok(JsonText(std::str::from_utf8(text)?.to_owned())),
-            _ => Err("not the form of jsonb that is known".into()),
+            _ => Err("unknown version of the jsonb format".into()),
         }
     }
 

@@ -81,7 +81,7 @@ impl<'a, T> Chunks<'a, T> {
         } else {
             self.metrics.reconcile_failures.inc();
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "what was stored for somebody cannot be looked up; trying again");
+            tracing::warn!(error, "cannot look up what was stored for a user; trying again");
         }
         Ok(())
     }

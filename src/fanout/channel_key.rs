@@ -90,7 +90,7 @@ pub(super) mod tests {
 
     /// Creates keys as from these settings; the first signs.
     pub(in super::super) fn keys(secrets: &[&str]) -> ChannelKeys {
-        let [first, others @ ..] = secrets else { panic!("a key signs") };
+        let [first, others @ ..] = secrets else { panic!("signing needs a key") };
         let derive = |secret: &&str| derive(secret.as_bytes());
         ChannelKeys { signing: derive(first), others: others.iter().map(derive).collect() }
     }

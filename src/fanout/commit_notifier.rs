@@ -167,7 +167,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { rate: 250.0, wakes: 20_000.0 };
 
-    /// Simulates `rate` pushes a second that this replica hears of; returns how many could notify with their commits.
+    /// Simulates `rate` pushes per second that this replica is notified of; returns how many could notify with their commits.
     fn told(load: &mut Load, begin: Instant, rate: u32, seconds: f64, replicas: usize) -> u32 {
         let count = (f64::from(rate) * seconds) as u32;
         let at = |n: u32| begin + Duration::from_secs_f64(f64::from(n) / f64::from(rate));

@@ -38,7 +38,7 @@ async fn newest_of(dependencies: &Dependencies, user: UserKey) -> Result<Vec<Hea
         }
         dependencies.metrics.reconcile_failures.inc();
         let error = &error as &dyn std::error::Error;
-        tracing::warn!(error, "a user has too many logs to be looked at; trying again");
+        tracing::warn!(error, "a user has too many logs to be checked; trying again");
         Ok(vec![])
     })
 }

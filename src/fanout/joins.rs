@@ -33,7 +33,7 @@ pub(super) async fn run(dependencies: &Dependencies, mut joins: mpsc::Receiver<J
 
 fn cannot_join(error: &StoreError, joins: &mut Vec<Join>) {
     let error = error as &dyn std::error::Error;
-    tracing::warn!(error, sessions = joins.len(), "sessions cannot be joined");
+    tracing::warn!(error, sessions = joins.len(), "cannot read the heads of logs for new sessions");
     // Dropping a request notifies its session.
     joins.clear();
 }

@@ -47,11 +47,13 @@ enum ListenError {
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("the server closed the connection")]
     Closed,
-    #[error("this server is a standby, on which nothing can be received")]
+    #[error("this server is a standby, which delivers no notifications")]
     Standby,
-    #[error("LISTEN was answered, but notifications do not arrive: DATABASE_LISTEN_URL must lead to PostgreSQL itself")]
+    #[error(
+        "LISTEN was answered, but notifications do not arrive: DATABASE_LISTEN_URL must point to PostgreSQL itself"
+    )]
     Deaf,
-    #[error("DATABASE_LISTEN_URL leads to another database than DATABASE_URL")]
+    #[error("DATABASE_LISTEN_URL points to a different database than DATABASE_URL")]
     OtherDatabase,
 }
 
@@ -157,7 +159,7 @@ impl Listener {
             match self.drive(driver, echo, timeout(STEP_TIMEOUT, Box::pin(self.is_listening()))).await? {
                 Ok(Ok(true)) => {
                     tracing::warn!(
-                        "LISTEN takes long, because the database's queue of notifications is large: until then the reconciler alone finds what was stored"
+                        "LISTEN is slow because the database's notification queue is large: until it completes, only the reconciler finds what was stored"
                     );
                     self.listener_status.set(true);
                 }
@@ -180,7 +182,7 @@ impl Listener {
                 // The cause may be in another database of the server. The reconciler finds what is stored all the same.
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "the database takes no notifications: until it does, the reconciler alone finds what was stored"
+                    "the database accepts no notifications: until it does, only the reconciler finds what was stored"
                 );
                 return Ok(());
             }

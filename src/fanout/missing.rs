@@ -21,7 +21,7 @@ pub(super) fn range(dependencies: &Dependencies, head: &Head) -> Option<LogRange
 /// something missing.
 ///
 /// # Errors
-/// The database cannot be asked. Logs that fail on their own are left to the next round.
+/// Cannot query the database. Logs that fail on their own are left to the next round.
 pub(super) async fn announce_missing(dependencies: &Dependencies, heads: &[Head]) -> Result<usize, StoreError> {
     let mut missing: Vec<(&Head, LogRange)> =
         heads.iter().filter_map(|head| Some((head, range(dependencies, head)?))).collect();

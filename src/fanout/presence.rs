@@ -243,7 +243,7 @@ impl Presence {
                 replica = name,
                 seconds,
                 unwritten,
-                "a replica's word is passed over, whose date is this far off: one of two clocks is wrong, or an old notification is repeated"
+                "ignoring a presence announcement whose date is this far off: one of the two clocks is wrong, or an old notification was replayed"
             );
         }
     }

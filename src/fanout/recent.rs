@@ -138,7 +138,7 @@ async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
         batch.retain(|request| !request.answer.is_closed());
         let given_up = batch.extract_if(.., |request| request.asked.elapsed() > GIVE_UP).count();
         if given_up > 0 {
-            tracing::error!(sessions = given_up, "sessions were not told what was stored before they came");
+            tracing::error!(sessions = given_up, "sessions were not told what was stored before they connected");
         }
         if batch.is_empty() {
             return;
@@ -155,7 +155,7 @@ async fn answer_all(dependencies: &Dependencies, batch: &mut Vec<Request>) {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     sessions = batch.len(),
-                    "sessions cannot be told what was stored before they came; trying again"
+                    "cannot look up what was stored before sessions connected; trying again"
                 );
                 sleep(RETRY_PAUSE).await;
             }
@@ -330,7 +330,10 @@ async fn recent_heads(
                     // Nobody else is affected.
                     dependencies.metrics.reconcile_failures.inc();
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "a user with very many logs was not told what was stored before it came");
+                    tracing::warn!(
+                        error,
+                        "the sessions of a user with very many logs were not told what was stored before they connected"
+                    );
                 }
                 Err(error) => return Err(error),
             }

@@ -48,7 +48,7 @@ struct Requests {
 
 /// The positions of a user's logs could not be read.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the database could not be asked where the user's logs stand")]
+#[error("cannot query the positions of the user's logs")]
 pub struct CannotBegin;
 
 /// A bucket's reconciler.

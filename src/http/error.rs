@@ -43,12 +43,12 @@ pub enum ApiError {
     #[error("the parameter {0} is missing or empty")]
     MissingParameter(&'static str),
     /// Too many collections are asked for.
-    #[error("the parameter collections may name {0} collections at most; name fewer, or none for all of them")]
+    #[error("the parameter collections may name at most {0} collections; name fewer, or none to get all of them")]
     TooManyCollections(usize),
     /// Too many apps or collections are asked for.
     #[error(
-        "the parameter apps may name {apps} apps, {of_an_app} tables of each and {tables} in all at most; name fewer, or no \
-         tables for all of an app"
+        "the parameter apps may name at most {apps} apps, {of_an_app} tables of each and {tables} in total; name fewer, or \
+         no tables to get all of an app"
     )]
     TooManyApps {
         /// Maximum number of apps on one stream.
@@ -64,8 +64,8 @@ pub enum ApiError {
     /// A header is not plain text.
     #[error("the header {0} must be plain text")]
     Header(&'static str),
-    /// The header X-Client-Id must be UTF-8, as it is or percent-encoded.
-    #[error("the header X-Client-Id must be UTF-8, as it is or percent-encoded")]
+    /// The header X-Client-Id must be UTF-8, plain or percent-encoded.
+    #[error("the header X-Client-Id must be UTF-8, plain or percent-encoded")]
     ClientHeader,
     /// The body is larger than this many bytes.
     #[error("the body is larger than {0} bytes; push in smaller parts")]
@@ -73,8 +73,8 @@ pub enum ApiError {
     /// The body must be sent with Content-Type: application/json.
     #[error("the body must be sent with Content-Type: application/json")]
     MediaType,
-    /// The body must be sent as it is, without Content-Encoding: compressed bodies are not taken.
-    #[error("the body must be sent as it is, without Content-Encoding: compressed bodies are not taken")]
+    /// The body must be sent without Content-Encoding: compressed bodies are not accepted.
+    #[error("the body must be sent without Content-Encoding: compressed bodies are not accepted")]
     Encoding,
     /// The body did not arrive in time.
     #[error("the body did not arrive in time")]
@@ -82,20 +82,20 @@ pub enum ApiError {
     /// The body ended early.
     #[error("the body ended early")]
     BodyBroken,
-    /// There is nothing here; see the documentation for the endpoints.
-    #[error("there is nothing here; see the documentation for the endpoints")]
+    /// Not found; see the documentation for the endpoints.
+    #[error("not found; see the documentation for the endpoints")]
     NotFound,
-    /// This endpoint does not have this method.
-    #[error("this endpoint does not have this method")]
+    /// This endpoint does not support this method.
+    #[error("this endpoint does not support this method")]
     MethodNotAllowed,
-    /// This is a WebSocket: connect with Upgrade: websocket, version 13.
-    #[error("this is a WebSocket: connect with Upgrade: websocket, version 13")]
+    /// This is a WebSocket endpoint: connect with Upgrade: websocket, version 13.
+    #[error("this is a WebSocket endpoint: connect with Upgrade: websocket, version 13")]
     UpgradeRequired,
     /// The server is busy; try again.
     #[error("the server is busy; try again")]
     Busy,
-    /// Your address has as many connections here as are allowed; close some.
-    #[error("your address has as many connections here as are allowed; close some")]
+    /// Your address has the maximum number of connections here; close some.
+    #[error("your address has the maximum number of connections here; close some")]
     TooManyFromAddress,
     /// A limit of the user is reached.
     #[error(transparent)]
@@ -214,7 +214,7 @@ impl ApiError {
     fn message(&self) -> String {
         match self {
             ApiError::Store(StoreError::Unstorable(_)) => {
-                "a value cannot be stored: a number out of range, or a text with a character that is none".to_owned()
+                "a value cannot be stored: a number out of range, or a text with an invalid character".to_owned()
             }
             ApiError::Store(
                 StoreError::Unavailable(_) | StoreError::Dropped | StoreError::TurnTimeout | StoreError::Contended,

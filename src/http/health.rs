@@ -211,7 +211,7 @@ pub(crate) fn readiness(health: &Health, tells_why: bool) -> Result<Response, Ap
     match health.missing() {
         missing if missing.is_empty() => Ok(json(&Status { status: "ready" })),
         missing if tells_why => Err(ApiError::NotReady(missing.join(", "))),
-        _ => Err(ApiError::NotReady("ask on ADMIN_PORT why".to_owned())),
+        _ => Err(ApiError::NotReady("ADMIN_PORT says why".to_owned())),
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) enum Stage {
 pub(super) enum Overrun {
     #[error("the message before authentication is too large")]
     TooLarge,
-    #[error("there is no memory for what the client sends")]
+    #[error("there is no memory left for the client's message")]
     NoMemory,
 }
 

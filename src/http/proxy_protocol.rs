@@ -26,7 +26,7 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
 }
 
 fn malformed() -> Error {
-    Error::new(ErrorKind::InvalidData, "no header of the PROXY protocol")
+    Error::new(ErrorKind::InvalidData, "no PROXY protocol header")
 }
 
 /// Version 1, after its first letter: `PROXY TCP4 192.0.2.1 192.0.2.2 4711 443`.
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Returns what is read, and what is left.
+    /// Returns the result and the remaining bytes.
     async fn read_all(bytes: &[u8]) -> (Result<Option<IpAddr>>, Vec<u8>) {
         let mut stream = bytes;
         (read(&mut stream).await, stream.to_vec())

@@ -136,10 +136,10 @@ impl Server {
                 Ok(Err(error)) => {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
-                        "a balancer did not say for whom it speaks"
+                        "cannot read a load balancer's PROXY protocol header"
                     );
                 }
-                Err(_) => tracing::debug!("a balancer did not say in time for whom it speaks"),
+                Err(_) => tracing::debug!("a load balancer sent no PROXY protocol header in time"),
             }
         });
     }
@@ -159,7 +159,7 @@ impl Server {
         let place = Place { _permit: permit, address, meter, metrics: self.metrics.clone() };
         let connection = Connection::new(place);
         if let Err(error) = self.prepare(&stream) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it began");
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it was served");
             return;
         }
         let stream = Transport::new(stream, connection.clone(), self.limits.write, self.limits.read);

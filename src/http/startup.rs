@@ -35,7 +35,7 @@ impl WaitReason {
     fn sentence(&self) -> String {
         let reason = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        format!("the replica waits for its database{why}")
+        format!("the replica is waiting for its database{why}")
     }
 }
 

@@ -82,7 +82,7 @@ impl Watermarks {
         if !self.logs.contains_key(app) {
             self.logs.insert(app.into(), LogWatermark { watermark: self.others, ahead: Vec::new() });
         }
-        self.logs.get_mut(app).expect("it was inserted if it was not there")
+        self.logs.get_mut(app).expect("it was inserted if it was missing")
     }
 }
 

@@ -10,7 +10,7 @@ pub enum LimitError {
     #[error(transparent)]
     Reached(#[from] LimitReached),
     /// Pushes of this user that create apps take too long.
-    #[error("pushes of this user that make apps take too long")]
+    #[error("pushes of this user that create apps take too long")]
     Busy,
     /// The store cannot read the user's usage.
     #[error(transparent)]

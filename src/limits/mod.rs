@@ -30,22 +30,22 @@ pub use users::UserLimits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
     /// Too many pushes per second; when the next may come.
-    #[error("this user pushes more often than is allowed; push again after the time in Retry-After")]
+    #[error("this user pushes too often; push again after the time in Retry-After")]
     Pushes(Duration),
     /// Too many pulls per second; when the next may come.
-    #[error("this user pulls more often than is allowed; pull again after the time in Retry-After")]
+    #[error("this user pulls too often; pull again after the time in Retry-After")]
     Pulls(Duration),
     /// Too many bytes per day; when more may come.
-    #[error("this user has pushed as many bytes as are allowed in a day; push again after the time in Retry-After")]
+    #[error("this user has pushed the maximum number of bytes per day; push again after the time in Retry-After")]
     BytesPerDay(Duration),
     /// Too many bytes stored.
     #[error(
-        "this user stores as many bytes as are allowed; ask for more: a delete is taken, but it makes room only once the \
+        "this user stores the maximum number of bytes; ask for more: deletes are accepted, but free space only once the \
          server has purged what was deleted"
     )]
     BytesStored,
     /// Too many apps: the user has this many.
-    #[error("this user has {0} apps, as many as are allowed; use one of them")]
+    #[error("this user has {0} apps, the maximum; use one of them")]
     Apps(u32),
 }
 

@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// Polls until it is too often.
+    /// Polls until it is too frequent.
     fn too_often(polls: &Polls, log: &Log) -> Poll {
         loop {
             let poll = polls.ask(log, Some("tasks"), Some("phone"));
@@ -256,7 +256,7 @@ mod tests {
         let clock = ManualClock::at_present(1);
         let polls = polls_by(clock.clock(), &closing);
         let mut answered = 0;
-        // Each for a table of its own, and each once.
+        // Each for its own table, and each once.
         while polls.ask(&log, Some(&format!("table-{answered}")), Some("phone")).waiting.is_none() {
             let poll = polls.ask(&log, Some(&format!("table-{answered}")), Some("phone"));
             assert_eq!(poll.nothing_new().now_or_never(), Some(false));

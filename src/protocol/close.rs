@@ -23,7 +23,7 @@ pub enum CloseReason {
     TooFarBehind,
     /// The user has as many sessions as are allowed.
     TooManySessions,
-    /// The database cannot be asked, so the session could not begin.
+    /// Cannot query the database, so the session could not begin.
     Unavailable,
     /// The replica is going away.
     GoingAway,
@@ -87,7 +87,7 @@ impl CloseReason {
             AuthTimeout => "no auth message in time",
             InvalidToken => "the token is not valid",
             TokenExpired => "the token has expired",
-            OtherUser => "the token is of another user",
+            OtherUser => "the token belongs to another user",
             TooLarge => "message too large",
             ProtocolError => "protocol error",
             Unresponsive => "no answer to pings",
@@ -95,7 +95,7 @@ impl CloseReason {
             TooManySessions => "too many connections of this user; close some",
             Unavailable => "try again later",
             GoingAway => "this replica is going away; reconnect",
-            TooOld => "connections are spread anew; reconnect",
+            TooOld => "maximum connection age reached; reconnect",
             Rebalanced => "connections are rebalanced; reconnect",
             Disconnected => "disconnected by an operator; reconnect",
         }

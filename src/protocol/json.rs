@@ -27,7 +27,7 @@ pub enum Unstorable {
     #[error("has the character \\u0000, which cannot be stored; remove it")]
     Nul,
     /// Half of a surrogate pair is not a character.
-    #[error("has half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")]
+    #[error("has an unpaired surrogate (\\ud800 to \\udfff), which is not a character; remove it")]
     LoneSurrogate,
     /// Nested deeper than [`MAX_DEPTH`].
     #[error("is nested more than {MAX_DEPTH} levels deep")]
@@ -39,7 +39,7 @@ pub enum Unstorable {
     #[error("has a number of more than {MAX_DIGITS} digits")]
     Digits,
     /// So many exponents that the value, written out digit by digit, would be many times as long.
-    #[error("has so many numbers with large exponents that it would be read back many times as long")]
+    #[error("has so many numbers with large exponents that it would be many times as long when read back")]
     Grows,
 }
 

@@ -18,7 +18,7 @@ pub enum StampError {
     NotRfc3339,
     /// In UTC the year is below 0: `toISOString` would write it with another width, and strings of different widths do
     /// not compare like the instants.
-    #[error("lies before the year 0000")]
+    #[error("is before the year 0000")]
     OutOfRange,
 }
 

@@ -56,10 +56,10 @@ pub enum JoinError {
     #[error(transparent)]
     Begin(#[from] CannotBegin),
     /// There is no memory for the names it requests.
-    #[error("this user's streams name as many tables as there is room for; name fewer, or none to get all of them")]
+    #[error("there is no room for more table names in this user's streams; name fewer, or none to get all tables")]
     NoRoomForNames,
     /// The user has as many sessions as are allowed.
-    #[error("this user has as many connections here as are allowed; close some")]
+    #[error("this user has the maximum number of connections here; close some")]
     TooManySessions,
 }
 

@@ -218,7 +218,7 @@ impl Rebalancer {
             return None;
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {
-            tracing::info!(connections = load.own, mean = load.mean, "closing connections that are too many");
+            tracing::info!(connections = load.own, mean = load.mean, "closing excess connections");
             self.wave = Some(Wave { begun: now, excess, due: 0.0, trial: Trial::begin(replicas, &load, excess) });
         }
         let wave = self.wave.as_mut()?;
@@ -254,7 +254,7 @@ impl Rebalancer {
     /// Ends a wave that did not help: the next one is a while off.
     fn give_up(&mut self, now: Instant) {
         tracing::warn!(
-            "connections that were closed came back to where they were: the balancer does not even them out"
+            "closed connections came back to the replicas they were on: the load balancer does not even them out"
         );
         self.wave = None;
         self.rests_until = Some(now + self.window * self.rest);

@@ -1,4 +1,4 @@
-//! Sessions without a network: a hub to join, and a database that is never there.
+//! Sessions without a network: a hub to join, and a database that is unreachable.
 
 use super::*;
 use crate::config::without_environment;
@@ -14,7 +14,7 @@ pub(super) struct Rig {
     pub(super) metrics: Arc<Metrics>,
     pub(super) closing: CancellationToken,
     drained: Drained,
-    /// Nobody listens at its database's address.
+    /// Nothing listens at its database's address.
     pub(super) store: Pages,
     _known: Membership,
     /// While kept, the sessions' questions to the reconciler stay unanswered; once dropped, they fail at once.

@@ -164,7 +164,7 @@ impl Buckets {
                     tracing::warn!(
                         server,
                         known,
-                        "Citus has buckets on a server that is not in DATABASE_WORKER_URLS under this name and port: what is for them takes a detour"
+                        "Citus has buckets on a server that is not in DATABASE_WORKER_URLS under this name and port: statements for them take a detour"
                     );
                 }
                 None => {}

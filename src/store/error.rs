@@ -11,7 +11,7 @@ pub enum StoreError {
     #[error("the database cannot be used at the moment")]
     Unavailable(#[source] Arc<DbError>),
     /// Earlier pushes took too long.
-    #[error("pushes that came before did not end in time")]
+    #[error("earlier pushes did not finish in time")]
     TurnTimeout,
     /// PostgreSQL cannot represent a value. Nothing was stored.
     #[error("the database cannot represent a value")]
@@ -23,7 +23,7 @@ pub enum StoreError {
     #[error(transparent)]
     Unreadable(#[from] UnreadableChange),
     /// The task that was storing a push ended early.
-    #[error("a push was given up half-way")]
+    #[error("a push was abandoned halfway")]
     Abandoned,
     /// Another request was storing the same changes, again and again.
     #[error("the changes of a push were being stored elsewhere at the same time")]
@@ -34,7 +34,7 @@ pub enum StoreError {
     )]
     Dropped,
     /// A change is larger than anything that is ever read; neither a push nor a program's insert can store one.
-    #[error("the change stored at {at} µs takes {bytes} bytes, which is more than any device is sent")]
+    #[error("the change stored at {at} µs takes {bytes} bytes, which is more than is sent to any device")]
     TooLong {
         /// Its position in the log, in microseconds.
         at: i64,

@@ -10,11 +10,11 @@ use tokio_postgres::types::Type;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// The encoding is not UTF-8.
-    #[error("the database's encoding is {0} and must be UTF8: create it anew with encoding 'UTF8'")]
+    #[error("the database's encoding is {0} and must be UTF8: recreate it with encoding 'UTF8'")]
     Encoding(String),
     /// Fewer connections are allowed than the pool may open.
     #[error(
-        "the database lets this role have {allowed} connections and this replica needs {needed}: raise its limit or lower DATABASE_POOL_SIZE"
+        "the database allows this role {allowed} connections, but this replica needs {needed}: raise its limit or lower DATABASE_POOL_SIZE"
     )]
     Connections {
         /// The number allowed.
@@ -29,23 +29,23 @@ pub enum Unfit {
     #[error("the database is read-only: default_transaction_read_only is on, for the server, the database or the role")]
     ReadOnly,
     /// A right is missing.
-    #[error("the role of DATABASE_URL lacks rights: {0} (deploy/grants.sql has all that it needs)")]
+    #[error("the role of DATABASE_URL lacks rights: {0} (deploy/grants.sql grants all that it needs)")]
     Rights(String),
     /// A right needed for trimming is missing. Everything else works without it.
     #[error(
-        "the role of DATABASE_URL lacks rights to trim: {0} (deploy/grants.sql has all that it needs; COMPACT_AFTER_MS=0 turns trimming off)"
+        "the role of DATABASE_URL lacks rights to trim: {0} (deploy/grants.sql grants all that it needs; COMPACT_AFTER_MS=0 turns trimming off)"
     )]
     TrimmingRights(String),
     /// The schema, which is read through the direct URL, is not accessible.
     #[error(
-        "the role of DATABASE_LISTEN_URL, or else of DATABASE_URL, lacks rights: {0} (deploy/grants.sql has all that it needs)"
+        "the role of DATABASE_LISTEN_URL, or else of DATABASE_URL, lacks rights: {0} (deploy/grants.sql grants all that it needs)"
     )]
     SchemaRights(String),
     /// The two URLs lead to different databases.
-    #[error("DATABASE_LISTEN_URL leads to another database than DATABASE_URL")]
+    #[error("DATABASE_LISTEN_URL points to a different database than DATABASE_URL")]
     OtherDatabase,
     /// The logs were distributed after this replica started.
-    #[error("the logs are distributed over {now}, and this replica looks for them in {known}: restart it")]
+    #[error("the logs are distributed over {now}, but this replica looks for them in {known}: restart it")]
     Layout {
         /// The current layout.
         now: Layout,
@@ -53,7 +53,7 @@ pub enum Unfit {
         known: Layout,
     },
     /// The logs are being distributed.
-    #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, then restart the replica")]
+    #[error("the logs are being distributed over buckets: let `mana-sync distribute` finish, then restart the replica")]
     Moving,
 }
 

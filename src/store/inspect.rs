@@ -95,13 +95,13 @@ pub struct DatabaseState {
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// The database could not be queried.
-    #[error("the database cannot be asked")]
+    #[error("cannot query the database")]
     Database(#[from] tokio_postgres::Error),
     /// A stored change cannot be decoded.
     #[error("a stored change cannot be read")]
     Unreadable(#[from] CompactionError),
     /// A stored change has an invalid id or operation.
-    #[error("a stored change has an id or an operation that is none")]
+    #[error("a stored change has an invalid id or operation")]
     UnknownChange,
 }
 

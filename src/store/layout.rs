@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_what_it_was() {
-        // Stored logs are located by it.
+        // The location of stored logs depends on it.
         let of = |user| Layout::over(64).unwrap().bucket_of(UserKey::of(user));
         let key = UserKey::of("user-1").0.simple().to_string();
         assert_eq!(of("user-1"), u32::from_str_radix(&key[..8], 16).unwrap() as usize % 64);

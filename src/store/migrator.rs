@@ -34,13 +34,11 @@ pub enum MigrateError {
         #[source]
         source: tokio_postgres::Error,
     },
-    #[error("migration {0} was begun and not ended: look at what it did, then remove its row from _sqlx_migrations")]
+    #[error("migration {0} was started but not finished: check what it did, then remove its row from _sqlx_migrations")]
     Dirty(i64),
-    #[error("migration {0} was applied in another form than this program has it")]
+    #[error("migration {0} was applied in a different form than this program has")]
     Changed(i64),
-    #[error(
-        "migration {0} cannot be applied in a transaction, as the main schema of a database that is distributed needs it"
-    )]
+    #[error("migration {0} cannot be applied in a transaction, as the main schema of a distributed database requires")]
     NoTransaction(i64),
 }
 

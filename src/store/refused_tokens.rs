@@ -25,7 +25,7 @@ pub enum RefusedTokensError {
     #[error("the role lacks rights: SELECT, INSERT, UPDATE and DELETE on sync_refused_tokens")]
     Rights(#[source] tokio_postgres::Error),
     /// The database did not respond or failed.
-    #[error("the database cannot be asked for the tokens that operators refuse")]
+    #[error("cannot query the database for the refused tokens")]
     Database(#[source] tokio_postgres::Error),
 }
 

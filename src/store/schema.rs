@@ -197,7 +197,11 @@ async fn check_bucket(connection: &Session, schema: &str) -> Result<(), SchemaEr
         Ok(rows) => rows,
         Err(error) if error.is_closed() => return Err(error.into()),
         Err(error) => {
-            tracing::warn!(schema, error = &error as &dyn std::error::Error, "a bucket is away; its users cannot sync");
+            tracing::warn!(
+                schema,
+                error = &error as &dyn std::error::Error,
+                "a bucket is unavailable; its users cannot sync"
+            );
             return Ok(());
         }
     };
@@ -234,7 +238,7 @@ async fn check_on(connection: &Session) -> Result<(), SchemaError> {
     check_versions(connection, &applied).await?;
     let known = newest_known();
     if let Some(newest) = applied.iter().max().filter(|newest| **newest > known) {
-        tracing::info!(newest, known, "the schema is newer than this replica, which can work with it");
+        tracing::info!(newest, known, "the schema is newer than this replica, but compatible");
     }
     Ok(())
 }

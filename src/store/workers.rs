@@ -79,7 +79,7 @@ impl Worker {
     pub(super) fn all(config: &Config, layout: Layout) -> Result<Arc<[Worker]>, ConnectError> {
         if !layout.is_on_citus() {
             if !config.database_worker_urls.is_empty() {
-                tracing::warn!("DATABASE_WORKER_URLS is of no use: the logs are not distributed over a Citus cluster");
+                tracing::warn!("DATABASE_WORKER_URLS has no effect: the logs are not distributed over a Citus cluster");
             }
             return Ok([].into());
         }
@@ -104,7 +104,7 @@ impl Worker {
 enum AskError {
     #[error("it cannot be reached")]
     Connect(#[from] ConnectError),
-    #[error("it does not say where it is")]
+    #[error("it does not say which server it is")]
     Database(#[from] tokio_postgres::Error),
     #[error("it does not answer")]
     Timeout(#[from] tokio::time::error::Elapsed),
@@ -176,12 +176,12 @@ impl Outside {
         match answer {
             Ok(_) => tracing::error!(
                 server,
-                "DATABASE_WORKER_URLS names a server that is not of the Citus cluster of DATABASE_URL: it is not used"
+                "DATABASE_WORKER_URLS names a server that does not belong to the Citus cluster of DATABASE_URL: it is not used"
             ),
             Err(error) => tracing::warn!(
                 server,
                 error = error as &dyn std::error::Error,
-                "a server of DATABASE_WORKER_URLS is not used until it has shown that it is of the Citus cluster"
+                "a server of DATABASE_WORKER_URLS is not used until it has shown that it belongs to the Citus cluster"
             ),
         }
     }

@@ -39,10 +39,10 @@ pub struct LogFilter {
 #[derive(Debug, thiserror::Error)]
 pub enum LogFilterError {
     /// The text is not a valid RUST_LOG filter.
-    #[error("this is no filter as RUST_LOG has them, such as info or info,mana_sync::store=debug")]
+    #[error("this is not a filter in the form of RUST_LOG, such as info or info,mana_sync::store=debug")]
     Unreadable(#[source] Option<ParseError>),
-    /// The log of this process cannot be changed.
-    #[error("the log of this process cannot be changed")]
+    /// The log filter of this process cannot be changed.
+    #[error("the log filter of this process cannot be changed")]
     Fixed,
 }
 
@@ -120,7 +120,7 @@ pub(super) fn init(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the log begins before the settings are read, and RUST_LOG is not one of them"
+    reason = "logging starts before the settings are read, and RUST_LOG is not one of them"
 )]
 fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter, is_plain: bool) -> LogFilter {
     let (chosen, problem) = at_start(std::env::var_os(EnvFilter::DEFAULT_ENV).as_deref());
@@ -151,7 +151,7 @@ fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter,
     if let Some(problem) = problem {
         tracing::warn!(
             error = &problem as &dyn std::error::Error,
-            "RUST_LOG is not followed: what is logged is {DEFAULT}"
+            "RUST_LOG is invalid and ignored; the filter is {DEFAULT}"
         );
     }
     let (shown, replace) = (Arc::new(Mutex::new(shown)), Arc::new(move |filter| handle.reload(filter).is_ok()));

@@ -55,7 +55,7 @@ pub struct Telemetry {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The exporter's message contains values of settings; only the setting's name is kept.
-    #[error("traces cannot be exported as the settings OTEL_… say: see {0}")]
+    #[error("traces cannot be exported with these OTEL_… settings: see {0}")]
     Traces(String),
 }
 

@@ -1,4 +1,4 @@
-//! Authentication, sentence by sentence of docs/protocol.md.
+//! Token checks, sentence by sentence of docs/protocol.md.
 
 use crate::claims::{changed, good as claims, lacking, now};
 use crate::support::*;
@@ -22,7 +22,7 @@ fn without(name: &str) -> Value {
     lacking(claims(), name)
 }
 
-/// Good claims that were never sent before.
+/// Valid claims that have not been sent before.
 fn fresh() -> Value {
     with("jti", uuid::Uuid::new_v4().to_string())
 }
@@ -98,11 +98,11 @@ async fn only_eddsa_counts() {
     let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let header = |alg: &str| json!({ "alg": alg, "typ": "JWT", "kid": kid });
     for alg in ["none", "None", "NONE", "HS256", "RS256", "ES256", "EdDSA2", ""] {
-        // Signed with the right key all the same, and not signed at all.
+        // Signed with the right key anyway, and not signed at all.
         assert_refused(cluster, alg, &key.mint_with(&header(alg), &claims())).await;
         assert_refused(cluster, alg, &format!("{}.{}.", part(header(alg)), part(claims()))).await;
     }
-    // The public key, which everybody knows, as the secret of a keyed hash.
+    // The public key as the secret of an HMAC.
     let jwk = key.public_jwk();
     let x = jwk["x"].as_str().unwrap();
     for secret in [URL_SAFE_NO_PAD.decode(x).unwrap(), x.as_bytes().to_vec(), jwk.to_string().into_bytes()] {
@@ -139,7 +139,7 @@ async fn a_token_that_needs_an_extension_is_refused() {
             assert_refused(cluster, &format!("{crit} {more}"), &token(crit.clone(), more)).await;
         }
     }
-    // What need not be understood may be there.
+    // Headers that need not be understood are allowed.
     let header = json!({ "alg": "EdDSA", "kid": cluster.key.kid(), "typ": "at+jwt", "x": { "crit": [] } });
     assert_accepted(cluster, "no crit", &cluster.key.mint_with(&header, &claims())).await;
 }
@@ -151,17 +151,17 @@ async fn the_token_names_a_key_that_the_issuer_publishes_and_is_signed_by_it() {
     let header = |kid: Value| json!({ "alg": "EdDSA", "kid": kid });
     let ours = json!(cluster.key.kid());
     assert_refused(cluster, "no kid", &cluster.key.mint_with(&json!({ "alg": "EdDSA" }), &claims())).await;
-    // All at once: each waits until the issuer was asked again.
+    // All at once: each waits until the issuer has been asked again.
     let kids =
         [json!(null), json!(""), json!(7), json!("unknown"), json!("../../etc/passwd"), json!("x".repeat(4_000))];
     let tokens = kids.map(|kid| cluster.key.mint_with(&header(kid), &claims()));
     let tokens = tokens.into_iter().chain([stranger.mint(&claims())]);
     join_all(tokens.map(async |token| assert_refused(cluster, "another kid", &token).await)).await;
     assert_refused(cluster, "a stranger's signature", &stranger.mint_with(&header(ours.clone()), &claims())).await;
-    // A key that comes with the token is nobody's.
+    // A key that comes with the token is not trusted.
     let header = json!({ "alg": "EdDSA", "kid": ours, "jwk": stranger.public_jwk(), "jku": "http://127.0.0.1:1/" });
     assert_refused(cluster, "a key of its own", &stranger.mint_with(&header, &claims())).await;
-    // What was signed is what counts.
+    // The claims must be the ones that were signed.
     let [mine, other] = ["mine", "other"].map(|user| cluster.key.mint(&with("sub", user)));
     let (mine, other): (Vec<&str>, Vec<&str>) = (mine.split('.').collect(), other.split('.').collect());
     assert_refused(cluster, "another's claims", &[mine[0], other[1], mine[2]].join(".")).await;
@@ -242,7 +242,7 @@ async fn a_rotated_key_is_picked_up_and_the_old_one_is_refused_once_it_is_gone()
     let settings = [("JWKS_COOLDOWN_MS", "50"), ("JWKS_REFRESH_MS", "200")];
     let cluster = Cluster::start_with(1, &settings).await;
     let next = SigningKey::generate().unwrap();
-    // A token that was seen may be remembered for a while: each is a new one.
+    // A token that was accepted may be cached for a while, so each one is new.
     let (old_token, new_token) = (|| cluster.key.mint(&fresh()), || next.mint(&fresh()));
     assert_accepted(&cluster, "before", &old_token()).await;
     assert_refused(&cluster, "not yet published", &new_token()).await;
@@ -330,7 +330,7 @@ async fn while_the_issuer_was_never_reached_the_answer_is_503_with_retry_after()
             assert!(!reply.text.contains("127.0.0.1"), "{reply:?}");
         }
     }
-    // What is no good whatever the keys are is refused all the same.
+    // Tokens that no key could make valid are still refused.
     assert_refused(&cluster, "no JWT", "x").await;
     cluster.issuer.set_mode(Mode::Serve);
     eventually("the issuer is back", async || pull(&cluster, &token).await.status == 200).await;

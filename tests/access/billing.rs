@@ -33,7 +33,7 @@ async fn whose_sync_is_not_active_gets_402_on_push_pull_and_stream_and_stores_no
         get(cluster, &user, path).await.refused(402, "sync_inactive");
     }
     assert_eq!(cluster.stored(&user).await, 0);
-    // Another user is another matter.
+    // Another user is not affected.
     assert_let_through(cluster, &cluster.user()).await;
 }
 
@@ -43,7 +43,7 @@ async fn the_service_is_asked_with_our_key_and_once_for_many_requests_of_a_user(
     let user = cluster.user();
     join_all((0..30).map(|_| assert_let_through(&cluster, &user))).await;
     assert_let_through(&cluster, &user).await;
-    // It counts those alone that came with the right key.
+    // The service counts only requests with the right key.
     assert_eq!(cluster.credits.requests_of(&user.id), 1);
     assert_eq!(cluster.credits.requests(), 1);
     let inactive = cluster.user();
@@ -112,7 +112,7 @@ async fn a_service_that_is_not_there_stops_nobody() {
 #[tokio::test]
 async fn a_service_that_hangs_delays_the_first_few_requests_alone_and_is_left_alone() {
     let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "300"), ("BILLING_RETRY_MS", "60000")]).await;
-    // The keys are fetched before the clock runs.
+    // Fetch the keys before the clock starts.
     assert_let_through(&cluster, &cluster.user()).await;
     let asked = cluster.credits.requests();
     cluster.credits.set_mode(Mode::Hang);
@@ -120,7 +120,7 @@ async fn a_service_that_hangs_delays_the_first_few_requests_alone_and_is_left_al
     for _ in 0..200 {
         assert_let_through(&cluster, &cluster.user()).await;
     }
-    // Three time-outs of 300 ms, and 197 requests that wait for nobody; if each waited it would be a minute.
+    // Three timeouts of 300 ms and 197 requests that do not wait; if each waited, it would take a minute.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(cluster.credits.requests() - asked, 3);
 }
@@ -149,7 +149,7 @@ async fn a_service_that_was_down_is_asked_again_later_and_its_answers_count_agai
     let user = cluster.user();
     cluster.credits.set_active(&user.id, false);
     eventually("its answer counts", async || get(&cluster, &user, PULL).await.status == 402).await;
-    // Once it is well everybody is asked about again.
+    // Once the service is back, every user is asked about again.
     let other = cluster.user();
     cluster.credits.set_active(&other.id, false);
     get(&cluster, &other, PULL).await.refused(402, "sync_inactive");

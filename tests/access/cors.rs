@@ -24,7 +24,7 @@ async fn preflight(origin: &str, path: &str, method: &str, headers: &str) -> Rep
     Reply::to(request.header("Access-Control-Request-Headers", headers).timeout(TIMEOUT)).await
 }
 
-/// The members of a list in a header, in lower case.
+/// The elements of a header's list, in lower case.
 fn list(reply: &Reply, name: &str) -> BTreeSet<String> {
     let header = reply.header(name).unwrap_or_else(|| panic!("no {name}: {reply:?}"));
     header.split(',').map(|member| member.trim().to_ascii_lowercase()).collect()
@@ -35,7 +35,7 @@ async fn a_preflight_of_a_named_origin_is_allowed_with_credentials_methods_and_h
     let wanted = "authorization,content-type,x-client-id,last-event-id";
     for origin in [TODO, LOCAL] {
         for (path, method) in [("/sync/todo", "POST"), (PULL, "GET"), ("/sync/todo/stream", "GET")] {
-            // No token: browsers send none with a preflight.
+            // No token: browsers do not send one with a preflight.
             let reply = preflight(origin, path, method, wanted).await;
             assert!(reply.status.is_success(), "{reply:?}");
             assert_eq!(reply.header(ALLOW_ORIGIN), Some(origin));
@@ -185,7 +185,7 @@ async fn preflights_are_counted_by_whether_the_page_may_and_the_refused_page_is_
         ask(EVIL, path, true).await;
     }
     ask(TODO, "/sync/todo", true).await;
-    // Neither is what a browser asks before it sends something.
+    // Neither of these is a preflight for an endpoint.
     ask(EVIL, "/nothing", true).await;
     ask(EVIL, "/sync/todo", false).await;
     let text = cluster.get("/metrics").await.text;

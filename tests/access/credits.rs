@@ -1,4 +1,4 @@
-//! Hostile credits services and users. See billing.rs for what the gate promises.
+//! Misbehaving credits services and hostile user ids. See billing.rs for what the gate promises.
 
 use crate::support::*;
 use axum::Router;
@@ -24,13 +24,13 @@ async fn status(cluster: &Cluster, user: &User) -> u16 {
     Reply::to(cluster.request(user, Method::GET, PULL)).await.status.as_u16()
 }
 
-/// A cluster that asks this service.
+/// A cluster that uses this service.
 async fn asking(service: &Stub, path: &str, more: &[(&str, &str)]) -> Cluster {
     let url = format!("http://{}{path}", service.address());
     Cluster::start_with(1, &[&[("MANA_CREDITS_URL", url.as_str())], more].concat()).await
 }
 
-/// The paths that a service was asked for.
+/// The paths requested from a service.
 type Paths = Arc<Mutex<Vec<String>>>;
 
 async fn noting() -> (Stub, Paths) {
@@ -49,7 +49,7 @@ async fn whatever_a_user_is_called_one_part_of_the_path_is_the_user() {
     let ids =
         ["..", ".", "/", "//", "../..", "%2e%2e", ".%2E", "a/../b", "?", "#", "a?b=c", "%", " ", "\\", "ü", "..;/"];
     for id in ids {
-        // It is asked about this very user: 402 is what it says of everybody.
+        // The service must be asked about exactly this user: it says 402 of everybody.
         assert_eq!(status(&cluster, &cluster.user_named(id)).await, 402, "{id}");
         let asked = paths.lock().unwrap().last().cloned().expect(id);
         let user = asked.strip_prefix("/base/api/v1/internal/sync/status/").unwrap_or_else(|| panic!("{id}: {asked}"));
@@ -82,7 +82,7 @@ async fn a_redirect_is_not_followed_and_our_key_stays_here() {
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_none_and_is_not_read_to_its_end() {
     let huge = async || {
-        // It would never end.
+        // An endless body.
         let chunks = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(" ".repeat(8 << 10)));
         axum::body::Body::from_stream(chunks)
     };
@@ -101,7 +101,7 @@ async fn an_answer_that_is_too_large_is_none_and_is_not_read_to_its_end() {
     }
 }
 
-/// A service that fails for some users alone: by an error of its own, of the caller's, by nonsense, or not at all.
+/// A service that fails for some users only: with a 5xx, a 4xx, an invalid body, or no answer.
 async fn failing_for_some() -> Stub {
     let answer = async |uri: Uri| -> Response {
         match uri.path().rsplit('/').next().unwrap_or_default() {
@@ -121,7 +121,7 @@ async fn failing_users_do_not_make_everybody_free() {
     for kind in ["error", "forbidden", "nonsense", "hang"] {
         let service = failing_for_some().await;
         let cluster = asking(&service, "", &[("BILLING_TIMEOUT_MS", "200")]).await;
-        // At first nobody is known whom the service has answered about, later there is somebody.
+        // At first the service has answered about nobody, later about somebody.
         for round in 0..3 {
             for number in 0..5 {
                 let user = cluster.user_named(&format!("{kind}{round}{number}"));

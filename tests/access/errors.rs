@@ -1,4 +1,4 @@
-//! The form of errors, and the answers to clients while the database is away.
+//! The form of errors, and the responses to clients while the database is down.
 
 use crate::support::*;
 use futures_util::future::join_all;
@@ -60,7 +60,7 @@ async fn an_error_says_what_to_do_in_every_case() {
     assert!(message.contains("X-Client-Id"), "{message}");
 }
 
-/// Everything that asks the database, once.
+/// Sends each kind of request that needs the database, once.
 async fn ask_everything(cluster: &Cluster, user: &User) -> [(&'static str, Reply); 4] {
     let push = json!({ "clientId": "phone", "since": AT, "changes": [insert("todos", "a", "Milk", AT)] }).to_string();
     let get = async |path: String| Reply::to(cluster.request(user, Method::GET, &path)).await;
@@ -73,7 +73,7 @@ async fn ask_everything(cluster: &Cluster, user: &User) -> [(&'static str, Reply
     [("push", pushed), ("empty push", empty), ("pull", pulled), ("stream", streamed)]
 }
 
-/// A stream's answer: one that is open goes on, and tries again whatever it cannot read.
+/// Returns a stream's response. An open stream stays open, and retries what it cannot read.
 async fn stream(cluster: &Cluster, user: &User) -> Reply {
     let response = cluster.request(user, Method::GET, "/sync/todo/stream").send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
@@ -81,10 +81,10 @@ async fn stream(cluster: &Cluster, user: &User) -> Reply {
     Reply { status, headers, text }
 }
 
-/// Pushes of many users at once: as many connections to the database as a busy replica has.
+/// Pushes of many users at once, which take as many database connections as on a busy replica.
 async fn push_all(cluster: &Cluster, users: &[User]) -> Vec<StatusCode> {
     let since = iso(now_millis());
-    // Another change each time: the same would be stored once.
+    // A different change each time: the same one would be stored only once.
     let body = json!({ "clientId": "phone", "since": since, "changes": [insert("todos", "a", &since, AT)] });
     join_all(users.iter().map(async |user| cluster.push(user, "todo", body.clone()).await.0)).await
 }
@@ -126,7 +126,7 @@ async fn requests_that_come_after_the_database_has_returned_notice_nothing() {
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &[]).await;
     let users: Vec<User> = (0..40).map(|_| cluster.user()).collect();
     assert_eq!(push_all(&cluster, &users).await, [StatusCode::OK; 40]);
-    // Every connection of the pool dies while nobody uses it.
+    // Every pool connection is cut while idle.
     postgres.server_mut().restart(Shutdown::Immediate).await.unwrap();
     assert_eq!(push_all(&cluster, &users).await, [StatusCode::OK; 40]);
     postgres.server_mut().restart(Shutdown::Fast).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_push_while_the_database_refuses_to_write_is_503_and_stored_when_it_is
         sqlx::query(escape).execute(&mut *transaction).await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
         transaction.commit().await.unwrap();
-        // It counts for new connections only.
+        // The limit applies to new connections only.
         let others = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()";
         sqlx::query(others).execute(&cluster.pool).await.unwrap();
     };

@@ -1,4 +1,4 @@
-//! Headers: those of every answer, those of some errors, and the device names that they may carry.
+//! Headers: those of every response, those of some errors, and the device names they may carry.
 
 use crate::support::*;
 use mana_dev::{Mode, SigningKey};
@@ -94,7 +94,7 @@ async fn an_error_says_in_a_header_what_would_do() {
         assert_eq!(reply.header("upgrade"), Some("websocket"), "{reply:?}");
         assert!(reply.header("connection").is_some_and(|words| words.contains("upgrade")), "{reply:?}");
     }
-    // What is no 401 has no such header: a client would ask for another token for nothing.
+    // Only a 401 has this header: a client would fetch another token for nothing.
     cluster.issuer.set_mode(Mode::Error(500));
     let unknown = SigningKey::generate().unwrap().token("somebody", TIMEOUT);
     let reply = cluster.get_as(&format!("Bearer {unknown}"), PULL).await;
@@ -123,7 +123,7 @@ async fn a_body_in_an_encoding_is_415_and_stores_nothing() {
     }
 }
 
-/// What a pull from a cursor just before everything leaves for the device that a header names.
+/// The ids that a pull from just after the beginning returns to the device that a header names.
 async fn left_for(cluster: &Cluster, user: &User, header: &[u8]) -> Vec<String> {
     const JUST_AFTER: &str = "1970-01-01T00:00:00.001Z";
     let path = format!("/sync/todo/pull?collection=todos&since={JUST_AFTER}");
@@ -162,7 +162,7 @@ async fn what_can_push_can_pull() {
         if !id.contains('\n') && id.trim() == id && !decodes {
             assert_eq!(left_for(cluster, &user, id.as_bytes()).await, ["other"], "{id:?} as it is");
         }
-        // A push that names its device in the header is of the same device.
+        // A push that names its device in the header belongs to the same device.
         let push = cluster.request(&user, Method::POST, "/sync/todo").header("X-Client-Id", encoded);
         let delta = Reply::to(push.json(&json!({ "since": "1970-01-01T00:00:00.001Z", "changes": [] }))).await;
         assert_eq!(ids(&delta.json()), ["other"], "{id:?} {delta:?}");
@@ -200,12 +200,12 @@ async fn a_name_that_is_no_text_is_refused_with_what_to_do() {
     Reply::to(request).await.refused(400, "bad_request");
 }
 
-/// As curl does it with what is large.
+/// As curl sends large bodies.
 #[tokio::test]
 async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked_for_one_that_is_refused() {
     let cluster = Cluster::start(1).await;
     let user = cluster.user();
-    // Whoever has to be asked about has been asked about, so that nothing is waited for.
+    // The credits service has answered already, so nothing waits for it.
     assert_eq!(push(&cluster, &user).send().await.unwrap().status(), 200);
     let cases = [
         ("nonsense", "application/json", 100, "HTTP/1.1 401 "),

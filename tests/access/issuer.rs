@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 const PULL: &str = "/sync/todo/pull?collection=todos&since=1970-01-01T00:00:00.000Z";
-/// Of clients that hang up.
+/// The timeout of clients that hang up.
 const IMPATIENT: Duration = Duration::from_millis(50);
 
 fn anywhere() -> SocketAddr {
@@ -26,7 +26,7 @@ async fn pull(cluster: &Cluster, token: &str) -> Reply {
     cluster.get_as(&format!("Bearer {token}"), PULL).await
 }
 
-/// The status, for a client that waits so long.
+/// Returns the status, for a client with this timeout.
 async fn pull_within(cluster: &Cluster, token: &str, limit: Duration) -> Option<u16> {
     let url = format!("{}{PULL}", cluster.url(0));
     let answer = cluster.http.get(url).bearer_auth(token).timeout(limit).send().await;
@@ -68,11 +68,11 @@ async fn a_flood_of_unknown_keys_that_hangs_up_costs_one_request_per_cool_down()
             let tokens: Vec<String> = (0..20).map(|_| token(&SigningKey::generate().unwrap())).collect();
             let statuses = join_all(tokens.iter().map(|token| pull_within(&cluster, token, IMPATIENT))).await;
             assert!(!statuses.contains(&Some(200)));
-            // Whoever has a good token notices nothing.
+            // A client with a valid token notices nothing.
             assert_eq!(pull_within(&cluster, &token(&cluster.key), TIMEOUT).await, Some(200), "{mode:?}");
         }
     }
-    // The first one, and one for each cool-down that may have begun.
+    // The first fetch, and one for each cool-down that may have begun.
     let allowed = 2 + began.elapsed().as_secs();
     assert!(cluster.issuer.requests() <= allowed, "asked {} times in {:?}", cluster.issuer.requests(), began.elapsed());
 }
@@ -83,7 +83,7 @@ async fn a_key_that_was_published_a_moment_ago_is_not_refused() {
     assert_eq!(pull(&cluster, &cluster.user().token).await.status, StatusCode::OK);
     let next = SigningKey::generate().unwrap();
     cluster.issuer.set_keys(&[cluster.key.clone(), next.clone()]);
-    // The issuer was asked a moment ago, when it did not have this key: that says nothing about it now.
+    // The issuer was asked a moment ago, when it did not have this key yet: that says nothing about now.
     let replies = join_all((0..10).map(async |_| pull(&cluster, &token(&next)).await.status.as_u16())).await;
     assert_eq!(replies, [200; 10]);
     let mut socket = Wakeups::open(cluster.url(0), None).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_session_goes_on_while_the_issuer_does_not_say_whether_its_fresh_token
         let next = SigningKey::generate().unwrap();
         let fresh = next.mint(&json!({ "sub": user.id, "exp": now_millis() / 1000 + 600 }));
         socket.authenticate(&fresh, None).await.unwrap();
-        // Nothing waits for the issuer, and its silence ends nothing.
+        // Nothing waits for the issuer, and its silence closes nothing.
         for round in 0..3 {
             let asked = Instant::now();
             live::store(&cluster, 0, &user, "phone", &[("todos", &round.to_string())]).await;
@@ -118,7 +118,7 @@ async fn a_session_goes_on_while_the_issuer_does_not_say_whether_its_fresh_token
         cluster.issuer.set_keys(&[cluster.key.clone(), next]);
         cluster.issuer.set_mode(Mode::Serve);
         assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk, "{mode:?}");
-        // One that the issuer does not know ends it.
+        // A token that the issuer does not know closes the socket.
         socket.authenticate(&token(&SigningKey::generate().unwrap()), None).await.unwrap();
         assert!(matches!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::Error { .. }), "{mode:?}");
         assert_eq!(closed(&mut socket).await, Some(1008), "{mode:?}");
@@ -155,7 +155,7 @@ async fn an_empty_key_set_does_not_replace_a_good_one() {
         let asked = cluster.issuer.requests();
         eventually("asked again", async || cluster.issuer.requests() > asked + 2).await;
         assert_eq!(pull(&cluster, &token(&cluster.key)).await.status, StatusCode::OK);
-        // Nobody knows whether such a key is good.
+        // Nobody knows whether such a key is valid.
         pull(&cluster, &token(&SigningKey::generate().unwrap())).await.refused(503, "unavailable");
     }
 }
@@ -171,10 +171,10 @@ async fn a_key_that_is_withdrawn_ends_with_the_next_refresh_also_for_tokens_that
     cluster.issuer.set_keys(std::slice::from_ref(&next));
     let began = Instant::now();
     eventually("refused", async || pull(&cluster, &seen).await.status == 401).await;
-    // A minute is what tokens are remembered for.
+    // Tokens are cached for a minute.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(pull(&cluster, &token(&next)).await.status, StatusCode::OK);
-    // The same id with another key is another key.
+    // A key with the same id is still a different key.
     let mut impostor = cluster.key.public_jwk();
     impostor["kid"] = json!(next.kid());
     let seen = token(&next);
@@ -183,7 +183,7 @@ async fn a_key_that_is_withdrawn_ends_with_the_next_refresh_also_for_tokens_that
     eventually("refused", async || pull(&cluster, &seen).await.status == 401).await;
 }
 
-/// As an issuer does that has lost its key, or calls each of its keys the same.
+/// As an issuer does that has lost its key, or gives each of its keys the same id.
 #[tokio::test]
 async fn a_key_that_takes_the_place_of_another_under_its_name_counts_soon() {
     let cluster = Cluster::start_with(1, &[("JWKS_COOLDOWN_MS", "1000")]).await;
@@ -200,7 +200,7 @@ async fn a_key_that_takes_the_place_of_another_under_its_name_counts_soon() {
     eventually("the new key counts", async || pull(&cluster, &after).await.status == 200).await;
     assert_eq!(pull(&cluster, &before).await.status, StatusCode::UNAUTHORIZED);
 
-    // Whoever forges signatures makes the issuer be asked no more often than whoever names unknown keys.
+    // Forged signatures do not cause more requests to the issuer than unknown key ids do.
     let (began, asked) = (Instant::now(), cluster.issuer.requests());
     let forged =
         |_| SigningKey::generate().unwrap().mint_with(&header, &json!({ "sub": "somebody", "exp": 1_u64 << 40 }));
@@ -213,7 +213,7 @@ async fn a_key_that_takes_the_place_of_another_under_its_name_counts_soon() {
     assert!(asked <= 2 + began.elapsed().as_secs(), "asked {asked} times in {:?}", began.elapsed());
 }
 
-/// A cluster that asks this issuer.
+/// A cluster that uses this issuer.
 async fn asking(router: Router) -> (Cluster, Stub) {
     let issuer = Stub::start(anywhere(), router).await.unwrap();
     let url = format!("http://user:Hunter2@{}/jwks?Hunter2", issuer.address());

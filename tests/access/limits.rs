@@ -1,4 +1,4 @@
-//! G6: configured bounds hold; overload is refused clearly and passes by itself.
+//! G6: configured limits hold; overload is refused clearly and passes on its own.
 
 use crate::support::*;
 use futures_util::StreamExt;
@@ -13,7 +13,7 @@ async fn connect(cluster: &Cluster) -> TcpStream {
     TcpStream::connect(cluster.url(0).trim_start_matches("http://")).await.unwrap()
 }
 
-/// Everything that the server says until it closes.
+/// Reads everything until the server closes.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     tokio::time::timeout(TIMEOUT, stream.read_to_string(&mut text)).await.unwrap().unwrap();
@@ -32,7 +32,7 @@ async fn a_connection_that_finds_no_place_is_answered_503_and_a_place_that_is_gi
     let mut held = Vec::new();
     let refused = loop {
         let mut stream = connect(&cluster).await;
-        // A head that never ends takes a place; one that ends is answered.
+        // An unfinished head takes a slot; a finished one is answered.
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         let answer = read_all(&mut stream).await;
         if !answer.starts_with("HTTP/1.1 200 ") {
@@ -41,7 +41,7 @@ async fn a_connection_that_finds_no_place_is_answered_503_and_a_place_that_is_gi
         let mut stream = connect(&cluster).await;
         stream.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
         held.push(stream);
-        // One that met the last of its predecessor is refused itself, and does not count.
+        // One that arrived before its predecessor was gone is refused itself, and does not count.
         assert!(held.len() <= 50, "nobody is refused");
     };
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
@@ -71,13 +71,13 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
     );
     slow.write_all(head.as_bytes()).await.unwrap();
     slow.write_all(&vec![b' '; 1_048_570]).await.unwrap();
-    // Another push meanwhile could take what the body still needs.
+    // Another push could meanwhile take what the body still needs.
     eventually("the body holds all the memory", async || metric(&cluster, "mana_sync_push_bytes").await >= 1_048_576.0)
         .await;
     let push = || json!({ "clientId": "a", "changes": [insert("t", "r", "x", "2024-01-01T10:00:00.000Z")] });
     let (status, answer) = cluster.push(&user, "todo", push()).await;
     assert_eq!((status.as_u16(), answer["error"].as_str()), (503, Some("busy")), "{answer}");
-    // Through no fault of its client: the objective of pushes counts it.
+    // It is not the client's fault, so the objective for pushes counts it.
     assert!(metric(&cluster, "mana_sync_pushes_total{outcome=\"failed\"}").await >= 1.0);
     assert_eq!(metric(&cluster, "mana_sync_pushes_total{outcome=\"refused\"}").await, 0.0);
     slow.write_all(b"   } ").await.unwrap();
@@ -87,10 +87,10 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
     assert_eq!(cluster.stored(&user).await, 1);
 }
 
-/// The objective of pushes is to notice them: nobody else does.
+/// The objective for pushes must notice this: nothing else does.
 #[tokio::test]
 async fn a_push_whose_answer_finds_no_turn_among_reads_counts_as_failed() {
-    // One user reads with two of eight connections.
+    // One user may read on two of eight connections.
     let settings = [("DATABASE_POOL_SIZE", "8"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "300")];
     let cluster = Cluster::start_with(1, &settings).await;
     let user = cluster.user();
@@ -155,7 +155,7 @@ async fn pushes_that_wait_for_their_log_take_nothing_from_other_users() {
     let (noisy, other) = (cluster.user(), cluster.user());
     let push = |n: usize| json!({ "clientId": "a", "changes": [insert("t", &n.to_string(), "x", "2024-01-01T10:00:00.000Z")] });
     assert_eq!(cluster.push(&noisy, "todo", push(0)).await.0, 200);
-    // As a push that takes long holds it: the lock on the head of the log.
+    // The lock on the head of the log, as a slow push holds it.
     let mut transaction = cluster.pool.begin().await.unwrap();
     sqlx::query("select 1 from sync_heads where user_id = $1 for update")
         .bind(&noisy.id)
@@ -195,7 +195,7 @@ fn push_of(changes: usize, text: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn many_small_bodies_of_one_user_that_stall_keep_nobody_elses_from_being_read() {
-    // What there is for small ones is 2 MiB: as much as 256 of these.
+    // Small bodies share 2 MiB: as much as 256 of these take.
     let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "300")];
     let cluster = Cluster::start_with(1, &settings).await;
     let (noisy, other) = (cluster.user(), cluster.user());
@@ -254,7 +254,7 @@ async fn pulls_that_wait_for_their_turn_hold_no_memory() {
         cluster.request(&noisy, Method::GET, &path).header("X-Client-Id", n.to_string()).send()
     }));
     let others = async {
-        // Two read, and two of the other user.
+        // Two of the noisy user read, and two of the other user.
         let pulls = (0..2).map(|_| {
             let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
             cluster.request(&other, Method::GET, &path).send()

@@ -1,4 +1,4 @@
-//! Refusals as operators see them: in the metrics by endpoint and reason, and in the log.
+//! Refusals as operators see them: in metrics by endpoint and reason, and in the log.
 
 use crate::claims::{changed, good, lacking};
 use crate::support::live::{Raw, TEXT, closed, metric, socket};
@@ -24,7 +24,7 @@ fn without(name: &str) -> Value {
     lacking(claims(), name)
 }
 
-/// All that was refused or accepted so far, by endpoint and reason; what never was is left out.
+/// Everything refused or accepted so far, by endpoint and reason, without zeros.
 async fn counts(cluster: &Cluster) -> BTreeMap<(String, String), f64> {
     let text = cluster.get("/metrics").await.text;
     let label = |line: &str, name: &str| Some(line.split_once(&format!("{name}=\""))?.1.split_once('"')?.0.to_owned());
@@ -36,7 +36,7 @@ async fn counts(cluster: &Cluster) -> BTreeMap<(String, String), f64> {
     read.filter(|(_, count)| *count > 0.0).collect()
 }
 
-/// What was counted between two looks.
+/// The increases between two counts.
 fn between(
     before: &BTreeMap<(String, String), f64>,
     after: &BTreeMap<(String, String), f64>,
@@ -53,7 +53,7 @@ async fn say(cluster: &Cluster, token: &str) {
     raw.until_closed().await;
 }
 
-/// Sends a token every way there is; each must be refused for that reason.
+/// Sends a token in every possible way; each attempt must be refused for that reason.
 async fn assert_counted(cluster: &Cluster, token: &str, reason: &str) {
     let before = counts(cluster).await;
     let user = User { id: String::new(), token: token.to_owned() };
@@ -105,7 +105,7 @@ async fn a_replica_that_refuses_everybody_shows_it_and_says_why_once_in_a_while(
     let log = cluster.nodes[0].log();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let told: Vec<&Value> = lines.iter().filter(|line| line["reason"] == "token_audience").collect();
-    // 50 requests take less than the ten seconds between two lines, or little more.
+    // 50 requests take less than the ten seconds between two log lines, or little more.
     assert!((1..=5).contains(&told.len()), "{told:?}");
     assert_eq!((&told[0]["level"], &told[0]["kid"]), (&json!("INFO"), &json!(cluster.key.kid())));
     assert!(told[0]["message"].as_str().unwrap().contains("(aud)"), "{}", told[0]);
@@ -147,7 +147,7 @@ async fn what_is_let_in_is_counted_beside_it_and_probes_and_preflights_are_not()
     drop(stream);
 }
 
-/// Waits until exactly this was counted since `before`.
+/// Waits until exactly this has been counted since `before`.
 async fn assert_grown(cluster: &Cluster, before: &BTreeMap<(String, String), f64>, expected: &[(&str, &str, f64)]) {
     let expected: Vec<_> = expected.iter().map(|(e, r, n)| ((*e).to_owned(), (*r).to_owned(), *n)).collect();
     eventually(&format!("{expected:?}"), async || between(before, &counts(cluster).await) == expected).await;

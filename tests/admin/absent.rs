@@ -23,7 +23,7 @@ async fn a_replica_that_does_not_answer_is_told_of_and_one_that_stops_is_gone() 
     it.cluster.nodes[2].process.terminate(TIMEOUT).await.unwrap();
     let shown = it.get(0, "cluster").await;
     assert_eq!((names(&shown["replicas"]).len(), &shown["silent"]), (2, &json!([])), "{shown}");
-    // Killed, it says no goodbye; started again under its name it is the one.
+    // Killed, it says no goodbye; restarted under its name, it is the same replica.
     it.cluster.nodes[1].process.kill().await;
     it.cluster.nodes[1].restart().await;
     eventually("it is known again", async || {
@@ -72,7 +72,7 @@ async fn a_replica_without_an_admin_port_is_told_of() {
     eventually("it is told of", async || {
         let shown = it.get(0, "cluster").await;
         let problem = shown["problem"].as_str().unwrap_or_default().to_owned();
-        names(&shown["replicas"]) == ["replica-1"] && problem.starts_with("replica-2 is there and cannot be asked")
+        names(&shown["replicas"]) == ["replica-1"] && problem.starts_with("replica-2 cannot be queried")
     })
     .await;
 }

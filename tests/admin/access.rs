@@ -1,4 +1,4 @@
-//! Access to the admin port, its refusals, and what is disclosed about it.
+//! Access to the admin port, its refusals, and what it discloses.
 
 use super::*;
 
@@ -41,8 +41,8 @@ async fn without_the_token_nothing_is_told_or_done() {
         }
     }
     let log = it.cluster.nodes[0].log();
-    assert!(log.contains("somebody without the admin token was refused") && !log.contains(TOKEN), "{log}");
-    // The public port has none of it.
+    assert!(log.contains("a request without a valid admin token was refused") && !log.contains(TOKEN), "{log}");
+    // The public port serves none of it.
     let public = it.cluster.get_as(&format!("Bearer {TOKEN}"), "/api/v1/cluster").await;
     public.refused(404, "not_found");
 }

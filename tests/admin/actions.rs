@@ -24,11 +24,11 @@ async fn a_user_or_a_device_is_disconnected_everywhere_and_may_come_back() {
     store(&it.cluster, 0, &bob, "laptop", &[("tasks", "a")]).await;
     support::live::woken(&mut other).await;
     let log = it.cluster.nodes[0].log();
-    assert!(log.contains("an operator acts") && log.contains("\"disconnect_user\""), "{log}");
+    assert!(log.contains("operator action requested") && log.contains("\"disconnect_user\""), "{log}");
     assert!(!log.contains(&alice.id) && !log.contains(TOKEN), "logs say neither who a user is nor a secret");
 }
 
-/// How a replica answers to a token, and whether because an operator has refused it.
+/// Returns the status for a token, and true if it is an operator's refusal.
 async fn refused(it: &Administered, user: &User, index: usize) -> (u16, bool) {
     let body = json!({ "clientId": "phone", "changes": [] });
     let (status, answer) = it.cluster.push_to(index, user, APP, body).await;
@@ -67,7 +67,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[0].restart().await;
     assert_eq!(refused(&it, &lost, 0).await, (401, true), "a replica that is ready refuses it");
-    // All of them anew, one of them killed: nobody is there to tell.
+    // All replicas restart, one of them killed: nobody is there to tell them.
     it.cluster.nodes[1].process.kill().await;
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     for index in 0..2 {
@@ -76,7 +76,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
     }
     it.admin = (0..2).map(|index| admin_url(&it.cluster, index)).collect();
     assert_eq!(it.get(1, "refused-tokens").await["refusedTokens"][0]["tokenId"], "lost");
-    // Said again, it is refused for as long as was said, and never for less; what has expired is not kept.
+    // Refusing it again can only extend the refusal; expired refusals are not kept.
     let (sooner, later) = (iso(now_millis() + 60_000), iso(now_millis() + 7_200_000));
     for until in [&later, &sooner] {
         it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": until })).await;
@@ -137,7 +137,7 @@ async fn a_replica_that_cannot_read_which_tokens_are_refused_is_not_ready_and_sa
 async fn who_drains_the_last_replica_is_told_that_nobody_serves() {
     let it = administered(1, &[]).await;
     let outcomes = it.act(0, "drain", json!({ "replica": "replica-1", "drained": true })).await;
-    assert!(outcomes[0].1.contains("nobody serves now"), "{outcomes:?}");
+    assert!(outcomes[0].1.contains("none serves clients now"), "{outcomes:?}");
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn the_log_is_changed_while_a_replica_runs() {
     it.cluster.pushed_to(1, &it.cluster.user(), APP, json!({ "clientId": "a", "changes": [] })).await;
     eventually("it writes more", async || it.cluster.nodes[1].log().contains("\"answered\"")).await;
     assert!(!it.cluster.nodes[0].log().contains("\"answered\""));
-    // Others write messages as they come, with the tokens in them.
+    // Libraries log their messages verbatim, with the tokens in them.
     it.act(0, "settings", json!({ "log": "trace", "replica": "replica-2" })).await;
     let user = it.cluster.user();
     let _socket = socket(&it.cluster, 1, &user, None, None).await;
@@ -201,7 +201,7 @@ async fn the_rates_of_a_user_are_changed_while_replicas_run() {
     let it = administered(2, &[]).await;
     it.acquainted().await;
     let body = json!({ "clientId": "a", "changes": [] });
-    // How many of a burst are let through.
+    // The number of requests of a burst that are let through.
     let burst = async |index: usize, user: &User| {
         let mut pushed = 0;
         for _ in 0..15 {
@@ -214,7 +214,10 @@ async fn the_rates_of_a_user_are_changed_while_replicas_run() {
     let user = it.cluster.user();
     assert_eq!(burst(0, &user).await, 15, "there is no limit");
     let outcomes = it.act(0, "settings", json!({ "maxUserPushesPerSecond": 1 })).await;
-    assert!(outcomes.len() == 2 && outcomes[0].1.contains("push 1 times a second and pull as often"), "{outcomes:?}");
+    assert!(
+        outcomes.len() == 2 && outcomes[0].1.contains("push 1 times per second and pull without limit"),
+        "{outcomes:?}"
+    );
     for index in 0..2 {
         let pushed = burst(index, &it.cluster.user()).await;
         assert!((10..15).contains(&pushed), "ten at once, and what has come since: {pushed}");
@@ -252,7 +255,7 @@ async fn what_was_said_to_a_process_is_not_repeated_to_the_next_one_of_its_name(
     it.admin[1] = admin_url(&it.cluster, 1);
     it.acquainted().await;
     sqlx::query("select pg_notify('mana_sync_admin', $1)").bind(&recorded).execute(&it.cluster.pool).await.unwrap();
-    // What is asked after it is answered after it.
+    // A query after the action is answered after it.
     let shown = it.get(0, "cluster").await;
     let replica = shown["replicas"].as_array().unwrap().iter().find(|replica| replica["name"] == "replica-2").unwrap();
     assert_eq!((&replica["drained"], &replica["ready"]), (&json!(false), &json!(true)), "{shown}");
@@ -267,7 +270,7 @@ async fn a_token_is_refused_for_a_year_where_nobody_says_when_it_expires() {
     let tokens = it.get(0, "refused-tokens").await;
     let until = tokens["refusedTokens"][0]["until"].as_str().unwrap();
     assert!(until > iso(now_millis() + 365 * 24 * 3_600_000).as_str(), "{tokens}");
-    // A shorter time takes nothing back, and nobody is told that it does.
+    // A shorter time revokes nothing, and no replica is told that it does.
     let sooner = iso(now_millis() + 3_600_000);
     let outcomes = it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": sooner })).await;
     assert!(outcomes[0].1.starts_with(&format!("refused until {until}")), "{outcomes:?}");

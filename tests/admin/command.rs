@@ -39,32 +39,32 @@ async fn the_command_line_does_the_same() {
     assert!(done(&["disconnect", &user.id, "--device", "phone"]).await.contains("0 sessions"));
     done(&["refuse-token", "lost"]).await;
     assert!(done(&["refused-tokens"]).await.contains("lost"));
-    assert!(done(&["rates", "--pulls", "3"]).await.contains("pull 3 times a second"));
-    assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log shows debug"));
+    assert!(done(&["rates", "--pulls", "3"]).await.contains("pull 3 times per second"));
+    assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log filter is now debug"));
     for (words, token, said) in [
         (vec!["cluster"], "a-wrong-admin-token", "send the admin token"),
-        (vec!["drain", "replica-9"], TOKEN, "no replica is called replica-9"),
-        (vec!["log", "loud"], TOKEN, "as RUST_LOG has it"),
+        (vec!["drain", "replica-9"], TOKEN, "no replica is named replica-9"),
+        (vec!["log", "loud"], TOKEN, "the form of RUST_LOG"),
     ] {
         let (success, text) = run(&words, token).await;
         assert!(!success && text.contains(said) && !text.contains("panicked"), "{words:?}: {text}");
     }
 }
 
-/// In a replica's own environment: `kubectl exec … mana-sync admin`.
+/// In a replica's own environment, like `kubectl exec … mana-sync admin`.
 #[tokio::test]
 async fn without_a_url_it_asks_where_the_replicas_own_admin_port_listens() {
     let it = administered(1, &[("ADMIN_HOST", "127.0.0.7")]).await;
     let port = it.admin[0].rsplit_once(':').unwrap().1;
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
-    // A proxy that is not there: what is on this machine is not asked through one.
+    // A proxy that does not exist: requests to this machine must not go through one.
     let settings = [("ADMIN_HOST", "127.0.0.7"), ("ADMIN_PORT", port), ("HTTP_PROXY", "http://127.0.0.1:9")];
     command.args(["admin", "cluster"]).env_clear().envs(settings).env("ADMIN_TOKEN", TOKEN);
     let done = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.unwrap().unwrap();
     assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("replica-1"), "{done:?}");
 }
 
-/// On a terminal one looks at the first lines.
+/// On a terminal, people look at the first lines.
 #[tokio::test]
 async fn a_reader_that_has_had_enough_is_no_error_and_a_full_disk_is_one() {
     let it = administered(1, &[]).await;
@@ -105,7 +105,7 @@ async fn the_description_names_every_path_and_every_member_of_what_is_answered()
     }
 }
 
-/// The names of all members, however deep.
+/// The names of all members, at any depth.
 fn members(json: &Value) -> Vec<String> {
     match json {
         Value::Object(object) => {

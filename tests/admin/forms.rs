@@ -1,15 +1,15 @@
-//! What the console's forms send, without a browser.
+//! The console's forms, submitted without a browser.
 
 use super::*;
 
-/// A page of the console, for somebody who has logged in.
+/// Loads a page of the console with this login.
 async fn page(it: &Administered, cookie: &str, path: &str) -> String {
     let answer = it.cluster.http.get(format!("{}{path}", it.admin[0])).header("Cookie", cookie).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK, "{path}");
     answer.text().await.unwrap()
 }
 
-/// The cookie of a login.
+/// Logs in and returns the cookie.
 async fn log_in(it: &Administered) -> String {
     let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let form = http.post(format!("{}/login", it.admin[0])).header("Content-Type", FORM).body(format!("token={TOKEN}"));
@@ -31,7 +31,7 @@ fn fields<'a>(page: &'a str, field: &str) -> Vec<(&'a str, &'a str)> {
         .collect()
 }
 
-/// A device may be called anything; what looks like nothing must not become all of them.
+/// A device may have any name; one that looks empty must not mean all devices.
 #[tokio::test]
 async fn a_button_means_the_device_beside_it_whatever_it_is_called() {
     let it = administered(1, &[]).await;

@@ -16,14 +16,14 @@ use support::live::{APP, Events, closed, socket, store, stream_of};
 use support::*;
 
 const TOKEN: &str = "an-admin-token-for-tests";
-/// A stream of these tables has an event for each, empty as they are.
+/// A stream of these tables has an event for each, even if they are empty.
 const COLLECTIONS: &str = "collections=tasks,lists";
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
 /// A cluster whose replicas all have an admin port.
 struct Administered {
     cluster: Cluster,
-    /// Base URLs of the admin ports.
+    /// The base URLs of the admin ports.
     admin: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ async fn administered(replicas: u16, settings: &[(&str, &str)]) -> Administered 
     Administered { cluster, admin }
 }
 
-/// Where a replica's admin port is, as its log says: of its last life.
+/// The address of a replica's admin port, from its log, as of its last start.
 fn admin_url(cluster: &Cluster, index: usize) -> String {
     let log = cluster.nodes[index].log();
     let line = log.lines().rev().find(|line| line.contains("the admin port is open")).expect("it has one");
@@ -59,7 +59,7 @@ impl Administered {
         Reply::to(request.body(body.to_string())).await
     }
 
-    /// An action that must be done; its outcomes by replica.
+    /// Sends an action, which must succeed; returns its outcomes by replica.
     async fn act(&self, index: usize, path: &str, body: Value) -> Vec<(String, String)> {
         let reply = self.post(index, path, body).await;
         assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
@@ -97,7 +97,7 @@ fn names(replicas: &Value) -> Vec<String> {
     names
 }
 
-/// The user with a token that has an id.
+/// Returns the user with a token that has an id.
 fn with_token_id(cluster: &Cluster, user: &User, token_id: &Value) -> User {
     let expires = now_millis() / 1000 + 3600;
     let token = cluster.key.mint(&json!({ "sub": user.id, "exp": expires, "jti": token_id }));

@@ -101,7 +101,7 @@ async fn of_a_user_with_very_many_changes_only_the_newest_are_counted() {
     }
     let counts =
         |shown: &Value| (shown["usage"]["changes"].as_u64().unwrap(), shown["usage"]["more"].as_bool().unwrap());
-    // Those that pushed something of what is counted; of others it is known that they have read.
+    // Devices that pushed some of the changes that are counted; of others only their reads are known.
     let devices = |shown: &Value| {
         let all = shown["devices"].as_array().unwrap().iter().filter(|device| device["changes"] != 0);
         all.map(|device| device["device"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -113,7 +113,7 @@ async fn of_a_user_with_very_many_changes_only_the_newest_are_counted() {
     let shown = it.user(0, &user).await;
     assert_eq!(counts(&shown), (COUNTED as u64, true), "{}", shown["logs"]);
     assert_eq!(devices(&shown), ["laptop"], "the oldest change is not looked at");
-    // Another app's log takes its part of what is counted, and is whole.
+    // Another app's log takes its share of the counted changes, and is shown in full.
     push("notes", "phone", 0..10).await;
     let shown = it.user(0, &user).await;
     assert_eq!(counts(&shown), (COUNTED as u64 / 2 + 10, true));
@@ -180,7 +180,7 @@ async fn a_record_is_explained() {
     }
 }
 
-/// Of a record whose changes are very large the newest are shown, and that there are older ones.
+/// Of a record whose changes are very large, only the newest are shown, with a note that there are older ones.
 #[tokio::test]
 async fn of_a_record_of_large_changes_no_more_is_read_than_is_shown() {
     let it = administered(1, &[]).await;

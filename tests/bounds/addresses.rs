@@ -76,8 +76,8 @@ async fn nobody_else_is_believed() {
 #[tokio::test]
 async fn a_trusted_balancer_says_with_the_proxy_protocol_for_whom_it_speaks() {
     let settings = [("MAX_CONNECTIONS_PER_ADDRESS", "1"), ("TRUSTED_PROXIES", "127.0.0.1"), ("PROXY_PROTOCOL", "true")];
-    // A second issuer's URL, of the same use: probes of the cluster's own would have to speak the protocol, so that it
-    // waits for the log instead.
+    // A separate issuer's URL for the same purpose: with the cluster's own, its probes would have to speak the PROXY
+    // protocol. With this one, it waits for the log instead.
     let issuer = jwks_url();
     let settings = [settings.as_slice(), &[("JWKS_URL", issuer.as_str())]].concat();
     let cluster = Cluster::start_with(1, &settings).await;
@@ -89,7 +89,7 @@ async fn a_trusted_balancer_says_with_the_proxy_protocol_for_whom_it_speaks() {
     let mut version_1 = open(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n").await;
     assert!(version_1.head().await.starts_with("HTTP/1.1 200 "));
     let mut again = open(b"PROXY TCP4 203.0.113.7 192.0.2.1 4712 443\r\n").await;
-    // Probes are answered also where there is no place.
+    // Probes are answered even when the limit is reached.
     assert!(again.head().await.starts_with("HTTP/1.1 200 "));
     let mut refused = Raw::connect(cluster.url(0)).await;
     refused.write(b"PROXY TCP4 203.0.113.7 192.0.2.1 4713 443\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -135,7 +135,7 @@ async fn no_bytes_of_a_client_s_own_take_it_out_of_the_count() {
         let (_, status) = open(same).await;
         assert!(status.starts_with("HTTP/1.1 429 "), "{same:?}: {status}");
     }
-    // Where the balancer itself says nothing that can be read, all such clients share one place.
+    // If the balancer's own entry is unreadable, all such clients count as one address.
     let (_unreadable, status) = open(&[b"203.0.113.9, \xff"]).await;
     assert!(status.starts_with("HTTP/1.1 200 "), "{status}");
     for other in [&b"unknown"[..], b"\xfe", b"203.0.113.10, _hidden"] {

@@ -1,5 +1,5 @@
-//! Bounds outside the happy path (G6): how much one user, one address and clients without an account may use, and the
-//! answers beyond that.
+//! Limits outside the happy path (G6): how much one user, one address and unauthenticated clients may use, and the
+//! responses beyond that.
 
 #[path = "../support/mod.rs"]
 mod support;

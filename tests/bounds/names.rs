@@ -1,10 +1,10 @@
-//! Streams that name very many tables: their names are counted for as long as the streams are open.
+//! Streams that name very many tables: the names count for as long as the streams are open.
 
 use crate::support::live::{metric, stream_of};
 use crate::support::*;
 use reqwest::{Method, Response};
 
-/// As many names as long as fit into a head.
+/// As many names as fit into a request head.
 fn names() -> Vec<String> {
     (0..240).map(|n| format!("{n:0>245}")).collect()
 }
@@ -13,7 +13,7 @@ async fn named(cluster: &Cluster) -> f64 {
     metric(cluster, 0, "mana_sync_stream_name_bytes").await
 }
 
-/// Opens streams until one is refused, which must be for want of room; those that are open.
+/// Opens streams until one is refused, which must be for lack of memory; returns the open ones.
 async fn open_all(open: impl AsyncFn() -> Response) -> Vec<Response> {
     let mut streams = Vec::new();
     loop {
@@ -43,7 +43,7 @@ async fn the_names_that_a_users_streams_ask_for_are_bounded_and_given_back() {
     let streams = open_all(of_one).await;
     assert!(streams.len() >= 20, "{} streams", streams.len());
     assert_eq!(of_apps().await.status(), 503, "those of several apps have the same share");
-    // Whoever asks for few names, or for all tables, is not concerned, nor is anybody else.
+    // Requests that name few tables, or none, are not affected, nor are other users.
     for query in ["collections=todos", ""] {
         assert_eq!(stream_of(&cluster, 0, &user, query).send().await.unwrap().status(), 200);
     }

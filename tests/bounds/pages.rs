@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 const AT: &str = "2024-01-01T10:00:00.000Z";
-/// As little as can be set; what is small has an eighth of it in addition.
+/// The smallest possible setting; small pages have an eighth of it in addition.
 const BUDGET: usize = 12 << 20;
 const SMALL: usize = BUDGET / 8;
-/// Changes of a log, and bytes of each, about: one page, if there is memory for it.
+/// The number of changes in a log, and about how many bytes each has: one page, if there is memory for it.
 const CHANGES: usize = 600;
 const BYTES: usize = 5_000;
 
@@ -25,7 +25,7 @@ fn expected() -> Vec<String> {
     (0..CHANGES).map(|n| format!("{n:04}")).collect()
 }
 
-/// Stores that of a laptop, to which a phone wrote other fields before and after.
+/// Stores a laptop's changes; a phone writes other fields of the same records before and after.
 async fn fill(cluster: &Cluster, user: &User) {
     let of_phone = |stamp| expected().iter().step_by(3).map(|id| update("t", id, "seen", 1, stamp)).collect();
     push(cluster, user, "phone", of_phone(AT)).await;
@@ -85,7 +85,7 @@ async fn many_readers_of_large_pages_stay_within_what_there_is_and_all_finish() 
     for user in &users {
         fill(&cluster, user).await;
     }
-    // Whoever finds no memory at all is told to come again, and does.
+    // A reader that finds no memory at all is told to retry, and does.
     let page = async |user: &User, since: &str, reader: &str| {
         let mut page = Value::Null;
         eventually("there is memory", async || {
@@ -130,7 +130,8 @@ async fn many_readers_of_large_pages_stay_within_what_there_is_and_all_finish() 
     eventually("all of it is given back", async || held().await == 0.0).await;
 }
 
-/// Each is larger than what is read before there is memory for it: then there is for a whole page, which has several.
+/// Each change is larger than what is read before memory is reserved; after that there is memory for a whole page of
+/// several.
 #[tokio::test]
 async fn large_changes_are_read_several_to_a_page_once_there_is_memory_for_them() {
     let cluster = Cluster::start(1).await;

@@ -28,7 +28,7 @@ async fn what_is_stored_meanwhile_is_answered_at_once() {
     let user = cluster.user();
     let mut since = store(cluster, 0, &user, "laptop", &[("tasks", "first")]).await;
     for round in 0..5 {
-        // From now on every answer that has nothing new takes a while.
+        // From here on, every answer with nothing new is delayed.
         loop {
             let asked = Instant::now();
             cluster.pulled(&user, "todo", "tasks", &since, Some("tab")).await;

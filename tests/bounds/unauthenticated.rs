@@ -1,11 +1,11 @@
-//! Clients without an account: their input is bounded before it is known who they are.
+//! Unauthenticated clients: their input is bounded until they have authenticated.
 
 use crate::support::live::*;
 use crate::support::*;
 use std::time::{Duration, Instant};
 
 const WIDE: u32 = 1 << 20;
-/// Most bytes of a message before authentication.
+/// Maximum bytes of a message before authentication.
 const LIMIT: usize = 16 << 10;
 
 async fn close_of(raw: &mut Raw) -> Option<u16> {
@@ -17,7 +17,7 @@ async fn close_of(raw: &mut Raw) -> Option<u16> {
     }
 }
 
-/// The head of a masked text frame.
+/// The header of a masked text frame.
 fn frame_head(length: u64) -> Vec<u8> {
     [&[TEXT, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat()
 }
@@ -53,7 +53,7 @@ async fn what_is_no_larger_is_read_and_after_authentication_64_kib_are() {
     for _ in 0..20 {
         raw.send(TEXT, &vec![b'x'; 64 << 10]).await;
     }
-    // What says nothing of use is counted as well, and never adds up.
+    // Frames without useful content count too, and do not add up.
     for _ in 0..2_000 {
         raw.send(PING, b"").await;
     }
@@ -89,14 +89,14 @@ async fn unfinished_messages_and_heads_share_what_there_is_and_leave_the_rest_al
     })
     .await;
     assert!(reserved().await <= 1_048_576.0);
-    // 64 sockets hold all there is: a head that is long waits and is then told so.
+    // 64 sockets hold all the memory: a long head waits, and is then refused.
     let mut raw = Raw::connect(cluster.url(0)).await;
     raw.write(format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(20_000)).as_bytes()).await;
     let answer = raw.head().await.to_ascii_lowercase();
     assert!(answer.starts_with("http/1.1 503 ") && answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
     let body: serde_json::Value = serde_json::from_slice(&raw.rest().await).unwrap();
     assert_eq!(body["error"], "busy");
-    // Whoever says who it is in few words is let in.
+    // A client that authenticates with a short message is let in.
     let begun = Instant::now();
     let mut member = socket(&cluster, 0, &user, None, None).await;
     store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
@@ -141,7 +141,7 @@ fn pull_with_long_head(token: &str) -> String {
 
 #[tokio::test]
 async fn a_head_that_is_whole_counts_until_it_is_known_who_sends_it() {
-    // Whoever names a key that is not at hand waits for the next time that the issuer may be asked.
+    // A token with an unknown key waits until the issuer may be asked again.
     let settings =
         [("MAX_UNAUTHENTICATED_BYTES", "1048576"), ("QUEUE_TIMEOUT_MS", "300"), ("JWKS_COOLDOWN_MS", "60000")];
     let cluster = Cluster::start_with(1, &settings).await;

@@ -5,7 +5,7 @@ use crate::support::*;
 use serde_json::json;
 
 const AT: &str = "2024-01-01T10:00:00.000Z";
-/// Bytes of each answer, about.
+/// The approximate size of each answer.
 const ANSWER: usize = 60_000;
 const CONNECTIONS: usize = 4;
 
@@ -13,7 +13,7 @@ async fn reserved(cluster: &Cluster) -> usize {
     metric(cluster, 0, "mana_sync_stream_bytes").await as usize
 }
 
-/// Waits until nothing more is answered, which has no other sign: all the transports are full.
+/// Waits until no more answers are sent, which nothing else shows: all transports are full.
 async fn stalled(cluster: &Cluster) {
     let answered = async || metric(cluster, 0, "mana_sync_pull_duration_seconds_count").await as usize;
     let (mut before, mut quiet) = (0, 0);
@@ -42,7 +42,7 @@ async fn small_answers_that_are_not_read_are_counted_until_their_connection_ends
         let mut unread = Vec::new();
         for _ in 0..CONNECTIONS {
             let mut raw = Raw::connect_narrow(cluster.url(0), 4 << 10).await;
-            // More than the kernel takes for a client that does not read.
+            // More than the kernel buffers for a client that does not read.
             raw.write(pull.repeat(300).as_bytes()).await;
             unread.push(raw);
         }
@@ -55,14 +55,14 @@ async fn small_answers_that_are_not_read_are_counted_until_their_connection_ends
     }
 }
 
-/// Nobody has to say who asks for them.
+/// They need no authentication.
 #[tokio::test]
 async fn metrics_that_are_not_read_are_so_many_at_most() {
     let cluster = Cluster::start(1).await;
-    // Far more than the kernel keeps for a client that does not read: 4 MiB, and a page has about 40 KB.
+    // Far more than the 4 MiB that the kernel buffers for a client that does not read; a page has about 40 KB.
     let ask = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(500);
     let mut unread = Vec::new();
-    // A few more than may go unread.
+    // A few more than may be unread at a time.
     for _ in 0..70 {
         let mut raw = Raw::connect_narrow(cluster.url(0), 4 << 10).await;
         raw.write(ask.as_bytes()).await;

@@ -12,7 +12,7 @@ fn push_of(id: &str) -> Value {
     json!({ "clientId": "a", "since": live::NO_DELTA, "changes": [insert("t", id, "x", AT)] })
 }
 
-/// What a refusal says: the code, and after how many seconds to come back.
+/// The code of a refusal, and the seconds after which to retry.
 fn refused(reply: &Reply) -> (String, u64) {
     assert_eq!(reply.status, 429, "{reply:?}");
     let error = reply.json();
@@ -116,7 +116,7 @@ async fn a_user_who_stores_all_that_is_allowed_sends_again_what_is_stored() {
     let (first, second, small) = (large("1"), large("2"), update("t", "3", "text", "x", AT));
     let delete = json!({ "table": "t", "id": "1", "op": "delete", "deletedAt": AT });
     assert_eq!(push(&[&first]).await.status, 200);
-    // As a client does whose answers were lost, and which has written on since.
+    // Like a client whose answers were lost and that has kept writing since.
     for _ in 0..3 {
         assert_eq!(push(&[&first]).await.status, 200, "it adds nothing");
     }
@@ -176,7 +176,7 @@ async fn a_user_has_so_many_apps_however_many_are_made_at_once() {
     assert_eq!(cluster.push(&user, "another", empty).await.0, 200, "asking makes no app");
     assert_eq!(cluster.push(&other, "another", push_of("1")).await.0, 200);
     assert_eq!(refusals(&cluster, "user_apps").await, not.len() as f64);
-    // Once one of them is erased there is room for another.
+    // Erasing one of the apps makes room for another.
     for table in ["sync_heads", "sync_changes"] {
         let erase = format!("delete from {table} where user_id = $1 and app_id = $2");
         sqlx::query(sqlx::AssertSqlSafe(erase)).bind(&user.id).bind(made[0].0).execute(&cluster.pool).await.unwrap();

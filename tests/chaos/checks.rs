@@ -1,4 +1,4 @@
-//! What must hold after every schedule: the guarantees by their numbers.
+//! The checks after every schedule: the guarantees by number.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
 use crate::epilogue::SOON;
@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long readers that look by themselves may take.
+/// Maximum time for readers that poll.
 const PATIENT: Duration = Duration::from_secs(10);
-/// Most resident memory of a replica, in bytes. A debug build has more than a release build.
+/// Maximum resident memory of a replica, in bytes. A debug build needs more than a release build.
 const MEMORY: u64 = 300 << 20;
-/// Differences shown of each reader.
+/// Number of differences shown per reader.
 const SHOWN: usize = 3;
 
 async fn rows(cluster: &FaultyCluster, workload: &Workload, party: usize) -> Vec<LogRow> {
@@ -33,11 +33,11 @@ async fn rows_by_party(cluster: &FaultyCluster, workload: &Workload) -> Vec<Vec<
     all
 }
 
-/// What readers must have who are waited for: what was stored when the waiting began, as far as it is still there.
+/// A wait for readers to have everything that was stored when it began, unless it has been trimmed.
 struct Waiting<'a> {
     cluster: &'a FaultyCluster,
     workload: &'a Workload,
-    /// How many rows of each party were stored.
+    /// The number of rows stored per party.
     stored: Vec<usize>,
     waiting: Vec<(std::sync::Arc<crate::workload::Reader>, Expected)>,
 }
@@ -51,11 +51,11 @@ impl<'a> Waiting<'a> {
         Waiting { cluster, workload, stored: rows.iter().map(Vec::len).collect(), waiting }
     }
 
-    /// Whether nobody has to be waited for any more.
+    /// True once no reader has to be waited for.
     async fn is_over(&mut self) -> bool {
         self.waiting.retain(|(reader, expected)| !expected.is_met(reader));
         if !self.waiting.is_empty() {
-            // What has been trimmed meanwhile need not have been read.
+            // Changes trimmed in the meantime need not have been read.
             let rows = rows_by_party(self.cluster, self.workload).await;
             for (reader, expected) in &mut self.waiting {
                 let rows = &rows[reader.party];
@@ -67,7 +67,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// G4: soon everybody who is told has everything that is stored by now. How long the slowest took.
+/// G4: every reader that is notified soon has everything stored by now. Returns how long the slowest took.
 pub async fn all_are_told(cluster: &FaultyCluster, workload: &Workload) -> Duration {
     let begin = Instant::now();
     let mut waiting = Waiting::begin(cluster, workload, true).await;
@@ -90,7 +90,7 @@ pub async fn all_are_told(cluster: &FaultyCluster, workload: &Workload) -> Durat
     slowest
 }
 
-/// Waits for those who look by themselves.
+/// Waits for the readers that poll.
 pub async fn readers_are_complete(cluster: &FaultyCluster, workload: &Workload) {
     let mut waiting = Waiting::begin(cluster, workload, false).await;
     let complete = mana_dev::wait::until(PATIENT, async || waiting.is_over().await.then_some(()));
@@ -111,7 +111,8 @@ fn mark_of_row(row: &Row) -> String {
     mark_of(&row.table_name, &row.record_id, &row.op, value.and_then(|value| value.as_str()))
 }
 
-/// G1: what was acknowledged is stored, in the order of each device, once; whole pushes only. How much is stored.
+/// G1: what was acknowledged is stored, once, in each device's order; only whole pushes. Returns the number of changes
+/// stored.
 pub async fn stored_is_acknowledged(cluster: &FaultyCluster, workload: &Workload) -> usize {
     let rows = rows_by_party(cluster, workload).await;
     let mut stored: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
@@ -137,7 +138,7 @@ pub async fn stored_is_acknowledged(cluster: &FaultyCluster, workload: &Workload
     rows.iter().map(Vec::len).sum()
 }
 
-/// Says where two lists part.
+/// Describes where two lists first differ.
 fn first_difference<T: std::fmt::Debug + PartialEq>(left: &[T], right: &[T], of_left: &str, of_right: &str) -> String {
     let at = left.iter().zip(right).position(|(a, b)| a != b).unwrap_or(left.len().min(right.len()));
     format!(
@@ -149,8 +150,8 @@ fn first_difference<T: std::fmt::Debug + PartialEq>(left: &[T], right: &[T], of_
     )
 }
 
-/// G2, G5: each reader's list is the log, in its order, on a stream in that of each table, but for what was trimmed before
-/// it was read; nothing else, and nothing twice.
+/// G2, G5: each reader's list is the log in its order (on a stream, in the order of each table), except for what was
+/// trimmed before it was read; nothing else, and nothing twice.
 pub async fn readers_saw_the_log(cluster: &FaultyCluster, workload: &Workload) {
     let rows = rows_by_party(cluster, workload).await;
     for reader in workload.readers() {
@@ -161,7 +162,7 @@ pub async fn readers_saw_the_log(cluster: &FaultyCluster, workload: &Workload) {
     }
 }
 
-/// G3: all devices, and one that comes only now, hold what the rules make of the log.
+/// G3: all devices, and a new one, end up with the records that the rules yield from the log.
 pub async fn devices_converge(cluster: &FaultyCluster, workload: &Workload, mut devices: Vec<(usize, Device)>) {
     for party in 0..workload.parties.len() {
         devices.push((party, workload.device(cluster, party, &format!("fresh-{party}"))));
@@ -183,8 +184,8 @@ pub async fn devices_converge(cluster: &FaultyCluster, workload: &Workload, mut 
     }
 }
 
-/// The tables that devices pull. Stamps that stand as values are what their writer spelled, until it takes
-/// `adjusted`: whether they are there is what counts.
+/// Keeps the tables that devices pull. Stamps stored as values are as spelled by their writer until it takes
+/// `adjusted`; only their presence counts.
 fn only_pulled(snapshot: &Snapshot) -> Snapshot {
     let mut snapshot = snapshot.clone();
     snapshot.0.retain(|table, _| TABLES.contains(&table.as_str()));
@@ -199,7 +200,7 @@ fn only_pulled(snapshot: &Snapshot) -> Snapshot {
     snapshot
 }
 
-/// G6, and that nothing died quietly.
+/// G6, and no process or task has died silently.
 pub async fn replicas_are_well(cluster: &FaultyCluster, workload: &Workload) {
     for replica in 0..REPLICAS {
         if let Some(status) = cluster.ended(replica).await {
@@ -220,7 +221,7 @@ pub async fn replicas_are_well(cluster: &FaultyCluster, workload: &Workload) {
     }
 }
 
-/// Whether every replica has noticed that all clients have left.
+/// Checks that every replica has noticed that all clients have left.
 pub async fn sessions_are_gone(cluster: &FaultyCluster) -> Result<(), String> {
     for replica in 0..REPLICAS {
         let gone = async || (cluster.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
@@ -231,12 +232,12 @@ pub async fn sessions_are_gone(cluster: &FaultyCluster) -> Result<(), String> {
     Ok(())
 }
 
-/// No session and no connection to the database is left over from anybody who has gone.
+/// No session and no database connection is left over from clients that have gone.
 pub async fn nothing_is_left(cluster: &FaultyCluster, workload: &Workload) {
     if let Err(left) = sessions_are_gone(cluster).await {
         workload.violated(left);
     }
-    // What the network has forgotten is the network's.
+    // Connections that the network has forgotten are not the replicas' fault.
     cluster.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]).for_each(|proxy| proxy.cut_silent());
     let listeners = "select application_name, count(*) from pg_stat_activity
                      where application_name like 'mana-sync % listen' group by application_name";

@@ -1,4 +1,4 @@
-//! The cluster that the faults hit: its own PostgreSQL, three replicas, and a breakable network between them.
+//! The cluster that faults hit: its own PostgreSQL, three replicas, and a breakable network between them.
 
 use crate::support::proxy::{Mode, Proxy, through};
 use crate::support::*;
@@ -12,18 +12,18 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
 pub const REPLICAS: usize = 3;
-/// How long one look at whether a replica lives may take.
+/// Maximum time for one liveness check.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// The connections of one replica to its database.
+/// The proxies for one replica's database connections.
 #[derive(Debug)]
 pub struct Doors {
-    /// Of the pool and the publisher.
+    /// For the pool and the publisher.
     pub query: Proxy,
     pub listen: Proxy,
 }
 
-/// One cluster, and what can be broken in it.
+/// A cluster with the parts that can be broken.
 pub struct FaultyCluster {
     pub inner: Cluster,
     pub doors: Vec<Doors>,
@@ -35,7 +35,7 @@ pub struct FaultyCluster {
 }
 
 impl FaultyCluster {
-    /// Starts everything. `settings` are those of all replicas.
+    /// Starts everything. `settings` apply to all replicas.
     pub async fn start(settings: &[(String, String)]) -> FaultyCluster {
         let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
         let upstream: SocketAddr = (Ipv4Addr::LOCALHOST, postgres.server().port()).into();
@@ -50,7 +50,7 @@ impl FaultyCluster {
             let fixed = [
                 ("DATABASE_URL", through(query, url)),
                 ("DATABASE_LISTEN_URL", through(listen, url)),
-                // Small, so that readers turn pages and the pool can be exhausted.
+                // Small values, to make readers page and to exhaust the pool.
                 ("PAGE_MAX_CHANGES", "200".into()),
                 ("DATABASE_POOL_SIZE", "8".into()),
                 ("LOG_FORMAT", "json".into()),
@@ -77,19 +77,19 @@ impl FaultyCluster {
         &self.urls
     }
 
-    /// A replica; nobody else starts or ends it in the meantime.
+    /// Locks a replica: nobody else starts or stops it meanwhile.
     pub async fn node(&self, replica: usize) -> MutexGuard<'_, Node> {
         self.nodes[replica].lock().await
     }
 
-    /// The exit status of a replica that has ended, though nobody ended it on purpose.
+    /// The exit status of a replica that exited without being stopped.
     pub async fn ended(&self, replica: usize) -> Option<std::process::ExitStatus> {
         let node = self.node(replica).await;
         let ended = tokio::time::timeout(Duration::ZERO, node.process.ended()).await;
         ended.ok()
     }
 
-    /// Starts a replica again and waits until it accepts connections, whatever else may be missing to it. False if it
+    /// Starts a replica again and waits until it accepts connections, even if its dependencies are away. False if it
     /// never does.
     pub async fn revive(&self, replica: usize) -> bool {
         let mut node = self.node(replica).await;
@@ -111,19 +111,19 @@ impl FaultyCluster {
         self.postgres.lock().await.server_mut().restart(mode).await.unwrap();
     }
 
-    /// Stops PostgreSQL fast, and leaves it so until the next restart.
+    /// Stops PostgreSQL in fast mode, until the next restart.
     pub async fn stop_postgres(&self) {
         let postgres = self.postgres.lock().await;
         kill(Pid::from_raw(postgres.server().pid() as i32), Signal::SIGINT).unwrap();
         postgres.server().ended().await;
     }
 
-    /// Does something in the database, past the proxies. An error is of no account: the database may be away.
+    /// Runs a statement, bypassing the proxies. Errors are ignored: the database may be down.
     pub async fn sql(&self, statement: &'static str) {
         let _ = sqlx::query(statement).execute(&self.inner.pool).await;
     }
 
-    /// The issuer publishes another key beside the one in use.
+    /// Has the issuer publish a second key beside the current one.
     pub fn rotate_keys(&self) {
         self.inner.issuer.set_keys(&[self.rotated.clone(), self.inner.key.clone()]);
         self.has_rotated.store(true, Ordering::Relaxed);
@@ -133,12 +133,12 @@ impl FaultyCluster {
         self.has_rotated.load(Ordering::Relaxed)
     }
 
-    /// A token signed with the key that came by rotation.
+    /// A token signed with the second key.
     pub fn rotated_token(&self, user: &str) -> String {
         self.rotated.token(user, Duration::from_secs(3600))
     }
 
-    /// The network as it should be. What it has forgotten stays forgotten.
+    /// Restores the network. Connections that it has forgotten stay forgotten.
     pub fn mend_network(&self) {
         for proxy in self.doors.iter().flat_map(|doors| [&doors.query, &doors.listen]) {
             proxy.set(Mode::Pass);

@@ -1,4 +1,4 @@
-//! Faults of the database itself: its disk fills up, its clock goes back, other clients of it are in the way.
+//! Faults of the database itself: its disk fills up, its clock goes back, its other clients get in the way.
 
 use crate::epilogue::SOON;
 use crate::probe::{Pushing, brings_all, pushes, stream};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// A change comes at once if it takes no longer than this.
+/// Maximum delay of a change that arrives at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 async fn postgres() -> TemporaryPostgres {
@@ -36,7 +36,7 @@ async fn a_clock_that_goes_back_by_an_hour_does_not_turn_the_log_around() {
     let user = cluster.user();
     let store = async |id: &str, replica| live::store(cluster, replica, &user, "phone", &[("tasks", id)]).await;
     let before = store("before", 0).await;
-    // What is stored already was stored an hour later than it is now.
+    // As if the stored changes had been stored an hour later than now.
     for table in [
         "update sync_changes set created_at = created_at + interval '1 hour'",
         "update sync_heads set head = head + interval '1 hour', previous = previous + interval '1 hour'",
@@ -79,7 +79,7 @@ async fn a_listener_of_somebody_else_that_is_stuck_shows_and_holds_nobody_up() {
         assert!(pushes(cluster, n % 2, &user, &format!("{n}")).await);
         timeout(AT_ONCE, live::woken(&mut socket)).await.expect("at once");
     }
-    // A replica that has to listen anew meanwhile can.
+    // A replica can still LISTEN again meanwhile.
     sql(&cluster.database_url, crate::fault::TERMINATE_LISTENERS).await;
     assert!(pushes(cluster, 0, &user, "after").await);
     timeout(SOON, live::woken(&mut socket)).await.expect("soon");
@@ -105,7 +105,7 @@ async fn while_the_pool_is_exhausted_requests_are_refused_early_and_afterwards_a
     let pulling = users.iter().map(|user| refused_after(cluster, user, Method::GET));
     let pushing = users.iter().take(10).map(|user| refused_after(cluster, user, Method::POST));
     let (pulls, pushed) = tokio::join!(join_all(pulling), join_all(pushing));
-    // Those that have a connection wait for the lock, as long as any statement: as many as the pool has.
+    // Requests that have a connection, as many as the pool has, wait for the lock for as long as a statement may run.
     let early = pulls.iter().filter(|after| **after < 2 * AT_ONCE).count();
     println!("{early} of {} pulls were refused early, the last push after {:?}", users.len(), pushed.iter().max());
     assert!(early >= users.len() - 4, "{pulls:?}");
@@ -119,7 +119,7 @@ async fn while_the_pool_is_exhausted_requests_are_refused_early_and_afterwards_a
     assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
 }
 
-/// How long it took to be refused, which must be with 503 and when to try again.
+/// Returns how long a refusal took, which must be a 503 with Retry-After.
 async fn refused_after(cluster: &Cluster, user: &User, method: Method) -> Duration {
     let begin = Instant::now();
     let path = match method {
@@ -134,7 +134,7 @@ async fn refused_after(cluster: &Cluster, user: &User, method: Method) -> Durati
     begin.elapsed()
 }
 
-/// A file system in memory, as small as it is said to be. Dropping it unmounts it.
+/// A small in-memory file system. Dropping it unmounts it.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
@@ -153,7 +153,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Writes until nothing is left.
+    /// Writes until the disk is full.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("filler");
         let mut file = File::create(&path).unwrap();
@@ -187,7 +187,7 @@ async fn a_full_disk_costs_refusals_while_it_is_full_and_nothing_else() {
     eventually("devices push", async || cluster.stored(&user).await > 50).await;
 
     let filler = disk.fill();
-    // What is large needs room at once; what is small may still fit into pages that are there.
+    // A large change needs space at once; a small one may still fit into existing pages.
     let large = serde_json::json!({ "clientId": "large", "since": live::NO_DELTA,
         "changes": [update("tasks", "large", "text", noise(6 << 20), "2024-01-01T10:00:00.000Z")] });
     let refused = async || {
@@ -202,7 +202,7 @@ async fn a_full_disk_costs_refusals_while_it_is_full_and_nothing_else() {
     tokio::time::sleep(2 * AT_ONCE).await;
 
     std::fs::remove_file(filler).unwrap();
-    // It may have given up, as it does when its own log cannot be written: then somebody starts it again.
+    // PostgreSQL may have stopped, as it does when it cannot write its WAL; in that case an operator restarts it.
     postgres.restart(Shutdown::Fast).await.unwrap();
     let back = Instant::now();
     for replica in 0..2 {

@@ -8,20 +8,20 @@ use mana_load::stream::StreamReader;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// Changes pushed one after the other once all is well.
+/// Number of changes pushed one by one once there are no more faults.
 const CALM: usize = 20;
-/// In health everybody is told at once; only the reconcilers take longer than this.
+/// Maximum delay without faults; only reconciliation takes longer than this.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// So many may be slower: other processes run on this machine too.
+/// Number of changes that may be slower, because other processes use this machine too.
 const TOLERATED: usize = 2;
-/// How long anybody may take to be told.
+/// Maximum time for any reader to be notified.
 pub const SOON: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 5;
-/// How long a replica may take to learn of a new key: it does not ask the issuer all the time.
+/// Maximum time for a replica to learn of a new key: it does not ask the issuer all the time.
 const KEYS: Duration = Duration::from_secs(10);
 
-/// Pushes one change, and measures how long it takes until everybody who is told of that user's changes has been.
-/// None, and a violation, if somebody is not in time.
+/// Pushes one change, and measures the time until every reader that is notified of that user's changes has it. Records
+/// a violation and returns `None` if one of them is too late.
 pub async fn tell(cluster: &FaultyCluster, workload: &Workload, party: usize) -> Option<Duration> {
     let told: Vec<_> = workload.readers().into_iter().filter(|r| r.party == party && r.is_told()).collect();
     let before: Vec<usize> = told.iter().map(|reader| reader.count()).collect();
@@ -43,7 +43,7 @@ pub async fn tell(cluster: &FaultyCluster, workload: &Workload, party: usize) ->
     Some(pushed.elapsed())
 }
 
-/// Each change reaches everybody who is told, nearly always at once.
+/// Each change reaches every notified reader, nearly always at once.
 pub async fn nothing_is_slow(cluster: &FaultyCluster, workload: &Workload) {
     let mut times = Vec::new();
     for n in 0..CALM {
@@ -75,7 +75,7 @@ pub async fn new_keys_are_accepted(cluster: &FaultyCluster, workload: &Workload)
     }
 }
 
-/// A stream that is opened while something is pushed brings it, whichever was first.
+/// A stream that is opened during a push delivers it, whichever comes first.
 pub async fn late_comers_miss_nothing(cluster: &FaultyCluster, workload: &Workload) {
     let party = &workload.parties[0];
     let mut device = workload.device(cluster, 0, &format!("late-{}", workload.next_number()));

@@ -25,9 +25,9 @@ async fn execute(server: &str, statement: &'static str) {
     sqlx::query(statement).execute(&mut connection).await.unwrap();
 }
 
-/// A standby of this server, in this folder, once it has caught up and commits wait for it.
+/// Starts a standby of this server in this folder, and waits until it has caught up and commits wait for it.
 async fn standby_of(primary: &Postgres, folder: &Path) -> Postgres {
-    // PostgreSQL's user has to get through.
+    // The PostgreSQL user needs access.
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let data_dir = folder.join("standby");
     let mut copy = Command::new(primary.binaries().program("pg_basebackup"));
@@ -110,7 +110,7 @@ async fn after_a_failover_everything_goes_on_with_the_new_primary_and_nobody_has
     assert!(migrated.status.success(), "{migrated:?}");
 }
 
-/// What was acknowledged is in this database, once (G1).
+/// This database contains what was acknowledged, once (G1).
 async fn stored_are(url: &str, user: &User, acknowledged: &BTreeSet<String>) {
     let pool = PgPoolOptions::new().connect(url).await.unwrap();
     let select = format!("select record_id from sync_changes where user_id = '{}'", user.id);

@@ -1,6 +1,6 @@
-//! The suite tests itself: a server with a deliberate defect must break a guarantee, and the suite must notice. Seed 1
-//! reveals seven of them, seed 1 or 2 the eighth (`listen-late`): timing between processes is never quite the same, so
-//! a few more are tried before the suite counts as blind.
+//! Tests of the suite itself: a server with a deliberate defect must break a guarantee, and the suite must notice. Seed
+//! 1 reveals seven of them, seed 1 or 2 the eighth (`listen-late`): timing between processes is never quite the same,
+//! so a few more are tried before a test fails.
 
 use crate::cluster::FaultyCluster;
 use crate::fault::{Fault, Network};
@@ -9,10 +9,10 @@ use crate::schedule::Plan;
 use crate::suite::{LENGTH, beside_others};
 use std::time::{Duration, Instant};
 
-/// Seeds tried.
+/// The number of seeds to try.
 const SEEDS: u64 = 8;
 
-/// Looks for a seed that shows the defect.
+/// Tries seeds until one reveals the defect.
 async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
     let _beside = beside_others().await;
     let begin = Instant::now();
@@ -20,7 +20,7 @@ async fn finds(defect: &str, plan: impl Fn(u64) -> Plan) {
         let plan = plan(seed).with("MANA_SYNC_FAILPOINT", defect);
         let cluster = FaultyCluster::start(&plan.settings).await;
         if defect == "no-head-row" {
-            // The unique index would refuse the equal cursors that come of it.
+            // The unique index would reject the equal cursors that result.
             cluster.sql("drop index sync_changes_by_log").await;
         }
         let report = run_in(cluster, &plan).await;
@@ -37,7 +37,7 @@ fn short(seed: u64, faults: &[Fault]) -> Plan {
     Plan::of(seed, LENGTH / 2, faults)
 }
 
-/// Replicas that look for what they missed only when they have reason to.
+/// Replicas that reconcile only when they have a reason to.
 fn without_rounds(plan: Plan) -> Plan {
     plan.with("RECONCILE_MS", "3600000")
 }
@@ -47,7 +47,7 @@ async fn a_reconciler_that_does_nothing_is_noticed() {
     finds("no-reconciler", |seed| {
         let mut plan =
             short(seed, &[Fault::ListenNetwork(0, Network::Refuses), Fault::ListenNetwork(1, Network::Refuses)]);
-        // Nothing is pushed after the listeners are back that would wake those who missed something.
+        // After the listeners are back, no push may wake the readers that missed something.
         plan.length = Duration::from_millis(500);
         plan
     })
@@ -94,7 +94,7 @@ async fn a_listener_that_listens_after_catching_up_is_noticed() {
     finds("listen-late", |seed| without_rounds(short(seed, &[Fault::ListenersTerminated; 3]))).await;
 }
 
-/// The same schedule with nothing wrong in the server: what the test above sees is the defect.
+/// The same schedule without the defect: what the test above notices is the defect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: make chaos"]
 async fn without_rounds_a_listener_that_was_cut_still_misses_nothing() {

@@ -8,32 +8,32 @@ use mana_dev::{Mode as Service, Shutdown};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
-/// One way in which something goes wrong. Replicas are numbered from 0.
+/// A fault. Replicas are numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// `kill -9`, and started again at the end.
+    /// `kill -9`, and a restart at the end.
     Killed(usize),
-    /// The process ends by itself between the commit of a push and its notification; started again at the end.
+    /// The process exits between the commit of a push and its notification; restarted at the end.
     KilledBeforeNotify(usize),
     /// SIGSTOP, and SIGCONT at the end.
     Frozen(usize),
     /// `pg_terminate_backend` of every listening connection.
     ListenersTerminated,
-    /// ... and of every connection.
+    /// The same for every connection.
     EverybodyTerminated,
     /// The network between a replica's listener and the database.
     ListenNetwork(usize, Network),
     /// The network between a replica's pool and publisher and the database.
     QueryNetwork(usize, Network),
     PostgresRestarted(Stop),
-    /// Stopped, and started again at the end.
+    /// Stopped, and restarted at the end.
     PostgresGone,
     /// The table of changes is locked.
     TableLocked,
     Issuer(Outside),
     KeysRotated,
     Credits(Outside),
-    /// Notifications on our channel that nobody of us wrote.
+    /// Notifications on our channel that no replica sent.
     GarbageNotified,
     /// Clients that connect and never authenticate.
     Unauthenticated(usize),
@@ -41,33 +41,33 @@ pub enum Fault {
     SlowSenders(usize),
     /// A WebSocket and a stream that are not read until the end.
     SlowReaders(usize),
-    /// One user pushes as fast as it can.
+    /// One user pushes as fast as possible.
     PushStorm(usize),
     /// Pushes of thousands of changes, and to hundreds of tables.
     HugePushes(usize),
 }
 
-/// What a network does.
+/// A fault of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// Open connections are reset, once.
     Cut,
-    /// Bytes are lost in silence; at the end what lost some is reset.
+    /// Bytes are lost silently; at the end, connections that have lost some are reset.
     Swallows,
-    /// ... and it stays silent for good: only new connections work.
+    /// The same, but those connections stay silent for good; only new ones work.
     Forgets,
     Delays(Duration),
     Refuses,
 }
 
-/// How PostgreSQL is stopped.
+/// A mode of stopping PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Fast,
     Immediate,
 }
 
-/// What a service that others run does.
+/// A fault of an external service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {
     Fails,
@@ -76,7 +76,7 @@ pub enum Outside {
 }
 
 impl Fault {
-    /// What it needs for itself: faults with the same need take turns.
+    /// The resource that the fault needs exclusively: faults with the same one take turns.
     pub fn needs(self) -> (u8, usize) {
         match self {
             Fault::Killed(replica) | Fault::KilledBeforeNotify(replica) | Fault::Frozen(replica) => (0, replica),
@@ -98,7 +98,7 @@ impl Fault {
         }
     }
 
-    /// Lets it happen, for so long.
+    /// Runs the fault for this long.
     pub async fn happen(self, cluster: &FaultyCluster, workload: &Workload, lasts: Duration) {
         let end = tokio::time::Instant::now() + lasts;
         match self {
@@ -189,7 +189,7 @@ pub const TERMINATE_LISTENERS: &str =
     "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'mana-sync % listen'";
 const TERMINATE_ALL: &str =
     "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'mana-sync %'";
-/// One statement, and so one transaction: the lock is held while it sleeps.
+/// A single statement, and thus a single transaction: the lock is held during the sleep.
 const LOCK_TABLE: &str = "do $$ begin lock table sync_changes in access exclusive mode; perform pg_sleep(2); end $$";
 const NOTIFY_GARBAGE: &str = r#"
 select pg_notify('mana_sync', payload) from unnest(array[

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
 
-/// How soon after the return of the database everything must work again.
+/// Maximum time after the database's return until everything must work again.
 const BACK: Duration = Duration::from_secs(3);
-/// How long a client tries to come back.
+/// How long a client tries to reconnect.
 const COMING_BACK: Duration = Duration::from_secs(60);
-/// Clients of one user in the rush.
+/// Number of clients per user in the rush.
 const OF_ONE_USER: usize = 10;
-/// What a replica may keep of the memory of clients that have left, in bytes.
+/// Maximum memory that a replica may keep after clients have left, in bytes.
 const KEPT: u64 = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +152,8 @@ async fn a_replica_that_started_while_the_issuer_was_down_lets_people_in_soon_af
     assert!(back.elapsed() < BACK, "only after {:?}", back.elapsed());
 }
 
-/// Comes back, however often it is refused, provided that each refusal says when to try again. How often it was.
+/// Reconnects, however often it is refused, provided that each refusal says when to retry. Returns the number of
+/// refusals.
 async fn come_back(base: &str, user: &User) -> Result<(Wakeups, usize), String> {
     let begin = Instant::now();
     for refusals in 0.. {
@@ -222,6 +223,6 @@ async fn all_come_back(clients: usize) {
         }
     }
     println!("afterwards the replicas have {memory:?} bytes resident");
-    // A debug build that has served nobody has about 40 MiB.
+    // A debug build that has served nobody takes about 40 MiB.
     assert!(memory.iter().all(|bytes| *bytes < (40 << 20) + KEPT), "{memory:?}");
 }

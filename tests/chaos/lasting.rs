@@ -6,7 +6,7 @@ use crate::schedule::{Plan, Planned};
 use crate::suite::alone;
 use std::time::Duration;
 
-/// How long the writers go on before and after it.
+/// How long the writers write before and after the fault.
 const AROUND: Duration = Duration::from_secs(1);
 
 async fn survives(faults: &[Fault], lasts: Duration) {

@@ -11,18 +11,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
 const CLIENTS: usize = 60;
-/// How long a slow reader reads on afterwards.
+/// How long a slow reader reads afterwards.
 const READ_ON: Duration = Duration::from_millis(500);
 
 fn address(cluster: &FaultyCluster, replica: usize) -> String {
     cluster.urls()[replica].trim_start_matches("http://").to_owned()
 }
 
-/// Opens connections and WebSockets, and says nothing on them.
+/// Opens connections and WebSockets, and sends nothing on them.
 pub async fn never_authenticate(cluster: &FaultyCluster, replica: usize, end: Instant) {
     let (mut silent, mut sockets) = (Vec::new(), Vec::new());
     for _ in 0..CLIENTS {
-        // The replica may be away: that is another fault's business.
+        // The replica may be down: that is another fault.
         silent.extend(TcpStream::connect(address(cluster, replica)).await.ok());
         let opened = tokio::time::timeout_at(end, Wakeups::open(&cluster.urls()[replica], None)).await;
         sockets.extend(opened.ok().and_then(Result::ok));
@@ -30,7 +30,7 @@ pub async fn never_authenticate(cluster: &FaultyCluster, replica: usize, end: In
     sleep_until(end).await;
 }
 
-/// Sends heads, and the bodies of pushes, byte by byte, and never finishes.
+/// Sends heads and push bodies byte by byte, and never finishes.
 pub async fn send_slowly(cluster: &FaultyCluster, replica: usize, end: Instant) {
     let mut connections = Vec::new();
     for n in 0..CLIENTS {
@@ -54,7 +54,7 @@ pub async fn send_slowly(cluster: &FaultyCluster, replica: usize, end: Instant) 
     }
 }
 
-/// A WebSocket and a stream that nobody reads until the end. What the stream then brings is the log's beginning.
+/// Opens a WebSocket and a stream that are not read until the end. The stream then delivers the beginning of the log.
 pub async fn read_nothing(cluster: &FaultyCluster, workload: &Workload, replica: usize, end: Instant) {
     let name = format!("slow-{}", workload.next_number());
     let party = &workload.parties[0];
@@ -62,7 +62,7 @@ pub async fn read_nothing(cluster: &FaultyCluster, workload: &Workload, replica:
     let stream = StreamReader::open(&cluster.inner.http, &stream_request(cluster, party, &name, replica)).await;
     sleep_until(end).await;
     if let Ok(mut socket) = socket {
-        // Woken or closed: either is right.
+        // Woken or closed: both are correct.
         let _ = socket.next(READ_ON).await;
     }
     if let Ok(mut stream) = stream {
@@ -72,7 +72,7 @@ pub async fn read_nothing(cluster: &FaultyCluster, workload: &Workload, replica:
                 reader.add(delta.changes);
             }
         };
-        // There is no end while others write.
+        // It does not end while others write.
         let _ = tokio::time::timeout(READ_ON, reading).await;
     }
 }

@@ -16,10 +16,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const MISSING: &str = "this test needs a real PgBouncer: apt-get install pgbouncer, or scripts/bootstrap as root";
-/// Connections that the pooler shares among all clients.
+/// Number of connections that the pooler shares among all clients.
 const SHARED: usize = 5;
 
-/// A pooler that shares connections between transactions. Dropping it ends it.
+/// A pooler that shares connections between transactions. Dropping it stops it.
 struct Pooler {
     port: u16,
     process: Mutex<Option<Child>>,
@@ -29,7 +29,7 @@ struct Pooler {
 impl Pooler {
     async fn start(database_port: u16) -> Pooler {
         let folder = tempfile::tempdir().unwrap();
-        // It runs under another user than root.
+        // It runs as a user other than root.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let (port, file) = (free_port().unwrap(), folder.path().join("pgbouncer.ini"));
         let settings = format!(
@@ -43,7 +43,7 @@ impl Pooler {
         pooler
     }
 
-    /// Starts its process, in the place of the one that is running.
+    /// Starts its process, replacing the running one.
     async fn launch(&self) {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
         let program = program.into_iter().find(|program| Path::new(program).exists()).expect(MISSING);
@@ -63,20 +63,20 @@ impl Pooler {
         eventually("the pooler accepts connections", accepts).await;
     }
 
-    /// The same URL, through the pooler.
+    /// The URL that goes through the pooler.
     fn url(&self, url: &str) -> String {
         proxy::through(([127, 0, 0, 1], self.port).into(), url)
     }
 }
 
-/// A database, and a pooler before it.
+/// A database with a pooler in front.
 async fn pooled() -> (TemporaryPostgres, Pooler) {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let pooler = Pooler::start(postgres.server().port()).await;
     (postgres, pooler)
 }
 
-/// Settings for replicas whose queries go through a pooler, and whose listeners do not.
+/// Settings for replicas whose queries go through a pooler while their listeners bypass it.
 fn settings(pooler: &Pooler, url: &str, statement_timeout: &str) -> Vec<(String, String)> {
     let settings = [
         ("DATABASE_URL", pooler.url(url)),
@@ -97,7 +97,7 @@ async fn queries_go_through_a_transaction_pooler_and_wake_ups_past_it() {
     let cluster = Arc::new(Cluster::start_each(&postgres.server().admin_url(), 2, each).await);
     let user = cluster.user();
     let mut streams = [stream(&cluster, 0, &user).await, stream(&cluster, 1, &user).await];
-    // More devices, each of another user and so without waiting for each other, than the pooler has connections.
+    // More devices than the pooler has connections, each of another user so that they do not wait for each other.
     let others: Vec<User> = (0..4 * SHARED).map(|_| cluster.user()).collect();
     let busy: Vec<Pushing> = others.iter().map(|other| Pushing::start(&cluster, other, 1)).collect();
     let pushing = Pushing::start(&cluster, &user, 4);
@@ -170,7 +170,7 @@ async fn time_limits_hold_through_a_transaction_pooler_and_stay_with_their_state
     drop(transaction);
     locking.close().await.unwrap();
     assert_eq!(try_push(&cluster, 0, &user, "blocked").await.unwrap().status(), 200);
-    // Whoever comes after us on the shared connections has the database's own limits.
+    // Later users of the shared connections get the database's own limits.
     let url = format!("{}?application_name=other", pooler.url(&cluster.database_url));
     let (client, driver) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     let driving = tokio::spawn(driver);
@@ -207,7 +207,7 @@ async fn a_listener_that_goes_through_a_transaction_pooler_is_not_ready_and_says
         base_url: format!("http://127.0.0.1:{port}"),
     });
     let replica = replica.unwrap();
-    let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must lead to PostgreSQL itself");
+    let says = async || replica.log_tail().contains("DATABASE_LISTEN_URL must point to PostgreSQL itself");
     let said = mana_dev::wait::until(TIMEOUT, async || says().await.then_some(())).await;
     assert!(said.is_some(), "{}", replica.log_tail());
     let ready = format!("{}/health/ready", replica.base_url());

@@ -1,5 +1,5 @@
-//! Small queries to one replica, and a few devices that push until they are answered: for tests that break the
-//! foundations of a whole [`crate::cluster::FaultyCluster`].
+//! Small queries to one replica, and a few devices that retry each push until it is acknowledged: for tests that break
+//! the foundations of a whole [`crate::cluster::FaultyCluster`].
 
 use crate::support::live::{Events, NO_DELTA, stream_of};
 use crate::support::*;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long one attempt may take before the device tries again.
+/// Maximum time of one attempt before the device retries.
 const ATTEMPT: Duration = Duration::from_secs(4);
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
 /// Pause after a push, and after one that failed.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The answer to a push of one record; none if there is no answer.
+/// Pushes one record; `None` if there is no response.
 pub async fn try_push(cluster: &Cluster, replica: usize, user: &User, id: &str) -> Option<reqwest::Response> {
     let record = insert("tasks", id, "T", "2024-01-01T10:00:00.000Z");
     let body = json!({ "clientId": format!("device-of-{id}"), "since": NO_DELTA, "changes": [record] });
@@ -30,8 +30,8 @@ pub async fn pushes(cluster: &Cluster, replica: usize, user: &User, id: &str) ->
     try_push(cluster, replica, user, id).await.is_some_and(|answer| answer.status() == 200)
 }
 
-/// Devices of one user that push all the time, each to another replica, and again what was not acknowledged. A
-/// refusal that does not say when to try again fails the test.
+/// Devices of one user that push all the time, each to another replica, and retry what was not acknowledged. A refusal
+/// that does not say when to retry fails the test.
 #[derive(Debug)]
 pub struct Pushing {
     stop: CancellationToken,
@@ -45,7 +45,7 @@ impl Pushing {
         Pushing { devices: (0..devices).map(one).collect(), stop }
     }
 
-    /// Lets the last pushes be acknowledged. The ids of all that were.
+    /// Waits until the last pushes are acknowledged. Returns the ids of all that were.
     pub async fn end(mut self) -> BTreeSet<String> {
         self.stop.cancel();
         let mut all = BTreeSet::new();
@@ -77,7 +77,7 @@ async fn push_on(cluster: Arc<Cluster>, user: User, number: usize, stop: Cancell
     acknowledged
 }
 
-/// A stream of all tables that is read until it has brought all of these records, each once.
+/// Reads a stream of all tables until it has delivered all of these records, each once.
 pub async fn brings_all(stream: &mut Events, expected: &BTreeSet<String>) {
     let mut seen = Vec::new();
     while seen.len() < expected.len() {
@@ -87,7 +87,7 @@ pub async fn brings_all(stream: &mut Events, expected: &BTreeSet<String>) {
     assert_eq!((once.len(), &once), (seen.len(), expected));
 }
 
-/// An open stream of all tables.
+/// Opens a stream of all tables.
 pub async fn stream(cluster: &Cluster, replica: usize, user: &User) -> Events {
     Events::open(stream_of(cluster, replica, user, "").timeout(LONG)).await
 }

@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Pause before a client connects again, and between two looks for something new.
+/// Pause before a client reconnects, and between two polls.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a client waits for what may never come, before it waits again.
+/// How long a client waits for something that may never come before it waits again.
 const LISTEN: Duration = Duration::from_secs(60);
 
-/// Those who were woken, with what they hold in the end.
+/// The woken readers, with what they hold in the end.
 pub type Woken = JoinSet<(usize, Device)>;
 
-/// Lets everybody read until told to stop.
+/// Starts all readers; they read until told to stop.
 pub fn start(cluster: &Arc<FaultyCluster>, workload: &Arc<Workload>) -> (JoinSet<()>, Woken) {
     let (mut readers, mut woken) = (JoinSet::new(), JoinSet::new());
     for party in 0..workload.parties.len() {
@@ -90,7 +90,7 @@ pub fn stream_request(cluster: &FaultyCluster, party: &Party, client: &str, repl
     }
 }
 
-/// Reads a stream, and resumes it whenever it has really ended.
+/// Reads a stream, and resumes it whenever it has ended.
 async fn stream(cluster: Arc<FaultyCluster>, workload: Arc<Workload>, reader: Arc<Reader>, replica: usize) {
     let mut asked = stream_request(&cluster, &workload.parties[reader.party], &reader.name, replica);
     let mut check = StreamCheck::default();
@@ -116,7 +116,7 @@ async fn stream(cluster: Arc<FaultyCluster>, workload: Arc<Workload>, reader: Ar
 }
 
 async fn read_stream(stream: &mut StreamReader, check: &mut StreamCheck, reader: &Reader, workload: &Workload) {
-    // A page that breaks off comes again.
+    // An interrupted page is sent again.
     let mut page = Vec::new();
     loop {
         match stream.next_delta(LISTEN).await {
@@ -136,7 +136,7 @@ async fn read_stream(stream: &mut StreamReader, check: &mut StreamCheck, reader:
     }
 }
 
-/// A device that pulls when it is woken or has just connected, and never otherwise.
+/// A device that pulls only when it is woken or has just connected.
 async fn wake(
     cluster: Arc<FaultyCluster>,
     workload: Arc<Workload>,
@@ -179,7 +179,7 @@ async fn wake(
     (reader.party, device)
 }
 
-/// Somebody who has nothing and must hear of nothing (G5).
+/// A user who has nothing and must not be woken (G5).
 async fn overhear(cluster: Arc<FaultyCluster>, workload: Arc<Workload>, replica: usize) {
     let stranger = cluster.inner.user_named("stranger");
     let listening = async {

@@ -13,21 +13,21 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// A run that takes longer has got stuck somewhere.
+/// A run that takes longer is stuck.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     pub violations: Vec<String>,
-    /// Changes stored, of all users.
+    /// Number of changes stored, over all users.
     pub stored: usize,
-    /// How long it took, after the end of the last fault and again after the last push, until the last of those who
-    /// are told had everything.
+    /// Time until the last notified reader had everything, after the end of the last fault or after the last push,
+    /// whichever took longer.
     pub slowest: Duration,
 }
 
-/// Everybody at work in a cluster.
+/// All clients at work on a cluster.
 pub struct Play {
     pub cluster: Arc<FaultyCluster>,
     pub workload: Arc<Workload>,
@@ -37,7 +37,7 @@ pub struct Play {
 }
 
 impl Play {
-    /// Lets so many users read, each with so many devices that write.
+    /// Starts this many users with their readers, and this many writing devices for each.
     pub async fn start(cluster: FaultyCluster, seed: u64, users: usize, writers: usize) -> Play {
         let cluster = Arc::new(cluster);
         let workload = Arc::new(Workload::new(&cluster, seed, users));
@@ -51,13 +51,13 @@ impl Play {
         Play { cluster, workload, reading: reading.into(), woken: woken.into(), writing: writing.into() }
     }
 
-    /// Lets the writers finish.
+    /// Waits for the writers to finish.
     async fn stop_writing(&self) -> Vec<(usize, Device)> {
         self.workload.stop_writing.cancel();
         std::mem::take(&mut *self.writing.lock().await).join_all().await
     }
 
-    /// Lets everybody leave, and compares what they have seen. How many changes are stored.
+    /// Waits for the readers to finish, and compares what they have seen. Returns the number of changes stored.
     async fn compare(&self, mut devices: Vec<(usize, Device)>) -> usize {
         let (cluster, workload) = (&self.cluster, &self.workload);
         workload.enter("waiting for readers to leave");
@@ -76,7 +76,7 @@ impl Play {
         stored
     }
 
-    /// The end of a test that did its own harm: all comparisons. What was not as it should be.
+    /// Ends a test that caused its own faults, with all comparisons. Returns the violations.
     pub async fn end(&self) -> Vec<String> {
         self.cluster.mend_network();
         let ending = timeout(LIMIT, async {
@@ -90,18 +90,18 @@ impl Play {
     }
 }
 
-/// What must be right after any fault: those who are told have everything soon, and further changes come at once.
+/// Checks what must hold after any fault: notified readers soon have everything, and further changes arrive at once.
 pub async fn settle(play: &Play) {
     checks::all_are_told(&play.cluster, &play.workload).await;
     epilogue::nothing_is_slow(&play.cluster, &play.workload).await;
 }
 
-/// Runs a plan, and says what was not as it should be.
+/// Runs a plan, and reports the violations.
 pub async fn run(plan: &Plan) -> Report {
     run_in(FaultyCluster::start(&plan.settings).await, plan).await
 }
 
-/// The same in a cluster that is there already.
+/// The same on an existing cluster.
 pub async fn run_in(cluster: FaultyCluster, plan: &Plan) -> Report {
     let play = Play::start(cluster, plan.seed, plan.users, plan.writers).await;
     let running = timeout(LIMIT, follow(&play, plan)).await;
@@ -117,7 +117,7 @@ pub async fn run_in(cluster: FaultyCluster, plan: &Plan) -> Report {
     report
 }
 
-/// The replicas' logs, for whoever looks for the reason.
+/// Saves the replicas' logs for debugging.
 async fn keep_logs(cluster: &FaultyCluster, seed: u64) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
     std::fs::create_dir_all(&folder).unwrap();
@@ -144,7 +144,7 @@ async fn follow(play: &Play, plan: &Plan) -> Report {
     Report { stored, slowest, ..Report::default() }
 }
 
-/// Lets every fault of the plan happen, and waits until all are over.
+/// Runs every fault of the plan, and waits until all are over.
 async fn break_things(cluster: &FaultyCluster, workload: &Workload, plan: &Plan) {
     let begin = Instant::now();
     let faults = plan.faults.iter().map(|planned| async move {

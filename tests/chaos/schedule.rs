@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-/// How dense random schedules are.
+/// Density of random schedules.
 const FAULTS_A_SECOND: usize = 2;
 
-/// A fault, with its time since the beginning of the schedule.
+/// A fault, with its offset from the start of the schedule.
 #[derive(Clone, Copy, Debug)]
 pub struct Planned {
     pub at: Duration,
@@ -20,21 +20,21 @@ pub struct Planned {
     pub fault: Fault,
 }
 
-/// A run of the suite: who works, and what happens to them.
+/// A run of the suite: the clients and the faults.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub users: usize,
     pub writers: usize,
-    /// How long the writers write at least.
+    /// Minimum time that the writers write.
     pub length: Duration,
-    /// Settings of all replicas, above the suite's own.
+    /// Settings of all replicas, on top of the suite's own.
     pub settings: Vec<(String, String)>,
     pub faults: Vec<Planned>,
 }
 
 impl Plan {
-    /// Two users with three writing devices each, for so long and without a fault.
+    /// Two users with three writing devices each, for this long and without faults.
     pub fn calm(seed: u64, length: Duration) -> Plan {
         Plan { seed, users: 2, writers: 3, length, settings: vec![], faults: vec![] }
     }
@@ -103,7 +103,7 @@ fn any_fault(rng: &mut StdRng) -> Fault {
     }
 }
 
-/// Random times within `length`; faults that need the same thing take turns, even beyond it.
+/// Picks random times within `length`; faults that need the same resource take turns, even beyond it.
 fn spread(rng: &mut StdRng, faults: &[Fault], length: Duration) -> Vec<Planned> {
     let mut free: HashMap<(u8, usize), Duration> = HashMap::new();
     let mut planned = Vec::new();

@@ -11,14 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// Streams that nobody reads.
+/// Number of streams that are not read.
 const UNREAD: usize = 40;
-/// The length of a value whose push is just below what is allowed.
+/// The length of a value whose push is just below the limit.
 const LARGE: usize = (10 << 20) - 400;
-/// What all streams may hold, in bytes.
+/// Maximum bytes held by all streams.
 const ROOM: usize = 36 << 20;
-/// What a replica may take beside that: reading a page holds it several times, on as many connections as the pool
-/// has, and a debug build has 40 MiB to begin with.
+/// Maximum memory of a replica besides: reading a page holds it several times, on as many connections as the pool has,
+/// and a debug build has 40 MiB to begin with.
 const BESIDE: u64 = 260 << 20;
 
 async fn push_large(cluster: &Cluster, user: &User, id: &str) {
@@ -75,7 +75,7 @@ async fn streams_that_nobody_reads_hold_no_more_than_they_may_and_keep_nobody_el
     println!("the replica had {} MiB resident", most_resident >> 20);
     assert!(most_held <= ROOM && most_resident < ROOM as u64 + BESIDE);
 
-    // Those are given up in the end, and who reads gets everything.
+    // The unread streams are given up in the end, and a client that reads gets everything.
     drop(unread);
     let mut reading = Events::open(stream_of(cluster, 0, &user, "")).await;
     assert_eq!(timeout(TIMEOUT, reading.until("c")).await.unwrap(), ids);

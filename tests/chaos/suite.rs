@@ -6,25 +6,25 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Seeds that always run; each has shown something once, or has many kinds of fault.
+/// Seeds that always run; each has found a problem before, or has many kinds of fault.
 const FIXED: [u64; 3] = [1, 2, 3];
-/// How long the writers write, and faults begin.
+/// How long writers write and faults begin.
 pub const LENGTH: Duration = Duration::from_secs(4);
 
-/// Runs that may go on at the same time, `CHAOS_AT_ONCE`. One by default, because they disturb each other's times; `make test` has
-/// two, because most of a run is waiting.
+/// Number of concurrent runs, `CHAOS_AT_ONCE`. One by default, because runs disturb each other's timing; `make test`
+/// uses two, because most of a run is waiting.
 fn at_once() -> u32 {
     number("CHAOS_AT_ONCE").map_or(1, |most| (most as u32).max(1))
 }
 
 static MACHINE: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(at_once() as usize));
 
-/// A part of the machine, for a run that mostly waits.
+/// Takes a share of the machine, for a run that mostly waits.
 pub async fn beside_others() -> SemaphorePermit<'static> {
     MACHINE.acquire().await.unwrap()
 }
 
-/// The machine for oneself: for what works it hard.
+/// Takes the whole machine, for a run with a heavy load.
 pub async fn alone() -> SemaphorePermit<'static> {
     MACHINE.acquire_many(at_once()).await.unwrap()
 }
@@ -34,7 +34,7 @@ pub fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
 }
 
-/// The seeds asked for.
+/// The requested seeds.
 fn seeds() -> Box<dyn Iterator<Item = u64>> {
     let begin = Instant::now();
     let first = number("CHAOS_FIRST").unwrap_or(1);
@@ -60,9 +60,9 @@ async fn random_schedules_of_faults_break_no_guarantee() {
     assert!(failed.is_empty(), "seeds with violations, shown above: {failed:?}");
 }
 
-/// Runs the schedule of a seed. Whether nothing was violated.
+/// Runs the schedule of a seed. True if nothing was violated.
 async fn is_good(seed: u64) -> bool {
-    // Whatever has lost for a second goes from the log, while everybody reads and writes.
+    // Values that lost a second ago are trimmed from the log, while everybody reads and writes.
     let plan = Plan::random(seed, LENGTH).with("COMPACT_AFTER_MS", "1000");
     println!("{plan}");
     let begin = Instant::now();

@@ -10,15 +10,15 @@ use sqlx::types::chrono::{DateTime, Utc};
 use sqlx::{PgPool, Row as _};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A row as it was stored, and what of it is in the log now.
+/// A row as it was stored, and what is left of it in the log.
 #[derive(Clone, Debug)]
 pub struct LogRow {
     pub row: Row,
-    /// The fields that are left; none if the row has gone.
+    /// The remaining fields; none if the row is gone.
     kept: Option<BTreeSet<String>>,
 }
 
-/// Rows in the order of storing, of one user and app, all as of one moment.
+/// Reads the rows of one user and app in stored order, from a single snapshot.
 pub async fn read_log(pool: &PgPool, user: &str, app: &str) -> Vec<LogRow> {
     let query = "
         select id, table_name, record_id, op, data, field_timestamps, client_id, created_at, true as is_kept
@@ -37,7 +37,7 @@ pub async fn read_log(pool: &PgPool, user: &str, app: &str) -> Vec<LogRow> {
         };
         let (mut data, mut stamps) = (object("data"), object("field_timestamps"));
         match op.as_str() {
-            // What was trimmed of it has its stamps beside it.
+            // For the trimmed part of an insert, history has stamps as well.
             "insert" => stamps = Map::new(),
             "delete" => data = Map::new(),
             _ => {}
@@ -68,7 +68,7 @@ pub async fn read_log(pool: &PgPool, user: &str, app: &str) -> Vec<LogRow> {
     rows.into_values().collect()
 }
 
-/// What a change writes: by field, value and stamp as text.
+/// The writes of a change: value and stamp as text, by field.
 fn writes(change: &Change) -> BTreeMap<String, (Value, String)> {
     match &change.op {
         Op::Insert { data } => {
@@ -84,7 +84,7 @@ fn writes(change: &Change) -> BTreeMap<String, (Value, String)> {
     }
 }
 
-/// What a reader must have seen: each change whole, and which of its fields are in the log still.
+/// The changes that a reader must have seen: each one in full, with its fields that are still in the log.
 pub struct Expected {
     changes: Vec<(Change, Option<BTreeSet<String>>)>,
     kept: usize,
@@ -101,12 +101,12 @@ impl Expected {
         Expected { changes, kept }
     }
 
-    /// How many changes it has at least.
+    /// Minimum number of changes.
     pub fn count(&self) -> usize {
         self.kept
     }
 
-    /// Whether a reader has everything that is in the log, and perhaps more that came since.
+    /// True if a reader has everything that is in the log, and perhaps more that came since.
     pub fn is_met(&self, reader: &Reader) -> bool {
         if reader.count() < self.kept || reader.kind == Kind::Woken {
             return reader.count() >= self.kept;
@@ -121,7 +121,7 @@ impl Expected {
         all.all(|has| has)
     }
 
-    /// Whether a reader's list is this, in order, but for what was trimmed before it was read.
+    /// Checks that a reader's list is this, in order, except for what was trimmed before it was read.
     pub fn explains(&self, reader: &Reader) -> Result<(), String> {
         if reader.kind == Kind::Woken {
             let fits = (self.kept..=self.changes.len()).contains(&reader.count());
@@ -134,7 +134,7 @@ impl Expected {
         }
     }
 
-    /// The first change that it has beyond these.
+    /// Returns the first change that the reader has beyond these.
     fn explains_as_far(&self, reader: &Reader) -> Result<Option<Change>, String> {
         let mut seen = reader.seen();
         if reader.kind == Kind::Stream {
@@ -153,12 +153,12 @@ impl Expected {
     }
 }
 
-/// Whether what was seen is a change, or what was left of it at some time before now.
+/// True if the change seen is this change, or what was left of it at some earlier time.
 fn is_part(seen: &Change, whole: &Change, kept: Option<&BTreeSet<String>>) -> bool {
     if (&seen.table, &seen.id) != (&whole.table, &whole.id) {
         return false;
     }
-    // On an initial sync a delete may come as a write of deletedAt.
+    // On an initial sync, a delete may arrive as a write of deletedAt.
     let is_same_kind = std::mem::discriminant(&seen.op) == std::mem::discriminant(&whole.op)
         || matches!((&seen.op, &whole.op), (Op::Update { .. }, Op::Delete { .. }));
     let (seen, whole) = (writes(seen), writes(whole));

@@ -14,25 +14,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The tables that devices pull. There are others, which only streams and pushes bring.
+/// The tables that devices pull. Others are delivered only by streams and pushes.
 pub const TABLES: [&str; 2] = ["tasks", "lists"];
-/// How long a device tries before the suite takes it for refused.
+/// How long a device retries before the suite reports a failure.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// The longest that one attempt may take: a person has given up by then.
+/// Maximum time of one attempt: a person would have given up by then.
 const ATTEMPT: Duration = Duration::from_secs(4);
-/// Changes of a large push: many pages, and still no test of how fast a debug build is.
+/// Number of changes in a large push: many pages, but not a benchmark of a debug build.
 const HUGE: usize = 3_000;
-/// Devices that push at once in a storm.
+/// Number of devices that push at once in a storm.
 const STORM: usize = 8;
 
-/// A user, who has an app alone, so that what another hears of it shows.
+/// A user with an app of its own, to show when another user's app is notified.
 #[derive(Clone, Debug)]
 pub struct Party {
     pub user: User,
     pub app: String,
 }
 
-/// How somebody reads.
+/// The kind of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Follows the cursor of one table.
@@ -41,20 +41,20 @@ pub enum Kind {
     Push,
     /// A stream of all tables.
     Stream,
-    /// Pulls only when it is woken or has just connected. It counts what comes.
+    /// Pulls only when it is woken or has just connected. Only counts the changes.
     Woken,
     /// A stream that is given up: it has the beginning of the log.
     Beginning,
 }
 
-/// What one reader has seen.
+/// A reader, with what it has seen.
 #[derive(Debug)]
 pub struct Reader {
     pub name: String,
     pub party: usize,
     pub kind: Kind,
     count: AtomicUsize,
-    /// How often it has connected.
+    /// Number of times it has connected.
     connects: AtomicUsize,
     seen: Mutex<Vec<Change>>,
 }
@@ -86,12 +86,12 @@ impl Reader {
         lock(&self.seen).clone()
     }
 
-    /// Whether somebody tells it that there is something, so that it must not be late.
+    /// True if it is notified of changes, so that it must not be late.
     pub fn is_told(&self) -> bool {
         matches!(self.kind, Kind::Stream | Kind::Woken)
     }
 
-    /// Whether a change of this table reaches it.
+    /// True if changes of this table reach it.
     pub fn reads(&self, table: &str) -> bool {
         match self.kind {
             Kind::Pull(own) => own == table,
@@ -101,20 +101,20 @@ impl Reader {
     }
 }
 
-/// What a device pushed, in order: who, and what each change was.
+/// The changes pushed by each device, in order.
 pub type Acknowledged = BTreeMap<(usize, String), Vec<String>>;
 
-/// Everybody at work.
+/// All clients at work.
 pub struct Workload {
     pub parties: Vec<Party>,
     pub seed: u64,
-    /// Writers begin nothing new.
+    /// Stops the writers before their next push.
     pub stop_writing: CancellationToken,
-    /// Readers leave.
+    /// Stops the readers.
     pub stop_reading: CancellationToken,
     readers: Mutex<Vec<Arc<Reader>>>,
     acknowledged: Mutex<Acknowledged>,
-    /// Pushes that got no answer and were not sent again: stored whole, or not at all.
+    /// Pushes that got no response and were not retried: stored in full, or not at all.
     unanswered: Mutex<Vec<(usize, Vec<String>)>>,
     violations: Mutex<Vec<String>>,
     number: AtomicU64,
@@ -125,7 +125,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What tells a change from all others of its device.
+/// The text that distinguishes a change from all others of its device.
 pub fn mark_of(table: &str, id: &str, op: &str, value: Option<&str>) -> String {
     format!("{op} {table}/{id} {}", value.unwrap_or_default())
 }
@@ -174,7 +174,7 @@ impl Workload {
         lock(&self.unanswered).clone()
     }
 
-    /// What the run does now, in case that it never ends.
+    /// Records the current stage of the run, in case it never ends.
     pub fn enter(&self, stage: &'static str) {
         *lock(&self.stage) = stage;
     }
@@ -183,23 +183,23 @@ impl Workload {
         *lock(&self.stage)
     }
 
-    /// A random source of its own for everybody who needs one, the same for the same seed.
+    /// A random number generator of its own for each client, the same for the same seed.
     pub fn rng(&self, who: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed.wrapping_mul(1_000_003).wrapping_add(who))
     }
 
-    /// A number that nobody had before.
+    /// A unique number.
     pub fn next_number(&self) -> u64 {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// How every device of a party is made.
+    /// The options of every device of a party.
     pub fn options(&self, cluster: &FaultyCluster, party: usize, client: &str) -> DeviceOptions {
         let Party { user, app } = &self.parties[party];
         let mut options = DeviceOptions::new(app, client, &user.token, cluster.urls(), &TABLES);
         options.seed = self.rng(client.bytes().map(u64::from).sum()).random();
         options.canonical_stamps = true;
-        // Two devices may well delete at the same instant: not to be told from a change that comes back.
+        // Two devices may delete at the same instant: such deletes look like a change that comes back.
         options.check_own = false;
         options.retry.deadline = DEADLINE;
         options.retry.attempt = ATTEMPT;
@@ -223,7 +223,7 @@ impl Workload {
         true
     }
 
-    /// What a device cannot do is a violation: it was given time enough.
+    /// A device that fails is a violation: it had enough time.
     pub fn failed(&self, who: &str, error: &DeviceError) {
         let mut text = format!("{who}: {error}");
         let mut source = std::error::Error::source(error);
@@ -234,7 +234,7 @@ impl Workload {
         self.violated(text);
     }
 
-    /// A push that its replica does not survive: it ends between the commit and the notification.
+    /// A push that crashes its replica between the commit and the notification.
     pub async fn push_and_crash(&self, cluster: &FaultyCluster, replica: usize) {
         let party = replica % self.parties.len();
         let client = format!("crash-{}", self.next_number());
@@ -244,7 +244,7 @@ impl Workload {
         let Party { user, app } = &self.parties[party];
         let request = cluster.inner.http.post(format!("{}/sync/{app}", cluster.urls()[replica]));
         let request = request.bearer_auth(&user.token).header("X-Test-Crash", "before-notify").timeout(ATTEMPT);
-        // An answer means that it could not be stored: the process ends before it answers.
+        // A response means that it could not be stored: otherwise, the process exits before it answers.
         let answer = request.header("Content-Type", "application/json").body(body.to_string()).send().await;
         if let Ok(answer) = answer
             && answer.status() == 200
@@ -271,7 +271,7 @@ impl Workload {
         futures_util::future::join_all(storm).await;
     }
 
-    /// As many changes, and as many tables, as anybody pushes at once.
+    /// Pushes thousands of changes at once, and changes to hundreds of tables.
     pub async fn push_at_the_limits(&self, cluster: &FaultyCluster, replica: usize) {
         let party = replica % self.parties.len();
         let client = format!("huge-{}", self.next_number());
@@ -283,13 +283,13 @@ impl Workload {
     }
 }
 
-/// An insert that is told by its id.
+/// An insert that is marked by its id.
 pub fn insert_of(table: &str, id: &str) -> Change {
     let data = Map::from_iter([("mark".into(), json!(id)), ("updatedAt".into(), json!(iso(now_millis())))]);
     Change { table: table.into(), id: id.into(), op: Op::Insert { data } }
 }
 
-/// See [`mark_of`]; each change is given a value that no other has.
+/// See [`mark_of`]; each change gets a unique value.
 pub fn mark(change: &Change) -> String {
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let (op, value) = match &change.op {

@@ -16,10 +16,10 @@ use std::time::Duration;
 const HOUR: i64 = 3_600_000;
 /// Pause between two steps, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 5..60;
-/// Share of pushes whose answer is thrown away, so that they are sent twice.
+/// Fraction of pushes whose response is discarded, so that they are sent twice.
 const LOST_ANSWERS: f64 = 0.05;
 
-/// Writes until told to stop; the device, and whether it was able to do all it wanted.
+/// Writes until told to stop; returns the party and the device.
 pub async fn write(
     cluster: Arc<FaultyCluster>,
     workload: Arc<Workload>,
@@ -32,7 +32,7 @@ pub async fn write(
     options.mode = *[Mode::IgnoresHasMore, Mode::FollowsHasMore, Mode::TakesAdjusted].choose(&mut rng).unwrap();
     options.lost_answers = LOST_ANSWERS;
     let mut device = Device::new(cluster.inner.http.clone(), options).unwrap();
-    // The first one's clock is right.
+    // The first device's clock is correct.
     let skew = if number == 0 { 0 } else { *[0, -3 * HOUR, 2 * HOUR].choose(&mut rng).unwrap() };
     while !workload.stop_writing.is_cancelled() {
         if rng.random_bool(0.2) {
@@ -52,11 +52,11 @@ pub async fn write(
     (party, device)
 }
 
-/// New records, or edits of what everybody edits. Stamps are coarse: they tie all the time.
+/// New records, or edits of shared records. Stamps are coarse, so that they often tie.
 fn some_changes(rng: &mut StdRng, workload: &Workload, client: &str, skew: i64) -> Vec<Change> {
     let mark = |workload: &Workload| format!("{client}-{}", workload.next_number());
     if rng.random_bool(0.6) {
-        // Large pushes among small ones: they are the longest between beginning and being seen.
+        // Large pushes among small ones: they take longest from start to visibility.
         let count = if rng.random_bool(0.05) { 300 } else { rng.random_range(1..=5) };
         let table = |rng: &mut StdRng| *TABLES.choose(rng).unwrap();
         return (0..count).map(|_| insert_of(table(rng), &mark(workload))).collect();

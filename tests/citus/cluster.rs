@@ -1,4 +1,4 @@
-//! A Citus cluster of a test's own, and replicas over it.
+//! A Citus cluster of the test's own, and replicas over it.
 
 use crate::BUCKETS;
 use crate::support::*;
@@ -24,14 +24,14 @@ impl Citus {
         Citus { servers, url }
     }
 
-    /// The database on the workers, as DATABASE_WORKER_URLS names it.
+    /// The URLs of the database on the workers, as in DATABASE_WORKER_URLS.
     pub fn worker_urls(&self) -> String {
         let name = self.url.rsplit('/').next().unwrap();
         let workers = self.servers.workers.iter();
         workers.map(|worker| worker.server().url(name)).collect::<Vec<_>>().join(" ")
     }
 
-    /// Replicas that go through the coordinator, or straight to the workers.
+    /// Starts replicas that go through the coordinator, or directly to the workers.
     pub async fn replicas(&self, count: u16, straight: bool) -> Cluster {
         let mut settings = vec![("READY_GRACE_MS".to_owned(), "0".to_owned())];
         if straight {
@@ -56,7 +56,7 @@ pub fn bucket_of(user: &User) -> usize {
     Layout::over(BUCKETS).unwrap().bucket_of(UserKey::of(&user.id))
 }
 
-/// So many users of each bucket, in the buckets' order.
+/// Creates this many users per bucket, in the order of the buckets.
 pub fn users_of_all(cluster: &Cluster, each: usize) -> Vec<User> {
     let of = |bucket: usize| loop {
         let user = cluster.user();

@@ -1,4 +1,4 @@
-//! A bucket that moves to another worker while everybody writes and reads.
+//! A bucket is moved to another worker while everybody writes and reads.
 
 use crate::BUCKETS;
 use crate::cluster::*;
@@ -7,12 +7,12 @@ use crate::support::*;
 use crate::writers::{Writers, assert_stored};
 use std::time::{Duration, Instant};
 
-/// Rows that the bucket has before it moves, of somebody else; CITUS_MOVED_ROWS for more.
+/// Number of rows, of another user, that the bucket has before it moves; CITUS_MOVED_ROWS for more.
 fn rows() -> usize {
     std::env::var("CITUS_MOVED_ROWS").map_or(20_000, |rows| rows.parse().unwrap())
 }
 
-/// Fills the bucket through the function that pushes are stored by elsewhere.
+/// Fills the bucket through the function that otherwise stores pushes.
 async fn fill(url: &str, user: &User) {
     let fill = format!(
         "set client_min_messages = warning; set mana_sync.notify = off;
@@ -43,7 +43,7 @@ async fn a_bucket_moves_while_everybody_writes(straight: bool) {
     let to = citus.servers.workers.iter().map(|worker| worker.server().port().to_string()).find(|to| *to != from);
     let to = to.unwrap();
     let begun = Instant::now();
-    // The history has no primary key, by which Citus would follow what is taken out of it meanwhile.
+    // The history has no primary key, which Citus needs to replicate deletes from it meanwhile.
     sql(&citus.url, format!("select citus_schema_move('sync_b00', '127.0.0.1', {to}, 'force_logical')")).await;
     let took = begun.elapsed();
     assert_eq!(citus.port_of(0).await, to);

@@ -1,4 +1,4 @@
-//! Distributing, and what operators and programs find afterwards.
+//! Distribution, and what operators and programs find afterwards.
 
 use crate::cluster::*;
 use crate::support::live::*;
@@ -114,9 +114,9 @@ async fn operators_find_users_wherever_they_are() {
         assert!(why.contains("Eggs") && why.contains("Milk"), "{why}");
     }
     let compacted = succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
-    assert!(compacted.starts_with("4 logs: 8 changes looked at, 4 trimmed"), "{compacted}");
+    assert!(compacted.starts_with("4 logs: 8 changes examined, 4 trimmed"), "{compacted}");
     assert_eq!(number(&url, "select count(*) from sync_b01.sync_history").await, 1, "each bucket keeps its own");
-    // What was trimmed away is recognized when it is sent again.
+    // What was trimmed is recognized when it is sent again.
     let (_, before) = cluster.pull(&users[1], APP, "todos", BEGINNING, None).await;
     cluster.pushed(&users[1], APP, one("a")).await;
     assert_eq!(cluster.pulled(&users[1], APP, "todos", BEGINNING, None).await, before);
@@ -143,7 +143,7 @@ async fn programs_write_read_and_erase_and_are_told_what_does_not_work() {
         let page = cluster.pulled(&user, "todo", "todos", BEGINNING, None).await;
         assert_eq!(ids(&page), ["pushed", "plain"]);
         assert_eq!(page["serverChanges"][1]["actor"]["kind"], "ai");
-        // Found by the reconciler: plain inserts notify nobody.
+        // Found by the reconciler: plain inserts send no notification.
         woken(&mut socket).await;
         assert_eq!(number(&url, format!("select count(*) from sync_records('{}', 'todo')", user.id)).await, 2);
         assert_eq!(number(&url, format!("select changes from sync_usage('{}')", user.id)).await, 2);
@@ -155,8 +155,8 @@ async fn programs_write_read_and_erase_and_are_told_what_does_not_work() {
     }
 }
 
-/// A command may trim what is younger than the replicas' own horizon: that is recognized as well, also where it was killed after
-/// the first of its pieces.
+/// A command may trim changes younger than the replicas' own horizon: these are recognized too, even if the command was
+/// killed after its first piece.
 #[tokio::test]
 #[ignore = "needs a PostgreSQL with Citus: make test-citus"]
 async fn what_a_shorter_horizon_trimmed_is_recognized() {
@@ -180,7 +180,7 @@ async fn what_a_shorter_horizon_trimmed_is_recognized() {
             push(2).await;
             assert_eq!(cluster.stored(&user).await, 2, "it was stored again: {undo}");
         }
-        // With something new, which is stored.
+        // With a new change, which is stored.
         let old = update("todos", "a", "title", 2, &iso(now - 9_998));
         let changes = json!([old, update("todos", "b", "title", 2, &iso(now))]);
         cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
@@ -188,7 +188,7 @@ async fn what_a_shorter_horizon_trimmed_is_recognized() {
     }
 }
 
-/// As a database that was distributed by a version before: a migration adds a column, and functions are made anew.
+/// Like a database that an earlier version distributed: a migration adds a column and recreates functions.
 #[tokio::test]
 #[ignore = "needs a PostgreSQL with Citus: make test-citus"]
 async fn later_migrations_reach_every_bucket() {

@@ -9,7 +9,7 @@ use mana_dev::{Shutdown, citus};
 use reqwest::StatusCode;
 use std::time::{Duration, Instant};
 
-/// How long the worker is away; CITUS_DOWN_SECONDS for longer.
+/// How long the worker is down; CITUS_DOWN_SECONDS for longer.
 fn down() -> Duration {
     let seconds = std::env::var("CITUS_DOWN_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds)
@@ -92,7 +92,7 @@ async fn a_replica_starts_while_a_worker_is_away() {
     }
 }
 
-/// Whose name and port are those of another cluster, which has the same buckets.
+/// Its name and port are those of another cluster with the same buckets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a PostgreSQL with Citus: make test-citus"]
 async fn a_worker_of_another_cluster_is_not_used() {
@@ -101,7 +101,7 @@ async fn a_worker_of_another_cluster_is_not_used() {
         distribute(url, &BUCKETS.to_string()).await;
     }
     let (ours, foreign) = (citus.worker_urls(), other.worker_urls());
-    // In the first place, where it would be used before anybody has looked.
+    // In first place, where it would be used before it has been checked.
     let workers = format!("{} {ours}", foreign.split(' ').next().unwrap());
     let settings = [("READY_GRACE_MS", "0"), ("DATABASE_WORKER_URLS", workers.as_str())];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -111,8 +111,10 @@ async fn a_worker_of_another_cluster_is_not_used() {
     for user in &users {
         assert_eq!(cluster.push(user, "todo", body("a")).await.0, StatusCode::OK);
     }
-    eventually("it is said", async || cluster.nodes[0].log().contains("not of the Citus cluster of DATABASE_URL"))
-        .await;
+    eventually("it is said", async || {
+        cluster.nodes[0].log().contains("does not belong to the Citus cluster of DATABASE_URL")
+    })
+    .await;
     let connected = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
         and application_name <> 'mana-sync workers' and datname = current_database()";
     for url in ours.split(' ') {

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// How long one that was refused waits before it tries again.
+/// Pause before a refused push is retried.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How one attempt ended.
+/// The result of one attempt.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub bucket: usize,
@@ -68,7 +68,7 @@ impl Writers {
         .await;
     }
 
-    /// Ends them once each has been acknowledged what it sent last; what each was acknowledged.
+    /// Stops the users once the last push of each has been acknowledged. Returns what was acknowledged to each.
     pub async fn stop(mut self) -> Vec<(User, Vec<String>)> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
@@ -79,7 +79,7 @@ impl Writers {
     }
 }
 
-/// Whether it was stored.
+/// Pushes once. True if it was stored.
 async fn attempt(http: &reqwest::Client, url: &str, user: &User, id: &str, attempts: &Mutex<Vec<Attempt>>) -> bool {
     let body = json!({ "clientId": "writer", "since": NO_DELTA, "changes": [insert("todos", id, "Milk", AT)] });
     let sent = Instant::now();
@@ -97,7 +97,7 @@ async fn attempt(http: &reqwest::Client, url: &str, user: &User, id: &str, attem
     stored
 }
 
-/// That of each user exactly what was acknowledged is stored, and in the order of the cursors.
+/// Checks that exactly what was acknowledged is stored for each user, in the order of the cursors.
 pub async fn assert_stored(cluster: &Cluster, written: &[(User, Vec<String>)]) {
     for (user, acknowledged) in written {
         let stored = everything(cluster, user).await;
@@ -105,7 +105,7 @@ pub async fn assert_stored(cluster: &Cluster, written: &[(User, Vec<String>)]) {
     }
 }
 
-/// The ids of all records of a user, as a new device reads them, page after page.
+/// The ids of all records of a user, as a new device reads them page by page.
 pub async fn everything(cluster: &Cluster, user: &User) -> Vec<String> {
     let (mut since, mut all) = (BEGINNING.to_owned(), Vec::new());
     loop {

@@ -10,9 +10,9 @@ use std::net::{Ipv4Addr, TcpListener};
 /// Devices that are tabs of Chromium.
 const CHROMIUM: &str = "chromium/main.js";
 
-/// Where the pages are served, and a cluster that allows them.
+/// Returns a cluster that allows the pages' origin, and the port that they are served on.
 async fn allowing_pages(replicas: u16) -> (Cluster, u16) {
-    // Below the ports that connections going out are given, so that it is still free when the pages are served.
+    // Below the ephemeral port range, so that it is still free when the pages are served.
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let port = std::iter::repeat_with(|| rand::random_range(20_000..32_000)).find(free).expect("some port is free");
     let origin = format!("http://localhost:{port}");

@@ -22,20 +22,20 @@ use std::path::Path;
 use std::time::Duration;
 use support::*;
 
-/// Devices that are objects of a Node process, on an IndexedDB in memory.
+/// Devices that are objects of a Node process, on an in-memory IndexedDB.
 const NODE: &str = "node/main.js";
-/// Where it matters that an answer has several pages.
+/// For tests that need responses of several pages.
 const SMALL_PAGES: &[(&str, &str)] = &[("PAGE_MAX_CHANGES", "5")];
 const RECORDS: u64 = 5_000;
-/// A replica is killed after one step in so many.
+/// A replica is killed after one in this many steps, on average.
 const STEPS_A_KILL: u32 = 12;
 
 fn settings(cluster: &Cluster, scenario: &str) -> Value {
     json!({ "scenario": scenario, "urls": cluster.urls(), "token": cluster.user().token })
 }
 
-/// Of any three seeds, the first has engines that compare stamps and some that take inserts as they come, the second
-/// one that takes everything, the third records that several devices make.
+/// Of any three consecutive seeds, the first has engines that compare stamps and some that take inserts as they come,
+/// the second one that takes everything, and the third records that several devices create.
 fn seeds(by_default: u64) -> Range<u64> {
     let number = |name| {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
@@ -47,7 +47,8 @@ fn seeds(by_default: u64) -> Range<u64> {
     }
 }
 
-/// Five devices, each seed with others; a replica is killed and started again at every twelfth of their steps.
+/// Five devices, different ones for each seed; a replica is killed and restarted after one in twelve of their steps, on
+/// average.
 async fn five_devices(program: &str, cluster: &mut Cluster, seeds: Range<u64>, page_port: Option<u16>) {
     for seed in seeds {
         let mut settings = settings(cluster, "five-devices");

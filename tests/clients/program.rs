@@ -1,4 +1,4 @@
-//! Runs a scenario of `tests/browser/` as a program beside the tests.
+//! Runs a scenario of `tests/browser/` as a child process.
 
 use serde_json::Value;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
-/// Runs a scenario to its end, with a look at each step that it takes; fails the test with what it found.
+/// Runs a scenario to its end, calling `step` for each line that it prints; fails the test with its errors.
 pub async fn run(program: &str, settings: Value, mut step: impl AsyncFnMut(&str)) {
     let mut command = Command::new("node");
     command.arg(program).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser"));

@@ -15,7 +15,7 @@ async fn write(cluster: &Cluster, user: &User, app: &str) {
     }
 }
 
-/// Stores so many logs of a user that are due, and none of which can be read.
+/// Stores this many logs of a user that are due but cannot be read.
 async fn store_unreadable(cluster: &Cluster, user: &User, logs: i64) {
     for statement in [
         "insert into sync_heads (log_id, user_key, user_id, app_id, head, previous, untrimmed_since)
@@ -33,7 +33,7 @@ async fn metric(cluster: &Cluster, outcome: &str) -> f64 {
     live::metric(cluster, 0, &format!("mana_sync_compactions_total{{outcome=\"{outcome}\"}}")).await
 }
 
-/// More of them than are looked up at once, and older than any other: without pauses nobody else's turn would come.
+/// More of them than are looked up at once, and older than any other: without pauses, no other log would get its turn.
 #[tokio::test]
 async fn many_logs_that_cannot_be_read_keep_nobody_waiting() {
     let cluster = Cluster::start_with(1, SETTINGS).await;
@@ -47,7 +47,8 @@ async fn many_logs_that_cannot_be_read_keep_nobody_waiting() {
     assert_eq!(kept, 110, "they are as they were");
 }
 
-/// A program may forget a transaction that holds a log's head; and what the database refuses once it may refuse for ever.
+/// A program may leave a transaction open that locks a log's head; and what the database refuses once, it may refuse
+/// forever.
 #[tokio::test]
 async fn a_log_whose_head_is_held_and_one_that_is_refused_keep_nobody_waiting() {
     let cluster = Cluster::start_with(1, SETTINGS).await;
@@ -56,7 +57,7 @@ async fn a_log_whose_head_is_held_and_one_that_is_refused_keep_nobody_waiting() 
         create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
         create trigger refuse before delete on sync_changes for each row when (old.user_id = 'USER') execute function refuse()";
     let refusing = refusing.replace("USER", &users[0].id);
-    // Before there is anything: a busy machine may take longer to write it than a log takes to be trimmed.
+    // Before there are any changes: on a busy machine, this may take longer than trimming a log.
     sqlx::raw_sql(sqlx::AssertSqlSafe(refusing)).execute(&cluster.pool).await.unwrap();
     for user in &users {
         write(&cluster, user, APP).await;
@@ -81,10 +82,10 @@ async fn a_log_whose_head_is_held_and_one_that_is_refused_keep_nobody_waiting() 
     }
 }
 
-/// By hand: what can be trimmed is, and the command says what could not.
+/// By hand: everything that can be trimmed is, and the command reports what could not.
 #[tokio::test]
 async fn the_command_goes_on_and_fails_at_the_end() {
-    // The command alone trims: a log that the replica is trimming at the moment would not be its to report.
+    // Only the command trims: it does not report a log that the replica is trimming at the moment.
     let cluster = Cluster::start_with(1, &[("COMPACT_AFTER_MS", "0")]).await;
     let user = cluster.user();
     store_unreadable(&cluster, &user, 3).await;

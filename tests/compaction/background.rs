@@ -26,7 +26,7 @@ async fn replicas_share_the_work_and_logs_level_off() {
         }
     }
     for user in &users {
-        // Of each record the first row, and the last.
+        // The first row and the last of each record.
         eventually("the log is as small as what lives in it", async || rows(&cluster, user).await.len() == 10).await;
         assert_eq!(history(&cluster, user).await, 50);
         let counted = "select stored_changes from sync_heads where user_id = $1 and untrimmed_since is null";
@@ -55,7 +55,7 @@ async fn a_kill_at_any_moment_leaves_nothing_half_done() {
             write(&cluster, user, round * 10, round * 10 + 10).await;
         }
         let killed = (round % 2) as usize;
-        // Whenever it is in the middle of something, or is not.
+        // Whether or not it is in the middle of something.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..300))).await;
         cluster.nodes[killed].process.kill().await;
         for user in &users {
@@ -70,7 +70,7 @@ async fn a_kill_at_any_moment_leaves_nothing_half_done() {
     }
 }
 
-/// Days of the history are made before they are needed, and dropped as wholes when they are over.
+/// The history's daily partitions are created before they are needed, and dropped whole when they expire.
 #[tokio::test]
 async fn the_history_has_its_days() {
     let cluster = Cluster::start(1).await;
@@ -88,7 +88,7 @@ async fn the_history_has_its_days() {
     assert_eq!(days().await.len(), 0, "0 keeps none");
     see_to(1).await;
     assert_eq!(days().await.len(), 2);
-    // A day that somebody reads is not waited for: pushes stand behind whoever does.
+    // A partition that somebody reads is not waited for: pushes would queue behind that lock.
     make_day(&cluster, "20200101").await;
     let mut reader = cluster.pool.begin().await.unwrap();
     sqlx::query("select from sync_history_20200101").execute(&mut *reader).await.unwrap();
@@ -99,7 +99,7 @@ async fn the_history_has_its_days() {
     reader.rollback().await.unwrap();
     see_to(30).await;
     assert_eq!(days().await.len(), 2);
-    // Who has all the days does not wait for somebody else who sees to them.
+    // If all partitions exist, there is no wait for another session that maintains them.
     let mut other = cluster.pool.begin().await.unwrap();
     sqlx::query("select sync_history_days(30)").execute(&mut *other).await.unwrap();
     make_day(&cluster, "20200102").await;
@@ -114,7 +114,7 @@ async fn make_day(cluster: &Cluster, day: &str) {
     sqlx::query(sqlx::AssertSqlSafe(made)).execute(&cluster.pool).await.unwrap();
 }
 
-/// A command trims; what is kept, and for how long, is for the replicas to say, also for those that do not trim.
+/// A command only trims; how long the history is kept is up to the replicas, including those that do not trim.
 #[tokio::test]
 async fn replicas_drop_the_history_and_commands_do_not() {
     let mut cluster = Cluster::start_with(1, &[("COMPACT_AFTER_MS", "0"), ("HISTORY_DAYS", "30")]).await;

@@ -33,7 +33,7 @@ async fn compact_trims_the_logs_that_are_named_as_far_as_they_are_old_enough() {
     said(cluster, &["compact", "--user", &user.id, "--app", "notes"], NOW).await;
     assert_eq!(rows(cluster, &user).await, all, "of that app nothing lost");
     let text = said(cluster, &["compact", "--user", &user.id, "--app", APP], NOW).await;
-    assert!(text.contains("1 logs: 6 changes looked at, 1 trimmed, 1 of them away"), "{text}");
+    assert!(text.contains("1 logs: 6 changes examined, 1 trimmed, 1 of them removed entirely"), "{text}");
     assert_eq!((rows(cluster, &user).await.len(), history(cluster, &user).await), (all.len() - 1, 1));
     assert_eq!(rows(cluster, &other).await, all);
     let bad = command(cluster, &["compact"], &[("COMPACT_AFTER_MS", "soon")]).await;
@@ -83,7 +83,8 @@ async fn why_says_who_won_against_whom_and_who_came_too_late() {
     }
 }
 
-/// A record that was written very often: what wins is told, and of what lost the latest, from both tables.
+/// A record that was written very often: `why` shows the winner and the latest of the writes that lost, from both
+/// tables.
 #[tokio::test]
 async fn why_tells_the_latest_of_a_long_story_and_how_long_it_is() {
     let cluster = shared().await;
@@ -170,7 +171,7 @@ async fn usage_says_who_stores_how_much_and_how_much_of_it_is_garbage() {
     assert_eq!((bytes, garbage), (number(&top[0], "bytes"), number(&top[0], "garbage")));
 }
 
-/// Records that were inserted and never edited hide nothing of the garbage of others.
+/// Records that were inserted and never edited do not hide the garbage of others.
 #[tokio::test]
 async fn garbage_is_counted_beside_inserts_as_well() {
     let cluster = Cluster::start(1).await;
@@ -194,7 +195,7 @@ async fn garbage_is_counted_beside_inserts_as_well() {
     }
     let garbage = usage().await;
     assert!((20_000..20_300).contains(&garbage), "{garbage}");
-    // Of an insert that is edited, the values that lost.
+    // The garbage of an edited insert is the values that lost.
     push(json!([update(TABLE, "r1", "field-1", "y", &at(9_999))])).await;
     let more = usage().await - garbage;
     assert!((8..40).contains(&more), "{more}");

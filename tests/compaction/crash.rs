@@ -1,4 +1,4 @@
-//! A trimming that ends between any two of its statements: each one is once the last that PostgreSQL gets
+//! Trimming is interrupted between any two of its statements: each one is once the last that PostgreSQL receives
 //! (CRASH_STEP=1).
 
 use super::support::*;
@@ -14,15 +14,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Records of two changes each, more than one piece has; and the changes of one that is larger than a piece.
+/// The number of records of two changes each, more than one piece has; and the number of changes of a record larger
+/// than a piece.
 const RECORDS: i64 = 300;
 const LARGE: i64 = 2_100;
-/// More statements than a trimming of these has.
+/// More statements than trimming these takes.
 const STATEMENTS: i64 = 400;
-/// Each run takes one of so many statements, another one next time; CRASH_STEP=1 for all.
+/// Each run takes one of this many statements, a different one each time; CRASH_STEP=1 for all.
 const STEP: i64 = 8;
 
-/// Leads to PostgreSQL until so many statements have been sent: the last is sent whole, and its answer goes nowhere.
+/// A proxy to PostgreSQL that stops after this many statements: the last one is sent in full, but its response is lost.
 struct Cut {
     address: SocketAddr,
     _accepting: AbortOnDropHandle<()>,
@@ -55,17 +56,17 @@ impl Cut {
     }
 }
 
-/// Why no more is passed on.
+/// The reason that forwarding ended.
 enum End {
-    /// No statement is left to be sent.
+    /// No more statements may be sent.
     Statements,
     Client,
 }
 
-/// Passes messages on for as long as there are statements left.
+/// Forwards messages until the statements are used up.
 /// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 async fn pass(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, left: &AtomicI64) -> std::io::Result<End> {
-    // The first has no type.
+    // The first message has no type.
     let mut kind = None;
     loop {
         let mut message = Vec::new();
@@ -78,7 +79,7 @@ async fn pass(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, left: &Atom
         let head = message.len();
         message.resize(head + u32::from_be_bytes(length) as usize - 4, 0);
         client.read_exact(&mut message[head..]).await?;
-        // Sync, which ends what is sent of a prepared statement, or a simple query.
+        // A Sync, which ends the messages of a prepared statement, or a simple query.
         let is_statement = matches!(kind, Some(b'S' | b'Q'));
         if is_statement && left.fetch_sub(1, Ordering::SeqCst) <= 0 {
             return Ok(End::Statements);
@@ -106,7 +107,7 @@ async fn fill(cluster: &Cluster, user: &User) {
     push.execute(&cluster.pool).await.unwrap();
 }
 
-/// Gives a user the same log as another one has: row by row, without the triggers of those who store anew.
+/// Copies a user's log to another user, row by row, without running the triggers.
 async fn copy(cluster: &Cluster, from: &User, to: &User) {
     let mut copying = cluster.pool.begin().await.unwrap();
     sqlx::query("set local session_replication_role = replica").execute(&mut *copying).await.unwrap();
@@ -126,7 +127,7 @@ async fn copy(cluster: &Cluster, from: &User, to: &User) {
 
 type Rows = Vec<(String, String, Vec<String>)>;
 
-/// How many rows each record has.
+/// The number of rows per record.
 fn by_record(rows: &Rows) -> BTreeMap<String, usize> {
     let mut records = BTreeMap::new();
     for (record, _, fields) in rows {

@@ -33,7 +33,7 @@ async fn nothing_is_left_devices_are_told_and_old_cursors_are_served() {
     let cursor = fill(cluster, &user).await;
     fill(cluster, &other).await;
     let mut device = socket(cluster, 1, &user, None, Some("laptop")).await;
-    // What was stored shortly before it came.
+    // The change stored shortly before it connected.
     assert_eq!(woken(&mut device).await, (APP.to_owned(), vec![TABLE.to_owned()]));
     let refused = command(cluster, &["erase", "--user", &user.id], &[]).await;
     assert!(!refused.status.success() && left(cluster, &user).await > 0);
@@ -43,7 +43,7 @@ async fn nothing_is_left_devices_are_told_and_old_cursors_are_served() {
     assert_eq!(left(cluster, &user).await, 0);
     assert_eq!(woken(&mut device).await, (APP.to_owned(), vec![TABLE.to_owned()]));
     assert!(left(cluster, &other).await > 4, "nobody else is concerned");
-    // A device that comes back: with its old cursor it gets what is stored from now on, and everything of it.
+    // A returning device: with its old cursor, it gets everything stored from now on.
     let empty = cluster.pulled(&user, APP, TABLE, &cursor, Some("laptop")).await;
     assert_eq!(ids(&empty), [""; 0]);
     let changes = json!([update(TABLE, "c", "title", 1, &at(9))]);
@@ -57,14 +57,15 @@ async fn nothing_is_left_devices_are_told_and_old_cursors_are_served() {
     assert!(again.contains("0 changes"), "{again}");
 }
 
-/// PostgreSQL deletes only rows that can be named from tables that are published.
+/// From published tables, PostgreSQL deletes only rows that have a replica identity.
 #[tokio::test]
 async fn people_are_erased_where_all_tables_are_published() {
     let cluster = Cluster::start(1).await;
     let (user, other) = (cluster.user(), cluster.user());
     fill(&cluster, &user).await;
     fill(&cluster, &other).await;
-    // A day of a version before, too, which rows can be deleted from once a replica has seen to the days.
+    // Including a partition from an earlier version: rows can be deleted from it once a replica has maintained the
+    // partitions.
     let before = "
         do $$
         declare
@@ -99,7 +100,7 @@ async fn what_was_trimmed_goes_with_rows_that_programs_delete() {
     assert_eq!((history(cluster, &user).await, counted().await), (0, 0));
 }
 
-/// Pushes, trimming and erasing at once end in some order, and none waits for another for ever.
+/// Concurrent pushes, trimming and erasing finish in some order, without a deadlock.
 #[tokio::test]
 async fn erasing_amid_pushes_and_trimmings_leaves_what_came_after() {
     let cluster = shared().await;
@@ -132,14 +133,14 @@ async fn erasing_amid_pushes_and_trimmings_leaves_what_came_after() {
     assert_eq!(sqlx::query_scalar::<_, i64>(counted).bind(&user.id).fetch_one(&cluster.pool).await.unwrap(), 0);
 }
 
-/// Whoever waits for a lock in this database.
+/// True if a session waits for a lock in this database.
 async fn waiting(cluster: &Cluster) -> bool {
     let waiting =
         "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
     sqlx::query_scalar(waiting).fetch_one(&cluster.pool).await.unwrap()
 }
 
-/// A program erases somebody whose log is being trimmed at that moment: what trimming was about to keep is not kept.
+/// A program erases a user whose log is being trimmed at that moment: the history does not get the trimmed values.
 #[tokio::test]
 async fn what_a_program_deletes_while_it_is_trimmed_is_not_kept() {
     let cluster = Cluster::start(1).await;
@@ -161,7 +162,8 @@ async fn what_a_program_deletes_while_it_is_trimmed_is_not_kept() {
     assert_eq!((history(&cluster, &user).await, cluster.stored(&user).await), (0, 0));
 }
 
-/// A device stores the first changes of an app while its user is erased: they have a head, and another erasure finds them.
+/// A device stores the first changes of an app while its user is erased: they have a head, and another erasure finds
+/// them.
 #[tokio::test]
 async fn a_log_that_is_made_during_an_erasure_stays_whole() {
     let cluster = Cluster::start(1).await;
@@ -189,7 +191,7 @@ async fn a_log_that_is_made_during_an_erasure_stays_whole() {
     assert_eq!((left(&cluster, &user).await, cluster.stored(&user).await), (0, 0));
 }
 
-/// After a takeover the table of the server before has the same person's rows.
+/// After a takeover, the previous server's table has the same person's rows.
 #[tokio::test]
 async fn the_table_of_the_server_before_is_erased_as_well() {
     let cluster = Cluster::start(1).await;
@@ -208,8 +210,8 @@ async fn the_table_of_the_server_before_is_erased_as_well() {
     assert_eq!(left, std::slice::from_ref(&other.id));
 }
 
-/// Positions were given out ahead of the clock, as after a failover to a server whose clock is behind: what is stored after an
-/// erasure still comes after every cursor that a device may have.
+/// Positions were given out ahead of the clock, as after a failover to a server whose clock is behind: what is stored
+/// after an erasure still comes after every cursor that a device may have.
 #[tokio::test]
 async fn what_is_stored_after_an_erasure_comes_after_cursors_that_are_ahead_of_the_clock() {
     let cluster = shared().await;
@@ -235,7 +237,7 @@ async fn what_is_stored_after_an_erasure_comes_after_cursors_that_are_ahead_of_t
     assert_eq!(left(cluster, &user).await, 0, "once the clock has passed it");
 }
 
-/// Somebody has deleted the row of a log in sync_heads: nobody can read what is in it, and it is the person's all the same.
+/// The row of a log in sync_heads was deleted: nobody can read the log, but it still belongs to the person.
 #[tokio::test]
 async fn a_log_without_its_head_is_passed_over_by_trimming_and_erased_with_the_others() {
     let cluster = shared().await;

@@ -5,14 +5,14 @@ use mana_load::snapshot::Snapshot;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Values by field, with rank, by table and record.
+/// Values with their ranks, by table, record and field.
 type Best = BTreeMap<(String, String, String), ((i64, i64), Value)>;
 
 fn millis(text: &Value) -> Option<i64> {
     Some(chrono::DateTime::parse_from_rfc3339(text.as_str()?).ok()?.timestamp_millis())
 }
 
-/// The records of a user in an app by the rules alone, from everything that was ever stored.
+/// Folds a user's records in an app by the rules alone, from everything that was ever stored.
 pub async fn untrimmed(cluster: &Cluster, user: &User, app: &str) -> Snapshot {
     folded(cluster, user, app, true).await
 }

@@ -8,7 +8,7 @@ const RECORDS: i64 = 200;
 const FIELDS: i64 = 10;
 const EDITS: i64 = 20_000;
 
-/// Stores edits of single fields, field after field and record after record, as a replica would have.
+/// Stores edits of single fields, field by field and record by record, as a replica would.
 async fn fill(cluster: &Cluster, user: &User) {
     let changes = "
         insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at, log_id, size)
@@ -24,7 +24,7 @@ async fn fill(cluster: &Cluster, user: &User) {
     sqlx::query(head).bind(&user.id).bind(APP).bind(EDITS - 1).execute(&cluster.pool).await.unwrap();
 }
 
-/// How many changes a new device is sent, and how long it takes.
+/// Returns how many changes a new device is sent, and how long that takes.
 async fn initial_sync(cluster: &Cluster, user: &User) -> (i64, Duration) {
     let begun = Instant::now();
     let pages = cluster.push_all(user, APP, BEGINNING, "fresh").await;

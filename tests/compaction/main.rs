@@ -23,7 +23,7 @@ use support::*;
 
 const APP: &str = "todo";
 const TABLE: &str = "tasks";
-/// Trims whatever its age.
+/// Trims regardless of age.
 const NOW: &[(&str, &str)] = &[("COMPACT_AFTER_MS", "0")];
 
 /// Runs a command of the binary on the cluster's database.
@@ -33,7 +33,7 @@ async fn command(cluster: &Cluster, words: &[&str], settings: &[(&str, &str)]) -
     command.stdin(std::process::Stdio::null()).kill_on_drop(true).output().await.unwrap()
 }
 
-/// The same, which must succeed: what it prints.
+/// The same for a command that must succeed. Returns its output.
 async fn said(cluster: &Cluster, words: &[&str], settings: &[(&str, &str)]) -> String {
     let output = command(cluster, words, settings).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -41,7 +41,7 @@ async fn said(cluster: &Cluster, words: &[&str], settings: &[(&str, &str)]) -> S
     text(&output.stdout)
 }
 
-/// Trims the log of a user in this process, as the command would.
+/// Trims a user's logs in this process, as the command would.
 async fn trim(cluster: &Cluster, user: &User, after: Duration, history_days: u32) -> Progress {
     let database = DatabaseConfig { database_url: Secret::from(&*cluster.database_url), database_listen_url: None };
     let config = CompactionConfig { compact_after_ms: after, history_days, purge_deleted_after_ms: Duration::ZERO };
@@ -49,12 +49,12 @@ async fn trim(cluster: &Cluster, user: &User, after: Duration, history_days: u32
     compactor.trim_all(Some(&user.id), None, |_| {}).await.unwrap()
 }
 
-/// Who trims.
+/// The process that trims.
 #[derive(Clone, Copy, Debug)]
 pub enum Trimmer {
     /// This process.
     Here,
-    /// A process that does it wrong.
+    /// A process with this failpoint.
     Failing(&'static str),
 }
 
@@ -74,7 +74,7 @@ impl Trimmer {
     }
 }
 
-/// The stored rows of a user in the order of the log: record, operation, and the fields that are left.
+/// The stored rows of a user in log order: record, operation, and the remaining fields.
 async fn rows(cluster: &Cluster, user: &User) -> Vec<(String, String, Vec<String>)> {
     let rows = sqlx::query_as(
         "select record_id, op,
@@ -84,7 +84,7 @@ async fn rows(cluster: &Cluster, user: &User) -> Vec<(String, String, Vec<String
     rows.bind(&user.id).fetch_all(&cluster.pool).await.unwrap()
 }
 
-/// How many rows are kept of what was trimmed from a user's logs.
+/// The number of history rows of a user's logs.
 async fn history(cluster: &Cluster, user: &User) -> i64 {
     let count = "select count(*) from sync_history t join sync_heads h using (log_id) where h.user_id = $1";
     sqlx::query_scalar(count).bind(&user.id).fetch_one(&cluster.pool).await.unwrap()
@@ -94,7 +94,7 @@ fn row(record: &str, op: &str, fields: &[&str]) -> (String, String, Vec<String>)
     (record.to_owned(), op.to_owned(), fields.iter().map(|field| (*field).to_owned()).collect())
 }
 
-/// A stamp so many milliseconds after some morning.
+/// A stamp this many milliseconds after a fixed time.
 fn at(millis: i64) -> String {
     iso(1_704_103_200_000 + millis)
 }

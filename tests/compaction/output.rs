@@ -1,4 +1,5 @@
-//! The output of commands, and its destination: a terminal that interprets escape sequences, a full disk, nobody.
+//! The output of commands, and its destination: a terminal that interprets escape sequences, a full disk, a closed
+//! pipe.
 
 use super::support::*;
 use super::{APP, NOW, TABLE, at, command, said};
@@ -9,10 +10,10 @@ use std::fs::File;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// What a terminal would take for orders: to clear itself, to begin a line, to write from right to left.
+/// Control sequences for a terminal: clear the screen, start a line, write from right to left.
 const ORDERS: &str = "\u{1b}[2J\r\n\u{7f}\u{9b}2J\u{202e}";
 
-/// Stores three changes of a field by a device that is called by orders, as is all that can be; the last one wins.
+/// Stores three changes of a field, with control sequences in every name and value; the last one wins.
 async fn store_orders(cluster: &Cluster, user: &User) {
     for value in 0..3 {
         let change = update(ORDERS, ORDERS, ORDERS, format!("{value}{ORDERS}"), &at(value));
@@ -21,7 +22,7 @@ async fn store_orders(cluster: &Cluster, user: &User) {
     }
 }
 
-/// Runs a command whose standard output is that: its status, and what it complains of.
+/// Runs a command with this standard output. Returns its status and its standard error.
 async fn complaint(cluster: &Cluster, words: &[&str], output: impl Into<Stdio>) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
     command.args(words).env("DATABASE_URL", &cluster.database_url).stdin(Stdio::null()).stdout(output);
@@ -52,7 +53,7 @@ async fn nothing_that_users_store_gives_orders_to_a_terminal() {
             let orders: Vec<char> =
                 text.chars().filter(|c| *c != '\n' && ORDERS.contains(*c) && !"[2J".contains(*c)).collect();
             assert!(orders.is_empty(), "{words:?}: {text:?}");
-            // JSON says the same, in lines of its own.
+            // JSON contains the same text, in lines of its own.
             for line in text.lines().filter(|line| line.starts_with('{')) {
                 let line: Value = serde_json::from_str(line).unwrap();
                 assert_eq!(line["app"], ORDERS, "{words:?}");
@@ -103,8 +104,8 @@ async fn what_goes_wrong_on_the_way_is_not_mixed_with_results() {
     assert!(log.contains("a log cannot be trimmed") && !log.contains('\u{1b}'), "{log:?}");
 }
 
-/// Whoever reads what is exported may take a break: the transaction in which it was read does not end meanwhile. It is short here,
-/// so its end is not waited for: what would end it is asked of the session that reads.
+/// The reader of an export may pause: the transaction that reads must not end meanwhile. The export is short here, so
+/// the test does not wait for a timeout, but checks the setting in the session that reads.
 #[tokio::test]
 async fn an_export_waits_for_its_reader() {
     let cluster = Cluster::start(1).await;
@@ -153,7 +154,7 @@ async fn a_schema_that_a_command_cannot_work_with_is_refused_and_left_alone() {
     assert_eq!(cluster.stored(&user).await, 3);
 }
 
-/// As replicas drop them that keep no history.
+/// As a replica that keeps no history drops them.
 #[tokio::test]
 async fn days_that_are_dropped_while_a_command_runs_cost_it_one_log() {
     let url = create_database().await;

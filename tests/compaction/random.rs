@@ -16,17 +16,17 @@ use std::time::Duration;
 
 /// `CASES=400` for more: `make histories`.
 const CASES: u64 = 16;
-/// So many show a trimmer that does it wrong.
+/// This many cases reveal a defective trimmer.
 const CASES_WITH_DEFECT: u64 = 40;
 const AT_ONCE: usize = 4;
 const DEVICES: usize = 4;
 const STEPS: usize = 40;
 
-/// One device and its clock.
+/// A device and its clock.
 struct Writer {
     device: Device,
     skew: TimeDelta,
-    /// What it has deleted or undeleted, and at which stamp: the same again would be the same change.
+    /// Its deletes and undeletes with their stamps: the same one again would be the same change.
     made: HashSet<(String, String)>,
 }
 
@@ -66,7 +66,7 @@ fn a_change(rng: &mut StdRng, writer: &mut Writer, now: DateTime<Utc>, value: St
     Some(Change { table: TABLE.into(), id, op })
 }
 
-/// Devices write, read and lose their databases, and the log is trimmed; what does not agree at the end.
+/// Devices write, read and lose their databases, and the log is trimmed; returns the differences at the end.
 async fn case(cluster: &Cluster, seed: u64, trimmer: Trimmer) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let user = cluster.user();
@@ -99,7 +99,7 @@ async fn case(cluster: &Cluster, seed: u64, trimmer: Trimmer) -> Vec<String> {
             }
             _ => {
                 let after = *[0, 0, 50].choose(&mut rng).unwrap();
-                // Two at once now and then.
+                // Sometimes two at once.
                 let one = trimmer.trim(cluster, &user, Duration::from_millis(after));
                 let other = async {
                     if seed.is_multiple_of(2) {
@@ -119,7 +119,7 @@ async fn case(cluster: &Cluster, seed: u64, trimmer: Trimmer) -> Vec<String> {
     let expected = if fold::untrimmed(cluster, &user, APP).await == expected {
         expected
     } else {
-        // What was still to be pushed.
+        // Some changes had not been pushed before.
         fold::untrimmed(cluster, &user, APP).await
     };
     fresh.pull_until_quiet().await.unwrap();
@@ -144,7 +144,7 @@ async fn trimming_between_any_two_steps_changes_nothing_for_anybody() {
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found[..found.len().min(20)].join("\n"));
 }
 
-/// The test above sees what it has to: a trimmer that does it wrong makes some case differ.
+/// Checks the test above: a defective trimmer must make some case differ.
 async fn is_noticed(failpoint: &'static str) {
     let cluster = Cluster::start_with(2, &[("PAGE_MAX_CHANGES", "3")]).await;
     for seed in 0..CASES_WITH_DEFECT {

@@ -19,7 +19,7 @@ async fn it_is_recognized_in_the_history() {
     trim(cluster, &user, Duration::ZERO, 30).await;
     let kept = rows(cluster, &user).await;
     assert_eq!((kept.len(), history(cluster, &user).await), (3, 1), "{kept:?}");
-    // As it was, and with something new.
+    // The same push, and one with a new change.
     let more = json!([second[0], update(TABLE, "c", "title", 1, &at(1))]);
     cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": at(0), "changes": second })).await;
     cluster.pushed(&user, APP, body).await;
@@ -27,7 +27,7 @@ async fn it_is_recognized_in_the_history() {
     cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": at(0), "changes": more })).await;
     let after = rows(cluster, &user).await;
     assert_eq!((after.len(), after[3].0.as_str()), (4, "c"));
-    // From SQL as well.
+    // The same from SQL.
     let push = |changes: serde_json::Value| {
         let statement = sqlx::query("select sync_push($1, $2, 'svc', $3)");
         statement.bind(user.id.clone()).bind(APP).bind(changes).execute(&cluster.pool)
@@ -42,7 +42,7 @@ async fn it_is_recognized_in_the_history() {
     assert_eq!(rows(cluster, &user).await, kept);
 }
 
-/// Nothing is kept of what went: it is stored again, loses, and goes again.
+/// No history is kept: the change is stored again, loses, and is trimmed again.
 #[tokio::test]
 async fn without_a_history_it_loses_again() {
     let cluster = shared().await;
@@ -67,7 +67,7 @@ async fn without_a_history_it_loses_again() {
     assert_eq!(last["fields"]["title"]["value"], 3);
 }
 
-/// A command may trim what is younger than the replicas' own horizon: that is recognized as well.
+/// A command may trim changes younger than the replicas' own horizon: these are recognized too.
 #[tokio::test]
 async fn what_a_shorter_horizon_trimmed_is_recognized() {
     let cluster = shared().await;
@@ -85,14 +85,14 @@ async fn what_a_shorter_horizon_trimmed_is_recognized() {
     assert_eq!((kept.len(), history(cluster, &user).await), (2, 1));
     push("phone", 2).await;
     assert_eq!(rows(cluster, &user).await, kept, "it was stored again");
-    // With something new, which is stored, and beside it.
+    // Together with a new change, which is stored.
     let changes = json!([update(TABLE, "a", "title", 2, &iso(now - 998)), update(TABLE, "b", "title", 2, &iso(now))]);
     cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
     assert_eq!(rows(cluster, &user).await.len(), 3);
 }
 
-/// A piece takes from its records all that is old enough, also what stands behind the rows that it looked at. A command with a short
-/// horizon that is killed after it has trimmed what no replica would look for.
+/// A piece trims everything in its records that is old enough, including what comes after the rows it examined. A
+/// command with a short horizon is killed after it has trimmed what no replica would look for.
 #[tokio::test]
 async fn what_a_killed_command_trimmed_is_recognized() {
     let cluster = shared().await;
@@ -117,8 +117,8 @@ async fn what_a_killed_command_trimmed_is_recognized() {
     assert_eq!(rows(cluster, &user).await.len(), 3);
 }
 
-/// A change that lost a tie, is trimmed, forgotten and sent again does not win it: its device, which took the winner, would be
-/// the only one to keep that.
+/// A change that lost a tie, was trimmed and forgotten, and is sent again does not win the tie: its device, which took
+/// the winner, would be the only one to keep that.
 #[tokio::test]
 async fn what_lost_a_tie_does_not_win_it_later() {
     let cluster = shared().await;
@@ -137,7 +137,7 @@ async fn what_lost_a_tie_does_not_win_it_later() {
     assert_eq!(last["fields"]["title"]["value"], "B");
 }
 
-/// A program that stores the same row whenever it starts, by an id of its own, does not overwrite what was written meanwhile.
+/// A program that stores the same row with a fixed id at every start does not overwrite what was written in between.
 #[tokio::test]
 async fn a_programs_row_with_a_fixed_id_is_not_stored_again() {
     let cluster = shared().await;

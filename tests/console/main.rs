@@ -21,10 +21,10 @@ const TOKEN: &str = "an-admin-token-for-tests";
 const MANY: usize = 10_000;
 /// Longer than the test takes.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Sockets that are opened at the same time.
+/// Number of sockets opened at the same time.
 const AT_ONCE: usize = 32;
 
-/// Where a replica's admin port is, as its log says.
+/// The address of a replica's admin port, from its log.
 fn admin_url(node: &Node) -> String {
     let log = node.log();
     let line = log.lines().find(|line| line.contains("the admin port is open")).expect("it has one");
@@ -32,7 +32,7 @@ fn admin_url(node: &Node) -> String {
     format!("http://{}", line["address"].as_str().unwrap())
 }
 
-/// A socket that nobody reads answers no ping, and is closed. After a close each further message is at once another.
+/// Reads from a socket, so that it answers pings and stays open. After the close, each further read returns at once.
 async fn read_on(mut socket: Wakeups) {
     while socket.next(IDLE).await.is_ok_and(|message| !matches!(message, WakeMessage::Closed { .. })) {}
 }

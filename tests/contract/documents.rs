@@ -6,26 +6,26 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A method in small letters, and a path as OpenAPI writes it.
+/// A method in lower case, and a path as in OpenAPI.
 pub type Operation = (String, String);
 
 pub fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
 }
 
-/// A YAML file of `docs/`.
+/// Reads a YAML file of `docs/`.
 pub fn yaml(name: &str) -> Value {
     let text = std::fs::read_to_string(docs().join(name)).unwrap();
     serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// What validates by a schema; its references are seen from `docs/`.
+/// A validator for a schema whose references are relative to `docs/`.
 pub fn validator(schema: &Value) -> Validator {
     let base = format!("file://{}/a-document", docs().display());
     jsonschema::options().with_base_uri(base).build(schema).unwrap_or_else(|error| panic!("{schema}: {error}"))
 }
 
-/// The same by a file of `docs/schemas/`.
+/// A validator for a file of `docs/schemas/`.
 pub fn schema(name: &str) -> Validator {
     validator(&json!({ "$ref": format!("schemas/{name}") }))
 }
@@ -38,7 +38,7 @@ pub fn assert_valid(what: &str, validator: &Validator, value: &Value) {
     assert!(errors.is_empty(), "{what}: {errors:#?} in {value:#}");
 }
 
-/// What a reference within a document leads to; anything else is itself.
+/// Resolves a reference within the document; any other value is returned unchanged.
 pub fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     let pointer = value["$ref"].as_str().and_then(|target| target.strip_prefix('#'));
     match pointer {
@@ -50,7 +50,7 @@ pub fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     }
 }
 
-/// What a running replica serves: the routes by which it counts answers, and the methods that it says each has.
+/// The operations of a running replica: the routes in its metrics, with the methods that it allows for each.
 pub async fn routes(cluster: &Cluster) -> BTreeSet<Operation> {
     let mut routes = BTreeSet::new();
     let metrics = cluster.get("/metrics").await.text;
@@ -63,7 +63,7 @@ pub async fn routes(cluster: &Cluster) -> BTreeSet<Operation> {
         let methods = methods.split(',').filter(|method| *method != "head");
         routes.extend(methods.map(|method| (method.to_owned(), route.replace("{app}", "{appId}"))));
     }
-    // A push to an app that is called "stream": its description is that of any app.
+    // A push to an app named "stream" is described like a push to any app.
     routes.remove(&("post".to_owned(), "/sync/stream".to_owned()));
     routes
 }
@@ -76,7 +76,7 @@ impl OpenApi {
         OpenApi(yaml("openapi.yaml"))
     }
 
-    /// Everything that it describes.
+    /// All operations that it describes.
     pub fn operations(&self) -> BTreeSet<Operation> {
         let mut operations = BTreeSet::new();
         for (path, item) in self.0["paths"].as_object().unwrap() {
@@ -90,17 +90,17 @@ impl OpenApi {
         self.0["paths"][path][method]["responses"].as_object().unwrap_or_else(|| panic!("{method} {path}"))
     }
 
-    /// The statuses with which an operation may be answered.
+    /// The statuses described for an operation.
     pub fn statuses(&self, operation: &Operation) -> BTreeSet<u16> {
         self.responses(operation).keys().map(|status| status.parse().unwrap()).collect()
     }
 
-    /// What the body of a request is described by.
+    /// A validator for an operation's request body.
     pub fn request(&self, (method, path): &Operation) -> Validator {
         validator(&self.0["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"])
     }
 
-    /// Fails unless an answer is one of those described: its status, headers, type and body.
+    /// Fails unless the response is one of those described: its status, headers, content type and body.
     #[track_caller]
     pub fn check(&self, operation: &Operation, reply: &Reply) {
         let status = reply.status.as_u16();

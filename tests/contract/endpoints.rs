@@ -1,4 +1,4 @@
-//! Endpoints: each described answer occurs, as described, and no other.
+//! Endpoints: each described response occurs, as described, and no other.
 
 use crate::documents::{OpenApi, Operation};
 use crate::support::live::{NO_DELTA, Raw};
@@ -17,11 +17,11 @@ const WS: (&str, &str) = ("get", "/ws");
 const WS_APP: (&str, &str) = ("get", "/ws/{appId}");
 const READY: (&str, &str) = ("get", "/health/ready");
 
-/// Described because they may be given, but not to be had here at will: a body that takes a minute, what PostgreSQL
-/// refuses though it was checked, our own faults, and limits that operators set.
+/// Described, but hard to provoke here: a body that takes a minute, values that PostgreSQL refuses after they were
+/// checked, internal errors, and limits that operators set.
 const UNSEEN: [u16; 4] = [408, 422, 429, 500];
 
-/// Answers that were seen, each checked against its description.
+/// The responses seen, each checked against its description.
 struct Seen {
     openapi: OpenApi,
     statuses: BTreeMap<Operation, BTreeSet<u16>>,
@@ -41,7 +41,7 @@ impl Seen {
         self.statuses.entry(operation).or_default().insert(reply.status.as_u16());
     }
 
-    /// Opens a stream, which must succeed; what it says is another test's business.
+    /// Opens a stream, which must succeed; its contents are checked by another test.
     async fn open(&mut self, operation: (&str, &str), request: RequestBuilder) -> reqwest::Response {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
@@ -72,7 +72,7 @@ fn upgrade(cluster: &Cluster, path: &str) -> RequestBuilder {
 const APPS_PATH: &str = "/sync/stream?apps=todo,calendar:events;tasks";
 const PULL_PATH: &str = "/sync/todo/pull?collection=tasks&since=1970-01-01T00:00:00.000Z";
 
-/// What goes well, with everything in it that an answer can have.
+/// Successful requests, with everything that a response can contain.
 async fn successes(seen: &mut Seen, cluster: &Cluster) {
     let user = cluster.user();
     let later = iso(now_millis() + 3_600_000);
@@ -101,7 +101,7 @@ async fn successes(seen: &mut Seen, cluster: &Cluster) {
     seen.ask(WS_APP, upgrade(cluster, "/ws/todo")).await;
 }
 
-/// What is the caller's fault.
+/// Refusals that are the client's fault.
 async fn refusals(seen: &mut Seen, cluster: &Cluster) {
     let user = cluster.user();
     let nobody = User { id: String::new(), token: "nonsense".to_owned() };
@@ -127,7 +127,7 @@ async fn refusals(seen: &mut Seen, cluster: &Cluster) {
     seen.ask(WS_APP, unsigned(cluster, Method::GET, "/ws/todo")).await.refused(426, "upgrade_required");
 }
 
-/// What there is no room for, and what a replica cannot do that never had the issuer's keys.
+/// Refusals for lack of capacity, and of a replica that never had the issuer's keys.
 async fn refusals_of_the_replica(seen: &mut Seen, cluster: &Cluster) {
     let user = cluster.user();
     let (open, second) = (get(cluster, &user, "/sync/todo/stream"), get(cluster, &user, "/sync/todo/stream"));

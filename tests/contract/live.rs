@@ -52,7 +52,7 @@ async fn every_event_of_a_stream_of_apps_names_its_app() {
     }
 }
 
-/// The next message of the server; none once it has closed.
+/// The server's next message; `None` once it has closed.
 async fn message(raw: &mut Raw) -> Option<Value> {
     let (first, payload) = raw.frame().await?;
     (first == TEXT).then(|| serde_json::from_slice(&payload).unwrap())
@@ -80,7 +80,7 @@ async fn every_message_of_a_socket_is_one_of_those_described() {
         heard.insert(message["type"].as_str().unwrap().to_owned());
         message
     };
-    // One second of life: what is stored in it wakes the socket, and then the token expires.
+    // A token valid for one second: a change stored within it wakes the socket, and then the token expires.
     let user = cluster.user();
     let brief = short_lived(cluster, &user, 1);
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
-/// Changes as clients of all generations send them.
+/// Changes as sent by clients of all generations.
 fn changes() -> Vec<Value> {
     vec![
         insert("tasks", "a", "Milk", AT),

@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What kind of certificate a server has.
+/// The kind of a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of version 3, with `localhost` among its alternative names.
+    /// Version 3, with `localhost` as an alternative name.
     Named,
-    /// As PostgreSQL's manual makes them: of version 1, with `localhost` in its subject.
+    /// As in PostgreSQL's manual: version 1, with `localhost` in its subject.
     Old,
-    /// Of version 3, for another host.
+    /// Version 3, for another host.
     ForAnother,
     Expired,
 }
 
-/// A folder with a certificate authority in it.
+/// A certificate authority in a folder.
 #[derive(Debug)]
 pub struct Authority {
     folder: tempfile::TempDir,
@@ -46,7 +46,7 @@ impl Authority {
         self.file("ca.crt")
     }
 
-    /// A certificate with its key, as `<name>.crt` and `<name>.key`.
+    /// Issues a certificate with its key, as `<name>.crt` and `<name>.key`.
     pub fn issue(&self, name: &str, subject: &str, kind: Kind) -> (PathBuf, PathBuf) {
         let folder = self.folder.path();
         openssl(folder, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={subject}"));
@@ -66,8 +66,8 @@ impl Authority {
         (self.file(&format!("{name}.crt")), self.file(&format!("{name}.key")))
     }
 
-    /// The same, of version 3, with these extensions and this subject; signed by the authority of this name, `ca` for the
-    /// usual one.
+    /// Issues a certificate of version 3 with these extensions and this subject, signed by the authority with this
+    /// name; `ca` is the default one.
     pub fn issue_with(&self, name: &str, subject: &str, extensions: &str, signer: &str) -> (PathBuf, PathBuf) {
         let folder = self.folder.path();
         openssl(folder, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj {subject}"));
@@ -81,7 +81,7 @@ impl Authority {
         (self.file(&format!("{name}.crt")), self.file(&format!("{name}.key")))
     }
 
-    /// An authority beside the usual one, with these extensions, for so many days.
+    /// Adds another root authority with these extensions, valid for this many days.
     pub fn add_root(&self, name: &str, extensions: &str, days: i32) -> PathBuf {
         let folder = self.folder.path();
         openssl(folder, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
@@ -93,21 +93,21 @@ impl Authority {
         self.file(&format!("{name}.crt"))
     }
 
-    /// A file with these certificates in it.
+    /// Writes these certificates to one file.
     pub fn together(&self, name: &str, of: &[&str]) -> PathBuf {
         let texts: String = of.iter().map(|one| std::fs::read_to_string(self.file(one)).unwrap()).collect();
         std::fs::write(self.file(name), texts).unwrap();
         self.file(name)
     }
 
-    /// A certificate that nobody but itself has signed, and its key.
+    /// Creates a self-signed certificate and its key.
     pub fn self_signed(&self) -> (PathBuf, PathBuf) {
         let sign = format!("req -x509 {NEW_KEY} -keyout self.key -out self.crt -subj /CN=localhost -days 30");
         openssl(self.folder.path(), &sign);
         (self.file("self.crt"), self.file("self.key"))
     }
 
-    /// A certificate for `localhost` from an authority below this one, with that one's in the same file.
+    /// Issues a certificate for `localhost` from an intermediate authority, whose certificate is in the same file.
     pub fn issue_below(&self) -> (PathBuf, PathBuf) {
         let folder = self.folder.path();
         openssl(folder, &format!("req {NEW_KEY} -keyout below.key -out below.csr -subj /CN=Below"));

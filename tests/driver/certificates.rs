@@ -6,13 +6,13 @@ use super::{connect, said};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Whether a server with this certificate is taken, with each of the modes that verify.
+/// Returns whether a server with this certificate is accepted, in each of the verifying modes.
 async fn taken(pair: (PathBuf, PathBuf), root: &Path) -> [bool; 2] {
     let server = Server::with_tls(pair, None).await;
     taken_at(&server, "localhost", root).await
 }
 
-/// The same of a server that runs, by this name. libpq has to say the same, where there is a psql to ask.
+/// The same for a running server, under this name. If psql is installed, libpq must agree.
 async fn taken_at(server: &Server, host: &str, root: &Path) -> [bool; 2] {
     let mut taken = [false; 2];
     for (mode, taken) in ["verify-ca", "verify-full"].into_iter().zip(&mut taken) {
@@ -30,7 +30,7 @@ async fn taken_at(server: &Server, host: &str, root: &Path) -> [bool; 2] {
     taken
 }
 
-/// Whether psql connects; none if there is none.
+/// Returns whether psql connects; `None` if it is not installed.
 fn taken_by_psql(url: &str) -> Option<bool> {
     let mut psql = Command::new("psql");
     psql.args(["-XAtc", "select 1", url]).env("HOME", "/nonexistent").stdin(Stdio::null());
@@ -83,7 +83,7 @@ async fn what_a_certificate_is_for_counts_as_it_does_for_openssl() {
     let authority = Authority::new();
     let server = Server::with_tls(authority.issue("first", "localhost", Kind::Named), None).await;
     for (name, extensions, expected) in [
-        // What `openssl req -x509 -CA` makes.
+        // As made by `openssl req -x509 -CA`.
         ("authority", "basicConstraints=critical,CA:TRUE\n", [true, true]),
         ("leaf", "basicConstraints=critical,CA:FALSE\n", [true, true]),
         (
@@ -109,7 +109,7 @@ async fn a_chain_ends_at_a_root_that_may_sign_now() {
     let authority = Authority::new();
     let server = Server::with_tls(authority.issue("first", "localhost", Kind::Named), None).await;
     let is_authority = "basicConstraints=critical,CA:TRUE\n";
-    // The root itself: its time, and what it may do.
+    // The root itself: its validity period, and its permitted uses.
     for (name, extensions, days, expected) in [
         ("good", is_authority, 30, [true, true]),
         ("expired", is_authority, -1, [false, false]),
@@ -126,7 +126,7 @@ async fn a_chain_ends_at_a_root_that_may_sign_now() {
         }
     }
 
-    // Below an authority that is not the root.
+    // Below an intermediate authority.
     let (_, key) = authority.issue_below();
     let (leaf, chain) = (authority.file("leaf.crt"), authority.file("chain.crt"));
     server.show(&(chain.clone(), key.clone())).await;
@@ -139,7 +139,7 @@ async fn a_chain_ends_at_a_root_that_may_sign_now() {
     assert_eq!(taken_at(&server, "localhost", &both).await, [true, true], "it is known here");
     assert_eq!(taken_at(&server, "localhost", &leaf).await, [false, false], "somebody else vouches for it");
 
-    // As long as the root lets it be.
+    // Within the path length that the root allows.
     authority.add_root("short", "basicConstraints=critical,CA:TRUE,pathlen:0\n", 30);
     authority.issue_with("between", "/CN=between", is_authority, "short");
     let (leaf, key) = authority.issue_with("short_leaf", "/CN=localhost", NAMED, "short");

@@ -15,7 +15,7 @@ async fn sockets_addresses_and_encoded_names_lead_to_the_server() {
         format!("postgresql://any@localhost:{port}/postgres"),
         format!("postgres:///postgres?host={socket}&port={port}&user=any"),
         format!("postgres://any@{encoded}:{port}/postgres"),
-        // What nobody else can hear is not encrypted.
+        // A Unix socket is not encrypted, as nobody else can listen in.
         format!("postgres://any@{encoded}:{port}/postgres?sslmode=verify-full"),
         format!("postgres://us%20er@127.0.0.1:{port}/postgres"),
         format!("\n  postgres://any@127.0.0.1:{port}/postgres\r\n"),

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
-/// Within this time of a primary's being there it is found.
+/// Maximum time to find a primary once there is one.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A host that accepts connections and says nothing.
+/// A host that accepts connections and sends nothing.
 async fn silent() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -71,7 +71,7 @@ async fn the_host_that_answered_last_is_asked_first() {
     for _ in 0..5 {
         connector.open().await.unwrap();
     }
-    // The silent one is given a quarter of a second each time that it is asked first.
+    // The silent host costs a quarter of a second each time it is tried first.
     assert!(begun.elapsed() < Duration::from_millis(250 * 5), "{:?}", begun.elapsed());
 }
 
@@ -148,7 +148,7 @@ async fn of_the_addresses_of_a_name_the_one_that_can_be_used_is_found_soon() {
             assert_eq!(connector.has_choice(), addresses.len() > 1);
         }
     }
-    // A standby is what there is, unless more is asked for.
+    // A standby will do, unless the URL asks for more.
     assert_eq!(port_of(&named(&[dead, standby], "")).await, standby);
     let none = named(&[dead, standby], "target_session_attrs=read-write").open().await.err().unwrap();
     assert!(matches!(none, ConnectError::NoPrimary), "{}", said(&none));
@@ -156,19 +156,19 @@ async fn of_the_addresses_of_a_name_the_one_that_can_be_used_is_found_soon() {
     assert!(matches!(none, ConnectError::Resolve(_)), "{}", said(&none));
 }
 
-/// What the system says of a name.
+/// The name server's answer.
 #[derive(Clone, Copy, Debug)]
 enum Named {
     Port(u16),
     Unknown,
-    /// Whoever should know does not answer.
+    /// The name server does not respond.
     Unanswered,
 }
 
-/// After the primary has died, for so long there is none.
+/// How long there is no primary after the old one has died.
 const INTERREGNUM: Duration = Duration::from_millis(500);
 
-/// Whatever becomes of the name of a primary that dies: pushes work soon after another server has become the primary.
+/// Whatever happens to the name of a dead primary: pushes work again soon after another server has become the primary.
 #[tokio::test]
 async fn after_a_failover_in_which_the_primarys_name_goes_away_statements_work_soon() {
     let (_silent, silent) = silent().await;
@@ -193,7 +193,7 @@ async fn after_a_failover_in_which_the_primarys_name_goes_away_statements_work_s
         });
         let url = "postgres://postgres@first.example,second.example/postgres";
         let connector = Connector::new(&Secret::from(url), "test").unwrap().with_resolver(resolver);
-        // As replicas have them.
+        // The replicas' defaults.
         let (acquire, statement) = (Duration::from_secs(3), Duration::from_secs(15));
         let config = PoolConfig {
             size: 4,
@@ -209,7 +209,7 @@ async fn after_a_failover_in_which_the_primarys_name_goes_away_statements_work_s
         *primary_is.lock().unwrap() = gone;
         primary.server_mut().kill().await.unwrap();
         let waiting = async {
-            // Whoever asked before is answered, or told that there is none.
+            // Statements sent before then succeed, or fail because there is no primary.
             while port().await.is_err() {}
             Instant::now()
         };

@@ -23,14 +23,14 @@ mod whole;
 use mana_sync::config::Secret;
 use mana_sync::db::{ConnectError, Connector};
 
-/// Connects as every part of a replica does: whether the connection is encrypted.
+/// Connects like every part of a replica; returns true if the connection is encrypted.
 async fn connect(url: &str) -> Result<bool, ConnectError> {
     let session = Connector::new(&Secret::from(url), "driver test")?.open().await?;
     let row = session.query_one("select ssl from pg_stat_ssl where pid = pg_backend_pid()", &[]).await;
     Ok(row.unwrap().get(0))
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn said(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,5 +1,5 @@
-//! libpq's table: what each `sslmode` does with a server with TLS, with one without, and with one that only accepts one
-//! of the two.
+//! libpq's table: the effect of each `sslmode` with a server with TLS, with one without, and with one that accepts only
+//! one of the two.
 
 use super::authority::{Authority, Kind};
 use super::server::Server;
@@ -11,7 +11,7 @@ const PLAIN: Option<bool> = Some(false);
 const TLS: Option<bool> = Some(true);
 const REFUSED: Option<bool> = None;
 
-/// Connects with each mode: encrypted, not, or not at all.
+/// Connects with each mode; checks whether the connection is encrypted, unencrypted or refused.
 async fn assert_modes(server: &Server, user: &str, more: &str, expected: [(&str, Option<bool>); 6]) {
     for (mode, expected) in expected {
         let url = server.url(user, "localhost", &format!("sslmode={mode}{more}"));
@@ -32,12 +32,13 @@ async fn every_mode_does_at_every_server_what_libpq_does() {
     let wrong = format!("&sslrootcert={}", stranger.root().display());
 
     let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
-    // Without a file to verify it by, any certificate will do, but for where verifying is asked for.
+    // Without a root certificate, any certificate is accepted, except in the modes that verify.
     assert_modes(&server, "any", "", modes([PLAIN, PLAIN, TLS, TLS, REFUSED, REFUSED])).await;
     assert_modes(&server, "tls", "", modes([REFUSED, TLS, TLS, TLS, REFUSED, REFUSED])).await;
     assert_modes(&server, "plain", "", modes([PLAIN, PLAIN, PLAIN, REFUSED, REFUSED, REFUSED])).await;
     assert_modes(&server, "any", &right, modes([PLAIN, PLAIN, TLS, TLS, TLS, TLS])).await;
-    // With one it is verified in every mode, and where TLS is a wish only, that wish is given up.
+    // With one, the certificate is verified in every mode; where TLS is optional, the connection falls back to
+    // plaintext.
     assert_modes(&server, "any", &wrong, modes([PLAIN, PLAIN, PLAIN, REFUSED, REFUSED, REFUSED])).await;
     assert_modes(&server, "tls", &wrong, modes([REFUSED; 6])).await;
     let missing = "&sslrootcert=/nowhere/ca.crt";
@@ -63,7 +64,7 @@ async fn the_name_is_verified_by_verify_full_alone() {
         let url = server.url("any", host, &format!("sslmode={mode}&sslrootcert={root}"));
         assert_eq!(connect(&url).await.ok(), expected, "{mode} {host}");
     }
-    // The address need not be that of the name.
+    // The address need not belong to the name.
     let url = server.url("any", "localhost", &format!("sslmode=verify-full&sslrootcert={root}&hostaddr=127.0.0.1"));
     assert_eq!(connect(&url).await.ok(), TLS);
     let url = server.url("any", "localhost", "sslrootcert=system");
@@ -94,7 +95,7 @@ async fn a_client_shows_its_certificate_and_binds_the_channel() {
         (format!("word:{password}"), "sslmode=require&channel_binding=disable", TLS),
         (format!("word:{password}"), "sslmode=disable&channel_binding=prefer", PLAIN),
         (format!("word:{password}"), "sslmode=disable&channel_binding=require", REFUSED),
-        // Who is let in without a password binds nothing.
+        // Without a password, there is no channel binding.
         ("any".to_owned(), "sslmode=require&channel_binding=require", REFUSED),
     ] {
         assert_eq!(connect(&server.url(&user, "localhost", parameters)).await.ok(), expected, "{user} {parameters}");
@@ -152,7 +153,7 @@ async fn where_there_is_no_tls_a_refusal_is_told_as_it_was_and_what_passes_is_wa
         let error = connect(&server.url("full", "localhost", &format!("sslmode={mode}"))).await.unwrap_err();
         assert!(error.is_passing(), "{mode}: {}", said(&error));
     }
-    // Refused without TLS, and with TLS for another reason: that is the one to be mended.
+    // Refused without TLS, and with TLS for another reason: the latter is the one to fix.
     server.run("alter role tls nologin").await;
     let error = connect(&server.url("tls", "localhost", "sslmode=allow")).await.unwrap_err();
     assert!(said(&error).contains("not permitted to log in"), "{}", said(&error));

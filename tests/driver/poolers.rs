@@ -1,4 +1,4 @@
-//! A pooler's refusals are reported with what to do about them.
+//! A pooler's refusals are reported with advice on how to fix them.
 
 use mana_dev::TemporaryPostgres;
 use mana_sync::config::Secret;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// Says what PgBouncer says in statement mode, by the same code.
+/// Raises the error that PgBouncer raises in statement mode, with the same code.
 static IN_STATEMENT_MODE: Sql =
     Sql { text: "select sync_refuse('transaction blocks not allowed in statement pooling mode')", types: &[] };
 const REFUSE: &str = "
@@ -17,7 +17,7 @@ const REFUSE: &str = "
         raise exception using errcode = '08P01', message = what;
     end $$";
 
-/// Refuses whoever connects once, as PgBouncer refuses what it does not keep track of.
+/// Refuses the first connection, as PgBouncer refuses startup parameters that it does not track.
 async fn refuse_once(listener: TcpListener) {
     let (mut client, _) = listener.accept().await.unwrap();
     let length = client.read_u32().await.unwrap();

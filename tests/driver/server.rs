@@ -6,8 +6,8 @@ use mana_dev::place::Account;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Who is let in, by the user's name: with TLS only, without only, with a password, with a certificate; everybody else
-/// as they like.
+/// Access by user name: only with TLS, only without it, with a password, with a client certificate; any other user as
+/// it likes.
 const WHO: &str = "local all all trust
 hostssl all tls all trust
 host all tls all reject
@@ -24,25 +24,25 @@ pub const PASSWORD: &str = "p@ss/w:rd?#%& \u{fc}";
 
 pub struct Server {
     postgres: TemporaryPostgres,
-    /// Where its socket is.
+    /// The folder of its Unix socket.
     pub folder: PathBuf,
     _files: tempfile::TempDir,
 }
 
 impl Server {
-    /// One without TLS.
+    /// Starts a server without TLS.
     pub async fn plain() -> Server {
         Server::start(vec![], &[]).await
     }
 
-    /// One that has this certificate, and asks clients for theirs.
+    /// Starts a server with this certificate, which asks clients for theirs.
     pub async fn with_tls((certificate, key): (PathBuf, PathBuf), clients: Option<&Path>) -> Server {
         let mut files = vec![("server.crt", certificate), ("server.key", key)];
         files.extend(clients.map(|clients| ("clients.crt", clients.to_owned())));
         Server::start(vec![("ssl", "on".to_owned())], &files).await
     }
 
-    /// One with these settings, and files which are its own.
+    /// Starts a server with these settings, and these files as its own.
     async fn start(settings: Vec<(&str, String)>, files: &[(&str, PathBuf)]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -91,7 +91,7 @@ impl Server {
         done
     }
 
-    /// Shows this certificate from now on, to whoever connects.
+    /// Uses this certificate for new connections from now on.
     pub async fn show(&self, (certificate, key): &(PathBuf, PathBuf)) {
         for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
             let to = self._files.path().join(name);
@@ -104,7 +104,7 @@ impl Server {
         };
         let before = read().await;
         self.run("select pg_reload_conf()").await;
-        // Whoever connects after that has the settings, and the certificate, of its time.
+        // Connections opened after that have the current settings and certificate.
         eventually("the certificate is another", async || read().await > before).await;
     }
 
@@ -116,7 +116,7 @@ impl Server {
         self.postgres.server().admin_url()
     }
 
-    /// As this user at this host, with these parameters.
+    /// The URL for this user at this host, with these parameters.
     pub fn url(&self, user: &str, host: &str, parameters: &str) -> String {
         format!("postgres://{user}@{host}:{}/postgres?{parameters}", self.port())
     }

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
-/// Users at once: as many connections as the pool may have.
+/// Concurrent users: as many as the pool may have connections.
 const USERS: usize = 20;
 
 /// A push of each user and a pull, all at once; each must succeed.
@@ -53,7 +53,7 @@ async fn sessions_that_were_idle_for_too_long_are_replaced() {
         ask_all(&cluster, &users, round).await;
         eventually("the pool's sessions have ended", async || count(&cluster.pool).await <= 1).await;
     }
-    // A listener is idle for as long as nobody says anything.
+    // A listener is idle while there are no notifications.
     assert_eq!(live::metric(&cluster, 0, "mana_sync_listener_connects_total").await, 1.0);
 }
 
@@ -63,7 +63,7 @@ async fn sessions_that_an_administrator_ends_are_replaced() {
     let users: Vec<User> = (0..USERS).map(|_| cluster.user()).collect();
     ask_all(&cluster, &users, 0).await;
     for round in 1..6 {
-        // Some of them while they are at work.
+        // Some of them in the middle of a statement.
         let end = AssertSqlSafe(format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where {POOL}"));
         let ending = async { sqlx::query_scalar::<_, i64>(end).fetch_one(&cluster.pool).await.unwrap() };
         let ((), ended) = tokio::join!(ask_all(&cluster, &users, round), ending);
@@ -92,13 +92,13 @@ async fn statements_are_prepared_anew_where_what_they_read_has_another_form() {
         sqlx::raw_sql(alter).execute(&cluster.pool).await.unwrap();
         ask_all(&cluster, &users, round + 1).await;
     }
-    // So does whoever makes the server forget them.
+    // Wake-ups still work, too.
     let mut socket = live::socket(&cluster, 0, &users[0], None, None).await;
     live::store(&cluster, 0, &users[0], "tablet", &[("todos", "last")]).await;
     live::woken(&mut socket).await;
 }
 
-/// Citus says so when it loses a worker. Its own sessions go on, and what it remembered of the worker is forgotten.
+/// Citus raises this error when it loses a worker. Its own sessions survive, without what they cached about the worker.
 #[tokio::test]
 async fn a_server_that_lost_another_one_is_asked_again_on_the_same_session() {
     let cluster = Cluster::start_with(1, &[("DATABASE_POOL_SIZE", "1"), ("READY_GRACE_MS", "0")]).await;
@@ -131,7 +131,7 @@ async fn a_server_that_lost_another_one_is_asked_again_on_the_same_session() {
     assert_eq!(ids(&page), ["before", "after"]);
 }
 
-/// A pooler that lost its memory may give one of its sessions to two replicas, whose statements have the same names.
+/// A pooler that lost its state may give one server session to two replicas, whose statements have the same names.
 #[tokio::test]
 async fn a_session_on_which_somebody_else_prepared_statements_is_replaced() {
     let cluster = Cluster::start_with(1, &[("DATABASE_POOL_SIZE", "1"), ("READY_GRACE_MS", "0")]).await;
@@ -160,8 +160,8 @@ async fn a_session_on_which_somebody_else_prepared_statements_is_replaced() {
     assert_eq!(status, 503, "{answer}");
 }
 
-/// Where each statement is a transaction, the server may lose patience in the middle of one: here between its beginning and
-/// what comes after it, which the network holds back.
+/// Where each statement is a transaction, the server may time out in the middle of one: here after `begin`, because the
+/// network holds back the rest.
 #[tokio::test]
 async fn a_transaction_that_was_idle_for_too_long_is_done_once_more() {
     static ONE: Sql = Sql { text: "select 1", types: &[] };
@@ -193,7 +193,7 @@ async fn a_transaction_that_was_idle_for_too_long_is_done_once_more() {
     network.abort();
 }
 
-/// Passes everything on, but for what comes after the first `begin`: that is not passed on before the server is gone.
+/// Forwards everything, except what follows the first `begin`: that is held back until the server is gone.
 async fn hold_back_once(client: TcpStream, server: TcpStream, held_back: Arc<AtomicUsize>) {
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
@@ -206,7 +206,7 @@ async fn hold_back_once(client: TcpStream, server: TcpStream, held_back: Arc<Ato
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
         let sent = &buffer[..count];
-        // A message: its kind, its length without the kind, its text.
+        // A message: its type, its length without the type, its text.
         let begin = sent.windows(6).position(|bytes| bytes == b"begin ");
         let begin = begin.and_then(|at| Some(at + sent[at..].iter().position(|byte| *byte == 0)? + 1));
         let (now, later) = match begin {
@@ -225,7 +225,7 @@ async fn hold_back_once(client: TcpStream, server: TcpStream, held_back: Arc<Ato
     }
 }
 
-/// The queue holds 8 GiB before version 17, in which it became a setting: `PG_BIN` leads to such a server.
+/// The queue holds 8 GiB before version 17, which made it a setting: `PG_BIN` must point to such a server.
 #[tokio::test]
 #[ignore = "needs PostgreSQL 17 or newer in PG_BIN"]
 async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
@@ -233,7 +233,7 @@ async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), settings.into()).await.unwrap();
     let admin = postgres.server().admin_url();
     let mut cluster = Cluster::start_on(&admin, 1, &[("READY_GRACE_MS", "0")]).await;
-    // Somebody in another database of the server listens, and goes no further.
+    // A listener in another database of the server does not advance.
     let stuck = PgPool::connect(&admin).await.unwrap();
     let mut stuck = stuck.acquire().await.unwrap();
     sqlx::raw_sql("listen anything").execute(&mut *stuck).await.unwrap();
@@ -244,7 +244,7 @@ async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
 
     cluster.nodes[0].process.kill().await;
     cluster.nodes[0].restart().await;
-    assert!(cluster.nodes[0].log().contains("the database takes no notifications"));
+    assert!(cluster.nodes[0].log().contains("the database accepts no notifications"));
     let user = cluster.user();
     let mut socket = live::socket(&cluster, 0, &user, None, None).await;
     live::store(&cluster, 0, &user, "phone", &[("todos", "a")]).await;

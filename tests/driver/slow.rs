@@ -1,4 +1,4 @@
-//! Slow statements are waited for even if the server does not tell what sessions are running: nothing is done twice.
+//! Slow statements are waited for even if the server does not reveal which sessions are running: nothing is done twice.
 
 use mana_dev::TemporaryPostgres;
 use mana_sync::config::Secret;
@@ -7,10 +7,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::path::Path;
 use std::time::Duration;
 
-/// Longer than it takes until the server is asked about a statement, and asked again. Counts how often it begins.
+/// Longer than it takes until the server is asked about a statement, and asked again. Counts its executions.
 static SLOW: Sql = Sql { text: "select nextval('begun')::int4 from pg_sleep(3.5)", types: &[] };
 
-/// A role of this name for whom the server says nothing of what its own sessions do.
+/// Runs the slow statement as a role that cannot see what its own sessions do.
 async fn slow_statement_of(name: &str, make: &str) {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let mut admin = PgConnection::connect(&postgres.server().admin_url()).await.unwrap();
@@ -30,7 +30,7 @@ async fn where_the_server_does_not_keep_track_of_sessions_a_slow_statement_is_no
     slow_statement_of("blind", "create role blind login; alter role blind set track_activities = off").await;
 }
 
-/// As a role is that was made for a while only: it acts as another, to which the server does not say what it does itself.
+/// Like a temporary role: it acts as another role, to which the server does not show the session's activity.
 #[tokio::test]
 async fn where_a_role_acts_as_another_a_slow_statement_is_no_lost_one() {
     let make =

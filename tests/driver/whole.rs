@@ -9,12 +9,12 @@ use std::time::Duration;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 
-/// The program's `migrate`, with this URL: whether it succeeded, and what it said.
+/// Runs `migrate` with this URL; returns whether it succeeded, and its output.
 async fn migrate(url: &str) -> (bool, String) {
     migrate_at_home(url, std::path::Path::new("/nonexistent")).await
 }
 
-/// The same of somebody with this home.
+/// The same with this home directory.
 async fn migrate_at_home(url: &str, home: &std::path::Path) -> (bool, String) {
     let mut command = tokio::process::Command::new(EXE);
     let done = command.arg("migrate").env("DATABASE_URL", url).env("HOME", home).output().await.unwrap();

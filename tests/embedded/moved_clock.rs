@@ -1,4 +1,4 @@
-//! A replica whose clock the test controls: what takes hours, days or a week is over at once, to the millisecond.
+//! A replica whose clock the test controls: hours, days or a week pass at once, to the millisecond.
 
 use super::support::live::{Events, closed};
 use super::support::*;
@@ -16,7 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A cluster without replicas of its own, and one in this process that lives by a clock of the test's.
+/// A cluster without replicas of its own, and one in this process with a clock that the test controls.
 struct Moved {
     cluster: Cluster,
     clock: ManualClock,
@@ -46,12 +46,12 @@ impl Moved {
         Reply::to(self.request(token, Method::POST, "/sync/todo").json(&body)).await
     }
 
-    /// The date of the replica's clock, and so much, as clients write it.
+    /// The time of the replica's clock plus `ahead`, as clients write it.
     fn date(&self, ahead: Duration) -> String {
         iso((self.clock.clock().since_epoch() + ahead).as_millis() as i64)
     }
 
-    /// Moves the clock on, five seconds at a time, until something is done.
+    /// Advances the clock, five seconds at a time, until the future completes.
     async fn advance_until<T>(&self, doing: impl Future<Output = T>) -> T {
         let mut doing = std::pin::pin!(doing);
         loop {
@@ -70,7 +70,7 @@ impl Moved {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_expires_for_requests_sockets_and_streams_when_its_time_comes() {
     let moved = Moved::start(|_| ()).await;
-    // Good for an hour.
+    // Valid for an hour.
     let user = moved.cluster.user();
     let mut socket = Wakeups::connect(&moved.replica.url, None, &user.token, None).await.unwrap();
     let mut stream = Events::open(moved.request(&user.token, Method::GET, "/sync/todo/stream?collections=tasks")).await;
@@ -187,7 +187,7 @@ async fn a_log_is_trimmed_once_a_week_has_passed_and_what_is_sent_again_is_known
     moved.clock.advance(6 * DAY);
     assert_eq!(moved.cluster.stored(&user).await, 5);
     moved.clock.advance(2 * DAY);
-    // The first row of the record, and the one that wins.
+    // The first row of the record, and the winning one.
     eventually("it is trimmed", async || moved.cluster.stored(&user).await == 2).await;
     let again = moved.push(&token, json!([write(2)])).await;
     assert_eq!((again.status, moved.cluster.stored(&user).await), (StatusCode::OK, 2), "it was stored once");

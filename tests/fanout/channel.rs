@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-/// They do not look for what they missed unless they are told to: what arrives was notified.
+/// Replicas do not reconcile unless they have a reason to: what arrives was notified.
 const NO_ROUNDS: (&str, &str) = ("RECONCILE_MS", "3600000");
-/// Nor are sockets told of what was stored before they came.
+/// Sockets are not told what was stored before they connected.
 const NO_GREETING: (&str, &str) = ("ANNOUNCE_RECENT_MS", "0");
 
 async fn notified_only() -> &'static Cluster {
@@ -26,7 +26,7 @@ async fn notify(cluster: &Cluster, payload: &str) {
     sqlx::query("select pg_notify('mana_sync', $1)").bind(payload).execute(&cluster.pool).await.unwrap();
 }
 
-/// A notification of the form that has no signature.
+/// A notification in the unsigned form.
 fn unsigned(user: &User, rest: &str) -> String {
     let key = URL_SAFE_NO_PAD.encode(UserKey::of(&user.id).0.as_bytes());
     format!(r#"{{"v":1,"w":[["{key}",{rest}]]}}"#)
@@ -44,7 +44,8 @@ async fn what_somebody_else_says_is_looked_up_and_never_believed() {
         r#""todo","phone",["forged"],[]"#,
     ];
     for (n, forged) in forged.iter().enumerate() {
-        // Nothing there: nobody is woken. Something there: with what is there, though it was claimed that all is known.
+        // If nothing is new, nobody is woken. If something is, it is delivered, although the forgery claims that
+        // everything is known.
         notify(cluster, &unsigned(&user, forged)).await;
         let table = format!("silent {n}");
         store_silently(cluster, &user, &table).await;
@@ -63,7 +64,7 @@ async fn what_somebody_else_says_is_looked_up_and_never_believed() {
 #[tokio::test]
 async fn a_notification_that_was_changed_or_cut_is_not_believed_either() {
     changed_or_cut(notified_only().await).await;
-    // The publisher's, too.
+    // The publisher's notifications, too.
     changed_or_cut(&Cluster::start_with(2, &[NO_ROUNDS, NO_GREETING, ("COMMIT_NOTIFY_RATE", "0")]).await).await;
 }
 
@@ -99,7 +100,7 @@ async fn forged_notifications_are_counted_by_themselves_whomever_they_are_about(
     let unverified = async |index| metric(cluster, index, "mana_sync_notifications_unverified_total").await;
     store(cluster, 0, &user, "phone", &[("first", "a")]).await;
     assert_eq!(woken(&mut socket).await.1, ["first"]);
-    // About nobody, and about nothing.
+    // About no user, and without content.
     let forge =
         "select pg_notify('mana_sync', 'm2' || lpad(n::text, 16, 'x') || '0000') from generate_series(1, 1000) n";
     sqlx::query(forge).execute(&cluster.pool).await.unwrap();
@@ -116,7 +117,7 @@ async fn forged_notifications_are_counted_by_themselves_whomever_they_are_about(
 
 #[tokio::test]
 async fn an_old_notification_that_is_repeated_harms_nothing() {
-    // Of its own: what other tests say that cannot be read makes replicas look at everything.
+    // A cluster of its own: unreadable notifications from other tests make replicas look everything up.
     let cluster = &Cluster::start_with(2, &[NO_ROUNDS, NO_GREETING]).await;
     let user = cluster.user();
     let mut socket = socket(cluster, 1, &user, None, None).await;
@@ -131,7 +132,7 @@ async fn an_old_notification_that_is_repeated_harms_nothing() {
     store(cluster, 0, &user, "phone", &[("later", "b")]).await;
     let seen = woken_until(&mut socket, "later").await;
     assert!(seen.iter().all(|table| table == "repeated" || table == "later"), "{seen:?}");
-    // It has not hidden the gap: whoever looks finds it.
+    // The gap is not hidden: a lookup finds it.
     notify(cluster, &unsigned(&user, r#""todo",null,[],[]"#)).await;
     let seen = woken_until(&mut socket, "lost").await;
     assert!(seen.iter().all(|table| ["repeated", "later", "lost"].contains(&table.as_str())), "{seen:?}");
@@ -174,7 +175,7 @@ async fn the_key_is_changed_while_replicas_run_side_by_side() {
     }
 }
 
-/// The server that a cluster's database is on.
+/// The URL of the server's administrative database.
 fn admin_of(cluster: &Cluster) -> String {
     let mut url: url::Url = cluster.database_url.parse().unwrap();
     url.set_path("postgres");
@@ -196,7 +197,7 @@ async fn replicas_know_how_many_they_are() {
 
 #[tokio::test]
 async fn a_replica_that_stops_says_goodbye() {
-    // Nobody would be missed within the hour.
+    // No replica would be missed within the hour.
     let settings = [("PRESENCE_MS", "3600000"), ("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "0")];
     let cluster = &Cluster::start_with(1, &settings).await;
     let mut listener = overhear(cluster).await;

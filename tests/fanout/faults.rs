@@ -1,5 +1,5 @@
 //! The fan-out when its connections are cut, or replicas freeze and die: whatever was stored in the meantime arrives
-//! within 5 s of the end of the fault, without a restart (G4). Each test has a cluster of its own to harm.
+//! within 5 s of the end of the fault, without a restart (G4). Each test has a cluster of its own.
 
 use crate::support::live::*;
 use crate::support::*;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 const FOUND: Duration = Duration::from_secs(5);
-/// Replicas that look for what they missed only when they have reason to: after their listener was away.
+/// Replicas that reconcile only when they have a reason to: after their listener was disconnected.
 const NO_ROUNDS: (&str, &str) = ("RECONCILE_MS", "3600000");
 
-/// The database server's own door, which stays open while that of the cluster's database is shut.
+/// A connection to another database of the server, which stays possible while the cluster's database accepts none.
 async fn admin(cluster: &Cluster) -> PgPool {
     let mut url: url::Url = cluster.database_url.parse().unwrap();
     url.set_path("postgres");
@@ -28,7 +28,7 @@ async fn let_in(cluster: &Cluster, admin: &PgPool, allow: bool) {
     sqlx::query(AssertSqlSafe(sql)).execute(admin).await.unwrap();
 }
 
-/// Lets every replica's pool open connections enough for what follows while no new ones are let in.
+/// Makes every replica's pool open enough connections for what follows, while no new ones are allowed.
 async fn fill_pools(cluster: &Cluster, user: &User) {
     let pulls = (0..30).map(|n| {
         let path = format!("/sync/{APP}/pull?collection=x&since={BEGINNING}");
@@ -38,7 +38,7 @@ async fn fill_pools(cluster: &Cluster, user: &User) {
     futures_util::future::join_all(pulls).await;
 }
 
-/// How many connections the replicas have whose names end like this.
+/// The number of the replicas' connections whose names end like this.
 async fn connected(cluster: &Cluster, admin: &PgPool, ending: &str) -> i64 {
     let sql = "select count(*) from pg_stat_activity where datname = $1 and application_name like '%' || $2";
     sqlx::query_scalar(sql).bind(database(cluster)).bind(ending).fetch_one(admin).await.unwrap()
@@ -51,7 +51,7 @@ async fn cut(cluster: &Cluster, admin: &PgPool, ending: &str) {
     sqlx::query(sql).bind(database(cluster)).bind(ending).execute(admin).await.unwrap();
 }
 
-/// Cuts them, and makes sure that they cannot come back.
+/// Cuts them, and keeps them from coming back.
 async fn cut_off(cluster: &Cluster, admin: &PgPool, ending: &str) {
     let_in(cluster, admin, false).await;
     cut(cluster, admin, ending).await;
@@ -208,7 +208,7 @@ async fn a_replica_that_was_frozen_catches_up() {
     timeout(FOUND, arrives).await.expect("in time");
 }
 
-/// Replicas that publish nothing: all is left to the reconcilers.
+/// Replicas that publish nothing: everything is left to the reconcilers.
 const NOTHING_SENT: (&str, &str) = ("PUBLISH_QUEUE", "0");
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn what_nobody_published_is_announced_part_by_part_however_much_it_is() {
     for (app, device) in [(None, None), (Some(APP), None), (Some(APP), Some("laptop"))] {
         sockets.push(socket(cluster, 0, &user, app, device).await);
     }
-    // More changes than are read in one statement, in few tables; then more tables than are told at once.
+    // First more changes in a few tables than one statement reads; then more tables than one message names.
     let mut expected = BTreeSet::from(["a", "b", "c"].map(str::to_owned));
     for round in 0..5 {
         let ids: Vec<String> = (0..5_000).map(|n| format!("{round} {n}")).collect();
@@ -243,7 +243,7 @@ async fn what_nobody_published_is_announced_part_by_part_however_much_it_is() {
     }
 }
 
-/// Gives a user so many logs more, which were written to an hour before the one that it has.
+/// Gives a user this many more logs, last written to an hour before the existing one.
 async fn give_logs(cluster: &Cluster, user: &User, count: i64) {
     let sql = "
         insert into sync_heads (log_id, user_key, user_id, app_id, head, previous)
@@ -260,7 +260,7 @@ async fn a_user_with_very_many_logs_is_told_what_nobody_published_and_others_are
     give_logs(cluster, &many, 20_000).await;
     let mut stay = Vec::new();
     for round in ["first", "second"] {
-        // The sockets of one app, and of all: when they are the first of their user, and when they are not.
+        // Sockets of one app and of all apps, both as the first sockets of their user and as later ones.
         let mut of_one = socket(cluster, 0, &many, Some(APP), None).await;
         let mut of_all = socket(cluster, 0, &many, None, None).await;
         let mut other = socket(cluster, 0, &few, None, None).await;
@@ -291,7 +291,7 @@ async fn pushes_that_name_very_many_tables_hold_nobody_up_while_nothing_can_be_p
     cut_off(cluster, admin, "publish").await;
     let tables: Vec<String> = (0..5_000).map(|n| format!("table {n}")).collect();
     for n in 0..4 {
-        // The same device in the same app: what waits of it is merged.
+        // The same device in the same app: its waiting wake-ups are merged.
         let id = format!("{n}");
         let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), id.as_str())).collect();
         store(cluster, 0, &user, "phone", &records).await;

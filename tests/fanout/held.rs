@@ -1,5 +1,5 @@
-//! A transaction in another database of the server has notified and does not end, because its commit waits for a standby
-//! that is away. It holds the lock that every NOTIFY needs.
+//! A transaction in another database of the server has notified and does not end, because its commit waits for a
+//! standby that is down. It holds the lock that every NOTIFY needs.
 
 use crate::support::live::*;
 use crate::support::*;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 const REPLICAS: usize = 2;
 const FOUND: Duration = Duration::from_secs(5);
-/// As long as a session of ours waits for any other lock.
+/// How long a session of ours waits for any other lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A transaction that has notified and does not end.
@@ -35,13 +35,13 @@ impl Neighbour {
         neighbour
     }
 
-    /// Sessions of the server of which this holds.
+    /// The number of server sessions that match a condition.
     async fn count(&self, condition: &'static str) -> i64 {
         let count = format!("select count(*) from pg_stat_activity where {condition}");
         sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&self.server).await.unwrap()
     }
 
-    /// Ends the connections on which replicas listen.
+    /// Ends the replicas' listening connections.
     async fn cut_listeners(&self) {
         let cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listen'";
         sqlx::query(cut).execute(&self.server).await.unwrap();

@@ -1,10 +1,10 @@
-//! The channel as seen by anybody who may connect.
+//! The channel as seen by any client that may connect.
 
 use crate::support::*;
 use sqlx::postgres::PgListener;
 use tokio::time::timeout;
 
-/// Everything that is said on the channel, up to what has this in it.
+/// Returns the next notification that contains this text.
 pub async fn said(listener: &mut PgListener, text: &str) -> String {
     let said = async {
         loop {
@@ -17,7 +17,7 @@ pub async fn said(listener: &mut PgListener, text: &str) -> String {
     timeout(TIMEOUT, said).await.expect("it is said")
 }
 
-/// Listens to the channel that replicas share.
+/// Listens on the channel that replicas share.
 pub async fn overhear(cluster: &Cluster) -> PgListener {
     let mut listener = PgListener::connect(&cluster.database_url).await.unwrap();
     listener.listen("mana_sync").await.unwrap();

@@ -1,5 +1,5 @@
 //! Rebalancing after replicas were added: connections are closed a few at a time, each device once, and no more than
-//! needed, until all replicas hold about as many.
+//! needed, until all replicas hold about the same number.
 
 use crate::support::live::*;
 use crate::support::*;
@@ -13,19 +13,20 @@ use tokio_util::task::TaskTracker;
 
 const SOCKETS: usize = 240;
 const STREAMS: usize = 60;
-/// Clients have a third of it to come back, before a replica takes them for gone: longer than a busy machine keeps them.
+/// Clients have a third of this time to return before a replica considers them gone: longer than a busy machine delays
+/// them.
 const WINDOW: Duration = Duration::from_millis(6_000);
-/// A wave takes a window or two. One whose clients come back too slowly, on a busy machine, gives up, and the next one begins ten
-/// windows later.
+/// A wave takes a window or two. If its clients return too slowly, on a busy machine, it gives up, and the next one
+/// begins ten windows later.
 const WAVE: Duration = Duration::from_secs(180);
 const SETTINGS: [(&str, &str); 4] =
     [("REBALANCE_MS", "6000"), ("PRESENCE_MS", "100"), ("DATABASE_POOL_SIZE", "8"), ("ANNOUNCE_RECENT_MS", "0")];
 
-/// Devices that come back at once wherever the balancer has its next turn.
+/// Devices that reconnect at once, to replicas in turn.
 struct Clients {
     urls: std::sync::Mutex<Vec<String>>,
     turn: AtomicUsize,
-    /// Closes of each device.
+    /// The number of times each device was closed.
     closes: Vec<AtomicUsize>,
     stop: CancellationToken,
 }
@@ -36,7 +37,7 @@ impl Clients {
         urls[self.turn.fetch_add(1, Ordering::Relaxed) % urls.len()].clone()
     }
 
-    /// A device's WebSockets, one after the other.
+    /// Keeps a device connected by a WebSocket.
     async fn keep_socket(&self, device: usize, user: &User) {
         loop {
             let mut socket =
@@ -52,7 +53,7 @@ impl Clients {
         }
     }
 
-    /// A device's streams.
+    /// Keeps a device connected by a stream.
     async fn keep_stream(&self, device: usize, cluster: &Cluster, user: &User) {
         loop {
             let url = format!("{}/sync/{APP}/stream?collections=tasks", self.next_url());
@@ -79,8 +80,8 @@ async fn held(cluster: &Cluster) -> Vec<f64> {
 #[tokio::test]
 async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start_with(6, &SETTINGS).await));
-    // As many replicas from the start, of which the balancer does not know half yet: they are not told apart from those
-    // that are added, but for the frozen ones' silence.
+    // All replicas exist from the start, but the balancer does not know half of them yet: they are like added ones,
+    // except that the frozen ones are silent.
     for node in &cluster.nodes[3..] {
         node.process.pause();
     }
@@ -110,7 +111,7 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
         sum == (SOCKETS + STREAMS) as f64
     };
     eventually("all are connected", connected).await;
-    // So old that they may be closed; and nothing is, as all is even.
+    // Old enough to be closed; but none is, as the replicas are even.
     tokio::time::sleep(WINDOW * 3).await;
     assert!(clients.closes.iter().all(|closes| closes.load(Ordering::Relaxed) == 0));
 
@@ -122,7 +123,7 @@ async fn six_replicas_share_what_three_held_and_no_device_is_closed_twice() {
     let even = mana_dev::wait::until(WAVE, async || is_even().await.then_some(())).await;
     assert!(even.is_some(), "each within a tenth of the mean: {:?}", held(cluster).await);
     println!("even after {:?}: {:?}", begun.elapsed(), held(cluster).await);
-    // Whatever is still going on ends: then nothing changes any more for as long as a wave takes.
+    // Wait for ongoing work to end: until nothing has changed for a whole window.
     let total = || clients.closes.iter().map(|closes| closes.load(Ordering::Relaxed)).sum::<usize>();
     let mut before = usize::MAX;
     while total() != before {

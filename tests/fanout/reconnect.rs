@@ -9,13 +9,13 @@ use tokio::sync::OnceCell;
 
 const LOOKUPS: &str = "mana_sync_recent_lookups_total";
 
-/// Three replicas that tell of the last three seconds.
+/// Three replicas that announce the last three seconds.
 async fn short() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start_with(3, &[("ANNOUNCE_RECENT_MS", "3000")])).await
 }
 
-/// What a socket that comes is told first: an app, and its tables in order.
+/// The first message to a new socket: an app, and its tables in order.
 async fn told(
     cluster: &Cluster,
     index: usize,
@@ -26,18 +26,18 @@ async fn told(
     woken(&mut socket(cluster, index, user, app, device).await).await
 }
 
-/// Opens a socket, which must be told of nothing but what is stored from then on.
+/// Opens a socket, which must be notified only of what is stored from then on.
 async fn nothing_told(cluster: &Cluster, index: usize, user: &User, app: Option<&str>, device: Option<&str>) {
     let mut socket = socket(cluster, index, user, app, device).await;
     let marker = format!("marker {}", uuid::Uuid::new_v4());
     let into = app.unwrap_or("markers");
     store_in(cluster, index + 1, user, into, "marking device", &[(&marker, "m")]).await;
-    // Wake-ups wait for what a session is told first, or are one message with it.
+    // Wake-ups wait for a session's first message, or are merged with it.
     assert_eq!(woken(&mut socket).await, (into.to_owned(), vec![marker]));
     age(cluster, user, into, 1000.0).await;
 }
 
-/// Sends a ping; what came before its pong.
+/// Sends a ping; returns the messages before its pong.
 async fn before_pong(socket: &mut Wakeups) -> Vec<WakeMessage> {
     socket.send(r#"{"type":"ping"}"#).await.unwrap();
     let mut came = Vec::new();
@@ -86,7 +86,7 @@ async fn the_message_comes_after_auth_ok_and_once() {
         let mut raw = Raw::member(cluster.url(index + 1), "/ws", &user, 1 << 20).await;
         let told = br#"{"type":"sync-available","appId":"todo","tables":["tasks"]}"#;
         assert_eq!(raw.frame().await, Some((TEXT, told.to_vec())));
-        // Neither by the notification of the change itself, however late, nor by another `auth`.
+        // Neither the change's own notification, however late, nor another `auth` repeats it.
         let auth = serde_json::json!({ "type": "auth", "token": user.token }).to_string();
         raw.send(TEXT, auth.as_bytes()).await;
         assert_eq!(raw.frame().await, Some((TEXT, br#"{"type":"auth-ok"}"#.to_vec())));
@@ -185,8 +185,7 @@ async fn a_user_of_thousands_of_apps_is_told_of_the_recent_ones() {
     assert_eq!(woken(&mut back).await, (APP.to_owned(), vec!["tasks".to_owned()]));
 }
 
-/// Stores a change in each of so many tables, whose names are 60 bytes long, as many in a push as
-/// it may name.
+/// Stores a change in each of this many tables, with names of 60 bytes, and as many per push as it may name.
 async fn store_in_tables(cluster: &Cluster, user: &User, count: usize) -> BTreeSet<String> {
     let tables: Vec<String> = (0..count).map(|n| format!("{n:0>60}")).collect();
     for (n, tables) in tables.chunks(2_000).enumerate() {
@@ -266,7 +265,7 @@ async fn a_thousand_sockets_that_return_at_once_are_all_told_for_few_look_ups() 
     let took = begin.elapsed();
     let lookups = metric(cluster, 0, LOOKUPS).await - before;
     println!("{} sockets were told within {took:?}, by {lookups} look-ups", sockets.len());
-    // A look-up waits 20 ms for others, so time alone allows no more than this, whoever comes.
+    // A lookup waits 20 ms for others, so time alone limits their number.
     assert!(lookups <= took.as_secs_f64() / 0.02 + 1.0, "{lookups} look-ups in {took:?}");
     assert!(lookups <= (USERS * EACH) as f64 / 4.0, "{lookups} look-ups");
 }
@@ -285,7 +284,7 @@ async fn who_comes_while_the_database_is_away_is_told_when_it_is_back() {
         let sql = sqlx::AssertSqlSafe(format!("alter database {name} with allow_connections {allow}"));
         sqlx::query(sql).execute(&admin).await.unwrap();
     };
-    // Of a user who is there already, it is known where the logs stand.
+    // For a user with an open socket, the log positions are known.
     let _there = socket(cluster, 1, &user, None, None).await;
     store(cluster, 0, &user, "phone", &[("tasks", "a")]).await;
     let_in(false).await;
@@ -294,7 +293,7 @@ async fn who_comes_while_the_database_is_away_is_told_when_it_is_back() {
     let came = tokio::time::Instant::now();
     let mut back = socket(cluster, 1, &user, None, None).await;
     assert_eq!(before_pong(&mut back).await, []);
-    // By then the change is older than what is told of to those who come then.
+    // By then, the change is too old to be announced to sockets that connect then.
     tokio::time::sleep_until(came + LIMIT).await;
     let_in(true).await;
     assert_eq!(woken(&mut back).await.1, ["tasks"]);

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-/// Within this everything lost must be found.
+/// Maximum time to find anything lost.
 const FOUND: Duration = Duration::from_secs(5);
 
-/// Three replicas that do not look for what they missed: what arrives was notified.
+/// Three replicas that do not reconcile: what arrives was notified.
 async fn notified_only() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start_with(3, &[("RECONCILE_MS", "3600000")])).await
@@ -148,7 +148,7 @@ async fn a_change_that_was_never_notified_wakes_every_replica_in_time() {
         store_silently(cluster, &user, "lost").await;
         let found = async {
             for socket in &mut sockets {
-                // The wake-up for what was there before may still have been on its way to this replica.
+                // The wake-up for the earlier change may still have been on its way to this replica.
                 let tables = woken_until(socket, "lost").await;
                 assert!(tables.iter().all(|table| table == "lost" || table == "before"), "{tables:?}");
             }
@@ -222,7 +222,7 @@ async fn what_was_stored_long_before_a_socket_came_does_not_wake_it() {
     let mut socket = socket(cluster, 0, &user, None, None).await;
     store(cluster, 0, &user, "phone", &[("new", "b")]).await;
     store_silently(cluster, &user, "found").await;
-    // What a round of reconciling finds, it finds with all that is missing before it.
+    // A round of reconciliation finds a change together with everything missing before it.
     let tables = woken_until(&mut socket, "found").await;
     assert!(!tables.contains(&"silent".to_owned()), "{tables:?}");
 }

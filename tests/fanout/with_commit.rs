@@ -1,4 +1,4 @@
-//! Pushes in a quiet cluster, which notify with their own commit.
+//! Pushes in a quiet cluster, which notify in their own transaction.
 
 use crate::overheard::*;
 use crate::support::live::*;
@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// They do not look for what they missed unless they are told to: what arrives was notified.
+/// Replicas do not reconcile unless they have a reason to: what arrives was notified.
 const NO_ROUNDS: (&str, &str) = ("RECONCILE_MS", "3600000");
 const NO_GREETING: (&str, &str) = ("ANNOUNCE_RECENT_MS", "0");
 const TOLD: &str = "mana_sync_notifications_with_commit_total";
@@ -27,7 +27,7 @@ async fn a_push_of_a_quiet_cluster_is_told_with_its_commit_and_leaves_no_gap() {
     let mut listener = overhear(cluster).await;
     let (mut with_commit, mut by_publisher) = (0, 0);
     for n in 0..20 {
-        // A new log, one that is there, one change and several, two replicas, awkward names.
+        // A new log and an existing one, one change and several, two replicas, awkward names.
         let table = format!("table \"{n}\"\\ ü");
         let records: Vec<(String, String)> = (0..=n % 3).map(|r| (table.clone(), format!("record {r}"))).collect();
         let records: Vec<(&str, &str)> = records.iter().map(|(t, r)| (t.as_str(), r.as_str())).collect();
@@ -42,7 +42,7 @@ async fn a_push_of_a_quiet_cluster_is_told_with_its_commit_and_leaves_no_gap() {
     assert!(with_commit > 0, "none of {by_publisher}");
     let told = metric(cluster, 0, TOLD).await + metric(cluster, 1, TOLD).await;
     assert_eq!(told, f64::from(with_commit));
-    // Whoever looks finds nothing that has not been announced; and the device that stored it all was not woken.
+    // A lookup finds nothing that has not been announced; and the device that stored everything was not woken.
     let hint = format!(r#"{{"v":1,"w":[["{}","{APP}",null,[],[]]]}}"#, key(&user));
     sqlx::query("select pg_notify('mana_sync', $1)").bind(hint).execute(&cluster.pool).await.unwrap();
     store(cluster, 0, &user, "tablet", &[("end", "a")]).await;
@@ -72,14 +72,14 @@ async fn a_full_queue_of_notifications_refuses_no_push() {
     let mut socket = socket(cluster, 1, &user, None, None).await;
     store(cluster, 0, &user, "phone", &[("before", "a")]).await;
     assert_eq!(woken(&mut socket).await.1, ["before"]);
-    // As PostgreSQL says it at the end of a transaction. It cannot be brought to that in a test of a moment.
+    // The error that PostgreSQL raises at the end of a transaction. A short test cannot fill the real queue.
     let full = "create function public.pg_notify(text, text) returns void language plpgsql as
         $$ begin raise exception 'too many notifications in the NOTIFY queue' using errcode = '54000'; end $$";
     sqlx::query(full).execute(&cluster.pool).await.unwrap();
     let database = cluster.database_url.rsplit('/').next().unwrap().split('?').next().unwrap();
     let first = format!("alter database \"{database}\" set search_path = public, pg_catalog");
     sqlx::query(sqlx::AssertSqlSafe(first)).execute(&cluster.pool).await.unwrap();
-    // Sessions that begin now meet it.
+    // New sessions will get the error.
     let end = "select pg_terminate_backend(pid) from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid() and application_name like 'mana-sync replica-%'";
     sqlx::query(end).execute(&cluster.pool).await.unwrap();

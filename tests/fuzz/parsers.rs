@@ -29,7 +29,7 @@ fn check_push(body: &[u8]) -> Result<(), TestCaseError> {
     }
     let adjusted: Vec<usize> = push.adjusted.iter().map(|adjusted| adjusted.index).collect();
     prop_assert!(adjusted.is_sorted() && adjusted.iter().all(|index| *index < push.changes.len()));
-    // Read again, it is the same push: what makes a change the same does not depend on when it is read.
+    // Parsed again, it is the same push: the identity of a change does not depend on when it is parsed.
     let again = read_push(body, None, policy, 1_000).unwrap();
     prop_assert_eq!(push.row_ids("u", "a"), again.row_ids("u", "a"));
     Ok(())
@@ -77,7 +77,7 @@ proptest! {
         ClientMessage::read(&(message + "}"));
     }
 
-    /// What cargo-fuzz looks for (fuzz/), in short.
+    /// A short version of what cargo-fuzz does (fuzz/).
     #[test]
     fn noise_is_read_or_refused(noise in any::<Vec<u8>>(), text in "\\PC{0,80}", broken in broken(push().prop_map(|push| push.to_string().into_bytes()))) {
         checks::push(&noise);
@@ -89,7 +89,7 @@ proptest! {
     }
 }
 
-/// Noise made of what stamps, cursors and notifications are made of.
+/// Noise made of the characters of stamps, cursors and notifications.
 fn stamp_like(noise: &[u8]) -> String {
     const SIGNS: &[u8] = b"0123456789-T:.Z+ va1[]{}\",w";
     noise.iter().map(|byte| char::from(SIGNS[usize::from(*byte) % SIGNS.len()])).collect()

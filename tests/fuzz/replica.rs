@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Of each kind; what is drawn is the same at every run.
+/// Cases of each kind; every run draws the same.
 const CASES: usize = 150;
 
 fn drawn<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>) -> Vec<T> {
@@ -26,7 +26,7 @@ async fn serves(cluster: &Cluster) {
     assert!(!cluster.nodes[0].log().contains("panicked"), "{}", cluster.nodes[0].log());
 }
 
-/// The statuses that a client may be told of what it sent.
+/// The statuses that a client may receive for its input.
 fn is_told(status: u16) -> bool {
     matches!(status, 200 | 400 | 404 | 405 | 408 | 413 | 414 | 415 | 422 | 426 | 431)
 }
@@ -92,7 +92,7 @@ async fn whatever_comes_on_the_port_is_answered_or_cut_off() {
     });
     for bytes in drawn(broken(requests)) {
         let mut raw = Raw::connect(cluster.url(0)).await;
-        // It may have been cut off already.
+        // The connection may have been cut already.
         let _ = raw.try_write(&bytes).await;
         let answer = timeout(Duration::from_secs(10), raw.rest()).await.expect("it ends");
         if !answer.is_empty() {

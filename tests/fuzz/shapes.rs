@@ -1,9 +1,9 @@
-//! Shapes of client input: mostly valid, sometimes wrong in one place.
+//! Generators of client input: mostly valid, sometimes wrong in one place.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-/// A name: usual, odd, or at a bound.
+/// A name: ordinary, odd, or at a limit.
 pub fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => "[a-z]{1,8}",
@@ -15,7 +15,7 @@ pub fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A time: usual, odd in its spelling, beyond what can be, or none.
+/// A timestamp: ordinary, spelled oddly, out of range, or invalid.
 pub fn stamp() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => (0i64..4_000_000_000).prop_map(|seconds| {
@@ -30,7 +30,7 @@ pub fn stamp() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A value: any JSON, a few levels deep, with numbers at their bounds.
+/// A value: any JSON, a few levels deep, with extreme numbers.
 pub fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -55,7 +55,7 @@ fn fields() -> impl Strategy<Value = Value> {
     prop::collection::btree_map(name(), field, 0..5).prop_map(|fields| Value::Object(fields.into_iter().collect()))
 }
 
-/// One change; any of its members may be missing, of another kind, or one more.
+/// A change; any of its members may be missing or of another type, and there may be one more.
 pub fn change() -> impl Strategy<Value = Value> {
     let op = prop::sample::select(vec!["insert", "update", "delete", "upsert", ""]);
     let extra = prop::option::weighted(0.2, (name(), value()));
@@ -86,7 +86,7 @@ pub fn change() -> impl Strategy<Value = Value> {
     )
 }
 
-/// A push's body.
+/// A push body.
 pub fn push() -> impl Strategy<Value = Value> {
     let changes = prop_oneof![9 => prop::collection::vec(change(), 0..4).prop_map(Value::from), 1 => value()];
     (name(), stamp(), changes, prop::option::weighted(0.2, value())).prop_map(|(client, since, changes, version)| {
@@ -98,7 +98,7 @@ pub fn push() -> impl Strategy<Value = Value> {
     })
 }
 
-/// The same bytes with a few of them changed, gone or doubled.
+/// The same bytes with a few of them changed, removed or doubled.
 pub fn broken(text: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3u8), 0..4);
     (text, edits).prop_map(|(mut bytes, edits)| {

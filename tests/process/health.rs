@@ -10,7 +10,7 @@ use std::path::Path;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
-/// An open stream, for as long as it is held.
+/// Opens a stream, which stays open while the response is held.
 async fn stream(cluster: &Cluster, user: &User) -> reqwest::Response {
     let response = cluster.request(user, Method::GET, "/sync/todo/stream").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -109,7 +109,7 @@ async fn a_replica_that_waits_for_its_database_lives_and_is_not_ready() {
     assert_eq!(ask("/ws").await, Some((503, true)));
     assert_eq!(
         cluster.push_raw(&user, "todo", "{}").await.refused(503, "not_ready"),
-        "not ready: the replica waits for its database"
+        "not ready: the replica is waiting for its database"
     );
     assert_eq!(metric(&cluster, 0, "mana_sync_ready").await, 0.0);
     postgres.server_mut().restart(mana_dev::Shutdown::Fast).await.unwrap();
@@ -144,11 +144,11 @@ async fn a_replica_is_ready_once_it_has_had_the_issuers_keys_and_stays_so() {
         cluster.issuer.set_mode(Mode::Serve);
         cluster.nodes[0].process.wait_ready(TIMEOUT).await.unwrap();
 
-        // From then on the issuer may go.
+        // From here on, the issuer may be down.
         cluster.issuer.set_mode(mode);
         let asked = cluster.issuer.requests();
         eventually("it has asked in vain", async || {
-            // A push with a token that it has not seen: this makes it look whether the keys are still good.
+            // A push with a new token makes the replica check whether the keys are still fresh.
             cluster.pull(&cluster.user(), "todo", "todos", BEGINNING, None).await;
             assert_eq!(cluster.get("/health/ready").await.status, StatusCode::OK, "{mode:?}");
             cluster.issuer.requests() > asked
@@ -198,10 +198,10 @@ async fn a_replica_that_drains_is_not_ready_and_says_so() {
     node.process.kill().await;
 }
 
-/// A sample of the Prometheus text format: its name, its labels, its value.
+/// A sample of the Prometheus text format: name, labels, value.
 type Sample<'a> = (&'a str, &'a str, f64);
 
-/// Reads the text format and checks it: types before samples, names, escapes, values.
+/// Parses the text format and checks it: types before samples, names, escapes, values.
 fn parse(text: &str) -> (BTreeMap<&str, &str>, Vec<Sample<'_>>) {
     let (mut types, mut samples) = (BTreeMap::new(), Vec::new());
     assert!(text.ends_with('\n'));
@@ -241,7 +241,7 @@ async fn metrics_are_prometheus_text_and_start_with_every_counter_at_zero() {
     assert_eq!(series.len(), samples.len(), "a series is there twice");
     let ours = |name: &str| name.starts_with("mana_sync_") || name.starts_with("process_");
     assert!(types.keys().all(|name| ours(name)), "{types:?}");
-    // Whatever has not happened yet is there, at zero.
+    // Everything that has not happened yet is there, with value zero.
     for (name, labels) in [
         ("mana_sync_changes_stored_total", ""),
         ("mana_sync_pushes_total", "outcome=\"stored\"}"),

@@ -1,4 +1,4 @@
-//! The program as operators meet it: startup, settings, health, metrics, shutdown, and the documents about it.
+//! The program as operators see it: startup, settings, health, metrics, shutdown, and the documents about it.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The table of settings, made from what `mana-sync --help` is made from.
+/// The table of settings, generated from the definitions behind `mana-sync --help`.
 fn settings() -> String {
     let mut table = String::from("| variable | default | meaning |\n|---|---|---|\n");
     for setting in Config::augment_args(Command::new("mana-sync")).get_arguments() {
@@ -49,7 +49,7 @@ fn the_readme_is_read_in_a_few_minutes() {
     assert!(lines <= 120, "{lines} lines");
 }
 
-/// Every Markdown file of the repository: those of its first folder, and those of its folders of documents.
+/// All Markdown files of the repository: those at the top level, and those in its folders of documents.
 fn documents() -> Vec<PathBuf> {
     let folders = ["", "docs", "docs/adr", "docs/runbooks", "k8s", "k8s/chart", "loadtest"];
     let files = folders.iter().flat_map(|folder| std::fs::read_dir(root().join(folder)).unwrap());
@@ -59,13 +59,13 @@ fn documents() -> Vec<PathBuf> {
     files
 }
 
-/// What the links of a text lead to, those to other sites aside.
+/// The targets of a text's links, except those to other sites.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
     targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
 }
 
-/// The anchors of a page, as renderers make them of its headings.
+/// The anchors that renderers generate from a page's headings.
 fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {
@@ -97,13 +97,14 @@ fn every_link_of_a_document_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// What stands between single backticks on one line.
+/// The spans between single backticks on one line.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.split("```").step_by(2).flat_map(str::lines);
     lines.flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// Whether a quotation is the path of a file or folder of ours: nothing but a path, in a folder that is there.
+/// Returns a quotation that is the path of a file or folder of ours: only path characters, in a top-level folder that
+/// exists.
 fn as_path(quotation: &str) -> Option<&str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     let top = quotation.split_once('/').map(|(top, _)| top)?;
@@ -112,17 +113,17 @@ fn as_path(quotation: &str) -> Option<&str> {
     (is_ours && quotation.chars().all(is_plain)).then_some(quotation)
 }
 
-/// Made by whoever runs it, from what is there.
+/// Files that operators create.
 const MADE_BY_OPERATORS: [&str; 2] = ["deploy/.env", "deploy/certificates"];
 
 #[test]
 fn every_file_that_a_document_names_is_there() {
     let mut missing = Vec::new();
-    // What was decided then names the files of then.
+    // Decisions and the changelog name the files of their time.
     let is_current = |path: &&PathBuf| !path.parent().unwrap().ends_with("adr") && !path.ends_with("CHANGELOG.md");
     for document in documents().iter().filter(is_current) {
         let text = std::fs::read_to_string(document).unwrap();
-        // Other documents of the same folder, or of the whole, are named as they are seen from there.
+        // Paths are relative to the repository or to the document's folder.
         let is_there = |path: &&str| root().join(path).exists() || document.parent().unwrap().join(path).exists();
         let paths = quoted(&text).filter_map(as_path).filter(|path| !MADE_BY_OPERATORS.contains(path));
         for path in paths.filter(|path| !is_there(path)) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Output;
 
-/// The pages, by name.
+/// The pages with their names.
 fn pages() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks");
     let beside = folder.with_file_name("operations.md");
@@ -18,7 +18,7 @@ fn pages() -> Vec<(String, String)> {
     files.map(read).collect()
 }
 
-/// The parts of a page that are blocks for the shell, and the rest of it.
+/// Splits a page into its shell blocks and the rest.
 fn blocks(page: &str) -> (Vec<String>, String) {
     let (mut blocks, mut rest, mut block) = (Vec::new(), String::new(), None::<String>);
     for line in page.lines() {
@@ -33,21 +33,21 @@ fn blocks(page: &str) -> (Vec<String>, String) {
     (blocks, rest)
 }
 
-/// What stands between backquotes and is a query.
+/// The spans between backquotes that are queries.
 fn queries(page: &str) -> Vec<String> {
     let (_, rest) = blocks(page);
     let spans = rest.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
     spans.filter(|span| span.starts_with("select ")).map(str::to_owned).collect()
 }
 
-/// The scripts of a page that need no Kubernetes.
+/// The scripts of a page that do not need Kubernetes.
 fn scripts(page: &str) -> Vec<String> {
     blocks(page).0.into_iter().filter(|block| !block.contains("kubectl")).collect()
 }
 
 const ADMIN_TOKEN: &str = "an-admin-token-for-tests";
 
-/// A replica with an admin port, and where that is.
+/// Starts a replica with an admin port; returns the port's URL, too.
 async fn administered() -> (Cluster, String) {
     let cluster = Cluster::start_with(1, &[("ADMIN_PORT", "0"), ("ADMIN_TOKEN", ADMIN_TOKEN)]).await;
     let log = cluster.nodes[0].log();
@@ -57,9 +57,9 @@ async fn administered() -> (Cluster, String) {
     (cluster, url)
 }
 
-/// Runs a script as somebody would who has put in the names.
+/// Runs a script as a reader would who has filled in the names.
 async fn run(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> Output {
-    // The public address is the replica's, and so is the one that is forwarded.
+    // The public address and the forwarded port both lead to the replica.
     let address = r#"curl() {
         set -- "${@//https:\/\/sync.example.com/$REPLICA}"
         command curl --max-time 20 "${@//http:\/\/127.0.0.1:3050/$REPLICA}"
@@ -75,7 +75,7 @@ async fn run(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> Output 
     tokio::time::timeout(TIMEOUT, command.output()).await.expect("a command must end").unwrap()
 }
 
-/// What a script says, which must succeed.
+/// Runs a script, which must succeed; returns its output.
 async fn said(cluster: &Cluster, script: &str, names: &[(&str, &str)]) -> String {
     let done = run(cluster, script, names).await;
     assert!(done.status.success(), "{script}\n{done:?}");
@@ -88,7 +88,7 @@ async fn every_query_runs() {
     let mut count = 0;
     for (page, text) in pages() {
         for query in queries(&text) {
-            // Whoever reads it puts in the number of a process; this is nobody's.
+            // The reader fills in a process number; 0 is nobody's.
             let filled = query.replace("pg_terminate_backend(pid)", "pg_terminate_backend(0)");
             let ran = sqlx::raw_sql(sqlx::AssertSqlSafe(filled)).execute(&cluster.pool).await;
             assert!(ran.is_ok(), "{page}: {query}: {ran:?}");
@@ -118,7 +118,7 @@ async fn every_script_of_the_other_pages_runs() {
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const CHANGE: &str = "a-change-did-not-arrive.md";
 
-/// The page that is followed from the record to the device.
+/// The scripts that follow a change from its record to a device.
 fn the_change() -> Vec<String> {
     let (_, text) = pages().into_iter().find(|(page, _)| page == CHANGE).expect("the page");
     scripts(&text)
@@ -134,7 +134,7 @@ async fn a_change_is_followed_from_its_record_to_its_device() {
     };
     store("laptop", insert("todos", "a", "Milk", early)).await;
     store("phone", update("todos", "a", "title", "Eggs", late)).await;
-    // Later, and it loses: its stamp is the earlier one.
+    // Stored later, but it loses: its stamp is earlier.
     store("tablet", update("todos", "a", "title", "Beer", "2024-01-01T10:05:30.000Z")).await;
 
     let names =

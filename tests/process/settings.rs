@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::Output;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
-/// Stands in every wrong value, and must not be seen again.
+/// Part of every invalid value, and must never be printed.
 const MARK: &str = "Hunter2";
 
 async fn run(words: &[&str], settings: &[(&str, &str)]) -> Output {
@@ -21,7 +21,7 @@ fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
 }
 
-/// The names of all settings, and those of their options.
+/// The names of all settings, with their options.
 fn settings() -> Vec<(String, String)> {
     let command = Config::augment_args(Command::new("mana-sync"));
     let names = command.get_arguments().filter_map(|setting| {
@@ -31,7 +31,7 @@ fn settings() -> Vec<(String, String)> {
     names.collect()
 }
 
-/// Values that are wrong for one setting or another.
+/// Values that are invalid for some setting.
 fn wrong() -> Vec<String> {
     vec![
         MARK.to_owned(),
@@ -47,11 +47,11 @@ fn wrong() -> Vec<String> {
     ]
 }
 
-/// Gives a setting each of the wrong values, by the environment and as an option. Whether it was refused for any of them.
+/// Sets a setting to each of the invalid values, by the environment and by its option. True if any of them was refused.
 async fn is_refused(name: &str, option: &str) -> bool {
     let mut refused = false;
     for value in wrong() {
-        // Whatever is wrong here, there is no database: it ends either way.
+        // There is no database, so the process ends in any case.
         let database = ("DATABASE_URL", "nothing");
         let by_environment = match name {
             "DATABASE_URL" => run(&[], &[(name, &value)]).await,
@@ -132,7 +132,7 @@ async fn a_collector_that_is_not_there_is_not_named_in_the_log_nor_what_it_is_to
                 (with, nowhere.as_str()),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
                 ("OTEL_EXPORTER_OTLP_HEADERS", &headers),
-                // This one is read by the exporter alone.
+                // Only the exporter reads this one.
                 ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", &odd),
                 ("OTEL_TRACES_SAMPLER", "always_on"),
                 ("OTEL_BSP_SCHEDULE_DELAY", "20"),
@@ -160,7 +160,7 @@ async fn what_the_exporter_alone_reads_is_not_repeated_either() {
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
                 (&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), MARK),
             ];
-            // It cannot listen there, and ends for that if not for the setting.
+            // It cannot listen at this address, so it ends even if the setting is accepted.
             let output = run(&[], &settings).await;
             assert!(!output.status.success() && !said(&output).contains(MARK), "{name}: {}", said(&output));
         }
@@ -204,7 +204,7 @@ async fn settings_of_metrics_by_otlp_are_warned_of_once_and_by_name() {
 #[tokio::test]
 async fn a_log_that_is_not_asked_for_well_is_no_silent_one() {
     let start = async |filter: &str| {
-        // It cannot listen there, and ends; what it says before is what counts.
+        // It cannot listen at this address, and ends; only its earlier output matters.
         let nowhere = [("DATABASE_URL", "postgres://127.0.0.1:1/nowhere"), ("BIND_ADDRESS", "192.0.2.1")];
         let output = run(&[], &[nowhere[0], nowhere[1], ("RUST_LOG", filter), ("OTEL_METRICS_EXPORTER", "otlp")]).await;
         said(&output)
@@ -212,7 +212,7 @@ async fn a_log_that_is_not_asked_for_well_is_no_silent_one() {
     for (filter, is_wrong) in [("", false), (" ", false), ("info", false), ("warning", true), (MARK, true)] {
         let said = start(filter).await;
         assert!(said.contains("by OTLP"), "{filter:?}: it warns as always: {said}");
-        assert_eq!(said.contains("RUST_LOG is not followed"), is_wrong, "{filter:?}: {said}");
+        assert_eq!(said.contains("RUST_LOG is invalid"), is_wrong, "{filter:?}: {said}");
         assert!(!said.contains(MARK), "{said}");
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longer than any test: what ends anyway did not wait for it.
+/// Longer than any test: a replica that ends anyway did not wait for it.
 const NEVER: &str = "60000";
-/// What stops at once takes no longer, on a busy machine.
+/// Maximum time of an immediate stop, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 async fn one_replica(delay: &str, window: &str) -> Cluster {
@@ -23,7 +23,7 @@ fn tell(cluster: &Cluster, signal: Signal) {
     cluster.nodes[0].process.signal(signal);
 }
 
-/// The code that the first replica ends with, which it must do in time.
+/// The exit code of the first replica, which must end in time.
 async fn exit_code(cluster: &Cluster, within: Duration) -> Option<i32> {
     let ended = timeout(within, cluster.nodes[0].process.ended()).await;
     ended.expect("the replica must end in time").code()
@@ -62,7 +62,7 @@ async fn sockets_are_closed_with_1012_each_at_its_own_moment_of_the_window() {
     let mut sockets = Vec::new();
     for n in 0..30 {
         let (url, path) = (cluster.url(0), ["/ws", "/ws/todo"][n % 2]);
-        // Those that have not said yet who they are count as well.
+        // Unauthenticated sockets count as well.
         sockets.push(match n % 3 {
             0 => Raw::websocket(url, path, 1 << 16).await,
             _ => Raw::member(url, path, &user, 1 << 16).await,
@@ -134,7 +134,7 @@ async fn a_push_that_is_under_way_is_stored_and_answered() {
 
 #[tokio::test]
 async fn pushes_acknowledged_just_before_the_stop_wake_the_devices_of_other_replicas() {
-    // Without rounds of reconciling: the stopping replica itself must get rid of its wake-ups.
+    // Without periodic reconciliation: the stopping replica itself must send its wake-ups.
     let settings = [("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "0"), ("RECONCILE_MS", "3600000")];
     let cluster = Cluster::start_with(2, &settings).await;
     let cluster = &cluster;
@@ -194,7 +194,8 @@ async fn a_second_signal_stops_at_once() {
 
 #[tokio::test]
 async fn a_database_that_answers_nothing_cannot_hold_it() {
-    // What runs, background tasks, the pool and the last traces have so much time, one after the other.
+    // The total of the time limits for running work, background tasks, the pool and the last traces, one after the
+    // other.
     const ALL: Duration = Duration::from_secs(18);
     let database = create_database().await;
     let address = database.parse::<url::Url>().unwrap().socket_addrs(|| None).unwrap()[0];
@@ -204,7 +205,7 @@ async fn a_database_that_answers_nothing_cannot_hold_it() {
     let user = cluster.user();
     store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
     proxy.set(Mode::Swallow);
-    // Somebody waits for an answer of the database, and its connection is in use.
+    // A request waits for the database, and its connection is in use.
     let request = cluster.request(&user, reqwest::Method::POST, "/sync/todo");
     let request = request.header("Content-Type", "application/json").body(r#"{"clientId":"phone","changes":[]}"#);
     // The replica may end before it has answered.

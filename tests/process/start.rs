@@ -1,4 +1,4 @@
-//! How a replica handles the schema and settings it finds at startup, and a network that breaks during it.
+//! Startup: the schema and settings that a replica finds, and a network that breaks meanwhile.
 
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::*;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
-/// Within this time of the network's return a starting replica must serve.
+/// Maximum time from the network's return until a starting replica serves.
 const BACK: Duration = Duration::from_secs(10);
 
-/// A replica, and its log.
+/// A replica with its log.
 struct Started {
     process: Replica,
     _log: tempfile::TempPath,
@@ -39,7 +39,7 @@ fn replica(url: &str, settings: &[(&str, &str)]) -> Started {
     Started { process: Replica::spawn(options).unwrap(), _log: log }
 }
 
-/// The last lines of a replica that must end by itself, and not in success.
+/// The last log lines of a replica that must exit with an error.
 async fn refusal(replica: Started) -> String {
     let status = timeout(TIMEOUT, replica.ended()).await.expect("it must stop");
     assert!(!status.success(), "{status}");
@@ -78,7 +78,7 @@ async fn a_start_waits_for_the_migration_but_not_for_ever() {
     eventually("it lives", async || ask("/health/live").await == Some(200)).await;
     assert_eq!(ask("/health/ready").await, Some(503));
     let said = http.get(format!("{}/health/ready", waiting.base_url())).send().await.unwrap().text().await.unwrap();
-    assert!(said.contains("the replica waits for its database: the schema lacks migration 1"), "{said}");
+    assert!(said.contains("the replica is waiting for its database: the schema lacks migration 1"), "{said}");
     assert!(waiting.log_tail().contains("lacks migration 1"), "{}", waiting.log_tail());
     let impatient = replica(&url, &[("MIGRATION_WAIT_MS", "200")]);
     let said = refusal(impatient).await;
@@ -137,7 +137,7 @@ async fn a_network_that_swallows_what_a_starting_replica_asks_does_not_hold_it_f
     replica.wait_ready(BACK).await.unwrap();
 }
 
-/// The names in the documented table of settings that have defaults.
+/// The names of the documented settings that are not required.
 fn optional_settings() -> Vec<String> {
     let page = document("docs/configuration.md");
     let rows = page.lines().filter(|line| line.starts_with("| `") && !line.contains("| required |"));
@@ -160,12 +160,12 @@ async fn an_empty_setting_is_one_that_is_not_set() {
     assert!(said.contains("--database-url"), "{said}");
 }
 
-/// A document of the repository.
+/// Reads a document of the repository.
 pub fn document(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The program with these arguments and settings, an issuer, and nothing else in its environment.
+/// The program with these arguments and settings, and an issuer; its environment is otherwise empty.
 pub fn program(words: &[String], settings: &[(&str, &str)]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(EXE);
     command.args(words).env_clear().env("JWKS_URL", jwks_url()).envs(settings.iter().copied()).kill_on_drop(true);
@@ -173,7 +173,7 @@ pub fn program(words: &[String], settings: &[(&str, &str)]) -> tokio::process::C
     command
 }
 
-/// Waits until a replica of these settings serves, and is found ready by the image's health check.
+/// Waits until a replica with these settings serves and passes the image's health check.
 pub async fn assert_serves(what: &str, words: &[String], settings: &[(&str, &str)], port: u16) {
     let mut replica = program(words, settings).spawn().unwrap();
     let port = port.to_string();
@@ -195,7 +195,7 @@ async fn settings_may_be_options_with_and_without_a_command() {
         let options = [format!("--port={port}"), "--bind-address".to_owned(), "127.0.0.1".to_owned()];
         let words: Vec<String> = command.map(str::to_owned).into_iter().chain(options).collect();
         assert_serves(&format!("{words:?}"), &words, &[("DATABASE_URL", &url)], port).await;
-        // An option counts more than the environment.
+        // An option takes precedence over the environment.
         let settings = [("DATABASE_URL", &*url), ("PORT", "1"), ("BIND_ADDRESS", "192.0.2.1")];
         assert_serves(&format!("{words:?} against the environment"), &words, &settings, port).await;
     }
@@ -209,7 +209,7 @@ async fn without_what_is_required_it_says_what_is_missing() {
         assert!(!done.status.success(), "{words:?}");
         assert!(said.contains("--database-url <DATABASE_URL>") && !said.contains("panicked"), "{words:?}: {said}");
     }
-    // What needs no settings is not stopped by a wrong one.
+    // An invalid setting does not stop a command that needs no settings.
     let done = program(&["--version".to_owned()], &[("PORT", "wrong")]).output().await.unwrap();
     assert!(done.status.success(), "{done:?}");
     let done = program(&["health".to_owned()], &[("DATABASE_URL", "wrong"), ("PORT", "1")]).output().await.unwrap();
@@ -258,7 +258,7 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
         let log = replica.log_tail();
         log.lines().filter(|line| line.contains("WARN") && line.contains(about)).count()
     };
-    // Addresses that nobody has: it starts, and is not ready.
+    // Unreachable addresses: the replica starts, but does not become ready.
     let plain = [
         ("JWKS_URL", "http://user:Hunter2@192.0.2.1/jwks"),
         ("MANA_CREDITS_URL", "http://user:Hunter2@192.0.2.1/"),
@@ -266,8 +266,7 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     ];
     let all = replica(&url, &plain);
     eventually("it serves", async || all.log_tail().contains("serving")).await;
-    for setting in
-        ["MANA_SERVICE_KEY is the one", "JWKS_URL is plain", "MANA_CREDITS_URL is plain", "JWT_AUDIENCE is not"]
+    for setting in ["MANA_SERVICE_KEY is the ", "JWKS_URL is plain", "MANA_CREDITS_URL is plain", "JWT_AUDIENCE is not"]
     {
         assert_eq!(warned(&all, setting), 1, "{setting}: {}", all.log_tail());
     }
@@ -277,7 +276,7 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
         all.log_tail()
     );
 
-    // What the production overlay sets.
+    // The settings of the production overlay.
     let overlay = document("k8s/overlays/production/kustomization.yaml");
     let secrets = document("k8s/overlays/production/secrets.env.example");
     let literals = overlay.lines().filter_map(|line| line.trim().strip_prefix("- ")).chain(secrets.lines());
@@ -287,16 +286,16 @@ async fn what_is_for_development_is_warned_of_once_at_the_start() {
     let ours = |(name, _): &(&str, &str)| !name.starts_with("DATABASE_") && !name.starts_with("OTEL_");
     let settings: Vec<(&str, &str)> = settings.into_iter().filter(ours).collect();
     let as_they_stand = program_log(&url, &settings).await;
-    assert_eq!(as_they_stand.matches("MANA_SERVICE_KEY is the one of the examples").count(), 1, "{as_they_stand}");
+    assert_eq!(as_they_stand.matches("MANA_SERVICE_KEY is the key from the examples").count(), 1, "{as_they_stand}");
     let changed = |(name, value)| (name, if value == "change-me" { "changed" } else { value });
     let settings: Vec<(&str, &str)> = settings.into_iter().map(changed).collect();
     let none = program_log(&url, &settings).await;
-    // But for the issuer, which is not there.
+    // Except about the issuer, which is not there.
     let warned = none.lines().find(|line| line.contains("WARN") && !line.contains("cannot fetch the issuer's keys"));
     assert_eq!(warned, None, "{none}");
 }
 
-/// The log of a replica with these settings and no audience but theirs, once it serves.
+/// The log of a replica with these settings, once it serves.
 async fn program_log(url: &str, settings: &[(&str, &str)]) -> String {
     let port = free_port().unwrap().to_string();
     let own = [("DATABASE_URL", url), ("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port)];

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// What is known of a metric: its type, and its labels with the values that they always have.
+/// A metric's type, and its labels with their fixed values.
 #[derive(Debug, PartialEq, Eq, Default)]
 struct Metric {
     kind: String,
@@ -29,7 +29,7 @@ fn documented() -> BTreeMap<String, Metric> {
     .collect()
 }
 
-/// A label as documented: `name`: value, value.
+/// Parses a documented label, `name`: value, value.
 fn label(text: &str) -> Option<(String, BTreeSet<String>)> {
     let (name, values) = text.split_once(':').unwrap_or((text, ""));
     let name = name.trim().trim_matches('`');
@@ -37,7 +37,7 @@ fn label(text: &str) -> Option<(String, BTreeSet<String>)> {
     (!name.is_empty()).then(|| (name.to_owned(), values.collect()))
 }
 
-/// What a replica serves, as text.
+/// Parses the metrics that a replica serves.
 fn exposed(text: &str) -> BTreeMap<String, Metric> {
     let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
     for line in text.lines() {
@@ -61,7 +61,7 @@ async fn every_metric_of_a_replica_is_documented_and_the_other_way_round() {
     let cluster = Cluster::start(1).await;
     let reply = cluster.get("/metrics").await;
     let mut exposed = exposed(&reply.text);
-    // Described in a sentence, because they are the same for every program.
+    // Documented in prose, because they are the same for every program.
     exposed.retain(|name, _| !name.starts_with("process_"));
     let mut documented = documented();
     for (name, metric) in &mut documented {
@@ -84,7 +84,7 @@ async fn what_a_process_costs_is_exposed() {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
         assert!(line.trim().parse::<f64>().unwrap() > 0.0 || name.contains("cpu"), "{name}{line}");
     }
-    // That of the whole server, which other tests fill.
+    // The usage of the whole server's queue, which other tests may fill.
     let usage = metric(&cluster, 0, "mana_sync_notification_queue_usage_ratio").await;
     assert!((0.0..=1.0).contains(&usage), "{usage}");
 }
@@ -105,10 +105,10 @@ async fn answers_carry_the_id_of_their_request() {
     assert_ne!(Reply::to(odd).await.header("x-request-id"), Some("a\"b c"));
 }
 
-/// Values that users store, and that no log may have.
+/// A value that users store, which must never be logged.
 const VALUE: &str = "the-users-secret-value";
 
-/// Requests of every kind that go well, and of every kind that do not.
+/// Sends requests of every kind that succeed, and of every kind that fail.
 async fn load(cluster: &Cluster, user: &User) {
     let push = |body: Value| cluster.push_raw(user, "todo", body.to_string());
     let change = |data: Value| json!({ "clientId": "laptop", "since": NO_DELTA, "changes": [data] });
@@ -125,7 +125,7 @@ async fn load(cluster: &Cluster, user: &User) {
         let status = push(odd.clone()).await.status;
         assert!(status.is_client_error(), "{status}: {odd}");
     }
-    // A number that JSON has and PostgreSQL has not.
+    // A number that is valid in JSON but not in PostgreSQL.
     let number =
         change(insert("tasks", "3", "HUGE", at)).to_string().replace("\"HUGE\"", &format!("1e{}", "9".repeat(7)));
     assert!(cluster.push_raw(user, "todo", number).await.status.is_client_error());
@@ -180,7 +180,8 @@ async fn logs_tell_no_token_no_user_and_no_value_whatever_is_sent_and_whatever_f
     assert_eq!(refused["level"], "WARN", "{refused}");
     assert!(refused["error"].as_str().unwrap().starts_with("the database cannot be used at the moment"), "{refused}");
     assert!(quiet.contains("credits service"), "its failures name a URL with the user in it: {quiet}");
-    // What clients send wakes nobody: only that the credits service is away is said, and once what is not set.
+    // What clients send must not alert anybody: the only warnings are about the credits service and, once, about the
+    // unset audience.
     let disturbing = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
     let is_expected = |line: &&str| line.contains("credits service") || line.contains("JWT_AUDIENCE is not set");
     let loud: Vec<&str> = quiet.lines().filter(disturbing).filter(|line| !is_expected(line)).collect();
@@ -195,7 +196,7 @@ fn push_of(value: &str) -> String {
 #[tokio::test]
 async fn lines_within_a_sampled_request_have_the_ids_of_trace_and_request() {
     let settings = [
-        // Nobody is there: traces are made all the same.
+        // No collector listens there: traces are created anyway.
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
         ("OTEL_TRACES_SAMPLER", "parentbased_always_off"),
         ("RUST_LOG", "mana_sync=debug"),
@@ -250,7 +251,7 @@ async fn streams_are_measured_from_commit_to_written_and_apps_are_told_apart_tha
     assert!(!cluster.get("/metrics").await.text.contains("made-up"));
 }
 
-/// A server that notes which paths were asked for with which keys, and answers like this.
+/// Starts a server that records the requested paths with their keys, and gives this answer.
 async fn noting(answer: impl Fn() -> axum::response::Response + Clone + Send + Sync + 'static) -> (String, Asked) {
     let asked = Asked::default();
     let noted = asked.clone();
@@ -267,7 +268,7 @@ async fn noting(answer: impl Fn() -> axum::response::Response + Clone + Send + S
 
 type Asked = std::sync::Arc<std::sync::Mutex<Vec<(String, Option<String>)>>>;
 
-/// Its keys are for the collector alone.
+/// The collector's key must not be sent to anyone else.
 #[tokio::test]
 async fn where_a_collector_redirects_nothing_is_sent() {
     for status in [302, 307, 308] {

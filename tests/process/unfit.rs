@@ -18,7 +18,7 @@ impl Started {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// What readiness says.
+    /// The status and text of readiness.
     async fn readiness(&self) -> Option<(u16, String)> {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer =
@@ -93,7 +93,7 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
     let started = replica(&[("DATABASE_URL", &url)]);
     started.says("the database is read-only: default_transaction_read_only is on").await;
     sql(&url, set("reset default_transaction_read_only")).await;
-    // It counts for new sessions.
+    // The change applies to new sessions.
     let end = format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
         name(&url)
@@ -102,7 +102,7 @@ async fn one_that_is_read_only_says_so_until_it_is_not() {
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
-/// Whoever applies migrations cannot do so either, though there are none to apply.
+/// Migrations cannot be applied either, even though there are none to apply.
 #[tokio::test]
 async fn one_that_is_read_only_says_so_to_a_replica_that_migrates() {
     let url = migrated().await;
@@ -119,7 +119,7 @@ async fn one_that_is_read_only_says_so_to_a_replica_that_migrates() {
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
-/// Ends all sessions of a database but the one that asks.
+/// Ends all sessions of a database except the current one.
 fn end_sessions(url: &str) -> String {
     format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
@@ -135,7 +135,7 @@ async fn several_hosts_of_which_none_can_be_written_to_say_so_at_the_start_and_l
     let set = |to: &str| format!("begin; set transaction read write; alter database {} {to}; commit", name(&url));
     sql(&url, set("set default_transaction_read_only = on")).await;
     let started = replica(&[("DATABASE_URL", &both)]);
-    let sentence = "none of the database's hosts can be written to at the moment";
+    let sentence = "none of the database hosts is writable at the moment";
     started.says(sentence).await;
     sql(&url, set("reset default_transaction_read_only")).await;
     started.process.wait_ready(TIMEOUT).await.unwrap();
@@ -155,15 +155,15 @@ async fn one_that_is_full_says_so_until_there_is_a_place() {
     let full = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     for mode in ["disable", "allow", "prefer"] {
         let started = replica(&[("DATABASE_URL", &format!("{full}?sslmode={mode}"))]);
-        started.says("the database lets no more connections in").await;
+        started.says("the database accepts no more connections").await;
         sql(&url, format!("alter role {role} connection limit 100")).await;
         started.process.wait_ready(TIMEOUT).await.unwrap();
         sql(&url, format!("alter role {role} connection limit 0; {}", end_sessions(&url))).await;
-        started.says("the database lets no more connections in").await;
+        started.says("the database accepts no more connections").await;
     }
 }
 
-/// Hardened databases take it from everybody.
+/// Hardened databases revoke this right from everybody.
 #[tokio::test]
 async fn a_schema_that_may_not_be_used_is_named_at_the_start_and_later() {
     let url = migrated().await;
@@ -211,7 +211,7 @@ async fn each_right_that_a_replica_needs_is_named_if_it_is_missing() {
     }
 }
 
-/// `mana-sync distribute` gives nobody any rights to what it makes.
+/// `mana-sync distribute` grants nobody any rights on what it creates.
 #[tokio::test]
 async fn rights_to_the_buckets_are_named_if_they_are_missing() {
     let url = migrated().await;
@@ -225,7 +225,7 @@ async fn rights_to_the_buckets_are_named_if_they_are_missing() {
     started.says("lacks rights: USAGE on schema sync_b00").await;
     sql(&url, format!("grant usage on schema sync_b00, sync_b01 to {role}")).await;
     started.says("SELECT on sync_b00.sync_heads").await;
-    // Then it can serve some: a bucket that lacks something costs nobody but its own users anything.
+    // Then it can serve some users: a bucket with missing rights affects only its own.
     sql(&url, format!("grant all on all tables in schema sync_b01 to {role}")).await;
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
@@ -236,13 +236,13 @@ async fn a_database_that_is_not_ours_is_left_as_it_is() {
     for migrates in ["false", "true"] {
         let settings = [("DATABASE_URL", &*url), ("DATABASE_LISTEN_URL", &*other), ("MIGRATE_ON_START", migrates)];
         let started = replica(&settings);
-        started.says("DATABASE_LISTEN_URL leads to another database than DATABASE_URL").await;
+        started.says("DATABASE_LISTEN_URL points to a different database than DATABASE_URL").await;
         let mut connection = PgConnection::connect(&other).await.unwrap();
         let tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
         let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
         assert_eq!(tables, 0, "MIGRATE_ON_START={migrates}");
     }
-    // Two ways to one database.
+    // Two URLs of the same database.
     let same = url.replace("127.0.0.1", "localhost");
     replica(&[("DATABASE_URL", &url), ("DATABASE_LISTEN_URL", &same)]).process.wait_ready(TIMEOUT).await.unwrap();
 }
@@ -258,7 +258,7 @@ async fn one_that_lets_too_few_connect_stops_the_start() {
     .await;
     let few = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
     let settings = [("DATABASE_URL", &*few), ("DATABASE_LISTEN_URL", &*url)];
-    replica(&settings).refuses("lets this role have 5 connections and this replica needs 22").await;
+    replica(&settings).refuses("allows this role 5 connections, but this replica needs 22").await;
     let started = replica(&[&settings[..], &[("DATABASE_POOL_SIZE", "3")]].concat());
     started.process.wait_ready(TIMEOUT).await.unwrap();
 }
@@ -267,7 +267,7 @@ async fn one_that_lets_too_few_connect_stops_the_start() {
 async fn a_listener_that_hears_another_database_is_not_ready_and_says_so() {
     let (url, other) = (migrated().await, migrated().await);
     let started = replica(&[("DATABASE_URL", &url), ("DATABASE_LISTEN_URL", &other)]);
-    started.says("DATABASE_LISTEN_URL leads to another database than DATABASE_URL").await;
-    assert!(started.log().contains("leads to another database"), "{}", started.log());
+    started.says("DATABASE_LISTEN_URL points to a different database than DATABASE_URL").await;
+    assert!(started.log().contains("points to a different database"), "{}", started.log());
     tokio::time::timeout(Duration::from_secs(1), started.process.ended()).await.expect_err("it goes on trying");
 }

@@ -1,4 +1,4 @@
-//! Every way of starting in a document, a compose file or a manifest; and where the health check connects.
+//! Every way of starting that documents, compose files and manifests contain; and where the health check connects.
 
 use crate::start::{assert_serves, document, migrate, program};
 use crate::support::*;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// The words after the program in those lines of a document that begin so.
+/// The words after `beginning` in those lines of a document that start with it.
 fn commands(path: &str, beginning: &str) -> Vec<Vec<String>> {
     let lines = document(path);
     let lines = lines.lines().filter_map(|line| line.trim().strip_prefix(beginning));
@@ -18,7 +18,7 @@ fn commands(path: &str, beginning: &str) -> Vec<Vec<String>> {
     commands
 }
 
-/// The list of words in those lines of a document that begin so: JSON, or YAML in one line.
+/// The lists of words in those lines of a document that start with `beginning`: JSON, or YAML in one line.
 fn lists(path: &str, beginning: &str) -> Vec<Vec<String>> {
     let word = |word: &str| word.trim().trim_matches('"').to_owned();
     let list = |rest: String| {
@@ -28,7 +28,7 @@ fn lists(path: &str, beginning: &str) -> Vec<Vec<String>> {
     commands(path, beginning).into_iter().filter_map(|words| list(words.join(" "))).collect()
 }
 
-/// The files in a folder and the folders in it that are YAML as it stands: not the templates of the chart.
+/// The plain YAML files in a folder and its subfolders, without the chart's templates.
 fn manifests(folder: &str, found: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
@@ -42,7 +42,7 @@ fn manifests(folder: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A container of an image of ours: where it stands, its program, and what it is started with.
+/// A container with one of our images: its source, program and arguments.
 #[derive(Debug)]
 struct Way {
     source: String,
@@ -50,11 +50,11 @@ struct Way {
     words: Vec<String>,
 }
 
-/// Our images, and the program of each.
+/// Our images, with the program of each.
 const IMAGES: [(&str, &str); 3] =
     [("mana-sync", "mana-sync"), ("mana-sync-dev", "mana-dev"), ("mana-load", "mana-load")];
 
-/// Every container of a compose file or a manifest.
+/// Collects the containers of a compose file or a manifest.
 fn containers(source: &str, value: &Value, ways: &mut Vec<Way>) {
     let Value::Object(members) = value else {
         for element in value.as_array().into_iter().flatten() {
@@ -80,7 +80,7 @@ fn containers(source: &str, value: &Value, ways: &mut Vec<Way>) {
     }
 }
 
-/// Every documented way of running a program of ours.
+/// Every documented way of running one of our programs.
 fn documented() -> Vec<Way> {
     let mut ways = Vec::new();
     let mut add = |source: &str, program, commands: Vec<Vec<String>>| {
@@ -99,7 +99,7 @@ fn documented() -> Vec<Way> {
     {
         let [entry] = &lists(file, "ENTRYPOINT")[..] else { panic!("the image of {file} has one entry point") };
         assert_eq!(entry.join(" "), format!("/{program}"));
-        // Whoever names no command gets the image's own.
+        // Without a command, the image's own is used.
         add(file, program, lists(file, "CMD"));
     }
     add("no command", ours, vec![vec![]]);
@@ -142,11 +142,11 @@ async fn every_documented_way_of_starting_starts() {
         let done = program(&words, &[("DATABASE_URL", &url)]).status().await.unwrap();
         assert!(done.success(), "{source}: {done}");
     }
-    // Programs for trials: what they are given is understood.
+    // Development programs: their arguments must be understood.
     let programs: BTreeSet<&str> = others.iter().map(|way| way.program).collect();
     assert_eq!(programs, BTreeSet::from(["mana-dev", "mana-load"]));
     for Way { source, program, words } in others {
-        // Beside ours, as every program of the workspace.
+        // All programs of the workspace are in the same folder.
         let path = Path::new(env!("CARGO_BIN_EXE_mana-sync")).with_file_name(program);
         let shown = tokio::process::Command::new(path).args(&words).arg("--help").stdout(Stdio::null()).status().await;
         assert!(shown.unwrap().success(), "{source}: {program} {words:?}");
@@ -163,7 +163,7 @@ async fn the_health_check_asks_where_the_replica_listens() {
     };
     let mut places = vec![
         vec![("BIND_ADDRESS", "127.0.0.9")],
-        // The check itself speaks for nobody, as a balancer does in its probes.
+        // The check speaks for no client, like a load balancer in its own probes.
         vec![("BIND_ADDRESS", "127.0.0.1"), ("PROXY_PROTOCOL", "true"), ("TRUSTED_PROXIES", "10.0.0.0/8,127.0.0.0/8")],
         vec![("BIND_ADDRESS", "127.0.0.1"), ("PROXY_PROTOCOL", "true"), ("TRUSTED_PROXIES", "10.0.0.0/8")],
     ];
@@ -184,7 +184,7 @@ async fn the_health_check_asks_where_the_replica_listens() {
     }
 }
 
-/// It has nothing to do with the balancers of clients, and many look at it from one address.
+/// The admin port is not behind the clients' load balancers, and several people may use it from one address.
 #[tokio::test]
 async fn the_admin_port_expects_no_proxy_protocol_and_counts_no_addresses() {
     let url = create_database().await;

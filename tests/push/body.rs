@@ -1,4 +1,4 @@
-//! The body of a push: its size, its type, its shape; and that its contents are stored unharmed.
+//! The body of a push: its size, type and shape, and the unchanged storing of its contents.
 
 use super::AT;
 use super::support::*;
@@ -161,7 +161,7 @@ async fn unicode_everywhere_comes_back_byte_for_byte_however_it_was_escaped() {
         assert_eq!(changes(&delta), expected, "{id}");
         let pulled = cluster.pulled(&user, id, text, BEGINNING, None).await;
         assert_eq!(changes(&pulled), expected, "{id}");
-        // It is the same device, however spelled.
+        // The same device, spelled differently.
         let own = cluster.pushed(&user, id, json!({ "clientId": text, "since": "1970-01-01T00:00:01Z" })).await;
         assert_eq!(own["serverChanges"], json!([]), "{id}");
     }

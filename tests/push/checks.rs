@@ -1,10 +1,10 @@
-//! The checks before anything is stored.
+//! The checks that precede storing.
 
 use super::AT;
 use super::support::*;
 use serde_json::{Value, json};
 
-/// Pushes a good change, this one and a good one more; answers the message of the refusal.
+/// Pushes this change between two valid ones; returns the refusal's message.
 async fn refusal(change: &str) -> String {
     let cluster = shared().await;
     let user = cluster.user();
@@ -165,7 +165,7 @@ async fn names_that_no_index_can_hold_are_refused() {
     cluster.push_raw(&user, "todo", client.to_string()).await.refused(400, "bad_request");
     let app = "a".repeat(256);
     cluster.push_raw(&user, &app, json!({ "clientId": "c" }).to_string()).await.refused(400, "bad_request");
-    // The longest that are allowed, of text that does not compress.
+    // Names of the maximum lengths, of text that does not compress.
     let noise = |length| -> String { (0..length).map(|at: usize| char::from(b'!' + (at * at % 89) as u8)).collect() };
     let longest = insert(&noise(255), &noise(1024), "Milk", AT);
     cluster.pushed(&user, "todo", json!({ "clientId": noise(255), "changes": [longest] })).await;

@@ -1,4 +1,4 @@
-//! Combinations of device and cursor, and what comes back.
+//! Combinations of device and cursor, and the resulting deltas.
 
 use super::AT;
 use super::support::{self, *};

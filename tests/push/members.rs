@@ -6,7 +6,7 @@ use super::support::*;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A change of each kind with members of its own.
+/// A change of each kind with extra members.
 fn changes() -> Vec<Value> {
     let with = |mut change: Value, members: Value| {
         change.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
@@ -24,7 +24,7 @@ fn changes() -> Vec<Value> {
     ]
 }
 
-/// What is expected back: the same members, the body's version where there was none, an event id of ours.
+/// Checks what comes back: the same members, the body's schema version if a change had none, and our event id.
 fn check(received: &Value) {
     let received = received.as_array().unwrap();
     assert_eq!(received.len(), 4, "{received:?}");

@@ -1,4 +1,4 @@
-//! Which of its own changes a device gets back, and cursors that prove that the database went back.
+//! The own changes that a device gets back, and cursors that prove that the database went back.
 
 use super::AT;
 use super::support::*;
@@ -12,7 +12,7 @@ async fn push(cluster: &Cluster, user: &User, client: &str, since: &str, changes
     cluster.pushed(user, "todo", json!({ "clientId": client, "since": since, "changes": changes })).await
 }
 
-/// The names of the fields of each change of an answer.
+/// The field names of each change in an answer.
 fn fields(answer: &Value) -> Vec<Vec<String>> {
     let of = |change: &Value| {
         let fields = change.get("fields").or(change.get("data")).and_then(Value::as_object);
@@ -28,7 +28,7 @@ async fn a_device_that_edited_on_after_a_lost_answer_gets_nothing_that_undoes_it
     let inserted = json!({ "table": "todos", "id": "a", "op": "insert", "data": { "title": "first", "note": "n", "updatedAt": AT } });
     push(cluster, &user, "phone", "", json!([inserted])).await;
     let edit = update("todos", "a", "title", "second", LATER);
-    // Sent again with what came since, without it, and as one insert of all.
+    // The insert sent again with a later edit, the edit alone, and both merged into one insert.
     let merged = json!({ "table": "todos", "id": "a", "op": "insert", "data": { "title": "second", "note": "n", "updatedAt": LATER } });
     let answer = push(cluster, &user, "phone", "", json!([inserted, edit])).await;
     assert_eq!(fields(&answer), [[""; 0]; 0]);
@@ -58,7 +58,7 @@ async fn a_device_that_lost_its_database_gets_all_that_it_wrote_and_nothing_olde
                 format!("{} {}", change["id"], value)
             })
             .collect();
-        // What came too late replaces nothing; clients that look at stamps pass over it.
+        // A value that came too late replaces nothing; clients that compare stamps ignore it.
         assert_eq!(sent, [r#""a" null"#, r#""b" "kept""#, r#""a" "third""#, r#""a" "too late""#]);
     }
 }
@@ -96,7 +96,7 @@ async fn a_cursor_of_ours_past_the_newest_change_is_served_from_the_beginning() 
     assert_eq!(ids(&push(cluster, &user, "tablet", &cursor, json!([])).await), ["a", "own"]);
     let answer = push(cluster, &user, "phone", &cursor, json!([insert("todos", "c", "new", AT)])).await;
     assert_eq!(ids(&answer), ["a", "own"], "what is stored now does not hide it");
-    // Other servers' cursors mean what they say, at six digits too: they never end in a zero.
+    // Other servers' cursors are taken literally, even with six digits: they never end in a zero.
     for foreign in ["2099-01-01T00:00:00.000Z", "2099-01-01T00:00:00.123456789Z", "2099-01-01T00:00:00.123457Z"] {
         let answer = push(cluster, &user, "phone", foreign, json!([insert("todos", foreign, "new", AT)])).await;
         assert_eq!(ids(&answer), [""; 0], "{foreign}");
@@ -104,7 +104,7 @@ async fn a_cursor_of_ours_past_the_newest_change_is_served_from_the_beginning() 
     }
 }
 
-/// An update of so many fields, whose names begin so.
+/// An update of this many fields, whose names start with `names`.
 fn many_fields(id: &str, names: &str, count: usize, value: usize, at: &str) -> Value {
     let field = |n| (format!("{names}{n}"), json!({ "value": value, "updatedAt": at }));
     let fields: Map<String, Value> = (0..count).map(field).collect();
@@ -118,7 +118,7 @@ async fn of_what_a_device_wrote_only_the_fields_of_the_page_are_read() {
     let first = push(cluster, &user, "laptop", "", json!([insert("todos", "x", "x", AT)])).await;
     let theirs = many_fields("a", "f", 3, 0, AT);
     push(cluster, &user, "laptop", until(&first), json!([theirs])).await;
-    // One of those fields, and very many others; and another record with others only.
+    // One of those fields, and very many others.
     let changes: Vec<Value> = (0..20).map(|n| many_fields("a", &format!("other{n}-"), 1_000, n, AT)).collect();
     push(cluster, &user, "phone", AT, json!(changes)).await;
     push(cluster, &user, "phone", AT, json!([many_fields("a", "f", 1, 7, LATER)])).await;
@@ -157,7 +157,8 @@ async fn a_delete_that_others_made_reaches_a_device_which_wrote_other_fields_sin
     push(cluster, &user, "laptop", "", json!([{ "table": "todos", "id": "a", "op": "delete", "deletedAt": LATER }]))
         .await;
     push(cluster, &user, "phone", AT, json!([many_fields("a", "f", 2, 1, LATEST)])).await;
-    // It has lost its database, and its own insert may have been left out: a bare delete would find no record.
+    // It has lost its database, and its own insert may have been left out: with a bare delete, it would have no record
+    // to delete.
     let pulled = cluster.pulled(&user, "todo", "todos", BEGINNING, Some("phone")).await;
     assert_eq!(pulled["serverChanges"][1]["op"], "update");
     assert_eq!(pulled["serverChanges"][1]["fields"]["deletedAt"]["value"], json!(LATER));
@@ -172,7 +173,7 @@ async fn a_value_that_wins_against_a_stamp_of_the_future_is_sent_with_it_whateve
     let stored = answer["adjusted"][0]["updatedAt"].as_str().unwrap().to_owned();
     push(cluster, &user, "phone", AT, json!([many_fields("a", "other", 1_000, 0, LATER)])).await;
     let after = push(cluster, &user, "phone", AT, json!([insert("todos", "x", "x", AT)])).await;
-    // What loses to what is stored, and what ties with it and was stored later.
+    // One value that loses to the stored one, and one that ties with it and was stored later.
     push(
         cluster,
         &user,
@@ -191,7 +192,7 @@ async fn a_value_that_wins_against_a_stamp_of_the_future_is_sent_with_it_whateve
 #[tokio::test]
 async fn a_day_that_does_not_exist_is_no_stamp_of_an_own_insert() {
     let cluster = shared().await;
-    // Such a day, and one that does, on which the insert is the newer.
+    // Days that do not exist, one that does and is newer, and one that does and is older.
     for (day, sent) in [
         ("2024-02-31", &["note", "updatedAt"][..]),
         ("2023-02-29", &["note", "updatedAt"]),

@@ -1,4 +1,4 @@
-//! Deltas that take more than one answer.
+//! Deltas that need more than one page.
 
 use super::AT;
 use super::support::live::{Events, all_ids};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tokio::sync::OnceCell;
 
-/// A cluster whose pages have three changes.
+/// A cluster with pages of three changes.
 async fn small_pages() -> &'static Cluster {
     static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
     CLUSTER.get_or_init(|| Cluster::start_with(2, &[("PAGE_MAX_CHANGES", "3")])).await
@@ -31,7 +31,7 @@ async fn has_more_says_that_synced_until_is_the_cursor_of_the_last_change_return
             .unwrap();
     let cursor = |at: usize| positions[at].format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
 
-    // Not from the beginning: an initial sync may carry that in its cursors.
+    // Not from the beginning: the cursors of an initial sync may contain more.
     let pages = cluster.push_all(&user, "todo", "1970-01-01T00:00:01Z", "laptop").await;
     assert_eq!(pages.iter().map(ids).collect::<Vec<_>>(), [vec!["0", "1", "2"], vec!["3", "4", "5"], vec!["6"]]);
     assert_eq!(pages.iter().map(until).collect::<Vec<_>>(), [&cursor(2), &cursor(5), &cursor(6)]);
@@ -62,7 +62,7 @@ async fn a_walk_from_the_beginning_brings_back_the_devices_own_changes_on_every_
             cluster.pushed(&user, "todo", json!({ "clientId": client, "since": AT, "changes": changes })).await;
         }
     }
-    // By pushes, by pulls, and begun by a push with changes and continued by pulls.
+    // By pushes, by pulls, and started by a push with changes and continued by pulls.
     assert_eq!(ids_of(&cluster.push_all(&user, "todo", "", "phone").await), expected);
     assert_eq!(ids_of(&cluster.pull_all(&user, "todo", "todos", BEGINNING, Some("phone")).await), expected);
     let body = json!({ "clientId": "phone", "changes": inserts("todos", "new", 2) });
@@ -71,7 +71,7 @@ async fn a_walk_from_the_beginning_brings_back_the_devices_own_changes_on_every_
     let rest = cluster.pull_all(&user, "todo", "todos", until(&first), Some("phone")).await;
     let synced: Vec<&str> = ids(&first).into_iter().chain(ids_of(&rest)).collect();
     assert_eq!(synced[..expected.len()], expected);
-    // When the initial sync has caught up it is over, and the device's own changes are left out again.
+    // Once the initial sync has caught up, it is over, and the device's own changes are left out again.
     let body = json!({ "clientId": "phone", "since": AT, "changes": inserts("todos", "later", 1) });
     cluster.pushed(&user, "todo", body).await;
     let after = cluster.pulled(&user, "todo", "todos", until(&rest[rest.len() - 1]), Some("phone")).await;
@@ -152,7 +152,7 @@ async fn a_page_ends_when_it_has_enough_bytes_and_has_at_least_one_change() {
     assert_eq!(all_ids(&events), (0..sizes.len()).map(|at| at.to_string()).collect::<Vec<_>>());
 }
 
-/// So many numbers with exponents: they are written out when they are read back.
+/// An insert with this many numbers with exponents, which are written out when they are read back.
 fn exponents(id: &str, count: usize) -> String {
     let numbers = vec!["1e40"; count].join(",");
     let change = format!(r#"{{"table":"todos","id":"{id}","op":"insert","data":{{"v":[{numbers}]}}}}"#);
@@ -163,7 +163,7 @@ fn exponents(id: &str, count: usize) -> String {
 async fn a_change_that_would_be_too_large_to_be_read_back_is_refused_and_a_large_one_is_read() {
     let cluster = shared().await;
     let user = cluster.user();
-    // Of less than 2 MB each, as they are pushed.
+    // Less than 2 MB each as pushed.
     let message = cluster.push_raw(&user, "todo", exponents("a", 370_000)).await.refused(400, "bad_request");
     assert!(message.contains("changes[0]") && message.contains("numbers written out"), "{message}");
     assert_eq!(cluster.stored(&user).await, 0);

@@ -67,7 +67,7 @@ async fn a_push_retried_after_others_came_in_between_also_brings_theirs() {
     cluster.pushed(&user, "todo", own).await;
     let retried = cluster.pushed_to(1, &user, "todo", push).await;
     assert_eq!(retried["adjusted"], first["adjusted"]);
-    // What the device stored itself since its first attempt as well: it has lost its database.
+    // Including what the device has stored since its first attempt: it has lost its database.
     assert_eq!(ids(&retried), ["x", "y", "z"]);
     assert!(until(&retried) > until(&last));
     assert_eq!(cluster.stored(&user).await, 9);
@@ -96,7 +96,7 @@ async fn a_push_sent_again_from_the_beginning_brings_back_what_the_device_stored
     let since = [insert("todos", "y", "Eggs", AT), update("todos", "x", "title", "Bread", later)];
     let second = cluster.pushed(&user, "todo", body(until(&first), json!(since))).await;
     other_device(cluster, &user, "z").await;
-    // A profile that was restored to what it was before: with what was pending then, alone or with more.
+    // A profile that was restored to an earlier state: it pushes what was pending then, alone or with more.
     let restored = cluster.pushed_to(1, &user, "todo", body("", old.clone())).await;
     assert_eq!(ids(&restored), ["y", "x", "z"]);
     assert_eq!(restored["serverChanges"][1]["fields"]["title"]["value"], "Bread");
@@ -104,7 +104,7 @@ async fn a_push_sent_again_from_the_beginning_brings_back_what_the_device_stored
     let more = json!([old[0], insert("todos", "new", "Salt", AT)]);
     assert_eq!(ids(&cluster.pushed_to(2, &user, "todo", body("", more)).await), ["y", "x", "z"]);
     assert_eq!(cluster.stored(&user).await, 5);
-    // On another device's cursor, and on its own, nothing of it comes back.
+    // With a cursor that is not the beginning, nothing of its own comes back.
     assert_eq!(ids(&cluster.pushed(&user, "todo", body(until(&second), old)).await), ["z"]);
 }
 
@@ -136,7 +136,7 @@ async fn other_changes_with_the_same_since_are_stored_too() {
         json!([update("todos", "a", "title", "Milk", "2024-01-01T10:05:00.001Z")]),
         json!([{ "table": "todos", "id": "a", "op": "delete" }]),
         json!([{ "table": "todos", "id": "a", "op": "delete", "deletedAt": AT }]),
-        // Laid end to end these two say the same words.
+        // Concatenated, these two consist of the same words.
         json!([{ "table": "t", "id": "a", "op": "update", "fields": {} }, { "table": "1", "id": AT, "op": "delete" }]),
         json!([update("t", "a", "delete", 1, AT)]),
     ];
@@ -160,7 +160,7 @@ async fn a_push_that_was_refused_can_be_mended_and_sent_again() {
     assert_eq!(cluster.stored(&user).await, 1);
 }
 
-/// The row ids under which a user's changes come, in the order of the log.
+/// The record ids and event ids of a user's changes, in log order.
 async fn events(cluster: &Cluster, user: &User) -> Vec<(String, String)> {
     let answer = cluster.pushed(user, "todo", json!({ "clientId": "reader", "since": "2020-01-01T00:00:00Z" })).await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -179,7 +179,8 @@ async fn pending_changes_sent_again_with_more_or_with_a_moved_cursor_are_stored_
     let body = |since: &str, changes: &[&Value]| json!({ "clientId": "phone", "since": since, "changes": changes });
     let first = cluster.pushed(&user, "todo", body("", &[&a, &late])).await;
     other_device(cluster, &user, "x").await;
-    // The answer is lost; what is pending now goes out, in another order, twice in one push, with other pushes around.
+    // The answer is lost; what is pending now is pushed in another order, twice in one push, with other pushes in
+    // between.
     let second = cluster.pushed_to(1, &user, "todo", body("", &[&b, &late, &a, &a])).await;
     assert_eq!(ids(&second), ["x"], "nothing of this push comes back");
     assert_eq!(first["adjusted"][0]["updatedAt"], second["adjusted"][0]["updatedAt"], "as it is stored");

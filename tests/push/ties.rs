@@ -4,21 +4,21 @@ use super::AT;
 use super::support::*;
 use serde_json::{Value, json};
 
-/// The same instant in other words.
+/// The same instant, spelled differently.
 const SAME: &str = "2024-01-01T12:05:00.000+02:00";
 
 fn delete(id: &str, at: &str) -> Value {
     json!({ "table": "todos", "id": id, "op": "delete", "deletedAt": at })
 }
 
-/// Pushes from nothing but the devices' own point of view: `since` is past all there is.
+/// Pushes without reading anything: `since` is past everything.
 async fn store(cluster: &Cluster, user: &User, client: &str, change: &Value) {
     let body = json!({ "clientId": client, "since": "2030-01-01T00:00:00.000Z", "changes": [change] });
     cluster.pushed(user, "todo", body).await;
 }
 
 async fn delta(cluster: &Cluster, user: &User, client: &str) -> Value {
-    // Not the beginning: a device that asks from there gets its own back.
+    // Not from the beginning: that would bring back the device's own changes.
     changes(&cluster.pulled(user, "todo", "todos", "1970-01-01T00:00:01Z", Some(client)).await)
 }
 

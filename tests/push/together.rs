@@ -1,4 +1,4 @@
-//! Pushes that arrive at once and share statements: each is stored and answered as if it had come alone.
+//! Pushes that arrive at once and share statements: each is stored and answered as if it had arrived alone.
 
 use super::AT;
 use super::support::*;
@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 const USERS: usize = 20;
 const DEVICES: usize = 6;
 
-/// Each push arrives twice at once, so batches hold the same push twice, are refused, and are done push by push.
+/// Each push is sent twice at once, so that batches contain the same push twice, are refused, and are retried push by
+/// push.
 #[tokio::test]
 async fn pushes_of_many_users_at_once_some_of_them_twice_are_each_stored_once() {
     let cluster = shared().await;

@@ -1,5 +1,5 @@
-//! A real balancer in front of the replicas, with the configuration from `deploy/`: only ports, addresses, the
-//! certificate and the name server differ, and how long HAProxy spares a new replica, as all timings are shorter here.
+//! A real load balancer in front of the replicas, with the configuration from `deploy/`: only ports, addresses, the
+//! certificate, the name server and HAProxy's slow start differ, as all timings are shorter here.
 
 use crate::names::Names;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ pub enum Kind {
     Caddy,
 }
 
-/// The balancer, for as long as it is held.
+/// The load balancer, which stops when this is dropped.
 #[derive(Debug)]
 pub struct Balancer {
     pub url: String,
@@ -28,7 +28,7 @@ pub struct Balancer {
     folder: tempfile::TempDir,
 }
 
-/// Where it listens without and with TLS, and where the replicas do.
+/// The ports it listens on without and with TLS, and the port of the replicas.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     plain: u16,
@@ -37,9 +37,10 @@ struct Ports {
 }
 
 impl Balancer {
-    /// Starts it before replicas that listen on this port, and waits until it accepts. It knows of none yet.
+    /// Starts the balancer for replicas that listen on this port, and waits until it accepts connections. It knows none
+    /// yet.
     ///
-    /// `pace`: what the replicas' times are of what is real.
+    /// `pace`: the replicas' timings relative to production.
     pub async fn start(kind: Kind, replicas_port: u16, candidates: &[Ipv4Addr], pace: f64) -> Balancer {
         let names = Arc::new(Names::start().await);
         let folder = tempfile::tempdir().unwrap();
@@ -59,17 +60,17 @@ impl Balancer {
         balancer
     }
 
-    /// Whether Caddy, which Debian does not have, is installed.
+    /// True if Caddy is installed, which Debian does not package.
     pub fn caddy_is_here() -> bool {
         std::env::split_paths(&path_to_caddy()).any(|folder| folder.join("caddy").is_file())
     }
 
-    /// Where browsers connect, by the name in the certificate.
+    /// The URL for browsers, with the name in the certificate.
     pub fn tls_url(&self) -> String {
         format!("https://localhost:{}", self.ports.tls)
     }
 
-    /// Waits for any answer: nginx accepts connections before it minds signals.
+    /// Waits for any response: nginx accepts connections before it handles signals.
     async fn answers(&self) {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let ask = async || http.get(format!("{}/health/ready", self.url)).send().await.ok();
@@ -88,7 +89,7 @@ impl Balancer {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    /// Tells it which replicas there are. Of some that are not ready yet only who asks for that by itself is told.
+    /// Announces the current replicas. While some are not ready, only a balancer that checks readiness itself is told.
     pub fn set(&self, addresses: Vec<Ipv4Addr>, all_are_ready: bool) {
         match self.kind {
             Kind::Nginx if !all_are_ready => {}
@@ -102,13 +103,13 @@ impl Balancer {
                 let pid = self.process.id().expect("nginx runs until it is dropped").cast_signed();
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP).unwrap();
             }
-            // It has been told all that there may ever be, and asks them whether they are there.
+            // It knows all possible addresses from the start, and checks which of them respond.
             Kind::Caddy => {}
         }
     }
 }
 
-/// A port that nobody has at the moment, nor will have: below those that connections going out are given.
+/// A port that is free and stays so: below the ephemeral port range.
 fn free_port() -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
     std::iter::repeat_with(|| rand::random_range(20_000..32_000)).take(100).find(free).expect("some port is free")
@@ -119,7 +120,7 @@ fn certificate(folder: &Path) -> PathBuf {
     folder.join("certificates/site.pem")
 }
 
-/// Makes a certificate for `localhost` that signs itself.
+/// Creates a self-signed certificate for `localhost`.
 async fn certify(folder: &Path) {
     let file = certificate(folder);
     std::fs::create_dir(file.parent().expect("a file is in a folder")).unwrap();
@@ -133,7 +134,7 @@ async fn certify(folder: &Path) {
     std::fs::write(file, read(&own) + &read(&key)).unwrap();
 }
 
-/// A program that ends with us, however we end.
+/// A program that ends with this process, however it ends.
 fn program(name: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", name]);
@@ -142,7 +143,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// A file of `deploy/` with these texts, all of which it must have, replaced.
+/// A file of `deploy/` with these texts replaced; it must contain all of them.
 fn deployed(name: &str, texts: &[(&str, String)]) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
     let mut text = std::fs::read_to_string(path).unwrap();
@@ -164,10 +165,10 @@ fn haproxy(folder: &Path, ports: Ports, names: SocketAddr, pace: f64) -> Command
             ("*:8405", format!("127.0.0.1:{}", free_port())),
             ("parse-resolv-conf", format!("nameserver test {names}")),
             ("mana-sync:3050", format!("mana-sync:{}", ports.replicas)),
-            // Beside a window of rebalancing these are short, and stay so.
+            // Short compared with the window of rebalancing, which must stay so.
             ("hold valid 5s", format!("hold valid {}", scaled(5.0))),
             ("slowstart 10s", format!("slowstart {}", scaled(10.0))),
-            // As many files as any machine lets us open.
+            // As many files as any machine allows.
             ("maxconn 50000", "maxconn 4000".to_owned()),
         ],
     );
@@ -212,7 +213,7 @@ fn nginx(folder: &Path, ports: Ports) -> Command {
     command
 }
 
-/// Where it is, or where `make check-ops` has put it.
+/// The PATH, extended by the folder in which `make check-ops` installs Caddy.
 fn path_to_caddy() -> OsString {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ops-tools/venv/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -18,17 +18,17 @@ use tokio_util::sync::CancellationToken;
 
 const APP: &str = "todo";
 const TABLE: &str = "tasks";
-/// Users, among whom all clients are divided.
+/// Number of users that the clients belong to.
 const USERS: usize = 3;
-/// Devices of each user that push, and the pause between two pushes of one.
+/// Number of devices per user that push, and the pause between two pushes of one.
 const WRITERS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(150);
-/// How long a client waits before it comes back, in milliseconds.
+/// Pause before a client reconnects, in milliseconds.
 const RETURN: std::ops::Range<u64> = 20..200;
-/// How long a client waits for what may never come, before it waits again.
+/// How long a client waits for something that may never come before it waits again.
 const LISTEN: Duration = Duration::from_secs(60);
 
-/// Everybody at work.
+/// All clients at work.
 pub struct Clients {
     pub journal: Arc<Journal>,
     pub users: Vec<User>,
@@ -43,8 +43,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Lets so many sockets, and half as many streams, read what a few write, and others just be there. A device that was
-    /// woken waits so long for more wake-ups before it pulls.
+    /// Starts the clients: sockets and half as many streams that read what a few writers write, and idle sockets. A
+    /// woken device gathers further wake-ups for a while before it pulls.
     pub fn start(cluster: &Cluster, front: &str, size: Size) -> Clients {
         let Size { sockets, idle, gather, .. } = size;
         let mut clients = Clients {
@@ -53,7 +53,7 @@ impl Clients {
             idle_users: (0..USERS).map(|_| cluster.user()).collect(),
             front: front.to_owned(),
             gather,
-            // Connections are kept, as browsers and balancers keep them: a stop finds some of them idle.
+            // Connections are kept alive, as browsers and balancers do: a stop finds some of them idle.
             http: http_client().unwrap(),
             stop_writing: CancellationToken::new(),
             stop_reading: CancellationToken::new(),
@@ -107,7 +107,7 @@ impl Clients {
         }
     }
 
-    /// What is stored of a user: the ids in the order of the log.
+    /// The ids of a user's stored changes, in log order.
     pub async fn stored(&self, cluster: &Cluster, user: usize) -> Vec<String> {
         let rows = mana_load::fold::read_rows(&cluster.pool, &self.users[user].id, APP).await.unwrap();
         rows.into_iter().map(|row| row.record_id).collect()
@@ -118,7 +118,7 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     stop.run_until_cancelled(work).await;
 }
 
-/// A pause that no two clients make alike.
+/// A random pause, different for each client.
 async fn come_back_later() {
     sleep(Duration::from_millis(rand::random_range(RETURN))).await;
 }
@@ -144,7 +144,7 @@ impl Client {
         Transport::new(self.http.clone(), vec![self.front.clone()], self.token.clone(), policy, seed).unwrap()
     }
 
-    /// Pushes one change after the other; one retry must do.
+    /// Pushes one change after another; one retry must be enough.
     async fn write(self, stop: CancellationToken) {
         let mut transport = self.transport();
         let mut since = BEGINNING.to_owned();
@@ -166,7 +166,7 @@ impl Client {
         }
     }
 
-    /// Pulls when it has just connected or been woken, and never otherwise.
+    /// Pulls only when it has just connected or been woken.
     async fn pull_when_woken(self) {
         let seen = self.journal.reader(&self.name, self.user);
         let (mut transport, mut cursor, mut checks) = (self.transport(), Cursor::default(), Checks::default());
@@ -189,7 +189,7 @@ impl Client {
         }
     }
 
-    /// Keeps a socket open on which nothing comes.
+    /// Keeps an idle socket open.
     async fn be_there(self) {
         loop {
             match Wakeups::connect(&self.front, Some(APP), &self.token, Some(&self.name)).await {
@@ -203,7 +203,7 @@ impl Client {
         }
     }
 
-    /// Waits for a wake-up, and a little for more of them. False if the socket is closed.
+    /// Waits for a wake-up, and briefly for more of them. False if the socket is closed.
     async fn woken(&self, socket: &mut Wakeups) -> bool {
         let mut gathered = None;
         loop {
@@ -231,7 +231,7 @@ impl Client {
         }
     }
 
-    /// Pulls all there is. False if what came is a violation.
+    /// Pulls everything there is. False if a violation was found.
     async fn pull(&self, transport: &mut Transport, cursor: &mut Cursor, checks: &mut Checks, seen: &Seen) -> bool {
         loop {
             let answer = match transport.pull(APP, TABLE, &cursor.value, &self.name).await {
@@ -281,9 +281,9 @@ impl Client {
     }
 }
 
-/// Reads a stream to its end, however it ends; an error is a violation.
+/// Reads a stream until it ends in any way; an error is a violation.
 async fn read(stream: &mut StreamReader, check: &mut StreamCheck, seen: &Seen) -> Result<(), StreamError> {
-    // A page that breaks off comes again.
+    // An interrupted page is sent again.
     let mut page = Vec::new();
     loop {
         match stream.next_delta(LISTEN).await {

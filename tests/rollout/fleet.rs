@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// As many as deploy/haproxy.cfg has places for.
+/// The number of servers that deploy/haproxy.cfg has room for.
 const MOST: u8 = 12;
 /// Longer than a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
 
-/// All replicas, and where further ones may be.
+/// All replicas, and the addresses for further ones.
 pub struct Fleet {
     pub port: u16,
     services: Services,
@@ -30,7 +30,7 @@ pub struct RunningReplica {
 }
 
 impl Fleet {
-    /// None yet, over the database and the services of a cluster.
+    /// Creates an empty fleet that uses the database and services of a cluster.
     pub fn new(cluster: &Cluster, settings: &[(&str, String)]) -> Fleet {
         let services = Services {
             database_url: cluster.database_url.clone(),
@@ -41,7 +41,7 @@ impl Fleet {
             extra: vec![],
         };
         let free: VecDeque<Ipv4Addr> = (1..=MOST).map(|number| Ipv4Addr::new(127, 0, 77, number)).collect();
-        // Bound and never listening: nobody else is given this port, and SO_REUSEPORT lets the replicas have it.
+        // Bound, but never listening: no other program is given this port, and SO_REUSEPORT lets the replicas use it.
         let hold = |address: Ipv4Addr, port: u16| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.set_reuse_port(true)?;
@@ -58,7 +58,7 @@ impl Fleet {
         Fleet { port, services, settings, running: VecDeque::new(), free, started: 0, logs, _ports: ports }
     }
 
-    /// Where replicas may be.
+    /// All possible addresses of replicas.
     pub fn candidates(&self) -> Vec<Ipv4Addr> {
         self.free.iter().chain(self.running.iter().map(|member| &member.address)).copied().collect()
     }
@@ -67,7 +67,7 @@ impl Fleet {
         self.running.len()
     }
 
-    /// Starts so many at once and waits until they are ready. Their addresses.
+    /// Starts this many replicas at once and waits until they are ready. Returns their addresses.
     pub async fn start(&mut self, count: usize) -> Vec<Ipv4Addr> {
         let starting = self.spawn(count);
         let addresses = starting.iter().map(|member| member.address).collect();
@@ -75,12 +75,12 @@ impl Fleet {
         addresses
     }
 
-    /// Starts so many at once.
+    /// Starts this many replicas at once.
     pub fn spawn(&mut self, count: usize) -> Vec<RunningReplica> {
         (0..count).map(|_| self.spawn_one()).collect()
     }
 
-    /// Waits until those that were started are ready. From now on they are of the fleet.
+    /// Waits until the started replicas are ready, and adds them to the fleet.
     pub async fn ready(&mut self, starting: Vec<RunningReplica>) {
         for member in &starting {
             member.process.wait_ready(TIMEOUT).await.unwrap();
@@ -110,14 +110,14 @@ impl Fleet {
         RunningReplica { address, process: Replica::spawn(options).unwrap() }
     }
 
-    /// Tells the oldest to stop.
+    /// Tells the oldest replicas to stop.
     pub fn stop(&mut self, count: usize) -> Vec<RunningReplica> {
         let leaving: Vec<RunningReplica> = self.running.drain(..count).collect();
         leaving.iter().for_each(|member| member.process.signal(nix::sys::signal::Signal::SIGTERM));
         leaving
     }
 
-    /// Waits until they are gone, which must be in order. Their addresses.
+    /// Waits until they have stopped, which must be orderly. Returns their addresses.
     pub async fn gone(&mut self, leaving: Vec<RunningReplica>) -> Vec<Ipv4Addr> {
         for member in &leaving {
             let ended = tokio::time::timeout(STOP_LIMIT, member.process.ended()).await;
@@ -129,7 +129,7 @@ impl Fleet {
         addresses
     }
 
-    /// How many WebSockets and streams each replica has.
+    /// The number of WebSockets and streams of each replica.
     pub async fn spread(&self, http: &reqwest::Client) -> Vec<u64> {
         let mut spread = Vec::new();
         for member in &self.running {

@@ -6,30 +6,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How late a change may be: G4, in the worst case.
+/// Maximum delay of a change: G4, in the worst case.
 const LATEST: Duration = Duration::from_secs(5);
-/// Violations of one kind that are told; the others are counted.
+/// Maximum number of late deliveries to report; the rest are only counted.
 const TOLD: usize = 3;
 
-/// What has happened to everybody.
+/// Everything that has happened to the clients.
 #[derive(Debug, Default)]
 pub struct Journal {
-    /// When each change was acknowledged, and whose it is.
+    /// When each change was acknowledged, and its user.
     acknowledged: Mutex<HashMap<String, (usize, Instant)>>,
     /// When pushes were answered, and how long each took.
     pushes: Mutex<Vec<(Instant, Duration)>>,
     retried: AtomicUsize,
     connects: AtomicUsize,
     refusals: AtomicUsize,
-    /// By close code; 0: a stream's end, or a connection that broke.
+    /// Number of closes by code; 0: a stream's end, or a broken connection.
     closes: Mutex<BTreeMap<u16, usize>>,
-    /// By client: how often it was closed.
+    /// Number of closes by client.
     closed: Mutex<HashMap<String, usize>>,
     readers: Mutex<Vec<Arc<Seen>>>,
     violations: Mutex<Vec<String>>,
 }
 
-/// What one reader has seen, in order, and when.
+/// The changes that one reader has seen, in order, with their times.
 #[derive(Debug)]
 pub struct Seen {
     pub name: String,
@@ -49,7 +49,7 @@ impl Seen {
 }
 
 impl Journal {
-    /// A push was answered after so many retries, and so long after it was sent.
+    /// Records an acknowledged push, with its number of retries and its duration.
     pub fn acknowledged(&self, user: usize, id: &str, retries: u64, took: Duration) {
         let now = Instant::now();
         self.acknowledged.lock().unwrap().insert(id.to_owned(), (user, now));
@@ -89,12 +89,12 @@ impl Journal {
         *self.closed.lock().unwrap().entry(name.to_owned()).or_default() += 1;
     }
 
-    /// How often each client was closed so far.
+    /// The number of times each client has been closed so far.
     pub fn closes(&self) -> HashMap<String, usize> {
         self.closed.lock().unwrap().clone()
     }
 
-    /// How long the pushes took that were answered since then. Prints it.
+    /// Returns the durations of the pushes answered since then, and prints a summary.
     pub fn push_times(&self, when: &str, since: Instant) -> PushTimes {
         let pushes = self.pushes.lock().unwrap();
         let times = PushTimes(pushes.iter().filter(|(at, _)| *at >= since).map(|(_, took)| *took).collect());
@@ -110,7 +110,7 @@ impl Journal {
         self.violations.lock().unwrap().clone()
     }
 
-    /// So far, in a line.
+    /// A one-line summary so far.
     pub fn summary(&self) -> String {
         format!(
             "{} pushes, {} of them retried once; {} connects, {} refused; closes {:?}; latest {:?}",
@@ -123,7 +123,7 @@ impl Journal {
         )
     }
 
-    /// The longest that it took from an acknowledgement until a reader of its user had the change.
+    /// The longest time from an acknowledgement until a reader of the same user had the change.
     fn latest(&self) -> Duration {
         self.delays().into_iter().map(|(_, delay)| delay).max().unwrap_or_default()
     }
@@ -141,7 +141,7 @@ impl Journal {
         delays
     }
 
-    /// Compares what was acknowledged and seen of a user with what is stored.
+    /// Compares what was acknowledged to a user and seen by its readers with what is stored.
     pub fn compare(&self, user: usize, stored: &[String]) {
         let acknowledged = self.acknowledged.lock().unwrap();
         let mut owed: Vec<&String> =
@@ -170,7 +170,7 @@ impl Journal {
         }
     }
 
-    /// Everybody who is told of changes must have had each in time, but for what devices gather on their own.
+    /// Checks that every change arrived in time, apart from the time that devices gather wake-ups.
     pub fn compare_delays(&self, gather: Duration) {
         let late: Vec<_> = self.delays().into_iter().filter(|(_, delay)| *delay > LATEST + gather).collect();
         for (what, delay) in late.iter().take(TOLD) {

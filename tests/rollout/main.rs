@@ -3,8 +3,8 @@
 //! replicas get their share of the connections because replicas rebalance them, as in `k8s/base`.
 //!
 //! ```text
-//! clients ─► balancer (names: where the replicas are) ─► fleet: replicas that come and go
-//!   └─► journal: what everybody was told and saw, compared with the log at the end
+//! clients ─► balancer (names: the replicas' addresses) ─► fleet: replicas that come and go
+//!   └─► journal: what all clients were sent and saw, compared with the log at the end
 //! ```
 //! No change is lost, every reader gets every change in order and within 5 s, no push needs more than one retry, and
 //! clients are evenly distributed again after each step (G1, G2, G4, G7). It prints what it saw. `ROLLOUT_LONG=1` uses
@@ -29,27 +29,26 @@ use push_times::Bound;
 use std::time::{Duration, Instant};
 use support::*;
 
-/// How large a rehearsal is.
+/// The size of a rehearsal.
 #[derive(Clone, Copy)]
 struct Size {
     sockets: usize,
-    /// WebSockets of users who write nothing. The balancer counts requests as well, so where few connections are held it
-    /// evens out what is asked rather than what is connected.
+    /// WebSockets of users who write nothing. The balancer counts requests as well: with few connections, it evens out
+    /// requests rather than connections.
     idle: usize,
     /// How long a device gathers wake-ups before it pulls: all of them pull on two processors.
     gather: Duration,
-    /// Settings of the replicas: over how long they close connections that are too many, accept while they drain, and
-    /// close all.
+    /// The replicas' REBALANCE_MS, DRAIN_DELAY_MS and DRAIN_WINDOW_MS.
     rebalance: Duration,
     drain_delay: Duration,
     drain_window: Duration,
-    /// How long until those that were added hold as much as the others.
+    /// Maximum time until added replicas hold as much as the others.
     rebalanced: Duration,
     /// How much slower pushes may be meanwhile.
     slower: Bound,
-    /// Pushes between two steps.
+    /// Number of pushes between two steps.
     pushes: usize,
-    /// How long clients may take to be spread evenly again.
+    /// Maximum time until clients are evenly distributed again.
     even: Duration,
 }
 
@@ -60,15 +59,15 @@ const SMALL: Size = Size {
     rebalance: Duration::from_secs(8),
     drain_delay: Duration::from_secs(3),
     drain_window: Duration::from_millis(1_500),
-    // Two windows or so, and what a busy machine adds.
+    // About two windows, plus the delays of a busy machine.
     rebalanced: Duration::from_secs(60),
-    // What takes a minute elsewhere is within seconds here: half of all clients come back to debug builds, on processors that
-    // three more replicas were just started on. Twice as slow was seen.
+    // What takes a minute in production takes seconds here: half of all clients reconnect to debug builds, on
+    // processors on which three more replicas have just started. Pushes twice as slow have been seen.
     slower: Bound { times: 3.0, more: Duration::from_millis(250) },
     pushes: 30,
     even: Duration::from_secs(20),
 };
-/// What `k8s/base` and the defaults say.
+/// The values of `k8s/base` and the defaults.
 const LONG: Size = Size {
     sockets: 200,
     idle: 300,
@@ -83,18 +82,18 @@ const LONG: Size = Size {
 };
 
 impl Size {
-    /// How much shorter than what is real its times are, as a part of them.
+    /// Its timings relative to production.
     fn pace(&self) -> f64 {
         self.rebalance.div_duration_f64(LONG.rebalance)
     }
 
-    /// WebSockets, and half as many streams as have something to read.
+    /// The number of clients: WebSockets, half as many streams, and idle WebSockets.
     fn clients(&self) -> usize {
         self.sockets + self.sockets / 2 + self.idle
     }
 }
 
-/// A rehearsal that goes on.
+/// A running rehearsal.
 struct Rehearsal {
     size: Size,
     cluster: Cluster,
@@ -126,7 +125,7 @@ impl Rehearsal {
         Rehearsal { size, cluster, fleet, balancer, clients, addresses, begun: Instant::now() }
     }
 
-    /// Starts so many, and tells the balancer.
+    /// Starts this many replicas, and tells the balancer.
     async fn start(&mut self, count: usize) {
         let starting = self.fleet.spawn(count);
         self.addresses.extend(starting.iter().map(|member| member.address));
@@ -135,16 +134,16 @@ impl Rehearsal {
         self.balancer.set(self.addresses.clone(), true);
     }
 
-    /// Lets so many that have been told to stop end. Only then are their addresses forgotten: until then the balancer
-    /// has to notice by itself that they are not ready.
+    /// Waits until stopping replicas are gone. Only then are their addresses removed: until then, the balancer has to
+    /// notice by itself that they are not ready.
     async fn gone(&mut self, leaving: Vec<fleet::RunningReplica>) {
         let gone = self.fleet.gone(leaving).await;
         self.addresses.retain(|address| !gone.contains(address));
         self.balancer.set(self.addresses.clone(), true);
     }
 
-    /// Waits until some more pushes have been answered and everybody is connected and spread evenly: each replica has
-    /// at least three quarters of its share.
+    /// Waits until more pushes have been answered and all clients are connected and evenly distributed: each replica
+    /// has at least three quarters of its share.
     async fn settle(&mut self, step: &str) {
         let (begin, goal) = (Instant::now(), self.clients.journal.pushes() + self.size.pushes);
         let (all, http) = (self.size.clients(), &self.cluster.http);
@@ -167,7 +166,7 @@ impl Rehearsal {
         }
     }
 
-    /// Lets everybody finish and compares what they have.
+    /// Waits for all clients to finish, and compares what they have.
     async fn end(mut self) {
         self.clients.stop_writing().await;
         let journal = self.clients.journal.clone();
@@ -175,7 +174,7 @@ impl Rehearsal {
         for user in 0..self.clients.users.len() {
             stored.push(self.clients.stored(&self.cluster, user).await);
         }
-        // Whoever does not get there is told of by the comparison.
+        // The comparison reports the readers that do not get there.
         let complete = || journal.readers().iter().all(|reader| reader.count() >= stored[reader.user].len());
         wait::until(Duration::from_secs(10), async || complete().then_some(())).await;
         self.clients.stop_reading().await;
@@ -200,7 +199,7 @@ async fn rehearse(kind: Kind) {
     rehearsal.gone(leaving).await;
     rehearsal.settle("two").await;
 
-    // As Kubernetes does with a surge of one: the next one is started while those that were told to stop still drain.
+    // As Kubernetes does with a surge of one: the next replica is started while the stopping ones still drain.
     let mut leaving = Vec::new();
     for _ in 0..rehearsal.fleet.len() {
         rehearsal.start(1).await;

@@ -6,14 +6,14 @@ use tokio::net::UdpSocket;
 use tokio_util::task::AbortOnDropHandle;
 
 const HEADER: usize = 12;
-/// Record types (RFC 1035 and 3596), after each of which the class follows.
+/// A record type (RFC 1035 and 3596), followed by the class.
 const A: [u8; 4] = [0, 1, 0, 1];
-/// Answer, authoritative, no error.
+/// Response, authoritative, no error.
 const FLAGS: [u8; 2] = [0x84, 0x00];
-/// What every record begins with: the name of the question again, A, IN, and that it may not be kept.
+/// The start of every record: a pointer to the name in the question, A, IN, and a TTL of zero.
 const RECORD: [u8; 12] = [0xC0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4];
 
-/// The server, for as long as it is held.
+/// The server, which stops when this is dropped.
 #[derive(Debug)]
 pub struct Names {
     pub at: SocketAddr,
@@ -32,20 +32,20 @@ impl Names {
             loop {
                 let (length, asker) = socket.recv_from(&mut query).await.unwrap();
                 let answer = answer(&query[..length], &known.lock().unwrap());
-                // Who does not get an answer asks again.
+                // A client without an answer asks again.
                 let _ = socket.send_to(&answer.unwrap_or_default(), asker).await;
             }
         });
         Names { at, addresses, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    /// From now on the name has these addresses.
+    /// Sets the addresses of the name.
     pub fn set(&self, addresses: Vec<Ipv4Addr>) {
         *self.addresses.lock().unwrap() = addresses;
     }
 }
 
-/// Answers whatever is asked for: every name is the replicas' name. Other records than A there are none.
+/// Answers any query: every name is the replicas' name. There are only A records.
 fn answer(query: &[u8], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)? + 1;
     let question = query.get(HEADER..HEADER + name + A.len())?;

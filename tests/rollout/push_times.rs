@@ -7,18 +7,18 @@
 
 use std::time::Duration;
 
-/// Pushes of a run: 0.99 to the power of so many is a half.
+/// Number of pushes in a run: 0.99 to this power is one half.
 const RUN: usize = 69;
-/// Fewer runs than these say nothing.
+/// Minimum number of runs.
 const FEWEST: usize = 3;
-/// As many pushes as are needed to say anything.
+/// Minimum number of pushes.
 pub const ENOUGH: usize = RUN * FEWEST;
 
-/// How long the pushes of a time took, in the order in which they were answered.
+/// The durations of the pushes in a period, in the order in which they were answered.
 #[derive(Debug)]
 pub struct PushTimes(pub Vec<Duration>);
 
-/// How much slower pushes may be while something happens: so many times as slow, and so much more.
+/// How much slower pushes may be while something happens: by this factor, plus this much.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     pub times: f64,
@@ -26,7 +26,7 @@ pub struct Bound {
 }
 
 impl PushTimes {
-    /// The 99th percentile, as above; none where there are not [`ENOUGH`] pushes.
+    /// The 99th percentile, as above; `None` if there are fewer than [`ENOUGH`] pushes.
     pub fn p99(&self) -> Option<Duration> {
         let runs = self.0.chunks_exact(RUN);
         let mut slowest: Vec<Duration> = runs.filter_map(|run| run.iter().max().copied()).collect();
@@ -34,7 +34,7 @@ impl PushTimes {
         (slowest.len() >= FEWEST).then(|| slowest[slowest.len() / 2])
     }
 
-    /// In a line.
+    /// A one-line summary.
     pub fn summary(&self) -> String {
         let mut times = self.0.clone();
         times.sort();
@@ -45,12 +45,12 @@ impl PushTimes {
     }
 }
 
-/// What is wrong with the pushes that were answered meanwhile, if anything is.
+/// Returns what is wrong with the pushes answered meanwhile, if anything.
 pub fn slower(before: &PushTimes, meanwhile: &PushTimes, afterwards: &PushTimes, bound: Bound) -> Option<String> {
     let (Some(before), Some(meanwhile), Some(afterwards)) = (before.p99(), meanwhile.p99(), afterwards.p99()) else {
         return Some(format!("too few pushes to compare: {before:?}, {meanwhile:?}, {afterwards:?}"));
     };
-    // There are more processes on the same processors by then, and the machine may have more to do for others.
+    // By then, more processes share the same processors, and the machine may be busier with other work.
     let usual = before.max(afterwards);
     let most = usual.mul_f64(bound.times) + bound.more;
     (meanwhile > most).then(|| format!("99 of 100 pushes took {usual:.1?} at most, and {meanwhile:.1?} meanwhile"))
@@ -62,7 +62,7 @@ mod tests {
 
     const BOUND: Bound = Bound { times: 1.5, more: Duration::from_millis(10) };
 
-    /// So many runs: each push takes this many milliseconds, and one in fifty more.
+    /// This many runs in which each push takes `millis` milliseconds, and one in fifty takes `slow`.
     fn usual(runs: usize, millis: u64, slow: u64) -> PushTimes {
         let time = |number: usize| Duration::from_millis(if number % 50 == 7 { slow } else { millis });
         PushTimes((0..runs * RUN).map(time).collect())

@@ -6,14 +6,14 @@ use crate::push_times;
 use mana_dev::wait;
 use std::time::Instant;
 
-/// Windows that a session must have been there before it may be closed; see `src/session/rebalance.rs`.
+/// Number of windows that a session must be old before it may be closed; see `src/session/rebalance.rs`.
 const AGE: u32 = 3;
 
 impl Rehearsal {
-    /// Lets so many more replicas come, and waits until connections are even and nothing more is closed.
+    /// Adds this many replicas, and waits until connections are even and no more are closed.
     pub async fn add_and_rebalance(&mut self, count: usize) {
         let journal = self.clients.journal.clone();
-        // What is measured before: pushes while nothing happens, for as long as sessions need to grow old enough.
+        // The baseline: pushes while nothing happens, for as long as sessions take to become old enough.
         let calm = Instant::now();
         tokio::time::sleep(self.size.rebalance * (AGE + 1)).await;
         let before = journal.push_times("before", calm);
@@ -25,13 +25,13 @@ impl Rehearsal {
         let took = ready.elapsed();
         wait::until(self.size.even, async || (journal.pushes() >= enough).then_some(())).await;
         let during = journal.push_times("meanwhile", ready);
-        // Whatever still goes on ends: then nobody is closed any more for as long as a wave takes.
+        // Wait for ongoing work to end: until nobody has been closed for a whole window.
         let (calm, mut total) = (Instant::now(), usize::MAX);
         while total != journal.closes().values().sum::<usize>() {
             total = journal.closes().values().sum();
             tokio::time::sleep(self.size.rebalance).await;
         }
-        // For as long as it took: as many pushes are compared.
+        // For the same time, to compare as many pushes.
         tokio::time::sleep(took.saturating_sub(calm.elapsed())).await;
         let after = journal.push_times("afterwards", calm);
         let spread = self.spread().await;
@@ -51,12 +51,13 @@ impl Rehearsal {
         println!("{at:5.1?} {replicas} replicas: even {took:.1?} after they were ready, {once} closed: {spread:?}");
     }
 
-    /// How many connections each replica has.
+    /// The number of connections of each replica.
     async fn spread(&self) -> Vec<u64> {
         self.fleet.spread(&self.cluster.http).await
     }
 
-    /// Whether all clients are connected, and each replica is within a tenth of the mean; one more or less is even, too.
+    /// True if all clients are connected, and each replica is within a tenth of the mean, or within one connection of
+    /// it.
     async fn is_even(&self) -> bool {
         let spread = self.spread().await;
         let mean = self.size.clients() as f64 / spread.len() as f64;

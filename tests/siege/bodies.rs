@@ -1,4 +1,4 @@
-//! Pushes that cost more than it seems.
+//! Pushes that cost more than they seem to.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};
@@ -7,17 +7,17 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 const AT: &str = "2024-01-01T10:00:00.000Z";
-/// A time that is ahead whenever this runs.
+/// A time that is always in the future.
 const AHEAD: &str = "2199-01-01T00:00:00.000Z";
 const MAX_BODY: usize = 10 << 20;
-/// The most that an answer may have beside twice its request: a page and what is around it, in bytes.
+/// Maximum bytes of an answer beyond twice its request: a page and its envelope.
 const PAGE: usize = 5 << 20;
 
 fn push_of(changes: &[Value]) -> String {
     json!({ "clientId": "a", "since": NO_DELTA, "changes": changes }).to_string()
 }
 
-/// The status of the answer to a push of `length` bytes, which must be no larger than it may be.
+/// Returns the status of the answer to a push of `length` bytes, whose size must be within its limit.
 fn status_of(reply: &Reply, length: usize) -> u16 {
     assert!(reply.text.len() <= 2 * length + PAGE, "{} bytes for {length}", reply.text.len());
     reply.status.as_u16()
@@ -29,7 +29,7 @@ async fn push(replica: &LimitedReplica, user: &User, body: String) -> u16 {
     status_of(&replica.cluster.push_raw(user, "todo", body).await, length)
 }
 
-/// Pushes a body, again while the replica is busy.
+/// Pushes a body, with retries while the replica is busy.
 async fn push_until_answered(replica: &LimitedReplica, user: &User, body: String) -> u16 {
     let length = body.len();
     status_of(&replica.push(user, body).await, length)
@@ -94,7 +94,8 @@ pub async fn short_changes(replica: &LimitedReplica) {
     assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
 }
 
-/// One user's pushes of as many and as long names as are taken, and of more; on sockets that nobody reads.
+/// Pushes of one user with as many and as long names as are accepted, and with more, while nobody reads the user's
+/// sockets.
 pub async fn many_tables(replica: &LimitedReplica) {
     let user = replica.cluster.user();
     let mut sockets = Vec::new();
@@ -157,7 +158,7 @@ pub async fn stalled(replica: &LimitedReplica) {
                 break;
             }
         }
-        // It is told to come back, or that the rest did not arrive.
+        // It is told to retry, or that the rest did not arrive.
         let answer = raw.rest().await;
         let status = String::from_utf8_lossy(&answer).split(' ').nth(1).map(str::to_owned);
         assert!(matches!(status.as_deref(), Some("503" | "408") | None), "{status:?}");

@@ -36,7 +36,7 @@ pub async fn sessions(replica: &LimitedReplica) {
     }
     let stream = Reply::to(replica.cluster.request(user, Method::GET, "/sync/todo/stream")).await;
     assert_eq!(stream.status, 429, "{}", stream.text);
-    // Each with an unfinished message of 60 KB: a user's share holds them.
+    // Each with an unfinished message of 60 KB: the user's share holds them.
     for socket in &mut sockets {
         let head = [&[0x81, 0x80 | 127][..], &60_000_u64.to_be_bytes(), &[0; 4]].concat();
         socket.write(&[head, vec![b'x'; 59_000]].concat()).await;

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! replica: a replica with the manifests' settings ── the limit, resident memory, users at work, probes
-//! run: one attack after the other, each measured ── the table in docs/faults.md
-//! bodies, readers, unauthenticated, clients: the attacks     relatives: variants elsewhere     storm: what is left after very many came and went
+//! run: one attack after another, each measured ── the table in docs/faults.md
+//! bodies, readers, unauthenticated, clients: the attacks     relatives: variants elsewhere
+//! storm: what is left after very many came and went
 //! ```
 //! By default a short form runs, which checks the replica's memory, answers and survival. `make siege` runs all of it
 //! (`SIEGE=long`), and also checks its times: for a machine that does nothing else.

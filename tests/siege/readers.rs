@@ -1,4 +1,4 @@
-//! Reads that cost more than it seems, and readers that do not take what they asked for.
+//! Reads that cost more than they seem to, and readers that do not read their responses.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw};
@@ -36,7 +36,7 @@ pub async fn slow(replica: &LimitedReplica) {
         raw
     };
     let readers = join_all((0..many(60, 20)).map(read)).await;
-    // The user's share is held, and those who find no room are told so.
+    // The user's share is used up, and readers that find no memory are told so.
     eventually("answers are held", async || replica.metric("mana_sync_stream_bytes").await > 9e6).await;
     tokio::time::sleep(Duration::from_secs(many(4, 1) as u64)).await;
     drop(readers);
@@ -51,9 +51,9 @@ pub async fn growing(replica: &LimitedReplica) {
         let body = format!(r#"{{"clientId":"a","since":"{NO_DELTA}","changes":[{change}]}}"#);
         replica.push(&user, body).await.status.as_u16()
     };
-    // 10 MB that would be 92 MiB when they are read back.
+    // 10 MB that would be 92 MiB when read back.
     assert_eq!(push(0, 2_000_000).await, 400);
-    // As many as are taken: 2 MB that are 16 MiB then.
+    // The largest that are accepted: 2 MB that are 16 MiB when read back.
     for id in 0..many(4, 2) {
         assert_eq!(push(id, 360_000).await, 200);
     }
@@ -130,7 +130,7 @@ pub async fn many_collections(replica: &LimitedReplica) {
         assert_eq!(stream(count).await.0, 400, "{count}");
     }
     let mut raw = Raw::connect(replica.url()).await;
-    // It is answered 431 before all of it has come, and may be cut off by then.
+    // The response is a 431 before all of it has arrived, and the connection may be cut by then.
     let _ = raw.try_write(format!("GET /sync/todo/stream?collections={} HTTP/1.1\r\n", names(60_000)).as_bytes()).await;
     let answer = raw.rest().await;
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
@@ -156,8 +156,8 @@ pub async fn polls(replica: &LimitedReplica) {
     assert!(answers <= 4 * (8 + 6 * many(10, 2)), "{answers} answers");
 }
 
-/// A device that has written very many fields of records with the longest names, and reads what others wrote to the same: what is
-/// read of its own is told with a name for each field.
+/// A device that has written very many fields of records with the longest names, and reads what others wrote to the
+/// same ones: each of its own fields is reported with its name.
 pub async fn long_own_names(replica: &LimitedReplica) {
     let (table, fields, records) = ("t".repeat(255), many(4_000, 1_000), many(24, 6));
     let stamped = |stamp: &str| {
@@ -166,7 +166,7 @@ pub async fn long_own_names(replica: &LimitedReplica) {
     };
     let users: Vec<User> = (0..many(8, 3)).map(|_| replica.cluster.user()).collect();
     for user in &users {
-        // What others wrote wins, so all of it is sent; and what comes last has pages end before the newest change.
+        // The others' writes win, so all of them are sent; and the last ones make pages end before the newest change.
         for (device, stamp) in
             [("other", "2024-01-02T00:00:00.000Z"), ("own", AT), ("other", "2024-01-03T00:00:00.000Z")]
         {
@@ -189,7 +189,7 @@ pub async fn long_own_names(replica: &LimitedReplica) {
     eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
 }
 
-/// Pages as large as they may be, of small changes, for very many users at once: before they are read, and while nobody takes them.
+/// The largest pages, of small changes, for very many users at once: before they are read, and while nobody reads them.
 pub async fn large_pages(replica: &LimitedReplica) {
     let users: Vec<User> = (0..many(40, 8)).map(|_| replica.cluster.user()).collect();
     for user in &users {
@@ -203,7 +203,7 @@ pub async fn large_pages(replica: &LimitedReplica) {
     };
     let readers = join_all((0..many(200, 40)).map(slow)).await;
     eventually("answers are held", async || replica.metric("mana_sync_stream_bytes").await > 9e6).await;
-    // Whoever comes meanwhile finds a smaller page, or is told to come again.
+    // Readers that come meanwhile get a smaller page, or are told to retry.
     let read = async |user: &User| {
         let path = format!("/sync/todo/pull?collection=t&since={BEGINNING}");
         let reply = Reply::to(replica.cluster.request(user, Method::GET, &path)).await;

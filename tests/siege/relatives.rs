@@ -1,4 +1,4 @@
-//! Variants of the known attacks: the same idea in another place.
+//! Variants of the known attacks: the same ideas applied elsewhere.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::live::{NO_DELTA, Raw, TEXT};
@@ -15,10 +15,10 @@ const AT: &str = "2024-01-01T10:00:00.000Z";
 const AHEAD: &str = "2199-01-01T00:00:00.000Z";
 /// Bytes that pushes may hold, bodies and what they become, and half as much again for the allocator.
 const PUSHES_AND_SLACK: u64 = 3 * (128 << 20);
-/// How long something goes on that has no end.
+/// How long endless attacks go on.
 const LONG: Duration = Duration::from_secs(2);
 
-/// Names that come again and again, and what is deep or long where nothing is read.
+/// Names that are repeated over and over, and deep or long values where nothing is read.
 pub async fn repeated_names(replica: &LimitedReplica) {
     let user = replica.cluster.user();
     // A debug build reads a body ten times as slowly.
@@ -75,7 +75,7 @@ pub async fn short_members(replica: &LimitedReplica) {
     assert!(took < PUSHES_AND_SLACK, "{} MiB for pushes", took >> 20);
 }
 
-/// As many and as long names in a query as fit into a head, on streams of a table, of all apps, and pulls.
+/// As many and as long names in a query as fit into a head, on streams of one app and of several, and pulls.
 pub async fn long_queries(replica: &LimitedReplica) {
     let user = replica.cluster.user();
     let names = |count: usize, length: usize| (0..count).map(|n| format!("{n:0length$}")).collect::<Vec<_>>().join(",");
@@ -94,7 +94,7 @@ pub async fn long_queries(replica: &LimitedReplica) {
     eventually("all of it is given back", async || replica.metric("mana_sync_stream_bytes").await < 1e5).await;
 }
 
-/// Streams of several users, each with as many and as long names as fit into a head, that stay open.
+/// Streams of several users that stay open, each with as many and as long names as fit into a head.
 pub async fn long_names(replica: &LimitedReplica) {
     let list = (0..230).map(|n| format!("{n:0>255}")).collect::<Vec<_>>().join(",");
     let open = async |user: &User| {
@@ -118,8 +118,8 @@ pub async fn long_names(replica: &LimitedReplica) {
     eventually("all of it is given back", async || replica.metric("mana_sync_stream_name_bytes").await == 0.0).await;
 }
 
-/// Pushes of very many tables, one after the other, and then the sockets that are to be told of all of them, which are not
-/// read; and one that is.
+/// Pushes of very many tables, one after another, and then sockets that must be notified of all of them but are not
+/// read, and one that is.
 pub async fn greetings(replica: &LimitedReplica) {
     let user = replica.cluster.user();
     let mut pushed = 0;
@@ -133,7 +133,7 @@ pub async fn greetings(replica: &LimitedReplica) {
     }
     assert!(pushed > 0);
     let sockets = join_all((0..199).map(|_| Raw::member(replica.url(), "/ws", &user, 4 << 10))).await;
-    // What is told to one that reads begins at once, and goes on.
+    // A socket that is read gets its first messages at once, and then the rest.
     let mut reads = Raw::member(replica.url(), "/ws", &user, 1 << 20).await;
     for _ in 0..many(20, 5) {
         let (first, message) = reads.frame().await.expect("it stays open");
@@ -143,7 +143,7 @@ pub async fn greetings(replica: &LimitedReplica) {
     drop((sockets, reads));
 }
 
-/// Heads of many headers, of the same one again and again, of long names; and chunks of one byte.
+/// Heads with many headers, with the same one over and over, with long names; and chunks of one byte.
 pub async fn headers(replica: &LimitedReplica) {
     let lines = |line: &dyn Fn(usize) -> String, count: usize| (0..count).map(line).collect::<String>();
     for more in [
@@ -184,12 +184,12 @@ pub async fn headers(replica: &LimitedReplica) {
     join_all((0..10).map(|n| if n % 2 == 0 { chunks("1\r\n \r\n") } else { chunks(&extended) })).await;
 }
 
-/// A frame of this payload that is a part of a message: the first, or a further one.
+/// A frame that is part of a message: the first one, or a continuation.
 fn part(first: bool, payload: &[u8]) -> Vec<u8> {
     [&[u8::from(first), 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
 }
 
-/// Messages in as many frames as they have bytes, frames without any, and pings whose pongs nobody reads.
+/// Messages with as many frames as bytes, empty frames, and pings whose pongs are not read.
 pub async fn fragments(replica: &LimitedReplica) {
     let of_bytes = |count: usize| -> Vec<u8> { (0..count).flat_map(|n| part(n == 0, b"x")).collect() };
     let unfinished = open(replica, many(2_000, 300), of_bytes(4_000), true).await;
@@ -205,7 +205,7 @@ pub async fn fragments(replica: &LimitedReplica) {
         while begun.elapsed() < LONG {
             match tokio::time::timeout(LONG, raw.try_write(&some)).await {
                 Ok(Ok(())) => {}
-                // It has closed, or does not read before somebody reads its pongs.
+                // It has closed the connection, or does not read while its pongs are not read.
                 Ok(Err(_)) | Err(_) => return,
             }
         }
@@ -224,7 +224,7 @@ pub async fn fragments(replica: &LimitedReplica) {
     join_all((0..many(60, 12)).map(|n| without_end(kinds[n % kinds.len()].clone()))).await;
 }
 
-/// Pages that are compressed for those who do not read them, and bodies that come compressed.
+/// Compressed pages that are not read, and compressed request bodies.
 pub async fn compressed(replica: &LimitedReplica) {
     let user = replica.cluster.user();
     let text: String =
@@ -255,7 +255,7 @@ pub async fn compressed(replica: &LimitedReplica) {
     }
 }
 
-/// A user with as many apps and tables as there may be is erased, while somebody still listens to all of them.
+/// A user with the maximum number of apps and tables is erased while a stream still listens.
 pub async fn erased(replica: &LimitedReplica) {
     let (user, apps) = (replica.cluster.user(), many(256, 120));
     let mut stream = Raw::connect(replica.url()).await;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 /// The memory that the manifests give a replica, in bytes.
 pub const MEMORY: u64 = 1 << 30;
-/// What the manifests set otherwise than the defaults, and what lets a siege end soon.
+/// Settings that differ from the defaults: those of the manifests, and others that make a siege end soon.
 const SETTINGS: [(&str, &str); 5] = [
     ("MAX_PUSH_BYTES_IN_FLIGHT", "134217728"),
     ("MAX_CONNECTIONS", "30000"),
@@ -20,15 +20,15 @@ const SETTINGS: [(&str, &str); 5] = [
     ("BODY_TIMEOUT_MS", "8000"),
     ("MAX_USER_APPS", "256"),
 ];
-/// Others push so often, each.
+/// The interval between two pushes of another user.
 const PACE: Duration = Duration::from_millis(40);
 
-/// Whether all of it is to run, and times count.
+/// True if everything is to run, and times are checked.
 pub fn is_long() -> bool {
     std::env::var("SIEGE").is_ok_and(|form| form == "long")
 }
 
-/// So many in the long form, and in the short one.
+/// Returns the number for the long form or the short one.
 pub fn many(long: usize, short: usize) -> usize {
     if is_long() { long } else { short }
 }
@@ -43,14 +43,14 @@ impl LimitedReplica {
         let settings = [&SETTINGS[..], settings].concat();
         let cluster = Cluster::start_with(1, &settings).await;
         let pid = cluster.nodes[0].process.pid();
-        // Private memory that may be written to: what a container's limit counts, but for code and files, and no less
-        // than what is resident of it. Beyond it allocations fail, which ends the process.
+        // Private writable memory: what a container's limit counts, except for code and files, and no less than its
+        // resident part. Beyond the limit, allocations fail, which ends the process.
         let limit = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={MEMORY}")]).status();
         assert!(limit.unwrap().success(), "util-linux has prlimit");
         LimitedReplica { cluster, pid }
     }
 
-    /// Bytes that are resident: now, and at most since the last [`Self::forget_peak`].
+    /// Resident memory in bytes: the current value, and the peak since the last [`Self::forget_peak`].
     pub fn resident(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the replica lives");
         let of = |name: &str| {
@@ -76,7 +76,7 @@ impl LimitedReplica {
         metric(&self.cluster, 0, name).await
     }
 
-    /// Pushes what is stored as soon as the replica isn't busy with what the attack before has left, as a client does.
+    /// Pushes as clients do, with retries while the replica is busy with the remains of an earlier attack.
     pub async fn push(&self, user: &User, body: String) -> Reply {
         let asked = mana_dev::wait::until(EVENTUALLY, async || {
             let reply = self.cluster.push_raw(user, "todo", body.clone()).await;
@@ -97,12 +97,12 @@ impl LimitedReplica {
     }
 }
 
-/// What was seen of others and of the replica's life while something went on.
+/// The results for other users and the liveness probe while something went on.
 #[derive(Debug, Default)]
 pub struct Seen {
     pushes: Vec<Duration>,
     live: Vec<Duration>,
-    /// Answers that others must not get.
+    /// Answers that other users must not get.
     pub refused: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Seen {
         self.pushes.len()
     }
 
-    /// Half of others' pushes took no longer, and 99 of a hundred.
+    /// The median and the 99th percentile of the other users' pushes.
     pub fn push_times(&mut self) -> (Duration, Duration) {
         (quantile(&mut self.pushes, 0.5), quantile(&mut self.pushes, 0.99))
     }
@@ -127,7 +127,7 @@ fn quantile(times: &mut [Duration], part: f64) -> Duration {
     times.get(((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
-/// Users who push, and a probe that asks whether the replica lives, until told to stop.
+/// Users who push, and a liveness probe, until told to stop.
 pub struct Others {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
@@ -163,7 +163,7 @@ impl Others {
                 }
             }));
         }
-        // A connection that stays: it is the replica's time that counts, not that of a handshake.
+        // A persistent connection: only the replica's time counts, without handshakes.
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (url, stopped, noted) = (format!("{}/health/live", replica.url()), stop.clone(), seen.clone());
         tasks.push(tokio::spawn(async move {

@@ -1,17 +1,17 @@
-//! Runs one attack after the other against one replica: it survives, stays within its memory, and others do not notice.
+//! Runs one attack after another against one replica: it survives, stays within its memory, and others do not notice.
 
 use crate::replica::{LimitedReplica, MEMORY, Others, is_long};
 use crate::{bodies, clients, readers, relatives, unauthenticated};
 use std::time::Duration;
 
-/// How long a probe may take, and by how much others' pushes may slow down, on a machine that does nothing else.
+/// Maximum time of a probe, and by which factor others' pushes may slow down, on an otherwise idle machine.
 const PROBE: Duration = Duration::from_millis(50);
 const SLOWER: u32 = 2;
-/// What is noise among times of so few milliseconds.
+/// Noise in times of a few milliseconds.
 const NOISE: Duration = Duration::from_millis(15);
-/// How long anything may take on a machine that is busy otherwise.
+/// Maximum time of anything on a busy machine.
 const BUSY: Duration = Duration::from_secs(10);
-/// How long others are watched before anything happens.
+/// How long others are measured before the first attack.
 const QUIET: Duration = Duration::from_secs(3);
 
 /// An attack's row in the table.
@@ -23,7 +23,7 @@ struct Row {
     pushes: (Duration, Duration),
 }
 
-/// Watches others while something goes on.
+/// Measures others during an attack.
 async fn watch(replica: &LimitedReplica, name: &'static str, attack: impl Future<Output = ()>) -> Row {
     replica.forget_peak();
     let others = Others::start(replica);
@@ -54,7 +54,7 @@ fn judge(row: &Row, before: &Row) {
     }
 }
 
-/// A replica under its limit, and how it is while nobody attacks it.
+/// Starts a replica under its limit, and measures it without an attack.
 async fn start() -> (LimitedReplica, Row) {
     let replica = LimitedReplica::start(&[]).await;
     println!("| what | resident at most | afterwards | slowest probe | others' pushes, p50 | p99 |");
@@ -73,9 +73,9 @@ async fn a_replica_stands_every_attack_and_all_of_them_at_once() {
     }
     attack!("updates and inserts of 100,000 fields, each sent twice", bodies::many_fields(&replica));
     attack!("pushes of 10 MB whose stamps are all ahead", bodies::stamps_ahead(&replica));
-    attack!("pushes of 10 MB of the shortest changes", bodies::short_changes(&replica));
+    attack!("pushes of 10 MiB of the shortest changes", bodies::short_changes(&replica));
     attack!("pushes of thousands of tables, and sockets that are not read", bodies::many_tables(&replica));
-    attack!("bodies of 10 MB that are no push: deep, long, wrong", bodies::wrong(&replica));
+    attack!("bodies of 10 MiB that are no push: deep, long, wrong", bodies::wrong(&replica));
     attack!("27 bodies that stall, of one user", bodies::stalled(&replica));
     attack!("slow readers of a page of 10 MB", readers::slow(&replica));
     attack!("pages whose numbers grow", readers::growing(&replica));

@@ -1,4 +1,4 @@
-//! After very many clients have come and gone at once, memory is released.
+//! Memory is released after very many clients have come and gone at once.
 
 use crate::replica::{LimitedReplica, is_long, many};
 use crate::support::*;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long it may take, and how much more than before may stay.
+/// Maximum time until memory is released, and the factor of the earlier usage that may remain.
 const COMES_BACK: Duration = Duration::from_secs(60);
 const LEFT: f64 = 1.5;
-/// What a debug build of a few mebibytes may take beside that.
+/// Extra bytes that a small debug build may use.
 const NOISE: u64 = 16 << 20;
 
 async fn streams(replica: &LimitedReplica, count: usize) -> Vec<TcpStream> {
@@ -22,7 +22,7 @@ async fn streams(replica: &LimitedReplica, count: usize) -> Vec<TcpStream> {
         let user = &users[n / 100];
         let head = format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", user.token);
         let begun = Instant::now();
-        // Who is told to come back does.
+        // A client that is told to retry does.
         while begun.elapsed() < TIMEOUT {
             let mut stream = TcpStream::connect(address).await.ok()?;
             stream.write_all(head.as_bytes()).await.ok()?;

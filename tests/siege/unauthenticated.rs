@@ -1,4 +1,4 @@
-//! Clients without an account.
+//! Unauthenticated clients.
 
 use crate::replica::{LimitedReplica, many};
 use crate::support::*;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long they stay.
+/// How long the connections stay open.
 const STAY: Duration = Duration::from_secs(2);
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Connections on each of which something is said that is not finished. One that is refused is one less.
+/// Opens connections and sends something unfinished on each. Returns those that were not refused.
 pub async fn open(replica: &LimitedReplica, count: usize, said: Vec<u8>, answers: bool) -> Vec<TcpStream> {
     let address = replica.url().trim_start_matches("http://");
     let said = &said;
@@ -39,7 +39,7 @@ async fn stay(replica: &LimitedReplica, connections: Vec<TcpStream>) {
 }
 
 pub async fn sockets(replica: &LimitedReplica) {
-    // A text frame of 60,000 bytes, and one of as many as are taken; most of each.
+    // A text frame of 60,000 bytes, and one of an accepted length; most of each.
     for length in [60_000_u64, 16_000] {
         let head = [&[0x81, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
         let said = [head, vec![b'x'; length as usize - 1_000]].concat();

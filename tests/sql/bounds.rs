@@ -102,11 +102,11 @@ async fn an_insert_without_a_stamp_counts_as_often_as_one_call_has_it() {
     }
 }
 
-/// How many versions of heads a statement writes; it is committed.
+/// Returns how many versions of heads a statement writes. The statement is committed.
 async fn head_versions(cluster: &Cluster, statement: String) -> i64 {
     let versions = "select (n_tup_ins + n_tup_upd)::int8 from pg_stat_xact_user_tables where relname = 'sync_heads'";
     let mut program = cluster.pool.begin().await.unwrap();
-    // What an earlier transaction of this connection has written may not have been reported yet.
+    // Earlier writes of this connection may not have been reported yet.
     let before: i64 = sqlx::query_scalar(versions).fetch_one(&mut *program).await.unwrap();
     sqlx::query(AssertSqlSafe(statement)).execute(&mut *program).await.unwrap();
     let after: i64 = sqlx::query_scalar(versions).fetch_one(&mut *program).await.unwrap();
@@ -114,7 +114,7 @@ async fn head_versions(cluster: &Cluster, statement: String) -> i64 {
     after - before
 }
 
-/// Heads that are not where their log ends, of users whose ids begin so.
+/// The number of heads that differ from the end of their log, for user ids with this prefix.
 async fn wrong_heads(cluster: &Cluster, users: &str) -> i64 {
     let wrong = format!(
         "select count(*) from sync_heads h where h.user_id like '{users}%'
@@ -125,13 +125,13 @@ async fn wrong_heads(cluster: &Cluster, users: &str) -> i64 {
 
 #[tokio::test]
 async fn rows_of_many_logs_in_any_order_write_each_head_twice_at_most() {
-    // There each row is a statement of its own.
+    // With buckets, each row is a statement of its own.
     if std::env::var(TEST_BUCKETS).is_ok() {
         return;
     }
     let cluster = shared().await;
     let users = format!("many-{}-", uuid::Uuid::new_v4().simple());
-    // The first of each log, and the end.
+    // The first row of each log, and the end.
     for (rows, logs, expected) in [(600, 2, 4), (600, 150, 300)] {
         let many = format!(
             "insert into sync_changes (app_id, table_name, record_id, user_id, op)
@@ -171,7 +171,7 @@ async fn a_log_whose_head_is_ahead_of_the_clock_costs_no_more() {
     if std::env::var(TEST_BUCKETS).is_ok() {
         return;
     }
-    // As a takeover leaves it of rows whose time is in the future.
+    // As after a takeover of rows with a future time.
     let ahead = "update sync_changes set created_at = created_at + interval '2 days' where user_id = $1";
     sqlx::query(ahead).bind(&user.id).execute(&cluster.pool).await.unwrap();
     let ahead = "update sync_heads set head = head + interval '2 days' where user_id = $1";

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 
-/// Positions of a user's changes in an app, in order, and the head.
+/// Returns the positions of a user's changes in an app, in order, and the head.
 async fn positions(cluster: &Cluster, user: &User, app: &str) -> (Vec<i64>, i64) {
     let rows = sql(
         cluster,

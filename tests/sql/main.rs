@@ -20,7 +20,7 @@ use support::*;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
-/// Runs a statement that a test has put together.
+/// Runs a composed statement.
 async fn rows(cluster: &Cluster, statement: impl Into<String>) -> Result<Vec<PgRow>, sqlx::Error> {
     sqlx::query(AssertSqlSafe(statement.into())).fetch_all(&cluster.pool).await
 }
@@ -31,7 +31,7 @@ async fn sql(cluster: &Cluster, statement: impl Into<String>) -> Vec<PgRow> {
     rows(cluster, &statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"))
 }
 
-/// What PostgreSQL says about a value that it refuses; nothing else may be the matter.
+/// Returns PostgreSQL's message about a refused value; any other error fails the test.
 #[track_caller]
 fn refusal<T: std::fmt::Debug>(result: Result<T, sqlx::Error>) -> String {
     let error = result.expect_err("it must be refused");
@@ -40,7 +40,7 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, sqlx::Error>) -> String {
     database.message().to_owned()
 }
 
-/// `sync_push`: the cursor.
+/// Calls `sync_push`; returns the cursor.
 async fn sync_push(cluster: &Cluster, user: &User, client: &str, changes: &Value) -> Result<String, sqlx::Error> {
     let statement = sqlx::query_scalar("select sync_push($1, 'todo', $2, $3)");
     statement.bind(&user.id).bind(client).bind(changes).fetch_one(&cluster.pool).await

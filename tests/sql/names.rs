@@ -18,7 +18,7 @@ async fn users_and_logs_have_the_same_names_in_sql() {
     }
 }
 
-/// Spellings in every combination of their parts, right ones and wrong ones.
+/// Spellings in every combination of their parts, valid and invalid.
 fn spellings() -> Vec<String> {
     let days = ["2024-02-29", "2023-02-29", "1900-02-29", "2000-02-29", "2024-04-31", "0000-01-01", "9999-12-31"];
     let days = days.into_iter().chain(["2024-00-10", "2024-13-01", "2024-01-00", "24-01-01", "2024-1-1", "0001-01-01"]);

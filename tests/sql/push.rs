@@ -7,7 +7,7 @@ use sqlx::Row;
 
 const NOW_ISH: &str = "2";
 
-/// The rows of a user without what differs from push to push.
+/// The rows of a user, without the columns that differ from push to push.
 async fn stored(cluster: &Cluster, user: &User) -> Vec<Value> {
     let rows = format!(
         "select to_jsonb(c) - array['id', 'user_id', 'log_id', 'created_at', 'size'] from sync_changes c
@@ -97,7 +97,7 @@ async fn a_change_is_stored_once_whatever_push_it_comes_in() {
     let second = sync_push(cluster, &user, "phone", &json!(more)).await.unwrap();
     assert!(second > first);
     assert_eq!(cluster.stored(&user).await, 3);
-    // Another device's is another change.
+    // The same change from another device is a different one.
     sync_push(cluster, &user, "tablet", &json!(old)).await.unwrap();
     assert_eq!(cluster.stored(&user).await, 5);
     let same = sync_push(cluster, &user, "tablet", &json!([])).await.unwrap();

@@ -1,4 +1,4 @@
-//! Reading: current records, and the log by index.
+//! Reads of current records, and of the log by index.
 
 use super::support::*;
 use super::{AT, sql, sync_push};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sqlx::Row;
 use std::collections::BTreeMap;
 
-/// Records by table and id: data, deleted.
+/// Current records by table and id: data, and whether it is deleted.
 async fn records(cluster: &Cluster, user: &User, table: Option<&str>) -> BTreeMap<(String, String), (Value, bool)> {
     let query = sqlx::query("select * from sync_records($1, 'todo', $2)").bind(&user.id).bind(table);
     let rows = query.fetch_all(&cluster.pool).await.unwrap();

@@ -5,7 +5,7 @@ use super::{AT, sql};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// A connection as a role of its own with these grants, of docs/sql.md.
+/// Connects as a new role with these grants from docs/sql.md.
 async fn as_role(cluster: &Cluster, grants: &[&str]) -> PgConnection {
     let role = format!("svc_{}", uuid::Uuid::new_v4().simple());
     sql(cluster, format!("create role {role}")).await;

@@ -1,4 +1,4 @@
-//! Which parts of a plain insert are stored, and what is refused.
+//! Plain inserts: the parts that are stored, and refusals.
 
 use super::support::*;
 use super::{AT, refusal};
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::Row;
 
-/// Inserts a row; operation, data, stamps and the time of storing as they are stored.
+/// Inserts a row; returns its operation, data, stamps and time as stored.
 async fn insert_row(
     user: &User,
     op: &str,

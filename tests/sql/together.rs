@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 const EACH: usize = 60;
 
-/// One of four programs: each writes in its own way, sixty rows in all.
+/// One of four programs: each writes in its own way, sixty rows in total.
 async fn program(cluster: Arc<Cluster>, user: User, writer: usize) {
     let id = &user.id;
     let row =
@@ -22,7 +22,7 @@ async fn program(cluster: Arc<Cluster>, user: User, writer: usize) {
             0 => (format!("{plain}{}", row(n)), 1),
             1 => (format!("{plain}{}, {}, {}", row(n), row(n + 1), row(n + 2)), 3),
             2 => {
-                // In the words of the newest server, with its row-level security.
+                // In the form of the newest previous server, with its row-level security.
                 let one = |n: usize| {
                     format!(
                         "insert into sync_changes (app_id, table_name, record_id, user_id, op, data, field_meta, client_id, schema_version, actor, origin)
@@ -45,7 +45,7 @@ async fn program(cluster: Arc<Cluster>, user: User, writer: usize) {
     }
 }
 
-/// A device that writes sixty changes and follows its cursor; the ids of what it was sent.
+/// A device that writes sixty changes and follows its cursor. Returns the ids of what it was sent.
 async fn device(cluster: Arc<Cluster>, user: User, device: usize) -> Vec<String> {
     let mut since = AT.to_owned();
     let mut seen = Vec::new();

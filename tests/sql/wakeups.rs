@@ -6,7 +6,7 @@ use super::{AT, sql, sync_push};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-/// Replicas that do not look for what they missed: what arrives was notified.
+/// Replicas that do not reconcile: what arrives was notified.
 async fn notified_only() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start_with(2, &[("RECONCILE_MS", "3600000")])).await
@@ -23,14 +23,14 @@ async fn sync_push_wakes_at_once_with_its_tables_but_not_its_own_device() {
     for (changes, tables) in [(json!(few), 2), (json!(many), 200)] {
         sync_push(cluster, &user, "svc", &changes).await.unwrap();
         let text = changes.to_string();
-        // What is not signed is looked up, so the tables of the push before may be told once more.
+        // Unsigned notifications are looked up, so the tables of the previous push may be named again.
         let is_new = |table: &String| text.contains(&format!("{table:?}"));
         let mut heard = std::collections::BTreeSet::new();
         while heard.len() < tables {
             heard.extend(woken(&mut other).await.1.into_iter().filter(is_new));
         }
     }
-    // Its own device hears of nothing but what another one writes afterwards.
+    // Its own device is woken only by what another one writes afterwards.
     sync_push(cluster, &user, "tablet", &json!([insert("tags", "a", "Milk", AT)])).await.unwrap();
     let heard = woken_until(&mut own, "tags").await;
     assert!(!heard.contains(&"tasks".to_owned()) && !heard.contains(&"lists".to_owned()), "{heard:?}");

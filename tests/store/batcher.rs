@@ -1,5 +1,5 @@
-//! Pushes share statements without delaying each other: a batch waits for no lock, each user has a turn, and whatever
-//! is given up is gone at once (G1, G6).
+//! Pushes share statements without delaying each other: a batch waits for no lock, each user has a turn, and anything
+//! given up is gone at once (G1, G6).
 
 use crate::support::*;
 use futures_util::future::{join, join_all};
@@ -9,17 +9,17 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
-/// Far below how long anything is held here, far above what a push takes.
+/// Far less than any lock is held here, far more than a push takes.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Who looks without a pause keeps a processor busy.
+/// Polling without a pause would keep a processor busy.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 fn body(record: &str) -> Value {
     json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", record, "Milk", AT)] })
 }
 
-/// Pushes of each of these users, one after the other, while something is held: each must be answered soon.
+/// Pushes for each of these users, one after another, while a lock is held; each must be answered soon.
 async fn push_meanwhile(cluster: &Cluster, users: &[User], rounds: usize, round_name: &str) {
     let of_one = async |user: &User| {
         for round in 0..rounds {
@@ -82,7 +82,7 @@ async fn a_log_that_somebody_is_making_keeps_nobody_elses_pushes() {
     assert_eq!(cluster.stored(&new).await, 2);
 }
 
-/// How many sessions wait for a lock at this moment.
+/// The number of sessions waiting for a lock.
 pub async fn waiting_for_locks(cluster: &Cluster) -> i64 {
     let waiting =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
@@ -100,7 +100,7 @@ async fn locked_logs_of_several_users_keep_no_retry_no_large_push_and_no_delete_
     for (user, app) in held.iter().flat_map(|user| apps.map(|app| (user, app))) {
         cluster.pushed(user, app, body("first")).await;
     }
-    // As a program does that inserts into each of them in one transaction.
+    // Like a program that inserts into each of them in one transaction.
     let mut transaction = holder.begin().await.unwrap();
     let ids: Vec<&str> = held.iter().map(|user| user.id.as_str()).collect();
     let lock = sqlx::query("select from sync_heads where user_id = any($1) for update").bind(ids);
@@ -119,7 +119,7 @@ async fn locked_logs_of_several_users_keep_no_retry_no_large_push_and_no_delete_
             let large = insert("todos", &format!("large-{round}"), &large, AT);
             let delete = json!({ "table": "todos", "id": format!("gone-{round}"), "op": "delete" });
             let small = insert("todos", &format!("small-{round}"), "Milk", AT);
-            // The first one is sent again at the end: it goes alone then, as something of it is stored.
+            // The first one is sent again at the end: it then goes alone, as part of it is already stored.
             for change in [&small, &large, &delete, &small] {
                 let body = json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [change] });
                 let begun = Instant::now();
@@ -186,7 +186,7 @@ async fn a_push_to_a_locked_log_holds_no_connection_and_is_told_so_when_its_time
 
 #[tokio::test]
 async fn logs_that_programs_are_making_fail_no_batch() {
-    // Without a limit of apps, nobody asks beforehand whether a log is there.
+    // Without a limit on apps, there is no earlier check whether a log exists.
     let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "30000"), ("MAX_USER_APPS", "0")];
     let cluster = Cluster::start_with(1, &settings).await;
     let new: Vec<User> = (0..6).map(|_| cluster.user()).collect();
@@ -219,7 +219,7 @@ async fn many_waiting_pushes_of_one_user_cost_another_no_more_than_a_turn() {
     let (noisy, other) = (cluster.user(), cluster.user());
     cluster.pushed(&noisy, "todo", body("first")).await;
     cluster.pushed(&other, "todo", body("first")).await;
-    // Nothing is stored until all of them wait.
+    // Nothing is stored until all of them are waiting.
     let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
     let mut transaction = holder.begin().await.unwrap();
     sqlx::query("lock table sync_changes in exclusive mode").execute(&mut *transaction).await.unwrap();
@@ -246,12 +246,12 @@ async fn many_waiting_pushes_of_one_user_cost_another_no_more_than_a_turn() {
         transaction.rollback().await.unwrap();
     };
     tokio::join!(first, noise, quiet, release);
-    // By the order of storing: that of the answers is the client's, which is busy with six hundred.
+    // In the order of storing: the order of answers depends on the client, which is busy with six hundred.
     let later = "select count(*) from sync_changes where user_id = $1 and created_at > (
                      select max(created_at) from sync_changes where user_id = $2)";
     let query = sqlx::query_scalar(later).bind(&noisy.id).bind(&other.id);
     let overtaken: i64 = query.fetch_one(&cluster.pool).await.unwrap();
-    // All but what was with the database already, and a batch that the other's may be last in.
+    // All but those that had already been sent to the database, and a batch in which the other user's push may be last.
     assert!(overtaken >= MANY as i64 / 2, "it was stored before {overtaken} of {MANY} that came before it");
     assert_eq!(cluster.stored(&noisy).await, MANY as i64 + 1);
 }
@@ -278,9 +278,9 @@ async fn what_is_not_begun_in_time_leaves_at_once_and_gives_its_memory_back() {
         answer
     }));
     let release = async {
-        // All but the one that waits for the lock, each when its own time is over: some come late on a busy machine.
+        // All but the one that waits for the lock, each when its own time is over; some come late on a busy machine.
         eventually("they are refused", async || refused.get() >= 19).await;
-        // What becomes of one body is larger than the body.
+        // The decoded form of one body is larger than the body.
         let one = 1_000_000.0;
         eventually("they are gone", async || live::metric(&cluster, 0, "mana_sync_push_bytes").await < one).await;
         transaction.rollback().await.unwrap();

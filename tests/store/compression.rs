@@ -1,4 +1,4 @@
-//! Pages are compressed for clients that accept it, with an encoding they accept, and for nobody else.
+//! Pages are compressed only for clients that accept it, with an encoding they accept.
 
 use crate::support::*;
 use flate2::read::GzDecoder;
@@ -8,7 +8,7 @@ use std::io::Read;
 
 const APP: &str = "todo";
 
-/// Stores so many records.
+/// Stores this many records.
 async fn fill(cluster: &Cluster, user: &User, records: usize) {
     let at = iso(now_millis());
     let text = "The quick brown fox jumps over the lazy dog";
@@ -17,7 +17,7 @@ async fn fill(cluster: &Cluster, user: &User, records: usize) {
     cluster.pushed(user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
 }
 
-/// A fresh device's page, as it comes: by pull or by push.
+/// A fresh device's page as received, by pull or by push.
 async fn page(cluster: &Cluster, user: &User, by_push: bool, accept: Option<&str>) -> (HeaderMap, Vec<u8>) {
     let mut request = if by_push {
         let body = json!({ "clientId": "fresh", "since": BEGINNING, "changes": [] });
@@ -92,7 +92,7 @@ async fn what_is_small_and_what_is_told_as_it_happens_goes_out_as_it_is() {
     assert_eq!(header(stream.headers(), "content-encoding"), [""; 0]);
 }
 
-/// Nothing that there is suits them. Their push is stored all the same, and so is what it is answered.
+/// No available encoding suits them. Their push is stored anyway, and answered unencoded.
 #[tokio::test]
 async fn clients_that_take_nothing_get_their_answers_as_they_are() {
     let cluster = shared().await;
@@ -115,7 +115,7 @@ async fn clients_that_take_nothing_get_their_answers_as_they_are() {
     }
 }
 
-/// The path of a push to the app "stream" is that of a stream of all apps.
+/// A push to the app "stream" has the same path as a stream of several apps.
 #[tokio::test]
 async fn the_answer_to_a_push_is_compressed_whatever_its_app_is_called() {
     let cluster = shared().await;

@@ -11,14 +11,14 @@ use tokio::task::JoinSet;
 
 const USERS: usize = 3;
 const WRITERS: usize = 12;
-/// How long they write: without the head's lock something is missed within a few times as long.
+/// How long they write: without the lock on the head, a few times as long is enough for readers to miss something.
 const WRITING: Duration = Duration::from_secs(5);
-/// Once nobody writes any more, a reader for whom nothing comes for so long has missed what it lacks.
+/// A reader that receives nothing for this long, once nobody writes, has missed what it lacks.
 const STUCK: Duration = Duration::from_secs(8);
 const APP: &str = "todo";
 const TABLES: [&str; 2] = ["tasks", "lists"];
 
-/// What one reader saw: how it read, and the ids of the changes in the order in which they came.
+/// One reader's view: how it read, and the ids of the changes in the order received.
 struct Seen {
     reader: &'static str,
     user: usize,
@@ -28,13 +28,13 @@ struct Seen {
 struct Run {
     cluster: Cluster,
     users: Vec<User>,
-    /// Once nobody writes any more: how many changes each user has.
+    /// The number of changes of each user, once nobody writes any more.
     written: std::sync::OnceLock<Vec<usize>>,
     stop_writing: AtomicBool,
 }
 
 impl Run {
-    /// Whether a reader of this user is through: it has seen as much as there is, or nothing comes any more.
+    /// True if a reader of this user is done: it has seen everything, or nothing arrives any more.
     fn is_over(&self, user: usize, seen: usize, last_progress: Instant) -> bool {
         self.written.get().is_some_and(|written| seen >= written[user] || last_progress.elapsed() > STUCK)
     }
@@ -46,7 +46,7 @@ fn take_ids(changes: &Value, ids: &mut Vec<String>) -> bool {
     !changes.is_empty()
 }
 
-/// The table of a record, by the numbers of its writer and of its place in the push.
+/// The table of a record, from its writer's number and its place in the push.
 fn table_of(id: &str) -> &'static str {
     let number = |part: Option<&str>| part.and_then(|part| part.parse::<usize>().ok()).unwrap();
     TABLES[(number(id.split('-').nth(1)) + number(id.split('-').nth(3))) % 2]
@@ -59,7 +59,7 @@ async fn write(run: Arc<Run>, user: usize, writer: usize) -> usize {
         if run.stop_writing.load(Ordering::Relaxed) {
             break;
         }
-        // Large pushes among small ones: they are the longest between beginning and being seen.
+        // Large pushes among small ones: they take longest from start to visibility.
         let count = if writer == 0 { 60 } else { 1 + (writer + round) % 4 };
         let changes: Vec<Value> = (0..count)
             .map(|n| {
@@ -94,7 +94,7 @@ async fn read_by_push(run: Arc<Run>, user: usize) -> Seen {
     Seen { reader: "push", user, ids }
 }
 
-/// Follows a stream; after so many events gives it up and resumes on another replica.
+/// Follows a stream; after this many events, gives it up and resumes on another replica.
 async fn read_by_stream(run: Arc<Run>, user: usize, reader: &'static str, events: usize) -> Seen {
     let (mut last_id, mut ids, mut progress) = (None, Vec::new(), Instant::now());
     for round in 0.. {
@@ -108,13 +108,13 @@ async fn read_by_stream(run: Arc<Run>, user: usize, reader: &'static str, events
             last_event_id: last_id.clone(),
         };
         let mut stream = StreamReader::open(&run.cluster.http, &asked).await.unwrap();
-        // A page that is given up in the middle comes again.
+        // A page that is interrupted is sent again.
         let mut page = Vec::new();
         for _ in 0..events {
             if run.is_over(user, ids.len(), progress) {
                 return Seen { reader, user, ids };
             }
-            // An empty answer is no more than a look at whether all has been seen.
+            // The timeout only serves to check whether everything has been seen.
             if let Ok(Some((id, delta))) = stream.next_delta(Duration::from_millis(300)).await {
                 page.extend(delta.changes.iter().map(|change| change.id.clone()));
                 if id.is_some() {
@@ -128,7 +128,7 @@ async fn read_by_stream(run: Arc<Run>, user: usize, reader: &'static str, events
     unreachable!("a reader ends when it has seen all")
 }
 
-/// Follows the cursors of both tables by pulls; the order is that of each table.
+/// Follows the cursor of a table by pulls; the order is that of the table.
 async fn read_by_pull(run: Arc<Run>, user: usize, table: &'static str) -> Seen {
     let (mut since, mut ids) = (BEGINNING.to_owned(), Vec::new());
     loop {
@@ -149,7 +149,7 @@ async fn stored(run: &Run, user: usize, table: Option<&str>) -> Vec<String> {
     rows.bind(&run.users[user].id).bind(table).fetch_all(&run.cluster.pool).await.unwrap()
 }
 
-/// Says where two lists part.
+/// Describes where two lists first differ.
 fn first_difference(expected: &[String], seen: &[String]) -> String {
     let at = expected.iter().zip(seen).position(|(a, b)| a != b).unwrap_or(expected.len().min(seen.len()));
     format!(
@@ -161,7 +161,8 @@ fn first_difference(expected: &[String], seen: &[String]) -> String {
     )
 }
 
-/// Lets everybody write and read at once; says what a reader missed or saw twice, or how many changes there were.
+/// Writes and reads with all clients at once. Returns the number of changes per user, or what a reader missed or saw
+/// twice.
 async fn everybody_at_once(cluster: Cluster, writing: Duration) -> Result<Vec<usize>, String> {
     let users = (0..USERS).map(|_| cluster.user()).collect();
     let run = Arc::new(Run { cluster, users, written: Default::default(), stop_writing: AtomicBool::new(false) });
@@ -215,12 +216,12 @@ async fn readers_miss_nothing_and_streams_see_nothing_twice_while_twelve_devices
     assert!(written.is_ok(), "{}", written.unwrap_err());
 }
 
-/// The test above would notice. Without the lock on the head row, cursors become visible out of order.
+/// Checks the test above: without the lock on the head row, cursors become visible out of order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_head_row_readers_miss_changes() {
     const ROUNDS: usize = 6;
     for round in 1..=ROUNDS {
-        // Without the index, which would refuse the equal cursors that come of it, reads are slow and wait for each other.
+        // Without the index, which would reject the equal cursors that result, reads are slow and wait for each other.
         let patient = ("DATABASE_ACQUIRE_TIMEOUT_MS", "20000");
         let cluster = Cluster::start_with(3, &[("MANA_SYNC_FAILPOINT", "no-head-row"), patient]).await;
         sqlx::query("drop index sync_changes_by_log").execute(&cluster.pool).await.unwrap();

@@ -20,15 +20,15 @@ const STEPS: usize = 40;
 const APP: &str = "todo";
 const TABLE: &str = "tasks";
 
-/// One device and its clock.
+/// A device and its clock.
 struct Writer {
     device: Device,
-    /// How wrong the clock is.
+    /// The error of its clock.
     skew: TimeDelta,
     mode: Mode,
-    /// How it spells stamps.
+    /// Its spelling of stamps.
     spelling: fn(DateTime<Utc>) -> String,
-    /// What it has deleted, and at which stamp: the same again would be the same change.
+    /// Its deletes with their stamps: the same one again would be the same change.
     deleted: HashSet<(String, String)>,
 }
 
@@ -43,7 +43,7 @@ const SPELLINGS: [fn(DateTime<Utc>) -> String; 6] = [
 ];
 
 fn a_change(rng: &mut StdRng, writer: &mut Writer, now: DateTime<Utc>, value: Value) -> Change {
-    // A handful of milliseconds for everybody, so that stamps tie all the time.
+    // Only a few milliseconds for all devices, so that stamps tie all the time.
     let stamp = (writer.spelling)(now + writer.skew);
     let id = ["a", "b"].choose(rng).unwrap().to_string();
     let op = match rng.random_range(0..10) {
@@ -83,7 +83,7 @@ fn writers(cluster: &Cluster, user: &User, rng: &mut StdRng) -> Vec<Writer> {
             options.seed = rng.random();
             options.lost_answers = 0.1;
             options.canonical_stamps = true;
-            // Two devices may well delete at the same instant: not to be told from a change that comes back.
+            // Two devices may delete at the same instant: such deletes look like a change that comes back.
             options.check_own = false;
             let device = Device::new(cluster.http.clone(), options).unwrap();
             let skew = TimeDelta::hours(*hours.choose(rng).unwrap());
@@ -92,7 +92,7 @@ fn writers(cluster: &Cluster, user: &User, rng: &mut StdRng) -> Vec<Writer> {
         .collect()
 }
 
-/// Six devices write the same few fields in random order; what does not agree at the end.
+/// Six devices write the same few fields in random order; returns the differences at the end.
 async fn case(cluster: &Cluster, seed: u64) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let user = cluster.user();

@@ -16,7 +16,7 @@ const KILLS: usize = 4;
 const APP: &str = "todo";
 const TABLE: &str = "tasks";
 
-/// Pushes one record after the other, each until it is acknowledged; the ids that were.
+/// Pushes three records at a time, each push until it is acknowledged. Returns the acknowledged ids.
 async fn write(mut device: Device, writer: usize, pushed: Arc<AtomicUsize>) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for n in 0..PUSHES {

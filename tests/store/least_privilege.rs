@@ -1,4 +1,4 @@
-//! A replica as the role of `deploy/grants.sql`: it does all that it has to, and can do nothing else.
+//! A replica as the role of `deploy/grants.sql`: it does everything that it has to, and can do nothing else.
 
 use crate::support::*;
 use mana_dev::TemporaryPostgres;
@@ -14,7 +14,7 @@ pub async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap()
 }
 
-/// A server, a connection to it, and a replica in it whose role is still allowed everything.
+/// A server, a connection to it, and a replica on it whose role is still a superuser.
 async fn replica_as_superuser() -> (TemporaryPostgres, PgConnection, Cluster) {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let admin = postgres.server().admin_url();
@@ -33,7 +33,7 @@ async fn replica_as_superuser() -> (TemporaryPostgres, PgConnection, Cluster) {
     (postgres, server, cluster)
 }
 
-/// Has one field written twenty times, so that there is something to trim.
+/// Writes one field twenty times, to have something to trim.
 async fn edit_often(cluster: &Cluster, user: &User) {
     for n in 0..20 {
         let body = json!({ "clientId": "phone", "changes": [update("todos", "0", "title", n, &format!("2024-01-02T10:05:{n:02}.000Z"))] });
@@ -129,7 +129,7 @@ async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
     assert!(PgConnection::connect(&neighbour).await.is_err(), "whoever may not connect hears nothing");
 }
 
-/// `mana-sync migrate --grant` on this database.
+/// Runs `mana-sync migrate --grant` on this database.
 async fn migrate(url: &str) -> std::process::Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
     command.args(["migrate", "--grant"]).env("DATABASE_URL", url).env("REPLICA_PASSWORD", "it's a \\ secret");

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const LATER: &str = "2024-01-02T00:00:00.000Z";
-/// Fields of a change, of which a name is long.
+/// Number of fields of a change, each with a long name.
 const FIELDS: usize = 4_000;
 
 async fn push(cluster: &Cluster, user: &User, client: &str, changes: Value) -> String {
@@ -15,7 +15,7 @@ async fn push(cluster: &Cluster, user: &User, client: &str, changes: Value) -> S
         .to_owned()
 }
 
-/// A text of 150 words of the same 512, another one for each number: it is packed, and takes a while to be unpacked.
+/// A text of 150 words out of 512, different for each number: it compresses, and takes a while to decompress.
 fn words(n: usize) -> String {
     let word = |place| ((n * 150 + place) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55;
     (0..150).map(|place| format!("{:04x}", word(place) * 40_503 % 65_536)).collect()
@@ -30,8 +30,9 @@ fn wide(id: &str, at: &str) -> Value {
     json!({ "table": "todos", "id": id, "op": "update", "fields": members(|n| json!({ "value": n, "updatedAt": at })) })
 }
 
-/// A record that a phone updated with stamps from the future, and one that it inserted; a laptop wrote older values to all of their
-/// fields before, to those of the first after that as well, and then one more to each. From where the phone asks.
+/// Stores a record that a phone updated with future stamps, and one that it inserted. A laptop wrote older values to
+/// all of their fields before, to those of the first one afterwards as well, and then one more to each. Returns the
+/// cursor from which the phone reads.
 async fn fill(cluster: &Cluster, user: &User) -> String {
     let first = push(cluster, user, "laptop", json!([insert("todos", "first", "x", AT)])).await;
     for id in ["claimed", "inserted"] {
@@ -75,7 +76,7 @@ async fn a_program_that_reads_records_or_what_they_take_waits_no_longer_than_for
     assert_eq!(records, ["claimed", "first", "inserted", "last"]);
     let garbage = "select u.garbage from sync_usage_of(sync_log_id($1, 'todo')) u";
     let garbage: i64 = sqlx::query_scalar(garbage).bind(&user.id).fetch_one(&mut program).await.unwrap();
-    // What the laptop wrote to both records, about.
+    // About what the laptop wrote to both records.
     assert!(garbage > 3 * (FIELDS as i64) * 600, "{garbage}");
 }
 
@@ -105,7 +106,7 @@ async fn a_page_ends_before_a_record_of_which_its_device_wrote_very_many_fields_
     );
     sqlx::query(AssertSqlSafe(rows)).execute(&cluster.pool).await.unwrap();
     sqlx::query("vacuum analyze sync_changes").execute(&cluster.pool).await.unwrap();
-    // While there is more after the page, and when there is not.
+    // First with nothing after the page, then with more.
     for more in [false, true] {
         if more {
             let many: Vec<Value> =
@@ -120,7 +121,7 @@ async fn a_page_ends_before_a_record_of_which_its_device_wrote_very_many_fields_
     }
 }
 
-/// Neither a push nor a program's insert stores such a change, but whoever owns the tables may.
+/// Neither a push nor a program's insert stores such a change, but the owner of the tables can.
 #[tokio::test]
 async fn a_change_that_no_memory_is_meant_for_costs_its_own_readers_and_nobody_else() {
     let cluster = Cluster::start(1).await;
@@ -152,5 +153,5 @@ async fn a_change_that_no_memory_is_meant_for_costs_its_own_readers_and_nobody_e
         assert_eq!(answered, status, "{id}");
         assert_eq!(ids(&cluster.pulled(&other, APP, "todos", BEGINNING, Some("phone")).await), ["first"]);
     }
-    assert!(cluster.nodes[0].log().contains("more than any device is sent"));
+    assert!(cluster.nodes[0].log().contains("more than is sent to any device"));
 }

@@ -1,4 +1,4 @@
-//! What is stored, and what readers get of it, under concurrency (G1, G2, G3).
+//! The stored changes, and what readers get of them, under concurrency (G1, G2, G3).
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
-/// A cluster of one replica that reads all there is on connections that can be ended.
+/// A cluster of one replica, which does all the reading, on connections that can be ended.
 async fn start() -> Cluster {
     Cluster::start(1).await
 }
@@ -17,8 +17,8 @@ async fn push(cluster: &Cluster, user: &User, client: &str, changes: Value) -> S
     until(&cluster.pushed(user, APP, body).await).to_owned()
 }
 
-/// Adds so many updates to the user's log, one after the other, as if a device had pushed them. `table`, `record` and `stamp`
-/// are expressions over `n`, from 1 on.
+/// Appends this many updates to the user's log, as if a device had pushed them. `table`, `record` and `stamp` are
+/// expressions over `n`, which starts at 1.
 async fn add(cluster: &Cluster, user: &User, device: &str, count: usize, [table, record, stamp]: [&str; 3]) {
     let rows = format!(
         "insert into sync_changes (id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id,
@@ -38,7 +38,7 @@ async fn add(cluster: &Cluster, user: &User, device: &str, count: usize, [table,
     sqlx::query("vacuum analyze sync_changes").execute(&cluster.pool).await.unwrap();
 }
 
-/// How many rows of the log were read until now. Sessions say so at the latest when they end.
+/// The number of rows read from the log so far. Sessions report it when they end, at the latest.
 async fn rows_read(cluster: &Cluster) -> i64 {
     let pool =
         "from pg_stat_activity where datname = current_database() and application_name like 'mana-sync replica-_'";
@@ -77,7 +77,7 @@ async fn a_device_that_stored_very_much_itself_gets_what_others_stored_page_by_p
         assert!(answers.windows(2).all(|pair| until(&pair[0]) < until(&pair[1])), "{what}");
         assert_eq!(until(&answers[answers.len() - 1]), last, "{what}");
     }
-    // Those who look at no more than what is new read no more.
+    // A reader that looks only at what is new reads no more.
     let before = rows_read(&cluster).await;
     let page = cluster.pulled(&user, APP, "todos", &first, Some("phone")).await;
     assert_eq!((ids(&page).len(), page["hasMore"] == true), (0, true));
@@ -107,7 +107,7 @@ async fn on_an_initial_sync_a_record_that_its_device_wrote_very_often_is_not_rea
     assert_eq!(sent.len(), 2, "{sent:?}");
     assert_eq!((&sent[0]["fields"]["title"]["value"], sent[0]["fields"].get("count")), (&json!("mine"), None));
     assert_eq!(sent[1]["fields"]["count"]["value"], json!(EDITS));
-    // Once for the first page, which has fields that were never written again; then a few thousand for each.
+    // Once for the first page, which has fields that were never written again; then a few thousand rows for each page.
     let few = EDITS as i64 + 8_000 * answers.len() as i64;
     assert!(read < few, "{read} rows were read for {} pages", answers.len());
 }
@@ -121,13 +121,13 @@ async fn a_page_ends_before_a_record_that_would_have_it_look_at_very_many_rows()
     let ids_in_order: Vec<String> = (0..21).map(|n| format!("{n:02}")).collect();
     let theirs: Vec<Value> = ids_in_order.iter().map(|id| update("todos", id, "title", "theirs", AT)).collect();
     push(&cluster, &user, "laptop", json!(theirs)).await;
-    // Others wrote a field of it that the device did not write, and one that it did.
+    // Another device wrote a field of it that the phone did not write, and one that it did.
     push(&cluster, &user, "laptop", json!([update("todos", "10", "count", -1, AT)])).await;
     add(&cluster, &user, "phone", EDITS, ["'todos'", "'10'", "'2024-01-02T00:00:00.000Z'"]).await;
     let answers = cluster.pull_all(&user, APP, "todos", &first, Some("phone")).await;
     assert_eq!(ids(&answers[0]), ids_in_order[..10], "so much is known soon");
     assert_eq!(ids_of(&answers), ids_in_order, "each once, and not what the device has replaced");
-    // Whoever wrote none of it gets all of it.
+    // A device that wrote none of it gets all of it.
     let answers = cluster.pull_all(&user, APP, "todos", &first, Some("tablet")).await;
     let all = ids_of(&answers);
     assert_eq!(
@@ -143,7 +143,7 @@ async fn many_tables_of_a_log_are_merged_without_reading_a_page_of_each() {
     let cluster = start().await;
     let user = cluster.user();
     push(&cluster, &user, "laptop", json!([insert("other", "first", "x", AT)])).await;
-    // Half of all is in one table, some of the others are in a table that nobody asks for.
+    // Half of all rows are in one table, and some of the others in a table that no stream asks for.
     let table = format!(
         "case when n % 2 = 0 then 't0' when n % 10 = 1 then 'other' else 't' || (n * 7919::int8 % {TABLES}) end"
     );
@@ -170,14 +170,14 @@ async fn many_tables_of_a_log_are_merged_without_reading_a_page_of_each() {
         let few = 8_000 * sizes.len() as i64;
         assert!(read < few, "{count} tables: {read} rows were read for {} pages", sizes.len());
     }
-    // The device that stored all of it gets what others store, after pages without anything.
+    // The device that stored everything gets what others store, after empty pages.
     push(&cluster, &user, "tablet", json!([insert("t7", "last", "x", AT)])).await;
     let request = stream_of(&cluster, 0, &user, &format!("collections={}&since={AT}", names.join(",")));
     let mut events = Events::open(request.header("X-Client-Id", "laptop")).await;
     assert_eq!(events.until("last").await, ["last"]);
 }
 
-/// One device wrote it all the time, another one now and then, a third one never.
+/// One device wrote it all the time, another now and then, a third never.
 #[tokio::test]
 async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_for_each_page_of_another() {
     const EDITS: usize = 30_000;
@@ -195,17 +195,17 @@ async fn a_record_that_one_device_wrote_very_often_is_not_looked_at_as_a_whole_f
         let pages = cluster.pull_all(&user, APP, "todos", &first, Some(reader)).await;
         let read = rows_read(&cluster).await - before;
         assert_eq!(ids_of(&pages).len(), sent, "{reader}");
-        // The whole of it twice, for the first page; for each page what is on it, and a look.
+        // All of it twice, for the first page; for each page its own rows, and a few more.
         let few = (2 * EDITS + 8_000 * pages.len()) as i64;
         assert!(read < few, "{reader}: {read} rows were read for {} pages", pages.len());
     }
-    // What a device wrote meanwhile is known all the same: it is sent nothing that it has replaced.
+    // What a device writes meanwhile is taken into account: it is sent nothing that it has replaced.
     push(&cluster, &user, "phone", json!([update("todos", "a", "count", -1, "2024-02-01T00:00:00.000Z")])).await;
     let pages = cluster.pull_all(&user, APP, "todos", &first, Some("phone")).await;
     assert_eq!(ids_of(&pages), [""; 0]);
 }
 
-/// A device whose clock is far ahead holds its stamps for ever, and so what came before them matters for ever.
+/// A device with a clock far ahead claims its stamps forever, so what came before them matters forever.
 #[tokio::test]
 async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_bounds() {
     const EDITS: usize = 40_000;
@@ -215,7 +215,7 @@ async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_b
     let ahead = iso(now_millis() + 3_600_000);
     push(&cluster, &user, "phone", json!([update("todos", "often", "count", 0, &ahead)])).await;
     add(&cluster, &user, "phone", EDITS, ["'todos'", "'often'", "'2024-01-01T10:05:00.000Z'"]).await;
-    // As if all of them had been pushed with stamps from the future.
+    // As if all of them had been pushed with future stamps.
     sqlx::query("update sync_changes set held = jsonb_build_object('count', $1::text) where record_id = 'often'")
         .bind(&ahead)
         .execute(&cluster.pool)
@@ -225,7 +225,8 @@ async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_b
     let since = push(&cluster, &user, "phone", json!([update("todos", "own", "title", "mine", AT)])).await;
     let theirs: Vec<Value> = (0..10).map(|n| update("todos", &format!("other{n}"), "title", "theirs", AT)).collect();
     push(&cluster, &user, "laptop", json!(theirs)).await;
-    // What loses to what the phone stored, what wins although the phone holds a later stamp, and a field of its own.
+    // A value that loses to the phone's, one that wins although the phone holds a later stamp, and a field of the
+    // laptop's own.
     let now = iso(now_millis() + 600_000);
     push(&cluster, &user, "laptop", json!([update("todos", "often", "count", "old", AT)])).await;
     push(&cluster, &user, "laptop", json!([update("todos", "often", "count", "new", &now)])).await;
@@ -237,12 +238,12 @@ async fn what_a_device_with_a_clock_far_ahead_wrote_very_often_is_looked_at_in_b
         sent.iter().filter(|change| change["id"] == "often").map(|change| &change["fields"]).collect();
     assert_eq!(often.len(), 3, "{often:?}");
     assert_eq!(often[1]["count"], json!({ "value": "new", "at": ahead, "updatedAt": ahead }));
-    // One look for each page but the last, which begins with it.
+    // Each page but the last, which starts with that record, looks at it once.
     let before = rows_read(&cluster).await;
     cluster.pulled(&user, APP, "todos", &since, Some("phone")).await;
     let read = rows_read(&cluster).await - before;
     assert!(read < 30_000, "{read} rows were read for one page");
-    // Whoever wrote none of it looks at none of it.
+    // For a device that wrote none of it, none of it is read.
     let before = rows_read(&cluster).await;
     cluster.pulled(&user, APP, "todos", &since, Some("tablet")).await;
     let read = rows_read(&cluster).await - before;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
-/// Before everything that is ever stored, and yet not the beginning.
+/// Before everything that is ever stored, yet not the beginning.
 const EARLY: &str = "1970-01-01T00:00:01.000Z";
 
 async fn push(cluster: &Cluster, user: &User, client: &str, changes: &[Value]) -> Value {
@@ -179,7 +179,7 @@ async fn cursors_are_fixed_width_unique_and_ordered_as_strings_like_the_log_unde
     assert_eq!(cursors.len(), PUSHES, "two pushes share a cursor");
     assert!(cursors.iter().all(|cursor| cursor.len() == 27 && cursor.ends_with('Z')), "{cursors:?}");
 
-    // The log is in the order of the cursors, and the two changes of a push lie together.
+    // The log is in cursor order, and the two changes of a push are adjacent.
     let by_cursor: BTreeSet<(&str, usize)> =
         answers.iter().enumerate().map(|(at, answer)| (until(answer), at)).collect();
     let expected: Vec<String> = by_cursor.iter().flat_map(|(_, at)| [at.to_string(), at.to_string()]).collect();

@@ -1,4 +1,4 @@
-//! Pages that are read ahead of their readers: nobody gets anything different.
+//! Pages that are read ahead of their readers: every reader gets the same as without.
 
 use crate::support::live::metric;
 use crate::support::*;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const LATER: &str = "2024-01-01T10:06:00.000Z";
 
-/// Each test has its own: it counts what the replica has read ahead.
+/// Each test has its own cluster: it counts what the replica has read ahead.
 async fn small_pages() -> Cluster {
     Cluster::start_with(2, &[("PAGE_MAX_CHANGES", "3")]).await
 }
@@ -21,12 +21,12 @@ async fn read_ahead(cluster: &Cluster, outcome: &str) -> f64 {
     metric(cluster, 0, &format!("mana_sync_pages_read_ahead_total{{outcome=\"{outcome}\"}}")).await
 }
 
-/// Pulls the page after another one.
+/// Pulls the page after this one.
 async fn after(cluster: &Cluster, user: &User, page: &Value, device: &str) -> Value {
     cluster.pulled(user, "todo", "todos", until(page), Some(device)).await
 }
 
-/// The first two pages of a device: by then the third is being read.
+/// Pulls a device's first two pages: by then, the third is being read.
 async fn two_pages(cluster: &Cluster, user: &User, device: &str) -> Value {
     let first = cluster.pulled(user, "todo", "todos", BEGINNING, Some(device)).await;
     let second = after(cluster, user, &first, device).await;
@@ -56,7 +56,7 @@ async fn what_is_stored_after_the_last_page_was_read_ahead_is_on_it() {
     let second = two_pages(&cluster, &user, "laptop").await;
     let change = insert("todos", "new", "Milk", AT);
     let body = json!({ "clientId": "phone", "since": AT, "changes": [change] });
-    // Through the other replica: this one need not have heard of it.
+    // Through the other replica: this one may not know about it.
     cluster.pushed_to(1, &user, "todo", body).await;
     let third = after(&cluster, &user, &second, "laptop").await;
     assert_eq!((ids(&third), &third["hasMore"]), (vec!["6", "7", "new"], &json!(false)));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const REPLICAS: u16 = 2;
 const TABLE: &str = "tasks";
-/// A table of which nobody has been told before.
+/// A table that has not been announced before.
 const FRESH: &str = "notes";
 const PAST_HEAD: &str = "mana_sync_cursors_past_head_total";
 
@@ -24,9 +24,9 @@ async fn execute(url: &str, statement: &str) {
     sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.unwrap();
 }
 
-/// A copy of a running server in this folder. `standby`: it is to follow that server.
+/// Copies a running server to this folder. `standby`: the copy is to follow that server.
 async fn copy_of(primary: &Postgres, folder: &Path, standby: bool) -> PathBuf {
-    // PostgreSQL's user has to get through.
+    // The PostgreSQL user needs access.
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let data_dir = folder.join("copy");
     let mut copy = Command::new(primary.binaries().program("pg_basebackup"));
@@ -55,14 +55,14 @@ impl Clients {
         let (mut streams, mut sockets) = (Vec::new(), Vec::new());
         for replica in 0..usize::from(REPLICAS) {
             let stream = stream_of(cluster, replica, &user, &format!("collections={TABLE}"));
-            // Open as long as this takes.
+            // Open for the whole test.
             streams.push(Events::open(stream.timeout(Duration::from_secs(600))).await);
             sockets.push(socket(cluster, replica, &user, None, None).await);
         }
         Clients { user, streams, sockets }
     }
 
-    /// The laptop stores a record, and everybody has it soon.
+    /// Stores a record from the laptop; all streams receive it soon.
     async fn write(&mut self, cluster: &Cluster, id: &str) {
         store(cluster, 0, &self.user, "laptop", &[(TABLE, id)]).await;
         self.have(id).await;
@@ -74,20 +74,20 @@ impl Clients {
         }
     }
 
-    /// Where the phone stands after it has pulled everything.
+    /// The phone's cursor after it has pulled everything.
     async fn cursor(&self, cluster: &Cluster) -> String {
         let answer = cluster.pulled(&self.user, APP, TABLE, BEGINNING, Some("phone")).await;
         answer["syncedUntil"].as_str().unwrap().to_owned()
     }
 }
 
-/// Moves the newest cursor of a log an hour ahead, as a primary's clock that runs ahead does: what the next primary stores
+/// Moves the newest cursor of a log an hour ahead, like a primary whose clock runs ahead: what the next primary stores
 /// lies below the cursors that were given out.
 async fn run_ahead(url: &str) {
     execute(url, "update sync_heads set head = head + interval '1 hour'").await;
 }
 
-/// What must hold once the database is back without `lost`, which the phone has: `old` is its cursor.
+/// Checks what must hold once the database is back without `lost`, which the phone has: `old` is its cursor.
 async fn nothing_is_missed(cluster: &Cluster, clients: &mut Clients, old: &str) {
     for replica in 0..usize::from(REPLICAS) {
         let pull = format!("/sync/{}/pull?collection={TABLE}&since={BEGINNING}", APP);
@@ -95,13 +95,13 @@ async fn nothing_is_missed(cluster: &Cluster, clients: &mut Clients, old: &str) 
         eventually("it is served again", async || pull().await.is_ok_and(|answer| answer.status() == StatusCode::OK))
             .await;
     }
-    // A reader that comes back before anything is stored: from the beginning, to where the log now ends.
+    // A reader that returns before anything is stored reads from the beginning to the current end of the log.
     for _ in 0..2 {
         let answer = cluster.pulled(&clients.user, APP, TABLE, old, Some("phone")).await;
         assert_eq!(ids(&answer), ["kept"], "{answer}");
         assert!(answer["syncedUntil"].as_str().unwrap() < old, "{answer}");
     }
-    // What is stored now has cursors below the old one. Streams that never noticed are woken and begin anew.
+    // What is stored now has cursors below the old one. Streams that noticed nothing are woken and start over.
     let cursor = store(cluster, 1, &clients.user, "laptop", &[(TABLE, "after"), (FRESH, "too")]).await;
     assert!(*cursor < *old, "{cursor} {old}");
     clients.have("after").await;
@@ -110,7 +110,7 @@ async fn nothing_is_missed(cluster: &Cluster, clients: &mut Clients, old: &str) 
     }
     let answer = cluster.pulled(&clients.user, APP, TABLE, old, Some("phone")).await;
     assert_eq!(ids(&answer), ["kept", "after"]);
-    // A push from an old cursor is answered from the beginning as well, but for what it stored.
+    // A push from an old cursor is also answered from the beginning, without its own changes.
     let body = json!({ "clientId": "phone", "since": old, "changes": [insert(TABLE, "phone's", "T", "2024-01-01T10:00:00.000Z")] });
     let answer = cluster.pushed(&clients.user, APP, body).await;
     assert_eq!(ids(&answer), ["kept", "after", "too"]);
@@ -166,7 +166,7 @@ async fn a_standby_is_promoted_that_lacks_the_last_commits() {
         sqlx::query_scalar::<_, i64>(is_behind).fetch_one(&mut watching).await.unwrap() == 1
     })
     .await;
-    // The connection between the two is gone: what is committed from here on is lost with the primary.
+    // Replication is cut: what is committed from here on is lost with the primary.
     execute(&standby.admin_url(), "alter system set primary_conninfo = ''").await;
     execute(&standby.admin_url(), "select pg_reload_conf()").await;
     eventually("nothing is replicated", async || {
@@ -185,7 +185,7 @@ async fn a_standby_is_promoted_that_lacks_the_last_commits() {
     standby.stop(Shutdown::Immediate).await.unwrap();
 }
 
-/// What no notification brings is found by the reconciler, although more had been announced than there is now.
+/// Changes without a notification are found by the reconciler, although positions above them were announced before.
 #[tokio::test]
 async fn what_is_stored_below_what_was_announced_is_found_without_notifications() {
     let cluster = Cluster::start(REPLICAS).await;
@@ -202,7 +202,7 @@ async fn what_is_stored_below_what_was_announced_is_found_without_notifications(
         "delete from sync_changes where record_id = 'lost'; update sync_heads set head = '{kept}', previous = 'epoch'"
     );
     execute(&cluster.database_url, &go_back).await;
-    // Rows of programs are announced by the reconciler alone.
+    // Programs' rows are announced only by the reconciler.
     let user = &clients.user.id;
     let insert = format!(
         "insert into sync_changes (app_id, user_id, table_name, record_id, op)
@@ -215,7 +215,7 @@ async fn what_is_stored_below_what_was_announced_is_found_without_notifications(
     }
 }
 
-/// Nothing went back: the log's devices begin again, and nobody is told of a restore.
+/// Nothing went back: the log's devices start over, and no restore is reported.
 #[tokio::test]
 async fn a_device_of_an_erased_user_is_no_sign_of_a_restore() {
     let cluster = Cluster::start(1).await;
@@ -232,7 +232,7 @@ async fn a_device_of_an_erased_user_is_no_sign_of_a_restore() {
     cluster.pushed(&user, APP, push).await;
     assert_eq!(counted().await, 0.0);
     assert!(!is_logged());
-    // Once it is forgotten that there was an erasure, nothing tells the two from each other.
+    // Once the record of the erasure is gone, it cannot be distinguished from a restore.
     execute(&cluster.database_url, &erase).await;
     execute(&cluster.database_url, "delete from sync_erased").await;
     assert!(ids(&cluster.pulled(&user, APP, TABLE, &old, None).await).is_empty());

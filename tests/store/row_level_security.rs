@@ -1,5 +1,5 @@
-//! Programs behind the wall of `deploy/row_level_security.sql`, which see one user's rows, and replicas that serve them as
-//! before.
+//! Programs behind the wall of `deploy/row_level_security.sql`, which see one user's rows, and replicas that serve them
+//! as before.
 
 use crate::least_privilege::{GRANTS, connect};
 use crate::support::*;
@@ -11,7 +11,7 @@ use std::path::Path;
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const WALL: &str = include_str!("../../deploy/row_level_security.sql");
 
-/// Why a statement was refused: PostgreSQL's code.
+/// The SQLSTATE with which a statement was refused.
 async fn code_of(connection: &mut PgConnection, statement: &str) -> Option<String> {
     let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(connection).await.err()?;
     refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
@@ -22,7 +22,8 @@ async fn count(connection: &mut PgConnection, table: &str) -> i64 {
     sqlx::query_scalar(count).fetch_one(connection).await.unwrap()
 }
 
-/// A cluster of replicas as their role, behind the wall, on a server of its own; and the server.
+/// A cluster of replicas running as their own role behind the wall, on a server of its own; returns a connection and
+/// the server, too.
 async fn walled() -> (Cluster, PgConnection, TemporaryPostgres) {
     let postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let admin = postgres.server().admin_url();
@@ -131,7 +132,7 @@ async fn the_wall_is_put_up_beside_statements_that_take_their_locks_in_another_o
     built.unwrap();
 }
 
-/// A command on this database, which must succeed.
+/// Runs a command on this database, which must succeed.
 async fn run(url: &str, arguments: &[&str]) {
     let done = run_raw(url, arguments).await;
     assert!(done.status.success(), "{arguments:?}: {done:?}");
@@ -142,7 +143,7 @@ async fn run_raw(url: &str, arguments: &[&str]) -> std::process::Output {
     command.args(arguments).env("DATABASE_URL", url).kill_on_drop(true).output().await.unwrap()
 }
 
-/// Sees to it that a program sees and writes one user's rows, of which there are two of alice and one of bob.
+/// Checks that a program sees and writes only one user's rows: there are two of alice and one of bob.
 async fn is_held_to_one_user(url: &str) {
     let mut program = connect(&url.replace("postgres://postgres@", "postgres://program@")).await;
     let tables = ["sync_changes", "sync_heads", "sync_history", "sync_records('bob', 'todo')"];
@@ -168,7 +169,7 @@ async fn is_held_to_one_user(url: &str) {
         (bucket.as_str(), 0),
     ] {
         let shown = count(&mut program, table).await;
-        // Alice may be in bob's bucket.
+        // Alice may be in Bob's bucket.
         assert!(shown == expected || (table == bucket && shown == 2), "{table}: {shown}");
     }
     for statement in [

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const LATER: &str = "2024-01-01T10:06:00.000Z";
 
-/// A cluster over a database whose sessions begin with these settings.
+/// A cluster over a database with these session defaults.
 async fn start(settings: &[&str]) -> Cluster {
     let url = create_database().await;
     let name = url.rsplit_once('/').unwrap().1.to_owned();
@@ -25,7 +25,7 @@ async fn start(settings: &[&str]) -> Cluster {
 async fn works_as_always(settings: &[&str]) {
     let cluster = start(settings).await;
     let user = cluster.user();
-    // All at once to one log, on both replicas, large ones among them.
+    // All at once to one log, on both replicas, including large ones.
     let push = |n: usize| {
         let count = if n.is_multiple_of(5) { 300 } else { 1 };
         let changes = (0..count).map(|at| insert("todos", &format!("{n}-{at}"), "x", AT)).collect::<Vec<_>>();
@@ -38,7 +38,7 @@ async fn works_as_always(settings: &[&str]) {
     let backlog = Events::open(stream_of(&cluster, 1, &user, &format!("since={BEGINNING}"))).await.backlog().await;
     assert_eq!(all_ids(&backlog).len(), 32 + 8 * 300, "{settings:?}");
 
-    // The stamps of inserts are found where they are, and what lost to a device's own is not sent to it.
+    // The stamps of inserts are found, and values that lost to a device's own are not sent to it.
     let body = |client: &str, change| json!({ "clientId": client, "since": NO_DELTA, "changes": [change] });
     let user = cluster.user();
     cluster.pushed(&user, "todo", body("laptop", update("todos", "a", "title", "theirs", AT))).await;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
-/// Far below how long statements wait for a lock, far above what a read takes.
+/// Far less than statements wait for a lock, far more than a read takes.
 const SOON: Duration = Duration::from_secs(2);
-/// Between two pushes.
+/// The pause between two pushes.
 const PAUSE: Duration = Duration::from_millis(25);
 
 fn body(record: &str) -> Value {
@@ -26,10 +26,10 @@ async fn a_table_that_cannot_be_written_to_can_be_read() {
     cluster.pushed(&reader, "todo", body("first")).await;
     let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
     let mut transaction = holder.begin().await.unwrap();
-    // As who builds an index.
+    // Like building an index.
     sqlx::query("lock table sync_changes in share mode").execute(&mut *transaction).await.unwrap();
 
-    // As they come on any day: not all at once.
+    // As on any day: not all at once.
     let users: Vec<User> = (0..120).map(|_| cluster.user()).collect();
     let sent = Cell::new(0);
     let pushing = join_all(users.iter().zip(0..).map(async |(user, n)| {

@@ -8,7 +8,7 @@ use sqlx::Row;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
-/// The names in a plan of everything that it reads.
+/// Collects the names of all nodes of a plan.
 fn reads(plan: &Value, found: &mut Vec<String>) {
     match plan {
         Value::Array(parts) => parts.iter().for_each(|part| reads(part, found)),
@@ -23,7 +23,7 @@ fn reads(plan: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// What the planner reads where it may not collect and sort first.
+/// The nodes of the plan without bitmap scans, whose results would have to be sorted.
 async fn plan_of(cluster: &Cluster, query: &str) -> Vec<String> {
     let mut transaction = cluster.pool.begin().await.unwrap();
     sqlx::query("set local enable_bitmapscan = off").execute(&mut *transaction).await.unwrap();
@@ -144,7 +144,7 @@ async fn positions_ascend_strictly_in_each_log_and_the_head_is_the_last_of_them_
         .unwrap();
         let positions: Vec<DateTime<Utc>> = rows.iter().map(|row| row.get("created_at")).collect();
         assert!(positions.windows(2).all(|pair| pair[0] < pair[1]), "{positions:?}");
-        // The changes of one push lie together, in its order.
+        // The changes of one push are adjacent, in their order.
         let ids: Vec<String> = rows.iter().map(|row| row.get("record_id")).collect();
         for pair in ids.windows(2) {
             let [(push, _), (next, number)] = [0, 1].map(|at| pair[at].split_once('-').unwrap());
@@ -231,7 +231,7 @@ async fn the_three_access_paths_are_served_by_indexes_in_order() {
     }
 }
 
-/// As they are planned once for each connection, whatever is stored then.
+/// They are planned once per connection, regardless of what is stored later.
 #[tokio::test]
 async fn the_stores_own_statements_read_by_indexes_alone() {
     let cluster = shared().await;
@@ -252,13 +252,13 @@ async fn the_stores_own_statements_read_by_indexes_alone() {
         reads(&plan.get::<Value, _>(0), &mut found);
         sqlx::raw_sql("deallocate explained").execute(&mut *transaction).await.unwrap();
         let tables = found.iter().filter(|node| node.starts_with("Index") || node.starts_with("Bitmap"));
-        // What was trimmed is in partitions, of which there is none yet.
+        // Trimmed changes are in partitions, of which there are none yet.
         assert!(tables.count() > 0 || name == "trimmed", "{name} reads no table? {found:?}");
         assert!(!found.iter().any(|node| node.starts_with("Seq Scan")), "{name}: {found:?}");
     }
 }
 
-/// A page is cut by stored sizes: none may be below what is written out.
+/// Pages are cut by stored sizes: none may be smaller than the encoded row.
 #[tokio::test]
 async fn a_size_is_never_below_what_a_row_is_written_out_as() {
     let cluster = shared().await;

@@ -7,7 +7,7 @@ use mana_sync::protocol::stream_id::write_position;
 use reqwest::{Method, RequestBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A request for a stream of apps. `query` is what stands after the question mark.
+/// A request for a stream of several apps. `query` is the query string.
 fn stream_of_apps(cluster: &Cluster, index: usize, user: &User, query: &str) -> RequestBuilder {
     cluster.request_to(index, user, Method::GET, &format!("/sync/stream?{query}"))
 }
@@ -16,21 +16,21 @@ fn app(event: &Delta) -> &str {
     event.data["appId"].as_str().expect("each event names its app")
 }
 
-/// Ids by app, as they came.
+/// Ids by app, in the order received.
 type Seen = BTreeMap<String, Vec<String>>;
 
 fn see(seen: &mut Seen, event: &Delta) {
     seen.entry(app(event).to_owned()).or_default().extend(event.ids());
 }
 
-/// Reads on until each app has brought this many records; the last id on the way.
+/// Reads until each app has delivered this many records; returns the last event id.
 async fn until(stream: &mut Events, seen: &mut Seen, each: usize) -> String {
     let mut last = None;
     loop {
         let event = stream.delta().await;
         see(seen, &event);
         last = event.id.or(last);
-        // Not in the middle of a page: what follows would come again.
+        // Not in the middle of a page: the rest would be sent again.
         if seen.values().all(|ids| ids.len() >= each)
             && let Some(id) = &last
             && event.data["hasMore"] == false
@@ -79,7 +79,7 @@ async fn every_app_has_its_backlog_then_what_is_new_and_its_own_cursor() {
     store_in(cluster, 2, &user, "todo", "laptop", &[("tasks", "heard")]).await;
     assert_eq!(stream.delta().await.ids(), ["heard"]);
 
-    // From an earlier id, on another replica: both apps go on from there, and one that is new begins.
+    // From an earlier id, on another replica: both apps continue there, and a new one starts.
     for (resume, expected) in [(&last, ["heard", "new"].as_slice()), (&live, &["heard"])] {
         let request =
             stream_of_apps(cluster, 2, &user, "apps=todo:tasks,calendar,mail:tasks").header("Last-Event-ID", resume);
@@ -93,7 +93,7 @@ async fn every_app_has_its_backlog_then_what_is_new_and_its_own_cursor() {
         others.sort();
         assert_eq!(others, expected);
     }
-    // The id wins over since, and since may be one of these ids too, or a cursor for all.
+    // The id takes precedence over `since`, and `since` may be such an id, too, or a cursor for all apps.
     let since = format!("apps=todo:tasks,calendar:tasks&since={last}");
     let mut stream = Events::open(stream_of_apps(cluster, 0, &user, &since)).await;
     let mut seen = Seen::new();
@@ -112,7 +112,7 @@ async fn every_app_has_its_backlog_then_what_is_new_and_its_own_cursor() {
     assert_eq!((app(&first), first.ids()), ("todo", vec!["heard".to_owned()]));
 }
 
-/// Reads until each of these apps has told where it stands; what came until then.
+/// Reads until each of these apps has reported its position; returns what came until then, and the last event id.
 async fn told(stream: &mut Events, apps: &[&str]) -> (Seen, String) {
     let (mut seen, mut last) = (Seen::new(), None);
     while apps.iter().any(|app| !seen.contains_key(*app)) || last.is_none() {
@@ -125,7 +125,7 @@ async fn told(stream: &mut Events, apps: &[&str]) -> (Seen, String) {
 
 const REWINDS: &str = "mana_sync_cursors_past_head_total";
 
-/// Of its own: what it counts is of this test.
+/// A cluster of the test's own: its metrics must count nothing else.
 async fn quiet_apps() -> (Cluster, User, String) {
     let cluster = Cluster::start(1).await;
     let user = cluster.user();
@@ -150,7 +150,7 @@ async fn a_cursor_for_all_apps_is_no_proof_that_a_quieter_one_went_back() {
             let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
             let (seen, id) = told(&mut stream, &["todo", "calendar", "empty"]).await;
             assert!(seen.values().flatten().count() == 0, "{since}: {seen:?}");
-            // Nor is it one on the way back.
+            // Nor is the id that the stream sent.
             let request = stream_of_apps(&cluster, 0, &user, query).header("Last-Event-ID", &id);
             let mut stream = Events::open(request.header("X-Client-Id", "phone")).await;
             let (seen, _) = told(&mut stream, &["todo", "calendar", "empty"]).await;
@@ -163,9 +163,10 @@ async fn a_cursor_for_all_apps_is_no_proof_that_a_quieter_one_went_back() {
 #[tokio::test]
 async fn an_id_keeps_foreign_what_an_app_that_was_not_read_yet_has_not_given_out() {
     let (cluster, user, _) = quiet_apps().await;
-    // The client's own clock, and the server before us: both later than all that there is.
+    // From the client's own clock, and from the previous server: both later than everything stored.
     for since in ["2099-01-01T10:00:00.000Z", "2099-01-01T10:00:00.12341Z", "2099-01-01T10:00:00.123450Z"] {
-        // What `todo` has is after its cursor, so it comes first, with an id in which `calendar` stands as it was asked for.
+        // `todo` has changes after its cursor, so it comes first, with an id in which `calendar` is still at its
+        // requested position.
         let known = "2000-01-01T00:00:00.000000Z";
         let (todo, calendar) = (position(&[("todo", known)]), format!("apps=todo,calendar&since={since}"));
         let request = stream_of_apps(&cluster, 0, &user, &calendar).header("Last-Event-ID", todo);
@@ -201,7 +202,7 @@ async fn its_own_cursor_still_proves_that_an_app_went_back() {
     assert_eq!(metric(&cluster, 0, REWINDS).await, 2.0);
 }
 
-/// An id in which these apps stand at these cursors, which their logs gave out.
+/// An id with these apps at these cursors, which their logs gave out.
 fn position(cursors: &[(&str, &str)]) -> String {
     write_position(cursors.iter().map(|(app, cursor)| (*app, Cursor::parse(cursor).unwrap())))
 }
@@ -232,7 +233,7 @@ async fn nothing_is_missed_or_sent_twice_however_writers_and_reconnections_inter
             }
             let mut stream = Events::open(request).await;
             let mut page = Vec::new();
-            // Breaks off after some pages, in the middle of one.
+            // Interrupts the stream after some pages, in the middle of one.
             for _ in 0..part % 5 + 2 {
                 if seen.len() == APPS.len() && seen.values().all(|ids| ids.len() == PUSHES) {
                     return seen;
@@ -252,7 +253,7 @@ async fn nothing_is_missed_or_sent_twice_however_writers_and_reconnections_inter
     );
     for app in APPS {
         let mut ids = seen[app].clone();
-        // Within a page the tables stand one after the other.
+        // Within a page, the tables come one after another.
         ids.sort();
         assert_eq!(ids, (0..PUSHES).map(|n| format!("{n:03}")).collect::<Vec<_>>(), "{app}");
     }
@@ -271,7 +272,7 @@ async fn while_one_app_has_a_long_backlog_the_others_are_heard() {
     let mut seen = Seen::new();
     see(&mut seen, &stream.delta().await);
     store_in(cluster, 0, &user, "short", "laptop", &[("tasks", "new")]).await;
-    // What stands in between was on its way already.
+    // The events in between were already on their way.
     while !seen.contains_key("short") {
         see(&mut seen, &stream.delta().await);
     }

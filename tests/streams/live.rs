@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 const HEARTBEAT: Duration = Duration::from_millis(400);
 
-/// Three replicas that beat often.
+/// Three replicas with frequent heartbeats.
 async fn cluster() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start_with(3, &[("SSE_HEARTBEAT_MS", "400")])).await

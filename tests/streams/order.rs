@@ -8,13 +8,13 @@ use tokio::sync::OnceCell;
 
 const PAGE: usize = 4;
 
-/// Three replicas whose pages are small.
+/// Three replicas with small pages.
 async fn cluster() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start_with(3, &[("PAGE_MAX_CHANGES", "4")])).await
 }
 
-/// The tables of a log's changes, so that every page has runs of several lengths.
+/// The tables of a log's changes, chosen so that every page has runs of several lengths.
 const TABLES: &str = "aabacabbbbccaacbabccaab";
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn what_is_pushed_while_the_backlog_is_sent_is_not_lost() {
         assert_eq!(cluster.push_to(push, &user, APP, body).await.0, 200);
         expected.extend(ids);
     }
-    // 10 MB fit in no buffer on the way: the server is held in the middle of the backlog until we read on.
+    // No buffer holds 10 MB: the server is stopped in the middle of the backlog until the test reads on.
     let mut stream = Events::open(stream_of(cluster, 0, &user, "collections=a,b")).await;
     let mut seen = stream.delta().await.ids();
     for n in 0..6 {
@@ -133,7 +133,7 @@ async fn what_is_pushed_while_the_backlog_is_sent_is_not_lost() {
     assert_eq!((distinct, seen.len()), (expected.iter().collect(), expected.len()), "each once");
 }
 
-/// Reads a stream until it has brought every writer's last record; the records by pages.
+/// Reads a stream until it has delivered every writer's last record; returns the records by page.
 async fn read_all(mut stream: Events, writers: usize, last: &str) -> Vec<Vec<String>> {
     let (mut seen, mut finished) = (Vec::new(), 0);
     let mut before = String::new();

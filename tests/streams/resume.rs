@@ -6,7 +6,7 @@ use crate::support::*;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::OnceCell;
 
-/// Three replicas whose pages are small, and which show by a heartbeat that there is nothing more to say.
+/// Three replicas with small pages, whose heartbeats show that there is nothing more to send.
 async fn cluster() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     let settings = [("PAGE_MAX_CHANGES", "4"), ("SSE_HEARTBEAT_MS", "300")];
@@ -22,9 +22,9 @@ struct Reader<'a> {
     cluster: &'static Cluster,
     user: &'a User,
     device: Option<&'a str>,
-    /// Where it starts.
+    /// Its starting cursor.
     since: &'a str,
-    /// What it should get.
+    /// The ids that it must get.
     expected: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ impl Reader<'_> {
         Events::open(request).await
     }
 
-    /// Everything that a table's pulls bring after a cursor.
+    /// Everything that pulls of a table return after a cursor.
     async fn pull_all(&self, table: &str, since: &str) -> Vec<String> {
         let (mut since, mut seen) = (since.to_owned(), Vec::new());
         loop {
@@ -58,7 +58,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Breaks off after each event in turn, and comes back as each kind of client.
+    /// Interrupts the stream after each event in turn, and resumes like each kind of client.
     async fn break_everywhere(&self) {
         let whole = self.open(self.since, None).await.backlog().await;
         assert_eq!(ids_by_page(&whole), self.expected, "unbroken");
@@ -126,7 +126,7 @@ async fn whoever_comes_back_after_any_event_loses_nothing_and_by_id_gets_nothing
         let since = log[log.len() / 3].2.as_str();
         let others = log.iter().filter(|(_, device, cursor)| *device != "phone" && cursor.as_str() > since);
         let others: Vec<String> = others.map(|(id, ..)| id.clone()).collect();
-        // From the beginning, a device gets its own changes too, wherever it breaks off.
+        // From the beginning, a device gets its own changes too, wherever it is interrupted.
         let initial = Reader { cluster, user: &user, device: Some("phone"), since: BEGINNING, expected: all.clone() };
         initial.break_everywhere().await;
         Reader { device: None, ..initial }.break_everywhere().await;

@@ -1,4 +1,4 @@
-//! Stores changes that no notification announces.
+//! Stores changes without a notification.
 
 use super::live::APP;
 use super::{Cluster, User};

@@ -21,7 +21,7 @@ fn going_back(form: Form) -> String {
     [first, if form == Form::Older { older } else { newest }, last].concat()
 }
 
-/// What devices and programs store after the takeover, of every kind.
+/// Stores changes of every kind after the takeover, from devices and programs.
 async fn write(cluster: &Cluster, round: u32) {
     let user = cluster.user_named("user-1");
     let id = |name: &str| format!("{name}-{round}");
@@ -44,7 +44,7 @@ async fn write(cluster: &Cluster, round: u32) {
          values ('todo', 'tasks', 'sql-{round}', 'user-2', 'update', '{{\"a\":1}}', '{{\"a\":\"{LATER}\"}}')"
     );
     script(&cluster.database_url, plain).await;
-    // One person is erased, one record and its history are gone.
+    // One user is erased, and one record with its history is deleted.
     sqlx::query("select sync_erase('user-4')").execute(&cluster.pool).await.unwrap();
     sqlx::query("delete from sync_changes where user_id = 'user-3' and record_id = 'rec-3'")
         .execute(&cluster.pool)
@@ -52,7 +52,7 @@ async fn write(cluster: &Cluster, round: u32) {
         .unwrap();
 }
 
-/// What devices without anything end with.
+/// The records that devices without any data end up with.
 async fn records(cluster: &Cluster) -> Records {
     let mut records = Records::new();
     for user in 0..USERS {
@@ -91,7 +91,7 @@ async fn there_and_back_twice(form: Form) {
         let other: Vec<_> = before.iter().filter(|(key, record)| after.get(*key) != Some(record)).take(3).collect();
         assert!(other.is_empty(), "{form:?}, round {round}: before there was {other:?}");
         assert_eq!(after.len(), before.len(), "{form:?}, round {round}: what was erased has come back");
-        // Whoever holds a cursor of ours is owed what it was owed.
+        // A cursor of ours must still lead to the same changes.
         let elsewhere = "select count(*) from sync_changes_ours o left join sync_changes b using (id) where b.created_at is distinct from o.created_at";
         assert_eq!(value::<i64>(&url, elsewhere).await, 0);
         let ours_left = "select (select count(*) from pg_proc where proname like 'sync\\_%')

@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::collections::BTreeMap;
 
-/// Fields with their stamps, in milliseconds, by app, user, table and record.
+/// Fields with their stamps in milliseconds, by app, user, table and record.
 pub type Records = BTreeMap<[String; 4], BTreeMap<String, (i64, Value)>>;
 
 fn millis(text: &Value) -> Option<i64> {
     Some(DateTime::parse_from_rfc3339(text.as_str()?).ok()?.timestamp_millis())
 }
 
-/// Writes a field: a later stamp wins, and of equal ones the write that comes later.
+/// Writes a field: a later stamp wins, and of equal ones the later write.
 fn write(records: &mut Records, key: &[String; 4], field: &str, stamp: i64, value: Value) {
     let record = records.entry(key.clone()).or_default();
     if record.get(field).is_none_or(|(held, _)| *held <= stamp) {
@@ -23,7 +23,7 @@ fn write(records: &mut Records, key: &[String; 4], field: &str, stamp: i64, valu
     }
 }
 
-/// What the old table's rows come to, and how many there are.
+/// Folds the old table's rows; returns the number of rows, too.
 pub async fn of_old_table(connection: &mut PgConnection, form: Form, table: &str) -> (Records, usize) {
     let stamps = if form == Form::Older { "field_timestamps" } else { "field_meta" };
     let query = format!(
@@ -56,7 +56,7 @@ pub async fn of_old_table(connection: &mut PgConnection, form: Form, table: &str
     (records, count)
 }
 
-/// What a device without anything has in the end, of one user and app, and how many changes it was sent.
+/// Folds the changes that a device without any data is sent for one user and app; returns their number, too.
 pub async fn of_the_wire(cluster: &Cluster, user: &User, app: &str) -> (Records, usize) {
     let mut records = Records::new();
     let mut count = 0;
@@ -69,7 +69,7 @@ pub async fn of_the_wire(cluster: &Cluster, user: &User, app: &str) -> (Records,
                 "insert" => {
                     let data = change["data"].as_object().unwrap();
                     let member = |name: &str| data.get(name).and_then(millis);
-                    // What the protocol says of an insert without a stamp.
+                    // The protocol's rule for an insert without a stamp.
                     let stamp = member("updatedAt").or_else(|| member("createdAt")).unwrap_or(0);
                     data.iter().for_each(|(name, value)| write(&mut records, &key, name, stamp, value.clone()));
                 }
@@ -83,7 +83,7 @@ pub async fn of_the_wire(cluster: &Cluster, user: &User, app: &str) -> (Records,
     (records, count)
 }
 
-/// The same with spellings of stamps in data made one: what stood in `updatedAt` and `createdAt` is spelled anew.
+/// Normalizes the spelling of `updatedAt` and `createdAt` in the data.
 pub fn spelled_alike(mut records: Records) -> Records {
     for field in records.values_mut().flat_map(|record| record.iter_mut()) {
         let (name, (_, value)) = field;

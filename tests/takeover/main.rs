@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::process::Output;
 use tokio::process::Command;
 
-/// The server; `MANA_SYNC_EXE` names another build of it.
+/// The server binary; `MANA_SYNC_EXE` names a different build.
 fn exe() -> String {
     std::env::var("MANA_SYNC_EXE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_mana-sync").to_owned())
 }
@@ -29,7 +29,7 @@ fn migrate(url: &str, options: &[&str]) -> Command {
     command
 }
 
-/// Its output, where it must succeed.
+/// Runs it; it must succeed. Returns its output.
 async fn migrated(url: &str, options: &[&str]) -> String {
     let Output { status, stdout, stderr } = migrate(url, options).output().await.unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned();
@@ -37,7 +37,7 @@ async fn migrated(url: &str, options: &[&str]) -> String {
     said
 }
 
-/// Its output, where it must fail.
+/// Runs it; it must fail. Returns its output.
 async fn refused(url: &str, options: &[&str]) -> String {
     let Output { status, stdout, stderr } = migrate(url, options).output().await.unwrap();
     assert!(!status.success(), "{}", String::from_utf8_lossy(&stdout));
@@ -55,7 +55,7 @@ async fn script(url: &str, statements: impl Into<String>) {
     connection.close().await.unwrap();
 }
 
-/// The only value of a query.
+/// The single value of a query.
 async fn value<T>(url: &str, query: &'static str) -> T
 where
     T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,

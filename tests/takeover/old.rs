@@ -2,7 +2,7 @@
 
 use super::{script, support};
 
-/// Which of its two forms.
+/// The form of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Older,
@@ -40,7 +40,7 @@ impl Form {
         )
     }
 
-    /// Rows as clients and services have left them: any spelling of stamps, empty and missing ones, times that tie or are
+    /// Rows as clients and services have left them: stamps in any spelling, empty or missing, times that tie or are
     /// odd, in three apps of `users` users.
     pub fn fill(self, rows: u32, users: u32) -> String {
         let (stamps, columns, values) = match self {
@@ -82,7 +82,7 @@ impl Form {
     }
 }
 
-/// A database of that form with so many rows.
+/// Creates a database of this form with this many rows.
 pub async fn database(form: Form, rows: u32, users: u32) -> String {
     let url = support::create_database().await;
     script(&url, form.schema()).await;

@@ -1,4 +1,4 @@
-//! Connections during a takeover: the previous server, which was not stopped.
+//! Readers connected during a takeover: the previous server, which was not stopped.
 
 use super::old::{Form, database};
 use super::{connect, migrate};
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 const ROWS: i64 = 20_000;
 
-/// What a statement came to: rows, or that there is no such table.
+/// Runs a query; returns its count, or `None` if the table does not exist.
 async fn asked(connection: &mut PgConnection, statement: &'static str) -> Option<i64> {
     match sqlx::query_scalar(statement).fetch_one(connection).await {
         Ok(rows) => Some(rows),
@@ -24,7 +24,7 @@ async fn they_find_all_of_it_or_no_table_and_never_a_part() {
         let url = database(form, ROWS as u32, 7).await;
         let mut taking = migrate(&url, &["--while-connected"]).stdout(std::process::Stdio::null()).spawn().unwrap();
         let mut readers = JoinSet::new();
-        // As the server before reads, and whatever both have.
+        // The previous server's query, and one for all rows.
         let statements = [
             "select count(*) from sync_changes",
             "select count(*) from sync_changes where user_id like 'user-%' and app_id in ('todo', 'notes', 'ai') and created_at > '1970-01-01'",
@@ -34,7 +34,7 @@ async fn they_find_all_of_it_or_no_table_and_never_a_part() {
             readers.spawn(async move {
                 let mut connection = connect(&url).await;
                 let mut without_table = 0;
-                // Until it is there again.
+                // Until the table is back.
                 while without_table == 0 || asked(&mut connection, statement).await.is_none() {
                     match asked(&mut connection, statement).await {
                         Some(rows) => assert_eq!(rows, ROWS),

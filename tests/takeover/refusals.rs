@@ -1,4 +1,4 @@
-//! What is refused, and how a replica handles a takeover that is not complete.
+//! Refusals, and how a replica handles an incomplete takeover.
 
 use super::old::{Form, database};
 use super::support::*;
@@ -13,7 +13,7 @@ async fn while_others_are_connected_it_refuses_and_names_them_unless_told() {
     let mut other = connect(&url).await;
     sqlx::raw_sql("set application_name = 'mana-sync-go'").execute(&mut other).await.unwrap();
     let said = refused(&url, &[]).await;
-    assert!(said.contains("others are connected") && said.contains("mana-sync-go"), "{said}");
+    assert!(said.contains("other clients are connected") && said.contains("mana-sync-go"), "{said}");
     assert!(said.contains("--while-connected") && said.contains("will be taken over"), "{said}");
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes where field_timestamps is not null").await, 100);
     assert!(migrated(&url, &["--while-connected"]).await.contains("100 rows were taken over"));
@@ -27,12 +27,12 @@ async fn unknown_forms_are_left_as_they_are() {
         ("alter table sync_changes drop column client_id", "lacks the column client_id"),
         ("alter table sync_changes drop column field_timestamps", "neither field_timestamps nor field_meta"),
         ("alter table sync_changes alter column data type text", "data is of type text"),
-        ("alter table sync_changes rename to c; create view sync_changes as select * from c", "no ordinary table"),
+        ("alter table sync_changes rename to c; create view sync_changes as select * from c", "not an ordinary table"),
     ] {
         let url = database(Form::Older, 10, 3).await;
         script(&url, change).await;
         let said = refused(&url, &[]).await;
-        assert!(said.contains("has a form that is not known") && said.contains(because), "{said}");
+        assert!(said.contains("has an unknown form") && said.contains(because), "{said}");
         assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, 10);
         assert!(!value::<bool>(&url, "select to_regclass('sync_heads') is not null").await);
     }
@@ -43,7 +43,7 @@ async fn what_is_there_of_an_earlier_takeover_is_not_overwritten() {
     let url = database(Form::Older, 10, 3).await;
     script(&url, "create table sync_changes_before as select 1 as mine").await;
     let said = refused(&url, &[]).await;
-    assert!(said.contains("sync_changes_before is there already"), "{said}");
+    assert!(said.contains("sync_changes_before already exists"), "{said}");
     assert_eq!(value::<i32>(&url, "select mine from sync_changes_before").await, 1);
 }
 
@@ -65,7 +65,7 @@ async fn run_again_after_a_kill_it_refuses_others_again() {
     let mut other = connect(&url).await;
     sqlx::raw_sql("set application_name = 'mana-sync-go'").execute(&mut other).await.unwrap();
     let said = refused(&url, &[]).await;
-    assert!(said.contains("others are connected") && said.contains("mana-sync-go"), "{said}");
+    assert!(said.contains("other clients are connected") && said.contains("mana-sync-go"), "{said}");
     let reads = sqlx::query("select count(*) from sync_changes").execute(&mut other).await.unwrap_err();
     assert_eq!(reads.as_database_error().unwrap().code().as_deref(), Some("42P01"));
     assert!(migrated(&url, &["--while-connected"]).await.contains("20000 rows were taken over"));
@@ -76,7 +76,7 @@ async fn run_again_after_a_kill_it_refuses_others_again() {
 async fn until_it_is_over_no_replica_starts_and_nothing_is_dropped() {
     let url = database(Form::Older, 20_000, 5).await;
     let said = refused(&url, &["--drop-old"]).await;
-    assert!(said.contains("the takeover is not over"), "{said}");
+    assert!(said.contains("the takeover is not finished"), "{said}");
     let mut process = migrate(&url, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     while !lines.next_line().await.unwrap().expect("it must begin to copy").contains("Exactly 20000 rows") {}
@@ -91,7 +91,7 @@ async fn until_it_is_over_no_replica_starts_and_nothing_is_dropped() {
         let said = String::from_utf8_lossy(&[served.stdout, served.stderr].concat()).into_owned();
         assert!(!served.status.success() && said.contains("mana-sync migrate"), "{said}");
     }
-    assert!(refused(&url, &["--drop-old"]).await.contains("the takeover is not over"));
+    assert!(refused(&url, &["--drop-old"]).await.contains("the takeover is not finished"));
     migrated(&url, &[]).await;
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, 20_000);
 }
@@ -126,7 +126,7 @@ async fn an_empty_database_of_before_becomes_an_empty_one_of_ours() {
         let url = create_database().await;
         script(&url, form.schema()).await;
         assert!(migrated(&url, &[]).await.contains("0 rows were taken over"));
-        assert!(migrated(&url, &["--drop-old"]).await.contains("is dropped"));
-        assert!(migrated(&url, &["--drop-old"]).await.contains("There is no table of the server before"));
+        assert!(migrated(&url, &["--drop-old"]).await.contains("has been dropped"));
+        assert!(migrated(&url, &["--drop-old"]).await.contains("There is no table of the previous server"));
     }
 }

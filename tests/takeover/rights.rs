@@ -22,7 +22,7 @@ async fn an_owner_from_whom_rows_are_hidden_takes_over_all_of_them_and_rights_ar
     let mut as_owner: url::Url = url.parse().unwrap();
     as_owner.set_username(&role).unwrap();
     let said = migrated(as_owner.as_str(), &[]).await;
-    assert!(said.contains("Row-level security is taken off") && said.contains("own_rows, space_rows"), "{said}");
+    assert!(said.contains("Row-level security is turned off") && said.contains("own_rows, space_rows"), "{said}");
     assert!(said.contains("3000 rows were taken over"), "{said}");
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, 3_000);
     let kept =
@@ -34,7 +34,7 @@ async fn an_owner_from_whom_rows_are_hidden_takes_over_all_of_them_and_rights_ar
         "select string_agg(distinct privilege_type || ' ' || column_name, ',' order by privilege_type || ' ' || column_name)
          from information_schema.role_column_grants where table_name = 'sync_changes' and grantee like 'service\\_%\\_columns'";
     assert_eq!(value::<String>(&url, of_columns).await, "INSERT field_meta,INSERT user_id,SELECT data,SELECT user_id");
-    // Its transactions go on setting what the policies asked for.
+    // Its transactions still set what the policies required.
     let writes = format!(
         "begin; set local role {service}; select set_config('app.current_user_id', 'user-1', true);
          insert into sync_changes (app_id, table_name, record_id, user_id, op, data, field_meta, client_id, schema_version, actor, origin)

@@ -1,4 +1,4 @@
-//! Two million rows: `cargo test --test takeover two_million -- --ignored --nocapture`, with `MANA_SYNC_EXE` for a
+//! A takeover of two million rows: `cargo test --test takeover two_million -- --ignored --nocapture`, with `MANA_SYNC_EXE` for a
 //! release build.
 
 use super::fold::of_old_table;
@@ -12,7 +12,7 @@ use std::time::Instant;
 const ROWS: u32 = 2_000_000;
 const USERS: u32 = 500;
 
-/// Whether a line says that half of the rows are copied.
+/// True if a line reports that half of the rows are copied.
 fn is_half_way(line: &str) -> bool {
     line.split_once(" of ").and_then(|(done, _)| done.parse::<u32>().ok()).is_some_and(|done| done >= ROWS / 2)
 }

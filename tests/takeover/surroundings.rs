@@ -25,7 +25,8 @@ async fn tables_that_are_all_published_are_taken_over() {
     assert!(migrated(&url, &[]).await.contains("100 rows were taken over"));
 }
 
-/// Has the database limit sessions by its defaults, and note what indexes and tables are made and changed under.
+/// Sets default time limits for sessions of the database, and records the limits under which tables and indexes are
+/// created or altered.
 const LIMITED: &str = "
     create table noted (command text, limits text);
     create function note() returns event_trigger language plpgsql as $$
@@ -50,7 +51,7 @@ async fn no_limit_that_a_database_sets_ends_a_migration_or_a_takeover() {
     }
 }
 
-/// The primary key locks the table for as long as it is built, which of a large one takes more than any usual limit.
+/// Building the primary key locks the table, which takes longer than any usual limit if the table is large.
 #[tokio::test]
 async fn indexes_that_are_built_wait_for_each_other_however_long_that_takes() {
     let url = database(Form::Older, 100, 3).await;
@@ -78,5 +79,5 @@ async fn a_schema_whose_name_needs_quotes_is_like_any_other() {
     assert!(migrated(&url, &[]).await.contains("nothing to do"));
     let there = "select count(*) from sync_changes where log_id = sync_log_id(user_id, app_id)";
     assert_eq!(value::<i64>(&url, there).await, 100);
-    assert!(migrated(&url, &["--drop-old"]).await.contains("is dropped"));
+    assert!(migrated(&url, &["--drop-old"]).await.contains("has been dropped"));
 }

@@ -12,12 +12,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 const USERS: u32 = 17;
 
-/// Starts a takeover and kills it as soon as it has said this; false if it never did.
+/// Starts a takeover and kills it as soon as it prints this; false if it never does.
 async fn killed_at(url: &str, said: &str) -> bool {
     killed_when(url, |line| line.contains(said)).await
 }
 
-/// Likewise, for a line of its output of which this is true.
+/// The same for a line of its output for which this is true.
 pub async fn killed_when(url: &str, is_moment: impl Fn(&str) -> bool) -> bool {
     let mut process = migrate(url, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -30,7 +30,7 @@ pub async fn killed_when(url: &str, is_moment: impl Fn(&str) -> bool) -> bool {
     false
 }
 
-/// Cursors of before, as the old server wrote them: nine digits at most, zeros trimmed.
+/// A cursor as the old server wrote it: nine digits at most, zeros trimmed.
 fn spelled_as_before(at: DateTime<Utc>) -> String {
     let text = at.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
@@ -46,14 +46,14 @@ async fn take_over(form: Form, rows: u32) {
     };
     assert_eq!(count, rows as usize);
     let left = "select count(*) from sync_takeover_parts where copied is null";
-    for moment in ["Exactly 20000 rows", "rows copied", "rows copied", "goes on where it was stopped"] {
+    for moment in ["Exactly 20000 rows", "rows copied", "rows copied", "continues where it was stopped"] {
         assert!(killed_at(&url, moment).await, "{moment}");
     }
     assert!(value::<i64>(&url, left).await > 0, "it must be killed while it copies");
-    assert!(killed_at(&url, "indexes are built").await);
+    assert!(killed_at(&url, "All rows are copied").await);
     assert_eq!(value::<i64>(&url, left).await, 0);
     let said = migrated(&url, &[]).await;
-    assert!(said.contains("goes on where it was stopped") && said.contains("is sync_changes_before"), "{said}");
+    assert!(said.contains("continues where it was stopped") && said.contains("is sync_changes_before"), "{said}");
     assert!(migrated(&url, &[]).await.contains("nothing to do"));
     let cluster = Cluster::start_over(&url).await;
     compare(&cluster, before, rows).await;
@@ -65,11 +65,11 @@ async fn take_over(form: Form, rows: u32) {
                     c.extra = jsonb_strip_nulls(jsonb_build_object('actor', b.actor, 'origin', b.origin, 'spaceId', b.space_id, 'schemaVersion', b.schema_version))";
         assert_eq!(value::<i64>(&url, kept).await, i64::from(rows));
     }
-    assert!(migrated(&url, &["--drop-old"]).await.contains("is dropped"));
+    assert!(migrated(&url, &["--drop-old"]).await.contains("has been dropped"));
     assert_eq!(value::<i64>(&url, "select count(*) from sync_changes").await, i64::from(rows));
 }
 
-/// The records of all users, as a fresh device has them, are those of before, and each row was sent once.
+/// Checks that all users' records, as seen by a fresh device, are the same as before, and that each row was sent once.
 pub async fn compare_records(cluster: &Cluster, before: Records, rows: u32, users: u32) {
     let (mut after, mut sent) = (Records::new(), 0);
     for user in 0..users {
@@ -88,7 +88,7 @@ pub async fn compare_records(cluster: &Cluster, before: Records, rows: u32, user
     }
 }
 
-/// Records are those of before, and positions, sizes and indexes are as documented.
+/// Checks that records are the same as before, and that positions, sizes and indexes are as documented.
 async fn compare(cluster: &Cluster, before: Records, rows: u32) {
     compare_records(cluster, before, rows, USERS).await;
     let wrong = "
@@ -120,7 +120,7 @@ async fn compare(cluster: &Cluster, before: Records, rows: u32) {
     assert_eq!(indexes, expected);
 }
 
-/// Whoever has followed the log up to a cursor of before misses nothing of what came after.
+/// A device that followed the log up to an old cursor misses nothing that came after it.
 async fn cursors_go_on(cluster: &Cluster) {
     let user = cluster.user_named("user-3");
     let rows = sqlx::query(
@@ -139,7 +139,7 @@ async fn cursors_go_on(cluster: &Cluster) {
         let records: Vec<&str> = rows[times.len() - owed..].iter().map(|row| row.get(1)).collect();
         assert_eq!(ids_of(&pages)[got - owed..], records[..]);
     }
-    // A cursor of before that is past all that is stored, because it was a clock's, is never taken for a database that went
+    // An old cursor past everything stored, because it came from a clock, is never mistaken for a database that went
     // back, however many digits it has.
     let after = *times.last().unwrap() + chrono::TimeDelta::milliseconds(1);
     for nanos in [0, 1_000, 123_000, 457_000, 456_789] {
@@ -148,12 +148,12 @@ async fn cursors_go_on(cluster: &Cluster) {
         assert_eq!(ids_of(&cluster.push_all(&user, "todo", &since, "fresh").await), [""; 0], "{since}");
         assert_eq!(ids(&cluster.pulled(&user, "todo", "tasks", &since, None).await), [""; 0], "{since}");
     }
-    // And it goes on: what is stored now comes after all.
+    // The log continues: what is stored now comes after everything.
     let last = spelled_as_before(after);
     let body = json!({ "clientId": "phone", "since": last, "changes": [insert("tasks", "new", "Milk", "2024-05-01T10:05:00.000Z")] });
     assert_eq!(ids(&cluster.pushed(&user, "todo", body).await), [""; 0]);
     assert_eq!(ids_of(&cluster.push_all(&user, "todo", &last, "fresh").await), ["new"]);
-    // So do programs.
+    // The same for programs.
     let plain = "insert into sync_changes (app_id, table_name, record_id, user_id, op) values ('todo', 'tasks', 'sql', 'user-3', 'delete')";
     sqlx::query(plain).execute(&cluster.pool).await.unwrap();
     assert_eq!(ids_of(&cluster.push_all(&user, "todo", &last, "fresh").await), ["new", "sql"]);
@@ -170,13 +170,14 @@ async fn the_newest_form_is_taken_over_though_killed_at_every_step() {
     take_over(Form::Newest, 20_000).await;
 }
 
-/// A command that is killed may have sent its last commit, which the database has not done yet when the next one begins.
+/// A killed command may have sent its last commit, which the database may still be executing when the next command
+/// starts.
 #[tokio::test]
 async fn a_part_that_a_killed_command_is_still_committing_is_not_copied_again() {
     const ROWS: u32 = 20_000;
     let url = database(Form::Older, ROWS, USERS).await;
     assert!(killed_at(&url, "rows copied").await);
-    // It notes a part as done, with rows that are counted and copied nowhere: so it shows who copied them.
+    // It marks a part as done, with rows that are counted but not copied, to show which command copied them.
     let mut killed = connect(&url).await;
     sqlx::raw_sql("set application_name = 'mana-sync migrate'; begin").execute(&mut killed).await.unwrap();
     let note = "update sync_takeover_parts set copied = 0, left_behind = rows

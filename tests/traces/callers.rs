@@ -1,4 +1,4 @@
-//! Whose traces are continued: anybody can send a trace that claims to be sampled.
+//! Limits on callers' traces: anybody can send a trace that claims to be sampled.
 
 use crate::collector::Collector;
 use crate::support::*;
@@ -9,9 +9,9 @@ async fn with(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     Cluster::start_with(1, &[&collector.settings()[..], more].concat()).await
 }
 
-/// Requests that the collector has heard of, once everything that was recorded has reached it.
+/// The number of requests that have reached the collector, once all recorded spans have been sent.
 async fn requests(collector: &Collector, cluster: &Cluster) -> usize {
-    // What is recorded is sent before the process ends.
+    // Recorded spans are sent before the process ends.
     cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
     collector.spans.all().iter().filter(|span| span.kind == SpanKind::Server).count()
 }
@@ -30,7 +30,7 @@ async fn a_client_cannot_have_everything_traced() {
         let began = std::time::Instant::now();
         for id in 0..300 {
             let mut caller = caller(SAMPLED);
-            // An id that any ratio keeps, as a caller that means harm would choose it.
+            // An id that any ratio keeps, as a malicious caller would choose it.
             caller.header.replace_range(19..35, "0000000000000000");
             push(&cluster, &user, &caller, body("laptop", &id.to_string())).await;
         }

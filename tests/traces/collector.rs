@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-/// A span as it arrived. Ids are hexadecimal, attributes are texts; those that arrived as whole numbers are named too.
+/// A span as received. Ids are hexadecimal and attributes are strings; `numbers` names those that arrived as integers.
 #[derive(Clone, Debug)]
 pub struct Span {
     pub trace: String,
@@ -25,7 +25,7 @@ pub struct Span {
     pub kind: SpanKind,
     pub attributes: BTreeMap<String, String>,
     pub numbers: BTreeSet<String>,
-    /// (trace, span) of each link.
+    /// The (trace, span) of each link.
     pub links: Vec<(String, String)>,
     pub failed: bool,
     pub resource: BTreeMap<String, String>,
@@ -42,7 +42,7 @@ impl Span {
     }
 }
 
-/// What has arrived.
+/// The spans received.
 #[derive(Clone, Debug, Default)]
 pub struct Spans(Arc<Mutex<Vec<Span>>>);
 
@@ -51,7 +51,7 @@ impl Spans {
         self.0.lock().unwrap().clone()
     }
 
-    /// Waits for a span of which this is true.
+    /// Waits for a span for which this is true.
     pub async fn find(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
         let found = mana_dev::wait::until(TIMEOUT, async || self.all().into_iter().find(|span| is_it(span)));
         found.await.unwrap_or_else(|| panic!("no {what} among {:#?}", self.all()))
@@ -96,7 +96,7 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     attributes.iter().filter_map(pair).collect()
 }
 
-/// The attributes that are whole numbers.
+/// The names of the integer attributes.
 fn numbers(attributes: &[KeyValue]) -> BTreeSet<String> {
     let is_number = |pair: &&KeyValue| {
         let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
@@ -105,7 +105,7 @@ fn numbers(attributes: &[KeyValue]) -> BTreeSet<String> {
     attributes.iter().filter(is_number).map(|pair| pair.key.clone()).collect()
 }
 
-/// A collector, for as long as it is held.
+/// A collector, which stops when this is dropped.
 #[derive(Debug)]
 pub struct Collector {
     pub spans: Spans,
@@ -122,7 +122,7 @@ impl Collector {
         Collector { spans, url, _serving: serving }
     }
 
-    /// One that speaks OTLP over HTTP.
+    /// A collector for OTLP over HTTP.
     pub async fn http() -> Collector {
         Collector::start(|listener, spans| async move {
             let take = move |body: Bytes| {
@@ -135,7 +135,7 @@ impl Collector {
         .await
     }
 
-    /// One that speaks OTLP over gRPC.
+    /// A collector for OTLP over gRPC.
     pub async fn grpc() -> Collector {
         Collector::start(|listener, spans| async move {
             let incoming = futures_util::stream::unfold(listener, async |listener| {
@@ -148,7 +148,7 @@ impl Collector {
         .await
     }
 
-    /// One that takes connections and requests, and never says anything.
+    /// A collector that accepts connections and requests, but never answers.
     pub async fn silent() -> Collector {
         Collector::start(|listener, _| async move {
             let mut held = Vec::new();
@@ -159,7 +159,7 @@ impl Collector {
         .await
     }
 
-    /// The settings of replicas that send it every trace that their callers sample, soon.
+    /// Settings with which replicas soon send it every trace that callers sample.
     pub fn settings(&self) -> [(&str, &str); 3] {
         [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &self.url),

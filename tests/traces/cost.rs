@@ -15,7 +15,7 @@ const CLIENTS: usize = 8;
 const ROUNDS: usize = 10;
 const ROUND: Duration = Duration::from_secs(2);
 
-/// Pushes a second, from several clients that each wait for their answer.
+/// The pushes per second of several clients that each wait for their answer.
 async fn rate(cluster: &Cluster, http: &Client, users: &[User]) -> f64 {
     let until = Instant::now() + ROUND;
     let client = async |user: &User| {
@@ -53,20 +53,20 @@ async fn cost() {
         runs.push((name, cluster, users, Vec::new()));
     }
     let http = Client::builder().no_proxy().build().unwrap();
-    // One after the other, round and round: whatever else the machine does meets all of them.
+    // In turns, so that the machine's other work affects all of them.
     for _ in 0..=ROUNDS {
         for (_, cluster, users, rates) in &mut runs {
             rates.push(rate(cluster, &http, users).await);
         }
     }
-    // The first round is for warming up.
+    // The first round is a warm-up.
     let rates: Vec<(&str, Vec<f64>)> =
         runs.into_iter().map(|(name, _, _, rates)| (name, rates[1..].to_vec())).collect();
     for (name, rates) in &rates {
         let (least, median, most) = spread(rates.clone());
         println!("tracing {name:>9}: {median:6.0} pushes/s (median of {ROUNDS}; {least:.0} to {most:.0})");
     }
-    // Round by round, as neighbours in time meet the same machine. What "off again" differs by is noise.
+    // Round by round, because adjacent rounds meet the same conditions. The difference of "off again" is noise.
     let (_, off) = &rates[0];
     for (name, rates) in &rates[1..] {
         let ratios = rates.iter().zip(off).map(|(rate, off)| (rate / off - 1.0) * 100.0).collect();
@@ -75,13 +75,13 @@ async fn cost() {
     }
 }
 
-/// The least, the median and the most.
+/// The minimum, the median and the maximum.
 fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     (values[0], values[values.len() / 2], values[values.len() - 1])
 }
 
-/// What a push that is not sampled pays: deciding so, and asking at each place where it might have had a span.
+/// The cost of a push that is not sampled: the sampling decision, and a check wherever it might have had a span.
 #[test]
 #[ignore = "a measurement"]
 fn cost_of_a_push_that_is_not_sampled() {

@@ -8,7 +8,7 @@ use reqwest::Method;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-/// What Prometheus sends.
+/// The Accept header of Prometheus.
 const PROMETHEUS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 const TRACED: [&str; 3] =
     ["mana_sync_push_duration_seconds", "mana_sync_pull_duration_seconds", "mana_sync_delivery_seconds"];
@@ -27,7 +27,7 @@ struct Exposition {
     exemplars: BTreeMap<String, Exemplar>,
 }
 
-/// Reads OpenMetrics as strictly as its specification is.
+/// Parses OpenMetrics as strictly as the specification.
 #[track_caller]
 fn read(text: &str) -> Exposition {
     let mut read = Exposition::default();
@@ -77,7 +77,7 @@ async fn scrape(cluster: &Cluster, replica: usize) -> Exposition {
     read(&reply.text().await.unwrap())
 }
 
-/// The exemplars of a histogram, whose values lie in their buckets.
+/// The exemplars of a histogram; their values must lie in their buckets.
 #[track_caller]
 fn exemplars<'a>(of: &'a Exposition, histogram: &str) -> Vec<&'a Exemplar> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

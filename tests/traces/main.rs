@@ -20,7 +20,7 @@ use support::*;
 const SAMPLED: &str = "01";
 const NOT_SAMPLED: &str = "00";
 
-/// A caller's trace: the trace, its span there, and the header that says so.
+/// A caller's trace: its id, the caller's span, and the header with both.
 struct Caller {
     trace: String,
     span: String,
@@ -37,7 +37,7 @@ fn body(device: &str, id: &str) -> Value {
     json!({ "clientId": device, "since": NO_DELTA, "changes": [insert("tasks", id, "secret title", "2024-01-01T10:00:00.000Z")] })
 }
 
-/// A push to replica 0 as part of the caller's trace.
+/// Pushes to replica 0 as part of the caller's trace.
 async fn push(cluster: &Cluster, user: &User, caller: &Caller, body: Value) -> Reply {
     let request = cluster.request(user, Method::POST, "/sync/todo").header("traceparent", &caller.header);
     let reply = Reply::to(request.json(&body)).await;
@@ -45,7 +45,7 @@ async fn push(cluster: &Cluster, user: &User, caller: &Caller, body: Value) -> R
     reply
 }
 
-/// Sockets and streams on replica 1, a sampled push to replica 0, and what the collector then has.
+/// Opens a socket and a stream on replica 1, sends a sampled push to replica 0, and checks what the collector receives.
 async fn tells_one_story(collector: Collector, protocol: &str) {
     let settings = [&collector.settings()[..], &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]].concat();
     let cluster = Cluster::start_with(2, &settings).await;
@@ -115,7 +115,7 @@ async fn tells_one_story(collector: Collector, protocol: &str) {
     assert_nothing_of_the_user(&spans.all(), &user);
 }
 
-/// Whatever is made of digits alone is a number, but for the codes that the conventions have as texts.
+/// Every numeric attribute must be a number, except for codes that the conventions define as strings.
 #[track_caller]
 fn assert_numbers_are_numbers(span: &Span) {
     for (name, value) in &span.attributes {
@@ -163,7 +163,7 @@ async fn what_a_request_waits_for_and_the_page_that_a_stream_reads_have_spans() 
 
 #[tokio::test]
 async fn a_notification_that_carries_many_pushes_is_linked_to_each() {
-    // Of each device no more than one wake-up names.
+    // Not more per device than one wake-up names.
     const PUSHES: usize = 4 * mana_sync::fanout::wakeup::MAX_PUSHES;
     let collector = Collector::http().await;
     let cluster = Cluster::start_with(2, &collector.settings()).await;
@@ -211,7 +211,7 @@ async fn pushes_that_are_not_sampled_leave_no_span_anywhere() {
         push(&cluster, &user, &caller(NOT_SAMPLED), body("laptop", &id.to_string())).await;
         woken(&mut socket).await;
     }
-    // A sampled one after them: when its delivery is there, theirs would be.
+    // Then a sampled push: once its delivery has arrived, theirs would have, too.
     let last = caller(SAMPLED);
     push(&cluster, &user, &last, body("laptop", "last")).await;
     woken(&mut socket).await;
@@ -233,13 +233,13 @@ async fn the_upgrade_of_a_socket_has_a_span_that_ends_at_101_and_probes_have_non
     assert_eq!(cluster.get("/nowhere").await.status, StatusCode::NOT_FOUND);
     let upgrade = collector.spans.find("upgrade", |span| span.name == "GET /ws/{app}").await;
     assert_eq!(upgrade.attribute("http.response.status_code"), "101");
-    // What is not known has no route: a name for each path would be a name for each guess.
+    // Unknown paths have no route: otherwise, each guess would create a name.
     collector.spans.find("guess", |span| span.name == "GET" && span.attribute("url.path") == "/nowhere").await;
     let paths: Vec<String> = collector.spans.all().iter().map(|span| span.attribute("url.path").to_owned()).collect();
     assert!(!paths.iter().any(|path| path.starts_with("/health") || path == "/metrics"), "{paths:?}");
 }
 
-/// How long so many pushes take, one after the other, each of them sampled.
+/// The time that this many sampled pushes take, one after another.
 async fn time_pushes(cluster: &Cluster, user: &User, round: usize, count: usize) -> Duration {
     let started = Instant::now();
     for n in 0..count {
@@ -248,8 +248,8 @@ async fn time_pushes(cluster: &Cluster, user: &User, round: usize, count: usize)
     started.elapsed()
 }
 
-/// Pushes through a replica whose collector is of no use, and through one whose collector works: the same speed,
-/// and no more memory once the queue is full.
+/// Pushes through a replica whose collector is unusable, and through one whose collector works: the speed must be the
+/// same, and memory must not grow once the queue is full.
 async fn costs_nothing(url: &str, protocol: &str) {
     let useful = if protocol == "grpc" { Collector::grpc().await } else { Collector::http().await };
     let start = async |url: &str| {
@@ -268,7 +268,7 @@ async fn costs_nothing(url: &str, protocol: &str) {
     let (without, with) = (start(url).await, start(&useful.url).await);
     let (alice, bob) = (without.user(), with.user());
     let (mut times, mut useful_times, mut memory) = (Vec::new(), Vec::new(), Vec::new());
-    // Many short rounds in turns: of some the machine does nothing else.
+    // Many short rounds in turns: in some of them, the machine does nothing else.
     for round in 0..24 {
         times.push(time_pushes(&without, &alice, round, 25).await);
         useful_times.push(time_pushes(&with, &bob, round, 25).await);
@@ -299,7 +299,7 @@ async fn a_collector_that_is_not_there_costs_nothing() {
     costs_nothing(&gone, "grpc").await;
 }
 
-/// Stops a replica whose spans would not be sent by themselves for a minute.
+/// Stops a replica that would not send its spans for another minute.
 async fn the_last_spans_arrive(collector: Collector, protocol: &str) {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),

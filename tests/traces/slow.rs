@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Longer than is worth no line.
+/// Longer than the limit for logging a slow delivery.
 const LONG: Duration = Duration::from_millis(1_100);
 
 #[tokio::test]
@@ -20,7 +20,7 @@ async fn a_slow_delivery_is_a_line_in_the_log_that_names_its_trace() {
     let caller = caller(SAMPLED);
     cluster.nodes[1].process.pause();
     push(&cluster, &user, &caller, body("laptop", "1")).await;
-    // For so long the replica that is to deliver it does nothing.
+    // The replica that must deliver it does nothing for this long.
     tokio::time::sleep(LONG).await;
     cluster.nodes[1].process.resume();
     woken(&mut socket).await;

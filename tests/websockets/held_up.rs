@@ -1,4 +1,4 @@
-//! Sockets of a replica that was held up itself.
+//! Sockets of a replica that was itself suspended.
 
 use crate::support::live::*;
 use crate::support::*;
@@ -16,7 +16,7 @@ async fn a_replica_that_was_frozen_does_not_take_its_clients_for_silent() {
     }
     let process = &cluster.nodes[0].process;
     process.signal(Signal::SIGSTOP);
-    // Nobody is asked anything for so long, so nobody answers.
+    // No pings are sent during this time, so nobody answers.
     tokio::time::sleep(PING * 4).await;
     process.signal(Signal::SIGCONT);
     store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;

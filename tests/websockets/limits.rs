@@ -1,4 +1,4 @@
-//! What a WebSocket may not do, and what happens to one that does: handshakes, sizes, times, slow readers (G6).
+//! Limits of WebSockets, and what happens beyond them: handshakes, sizes, times, slow readers (G6).
 
 use crate::support::live::*;
 use crate::support::*;
@@ -12,20 +12,20 @@ const AUTH_TIMEOUT: Duration = Duration::from_millis(300);
 const WRITE_TIMEOUT: Duration = Duration::from_millis(1_500);
 const LIMIT: usize = 64 << 10;
 
-/// A replica that waits for nobody.
+/// A replica with short timeouts.
 async fn impatient() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     let settings = [("WS_AUTH_TIMEOUT_MS", "300"), ("WRITE_TIMEOUT_MS", "1500"), ("WS_PING_MS", "500")];
     SHARED.get_or_init(|| Cluster::start_with(1, &settings)).await
 }
 
-/// Replicas that wait for whoever does not read, however slow the machine is.
+/// Replicas that wait for slow readers, however slow the machine is.
 async fn patient() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
     SHARED.get_or_init(|| Cluster::start_with(2, &[("WRITE_TIMEOUT_MS", "600000")])).await
 }
 
-/// Sends a head; the status of the answer, and the body if there is one.
+/// Sends a head; returns the status, and the body if there is one.
 async fn handshake(base: &str, head: &str) -> (u16, String) {
     let mut raw = Raw::connect(base).await;
     raw.write(head.as_bytes()).await;
@@ -34,7 +34,7 @@ async fn handshake(base: &str, head: &str) -> (u16, String) {
     (status, if status == 101 { answer } else { String::from_utf8(raw.rest().await).unwrap() })
 }
 
-/// Frames up to the close frame; its code. None if the connection ended without one.
+/// Reads up to the close frame; returns its code, or `None` if the connection ended without one.
 async fn close_of(raw: &mut Raw) -> Option<u16> {
     loop {
         match raw.frame().await? {
@@ -198,12 +198,12 @@ async fn a_client_that_answers_pings_stays_and_one_that_never_does_is_closed() {
     while alive.frame().await.expect("it stays open").0 != TEXT {}
 }
 
-/// Tables whose names take much room in a wake-up: it escapes every byte of them.
+/// Tables whose names take much space in a wake-up, which escapes every byte of them.
 fn bulky_tables() -> Vec<String> {
     (0..200).map(|n| format!("{}{n:03}", "\u{1}".repeat(250))).collect()
 }
 
-/// Stores a record in each of these tables, so that a large wake-up is due.
+/// Stores a record in each of these tables, to cause a large wake-up.
 async fn store_bulk(cluster: &Cluster, index: usize, user: &User, tables: &[String], id: &str) {
     let records: Vec<(&str, &str)> = tables.iter().map(|table| (table.as_str(), id)).collect();
     store(cluster, index, user, "phone", &records).await;
@@ -225,7 +225,7 @@ async fn wake_ups_that_pile_up_behind_a_slow_reader_are_merged_and_none_is_dropp
         woken_until(&mut fast, &extra).await;
         expected.insert(extra);
     }
-    // Wake-ups of 300 KB each: 18 MB, were they kept. Now the slow one reads.
+    // Wake-ups of 300 KB each: 18 MB, if they were kept. Now the slow client reads.
     let (mut messages, mut bytes, mut tables) = (0, 0, BTreeSet::new());
     while !expected.is_subset(&tables) {
         let (first, payload) = slow.frame().await.expect("the socket stays open");
@@ -275,14 +275,14 @@ async fn a_socket_that_does_not_read_is_ended_and_harms_no_other() {
         assert!(started.elapsed() < WRITE_TIMEOUT, "another is not held up");
     }
     let ended = async || metric(cluster, 0, r#"mana_sync_session_closes_total{reason="unresponsive"}"#).await > before;
-    // Its pings go on: the socket that reads answers them.
+    // Meanwhile, the socket that reads must keep answering its pings.
     let is_open = |message: &WakeMessage| !matches!(message, WakeMessage::Closed { .. });
     let answer_pings = async { while fast.next(TIMEOUT).await.as_ref().is_ok_and(is_open) {} };
     tokio::select! {
         () = eventually("the socket that does not read is ended", ended) => {}
         () = answer_pings => panic!("the socket that reads was ended"),
     }
-    // All that is left is what was on its way.
+    // Only what was already on its way is left.
     let mut read = 0;
     while let Some((_, payload)) = dead.frame().await {
         read += payload.len();

@@ -1,5 +1,5 @@
-//! `GET /ws` and `GET /ws/{appId}`: who is woken by what, and what the server sends. See limits.rs for handshakes,
-//! sizes, times, and misbehaving clients.
+//! `GET /ws` and `GET /ws/{appId}`: which sockets are woken by what, and what the server sends. See limits.rs for
+//! handshakes, sizes, times, and misbehaving clients.
 
 use crate::support::live::*;
 use crate::support::*;
@@ -185,7 +185,7 @@ async fn an_auth_whose_client_id_no_push_could_have_is_ignored() {
     }
     socket.authenticate(&user.token, Some(&most)).await.unwrap();
     assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
-    // As long as a message may be, on a socket that has authenticated: it stays the device that it was.
+    // A message of the maximum length, on an authenticated socket: its device does not change.
     socket.authenticate(&user.token, Some(&"x".repeat(60 << 10))).await.unwrap();
     nothing_came(&mut socket).await;
     store(cluster, 1, &user, &most, &[("own", "a")]).await;
@@ -206,7 +206,7 @@ async fn a_push_without_changes_wakes_nobody() {
 #[tokio::test]
 async fn no_users_pushes_ever_wake_another() {
     let cluster = shared().await;
-    // Ids that are alike in every way but one.
+    // Ids that differ in only one way.
     let base = cluster.user().id;
     let ids = [base.clone(), format!("{base} "), format!("{base}a"), base.to_uppercase(), format!("{base}:todo")];
     let mut users = Vec::new();
@@ -238,7 +238,7 @@ async fn a_fresh_token_of_the_same_user_extends_the_session() {
     let mut witness = socket(cluster, 0, &short, None, None).await;
     extended.authenticate(&user.token, None).await.unwrap();
     assert_eq!(extended.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
-    // The same token ends the witness, so the time has come.
+    // The same token closes the witness, so it has expired by now.
     expect_error(&mut witness, "token_expired").await;
     assert_eq!(closed(&mut witness).await, Some(1008));
     assert!(time_until(expires).is_zero(), "not before the time");

@@ -10,20 +10,20 @@ pub struct UpArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..=50))]
     pub replicas: u16,
 
-    /// The port that all replicas share; each also has its own, counting up from the next. The token issuer, the
+    /// The port that all replicas share; each also has its own, counting up from the next one. The token issuer, the
     /// credits service and PostgreSQL listen 100 above it
     #[arg(long, default_value_t = 3050, value_parser = value_parser!(u16).range(1..=65_000))]
     pub port: u16,
 
-    /// Drop stored data, and start with an empty database
+    /// Drop stored data and start with an empty database
     #[arg(long)]
     pub reset: bool,
 
-    /// Where data, key and (if it isn't installed) PostgreSQL itself are kept
+    /// Folder for data, the key and (if it isn't installed) PostgreSQL itself
     #[arg(long, value_name = "FOLDER", default_value = ".dev")]
     pub data_dir: PathBuf,
 
-    /// The server to run. Default: the mana-sync beside this program
+    /// The server to run. Default: the mana-sync next to this program
     #[arg(long, value_name = "PROGRAM")]
     pub exe: Option<PathBuf>,
 }
@@ -41,7 +41,7 @@ pub struct ListenArgs {
     #[arg(long)]
     pub token: Option<String>,
 
-    /// This device's name: its own pushes don't wake it
+    /// This device's name; its own pushes don't wake it
     #[arg(long)]
     pub client_id: Option<String>,
 }
@@ -59,12 +59,12 @@ pub struct IssuerArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct WithPostgresArgs {
-    /// Where PostgreSQL is kept if it isn't installed
+    /// Folder for PostgreSQL, if it isn't installed
     #[arg(long, value_name = "FOLDER", default_value = ".dev")]
     pub data_dir: PathBuf,
 
-    /// Run a Citus cluster of three servers instead; the command gets its workers in TEST_CITUS_WORKERS. PG_BIN must
-    /// name a PostgreSQL that has the extension
+    /// Run a Citus cluster of three servers instead; TEST_CITUS_WORKERS names its workers. PG_BIN must name a PostgreSQL
+    /// that has the extension
     #[arg(long)]
     pub citus: bool,
 
@@ -77,7 +77,7 @@ pub struct WithPostgresArgs {
 /// MANA_SERVICE_KEY), the issuer's key as MANA_LOAD_KEY, and PostgreSQL's programs as PG_BIN.
 #[derive(Args, Clone, Debug)]
 pub struct WithServicesArgs {
-    /// Where data and key are kept, and PostgreSQL if it isn't installed
+    /// Folder for data, the key and (if it isn't installed) PostgreSQL itself
     #[arg(long, value_name = "FOLDER", default_value = ".dev")]
     pub data_dir: PathBuf,
 
@@ -100,7 +100,7 @@ pub struct TokenArgs {
     #[command(flatten)]
     pub who: Who,
 
-    /// How long it is valid: 90s, 15m, 24h, 7d
+    /// How long the token is valid: 90s, 15m, 24h, 7d
     #[arg(long, default_value = "24h", value_parser = duration)]
     pub ttl: Duration,
 }

@@ -43,7 +43,7 @@ pub async fn start(wanted: Wanted<'_>) -> Result<Postgres, DevError> {
 }
 
 fn reset(data_dir: &Path) -> Result<(), DevError> {
-    // The user may have named any folder: only a database is removed.
+    // The user may have named any folder, so remove it only if it is a database.
     if !data_dir.join("PG_VERSION").exists() {
         return Ok(());
     }

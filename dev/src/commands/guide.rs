@@ -103,20 +103,20 @@ impl Guide {
         let program = shell(&from_here(&self.program));
         let (number, url) = self.replica(3);
         let socket = url.replacen("http", "ws", 1);
-        writeln!(f, "# A WebSocket on replica {number}: is told that there is something to pull.")?;
+        writeln!(f, "# A WebSocket on replica {number}: is notified when there is something to pull.")?;
         writeln!(f, "{program} listen --url {socket}/ws/todo --token \"$(cat {token})\"\n")?;
         let (number, url) = self.replica(2);
-        writeln!(f, "# A stream on replica {number}: gets the changes themselves.")?;
+        writeln!(f, "# A stream on replica {number}: receives the changes themselves.")?;
         writeln!(f, "curl -N {bearer} '{url}/sync/todo/stream?collections=tasks'\n")?;
         let (number, url) = self.replica(1);
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        writeln!(f, "# A push to replica {number}: shows in both of them.")?;
+        writeln!(f, "# A push to replica {number}: shows up in both.")?;
         writeln!(f, "curl {bearer} -H 'Content-Type: application/json' {url}/sync/todo -d '{{")?;
         writeln!(f, "  \"clientId\": \"my-shell\", \"since\": \"\", \"changes\": [{{")?;
         writeln!(f, "    \"table\": \"tasks\", \"id\": \"'$(date +%s)'\", \"op\": \"insert\",")?;
         writeln!(f, "    \"data\": {{\"title\": \"Milk\", \"updatedAt\": \"{now}\"}} }}] }}'\n")?;
         self.replay(f)?;
-        writeln!(f, "# What is stored.")?;
+        writeln!(f, "# The stored changes.")?;
         writeln!(
             f,
             "{} {} -c 'select created_at, user_id, table_name, record_id, op from sync_changes \
@@ -133,7 +133,7 @@ impl Guide {
         }
         let targets: Vec<&str> = self.replicas.iter().map(|(url, _)| url.as_str()).collect();
         let key = shell(&from_here(&self.key));
-        writeln!(f, "# Two real edit histories, replayed by dozens of devices that compare their records (a minute).")?;
+        writeln!(f, "# Replays two real edit histories with dozens of devices that compare their records (a minute).")?;
         writeln!(f, "cargo run -p mana-load -- replay loadtest/data/*.jsonl.gz --key {key} \\")?;
         writeln!(f, "  --targets {} --database-url {}\n", targets.join(","), self.database_url)
     }
@@ -158,9 +158,9 @@ impl Display for Guide {
         for Token { user, token, .. } in &self.tokens {
             writeln!(f, "{user}: {token}\n")?;
         }
-        writeln!(f, "Paste each of these into a terminal of its own, in this folder:\n")?;
+        writeln!(f, "Paste each of these into its own terminal, in this folder:\n")?;
         self.what_to_try(f)?;
-        writeln!(f, "\nCtrl-C stops everything. The data stays; --reset drops it.")
+        writeln!(f, "\nCtrl-C stops everything. The data is kept; --reset drops it.")
     }
 }
 

@@ -1,4 +1,4 @@
-//! `mana-dev issuer`: the token issuer alone, for trying out replicas that have none of their own.
+//! `mana-dev issuer`: only the token issuer, to try out replicas that have no issuer.
 
 use std::process::ExitCode;
 

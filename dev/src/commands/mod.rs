@@ -27,9 +27,9 @@ pub enum Command {
     Token(TokenArgs),
     /// Hold a WebSocket open and print every message with its time
     Listen(ListenArgs),
-    /// Publish the keys of tokens that `mana-dev token` makes, for replicas that run elsewhere
+    /// Publish the keys for tokens from `mana-dev token`, for replicas that run elsewhere
     Issuer(IssuerArgs),
-    /// Run a command with TEST_DATABASE_URL naming a temporary PostgreSQL
+    /// Run a command with a temporary PostgreSQL, named by TEST_DATABASE_URL
     WithPostgres(WithPostgresArgs),
     /// Run a command with a durable PostgreSQL, a token issuer and a credits service, for replicas that it starts
     WithServices(WithServicesArgs),

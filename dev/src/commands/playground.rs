@@ -24,7 +24,7 @@ use mana_dev::{DevError, SigningKey, lock::FolderLock, npm, place, say::note, st
 
 /// The user of both devices.
 const USER: &str = "alice";
-/// Longer than the page is used with one token.
+/// Longer than anyone uses the page with one token.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The path of the module in Dexie's package.
 const DEXIE: &str = "dist/modern/dexie.min.mjs";
@@ -143,7 +143,7 @@ fn file(path: &Path) -> Response {
     }
 }
 
-/// Serves Dexie in the version that the tests use: theirs if they have been set up, else fetched once.
+/// Serves Dexie in the version that the tests use: the tests' own copy if they have been set up, else fetched once.
 async fn dexie(State(page): State<Page>) -> Response {
     let of_tests = page.root.join("tests/browser/node_modules/dexie").join(DEXIE);
     if of_tests.is_file() {
@@ -152,7 +152,7 @@ async fn dexie(State(page): State<Page>) -> Response {
     match fetched(&page).await {
         Ok(module) => file(&module),
         Err(error) => {
-            note(format_args!("The page to try it needs Dexie, which could not be fetched: {error}"));
+            note(format_args!("The playground needs Dexie, which could not be fetched: {error}"));
             StatusCode::SERVICE_UNAVAILABLE.into_response()
         }
     }

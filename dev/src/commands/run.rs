@@ -16,7 +16,7 @@ use mana_dev::{
     child::{Child, Group},
 };
 
-/// Maximum time to end after being told to.
+/// Maximum time the command may take to end after a stop signal.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a command with `env` added to ours until it ends; if we are told to stop, so is the command. Returns its exit

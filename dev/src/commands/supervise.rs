@@ -16,7 +16,7 @@ use mana_dev::{DevError, Replica, ReplicaOptions, say::note};
 
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
-/// Time for which a replica stays down after somebody killed it to see what happens.
+/// How long a replica stays down after somebody killed it to see what happens.
 const KILLED_FOR: Duration = Duration::from_secs(5);
 /// This many deaths within this time are no accident.
 const DEATHS: usize = 5;
@@ -73,11 +73,11 @@ pub async fn supervise(
                 if deaths.len() >= DEATHS {
                     return Err(DevError::KeepsDying { who: options.name, times: DEATHS, within: WITHIN });
                 }
-                note(format_args!("[{}] ended ({status}); starting it again", options.name));
+                note(format_args!("[{}] ended ({status}); restarting it", options.name));
                 RESTART_AFTER
             }
             None => {
-                note(format_args!("[{}] was killed on request; starting it again in {KILLED_FOR:?}", options.name));
+                note(format_args!("[{}] was killed on request; restarting it in {KILLED_FOR:?}", options.name));
                 KILLED_FOR
             }
         };

@@ -1,8 +1,8 @@
 //! `mana-dev with-services -- COMMAND`: everything that replicas need, for a command that starts replicas itself, such
 //! as a measurement.
 //!
-//! Unlike with `with-postgres`, the data is durable and kept: measurements pay for their commits, and data that took
-//! long to load is there the next time.
+//! Unlike with `with-postgres`, the data is durable and kept: measurements include the cost of commits, and data that took
+//! long to load can be reused.
 
 use std::process::ExitCode;
 

@@ -43,7 +43,7 @@ fn check_version(dir: &Path, version: &str, binaries: &Binaries) -> Result<(), D
     Err(DevError::DataDirectory {
         path: dir.to_owned(),
         problem: format!(
-            "was made by PostgreSQL {version}, and {} has PostgreSQL {}; --reset starts afresh",
+            "was created by PostgreSQL {version}, but {} has PostgreSQL {}; --reset starts over",
             binaries.folder().display(),
             binaries.major()
         ),
@@ -63,7 +63,7 @@ fn take_over(dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     }
 }
 
-/// Creates it in a folder beside it that is renamed when complete: an interrupted run leaves no half-made database.
+/// Creates it in a neighbouring folder that is renamed when complete, so an interrupted run leaves no partial database.
 async fn initdb(binaries: &Binaries, dir: &Path, account: Option<Account>) -> Result<(), DevError> {
     let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied {

@@ -24,7 +24,7 @@ pub fn programs(home: &Path) -> Option<PathBuf> {
     places.into_iter().find(|folder| folder.join("postgres").exists())
 }
 
-/// Fills the folder `home`. Several processes may do so at once.
+/// Fills the folder `home`. Several processes may do so concurrently.
 pub async fn postgresql(home: &Path) -> Result<(), DevError> {
     let parent = home.parent().unwrap_or(home);
     place::create(parent)?;

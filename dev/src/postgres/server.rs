@@ -124,7 +124,7 @@ impl Postgres {
             .map_err(DevError::database(action))
     }
 
-    /// Drops a database after disconnecting its clients. One that doesn't exist is fine.
+    /// Drops a database after disconnecting its clients. Does nothing if it doesn't exist.
     pub async fn drop_database(&self, name: &str) -> Result<(), DevError> {
         self.execute(&format!("drop database if exists {} with (force)", quoted(name))).await
     }

@@ -29,7 +29,7 @@ pub fn folder() -> TempDir {
     folder
 }
 
-/// The first of a few neighbouring ports that are free; tests don't get each other's.
+/// The first of a few free neighbouring ports; no two tests get the same ones.
 fn ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 20_000 + u16::try_from(std::process::id() % 500).unwrap() * 20;
@@ -43,12 +43,12 @@ fn ports() -> u16 {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(EXE);
-    // A group of its own: what signals it gets, this test doesn't.
+    // Its own process group, so that this test does not get its signals.
     command.args(arguments).stdin(Stdio::null()).process_group(0);
     command
 }
 
-/// A `mana-dev up` that has said what runs.
+/// A `mana-dev up` that has printed its guide.
 pub struct Dev {
     process: Child,
     guide: String,
@@ -74,12 +74,12 @@ impl Dev {
                 break;
             }
         }
-        // Nobody writes into a full pipe.
+        // Keep reading, so that the pipe never fills up.
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, guide, port }
     }
 
-    /// What stands in the guide beside this name: the address of something that runs.
+    /// The text next to this name in the guide: the address of something that runs.
     pub fn address(&self, what: &str) -> &str {
         self.after(what).split_whitespace().next().unwrap()
     }
@@ -134,7 +134,7 @@ fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// Whether it runs. (A zombie that its new parent has not reaped yet doesn't.)
+/// True if it runs. (A zombie that its new parent has not reaped yet doesn't.)
 fn runs(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
@@ -182,12 +182,12 @@ async fn kill_9_leaves_nothing_behind_and_data_survives_until_reset() {
     let children = dev.children();
     dev.signal(Signal::SIGKILL);
     assert_eq!(dev.ended().await.signal(), Some(9));
-    // At once, while PostgreSQL may still be on its way out.
+    // At once, while PostgreSQL may still be shutting down.
     let mut again = Dev::start(folder.path(), &[]);
     assert!(all_end(&children).await);
     sql(again.database(), "select * from kept").await.unwrap();
 
-    // What a closed terminal sends.
+    // The signal that a closed terminal sends.
     let children = again.children();
     again.signal(Signal::SIGHUP);
     assert!(again.ended().await.success());
@@ -209,11 +209,11 @@ async fn a_dead_replica_is_started_again_and_a_second_signal_stops_at_once() {
     let back = until(LIMIT, async || dev.replica_is_ready(1).await.then_some(())).await;
     assert!(back.is_some());
 
-    // Frozen, it can't follow the polite request.
+    // Frozen, it can't react to the first signal.
     let (frozen, children) = (dev.replicas()[1], dev.children());
     send(frozen, Signal::SIGSTOP);
     dev.signal(Signal::SIGINT);
-    // The first signal has arrived when the other replica is gone.
+    // Once the other replica is gone, the first signal has arrived.
     let other = |dev: &Dev| TcpListener::bind(("127.0.0.1", dev.port + 1)).is_ok();
     assert!(until(LIMIT, async || other(&dev).then_some(())).await.is_some());
     dev.signal(Signal::SIGINT);
@@ -235,7 +235,7 @@ async fn a_taken_port_is_named_with_the_flag_that_changes_it() {
 #[tokio::test]
 async fn a_replica_that_does_not_start_is_reported_with_what_it_said() {
     let folder = folder();
-    // The replicas are `sh serve`: a program of our own making would now and then be "busy", while
+    // The replicas are `sh serve`: a program written by this test would sometimes be "busy", while
     // a child of another test still has the file open.
     fs::write(folder.path().join("migrate"), "exit 0").unwrap();
     fs::write(folder.path().join("serve"), "echo no way; exit 3").unwrap();
@@ -290,7 +290,7 @@ fn a_token_alone_is_printed_and_no_key_is_invented() {
 
 #[test]
 fn without_a_server_beside_it_it_says_what_to_build() {
-    // A second name of the same file: what is written and run at once may be "busy".
+    // A second name for the same file: a program that was just written may be "busy".
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let alone = folder.path().join("mana-dev");
     fs::hard_link(EXE, &alone).unwrap();
@@ -298,5 +298,5 @@ fn without_a_server_beside_it_it_says_what_to_build() {
     let told = stderr(&output);
     assert!(!output.status.success());
     assert!(told.contains("there is no server at") && told.contains("--exe"), "{told}");
-    assert!(!folder.path().join(".dev").exists(), "nothing is made before it is known to be of use");
+    assert!(!folder.path().join(".dev").exists(), "nothing is created before it is known to be needed");
 }

@@ -92,7 +92,7 @@ async fn what_is_no_data_folder_is_left_alone() {
     assert!(precious.exists());
 }
 
-/// Where root's PostgreSQL can't enter, it is put elsewhere, and found there again.
+/// If root's PostgreSQL can't access the folder, the data goes elsewhere, and is found there again.
 #[tokio::test]
 async fn a_private_folder_is_no_obstacle() {
     let private = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* The settings: those of the base, then those of the values, as texts. */}}
+{{/* The settings as strings: those of the base, overridden by those of the values. */}}
 {{- define "mana-sync.config" -}}
 {{- $config := dict }}
 {{- $base := .Files.Get "base/kustomization.yaml" | fromYaml }}
@@ -12,7 +12,7 @@
 {{- $_ := set $config $parts._0 $parts._1 }}
 {{- end }}
 {{- range $name, $value := .Values.config }}
-{{- /* Numbers of a values file are floats, and long ones would be written with an exponent. */}}
+{{- /* Numbers in values files are floats, and large ones would be written with an exponent. */}}
 {{- if and (kindIs "float64" $value) (eq $value (floor $value)) }}{{ $value = printf "%.0f" $value }}{{ end }}
 {{- $_ := set $config $name (toString $value) }}
 {{- end }}
@@ -22,7 +22,7 @@
 {{- toYaml $config }}
 {{- end }}
 
-{{/* What the pods of the server and of the migration have in common. Takes the values and a pod's spec, and changes it. */}}
+{{/* Changes that the pods of the server and the migration share. Takes the values and a pod's spec, which it modifies. */}}
 {{- define "mana-sync.pod" -}}
 {{- $spec := .spec }}{{ $root := .root }}
 {{- $container := first $spec.containers }}
@@ -39,7 +39,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The admin port. Takes the values and the server's container, and adds to it what components/admin adds. */}}
+{{/* The admin port. Takes the values and the server's container, to which it adds what components/admin adds. */}}
 {{- define "mana-sync.admin" -}}
 {{- $patch := .root.Files.Get "components/admin/deployment.yaml" | fromYaml }}
 {{- $more := first $patch.spec.template.spec.containers }}

@@ -85,7 +85,7 @@ pub enum BaselineError {
     #[error("pgbench failed")]
     Pgbench(#[from] PgbenchError),
     /// The load could not be made.
-    #[error("the load could not be made")]
+    #[error("the load could not be generated")]
     Load(#[from] LoadError),
     /// A replica cannot be addressed.
     #[error("a replica cannot be addressed")]
@@ -106,7 +106,7 @@ pub enum BaselineError {
         source: tokio_postgres::Error,
     },
     /// A replay did not finish.
-    #[error("a replay did not come to its end")]
+    #[error("a replay did not finish")]
     Replay(#[source] Box<crate::replay::ReplayError>),
     /// A page could not be read.
     #[error("a page could not be read")]

@@ -28,7 +28,7 @@ pub enum PgbenchError {
     },
     #[error("pgbench ended with {status}: {output}")]
     Failed { status: ExitStatus, output: String },
-    #[error("pgbench did not say its rate: {output}")]
+    #[error("pgbench did not print its rate: {output}")]
     Unreadable { output: String },
     #[error("cannot write the script {}", path.display())]
     Script {

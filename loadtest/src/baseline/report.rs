@@ -29,7 +29,7 @@ const SETTINGS: [&str; 12] = [
 
 /// Reads PostgreSQL's version and settings.
 pub async fn database(at: &Surroundings) -> Result<Database, BaselineError> {
-    let failed = |source| BaselineError::Database { action: "say its settings", source };
+    let failed = |source| BaselineError::Database { action: "report its settings", source };
     let client = at.connect("postgres").await?;
     let mut settings = BTreeMap::new();
     for name in SETTINGS {
@@ -62,7 +62,7 @@ pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: St
     });
     Report {
         name: "baseline".to_owned(),
-        description: "The server beside what the same PostgreSQL does without it, measured alternately.".to_owned(),
+        description: "The server compared with the same PostgreSQL without it, measured alternately.".to_owned(),
         checks: failed.collect(),
         ratios: outcome.rows.iter().map(|row| row.ratio.clone()).collect(),
         ..outline(scenario, Some(busiest), database, started_at)

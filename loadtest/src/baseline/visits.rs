@@ -121,7 +121,7 @@ impl Visitor {
         let column = |name: fn(&Place) -> &String| self.places.iter().map(name).collect::<Vec<_>>();
         let (users, apps) = (column(|place| &place.user), column(|place| &place.app));
         let tables = column(|place| &place.table);
-        let failed = |source| BaselineError::Database { action: "say its cursors", source };
+        let failed = |source| BaselineError::Database { action: "report its cursors", source };
         let rows = sql.query(CURSORS, &[&users, &apps, &tables, &PULLED]).await.map_err(failed)?;
         let short = || BaselineError::Nothing { what: format!("a log has no {PULLED} changes of its table") };
         let cursor = |row: &Row, column: usize| row.try_get::<_, Option<String>>(column).map_err(failed);
@@ -151,7 +151,7 @@ impl Visitor {
         let page = reader.pull(&mut self.client, &mut self.rng).await?;
         match page.bytes >= LEAST_BYTES * PULLED as usize {
             true => Ok(()),
-            false => Err(Failure::Answer("fewer changes than were asked for")),
+            false => Err(Failure::Answer("fewer changes than requested")),
         }
     }
 }

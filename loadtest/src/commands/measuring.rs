@@ -19,7 +19,7 @@ pub struct MeasuringArgs {
     /// The folder for logs and scripts.
     #[arg(long, default_value = ".dev/bench", value_name = "FOLDER")]
     folder: PathBuf,
-    /// The file for the result as JSON; an HTML page is written beside it.
+    /// The file for the result as JSON; an HTML page is written next to it.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Fail if a goal or a limit is missed.

@@ -34,7 +34,7 @@ pub struct CompareArgs {
 pub struct PageArgs {
     /// The JSON of a run.
     report: PathBuf,
-    /// The file for the page; by default beside the JSON.
+    /// The file for the page; by default next to the JSON.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -47,7 +47,7 @@ pub struct MergeArgs {
     /// The JSON of each generator.
     #[arg(required = true)]
     reports: Vec<PathBuf>,
-    /// The file for the merged JSON; its page and its JUnit XML are written beside it.
+    /// The file for the merged JSON; its page and its JUnit XML are written next to it.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }
@@ -108,6 +108,6 @@ fn exit<E: std::error::Error + 'static>(result: Result<ExitCode, E>) -> ExitCode
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(percent) if percent >= 0.0 => Ok(percent),
-        _ => Err("a number of percent from 0 on is wanted".to_owned()),
+        _ => Err("must be a percentage of at least 0".to_owned()),
     }
 }

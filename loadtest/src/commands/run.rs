@@ -65,7 +65,7 @@ pub struct RunArgs {
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if number > 0.0 => Ok(number),
-        _ => Err("a number above 0 is wanted".to_owned()),
+        _ => Err("must be a number above 0".to_owned()),
     }
 }
 
@@ -82,7 +82,7 @@ pub enum Stopped {
     Token(#[from] TokenError),
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("cannot say what PostgreSQL it was")]
+    #[error("cannot read PostgreSQL's version and settings")]
     Database(#[from] mana_load::baseline::BaselineError),
     #[error("cannot read the tokens in {}", path.display())]
     Tokens {

@@ -47,7 +47,7 @@ pub enum Failure {
         retry_after: Option<Duration>,
     },
     /// The answer violates the protocol, and how.
-    #[error("the answer is not what the protocol says: {0}")]
+    #[error("the answer violates the protocol: {0}")]
     Answer(&'static str),
 }
 

@@ -12,7 +12,7 @@ use crate::report::LatencyHistogram;
 
 /// Work that a connection does repeatedly.
 pub trait Work: Send + 'static {
-    /// Does it once. Failures are counted by kind, and the work goes on.
+    /// Does it once. Failures are counted by kind, and the work continues.
     fn once(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 

@@ -49,7 +49,7 @@ pub struct PageRead {
 impl LeanDevice {
     /// Creates a device at the beginning of its log, whose pushes have `changes` changes of one table.
     pub fn new(identity: &Identity, table: &str, changes: usize, shape: Shape) -> Result<Self, Failure> {
-        let header = |text: &str| HeaderValue::from_str(text).map_err(|_| Failure::Answer("no header can carry this"));
+        let header = |text: &str| HeaderValue::from_str(text).map_err(|_| Failure::Answer("not valid in a header"));
         let Identity { app, client, token, .. } = identity;
         Ok(Self {
             authorization: header(&format!("Bearer {token}"))?,
@@ -125,7 +125,7 @@ impl LeanDevice {
     }
 
     fn take(&mut self, body: &[u8]) -> Result<PageRead, Failure> {
-        let position = position(body).ok_or(Failure::Answer("no syncedUntil and hasMore"))?;
+        let position = position(body).ok_or(Failure::Answer("syncedUntil or hasMore is missing"))?;
         position.synced_until.clone_into(&mut self.cursor);
         Ok(PageRead { bytes: body.len(), has_more: position.has_more })
     }

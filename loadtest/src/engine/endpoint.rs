@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// It is not a base URL.
-    #[error("{url:?} is no base URL; it should look like http://127.0.0.1:3050")]
+    #[error("{url:?} is not a base URL; it should look like http://127.0.0.1:3050")]
     Url {
         /// The URL.
         url: String,

@@ -49,7 +49,7 @@ impl Feed {
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .header(X_CLIENT_ID, client_id)
             .body(Empty::new())
-            .map_err(|_| Failure::Answer("no request can carry this"))?;
+            .map_err(|_| Failure::Answer("not valid in a request"))?;
         let answer = tokio::select! {
             biased;
             answer = sender.send_request(request) => answer.map_err(Failure::Broken)?,

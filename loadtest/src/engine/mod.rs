@@ -1,4 +1,4 @@
-//! Generates load; lean, because it shares its machine with what it measures.
+//! Generates load, cheaply, because it shares its machine with the servers that it measures.
 //!
 //! ```text
 //! endpoint ─► client: one keep-alive connection to each target, driven by the task that waits for the answer

@@ -53,7 +53,7 @@ impl Socket {
         match socket.next().await? {
             SocketEvent::Other(text) if text.contains("auth-ok") => Ok(socket),
             SocketEvent::Closed(_) => Err(Failure::Closed),
-            SocketEvent::Wakeup | SocketEvent::Other(_) => Err(Failure::Answer("auth-ok was due")),
+            SocketEvent::Wakeup | SocketEvent::Other(_) => Err(Failure::Answer("expected auth-ok")),
         }
     }
 

@@ -109,7 +109,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, edited: Edited, log: Log<'_
     for &edits in &plan.edits {
         let point = point(at, edits, edited, plan.turns).await?;
         log(&format!(
-            "edits of {at_once} of {of} of {FIELDS} fields {}: a fresh device reads {} rows in {}, trimmed {} rows in {}; {} rows hold what lives; trimming took {}",
+            "edits of {at_once} of {of} of {FIELDS} fields {}: a fresh device reads {} rows in {}, trimmed {} rows in {}; {} rows hold live data; trimming took {}",
             number(edits as f64),
             number(point.whole.rows),
             seconds(point.whole.seconds),

@@ -74,7 +74,7 @@ impl Reader<'_> {
         let Whose { app, table, .. } = self.whose;
         let address = format!("{}/sync/{app}/pull", self.base);
         let parameters = [("collection", table), ("since", since)];
-        let wrong = |_| BaselineError::Nothing { what: format!("{address} is no address") };
+        let wrong = |_| BaselineError::Nothing { what: format!("{address} is not an address") };
         Url::parse_with_params(&address, parameters).map_err(wrong)
     }
 

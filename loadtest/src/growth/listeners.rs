@@ -145,7 +145,7 @@ async fn measure_one(at: &Surroundings, replicas: usize, length: Duration) -> Re
         let row = senders[0].0.query_one("select pg_backend_pid()", &[]).await.map_err(database("say its pid"))?;
         row.get(0)
     };
-    let cpu = || server_cpu(pid).map_err(|_| BaselineError::Nothing { what: "PostgreSQL is not here".to_owned() });
+    let cpu = || server_cpu(pid).map_err(|_| BaselineError::Nothing { what: "PostgreSQL is not local".to_owned() });
     let (begun, cpu_before, sent_before) = (Instant::now(), cpu()?, cluster.sent.load(Ordering::Relaxed));
     cluster.is_counting.store(true, Ordering::Relaxed);
     sleep(length).await;
@@ -164,7 +164,7 @@ async fn measure_one(at: &Surroundings, replicas: usize, length: Duration) -> Re
 
 fn histogram() -> Result<Histogram<u64>, BaselineError> {
     let made = Histogram::new_with_max(LONGEST_MICROS, 3);
-    made.map_err(|error| BaselineError::Nothing { what: format!("there is no room for latencies: {error}") })
+    made.map_err(|error| BaselineError::Nothing { what: format!("latencies cannot be recorded: {error}") })
 }
 
 fn database(action: &'static str) -> impl Fn(tokio_postgres::Error) -> BaselineError {

@@ -50,7 +50,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, log: Log<'_>) -> Result<Mea
         name: "log".to_owned(),
         size: SIZE.to_owned(),
         note: format!(
-            "One user and one log; {}, of which the pushes make each log longer; a fresh device's first {PAGES} pages of \
+            "One user and one log; {}, whose pushes make each log longer; a fresh device's first {PAGES} pages of \
              {} changes, from the beginning again where the log ends before",
             note(visits),
             number(PULL_PAGE as f64)

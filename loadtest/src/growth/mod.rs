@@ -31,8 +31,8 @@ use crate::report::model::Growth;
 
 pub use run::{Outcome, run};
 
-/// Turns of single requests cost nothing to start, and the shorter turns are, the more alike is the other work of the
-/// machine during them.
+/// Turns of single requests cost nothing to start, and the shorter they are, the more alike is the machine's other work
+/// during each.
 const SHORTER: usize = 5;
 
 /// The dimensions by name, in the order of the table.

@@ -51,8 +51,8 @@ pub async fn measure(at: &Surroundings, plan: &Plan, many: Many, log: Log<'_>) -
     let sides = start(at, &datasets, many.name(), log).await?;
     let latencies = visit(sides, &plan.names, plan.visits(), many.name(), log).await?;
     let dealt = match many {
-        Many::Apps => "dealt to the apps, which have one table each",
-        Many::Tables => "in one log, dealt to its tables",
+        Many::Apps => "distributed over the apps, which have one table each",
+        Many::Tables => "in one log, distributed over its tables",
     };
     let changes = number(CHANGES as f64);
     let growth = Growth {

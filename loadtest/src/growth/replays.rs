@@ -85,7 +85,7 @@ fn lines(replayed: &Replayed) -> Vec<GrowthLine> {
 
 fn files() -> Result<Vec<PathBuf>, BaselineError> {
     let missing =
-        || BaselineError::Nothing { what: format!("there are no histories in {FOLDER}: run it where that is") };
+        || BaselineError::Nothing { what: format!("there are no histories in {FOLDER}: run this in the repository") };
     let entries = Path::new(FOLDER).read_dir().map_err(|_| missing())?;
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.sort();

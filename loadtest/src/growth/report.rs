@@ -25,7 +25,7 @@ pub fn report(plan: &Plan, outcome: &Outcome, database: Database, started_at: St
     let busiest = outcome.measured.iter().filter_map(|measured| measured.generator_busy).reduce(f64::max);
     Report {
         name: "growth".to_owned(),
-        description: "How cost grows with size: what was measured where little is, and where much is.".to_owned(),
+        description: "How cost grows with size: the same measurements with little and with much.".to_owned(),
         checks: failed.collect(),
         growth: outcome.measured.iter().map(|Measured { growth, .. }| growth.clone()).collect(),
         ..outline(scenario, busiest, database, started_at)

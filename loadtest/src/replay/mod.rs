@@ -92,11 +92,11 @@ pub enum ReplayError {
     /// The HTTP client failed.
     #[error("the HTTP client failed")]
     Transport(#[from] TransportError),
-    /// A device could not go on.
-    #[error("a device could not go on")]
+    /// A device could not continue.
+    #[error("a device could not continue")]
     Device(#[from] DeviceError),
-    /// The reader of a stream could not go on.
-    #[error("the stream reader could not go on after {changes} changes")]
+    /// The reader of a stream could not continue.
+    #[error("the stream reader could not continue after {changes} changes")]
     Stream {
         /// The number of changes it had read.
         changes: usize,
@@ -105,7 +105,7 @@ pub enum ReplayError {
         source: StreamError,
     },
     /// A stream did not bring everything in time.
-    #[error("the stream did not bring all of {expected} changes within {within:?} of the last push")]
+    #[error("the stream did not deliver all {expected} changes within {within:?} of the last push")]
     StreamBehind {
         /// The number of changes it should have brought.
         expected: usize,
@@ -142,7 +142,7 @@ pub enum ReplayError {
         line: usize,
     },
     /// The stored rows could not be read.
-    #[error("the stored rows could not be had")]
+    #[error("the stored rows could not be read")]
     Fold(#[from] FoldError),
     /// The database did not do it.
     #[error("the database {what}")]
@@ -153,7 +153,7 @@ pub enum ReplayError {
         #[source]
         source: sqlx::Error,
     },
-    /// A task of the replay ended by itself.
-    #[error("a task of the replay ended by itself")]
+    /// A task of the replay ended unexpectedly.
+    #[error("a task of the replay ended unexpectedly")]
     Task(#[from] tokio::task::JoinError),
 }

@@ -27,10 +27,10 @@ impl fmt::Display for Finding {
             Self::Differs { who, against, difference } => write!(f, "{difference} ({who} against {against})"),
             Self::Stored { sent, stored } => write!(f, "{sent} changes were sent and answered, {stored} are stored"),
             Self::StreamedCount { expected, streamed } => {
-                write!(f, "the stream brought {streamed} changes of {expected}")
+                write!(f, "the stream delivered {streamed} of {expected} changes")
             }
             Self::StreamedOrder { place, stored, streamed } => {
-                write!(f, "the stream's change {place} is {}, stored there is {}", wire(streamed), wire(stored))
+                write!(f, "change {place} of the stream is {}, but the stored one is {}", wire(streamed), wire(stored))
             }
         }
     }

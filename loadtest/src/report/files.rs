@@ -59,7 +59,7 @@ pub fn read(path: &Path) -> Result<Report, FileError> {
     }
 }
 
-/// Writes `path` and, beside it, with the same name, the page (`.html`) and the report for CI systems (`.junit.xml`);
+/// Writes `path` and, next to it, with the same name, the page (`.html`) and the report for CI systems (`.junit.xml`);
 /// returns the page's path. Folders are created.
 pub fn write(report: &Report, path: &Path) -> Result<PathBuf, FileError> {
     let json = serde_json::to_vec(report).map_err(|source| FileError::Json { path: path.to_owned(), source })?;

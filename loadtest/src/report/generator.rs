@@ -37,20 +37,20 @@ impl Generator {
         let cpu = format!("it used {} of {threads}", percent(self.cpu_p90_share));
         let late = self.lateness_p99_seconds.unwrap_or(0.0);
         let lateness = match self.lateness_p99_seconds {
-            Some(late) => format!("99 % of its requests left within {:.2} ms of their time", late * 1e3),
-            None => "it sent as fast as answers came, with no times to keep".to_owned(),
+            Some(late) => format!("99 % of its requests were sent within {:.2} ms of their time", late * 1e3),
+            None => "it sent as fast as answers came, without a schedule".to_owned(),
         };
         self.was_the_limit = Some(self.cpu_p90_share >= BUSY);
         let mut reason = if self.cpu_p90_share >= BUSY {
             format!("{cpu}: give it more processors, or less to do")
         } else if late > LATE_SECONDS {
-            format!("{lateness} only, and that is in every latency; {cpu}")
+            format!("{lateness}, which adds to every latency; {cpu}")
         } else {
             format!("{cpu}; {lateness}")
         };
         if let Some(busy) = self.machine_busy_p90_share.filter(|&busy| busy >= FULL) {
             let busy = percent(busy);
-            reason += &format!(". All processors of its machine were {busy} busy: what else runs there had the rest");
+            reason += &format!(". All processors of its machine were {busy} busy; other processes had the rest");
         }
         reason
     }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(judged(1.68, Some(0.0005), 0.5).was_the_limit, Some(false));
         let late = judged(0.4, Some(0.011), 0.5);
         assert_eq!(late.was_the_limit, Some(false));
-        assert!(late.reason.contains("within 11.00 ms of their time only"), "{}", late.reason);
+        assert!(late.reason.contains("within 11.00 ms of their time, which"), "{}", late.reason);
         assert_eq!(judged(1.9, None, 0.5).was_the_limit, Some(true));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In JSON it is a string: HdrHistogram's V2 encoding, deflated, in base64 (`HISTFAAA…`). A list of percentiles would
 //! be readable, but it can neither be added to another run's nor asked for a percentile that is not in it; and every
-//! implementation of HdrHistogram, in any language, reads this form. The usual percentiles are stored beside it
+//! implementation of HdrHistogram, in any language, reads this form. The usual percentiles are stored next to it
 //! ([`super::model::Percentiles`]).
 
 use std::time::Duration;

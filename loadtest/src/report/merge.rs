@@ -21,13 +21,13 @@ pub enum MergeError {
         second: String,
     },
     /// Reports of baselines are not merged.
-    #[error("{name} compares with baselines: that is measured by one generator")]
+    #[error("{name} compares with baselines, which only one generator measures")]
     Baselines {
         /// Its name.
         name: String,
     },
     /// The time of a report cannot be read.
-    #[error("{started_at:?} is no time")]
+    #[error("{started_at:?} is not a time")]
     Time {
         /// The time as given.
         started_at: String,

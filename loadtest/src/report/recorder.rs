@@ -53,7 +53,7 @@ impl Recorder {
         &self.operations
     }
 
-    /// Returns a handle for a worker to record with. Each task should have one, whatever their number.
+    /// Returns a handle for a worker to record with. Each task should have its own, however many there are.
     pub fn worker(self: &Arc<Self>) -> Worker {
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len();
         Worker { recorder: self.clone(), shard }

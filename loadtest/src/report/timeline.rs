@@ -56,7 +56,7 @@ impl Timeline {
         let last = self.shared.end_phase();
         let threads = Handle::current().metrics().num_workers() as u64;
         drop(last);
-        // It has not ended by itself: only this sends, and only a panic could have come first, which the task reports.
+        // It has not ended before: only this stops it, or a panic, which the task reports.
         let _ = self.stop.send(());
         let replicas = self.task.await?;
         let mut state = lock(&self.shared.state);

@@ -1,4 +1,4 @@
-//! The schedule of requests: known beforehand, whatever the server does.
+//! The schedule of requests: fixed in advance, independent of the server.
 
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};

@@ -17,7 +17,7 @@ pub enum ScenarioError {
         source: std::io::Error,
     },
     /// It is not a scenario.
-    #[error("{} is no scenario", path.display())]
+    #[error("{} is not a scenario", path.display())]
     Toml {
         /// The file.
         path: PathBuf,
@@ -242,10 +242,10 @@ impl Scenario {
     fn problem(&self) -> Option<String> {
         let asks = self.phases.iter().any(|phase| phase.rate > 0.0 && phase.event != Event::WakeAll);
         if self.users.count == 0 || self.users.devices == 0 {
-            return Some("there must be users, and each must have a device".to_owned());
+            return Some("there must be at least one user and one device each".to_owned());
         }
         if asks && self.mix.iter().map(|share| share.weight).sum::<f64>() <= 0.0 {
-            return Some("a phase has a rate, and [[mix]] says nothing that could be asked".to_owned());
+            return Some("a phase has a rate, but [[mix]] has no operations".to_owned());
         }
         if let Some(phase) = self.phases.iter().find(|phase| !(phase.seconds > 0.0 && phase.rate >= 0.0)) {
             return Some(format!("the phase {} needs seconds, and a rate that is not negative", phase.name));
@@ -255,7 +255,7 @@ impl Scenario {
         }
         let names: Vec<String> = self.operations();
         let unknown = self.thresholds.iter().find(|threshold| !names.contains(&threshold.operation));
-        unknown.map(|it| format!("a threshold is for {:?}; there are {}", it.operation, names.join(", ")))
+        unknown.map(|it| format!("a threshold is for {:?}; the operations are {}", it.operation, names.join(", ")))
     }
 
     /// Returns the operations that a run of this scenario can have, in the order of reports.
@@ -308,7 +308,7 @@ mod tests {
         assert!(refused("[[phases]]\nname = \"p\"\nseconds = 1\nrate = 5").contains("[[mix]]"));
         assert!(refused("[[phases]]\nname = \"p\"\nseconds = 0").contains("seconds"));
         assert!(refused("phases = []\n[[thresholds]]\noperation = \"pull\"\np99_ms = 5").contains("pull"));
-        assert!(refused("phases = []\nlenght = 5").contains("no scenario"));
+        assert!(refused("phases = []\nlenght = 5").contains("not a scenario"));
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

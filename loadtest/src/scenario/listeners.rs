@@ -92,7 +92,7 @@ impl Listener {
         };
         'connections: while let Some(mut socket) = self.open(open).await {
             opened.take();
-            // Whatever was pushed while nobody listened is found by the pull after a connect.
+            // The pull after a connect finds what was pushed while nobody listened.
             seen = self.user.ledger().sent.len().max(seen);
             last_wakeup = Some(Instant::now());
             let _held = self.worker.connected();

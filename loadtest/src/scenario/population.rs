@@ -1,4 +1,4 @@
-//! The participants, and what they were promised: every acknowledged push, to be looked for at the end.
+//! The participants, and what they were promised: every acknowledged push, verified at the end.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -32,7 +32,7 @@ pub enum RolloutError {
         status: ExitStatus,
     },
     /// It is not known how to replace the replicas.
-    #[error("nobody said how to replace the replicas: name a command with --rollout-command, or use --replicas")]
+    #[error("there is no way to replace the replicas: name a command with --rollout-command, or use --replicas")]
     Unknown,
 }
 

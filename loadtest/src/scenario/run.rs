@@ -51,7 +51,7 @@ pub enum RunError {
     #[error("there are no users")]
     Population(#[from] PopulationError),
     /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made")]
+    #[error("the HTTP client could not be created")]
     Http(#[from] TransportError),
     /// The users' history could not be pushed.
     #[error("the users' history could not be pushed")]
@@ -62,8 +62,8 @@ pub enum RunError {
     /// A thread of the generator could not be started.
     #[error("a thread of the generator could not be started")]
     Thread(#[source] std::io::Error),
-    /// A task of the generator ended by itself.
-    #[error("a task of the generator ended by itself")]
+    /// A task of the generator ended unexpectedly.
+    #[error("a task of the generator ended unexpectedly")]
     Task(#[from] JoinError),
     /// The replicas could not be replaced.
     #[error("the replicas could not be replaced")]

@@ -48,7 +48,7 @@ pub async fn verify_users(
     limit: usize,
     http: &reqwest::Client,
 ) -> Vec<Check> {
-    // Users with the most to lose are included, whatever the limit.
+    // Users with the most to lose are included, regardless of the limit.
     let mut users: Vec<_> = population.users.iter().collect();
     users.sort_by_key(|user| std::cmp::Reverse(user.ledger().sent.len()));
     users.truncate(limit);
@@ -72,10 +72,7 @@ pub async fn verify_users(
         }
     }
     vec![
-        stored.check(
-            "what was acknowledged is read back, once and whole (G1, G2)",
-            "acknowledged changes were looked for",
-        ),
+        stored.check("acknowledged changes are read back, once and whole (G1, G2)", "acknowledged changes"),
         agree.check("new devices agree, and every answer keeps the protocol (G2, G3)", "users, two devices each"),
     ]
 }
@@ -106,7 +103,7 @@ pub fn compare_with_ledger(ledger: &Ledger, held: &Snapshot, received: usize) ->
     for id in records.into_iter().flat_map(|records| records.keys()) {
         match parse_record(id) {
             Some((number, _)) => *found.entry(number).or_default() += 1,
-            None => problems.push(format!("the record {id} is from nowhere")),
+            None => problems.push(format!("the record {id} was never pushed")),
         }
     }
     for (number, &changes) in &ledger.acknowledged {
@@ -121,13 +118,13 @@ pub fn compare_with_ledger(ledger: &Ledger, held: &Snapshot, received: usize) ->
     for (number, there) in found {
         match ledger.unknown.get(&number) {
             Some(&changes) if changes == there => {}
-            Some(&changes) => problems.push(format!("push {number} is there by {there} of {changes} changes")),
-            None => problems.push(format!("push {number} is there and was never acknowledged")),
+            Some(&changes) => problems.push(format!("push {number} is there with only {there} of {changes} changes")),
+            None => problems.push(format!("push {number} is there but was never acknowledged")),
         }
     }
     let distinct = records.map_or(0, BTreeMap::len);
     if received != distinct {
-        problems.push(format!("{received} changes came for {distinct} records: some are stored twice"));
+        problems.push(format!("{received} changes were received for {distinct} records: some are stored twice"));
     }
     problems
 }
@@ -156,7 +153,7 @@ pub fn verify_listeners(accounts: &[Account]) -> Vec<Check> {
         checks.push(sockets.check("woken for the last change within 5 s (G4)", "WebSockets"));
     }
     if streams.looked_at > 0 {
-        checks.push(streams.check("streams brought every change once (G2)", "streams"));
+        checks.push(streams.check("streams delivered every change once (G2)", "streams"));
     }
     checks
 }
@@ -171,7 +168,7 @@ pub fn compare_stream(ledger: &Ledger, heard: &Changes) -> Vec<String> {
             problems.push(format!("change {index} of push {push} came {times} times"));
         }
         if !ledger.acknowledged.contains_key(push) && !ledger.unknown.contains_key(push) {
-            problems.push(format!("push {push} came and is not this user's"));
+            problems.push(format!("push {push} was received but is not this user's"));
         }
     }
     problems

@@ -41,7 +41,7 @@ fn growth_that_became_steeper_is_worse() {
     let (flat, steep) = (usual(30, 1.0), usual(30, 1.4));
     assert_eq!(outcome(&Comparison::new(&flat, &steep), name), Outcome::Worse);
     assert_eq!(outcome(&Comparison::new(&steep, &flat), name), Outcome::Better);
-    // A report from before there was any.
+    // A report from before there were any.
     let without = mana_load::report::Report { growth: Vec::new(), ..usual(30, 1.0) };
     assert_eq!(outcome(&Comparison::new(&without, &flat), name), Outcome::Missing);
 }

@@ -24,7 +24,7 @@ fn counts_and_histograms_are_added_and_seconds_meet_by_the_clock() {
         assert!(sum.latency.p99_seconds >= one.latency.p99_seconds);
         assert!(sum.latency.p99_seconds <= other.latency.p99_seconds);
     }
-    // Ten seconds later: the first ten are the first's alone, then both are there.
+    // Started ten seconds later: the first ten seconds are the first's only, then both run.
     assert_eq!(merged.series.len(), 70);
     assert_eq!(merged.series[9].connections, first.series[9].connections);
     assert_eq!(merged.series[10].connections, first.series[10].connections + second.series[0].connections);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::fixture::{hostile, usual};
 
-/// Where pages are left for a person to look at.
+/// The folder where pages are kept for people to look at.
 pub fn leave(name: &str, report: &Report) -> String {
     let page = html::page(report);
     std::fs::write(format!("{}/{name}.html", env!("CARGO_TARGET_TMPDIR")), &page).unwrap();
@@ -53,7 +53,7 @@ fn numbers_of_the_tables_are_those_of_the_json() {
     }
 }
 
-/// What `plots.js` is given for the plot of this title.
+/// The data given to `plots.js` for the plot with this title.
 fn data_of(page: &str, title: &str) -> Value {
     let figure = page.split("<figcaption>").find(|figure| figure.starts_with(&format!("{title}<"))).unwrap();
     let data = figure.split("<script type=\"application/json\">").nth(1).unwrap().split("</script>").next().unwrap();
@@ -81,7 +81,7 @@ fn growth_has_a_table_and_a_plot_of_each_measurement() {
     let lines = all.growth[0].lines.len();
     let page = leave("growth", &Report { growth: all.growth, ratios: Vec::new(), ..Report::default() });
     let section = page.split("By stored changes</h2>").nth(1).unwrap();
-    for text in ["2 of 3 limits on growth kept", "rows by stored changes", "5,000,000", "1.07 ×", "at least 0.8"] {
+    for text in ["2 of 3 growth limits met", "rows by stored changes", "5,000,000", "1.07 ×", "at least 0.8"] {
         assert!(page.contains(text), "{text}");
     }
     assert_eq!(section.matches("<figure").count(), lines);
@@ -123,7 +123,7 @@ fn empty_single_and_enormous_runs_have_a_page() {
     leave("single", &usual(1, 1.0));
     let page = leave("hour", &usual(3600, 1.0));
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
-    // A second without a length comes from nowhere but a broken file; it must not take the page with it.
+    // Only a broken file has a second without a length; it must not break the page.
     let broken = Report {
         series: vec![
             Second { at_seconds: -1e300, ..Second::default() },

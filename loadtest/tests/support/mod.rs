@@ -18,12 +18,12 @@ use tokio::sync::watch;
 /// Update stamps later than this are stored as this, as if it were the server's time plus the allowed skew.
 pub const LATEST: &str = "2100-01-01T00:00:00.000Z";
 
-/// What the server does wrong.
+/// The server's fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Fault {
     #[default]
     None,
-    /// Every third request is refused with 503, every other one of them after its changes were stored.
+    /// Every third request is answered 503, every second one of those after its changes were stored.
     Flaky,
     /// A retried push is stored once more.
     StoresTwice,
@@ -56,7 +56,7 @@ struct State_ {
 }
 
 impl Server {
-    /// Serves on a free port of loopback; the base URL.
+    /// Serves on a free loopback port; returns the base URL.
     pub async fn start(fault: Fault, page: usize) -> (Arc<Self>, String) {
         let server = Arc::new(Self { fault, page, ..Self::default() });
         let routes = Router::new()
@@ -70,7 +70,7 @@ impl Server {
         (server, base)
     }
 
-    /// How many changes are stored.
+    /// The number of stored changes.
     pub fn stored(&self) -> usize {
         self.state().log.len()
     }
@@ -79,7 +79,7 @@ impl Server {
         self.state.lock().unwrap()
     }
 
-    /// Whether this request fails, and whether before it is handled.
+    /// Returns whether this request fails, and whether it fails before it is handled.
     fn fails(&self) -> Option<bool> {
         let mut state = self.state();
         state.requests += 1;
@@ -87,7 +87,7 @@ impl Server {
         fails.then_some(state.requests.is_multiple_of(2))
     }
 
-    /// Stores a push unless it was stored before; how much was stored before it.
+    /// Stores a push unless it was stored before; returns the number of changes stored before it.
     fn store(&self, key: &str, request: &PushRequest) -> usize {
         let mut state = self.state();
         let before = state.log.len();
@@ -108,7 +108,7 @@ impl Server {
         before
     }
 
-    /// On an initial sync, own changes are among them as far as they were stored before `own_until`.
+    /// In an initial sync, includes own changes that were stored before `own_until`.
     fn delta(&self, reader: &str, since: &str, table: Option<&str>, own_until: usize) -> SyncAnswer {
         let state = self.state();
         let initial_sync = is_beginning(since) || since.ends_with("1Z");
@@ -134,7 +134,7 @@ impl Server {
         SyncAnswer { server_changes: found, conflicts: Vec::new(), synced_until, has_more, adjusted: Vec::new() }
     }
 
-    /// The first change of `log` without the fields that the reader's own later change has tied with.
+    /// The first change of `log` without the fields for which the reader's own later change won a tie.
     fn without_lost_ties(&self, log: &[Stored], reader: &str) -> Option<Change> {
         let (first, later) = log.split_first()?;
         let mut change = first.change.clone();
@@ -152,7 +152,7 @@ impl Server {
     }
 }
 
-/// Microseconds are the place in the log; the last digit says that an initial sync is going on.
+/// The microseconds are the position in the log; the last digit marks an initial sync.
 fn cursor(place: usize, initial_sync: bool) -> String {
     let seconds = stamp::from_millis(1_704_103_200_000 + (place as i64 / 1_000_000) * 1_000).unwrap();
     format!("{}.{:06}{}Z", &seconds[..19], place % 1_000_000, u8::from(initial_sync))

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// The address of a cluster's admin port, and the request.
 #[derive(Args, Debug)]
 pub struct AdminArgs {
-    /// The admin port of any replica. Default: ADMIN_PORT on this machine, where ADMIN_HOST says.
+    /// URL of the admin port of any replica. Default: ADMIN_PORT on this machine, at ADMIN_HOST.
     #[arg(long, env, global = true)]
     admin_url: Option<Url>,
 
@@ -29,7 +29,7 @@ pub struct AdminArgs {
     #[arg(long, env, default_value_t = 3090, global = true)]
     admin_port: u16,
 
-    /// Address that ADMIN_PORT listens on, where ADMIN_URL is not set.
+    /// Address that ADMIN_PORT listens on, if ADMIN_URL is not set.
     #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), global = true)]
     admin_host: IpAddr,
 
@@ -124,8 +124,8 @@ pub enum ClientError {
     /// ADMIN_TOKEN is not set.
     #[error("ADMIN_TOKEN is not set")]
     NoToken,
-    /// ADMIN_URL cannot have a path added to it.
-    #[error("ADMIN_URL cannot have a path added to it")]
+    /// ADMIN_URL must be a URL to which a path can be appended.
+    #[error("ADMIN_URL must be a URL to which a path can be appended")]
     Url,
     /// The admin port cannot be reached.
     #[error("the admin port cannot be reached")]
@@ -134,7 +134,7 @@ pub enum ClientError {
     #[error("{0}")]
     Refused(String),
     /// Something else listens there.
-    #[error("the admin port answered {0}, and not as an admin port does")]
+    #[error("got {0} from something that is not an admin port")]
     NotAdminPort(StatusCode),
     /// The answer cannot be read.
     #[error("the answer cannot be read")]

@@ -23,7 +23,7 @@ fn or_dash(text: Option<&String>) -> String {
 
 fn missing(out: &mut Output, silent: &[Silent], problem: Option<&String>) {
     for replica in silent {
-        out.line(format_args!("{} does not answer; last heard {}", replica.name, replica.heard_at));
+        out.line(format_args!("{} does not answer; last heard from {}", replica.name, replica.heard_at));
     }
     if let Some(problem) = problem {
         out.line(problem);
@@ -70,7 +70,7 @@ pub(super) fn user(out: &mut Output, user: &User) {
     let (changes, size) = (at_least(usage.changes.to_string(), usage.more), at_least(bytes(usage.bytes), usage.more));
     out.line(format_args!("{} apps, {changes} changes, {size}", usage.apps));
     if usage.more {
-        out.line("Only the newest changes are counted; `mana-sync usage` counts all of those who store most.");
+        out.line("Only the newest changes are counted; `mana-sync usage` counts everything in the largest logs.");
     }
     out.line("");
     let rows = user.logs.iter().map(|log| {

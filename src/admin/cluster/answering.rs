@@ -46,7 +46,10 @@ impl Answering {
         if !inner.state().peers.is_empty()
             && let Err(error) = inner.send(CHANNEL, Kind::Goodbye, inner.local.clock.random_u64(), &()).await
         {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the other replicas were not told goodbye");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot tell the other replicas that this one is stopping"
+            );
         }
     }
 }
@@ -64,7 +67,7 @@ impl Replicas {
         let inner = &self.0;
         let mut pause = FIRST_PAUSE;
         while let Err(error) = self.take_over_refused().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the tokens that operators refuse cannot be read");
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the refused tokens");
             inner.local.cannot_read_refused(&error);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -88,7 +91,10 @@ impl Replicas {
                 // It starts over once it listens.
                 Some(AskError::Deaf) => return,
                 Some(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the other replicas are not known yet");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot determine yet which other replicas exist"
+                    );
                     tokio::time::sleep(ANSWER_TIMEOUT).await;
                 }
             }
@@ -105,6 +111,6 @@ async fn answer(inner: &Inner, head: &Head, question: Question) {
         }
     };
     if let Err(error) = sent {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a question of an operator could not be answered");
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot answer an operator's query");
     }
 }

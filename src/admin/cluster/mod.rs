@@ -115,15 +115,15 @@ pub struct Answers {
 /// The reasons why a message could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    #[error("this replica does not hear the others at the moment: its listener is not connected")]
+    #[error("this replica cannot hear the others at the moment: its listener is not connected")]
     Deaf,
-    #[error("the other replicas cannot be asked")]
+    #[error("cannot query the other replicas")]
     Connection(#[from] ConnectionError),
-    #[error("the other replicas cannot be asked")]
+    #[error("cannot query the other replicas")]
     Database(#[from] tokio_postgres::Error),
-    #[error("the other replicas could not be asked in time")]
+    #[error("querying the other replicas took too long")]
     Timeout(#[from] Elapsed),
-    #[error("a message cannot be written")]
+    #[error("a message cannot be encoded")]
     Message(#[from] MessageError),
 }
 

@@ -24,7 +24,7 @@ impl Inner {
                 self.note_peer(&head);
                 let is_meant = asked.replica.as_ref().is_none_or(|name| *name == self.local.name);
                 if is_meant && self.is_new(head.id) && self.questions.try_send((head, asked)).is_err() {
-                    tracing::warn!("too many questions of operators wait; one is not answered");
+                    tracing::warn!("too many operator queries are waiting; one was dropped");
                 }
                 Ok(())
             }
@@ -103,7 +103,7 @@ impl OtherChannels for Replicas {
 
     fn receive(&self, payload: &str) {
         if let Err(error) = self.0.receive_message(payload) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a message of another replica cannot be read");
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot read a message from another replica");
         }
     }
 }

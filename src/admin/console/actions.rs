@@ -40,7 +40,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
             }))
             (page.form("/actions/drain", "Do it", None, &html! {
                 h2 { "Drain a replica" }
-                p.muted { "It stops being ready and its sessions leave. It keeps running, and can be taken back." }
+                p.muted { "It stops being ready, and its sessions leave. It keeps running, and can be taken back." }
                 (select(&cluster.replicas, false))
                 label { "What" select name="drained" { option value="true" { "Drain" } option value="false" { "Take back" } } }
             }))
@@ -59,7 +59,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
             }))
             (page.form("/actions/compact", "Trim now", None, &html! {
                 h2 { "Trim logs" }
-                p.muted { "Removes what no longer counts from old changes, now." }
+                p.muted { "Trims the values that lost from old changes, now." }
                 (everywhere)
             }))
         }
@@ -178,7 +178,7 @@ pub(super) async fn compact(posted: Posted) -> Response {
 pub(super) async fn rates(posted: Posted) -> Response {
     let read = |form: &Form| {
         let number = |text: &str| {
-            text.trim().parse().map_err(|_| AdminError::Invalid("a rate is a whole number, of at most 1000000"))
+            text.trim().parse().map_err(|_| AdminError::Invalid("a rate must be a whole number of at most 1000000"))
         };
         let [pushes, pulls] = ["pushes", "pulls"].map(|name| form.get(name).map(number).transpose());
         Ok((form.get("replica").map(str::to_owned), Action::Rates { pushes: pushes?, pulls: pulls? }))

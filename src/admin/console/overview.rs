@@ -72,7 +72,7 @@ fn row(page: &Page, replica: &Replica) -> Markup {
     let (action, drained, sure) = match replica.drained {
         true => ("Take back", "false", None),
         false => {
-            ("Drain", "true", Some(format!("Drain {}? It stops being ready and its sessions leave.", replica.name)))
+            ("Drain", "true", Some(format!("Drain {}? It stops being ready, and its sessions leave.", replica.name)))
         }
     };
     let fields = [("replica", replica.name.as_str()), ("drained", drained)];

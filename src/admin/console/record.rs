@@ -30,7 +30,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
     match find(&admin, &given).await {
         Ok(record) => page.draw(None, &html! { (form) (fields(&record)) (history(&record)) }),
         Err(AdminError::NoRecord) => {
-            page.draw(None, &html! { (form) p.banner { "No change of such a record is stored." } })
+            page.draw(None, &html! { (form) p.banner { "No change to such a record is stored." } })
         }
         Err(error) => failed(&page, &error),
     }
@@ -41,7 +41,7 @@ async fn find(admin: &Admin, [user, app, table, id]: &[String; 4]) -> Result<Rec
     name("the app", app, MAX_APP)?;
     name("the table", table, MAX_TABLE)?;
     name("the record's id", id, MAX_RECORD)?;
-    tracing::info!(user_key = %UserKey::of(user).0, "an operator looks at a record");
+    tracing::info!(user_key = %UserKey::of(user).0, "an operator viewed a record");
     let record = admin.record(user, app, table, id).await?;
     if record.history.is_empty() { Err(AdminError::NoRecord) } else { Ok(record) }
 }

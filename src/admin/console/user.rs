@@ -39,7 +39,7 @@ pub(super) async fn show(
     // As many from each replica as all pages up to this one could need.
     let user = admin.user(&id, number * SESSIONS).await;
     if !headers.contains_key(LIVE) {
-        tracing::info!(user_key = user.user_key, "an operator looks at a user");
+        tracing::info!(user_key = user.user_key, "an operator viewed a user");
     }
     // The devices of unlisted sessions are not known.
     let has_others = user.sessions_total > user.sessions.len();

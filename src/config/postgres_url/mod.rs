@@ -130,17 +130,17 @@ pub enum UrlError {
     /// Names no host.
     #[error("names no host")]
     NoHost,
-    /// Has a port that is no number from 1 to 65535.
-    #[error("has a port that is no number from 1 to 65535")]
+    /// Has a port that is not a number from 1 to 65535.
+    #[error("has a port that is not a number from 1 to 65535")]
     Port,
     /// Must name one port for all hosts or one for each, and as many hostaddr as hosts.
     #[error("must name one port for all hosts or one for each, and as many hostaddr as hosts")]
     Counts,
-    /// Has text that is not UTF-8 once it is decoded, or an encoded NUL.
-    #[error("has text that is not UTF-8 once it is decoded, or an encoded NUL")]
+    /// Has text that is not UTF-8 after decoding, or an encoded NUL.
+    #[error("has text that is not UTF-8 after decoding, or an encoded NUL")]
     Encoding,
-    /// Has a parameter that is not known; characters such as ? and & in a password are written as %3F and %26.
-    #[error("has a parameter that is not known; characters such as ? and & in a password are written as %3F and %26")]
+    /// Has an unknown parameter; write characters such as ? and & in a password as %3F and %26.
+    #[error("has an unknown parameter; write characters such as ? and & in a password as %3F and %26")]
     UnknownParameter,
     /// A parameter that libpq supports and this parser does not.
     #[error("has the parameter {name}, which is not supported here")]
@@ -156,11 +156,11 @@ pub enum UrlError {
         /// What the value must be.
         must: &'static str,
     },
-    /// Has a weak sslmode beside sslrootcert=system, with which only verify-full is of use.
-    #[error("has a weak sslmode beside sslrootcert=system, with which only verify-full is of use")]
+    /// Has a weak sslmode with sslrootcert=system, which requires verify-full.
+    #[error("has a weak sslmode with sslrootcert=system, which requires verify-full")]
     WeakWithSystem,
-    /// Asks for a server that is read-only in target_session_attrs; a replica has to write.
-    #[error("asks for a server that is read-only in target_session_attrs; a replica has to write")]
+    /// Asks for a read-only server in target_session_attrs; a replica has to write.
+    #[error("asks for a read-only server in target_session_attrs; a replica has to write")]
     ReadOnlyTarget,
 }
 

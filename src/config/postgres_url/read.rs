@@ -299,7 +299,7 @@ impl SslMode {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "libpq's own setting, without which a URL does not say all")]
+#[expect(clippy::disallowed_methods, reason = "libpq looks for its files in HOME")]
 fn usual_folder() -> Option<PathBuf> {
     std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".postgresql"))
 }

@@ -230,7 +230,7 @@ impl ChangeReader<'_> {
         if extra.len() > MAX_EXTRA {
             return Err(ChangeProblem::Extra(extra.len()));
         }
-        draft.check(&extra, || "what is beside its named members".to_owned())?;
+        draft.check(&extra, || "one of its other members".to_owned())?;
         Ok(Some(extra))
     }
 }

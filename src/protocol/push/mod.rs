@@ -162,7 +162,7 @@ pub enum PushError {
     #[error("the body must be JSON such as {{\"clientId\":\"…\",\"since\":\"…\",\"changes\":[…]}}: {0}")]
     Body(#[source] serde_json::Error),
     /// Say which device pushes: in the header X-Client-Id or as clientId.
-    #[error("say which device pushes: in the header X-Client-Id or as clientId")]
+    #[error("name the device that pushes, in the header X-Client-Id or as clientId")]
     NoClient,
     /// The client id cannot be used.
     #[error("the client id {0}")]
@@ -171,7 +171,7 @@ pub enum PushError {
     #[error("since {0}")]
     Since(#[from] CursorError),
     /// There are more changes than one push may have.
-    #[error("this push has {got} changes; send at most {max} in one")]
+    #[error("this push has {got} changes; send at most {max} in one push")]
     TooMany {
         /// The number of changes.
         got: usize,
@@ -182,7 +182,7 @@ pub enum PushError {
     #[error("schemaVersion must be a number or a string of at most {MAX_SCHEMA_VERSION} bytes")]
     SchemaVersion,
     /// It names more tables than one push may.
-    #[error("this push names {got} tables; send changes of at most {MAX_TABLES} in one")]
+    #[error("this push names {got} tables; send changes to at most {MAX_TABLES} in one push")]
     TooManyTables {
         /// The number of tables.
         got: usize,
@@ -213,7 +213,7 @@ pub enum ChangeProblem {
     #[error("id {0}")]
     Id(NameProblem),
     /// The operation is not known.
-    #[error("op must be insert, update or delete, and is {0:?}")]
+    #[error("op must be insert, update or delete, not {0:?}")]
     Op(String),
     /// Op is missing; it must be insert, update or delete.
     #[error("op is missing; it must be insert, update or delete")]
@@ -245,11 +245,11 @@ pub enum ChangeProblem {
     #[error("it writes {0} fields; send at most {MAX_FIELDS} in one change")]
     TooManyFields(usize),
     /// A field's name is too long.
-    #[error("a field's name has {0} bytes; at most {MAX_FIELD} can be stored")]
+    #[error("a field's name has {0} bytes; at most {MAX_FIELD} are allowed")]
     FieldName(usize),
     /// Members that the protocol does not name take more bytes than are kept.
     #[error(
-        "its members beside table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
+        "its members other than table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
     Extra(usize),
     /// The members that the protocol does not name cannot be read.
@@ -257,7 +257,7 @@ pub enum ChangeProblem {
     Unnamed(#[source] serde_json::Error),
     /// Written out, the change is larger than allowed.
     #[error(
-        "its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"
+        "with its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"
     )]
     Written(usize),
     /// A value cannot be stored.

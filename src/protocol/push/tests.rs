@@ -289,10 +289,7 @@ fn a_problem_names_its_change() {
         (json!({ "id": "r", "op": "delete" }), "changes[1]: table is missing or empty"),
         (json!({ "table": "t", "op": "delete" }), "changes[1]: id is missing or empty"),
         (json!({ "table": "t", "id": "r" }), "changes[1]: op is missing; it must be insert, update or delete"),
-        (
-            json!({ "table": "t", "id": "r", "op": "x" }),
-            "changes[1]: op must be insert, update or delete, and is \"x\"",
-        ),
+        (json!({ "table": "t", "id": "r", "op": "x" }), "changes[1]: op must be insert, update or delete, not \"x\""),
         (field("f", json!(1), "x"), "changes[1]: updatedAt of field \"f\" is not an RFC 3339 date and time such as"),
         (
             json!({ "table": "t", "id": "r", "op": "delete", "deletedAt": 1 }),

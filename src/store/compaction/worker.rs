@@ -203,7 +203,7 @@ impl Compactor {
                 self.enter(bucket);
                 if let Err(error) = self.see_to_days().await {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, bucket, "the days of the history cannot be seen to; trying again");
+                    tracing::warn!(error, bucket, "cannot maintain the daily partitions of the history; trying again");
                 }
                 self.connection = None;
             }
@@ -303,7 +303,7 @@ impl Compactor {
         if let Err(error) = Wait::No.on(due::postpone(connection, log, &rules, pause)).await {
             // This replica remembers it anyway.
             self.connection = None;
-            tracing::debug!(log = %log.0, error = &error as &dyn std::error::Error, "the log is not postponed for others");
+            tracing::debug!(log = %log.0, error = &error as &dyn std::error::Error, "cannot postpone the log for other replicas");
         }
         Ok(())
     }

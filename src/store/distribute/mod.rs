@@ -48,7 +48,7 @@ pub enum DistributeError {
     #[error("the role that distributes the logs lacks a right: {0}. Nothing was changed")]
     Rights(String),
     /// Another session is distributing the logs.
-    #[error("somebody else is distributing the logs at this moment")]
+    #[error("another session is already distributing the logs")]
     Running,
     /// The logs are distributed over a different number of buckets.
     #[error("the logs are distributed over {now} buckets already, which cannot be changed")]
@@ -63,27 +63,27 @@ pub enum DistributeError {
         begun: usize,
     },
     /// A schema that is not ours has the name of a bucket.
-    #[error("the schema {0} is there, and none of ours: rename it first")]
+    #[error("the schema {0} exists and is not ours: rename it first")]
     Foreign(String),
     /// Citus has no server to put the buckets on.
     #[error("Citus has no server that may hold a bucket: add workers first (citus_add_node)")]
     NoWorkers,
     /// This server is a worker.
-    #[error("this server is a worker of a Citus cluster: let the URL lead to its coordinator")]
+    #[error("this server is a worker of a Citus cluster: use the URL of its coordinator")]
     NotCoordinator,
     /// Somebody has attached an object to the tables that would not see the contents of the buckets.
     #[error(
-        "others have made these on the tables, which will be empty: {0}. Drop them, and make anew afterwards what is to be there (docs/buckets.md)"
+        "these objects are attached to the tables, which will be empty: {0}. Drop them, and recreate what is still needed afterwards (docs/buckets.md)"
     )]
     Attached(String),
     /// Row-level security that would no longer be effective afterwards.
     #[error(
-        "row-level security is on for the tables, and is not that of deploy/row_level_security.sql: nobody would be held by it afterwards. Switch it off first (alter table … disable row level security, no force row level security)"
+        "row-level security is on for the tables, but is not that of deploy/row_level_security.sql: it would restrict nobody afterwards. Turn it off first (alter table … disable row level security, no force row level security)"
     )]
     ForeignSecurity,
     /// Our row-level security for programs, where buckets cannot have it.
     #[error(
-        "row-level security is on for programs (deploy/row_level_security.sql), which buckets have from PostgreSQL 15 on, and not on Citus: programs would see the rows of all users. Take their rights on the tables and switch it off first"
+        "row-level security is on for programs (deploy/row_level_security.sql), which buckets support only from PostgreSQL 15 on, and not on Citus: programs would see the rows of all users. Revoke their rights on the tables and turn it off first"
     )]
     UnsupportedSecurity,
 }

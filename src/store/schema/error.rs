@@ -11,7 +11,7 @@ pub enum SchemaError {
     #[error("the database cannot be reached")]
     Connect(#[from] ConnectError),
     /// The database cannot be queried for its schema.
-    #[error("the database cannot be asked for its schema")]
+    #[error("cannot query the database for its schema")]
     Database(#[from] tokio_postgres::Error),
     /// The database cannot serve.
     #[error(transparent)]
@@ -29,7 +29,9 @@ pub enum SchemaError {
         missing: i64,
     },
     /// The schema requires a newer replica.
-    #[error("the schema is for replicas that know migration {needed}, this one knows {known}: start a newer version")]
+    #[error(
+        "the schema is for replicas that know migration {needed}, but this one knows only {known}: start a newer version"
+    )]
     TooNew {
         /// The migration that replicas must know.
         needed: i64,
@@ -37,13 +39,13 @@ pub enum SchemaError {
         known: i64,
     },
     /// The database has the previous server's sync_changes: run `mana-sync migrate`, which takes it over.
-    #[error("the database holds the sync_changes of the server before: run `mana-sync migrate`, which takes it over")]
+    #[error("the database holds the sync_changes of the previous server: run `mana-sync migrate`, which takes it over")]
     ServerBefore,
     /// The takeover of the previous server's database is not finished: run `mana-sync migrate` again.
-    #[error("taking over the database of the server before is not finished: run `mana-sync migrate` again")]
+    #[error("the takeover of the previous server's database is not finished: run `mana-sync migrate` again")]
     Unfinished,
     /// The logs are being distributed over buckets.
-    #[error("the logs are being distributed over buckets: let `mana-sync distribute` end, or run it again")]
+    #[error("the logs are being distributed over buckets: let `mana-sync distribute` finish, or run it again")]
     Moving,
     /// A bucket lacks a migration that this replica needs.
     #[error("bucket {schema} lacks migration {missing}, which this version needs: run `mana-sync migrate` first")]

@@ -70,10 +70,10 @@ pub(super) async fn look_at(connection: &Session, name: &str) -> Result<Option<F
     let columns = known_columns(columns)?;
     let kind: String = row.try_get("kind")?;
     if kind != "r" {
-        return Err(TakeoverError::UnknownForm("it is no ordinary table".to_owned()));
+        return Err(TakeoverError::UnknownForm("it is not an ordinary table".to_owned()));
     }
     if !row.try_get::<_, bool>("here")? {
-        return Err(TakeoverError::UnknownForm("it is in another schema than the first of search_path".to_owned()));
+        return Err(TakeoverError::UnknownForm("it is not in the first schema of search_path".to_owned()));
     }
     Ok(Some(Found {
         columns,
@@ -155,33 +155,33 @@ impl fmt::Display for Found {
         let form = if self.has("field_meta") { "newest" } else { "older" };
         writeln!(
             f,
-            "The database holds the sync_changes of the server before, in its {form} form: about {} rows,",
+            "The database holds the sync_changes of the previous server, in its {form} form: about {} rows,",
             self.rows
         )?;
         writeln!(
             f,
-            "{} MB. It will be taken over: its rows are copied into a table of ours, in which each",
+            "{} MiB. It will be taken over: its rows are copied into a table of ours, in which each",
             self.bytes >> 20
         )?;
-        writeln!(f, "keeps its place in its log, and the old table stays, as sync_changes_before.")?;
+        writeln!(f, "keeps its place in its log, and the old table is kept as sync_changes_before.")?;
         let seconds = self.rows / ROWS_A_SECOND + 1;
         writeln!(
             f,
-            "That may take {seconds} s and {} MB. It can be stopped at any moment, and run again.",
+            "That may take {seconds} s and {} MiB. It can be stopped at any time and run again.",
             self.bytes >> 20
         )?;
         if self.secured || !self.policies.is_empty() {
             writeln!(
                 f,
-                "Row-level security is taken off: the replicas keep users apart themselves. Its policies stay"
+                "Row-level security is turned off: the replicas keep users apart themselves. Its policies stay"
             )?;
             writeln!(f, "with the old table: {}.", self.policies.join(", "))?;
-            writeln!(f, "Roles that they confined can then read and write the rows of all users.")?;
+            writeln!(f, "Roles that they restricted can then read and write the rows of all users.")?;
         }
         if !self.dependents.is_empty() {
-            writeln!(f, "These go on referring to the old table: {}.", self.dependents.join(", "))?;
+            writeln!(f, "These will still refer to the old table: {}.", self.dependents.join(", "))?;
         }
-        write!(f, "Who could insert, select or delete may do so in the new table.")
+        write!(f, "Roles that could insert, select or delete can do so in the new table.")
     }
 }
 
@@ -189,7 +189,7 @@ impl fmt::Display for Found {
 pub(super) async fn others(connection: &Session, ours: &str) -> Result<Vec<String>, TakeoverError> {
     // Without the right to see more of them, other users' connections have no backend_type.
     let who = "
-        select coalesce(nullif(application_name, ''), 'a program without a name') || ' as ' || coalesce(usename::text, '?')
+        select coalesce(nullif(application_name, ''), 'an unnamed program') || ' as ' || coalesce(usename::text, '?')
                || coalesce(' from ' || host(client_addr), '') || case when count(*) > 1 then ' (' || count(*) || ' connections)' else '' end
         from pg_stat_activity
         where datid = (select oid from pg_database where datname = current_database()) and usesysid is not null

@@ -46,7 +46,7 @@ pub(super) async fn build(
     let left = connection.query("select unnest(indexes) from sync_takeover", &[]).await?;
     let left: Vec<String> = left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if !left.is_empty() {
-        say(format!("All rows are copied; {} indexes are built.", left.len()));
+        say(format!("All rows are copied; building {} indexes.", left.len()));
     }
     let other = connect(direct_url).await?;
     // Adding the primary key blocks the other indexes, and waits for them, for as long as one takes. Nobody else knows

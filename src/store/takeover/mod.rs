@@ -54,27 +54,27 @@ pub enum TakeoverError {
     #[error("the database refused a step; what was done so far is kept, run the command again")]
     Database(#[from] tokio_postgres::Error),
     /// The old table has an unknown form.
-    #[error("sync_changes has a form that is not known, and is left as it is: {0}")]
+    #[error("sync_changes has an unknown form and was left unchanged: {0}")]
     UnknownForm(String),
     /// Another client that may write is connected.
     #[error(
-        "others are connected to this database: {0}. Stop them first, so that they store nothing meanwhile; or give --while-connected: what they do with sync_changes then fails until the takeover is over"
+        "other clients are connected to this database: {0}. Stop them first, to keep them from storing anything meanwhile; or pass --while-connected: their statements on sync_changes then fail until the takeover is complete"
     )]
     Connected(String),
     /// An old table from an earlier takeover exists.
-    #[error("sync_changes_before is there already, from an earlier takeover: rename it, or drop it with --drop-old")]
+    #[error("sync_changes_before already exists, from an earlier takeover: rename it, or drop it with --drop-old")]
     OldTableIsThere,
     /// Tables of ours exist next to the old one: somebody went back, but not all the way.
     #[error(
-        "tables of an earlier takeover are there (sync_heads): take them away, as docs/coming-from-the-go-server.md says of going back; nothing was changed"
+        "tables of an earlier takeover exist (sync_heads): remove them, as docs/coming-from-the-go-server.md describes for going back; nothing was changed"
     )]
     OursAreThere,
     /// The takeover is not finished: run `mana-sync migrate` first.
-    #[error("the takeover is not over: run `mana-sync migrate` first")]
+    #[error("the takeover is not finished: run `mana-sync migrate` first")]
     Unfinished,
     /// The number of rows copied does not match.
     #[error(
-        "{expected} rows were to be copied and {found} were, with {left_behind} left behind; nothing is lost, the old table is sync_changes_before"
+        "{found} of {expected} rows were copied, and {left_behind} left behind; nothing is lost, the old table is sync_changes_before"
     )]
     Miscounted {
         /// Rows of the old table.
@@ -109,7 +109,7 @@ pub async fn run(
     let found = match (plan::began(&connection).await?, found::look(&connection).await?) {
         (Some(began), _) => {
             refuse_others(&connection, while_connected).await?;
-            say("The takeover goes on where it was stopped.".to_owned());
+            say("The takeover continues where it was stopped.".to_owned());
             began
         }
         (None, Some(found)) => begin(&connection, found, while_connected, say).await?,
@@ -125,7 +125,7 @@ pub async fn run(
     let seconds = started.elapsed().as_secs_f64();
     say(format!("{} rows were taken over in {seconds:.1} s.", done.rows));
     if done.large > 0 {
-        say(format!("{} of them have more than 10 MB, which no push could have.", done.large));
+        say(format!("{} of them are larger than 10 MiB, the limit of a push.", done.large));
     }
     if done.left_behind > 0 {
         say(format!("{} rows, which no device could read, are in sync_changes_before only.", done.left_behind));
@@ -222,7 +222,7 @@ async fn copy_parts(
         done += rows + left_behind;
         let rate = copied_now as f64 / started.elapsed().as_secs_f64();
         let left = (found.rows - done).max(0) as f64 / rate.max(1.0);
-        say(format!("{done} of {} rows copied, {rate:.0} a second, {left:.0} s left.", found.rows));
+        say(format!("{done} of {} rows copied, {rate:.0} per second, {left:.0} s left.", found.rows));
     }
     while let Some(copier) = copiers.join_next().await {
         copier.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));

@@ -22,7 +22,7 @@ window.openStreams = (count, url, token) => {
   return Promise.all(Array.from({ length: count }, open));
 };
 
-/** A stream of several apps: the records it brought, by app, and its position. */
+/** A stream of several apps: the records it delivered, by app, and its position. */
 const ofApps = { seen: [], id: undefined, ending: undefined };
 
 /** Opens it, resuming from an id if there is one. Resolves when it is open. */

@@ -1,4 +1,4 @@
-// Streams and a browser's limit of six connections to an origin over HTTP/1.1: over HTTP/2 pushes work beside six streams,
+// Streams and browsers' limit of six connections to an origin over HTTP/1.1: over HTTP/2 pushes work next to six streams,
 // and eight apps need only one stream.
 
 const STREAMS = 6;

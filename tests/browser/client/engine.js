@@ -23,7 +23,7 @@ export const PUSH_CHANGES = 200;
  * @property {() => string} token
  * @property {import('./clock.js').Clock} clock
  * @property {typeof WebSocket} WebSocket
- * @property {number} [againMs] how long a closed socket stays away
+ * @property {number} [againMs] the delay before a closed socket reconnects
  */
 
 /** A write of an edit, for the record of all writes. @typedef {{ table: string, id: string, field: string,
@@ -35,7 +35,7 @@ function stamped(values, stamp) {
 
 export class Engine {
   #turn = Promise.resolve();
-  /** Stops the stream, and tells its end. @type {{ stop: AbortController, ended: Promise<void> } | undefined} */
+  /** Stops the stream, and resolves when it has ended. @type {{ stop: AbortController, ended: Promise<void> } | undefined} */
   #streaming;
   /** Errors in the background; there should be none. @type {Error[]} */
   errors = [];
@@ -207,7 +207,7 @@ export class Engine {
     this.#streaming = { stop, ended: this.#watch(following) };
   }
 
-  /** Stops reading the stream. Afterwards nothing that was in flight is applied any more. */
+  /** Stops reading the stream. Events in flight are not applied afterwards. */
   async stopStream() {
     this.#streaming?.stop.abort();
     await this.#streaming?.ended;

@@ -10,7 +10,7 @@ export class Client {
   constructor(options) { Object.assign(this, options); }
 
   write(change) {
-    this.apply(change); // a person sees it at once
+    this.apply(change); // shown to the user at once
     this.pending.push(change);
     return this.sync();
   }
@@ -25,7 +25,7 @@ export class Client {
     this.records.set(`${table}/${id}`, record);
   }
 
-  sync() { // one exchange at a time; whoever asks while one is under way shares the next
+  sync() { // one exchange at a time; calls made during one share the next
     const next = () => ((this.waiting = undefined), (this.busy = this.exchange()));
     return (this.waiting ??= Promise.resolve(this.busy).then(next, next));
   }
@@ -43,10 +43,10 @@ export class Client {
   async post(body) {
     const headers = { Authorization: `Bearer ${await this.token()}`, 'Content-Type': 'application/json' };
     const response = await fetch(`${this.url}/sync/${this.app}`, { method: 'POST', headers, body }).catch(() => ({}));
-    const answer = await response.json?.().catch(() => undefined); // undefined: it broke off, or is a proxy's page
+    const answer = await response.json?.().catch(() => undefined); // undefined if it broke off or is a proxy's error page
     if (response.ok && answer) return answer;
     const final = !response.ok && response.status < 500 && ![401, 408, 429].includes(response.status);
-    if (final) throw new Error(answer?.message ?? `status ${response.status}`); // sending it again would not help
+    if (final) throw new Error(answer?.message ?? `status ${response.status}`); // a retry would not help
     const wait = (Number(response.headers?.get('Retry-After')) || 2) * (1 + Math.random() / 2);
     await new Promise((resolve) => setTimeout(resolve, wait * 1000));
     return this.post(body);
@@ -56,11 +56,11 @@ export class Client {
     const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, 'ws')}/ws/${this.app}`));
     socket.onopen = async () => {
       const token = await this.token().catch(console.error);
-      if (!token) socket.close(); // and begin again
+      if (!token) socket.close(); // and reconnect
       if (socket.readyState !== WebSocket.OPEN) return;
       socket.send(JSON.stringify({ type: 'auth', token, clientId: this.clientId }));
       const { exp } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
-      const half = (exp * 1000 - Date.now()) / 2; // `auth` again before it expires; a timer has 24 days at most
+      const half = (exp * 1000 - Date.now()) / 2; // `auth` again before it expires; timers run for at most 24 days
       this.renewal = setTimeout(socket.onopen, Math.min(Math.max(half, 1000), 2 ** 31 - 1));
     };
     socket.onmessage = ({ data }) =>

@@ -5,7 +5,7 @@ import { pause } from './network.js';
 const AGAIN_MS = 300;
 
 /**
- * Reads the stream of an app until the tab closes or it is told to stop, and reconnects when it ends.
+ * Reads the stream of an app until the tab closes or it is stopped, and reconnects when it ends.
  * @param {import('./network.js').Network} network
  * @param {() => Promise<string>} path the path to continue from, requested at each start
  * @param {Record<string, string>} headers

@@ -63,7 +63,7 @@ async function overview(page) {
   const loaded = await page.evaluate(() => performance.timeOrigin);
   const drained = await (await open(settings.urls[0], { storageState: await page.context().storageState() }));
   await drained.goto('/');
-  // As in browsers that do not focus buttons: it is pressed for longer than a refresh of the page takes.
+  // Like in browsers that do not focus buttons: it is held down for longer than a refresh of the page takes.
   await drained.evaluate(() => addEventListener('mousedown', (event) => event.preventDefault()));
   const button = drained.getByRole('row', { name: 'replica-2' }).getByRole('button', { name: 'Drain' });
   await button.hover();
@@ -139,7 +139,7 @@ async function record(page) {
   check('it is the one with the latest stamp', (await standing.textContent()).includes('Eggs'));
   check('what users write stays text', (await page.locator('main b').count()) === 0);
   await page.goto(recordPath.replace(settings.record, 'no-such-record'));
-  await page.getByText('No change of such a record is stored.').waitFor();
+  await page.getByText('No change to such a record is stored.').waitFor();
 }
 
 async function load(page) {
@@ -159,11 +159,11 @@ async function actions(page) {
   };
   await send('Disconnect', (form) => form.getByLabel('User id').fill('nobody'), '0 sessions were ended');
   await send('Refuse', (form) => form.getByLabel('Token id').fill('another'), 'refused until');
-  await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log shows');
-  await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must be as RUST_LOG has it');
-  await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times a second');
-  await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate is a whole number');
-  await send('Limit', (form) => form.getByLabel('Pushes a second').fill('0'), 'users may push as often as they like');
+  await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log filter is now');
+  await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must have the form of RUST_LOG');
+  await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times per second');
+  await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate must be a whole number');
+  await send('Limit', (form) => form.getByLabel('Pushes a second').fill('0'), 'users may push without limit');
   await send('Trim now', () => {}, /trim/);
   const drain = (what) => async (form) => {
     await form.getByLabel('Replica').selectOption('replica-2');

@@ -1,4 +1,4 @@
-// The playground of `make dev` in Chromium: both devices edit offline, come back and agree; a replica is killed.
+// The playground of `make dev` in Chromium: both devices edit offline, reconnect and agree; a replica is killed.
 // Settings on stdin: { page, screenshots? }
 
 import { mkdirSync } from 'node:fs';

@@ -1,4 +1,4 @@
-// Reports of the load generator in Chromium: tooltips, zoom, hiding a line, texts with markup.
+// The load generator's reports in Chromium: tooltips, zoom, hiding a line, texts with markup.
 // Settings on stdin: { folder, expected: { title: [{ at, texts }] }, screenshots? }; `at` is a place in the plot's data.
 
 import { mkdirSync } from 'node:fs';

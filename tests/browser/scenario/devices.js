@@ -41,9 +41,9 @@ class Run {
     this.settings = settings;
     this.random = new Random(settings.seed);
     // Every third run has an engine that applies everything without comparing stamps. No server can give it the later of
-    // two edits if the earlier one is stored later, so in those runs nobody edits without having everything that is
-    // stored. The same goes for an engine that applies inserts without comparing, if two devices create the same record:
-    // another third of the runs has none.
+    // two edits if the earlier one is stored later, so in those runs devices only edit once they have everything that is
+    // stored. The same goes for engines that apply inserts without comparing, if two devices create the same record:
+    // another third of the runs has none of those.
     this.careful = settings.seed % 3 === 2;
     this.sameRecords = settings.seed % 3 === 0;
     this.members = Array.from({ length: DEVICES }, (_, number) => new Member(this, number, this.#rule(number)));
@@ -76,7 +76,7 @@ class Run {
     const newcomer = new Member(this, DEVICES, 'stamps');
     this.members.push(newcomer);
     await newcomer.open();
-    // Again: devices that had settled have yet to see what another one pushed at the end.
+    // Again, because devices that had settled may not have what another one pushed at the end.
     for (const member of this.members) await member.settle();
     return this.#found();
   }
@@ -176,7 +176,7 @@ class Member {
   async #edit() {
     const kind = this.random.unit();
     if (kind < 0.15) return this.#insert();
-    // The same few records most of the time, so that devices conflict.
+    // Mostly the same few records, so that devices conflict.
     const known = this.run.known;
     const [table, id] = this.random.chance(0.7) ? known[this.random.below(20)] : this.random.pick(known);
     if (kind < 0.2) return this.device.remove(table, id);
@@ -242,8 +242,8 @@ class Member {
 /**
  * @param {Host} host
  * @param {Settings} settings
- * @returns {Promise<{ found: string[], records: number, writes: number }>} what is wrong, and how
- *   much there was
+ * @returns {Promise<{ found: string[], records: number, writes: number }>} the findings, and the
+ *   number of records and writes
  */
 export function fiveDevices(host, settings) {
   return new Run(host, settings).go();

@@ -7,7 +7,7 @@ const TABLE = 'tasks';
 /** More than one page of the server and one push of the client. */
 const RECORDS = 450;
 
-/** Resolves once the condition holds; it comes about elsewhere. */
+/** Resolves once the condition holds. */
 async function until(what, holds) {
   const deadline = Date.now() + 30_000;
   while (!holds()) {
@@ -22,14 +22,14 @@ function update(id, title) {
   return { table: TABLE, id, op: 'update', fields: { title: { value: title, at: stamp() } } };
 }
 
-/** Answers as they come where the network or a proxy fails, after the server has done what was asked. */
+/** Responses as they look if the network or a proxy fails after the server has processed the request. */
 const FAILURES = [
   () => new Response(new ReadableStream({ pull: (body) => body.error(new TypeError('terminated')) })),
   () => new Response('<html>busy</html>', { status: 503, headers: { 'Retry-After': new Date().toUTCString() } }),
   () => new Response('<html>sign in</html>', { status: 200 }),
 ];
 
-/** What is written arrives, though its first answers fail in each of these ways; it is asked for again, not at once. */
+/** Writes arrive even if their first responses fail in each of these ways; the client retries, but not at once. */
 async function survives(options) {
   const clients = ['unlucky', 'reader'].map((clientId) => new Client({ ...options, clientId, app: 'failing' }));
   const [client, reader] = clients;
@@ -52,7 +52,7 @@ async function survives(options) {
   if (held(client) !== held(reader)) throw new Error(`it has ${held(client)}, and another device ${held(reader)}`);
 }
 
-/** A client that cannot have a token, first for its socket and then for what it asks, is woken all the same. */
+/** A client that cannot get a token, first for its socket and then for its requests, is woken all the same. */
 async function comesBack(writer) {
   let asked = 0;
   const token = async () => {

@@ -1,4 +1,4 @@
-// A push is stored and its answer is lost; people keep editing. No edit is lost, and nothing is stored twice.
+// A push is stored but its response is lost, and people keep editing. No edit is lost, and nothing is stored twice.
 
 import { RULES } from '../client/apply.js';
 import { BEGINNING } from '../client/database.js';
@@ -93,7 +93,7 @@ async function lostAnswer(run) {
   await run.wrote(device.edit(TABLES[0], 'unstamped', { title: 'edited' }));
   run.expect(await device.push(), 'the second push was not answered');
   await run.expectAll(device, 'the device, after its push');
-  // The cursor it received still belongs to the initial sync: further pages are handled alike.
+  // The cursor it received still belongs to the initial sync, so further pages are handled alike.
   run.expect(await device.sync(), 'the pulls were not answered');
   await run.expectAll(device, 'the device, after its pulls');
   await run.expectStored(run.changes);

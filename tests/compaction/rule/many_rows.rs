@@ -1,8 +1,8 @@
-//! The rule holds for rows of many bytes, for records of many rows and for logs of many records.
+//! The rule holds for large rows, for records of many rows and for logs of many records.
 
 use super::*;
 
-/// Rows of many bytes are trimmed by the lengths of their values, and in parts; what wins is not touched.
+/// Large rows are trimmed by the lengths of their values, and in parts; winners are not touched.
 #[tokio::test]
 async fn large_values_are_trimmed_like_small_ones() {
     let cluster = shared().await;
@@ -44,7 +44,7 @@ fn fields_of_b(n: i64) -> Value {
     fields("b", &[("long", n), ("middle", n), ("short", n)])
 }
 
-/// A log of many records, each of several rows: more than a piece has, and every record is looked at once.
+/// A log of many records, each of several rows: more than one piece has, and every record is examined once.
 #[tokio::test]
 async fn every_record_is_looked_at_once() {
     let cluster = shared().await;

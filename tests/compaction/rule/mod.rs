@@ -1,4 +1,4 @@
-//! What stays in the log, row by row.
+//! The rows that stay in the log, one by one.
 
 mod many_rows;
 mod noticed;
@@ -24,7 +24,7 @@ fn fields(id: &str, fields: &[(&str, i64)]) -> Value {
     json!({ "table": TABLE, "id": id, "op": "update", "fields": fields })
 }
 
-/// The first row stays with what carries its stamp, everything else only as far as it wins; ties go to the later row.
+/// The first row keeps what carries its stamp; all other values stay only if they win; ties go to the later row.
 #[tokio::test]
 async fn winners_stay_where_they_were_and_the_first_row_with_its_stamp() {
     let cluster = shared().await;
@@ -59,8 +59,8 @@ async fn winners_stay_where_they_were_and_the_first_row_with_its_stamp() {
     assert!(sqlx::query_scalar::<_, bool>(sizes).bind(&user.id).fetch_one(&cluster.pool).await.unwrap());
 }
 
-/// A dead record stays dead, for a fresh device and for one that knew it; even if edits came after the delete, and though
-/// everything that was before it has lost.
+/// A deleted record stays deleted, for a fresh device and for one that knew it, even if edits came after the delete and
+/// everything before it has lost.
 #[tokio::test]
 async fn a_deleted_record_keeps_its_first_row_and_its_delete() {
     let cluster = shared().await;
@@ -81,7 +81,7 @@ async fn a_deleted_record_keeps_its_first_row_and_its_delete() {
     assert_eq!(ids_of(&pages), ["a", "b", "a", "a"]);
 }
 
-/// A delete that came before anything else makes no record known, and clients ignore it: what they heed stays as well.
+/// A delete before anything else does not make a record known, and clients ignore it: the one they obey stays as well.
 #[tokio::test]
 async fn a_delete_before_the_record_was_made_does_not_stand_for_it() {
     let cluster = shared().await;
@@ -100,7 +100,8 @@ async fn a_delete_before_the_record_was_made_does_not_stand_for_it() {
     assert_eq!(rows(cluster, &user).await, expected);
 }
 
-/// Devices are told apart by the stamps that they claimed; and who was away for less than the horizon gets every change.
+/// Devices are distinguished by the stamps they claimed; and a device that was away for less than the horizon gets
+/// every change.
 #[tokio::test]
 async fn claimed_stamps_and_young_rows_stay_whole_and_count() {
     let cluster = shared().await;
@@ -130,7 +131,7 @@ async fn age_all(cluster: &Cluster, user: &User) {
     }
 }
 
-/// An insert keeps the members by which clients and we find its stamp, in the form in which it went out.
+/// An insert keeps the members from which clients and the server derive its stamp, in their original form.
 #[tokio::test]
 async fn an_insert_goes_out_in_the_same_form() {
     let cluster = shared().await;
@@ -178,8 +179,8 @@ async fn an_insert_goes_out_in_the_same_form() {
     }
 }
 
-/// What lost only because a value with the same stamp was stored later stays for as long as it does: sent again after it was
-/// forgotten, it would win.
+/// A value that lost only because one with the same stamp was stored later stays as long as that one: forgotten and
+/// sent again, it would win.
 #[tokio::test]
 async fn what_lost_a_tie_stays_until_both_have_lost() {
     let cluster = shared().await;
@@ -197,7 +198,7 @@ async fn what_lost_a_tie_stays_until_both_have_lost() {
     assert_eq!(rows(cluster, &user).await, expected);
 }
 
-/// Purging may be off for a while, or for a command: what was deleted meanwhile is purged afterwards.
+/// Purging may be off for a while, or for a command: what was deleted in that time is purged afterwards.
 #[tokio::test]
 async fn deletes_that_were_trimmed_without_purging_are_purged_later() {
     let cluster = shared().await;
@@ -213,7 +214,7 @@ async fn deletes_that_were_trimmed_without_purging_are_purged_later() {
     assert_eq!(rows(cluster, &user).await, expected);
 }
 
-/// Of a record that was deleted long ago only the delete stays, and what lets devices know the record.
+/// Of a record that was deleted long ago, only the delete stays, and what makes the record known to devices.
 #[tokio::test]
 async fn what_was_deleted_long_ago_is_purged_if_that_is_asked_for() {
     let cluster = shared().await;
@@ -254,7 +255,7 @@ async fn what_was_deleted_long_ago_is_purged_if_that_is_asked_for() {
     assert_eq!(rows(cluster, &user).await, expected);
     let fresh = cluster.push_all(&user, APP, BEGINNING, "fresh").await;
     assert_eq!(ids_of(&fresh), ["a", "b", "c", "b", "a", "c", "c"]);
-    // An undelete brings back what it writes.
+    // An undelete brings back only what it writes.
     let undelete = json!({ "table": TABLE, "id": "a", "op": "update", "fields": { "deletedAt": { "value": null, "updatedAt": at(9) } } });
     push(cluster, &user, "laptop", json!([undelete])).await;
     let records = "select data from sync_records($1, $2) where record_id = 'a'";

@@ -1,9 +1,8 @@
-//! A trimmer with a defect is noticed: by the state of a fresh device, by what is stored, or by changes that readers
-//! miss.
+//! A defective trimmer is noticed: by the state of a fresh device, by what is stored, or by changes that readers miss.
 
 use super::*;
 
-/// Whether the record is alive for a fresh device of the engines that ignore deletes of records that they do not have.
+/// True if the record is alive on a fresh device with an engine that ignores deletes of unknown records.
 async fn is_alive_for_a_fresh_device(cluster: &Cluster, user: &User, id: &str) -> bool {
     let mut alive = None;
     for page in cluster.push_all(user, APP, BEGINNING, "fresh").await {
@@ -18,7 +17,7 @@ async fn is_alive_for_a_fresh_device(cluster: &Cluster, user: &User, id: &str) -
     alive.expect("it was sent")
 }
 
-/// What the first row is for: where it is trimmed away like any other, the dead record rises.
+/// The purpose of the first row: if it is trimmed like any other, the deleted record comes back.
 #[tokio::test]
 async fn without_its_first_row_a_dead_record_would_rise() {
     let cluster = shared().await;
@@ -32,7 +31,7 @@ async fn without_its_first_row_a_dead_record_would_rise() {
     }
 }
 
-/// Of two equal stamps the later row wins; a trimmer that keeps the first takes out the other.
+/// Of two equal stamps, the later row wins; a trimmer that keeps the first removes the other.
 #[tokio::test]
 async fn the_wrong_one_of_two_equal_stamps_is_noticed() {
     let cluster = shared().await;
@@ -52,7 +51,7 @@ async fn the_wrong_one_of_two_equal_stamps_is_noticed() {
     }
 }
 
-/// A row that claims a stamp of the future stays whole; a trimmer that takes it for any other row does not leave it so.
+/// A row that claims a future stamp stays in full; a trimmer that treats it like any other row does not keep it so.
 #[tokio::test]
 async fn claimed_stamps_that_are_trimmed_are_noticed() {
     let cluster = shared().await;
@@ -70,7 +69,8 @@ async fn claimed_stamps_that_are_trimmed_are_noticed() {
     }
 }
 
-/// What is left of a row is delivered where the row was; a trimmer that moves it leaves out whoever stands in between.
+/// The rest of a row is delivered at its position; if a trimmer moves it, readers whose cursor is in between miss
+/// it.
 #[tokio::test]
 async fn fields_that_are_moved_are_noticed() {
     let cluster = shared().await;
@@ -87,7 +87,7 @@ async fn fields_that_are_moved_are_noticed() {
     }
 }
 
-/// A record is trimmed whole or not at all; what a trimmer leaves that ends in between is neither.
+/// A record is trimmed entirely or not at all; a trimmer that ends in between leaves it in neither state.
 #[tokio::test]
 async fn a_record_that_is_trimmed_in_part_is_noticed() {
     let cluster = shared().await;

@@ -1,4 +1,4 @@
-//! A bucket that cannot be used costs its users 503s, and nobody else anything.
+//! An unavailable bucket costs its users 503s, and nobody else anything.
 
 use super::*;
 
@@ -38,7 +38,7 @@ async fn a_bucket_that_is_away_costs_its_users_503_and_nobody_else_anything() {
             assert!(!ids(&cluster.pulled(user, APP, "todos", BEGINNING, None).await).is_empty());
         }
         woken(&mut socket).await;
-        // The reconciler of the others goes on.
+        // The reconciler of the others keeps working.
         let silent = format!(
             "select {}.sync_push('{}', '{APP}', 'p', '[{}]')",
             schema_of(&others[1]),

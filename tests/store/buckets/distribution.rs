@@ -125,7 +125,7 @@ async fn a_replica_waits_for_the_end_of_a_distribution_and_leaves_one_that_it_do
     assert!(!status.success());
     assert!(cluster.nodes[0].log().contains("the logs are being distributed"), "{}", cluster.nodes[0].log());
     cluster.nodes[0].respawn();
-    eventually("it waits", async || cluster.nodes[0].log().contains("let `mana-sync distribute` end")).await;
+    eventually("it waits", async || cluster.nodes[0].log().contains("let `mana-sync distribute` finish")).await;
     distribute(&cluster.database_url).await;
     cluster.nodes[0].process.wait_ready(TIMEOUT).await.unwrap();
     assert_eq!(ids(&cluster.pulled(&user, APP, "todos", BEGINNING, None).await), ["a"]);
@@ -137,7 +137,7 @@ async fn what_is_not_ours_is_left_alone() {
     succeeded(&url, &["migrate"]).await;
     sql(&url, "create schema sync_b02").await;
     let said = failed(&url, &["distribute", "--buckets", "4"]).await;
-    assert!(said.contains("the schema sync_b02 is there, and none of ours"), "{said}");
+    assert!(said.contains("the schema sync_b02 exists and is not ours"), "{said}");
     sql(&url, "drop schema sync_b02; create view mine as select user_id from sync_changes").await;
     let said = failed(&url, &["distribute", "--buckets", "4"]).await;
     assert!(said.contains("mine"), "{said}");
@@ -194,7 +194,7 @@ async fn what_is_not_ours_is_left_alone() {
     distribute(&url).await;
 }
 
-/// Half way no replica would start, so it is known before that the rest can be done.
+/// No replica could start on a half-distributed database, so all rights are checked first.
 #[tokio::test]
 async fn a_role_that_could_not_do_all_of_it_does_nothing() {
     let url = create_database().await;

@@ -72,7 +72,7 @@ async fn a_right_that_was_taken_does_not_come_back_with_a_migration() {
     assert!(!may(reads).await && !may(writes).await && may(reads_heads).await);
 }
 
-/// Takes away what the newest migration that adds a column added, wherever it did.
+/// Removes everywhere what the newest migration with a new column added.
 async fn undo_trim_horizon(url: &str) {
     let buckets: Vec<String> = (0..BUCKETS).map(|bucket| format!("sync_b{bucket:02}")).collect();
     let parts: Vec<String> = buckets.iter().map(|bucket| format!("select * from {bucket}.sync_heads")).collect();
@@ -115,7 +115,7 @@ async fn later_migrations_reach_the_main_schema_and_every_bucket() {
         );
         assert_eq!(number(&url, there).await, 2, "{schema}");
     }
-    // As if it had been killed while the tables had their names.
+    // As if it had been killed while the tables had the names of the views.
     for table in ["sync_heads", "sync_changes"] {
         let names = format!(
             "alter view {table} rename to {table}_of_buckets; alter table {table}_undistributed rename to {table}"
@@ -129,7 +129,8 @@ async fn later_migrations_reach_the_main_schema_and_every_bucket() {
     assert_eq!(number(&url, "select count(*) from sync_changes").await, 1);
 }
 
-/// A migration says of the table of heads that replicas must know it; they look at what has its name, the view.
+/// A migration notes on the table of heads which replicas it requires; replicas look at the relation with that name,
+/// the view.
 #[tokio::test]
 async fn replicas_that_a_migration_leaves_behind_are_refused_where_logs_are_distributed_too() {
     let url = create_database().await;

@@ -1,5 +1,5 @@
-//! Logs distributed over buckets: everything works as without buckets, and a bucket that is away affects its users and
-//! nobody else.
+//! Logs distributed over buckets: everything works as without buckets, and an unavailable bucket affects only its own
+//! users.
 
 mod away;
 mod distribution;
@@ -24,14 +24,14 @@ async fn run(url: &str, arguments: &[&str]) -> Output {
     Command::new(EXE).args(arguments).env("DATABASE_URL", url).output().await.unwrap()
 }
 
-/// Runs a command that must succeed; what it wrote.
+/// Runs a command that must succeed; returns its output.
 async fn succeeded(url: &str, arguments: &[&str]) -> String {
     let done = run(url, arguments).await;
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// Runs a command that must fail; what it said.
+/// Runs a command that must fail; returns its errors.
 async fn failed(url: &str, arguments: &[&str]) -> String {
     let done = run(url, arguments).await;
     assert!(!done.status.success(), "{arguments:?}");
@@ -54,7 +54,7 @@ async fn distribute(url: &str) -> String {
     succeeded(url, &["distribute", "--buckets", &BUCKETS.to_string()]).await
 }
 
-/// A cluster over a database of its own that is distributed.
+/// A cluster over a distributed database of its own.
 async fn distributed(replicas: u16, settings: &[(&str, &str)]) -> Cluster {
     let url = create_database().await;
     distribute(&url).await;
@@ -68,7 +68,7 @@ fn schema_of(user: &User) -> String {
     layout.schema(layout.bucket_of(UserKey::of(&user.id))).unwrap()
 }
 
-/// A user of each bucket, in the buckets' order.
+/// Creates one user per bucket, in the order of the buckets.
 fn users_of_all(cluster: &Cluster) -> Vec<User> {
     let layout = Layout::over(BUCKETS).unwrap();
     let of = |schema: String| loop {
@@ -112,7 +112,7 @@ async fn what_no_notification_told_of_is_found_in_every_bucket() {
         sockets.push(socket(&cluster, 0, user, None, None).await);
     }
     for user in &users {
-        // As programs do, which notify nobody.
+        // Like programs, which send no notification.
         let statement = "insert into sync_changes (app_id, table_name, record_id, user_id, op, data)
                          values ($1, 'silent', 'a', $2, 'insert', '{}') returning log_id::text";
         let log: String =

@@ -1,4 +1,4 @@
-//! Operators find users in whichever bucket they are.
+//! Operators find users in any bucket.
 
 use super::*;
 
@@ -26,7 +26,7 @@ async fn operators_find_users_wherever_they_are() {
         assert!(why.contains("Eggs") && why.contains("Milk"), "{why}");
     }
     let compacted = succeeded(url, &["compact", "--compact-after-ms", "1"]).await;
-    assert!(compacted.starts_with("4 logs: 8 changes looked at, 4 trimmed"), "{compacted}");
+    assert!(compacted.starts_with("4 logs: 8 changes examined, 4 trimmed"), "{compacted}");
     let kept = "select (select count(*) from sync_history) + (select count(*) from sync_b01.sync_history)";
     assert_eq!(number(url, kept).await, 5, "each bucket keeps its own");
     let mut socket = socket(&cluster, 0, &users[1], None, None).await;
@@ -69,7 +69,7 @@ async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
             (format!("user?id={}", user.id), record)
         };
         let (user, record) = of(gone);
-        // It waits meanwhile, and nobody waits with it.
+        // The request for its user waits meanwhile, and the others do not.
         let (away, _) = tokio::join!(async { (ask(user).await.1, ask(record).await.0) }, async {
             for user in others {
                 let (shown, record) = of(user);
@@ -83,7 +83,7 @@ async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
         });
         let (shown, record) = away;
         assert_eq!(shown["problem"].is_null(), !is_away, "{shown}");
-        // The heads of its logs are there, though nobody can count what is in them.
+        // The heads of its logs are shown, although their contents cannot be counted.
         assert_eq!(shown["logs"].as_array().unwrap().len(), 2, "{shown}");
         assert_eq!(shown["usage"]["changes"], if is_away { 0 } else { 2 }, "{shown}");
         assert_eq!(record.is_success(), !is_away);
@@ -92,7 +92,7 @@ async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
     assert!(state["database"]["bytes"].as_i64().unwrap() > 1 << 20, "{state}");
 }
 
-/// Neither what the table of the server before still has of a person, nor what the distribution left behind, outlives it.
+/// Neither the rows left in the previous server's table nor those left by the distribution survive an erasure.
 #[tokio::test]
 async fn whoever_is_erased_is_erased_in_the_main_schema_as_well() {
     let url = create_database().await;

@@ -95,11 +95,11 @@ async fn refuse_idleness(at: &Surroundings, side: &Side) -> Result<(), BaselineE
     let counts = "select count(*) filter (where trimmed_to > 'epoch'), count(*) filter (where untrimmed_since < now() - interval '2 s')
                   from sync_heads";
     let counted = at.connect(side.database).await?.query_one(counts, &[]).await;
-    let failed = |source| BaselineError::Database { action: "count what was trimmed", source };
+    let failed = |source| BaselineError::Database { action: "count the trimmed logs", source };
     let row = counted.map_err(failed)?;
     let (trimmed, waiting): (i64, i64) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
     if trimmed == 0 || waiting == 0 {
-        return Err(BaselineError::Nothing { what: format!("{trimmed} logs were trimmed and {waiting} waited") });
+        return Err(BaselineError::Nothing { what: format!("{trimmed} logs were trimmed and {waiting} are waiting") });
     }
     Ok(())
 }

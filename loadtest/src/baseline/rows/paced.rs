@@ -107,12 +107,12 @@ impl Server {
     async fn find(at: &Surroundings) -> Result<Self, BaselineError> {
         let connection = at.connect("postgres").await?;
         let row = connection.query_one("select pg_backend_pid()", &[]).await;
-        let row = row.map_err(|source| BaselineError::Database { action: "say its pid", source })?;
+        let row = row.map_err(|source| BaselineError::Database { action: "report its pid", source })?;
         Ok(Self { backend: row.get(0), _connection: connection })
     }
 
     fn cpu(&self) -> Result<Duration, BaselineError> {
-        server_cpu(self.backend).map_err(|_| BaselineError::Nothing { what: "PostgreSQL is not here".to_owned() })
+        server_cpu(self.backend).map_err(|_| BaselineError::Nothing { what: "PostgreSQL is not local".to_owned() })
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) async fn one(
         let heard = tokio::time::timeout(LATE, socket.next()).await;
         match heard {
             Ok(Ok(SocketEvent::Wakeup)) => Ok(Instant::now()),
-            Ok(Ok(other)) => Err(BaselineError::Nothing { what: format!("a wake-up was due, got {other:?}") }),
+            Ok(Ok(other)) => Err(BaselineError::Nothing { what: format!("expected a wake-up, got {other:?}") }),
             Ok(Err(failure)) => Err(failure.into()),
             Err(_) => Err(BaselineError::Nothing { what: format!("no wake-up within {LATE:?}") }),
         }

@@ -59,7 +59,7 @@ fn differences(comparison: &Comparison) -> Markup {
     html! {
         @if !comparison.differences.is_empty() {
             section {
-                h2 { "The runs were not made alike" }
+                h2 { "Differences between the runs" }
                 div.scroll { table {
                     thead { tr { th { "" } th { "A" } th { "B" } } }
                     tbody {

@@ -27,7 +27,7 @@ impl fmt::Display for Comparison {
             writeln!(f, "WARNING: {warning}")?;
         }
         if !self.differences.is_empty() {
-            writeln!(f, "WARNING: the runs were not made alike:")?;
+            writeln!(f, "WARNING: the runs were made under different conditions:")?;
         }
         for difference in &self.differences {
             let shown = |value: &str| if value.is_empty() { NONE.to_owned() } else { value.to_owned() };
@@ -53,7 +53,7 @@ impl Comparison {
             }
         }
         if worse.is_empty() && better.is_empty() {
-            let told = if unknown.is_empty() { "" } else { " as far as this can be told" };
+            let told = if unknown.is_empty() { "" } else { ", as far as can be told" };
             parts.insert(0, format!("Nothing changed beyond noise{told}."));
         }
         parts.join("\n")

@@ -53,7 +53,7 @@ fn timeline(report: &Report) -> Markup {
             @if charts.errors().is_none() { p.empty { "There were no errors." } }
         }
         section {
-            h2 { "What it took" }
+            h2 { "Resources" }
             div.plots {
                 (charts.cpu().draw())
                 @match charts.memory() {

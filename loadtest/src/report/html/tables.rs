@@ -51,7 +51,7 @@ pub fn verdict(report: &Report) -> Markup {
             strong { (match limit {
                 Some(true) => "The generator was the limit",
                 Some(false) => "The generator was not the limit",
-                None => "Whether the generator was the limit is not known",
+                None => "It is not known whether the generator was the limit",
             }) }
             span { (report.generator.reason) }
         }
@@ -65,7 +65,7 @@ fn goals(report: &Report) -> Markup {
         @if !reached.is_empty() {
             div.verdict.(if good == reached.len() { "good" } else { "bad" }) {
                 strong { (good) " of " (reached.len()) " goals reached" }
-                span { "against baselines of the same run" }
+                span { "compared with baselines of the same run" }
             }
         }
     }
@@ -79,7 +79,7 @@ fn limits(report: &Report) -> Markup {
     html! {
         @if all > 0 {
             div.verdict.(if good == all { "good" } else { "bad" }) {
-                strong { (good) " of " (all) " limits on growth kept" }
+                strong { (good) " of " (all) " growth limits met" }
                 span {
                     @if missed.is_empty() { "nothing grew beyond its limit" } @else { "beyond: " (missed.join(", ")) }
                 }
@@ -123,7 +123,7 @@ pub fn ratios(report: &Report) -> Markup {
     html! {
         @if !report.ratios.is_empty() {
             section {
-                h2 { "Against the baselines" }
+                h2 { "Compared with baselines" }
                 div.scroll { table {
                     thead { tr {
                         th { "" } th { "what" } th.number { "ours" } th.number { "baseline" } th.number { "ratio" }
@@ -207,7 +207,7 @@ pub fn about(report: &Report) -> Markup {
                     "{} threads, {} of processor time in the measured phases",
                     report.generator.threads, seconds(report.generator.cpu_seconds)
                 )))
-                (fact("Began and ended", &format!("{} – {}", report.started_at, report.ended_at)))
+                (fact("Start and end", &format!("{} – {}", report.started_at, report.ended_at)))
             } }
             (phases(report))
             @if let Some(database) = &report.database {
@@ -220,7 +220,7 @@ pub fn about(report: &Report) -> Markup {
             }
             @if !report.settings.scenario.is_null() {
                 details {
-                    summary { "The scenario as it was run" }
+                    summary { "The scenario that was run" }
                     // Formatting a value that was read or built as JSON does not fail.
                     pre { (serde_json::to_string_pretty(&report.settings.scenario).unwrap_or_default()) }
                 }
