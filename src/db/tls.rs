@@ -8,7 +8,7 @@ use crate::config::{Roots, SslMode, TlsOptions};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -40,6 +40,9 @@ pub enum TlsError {
     /// There is a client certificate but no key: set sslkey.
     #[error("there is a client certificate but no key: set sslkey")]
     NoKey,
+    /// The client's key and certificate do not belong together.
+    #[error("the file of sslkey does not hold the key of the certificate in the file of sslcert")]
+    OtherKey,
     /// There is a revocation list, which would be ignored here.
     #[error("~/.postgresql/root.crl exists, but certificate revocation lists are not supported: remove it")]
     Revocations,
@@ -92,9 +95,13 @@ pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, 
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(options).await? {
         Some((chain, key)) => {
-            // Whether they match is for the server to decide: rustls cannot parse version 1 certificates.
             let key = config.crypto_provider().key_provider.load_private_key(key)?;
-            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
+            let certified = CertifiedKey::new(chain, key);
+            // Otherwise it is for the server to decide: rustls cannot parse version 1 certificates.
+            if matches!(certified.keys_match(), Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch))) {
+                return Err(TlsError::OtherKey);
+            }
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
         }
         None => config.with_no_client_auth(),
     };

@@ -173,7 +173,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             ApiError::Store(StoreError::Unstorable(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
-            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => {
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped) | ApiError::Join(JoinError::Begin(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
             ApiError::Join(JoinError::TooManySessions) | ApiError::TooManyFromAddress => {
@@ -200,7 +200,7 @@ impl ApiError {
             ApiError::Auth(error) => error.refusal(),
             ApiError::SyncInactive => Refusal::SyncInactive,
             ApiError::NotReady(_) => Refusal::NotReady,
-            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => {
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped) | ApiError::Join(JoinError::Begin(_)) => {
                 Refusal::DatabaseUnavailable
             }
             _ if status == StatusCode::TOO_MANY_REQUESTS => Refusal::UserLimit,
@@ -216,7 +216,9 @@ impl ApiError {
             ApiError::Store(StoreError::Unstorable(_)) => {
                 "a value cannot be stored: a number out of range, or a text with an invalid character".to_owned()
             }
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::TurnTimeout | StoreError::Contended)
+            ApiError::Store(
+                StoreError::Unavailable(_) | StoreError::Dropped | StoreError::TurnTimeout | StoreError::Contended,
+            )
             | ApiError::Join(JoinError::Begin(_)) => "the server cannot do this at the moment; try again".to_owned(),
             ApiError::Store(_) | ApiError::Metrics(_) => {
                 "something went wrong on the server; trying again may help".to_owned()
@@ -241,7 +243,9 @@ impl ApiError {
         static BUSY: Throttle = Throttle::new();
         match self {
             ApiError::Auth(_) => &WITHOUT_KEYS,
-            ApiError::Store(StoreError::Unavailable(_)) | ApiError::Join(JoinError::Begin(_)) => &WITHOUT_DATABASE,
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped) | ApiError::Join(JoinError::Begin(_)) => {
+                &WITHOUT_DATABASE
+            }
             _ => &BUSY,
         }
     }

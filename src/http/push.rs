@@ -198,6 +198,7 @@ async fn delta(
                     until,
                     has_more: false,
                     written: WrittenChanges::default(),
+                    excess: 0,
                 },
                 None,
             ));

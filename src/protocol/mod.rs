@@ -11,7 +11,7 @@
 //!   strings converge (G3).
 //! * [`trim`]: which rows of a record stay in the log.
 //! * [`conflicts`]: the pushed values that lose to what others stored.
-//! * [`page`]: stored changes written as JSON.
+//! * [`page`]: stored changes written as JSON; [`page_bound`]: how many of them together.
 //! * [`stream_id`]: a reader's position in several logs.
 //! * [`websocket`]: the messages of a WebSocket; [`close`]: the reasons for closing one.
 
@@ -23,6 +23,7 @@ pub mod json;
 pub mod keys;
 pub mod merge;
 pub mod page;
+pub mod page_bound;
 pub mod push;
 pub mod stamp;
 pub mod stream_id;

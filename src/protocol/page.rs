@@ -25,12 +25,14 @@ pub struct Page {
     pub has_more: bool,
     /// The first of the changes as text, if they were encoded while the others were still arriving.
     pub written: WrittenChanges,
+    /// Bytes of their text beyond what is stored of them, at most; see [`super::page_bound`].
+    pub excess: usize,
 }
 
 impl Page {
     /// Approximate size of the page as text, in bytes.
     pub fn size(&self) -> usize {
-        ENVELOPE + size_of(&self.changes)
+        ENVELOPE + size_of(&self.changes) + self.excess
     }
 
     /// Approximate size of the rest of the page, in bytes: without its changes and their text.
@@ -84,7 +86,8 @@ impl WrittenChanges {
         self.text.get(begin..end)
     }
 
-    fn count(&self) -> usize {
+    /// Returns their number.
+    pub fn count(&self) -> usize {
         self.ends.len()
     }
 }
@@ -114,11 +117,12 @@ impl Remarks<'_> {
 
 /// Encodes the answer to a push or a pull.
 pub fn encode_answer(mut page: Page, remarks: &Remarks<'_>) -> Result<String, UnreadableChange> {
+    let size = page.size();
     let Page { changes, own, written, .. } = &mut page;
     let mut out = match written.count() == changes.len() && !changes.iter().any(|change| own.concern(change)) {
         true if !changes.is_empty() => std::mem::take(&mut written.text),
         _ => {
-            let mut out = String::with_capacity(ENVELOPE + size_of(changes) + remarks.size());
+            let mut out = String::with_capacity(size + remarks.size());
             out.push_str(BEGIN_ANSWER);
             write_changes(&mut out, changes, written, own)?;
             out

@@ -105,6 +105,8 @@ pub(super) enum Placed {
     Known,
     /// Another session holds the head of its log. Nothing of it is stored.
     Locked,
+    /// A trigger has dropped some rows of the statement, perhaps some of this push.
+    Dropped,
 }
 
 /// Stores pushes, many in one statement.
@@ -171,11 +173,17 @@ impl BatchInsert {
         let before_heads = logs.before_heads(entries);
         let taken = self.insert_rows(statement, entries, &logs, &before_heads, notice).await?;
         let mut heads = taken.heads;
+        let is_taken = |log: &LogId| heads.contains_key(log);
+        let given: i64 = logs.0.iter().filter(|(log, _)| is_taken(log)).map(|(_, rows)| rows.changes).sum();
+        let is_complete = taken.rows.is_none_or(|rows| rows == given);
         let place = |(entry, before_head): (&&Entry, &i64)| {
             let log = entry.log.id;
             let Some(head) = heads.get_mut(&log) else {
                 return if taken.known.contains(&log) { Placed::Known } else { Placed::Locked };
             };
+            if !is_complete {
+                return Placed::Dropped;
+            }
             let last = head.new - before_head * Cursor::STEP;
             let first = last - (entry.rows.len() as i64 - 1) * Cursor::STEP;
             // The next push of the same log follows this one.
@@ -240,6 +248,7 @@ impl BatchInsert {
             if taken.known.is_empty() {
                 taken.known.extend(row.try_get::<_, Option<Vec<Uuid>>>(3)?.into_iter().flatten().map(LogId));
             }
+            taken.rows = row.try_get(4)?;
         }
         Ok(taken)
     }
@@ -263,6 +272,8 @@ struct Taken {
     heads: HashMap<LogId, Head>,
     /// The logs in which something had been stored before.
     known: HashSet<LogId>,
+    /// The number of rows that were stored; `None` on Citus, which does not allow triggers on its tables.
+    rows: Option<i64>,
 }
 
 /// The head of a log, in microseconds.

@@ -18,7 +18,7 @@ macro_rules! push_by_function {
     ($free_only:literal) => {
         Sql {
             text: concat!(
-                "select log_id, head, previous, known_logs from sync_push_many(
+                "select log_id, head, previous, known_logs, null::int8 from sync_push_many(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, ",
                 $free_only,
                 ")"

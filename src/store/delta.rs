@@ -10,7 +10,8 @@ use crate::db::{Micros, Sql};
 use crate::failpoints::Failpoint;
 use crate::limits::reads::ReadTurn;
 use crate::protocol::merge::OwnWrites;
-use crate::protocol::page::Page;
+use crate::protocol::page::{Page, size_of};
+use crate::protocol::page_bound::{Fitting, fitting};
 use crate::protocol::{Cursor, Log, LogId};
 use std::collections::HashSet;
 use tokio_postgres::types::{ToSql, Type};
@@ -168,10 +169,11 @@ impl Pages {
             rows.changes.retain(|change| !pushed.contains(&change.id));
         }
         let own = self.own_writes_of_page(log, request, &mut rows, turn).await?;
+        let excess = self.fit(&mut rows, &own).await?;
         let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
         let until = self.cursor_after(request, &rows);
         let PageRows { head, end, changes, written, .. } = rows;
-        Ok(Some(Page { changes, own, head, until, has_more: end.is_some(), written }))
+        Ok(Some(Page { changes, own, head, until, has_more: end.is_some(), written, excess }))
     }
 
     /// Reads the changes after the request's cursor, by the statement for its tables.
@@ -247,6 +249,21 @@ impl Pages {
                 return Ok(own);
             }
         }
+    }
+
+    /// Ends a page before its text takes more than a page because it exceeds what is stored. Returns by how much it does,
+    /// at most.
+    async fn fit(&self, rows: &mut PageRows<'_>, own: &OwnWrites) -> Result<usize, StoreError> {
+        let bytes = size_of(&rows.changes);
+        if rows.written.count() == rows.changes.len() && own.is_empty() {
+            return Ok(rows.written.size().saturating_sub(bytes));
+        }
+        let (changes, max_bytes) = (&rows.changes, self.limits.bytes as usize);
+        let Fitting { changes, excess } = self.heavy.run(bytes, || fitting(changes, own, max_bytes)).await?;
+        if changes < rows.changes.len() {
+            rows.cut(changes);
+        }
+        Ok(excess)
     }
 
     /// Returns the cursor with which the reader asks for what comes after a page.

@@ -21,10 +21,11 @@ use uuid::Uuid;
 /// Maximum number of attempts if others are storing the same changes at the same time.
 const ATTEMPTS: usize = 5;
 
-/// The rows that are stored, and for those with adjusted stamps, which stamps and to what.
+/// The rows that are stored, and for those with adjusted stamps, which stamps and to what. An insert has one for all of
+/// its members.
 static KNOWN: Sql = Sql {
     text: "
-select id, created_at, op, held::text as held,
+select id, created_at, op, case when op = 'insert' then '' else held::text end as held,
        case when held is not null then
            case op when 'insert' then jsonb_build_object('updatedAt', data -> 'updatedAt', 'createdAt', data -> 'createdAt')
                    else field_timestamps end
@@ -172,6 +173,7 @@ impl KnownChanges {
             match self.insert.insert(&[&entry]).await.map(|placed| placed.into_iter().next()) {
                 Ok(Some(Placed::Stored(stored))) => return Ok(Some(Pushed::with(&entry, Some(stored), &known))),
                 Ok(Some(Placed::Locked)) => return Ok(None),
+                Ok(Some(Placed::Dropped)) => return Err(StoreError::Dropped),
                 Ok(_) => {}
                 Err(error) if is_locked(&error) => return Ok(None),
                 // Another session has stored one of the rows since this statement's snapshot.

@@ -21,6 +21,8 @@ pub(super) struct PageRows<'m> {
     covered: usize,
     /// Bytes used so far.
     bytes: usize,
+    /// Bytes by which the text that has been written exceeds that.
+    excess: usize,
     /// Maximum bytes of changes on a page.
     max_bytes: usize,
     /// True if there was no memory for the next change; no more are accepted.
@@ -61,6 +63,7 @@ impl<'m> PageRows<'m> {
             memory,
             covered: memory.covered(),
             bytes: ENVELOPE,
+            excess: 0,
             max_bytes,
             is_full: false,
             last: i64::MIN,
@@ -127,12 +130,9 @@ impl<'m> PageRows<'m> {
             rows_trimmed,
         };
         let bytes = size_of(std::slice::from_ref(&change));
-        if BECOMES * (self.bytes + bytes) > self.covered {
-            match self.memory.cover(self.bytes + bytes, 0) {
-                Some(covered) => self.covered = covered,
-                // The amount that was compared: a reader that reserves this much will make progress.
-                None => return self.end_before(self.bytes + bytes),
-            }
+        if !self.cover(self.bytes + bytes, self.excess) {
+            // The amount that was compared: a reader that reserves this much will make progress.
+            return self.end_before(self.bytes + bytes + self.excess);
         }
         self.bytes += bytes;
         self.is_met |= is_own || row.try_get::<_, Option<bool>>(11)?.unwrap_or(false);
@@ -140,7 +140,7 @@ impl<'m> PageRows<'m> {
         // the thread can be shared.
         self.writes &= bytes <= LIGHT;
         if self.writes {
-            self.written.add(&change)?;
+            self.write(&change)?;
         }
         self.changes.push(change);
         Ok(())
@@ -151,6 +151,31 @@ impl<'m> PageRows<'m> {
         self.changes.truncate(changes);
         self.written.truncate(changes);
         self.end = self.changes.last().map(|last| last.at);
+    }
+
+    /// Serializes a change, unless its text is much longer than what is stored and there is no memory for it.
+    fn write(&mut self, change: &StoredChange) -> Result<(), StoreError> {
+        let before = self.written.count();
+        self.written.add(change)?;
+        let excess = self.written.size().saturating_sub(self.bytes);
+        let is_page = excess == 0 || self.written.size() <= self.max_bytes;
+        if is_page && self.cover(self.bytes, excess) {
+            self.excess = excess;
+        } else {
+            self.written.truncate(before);
+            self.writes = false;
+        }
+        Ok(())
+    }
+
+    /// Reserves memory for this many bytes of changes, and for what their text takes beyond that.
+    fn cover(&mut self, changes: usize, excess: usize) -> bool {
+        if BECOMES * changes + excess <= self.covered {
+            return true;
+        }
+        let covered = self.memory.cover(changes, excess);
+        self.covered = covered.unwrap_or(self.covered);
+        covered.is_some()
     }
 
     /// Completes the page once all rows have arrived.

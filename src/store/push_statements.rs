@@ -14,7 +14,8 @@ use tokio_postgres::types::Type;
 ///   row may have been; see [`super::history`].
 ///
 /// A log that has any of the rows already is left out, and [`super::known`] finds out which rows of which push they
-/// are. A log that appears in neither result has its head locked by another session.
+/// are. A log that appears in neither result has its head locked by another session. The rows are counted, because a
+/// trigger of the tables' owner can drop some without an error.
 ///
 /// It has as few parts as possible: for a batch of a few small pushes, starting the parts costs more than running them.
 macro_rules! push_text {
@@ -39,14 +40,18 @@ macro_rules! push_text {
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
                               field_timestamps, held, extra, size, created_at)
     select r.id, heads.log_id, heads.user_id, heads.app_id, ($10::text[])[r.push], r.table_name, r.record_id, r.op,
-           r.data::jsonb, r.stamps::jsonb, r.held::jsonb, r.extra::jsonb, r.size,
+           r.data::jsonb, r.stamps::jsonb,
+           case when r.held like '\"%' then sync_claimed_stamps(r.held, r.data::jsonb) else r.held::jsonb end,
+           r.extra::jsonb, r.size,
            heads.head - r.before_head * interval '20 microseconds'
     from unnest($7::int4[], $8::int4[], $9::uuid[], $11::text[], $12::text[],
                 $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::int4[])
              as r (push, before_head, id, table_name, record_id, op, data, stamps, held, extra, size)
     join heads on heads.log_id = ($6::uuid[])[r.push]
+    returning 1
 )
-select heads.log_id, heads.head, heads.previous, known.logs from known left join heads on true"
+select heads.log_id, heads.head, heads.previous, known.logs, (select count(*) from stored)
+from known left join heads on true"
             )
     };
 }

@@ -151,3 +151,39 @@ async fn large_changes_are_read_several_to_a_page_once_there_is_memory_for_them(
     let request = stream_of(&cluster, 0, &user, &format!("since={AT}")).header("X-Client-Id", "phone");
     assert_eq!(all_ids(&Events::open(request).await.backlog().await).len(), 8);
 }
+
+/// Inserts whose stamp existing clients would not find are sent as updates, and so are those of which a device has written
+/// something itself: each field then has its stamp, twice.
+#[tokio::test]
+async fn pages_of_inserts_that_are_sent_as_updates_are_no_longer_than_others() {
+    const PAGE: usize = 256 << 10;
+    const INSERTS: usize = 8;
+    let cluster = Cluster::start_with(1, &[("PAGE_MAX_BYTES", &PAGE.to_string())]).await;
+    let fields: serde_json::Map<_, _> = (0..4_000).map(|n| (format!("{n:x}"), json!(1))).collect();
+    let insert = |n: usize, stamp: Option<&str>| {
+        let mut data = fields.clone();
+        data.extend(stamp.map(|stamp| ("updatedAt".to_owned(), json!(stamp))));
+        json!({ "table": "t", "id": n.to_string(), "op": "insert", "data": data })
+    };
+    for stamp in [None, Some(AT)] {
+        let user = cluster.user();
+        let own = (0..INSERTS).map(|n| update("t", &n.to_string(), "0", 2, "2024-02-01T00:00:00.000Z")).collect();
+        push(&cluster, &user, "phone", own).await;
+        push(&cluster, &user, "laptop", (0..INSERTS).map(|n| insert(n, stamp)).collect()).await;
+        let stream = stream_of(&cluster, 0, &user, &format!("since={BEGINNING}")).header("X-Client-Id", "phone");
+        let mut pages = cluster.pull_all(&user, "todo", "t", BEGINNING, Some("tablet")).await;
+        pages.extend(cluster.pull_all(&user, "todo", "t", BEGINNING, Some("phone")).await);
+        pages.extend(cluster.push_all(&user, "todo", BEGINNING, "phone").await);
+        let backlog = all_ids(&Events::open(stream).await.backlog().await);
+        let mut found = ids_of(&pages);
+        found.extend(backlog.iter().map(String::as_str));
+        for page in &pages {
+            let length = page.to_string().len();
+            assert!(length < 3 * PAGE, "{length} bytes, stamped: {stamp:?}");
+        }
+        for n in 0..INSERTS {
+            let times = found.iter().filter(|id| **id == n.to_string()).count();
+            assert_eq!(times, 4 * 2, "each insert and each update, by every way: {found:?}");
+        }
+    }
+}

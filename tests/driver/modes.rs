@@ -109,12 +109,17 @@ async fn files_that_cannot_be_used_are_named_by_their_parameter_alone() {
     let root = authority.root();
     let garbage = authority.file("garbage");
     std::fs::write(&garbage, "s3cret").unwrap();
+    let (certificate, _) = authority.issue("client", "any", Kind::Named);
     for (parameters, parameter) in [
         (format!("sslmode=verify-ca&sslrootcert={}", garbage.display()), "sslrootcert"),
         ("sslmode=verify-full&sslrootcert=/nowhere/s3cret".to_owned(), "sslrootcert"),
         (format!("sslmode=require&sslcert={}", root.display()), "sslkey"),
         (format!("sslmode=require&sslcert={}&sslkey={}", root.display(), garbage.display()), "sslkey"),
         (format!("sslmode=require&sslcert={}", garbage.display()), "sslcert"),
+        (
+            format!("sslmode=require&sslcert={}&sslkey={}", certificate.display(), authority.file("ca.key").display()),
+            "does not hold the key of the certificate",
+        ),
     ] {
         let error = connect(&server.url("any:s3cret", "localhost", &parameters)).await.unwrap_err();
         let text = said(&error);

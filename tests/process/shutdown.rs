@@ -233,6 +233,22 @@ async fn an_interrupt_from_the_keyboard_stops_in_order_too() {
 }
 
 #[tokio::test]
+async fn a_hangup_without_a_terminal_stops_nothing() {
+    let cluster = one_replica("0", "0").await;
+    let user = cluster.user();
+    let mut socket = socket(&cluster, 0, &user, None, None).await;
+    tell(&cluster, Signal::SIGHUP);
+    eventually("it says so", async || cluster.nodes[0].log().contains("SIGHUP changes nothing")).await;
+    assert_eq!(cluster.get("/health/ready").await.status, 200);
+    store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
+    assert_eq!(woken_until(&mut socket, "tasks").await, ["tasks"]);
+    tell(&cluster, Signal::SIGTERM);
+    assert_eq!(closed(&mut socket).await, Some(1012));
+    assert!(socket.next(TIMEOUT).await.is_ok());
+    assert_eq!(exit_code(&cluster, AT_ONCE).await, Some(0));
+}
+
+#[tokio::test]
 async fn with_no_connections_it_waits_for_no_window() {
     let cluster = one_replica("0", NEVER).await;
     tell(&cluster, Signal::SIGTERM);

@@ -97,6 +97,28 @@ async fn a_stamp_too_far_ahead_is_stored_as_the_servers_time_plus_the_skew_and_l
 }
 
 #[tokio::test]
+async fn what_a_device_claims_for_an_insert_is_kept_for_each_of_its_members() {
+    let cluster = shared().await;
+    let user = cluster.user();
+    let ahead = iso(now_millis() + 3_600_000);
+    let data =
+        r#"{"title":"Milk","a \" b":[1],"":{"title":2},"title":"Eggs","updatedAt":"AHEAD"}"#.replace("AHEAD", &ahead);
+    let body = format!(
+        r#"{{"clientId":"phone","since":"{}","changes":[{{"table":"todos","id":"a","op":"insert","data":{data}}}]}}"#,
+        live::NO_DELTA
+    );
+    for _ in 0..2 {
+        let reply = cluster.push_raw(&user, "todo", body.clone()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let adjusted = &serde_json::from_str::<Value>(&reply.text).unwrap()["adjusted"];
+        assert_eq!(adjusted[0]["fields"], json!(["updatedAt"]), "{adjusted}");
+    }
+    let held = sqlx::query_scalar::<_, Value>("select held from sync_changes where user_id = $1").bind(&user.id);
+    let expected = json!({ "title": ahead, "a \" b": ahead, "": ahead, "updatedAt": ahead });
+    assert_eq!(held.fetch_all(&cluster.pool).await.unwrap(), [expected]);
+}
+
+#[tokio::test]
 async fn a_stamp_within_the_skew_is_left_alone_and_not_listed() {
     let cluster = shared().await;
     let user = cluster.user();

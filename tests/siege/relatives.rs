@@ -11,6 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const AT: &str = "2024-01-01T10:00:00.000Z";
+/// A time that is ahead whenever this runs.
+const AHEAD: &str = "2199-01-01T00:00:00.000Z";
+/// Bytes that pushes may hold, bodies and what they become, and half as much again for the allocator.
+const PUSHES_AND_SLACK: u64 = 3 * (128 << 20);
 /// How long endless attacks go on.
 const LONG: Duration = Duration::from_secs(2);
 
@@ -40,6 +44,35 @@ pub async fn repeated_names(replica: &LimitedReplica) {
         let answers_little = reply.status == 200 || reply.text.len() < 4_096;
         assert!(answers_little, "an error quotes little: {} bytes", reply.text.len());
     }
+}
+
+/// Members as short as can be: of inserts whose device is ahead, which claims a stamp for each, and to whose records others
+/// have written; and such as the protocol does not name.
+pub async fn short_members(replica: &LimitedReplica) {
+    let fields: String = (0..4_000).map(|n| format!(r#","{n:x}":1"#)).collect();
+    let insert = |n| format!(r#"{{"table":"t","id":"{n}","op":"insert","data":{{"updatedAt":"{AHEAD}"{fields}}}}}"#);
+    let unnamed = r#","":1"#.repeat(3_200);
+    let delete = |n| format!(r#"{{"table":"t","id":"{n}","op":"delete","deletedAt":"{AT}"{unnamed}}}"#);
+    let of = |one: &dyn Fn(usize) -> String| {
+        let changes: Vec<String> = (0..(10 << 20) / one(1_000).len() - 4).map(one).collect();
+        format!(r#"{{"clientId":"a","since":"{BEGINNING}","changes":[{}]}}"#, changes.join(","))
+    };
+    let others: Vec<_> = (0..300).map(|n| update("t", &n.to_string(), "f", 1, AT)).collect();
+    let others = json!({ "clientId": "b", "since": NO_DELTA, "changes": others }).to_string();
+    let (before, _) = replica.resident();
+    for body in [of(&insert), of(&delete)] {
+        let users: Vec<User> = (0..8).map(|_| replica.cluster.user()).collect();
+        for user in &users {
+            replica.store(user, others.clone()).await;
+        }
+        let pushes = users.iter().map(|user| replica.cluster.push_raw(user, "todo", body.clone()));
+        let statuses: Vec<u16> = join_all(pushes).await.iter().map(|reply| reply.status.as_u16()).collect();
+        assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+        assert!(statuses.contains(&200), "{statuses:?}");
+    }
+    let (_, most) = replica.resident();
+    let took = most.saturating_sub(before);
+    assert!(took < PUSHES_AND_SLACK, "{} MiB for pushes", took >> 20);
 }
 
 /// As many and as long names in a query as fit into a head, on streams of one app and of several, and pulls.

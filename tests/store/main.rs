@@ -9,6 +9,7 @@ mod compression;
 mod concurrency;
 mod convergence;
 mod crash;
+mod dropped_rows;
 mod least_privilege;
 mod long_changes;
 mod page_bounds;

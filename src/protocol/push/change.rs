@@ -1,5 +1,6 @@
 //! Parses a single change: what it must have, and how it is stored.
 
+use super::unnamed::UnnamedMembers;
 use super::wire::{Carrier, Fields, InsertMembers, Members, RawChange, Text};
 use super::{
     Adjusted, ChangeProblem, MAX_EXTRA, MAX_FIELD, MAX_FIELDS, MAX_RECORD, MAX_TABLE, MAX_WRITTEN, NewChange, Op,
@@ -33,6 +34,8 @@ pub(super) struct ChangeReader<'b> {
 struct Draft {
     stamps: ObjectWriter,
     claimed_stamps: ObjectWriter,
+    /// The stamp that an insert's device holds for all of its members, if an earlier one is stored.
+    claimed_for_all: Option<Stamp>,
     identity: IdentityBuilder,
     growth: Growth,
     /// The fields whose stamps were adjusted.
@@ -97,9 +100,11 @@ impl ChangeReader<'_> {
             return Err(ChangeProblem::Extra(change.extra_bytes));
         }
         let extra = self.extra(change.extra, &mut draft)?;
-        let Draft { stamps, claimed_stamps, identity, growth, adjusted, stamped } = draft;
+        let Draft { stamps, claimed_stamps, claimed_for_all, identity, growth, adjusted, stamped } = draft;
         let is_stamped = identity.is_stamped();
-        let (stamps, claimed_stamps) = (stamps.finish(), (!claimed_stamps.is_empty()).then(|| claimed_stamps.finish()));
+        let claimed_by_field = (!claimed_stamps.is_empty()).then(|| claimed_stamps.finish());
+        let claimed_stamps = claimed_for_all.map(|claimed| format!("\"{claimed}\"")).or(claimed_by_field);
+        let stamps = stamps.finish();
         let adjusted = (!adjusted.is_empty()).then(|| Adjusted {
             index,
             table: table.clone(),
@@ -173,8 +178,8 @@ impl ChangeReader<'_> {
             } else {
                 rewritten.raw(member, value.get());
             }
-            draft.claim(member, stored, claimed);
         }
+        draft.claimed_for_all = (stored != claimed).then_some(claimed);
         Ok(rewritten.finish())
     }
 
@@ -193,9 +198,13 @@ impl ChangeReader<'_> {
     }
 
     /// Returns the other members of the change as one object; none if there are none.
-    fn extra(
+    fn extra(&self, members: UnnamedMembers<'_>, draft: &mut Draft) -> Result<Option<String>, ChangeProblem> {
+        members.with_all(|members| self.extra_of(members, draft)).map_err(ChangeProblem::Unnamed)?
+    }
+
+    fn extra_of(
         &self,
-        members: Vec<(Cow<'_, str>, &RawValue)>,
+        members: &[(Cow<'_, str>, &RawValue)],
         draft: &mut Draft,
     ) -> Result<Option<String>, ChangeProblem> {
         // Of equal names the last counts, as in JSON.parse and in jsonb.

@@ -1,9 +1,11 @@
 //! The body of a push: parsed, checked as a whole, and made ready to be stored.
 //!
 //! * [`wire`]: the body as sent; values are kept as text.
+//! * [`unnamed`]: members that the protocol does not name.
 //! * [`change`]: the changes one by one, checked and converted to their stored form.
 
 mod change;
+mod unnamed;
 pub(super) mod wire;
 
 use super::cursor::{Cursor, CursorError};
@@ -82,7 +84,8 @@ pub struct NewChange {
     pub data: Option<String>,
     /// Stamps by field, as JSON. Empty for an insert: its stamp is in its data.
     pub stamps: String,
-    /// The stamps that were adjusted, as the device holds them (see [`super::merge`]), as JSON.
+    /// The stamps that were adjusted, as the device holds them (see [`super::merge`]), as JSON: by field, or as one text for
+    /// all members of an insert, which the database writes out: an insert may have millions of them in a body.
     pub claimed_stamps: Option<String>,
     /// The members that the protocol does not name, as a JSON object.
     pub extra: Option<String>,
@@ -249,6 +252,9 @@ pub enum ChangeProblem {
         "its members other than table, id, op, data, fields and deletedAt take {0} bytes; at most {MAX_EXTRA} are kept"
     )]
     Extra(usize),
+    /// The members that the protocol does not name cannot be read.
+    #[error("its members beside table, id, op, data, fields and deletedAt cannot be read: {0}")]
+    Unnamed(#[source] serde_json::Error),
     /// Written out, the change is larger than allowed.
     #[error(
         "with its numbers written out, it takes {0} bytes; at most {MAX_WRITTEN} are kept in one change: send fewer exponents"

@@ -1,5 +1,6 @@
 //! Parses the body of a push as sent.
 
+use super::unnamed::UnnamedMembers;
 use super::{MAX_EXTRA, MAX_FIELDS};
 use crate::protocol::stamp::Stamp;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -160,7 +161,7 @@ pub(super) struct RawChange<'a> {
     pub(super) fields: Option<&'a RawValue>,
     pub(super) deleted_at: Option<&'a RawValue>,
     /// The other members, as many as may be kept.
-    pub(super) extra: Vec<(Cow<'a, str>, &'a RawValue)>,
+    pub(super) extra: UnnamedMembers<'a>,
     /// Minimum size of all of them as the members of an object, in bytes.
     pub(super) extra_bytes: usize,
 }
@@ -191,7 +192,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawChange<'a> {
                             let value: &RawValue = map.next_value()?;
                             change.extra_bytes += name.len() + value.get().len() + r#""":,"#.len();
                             if change.extra_bytes <= MAX_EXTRA {
-                                change.extra.push((name, value));
+                                change.extra.add(name, value);
                             }
                         }
                     }

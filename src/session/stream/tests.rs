@@ -68,6 +68,7 @@ fn page(changes: &[(&str, i64)], until: Cursor, has_more: bool) -> Page {
         until,
         has_more,
         written: WrittenChanges::default(),
+        excess: 0,
     }
 }
 

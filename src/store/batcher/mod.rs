@@ -124,7 +124,7 @@ impl Batcher {
                             let pushed = Pushed::new(&job.entry, stored);
                             job.finish(Ok(pushed));
                         }
-                        Placed::Known => left.push(job.looking_first()),
+                        Placed::Known | Placed::Dropped => left.push(job.looking_first()),
                         Placed::Locked if job.is_expired(self.queue_timeout) => {
                             job.finish(Err(StoreError::TurnTimeout));
                         }

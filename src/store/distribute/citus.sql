@@ -104,7 +104,9 @@ begin
     insert into sync_changes (id, log_id, user_id, app_id, client_id, table_name, record_id, op, data,
                               field_timestamps, held, extra, size, created_at)
     select r.id, t.log_id, t.user_id, t.app_id, clients[r.push], r.table_name, r.record_id, r.op,
-           r.data::jsonb, r.stamps::jsonb, r.held::jsonb, r.extra::jsonb, r.size, sync_position(t.head, -r.before_head)
+           r.data::jsonb, r.stamps::jsonb,
+           case when r.held like '"%' then sync_claimed_stamps(r.held, r.data::jsonb) else r.held::jsonb end,
+           r.extra::jsonb, r.size, sync_position(t.head, -r.before_head)
     from sync_anchor
     cross join unnest(row_pushes, before_heads, ids, table_names, record_ids, ops, data, stamps, held, extra, sizes)
              as r (push, before_head, id, table_name, record_id, op, data, stamps, held, extra, size)

@@ -41,8 +41,14 @@ impl Log {
             self.head += Cursor::STEP;
             let at = self.head;
             let NewChange { table, record, op, data, stamps, claimed_stamps, extra, .. } = change.clone();
-            let claimed_stamps =
-                claimed_stamps.map_or_else(BTreeMap::new, |stamps| serde_json::from_str(&stamps).unwrap());
+            let claimed_stamps = claimed_stamps.map_or_else(BTreeMap::new, |claimed| {
+                // As the database does: an insert's is the same for all of its members.
+                let Ok(claimed) = serde_json::from_str::<String>(&claimed) else {
+                    return serde_json::from_str(&claimed).unwrap();
+                };
+                let members: BTreeMap<String, Value> = serde_json::from_str(data.as_deref().unwrap()).unwrap();
+                members.into_keys().map(|member| (member, claimed.clone())).collect()
+            });
             let change = StoredChange {
                 id: *id,
                 at,
@@ -130,7 +136,8 @@ impl Log {
         };
         rows.retain(|change| !besides.contains(&change.id));
         let own = self.own_writes(reader, &rows, initial, asks).going_on(since.micros() > 0);
-        let page = Page { changes: rows, own, head: self.head, until, has_more, written: WrittenChanges::default() };
+        let written = WrittenChanges::default();
+        let page = Page { changes: rows, own, head: self.head, until, has_more, written, excess: 0 };
         serde_json::from_str(&encode_answer(page, &Remarks::default()).unwrap()).unwrap()
     }
 
