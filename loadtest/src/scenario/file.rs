@@ -206,7 +206,7 @@ pub struct GeneratorPlan {
     /// Maximum number of requests waiting for answers; further ones wait, and their latency counts from their intended
     /// time.
     pub in_flight: usize,
-    /// Maximum time for a request including retries.
+    /// Maximum time for a request including retries, from its intended time. One that waits longer is not sent.
     pub patience_seconds: f64,
     pub seed: u64,
 }

@@ -102,16 +102,25 @@ impl Worker {
         };
         let Some(mut task) = self.take(task) else { return };
         self.recorder.intended(task.operation);
-        self.recorder.sent(task.operation, lateness);
-        let done = match task.share.operation {
-            Kind::Push => self.push(user, &mut task).await,
-            Kind::Pull => self.pull(user, task.operation, None).await,
-            Kind::Hydrate => self.pull(user, task.operation, Some(BEGINNING)).await,
-        };
-        if done {
-            self.recorder.done(task.operation, arrival.intended.elapsed());
+        if arrival.intended.elapsed() > shared.timeout {
+            // Its client has given up. Otherwise the run would not end while the cluster is away.
+            self.recorder.failed(task.operation, Failure::Timeout(shared.timeout).kind());
+        } else {
+            self.recorder.sent(task.operation, lateness);
+            if self.request(user, &mut task, arrival.intended).await {
+                self.recorder.done(task.operation, arrival.intended.elapsed());
+            }
         }
         self.put_back(task);
+    }
+
+    /// Sends a request, and repeats it until its client would give up; true if it succeeded.
+    async fn request(&mut self, user: &Arc<User>, task: &mut Task, intended: Instant) -> bool {
+        match task.share.operation {
+            Kind::Push => self.push(user, task, intended).await,
+            Kind::Pull => self.pull(user, task.operation, None, intended).await,
+            Kind::Hydrate => self.pull(user, task.operation, Some(BEGINNING), intended).await,
+        }
     }
 
     fn draw(&mut self) -> usize {
@@ -132,18 +141,18 @@ impl Worker {
         if task.share.weight > 0.0 { self.tasks.push(task) } else { self.wake = Some(task) }
     }
 
-    async fn push(&mut self, user: &Arc<User>, task: &mut Task) -> bool {
+    async fn push(&mut self, user: &Arc<User>, task: &mut Task, intended: Instant) -> bool {
         let mut device = user.devices[self.rng.random_range(0..user.devices.len())].lock().await;
         let number = self.shared.population.next_push(user);
         let body = task.body.fill(&device.cursor, number);
         let path = format!("/sync/{APP}");
-        let outcome = self.persist(user, &device, &path, Some(body), task.operation).await;
+        let outcome = self.persist(user, &device, &path, Some(body), (task.operation, intended)).await;
         self.shared.population.ended(user, number, task.body.changes(), &outcome);
         outcome.is_ok_and(|answer| move_to(&mut device, &answer).is_some())
     }
 
     /// Pulls page by page. A new device begins at `since` and leaves no trace.
-    async fn pull(&mut self, user: &Arc<User>, operation: OperationId, since: Option<&str>) -> bool {
+    async fn pull(&mut self, user: &Arc<User>, operation: OperationId, since: Option<&str>, intended: Instant) -> bool {
         let (mut known, mut fresh);
         let device = match since {
             None => {
@@ -158,7 +167,7 @@ impl Worker {
         };
         loop {
             let path = format!("/sync/{APP}/pull?collection={TABLE}&since={}", device.cursor);
-            let Ok(answer) = self.persist(user, device, &path, None, operation).await else { return false };
+            let Ok(answer) = self.persist(user, device, &path, None, (operation, intended)).await else { return false };
             match move_to(device, &answer) {
                 Some(true) => {}
                 Some(false) => return true,
@@ -167,18 +176,18 @@ impl Worker {
         }
     }
 
-    /// Retries a request while its failure may pass. Every failed attempt is counted.
+    /// Retries a request while its failure may pass and its client waits, since its intended time. Every failed attempt
+    /// is counted.
     async fn persist(
         &mut self,
         user: &User,
         device: &Position,
         path: &str,
         body: Option<Bytes>,
-        operation: OperationId,
+        (operation, intended): (OperationId, Instant),
     ) -> Result<Bytes, Failure> {
         let (authorization, client_id) = (&user.authorization, Some(&device.name));
         let call = Call { path, authorization, client_id, body };
-        let begun = Instant::now();
         loop {
             let failure = match self.client.call(&call, &mut self.rng).await {
                 Ok(answer) => return Ok(answer.body),
@@ -190,7 +199,7 @@ impl Worker {
                 _ => Duration::ZERO,
             };
             let wait = asked.max(PAUSE.mul_f64(self.rng.random_range(0.5..1.5)));
-            if !failure.is_passing() || begun.elapsed() + wait > self.shared.timeout {
+            if !failure.is_passing() || intended.elapsed() + wait > self.shared.timeout {
                 return Err(failure);
             }
             tokio::time::sleep(wait).await;
@@ -203,4 +212,42 @@ fn move_to(device: &mut Position, answer: &[u8]) -> Option<bool> {
     let position = position(answer)?;
     position.synced_until.clone_into(&mut device.cursor);
     Some(position.has_more)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::population::Tokens;
+    use super::*;
+    use crate::engine::Endpoint;
+
+    /// A cluster that was away for minutes leaves thousands waiting; each would be tried for half a minute.
+    #[tokio::test]
+    async fn what_has_waited_longer_than_a_client_does_is_not_sent() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let counting = asked.clone();
+        let refuses = axum::Router::new().fallback(async move || {
+            counting.fetch_add(1, Ordering::Relaxed);
+            axum::http::StatusCode::UNAUTHORIZED
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let targets = [format!("http://{}", listener.local_addr().unwrap())];
+        tokio::spawn(async move { axum::serve(listener, refuses).await.unwrap() });
+        let mix = vec![Share { operation: Kind::Push, changes: 1, weight: 1.0 }];
+        let population = Arc::new(Population::new(&Tokens::Given(vec!["token".to_owned()]), 1, 1).unwrap());
+        let timeout = Duration::from_millis(20);
+        let shared = Arc::new(Shared { population, recorder: Recorder::new(["push 1"]), mix, timeout });
+        let client = Client::new(Endpoint::resolve_all(&targets).await.unwrap(), Duration::from_secs(5));
+        let worker = Worker::new(&shared, client, 1);
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let long_ago = Instant::now();
+        tokio::time::sleep(timeout * 2).await;
+        for (number, intended) in [(0, long_ago), (1, Instant::now() + Duration::from_secs(60))] {
+            sender.send(Arrival { intended, released: intended, number }).unwrap();
+        }
+        drop(sender);
+        worker.run(Arc::new(Mutex::new(receiver)), Event::Nothing).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
 }
