@@ -54,7 +54,8 @@ fn page(changes: &[StoredChange], own: &[StoredChange]) -> Page {
         note(&mut writes, change).expect("the benchmark's own changes can be read");
     }
     let until = Cursor::after(changes.last().map_or(0, |change| change.at));
-    Page { changes: changes.to_vec(), own: writes, head: 1, until, has_more: true, written: WrittenChanges::default() }
+    let written = WrittenChanges::default();
+    Page { changes: changes.to_vec(), own: writes, head: 1, until, has_more: true, written, excess: 0 }
 }
 
 fn writing_a_page(criterion: &mut Criterion<CpuTime>) {
