@@ -61,7 +61,7 @@ pub async fn short_members(replica: &LimitedReplica) {
     let others = json!({ "clientId": "b", "since": NO_DELTA, "changes": others }).to_string();
     let (before, _) = replica.resident();
     for body in [of(&insert), of(&delete)] {
-        let users: Vec<User> = (0..8).map(|_| replica.cluster.user()).collect();
+        let users: Vec<User> = (0..many(8, 3)).map(|_| replica.cluster.user()).collect();
         for user in &users {
             replica.store(user, others.clone()).await;
         }
