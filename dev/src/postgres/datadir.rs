@@ -7,7 +7,7 @@ use std::{
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -151,6 +151,22 @@ pub async fn stop_leftovers(dir: &Path) -> Result<(), DevError> {
         return Ok(());
     }
     Err(DevError::NotStopped { who: format!("what still runs in {}", dir.display()), within: TIMEOUT })
+}
+
+/// Removes the shared memory of a server that was killed. A restart does that too, but some are never restarted, and a
+/// machine has 4096 of these segments.
+pub fn free_shared_memory(dir: &Path) {
+    if let Some(segment) = shared_memory(dir) {
+        // It may be gone already, and there is nobody to tell.
+        let _ = Command::new("ipcrm").args(["-m", &segment]).stderr(Stdio::null()).status();
+    }
+}
+
+/// Returns the id of the System V segment that is noted in `postmaster.pid`: the second word of the seventh line. A
+/// server that stops by itself removes that file.
+fn shared_memory(dir: &Path) -> Option<String> {
+    let noted = fs::read_to_string(dir.join("postmaster.pid")).ok()?;
+    noted.lines().nth(6)?.split_whitespace().nth(1).map(str::to_owned)
 }
 
 /// True if none of its processes is left, or will be within `limit`.

@@ -57,6 +57,8 @@ fn settings(options: &PostgresOptions) -> Vec<(String, String)> {
     ];
     if !options.durable {
         all.extend([("fsync", "off"), ("full_page_writes", "off"), ("synchronous_commit", "on")]);
+        // Shared memory is then in files of the data folder. A killed server would leave it in /dev/shm until a reboot.
+        all.push(("dynamic_shared_memory_type", "mmap"));
     }
     all.into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -177,6 +177,7 @@ impl Drop for Postgres {
         for mode in [polite, Shutdown::Immediate] {
             self.child.signal(mode.signal());
             if self.child.block_for(Duration::from_secs(10)) {
+                datadir::free_shared_memory(self.data_dir());
                 return;
             }
         }

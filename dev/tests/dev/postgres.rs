@@ -154,3 +154,20 @@ async fn temporary_servers_copy_a_template_and_leave_it_alone() {
     drop(template);
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn a_server_that_is_killed_leaves_no_shared_memory_behind() {
+    let mut postgres = TemporaryPostgres::start(Path::new(".dev"), Vec::new()).await.unwrap();
+    let data = postgres.server().data_dir().to_owned();
+    assert!(fs::read_dir(data.join("pg_dynshmem")).unwrap().count() > 0, "the rest of it goes with the folder");
+    let noted = fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    let id = noted.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap();
+    let is_there = || {
+        let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        segments.lines().any(|line| line.split_whitespace().nth(1) == Some(id))
+    };
+    postgres.server_mut().kill().await.unwrap();
+    assert!(is_there());
+    drop(postgres);
+    assert!(!is_there());
+}
