@@ -27,13 +27,14 @@ const LAYOUT_MIGRATION: i64 = 11;
 
 /// This table belongs to sqlx.
 const APPLIED: &str = "select version from _sqlx_migrations order by version";
-/// The schema in the search path that has this table but that the role may not use.
-const HIDDEN_SCHEMA: &str = "
-select quote_ident(n.nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relname = '_sqlx_migrations' and not has_schema_privilege(n.oid, 'USAGE')
+/// The schema in the search path that has this table, and whether the role may use it.
+const SCHEMA_OF_MIGRATIONS: &str = "
+select quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE')
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relname = '_sqlx_migrations'
   and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)
                       from unnest(string_to_array(current_setting('search_path'), ',')) path)
-limit 1";
+order by 2 limit 1";
 /// See the top of this file.
 const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8";
 
@@ -133,15 +134,23 @@ pub struct Migrated {
 
 /// Returns the versions that have been applied, ascending.
 async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
-    match session.query(APPLIED, &[]).await {
-        Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
+    let read = session.query(APPLIED, &[]).await;
+    let rows = match read {
         // No migrations table: nothing was ever applied, unless the table is where this role may not look.
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-            match session.query_opt(HIDDEN_SCHEMA, &[]).await? {
-                Some(row) => Err(Unfit::SchemaRights(format!("USAGE on schema {}", row.try_get::<_, &str>(0)?)).into()),
-                None => Ok(Vec::new()),
+            match session.query_opt(SCHEMA_OF_MIGRATIONS, &[]).await? {
+                None => return Ok(Vec::new()),
+                // It was granted or created in the meantime.
+                Some(row) if row.try_get(1)? => session.query(APPLIED, &[]).await,
+                Some(row) => {
+                    return Err(Unfit::SchemaRights(format!("USAGE on schema {}", row.try_get::<_, &str>(0)?)).into());
+                }
             }
         }
+        read => read,
+    };
+    match rows {
+        Ok(rows) => Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?),
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             Err(Unfit::SchemaRights("SELECT on _sqlx_migrations".to_owned()).into())
         }

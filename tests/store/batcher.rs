@@ -233,16 +233,21 @@ async fn many_waiting_pushes_of_one_user_cost_another_no_more_than_a_turn() {
     };
     let quiet = async {
         quiet_may_begin.notified().await;
-        cluster.pushed(&other, "todo", body("quiet")).await
+        cluster.pushed(&other, "todo", body("quiet-000")).await
     };
     let release = async {
-        eventually("the first waits", async || held().await > 0.0).await;
+        let waiting = "select count(*) from pg_stat_activity
+                       where datname = current_database() and wait_event_type = 'Lock'";
+        eventually("the first waits for the lock", async || {
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&cluster.pool).await.unwrap() > 0
+        })
+        .await;
         let one = held().await;
         noise_may_begin.notify_one();
-        eventually("all of one user's wait", async || held().await >= one * MANY as f64).await;
-        let all = held().await;
+        // All are of one size. While one is being read it holds another amount.
+        eventually("all of one user's wait", async || held().await == one * MANY as f64).await;
         quiet_may_begin.notify_one();
-        eventually("the other's waits behind them", async || held().await > all).await;
+        eventually("the other's waits behind them", async || held().await == one * (MANY + 1) as f64).await;
         transaction.rollback().await.unwrap();
     };
     tokio::join!(first, noise, quiet, release);
