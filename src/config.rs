@@ -300,3 +300,17 @@ pub(crate) fn without_environment<T: Args>(words: &[&str]) -> Result<T, clap::Er
     let command = T::augment_args(clap::Command::new("mana-sync").no_binary_name(true)).mut_args(unset);
     T::from_arg_matches(&command.try_get_matches_from(words)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replicas_name_is_cut_between_characters() {
+        let named =
+            |id: &str| Config { replica_id: Some(id.to_owned()), ..Config::with_defaults("postgres://h/db").unwrap() };
+        assert_eq!(named("r1").replica_name(), "r1");
+        assert_eq!(named(&"é".repeat(64)).replica_name(), "é".repeat(64), "128 bytes");
+        assert_eq!(named(&format!("x{}", "é".repeat(64))).replica_name(), format!("x{}", "é".repeat(63)));
+    }
+}
