@@ -4,7 +4,7 @@ use crate::support::*;
 use mana_dev::{Mode, SigningKey};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,11 +55,19 @@ async fn no_answer_is_stored_by_a_cache_or_guessed_at_by_a_browser() {
 async fn so_it_is_with_a_replica_that_is_full() {
     let cluster = Cluster::start_with(1, &[("MAX_CONNECTIONS", "10")]).await;
     let user = cluster.user();
-    let streams = futures_util::future::join_all(
-        (0..10).map(|_| cluster.request(&user, Method::GET, "/sync/todo/stream").send()),
-    );
-    let _streams = streams.await;
-    let reply = Reply::to(cluster.request(&user, Method::GET, PULL)).await;
+    // Not counted beforehand: the connection that asked whether it is ready may still be there.
+    let (mut streams, mut refused) = (Vec::new(), None);
+    eventually("it is full", async || {
+        let reply = Reply::to(cluster.request(&user, Method::GET, PULL)).await;
+        if reply.status == StatusCode::OK {
+            streams.push(cluster.request(&user, Method::GET, "/sync/todo/stream").send().await);
+            return false;
+        }
+        refused = Some(reply);
+        true
+    })
+    .await;
+    let reply = refused.unwrap();
     reply.refused(503, "busy");
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{reply:?}");
     assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
