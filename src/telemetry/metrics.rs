@@ -181,12 +181,13 @@ const REFUSED_BY: &[&str] = &[
 ];
 
 fn http(registry: &Registry) -> HttpMetrics {
+    let routes = &routes()[..];
     HttpMetrics::new(
         &paired_counters(
             registry,
             "mana_sync_http_responses_total",
             "HTTP responses by route and status class.",
-            ("route", routes().as_slice()),
+            ("route", routes),
             ("class", CLASSES),
         ),
         &histograms(
