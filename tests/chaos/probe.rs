@@ -4,8 +4,8 @@
 use crate::support::live::{Events, NO_DELTA, stream_of};
 use crate::support::*;
 use reqwest::Method;
-use serde_json::json;
-use std::collections::BTreeSet;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -79,12 +79,17 @@ async fn push_on(cluster: Arc<Cluster>, user: User, number: usize, stop: Cancell
 
 /// Reads a stream of all tables until it has delivered all of these records, each once.
 pub async fn brings_all(stream: &mut Events, expected: &BTreeSet<String>) {
-    let mut seen = Vec::new();
+    let mut seen: BTreeMap<String, Vec<(String, Value)>> = BTreeMap::new();
     while seen.len() < expected.len() {
-        seen.extend(stream.delta().await.ids());
+        let delta = stream.delta().await;
+        for change in delta.data["changes"].as_array().unwrap() {
+            let delivered = (delta.until().to_owned(), change.clone());
+            seen.entry(change["id"].as_str().unwrap().to_owned()).or_default().push(delivered);
+        }
     }
-    let once: BTreeSet<String> = seen.iter().cloned().collect();
-    assert_eq!((once.len(), &once), (seen.len(), expected));
+    assert_eq!(&seen.keys().cloned().collect::<BTreeSet<_>>(), expected);
+    let twice: Vec<_> = seen.values().filter(|deliveries| deliveries.len() > 1).collect();
+    assert!(twice.is_empty(), "delivered more than once, with these cursors: {twice:#?}");
 }
 
 /// Opens a stream of all tables.

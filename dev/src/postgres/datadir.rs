@@ -153,6 +153,18 @@ pub async fn stop_leftovers(dir: &Path) -> Result<(), DevError> {
     Err(DevError::NotStopped { who: format!("what still runs in {}", dir.display()), within: TIMEOUT })
 }
 
+/// Stops all processes of a server before it kills the first: none sees another end. If the postmaster were killed
+/// alone, transactions that wait for a synchronous standby would give that up and become visible for a moment, although
+/// the standby may never have them.
+pub fn kill_at_once(dir: &Path) {
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in processes(dir) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
 /// Removes the shared memory of a server that was killed. A restart does that too, but some are never restarted, and a
 /// machine has 4096 of these segments.
 pub fn free_shared_memory(dir: &Path) {

@@ -141,8 +141,12 @@ impl Postgres {
         Ok(())
     }
 
-    /// Kills the postmaster (`kill -9`). Waits until its processes are gone; [`Self::restart`] brings it back.
+    /// Kills it as a power failure would: all its processes at once. Waits until they are gone; [`Self::restart`] brings
+    /// it back.
     pub async fn kill(&mut self) -> Result<(), DevError> {
+        // It starts no process from here on, and reacts to no other's end.
+        self.child.signal(Signal::SIGSTOP);
+        datadir::kill_at_once(self.data_dir());
         self.child.signal(Signal::SIGKILL);
         self.child.wait().await;
         self.gone().await
