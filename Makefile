@@ -7,6 +7,8 @@ ifdef RELEASE
 profile := --release
 bin := $(TARGET)/release
 else
+# The allocator takes a tenth of a cold build.
+fewer_features := --no-default-features
 bin := $(TARGET)/debug
 endif
 
@@ -21,7 +23,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 dev: bootstrap ## Run a whole cluster on this machine; ARGS="--replicas 5 --port 4000 --reset", RELEASE=1
-	$(CARGO) build $(profile) -p mana-sync -p mana-dev --bins
+	$(CARGO) build $(profile) $(fewer_features) -p mana-sync -p mana-dev --bins
 	@$(bin)/mana-dev up $(ARGS)
 
 test: bootstrap-tests fmt-check lint check-supply-chain ## Format, lints and every test, against a PostgreSQL of its own

@@ -17,14 +17,14 @@ use mana_sync::{admin, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
-use tikv_jemallocator::Jemalloc;
 
 /// Time limits for flushing the last traces, on a normal and on a forced stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FORCED_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 /// Returns memory to the operating system after a storm of connections; the C library's allocator keeps it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The exit status for an invalid command line.
 const USAGE_STATUS: u8 = 2;
