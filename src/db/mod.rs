@@ -8,6 +8,7 @@
 //! - `route`: several equivalent servers, one of which is preferred.
 //! - `health`: what is known about idle connections. `stall`: finds out whether the database is still working on a
 //!   statement, or the network has dropped the connection.
+//! - [`ShortestLately`]: what a statement takes while nothing else is going on.
 //! - [`error`]: what an error means for a request.
 
 mod certificate_name;
@@ -19,6 +20,7 @@ mod health;
 mod manager;
 mod pool;
 mod route;
+mod shortest;
 mod sql;
 mod staggered;
 mod stall;
@@ -29,6 +31,7 @@ mod verify;
 pub use connect::{Connector, Driver, Resolver, Session};
 pub use error::{ConnectError, DbError};
 pub use pool::{Pool, PoolConfig, PoolStatus};
+pub use shortest::ShortestLately;
 pub use sql::{RowSink, Sql};
 pub use tls::TlsError;
 pub use types::{JsonText, Micros};

@@ -12,6 +12,7 @@
 //! The other bound is the database itself. If sending takes much longer on average than it could, processors are short,
 //! and a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get the time saved.
 
+use crate::db::ShortestLately;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,8 +25,6 @@ const WEIGHT: u32 = 8;
 /// The time that a replica then waits, as a multiple of the excess, and its maximum.
 const REST_FACTOR: u32 = 8;
 const LONGEST_REST: Duration = Duration::from_millis(20);
-/// Approximate time for which the shortest time counts; then a longer one may take its place.
-const LATELY: Duration = Duration::from_secs(60);
 /// No wake-up waits longer than this, however many replicas there are: the reconcilers find what was stored by then.
 const LONGEST: Duration = Duration::from_secs(2);
 
@@ -92,8 +91,8 @@ pub(super) struct RateLimiter {
     /// Wakes per second.
     budget: u32,
     last: Option<Sent>,
-    /// The shortest time that sending took lately, and when it was last updated.
-    shortest: Option<(Duration, Instant)>,
+    /// The shortest time that sending took lately.
+    shortest: ShortestLately,
     /// The average time that sending takes.
     average: Duration,
 }
@@ -112,7 +111,14 @@ struct Sent {
 
 impl RateLimiter {
     pub(super) fn new(received: NotificationCounter, replicas: ReplicaCount, budget: u32) -> RateLimiter {
-        RateLimiter { received, replicas, budget, last: None, shortest: None, average: Duration::ZERO }
+        RateLimiter {
+            received,
+            replicas,
+            budget,
+            last: None,
+            shortest: ShortestLately::default(),
+            average: Duration::ZERO,
+        }
     }
 
     /// Waits until it is time to send.
@@ -148,14 +154,7 @@ impl RateLimiter {
     pub(super) fn end(&mut self, now: Instant, notifications: usize) {
         let Some(last) = &mut self.last else { return };
         let took = now - last.begun;
-        let shortest = match self.shortest {
-            Some((shortest, then)) => {
-                let grown = shortest.mul_f64(1.0 + (now - then).as_secs_f64() / LATELY.as_secs_f64());
-                took.min(grown)
-            }
-            None => took,
-        };
-        self.shortest = Some((shortest, now));
+        let shortest = self.shortest.note(took, now);
         self.average = match self.average {
             Duration::ZERO => took,
             average => (average * (WEIGHT - 1) + took) / WEIGHT,

@@ -2,7 +2,8 @@
 //!
 //! A statement costs PostgreSQL far more than the rows of a small push do: a round trip, the executor's startup, a
 //! commit. Therefore, the more batches are running, the more pushes must be waiting before another starts: on an idle
-//! system a push is stored alone and at once, and under load batches grow on their own ([`queue`]).
+//! system a push is stored alone and at once, and under load batches grow on their own ([`queue`]), especially if the
+//! database is busy ([`concurrency`]).
 //!
 //! ```text
 //! push ─► FIFO of its log ─► ring of users with ready logs ─► batch ──► stored: answered
@@ -16,6 +17,7 @@
 //! between, until they time out. While a log is in a statement, further pushes to it wait here too. Together, all of
 //! them leave a quarter of the pool to reads.
 
+mod concurrency;
 mod job;
 mod outcome;
 mod queue;
@@ -113,7 +115,7 @@ impl Batcher {
         };
         let stored = match stored {
             Some(stored) => stored,
-            None => self.insert_together(&batch.iter().map(|job| &job.entry).collect::<Vec<_>>()).await,
+            None => self.insert_timed(&batch.iter().map(|job| &job.entry).collect::<Vec<_>>()).await,
         };
         let mut left = Vec::new();
         match stored.map_err(StoreError::from) {
@@ -156,6 +158,17 @@ impl Batcher {
             _ => Told::Not,
         });
         placed.filter(|placed| !placed.as_ref().is_err_and(is_about_notifying)).map(|placed| Ok(vec![placed?]))
+    }
+
+    /// Like [`Self::insert_together`], and takes the time.
+    async fn insert_timed(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {
+        let begun = Instant::now();
+        let stored = self.insert_together(entries).await;
+        if stored.is_ok() {
+            let (changes, now) = (entries.iter().map(|entry| entry.rows.len()).sum(), Instant::now());
+            self.waiting.lock().batch_stored(entries.len(), changes, now - begun, now);
+        }
+        stored
     }
 
     async fn insert_together(&self, entries: &[&Entry]) -> Result<Vec<Placed>, DbError> {

@@ -1,10 +1,13 @@
 //! The order of pushes: first come, first served within a log; round-robin between users.
 
+use super::concurrency::ConcurrencyLimit;
 use super::job::{Job, Way};
 use super::round_robin::{Lane, RoundRobin};
 use crate::limits::reads::all_but_a_part;
 use crate::protocol::{LogId, UserKey};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// The number of waiting pushes needed to start another batch, by the number of running batches. With more running,
@@ -40,6 +43,7 @@ pub(super) struct FairQueue {
     waiting: Waiting,
     /// Running batches, without the slow ones.
     batches: usize,
+    concurrency: ConcurrencyLimit,
     /// Running statements, including the slow batches; their maximum; and their maximum when one starts that is not a
     /// batch.
     running: usize,
@@ -111,6 +115,7 @@ impl FairQueue {
             locked: lane(pool_size / 4),
             waiting: Waiting::default(),
             batches: 0,
+            concurrency: ConcurrencyLimit::new(MIN_BATCH.len()),
             running: 0,
             most,
             most_for_alone: all_but_a_part(most, FOR_BATCHES),
@@ -190,6 +195,11 @@ impl FairQueue {
         self.batches
     }
 
+    /// Records how long it took to store a batch of so many pushes and changes.
+    pub(super) fn batch_stored(&mut self, pushes: usize, changes: usize, took: Duration, now: Instant) {
+        self.concurrency.note(pushes, changes, took, now);
+    }
+
     /// Stops counting a batch, because it ended or is slow.
     pub(super) fn batch_ended(&mut self) {
         self.batches -= 1;
@@ -213,7 +223,10 @@ impl FairQueue {
     /// until they are released.
     pub(super) fn next_batch(&mut self) -> Option<Vec<Job>> {
         let enough = *MIN_BATCH.get(self.batches)?;
-        if self.ready_pushes < enough || self.running >= self.most {
+        if self.ready_pushes < enough
+            || self.running >= self.most
+            || !self.concurrency.allows(self.batches, self.ready_pushes)
+        {
             return None;
         }
         let batch = self.fill();
