@@ -101,6 +101,7 @@ mod tests {
         concurrency.note(1, 1, MILLI, now);
         (0..20).for_each(|_| concurrency.note(1, 1, 10 * MILLI, now));
         assert!(!concurrency.allows(1, 31) && concurrency.allows(1, 32), "of one change each");
+        concurrency.note(2, 20, MILLI, now);
         (0..100).for_each(|_| concurrency.note(2, 20, 10 * MILLI, now));
         assert!(!concurrency.allows(1, 3) && concurrency.allows(1, 4), "of about ten");
     }
