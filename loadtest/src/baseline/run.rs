@@ -1,7 +1,7 @@
 //! A run: measures row after row, and prints each at once.
 
 use super::rows::idle::Transport;
-use super::rows::{Name, Row, compacting, fanout, hydrate, idle, paced, pushes, stored, wakeup, woken};
+use super::rows::{Name, Row, beside, compacting, fanout, hydrate, idle, paced, pushes, stored, wakeup, woken};
 use super::{BaselineError, Plan, table};
 use crate::local::Surroundings;
 
@@ -34,7 +34,12 @@ pub async fn run(at: &Surroundings, plan: &Plan, log: impl Fn(&Row)) -> Outcome 
 
 async fn measure(at: &Surroundings, plan: &Plan, name: Name) -> Result<Vec<Row>, BaselineError> {
     Ok(match name {
-        Name::Pushes => vec![pushes::measure(at, plan, 1).await?, pushes::measure(at, plan, 10).await?],
+        Name::Pushes => {
+            let many = Plan { connections: pushes::MANY, ..plan.clone() };
+            let (one, ten) = (pushes::measure(at, plan, 1).await?, pushes::measure(at, plan, 10).await?);
+            vec![one, pushes::measure(at, &many, 1).await?, ten]
+        }
+        Name::Beside => beside::measure(at, plan).await?,
         Name::Compacting => compacting::measure(at, plan).await?,
         Name::Fanout => vec![fanout::measure(at, plan).await?],
         Name::Paced => vec![paced::measure(at, plan).await?],

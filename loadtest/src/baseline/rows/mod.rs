@@ -1,5 +1,6 @@
 //! The rows of the table, one file for each way of measuring.
 
+pub(crate) mod beside;
 pub(crate) mod compacting;
 pub(crate) mod fanout;
 pub(crate) mod hydrate;
@@ -17,6 +18,8 @@ use crate::report::model::Ratio;
 pub enum Name {
     /// Pushes of one change and of ten, compared with pgbench running the same statement.
     Pushes,
+    /// Pushes of others while one log's head is locked, and while one user keeps pushing 5 MB, compared with neither.
+    Beside,
     /// Pushes while logs are trimmed, compared with trimming off.
     Compacting,
     /// Pushes with three replicas listening, compared with nothing published.

@@ -21,17 +21,32 @@ use crate::report::model::{Limit, Measurement, Ratio, Unit};
 use crate::report::units::seconds;
 
 /// Connections, and the period of pushes on each: 200 a second in all.
-const CONNECTIONS: usize = 20;
+pub const CONNECTIONS: usize = 20;
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Pushes at a fixed rate.
-struct Paced {
+pub struct Paced {
     pusher: Pusher,
     /// Delay before its first push.
     offset: Duration,
     ticks: Option<Interval>,
     /// The latency of its pushes.
-    latency: LatencyHistogram,
+    pub latency: LatencyHistogram,
+}
+
+impl Paced {
+    /// Lets each push once per period, one after the other.
+    pub fn spread(pushers: Vec<Pusher>) -> Vec<Self> {
+        let share = PERIOD / pushers.len().max(1) as u32;
+        let paced = |(pusher, n)| Self { pusher, offset: share * n, ticks: None, latency: LatencyHistogram::default() };
+        pushers.into_iter().zip(0..).map(paced).collect()
+    }
+
+    /// Forgets when it pushed last, and how long that took.
+    pub fn reset(&mut self) {
+        self.ticks = None;
+        self.latency.clear();
+    }
 }
 
 impl Work for Paced {
@@ -66,12 +81,7 @@ impl Side {
     ) -> Result<Self, BaselineError> {
         let plan = Plan { connections: CONNECTIONS, ..plan.clone() };
         let (replicas, pushers) = start(at, &plan, database, settings).await?;
-        let share = PERIOD / CONNECTIONS as u32;
-        let workers = pushers
-            .into_iter()
-            .zip(0..)
-            .map(|(pusher, n)| Paced { pusher, offset: share * n, ticks: None, latency: LatencyHistogram::default() })
-            .collect();
+        let workers = Paced::spread(pushers);
         Ok(Self { replicas, workers, pushed: 0, cpu: Duration::ZERO, seconds: 0.0 })
     }
 

@@ -16,6 +16,8 @@ use crate::engine::{Client, Endpoint, Failure, LeanDevice};
 use crate::local::Surroundings;
 use crate::report::model::{Limit, Measurement, Ratio, Unit};
 
+/// The connections of a replica with many clients.
+pub const MANY: usize = 256;
 pub const WARM_UP: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -100,8 +102,9 @@ pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<R
     }
     replica.stop().await?;
     let many = if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") };
+    let connections = if plan.connections == MANY { ", 256 connections" } else { "" };
     let ratio = Ratio::new(
-        format!("pushes of {many}"),
+        format!("pushes of {many}{connections}"),
         Measurement::new("over HTTP, one replica", Unit::PerSecond, median(ours)),
         Measurement::new("pgbench, the same statement", Unit::PerSecond, median(theirs)),
         // A batch is one statement for many pushes, which pgbench lacks; with ten changes the statement itself
