@@ -79,6 +79,17 @@ macro_rules! weight {
     };
 }
 
+/// True of a change `$change` of a record before a position, for use next to `created_at >= …`.
+///
+/// PostgreSQL guesses that two plain bounds leave one row in 200, of a log as of a record. If most logs are short, it then
+/// considers part of a log as short as part of a record, and looks through a long log for each record of a page. Only the
+/// index of records can serve this comparison; with the other bound alone, PostgreSQL guesses that a third is left.
+macro_rules! before {
+    ($change:literal, $record:literal, $position:literal) => {
+        concat!("(", $change, ".record_id, ", $change, ".created_at) < (", $record, ", ", $position, ")")
+    };
+}
+
 /// Maximum cost per statement. At least one change is always read.
 macro_rules! most_weight {
     () => {
@@ -161,7 +172,9 @@ from (
                 select s.* from sync_changes s
                 where s.log_id = $1 and s.table_name = k.table_name and s.record_id = k.record_id
                   and s.created_at >= case when k.number = 1 then $9 else $5 end
-                  and s.created_at < case when k.number = 1 then $7 else 'infinity' end
+                  and ",
+        before!("s", "k.record_id", "case when k.number = 1 then $7 else 'infinity' end"),
+        "
                 order by s.created_at desc limit $8
             ) c
             window up_to as (rows between unbounded preceding and current row)
@@ -264,9 +277,13 @@ order by k.number",
 
 /// The positions at which a device wrote a record, within a range and up to a limit.
 pub(super) static OWN_POSITIONS: Sql = Sql {
-    text: "
-select created_at from sync_changes
-where log_id = $1 and client_id = $2 and table_name = $3 and record_id = $4 and created_at >= $5 and created_at < $6
-order by created_at limit $7",
+    text: concat!(
+        "
+select created_at from sync_changes c
+where log_id = $1 and client_id = $2 and table_name = $3 and record_id = $4 and created_at >= $5 and ",
+        before!("c", "$4", "$6"),
+        "
+order by created_at limit $7"
+    ),
     types: &[Type::UUID, Type::TEXT, Type::TEXT, Type::TEXT, Type::TIMESTAMPTZ, Type::TIMESTAMPTZ, Type::INT8],
 };
