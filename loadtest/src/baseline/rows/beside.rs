@@ -65,26 +65,29 @@ pub async fn measure(at: &Surroundings, plan: &Plan) -> Result<Vec<Row>, Baselin
         replica_of.resize(connections.len(), replica);
     }
     let mut workers = Paced::spread(connections);
-    let mut turns = [Neighbour::None, Neighbour::Locked, Neighbour::Large].map(|what| (what, Seen::default()));
-    let mut busy = 0.0_f64;
-    for round in 0..=plan.rounds {
-        for (what, seen) in &mut turns {
-            workers.iter_mut().for_each(Paced::reset);
-            let neighbour = neighbour(at, *what, &endpoints).await?;
-            let (measured, back) = closed_loop(workers, 1, Duration::ZERO, HELD).await?;
-            neighbour.end().await?;
-            workers = back;
-            refuse_failures(&measured)?;
-            busy = busy.max(measured.busiest);
-            // In the first round statements are planned.
-            if round > 0 {
-                workers.iter().zip(&replica_of).for_each(|(worker, at)| seen.0[*at].merge(&worker.latency));
+    let (mut rows, mut busy) = (Vec::new(), 0.0_f64);
+    // One after the other: checkpoints after large pushes would slow down what follows.
+    for what in [Neighbour::Locked, Neighbour::Large] {
+        let (mut quiet, mut beside) = (Seen::default(), Seen::default());
+        for round in 0..=plan.rounds {
+            for (what, seen) in [(Neighbour::None, &mut quiet), (what, &mut beside)] {
+                workers.iter_mut().for_each(Paced::reset);
+                let neighbour = neighbour(at, what, &endpoints).await?;
+                let (measured, back) = closed_loop(workers, 1, Duration::ZERO, HELD).await?;
+                neighbour.end().await?;
+                workers = back;
+                refuse_failures(&measured)?;
+                busy = busy.max(measured.busiest);
+                // In the first round statements are planned.
+                if round > 0 {
+                    workers.iter().zip(&replica_of).for_each(|(worker, at)| seen.0[*at].merge(&worker.latency));
+                }
             }
         }
+        rows.push(row(what, &beside, &quiet, busy));
     }
     stop_all(replicas).await?;
-    let [(_, quiet), others @ ..] = turns;
-    Ok(others.iter().map(|(what, seen)| row(*what, seen, &quiet, busy)).collect())
+    Ok(rows)
 }
 
 fn row(what: Neighbour, seen: &Seen, quiet: &Seen, generator_busy: f64) -> Row {

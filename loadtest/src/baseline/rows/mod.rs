@@ -18,8 +18,6 @@ use crate::report::model::Ratio;
 pub enum Name {
     /// Pushes of one change and of ten, compared with pgbench running the same statement.
     Pushes,
-    /// Pushes of others while one log's head is locked, and while one user keeps pushing 5 MB, compared with neither.
-    Beside,
     /// Pushes while logs are trimmed, compared with trimming off.
     Compacting,
     /// Pushes with three replicas listening, compared with nothing published.
@@ -36,6 +34,9 @@ pub enum Name {
     Hydrate,
     /// Latency of pushes and pulls with much stored, compared with little.
     Stored,
+    /// Pushes of others while one log's head is locked, and while one user keeps pushing 5 MB, compared with neither. Last:
+    /// PostgreSQL has to clean up after it.
+    Beside,
 }
 
 /// A measured row.
