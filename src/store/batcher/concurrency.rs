@@ -46,12 +46,13 @@ impl ConcurrencyLimit {
         running < self.limit as usize || waiting as f64 * self.changes >= LARGE
     }
 
-    /// Records how long a batch took that was stored, from when it asked for a connection.
-    pub(super) fn note(&mut self, pushes: usize, changes: usize, took: Duration, now: Instant) {
+    /// Records how long a batch took that was stored, from when it asked for a connection, and how many are running, this
+    /// one included. One that ran alone and took long says nothing about running several.
+    pub(super) fn note(&mut self, running: usize, pushes: usize, changes: usize, took: Duration, now: Instant) {
         self.changes += (changes as f64 / pushes.max(1) as f64 - self.changes) / WEIGHT;
         let size = (changes.max(1).ilog2() as usize).min(SIZES - 1);
         let shortest = self.shortest[size].note(took, now);
-        if took > shortest.mul_f64(BUSY) {
+        if took > shortest.mul_f64(BUSY) && running > 1 {
             self.limit = (self.limit * DECREASE).max(1.0);
         } else if took < shortest.mul_f64(FREE) {
             self.limit = (self.limit + INCREASE).min(self.most);
@@ -74,14 +75,22 @@ mod tests {
     fn while_batches_take_long_they_run_one_at_a_time_and_side_by_side_again_afterwards() {
         let (mut concurrency, now) = (ConcurrencyLimit::new(6), Instant::now());
         assert_eq!(limit(&concurrency), 6);
-        concurrency.note(1, 1, MILLI, now);
-        concurrency.note(1, 1, 10 * MILLI, now);
+        concurrency.note(2, 1, 1, MILLI, now);
+        concurrency.note(2, 1, 1, 10 * MILLI, now);
         assert!(limit(&concurrency) >= 4, "a single slow one matters little");
-        (0..20).for_each(|_| concurrency.note(1, 1, 10 * MILLI, now));
+        (0..20).for_each(|_| concurrency.note(2, 1, 1, 10 * MILLI, now));
         assert_eq!(limit(&concurrency), 1);
-        (0..1_000).for_each(|_| concurrency.note(1, 1, MILLI.mul_f64(1.7), now));
+        (0..1_000).for_each(|_| concurrency.note(2, 1, 1, MILLI.mul_f64(1.7), now));
         assert_eq!(limit(&concurrency), 1, "neither busy nor free");
-        (0..200).for_each(|_| concurrency.note(1, 1, MILLI, now));
+        (0..200).for_each(|_| concurrency.note(2, 1, 1, MILLI, now));
+        assert_eq!(limit(&concurrency), 6);
+    }
+
+    #[test]
+    fn a_batch_that_runs_alone_and_takes_long_says_nothing() {
+        let (mut concurrency, now) = (ConcurrencyLimit::new(6), Instant::now());
+        concurrency.note(1, 1, 1, MILLI, now);
+        (0..20).for_each(|_| concurrency.note(1, 1, 1, 10 * MILLI, now));
         assert_eq!(limit(&concurrency), 6);
     }
 
@@ -89,8 +98,8 @@ mod tests {
     fn a_large_batch_takes_longer_and_that_says_nothing() {
         let (mut concurrency, now) = (ConcurrencyLimit::new(6), Instant::now());
         for _ in 0..100 {
-            concurrency.note(1, 1, MILLI, now);
-            concurrency.note(20, 200, 8 * MILLI, now);
+            concurrency.note(2, 1, 1, MILLI, now);
+            concurrency.note(2, 20, 200, 8 * MILLI, now);
         }
         assert_eq!(limit(&concurrency), 6);
     }
@@ -98,11 +107,11 @@ mod tests {
     #[test]
     fn what_makes_a_large_batch_never_waits_for_another() {
         let (mut concurrency, now) = (ConcurrencyLimit::new(6), Instant::now());
-        concurrency.note(1, 1, MILLI, now);
-        (0..20).for_each(|_| concurrency.note(1, 1, 10 * MILLI, now));
+        concurrency.note(2, 1, 1, MILLI, now);
+        (0..20).for_each(|_| concurrency.note(2, 1, 1, 10 * MILLI, now));
         assert!(!concurrency.allows(1, 31) && concurrency.allows(1, 32), "of one change each");
-        concurrency.note(2, 20, MILLI, now);
-        (0..100).for_each(|_| concurrency.note(2, 20, 10 * MILLI, now));
+        concurrency.note(2, 2, 20, MILLI, now);
+        (0..100).for_each(|_| concurrency.note(2, 2, 20, 10 * MILLI, now));
         assert!(!concurrency.allows(1, 3) && concurrency.allows(1, 4), "of about ten");
     }
 }

@@ -197,7 +197,7 @@ impl FairQueue {
 
     /// Records how long it took to store a batch of so many pushes and changes.
     pub(super) fn batch_stored(&mut self, pushes: usize, changes: usize, took: Duration, now: Instant) {
-        self.concurrency.note(pushes, changes, took, now);
+        self.concurrency.note(self.batches, pushes, changes, took, now);
     }
 
     /// Stops counting a batch, because it ended or is slow.
