@@ -84,6 +84,9 @@ macro_rules! weight {
 /// PostgreSQL guesses that two plain bounds leave one row in 200, of a log as of a record. If most logs are short, it then
 /// considers part of a log as short as part of a record, and looks through a long log for each record of a page. Only the
 /// index of records can serve this comparison; with the other bound alone, PostgreSQL guesses that a third is left.
+///
+/// The price: in a record that is read in several statements, it starts at the newest change and skips those after the
+/// position in the index, at 65 ns each: 62 instead of 32 ms where half a million of them come first.
 macro_rules! before {
     ($change:literal, $record:literal, $position:literal) => {
         concat!("(", $change, ".record_id, ", $change, ".created_at) < (", $record, ", ", $position, ")")

@@ -102,7 +102,7 @@ pub async fn measure(at: &Surroundings, plan: &Plan, changes: usize) -> Result<R
     }
     replica.stop().await?;
     let many = if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") };
-    let connections = if plan.connections == MANY { ", 256 connections" } else { "" };
+    let connections = if plan.connections == MANY { format!(", {MANY} connections") } else { String::new() };
     let ratio = Ratio::new(
         format!("pushes of {many}{connections}"),
         Measurement::new("over HTTP, one replica", Unit::PerSecond, median(ours)),
