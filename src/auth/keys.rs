@@ -13,7 +13,6 @@ use crate::places::Places;
 use crate::telemetry::{Metrics, traces};
 use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
-use jsonwebtoken::DecodingKey;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +34,9 @@ pub(super) struct KeySource {
     shared: Arc<Shared>,
 }
 
-/// A key, and the generation of its set.
+/// The keys of one id, and the generation of their set.
 pub(super) struct Found {
-    pub(super) key: Arc<DecodingKey>,
+    pub(super) keys: Arc<[Key]>,
     pub(super) generation: u64,
 }
 
@@ -115,7 +114,7 @@ impl KeySource {
         self.shared.fresh(|set| Some(set.generation))
     }
 
-    /// Returns the key with this id, for a request from this address; `None` if the issuer, asked after this call
+    /// Returns the keys with this id, for a request from this address; `None` if the issuer, asked after this call
     /// began, has no such key.
     ///
     /// # Errors
@@ -125,8 +124,8 @@ impl KeySource {
         let deadline = Instant::now() + MAX_WAIT;
         let known = || {
             self.shared.fresh(|set| {
-                let key = set.keys.get(kid)?;
-                Some(Found { key: key.decoding.clone(), generation: set.generation })
+                let keys = set.keys.get(kid)?;
+                Some(Found { keys: keys.clone(), generation: set.generation })
             })
         };
         if let Some(found) = known() {
@@ -248,6 +247,7 @@ impl Shared {
 }
 
 fn are_the_same(before: &Keys, after: &Keys) -> bool {
-    let is_in = |(kid, key): (&String, &Key)| after.get(kid).is_some_and(|other| other.public == key.public);
+    let public = |keys: &Arc<[Key]>| keys.iter().map(|key| key.public.clone()).collect::<Vec<_>>();
+    let is_in = |(kid, keys): (&String, &Arc<[Key]>)| after.get(kid).is_some_and(|other| public(other) == public(keys));
     before.len() == after.len() && before.iter().all(is_in)
 }

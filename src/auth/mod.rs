@@ -12,14 +12,16 @@ use crate::telemetry::Metrics;
 use crate::telemetry::refusals::Refusal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
 pub use jwks::JwksError;
+use jwks::Key;
 use keys::KeySource;
 use moka::future::Cache;
 pub use problem::TokenProblem;
 pub use refused::{RefusedTokens, TooManyRefused};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -69,6 +71,9 @@ pub enum AuthError {
     /// There is no token.
     #[error("send a token: Authorization: Bearer <jwt>")]
     Missing,
+    /// There are several Authorization headers.
+    #[error("send one Authorization header, not several")]
+    Several,
     /// The token is invalid.
     #[error("the token is not valid: {0}")]
     Invalid(TokenProblem),
@@ -85,6 +90,7 @@ impl AuthError {
     pub fn refusal(&self) -> Refusal {
         match self {
             AuthError::Missing => Refusal::TokenMissing,
+            AuthError::Several => Refusal::TokenMalformed,
             AuthError::Invalid(problem) => problem.refusal(),
             AuthError::Expired => Refusal::TokenExpired,
             AuthError::Unavailable(_) => Refusal::KeysUnavailable,
@@ -203,7 +209,7 @@ impl Authenticator {
     }
 
     async fn decode(&self, token: &str, from: Option<IpAddr>) -> Result<(u64, Identity), AuthError> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid(TokenProblem::Malformed))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid(problem_of_header(token)))?;
         if has_critical_extensions(token) {
             return Err(AuthError::Invalid(TokenProblem::Critical));
         }
@@ -213,23 +219,46 @@ impl Authenticator {
         let kid = header.kid.ok_or(AuthError::Invalid(TokenProblem::NoKey))?;
         let found = self.keys.get(&kid, from).await.map_err(AuthError::Unavailable)?;
         let found = found.ok_or(AuthError::Invalid(TokenProblem::UnknownKey))?;
-        let decoded = jsonwebtoken::decode::<Claims>(token, &found.key, &self.validation);
-        let claims = decoded.map_err(|error| refusal(&error)).inspect_err(|error| {
+        let claims = self.claims(token, &found.keys).map_err(|error| refusal(&error)).inspect_err(|error| {
             if matches!(error, AuthError::Invalid(TokenProblem::Signature)) {
                 self.keys.request_refresh();
             }
         })?;
-        Ok((found.generation, identity(claims.claims, self.clock.now())?))
+        Ok((found.generation, identity(claims, self.clock.now())?))
     }
+
+    /// Returns the claims of a token that one of these keys has signed. There is at least one.
+    fn claims(&self, token: &str, keys: &[Key]) -> Result<Claims, jsonwebtoken::errors::Error> {
+        let mut outcome = Err(ErrorKind::InvalidSignature.into());
+        for key in keys {
+            outcome = jsonwebtoken::decode::<Claims>(token, &key.decoding, &self.validation);
+            if !outcome.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::InvalidSignature)) {
+                break;
+            }
+        }
+        outcome.map(|decoded| decoded.claims)
+    }
+}
+
+/// Returns the members of a token's header, if it is an object.
+fn header_members<T: DeserializeOwned>(token: &str) -> Option<HashMap<String, T>> {
+    let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap_or_default()).ok()?;
+    serde_json::from_slice(&header).ok()
 }
 
 /// Returns true if a token's header has `crit`, whatever its value: no extension is supported here, and an empty list
 /// is not allowed (RFC 7515, section 4.1.11). An unreadable header counts as having it.
 fn has_critical_extensions(token: &str) -> bool {
-    let header = token.split('.').next().unwrap_or_default();
-    let header = URL_SAFE_NO_PAD.decode(header).ok();
-    let members: Option<HashMap<String, IgnoredAny>> = header.and_then(|json| serde_json::from_slice(&json).ok());
-    members.is_none_or(|members| members.contains_key("crit"))
+    header_members::<IgnoredAny>(token).is_none_or(|members| members.contains_key("crit"))
+}
+
+/// Returns the problem with a token whose header cannot be read: perhaps only that its algorithm is an unknown one.
+fn problem_of_header(token: &str) -> TokenProblem {
+    let algorithm = header_members::<serde_json::Value>(token).and_then(|mut members| members.remove("alg"));
+    match algorithm {
+        Some(serde_json::Value::String(name)) if name != "EdDSA" => TokenProblem::Algorithm,
+        _ => TokenProblem::Malformed,
+    }
 }
 
 fn identity(claims: Claims, present: SystemTime) -> Result<Identity, AuthError> {

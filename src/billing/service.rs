@@ -3,7 +3,7 @@
 //! Separate from the issuer's client, whose URLs cannot contain a user named `..`.
 
 use crate::config::Config;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use axum::http::{HeaderValue, Request, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -84,7 +84,10 @@ impl CreditsService {
     async fn ask(&self, user: &str) -> Result<bool, CreditsError> {
         // Everything but letters and digits is encoded, so any user id is a single path segment.
         let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
-        let mut request = Request::get(format!("{}{PATH}{user}", self.base)).header("X-Service-Key", self.key.clone());
+        // Without this header, any encoding would be acceptable.
+        let mut request = Request::get(format!("{}{PATH}{user}", self.base))
+            .header("X-Service-Key", self.key.clone())
+            .header(ACCEPT_ENCODING, "identity");
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }

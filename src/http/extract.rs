@@ -101,7 +101,12 @@ async fn path_app(parts: &mut Parts, state: &AppState) -> Result<Option<Arc<str>
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
-    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or(AuthError::Missing)?;
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let header = all.next().and_then(|value| value.to_str().ok()).ok_or(AuthError::Missing)?;
+    // A proxy in front of this may have checked another one.
+    if all.next().is_some() {
+        return Err(AuthError::Several);
+    }
     match header.trim().split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(AuthError::Missing),

@@ -150,7 +150,8 @@ async fn an_empty_key_set_does_not_replace_a_good_one() {
     let cluster = Cluster::start_with(1, &settings).await;
     assert_eq!(pull(&cluster, &token(&cluster.key)).await.status, StatusCode::OK);
     let foreign = json!({ "kty": "RSA", "kid": "rsa", "alg": "RS256", "n": "sXch", "e": "AQAB" });
-    for keys in [vec![], vec![foreign], vec![json!({}), json!(null)]] {
+    let no_key = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "short", "x": "AAAA" });
+    for keys in [vec![], vec![foreign], vec![json!({}), json!(null)], vec![no_key]] {
         cluster.issuer.set_jwks(keys);
         let asked = cluster.issuer.requests();
         eventually("asked again", async || cluster.issuer.requests() > asked + 2).await;

@@ -11,5 +11,6 @@ mod credits;
 mod errors;
 mod headers;
 mod issuer;
+mod key_sets;
 mod limits;
 mod refusals;

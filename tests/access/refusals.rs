@@ -76,6 +76,9 @@ async fn each_check_of_a_token_has_a_reason_of_its_own_everywhere() {
     for (token, reason) in [
         ("x".to_owned(), "token_malformed"),
         (key.mint_with(&json!({ "alg": "HS256", "kid": key.kid() }), &claims()), "token_algorithm"),
+        (key.mint_with(&json!({ "alg": "none", "kid": key.kid() }), &claims()), "token_algorithm"),
+        (key.mint_with(&json!({ "alg": "ES512", "kid": key.kid() }), &claims()), "token_algorithm"),
+        (key.mint_with(&json!({ "alg": 7, "kid": key.kid() }), &claims()), "token_malformed"),
         (key.mint_with(&json!({ "alg": "EdDSA" }), &claims()), "token_key_missing"),
         (stranger.mint(&claims()), "token_key_unknown"),
         (stranger.mint_with(&header(key.kid()), &claims()), "token_signature"),
