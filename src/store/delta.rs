@@ -171,8 +171,11 @@ impl Pages {
         let own = self.own_writes_of_page(log, request, &mut rows, turn).await?;
         let excess = self.fit(&mut rows, &own).await?;
         let own = own.going_on(request.reader.is_some() && request.since.micros() > 0);
-        let until = self.cursor_after(request, &rows);
         let PageRows { head, end, changes, written, .. } = rows;
+        // Only if a statement of somebody's own moved changes or the head, there are changes past it. A cursor after them
+        // would be no valid one, and its reader would start over again and again.
+        let end = end.filter(|end| *end < head);
+        let until = self.cursor_after(request, head, end);
         Ok(Some(Page { changes, own, head, until, has_more: end.is_some(), written, excess }))
     }
 
@@ -267,15 +270,15 @@ impl Pages {
     }
 
     /// Returns the cursor with which the reader asks for what comes after a page.
-    fn cursor_after(&self, request: &PageRequest<'_>, page: &PageRows<'_>) -> Cursor {
-        match page.end {
+    fn cursor_after(&self, request: &PageRequest<'_>, head: i64, end: Option<i64>) -> Cursor {
+        match end {
             Some(end) if !Failpoint::PageEndsAtHead.is_on() => {
                 Cursor::after(end).on_initial_sync(request.since.is_initial_sync())
             }
             _ if Failpoint::CursorFromClock.is_on() => {
                 Cursor::after(self.clock.since_epoch().as_micros() as i64 / Cursor::STEP * Cursor::STEP)
             }
-            _ => Cursor::after(page.head),
+            _ => Cursor::after(head),
         }
     }
 

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod heads;
 mod health;
 mod readme;
 mod runbooks;
