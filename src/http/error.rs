@@ -173,9 +173,8 @@ impl ApiError {
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             ApiError::Store(StoreError::Unstorable(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped) | ApiError::Join(JoinError::Begin(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
-            }
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. })
+            | ApiError::Join(JoinError::Begin(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             ApiError::Join(JoinError::TooManySessions) | ApiError::TooManyFromAddress => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_connections")
             }
@@ -200,9 +199,8 @@ impl ApiError {
             ApiError::Auth(error) => error.refusal(),
             ApiError::SyncInactive => Refusal::SyncInactive,
             ApiError::NotReady(_) => Refusal::NotReady,
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped) | ApiError::Join(JoinError::Begin(_)) => {
-                Refusal::DatabaseUnavailable
-            }
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. })
+            | ApiError::Join(JoinError::Begin(_)) => Refusal::DatabaseUnavailable,
             _ if status == StatusCode::TOO_MANY_REQUESTS => Refusal::UserLimit,
             _ if status == StatusCode::SERVICE_UNAVAILABLE => Refusal::Busy,
             _ if status.is_server_error() => Refusal::Internal,
@@ -217,7 +215,10 @@ impl ApiError {
                 "a value cannot be stored: a number out of range, or a text with an invalid character".to_owned()
             }
             ApiError::Store(
-                StoreError::Unavailable(_) | StoreError::Dropped | StoreError::TurnTimeout | StoreError::Contended,
+                StoreError::Unavailable(_)
+                | StoreError::Dropped { .. }
+                | StoreError::TurnTimeout
+                | StoreError::Contended,
             )
             | ApiError::Join(JoinError::Begin(_)) => "the server cannot do this at the moment; try again".to_owned(),
             ApiError::Store(_) | ApiError::Metrics(_) => {
@@ -243,9 +244,8 @@ impl ApiError {
         static BUSY: Throttle = Throttle::new();
         match self {
             ApiError::Auth(_) => &WITHOUT_KEYS,
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped) | ApiError::Join(JoinError::Begin(_)) => {
-                &WITHOUT_DATABASE
-            }
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. })
+            | ApiError::Join(JoinError::Begin(_)) => &WITHOUT_DATABASE,
             _ => &BUSY,
         }
     }

@@ -103,7 +103,8 @@ pub(super) enum Placed {
     Stored(Stored),
     /// Some of its log's pushes had been stored before. Nothing of it is stored now.
     Known,
-    /// Another session holds the head of its log. Nothing of it is stored.
+    /// The head of its log could not be taken: another session holds it, or a trigger drops its row. Nothing of it is
+    /// stored.
     Locked,
     /// A trigger has dropped some rows of the statement, perhaps some of this push.
     Dropped,

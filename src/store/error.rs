@@ -28,11 +28,14 @@ pub enum StoreError {
     /// Another request was storing the same changes, again and again.
     #[error("the changes of a push were being stored elsewhere at the same time")]
     Contended,
-    /// A trigger on the tables drops rows: what was to be stored is not, or not all of it.
+    /// A trigger on a table drops rows: what was to be stored is not, or not all of it.
     #[error(
-        "not all changes of a push were stored, because a trigger on sync_changes drops rows: see to it that no BEFORE INSERT trigger returns null"
+        "not all changes of a push were stored, because a trigger on {table} drops rows: see to it that no BEFORE trigger on it returns null"
     )]
-    Dropped,
+    Dropped {
+        /// The table.
+        table: &'static str,
+    },
     /// A change is larger than anything that is ever read; neither a push nor a program's insert can store one.
     #[error("the change stored at {at} µs takes {bytes} bytes, which is more than is sent to any device")]
     TooLong {

@@ -172,8 +172,9 @@ impl KnownChanges {
             }
             match self.insert.insert(&[&entry]).await.map(|placed| placed.into_iter().next()) {
                 Ok(Some(Placed::Stored(stored))) => return Ok(Some(Pushed::with(&entry, Some(stored), &known))),
-                Ok(Some(Placed::Locked)) => return Ok(None),
-                Ok(Some(Placed::Dropped)) => return Err(StoreError::Dropped),
+                // This statement waits for a locked head, and fails if that takes too long.
+                Ok(Some(Placed::Locked)) => return Err(StoreError::Dropped { table: "sync_heads" }),
+                Ok(Some(Placed::Dropped)) => return Err(StoreError::Dropped { table: "sync_changes" }),
                 Ok(_) => {}
                 Err(error) if is_locked(&error) => return Ok(None),
                 // Another session has stored one of the rows since this statement's snapshot.

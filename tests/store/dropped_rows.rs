@@ -3,6 +3,7 @@
 use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
@@ -58,6 +59,53 @@ async fn a_push_whose_rows_a_trigger_drops_is_refused_until_the_trigger_is_gone(
     let all = ["first", "kept", "kept too", "kept last", "lost", "lost too"];
     cluster.pushed(&user, "todo", body(&all)).await;
     assert_eq!(cluster.stored(&user).await, all.len() as i64, "each once");
+}
+
+/// As a guard that was meant for programs: nobody's head changes.
+const GUARD: &str = "
+create function guard() returns trigger language plpgsql as $$
+begin
+    return case when new.user_id like 'guarded%' then null else new end;
+end $$;
+do $$
+declare
+    heads regclass;
+begin
+    for heads in select oid from pg_class where relname = 'sync_heads' and relkind = 'r' loop
+        execute format('create trigger guard before %s on %s for each row execute function public.guard()', '__EVENT__', heads);
+    end loop;
+end $$";
+
+#[tokio::test]
+async fn a_trigger_that_drops_heads_is_named_at_once() {
+    // A push to a locked log would wait this long.
+    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "60000")]).await;
+    let (user, other) = (cluster.user_named("guarded"), cluster.user());
+    for event in ["insert", "update"] {
+        let guard = GUARD.replace("__EVENT__", event);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(guard)).execute(&cluster.pool).await.unwrap();
+        // Alone and beside others.
+        for others in [0, 20] {
+            let begun = Instant::now();
+            let refused = cluster.push(&user, "todo", body(&[event]));
+            let stored = join_all((0..others).map(|n| {
+                let changes = json!([insert("todos", &format!("{event} {n}"), "Milk", AT)]);
+                cluster.push(
+                    &other,
+                    "todo",
+                    json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": changes }),
+                )
+            }));
+            let ((status, answer), stored) = tokio::join!(refused, stored);
+            assert_eq!((status.as_u16(), &answer["error"]), (503, &json!("unavailable")), "{event}: {answer}");
+            assert!(stored.iter().all(|(status, _)| status.as_u16() == 200), "{event}: {stored:?}");
+            assert!(begun.elapsed() < Duration::from_secs(20), "{event}: {:?}", begun.elapsed());
+        }
+        execute(&cluster, "drop function guard() cascade").await;
+        cluster.pushed(&user, "todo", body(&[event])).await;
+    }
+    assert!(cluster.nodes[0].log().contains("a trigger on sync_heads drops rows"), "{}", cluster.nodes[0].log());
+    assert_eq!(cluster.stored(&user).await, 2);
 }
 
 #[tokio::test]
