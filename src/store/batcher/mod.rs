@@ -22,6 +22,7 @@ mod job;
 mod outcome;
 mod queue;
 mod round_robin;
+mod running;
 mod shared_queue;
 
 pub(super) use job::Job;
@@ -33,13 +34,12 @@ use super::known::{KnownChanges, Pushed};
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::failpoints::Failpoint;
-use crate::protocol::{LogId, UserKey};
 use futures_util::future::BoxFuture;
 use job::Way;
 use outcome::Outcome;
 use queue::FairQueue;
+use running::{Due, RunningAlone, RunningBatch, due};
 use shared_queue::SharedQueue;
-use std::collections::HashSet;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -72,34 +72,44 @@ impl Batcher {
                 job.finish(pushed.and_then(|pushed| pushed.ok_or(StoreError::TurnTimeout)));
             });
         } else {
-            let mut queue = self.waiting.lock();
-            match queue.push(job) {
-                None => self.start(&mut queue),
-                Some(job) => {
-                    drop(queue);
-                    job.finish(Err(StoreError::TurnTimeout));
-                }
+            let (refused, due) = {
+                let mut queue = self.waiting.lock();
+                (queue.push(job), due(&mut queue))
+            };
+            self.start(due);
+            if let Some(job) = refused {
+                job.finish(Err(StoreError::TurnTimeout));
             }
         }
         Outcome::new(self.waiting.clone(), log, id, answered)
     }
 
-    /// Starts all statements that are due.
-    fn start(&self, queue: &mut FairQueue) {
-        while let Some(batch) = queue.next_batch() {
-            let is_only = batch.len() == 1 && queue.batches() == 1;
-            tokio::spawn(self.clone().run_batch(batch, is_only));
+    /// Starts statements. Not under the queue's lock: a runtime that is shutting down drops what it is to run at once,
+    /// and that releases its logs.
+    fn start(&self, due: Vec<Due>) {
+        for statement in due {
+            match statement {
+                Due::Batch(batch, is_only) => drop(tokio::spawn(self.clone().run_batch(batch, is_only))),
+                Due::Alone(job) => drop(tokio::spawn(self.clone().run_alone(job))),
+            }
         }
-        while let Some(job) = queue.next_alone() {
-            tokio::spawn(self.clone().run_alone(job));
-        }
+    }
+
+    /// Changes the queue, then starts what is due.
+    fn change(&self, change: impl FnOnce(&mut FairQueue)) {
+        let due = {
+            let mut queue = self.waiting.lock();
+            change(&mut queue);
+            due(&mut queue)
+        };
+        self.start(due);
     }
 
     /// Runs a batch. `is_only`: it is a single push, and no other batch is running here.
     fn run_batch(self, batch: Vec<Job>, is_only: bool) -> BoxFuture<'static, ()> {
-        let logs = batch.iter().map(|job| job.entry.log.id).collect();
-        let mut running = RunningBatch { batcher: self.clone(), logs, counts: true };
+        let mut running = RunningBatch::new(self.clone(), &batch);
         Box::pin(async move {
+            running.begin();
             let mut storing = pin!(self.store_together(batch, is_only));
             if tokio::time::timeout(SLOW_BATCH, &mut storing).await.is_err() {
                 running.no_longer_counts();
@@ -185,9 +195,15 @@ impl Batcher {
     }
 
     /// Stores a push in a statement of its own. If its log's head is locked, it returns to the queue for a while.
-    async fn run_alone(self, mut job: Job) {
-        let (log, user, way) = (job.entry.log.id, job.entry.log.user, job.way());
-        let mut running = RunningAlone { batcher: self.clone(), log, user, place: Some(way) };
+    fn run_alone(self, job: Job) -> impl Future<Output = ()> + Send {
+        let mut running = RunningAlone::new(self.clone(), &job);
+        async move {
+            running.begin();
+            self.store_alone(job, running).await;
+        }
+    }
+
+    async fn store_alone(self, mut job: Job, mut running: RunningAlone) {
         match self.known.store_what_is_new(&job.entry).await {
             Ok(None) if job.is_expired(self.queue_timeout) => job.finish(Err(StoreError::TurnTimeout)),
             Ok(None) => {
@@ -201,68 +217,10 @@ impl Batcher {
     }
 }
 
-/// A running batch. On drop, whatever the outcome, its logs are released and others may start.
-struct RunningBatch {
-    batcher: Batcher,
-    logs: HashSet<LogId>,
-    counts: bool,
-}
-
-impl RunningBatch {
-    fn no_longer_counts(&mut self) {
-        if std::mem::replace(&mut self.counts, false) {
-            let mut queue = self.batcher.waiting.lock();
-            queue.batch_ended();
-            self.batcher.start(&mut queue);
-        }
-    }
-}
-
-impl Drop for RunningBatch {
-    fn drop(&mut self) {
-        let mut queue = self.batcher.waiting.lock();
-        queue.batch_statement_ended();
-        if self.counts {
-            queue.batch_ended();
-        }
-        self.logs.iter().for_each(|log| queue.release(*log));
-        self.batcher.start(&mut queue);
-    }
-}
-
-/// A push that is being stored alone; the same applies.
-struct RunningAlone {
-    batcher: Batcher,
-    log: LogId,
-    user: UserKey,
-    /// The lane in which it has a place.
-    place: Option<Way>,
-}
-
-impl RunningAlone {
-    /// Returns the push to the front of its log's queue, and releases its place.
-    fn put_back(&mut self, job: Job) {
-        let mut queue = self.batcher.waiting.lock();
-        queue.put_back(vec![job]);
-        if let Some(way) = self.place.take() {
-            queue.alone_ended(way, self.user);
-        }
-        self.batcher.start(&mut queue);
-    }
-}
-
-impl Drop for RunningAlone {
-    fn drop(&mut self) {
-        let mut queue = self.batcher.waiting.lock();
-        if let Some(way) = self.place.take() {
-            queue.alone_ended(way, self.user);
-        }
-        queue.release(self.log);
-        self.batcher.start(&mut queue);
-    }
-}
-
 /// Returns true if an error of a batch may be due to just one of its logs: a lock, a deadlock, a slow statement.
 fn may_be_about_one(error: &DbError) -> bool {
     error.sqlstate().is_some_and(|code| matches!(code, "40001" | "40P01" | "55P03" | "57014"))
 }
+
+#[cfg(test)]
+mod tests;
