@@ -93,6 +93,14 @@ macro_rules! before {
     };
 }
 
+/// True of a change `$change` of a record from a position on, likewise: before its table is analyzed for the first time,
+/// PostgreSQL takes part of any log for as short as part of a record. A scan from the newest change ends there.
+macro_rules! since {
+    ($change:literal, $record:literal, $position:literal) => {
+        concat!("(", $change, ".record_id, ", $change, ".created_at) >= (", $record, ", ", $position, ")")
+    };
+}
+
 /// Maximum cost per statement. At least one change is always read.
 macro_rules! most_weight {
     () => {
@@ -120,8 +128,15 @@ from (
         most_weight!(),
         " as is_read
         from unnest($3::text[], $4::text[], $6::jsonb[]) with ordinality as k (table_name, record_id, names, number)
-        join sync_changes c on c.table_name = k.table_name and c.record_id = k.record_id
-        where c.log_id = $1 and c.client_id = $2 and c.created_at >= $5
+        cross join lateral (
+            select s.op, s.data, s.field_timestamps, s.held, s.created_at from sync_changes s
+            where s.log_id = $1 and s.table_name = k.table_name and s.record_id = k.record_id and s.client_id = $2
+              and ",
+        since!("s", "k.record_id", "$5"),
+        "
+            order by s.created_at desc
+            offset 0
+        ) c
     ) c
     offset 0
 ) c ",

@@ -13,6 +13,7 @@ mod dropped_rows;
 mod least_privilege;
 mod long_changes;
 mod page_bounds;
+mod plans;
 mod pull;
 mod read_ahead;
 mod replay;
