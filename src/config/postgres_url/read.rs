@@ -93,7 +93,8 @@ struct Reader {
     database: Option<String>,
     options: Option<String>,
     hosts: Vec<String>,
-    addresses: Vec<IpAddr>,
+    /// `None`: the host's name is resolved.
+    addresses: Vec<Option<IpAddr>>,
     ports: Vec<u16>,
     mode: Option<SslMode>,
     roots: Option<Roots>,
@@ -146,7 +147,8 @@ impl Reader {
             "host" => self.hosts = value.split(',').map(str::to_owned).collect(),
             "hostaddr" => {
                 let must = "IP addresses";
-                let addresses = value.split(',').map(str::parse).collect::<Result<_, _>>();
+                let read = |text: &str| if text.is_empty() { Ok(None) } else { text.parse().map(Some) };
+                let addresses = value.split(',').map(read).collect::<Result<_, _>>();
                 self.addresses = addresses.map_err(|_| UrlError::Parameter { name: "hostaddr", must })?;
             }
             "port" => self.ports = value.split(',').map(port_of).collect::<Result<_, _>>()?,
@@ -234,7 +236,7 @@ impl Reader {
         }
         let port = |at: usize| self.ports.get(at).or(self.ports.first()).copied().unwrap_or(5432);
         let endpoint = |at: usize| {
-            let address = self.addresses.get(at).copied();
+            let address = self.addresses.get(at).copied().flatten();
             let name = self.hosts.get(at).cloned().or_else(|| address.map(|address| address.to_string()));
             let name = name.filter(|name| !name.is_empty()).ok_or(UrlError::NoHost)?;
             let host = match name.starts_with('/') && address.is_none() {

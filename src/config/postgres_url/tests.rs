@@ -43,6 +43,10 @@ fn hosts_are_names_addresses_and_sockets() {
     let host = Host::Tcp { name: "a".into(), address: Some([10, 0, 0, 1].into()) };
     assert_eq!(named, [Endpoint { host, port: 5432 }]);
     assert_eq!(parse("postgres:///db?hostaddr=::1&port=7").hosts, [tcp("::1", 7)]);
+    let some = parse("postgres:///db?host=a,/run/pg,c&hostaddr=,,10.0.0.3&port=,2,").hosts;
+    let socket = Endpoint { host: Host::Unix("/run/pg".into()), port: 2 };
+    let known = Host::Tcp { name: "c".into(), address: Some([10, 0, 0, 3].into()) };
+    assert_eq!(some, [tcp("a", 5432), socket, Endpoint { host: known, port: 5432 }]);
     assert_eq!(parse("postgres:///db?host=a,b&port=7").hosts, [tcp("a", 7), tcp("b", 7)]);
 }
 
@@ -78,6 +82,7 @@ fn what_cannot_be_meant_is_refused_and_no_part_of_it_is_said() {
         ("postgres://[::1/db", UrlError::Form),
         ("postgres:///db?host=a,b,c&port=1,2", UrlError::Counts),
         ("postgres://a,b/db?hostaddr=10.0.0.1", UrlError::Counts),
+        ("postgres:///db?hostaddr=,10.0.0.1", UrlError::NoHost),
         ("postgres://u%00:s3cret@h", UrlError::Encoding),
         ("postgres://%ffs3cret@h", UrlError::Encoding),
         ("postgres://h/db?s3cret=1", UrlError::UnknownParameter),
