@@ -57,6 +57,7 @@ impl ConnectError {
             }
             Some("57P03") => "the database is starting, or shutting down".to_owned(),
             Some("57P01" | "57P02") => "the database is shutting down".to_owned(),
+            Some("42501") if is_about_files(error) => FILES.to_owned(),
             Some("42501") => "the role may not connect to the database: grant it CONNECT".to_owned(),
             Some("08P01") if says(error, "unsupported startup parameter") => {
                 "the pooler in front of the database refuses time limits: set DATABASE_PREPARE=false, or see docs/operations.md".to_owned()
@@ -134,6 +135,7 @@ impl DbError {
                     .to_owned()
             }
             (_, Some("42P01" | "3F000")) => "tables are missing: run `mana-sync migrate`".to_owned(),
+            (DbError::Statement(error), Some("42501")) if is_about_files(error) => FILES.to_owned(),
             (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),
             (_, Some(code)) => format!("{self} (SQLSTATE {code})"),
             (_, None) => self.to_string(),
@@ -211,6 +213,16 @@ fn is_lost_behind(error: &tokio_postgres::Error) -> bool {
 /// True if this is what a pooler reports. It uses one code for many errors, but its messages are never translated.
 fn says(error: &tokio_postgres::Error, text: &str) -> bool {
     error.as_db_error().is_some_and(|error| error.message().starts_with(text))
+}
+
+/// For operators: PostgreSQL has the same code for this as for rights that are missing.
+const FILES: &str = "PostgreSQL itself may not use its files, or their disk is mounted read-only: see its log";
+
+/// Returns true if the operating system refused PostgreSQL a file. Its messages may be translated; the names of its
+/// source files are not.
+fn is_about_files(error: &tokio_postgres::Error) -> bool {
+    let source = error.as_db_error().and_then(|error| error.file());
+    source.is_some_and(|file| matches!(file, "fd.c" | "md.c" | "relmapper.c" | "slru.c" | "xlog.c"))
 }
 
 fn sqlstate(error: &tokio_postgres::Error) -> Option<&str> {

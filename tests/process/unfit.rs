@@ -2,8 +2,11 @@
 //! readiness until it is fixed.
 
 use crate::support::*;
-use mana_dev::{Replica, ReplicaOptions, free_port};
+use mana_dev::{Replica, ReplicaOptions, Shutdown, TemporaryPostgres, free_port};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
@@ -161,6 +164,28 @@ async fn one_that_is_full_says_so_until_there_is_a_place() {
         sql(&url, format!("alter role {role} connection limit 0; {}", end_sessions(&url))).await;
         started.says("the database accepts no more connections").await;
     }
+}
+
+/// PostgreSQL reports this with the code of a missing right.
+#[tokio::test]
+async fn one_whose_files_may_not_be_read_says_so_until_they_may() {
+    let mut postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
+    let url = postgres.server().create_database("sync").await.unwrap();
+    assert!(migrate(&url).await.status.success());
+    let started = replica(&[("DATABASE_URL", &url)]);
+    started.process.wait_ready(TIMEOUT).await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let path = sqlx::query_scalar::<_, String>("select pg_relation_filepath('sync_layout')");
+    let file = postgres.server().data_dir().join(path.fetch_one(&mut connection).await.unwrap());
+    let allow = |mode| std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    sql(&url, "checkpoint".to_owned()).await;
+    allow(0o000);
+    // What is in memory, or open, could still be read.
+    postgres.server_mut().restart(Shutdown::Fast).await.unwrap();
+    started.says("PostgreSQL itself may not use its files").await;
+    assert!(!started.readiness().await.unwrap().1.contains("grants.sql"));
+    allow(0o600);
+    started.process.wait_ready(TIMEOUT).await.unwrap();
 }
 
 /// Hardened databases revoke this right from everybody.
