@@ -64,7 +64,7 @@ async fn a_stamp_too_far_ahead_is_stored_as_the_servers_time_plus_the_skew_and_l
         { "table": "todos", "id": "b", "op": "update", "fields": {
             "late": { "value": 1, "updatedAt": ahead }, "fine": { "value": 2, "updatedAt": AT } } },
         insert("todos", "c", "Milk", &ahead),
-        { "table": "todos", "id": "d", "op": "insert", "data": { "createdAt": "9999-12-31T23:59:59Z" } },
+        { "table": "todos", "id": "d", "op": "insert", "data": { "createdAt": "9999-12-31T23:59:59.999-01:00" } },
         { "table": "todos", "id": "e", "op": "delete", "deletedAt": ahead },
     ]);
     let answer = cluster.pushed(&user, "todo", json!({ "clientId": "phone", "changes": changes })).await;

@@ -16,6 +16,7 @@ mod support;
 mod balancer;
 mod clients;
 mod fleet;
+mod headers;
 mod journal;
 mod names;
 mod push_times;
