@@ -10,7 +10,8 @@
 //! use nothing.
 //!
 //! The other bound is the database itself. If sending takes much longer on average than it could, processors are short,
-//! and a replica waits a multiple of the excess: wake-ups share the next notification, and pushes get the time saved.
+//! and a replica waits a multiple of the excess, the longer the more replicas there are, because each makes a notification
+//! more expensive: wake-ups share the next one, and pushes get the time saved.
 
 use crate::db::ShortestLately;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ const WEIGHT: u32 = 8;
 /// The time that a replica then waits, as a multiple of the excess, and its maximum.
 const REST_FACTOR: u32 = 8;
 const LONGEST_REST: Duration = Duration::from_millis(20);
+/// Both are for this many replicas. Every other one makes a notification more expensive, and the rest longer, up to
+/// this multiple.
+const REST_REPLICAS: f64 = 3.0;
+const MOST_REST_SHARE: f64 = 10.0;
 /// No wake-up waits longer than this, however many replicas there are: the reconcilers find what was stored by then.
 const LONGEST: Duration = Duration::from_secs(2);
 
@@ -162,9 +167,15 @@ impl RateLimiter {
         last.notifications = notifications as u64;
         let excess = self.average.saturating_sub(shortest * BUSY);
         if !excess.is_zero() {
-            last.rest = took + (excess * REST_FACTOR).min(LONGEST_REST);
+            let rest = (excess * REST_FACTOR).min(LONGEST_REST);
+            last.rest = took + rest.mul_f64(rest_share(self.replicas.get()));
         }
     }
+}
+
+/// Returns what the time to rest is multiplied by, for so many replicas.
+fn rest_share(replicas: usize) -> f64 {
+    (replicas as f64 / REST_REPLICAS).clamp(1.0, MOST_REST_SHARE)
 }
 
 #[cfg(test)]

@@ -1,30 +1,23 @@
 //! Limits the number of a user's apps: the costs of joins and of the reconciler grow with it.
 //!
-//! A log that is known to exist is not looked up again. The first push to a log looks it up under a lock shared by all
+//! A log that is known to exist, from a push or a read, is not looked up. The first push to a log looks it up under a lock shared by all
 //! first pushes of the user on this replica, and holds the lock until it is stored. The limit is therefore exact on one
 //! replica; a user who creates apps on several replicas at once may exceed it by as many as there are replicas.
 
 use super::LimitReached;
 use super::error::LimitError;
 use crate::protocol::{Log, LogId, UserKey};
-use crate::store::Store;
-use moka::sync::Cache;
+use crate::store::{ExistingLogs, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::timeout;
-
-/// Maximum number of logs known to exist.
-const MAX_KNOWN: u64 = 200_000;
-/// How long that is remembered; accounts may be erased.
-const KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// The apps of all users.
 #[derive(Clone, Debug)]
 pub(super) struct Apps {
     max: u32,
     queue_timeout: Duration,
-    known: Cache<LogId, ()>,
     /// Users who are creating another app.
     users: Arc<Mutex<HashMap<UserKey, Weak<tokio::sync::Mutex<()>>>>>,
 }
@@ -36,6 +29,7 @@ pub struct NewApp(Option<UserLock>);
 #[derive(Debug)]
 struct UserLock {
     apps: Apps,
+    existing: ExistingLogs,
     log: LogId,
     user: UserKey,
     lock: Option<Arc<tokio::sync::Mutex<()>>>,
@@ -44,22 +38,21 @@ struct UserLock {
 
 impl Apps {
     pub(super) fn new(max: u32, queue_timeout: Duration) -> Apps {
-        let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(KNOWN_FOR).build();
-        Apps { max, queue_timeout, known, users: Arc::default() }
+        Apps { max, queue_timeout, users: Arc::default() }
     }
 
     /// Checks that a log exists, or may be created.
     pub(super) async fn enter(&self, store: &Store, log: &Log) -> Result<NewApp, LimitError> {
-        if self.max == 0 || self.known.contains_key(&log.id) {
+        if self.max == 0 || store.existing.contains(log.id) {
             return Ok(NewApp::default());
         }
-        let locked = timeout(self.queue_timeout, self.lock(log)).await.map_err(|_| LimitError::Busy)?;
-        if self.known.contains_key(&log.id) {
+        let locked = timeout(self.queue_timeout, self.lock(store, log)).await.map_err(|_| LimitError::Busy)?;
+        if store.existing.contains(log.id) {
             return Ok(NewApp::default());
         }
         let apps = store.quotas.apps(log, self.max).await?;
         if apps.has_this {
-            self.known.insert(log.id, ());
+            store.existing.note(log.id);
             return Ok(NewApp::default());
         }
         if apps.count >= self.max {
@@ -68,7 +61,7 @@ impl Apps {
         Ok(NewApp(Some(locked)))
     }
 
-    async fn lock(&self, log: &Log) -> UserLock {
+    async fn lock(&self, store: &Store, log: &Log) -> UserLock {
         let lock = {
             let mut users = self.users();
             users.get(&log.user).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -77,8 +70,14 @@ impl Apps {
                 lock
             })
         };
-        let mut locked =
-            UserLock { apps: self.clone(), log: log.id, user: log.user, lock: Some(lock.clone()), guard: None };
+        let mut locked = UserLock {
+            apps: self.clone(),
+            existing: store.existing.clone(),
+            log: log.id,
+            user: log.user,
+            lock: Some(lock.clone()),
+            guard: None,
+        };
         locked.guard = Some(lock.lock_owned().await);
         locked
     }
@@ -92,7 +91,7 @@ impl NewApp {
     /// Records that the push, and therefore its app, is stored.
     pub fn stored(self) {
         if let Some(locked) = &self.0 {
-            locked.apps.known.insert(locked.log, ());
+            locked.existing.note(locked.log);
         }
     }
 }

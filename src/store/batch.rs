@@ -42,6 +42,11 @@ impl Entry {
         entry
     }
 
+    /// Returns the size of its changes in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.push.changes.iter().map(|change| change.size).sum()
+    }
+
     /// Selects the ids to store.
     pub(super) fn choose_rows(&mut self, wanted: impl Fn(&Uuid) -> bool) {
         if let [id] = self.ids[..] {

@@ -161,6 +161,9 @@ impl Pages {
         turn: &mut ReadTurn,
     ) -> Result<Option<Page>, StoreError> {
         let mut rows = self.rows_after_cursor(log, request, memory).await?;
+        if rows.head > 0 {
+            self.existing.note(log.id);
+        }
         if request.since.is_past(rows.head) {
             return Ok(None);
         }

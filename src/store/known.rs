@@ -21,6 +21,17 @@ use uuid::Uuid;
 /// Maximum number of attempts if others are storing the same changes at the same time.
 const ATTEMPTS: usize = 5;
 
+/// Bytes of a push before which its log's head is looked at: sending so much takes longer.
+const LOOKS_AT_HEAD: usize = 256 << 10;
+
+/// True if another session holds the head of a log, or did a moment ago.
+static HEAD_IS_LOCKED: Sql = Sql {
+    text: "
+select exists (select from sync_heads where log_id = $1)
+   and not exists (select from (select from sync_heads where log_id = $1 for update skip locked) h)",
+    types: &[Type::UUID],
+};
+
 /// The rows that are stored, and for those with adjusted stamps, which stamps and to what. An insert has one for all of
 /// its members.
 static KNOWN: Sql = Sql {
@@ -69,7 +80,13 @@ from (select client_id from sync_changes where log_id = $1 and created_at > $3 o
 
 /// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("known", &KNOWN), ("trimmed", &TRIMMED), ("newest", &NEWEST), ("stored since", &STORED_SINCE)]
+    vec![
+        ("head is locked", &HEAD_IS_LOCKED),
+        ("known", &KNOWN),
+        ("trimmed", &TRIMMED),
+        ("newest", &NEWEST),
+        ("stored since", &STORED_SINCE),
+    ]
 }
 
 /// A push that is in the log.
@@ -159,6 +176,9 @@ impl KnownChanges {
     /// Stores the changes of a push that are not stored yet. Returns `None`, with nothing stored, if its log's head is
     /// locked.
     pub(super) async fn store_what_is_new(&self, entry: &Entry) -> Result<Option<Pushed>, StoreError> {
+        if self.is_locked_for(entry).await? {
+            return Ok(None);
+        }
         let mut entry = entry.clone();
         let mut known = HashMap::new();
         for _ in 0..ATTEMPTS {
@@ -185,6 +205,15 @@ impl KnownChanges {
             entry.looks_first = true;
         }
         Err(StoreError::Contended)
+    }
+
+    /// Returns true if a push is large, and its log's head locked: it need not be sent to the database to learn that.
+    async fn is_locked_for(&self, entry: &Entry) -> Result<bool, StoreError> {
+        if self.on_citus || entry.bytes() < LOOKS_AT_HEAD {
+            return Ok(false);
+        }
+        let rows = traced::run(&self.insert.pool, traced::HEADS, &HEAD_IS_LOCKED, &[&entry.log.id.0]).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false))
     }
 
     /// Returns the indexes of the changes that are not stored yet, each change once, however often the push contains

@@ -21,6 +21,7 @@ pub mod compaction;
 mod delta;
 pub mod distribute;
 mod error;
+mod existing;
 pub mod fitness;
 mod heads;
 mod history;
@@ -58,6 +59,7 @@ pub use buckets::Buckets;
 use delta::PAST_ALL;
 pub use delta::{OwnChanges, PageRequest};
 pub use error::StoreError;
+pub use existing::ExistingLogs;
 pub use heads::{ChangedTable, Head, HeadReader, Heads, LogRange, MAX_LOGS, RangeChanges, RecentHead};
 pub use known::{KnownChanges, Pushed};
 pub use layout::{Layout, MAX_BUCKETS};
@@ -111,6 +113,8 @@ pub struct Store {
     pub heads: HeadReader,
     /// Reads what limits are checked against.
     pub quotas: Quotas,
+    /// The logs known to exist.
+    pub existing: ExistingLogs,
     pool: Pool,
 }
 
@@ -169,6 +173,7 @@ impl Store {
         };
         let insert =
             BatchInsert { pool: pool.clone(), history: HistoryHorizon::new(config, clock.clone()), statements };
+        let existing = ExistingLogs::default();
         let known = KnownChanges { insert, heavy: heavy.clone(), on_citus };
         let batcher = Batcher::new(connections, known.clone(), config.queue_timeout_ms, clock.clone());
         Ok(Store {
@@ -181,10 +186,12 @@ impl Store {
                 often: OftenWritten::new(),
                 heavy,
                 clock,
+                existing: existing.clone(),
                 lane: ReadLane::new(connections),
             },
             heads: HeadReader::new(pool.clone()),
             quotas: Quotas::new(pool.clone()),
+            existing,
             pool,
         })
     }

@@ -1,6 +1,7 @@
 //! The reader of pages.
 
 use super::StoreError;
+use super::existing::ExistingLogs;
 use super::often_written::OftenWritten;
 use super::rewinds::Rewinds;
 use crate::clock::Clock;
@@ -26,6 +27,7 @@ pub struct Pages {
     pub(super) often: OftenWritten,
     pub(super) heavy: HeavyWork,
     pub(super) clock: Clock,
+    pub(super) existing: ExistingLogs,
     /// Limits concurrent reads.
     pub(super) lane: ReadLane,
 }

@@ -6,6 +6,7 @@ use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
@@ -296,4 +297,39 @@ async fn what_is_not_begun_in_time_leaves_at_once_and_gives_its_memory_back() {
     assert!(stored <= 1, "{stored}");
     assert_eq!(cluster.stored(&user).await, stored + 1);
     eventually("nothing is held", async || live::metric(&cluster, 0, "mana_sync_push_bytes").await == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_large_push_is_not_sent_to_the_database_while_its_logs_head_is_locked() {
+    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "30000")]).await;
+    let user = cluster.user();
+    // By a program: no session of the replica has run its push statement yet.
+    let changes = json!([insert("todos", "by-sql", "Milk", AT)]);
+    let push = sqlx::query("select sync_push($1, 'todo', 'svc', $2)").bind(&user.id).bind(&changes);
+    push.execute(&cluster.pool).await.unwrap();
+    let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();
+    let mut transaction = holder.begin().await.unwrap();
+    let lock = sqlx::query("select from sync_heads where user_id = $1 for update").bind(&user.id);
+    lock.execute(&mut *transaction).await.unwrap();
+
+    let large = json!({ "clientId": "phone", "since": live::NO_DELTA,
+        "changes": [insert("todos", "large", &"x".repeat(300_000), AT)] });
+    let pushing = cluster.push(&user, "todo", large);
+    let release = async {
+        let mut looks = HashSet::new();
+        // More than one, with pauses in between.
+        while looks.len() < 4 {
+            let last = "select query, query_start::text from pg_stat_activity
+                        where datname = current_database() and application_name like 'mana-sync %'";
+            let last: Vec<(String, Option<String>)> = sqlx::query_as(last).fetch_all(&cluster.pool).await.unwrap();
+            let sent = last.iter().find(|(query, _)| query.contains("insert into sync_changes"));
+            assert_eq!(sent, None);
+            looks.extend(last.into_iter().filter(|(query, _)| query.contains("for update skip locked")));
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        transaction.rollback().await.unwrap();
+    };
+    let ((status, answer), ()) = join(pushing, release).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(cluster.stored(&user).await, 2);
 }

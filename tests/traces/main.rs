@@ -162,6 +162,27 @@ async fn what_a_request_waits_for_and_the_page_that_a_stream_reads_have_spans() 
 }
 
 #[tokio::test]
+async fn a_push_to_a_log_that_this_replica_has_read_does_not_ask_whether_it_makes_an_app() {
+    let collector = Collector::http().await;
+    let cluster = Cluster::start_with(2, &collector.settings()).await;
+    for has_read in [false, true] {
+        let (user, caller) = (cluster.user(), caller(SAMPLED));
+        push(&cluster, &user, &self::caller(NOT_SAMPLED), body("laptop", "1")).await;
+        if has_read {
+            let pull = "/sync/todo/pull?collection=tasks&since=1970-01-01T00:00:00.000Z";
+            assert_eq!(Reply::to(cluster.request_to(1, &user, Method::GET, pull)).await.status, 200);
+        }
+        let request = cluster.request_to(1, &user, Method::POST, "/sync/todo").header("traceparent", &caller.header);
+        assert_eq!(Reply::to(request.json(&body("laptop", "2"))).await.status, 200);
+        // Statements end in this order, and spans are exported in it.
+        let of_this = |span: &Span| span.trace == caller.trace && span.kind == SpanKind::Client;
+        collector.spans.find("its statement", |span| of_this(span) && span.name.starts_with("INSERT")).await;
+        let asks = |span: &Span| of_this(span) && span.name == "SELECT count sync_heads";
+        assert_eq!(collector.spans.all().iter().any(asks), !has_read);
+    }
+}
+
+#[tokio::test]
 async fn a_notification_that_carries_many_pushes_is_linked_to_each() {
     // Not more per device than one wake-up names.
     const PUSHES: usize = 4 * mana_sync::fanout::wakeup::MAX_PUSHES;

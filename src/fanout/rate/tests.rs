@@ -77,6 +77,22 @@ fn a_busy_database_is_left_alone_for_a_while_and_one_that_is_slow_by_nature_is_n
     assert_eq!(waits(0, 30), Duration::ZERO, "its connection has become longer");
 }
 
+#[test]
+fn the_more_replicas_there_are_the_longer_a_busy_database_is_left_alone() {
+    let rests = |replicas: usize| {
+        // A budget that is never the limit.
+        let mut rate = RateLimiter { budget: u32::MAX, ..limiter(&NotificationCounter::default(), replicas) };
+        let mut now = Instant::now();
+        for takes in std::iter::once(1).chain([30; 60]) {
+            rate.begin(now);
+            now += MILLI * takes;
+            rate.end(now, 1);
+        }
+        rate.next().unwrap().saturating_duration_since(now)
+    };
+    assert_eq!([1, 3, 6, 30, 200].map(rests), [1, 1, 2, 10, 10].map(|times| LONGEST_REST * times));
+}
+
 #[tokio::test]
 async fn no_wake_up_waits_for_ever_and_the_first_not_at_all() {
     let received = NotificationCounter::default();

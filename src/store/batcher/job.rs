@@ -130,6 +130,5 @@ impl Job {
 }
 
 fn is_small(entry: &Entry) -> bool {
-    let changes = &entry.push.changes;
-    changes.len() <= MAX_SHARED_CHANGES && changes.iter().map(|change| change.size).sum::<usize>() <= MAX_SHARED_BYTES
+    entry.push.changes.len() <= MAX_SHARED_CHANGES && entry.bytes() <= MAX_SHARED_BYTES
 }

@@ -30,9 +30,12 @@ pub struct Pusher {
 }
 
 impl Pusher {
-    /// Sends each target one request of each user: the queries that a replica makes once per user are not part of a
-    /// push.
+    /// Pushes one change of each user, and sends each target one request of each: the queries that a replica makes once
+    /// per user are not part of a push.
     pub async fn introduce(&mut self, targets: &[Endpoint]) -> Result<(), Failure> {
+        for device in &mut self.devices {
+            device.push(&mut self.client, &mut self.rng).await?;
+        }
         for target in targets {
             let mut client = Client::new([target.clone()].into(), TIMEOUT);
             for device in &mut self.devices {
