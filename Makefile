@@ -77,6 +77,7 @@ siege: bootstrap-tests ## Every known attack on a replica under a memory limit, 
 		$(CARGO) test $(profile) -p mana-sync --test siege -- --nocapture --test-threads 1 $(ARGS)
 
 rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, for as long as a real one takes
+	@scripts/check-ops --install
 	ROLLOUT_LONG=1 $(CARGO) test --test rollout -- --nocapture --include-ignored --test-threads 1 $(ARGS)
 
 bench: bootstrap ## Our numbers next to PostgreSQL's own; QUICK=1, ROWS=pushes
@@ -94,10 +95,10 @@ check-supply-chain: ## Licences, banned crates and sources, and advisories if th
 check-ops: ## Check deploy/, k8s/ and docs/ with the tools that read them and against the code
 	@scripts/check-ops
 
-check-dashboards: ## Query every panel of the dashboard from a Prometheus that watches a loaded cluster
+check-dashboards: bootstrap ## Query every panel of the dashboard from a Prometheus that watches a loaded cluster
 	@scripts/check-dashboards $(ARGS)
 
-rehearse-alerts: ## Break clusters on purpose and check which alerts arrive, and when; ARGS="killed frozen", FACTOR=20 (forty minutes)
+rehearse-alerts: bootstrap ## Break clusters on purpose and check which alerts arrive, and when; ARGS="killed frozen", FACTOR=20 (forty minutes)
 	@scripts/rehearse-alerts $(ARGS)
 
 check-image: ## Build the image's last stage and run it as restricted as in production (needs root, takes minutes)

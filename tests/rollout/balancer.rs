@@ -77,7 +77,7 @@ impl Balancer {
         let answered = mana_dev::wait::until(crate::support::TIMEOUT, ask).await;
         assert!(
             answered.is_some(),
-            "{:?} does not answer at {} and {} (scripts/bootstrap tests, or scripts/check-ops, installs it):\n{}",
+            "{:?} does not answer at {} and {} (scripts/check-ops --install installs it):\n{}",
             self.kind,
             self.url,
             self.tls_url(),
@@ -222,7 +222,7 @@ fn path_to_caddy() -> OsString {
 }
 
 fn caddy(folder: &Path, ports: Ports, candidates: &[Ipv4Addr]) -> Command {
-    assert!(Balancer::caddy_is_here(), "make check-ops installs Caddy");
+    assert!(Balancer::caddy_is_here(), "scripts/check-ops --install installs Caddy");
     let all: Vec<String> = candidates.iter().map(|address| format!("{address}:{}", ports.replicas)).collect();
     let mut command = program("caddy");
     command.env("PATH", path_to_caddy());

@@ -223,7 +223,7 @@ async fn the_same_behind_nginx() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs caddy, which make check-ops fetches; make rollout"]
+#[ignore = "needs caddy, which make rollout fetches"]
 async fn the_same_behind_caddy() {
     rehearse(Kind::Caddy).await;
 }
