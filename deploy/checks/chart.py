@@ -92,6 +92,7 @@ def _job_names(chart, values):
         {"nodeSelector": {"disk": "fast"}},
         {"priorityClassName": "high"},
         {"owner": {"existing": "another"}},
+        {"owner": {"data": {"REPLICA_PASSWORD": "another"}}},
     ]
     problems = [] if name({}) == name({"config": {"MAX_CONNECTIONS": 50000}}) else ["a setting changes its name"]
     return problems + [f"{change} changes it under the same name" for change in changes if name(change) == name({})]
