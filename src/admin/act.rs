@@ -25,7 +25,7 @@ impl Admin {
     ///
     /// # Errors
     /// The action is invalid, there is no such replica, or no replica has executed it.
-    pub async fn act(&self, via: &str, replica: Option<&str>, action: Action) -> Result<Done, AdminError> {
+    pub async fn act(&self, via: &str, replica: Option<&str>, mut action: Action) -> Result<Done, AdminError> {
         check(&action)?;
         let (user_key, token_id) = match &action {
             Action::Disconnect { user_id, .. } => (Some(UserKey::of(user_id).0.to_string()), None),
@@ -39,9 +39,11 @@ impl Admin {
         // The log never identifies a user: the user's key is shown on the user's page.
         tracing::warn!(action = name, via, replica, user_key, token_id, "operator action requested");
         // Stored before anybody is told: a replica that starts in the meantime finds it there, or is told.
-        let unkept = match &action {
-            Action::RefuseToken { token_id, until } => {
-                self.replicas.keep_refused(token_id, *until).await.err().map(|error| {
+        let unkept = match &mut action {
+            Action::RefuseToken { token_id, until, stored } => {
+                let kept = self.replicas.keep_refused(token_id, *until).await;
+                *stored = kept.is_ok();
+                kept.err().map(|error| {
                     tracing::error!(error = &error as &dyn Error, "cannot store a refused token");
                     format!("not stored, so replicas that start later will not refuse it: {error}")
                 })

@@ -86,7 +86,7 @@ pub(super) async fn refuse_token(
 ) -> Result<Response, AdminError> {
     let RefuseToken { token_id, until } = json(&headers, body).await?;
     let until = refused_until(&admin.clock, until.as_deref())?;
-    answer(&admin.act(API, None, Action::RefuseToken { token_id, until }).await?)
+    answer(&admin.act(API, None, Action::RefuseToken { token_id, until, stored: false }).await?)
 }
 
 pub(super) async fn accept_token(State(admin): State<Admin>, uri: Uri) -> Result<Response, AdminError> {

@@ -58,7 +58,13 @@ pub enum Action {
     /// End the sessions of a user, or of one of the user's devices.
     Disconnect { user_id: String, device: Option<String> },
     /// Refuse a token until then, in milliseconds since the epoch, and end the sessions that use it.
-    RefuseToken { token_id: String, until: u64 },
+    RefuseToken {
+        token_id: String,
+        until: u64,
+        /// True if the refusal is in the database. Replicas of earlier versions do not say.
+        #[serde(default)]
+        stored: bool,
+    },
     /// Accept a refused token again.
     AcceptToken { token_id: String },
     /// Be not ready and have sessions leave, or be taken back.

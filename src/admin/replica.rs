@@ -226,8 +226,8 @@ impl LocalReplica {
         self.parts.auth.refused().mark()
     }
 
-    /// Refuses the stored refused tokens, read since this mark, and marks them as read for readiness. False if they have
-    /// to be read again.
+    /// Refuses exactly the stored refused tokens, read since this mark, and marks them as read for readiness. False if they
+    /// have to be read again.
     pub fn refuse_as_kept(&self, tokens: Vec<(String, SystemTime)>, mark: u64) -> bool {
         let refused = self.parts.auth.refused();
         let read = tokens.iter().map(|(id, until)| (Arc::from(&**id), *until)).collect();

@@ -19,14 +19,21 @@ pub struct RefusedTokens(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Read with every token; replaced as a whole when one is added.
-    until: ArcSwap<HashMap<Arc<str>, SystemTime>>,
+    /// Read with every token; replaced as a whole when it changes.
+    all: ArcSwap<HashMap<Arc<str>, Refusal>>,
     writing: Mutex<()>,
-    /// The number of times that a token was accepted again.
-    accepted: AtomicU64,
+    /// The number of times that this replica was told to refuse a token or to accept it again.
+    told: AtomicU64,
     /// Why the stored tokens have not been read yet, in a sentence. `None`: they have, or nobody can refuse any here.
     unread: Mutex<Option<String>>,
     clock: Clock,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    until: SystemTime,
+    /// True if it is known to be in the database: then it ends once it is not there any more.
+    is_stored: bool,
 }
 
 /// The maximum number of tokens is refused already.
@@ -37,8 +44,8 @@ pub struct TooManyRefused;
 impl RefusedTokens {
     /// Creates an empty set.
     pub fn new(clock: Clock) -> RefusedTokens {
-        let (until, writing, unread) = (ArcSwap::default(), Mutex::default(), Mutex::default());
-        RefusedTokens(Arc::new(Inner { until, writing, accepted: AtomicU64::new(0), unread, clock }))
+        let (all, writing, unread) = (ArcSwap::default(), Mutex::default(), Mutex::default());
+        RefusedTokens(Arc::new(Inner { all, writing, told: AtomicU64::new(0), unread, clock }))
     }
 
     /// Records that the stored tokens have not been read yet, and why.
@@ -61,38 +68,56 @@ impl RefusedTokens {
     }
 
     /// Refuses a token until then, or longer if it was already refused for longer. Returns when the refusal ends. Expired
-    /// refusals are dropped.
+    /// refusals are dropped. `is_stored`: whether the refusal is known to be in the database.
     ///
     /// # Errors
     /// Too many others are refused, and this one is not.
-    pub fn refuse(&self, id: &str, until: SystemTime) -> Result<SystemTime, TooManyRefused> {
+    pub fn refuse(&self, id: &str, until: SystemTime, is_stored: bool) -> Result<SystemTime, TooManyRefused> {
         let _writing = self.writing();
-        self.add([(Arc::from(id), until)])?;
-        Ok(self.0.until.load().get(id).copied().unwrap_or(until))
+        self.0.told.fetch_add(1, Ordering::Relaxed);
+        let mut all = self.unexpired();
+        let outcome = add(&mut all, Arc::from(id), Refusal { until, is_stored });
+        let until = all.get(id).map_or(until, |refusal| refusal.until);
+        self.0.all.store(Arc::new(all));
+        outcome.map(|()| until)
     }
 
     /// Returns a mark to be taken before stored tokens are read.
     pub fn mark(&self) -> u64 {
-        self.0.accepted.load(Ordering::Relaxed)
+        self.0.told.load(Ordering::Relaxed)
     }
 
-    /// Refuses tokens that were read since this mark, as many as there is room for. False, and nothing is changed, if
-    /// one was accepted again since: it may be among them.
+    /// Refuses exactly the stored tokens, which were read since this mark, as many as there is room for: those that are
+    /// no longer stored were accepted again while this replica could not be told. What was never stored stays refused.
+    /// False, and nothing is changed, if this replica was told anything since: what was read may be older than that.
+    ///
+    /// # Errors
+    /// There are too many.
     pub fn refuse_stored(&self, read: Vec<(Arc<str>, SystemTime)>, mark: u64) -> Result<bool, TooManyRefused> {
         let _writing = self.writing();
         if self.mark() != mark {
             return Ok(false);
         }
-        self.add(read).map(|()| true)
+        let mut all = self.unexpired();
+        // A list of the maximum length may lack some.
+        if read.len() < MAX_REFUSED {
+            all.retain(|_, refusal| !refusal.is_stored);
+        }
+        let now = self.0.clock.now();
+        let read = read.into_iter().filter(|(_, until)| *until > now);
+        let added = read.map(|(id, until)| add(&mut all, id, Refusal { until, is_stored: true }));
+        let outcome = added.fold(Ok(()), Result::and);
+        self.0.all.store(Arc::new(all));
+        outcome.map(|()| true)
     }
 
     /// Accepts a token again; false if it was not refused.
     pub fn accept(&self, id: &str) -> bool {
         let _writing = self.writing();
-        self.0.accepted.fetch_add(1, Ordering::Relaxed);
-        let mut all = HashMap::clone(&self.0.until.load());
-        let was_refused = all.remove(id).is_some_and(|until| until > self.0.clock.now());
-        self.0.until.store(Arc::new(all));
+        self.0.told.fetch_add(1, Ordering::Relaxed);
+        let mut all = self.unexpired();
+        let was_refused = all.remove(id).is_some();
+        self.0.all.store(Arc::new(all));
         was_refused
     }
 
@@ -100,38 +125,38 @@ impl RefusedTokens {
         self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds tokens, while no other thread writes.
-    fn add(&self, added: impl IntoIterator<Item = (Arc<str>, SystemTime)>) -> Result<(), TooManyRefused> {
-        let now = self.0.clock.now();
-        let mut all = HashMap::clone(&self.0.until.load());
-        all.retain(|_, until| *until > now);
-        let mut outcome = Ok(());
-        for (id, until) in added.into_iter().filter(|(_, until)| *until > now) {
-            let is_full = all.len() >= MAX_REFUSED;
-            match all.get_mut(&id) {
-                Some(known) => *known = until.max(*known),
-                None if is_full => outcome = Err(TooManyRefused),
-                None => drop(all.insert(id, until)),
-            }
-        }
-        self.0.until.store(Arc::new(all));
-        outcome
+    /// Returns a copy of those that have not expired.
+    fn unexpired(&self) -> HashMap<Arc<str>, Refusal> {
+        let (now, all) = (self.0.clock.now(), self.0.all.load());
+        all.iter().filter(|(_, refusal)| refusal.until > now).map(|(id, refusal)| (id.clone(), *refusal)).collect()
     }
 
     /// Returns true if the token with this id is refused.
     pub fn contains(&self, id: &str) -> bool {
-        self.0.until.load().get(id).is_some_and(|until| *until > self.0.clock.now())
+        self.0.all.load().get(id).is_some_and(|refusal| refusal.until > self.0.clock.now())
     }
 
     /// Lists all refused tokens and until when, ordered by that time.
     pub fn list(&self) -> Vec<(Arc<str>, SystemTime)> {
-        let now = self.0.clock.now();
-        let all = self.0.until.load();
-        let mut list: Vec<_> = all.iter().map(|(id, until)| (id.clone(), *until)).collect();
-        list.retain(|(_, until)| *until > now);
+        let mut list: Vec<_> = self.unexpired().into_iter().map(|(id, refusal)| (id, refusal.until)).collect();
         list.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         list
     }
+}
+
+/// Adds a refusal, or extends it.
+fn add(all: &mut HashMap<Arc<str>, Refusal>, id: Arc<str>, added: Refusal) -> Result<(), TooManyRefused> {
+    let is_full = all.len() >= MAX_REFUSED;
+    match all.get_mut(&id) {
+        Some(known) => {
+            // The later of the two may be the one that was not stored.
+            known.is_stored &= added.is_stored;
+            known.until = known.until.max(added.until);
+        }
+        None if is_full => return Err(TooManyRefused),
+        None => drop(all.insert(id, added)),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,10 +170,10 @@ mod tests {
         let (tokens, now) = (RefusedTokens::new(clock.clone()), clock.now());
         let hour = Duration::from_secs(3600);
         assert!(!tokens.contains("a"));
-        assert_eq!(tokens.refuse("a", now + hour * 2), Ok(now + hour * 2));
-        assert_eq!(tokens.refuse("a", now + hour), Ok(now + hour * 2));
-        tokens.refuse("over", now - hour).unwrap();
-        tokens.refuse("b", now + hour).unwrap();
+        assert_eq!(tokens.refuse("a", now + hour * 2, true), Ok(now + hour * 2));
+        assert_eq!(tokens.refuse("a", now + hour, true), Ok(now + hour * 2));
+        tokens.refuse("over", now - hour, true).unwrap();
+        tokens.refuse("b", now + hour, true).unwrap();
         assert!(tokens.contains("a") && tokens.contains("b") && !tokens.contains("over"));
         assert_eq!(tokens.list(), [("b".into(), now + hour), ("a".into(), now + hour * 2)]);
     }
@@ -157,7 +182,7 @@ mod tests {
     fn what_is_accepted_again_stays_accepted_whatever_was_read_meanwhile() {
         let clock = Clock::system();
         let (tokens, until) = (RefusedTokens::new(clock.clone()), clock.now() + Duration::from_secs(3600));
-        tokens.refuse("a", until).unwrap();
+        tokens.refuse("a", until, true).unwrap();
         let (mark, read) = (tokens.mark(), vec![("a".into(), until), ("b".into(), until)]);
         assert!(tokens.accept("a") && !tokens.contains("a"));
         assert!(!tokens.accept("a"), "it is accepted already");
@@ -168,13 +193,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_longer_stored_is_accepted_unless_it_never_was_or_the_list_may_be_cut_off() {
+        let clock = Clock::system();
+        let (tokens, until) = (RefusedTokens::new(clock.clone()), clock.now() + Duration::from_secs(3600));
+        let ids = || tokens.list().into_iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>();
+        tokens.refuse("told", until, true).unwrap();
+        tokens.refuse("unstored", until, false).unwrap();
+        tokens.refuse("extended", until, true).unwrap();
+        tokens.refuse("extended", until + Duration::from_secs(1), false).unwrap();
+        assert_eq!(tokens.refuse_stored(vec![("read".into(), until)], tokens.mark()), Ok(true));
+        assert_eq!(ids(), ["read", "unstored", "extended"]);
+        let mark = tokens.mark();
+        tokens.refuse("later", until, true).unwrap();
+        assert_eq!(tokens.refuse_stored(vec![], mark), Ok(false), "it was stored after the others were read");
+        assert!(tokens.contains("later") && tokens.contains("read"));
+        assert_eq!(tokens.refuse_stored(vec![], tokens.mark()), Ok(true));
+        assert_eq!(ids(), ["unstored", "extended"]);
+        let many = (0..MAX_REFUSED).map(|n| (Arc::from(n.to_string()), until));
+        tokens.refuse("one of the others", until, true).unwrap();
+        assert_eq!(tokens.refuse_stored(many.collect(), tokens.mark()), Err(TooManyRefused));
+        assert!(tokens.contains("one of the others"));
+    }
+
+    #[test]
     fn there_is_a_limit_and_what_was_refused_stays_so() {
         let clock = Clock::system();
         let (tokens, until) = (RefusedTokens::new(clock.clone()), clock.now() + Duration::from_secs(3600));
         let many = (0..MAX_REFUSED).map(|n| (Arc::from(n.to_string()), until));
         assert_eq!(tokens.refuse_stored(many.collect(), tokens.mark()), Ok(true));
-        assert_eq!(tokens.refuse("one more", until), Err(TooManyRefused));
-        assert_eq!(tokens.refuse("7", until), Ok(until));
+        assert_eq!(tokens.refuse("one more", until, true), Err(TooManyRefused));
+        assert_eq!(tokens.refuse("7", until, true), Ok(until));
         assert!(tokens.contains("0") && !tokens.contains("one more"));
         assert_eq!(tokens.list().len(), MAX_REFUSED);
     }

@@ -198,7 +198,7 @@ async fn a_log_is_trimmed_once_a_week_has_passed_and_what_is_sent_again_is_known
 
 /// As for a replica that was frozen for minutes: what it was told meanwhile is too old to be heeded.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_refused_also_where_the_word_of_it_came_too_late() {
+async fn a_token_is_refused_and_accepted_again_also_where_the_word_of_it_came_too_late() {
     const TOKEN: &str = "an-admin-token-for-tests";
     let administered = |config: &mut Config| {
         config.admin.admin_port = Some(0);
@@ -213,9 +213,12 @@ async fn a_token_is_refused_also_where_the_word_of_it_came_too_late() {
     let lost = moved.cluster.key.mint(&json!({ "sub": "alice", "exp": expires, "jti": "lost" }));
     assert_eq!(moved.pull(&lost).await.status, StatusCode::OK);
     let url = format!("{}/api/v1/refused-tokens", punctual.admin_url.as_ref().unwrap());
-    let refuse = moved.cluster.http.post(url).bearer_auth(TOKEN).json(&json!({ "tokenId": "lost" }));
+    let refuse = moved.cluster.http.post(&url).bearer_auth(TOKEN).json(&json!({ "tokenId": "lost" }));
     assert_eq!(Reply::to(refuse).await.status, StatusCode::OK);
     eventually("it is refused there, too", async || moved.pull(&lost).await.status == StatusCode::UNAUTHORIZED).await;
+    let accept = moved.cluster.http.delete(format!("{url}?tokenId=lost")).bearer_auth(TOKEN);
+    assert_eq!(Reply::to(accept).await.status, StatusCode::OK);
+    eventually("it is accepted there, too", async || moved.pull(&lost).await.status == StatusCode::OK).await;
     punctual.stop().await.unwrap();
     moved.stop().await;
 }

@@ -165,7 +165,7 @@ pub(super) async fn refuse_token(posted: Posted) -> Response {
     let clock = posted.0.clock.clone();
     let read = |form: &Form| {
         let (token_id, until) = (form.required("token_id")?.to_owned(), refused_until(&clock, form.get("until"))?);
-        Ok((None, Action::RefuseToken { token_id, until }))
+        Ok((None, Action::RefuseToken { token_id, until, stored: false }))
     };
     act(posted, read).await
 }

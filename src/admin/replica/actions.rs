@@ -26,7 +26,7 @@ impl LocalReplica {
                 let closed = self.parts.hub.close_user(UserKey::of(user_id), device.as_deref());
                 self.done(&ended(closed))
             }
-            Action::RefuseToken { token_id, until } => self.refuse(token_id, *until),
+            Action::RefuseToken { token_id, until, stored } => self.refuse(token_id, *until, *stored),
             Action::AcceptToken { token_id } => match self.parts.auth.refused().accept(token_id) {
                 true => self.done("accepted again"),
                 false => self.done("was not refused"),
@@ -44,9 +44,9 @@ impl LocalReplica {
         outcome
     }
 
-    fn refuse(&self, token_id: &str, until: u64) -> Outcome {
+    fn refuse(&self, token_id: &str, until: u64, is_stored: bool) -> Outcome {
         let until = UNIX_EPOCH + Duration::from_millis(until);
-        match self.parts.auth.refused().refuse(token_id, until) {
+        match self.parts.auth.refused().refuse(token_id, until, is_stored) {
             Ok(until) => {
                 let closed = self.parts.hub.close_token(token_id);
                 self.done(&format!("refused until {}; {}", time(until), ended(closed)))
