@@ -228,7 +228,7 @@ pub struct Config {
     #[command(flatten)]
     pub compaction: CompactionConfig,
 
-    /// Format of the logs.
+    /// Format of the logs. Text has colors on a terminal, unless NO_COLOR is set.
     #[arg(long, env, default_value = "json", value_enum)]
     pub log_format: LogFormat,
 

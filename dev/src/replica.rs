@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{self, BufRead as _, BufReader, PipeReader},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, PipeReader},
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -187,6 +187,10 @@ fn direct(command: &mut Command, options: &ReplicaOptions) -> io::Result<Output>
         let log = File::options().create(true).append(true).open(path)?;
         command.stdout(log.try_clone()?).stderr(log);
         return Ok(Output::File(path.clone()));
+    }
+    // What it writes appears on our terminal; it sees a pipe.
+    if io::stdout().is_terminal() {
+        command.env("CLICOLOR_FORCE", "1");
     }
     let (reader, writer) = io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);

@@ -109,20 +109,19 @@ fn at_start(setting: Option<&OsStr>) -> (EnvFilter, Option<LogFilterError>) {
 /// the first call in a process has an effect.
 pub fn init_for_command() {
     let formatter = Formatter { format: LogFormat::Text, clock: Clock::system() };
-    // Colors are for terminals.
-    init_with(formatter, None, BoxMakeWriter::new(io::stderr), !io::stderr().is_terminal());
+    init_with(formatter, None, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal());
 }
 
 /// Logs to standard output for a replica, and sends spans to a tracer.
 pub(super) fn init(format: LogFormat, tracer: Option<SdkTracer>, clock: Clock) -> LogFilter {
-    init_with(Formatter { format, clock }, tracer, BoxMakeWriter::new(io::stdout), false)
+    init_with(Formatter { format, clock }, tracer, BoxMakeWriter::new(io::stdout), io::stdout().is_terminal())
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "logging starts before the settings are read, and RUST_LOG is not one of them"
+    reason = "logging starts before the settings are read, and RUST_LOG and CLICOLOR_FORCE are not among them"
 )]
-fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter, is_plain: bool) -> LogFilter {
+fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter, is_terminal: bool) -> LogFilter {
     let (chosen, problem) = at_start(std::env::var_os(EnvFilter::DEFAULT_ENV).as_deref());
     let shown = chosen.to_string();
     let (chosen, handle) = reload::Layer::new(chosen);
@@ -135,7 +134,9 @@ fn init_with(formatter: Formatter, tracer: Option<SdkTracer>, to: BoxMakeWriter,
     };
     // Tracer spans do not appear in the log, and log events do not appear in traces.
     let lines = tracing_subscriber::fmt::layer().event_format(formatter).with_writer(to);
-    let lines = if is_plain { lines.with_ansi(false) } else { lines };
+    // Colors are for terminals, and for programs that show a replica's output on theirs. NO_COLOR is heeded by the layer.
+    let is_asked_for = std::env::var_os("CLICOLOR_FORCE").is_some_and(|set| !set.is_empty() && set != "0");
+    let lines = if is_terminal || is_asked_for { lines } else { lines.with_ansi(false) };
     let lines = lines.with_filter(chosen.and(filter_fn(is_shown)));
     let traces = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

@@ -216,3 +216,22 @@ async fn a_log_that_is_not_asked_for_well_is_no_silent_one() {
         assert!(!said.contains(MARK), "{said}");
     }
 }
+
+#[tokio::test]
+async fn text_that_no_terminal_shows_has_no_colors_unless_they_are_asked_for() {
+    let start = async |wanted: &[(&str, &str)]| {
+        let settings = [("DATABASE_URL", "postgres://127.0.0.1:1/nowhere"), ("BIND_ADDRESS", "192.0.2.1")];
+        let text = [("LOG_FORMAT", "text"), ("OTEL_METRICS_EXPORTER", "otlp")];
+        said(&run(&[], &[&settings, &text, wanted].concat()).await)
+    };
+    for (wanted, is_colored) in [
+        (&[][..], false),
+        (&[("CLICOLOR_FORCE", "1")], true),
+        (&[("CLICOLOR_FORCE", "0")], false),
+        (&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
+    ] {
+        let said = start(wanted).await;
+        assert!(said.contains("WARN") && said.contains("by OTLP"), "{said}");
+        assert_eq!(said.contains('\x1b'), is_colored, "{wanted:?}: {said}");
+    }
+}
