@@ -18,6 +18,7 @@ use super::dates::MAX_AGE;
 use super::rate::ReplicaCount;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
+use crate::protocol::close::CloseReason;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 use message::{Envelope, Message};
@@ -113,6 +114,7 @@ impl Presence {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: *since,
             connections: metrics.connections.get().max(0) as u64,
+            rebalanced: metrics.closes.with_label_values(&[CloseReason::Rebalanced.label()]).get(),
             ready: metrics.ready.get() == 1,
             draining: draining.is_cancelled(),
         }

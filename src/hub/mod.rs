@@ -104,14 +104,14 @@ impl Hub {
         Membership { hub: self.clone(), user, mailbox, transport }
     }
 
-    /// Tells up to `count` sessions that joined before that moment to end, oldest first, so that their clients
-    /// reconnect elsewhere; returns how many there were.
-    pub fn close_oldest(&self, count: usize, joined_before: Instant) -> usize {
+    /// Tells up to `count` sessions to end, oldest first, so that their clients reconnect elsewhere; returns how many
+    /// there were. `may`: whether one that joined at that moment may be told.
+    pub fn close_oldest(&self, count: usize, may: impl Fn(Instant) -> bool) -> usize {
         let mut oldest: Vec<(Instant, Arc<Mailbox>)> = Vec::new();
         for shard in &self.shards {
             let users = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let sessions = users.values().flat_map(|user| &user.mailboxes);
-            let due = sessions.filter(|mailbox| mailbox.joined() < joined_before && !mailbox.is_closing());
+            let due = sessions.filter(|mailbox| may(mailbox.joined()) && !mailbox.is_closing());
             oldest.extend(due.map(|mailbox| (mailbox.joined(), mailbox.clone())));
         }
         if oldest.len() > count {

@@ -120,15 +120,15 @@ async fn the_oldest_sessions_are_closed_once_and_none_that_came_later() {
     let sessions: Vec<Membership> = (0..10).map(join).collect();
     let moment = Instant::now();
     let later = join(10);
-    assert_eq!(hub.close_oldest(3, moment), 3);
-    assert_eq!(hub.close_oldest(4, moment), 4);
+    assert_eq!(hub.close_oldest(3, |joined| joined < moment), 3);
+    assert_eq!(hub.close_oldest(4, |joined| joined < moment), 4);
     for (n, session) in sessions.iter().enumerate() {
         let expected = if n < 7 { "close" } else { "" };
         assert_eq!(mail(session).await, expected, "{n}");
     }
     hub.announce(&wakeup("0", "todo", None, &["tasks"]));
     assert_eq!(mail(&sessions[0]).await, "close", "nothing else is worth saying");
-    assert_eq!(hub.close_oldest(100, moment), 3);
+    assert_eq!(hub.close_oldest(100, |joined| joined < moment), 3);
     assert_eq!(mail(&later).await, "");
 }
 

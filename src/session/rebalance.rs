@@ -5,7 +5,9 @@
 //! all while another is a tenth below, begins a *wave*: it closes its excess, evenly over the window
 //! ([`FanoutConfig::rebalance_ms`](crate::config::FanoutConfig::rebalance_ms)), and follows the others' counts as it
 //! goes, so it never closes more than needed. Only sessions that began three windows before the wave are closed, oldest
-//! first: no wave closes a device twice. If there are none that old, as after a rollout, it tries again a window later.
+//! first. If there are none that old, as after a rollout, it tries again a window later. Replicas announce how many they
+//! have closed, and a session that joined while one did so is left alone for an hour (sixty windows): no device is closed
+//! twice, not even if counts drift apart again soon after.
 //!
 //! A wave begins with a few connections, and continues once they have come back elsewhere. If they do not, because the
 //! balancer sends clients back to where they were or does not know the replica with few, it ends, and the next one is a
@@ -13,6 +15,7 @@
 //!
 //! While a replica drains, and so during a rollout, no connection is closed to rebalance.
 
+mod moved;
 mod trial;
 
 use crate::fanout::Presence;
@@ -20,6 +23,7 @@ use crate::fanout::presence::Replica;
 use crate::hub::Hub;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::REBALANCE_OUTCOMES;
+use moved::Moves;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +42,8 @@ const SLOWEST: f64 = 0.25;
 const RETURN: u32 = 3;
 /// Minimum age of a session when a wave begins, in windows.
 const AGE: u32 = 3;
+/// Time for which a session is left alone that may be a client's which was closed before, in windows.
+const SETTLED: u32 = 60;
 /// Maximum number of closes in a window as a multiple of the excess: most of them come back to replicas with too many.
 const MOST: f64 = 10.0;
 /// Windows between a wave that did not help and the next one: initially, and at most.
@@ -51,6 +57,7 @@ pub struct Rebalancer {
     wave: Option<Wave>,
     /// Recent closes, whose clients may not have come back yet.
     closed: VecDeque<(Instant, usize)>,
+    moves: Moves,
     rest: u32,
     rests_until: Option<Instant>,
 }
@@ -134,7 +141,8 @@ impl Load {
 impl Rebalancer {
     /// Creates a rebalancer that closes an excess within about `window`, which must not be zero.
     pub fn new(window: Duration, metrics: Arc<Metrics>) -> Rebalancer {
-        Rebalancer { window, metrics, wave: None, closed: VecDeque::new(), rest: REST.0, rests_until: None }
+        let moves = Moves::new(window / RETURN, window * SETTLED);
+        Rebalancer { window, metrics, wave: None, closed: VecDeque::new(), moves, rest: REST.0, rests_until: None }
     }
 
     /// Rebalances the connections of this replica until told to stop.
@@ -146,7 +154,7 @@ impl Rebalancer {
             // Other replicas' counts are as they last announced them; our own is known exactly.
             replicas[0] = presence.own();
             let Some(step) = self.step(Instant::now(), &replicas) else { continue };
-            let closed = hub.close_oldest(step.count, step.joined_before);
+            let closed = hub.close_oldest(step.count, |joined| self.may_close(step, joined));
             self.has_closed(Instant::now(), closed, step.count);
         }
     }
@@ -156,6 +164,7 @@ impl Rebalancer {
         while self.closed.front().is_some_and(|(at, _)| *at + self.window / RETURN <= now) {
             self.closed.pop_front();
         }
+        self.moves.note(now, replicas);
         let returning = self.closed.iter().map(|(_, count)| count).sum::<usize>();
         let Some(load) = Load::of(replicas, returning) else {
             self.end_wave(Outcome::Interrupted);
@@ -169,7 +178,6 @@ impl Rebalancer {
             return None;
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {
-            tracing::info!(connections = load.own, mean = load.mean, "closing excess connections");
             let trial = Trial::begin(replicas, &load, excess);
             self.wave = Some(Wave { begun: now, excess, due: 0.0, is_spent: false, trial });
         }
@@ -198,12 +206,20 @@ impl Rebalancer {
         (count > 0).then_some(Step { count, joined_before })
     }
 
+    /// True if this step may close a session that joined at that moment.
+    fn may_close(&self, step: Step, joined: Instant) -> bool {
+        joined < step.joined_before && !self.moves.has_moved(joined)
+    }
+
     /// Records how many of the connections to close were closed: fewer if the others are too young.
     fn has_closed(&mut self, now: Instant, closed: usize, of: usize) {
         if closed > 0 {
             self.closed.push_back((now, closed));
         }
         if let Some(wave) = &mut self.wave {
+            if closed > 0 && wave.trial.closed == 0 {
+                tracing::info!(excess = wave.excess, "closing excess connections");
+            }
             wave.trial.closed += closed;
             wave.is_spent = closed < of;
         }

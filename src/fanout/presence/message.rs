@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A replica, as it describes itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
     /// Identifies this run of its process.
     pub id: String,
@@ -15,6 +15,9 @@ pub struct Replica {
     pub since: u64,
     /// Its WebSockets and streams.
     pub connections: u64,
+    /// How many of them it has closed so far to rebalance. Replicas of earlier versions do not say.
+    #[serde(default)]
+    pub rebalanced: u64,
     /// True if load balancers should send it requests.
     pub ready: bool,
     /// True if it is about to stop.

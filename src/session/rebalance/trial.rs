@@ -46,9 +46,10 @@ impl Trial {
         replicas.iter().filter_map(gain).sum()
     }
 
-    /// True if what was closed has gone to the replicas with few, or nothing was.
+    /// True if what was closed has gone to the replicas with few, or was too little to tell.
     pub(super) fn has_helped(&self, replicas: &[Replica]) -> bool {
-        self.closed == 0 || self.gained(replicas) >= self.closed as f64 * self.yield_each * HELPFUL
+        let expected = self.closed as f64 * self.yield_each;
+        expected < PROOF || self.gained(replicas) >= expected * HELPFUL
     }
 
     /// True if the closes did not help, not counting `returning` clients that may still be on their way.
