@@ -119,9 +119,7 @@ impl Rehearsal {
         let balancer = Balancer::start(kind, fleet.port, &fleet.candidates(), size.pace()).await;
         let addresses = fleet.start(3).await;
         balancer.set(addresses.clone(), true);
-        let serves = async || cluster.http.get(format!("{}/health/live", balancer.url)).send().await.ok();
-        let serving = async || serves().await.filter(|answer| answer.status() == 200);
-        assert!(wait::until(TIMEOUT, serving).await.is_some(), "the balancer finds no replica");
+        balancer.serves(&cluster.http).await;
         let clients = Clients::start(&cluster, &balancer.url, size);
         Rehearsal { size, cluster, fleet, balancer, clients, addresses, begun: Instant::now() }
     }
@@ -214,6 +212,22 @@ async fn rehearse(kind: Kind) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_replicas_come_and_go_behind_haproxy() {
     rehearse(Kind::HaProxy).await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_is_gone_ends_at_once_behind_haproxy() {
+    let cluster = Cluster::start(0).await;
+    let mut fleet = Fleet::new(&cluster, &[("SSE_HEARTBEAT_MS", "30000".to_owned())]);
+    let balancer = Balancer::start(Kind::HaProxy, fleet.port, &fleet.candidates(), SMALL.pace()).await;
+    balancer.set(fleet.start(1).await, true);
+    balancer.serves(&cluster.http).await;
+    let stream = cluster.http.get(format!("{}/sync/todo/stream?collections=tasks", balancer.url));
+    let stream = stream.bearer_auth(cluster.user().token).send().await.unwrap();
+    assert_eq!((stream.status().as_u16(), fleet.spread(&cluster.http).await), (200, vec![1]));
+    drop(stream);
+    // Before the first heartbeat notices.
+    let is_gone = async || (fleet.spread(&cluster.http).await == [0]).then_some(());
+    assert!(wait::until(Duration::from_secs(15), is_gone).await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
