@@ -167,7 +167,7 @@ async fn a_session_ends_whose_token_is_refused_just_after_it_was_checked() {
     let refused = Identity { token_id: Some("stolen".into()), ..identity(KNOWN, HOUR) };
     let (mut extended, mut begun) =
         (member(&rig, None, None, HOUR).await, WebSocketSession::new(rig.sessions.clone(), None));
-    rig.sessions.auth.refused().refuse("stolen", refused.expires).unwrap();
+    rig.sessions.auth.refused().refuse("stolen", refused.expires, true).unwrap();
     for session in [&mut extended, &mut begun] {
         session.authenticated(refused.clone(), None).await;
         let action = at_once(session.next()).await;
