@@ -6,8 +6,9 @@
 //! ([`FanoutConfig::rebalance_ms`](crate::config::FanoutConfig::rebalance_ms)), and follows the others' counts as it
 //! goes, so it never closes more than needed. Only sessions that began three windows before the wave are closed, oldest
 //! first. If there are none that old, as after a rollout, it tries again a window later. Replicas announce how many they
-//! have closed, and a session that joined while one did so is left alone for an hour (sixty windows): no device is closed
-//! twice, not even if counts drift apart again soon after.
+//! have closed, and a session that joined while one did so is left alone for an hour (sixty windows), unless a replica is
+//! very far from the mean when the wave begins: so no device is closed twice, not even if counts drift apart again soon
+//! after.
 //!
 //! A wave begins with a few connections, and continues once they have come back elsewhere. If they do not, because the
 //! balancer sends clients back to where they were or does not know the replica with few, it ends, and the next one is a
@@ -44,6 +45,8 @@ const RETURN: u32 = 3;
 const AGE: u32 = 3;
 /// Time for which a session is left alone that may be a client's which was closed before, in windows.
 const SETTLED: u32 = 60;
+/// The deviation, as a fraction of the mean, from which on even these are closed: waves leave replicas much closer to it.
+const VERY_FAR: f64 = 0.5;
 /// Maximum number of closes in a window as a multiple of the excess: most of them come back to replicas with too many.
 const MOST: f64 = 10.0;
 /// Windows between a wave that did not help and the next one: initially, and at most.
@@ -65,6 +68,8 @@ pub struct Rebalancer {
 #[derive(Debug)]
 struct Wave {
     begun: Instant,
+    /// True if clients that have been closed before are left alone.
+    spares_moved: bool,
     /// The excess when it began.
     excess: f64,
     /// Closes allowed so far and not made yet.
@@ -90,6 +95,7 @@ enum Outcome {
 struct Step {
     count: usize,
     joined_before: Instant,
+    spares_moved: bool,
 }
 
 /// The connections of the replicas that take part.
@@ -131,6 +137,11 @@ impl Load {
     fn excess(&self) -> Option<f64> {
         let worth = if self.lacks() { 1.0 } else { (self.mean / EVEN).max(1.0) };
         Some(self.own - self.mean).filter(|excess| *excess >= worth)
+    }
+
+    /// True if this replica has very many more than the mean, or another has very few.
+    fn is_very_uneven(&self) -> bool {
+        self.own > self.mean * (1.0 + VERY_FAR) || self.least < self.mean * (1.0 - VERY_FAR)
     }
 
     fn is_uneven(&self) -> bool {
@@ -179,7 +190,14 @@ impl Rebalancer {
         };
         if self.wave.is_none() && load.is_uneven() && self.rests_until.is_none_or(|until| until <= now) {
             let trial = Trial::begin(replicas, &load, excess);
-            self.wave = Some(Wave { begun: now, excess, due: 0.0, is_spent: false, trial });
+            self.wave = Some(Wave {
+                begun: now,
+                spares_moved: !load.is_very_uneven(),
+                excess,
+                due: 0.0,
+                is_spent: false,
+                trial,
+            });
         }
         let wave = self.wave.as_mut()?;
         if wave.trial.replicas != replicas.iter().filter(|replica| replica.ready).count() {
@@ -203,12 +221,12 @@ impl Rebalancer {
         wave.due -= count as f64;
         // The clock may not reach further back than the start of the process.
         let joined_before = wave.begun.checked_sub(self.window * AGE).unwrap_or(wave.begun);
-        (count > 0).then_some(Step { count, joined_before })
+        (count > 0).then_some(Step { count, joined_before, spares_moved: wave.spares_moved })
     }
 
     /// True if this step may close a session that joined at that moment.
     fn may_close(&self, step: Step, joined: Instant) -> bool {
-        joined < step.joined_before && !self.moves.has_moved(joined)
+        joined < step.joined_before && !(step.spares_moved && self.moves.has_moved(joined))
     }
 
     /// Records how many of the connections to close were closed: fewer if the others are too young.
