@@ -22,7 +22,7 @@ const CONSOLE: &str = "console";
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>) -> Response {
     let page = Page::new(&admin, &login, "/actions", "Actions");
     let (cluster, tokens) = tokio::join!(admin.cluster(), admin.refused_tokens());
-    let everywhere = select(&cluster.replicas, true);
+    let everywhere = select(&cluster.replicas, Some("all"));
     let content = html! {
         (missing(&cluster.silent, cluster.problem.as_ref()))
         div.cards {
@@ -41,7 +41,7 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
             (page.form("/actions/drain", "Do it", None, &html! {
                 h2 { "Drain a replica" }
                 p.muted { "It stops being ready, and its sessions leave. It keeps running, and can be taken back." }
-                (select(&cluster.replicas, false))
+                (select(&cluster.replicas, None))
                 label { "What" select name="drained" { option value="true" { "Drain" } option value="false" { "Take back" } } }
             }))
             (page.form("/actions/log", "Change", None, &html! {
@@ -59,8 +59,8 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
             }))
             (page.form("/actions/compact", "Trim now", None, &html! {
                 h2 { "Trim logs" }
-                p.muted { "Trims the values that lost from old changes, now." }
-                (everywhere)
+                p.muted { "One replica trims the values that lost from old changes in all logs, now." }
+                (select(&cluster.replicas, Some("any")))
             }))
         }
         section { h2 { "Refused tokens" } (refused(&page, &tokens)) }
@@ -68,12 +68,13 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
     page.draw(None, &content)
 }
 
-fn select(replicas: &[Replica], everywhere: bool) -> Markup {
+/// `otherwise`: what it means to name none, if that is possible.
+fn select(replicas: &[Replica], otherwise: Option<&str>) -> Markup {
     html! {
         label {
             "Replica"
             select name="replica" {
-                @if everywhere { option value="" { "all" } }
+                @if let Some(otherwise) = otherwise { option value="" { (otherwise) } }
                 @for replica in replicas { option value=(replica.name) { (replica.name) } }
             }
         }
