@@ -85,16 +85,6 @@ impl Balancer {
         );
     }
 
-    /// Waits until it passes requests on to a replica.
-    pub async fn serves(&self, http: &reqwest::Client) {
-        let ask = async || http.get(format!("{}/health/live", self.url)).send().await.ok();
-        let serving = async || ask().await.filter(|answer| answer.status() == 200);
-        assert!(
-            mana_dev::wait::until(crate::support::TIMEOUT, serving).await.is_some(),
-            "the balancer finds no replica"
-        );
-    }
-
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }

@@ -119,7 +119,7 @@ impl Rehearsal {
         let balancer = Balancer::start(kind, fleet.port, &fleet.candidates(), size.pace()).await;
         let addresses = fleet.start(3).await;
         balancer.set(addresses.clone(), true);
-        balancer.serves(&cluster.http).await;
+        serves(&balancer, &cluster.http).await;
         let clients = Clients::start(&cluster, &balancer.url, size);
         Rehearsal { size, cluster, fleet, balancer, clients, addresses, begun: Instant::now() }
     }
@@ -187,6 +187,13 @@ impl Rehearsal {
     }
 }
 
+/// Waits until the balancer passes requests on to a replica.
+async fn serves(balancer: &Balancer, http: &reqwest::Client) {
+    let ask = async || http.get(format!("{}/health/live", balancer.url)).send().await.ok();
+    let serving = async || ask().await.filter(|answer| answer.status() == 200);
+    assert!(wait::until(TIMEOUT, serving).await.is_some(), "the balancer finds no replica");
+}
+
 async fn rehearse(kind: Kind) {
     let size = if std::env::var_os("ROLLOUT_LONG").is_some() { LONG } else { SMALL };
     let mut rehearsal = Rehearsal::begin(kind, size).await;
@@ -220,7 +227,7 @@ async fn a_stream_whose_client_is_gone_ends_at_once_behind_haproxy() {
     let mut fleet = Fleet::new(&cluster, &[("SSE_HEARTBEAT_MS", "30000".to_owned())]);
     let balancer = Balancer::start(Kind::HaProxy, fleet.port, &fleet.candidates(), SMALL.pace()).await;
     balancer.set(fleet.start(1).await, true);
-    balancer.serves(&cluster.http).await;
+    serves(&balancer, &cluster.http).await;
     let stream = cluster.http.get(format!("{}/sync/todo/stream?collections=tasks", balancer.url));
     let stream = stream.bearer_auth(cluster.user().token).send().await.unwrap();
     assert_eq!((stream.status().as_u16(), fleet.spread(&cluster.http).await), (200, vec![1]));
