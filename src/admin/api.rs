@@ -47,7 +47,10 @@ pub(super) async fn record(State(admin): State<Admin>, uri: Uri) -> Result<Respo
     let table = name("table", &required(&uri, "table")?, MAX_TABLE)?;
     let id = name("id", &required(&uri, "id")?, MAX_RECORD)?;
     let record = admin.record(&user, &app, &table, &id).await?;
-    if record.history.is_empty() { Err(AdminError::NoRecord) } else { answer(&record) }
+    if record.history.is_empty() {
+        return Err(AdminError::NoRecord);
+    }
+    admin.heavy.run(record.bytes(), || answer(&record)).await
 }
 
 /// Checks a name from a request.

@@ -152,7 +152,9 @@ impl Admin {
         let log = crate::protocol::Log::new(user_id.into(), app);
         let client = self.reading_of(log.user).client().await?;
         let (changes, truncated) = inspect::record(&client, &log, table, id).await?;
-        let (fields, history) = record::explain(&changes)?;
+        let length = |text: &str| text.len();
+        let bytes = changes.iter().map(|logged| logged.change.data.as_deref().map_or(0, length)).sum();
+        let (fields, history) = self.heavy.run(bytes, || record::explain(&changes)).await?;
         let is_set = |field: &super::report::Field| field.name == "deletedAt" && !field.value.is_null();
         Ok(Record {
             user_id: user_id.to_owned(),

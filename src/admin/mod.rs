@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::db::{ConnectError, Connector};
 use crate::fanout::Presence;
 use crate::http::Health;
+use crate::limits::heavy::HeavyWork;
 use crate::shutdown::Shutdown;
 use crate::store::Layout;
 use crate::telemetry::Metrics;
@@ -69,6 +70,8 @@ pub struct Inner {
     clock: Clock,
     /// Throttles the log line about requests without the token.
     refusal_line: Throttle,
+    /// Runs what takes long, such as writing a page about a record of megabytes, in turns.
+    heavy: HeavyWork,
 }
 
 impl std::ops::Deref for Admin {
@@ -129,6 +132,7 @@ impl Admin {
             login,
             clock,
             refusal_line: Throttle::default(),
+            heavy: HeavyWork::default(),
         }));
         Ok(Some((admin.clone(), Tasks { admin, local, answering })))
     }

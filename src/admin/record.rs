@@ -1,11 +1,10 @@
 //! Explains a record: its changes, and the winning write of each field.
 
-use super::report::{Change, Field, Write};
+use super::report::{Change, Field, Json, Write};
 use crate::protocol::Cursor;
 use crate::protocol::merge::Rank;
 use crate::store::inspect::InspectError;
 use crate::store::lifecycle::LoggedChange;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Returns a record's current fields, as far as these changes tell, and the changes.
@@ -25,7 +24,7 @@ pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), Ins
             writes: Vec::new(),
         });
         for (name, json, stamp) in logged.fields()? {
-            let (rank, value) = ((stamp, at), read(&json));
+            let (rank, value) = ((stamp, at), Json::new(&json));
             let stamp = stamp.to_string();
             change.writes.push(Write {
                 field: name.clone(),
@@ -48,17 +47,12 @@ pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), Ins
     Ok((best.into_values().map(|(_, field)| field).collect(), changes.into_values().collect()))
 }
 
-/// Data stored as jsonb is always JSON.
-fn read(json: &str) -> Value {
-    serde_json::from_str(json).unwrap_or_else(|_| Value::String(json.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::merge::StoredChange;
     use crate::protocol::push::Op;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn change(at: i64, device: &str, op: Op, data: Value, stamps: Value) -> LoggedChange {
         let change = StoredChange {
@@ -104,7 +98,7 @@ mod tests {
         let (fields, history) = explain(&logged).unwrap();
         let won = |name: &str| {
             let field = fields.iter().find(|field| field.name == name).unwrap();
-            (field.value.clone(), field.device.as_str(), field.stamp.clone())
+            (serde_json::to_value(&field.value).unwrap(), field.device.as_str(), field.stamp.clone())
         };
         assert_eq!(won("title"), (json!("late"), "laptop", stamp(9)));
         assert_eq!(won("done"), (json!(true), "phone", stamp(1)), "a tie, stored later");

@@ -38,7 +38,7 @@ async fn a_replica_whose_database_is_away_still_answers_for_itself() {
     let mut postgres = mana_dev::TemporaryPostgres::start(std::path::Path::new(".dev"), vec![]).await.unwrap();
     let settings = [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 2, &settings).await;
-    let admin = (0..2).map(|index| admin_url(&cluster, index)).collect();
+    let admin = cluster.nodes.iter().map(Node::admin_url).collect();
     let it = Administered { cluster, admin };
     it.acquainted().await;
     let user = it.cluster.user();
@@ -68,7 +68,7 @@ async fn a_replica_without_an_admin_port_is_told_of() {
         _ => vec![],
     };
     let cluster = Cluster::start_each(&postgres.server().admin_url(), 2, settings).await;
-    let it = Administered { admin: vec![admin_url(&cluster, 0)], cluster };
+    let it = Administered { admin: vec![cluster.nodes[0].admin_url()], cluster };
     eventually("it is told of", async || {
         let shown = it.get(0, "cluster").await;
         let problem = shown["problem"].as_str().unwrap_or_default().to_owned();

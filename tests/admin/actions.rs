@@ -147,7 +147,7 @@ async fn what_was_said_to_a_process_is_not_repeated_to_the_next_one_of_its_name(
     let recorded = tokio::time::timeout(TIMEOUT, listener.recv()).await.unwrap().unwrap().payload().to_owned();
     it.cluster.nodes[1].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[1].restart().await;
-    it.admin[1] = admin_url(&it.cluster, 1);
+    it.admin[1] = it.cluster.nodes[1].admin_url();
     it.acquainted().await;
     sqlx::query("select pg_notify('mana_sync_admin', $1)").bind(&recorded).execute(&it.cluster.pool).await.unwrap();
     // A query after the action is answered after it.

@@ -31,16 +31,8 @@ struct Administered {
 async fn administered(replicas: u16, settings: &[(&str, &str)]) -> Administered {
     let admin = [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
     let cluster = Cluster::start_with(replicas, &[&admin, settings].concat()).await;
-    let admin = (0..replicas.into()).map(|index| admin_url(&cluster, index)).collect();
+    let admin = cluster.nodes.iter().map(Node::admin_url).collect();
     Administered { cluster, admin }
-}
-
-/// The address of a replica's admin port, from its log, as of its last start.
-fn admin_url(cluster: &Cluster, index: usize) -> String {
-    let log = cluster.nodes[index].log();
-    let line = log.lines().rev().find(|line| line.contains("the admin port is open")).expect("it has one");
-    let line: Value = serde_json::from_str(line).unwrap();
-    format!("http://{}", line["address"].as_str().unwrap())
 }
 
 impl Administered {

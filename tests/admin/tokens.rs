@@ -48,7 +48,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
         it.cluster.nodes[index].restart().await;
         assert_eq!(refused(&it, &lost, index).await, (401, true), "replica {index}");
     }
-    it.admin = (0..2).map(|index| admin_url(&it.cluster, index)).collect();
+    it.admin = it.cluster.nodes.iter().map(Node::admin_url).collect();
     assert_eq!(it.get(1, "refused-tokens").await["refusedTokens"][0]["tokenId"], "lost");
     // Refusing it again can only extend the refusal; expired refusals are not kept.
     let (sooner, later) = (iso(now_millis() + 60_000), iso(now_millis() + 7_200_000));
@@ -95,7 +95,7 @@ async fn a_token_that_was_refused_by_mistake_is_accepted_again_everywhere_and_st
     }
     it.cluster.nodes[1].process.terminate(TIMEOUT).await.unwrap();
     it.cluster.nodes[1].restart().await;
-    it.admin[1] = admin_url(&it.cluster, 1);
+    it.admin[1] = it.cluster.nodes[1].admin_url();
     for index in 0..2 {
         assert_eq!(refused(&it, &mistaken, index).await.0, 200, "replica {index}");
         let tokens = it.get(index, "refused-tokens").await;

@@ -6,6 +6,7 @@
 //! run: one attack after another, each measured ── the table in docs/faults.md
 //! bodies, readers, unauthenticated, clients: the attacks     relatives: variants elsewhere
 //! storm: what is left after very many came and went
+//! operators: questions about what users stored
 //! ```
 //! By default a short form runs, which checks the replica's memory, answers and survival. `make siege` runs all of it
 //! (`SIEGE=long`), and also checks its times: for a machine that does nothing else.
@@ -15,6 +16,7 @@ mod support;
 
 mod bodies;
 mod clients;
+mod operators;
 mod readers;
 mod relatives;
 mod replica;

@@ -62,6 +62,14 @@ impl Node {
     pub fn url(&self) -> &str {
         self.process.base_url()
     }
+
+    /// The base URL of its admin port, from its log, as of its last start.
+    pub fn admin_url(&self) -> String {
+        let log = self.log();
+        let line = log.lines().rev().find(|line| line.contains("the admin port is open")).expect("it has one");
+        let line: Value = serde_json::from_str(line).unwrap();
+        format!("http://{}", line["address"].as_str().unwrap())
+    }
 }
 
 /// Replicas over a database of their own, with the services they depend on.

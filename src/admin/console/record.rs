@@ -4,7 +4,7 @@ use super::super::Admin;
 use super::super::act::MAX_USER;
 use super::super::api::name;
 use super::super::error::AdminError;
-use super::super::report::{Change, Record, Write};
+use super::super::report::{Change, Json, Record, Write};
 use super::super::request::optional;
 use super::failed;
 use super::login::Login;
@@ -19,6 +19,8 @@ use maud::{Markup, html};
 
 /// Characters of a value shown before it is expanded.
 const SHORT: usize = 80;
+/// Maximum bytes of a value shown after it is expanded: a page takes several times the memory of what it shows.
+const LONG: usize = 64 << 10;
 
 pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension<Login>, uri: Uri) -> Response {
     let given = ["user", "app", "table", "id"].map(|name| optional(&uri, name).unwrap_or_default());
@@ -28,7 +30,10 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
         return page.draw(None, &form);
     }
     match find(&admin, &given).await {
-        Ok(record) => page.draw(None, &html! { (form) (fields(&record)) (history(&record)) }),
+        Ok(record) => {
+            let draw = || page.draw(None, &html! { (form) (fields(&record)) (history(&record)) });
+            admin.heavy.run(record.bytes(), draw).await
+        }
         Err(AdminError::NoRecord) => {
             page.draw(None, &html! { (form) p.banner { "No change to such a record is stored." } })
         }
@@ -116,11 +121,36 @@ fn written(write: &Write) -> Markup {
     }
 }
 
-fn value(value: &serde_json::Value) -> Markup {
-    let text = value.to_string();
-    let short: String = text.chars().take(SHORT).collect();
+fn value(value: &Json) -> Markup {
+    let text = value.as_str();
+    let short = text.char_indices().nth(SHORT).map_or(text, |(end, _)| &text[..end]);
+    let long = &text[..text.floor_char_boundary(LONG)];
     html! {
         @if short.len() == text.len() { code { (text) } }
-        @else { details { summary { code { (short) "…" } } pre { (text) } } }
+        @else {
+            details {
+                summary { code { (short) "…" } }
+                pre { (long) }
+                @if long.len() < text.len() {
+                    p.banner { "It goes on: " (text.len()) " bytes in all. The API's /record has all of it." }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_shown_in_part_if_it_is_long() {
+        let shown = |text: &str| value(&Json::new(text)).into_string();
+        assert_eq!(shown("[1, 2]"), "<code>[1, 2]</code>");
+        let some = shown(&format!("\"{}\"", "ü".repeat(100)));
+        assert!(some.contains(&format!("<summary><code>&quot;{}…</code>", "ü".repeat(79))), "{some}");
+        assert!(some.contains(&"ü".repeat(100)) && !some.contains("It goes on"), "{some}");
+        let long = shown(&format!("\"{}\"", "ü".repeat(5 << 20)));
+        assert!(long.len() < LONG + 1_000 && long.contains("10485762 bytes in all"), "{} bytes", long.len());
     }
 }

@@ -6,7 +6,7 @@ mod replica;
 mod user;
 
 pub use crate::store::inspect::DatabaseState as Database;
-pub use record::{Change, Field, Record, Write};
+pub use record::{Change, Field, Json, Record, Write};
 pub use replica::{Connections, Latencies, Latency, Listener, Pool, Process, Rates, Refused, Replica};
 pub use user::{Device, DeviceRead, Log, Session, Usage, User, UserOnReplica};
 

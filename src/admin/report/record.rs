@@ -1,6 +1,58 @@
 //! The report of a record: its fields, and who wrote them.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use std::fmt;
+use std::sync::Arc;
+
+/// A JSON value as text. Parsed into a tree, it would take up to a hundred times the memory. Clones share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json(Arc<str>);
+
+impl Json {
+    /// Creates a value from JSON; any other text becomes a string.
+    pub fn new(text: &str) -> Json {
+        match serde_json::from_str::<&RawValue>(text) {
+            Ok(_) => Json(text.into()),
+            Err(_) => Json(serde_json::Value::from(text).to_string().into()),
+        }
+    }
+
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True if it is `null`.
+    pub fn is_null(&self) -> bool {
+        &*self.0 == "null"
+    }
+}
+
+impl Default for Json {
+    fn default() -> Json {
+        Json("null".into())
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(|value| Json(value.get().into()))
+    }
+}
 
 /// A record, with its history.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -24,6 +76,14 @@ pub struct Record {
     pub truncated: bool,
 }
 
+impl Record {
+    /// Returns the length of all its values, in bytes.
+    pub fn bytes(&self) -> usize {
+        let writes = self.history.iter().flat_map(|change| &change.writes).map(|write| write.value.as_str().len());
+        self.fields.iter().map(|field| field.value.as_str().len()).chain(writes).sum()
+    }
+}
+
 /// The current value of a field, and the write that won.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -31,7 +91,7 @@ pub struct Field {
     /// The name of the field.
     pub name: String,
     /// Its value.
-    pub value: serde_json::Value,
+    pub value: Json,
     /// The winning stamp.
     pub stamp: String,
     /// The device that wrote it.
@@ -63,7 +123,7 @@ pub struct Write {
     /// The field.
     pub field: String,
     /// The value.
-    pub value: serde_json::Value,
+    pub value: Json,
     /// Its stamp.
     pub stamp: String,
     /// True if it is the field's current value.

@@ -41,10 +41,7 @@ async fn operators_find_users_wherever_they_are() {
 async fn operators_see_users_of_all_buckets_but_of_the_one_that_is_away() {
     const TOKEN: &str = "an-admin-token-for-tests";
     let cluster = distributed(1, &[("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)]).await;
-    let log = cluster.nodes[0].log();
-    let line = log.lines().rev().find(|line| line.contains("the admin port is open")).expect("it has one");
-    let line: Value = serde_json::from_str(line).unwrap();
-    let base = format!("http://{}/api/v1", line["address"].as_str().unwrap());
+    let base = format!("{}/api/v1", cluster.nodes[0].admin_url());
     let ask = async |path: String| -> (StatusCode, Value) {
         let request = cluster.http.get(format!("{base}/{path}")).bearer_auth(TOKEN).timeout(TIMEOUT);
         let reply = request.send().await.unwrap();
