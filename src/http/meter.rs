@@ -11,6 +11,8 @@ use tokio::time::timeout;
 const FREE: usize = 4 << 10;
 /// Maximum size of a message before authentication, in bytes.
 pub(super) const MAX_UNAUTHENTICATED_MESSAGE: usize = 16 << 10;
+/// Size of a WebSocket's buffer, as a multiple of the message that it has grown for.
+const BUFFERED: usize = 2;
 /// Bytes that frame headers and the start of the next message may add to a message's count.
 const MESSAGE_SLACK: usize = 4 << 10;
 
@@ -19,12 +21,14 @@ const MESSAGE_SLACK: usize = 4 << 10;
 pub(super) enum Stage {
     /// A request's head.
     Head,
-    /// A request that is being answered, or a connection that is being closed: whoever reads from it bounds it.
+    /// A request that is being answered, or bytes that are not kept: whoever reads from it bounds it.
     Unmetered,
     /// A message of a WebSocket that has not authenticated.
     UnauthenticatedMessage,
     /// A message of a WebSocket that has authenticated.
     Message,
+    /// A message of a WebSocket that is being closed: only its client's answer is awaited, and that is short.
+    Closing,
 }
 
 /// The reasons to stop reading from a client.
@@ -48,6 +52,8 @@ pub(super) struct State {
     pub(super) budget: Budget,
     pub(super) reservation: Option<Reservation>,
     pub(super) overrun: Option<Overrun>,
+    /// Bytes to which the WebSocket's buffer has grown, if it has. It does not shrink, so they stay reserved.
+    pub(super) grown: usize,
 }
 
 /// The budget that memory is reserved from.
@@ -71,7 +77,14 @@ impl Meter {
     /// Creates the meter of a connection that has sent nothing yet.
     pub(super) fn new(unauthenticated: UserBudget) -> Meter {
         let budget = Budget::Unauthenticated(unauthenticated);
-        Meter(Mutex::new(State { stage: Stage::Head, unfinished: 0, budget, reservation: None, overrun: None }))
+        Meter(Mutex::new(State {
+            stage: Stage::Head,
+            unfinished: 0,
+            budget,
+            reservation: None,
+            overrun: None,
+            grown: 0,
+        }))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -133,9 +146,14 @@ impl Meter {
         }
     }
 
-    /// Marks a message as complete.
+    /// Marks a message as complete. Memory for the buffer that it was read into stays reserved.
     pub(super) fn end_message(&self) {
-        self.state().finish();
+        let mut state = self.state();
+        let bytes = std::mem::take(&mut state.unfinished);
+        let State { reservation: Some(reservation), budget, grown, .. } = &mut *state else { return };
+        *grown = (*grown).max(BUFFERED * bytes).min(reservation.bytes());
+        // It shrinks.
+        budget.share().resize(reservation, *grown);
     }
 
     /// Uncounts bytes that were not part of a message.
@@ -144,9 +162,14 @@ impl Meter {
         state.unfinished = state.unfinished.saturating_sub(bytes);
     }
 
-    /// Marks the connection as closing: what still arrives is not kept.
-    pub(super) fn close(&self) {
-        self.enter(Stage::Unmetered);
+    /// Marks the WebSocket as closing: no more is reserved. What is reserved stays, like the buffer that it is for.
+    pub(super) fn begin_closing(&self) {
+        self.state().stage = Stage::Closing;
+    }
+
+    /// Marks what still arrives as not kept.
+    pub(super) fn discard(&self) {
+        self.state().stage = Stage::Unmetered;
     }
 
     /// Returns why reading stopped.
@@ -161,6 +184,10 @@ impl State {
         self.reservation = None;
     }
 
+    fn reserved(&self) -> usize {
+        self.reservation.as_ref().map_or(0, Reservation::bytes)
+    }
+
     /// Returns the bytes to reserve before more is read, if any.
     pub(super) fn lacks(&self, max_head: usize, max_message: usize) -> Result<Option<usize>> {
         let most = match self.stage {
@@ -171,7 +198,12 @@ impl State {
             }
             Stage::UnauthenticatedMessage => MAX_UNAUTHENTICATED_MESSAGE,
             Stage::Message => max_message,
+            Stage::Closing if self.unfinished > self.reserved().max(FREE) => {
+                return Err(Error::other(Overrun::TooLarge));
+            }
+            Stage::Closing => return Ok(None),
         };
-        Ok((self.unfinished > FREE && self.reservation.is_none()).then_some(most))
+        let needed = if self.unfinished > FREE { most } else { self.grown };
+        Ok((self.reserved() < needed).then_some(needed))
     }
 }

@@ -14,7 +14,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
@@ -23,6 +23,10 @@ use tokio_io_timeout::TimeoutStream;
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 76\r\n\r\n\
     {\"error\":\"busy\",\"message\":\"the server has no room at the moment; try again\"}";
+
+/// Maximum bytes read at once. HTTP doubles its buffer of 8 KiB when a read fills it, and a connection that is idle keeps
+/// it; what it holds beyond the request that is being answered is not counted. So no read fills it.
+const READ_AT_ONCE: u64 = (8 << 10) - 1;
 
 /// Maximum sizes in bytes of a head and a message, and how long a client waits for memory for them.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +80,6 @@ impl Transport {
         self.reserving = None;
         let mut state = self.connection.meter().state();
         if reserved.is_some() {
-            // If the message was finished in the meantime, the next one releases it.
             state.reservation = reserved;
             return Poll::Ready(Ok(()));
         }
@@ -97,7 +100,7 @@ impl AsyncRead for Transport {
         let this = self.get_mut();
         ready!(this.poll_room(cx))?;
         let before = buf.filled().len();
-        ready!(this.stream.as_mut().poll_read(cx, buf))?;
+        ready!(Pin::new(&mut (&mut this.stream).take(READ_AT_ONCE)).poll_read(cx, buf))?;
         this.connection.meter().state().unfinished += buf.filled().len() - before;
         Poll::Ready(Ok(()))
     }

@@ -196,11 +196,15 @@ async fn leave(mut socket: Box<Socket>) -> CloseReason {
 async fn close(mut socket: Box<Socket>, reason: CloseReason) {
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     let frame = CloseFrame { code: reason.code().into(), reason: reason.text().into() };
-    socket.get_ref().connection().meter().close();
+    let connection = socket.get_ref().connection().clone();
+    connection.meter().begin_closing();
     let closing = async {
         socket.send(Message::Close(Some(frame))).await?;
-        // Whatever cannot be read as messages is read as bytes below.
-        while let Some(Ok(_)) = socket.next().await {}
+        // Whatever is too long, or cannot be read as messages, is read as bytes below.
+        while let Some(Ok(_)) = socket.next().await {
+            connection.meter().end_message();
+        }
+        connection.meter().discard();
         let transport = socket.get_mut();
         transport.shutdown().await?;
         tokio::io::copy(&mut transport.take(MAX_DISCARDED), &mut tokio::io::sink()).await?;

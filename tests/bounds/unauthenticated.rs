@@ -68,6 +68,31 @@ async fn what_is_no_larger_is_read_and_after_authentication_64_kib_are() {
 }
 
 #[tokio::test]
+async fn a_socket_whose_buffer_has_grown_counts_for_as_long_as_it_is_open() {
+    let cluster = Cluster::start_with(1, &[]).await;
+    let user = cluster.user();
+    let reserved = async |budget: &str| metric(&cluster, 0, &format!("mana_sync_{budget}_bytes")).await as usize;
+    let pong = async |raw: &mut Raw| {
+        raw.send(TEXT, br#"{"type":"ping"}"#).await;
+        assert_eq!(raw.frame().await, Some((TEXT, br#"{"type":"pong"}"#.to_vec())));
+    };
+    let mut raw = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
+    raw.send(TEXT, &vec![b'x'; LIMIT]).await;
+    pong(&mut raw).await;
+    assert_eq!(reserved("unauthenticated").await, LIMIT, "its message is whole, and the buffer still there");
+    raw.send(TEXT, serde_json::json!({ "type": "auth", "token": user.token }).to_string().as_bytes()).await;
+    assert_eq!(raw.frame().await, Some((TEXT, br#"{"type":"auth-ok"}"#.to_vec())));
+    pong(&mut raw).await;
+    assert_eq!((reserved("unauthenticated").await, reserved("stream").await), (0, LIMIT), "now for its user");
+    let mut other = Raw::member(cluster.url(0), "/ws", &user, WIDE).await;
+    other.send(TEXT, &vec![b'x'; 60_000]).await;
+    pong(&mut other).await;
+    assert_eq!(reserved("stream").await, LIMIT + (64 << 10));
+    drop((raw, other));
+    eventually("all of it is given back", async || reserved("stream").await == 0).await;
+}
+
+#[tokio::test]
 async fn unfinished_messages_and_heads_share_what_there_is_and_leave_the_rest_alone() {
     let settings = [
         ("MAX_UNAUTHENTICATED_BYTES", "1048576"),

@@ -5,7 +5,7 @@
 //! replica: a replica with the manifests' settings ── the limit, resident memory, users at work, probes
 //! run: one attack after another, each measured ── the table in docs/faults.md
 //! bodies, readers, unauthenticated, clients: the attacks     relatives: variants elsewhere
-//! storm: what is left after very many came and went
+//! storm: what is left after very many came and went    kept: what connections keep of what was sent on them
 //! operators: questions about what users stored
 //! ```
 //! By default a short form runs, which checks the replica's memory, answers and survival. `make siege` runs all of it
@@ -16,6 +16,7 @@ mod support;
 
 mod bodies;
 mod clients;
+mod kept;
 mod operators;
 mod readers;
 mod relatives;

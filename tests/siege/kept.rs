@@ -1,0 +1,74 @@
+//! Connections keep little of what was sent on them, and what they keep is counted.
+
+use crate::replica::{LimitedReplica, many};
+use crate::support::live::{CLOSE, Raw, TEXT};
+use futures_util::stream::{self, StreamExt};
+
+/// What operators plan for a connection, and half as much again for the allocator (docs/operations.md).
+const PLANNED: u64 = 17 << 10;
+/// Extra bytes that a debug build may use.
+const NOISE: u64 = 8 << 20;
+/// Length of what is sent, and of what is not finished.
+const LONG: usize = 192 << 10;
+const UNFINISHED: usize = 60_000;
+
+/// A push without a token.
+fn refused_body() -> Vec<u8> {
+    let head = format!("POST /sync/todo HTTP/1.1\r\nHost: x\r\nContent-Length: {LONG}\r\n\r\n");
+    [head.into_bytes(), vec![b' '; LONG]].concat()
+}
+
+fn head() -> Vec<u8> {
+    format!("GET /sync/todo/pull HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(UNFINISHED)).into_bytes()
+}
+
+/// Sends requests, and reads the answer to the first one.
+async fn ask(replica: &LimitedReplica, requests: &[u8]) -> Option<Raw> {
+    let mut raw = Raw::connect(replica.url()).await;
+    raw.write(requests).await;
+    // A 503 if there is no memory for it.
+    raw.head().await.starts_with("HTTP/1.1 401 ").then_some(raw)
+}
+
+/// A socket that is closed for its token, in the middle of another message.
+async fn closed(replica: &LimitedReplica) -> Option<Raw> {
+    let mut raw = Raw::websocket(replica.url(), "/ws", 4 << 10).await;
+    raw.send(TEXT, br#"{"type":"auth","token":"x.y.z"}"#).await;
+    while raw.frame().await?.0 != CLOSE {}
+    let length = UNFINISHED as u64 + 1;
+    raw.write(&[&[TEXT, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4], &vec![b'x'; UNFINISHED]].concat()).await;
+    Some(raw)
+}
+
+/// Opens connections; what they make the replica hold must be counted, but for what is planned for each.
+async fn check(replica: &LimitedReplica, what: &str, open: impl AsyncFn() -> Option<Raw>) {
+    let count = many(5_000, 1_000);
+    let (before, _) = replica.resident();
+    let open = &open;
+    let opened = stream::iter(0..count).map(|_| open()).buffer_unordered(50);
+    let connections: Vec<Raw> = opened.filter_map(|raw| async { raw }).collect().await;
+    let mut counted = 0;
+    for metric in ["mana_sync_unauthenticated_bytes", "mana_sync_stream_bytes"] {
+        counted += replica.metric(metric).await as u64;
+    }
+    let (now, _) = replica.resident();
+    let kept = now.saturating_sub(before);
+    println!("{} {what}: {} KiB, {} KiB counted", connections.len(), kept >> 10, counted >> 10);
+    // A buffer that has grown leaves smaller ones behind.
+    let allowed = 2 * counted + connections.len() as u64 * PLANNED + NOISE;
+    assert!(kept <= allowed, "{what}: {kept} bytes are kept, {allowed} allowed");
+    assert!(!connections.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_keep_no_more_than_is_planned_or_counted() {
+    let (body, long) = (refused_body(), [head(), b"\r\n\r\n".to_vec()].concat());
+    let followed = [refused_body(), head()].concat();
+    for (what, requests) in [("refused bodies", &body), ("... and unfinished heads", &followed), ("long heads", &long)]
+    {
+        let replica = LimitedReplica::start(&[]).await;
+        check(&replica, what, async || ask(&replica, requests).await).await;
+    }
+    let replica = LimitedReplica::start(&[]).await;
+    check(&replica, "closed sockets", async || closed(&replica).await).await;
+}
