@@ -120,15 +120,12 @@ async fn answer(
         let text = write(state, page, &Remarks::default()).await?;
         return Ok(Answer { text, unread: Some(unread), outcome: "empty" });
     }
-    let store = state.store.of(log.user);
-    let admission = state.limits.store(store, log, &push).await?;
-    let announce = announce(state, log, push.clone(), headers, reservation.clone(), admission);
-    let pushed = store.pushes.push(log, push.clone(), announce).await?;
-    if pushed.stored.is_some() {
-        let stored = (push.changes.len() - pushed.known.len()) as u64;
-        state.metrics.changes_stored.inc_by(stored);
-        state.metrics.apps.count_changes(&log.app, stored);
+    let stored = store(state, log, headers, &push, reservation).await;
+    if stored.as_ref().is_err_and(ApiError::is_ours) {
+        // The client will send it again.
+        state.limits.give_back_bytes(log.user, body.len());
     }
+    let pushed = stored?;
     let (page, unread) = delta(state, log, &push, &pushed).await?;
     let budget = body.len().saturating_sub(adjusted_bytes(&push)) + MIN_CONFLICTS;
     let find = || conflicts(&push, &pushed.positions, &page.changes, budget);
@@ -136,6 +133,26 @@ async fn answer(
     let adjusted = adjusted(&push, &pushed);
     let text = write(state, page, &Remarks { conflicts: &conflicts, adjusted: &adjusted }).await?;
     Ok(Answer { text, unread, outcome: if pushed.was_retried() { "retried" } else { "stored" } })
+}
+
+/// Stores a push, if its user's limits allow it.
+async fn store(
+    state: &AppState,
+    log: &Log,
+    headers: &HeaderMap,
+    push: &Arc<Push>,
+    reservation: &PushReservation,
+) -> Result<Pushed, ApiError> {
+    let store = state.store.of(log.user);
+    let admission = state.limits.store(store, log, push).await?;
+    let announce = announce(state, log, push.clone(), headers, reservation.clone(), admission);
+    let pushed = store.pushes.push(log, push.clone(), announce).await?;
+    if pushed.stored.is_some() {
+        let stored = (push.changes.len() - pushed.known.len()) as u64;
+        state.metrics.changes_stored.inc_by(stored);
+        state.metrics.apps.count_changes(&log.app, stored);
+    }
+    Ok(pushed)
 }
 
 /// The changes that were adjusted, now or when they were first stored.

@@ -159,6 +159,14 @@ impl UserLimits {
         self.take(user, bytes as f64, self.bytes, |state| &mut state.bytes, LimitReached::BytesPerDay)
     }
 
+    /// Takes back the bytes of a push that was not stored through no fault of its user's.
+    pub fn give_back_bytes(&self, user: UserKey, bytes: usize) {
+        let Some(refill) = self.bytes else { return };
+        if let Some(bucket) = &mut lock(&self.user(user)).bytes {
+            bucket.give_back(bytes as f64, refill);
+        }
+    }
+
     fn take(
         &self,
         user: UserKey,

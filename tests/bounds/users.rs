@@ -83,6 +83,24 @@ async fn a_user_pushes_so_many_bytes_a_day() {
 }
 
 #[tokio::test]
+async fn bytes_that_could_not_be_stored_do_not_count() {
+    let cluster = Cluster::start_with(1, &[("MAX_USER_BYTES_PER_DAY", "100000"), ("QUEUE_TIMEOUT_MS", "200")]).await;
+    let user = cluster.user();
+    let change = update("t", "1", "text", "x".repeat(60_000), AT);
+    let large = json!({ "clientId": "a", "since": live::NO_DELTA, "changes": [change] }).to_string();
+    cluster.pushed(&user, "todo", push_of("first")).await;
+    let mut holder = cluster.pool.begin().await.unwrap();
+    let lock = "select from sync_heads where user_id = $1 for update";
+    sqlx::query(lock).bind(&user.id).fetch_one(&mut *holder).await.unwrap();
+    for _ in 0..3 {
+        cluster.push_raw(&user, "todo", large.clone()).await.refused(503, "busy");
+    }
+    holder.rollback().await.unwrap();
+    assert_eq!(cluster.push_raw(&user, "todo", large.clone()).await.status, 200, "none of them was stored");
+    assert_eq!(refused(&cluster.push_raw(&user, "todo", large).await).0, "too_many_bytes_today");
+}
+
+#[tokio::test]
 async fn a_user_stores_so_many_bytes_and_can_still_delete() {
     let cluster = Cluster::start_with(1, &[("MAX_USER_BYTES_STORED", "100000")]).await;
     let user = cluster.user();
