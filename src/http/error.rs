@@ -253,7 +253,13 @@ impl ApiError {
     fn log(&self, status: StatusCode) {
         let error = self as &dyn Error;
         match status {
-            StatusCode::INTERNAL_SERVER_ERROR => tracing::error!(error, "a request failed"),
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                // One log that cannot be read, and a client that polls it, is enough for any number of them.
+                static FAILED: Throttle = Throttle::new();
+                if let Some(unwritten) = FAILED.is_due() {
+                    tracing::error!(error, unwritten, "a request failed");
+                }
+            }
             StatusCode::SERVICE_UNAVAILABLE if matches!(self, ApiError::NotReady(_)) => {}
             StatusCode::SERVICE_UNAVAILABLE => {
                 if let Some(unwritten) = self.refusal_line().is_due() {

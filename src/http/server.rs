@@ -16,6 +16,7 @@ use crate::limits::addresses::{AddressPlace, Addresses, AskedFor};
 use crate::places::Places;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
+use crate::telemetry::throttle::Throttle;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
@@ -105,6 +106,7 @@ impl Server {
     /// Accepts connections until the replica stops accepting.
     pub async fn accept(self, listener: TcpListener) {
         let closing = self.shutdown.closing.clone();
+        let line = Throttle::new();
         let accepting = async {
             loop {
                 match listener.accept().await {
@@ -113,7 +115,10 @@ impl Server {
                         Err(_) => self.refuse(stream, "connections", || ApiError::Busy),
                     },
                     Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+                        if let Some(unwritten) = line.is_due() {
+                            let error = &error as &dyn std::error::Error;
+                            tracing::warn!(error, unwritten, "cannot accept a connection");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }

@@ -35,6 +35,7 @@ use crate::protocol::close::CloseReason;
 use crate::shutdown::Drained;
 use crate::telemetry::Metrics;
 use crate::telemetry::refusals::{Endpoint, Refusal};
+use crate::telemetry::throttle::Throttle;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +113,8 @@ pub struct Sessions {
     pub reads: ReadShares,
     /// Runs large work in turns.
     pub heavy: HeavyWork,
+    /// Throttles the log line about streams that had to be ended.
+    failed_streams: Throttle,
 }
 
 impl Sessions {
@@ -137,6 +140,7 @@ impl Sessions {
             budget,
             reads,
             heavy,
+            failed_streams: Throttle::new(),
         }
     }
 

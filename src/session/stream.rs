@@ -281,11 +281,16 @@ impl StreamSession {
                 Next::Nothing
             }
             Err(StoreError::Unavailable(_)) => self.back_off().await,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
-                Next::End(CloseReason::Unavailable)
-            }
+            Err(error) => self.fail(&error),
         }
+    }
+
+    /// Ends the stream because of something that its client cannot help. It will come back, perhaps at once.
+    fn fail(&self, error: &(dyn std::error::Error + 'static)) -> Next {
+        if let Some(unwritten) = self.sessions.failed_streams.is_due() {
+            tracing::error!(error, unwritten, "a stream cannot be continued");
+        }
+        Next::End(CloseReason::Unavailable)
     }
 
     /// Turns a page of a log into the next piece, if there is memory for that.
@@ -374,10 +379,7 @@ impl StreamSession {
                 self.given = oldest;
                 Next::Text(text)
             }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a stream cannot be continued");
-                Next::End(CloseReason::Unavailable)
-            }
+            Err(error) => self.fail(&error),
         }
     }
 }

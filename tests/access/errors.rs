@@ -6,6 +6,7 @@ use mana_dev::{Shutdown, TemporaryPostgres};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::path::Path;
+use std::time::Instant;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
@@ -180,4 +181,23 @@ async fn a_fault_of_the_server_tells_nothing_of_its_inside() {
             assert!(!text.contains(internal), "{what} tells of {internal}: {text}");
         }
     }
+}
+
+/// A log that cannot be read, and a client that asks for it without a pause.
+#[tokio::test]
+async fn what_fails_again_and_again_is_logged_at_most_once_a_second() {
+    let cluster = Cluster::start_with(1, &[]).await;
+    let user = cluster.user();
+    let push = json!({ "clientId": "a", "since": live::NO_DELTA, "changes": [insert("t", "1", "x", AT)] });
+    cluster.pushed(&user, "todo", push).await;
+    let breaking = sqlx::query("update sync_changes set data = '[1]' where user_id = $1").bind(&user.id);
+    breaking.execute(&cluster.pool).await.unwrap();
+    let begun = Instant::now();
+    let pulls = join_all((0..40).map(|_| cluster.pull(&user, "todo", "t", BEGINNING, None))).await;
+    let statuses: Vec<u16> = pulls.iter().map(|(status, _)| status.as_u16()).collect();
+    assert!(statuses.iter().all(|status| *status == 500), "{statuses:?}");
+    let seconds = begun.elapsed().as_secs() as usize + 1;
+    let log = cluster.nodes[0].log();
+    let lines = log.lines().filter(|line| line.contains("a request failed")).count();
+    assert!((1..=seconds).contains(&lines), "{lines} lines in {seconds} s");
 }
