@@ -34,8 +34,10 @@ def stop_takes(settings):
 
 
 def memory_needed(settings):
-    """Bytes for request bodies and their decoded form, and for connections that were all opened at once (docs/operations.md)."""
-    return 4 * int(settings["MAX_PUSH_BYTES_IN_FLIGHT"]) + int(settings["MAX_CONNECTIONS"]) * 11 * 1024
+    """Bytes for request bodies and their decoded form, for answers that are not read, and for connections that were all
+    opened at once (docs/operations.md)."""
+    bodies, answers = int(settings["MAX_PUSH_BYTES_IN_FLIGHT"]), int(settings["MAX_STREAM_BYTES_IN_FLIGHT"])
+    return 4 * bodies + answers * 3 // 2 + int(settings["MAX_CONNECTIONS"]) * 11 * 1024
 
 
 def unit_memory(unit):
@@ -148,10 +150,10 @@ def _disagreements(compose, settings):
     server = compose["services"]["mana-sync"]
     enough = int(server["deploy"]["resources"]["limits"]["memory"]) >= memory_needed(settings | server["environment"])
     holds = {
-        "compose: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": enough,
+        "compose: the memory is enough for bodies, answers and connections": enough,
         "compose: stop_grace_period is longer than a stop": compose_stop > stop_takes(settings),
         "systemd: TimeoutStopSec is longer than a stop": value(r"TimeoutStopSec=(\w+)", unit) > stop_takes(settings),
-        "systemd: the memory is enough for MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS": unit_memory(unit) >= memory_needed(settings),
+        "systemd: the memory is enough for bodies, answers and connections": unit_memory(unit) >= memory_needed(settings),
         "systemd: a migration is not cut short": "\nTimeoutStartSec=infinity\n" in unit,
         "systemd: a start is retried until it works": "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0],
         "HAProxy notices a draining replica while it still accepts": noticed < setting("DRAIN_DELAY_MS"),

@@ -251,7 +251,7 @@ def _memory(spec, settings):
     limit, unit = re.fullmatch(r"(\d+)(Mi|Gi)", spec["containers"][0]["resources"]["limits"]["memory"]).groups()
     limit = int(limit) << {"Mi": 20, "Gi": 30}[unit]
     needed = memory_needed(settings)
-    return [] if limit >= needed else [f"the memory limit is less than the {needed >> 20} MiB of MAX_PUSH_BYTES_IN_FLIGHT and MAX_CONNECTIONS"]
+    return [] if limit >= needed else [f"the memory limit is less than the {needed >> 20} MiB of bodies, answers and connections"]
 
 
 def _posture(pods):

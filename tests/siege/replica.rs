@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-/// The memory that the manifests give a replica, in bytes.
+/// Less than the manifests give a replica, in bytes: they add what users may leave unread all together.
 pub const MEMORY: u64 = 1 << 30;
 /// Settings that differ from the defaults: those of the manifests, and others that make a siege end soon.
 const SETTINGS: [(&str, &str); 5] = [
