@@ -31,7 +31,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 /// Maximum time for anything that must happen.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(90);
 /// How long [`eventually`] waits: it says that something happens, not how soon, and several suites share the machine.
 pub const EVENTUALLY: Duration = Duration::from_secs(60);
 pub const SERVICE_KEY: &str = "test-service-key";
