@@ -38,7 +38,7 @@ use futures_util::future::BoxFuture;
 use job::Way;
 use outcome::Outcome;
 use queue::FairQueue;
-use running::{Due, LateStart, RunningAlone, RunningBatch, due};
+use running::{Due, RunningAlone, RunningBatch, due};
 use shared_queue::SharedQueue;
 use std::pin::pin;
 use std::time::Duration;
@@ -103,15 +103,6 @@ impl Batcher {
             due(&mut queue)
         };
         self.start(due);
-    }
-
-    /// Starts what is due once the requests that have arrived by now are read.
-    fn start_later(&self) {
-        let later = LateStart(self.clone());
-        tokio::spawn(async move {
-            tokio::task::yield_now().await;
-            drop(later);
-        });
     }
 
     /// Runs a batch. `is_only`: it is a single push, and no other batch is running here.

@@ -43,8 +43,6 @@ pub(super) struct FairQueue {
     waiting: Waiting,
     /// Running batches, without the slow ones.
     batches: usize,
-    /// True if the next batch starts a moment later.
-    is_held: bool,
     concurrency: ConcurrencyLimit,
     /// Running statements, including the slow batches; their maximum; and their maximum when one starts that is not a
     /// batch.
@@ -117,7 +115,6 @@ impl FairQueue {
             locked: lane(pool_size / 4),
             waiting: Waiting::default(),
             batches: 0,
-            is_held: false,
             concurrency: ConcurrencyLimit::new(MIN_BATCH.len()),
             running: 0,
             most,
@@ -222,25 +219,9 @@ impl FairQueue {
         }
     }
 
-    /// Holds the next batch if others keep the database busy. Returns true if it is held from now on: the caller must then
-    /// let it [go](Self::let_go) once it has read what has arrived.
-    pub(super) fn hold(&mut self) -> bool {
-        let holds = !self.is_held && self.concurrency.is_slowed_by_others();
-        self.is_held |= holds;
-        holds
-    }
-
-    /// Lets the next batch start.
-    pub(super) fn let_go(&mut self) {
-        self.is_held = false;
-    }
-
     /// Returns the next batch, if one should start: one push of each user in turn, until it is full. Its logs are busy
     /// until they are released.
     pub(super) fn next_batch(&mut self) -> Option<Vec<Job>> {
-        if self.is_held {
-            return None;
-        }
         let enough = *MIN_BATCH.get(self.batches)?;
         if self.ready_pushes < enough
             || self.running >= self.most

@@ -58,18 +58,13 @@ impl Drop for RunningBatch {
         if !self.has_begun {
             return;
         }
-        let mut is_held = false;
         self.batcher.change(|queue| {
             queue.batch_statement_ended();
             if self.counts {
                 queue.batch_ended();
             }
             self.logs.iter().for_each(|log| queue.release(*log));
-            is_held = queue.hold();
         });
-        if is_held {
-            self.batcher.start_later();
-        }
     }
 }
 
@@ -118,14 +113,5 @@ impl Drop for RunningAlone {
             }
             queue.release(self.log);
         });
-    }
-}
-
-/// The end of a held batch's wait. On drop, even if the runtime never gets to it, the batch is let go.
-pub(super) struct LateStart(pub(super) Batcher);
-
-impl Drop for LateStart {
-    fn drop(&mut self) {
-        self.0.change(FairQueue::let_go);
     }
 }

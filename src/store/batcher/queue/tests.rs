@@ -48,26 +48,6 @@ fn assert_empty(queue: &FairQueue) {
 }
 
 #[test]
-fn while_others_keep_the_database_busy_the_next_batch_is_held_until_it_is_let_go() {
-    let (mut queue, now, milli) = (waiting([job("a", 1)]), Instant::now(), Duration::from_millis(1));
-    let stored = |queue: &mut FairQueue, batches, took| {
-        queue.batches = batches;
-        queue.batch_stored(1, 1, took, now);
-        queue.batches = 0;
-    };
-    stored(&mut queue, 1, milli);
-    assert!(!queue.hold(), "it took no longer than usual");
-    stored(&mut queue, 2, 10 * milli);
-    assert!(!queue.hold(), "another batch ran beside it");
-    stored(&mut queue, 1, 10 * milli);
-    assert!(queue.hold());
-    assert!(!queue.hold(), "somebody else lets it go");
-    assert_eq!(sizes(&mut queue), None);
-    queue.let_go();
-    assert_eq!(sizes(&mut queue), Some(vec![1]));
-}
-
-#[test]
 fn at_rest_a_push_goes_at_once_and_the_more_batches_run_the_more_must_wait() {
     let mut queue = FairQueue::new(20);
     let mut user = 0;
