@@ -1,8 +1,9 @@
 //! Limits the number of a user's apps: the costs of joins and of the reconciler grow with it.
 //!
-//! A log that is known to exist, from a push or a read, is not looked up. The first push to a log looks it up under a lock shared by all
-//! first pushes of the user on this replica, and holds the lock until it is stored. The limit is therefore exact on one
-//! replica; a user who creates apps on several replicas at once may exceed it by as many as there are replicas.
+//! A log that is known to exist, from a push or a read, is not looked up. The first push to any other log looks it up
+//! under a lock shared by all such pushes of the user on this replica, and holds the lock until it is stored. The limit is
+//! therefore exact on one replica; a user who creates apps on several replicas at once may exceed it by as many as there
+//! are replicas.
 
 use super::LimitReached;
 use super::error::LimitError;
