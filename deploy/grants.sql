@@ -22,8 +22,17 @@ $$;
 grant select, insert, update on sync_heads to mana_sync_replica;
 -- Changes are inserted and read. Only the functions below change or delete what is stored.
 grant select, insert on sync_changes to mana_sync_replica;
--- A retried change may have been trimmed; then it is found here.
-grant select on sync_history to mana_sync_replica;
+-- A retried change may have been trimmed; then it is found here. Replicas add days to this table while they run, and a grant
+-- fails on a table that somebody changes at the same moment ("tuple concurrently updated"): the lock waits for them. A view, as
+-- this is after `mana-sync distribute`, is not changed.
+do $$
+begin
+    if (select c.relkind = 'p' from pg_class c where c.oid = 'sync_history'::regclass) then
+        lock table only sync_history in share update exclusive mode;
+    end if;
+    grant select on sync_history to mana_sync_replica;
+end
+$$;
 -- Tells devices that their data was erased.
 grant select on sync_erased to mana_sync_replica;
 -- Tokens that operators refused are kept until they expire.
@@ -44,6 +53,7 @@ begin
         execute format('grant usage on schema %I to mana_sync_replica', bucket);
         execute format('grant select, insert, update on %I.sync_heads to mana_sync_replica', bucket);
         execute format('grant select, insert on %I.sync_changes to mana_sync_replica', bucket);
+        execute format('lock table only %I.sync_history in share update exclusive mode', bucket);
         execute format('grant select on %1$I.sync_history, %1$I.sync_erased, %1$I._sqlx_migrations to mana_sync_replica', bucket);
         execute format('grant execute on function %1$I.sync_history_days(int), %1$I.sync_trim_rows(uuid[], text[], bool[], bool),
                             %1$I.sync_mark_trimmed(uuid, text[], text[]) to mana_sync_replica', bucket);

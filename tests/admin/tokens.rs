@@ -114,7 +114,11 @@ async fn a_replica_that_cannot_read_which_tokens_are_refused_is_not_ready_and_sa
     let execute = async |statement: String| {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&it.cluster.pool).await.unwrap();
     };
-    let rights = format!("grant all on all tables in schema public to {role}");
+    // The lock waits for a replica that adds a day to the history, as in deploy/grants.sql.
+    let rights = format!(
+        "begin; lock table only sync_history in share update exclusive mode;
+         grant all on all tables in schema public to {role}; commit"
+    );
     let trimming = format!("grant execute on all functions in schema public to {role}");
     execute(format!("create role {role} login; {rights}; {trimming}; revoke all on sync_refused_tokens from {role}"))
         .await;

@@ -166,3 +166,24 @@ async fn migrating_makes_the_role_with_its_rights_and_its_password() {
     let refused = migrate(&url.replace("postgres://postgres@", "postgres://other@")).await;
     assert!(!refused.status.success(), "whoever does not own the tables may not give rights: {refused:?}");
 }
+
+#[tokio::test]
+async fn rights_are_granted_while_a_replica_adds_a_day_to_the_history() {
+    let url = create_database().await;
+    assert!(migrate(&url).await.status.success());
+    let (mut replica, mut owner) = (connect(&url).await, connect(&url).await);
+    sqlx::raw_sql("begin; select sync_history_days(1)").execute(&mut replica).await.unwrap();
+    let granting = sqlx::raw_sql(GRANTS).execute(&mut owner);
+    let adding = async {
+        let waits = "select count(*) > 0 from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        let mut observer = connect(&url).await;
+        eventually("the grant waits for the day", async || {
+            sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut observer).await.unwrap()
+        })
+        .await;
+        sqlx::raw_sql("commit").execute(&mut replica).await.unwrap();
+    };
+    let (granted, ()) = tokio::join!(granting, adding);
+    granted.unwrap();
+}
