@@ -1,15 +1,28 @@
 //! Ports of 127.0.0.1.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+
+use rand::random_range;
 
 use super::{DevError, say::note};
 
-/// A port that was free a moment ago.
+/// Ports below those that Linux and macOS give to outgoing connections.
+const RESERVED: Range<u16> = 15_000..32_000;
+
+/// A port on which nobody listens. Outgoing connections are not given it either, so it stays free until another program
+/// chooses it, too.
 pub fn free_port() -> Result<u16, DevError> {
-    TcpListener::bind(local(0))
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(DevError::io("find a free port"))
+    const TRIES: usize = 200;
+    let mut last = None;
+    for _ in 0..TRIES {
+        let port = random_range(RESERVED);
+        match TcpListener::bind(local(port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(DevError::io("find a free port")(last.expect("it was tried")))
 }
 
 /// True if nobody listens there at this moment.
