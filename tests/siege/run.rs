@@ -114,7 +114,7 @@ async fn a_replica_stands_the_relatives_of_these_attacks() {
         "names that come again and again, and what is deep where nothing is read",
         relatives::repeated_names(&replica)
     );
-    attack!("pushes of 10 MB of the shortest members", relatives::short_members(&replica));
+    attack!("pushes of the shortest members, up to 10 MB", relatives::short_members(&replica));
     attack!("sockets that are to be told of hundreds of thousands of tables", relatives::greetings(&replica));
     attack!("names that fill a head", relatives::long_queries(&replica));
     attack!("streams of very many names that stay open", relatives::long_names(&replica));
