@@ -32,18 +32,25 @@ pub(super) struct ConcurrencyLimit {
     shortest: [ShortestLately; SIZES],
     /// Average number of changes in a push.
     changes: f64,
+    /// True if the last batch took long although no other ran beside it.
+    slowed: bool,
 }
 
 impl ConcurrencyLimit {
     /// Creates a limit of this many batches, which it never exceeds.
     pub(super) fn new(most: usize) -> ConcurrencyLimit {
         let most = most as f64;
-        ConcurrencyLimit { limit: most, most, shortest: Default::default(), changes: 1.0 }
+        ConcurrencyLimit { limit: most, most, shortest: Default::default(), changes: 1.0, slowed: false }
     }
 
     /// Returns true if another batch may start beside this many, for so many waiting pushes. The first always may.
     pub(super) fn allows(&self, running: usize, waiting: usize) -> bool {
         running < self.limit as usize || waiting as f64 * self.changes >= LARGE
+    }
+
+    /// Returns true if it is others who keep the database busy: the last batch took long although it ran alone.
+    pub(super) fn is_slowed_by_others(&self) -> bool {
+        self.slowed
     }
 
     /// Records how long a batch took that was stored, from when it asked for a connection, and how many are running, this
@@ -52,6 +59,7 @@ impl ConcurrencyLimit {
         self.changes += (changes as f64 / pushes.max(1) as f64 - self.changes) / WEIGHT;
         let size = (changes.max(1).ilog2() as usize).min(SIZES - 1);
         let shortest = self.shortest[size].note(took, now);
+        self.slowed = running <= 1 && took > shortest.mul_f64(BUSY);
         if took > shortest.mul_f64(BUSY) && running > 1 {
             self.limit = (self.limit * DECREASE).max(1.0);
         } else if took < shortest.mul_f64(FREE) {
