@@ -13,7 +13,7 @@ pub enum StoreError {
     /// Earlier pushes took too long.
     #[error("earlier pushes did not finish in time")]
     TurnTimeout,
-    /// PostgreSQL cannot represent a value. Nothing was stored.
+    /// PostgreSQL cannot represent a value of a push ([`super::unstorable`]). Nothing was stored.
     #[error("the database cannot represent a value")]
     Unstorable(#[source] DbError),
     /// An unexpected error.
@@ -92,7 +92,6 @@ impl From<DbError> for StoreError {
             // A standby, a former primary, or a database that was made read-only; tables that are missing or not
             // accessible, which an operator may fix.
             "25006" | "42501" | "42P01" | "3F000" => StoreError::Unavailable(error.into()),
-            "54000" | "54001" => StoreError::Unstorable(error),
             _ if error.is_disconnect() => StoreError::Unavailable(error.into()),
             _ => match code.get(..2) {
                 // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, wrong
@@ -100,7 +99,6 @@ impl From<DbError> for StoreError {
                 Some("08" | "26" | "28" | "3D" | "40" | "53" | "55" | "57" | "58") => {
                     StoreError::Unavailable(error.into())
                 }
-                Some("22") => StoreError::Unstorable(error),
                 _ => StoreError::Failed(error),
             },
         }

@@ -6,8 +6,9 @@
 //! has missed nothing. [`delta`] reads pages in separate statements, whose snapshots are newer than any lock taken
 //! before. [`heads`] serves the reconciler, [`quotas`] the limits, [`inspect`] operators. [`own_writes`] finds a
 //! reader's own writes, [`page_memory`] provides the memory for pages, [`rewinds`] reports a database that went back to
-//! an earlier state. [`schema`] applies and checks migrations, [`takeover`] takes over the previous server's database,
-//! [`fitness`] explains why a database cannot serve, [`traced`] connects statements to traces and metrics.
+//! an earlier state, [`unstorable`] finds out why PostgreSQL refuses a value. [`schema`] applies and checks migrations,
+//! [`takeover`] takes over the previous server's database, [`fitness`] explains why a database cannot serve, [`traced`]
+//! connects statements to traces and metrics.
 //!
 //! A [`Store`] is one bucket: a schema with these tables. [`layout`] maps users to buckets, [`buckets`] holds them,
 //! [`distribute`] creates them. [`citus`] has what differs if Citus distributes them, [`workers`] its servers.
@@ -51,6 +52,7 @@ pub mod same_database;
 pub mod schema;
 pub mod takeover;
 mod traced;
+mod unstorable;
 pub mod why;
 mod workers;
 

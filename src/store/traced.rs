@@ -17,6 +17,7 @@ pub(super) const HEADS: Query = Query { operation: "SELECT", summary: "SELECT sy
 pub(super) const RECENT_HEADS: Query = Query { operation: "SELECT", summary: "SELECT sync_heads by age" };
 pub(super) const APPS: Query = Query { operation: "SELECT", summary: "SELECT count sync_heads" };
 pub(super) const STORED_BYTES: Query = Query { operation: "SELECT", summary: "SELECT sum sync_heads" };
+pub(super) const VALUES: Query = Query { operation: "SELECT", summary: "SELECT values" };
 pub(super) const CHANGED_TABLES: Query = Query { operation: "SELECT", summary: "SELECT DISTINCT sync_changes" };
 
 /// Runs a statement; the span includes the wait for a connection.

@@ -10,6 +10,7 @@ mod concurrency;
 mod convergence;
 mod crash;
 mod dropped_rows;
+mod foreign_objects;
 mod least_privilege;
 mod long_changes;
 mod page_bounds;

@@ -31,6 +31,7 @@ use super::StoreError;
 use super::announcement::Told;
 use super::batch::{Entry, Placed, is_about_notifying, is_locked};
 use super::known::{KnownChanges, Pushed};
+use super::unstorable;
 use crate::clock::Clock;
 use crate::db::DbError;
 use crate::failpoints::Failpoint;
@@ -221,7 +222,10 @@ impl Batcher {
                 tokio::time::sleep(pause).await;
             }
             Ok(Some(pushed)) => job.finish(Ok(pushed)),
-            Err(error) => job.finish(Err(error)),
+            Err(error) => {
+                let error = unstorable::find(&self.known.insert.pool, &job.entry.push, error).await;
+                job.finish(Err(error));
+            }
         }
     }
 }
