@@ -61,19 +61,38 @@ pub(super) async fn run_between(
     before: impl Future<Output = Result<(), tokio_postgres::Error>>,
     after: impl Future<Output = Result<(), tokio_postgres::Error>>,
 ) -> Result<(), MigrateError> {
-    let all = async {
-        session.batch_execute("begin").await?;
-        let done = async {
-            before.await?;
-            Box::pin(apply_missing(session, Transactions::Around)).await?;
-            Ok::<(), MigrateError>(after.await?)
-        };
-        let done = done.await;
-        let ended = session.batch_execute(if done.is_ok() { "commit" } else { "rollback" }).await;
-        done?;
-        Ok(ended?)
+    locked(session, Box::pin(in_transaction(session, "commit", before, after))).await
+}
+
+/// The same, then undoes all of it; returns what the work after the migrations found.
+///
+/// # Errors
+/// The same.
+pub(super) async fn rehearse_between<T>(
+    session: &Session,
+    before: impl Future<Output = Result<(), tokio_postgres::Error>>,
+    after: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, MigrateError> {
+    locked(session, Box::pin(in_transaction(session, "rollback", before, after))).await
+}
+
+async fn in_transaction<T>(
+    session: &Session,
+    end: &str,
+    before: impl Future<Output = Result<(), tokio_postgres::Error>>,
+    after: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, MigrateError> {
+    session.batch_execute("begin").await?;
+    let done = async {
+        before.await?;
+        Box::pin(apply_missing(session, Transactions::Around)).await?;
+        Ok::<T, MigrateError>(after.await?)
     };
-    locked(session, Box::pin(all)).await
+    let done = done.await;
+    let ended = session.batch_execute(if done.is_ok() { end } else { "rollback" }).await;
+    let done = done?;
+    ended?;
+    Ok(done)
 }
 
 /// The transactions that migrations run in.
@@ -86,15 +105,15 @@ enum Transactions {
 }
 
 /// Runs work while no other session migrates.
-async fn locked(session: &Session, work: impl Future<Output = Result<(), MigrateError>>) -> Result<(), MigrateError> {
+async fn locked<T>(session: &Session, work: impl Future<Output = Result<T, MigrateError>>) -> Result<T, MigrateError> {
     let lock = lock_id(session).await?;
     session.execute("select pg_advisory_lock($1)", &[&lock]).await?;
-    let applied = work.await;
+    let done = work.await;
     // If the connection failed, the lock is gone with it.
     let unlocked = session.execute("select pg_advisory_unlock($1)", &[&lock]).await;
-    applied?;
+    let done = done?;
     unlocked?;
-    Ok(())
+    Ok(done)
 }
 
 async fn apply_missing(session: &Session, transactions: Transactions) -> Result<(), MigrateError> {

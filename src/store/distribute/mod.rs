@@ -1,7 +1,7 @@
 //! Distributing the logs over buckets: `mana-sync distribute`.
 //!
-//! No replica may be connected. The layout is written first, to keep replicas from starting meanwhile. Then the
-//! buckets' schemas are created and migrated, the main schema's tables are renamed and replaced by views
+//! No replica may be connected. After a rehearsal that changes nothing ([`rehearsal`]), the layout is written, to keep
+//! replicas from starting meanwhile. Then the buckets' schemas are created and migrated, the main schema's tables are renamed and replaced by views
 //! ([`entrances`]), and the logs are moved, a few in each transaction ([`moving`]). Finally Citus, if present,
 //! distributes the schemas ([`spreading`]). Progress is kept in the database, so the command can be killed at any point
 //! and run again. There is no way back, and the number of buckets cannot be changed.
@@ -10,9 +10,11 @@ mod attached;
 pub(super) mod citus;
 pub(super) mod entrances;
 mod moving;
+mod rehearsal;
 mod spreading;
 
 use super::layout::{Layout, LayoutState};
+use super::migrator::MigrateError;
 use super::schema::{self, SchemaError, UNTIMED};
 use crate::config::Secret;
 use crate::db::Session;
@@ -76,6 +78,14 @@ pub enum DistributeError {
         "these objects are attached to the tables, which will be empty: {0}. Drop them, and recreate what is still needed afterwards (docs/buckets.md)"
     )]
     Attached(String),
+    /// The tables have columns that those of buckets do not have.
+    #[error(
+        "these columns are not those of this version's tables, and buckets would not have them: {0}. Drop them or change them back; what is still needed can be added to the tables of each bucket afterwards (docs/buckets.md). Nothing was changed"
+    )]
+    Columns(String),
+    /// The database refuses to create a bucket.
+    #[error("a bucket cannot be created. Nothing was changed")]
+    Refused(#[source] MigrateError),
     /// Row-level security that would no longer be effective afterwards.
     #[error(
         "row-level security is on for the tables, but is not that of deploy/row_level_security.sql: it would restrict nobody afterwards. Turn it off first (alter table … disable row level security, no force row level security)"
@@ -186,6 +196,9 @@ async fn begin(connection: &Session, layout: Layout) -> Result<(), DistributeErr
         if connection.query_opt("select from pg_namespace where nspname = $1", &[&schema]).await?.is_some() {
             return Err(DistributeError::Foreign(schema));
         }
+    }
+    if let Some(columns) = rehearsal::foreign_columns(connection).await.map_err(DistributeError::Refused)? {
+        return Err(DistributeError::Columns(columns));
     }
     let buckets = layout.count() as i32;
     connection.execute("insert into sync_layout (buckets, is_moving) values ($1, true)", &[&buckets]).await?;

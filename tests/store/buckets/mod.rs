@@ -5,6 +5,7 @@ mod away;
 mod distribution;
 mod migrations;
 mod operators;
+mod rehearsal;
 
 use crate::support::live::*;
 use crate::support::*;
