@@ -10,6 +10,7 @@ mod crash;
 mod erase;
 mod fold;
 mod fresh;
+mod kept;
 mod output;
 mod random;
 mod retry;
