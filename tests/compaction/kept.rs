@@ -6,11 +6,11 @@ use super::{APP, NOW, TABLE, at, command, history, rows, said};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-/// A user with a change that lost, in a cluster whose tables have a function for triggers.
+/// A user with changes that lost, one of them as a whole, in a cluster whose tables have a function for triggers.
 async fn filled() -> (Cluster, User) {
     let cluster = Cluster::start_with(1, &[("COMPACT_AFTER_MS", "0")]).await;
     let user = cluster.user();
-    for millis in [0, 5] {
+    for millis in [0, 3, 5] {
         let changes = json!([
             update(TABLE, "a", "title", millis, &at(millis)),
             json!({ "table": TABLE, "id": "b", "op": "update", "fields": {
@@ -18,7 +18,8 @@ async fn filled() -> (Cluster, User) {
                 "title": { "value": millis, "updatedAt": at(millis) },
             } }),
         ]);
-        cluster.pushed(&user, APP, json!({ "clientId": "phone", "since": BEGINNING, "changes": changes })).await;
+        let device = format!("device {millis}");
+        cluster.pushed(&user, APP, json!({ "clientId": device, "since": BEGINNING, "changes": changes })).await;
     }
     sql(&cluster, "create function audit() returns trigger language plpgsql as $$ begin return new; end $$".to_owned())
         .await;
