@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import kubernetes
+import live
 import report
 import yaml
 
@@ -78,6 +79,7 @@ def check(kustomized, settings, scanned):
                 _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
             report.line("chart: a changed migration is a new Job, and an unchanged one is not", _job_names(chart, values))
             report.line("chart: numbers are written without exponents", _numbers(chart, values))
+            report.line("chart: an upgrade keeps the autoscaler's count", _counts(helm_python, chart, values))
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
 
 
@@ -96,6 +98,20 @@ def _job_names(chart, values):
     ]
     problems = [] if name({}) == name({"config": {"MAX_CONNECTIONS": 50000}}) else ["a setting changes its name"]
     return problems + [f"{change} changes it under the same name" for change in changes if name(change) == name({})]
+
+
+def _counts(helm_python, chart, values):
+    """What an upgrade makes of `replicas` that the release before it, or an autoscaler, has set."""
+    problems = []
+    for running, kind, expected in [(None, "hpa", None), (7, "hpa", 7), (7, "keda", 7), (7, "none", 2)]:
+        wanted = _merged(values, {"autoscaling": {"kind": kind, "maxReplicas": 9}, "replicas": 2})
+        with live.cluster(helm_python, "mana-sync", "mana-sync", running) as cluster:
+            texts = cluster.render(chart, wanted, name="mana-sync", namespace="mana-sync", is_upgrade=True).values()
+        resources = [resource for text in texts for resource in yaml.safe_load_all(text) if resource]
+        replicas = next(r for r in resources if _name(r) == SERVER)["spec"].get("replicas")
+        if replicas != expected:
+            problems.append(f"{kind}, {running} running: {replicas} instead of {expected}")
+    return problems
 
 
 def _numbers(chart, values):
