@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from cluster import sql
+from cluster import free_port, sql
 from proxy import SWALLOW
 
 # The path in Debian's package.
@@ -126,13 +126,8 @@ def _start_without_keys(cluster):
 
 
 def _start_without_database(cluster):
-    dead = f"postgres://postgres@127.0.0.1:{_closed_port()}/none"
+    dead = f"postgres://postgres@127.0.0.1:{free_port()}/none"
     cluster.start(DATABASE_URL=dead, DATABASE_LISTEN_URL=dead)
-
-
-def _closed_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def _restart_with(**settings):
