@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use super::html;
 use super::junit::junit;
 use super::model::{Report, SCHEMA_VERSION};
@@ -38,6 +40,12 @@ pub enum FileError {
         #[source]
         source: serde_json::Error,
     },
+    /// Its name is that of its page.
+    #[error("{} is the name of the page next to it; choose one that ends in .json", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is a report of another version.
     #[error("{} has schema version {found}, and this program reads {SCHEMA_VERSION}", path.display())]
     Schema {
@@ -48,13 +56,21 @@ pub enum FileError {
     },
 }
 
+/// What reports of all versions have in common.
+#[derive(Deserialize)]
+struct AnyReport {
+    #[serde(default)]
+    schema_version: u32,
+}
+
 /// Reads a run's JSON.
 pub fn read(path: &Path) -> Result<Report, FileError> {
     let text = fs::read(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-    let report: Report =
-        serde_json::from_slice(&text).map_err(|source| FileError::Json { path: path.to_owned(), source })?;
-    match report.schema_version {
-        SCHEMA_VERSION => Ok(report),
+    let malformed = |source| FileError::Json { path: path.to_owned(), source };
+    // Its version first: the rest may have changed in another one.
+    let any: AnyReport = serde_json::from_slice(&text).map_err(malformed)?;
+    match any.schema_version {
+        SCHEMA_VERSION => serde_json::from_slice(&text).map_err(malformed),
         found => Err(FileError::Schema { path: path.to_owned(), found }),
     }
 }
@@ -62,9 +78,12 @@ pub fn read(path: &Path) -> Result<Report, FileError> {
 /// Writes `path` and, next to it, with the same name, the page (`.html`) and the report for CI systems (`.junit.xml`);
 /// returns the page's path. Folders are created.
 pub fn write(report: &Report, path: &Path) -> Result<PathBuf, FileError> {
+    let page = path.with_extension("html");
+    if page == path {
+        return Err(FileError::Name { path: page });
+    }
     let json = serde_json::to_vec(report).map_err(|source| FileError::Json { path: path.to_owned(), source })?;
     write_text(path, &json)?;
-    let page = path.with_extension("html");
     write_text(&page, html::page(report).as_bytes())?;
     write_text(&path.with_extension("junit.xml"), junit(report).as_bytes())?;
     Ok(page)
@@ -90,7 +109,10 @@ mod tests {
         assert!(matches!(read(&path), Err(FileError::Schema { found: 0, .. })));
         write_text(&path, b"[").unwrap();
         assert!(matches!(read(&path), Err(FileError::Json { .. })));
+        write_text(&path, br#"{"schema_version":1000,"operations":{}}"#).unwrap();
+        assert!(matches!(read(&path), Err(FileError::Schema { found: 1000, .. })), "of whatever form the rest is");
         let report = Report { schema_version: SCHEMA_VERSION, ..Report::default() };
+        assert!(matches!(write(&report, &path.with_extension("html")), Err(FileError::Name { .. })));
         let page = write(&report, &path).unwrap();
         assert_eq!(read(&path).unwrap(), report);
         assert!(fs::read_to_string(path.with_extension("junit.xml")).unwrap().starts_with("<?xml"));
