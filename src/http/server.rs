@@ -136,7 +136,9 @@ impl Server {
         let server = self.clone();
         self.shutdown.connections.spawn(async move {
             match timeout(server.limits.header, proxy_protocol::read(&mut stream)).await {
-                Ok(Ok(client)) => server.enter(stream, client.unwrap_or(peer), false, permit),
+                // A balancer behind a balancer names its clients in each request.
+                Ok(Ok(Some(client))) => server.enter(stream, client, server.addresses.is_trusted(client), permit),
+                Ok(Ok(None)) => server.enter(stream, peer, false, permit),
                 // Without the header there is nobody to answer.
                 Ok(Err(error)) => {
                     tracing::debug!(

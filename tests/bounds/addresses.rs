@@ -105,6 +105,15 @@ async fn a_trusted_balancer_says_with_the_proxy_protocol_for_whom_it_speaks() {
     let mut without = Raw::connect(cluster.url(0)).await;
     without.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(without.rest().await, b"", "who does not say for whom it speaks is not heard");
+    // A balancer that terminates TLS, behind one that passes connections on: both are trusted.
+    let through_both = async |client: &str| {
+        let mut raw = Raw::connect(cluster.url(0)).await;
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n");
+        raw.write(format!("PROXY TCP4 127.0.0.1 192.0.2.1 4714 443\r\n{head}").as_bytes()).await;
+        raw.head().await
+    };
+    assert!(through_both("203.0.113.8").await.starts_with("HTTP/1.1 429 "), "the client of version 2 is still there");
+    assert!(through_both("203.0.113.9").await.starts_with("HTTP/1.1 200 "), "another client");
 }
 
 #[tokio::test]
