@@ -1,6 +1,7 @@
 //! Operators' actions. Every action is logged by the replica that is asked and by each replica that executes it.
 
 use super::Admin;
+use super::cluster::KeepError;
 use super::error::AdminError;
 use super::lookup::problem;
 use super::message::{Action, Answer, Question};
@@ -9,6 +10,7 @@ use crate::auth::MAX_TOKEN_ID;
 use crate::clock::Clock;
 use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_CLIENT, check_name};
+use crate::store::refused_tokens::RefusedTokensError;
 use crate::telemetry::logs;
 use std::error::Error;
 
@@ -42,6 +44,9 @@ impl Admin {
         let unkept = match &mut action {
             Action::RefuseToken { token_id, until, stored } => {
                 let kept = self.replicas.keep_refused(token_id, *until).await;
+                if let Err(KeepError::Database(RefusedTokensError::Full(why))) = kept {
+                    return Err(AdminError::NotDone(why.to_string()));
+                }
                 *stored = kept.is_ok();
                 kept.err().map(|error| {
                     tracing::error!(error = &error as &dyn Error, "cannot store a refused token");
@@ -61,14 +66,18 @@ impl Admin {
             Answer::Done(outcome) => Some(outcome),
             _ => None,
         });
-        let done = Done { outcomes: outcomes.collect(), silent: asked.silent, problem };
-        if done.outcomes.is_empty() && done.silent.is_empty() && done.problem.is_none() {
-            return Err(AdminError::NoReplica(replica.unwrap_or_default().to_owned()));
-        }
-        if !done.outcomes.is_empty() && done.outcomes.iter().all(|outcome| !outcome.done) {
-            return Err(AdminError::NotDone(done.outcomes[0].message.clone()));
-        }
-        Ok(done)
+        concluded(Done { outcomes: outcomes.collect(), silent: asked.silent, problem }, replica)
+    }
+}
+
+/// Refuses an action that was certainly not executed anywhere: nobody can say that of a replica that did not answer.
+fn concluded(done: Done, replica: Option<&str>) -> Result<Done, AdminError> {
+    if !done.silent.is_empty() || done.problem.is_some() || done.outcomes.iter().any(|outcome| outcome.done) {
+        return Ok(done);
+    }
+    match done.outcomes.into_iter().next() {
+        None => Err(AdminError::NoReplica(replica.unwrap_or_default().to_owned())),
+        Some(outcome) => Err(AdminError::NotDone(outcome.message)),
     }
 }
 
@@ -113,5 +122,31 @@ fn check(action: &Action) -> Result<(), AdminError> {
         }
         Action::Rates { .. } | Action::Drain { .. } | Action::Compact => Ok(()),
         Action::Unknown => Err(AdminError::NotFound),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{Outcome, Silent};
+    use super::*;
+
+    #[test]
+    fn it_is_called_not_done_only_if_every_replica_has_said_so() {
+        let outcome = |done| Outcome { done, message: "there are too many".to_owned(), ..Outcome::default() };
+        let told = |outcomes: &[bool], silent: usize, problem: Option<&str>| {
+            let outcomes = outcomes.iter().copied().map(outcome).collect();
+            concluded(
+                Done { outcomes, silent: vec![Silent::default(); silent], problem: problem.map(str::to_owned) },
+                None,
+            )
+        };
+        assert!(matches!(told(&[], 0, None), Err(AdminError::NoReplica(_))));
+        assert!(matches!(told(&[false, false], 0, None), Err(AdminError::NotDone(why)) if why == "there are too many"));
+        for (outcomes, silent, problem) in
+            [(&[true, false][..], 0, None), (&[false], 1, None), (&[false], 0, Some("not stored")), (&[], 1, None)]
+        {
+            let done = told(outcomes, silent, problem).unwrap();
+            assert_eq!((done.outcomes.len(), done.silent.len()), (outcomes.len(), silent));
+        }
     }
 }

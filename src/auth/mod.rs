@@ -19,7 +19,7 @@ use jwks::Key;
 use keys::KeySource;
 use moka::future::Cache;
 pub use problem::TokenProblem;
-pub use refused::{RefusedTokens, TooManyRefused};
+pub use refused::{MAX_REFUSED, RefusedTokens, TooManyRefused};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use sha2::{Digest, Sha256};

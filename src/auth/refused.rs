@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// Maximum number of tokens refused at the same time.
-const MAX_REFUSED: usize = 10_000;
+pub const MAX_REFUSED: usize = 10_000;
 
 /// The ids of tokens that are no longer accepted. Clones share them.
 ///

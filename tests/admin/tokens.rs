@@ -35,7 +35,7 @@ async fn a_refused_token_is_refused_everywhere_also_by_replicas_that_start_later
             it.cluster.pushed_to(index, token, APP, json!({ "clientId": "laptop", "changes": [] })).await;
         }
         let tokens = it.get(index, "refused-tokens").await;
-        assert_eq!(tokens, json!({ "refusedTokens": [{ "tokenId": "lost", "until": until }] }));
+        assert_eq!(tokens["refusedTokens"], json!([{ "tokenId": "lost", "until": until }]));
     }
     assert_eq!(it.user(0, &user).await["sessionsTotal"], 1);
     it.cluster.nodes[0].process.terminate(TIMEOUT).await.unwrap();
@@ -160,4 +160,20 @@ async fn a_token_is_refused_for_a_year_where_nobody_says_when_it_expires() {
     let outcomes = it.act(0, "refused-tokens", json!({ "tokenId": "lost", "until": sooner })).await;
     assert!(outcomes[0].1.starts_with(&format!("refused until {until}")), "{outcomes:?}");
     assert_eq!(it.get(0, "refused-tokens").await, tokens);
+}
+
+/// Stored, it would take the place of another when replicas read them again.
+#[tokio::test]
+async fn one_that_is_too_many_is_not_stored() {
+    let it = administered(1, &[]).await;
+    let many = "insert into sync_refused_tokens select 'many-' || n, now() + interval '1 day' from generate_series(1, 10000) n";
+    sqlx::query(many).execute(&it.cluster.pool).await.unwrap();
+    let message = it.post(0, "refused-tokens", json!({ "tokenId": "one-too-many" })).await.refused(409, "not_done");
+    assert!(message.contains("the maximum of 10000 tokens"), "{message}");
+    let later = iso(now_millis() + 172_800_000);
+    it.act(0, "refused-tokens", json!({ "tokenId": "many-7", "until": later })).await;
+    let stored = "select count(*) filter (where token_id = 'one-too-many'), count(*) filter (where expires_at > now() + \
+                  interval '36 hours'), count(*) from sync_refused_tokens";
+    let counts: (i64, i64, i64) = sqlx::query_as(stored).fetch_one(&it.cluster.pool).await.unwrap();
+    assert_eq!(counts, (0, 1, 10_000), "one that is refused already is refused for longer");
 }
