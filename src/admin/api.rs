@@ -97,14 +97,8 @@ pub(super) async fn accept_token(State(admin): State<Admin>, uri: Uri) -> Result
     answer(&admin.act(API, None, Action::AcceptToken { token_id }).await?)
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RefusedTokens {
-    refused_tokens: Vec<super::report::RefusedToken>,
-}
-
 pub(super) async fn refused_tokens(State(admin): State<Admin>) -> Result<Response, AdminError> {
-    answer(&RefusedTokens { refused_tokens: admin.refused_tokens().await })
+    answer(&admin.refused_tokens().await)
 }
 
 #[derive(Deserialize)]

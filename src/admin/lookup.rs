@@ -7,8 +7,8 @@ use super::error::AdminError;
 use super::message::{Answer, Question};
 use super::record;
 use super::report::{
-    Cluster, Database, Device, Load, Log, Record, RefusedToken, Replica, ReplicaLoad, Session, Silent, Usage, User,
-    time,
+    Cluster, Database, Device, Load, Log, Record, RefusedToken, RefusedTokens, Replica, ReplicaLoad, Session, Silent,
+    Usage, User, time,
 };
 use crate::protocol::{Cursor, UserKey};
 use crate::store::inspect::{self, Content, StoredDevice, StoredLog};
@@ -68,8 +68,9 @@ impl Admin {
     }
 
     /// Returns the tokens refused anywhere.
-    pub async fn refused_tokens(&self) -> Vec<RefusedToken> {
+    pub async fn refused_tokens(&self) -> RefusedTokens {
         let asked = self.replicas.ask(None, Question::RefusedTokens).await;
+        let problem = problem(&asked);
         let mut tokens: BTreeMap<String, String> = BTreeMap::new();
         for answered in asked.answers {
             let Answer::RefusedTokens(refused) = answered.answer else { continue };
@@ -78,7 +79,8 @@ impl Admin {
                 *until = std::cmp::max(std::mem::take(until), token.until);
             }
         }
-        tokens.into_iter().map(|(token_id, until)| RefusedToken { token_id, until }).collect()
+        let refused_tokens = tokens.into_iter().map(|(token_id, until)| RefusedToken { token_id, until });
+        RefusedTokens { refused_tokens: refused_tokens.collect(), silent: asked.silent, problem }
     }
 
     /// Returns a user, with up to `sessions` sessions per replica. What cannot be found out is reported and omitted.

@@ -15,6 +15,7 @@ async fn a_replica_that_does_not_answer_is_told_of_and_one_that_stops_is_gone() 
         (names(&load["replicas"]), names(&load["silent"])),
         (names(&shown["replicas"]), names(&shown["silent"]))
     );
+    assert_eq!(names(&it.get(0, "refused-tokens").await["silent"]), ["replica-2"]);
     let user = it.cluster.user();
     let reply = it.post(0, "disconnect", json!({ "userId": user.id })).await.json();
     assert_eq!(names(&reply["silent"]), ["replica-2"], "{reply}");

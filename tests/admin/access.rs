@@ -80,7 +80,7 @@ async fn what_is_wrong_is_said_and_nothing_is_done() {
     Reply::to(text).await.refused(415, "unsupported_media_type");
     let large = it.request(0, Method::POST, "drain").header("Content-Type", "application/json");
     Reply::to(large.body(" ".repeat(70_000))).await.refused(413, "payload_too_large");
-    assert_eq!(it.get(0, "refused-tokens").await, json!({ "refusedTokens": [] }));
+    assert_eq!(it.get(0, "refused-tokens").await["refusedTokens"], json!([]));
     assert_eq!(it.get(0, "cluster").await["replicas"][0]["drained"], false);
 }
 

@@ -42,7 +42,14 @@ async fn the_command_line_does_the_same() {
     assert!(done(&["accept-token", "lost"]).await.contains("replica-2: accepted again"));
     assert!(!done(&["refused-tokens"]).await.contains("lost"));
     assert!(done(&["rates", "--pulls", "3"]).await.contains("pull 3 times per second"));
+    assert!(!done(&["cluster"]).await.contains("differ"));
     assert!(done(&["log", "debug", "--replica", "replica-1"]).await.contains("the log filter is now debug"));
+    let cluster = done(&["cluster"]).await;
+    assert!(
+        cluster.contains("replica-1: 0 pushes and 3 pulls per second, log debug")
+            && cluster.contains("replica-2: 0 pushes and 3 pulls per second, log "),
+        "which replica has another filter is told: {cluster}"
+    );
     for (words, token, said) in [
         (vec!["cluster"], "a-wrong-admin-token", "send the admin token"),
         (vec!["drain", "replica-9"], TOKEN, "no replica is named replica-9"),

@@ -2,7 +2,7 @@
 
 mod print;
 
-use super::report::{Cluster, Done, Record, RefusedToken, User};
+use super::report::{Cluster, Done, Record, RefusedTokens, User};
 use crate::config::{Secret, is_loopback, reachable};
 use crate::output::{Output, escaped};
 use clap::{Args, Subcommand};
@@ -194,12 +194,6 @@ pub async fn run(args: &AdminArgs) -> Result<bool, ClientError> {
             api.act("settings", &json!({ "log": filter, "replica": replica })).await
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RefusedTokens {
-    refused_tokens: Vec<RefusedToken>,
 }
 
 struct Api<'a> {

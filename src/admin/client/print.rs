@@ -1,7 +1,6 @@
 //! Prints answers for people, in columns.
 
-use super::RefusedTokens;
-use crate::admin::report::{Cluster, Done, Record, Replica, Silent, User};
+use crate::admin::report::{Cluster, Done, Record, RefusedTokens, Replica, Silent, User};
 use crate::admin::units::{at_least, bytes, latency, rate};
 use crate::output::{Output, plain};
 use comfy_table::Table;
@@ -51,6 +50,7 @@ pub(super) fn cluster(out: &mut Output, cluster: &Cluster) {
     for replica in cluster.replicas.iter().filter(|replica| !replica.missing.is_empty()) {
         out.line(format_args!("{} is not ready: {}", replica.name, replica.missing.join(", ")));
     }
+    in_force(out, &cluster.replicas);
     missing(out, &cluster.silent, cluster.problem.as_ref());
     if let Some(database) = &cluster.database {
         out.line(format_args!(
@@ -61,6 +61,21 @@ pub(super) fn cluster(out: &mut Output, cluster: &Cluster) {
             database.connections,
             database.max_connections
         ));
+    }
+}
+
+/// Prints the settings that operators can change, if replicas differ in them: one that was away was not told.
+fn in_force(out: &mut Output, replicas: &[Replica]) {
+    let settings = |replica: &Replica| {
+        (replica.max_user_pushes_per_second, replica.max_user_pulls_per_second, replica.log.clone())
+    };
+    if replicas.windows(2).all(|two| settings(&two[0]) == settings(&two[1])) {
+        return;
+    }
+    out.line("The settings in force differ (0: no limit):");
+    for replica in replicas {
+        let (pushes, pulls, log) = settings(replica);
+        out.line(format_args!("{}: {pushes} pushes and {pulls} pulls per second, log {}", replica.name, plain(&log)));
     }
 }
 
@@ -146,6 +161,7 @@ pub(super) fn record(out: &mut Output, record: &Record) {
 pub(super) fn tokens(out: &mut Output, tokens: &RefusedTokens) {
     let rows = tokens.refused_tokens.iter().map(|token| vec![plain(&token.token_id), token.until.clone()]);
     table(out, &["TOKEN ID", "UNTIL"], &rows.collect::<Vec<_>>());
+    missing(out, &tokens.silent, tokens.problem.as_ref());
 }
 
 pub(super) fn done(out: &mut Output, done: &Done) {

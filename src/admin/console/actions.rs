@@ -6,9 +6,11 @@ use super::super::error::AdminError;
 use super::super::message::Action;
 use super::super::report::{Done, RefusedToken, Replica};
 use super::super::request::Form;
+use super::super::units::count;
 use super::failed;
 use super::login::Login;
 use super::page::{Page, ago, cell, field, missing};
+use crate::output::plain;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -16,6 +18,8 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 
+/// Maximum number of refused tokens on the page.
+const LISTED: usize = 200;
 /// The `via` of actions through the console.
 const CONSOLE: &str = "console";
 
@@ -63,19 +67,40 @@ pub(super) async fn show(State(admin): State<Admin>, Extension(login): Extension
                 (select(&cluster.replicas, Some("any")))
             }))
         }
-        section { h2 { "Refused tokens" } (refused(&page, &tokens)) }
+        section { h2 { "Settings in force" } (in_force(&cluster.replicas)) }
+        section { h2 { "Refused tokens" } (refused(&page, &tokens.refused_tokens)) }
     };
     page.draw(None, &content)
 }
 
-/// `otherwise`: what it means to name none, if that is possible.
+/// `otherwise`: what it means to name none, if that is possible. Nobody drains the first one by mistake.
 fn select(replicas: &[Replica], otherwise: Option<&str>) -> Markup {
     html! {
         label {
             "Replica"
-            select name="replica" {
-                @if let Some(otherwise) = otherwise { option value="" { (otherwise) } }
+            select name="replica" required[otherwise.is_none()] {
+                option value="" { (otherwise.unwrap_or("choose one")) }
                 @for replica in replicas { option value=(replica.name) { (replica.name) } }
+            }
+        }
+    }
+}
+
+/// What can be changed here and may differ between replicas: one that was away, or started later, was not told.
+fn in_force(replicas: &[Replica]) -> Markup {
+    let a_second = |limit: u32| if limit == 0 { "no limit".to_owned() } else { count(limit.into()) };
+    html! {
+        table {
+            thead { tr { th { "Replica" } th { "Log" } th.number { "Pushes a second" } th.number { "Pulls a second" } } }
+            tbody {
+                @for replica in replicas {
+                    tr {
+                        (cell("Replica", &html! { strong { (replica.name) } }))
+                        (cell("Log", &html! { code { (replica.log) } }))
+                        td.number data-name="Pushes a second" { (a_second(replica.max_user_pushes_per_second)) }
+                        td.number data-name="Pulls a second" { (a_second(replica.max_user_pulls_per_second)) }
+                    }
+                }
             }
         }
     }
@@ -83,7 +108,7 @@ fn select(replicas: &[Replica], otherwise: Option<&str>) -> Markup {
 
 fn refused(page: &Page, tokens: &[RefusedToken]) -> Markup {
     let accept = |id: &str| {
-        let sure = format!("Accept the token {id} again, on all replicas?");
+        let sure = format!("Accept the token {} again, on all replicas?", plain(id));
         page.button("/actions/accept-token", &[("token_id", id)], "Accept again", Some(&sure))
     };
     html! {
@@ -92,13 +117,19 @@ fn refused(page: &Page, tokens: &[RefusedToken]) -> Markup {
             table {
                 thead { tr { th { "Token id" } th { "Until" } th {} } }
                 tbody {
-                    @for token in tokens {
+                    @for token in tokens.iter().take(LISTED) {
                         tr {
-                            (cell("Token id", &html! { code { (token.token_id) } }))
+                            (cell("Token id", &html! { code { (plain(&token.token_id)) } }))
                             (cell("Until", &ago(&token.until)))
                             td.action { (accept(&token.token_id)) }
                         }
                     }
+                }
+            }
+            @if tokens.len() > LISTED {
+                p.muted {
+                    (LISTED) " of " (count(tokens.len() as i64)) " are listed. " code { "mana-sync admin refused-tokens" }
+                    " lists all, and " code { "accept-token" } " accepts one again."
                 }
             }
         }

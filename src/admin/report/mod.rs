@@ -85,6 +85,18 @@ pub struct RefusedToken {
     pub until: String,
 }
 
+/// The tokens that are refused anywhere.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RefusedTokens {
+    /// The tokens, in the order of their ids.
+    pub refused_tokens: Vec<RefusedToken>,
+    /// Replicas that did not answer in time.
+    pub silent: Vec<Silent>,
+    /// Why others could not be asked; none if they were.
+    pub problem: Option<String>,
+}
+
 /// The outcome of an action on one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
