@@ -17,6 +17,7 @@ mod user;
 
 use super::Admin;
 use super::error::AdminError;
+use crate::output::plain;
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
 use axum::http::{HeaderName, HeaderValue};
@@ -73,6 +74,6 @@ fn asset(media_type: &'static str, text: &'static str) -> Response {
 /// A page that shows an error.
 fn failed(page: &Page, error: &AdminError) -> Response {
     error.log();
-    let message = maud::html! { p.banner.bad role="alert" { (error.message()) } };
+    let message = maud::html! { p.banner.bad role="alert" { (plain(&error.message())) } };
     (error.status().0, page.draw(None, &message)).into_response()
 }

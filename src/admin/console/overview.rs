@@ -77,10 +77,11 @@ fn row(page: &Page, replica: &Replica) -> Markup {
     };
     let fields = [("replica", replica.name.as_str()), ("drained", drained)];
     let state = if replica.listener.up { replica.state() } else { "not listening" };
+    let is_well = replica.ready && replica.listener.up;
     html! {
         tr {
             (cell("Replica", &html! { strong { (replica.name) } }))
-            (cell("State", &html! { span.chip.good[replica.ready] { (state) } }))
+            (cell("State", &html! { span.chip.good[is_well].warn[!is_well] { (state) } }))
             (cell("Version", &html! { (replica.version) }))
             (cell("Started", &ago(&replica.started_at)))
             td.number data-name="Sockets" { (count(replica.connections.websockets)) }
@@ -137,12 +138,20 @@ fn database(database: Option<&Database>, replicas: &[Replica]) -> Markup {
         dl {
             dt { "PostgreSQL" } dd { (database.version) }
             dt { "Size" } dd { (bytes(database.bytes)) ", " (bytes(database.log_bytes)) " of it the log" }
-            dt { "Changes" } dd { "about " (count(database.changes)) " in " (count(database.logs)) " logs" }
+            dt { "Changes" } dd { (estimate(database)) }
             dt { "Connections" } dd { (database.connections) " of " (database.max_connections) }
             dt { "Waiting for a connection" } dd { (count(waiting)) " statements" }
             dt { "Notification queue" } dd { (format!("{:.1} % full", queue * 100.0)) }
             dt { "Oldest transaction" } dd { (latency(Some((database.oldest_transaction_seconds * 10.0).round() / 10.0))) }
             dt { "Transaction ids" } dd { (age) " % of the limit at which PostgreSQL stops" }
         }
+    }
+}
+
+/// PostgreSQL has no estimate of a new or restored database.
+fn estimate(database: &Database) -> String {
+    match (database.changes, database.logs) {
+        (0, 0) => "not estimated yet".to_owned(),
+        (changes, logs) => format!("about {} in {} logs", count(changes), count(logs)),
     }
 }

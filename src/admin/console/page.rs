@@ -1,7 +1,7 @@
 //! The shared parts of all pages: the frame, refreshed parts, forms and times.
 
 use super::super::Admin;
-use super::super::report::Silent;
+use super::super::report::{Silent, time};
 use super::super::request::VERBATIM;
 use super::document::document;
 use super::login::Login;
@@ -18,12 +18,14 @@ pub(super) struct Page {
     title: String,
     path: &'static str,
     form_token: String,
+    /// When its content was requested.
+    at: String,
 }
 
 impl Page {
     /// Creates the page at this path of the menu.
     pub(super) fn new(admin: &Admin, login: &Login, path: &'static str, title: impl Into<String>) -> Page {
-        Page { title: title.into(), path, form_token: login.form_token(admin) }
+        Page { title: title.into(), path, form_token: login.form_token(admin), at: time(admin.clock.now()) }
     }
 
     /// Renders the page around its content, refreshed at this interval if there is one.
@@ -40,7 +42,10 @@ impl Page {
                 form method="post" action="/logout" { (self.token()) button.quiet { "Log out" } }
             }
             main data-refresh=[millis] {
-                p.banner.bad #offline role="status" hidden { "No answer from this replica. This page may be out of date." }
+                p.banner.bad #offline hidden {
+                    span role="status" { "No answer from this replica." } " What is shown here is from "
+                    span data-part="as-of" { (ago(&self.at)) } "."
+                }
                 (content)
             }
         };

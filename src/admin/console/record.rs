@@ -9,6 +9,7 @@ use super::super::request::optional;
 use super::failed;
 use super::login::Login;
 use super::page::{Page, ago, cell, field};
+use crate::output::{escaped, plain};
 use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_APP, MAX_RECORD, MAX_TABLE};
 use axum::Extension;
@@ -72,10 +73,10 @@ fn fields(record: &Record) -> Markup {
                 tbody {
                     @for field in &record.fields {
                         tr {
-                            (cell("Field", &html! { strong { (field.name) } }))
+                            (cell("Field", &html! { strong { (plain(&field.name)) } }))
                             (cell("Value", &value(&field.value)))
                             (cell("Written", &ago(&field.stamp)))
-                            (cell("By", &html! { (field.device) }))
+                            (cell("By", &html! { (plain(&field.device)) }))
                             (cell("Stored", &html! { a href={ "#" (field.cursor) } { (ago(&field.cursor)) } }))
                         }
                     }
@@ -102,10 +103,10 @@ fn entry(change: &Change) -> Markup {
             div.when {
                 (ago(&change.cursor)) " "
                 span.chip.bad[change.op == "delete"].good[change.op == "insert"] { (change.op) }
-                " by " strong { (change.device) }
+                " by " strong { (plain(&change.device)) }
             }
             ul.writes { @for write in &change.writes { (written(write)) } }
-            div.muted { code { (change.cursor) } }
+            div.muted { "stored " code { (change.cursor) } }
         }
     }
 }
@@ -113,8 +114,9 @@ fn entry(change: &Change) -> Markup {
 fn written(write: &Write) -> Markup {
     html! {
         li.wins[write.wins] {
-            span.field { (write.field) } " " (value(&write.value)) " "
-            span.muted { "written " (ago(&write.stamp)) }
+            span.field { (plain(&write.field)) } " " (value(&write.value)) " "
+            // In full, because it decides: two writes of one second differ in nothing else.
+            span.muted { "written " code { (write.stamp) } }
             @if write.wins { " " span.chip.good { "current" } }
             @if write.trimmed { " " span.chip { "trimmed since" } }
         }
@@ -126,11 +128,11 @@ fn value(value: &Json) -> Markup {
     let short = text.char_indices().nth(SHORT).map_or(text, |(end, _)| &text[..end]);
     let long = &text[..text.floor_char_boundary(LONG)];
     html! {
-        @if short.len() == text.len() { code { (text) } }
+        @if short.len() == text.len() { code { (escaped(text)) } }
         @else {
             details {
-                summary { code { (short) "…" } }
-                pre { (long) }
+                summary { code { (escaped(short)) "…" } }
+                pre { (escaped(long)) }
                 @if long.len() < text.len() {
                     p.banner { "It goes on: " (text.len()) " bytes in all. The API's /record has all of it." }
                 }

@@ -10,6 +10,7 @@ use super::super::units::{at_least, bytes, count};
 use super::failed;
 use super::login::{LIVE, Login};
 use super::page::{Page, ago, ago_if, cell, field, figure, missing, query};
+use crate::output::plain;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -29,7 +30,7 @@ pub(super) async fn show(
     uri: Uri,
 ) -> Response {
     let id = optional(&uri, "id");
-    let title = id.as_deref().map_or_else(|| "User".to_owned(), |id| format!("User {id}"));
+    let title = id.as_deref().map_or_else(|| "User".to_owned(), |id| format!("User {}", plain(id)));
     let page = Page::new(&admin, &login, "/user", title);
     let Some(id) = id else { return page.draw(None, &search("")) };
     if let Err(error) = name("the user's id", &id, MAX_USER) {
@@ -104,11 +105,11 @@ fn devices(page: &Page, user: &User) -> Markup {
 
 fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
     let fields = [("user_id", user.user_id.as_str()), ("device", device.device.as_str())];
-    let sure = format!("End all sessions of {}?", device.device);
+    let sure = format!("End all sessions of {}?", plain(&device.device));
     html! {
         tr {
-            (cell("Device", &html! { strong { (device.device) } }))
-            (cell("App", &html! { (device.app) }))
+            (cell("Device", &html! { strong { (plain(&device.device)) } }))
+            (cell("App", &html! { (plain(&device.app)) }))
             td.number data-name="Sessions" { (device.sessions) }
             td.number data-name="Changes" { (count(device.changes)) }
             (cell("Last push", &ago_if(device.pushed_at.as_ref())))
@@ -136,7 +137,7 @@ fn logs(logs: &[Log]) -> Markup {
                 tbody {
                     @for log in logs {
                         tr {
-                            (cell("App", &html! { strong { (log.app) } }))
+                            (cell("App", &html! { strong { (plain(&log.app)) } }))
                             (cell("Newest change", &ago(&log.head)))
                             (cell("Head", &html! { code { (log.head) } }))
                             td.number data-name="Changes" { (at_least(count(log.changes), log.more)) }
@@ -180,16 +181,16 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
 fn session_row(page: &Page, session: &Session) -> Markup {
     html! {
         tr {
-            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (device) } } None => { span.muted { "unnamed" } } } }))
+            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (plain(device)) } } None => { span.muted { "unnamed" } } } }))
             (cell("Replica", &html! { (session.replica) }))
             (cell("Kind", &html! { span.chip { (kind(&session.transport)) } }))
-            (cell("App", &html! { @match &session.app { Some(app) => { (app) } None => { span.muted { "all" } } } }))
+            (cell("App", &html! { @match &session.app { Some(app) => { (plain(app)) } None => { span.muted { "all" } } } }))
             (cell("Opened", &ago(&session.since)))
             (cell("Woken", &ago_if(session.woken_at.as_ref())))
             (cell("Read", &ago_if(session.read_at.as_ref())))
             @match &session.token_id {
                 Some(id) => {
-                    (cell("Token id", &html! { code { (id) } }))
+                    (cell("Token id", &html! { code { (plain(id)) } }))
                     td.action { (refuse(page, id, session.token_expires_at.as_deref())) }
                 }
                 None => { (cell("Token id", &html! { span.muted { "none" } })) td.action {} }

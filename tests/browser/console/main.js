@@ -69,7 +69,7 @@ async function overview(page) {
   await button.hover();
   await drained.mouse.down();
   for (let refreshed = 0; refreshed < 2; refreshed += 1) {
-    await drained.waitForResponse((response) => response.request().headers()['x-live'] === '1');
+    await drained.waitForResponse(isLive);
   }
   await drained.mouse.up();
   await drained.getByRole('heading', { name: 'Done' }).waitFor();
@@ -85,6 +85,41 @@ async function overview(page) {
   await drained.getByRole('row', { name: 'replica-2' }).getByText('ready', { exact: true }).waitFor();
   await drained.context().close();
   check('a page that is live is not loaded again', loaded > 0);
+}
+
+const isLive = (response) => response.request().headers()['x-live'] === '1';
+
+/** What is refreshed goes on while a button has the focus, waits while a text is selected, and says when nothing answers. */
+async function live(page) {
+  await page.goto('/');
+  const replicas = page.locator('[data-part=replicas]');
+  const row = replicas.locator('tr', { hasText: 'replica-2' });
+  const old = replicas.locator('[data-old]');
+  const mark = () => row.evaluate((tr) => (tr.dataset.old = 'yes'));
+  await row.getByRole('button', { name: 'Drain' }).focus();
+  await mark();
+  await old.waitFor({ state: 'detached' });
+  const focused = await page.evaluate(() => document.activeElement.closest('tr')?.textContent ?? 'nothing');
+  check(`the button keeps the focus, not ${focused}`, focused.includes('replica-2'));
+
+  await mark();
+  await row.locator('strong').evaluate((name) => getSelection().selectAllChildren(name));
+  for (let refreshed = 0; refreshed < 2; refreshed += 1) await page.waitForResponse(isLive);
+  await page.locator('[data-part=replicas].held').waitFor();
+  check('a selected text stays', (await page.evaluate(() => String(getSelection()))) === 'replica-2' && (await old.count()) === 1);
+  await page.evaluate(() => getSelection().removeAllRanges());
+  await old.waitFor({ state: 'detached' });
+
+  // Like a replica that is frozen: it accepts connections, and does not answer.
+  const held = [];
+  await page.route('/', (route) => held.push(route));
+  const banner = page.locator('#offline');
+  await banner.waitFor();
+  const said = await banner.innerText();
+  check(`it says how old the page is: ${said}`, /No answer.* is from \d+ s ago/.test(said));
+  for (const route of held) await route.continue();
+  await page.unroute('/');
+  await banner.waitFor({ state: 'hidden' });
 }
 
 async function user(page) {
@@ -168,6 +203,10 @@ async function actions(page) {
   await send('Change', (form) => form.getByLabel('Filter').fill('info,mana_sync::http=debug'), 'the log filter is now');
   await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must have the form of RUST_LOG');
   await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times per second');
+  await page.goto('/actions');
+  const inForce = page.locator('section', { hasText: 'Settings in force' }).locator('[data-name="Pushes a second"]');
+  const rates = await inForce.allTextContents();
+  check(`the rates of all replicas are shown: ${rates}`, rates.join() === '7,7,7');
   await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate must be a whole number');
   await send('Limit', (form) => form.getByLabel('Pushes a second').fill('0'), 'users may push without limit');
   await send('Trim now', () => {}, /trim/);
@@ -231,7 +270,7 @@ await run(async () => {
   }
   await looks(await page.context().storageState());
   console.log('every page fits both screens');
-  for (const [name, visit] of Object.entries({ user, overview, actions, expiry, logout })) {
+  for (const [name, visit] of Object.entries({ user, overview, live, actions, expiry, logout })) {
     await visit(page);
     console.log(`${name} is as it should be`);
   }
