@@ -21,9 +21,6 @@ const MAX_CHANGES: usize = 256;
 const MAX_WAITING: usize = 20_000;
 const MAX_WAITING_OF_USER: usize = MAX_WAITING / 8;
 
-/// Maximum time for which the next batch is held.
-const LONGEST_HOLD: Duration = Duration::from_millis(2);
-
 /// All pushes together leave this fraction of the pool's connections to reads, if it has more than one: whatever blocks
 /// all writes, such as a lock or an unresponsive standby, blocks no reads.
 const FOR_READS: usize = 4;
@@ -46,8 +43,6 @@ pub(super) struct FairQueue {
     waiting: Waiting,
     /// Running batches, without the slow ones.
     batches: usize,
-    /// If the next batch is held, the latest time at which it starts.
-    held_until: Option<Instant>,
     concurrency: ConcurrencyLimit,
     /// Running statements, including the slow batches; their maximum; and their maximum when one starts that is not a
     /// batch.
@@ -120,7 +115,6 @@ impl FairQueue {
             locked: lane(pool_size / 4),
             waiting: Waiting::default(),
             batches: 0,
-            held_until: None,
             concurrency: ConcurrencyLimit::new(MIN_BATCH.len()),
             running: 0,
             most,
@@ -225,31 +219,18 @@ impl FairQueue {
         }
     }
 
-    /// Holds the next batch if others keep the database busy. Returns true if it is held from now on: the caller must then
-    /// let it [go](Self::let_go) once it has read what has arrived. If that takes long, whatever happens next starts it.
-    pub(super) fn hold(&mut self, now: Instant) -> bool {
-        let holds = self.held_until.is_none() && self.concurrency.is_slowed_by_others();
-        if holds {
-            self.held_until = Some(now + LONGEST_HOLD);
-        }
-        holds
-    }
-
-    /// Lets the next batch start.
-    pub(super) fn let_go(&mut self) {
-        self.held_until = None;
+    /// When batches start.
+    pub(super) fn concurrency(&mut self) -> &mut ConcurrencyLimit {
+        &mut self.concurrency
     }
 
     /// Returns the next batch, if one should start: one push of each user in turn, until it is full. Its logs are busy
     /// until they are released.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<Vec<Job>> {
-        if self.held_until.is_some_and(|until| now < until) {
-            return None;
-        }
         let enough = *MIN_BATCH.get(self.batches)?;
         if self.ready_pushes < enough
             || self.running >= self.most
-            || !self.concurrency.allows(self.batches, self.ready_pushes)
+            || !self.concurrency.allows(self.batches, self.ready_pushes, now)
         {
             return None;
         }

@@ -68,7 +68,7 @@ impl Drop for RunningBatch {
                 queue.batch_ended();
             }
             self.logs.iter().for_each(|log| queue.release(*log));
-            is_held = queue.hold(Instant::now());
+            is_held = queue.concurrency().hold(Instant::now());
         });
         if is_held {
             self.batcher.start_later();
@@ -124,8 +124,8 @@ impl Drop for RunningAlone {
     }
 }
 
-/// Lets tasks run that are ready by now. `yield_now` would also wait until this thread has turned to its sockets, which may be
-/// 61 tasks later.
+/// Lets tasks run that are ready by now. `yield_now` would also wait until this thread has turned to its sockets, which may
+/// be 61 tasks later.
 pub(super) async fn behind_what_is_ready() {
     let mut has_waited = false;
     poll_fn(|context| {
@@ -143,6 +143,6 @@ pub(super) struct LateStart(pub(super) Batcher);
 
 impl Drop for LateStart {
     fn drop(&mut self) {
-        self.0.change(FairQueue::let_go);
+        self.0.change(|queue| queue.concurrency().let_go());
     }
 }

@@ -1,10 +1,10 @@
 //! Distributing the logs over buckets: `mana-sync distribute`.
 //!
 //! No replica may be connected. After a rehearsal that changes nothing ([`rehearsal`]), the layout is written, to keep
-//! replicas from starting meanwhile. Then the buckets' schemas are created and migrated, the main schema's tables are renamed and replaced by views
-//! ([`entrances`]), and the logs are moved, a few in each transaction ([`moving`]). Finally Citus, if present,
-//! distributes the schemas ([`spreading`]). Progress is kept in the database, so the command can be killed at any point
-//! and run again. There is no way back, and the number of buckets cannot be changed.
+//! replicas from starting meanwhile. Then the buckets' schemas are created and migrated, the main schema's tables are
+//! renamed and replaced by views ([`entrances`]), and the logs are moved, a few in each transaction ([`moving`]). Finally
+//! Citus, if present, distributes the schemas ([`spreading`]). Progress is kept in the database, so the command can be
+//! killed at any point and run again. There is no way back, and the number of buckets cannot be changed.
 
 mod attached;
 pub(super) mod citus;

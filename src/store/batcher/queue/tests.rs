@@ -56,21 +56,21 @@ fn while_others_keep_the_database_busy_the_next_batch_is_held_until_it_is_let_go
         queue.batches = 0;
     };
     stored(&mut queue, 1, milli);
-    assert!(!queue.hold(now), "it took no longer than usual");
+    assert!(!queue.concurrency().hold(now), "it took no longer than usual");
     stored(&mut queue, 2, 10 * milli);
-    assert!(!queue.hold(now), "another batch ran beside it");
+    assert!(!queue.concurrency().hold(now), "another batch ran beside it");
     stored(&mut queue, 1, 10 * milli);
-    assert!(queue.hold(now));
-    assert!(!queue.hold(now), "somebody else lets it go");
-    assert_eq!(sizes(&mut queue), None);
-    queue.let_go();
+    assert!(queue.concurrency().hold(now));
+    assert!(!queue.concurrency().hold(now), "somebody else lets it go");
+    assert!(queue.next_batch(now).is_none());
+    queue.concurrency().let_go();
     assert_eq!(sizes(&mut queue), Some(vec![1]));
     queue.batches = 0;
 
     queue.push(job("b", 1));
-    assert!(queue.hold(now));
-    assert_eq!(sizes(&mut queue), None);
-    assert!(queue.next_batch(now + LONGEST_HOLD).is_some(), "it is not held for longer");
+    assert!(queue.concurrency().hold(now));
+    assert!(queue.next_batch(now).is_none());
+    assert!(queue.next_batch(now + Duration::from_millis(2)).is_some(), "it is not held for longer");
 }
 
 #[test]
