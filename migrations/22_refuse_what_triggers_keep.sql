@@ -1,5 +1,5 @@
--- What a trigger of the tables' owner keeps without an error is not taken for erased or trimmed: one that was made for inserts
--- and returns `new`, which a delete does not have, keeps every row.
+-- What a trigger of the tables' owner keeps without an error, or row-level security hides, is not taken for erased or trimmed: a
+-- trigger that was made for inserts and returns `new`, which a delete does not have, keeps every row.
 create function sync_refuse_kept(name text) returns void
 language plpgsql as $$
 begin
@@ -167,6 +167,8 @@ $$;
 do $$
 begin
     execute format('alter function sync_erase(text) set search_path = %I, pg_temp', current_schema());
+    -- What row-level security hides from the owner (force row level security) is refused, not left there.
+    alter function sync_erase(text) set row_security = off;
     execute format('alter function sync_trim_rows(uuid[], text[], bool[], bool) set search_path = %I, pg_temp', current_schema());
 end
 $$;

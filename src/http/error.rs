@@ -173,7 +173,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             ApiError::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             ApiError::Store(StoreError::Unstorable(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. })
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. } | StoreError::Hidden)
             | ApiError::Join(JoinError::Begin(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             ApiError::Join(JoinError::TooManySessions) | ApiError::TooManyFromAddress => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_connections")
@@ -199,7 +199,7 @@ impl ApiError {
             ApiError::Auth(error) => error.refusal(),
             ApiError::SyncInactive => Refusal::SyncInactive,
             ApiError::NotReady(_) => Refusal::NotReady,
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. })
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. } | StoreError::Hidden)
             | ApiError::Join(JoinError::Begin(_)) => Refusal::DatabaseUnavailable,
             _ if status == StatusCode::TOO_MANY_REQUESTS => Refusal::UserLimit,
             _ if status == StatusCode::SERVICE_UNAVAILABLE => Refusal::Busy,
@@ -217,6 +217,7 @@ impl ApiError {
             ApiError::Store(
                 StoreError::Unavailable(_)
                 | StoreError::Dropped { .. }
+                | StoreError::Hidden
                 | StoreError::TurnTimeout
                 | StoreError::Contended,
             )
@@ -244,7 +245,7 @@ impl ApiError {
         static BUSY: Throttle = Throttle::new();
         match self {
             ApiError::Auth(_) => &WITHOUT_KEYS,
-            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. })
+            ApiError::Store(StoreError::Unavailable(_) | StoreError::Dropped { .. } | StoreError::Hidden)
             | ApiError::Join(JoinError::Begin(_)) => &WITHOUT_DATABASE,
             _ => &BUSY,
         }

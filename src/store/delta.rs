@@ -284,17 +284,4 @@ impl Pages {
             _ => Cursor::after(head),
         }
     }
-
-    async fn read_rows<'m>(
-        &self,
-        query: &'static Sql,
-        parameters: &[&(dyn ToSql + Sync)],
-        request: &PageRequest<'_>,
-        memory: &'m PageMemory,
-    ) -> Result<PageRows<'m>, StoreError> {
-        // In the response to a push, changes may be left out once all have been read.
-        let writes = request.is_for_answer && !request.own.is_answer();
-        let sink = || PageRows::new(memory, self.limits.bytes as usize, writes);
-        traced::run_into(&self.pool, traced::PAGE, query, parameters, &sink).await?.finish()
-    }
 }

@@ -6,9 +6,9 @@
 //! has missed nothing. [`delta`] reads pages in separate statements, whose snapshots are newer than any lock taken
 //! before. [`heads`] serves the reconciler, [`quotas`] the limits, [`inspect`] operators. [`own_writes`] finds a
 //! reader's own writes, [`page_memory`] provides the memory for pages, [`rewinds`] reports a database that went back to
-//! an earlier state, [`unstorable`] finds out why PostgreSQL refuses a value. [`schema`] applies and checks migrations,
-//! [`takeover`] takes over the previous server's database, [`fitness`] explains why a database cannot serve, [`traced`]
-//! connects statements to traces and metrics.
+//! an earlier state, [`unstorable`] finds out why PostgreSQL refuses a value, [`visibility`] whether it hides rows.
+//! [`schema`] applies and checks migrations, [`takeover`] takes over the previous server's database, [`fitness`] explains
+//! why a database cannot serve, [`traced`] connects statements to traces and metrics.
 //!
 //! A [`Store`] is one bucket: a schema with these tables. [`layout`] maps users to buckets, [`buckets`] holds them,
 //! [`distribute`] creates them. [`citus`] has what differs if Citus distributes them, [`workers`] its servers.
@@ -53,6 +53,7 @@ pub mod schema;
 pub mod takeover;
 mod traced;
 mod unstorable;
+mod visibility;
 pub mod why;
 mod workers;
 
@@ -85,6 +86,7 @@ use push_statements::{PUSH_STATEMENTS, PushStatements};
 use rewinds::Rewinds;
 use std::sync::Arc;
 use std::time::Duration;
+use visibility::Visibility;
 
 /// Timeout for locks, such as those of another replica's push to the same log.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,6 +191,7 @@ impl Store {
                 heavy,
                 clock,
                 existing: existing.clone(),
+                visibility: Visibility::default(),
                 lane: ReadLane::new(connections),
             },
             heads: HeadReader::new(pool.clone()),

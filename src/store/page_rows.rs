@@ -37,6 +37,8 @@ pub(super) struct PageRows<'m> {
     has_more: bool,
     /// The position up to which changes were scanned, if that is not the head and the page is not full.
     looked_until: Option<i64>,
+    /// True if row-level security may hide changes.
+    pub(super) is_walled: bool,
     /// True if the reader holds later stamps than are stored, anywhere in the log.
     pub(super) reader_holds: bool,
     /// On an initial sync: true if the reader may have replaced some of these changes.
@@ -72,6 +74,7 @@ impl<'m> PageRows<'m> {
             head: 0,
             has_more: false,
             looked_until: None,
+            is_walled: false,
             reader_holds: false,
             is_met: false,
             changes: Vec::new(),
@@ -99,6 +102,7 @@ impl<'m> PageRows<'m> {
         let rows_trimmed = row.try_get::<_, Option<bool>>(9)?.unwrap_or(false);
         let Some(id) = row.try_get(0)? else {
             (self.head, self.reader_holds, self.has_more) = (at, is_own, rows_trimmed);
+            self.is_walled = row.try_get::<_, Option<&str>>(4)?.is_some();
             self.looked_until = row.try_get::<_, Option<Micros>>(12)?.map(|Micros(until)| until);
             return Ok(());
         };

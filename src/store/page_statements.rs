@@ -29,7 +29,8 @@ macro_rules! candidates {
 /// before them, exceed `$7` bytes; the first is on the page whatever its size. Running sums of bytes are computed only
 /// if all of them together are too many, which is rare.
 ///
-/// The first row is the head: its position, whether the reader holds later stamps than are stored anywhere (`is_own`),
+/// The first row is the head: its position, whether row-level security may hide changes (`op`; see
+/// [`super::visibility`]), whether the reader holds later stamps than are stored anywhere (`is_own`),
 /// whether there are more changes than those on the page (`rows_trimmed`), and up to where the log was scanned. The
 /// changes follow in log order, each as it is found: they are in transit while PostgreSQL looks for the next. `is_own`:
 /// whether the reader stored it. `own_later`: for a delete, if `$12`, whether the reader wrote its record later, or may
@@ -60,7 +61,8 @@ macro_rules! page_query {
                          ) summed where number < $5 and (number = 1 or bytes <= $7)
                      ) end as fits from totals
                  )
-                 select null::uuid as id, h.head as created_at, null::text as table_name, null::text as record_id, null::text as op,
+                 select null::uuid as id, h.head as created_at, null::text as table_name, null::text as record_id,
+                        case when row_security_active(to_regclass('sync_changes')) then 'walled' end as op,
                         null::jsonb as data, null::jsonb as stamps, null::jsonb as extra,
                         exists (select from sync_changes o
                                 where o.log_id = $1 and o.client_id = $3 and o.held is not null) as is_own,

@@ -11,6 +11,7 @@ mod convergence;
 mod crash;
 mod dropped_rows;
 mod foreign_objects;
+mod hidden_rows;
 mod least_privilege;
 mod long_changes;
 mod page_bounds;
