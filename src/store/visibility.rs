@@ -1,8 +1,8 @@
 //! Makes sure that row-level security hides no changes from replicas (G2).
 //!
-//! Hidden rows are no error for PostgreSQL: a reader would be told that there is nothing, with a cursor past changes that it
-//! never got. So every page says whether row-level security applies to the replicas' role. If it does, there must be a policy
-//! that lets the role see all rows, as that of `deploy/row_level_security.sql`.
+//! Hidden rows are no error for PostgreSQL: a reader would be told that there is nothing, with a cursor past changes that
+//! it never got. So every page says whether row-level security applies to the replicas' role. If it does, there must be a
+//! policy that lets the role see all rows, as that of `deploy/row_level_security.sql`.
 
 use super::StoreError;
 use crate::db::{Pool, Sql};

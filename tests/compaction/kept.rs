@@ -1,5 +1,5 @@
-//! What a trigger of the tables' owner keeps without an error is not taken for erased or trimmed. The usual one was made for
-//! inserts and returns `new`, which a delete does not have.
+//! What a trigger of the tables' owner keeps without an error is not taken for erased or trimmed. The usual one was made
+//! for inserts and returns `new`, which a delete does not have.
 
 use super::support::*;
 use super::{APP, NOW, TABLE, at, command, history, rows, said};

@@ -1,5 +1,5 @@
-//! Creates a bucket in a transaction that is undone. Once the layout is written, replicas are kept out until all logs are
-//! moved, so whatever can fail had better fail before.
+//! Creates a bucket in a transaction that is undone. Once the layout is written, replicas are kept out until all logs
+//! are moved, so whatever can fail had better fail before.
 
 use super::entrances::TABLES;
 use crate::db::Session;
