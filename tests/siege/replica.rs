@@ -155,7 +155,10 @@ impl Others {
                     let mut seen = seen.lock().await;
                     match answer {
                         Ok(answer) if answer.status() == 200 => seen.pushes.push(took),
-                        Ok(answer) => seen.refused.push(format!("a push: {}", answer.status())),
+                        Ok(answer) => {
+                            let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
+                            seen.refused.push(format!("a push: {status} {text}"));
+                        }
                         Err(error) => seen.refused.push(format!("a push: {error:?}")),
                     }
                     drop(seen);

@@ -1,12 +1,9 @@
-//! When batches start: fewer at once while the database is busy, and a moment later if it is others who keep it busy.
+//! The number of batches that run at once: fewer while the database is busy.
 //!
 //! While processors are free, pushes are stored sooner if batches run side by side. Once there are none left, each batch
 //! takes longer by as much, and all that side by side achieves is smaller batches, each at the full cost of a statement
 //! (`docs/adr/0042-fewer-batches-at-once-while-busy.md`). Whether the database is busy shows in how long batches take,
 //! compared with the shortest time of those of their size.
-//!
-//! If a batch takes long although it runs alone, many replicas share the database, and larger batches help all of them
-//! (`docs/adr/0043-many-replicas-on-one-database.md`).
 
 use crate::db::ShortestLately;
 use std::time::Duration;
@@ -21,8 +18,6 @@ const DECREASE: f64 = 0.8;
 const INCREASE: f64 = 0.05;
 /// Changes for which the cost of a statement hardly matters: a batch of so many starts anyway.
 const LARGE: f64 = 32.0;
-/// Maximum time for which the next batch is held.
-const LONGEST_HOLD: Duration = Duration::from_millis(2);
 /// Weight of the last batch in the average number of changes in a push, as a divisor.
 const WEIGHT: f64 = 8.0;
 /// Sizes of batches that are compared with each other, in powers of two: one change, two or three, …, 256 or more.
@@ -37,47 +32,18 @@ pub(super) struct ConcurrencyLimit {
     shortest: [ShortestLately; SIZES],
     /// Average number of changes in a push.
     changes: f64,
-    /// True if the last batch took long although no other ran beside it.
-    slowed: bool,
-    /// If the next batch is held, the latest time at which it starts.
-    held_until: Option<Instant>,
 }
 
 impl ConcurrencyLimit {
     /// Creates a limit of this many batches, which it never exceeds.
     pub(super) fn new(most: usize) -> ConcurrencyLimit {
         let most = most as f64;
-        ConcurrencyLimit {
-            limit: most,
-            most,
-            shortest: Default::default(),
-            changes: 1.0,
-            slowed: false,
-            held_until: None,
-        }
+        ConcurrencyLimit { limit: most, most, shortest: Default::default(), changes: 1.0 }
     }
 
-    /// Returns true if another batch may start beside this many, for so many waiting pushes. The first always may, unless
-    /// it is held.
-    pub(super) fn allows(&self, running: usize, waiting: usize, now: Instant) -> bool {
-        let is_held = self.held_until.is_some_and(|until| now < until);
-        !is_held && running < self.limit as usize || waiting as f64 * self.changes >= LARGE
-    }
-
-    /// Holds the next batch if it is others who keep the database busy, that is, if the last one took long although it ran
-    /// alone: it will be larger. Returns true if it is held from now on: the caller must then let it [go](Self::let_go) once
-    /// it has read what has arrived. If that takes long, whatever happens next starts it.
-    pub(super) fn hold(&mut self, now: Instant) -> bool {
-        let holds = self.held_until.is_none() && self.slowed;
-        if holds {
-            self.held_until = Some(now + LONGEST_HOLD);
-        }
-        holds
-    }
-
-    /// Lets the next batch start.
-    pub(super) fn let_go(&mut self) {
-        self.held_until = None;
+    /// Returns true if another batch may start beside this many, for so many waiting pushes. The first always may.
+    pub(super) fn allows(&self, running: usize, waiting: usize) -> bool {
+        running < self.limit as usize || waiting as f64 * self.changes >= LARGE
     }
 
     /// Records how long a batch took that was stored, from when it asked for a connection, and how many are running, this
@@ -86,7 +52,6 @@ impl ConcurrencyLimit {
         self.changes += (changes as f64 / pushes.max(1) as f64 - self.changes) / WEIGHT;
         let size = (changes.max(1).ilog2() as usize).min(SIZES - 1);
         let shortest = self.shortest[size].note(took, now);
-        self.slowed = running <= 1 && took > shortest.mul_f64(BUSY);
         if took > shortest.mul_f64(BUSY) && running > 1 {
             self.limit = (self.limit * DECREASE).max(1.0);
         } else if took < shortest.mul_f64(FREE) {
@@ -103,7 +68,7 @@ mod tests {
 
     /// The highest number of batches that may run while one push is waiting.
     fn limit(concurrency: &ConcurrencyLimit) -> usize {
-        (0..).find(|running| !concurrency.allows(*running, 1, Instant::now())).unwrap()
+        (0..).find(|running| !concurrency.allows(*running, 1)).unwrap()
     }
 
     #[test]
@@ -144,9 +109,9 @@ mod tests {
         let (mut concurrency, now) = (ConcurrencyLimit::new(6), Instant::now());
         concurrency.note(2, 1, 1, MILLI, now);
         (0..20).for_each(|_| concurrency.note(2, 1, 1, 10 * MILLI, now));
-        assert!(!concurrency.allows(1, 31, now) && concurrency.allows(1, 32, now), "of one change each");
+        assert!(!concurrency.allows(1, 31) && concurrency.allows(1, 32), "of one change each");
         concurrency.note(2, 2, 20, MILLI, now);
         (0..100).for_each(|_| concurrency.note(2, 2, 20, 10 * MILLI, now));
-        assert!(!concurrency.allows(1, 3, now) && concurrency.allows(1, 4, now), "of about ten");
+        assert!(!concurrency.allows(1, 3) && concurrency.allows(1, 4), "of about ten");
     }
 }

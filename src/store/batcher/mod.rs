@@ -39,7 +39,7 @@ use futures_util::future::BoxFuture;
 use job::Way;
 use outcome::Outcome;
 use queue::FairQueue;
-use running::{Due, LateStart, RunningAlone, RunningBatch, behind_what_is_ready, due};
+use running::{Due, RunningAlone, RunningBatch, due};
 use shared_queue::SharedQueue;
 use std::pin::pin;
 use std::time::Duration;
@@ -104,15 +104,6 @@ impl Batcher {
             due(&mut queue)
         };
         self.start(due);
-    }
-
-    /// Starts what is due once the tasks that are ready by now have run, such as those that read requests.
-    fn start_later(&self) {
-        let later = LateStart(self.clone());
-        tokio::spawn(async move {
-            behind_what_is_ready().await;
-            drop(later);
-        });
     }
 
     /// Runs a batch. `is_only`: it is a single push, and no other batch is running here.

@@ -219,18 +219,13 @@ impl FairQueue {
         }
     }
 
-    /// When batches start.
-    pub(super) fn concurrency(&mut self) -> &mut ConcurrencyLimit {
-        &mut self.concurrency
-    }
-
     /// Returns the next batch, if one should start: one push of each user in turn, until it is full. Its logs are busy
     /// until they are released.
-    pub(super) fn next_batch(&mut self, now: Instant) -> Option<Vec<Job>> {
+    pub(super) fn next_batch(&mut self) -> Option<Vec<Job>> {
         let enough = *MIN_BATCH.get(self.batches)?;
         if self.ready_pushes < enough
             || self.running >= self.most
-            || !self.concurrency.allows(self.batches, self.ready_pushes, now)
+            || !self.concurrency.allows(self.batches, self.ready_pushes)
         {
             return None;
         }

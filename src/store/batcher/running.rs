@@ -5,9 +5,6 @@ use super::job::{Job, Way};
 use super::queue::FairQueue;
 use crate::protocol::{LogId, UserKey};
 use std::collections::HashSet;
-use std::future::poll_fn;
-use std::task::Poll;
-use tokio::time::Instant;
 
 /// A statement to be started.
 pub(super) enum Due {
@@ -18,8 +15,8 @@ pub(super) enum Due {
 
 /// Takes from the queue whatever is due.
 pub(super) fn due(queue: &mut FairQueue) -> Vec<Due> {
-    let (mut due, now) = (Vec::new(), Instant::now());
-    while let Some(batch) = queue.next_batch(now) {
+    let mut due = Vec::new();
+    while let Some(batch) = queue.next_batch() {
         let is_only = batch.len() == 1 && queue.batches() == 1;
         due.push(Due::Batch(batch, is_only));
     }
@@ -61,18 +58,13 @@ impl Drop for RunningBatch {
         if !self.has_begun {
             return;
         }
-        let mut is_held = false;
         self.batcher.change(|queue| {
             queue.batch_statement_ended();
             if self.counts {
                 queue.batch_ended();
             }
             self.logs.iter().for_each(|log| queue.release(*log));
-            is_held = queue.concurrency().hold(Instant::now());
         });
-        if is_held {
-            self.batcher.start_later();
-        }
     }
 }
 
@@ -121,28 +113,5 @@ impl Drop for RunningAlone {
             }
             queue.release(self.log);
         });
-    }
-}
-
-/// Lets tasks run that are ready by now. `yield_now` would also wait until this thread has turned to its sockets, which may
-/// be 61 tasks later.
-pub(super) async fn behind_what_is_ready() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// The end of a held batch's wait. On drop, even if the runtime never gets to it, the batch is let go.
-pub(super) struct LateStart(pub(super) Batcher);
-
-impl Drop for LateStart {
-    fn drop(&mut self) {
-        self.0.change(|queue| queue.concurrency().let_go());
     }
 }

@@ -33,7 +33,7 @@ fn waiting(jobs: impl IntoIterator<Item = Job>) -> FairQueue {
 
 /// The number of changes of each push in the next batch; `None` if none should start.
 fn sizes(queue: &mut FairQueue) -> Option<Vec<usize>> {
-    Some(queue.next_batch(Instant::now())?.iter().map(Job::size).collect())
+    Some(queue.next_batch()?.iter().map(Job::size).collect())
 }
 
 /// Nothing is left, and nothing is remembered.
@@ -45,32 +45,6 @@ fn assert_empty(queue: &FairQueue) {
             && queue.alone.is_empty()
             && queue.locked.is_empty()
     );
-}
-
-#[test]
-fn while_others_keep_the_database_busy_the_next_batch_is_held_until_it_is_let_go() {
-    let (mut queue, now, milli) = (waiting([job("a", 1)]), Instant::now(), Duration::from_millis(1));
-    let stored = |queue: &mut FairQueue, batches, took| {
-        queue.batches = batches;
-        queue.batch_stored(1, 1, took, now);
-        queue.batches = 0;
-    };
-    stored(&mut queue, 1, milli);
-    assert!(!queue.concurrency().hold(now), "it took no longer than usual");
-    stored(&mut queue, 2, 10 * milli);
-    assert!(!queue.concurrency().hold(now), "another batch ran beside it");
-    stored(&mut queue, 1, 10 * milli);
-    assert!(queue.concurrency().hold(now));
-    assert!(!queue.concurrency().hold(now), "somebody else lets it go");
-    assert!(queue.next_batch(now).is_none());
-    queue.concurrency().let_go();
-    assert_eq!(sizes(&mut queue), Some(vec![1]));
-    queue.batches = 0;
-
-    queue.push(job("b", 1));
-    assert!(queue.concurrency().hold(now));
-    assert!(queue.next_batch(now).is_none());
-    assert!(queue.next_batch(now + Duration::from_millis(2)).is_some(), "it is not held for longer");
 }
 
 #[test]
@@ -177,7 +151,7 @@ fn what_is_locked_has_places_apart_from_what_is_large_and_one_user_two_of_them()
 #[test]
 fn what_is_put_back_waits_until_its_log_is_released_and_can_be_given_up_meanwhile() {
     let mut queue = waiting([1, 2].map(|changes| job("u", changes)));
-    let mut batch = queue.next_batch(Instant::now()).unwrap();
+    let mut batch = queue.next_batch().unwrap();
     let (second, first) = (batch.pop().unwrap(), batch.pop().unwrap());
     let id = second.id;
     queue.batch_ended();
@@ -222,7 +196,7 @@ fn whoever_gives_up_costs_the_others_nothing_and_nothing_of_them_stays() {
 fn what_a_batch_leaves_is_next_in_its_log_and_alone() {
     let mut queue = waiting([1, 2].map(|changes| job("u", changes)));
     queue.push(job("v", 3));
-    let batch = queue.next_batch(Instant::now()).unwrap();
+    let batch = queue.next_batch().unwrap();
     assert_eq!(batch.iter().map(Job::size).collect::<Vec<_>>(), [1, 3, 2]);
     queue.push(job("u", 4));
     queue.batch_ended();
@@ -262,7 +236,7 @@ fn what_is_given_up_leaves_at_once_wherever_it_waits() {
         let mut queue = waiting(changes.map(|changes| job("u", changes)));
         let id = numbers(&queue, "u")[0];
         queue.remove(log("u"), id).unwrap();
-        assert!(queue.next_batch(Instant::now()).is_some() || queue.next_alone().is_some());
+        assert!(queue.next_batch().is_some() || queue.next_alone().is_some());
         queue.release(log("u"));
         assert_empty(&queue);
     }
@@ -273,7 +247,7 @@ fn one_user_has_an_eighth_of_what_may_wait() {
     let mut queue = waiting((0..MAX_WAITING_OF_USER).map(|_| job("noisy", 1)));
     assert!(queue.push(job("noisy", 1)).is_some(), "the user has a share");
     assert!(queue.push(job("other", 1)).is_none(), "and others have theirs");
-    let batch = queue.next_batch(Instant::now()).unwrap();
+    let batch = queue.next_batch().unwrap();
     let taken = batch.iter().filter(|job| job.entry.log.user == UserKey::of("noisy")).count();
     let mut room = 0;
     while queue.push(job("noisy", 1)).is_none() {
@@ -288,7 +262,7 @@ fn whatever_holds_pushes_up_leaves_a_quarter_of_the_pool_to_reads() {
     let mut started = 0;
     for n in 0..100 {
         queue.push(job(&format!("small-{n}"), 1));
-        started += usize::from(queue.next_batch(Instant::now()).is_some());
+        started += usize::from(queue.next_batch().is_some());
         // They are slow, and no longer counted.
         queue.batches = 0;
     }
@@ -297,7 +271,7 @@ fn whatever_holds_pushes_up_leaves_a_quarter_of_the_pool_to_reads() {
     assert!(queue.next_alone().is_none());
     queue.batch_statement_ended();
     assert!(queue.next_alone().is_none(), "what goes alone leaves some to batches");
-    assert!(queue.next_batch(Instant::now()).is_some());
+    assert!(queue.next_batch().is_some());
     (0..4).for_each(|_| queue.batch_statement_ended());
     assert!(queue.next_alone().is_some() && queue.next_alone().is_none());
     let most = |pool_size| {
