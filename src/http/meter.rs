@@ -31,6 +31,13 @@ pub(super) enum Stage {
     Closing,
 }
 
+impl Stage {
+    /// Returns true for a WebSocket's.
+    pub(super) fn is_of_messages(self) -> bool {
+        matches!(self, Stage::UnauthenticatedMessage | Stage::Message | Stage::Closing)
+    }
+}
+
 /// The reasons to stop reading from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Overrun {

@@ -6,6 +6,9 @@
 //! is known. A complete head is held for as long as its request, and counts against the unauthenticated budget until
 //! its user is known, which may take as long as fetching the issuer's keys. A client for which there is no memory in
 //! time is told so: 503, or a WebSocket close with 1013.
+//!
+//! A WebSocket's reader goes on for as long as there is something to read and no message is complete, and a frame may
+//! be as short as six bytes. So the connection lets other tasks run after a few of them.
 
 use super::connection::Connection;
 use super::meter::{Overrun, Stage};
@@ -28,6 +31,10 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 /// it; what it holds beyond the request that is being answered is not counted. So no read fills it.
 const READ_AT_ONCE: u64 = (8 << 10) - 1;
 
+/// Bytes of messages after which a connection with more to read lets other tasks run first: about 40 of the shortest
+/// frames. Others wait for their turn for as much work of each connection that never pauses.
+const MESSAGE_BYTES_PER_TURN: usize = 256;
+
 /// Maximum sizes in bytes of a head and a message, and how long a client waits for memory for them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadLimits {
@@ -44,13 +51,15 @@ pub(super) struct Transport {
     connection: Connection,
     limits: ReadLimits,
     reserving: Option<Reserving>,
+    /// Bytes of messages that were read in this turn.
+    read_in_turn: usize,
 }
 
 impl Transport {
     pub(super) fn new(stream: TcpStream, connection: Connection, write: Duration, limits: ReadLimits) -> Transport {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write));
-        Transport { stream: Box::pin(stream), connection, limits, reserving: None }
+        Transport { stream: Box::pin(stream), connection, limits, reserving: None, read_in_turn: 0 }
     }
 
     /// Its place, and its meter.
@@ -98,10 +107,24 @@ impl Transport {
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
+        if this.read_in_turn >= MESSAGE_BYTES_PER_TURN {
+            this.read_in_turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         ready!(this.poll_room(cx))?;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut (&mut this.stream).take(READ_AT_ONCE)).poll_read(cx, buf))?;
-        this.connection.meter().state().unfinished += buf.filled().len() - before;
+        let Poll::Ready(read) = Pin::new(&mut (&mut this.stream).take(READ_AT_ONCE)).poll_read(cx, buf) else {
+            this.read_in_turn = 0;
+            return Poll::Pending;
+        };
+        read?;
+        let bytes = buf.filled().len() - before;
+        let mut state = this.connection.meter().state();
+        state.unfinished += bytes;
+        if state.stage.is_of_messages() {
+            this.read_in_turn += bytes;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -129,5 +152,79 @@ impl AsyncWrite for Transport {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::MemoryBudget;
+    use crate::http::connection::Place;
+    use crate::http::meter::Meter;
+    use crate::limits::addresses::Addresses;
+    use crate::telemetry::Metrics;
+    use futures_util::poll as once;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    /// A connection and its client.
+    async fn connected() -> (Transport, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let budget = MemoryBudget::of_unauthenticated(1 << 20, metrics.unauthenticated_bytes.clone());
+        let place = Place {
+            _permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            address: Addresses::new(0, vec![]).enter(peer.ip()).unwrap(),
+            meter: Meter::new(budget.of_address(Some(peer.ip()))),
+            metrics,
+        };
+        let limits = ReadLimits { head: 1 << 16, message: 1 << 16, queue_timeout: Duration::from_secs(1) };
+        (Transport::new(stream, Connection::new(place), Duration::from_secs(1), limits), client)
+    }
+
+    /// Reads until there is nothing more to read, or another task's turn. Returns the number of bytes.
+    async fn read_in_a_turn(transport: &mut Transport) -> usize {
+        let (mut read, mut buffer) = (0, [0; 64]);
+        while let Poll::Ready(bytes) = once!(std::pin::pin!(transport.read(&mut buffer))) {
+            read += bytes.unwrap();
+        }
+        read
+    }
+
+    #[tokio::test]
+    async fn messages_without_a_pause_let_other_tasks_run() {
+        let (mut transport, mut client) = connected().await;
+        transport.connection().meter().begin_messages();
+        client.write_all(&[b'x'; 3 * MESSAGE_BYTES_PER_TURN]).await.unwrap();
+        transport.stream.get_ref().readable().await.unwrap();
+        assert_eq!(read_in_a_turn(&mut transport).await, MESSAGE_BYTES_PER_TURN);
+        // It is due again although nothing arrives meanwhile: this read is not woken by anything else.
+        let mut rest = [0; 2 * MESSAGE_BYTES_PER_TURN];
+        tokio::time::timeout(Duration::from_secs(10), transport.read_exact(&mut rest)).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_read_before_a_pause_is_not_counted_after_it() {
+        let (mut transport, mut client) = connected().await;
+        transport.connection().meter().begin_messages();
+        for _ in 0..4 {
+            client.write_all(&[b'x'; MESSAGE_BYTES_PER_TURN - 64]).await.unwrap();
+            transport.stream.get_ref().readable().await.unwrap();
+            assert_eq!(read_in_a_turn(&mut transport).await, MESSAGE_BYTES_PER_TURN - 64);
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_are_read_for_as_long_as_they_arrive() {
+        let (mut transport, mut client) = connected().await;
+        transport.connection().meter().begin_request();
+        client.write_all(&[b'x'; 3 * MESSAGE_BYTES_PER_TURN]).await.unwrap();
+        transport.stream.get_ref().readable().await.unwrap();
+        assert_eq!(read_in_a_turn(&mut transport).await, 3 * MESSAGE_BYTES_PER_TURN);
     }
 }
