@@ -179,7 +179,8 @@ impl Store {
             BatchInsert { pool: pool.clone(), history: HistoryHorizon::new(config, clock.clone()), statements };
         let existing = ExistingLogs::default();
         let known = KnownChanges { insert, heavy: heavy.clone(), on_citus };
-        let batcher = Batcher::new(connections, known.clone(), config.queue_timeout_ms, clock.clone());
+        let waiting = metrics.push_queue.clone();
+        let batcher = Batcher::new(connections, waiting, known.clone(), config.queue_timeout_ms, clock.clone());
         Ok(Store {
             pushes: Pushes::new(batcher, config.queue_timeout_ms, clock.clone()),
             known,

@@ -57,6 +57,7 @@ metrics! {
     pub stream_bytes: IntGauge = gauge("mana_sync_stream_bytes",
         "Bytes held by responses and streams for clients that have not read them yet.");
     pub push_bytes: IntGauge = gauge("mana_sync_push_bytes", "Bytes held by pushes until they are stored.");
+    pub push_queue: IntGauge = gauge("mana_sync_push_queue", "Pushes waiting for their turn to be stored.");
     pub unauthenticated_bytes: IntGauge = gauge("mana_sync_unauthenticated_bytes",
         "Bytes reserved for the request heads and messages of unauthenticated clients.");
     pub mailbox_bytes: IntGauge = gauge("mana_sync_mailbox_bytes",

@@ -38,6 +38,7 @@ use crate::failpoints::Failpoint;
 use futures_util::future::BoxFuture;
 use job::Way;
 use outcome::Outcome;
+use prometheus::IntGauge;
 use queue::FairQueue;
 use running::{Due, RunningAlone, RunningBatch, due};
 use shared_queue::SharedQueue;
@@ -58,9 +59,15 @@ pub(super) struct Batcher {
 }
 
 impl Batcher {
-    /// Creates a batcher for a pool of this many connections.
-    pub(super) fn new(pool_size: usize, known: KnownChanges, queue_timeout: Duration, clock: Clock) -> Batcher {
-        Batcher { waiting: SharedQueue::new(pool_size), known, queue_timeout, clock }
+    /// Creates a batcher for a pool of this many connections, with a gauge of the pushes that wait.
+    pub(super) fn new(
+        pool_size: usize,
+        waiting: IntGauge,
+        known: KnownChanges,
+        queue_timeout: Duration,
+        clock: Clock,
+    ) -> Batcher {
+        Batcher { waiting: SharedQueue::new(pool_size, waiting), known, queue_timeout, clock }
     }
 
     /// Queues a push to be stored in its turn, and returns its future outcome.

@@ -5,6 +5,7 @@ use super::job::{Job, Way};
 use super::round_robin::{Lane, RoundRobin};
 use crate::limits::reads::all_but_a_part;
 use crate::protocol::{LogId, UserKey};
+use prometheus::IntGauge;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -52,25 +53,33 @@ pub(super) struct FairQueue {
 }
 
 /// Counts of waiting pushes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     all: usize,
     /// The count of each user who has any.
     of_users: HashMap<UserKey, usize>,
+    /// Those of all queues of this process.
+    gauge: IntGauge,
 }
 
 impl Waiting {
+    fn new(gauge: IntGauge) -> Waiting {
+        Waiting { all: 0, of_users: HashMap::new(), gauge }
+    }
+
     fn has_room(&self, user: UserKey) -> bool {
         self.all < MAX_WAITING && self.of_users.get(&user).is_none_or(|count| *count < MAX_WAITING_OF_USER)
     }
 
     fn add(&mut self, user: UserKey) {
         self.all += 1;
+        self.gauge.inc();
         *self.of_users.entry(user).or_default() += 1;
     }
 
     fn remove(&mut self, user: UserKey) {
         self.all -= 1;
+        self.gauge.dec();
         if let Some(count) = self.of_users.get_mut(&user) {
             *count -= 1;
             if *count == 0 {
@@ -103,8 +112,8 @@ impl LogQueue {
 }
 
 impl FairQueue {
-    /// Creates a queue for a pool of this many connections.
-    pub(super) fn new(pool_size: usize) -> FairQueue {
+    /// Creates a queue for a pool of this many connections, with a gauge of what waits in it.
+    pub(super) fn new(pool_size: usize, waiting: IntGauge) -> FairQueue {
         let lane = |places: usize| Lane::new(places.max(1));
         let most = all_but_a_part(pool_size, FOR_READS);
         FairQueue {
@@ -113,7 +122,7 @@ impl FairQueue {
             ready_pushes: 0,
             alone: lane(pool_size / 2),
             locked: lane(pool_size / 4),
-            waiting: Waiting::default(),
+            waiting: Waiting::new(waiting),
             batches: 0,
             concurrency: ConcurrencyLimit::new(MIN_BATCH.len()),
             running: 0,

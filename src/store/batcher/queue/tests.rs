@@ -21,12 +21,17 @@ fn named(user: &str, changes: usize, name: usize) -> Job {
     Job::new(Log::new(user.into(), "a"), push.into(), ids, Box::new(|_: &crate::store::Pushed| ()))
 }
 
+/// An empty queue for a pool of this many connections.
+fn queue_for(pool_size: usize) -> FairQueue {
+    FairQueue::new(pool_size, IntGauge::new("waiting", "for the test").unwrap())
+}
+
 fn log(user: &str) -> LogId {
     LogId::of(UserKey::of(user), "a")
 }
 
 fn waiting(jobs: impl IntoIterator<Item = Job>) -> FairQueue {
-    let mut queue = FairQueue::new(20);
+    let mut queue = queue_for(20);
     jobs.into_iter().for_each(|job| assert!(queue.push(job).is_none()));
     queue
 }
@@ -39,6 +44,7 @@ fn sizes(queue: &mut FairQueue) -> Option<Vec<usize>> {
 /// Nothing is left, and nothing is remembered.
 fn assert_empty(queue: &FairQueue) {
     assert_eq!((queue.waiting.all, queue.ready_pushes, queue.logs.len()), (0, 0, 0));
+    assert_eq!(queue.waiting.gauge.get(), 0);
     assert!(
         queue.waiting.of_users.is_empty()
             && queue.ready.is_empty()
@@ -49,7 +55,7 @@ fn assert_empty(queue: &FairQueue) {
 
 #[test]
 fn at_rest_a_push_goes_at_once_and_the_more_batches_run_the_more_must_wait() {
-    let mut queue = FairQueue::new(20);
+    let mut queue = queue_for(20);
     let mut user = 0;
     for (running, enough) in MIN_BATCH.into_iter().enumerate() {
         assert_eq!(queue.batches, running);
@@ -102,7 +108,7 @@ fn what_is_sent_again_while_it_waits_does_not_ride_with_its_first_attempt() {
 
 #[test]
 fn what_goes_alone_has_half_of_the_pool_and_one_user_two_places() {
-    let mut queue = FairQueue::new(8);
+    let mut queue = queue_for(8);
     let large = |user: &str, app: &str| {
         let mut job = job(user, MAX_CHANGES + 1);
         job.entry.log = Log::new(user.into(), app);
@@ -125,7 +131,7 @@ fn what_goes_alone_has_half_of_the_pool_and_one_user_two_places() {
 
 #[test]
 fn what_is_locked_has_places_apart_from_what_is_large_and_one_user_two_of_them() {
-    let mut queue = FairQueue::new(16);
+    let mut queue = queue_for(16);
     let locked = |user: &str, app: usize| {
         let mut job = job(user, 1).going(Way::Locked);
         job.entry.log = Log::new(user.into(), &app.to_string());
@@ -177,7 +183,7 @@ fn what_is_put_back_waits_until_its_log_is_released_and_can_be_given_up_meanwhil
 
 #[test]
 fn whoever_gives_up_costs_the_others_nothing_and_nothing_of_them_stays() {
-    let mut queue = FairQueue::new(20);
+    let mut queue = queue_for(20);
     queue.batches = MIN_BATCH.len();
     for round in 0..3 {
         let jobs: Vec<_> = (0..2_000).map(|n| job(&format!("{round}-{n}"), 1)).collect();
@@ -258,7 +264,7 @@ fn one_user_has_an_eighth_of_what_may_wait() {
 
 #[test]
 fn whatever_holds_pushes_up_leaves_a_quarter_of_the_pool_to_reads() {
-    let mut queue = FairQueue::new(20);
+    let mut queue = queue_for(20);
     let mut started = 0;
     for n in 0..100 {
         queue.push(job(&format!("small-{n}"), 1));
@@ -275,7 +281,7 @@ fn whatever_holds_pushes_up_leaves_a_quarter_of_the_pool_to_reads() {
     (0..4).for_each(|_| queue.batch_statement_ended());
     assert!(queue.next_alone().is_some() && queue.next_alone().is_none());
     let most = |pool_size| {
-        let queue = FairQueue::new(pool_size);
+        let queue = queue_for(pool_size);
         (queue.most, queue.most_for_alone)
     };
     assert_eq!([1, 2, 3, 4, 8, 20].map(most), [(1, 1), (1, 1), (2, 1), (3, 2), (6, 5), (15, 12)]);
