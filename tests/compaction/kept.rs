@@ -77,9 +77,11 @@ async fn nobody_is_erased_in_part() {
 async fn what_stays_in_a_row_is_not_kept_in_the_history_as_well() {
     let (cluster, user) = filled().await;
     let all = rows(&cluster, &user).await;
-    let drops = "create or replace function audit() returns trigger language plpgsql as $$ begin return null; end $$";
-    sql(&cluster, drops.to_owned()).await;
-    for event in ["delete", "update"] {
+    for (event, returned) in [("delete", "null"), ("update", "null"), ("update", "old")] {
+        let returns = format!(
+            "create or replace function audit() returns trigger language plpgsql as $$ begin return {returned}; end $$"
+        );
+        sql(&cluster, returns).await;
         let put = format!("create trigger audit before {event} on %s for each row execute function public.audit()");
         on_each(&cluster, "sync_changes", &put).await;
         for _ in 0..2 {

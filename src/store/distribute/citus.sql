@@ -206,9 +206,10 @@ create or replace function sync_trim_rows(trimmed uuid[], losing text[], going b
 returns table (rows bigint, gone bigint, bytes bigint)
 language plpgsql security definer as $$
 #variable_conflict use_column
+declare
+    asked bigint;
 begin
     perform from sync_changes c where c.id = any(trimmed) order by c.id for update;
-    return query
     with cut as materialized (
         select c.id, c.log_id, c.table_name, c.record_id, c.created_at, c.client_id, c.op, c.data, c.extra, c.size,
                u.lost::jsonb as lost, u.gone, array(select jsonb_object_keys(u.lost::jsonb)) as fields
@@ -227,13 +228,20 @@ begin
         set data = c.data - k.fields, field_timestamps = c.field_timestamps - k.fields,
             size = sync_size(c.data - k.fields, c.field_timestamps - k.fields, c.extra)
         from cut k where c.id = k.id and not k.gone
-        returning k.size - c.size as bytes
+        returning k.size - c.size as bytes,
+                  coalesce(c.data ?| k.fields, false) or c.field_timestamps ?| k.fields as is_kept
     ), removed as (
         delete from sync_changes c using cut k where c.id = k.id and k.gone
         returning k.size as bytes
     )
-    select (select count(*) from shrunk) + (select count(*) from removed), (select count(*) from removed),
-           coalesce((select sum(s.bytes) from shrunk s), 0)::int8 + coalesce((select sum(r.bytes) from removed r), 0)::int8;
+    select (select count(*) from cut), (select count(*) from shrunk s where not s.is_kept) + (select count(*) from removed),
+           (select count(*) from removed),
+           coalesce((select sum(s.bytes) from shrunk s), 0)::int8 + coalesce((select sum(r.bytes) from removed r), 0)::int8
+    into asked, rows, gone, bytes;
+    if rows < asked then
+        perform sync_refuse_kept('sync_changes');
+    end if;
+    return next;
 end
 $$;
 

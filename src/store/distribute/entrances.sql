@@ -43,6 +43,14 @@ begin
     select count(*), array_agg(distinct g.log_id) into changes, headless from gone g;
     delete from sync_history_undistributed t where t.log_id = any(headless);
     get diagnostics trimmed = row_count;
+    perform from sync_changes_undistributed c where c.user_id = sync_erase.user_id limit 1;
+    if found then
+        perform sync_refuse_kept('sync_changes_undistributed');
+    end if;
+    perform from sync_history_undistributed t where t.log_id = any(headless) limit 1;
+    if found then
+        perform sync_refuse_kept('sync_history_undistributed');
+    end if;
     perform set_config('mana_sync.trimming', '', true);
     return erased + changes + trimmed + sync_erase_before(sync_erase.user_id);
 end
@@ -78,8 +86,15 @@ $$;
 
 create or replace function sync_delete_in_bucket() returns trigger
 language plpgsql security definer as $$
+declare
+    deleted bigint;
 begin
     execute format('delete from %I.sync_changes where id = $1', sync_bucket_of(old.user_id)) using old.id;
+    get diagnostics deleted = row_count;
+    if deleted = 0 then
+        -- A trigger keeps it, and the program is not told that it was deleted.
+        return null;
+    end if;
     return old;
 end
 $$;
@@ -107,6 +122,8 @@ do $$
 begin
     execute format('alter function sync_push(text, text, text, jsonb) set search_path = %I, pg_temp', current_schema());
     execute format('alter function sync_erase(text) set search_path = %I, pg_temp', current_schema());
+    -- What row-level security hides from the owner (force row level security) is refused, not left there.
+    alter function sync_erase(text) set row_security = off;
     execute format('alter function sync_insert_in_bucket() set search_path = %I, pg_temp', current_schema());
     execute format('alter function sync_delete_in_bucket() set search_path = %I, pg_temp', current_schema());
 end

@@ -118,9 +118,39 @@ async fn whoever_is_erased_is_erased_in_the_main_schema_as_well() {
         number(&url, format!("select {}", counts.join(" + "))).await
     };
     assert_eq!((left("alice").await, left("bob").await), (4, 4));
+    let audit = "create function audit() returns trigger language plpgsql as $$ begin return new; end $$";
+    sql(&url, audit).await;
+    for table in ["sync_changes_undistributed", "sync_history_undistributed", "sync_changes_before"] {
+        let trigger = format!("create trigger audit before delete on {table} for each row execute function audit()");
+        sql(&url, trigger).await;
+        let refused = failed(&url, &["erase", "--user", "alice", "--yes"]).await;
+        assert!(refused.contains(&format!("a trigger or rule on {table} keeps rows")), "{refused}");
+        assert_eq!(left("alice").await, 4);
+        sql(&url, format!("drop trigger audit on {table}")).await;
+    }
     let said = succeeded(&url, &["erase", "--user", "alice", "--yes"]).await;
     assert!(said.starts_with("4 changes of alice"), "{said}");
     assert_eq!((left("alice").await, left("bob").await), (0, 4));
+    // What a program deletes through the view, and a trigger keeps, is not reported as deleted.
+    let keep = "do $do$
+        declare
+            one regclass;
+        begin
+            for one in select oid from pg_class where relname = 'sync_changes' and relkind = 'r' loop
+                execute format('create trigger audit before delete on %s for each row execute function public.audit()', one);
+            end loop;
+        end $do$";
+    sql(&url, keep).await;
+    let delete = "with gone as (delete from sync_changes where user_id = 'bob' returning 1) select count(*) from gone";
+    assert_eq!(number(&url, delete).await, 0);
+    sql(
+        &url,
+        keep.replace(
+            "create trigger audit before delete on %s for each row execute function public.audit()",
+            "drop trigger audit on %s",
+        ),
+    )
+    .await;
     assert_eq!(number(&url, "select sync_erase('bob')").await, 4);
     assert_eq!((left("alice").await, left("bob").await), (0, 0));
 }
